@@ -1,0 +1,1 @@
+"""Result backends: task states by compare-and-set, and the roster of live workers."""

@@ -1,0 +1,122 @@
+"""A worker's heartbeat: what it says of itself, and how its age is judged.
+
+The interval travels in the beat, so that a reader judges each worker by its own promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from stem_kombu.clock import isoformat, parse_isoformat
+
+#: Intervals without a beat after which a worker is called stale, then dead (spec/cli.md, status).
+STALE_AFTER = 3.0
+DEAD_AFTER = 6.0
+#: Seconds for which a roster keeps a dead worker's entry beyond that, so that an operator can still see it die.
+ENTRY_MARGIN = 60.0
+
+
+class Liveness(str, Enum):
+    LIVE = "live"
+    DRAINING = "draining"
+    STALE = "stale"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """One beat. ``boot`` tells two lives of the same worker id apart; ``inbox`` is the queue that reaches this worker
+    alone; ``timestamp`` is set by the roster when it keeps the beat (aware UTC), before that by the worker.
+
+    ``state`` is ``running`` or ``draining``. ``interval`` and ``uptime`` are seconds, ``rss_bytes`` bytes (``None`` where the
+    platform can't tell), ``load_avg`` the machine's one-minute load average. ``totals`` are the counters of ``stats``.
+    """
+
+    namespace: str
+    worker: str
+    boot: str
+    inbox: str
+    interval: float
+    hostname: str
+    pid: int
+    version: str
+    state: str = "running"
+    concurrency: int = 0
+    in_flight: int = 0
+    queues: tuple[str, ...] = ()
+    rss_bytes: int | None = None
+    load_avg: float | None = None
+    uptime: float = 0.0
+    totals: Mapping[str, int] = field(default_factory=dict)
+    timestamp: datetime | None = None
+
+    @property
+    def lifetime(self) -> float:
+        """Seconds after which a roster forgets this beat."""
+        return self.interval * DEAD_AFTER + ENTRY_MARGIN
+
+    def age(self, now: datetime) -> float:
+        """Seconds since the beat at ``now`` (the roster's now), never negative."""
+        return 0.0 if self.timestamp is None else max(0.0, (now - self.timestamp).total_seconds())
+
+    def liveness(self, now: datetime) -> Liveness:
+        """Live (or draining) within three intervals, stale within six, dead after."""
+        intervals = self.age(now) / self.interval
+        if intervals > DEAD_AFTER:
+            return Liveness.DEAD
+        if intervals > STALE_AFTER:
+            return Liveness.STALE
+        return Liveness.DRAINING if self.state == "draining" else Liveness.LIVE
+
+    def to_record(self) -> dict[str, Any]:
+        """The JSON form that rosters keep and the heartbeat stream carries."""
+        return {
+            "namespace": self.namespace,
+            "worker": self.worker,
+            "boot": self.boot,
+            "inbox": self.inbox,
+            "interval_s": self.interval,
+            "hostname": self.hostname,
+            "pid": self.pid,
+            "version": self.version,
+            "state": self.state,
+            "concurrency": self.concurrency,
+            "in_flight": self.in_flight,
+            "queues": list(self.queues),
+            "rss_bytes": self.rss_bytes,
+            "load_avg": self.load_avg,
+            "uptime_s": self.uptime,
+            "totals": dict(self.totals),
+            "timestamp": None if self.timestamp is None else isoformat(self.timestamp),
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Heartbeat:
+        """The heartbeat of a JSON form; raises ``ValueError``, ``KeyError`` or ``TypeError`` when it isn't one."""
+        interval = float(record["interval_s"])
+        if not 0 < interval < 1e9:
+            raise ValueError(f"interval {interval!r} is not a span of time")
+        timestamp, rss, load = record.get("timestamp"), record.get("rss_bytes"), record.get("load_avg")
+        return cls(
+            namespace=str(record["namespace"]),
+            worker=str(record["worker"]),
+            boot=str(record["boot"]),
+            inbox=str(record["inbox"]),
+            interval=interval,
+            hostname=str(record["hostname"]),
+            pid=int(record["pid"]),
+            version=str(record["version"]),
+            state=str(record["state"]),
+            concurrency=int(record["concurrency"]),
+            in_flight=int(record["in_flight"]),
+            queues=tuple(str(queue) for queue in record["queues"]),
+            rss_bytes=None if rss is None else int(rss),
+            load_avg=None if load is None else float(load),
+            uptime=float(record["uptime_s"]),
+            totals={str(name): int(count) for name, count in dict(record["totals"]).items()},
+            timestamp=None if timestamp is None else parse_isoformat(str(timestamp)),
+        )

@@ -1,0 +1,1 @@
+"""The broker: connections, names, abilities of transports, and the embedded transport."""

@@ -1,0 +1,69 @@
+"""The only reader of time, so that tests can own it.
+
+Wall times are aware datetimes in UTC and are meant for people and records; monotonic seconds are meant for deadlines.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What Stem asks of time."""
+
+    def now(self) -> float:
+        """Wall time in seconds since the epoch."""
+
+    def utcnow(self) -> datetime:
+        """The same instant as an aware UTC datetime."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go backwards; comparable only within one process."""
+
+    def sleep(self, seconds: float) -> None:
+        """Give the processor away for about that long."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def utcnow(self) -> datetime:
+        return datetime.now(timezone.utc)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+SYSTEM = SystemClock()
+
+#: The bare function, for the one caller where an attribute look-up on an object is measurable: a task's checkpoint.
+monotonic = time.monotonic
+
+
+def from_epoch(seconds: float) -> datetime:
+    """An aware UTC datetime for seconds since the epoch."""
+    return datetime.fromtimestamp(seconds, timezone.utc)
+
+
+def isoformat(moment: datetime) -> str:
+    """``2026-01-31T12:00:00.000000Z``: UTC, microseconds, one spelling everywhere so that text sorts as time does."""
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_isoformat(text: str) -> datetime:
+    """The aware UTC datetime that :func:`isoformat` wrote; other ISO 8601 spellings with an offset are read as well.
+
+    Raises ``ValueError`` for text that is no time or has no offset.
+    """
+    moment = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
+    if moment.tzinfo is None:
+        raise ValueError(f"time {text!r} has no offset from UTC")
+    return moment.astimezone(timezone.utc)

@@ -1,0 +1,149 @@
+"""What a handler holds while it runs: who it is, and the checkpoints at which it can be stopped.
+
+A checkpoint is a call the handler makes itself. Nothing is injected into a handler anywhere else (G7). Each executor
+supplies the two small objects that a context needs: a :class:`Signals` that says whether a stop is pending, and takes
+what the handler reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from stem_kombu.errors import ExecutionError
+from stem_kombu.revocation import Revocation
+
+
+class TaskRevoked(BaseException):
+    """An operator asked this task to stop. Let it pass; put clean-up in ``finally``.
+
+    ``revocation`` says who, why and when. A ``BaseException``, so that ``except Exception`` can't swallow it (G11).
+    """
+
+    def __init__(self, revocation: Revocation) -> None:
+        why = f": {revocation.reason}" if revocation.reason else ""
+        super().__init__(f"task {revocation.task_id} was revoked{why}")
+        self.revocation = revocation
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.revocation,))
+
+
+class TaskReleased(BaseException):
+    """The worker is stopping and this attempt goes back to the queue. Let it pass; put clean-up in ``finally``.
+
+    Not a revocation: the task will run again, and nothing is recorded as cancelled (G20).
+    """
+
+
+class Retry(Exception):
+    """Raised by a handler (or by ``ctx.retry()``) that wants another attempt; ``countdown`` is in seconds."""
+
+    def __init__(self, message: str = "the handler asked for a retry", *, countdown: float | None = None) -> None:
+        super().__init__(message)
+        self.countdown = countdown
+
+
+class Signals(Protocol):
+    """An executor's side of a context. Every method must be safe to call from the handler's thread."""
+
+    def check(self) -> None:
+        """Return at once, or raise what is pending: ``TaskRevoked``, ``TaskReleased``, ``LeaseLost``,
+        ``SoftTimeLimitExceeded`` (once) or ``TimeLimitExceeded``."""
+
+    def revoked(self) -> Revocation | None:
+        """The pending terminate, without raising."""
+
+    def heartbeat(self) -> None:
+        """Tell the worker that the handler is alive."""
+
+    def progress(self, fraction: float | None, data: Mapping[str, Any]) -> None:
+        """Tell the worker how far the handler is."""
+
+    def extend_lease(self, seconds: float) -> None:
+        """Ask the worker to keep the message for that long from now."""
+
+
+class TaskContext:
+    """Handed to a handler as its first argument; see ``spec/python-api.md``.
+
+    ``heartbeat()``, ``progress()``, ``extend_lease()`` and ``check()`` are the checkpoints: each raises
+    :class:`TaskRevoked` once a terminate is pending, and returns at once otherwise.
+    """
+
+    __slots__ = ("_signals", "attempt", "check", "headers", "is_isolate", "name", "queue", "task_id")
+
+    def __init__(
+        self,
+        signals: Signals,
+        *,
+        task_id: str,
+        name: str,
+        attempt: int = 1,
+        queue: str = "",
+        headers: Mapping[str, Any] | None = None,
+        is_isolate: bool = False,
+    ) -> None:
+        self._signals = signals
+        self.task_id = task_id
+        self.name = name
+        self.attempt = attempt
+        self.queue = queue
+        self.headers: Mapping[str, Any] = headers or {}
+        self.is_isolate = is_isolate
+        #: The bare checkpoint. Bound once here: a hot loop then pays for one call, not for two.
+        self.check = signals.check
+
+    @property
+    def revoked(self) -> Revocation | None:
+        """The pending terminate, for handlers that would rather ask than be interrupted; never raises."""
+        return self._signals.revoked()
+
+    def heartbeat(self) -> None:
+        """Tell the worker that this task is alive, then stop here if a terminate is pending."""
+        self._signals.check()
+        self._signals.heartbeat()
+
+    def progress(self, fraction: float | None = None, /, **data: Any) -> None:
+        """Report how far the task is (0 to 1, or ``None`` where nobody knows) with any JSON data, then checkpoint.
+
+        Raises ``ValueError`` for a fraction outside 0 to 1.
+        """
+        if fraction is not None and not 0.0 <= fraction <= 1.0:
+            raise ValueError(f"progress {fraction!r} of task {self.task_id} is not between 0 and 1")
+        self._signals.check()
+        self._signals.progress(fraction, data)
+
+    def extend_lease(self, seconds: float) -> None:
+        """Keep the message for ``seconds`` from now where the transport has such a thing, then checkpoint.
+
+        Raises ``ValueError`` unless ``seconds`` is more than zero.
+        """
+        if not seconds > 0:
+            raise ValueError(f"lease of {seconds!r} s for task {self.task_id} must be more than zero")
+        self._signals.check()
+        self._signals.extend_lease(float(seconds))
+
+    def retry(self, message: str = "the handler asked for a retry", *, countdown: float | None = None) -> Retry:
+        """A :class:`Retry` to raise: ``raise ctx.retry(countdown=30)``."""
+        return Retry(message, countdown=countdown)
+
+    def __repr__(self) -> str:
+        return f"<TaskContext {self.name} {self.task_id} attempt {self.attempt}>"
+
+
+_current: ContextVar[TaskContext | None] = ContextVar("stem_kombu_current_context", default=None)
+
+
+def current_context() -> TaskContext:
+    """The context of the handler that is running here, for code that has no ``ctx`` at hand.
+
+    Raises :class:`~stem_kombu.errors.ExecutionError` outside a handler.
+    """
+    context = _current.get()
+    if context is None:
+        raise ExecutionError(
+            "there is no task running here", hint="call current_context() from inside a handler, or pass ctx along"
+        )
+    return context

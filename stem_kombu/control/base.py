@@ -1,0 +1,135 @@
+"""The narrow view of a worker that control handlers work on; the worker implements it, a test fakes it in ten lines.
+
+Control and execution never import each other: they meet here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from stem_kombu.revocation import Revocation
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerIdentity:
+    """Who a worker is, for its whole life. ``boot`` is a nonce of this start."""
+
+    namespace: str
+    worker: str
+    boot: str
+    hostname: str
+    pid: int
+    version: str
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class InFlightTask:
+    """A task that runs here, as ``inspect`` shows it. Spans are seconds; ``args`` is a redacted repr of at most 60
+    columns; ``mode`` is ``inline`` or ``isolate``."""
+
+    id: str
+    name: str
+    queue: str
+    mode: str
+    attempt: int
+    args: str
+    started_at: datetime
+    runtime: float
+    pid: int
+    progress: float | None = None
+    progress_data: Mapping[str, Any] | None = None
+    checkpoint_ago: float | None = None
+    terminate_requested_ago: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSlot:
+    """One slot of the worker's executors, as ``stats`` shows it."""
+
+    slot: int
+    pid: int
+    state: str
+    task_id: str | None
+    tasks_done: int
+    rss_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """What changes while a worker lives. ``queues`` maps each name to its depth (``None`` where the transport can't tell)
+    and whether it is being consumed; URLs are masked; spans are seconds."""
+
+    state: str
+    uptime: float
+    concurrency: int
+    prefetch: int
+    in_flight: int
+    reserved: int
+    consuming: bool
+    queues: Mapping[str, bool]
+    totals: Mapping[str, int]
+    pool: Sequence[PoolSlot]
+    rss_bytes: int | None
+    load_avg: float | None
+    broker: str
+    backend: str | None
+    revoke_store: str
+    transport: str
+    heartbeat_interval: float
+    bounds: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What the cache did with revocations, by task id: taken, older than what it held, already expired."""
+
+    applied: tuple[str, ...]
+    stale: tuple[str, ...]
+    expired: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationFacts:
+    """What ``inspect`` says of the revocation cache. ``synced_ago`` is ``None`` until the first sync; ``store_error`` is
+    the store's last failure while it is down, else ``None``."""
+
+    count: int
+    revision: int
+    synced_ago: float | None
+    store_error: str | None = None
+
+
+class WorkerView(Protocol):
+    """What control handlers may ask of a worker. Every method is quick and safe from any thread unless it says otherwise."""
+
+    @property
+    def identity(self) -> WorkerIdentity:
+        """Who this worker is."""
+
+    def facts(self) -> WorkerFacts:
+        """Its state now."""
+
+    def queue_depths(self) -> Mapping[str, int | None]:
+        """Messages ready per consumed queue. Asks the broker: may take a moment, and is called off the listener's thread."""
+
+    def in_flight(self) -> Sequence[InFlightTask]:
+        """What runs here, oldest first."""
+
+    def revocations(self) -> RevocationFacts:
+        """How the revocation cache stands."""
+
+    def revoked_records(self, limit: int) -> tuple[list[Revocation], bool]:
+        """The newest live revocations, at most ``limit``, and whether there were more."""
+
+    def apply(self, revocations: Sequence[Revocation]) -> Applied:
+        """Take the revocations into the cache, withdraw what is reserved, and tell running tasks to stop where asked."""
+
+    def running(self, task_ids: Collection[str]) -> frozenset[str]:
+        """Those of the ids that run here now."""
+
+    def wait_ended(self, task_ids: Collection[str], timeout: float) -> frozenset[str]:
+        """Those of the ids that are no longer running here, after waiting at most ``timeout`` seconds for all. Blocks."""

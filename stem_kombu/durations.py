@@ -1,0 +1,58 @@
+"""``"5s"`` to seconds and back: one grammar for flags, variables and keywords."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from stem_kombu.errors import ConfigurationError
+
+ACCEPTED = "250ms, 5s, 1.5m, 2h, 7d, or a bare number of seconds"
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
+_PATTERN = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(ms|s|m|h|d|)", re.ASCII)
+
+#: Longer spans are typing errors, and dates past the year 9999 can't be stored.
+LONGEST = 100 * 365 * 86400.0
+
+
+def parse_duration(text: str, *, name: str = "duration", allow_zero: bool = False) -> float:
+    """Seconds for ``250ms``, ``5s``, ``1.5m``, ``2h``, ``7d`` or a bare number.
+
+    ``name`` is the flag or variable that the text came from; an error names it. Zero is refused unless ``allow_zero``.
+    Raises :class:`ConfigurationError`; there is no silent default.
+    """
+    match = _PATTERN.fullmatch(text.strip().lower())
+    if match is None:
+        raise ConfigurationError(f"{name}: {text!r} is not a duration", hint=f"accepted: {ACCEPTED}")
+    seconds = float(match[1]) * _UNITS[match[2]]
+    return checked_duration(seconds, name=name, text=text, allow_zero=allow_zero)
+
+
+def checked_duration(seconds: float, *, name: str, text: str | None = None, allow_zero: bool = False) -> float:
+    """The same seconds, or :class:`ConfigurationError` when they are negative, zero, not finite or beyond a century."""
+    shown = repr(seconds) if text is None else repr(text)
+    if not math.isfinite(seconds) or seconds > LONGEST:
+        raise ConfigurationError(f"{name}: {shown} is longer than a century", hint=f"accepted: {ACCEPTED}")
+    if seconds < 0 or (seconds == 0 and not allow_zero):
+        raise ConfigurationError(f"{name}: {shown} must be more than zero", hint=f"accepted: {ACCEPTED}")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """A short form for people: ``250ms``, ``4.2s``, ``3m20s``, ``2h05m``, ``7d03h``."""
+    if seconds < 0:
+        return f"-{format_duration(-seconds)}"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f}ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f}".removesuffix(".0") + "s"
+    whole = round(seconds)
+    minutes, s = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}m{s:02d}s" if s else f"{minutes}m"
+    hours, m = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours}h{m:02d}m" if m else f"{hours}h"
+    days, h = divmod(hours, 24)
+    return f"{days}d{h:02d}h" if h else f"{days}d"

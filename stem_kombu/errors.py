@@ -1,0 +1,122 @@
+"""Every exception that Stem raises, as one tree sorted by who must act.
+
+Each message names the object, the value and what went wrong; ``hint`` names the next step. The tree follows the person
+who has to do something about it: the operator who configured it (:class:`ConfigurationError`), whoever runs the store
+(:class:`StoreError`) or the broker (:class:`BrokerError`), the sender of a command (:class:`ControlError`) or the author
+of a handler (:class:`ExecutionError`).
+
+:class:`~stem_kombu.context.TaskRevoked` is deliberately not here: it is an order, not an error.
+"""
+
+from __future__ import annotations
+
+
+class StemError(Exception):
+    """Base of everything that Stem raises on purpose.
+
+    ``hint`` is one sentence that says what to try next, or ``None`` where nothing useful can be said.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class ConfigurationError(StemError):
+    """A flag, variable, URL or keyword can't mean anything; nothing was attempted."""
+
+
+class StoreError(StemError):
+    """The revoke store or the result backend could not do what was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """The store can't be reached or refused the connection; the same call may succeed later."""
+
+
+class StoreCorrupt(StoreError):
+    """What the store holds can't be read; the message names the place (file and line, or table and key)."""
+
+
+class BrokerError(StemError):
+    """The broker could not do what was asked."""
+
+
+class BrokerUnavailable(BrokerError):
+    """The broker can't be reached or refused the connection; the same call may succeed later."""
+
+
+class BroadcastUnsupported(BrokerError):
+    """The transport can neither fan out nor reach workers one by one; control would be dropped in silence."""
+
+
+class ControlError(StemError):
+    """A control message was refused; ``code`` is the stable word that travels in replies."""
+
+    code = "control-error"
+
+    def __init__(self, message: str, *, hint: str | None = None, code: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        if code is not None:
+            self.code = code
+
+
+class BadMessage(ControlError):
+    """A control message that can't be decoded: not JSON, too large, wrong version, a field missing or of another type."""
+
+    code = "bad-message"
+
+
+class UnknownCommand(ControlError):
+    """A well-formed command whose name nobody registered on this worker."""
+
+    code = "unknown-command"
+
+
+class ExecutionError(StemError):
+    """A task could not be executed as asked."""
+
+
+class TaskNotRegistered(ExecutionError):
+    """The message names a task that this worker's application does not define."""
+
+
+class ResultNotSerializable(ExecutionError):
+    """The handler returned what JSON cannot hold."""
+
+
+class ChildLost(ExecutionError):
+    """The child process that ran the task died before it finished."""
+
+
+class LeaseLost(ExecutionError):
+    """The broker gave the message to somebody else; what this handler does from here on is done twice."""
+
+
+class TimeLimitExceeded(ExecutionError):
+    """The hard time limit passed and the child that ran the task was killed."""
+
+
+class SoftTimeLimitExceeded(ExecutionError):
+    """Raised in the handler at its first checkpoint after the soft time limit, so that it can clean up."""
+
+
+class TaskFailed(ExecutionError):
+    """What ``result.get()`` raises for a task that ended as ``failed``; ``error_type`` is the name of the original class."""
+
+    def __init__(self, message: str, *, error_type: str, traceback: str | None = None) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+        self.traceback = traceback
+
+
+class TaskCancelled(ExecutionError):
+    """What ``result.get()`` raises for a task that ended as ``cancelled``."""
+
+
+class ResultTimeout(ExecutionError):
+    """``result.get(timeout=…)`` ran out of time while the task had not ended."""

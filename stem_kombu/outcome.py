@@ -1,0 +1,188 @@
+"""How a task stands and how it ended: states, the record of a task, and the rule that protects an ending.
+
+The rule (:func:`admits`) stands here once, as a pure function; every backend applies it inside its own transaction or
+script, so that terminal states never overwrite each other for one attempt (G10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from stem_kombu.clock import isoformat, parse_isoformat
+from stem_kombu.revocation import Revocation
+
+
+class TaskState(str, Enum):
+    """Where a task is in its life. ``retrying`` waits for its next attempt."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in _TERMINAL
+
+    @property
+    def rank(self) -> int:
+        """Order within one attempt; a record of a lower rank arrives late and is refused."""
+        return _RANK[self]
+
+
+_TERMINAL = frozenset({TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED})
+_RANK = {
+    TaskState.QUEUED: 0,
+    TaskState.RUNNING: 1,
+    TaskState.RETRYING: 2,
+    TaskState.SUCCEEDED: 3,
+    TaskState.FAILED: 3,
+    TaskState.CANCELLED: 3,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskError:
+    """What went wrong, as text: the class's name, its message, and the traceback where there is one."""
+
+    type: str
+    message: str
+    traceback: str | None = None
+
+    def to_record(self) -> dict[str, Any]:
+        return {"type": self.type, "message": self.message, "traceback": self.traceback}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """The recorded state of a task. ``attempt`` counts from 1; ``result`` is any JSON value and meaningful only when
+    the state is ``succeeded``; times are aware UTC. ``cancelled`` carries the revocation that caused it."""
+
+    task_id: str
+    name: str
+    state: TaskState
+    attempt: int = 1
+    queue: str | None = None
+    worker: str | None = None
+    result: Any = None
+    error: TaskError | None = None
+    revocation: Revocation | None = None
+    enqueued_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    retry_at: datetime | None = None
+
+    def to_record(self) -> dict[str, Any]:
+        """The JSON form, as ``stem task show --json`` prints it."""
+        return {
+            "task_id": self.task_id,
+            "name": self.name,
+            "state": self.state.value,
+            "attempt": self.attempt,
+            "queue": self.queue,
+            "worker": self.worker,
+            "result": self.result,
+            "error": None if self.error is None else self.error.to_record(),
+            "revocation": None if self.revocation is None else self.revocation.to_record(),
+            "enqueued_at": _time_text(self.enqueued_at),
+            "started_at": _time_text(self.started_at),
+            "ended_at": _time_text(self.ended_at),
+            "retry_at": _time_text(self.retry_at),
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> TaskRecord:
+        """The record of a JSON form; raises ``ValueError`` or ``KeyError`` when it isn't one."""
+        error, revocation = record.get("error"), record.get("revocation")
+        attempt = record["attempt"]
+        if not isinstance(attempt, int) or isinstance(attempt, bool) or attempt < 0:
+            raise ValueError(f"attempt {attempt!r} is not a whole number")
+        return cls(
+            task_id=str(record["task_id"]),
+            name=str(record["name"]),
+            state=TaskState(record["state"]),
+            attempt=attempt,
+            queue=record.get("queue"),
+            worker=record.get("worker"),
+            result=record.get("result"),
+            error=None if error is None else TaskError(error["type"], error["message"], error.get("traceback")),
+            revocation=None if revocation is None else Revocation.from_record(revocation),
+            enqueued_at=_time(record.get("enqueued_at")),
+            started_at=_time(record.get("started_at")),
+            ended_at=_time(record.get("ended_at")),
+            retry_at=_time(record.get("retry_at")),
+        )
+
+
+def admits(held: TaskRecord | None, new: TaskRecord) -> bool:
+    """Whether ``new`` may replace ``held``.
+
+    A terminal record is final, whatever comes (a second message with the same id included). Otherwise a later attempt
+    wins, and within one attempt the states only move forward; a repeated ``running`` (a redelivery) is let through.
+    """
+    if held is None:
+        return True
+    if held.state.is_terminal:
+        return False
+    if new.attempt != held.attempt:
+        return new.attempt > held.attempt
+    return new.state.rank >= held.state.rank
+
+
+def carried_over(held: TaskRecord | None, new: TaskRecord) -> TaskRecord:
+    """``new`` with the times that only earlier records knew (when it was enqueued, when this attempt started)."""
+    if held is None:
+        return new
+    started_at = new.started_at
+    if started_at is None and new.attempt == held.attempt:
+        started_at = held.started_at
+    return replace(
+        new,
+        enqueued_at=new.enqueued_at or held.enqueued_at,
+        started_at=started_at,
+        queue=new.queue or held.queue,
+        worker=new.worker or held.worker,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one attempt ended in its executor, before anything is recorded.
+
+    ``kind`` is one of :class:`Ending`; ``result`` is a JSON value (already checked) for ``SUCCEEDED``; ``error`` is set
+    for ``FAILED``, ``RETRY`` and ``LOST``; ``retry_in`` (seconds) only when the handler itself asked for a retry.
+    """
+
+    kind: Ending
+    result: Any = None
+    error: TaskError | None = None
+    revocation: Revocation | None = None
+    retry_in: float | None = None
+    runtime: float = 0.0
+    max_rss_bytes: int | None = None
+
+
+class Ending(str, Enum):
+    """What an executor can report of one attempt."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # the handler raised, or a time limit passed; may be retried
+    REJECTED = "rejected"  # can't succeed however often it is tried: bad result, unknown task, bad arguments
+    RETRY = "retry"  # the handler asked for another attempt
+    CANCELLED = "cancelled"  # TaskRevoked left the handler
+    LOST = "lost"  # the child died under it
+    RELEASED = "released"  # never started, or stopped for a shutdown: give the message back
+
+
+def _time(text: Any) -> datetime | None:
+    return None if text is None else parse_isoformat(str(text))
+
+
+def _time_text(moment: datetime | None) -> str | None:
+    return None if moment is None else isoformat(moment)

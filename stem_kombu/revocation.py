@@ -1,0 +1,154 @@
+"""The revocation: what was asked for, what the store holds, and which of two records wins.
+
+The merge rule stands here once, as a pure function; every store applies it inside its own transaction. The rule: a
+version is assigned by the store and only grows; ``terminate`` once asked for stays asked for; a revocation is never
+shortened by a later one (the longer expiry wins, and none is the longest); an expired record counts as absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from stem_kombu.clock import isoformat, parse_isoformat
+from stem_kombu.errors import ConfigurationError
+
+#: Longest task id that is accepted, in characters. Redis keys and index entries stay small; a UUID has 36.
+TASK_ID_LIMIT = 512
+#: Longest reason or requester that is kept, in characters.
+TEXT_LIMIT = 2000
+
+
+def checked_task_id(task_id: object) -> str:
+    """The id itself, or :class:`ConfigurationError` when it is empty, too long, or holds control characters."""
+    if not isinstance(task_id, str) or not task_id.strip():
+        raise ConfigurationError(f"task id {task_id!r} is empty", hint="give the id that `stem task send` printed")
+    if len(task_id) > TASK_ID_LIMIT:
+        raise ConfigurationError(
+            f"task id {task_id[:40]!r}… has {len(task_id)} characters", hint=f"at most {TASK_ID_LIMIT} are accepted"
+        )
+    if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) <= 0xDFFF for char in task_id):
+        raise ConfigurationError(f"task id {task_id!r} holds a control character", hint="ids are one line of plain text")
+    return task_id
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationDraft:
+    """What a caller asks the store to hold: no version and no times, since those are the store's to give.
+
+    ``expires_in`` is in seconds from the store's now; ``None`` means that the revocation never expires.
+    """
+
+    task_id: str
+    terminate: bool = False
+    reason: str | None = None
+    requested_by: str | None = None
+    expires_in: float | None = None
+
+    def __post_init__(self) -> None:
+        checked_task_id(self.task_id)
+        for name in ("reason", "requested_by"):
+            text = getattr(self, name)
+            if text is not None and len(text) > TEXT_LIMIT:
+                raise ConfigurationError(f"{name} has {len(text)} characters", hint=f"at most {TEXT_LIMIT} are accepted")
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """A revocation as the store holds it.
+
+    ``version`` is assigned by the store, strictly increasing per namespace in commit order. ``issued_at`` and
+    ``expires_at`` are aware UTC times by the store's clock.
+    """
+
+    namespace: str
+    task_id: str
+    version: int
+    issued_at: datetime
+    terminate: bool = False
+    reason: str | None = None
+    requested_by: str | None = None
+    expires_at: datetime | None = None
+
+    def is_expired(self, now: datetime) -> bool:
+        """Whether the record no longer counts at ``now`` (the store's now)."""
+        return self.expires_at is not None and self.expires_at <= now
+
+    def to_record(self) -> dict[str, Any]:
+        """The JSON form of ``spec/cli.md``: every field present, times as ISO 8601 UTC text."""
+        return {
+            "namespace": self.namespace,
+            "task_id": self.task_id,
+            "version": self.version,
+            "issued_at": isoformat(self.issued_at),
+            "terminate": self.terminate,
+            "reason": self.reason,
+            "requested_by": self.requested_by,
+            "expires_at": None if self.expires_at is None else isoformat(self.expires_at),
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Revocation:
+        """The revocation of a JSON form; raises ``ValueError`` naming the field that is missing or of another type."""
+        namespace, task_id = _text(record, "namespace"), _text(record, "task_id")
+        version = record.get("version")
+        if not isinstance(version, int) or isinstance(version, bool) or version < 0:
+            raise ValueError(f"version {version!r} is not a whole number")
+        terminate = record.get("terminate", False)
+        if not isinstance(terminate, bool):
+            raise ValueError(f"terminate {terminate!r} is not true or false")
+        expires_at = _optional_text(record, "expires_at")
+        return cls(
+            namespace=namespace,
+            task_id=task_id,
+            version=version,
+            issued_at=parse_isoformat(_text(record, "issued_at")),
+            terminate=terminate,
+            reason=_optional_text(record, "reason"),
+            requested_by=_optional_text(record, "requested_by"),
+            expires_at=None if expires_at is None else parse_isoformat(expires_at),
+        )
+
+
+def merge(held: Revocation | None, draft: RevocationDraft, *, namespace: str, version: int, now: datetime) -> Revocation:
+    """What the store must hold after ``draft`` arrives while it holds ``held``; ``version`` and ``now`` are the store's.
+
+    The new record keeps the newer reason and requester where they are given, else the held ones.
+    """
+    if held is not None and held.is_expired(now):
+        held = None
+    expires_at = None if draft.expires_in is None else now + timedelta(seconds=draft.expires_in)
+    if held is None:
+        return Revocation(
+            namespace, draft.task_id, version, now, draft.terminate, draft.reason, draft.requested_by, expires_at
+        )
+    if held.expires_at is None or expires_at is None:
+        expires_at = None
+    else:
+        expires_at = max(held.expires_at, expires_at)
+    return Revocation(
+        namespace=namespace,
+        task_id=draft.task_id,
+        version=version,
+        issued_at=now,
+        terminate=held.terminate or draft.terminate,
+        reason=held.reason if draft.reason is None else draft.reason,
+        requested_by=held.requested_by if draft.requested_by is None else draft.requested_by,
+        expires_at=expires_at,
+    )
+
+
+def _text(record: Mapping[str, Any], name: str) -> str:
+    value = record.get(name)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} {value!r} is not text")
+    return value
+
+
+def _optional_text(record: Mapping[str, Any], name: str) -> str | None:
+    value = record.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{name} {value!r} is not text")
+    return value

@@ -1,0 +1,252 @@
+"""The only reader of the environment: what flags and variables mean, and which store a worker and a CLI agree on.
+
+Flag (or keyword) beats variable beats default; a blank variable counts as unset; a malformed one is an error that
+names it (spec/cli.md §2). URLs are kept as given here and masked by :func:`mask_url` wherever people can see them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from stem_kombu.durations import checked_duration, parse_duration
+from stem_kombu.errors import ConfigurationError
+
+DEFAULT_NAMESPACE = "stem"
+DEFAULT_CONTROL_TIMEOUT = 5.0
+DEFAULT_HEARTBEAT_INTERVAL = 10.0
+DEFAULT_SYNC_INTERVAL = 10.0
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A value and where it came from (``--broker``, ``STEM_BROKER_URL`` or ``default``), for messages that name it."""
+
+    value: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """Paths of PEM files, ``None`` where not given. ``allow_insecure`` switches verification off."""
+
+    ca_cert: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+    allow_insecure: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.ca_cert or self.client_cert or self.client_key or self.allow_insecure)
+
+
+@dataclass(frozen=True, slots=True)
+class SigningSettings:
+    """The signing variables as given, unparsed; ``None`` where unset."""
+
+    algorithm: str | None = None
+    keys: str | None = field(default=None, repr=False)
+    active_key: str | None = None
+    public_keys: str | None = field(default=None, repr=False)
+    private_keys: str | None = field(default=None, repr=False)
+
+    def __bool__(self) -> bool:
+        return any((self.algorithm, self.keys, self.active_key, self.public_keys, self.private_keys))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that flags and variables decide. Spans are seconds.
+
+    ``broker``, ``backend`` and ``revoke_store`` are resolved: ``embedded`` says that no broker was named, and then all
+    three live in the platform's per-user state folder. ``backend`` is ``None`` when a broker but no backend was named.
+    """
+
+    broker: Source
+    backend: Source | None
+    revoke_store: Source
+    embedded: bool = False
+    namespace: str = DEFAULT_NAMESPACE
+    control_timeout: float = DEFAULT_CONTROL_TIMEOUT
+    heartbeat_interval: float = DEFAULT_HEARTBEAT_INTERVAL
+    sync_interval: float = DEFAULT_SYNC_INTERVAL
+    app: str | None = None
+    default_queue: str = "default"
+    worker_queues: tuple[str, ...] = ()
+    prefetch_multiplier: int = 1
+    default_max_retries: int = 3
+    tls: TlsSettings = TlsSettings()
+    signing: SigningSettings = SigningSettings()
+
+    @property
+    def roster(self) -> Source:
+        """Where the roster of live workers is kept: in the backend when there is one, else beside the revocations."""
+        return self.backend if self.backend is not None else self.revoke_store
+
+    @classmethod
+    def from_env(
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        broker: str | None = None,
+        backend: str | None = None,
+        revoke_store: str | None = None,
+        namespace: str | None = None,
+        timeout: str | float | None = None,
+        app: str | None = None,
+        queues: str | tuple[str, ...] | None = None,
+        default_queue: str | None = None,
+        prefetch_multiplier: int | None = None,
+        heartbeat_interval: str | float | None = None,
+        sync_interval: str | float | None = None,
+        default_max_retries: int | None = None,
+        allow_insecure: bool | None = None,
+    ) -> Settings:
+        """Settings from keywords (a CLI passes its flags), then the environment, then defaults.
+
+        Raises :class:`ConfigurationError` naming the flag or variable.
+        """
+        env = _Environment(os.environ if environ is None else environ)
+        named_broker = env.source(broker, "--broker", "STEM_BROKER_URL")
+        named_backend = env.source(backend, "--backend", "STEM_RESULT_BACKEND_URL")
+        named_store = env.source(revoke_store, "--revoke-store", "STEM_REVOKE_STORE_URL")
+        embedded = named_broker is None
+        if named_broker is None:
+            named_broker = Source(f"sqlite://{_state_folder(env) / 'broker.db'}", "the embedded default")
+            if named_backend is None:
+                named_backend = Source(f"sqlite://{_state_folder(env) / 'state.db'}", "the embedded default")
+        resolved_namespace = env.source(namespace, "--namespace", "STEM_CONTROL_NAMESPACE", "STEM_WORKER_NAMESPACE")
+        checked_namespace = _checked_namespace(resolved_namespace or Source(DEFAULT_NAMESPACE, "default"))
+        plain_queue = "default" if checked_namespace == DEFAULT_NAMESPACE else f"{checked_namespace}.default"
+        named_default = env.source(default_queue, "default_queue", "STEM_DEFAULT_QUEUE")
+        return cls(
+            broker=named_broker,
+            backend=named_backend,
+            revoke_store=named_store or named_backend or named_broker,
+            embedded=embedded,
+            namespace=checked_namespace,
+            control_timeout=env.duration(timeout, "--timeout", "STEM_CONTROL_TIMEOUT", DEFAULT_CONTROL_TIMEOUT),
+            heartbeat_interval=env.duration(
+                heartbeat_interval, "--heartbeat-interval", "STEM_HEARTBEAT_INTERVAL", DEFAULT_HEARTBEAT_INTERVAL
+            ),
+            sync_interval=env.duration(sync_interval, "sync_interval", "STEM_SYNC_INTERVAL", DEFAULT_SYNC_INTERVAL),
+            app=(env.source(app, "--app", "STEM_APP") or Source("", "")).value or None,
+            default_queue=plain_queue if named_default is None else named_default.value,
+            worker_queues=env.listed(queues, "--queues", "STEM_WORKER_QUEUES"),
+            prefetch_multiplier=env.whole(
+                prefetch_multiplier, "--prefetch-multiplier", "STEM_PREFETCH_MULTIPLIER", 1, least=1
+            ),
+            default_max_retries=env.whole(
+                default_max_retries, "default_max_retries", "STEM_DEFAULT_MAX_RETRIES", 3, least=0
+            ),
+            tls=TlsSettings(
+                ca_cert=env.get("STEM_TLS_CA_CERT"),
+                client_cert=env.get("STEM_TLS_CLIENT_CERT"),
+                client_key=env.get("STEM_TLS_CLIENT_KEY"),
+                allow_insecure=env.switch(allow_insecure, "STEM_TLS_ALLOW_INSECURE"),
+            ),
+            signing=SigningSettings(**{f.name: env.get(f"STEM_SIGNING_{f.name.upper()}") for f in fields(SigningSettings)}),
+        )
+
+
+class _Environment:
+    """Variables with blanks counted as unset, and the precedence of a flag over them."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._variables = variables
+
+    def get(self, name: str) -> str | None:
+        return (self._variables.get(name) or "").strip() or None
+
+    def source(self, flag: str | None, flag_name: str, *names: str) -> Source | None:
+        if flag is not None:
+            if not flag.strip():
+                raise ConfigurationError(f"{flag_name} is blank", hint="leave it out, or give it a value")
+            return Source(flag.strip(), flag_name)
+        for name in names:
+            if (value := self.get(name)) is not None:
+                return Source(value, name)
+        return None
+
+    def duration(self, flag: str | float | None, flag_name: str, name: str, default: float) -> float:
+        if isinstance(flag, str):
+            return parse_duration(flag, name=flag_name)
+        if flag is not None:
+            return checked_duration(float(flag), name=flag_name)
+        text = self.get(name)
+        return default if text is None else parse_duration(text, name=name)
+
+    def whole(self, flag: int | None, flag_name: str, name: str, default: int, *, least: int) -> int:
+        shown, text = (flag_name, str(flag)) if flag is not None else (name, self.get(name))
+        if text is None:
+            return default
+        if not re.fullmatch(r"[+-]?\d{1,9}", text, re.ASCII) or int(text) < least:
+            raise ConfigurationError(f"{shown}: {text!r} is not a whole number of at least {least}")
+        return int(text)
+
+    def listed(self, flag: str | tuple[str, ...] | None, flag_name: str, name: str) -> tuple[str, ...]:
+        shown, given = (flag_name, flag) if flag is not None else (name, self.get(name))
+        if given is None:
+            return ()
+        parts = given.split(",") if isinstance(given, str) else given
+        names = tuple(dict.fromkeys(part.strip() for part in parts))
+        if not all(names):
+            raise ConfigurationError(f"{shown}: {given!r} has an empty name in it", hint="write a,b,c")
+        return names
+
+    def switch(self, flag: bool | None, name: str) -> bool:
+        if flag is not None:
+            return flag
+        text = self.get(name)
+        if text is None or text.lower() in {"0", "false", "no", "off"}:
+            return False
+        if text.lower() in {"1", "true", "yes", "on"}:
+            return True
+        raise ConfigurationError(f"{name}: {text!r} is neither true nor false", hint="write true or false")
+
+
+def mask_url(url: str) -> str:
+    """The URL with its password (and any password in its query) replaced by ``***``; text that is no URL comes back as it is.
+
+    Works on the text, not on a parsed URL, so that a malformed URL can't leak its password through an error message.
+    """
+    masked = re.sub(r"(?<=://)([^/?#@:]*):(.*)@(?=[^@]*$)", r"\1:***@", url)
+    return re.sub(r"(?i)([?&;](?:password|passwd|pwd|secret|token|sslpassword)=)[^&;#]*", r"\1***", masked)
+
+
+def sqlite_path(url: str, *, name: str = "URL") -> Path:
+    """The file of ``sqlite:///path`` (absolute; ``sqlite:////path`` names the same file).
+
+    Raises :class:`ConfigurationError` for a host, or no path: nothing is ever created in the current directory unasked.
+    """
+    parts = urlsplit(url)
+    path = unquote(parts.path).lstrip("/")
+    if parts.netloc or not path:
+        raise ConfigurationError(f"{name}: {mask_url(url)!r} names no file", hint="write sqlite:////absolute/path.db")
+    return Path("/" + path)
+
+
+def _checked_namespace(source: Source) -> str:
+    if not _NAMESPACE.fullmatch(source.value):
+        raise ConfigurationError(
+            f"{source.name}: {source.value!r} is not a namespace",
+            hint="letters, digits, '.', '_' and '-', at most 63, beginning with a letter or digit",
+        )
+    return source.value
+
+
+def _state_folder(env: _Environment) -> Path:
+    """The platform's per-user folder for state: XDG on Unix, Application Support on macOS, LOCALAPPDATA on Windows."""
+    if sys.platform == "win32":
+        base = env.get("LOCALAPPDATA")
+        return (Path(base) if base else Path.home() / "AppData" / "Local") / "stem"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "stem"
+    base = env.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path(env.get("HOME") or Path.home()) / ".local" / "state") / "stem"

@@ -1,0 +1,1 @@
+"""Revoke stores: one port, five ways to keep revocations for ever."""

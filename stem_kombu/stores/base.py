@@ -1,0 +1,72 @@
+"""The port of a revoke store: what every store promises, whatever it is made of (G1 to G6).
+
+The contract suite ``stem_kombu.testing.store_contract`` says the same in tests; a third party's store proves itself
+with it and is found by the entry-point group ``stem_kombu.revoke_stores`` under its URL scheme.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from stem_kombu.revocation import Revocation, RevocationDraft
+
+
+class RevokeStore(ABC):
+    """A durable set of revocations, shared by any number of processes.
+
+    Safe to use from several threads. Opening is cheap and does not connect; the first call does, and creates whatever
+    schema is missing, safely when many start at once. A connection that was lost is opened again by the next call, and
+    so is one that was inherited over a fork. Every method raises
+    :class:`~stem_kombu.errors.StoreUnavailable` when the store can't be reached within a bounded time, and
+    :class:`~stem_kombu.errors.StoreCorrupt` when what it holds can't be read.
+    """
+
+    #: The URL with its password masked, for people.
+    url: str
+
+    @abstractmethod
+    def save(self, namespace: str, drafts: Sequence[RevocationDraft]) -> list[Revocation]:
+        """What the store holds after the drafts, one record per distinct task id, in the order of first mention.
+
+        Atomic: all of the batch or none. Durable when it returns. Versions are assigned here, strictly increasing per
+        namespace in commit order, one per record; times are by the store's clock; a held record is merged by
+        :func:`stem_kombu.revocation.merge`.
+        """
+
+    @abstractmethod
+    def since(self, namespace: str, version: int) -> Iterator[Revocation]:
+        """Every record with a higher version, expired ones included, in ascending order of version; streamed.
+
+        Never skips a record: one that commits later has a higher version than every record that could be seen before.
+        Costs one tiny query when there is nothing new, however many records are held.
+        """
+
+    @abstractmethod
+    def load(self, namespace: str) -> Iterator[Revocation]:
+        """Every live record, in ascending order of version, as a stream: a million need not fit in memory twice."""
+
+    @abstractmethod
+    def get(self, namespace: str, task_id: str) -> Revocation | None:
+        """The live record of one task, or ``None``."""
+
+    @abstractmethod
+    def revision(self, namespace: str) -> int:
+        """The highest version ever assigned in the namespace, 0 when none was; never goes back, pruning included."""
+
+    @abstractmethod
+    def prune(self, namespace: str) -> int:
+        """How many records were deleted because they had expired by the store's clock; atomic against ``save`` (G5)."""
+
+    @abstractmethod
+    def now(self) -> datetime:
+        """The store's clock, aware UTC."""
+
+    @abstractmethod
+    def ping(self) -> None:
+        """Return when the store answers; raises :class:`~stem_kombu.errors.StoreUnavailable`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let connections go. May be called twice, and the store may be used again afterwards."""

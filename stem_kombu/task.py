@@ -1,0 +1,134 @@
+"""A task as the application defines it, and a task as a message carries it.
+
+The message is Celery's protocol 2 (headers ``task``, ``id``, ``retries`` …; body ``[args, kwargs, embed]``) so that
+Stem and Celery can share queues in both directions; what only Stem knows rides in headers that begin with ``stem-``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from stem_kombu.errors import ConfigurationError, TaskNotRegistered
+
+
+class Mode(str, Enum):
+    """Where a handler runs."""
+
+    INLINE = "inline"  # a thread of the worker process, or its event loop for ``async def``
+    ISOLATE = "isolate"  # a child process of the worker
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """How a task is run. Durations in seconds; ``None`` means no limit.
+
+    ``max_retries`` further attempts follow a failure, ``None`` takes the application's default. The n-th retry waits
+    ``min(retry_backoff * 2**(n-1), retry_backoff_max)`` plus up to ``retry_jitter`` of that.
+    """
+
+    isolate: bool = False
+    queue: str | None = None
+    max_retries: int | None = None
+    retry_backoff: float = 1.0
+    retry_backoff_max: float = 600.0
+    retry_jitter: float = 0.25
+    soft_time_limit: float | None = None
+    time_limit: float | None = None
+    visibility: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("retry_backoff", "retry_backoff_max", "retry_jitter"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(f"{name} {getattr(self, name)!r} must not be negative")
+        for name in ("soft_time_limit", "time_limit", "visibility"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigurationError(f"{name} {value!r} must be more than zero seconds")
+        if self.max_retries is not None and self.max_retries < 0:
+            raise ConfigurationError(f"max_retries {self.max_retries!r} must not be negative")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A named handler with its options. ``takes_context`` is false for a handler without a ``ctx`` first parameter."""
+
+    name: str
+    handler: Callable[..., Any]
+    options: TaskOptions = field(default_factory=TaskOptions)
+
+    @property
+    def mode(self) -> Mode:
+        return Mode.ISOLATE if self.options.isolate else Mode.INLINE
+
+    @property
+    def is_async(self) -> bool:
+        return inspect.iscoroutinefunction(self.handler)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskMessage:
+    """One task as it travels. ``attempt`` counts from 1; ``eta`` and ``expires_at`` are aware UTC times.
+
+    ``headers`` are the user's own, handed to the handler as ``ctx.headers``. ``soft_time_limit`` and ``time_limit``
+    override the task's options, as a Celery producer may ask.
+    """
+
+    task_id: str
+    name: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    queue: str = "default"
+    attempt: int = 1
+    eta: datetime | None = None
+    expires_at: datetime | None = None
+    enqueued_at: datetime | None = None
+    max_retries: int | None = None
+    soft_time_limit: float | None = None
+    time_limit: float | None = None
+    headers: Mapping[str, Any] = field(default_factory=dict)
+
+
+class TaskRegistry:
+    """The tasks of one application, by name. Filled while modules are imported; only read afterwards."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, Task] = {}
+
+    def add(self, task: Task) -> Task:
+        """The task, now known by its name; raises :class:`ConfigurationError` when another handler has that name."""
+        held = self._tasks.get(task.name)
+        if held is not None and _origin(held.handler) != _origin(task.handler):
+            raise ConfigurationError(
+                f"task {task.name!r} is defined twice: {_origin(held.handler)} and {_origin(task.handler)}",
+                hint="give one of them another name",
+            )
+        self._tasks[task.name] = task
+        return task
+
+    def get(self, name: str) -> Task:
+        """The task of that name; raises :class:`TaskNotRegistered`."""
+        task = self._tasks.get(name)
+        if task is None:
+            raise TaskNotRegistered(
+                f"task {name!r} is not registered in this worker's application",
+                hint="import the module that defines it, or send it to another queue",
+            )
+        return task
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tasks
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self._tasks.values())
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+
+def _origin(handler: Callable[..., Any]) -> str:
+    return f"{getattr(handler, '__module__', '?')}.{getattr(handler, '__qualname__', repr(handler))}"
