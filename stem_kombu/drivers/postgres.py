@@ -1,0 +1,303 @@
+"""One PostgreSQL database, reached through a few connections that are opened when needed and kept.
+
+psycopg2 is imported when a database is made, never before. Its connections are used in asynchronous mode and waited
+for here, against a deadline: in the blocking mode nothing bounds the wait for a server that is stopped or unreachable
+while its host still acknowledges packets.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import select
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from stem_kombu.clock import SYSTEM
+from stem_kombu.drivers.schema import Schema
+from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
+from stem_kombu.settings import TlsSettings, mask_url
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT = 3.0
+#: Longest time for one statement, in seconds.
+STATEMENT_TIMEOUT = 5.0
+#: Connections kept open per process; more are opened when more threads ask at once, and closed afterwards.
+KEPT = 4
+#: Key of the advisory lock under which missing tables are created; any number that others are unlikely to use.
+_SCHEMA_LOCK = 0x5354454D4B4F4D42
+#: The server's own statement_timeout comes first and leaves the connection usable; this is for one that is silent.
+_GRACE = 1.0
+_UNDEFINED_TABLE = "42P01"
+_CONFLICTS = ("40001", "40P01")  # serialization failure, deadlock: the transaction may simply be repeated
+_CONFLICT_ATTEMPTS = 8
+
+
+class TimedOut(Exception):
+    """The server did not answer before the deadline; the connection is of no more use."""
+
+    pgcode: str | None = None
+
+
+class PostgresSession:
+    """One connection for the length of one operation. Statements use psycopg2's ``%s`` and ``%(name)s``."""
+
+    def __init__(self, connection: Any, timeout: float) -> None:
+        self._connection = connection
+        self._timeout = timeout
+
+    def rows(self, statement: str | bytes, parameters: Any = None) -> list[tuple[Any, ...]]:
+        """Every row that the statement returns; an empty list for one that returns none."""
+        cursor = self._executed(statement, parameters)
+        rows: list[tuple[Any, ...]] = cursor.fetchall() if cursor.description else []
+        cursor.close()
+        return rows
+
+    def execute(self, statement: str | bytes, parameters: Any = None) -> int:
+        """How many rows the statement touched."""
+        cursor = self._executed(statement, parameters)
+        count: int = cursor.rowcount
+        cursor.close()
+        return count
+
+    def values(self, template: str, rows: Sequence[Sequence[Any]]) -> bytes:
+        """The rows as the text of a VALUES list, quoted by the driver; ``template`` is like ``(%s, %s::jsonb)``."""
+        with self._connection.cursor() as cursor:
+            return b",".join(cursor.mogrify(template, row) for row in rows)
+
+    def _executed(self, statement: str | bytes, parameters: Any) -> Any:
+        cursor = self._connection.cursor()
+        cursor.execute(statement, parameters)
+        _wait(self._connection, SYSTEM.monotonic() + self._timeout + _GRACE)
+        return cursor
+
+
+class PostgresDatabase:
+    """Connections to one database, shared by the threads of this process.
+
+    ``read`` and ``write`` run an operation with a :class:`PostgresSession`. A lost connection is opened again and the
+    operation repeated once; a transaction is repeated as well after a deadlock. An operation that must not happen twice
+    when the answer to its COMMIT was lost is given ``repeat=False``. A forked child opens its own connections. ``name``
+    is the flag or variable that the URL came from. Raises :class:`ConfigurationError` for a URL that can't be read and
+    :class:`StoreUnavailable` when the server can't be reached, refuses, or does not answer in time.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        schema: Schema,
+        name: str = "URL",
+        tls: TlsSettings | None = None,
+        purpose: str = "store",
+        connect_timeout: float = CONNECT_TIMEOUT,
+        timeout: float = STATEMENT_TIMEOUT,
+    ) -> None:
+        self.url = mask_url(url)
+        self._driver = _driver(name, self.url)
+        self._schema = schema
+        self._purpose = purpose
+        self._connect_timeout = connect_timeout
+        self._timeout = timeout
+        try:
+            given = self._driver.extensions.parse_dsn(url)
+        except self._driver.ProgrammingError as error:
+            raise ConfigurationError(
+                f"{name}: {self.url!r} is not a PostgreSQL URL: {mask_url(str(error)).strip()}",
+                hint="write postgresql://user:password@host:5432/database",
+            ) from error
+        self._dsn: dict[str, Any] = {"application_name": "stem", **_tls_options(given, tls or TlsSettings()), **given}
+        self._lock = threading.Lock()
+        self._idle: list[Any] = []
+        self._pid = os.getpid()
+        self._prepared = False
+
+    def read(self, operation: Callable[[PostgresSession], T]) -> T:
+        """What the operation returns; each of its statements is its own transaction."""
+        return self._attempts(operation, repeat=True)
+
+    def write(self, operation: Callable[[PostgresSession], T], *, repeat: bool = True) -> T:
+        """What the operation returns, once everything it did was committed; nothing of it when it raises."""
+
+        def transaction(session: PostgresSession) -> T:
+            session.execute("BEGIN")
+            outcome = operation(session)
+            session.execute("COMMIT")
+            return outcome
+
+        return self._attempts(transaction, repeat=repeat)
+
+    def close(self) -> None:
+        """Let the connections go. May be called twice; the next call connects again."""
+        self._leave_inherited()
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _attempts(self, step: Callable[[PostgresSession], T], *, repeat: bool) -> T:
+        lost = conflicts = 0
+        rebuilt = False
+        while True:
+            connection = None
+            try:
+                connection = self._taken()
+                outcome = step(PostgresSession(connection, self._timeout))
+            except (self._driver.Error, TimedOut) as error:
+                gone = connection is None or bool(connection.closed) or _is_lost(error)
+                self._dispose(connection)
+                if isinstance(error, TimedOut) or connection is None:
+                    raise self._translated(error) from error
+                if gone:
+                    self.close()  # every idle connection is as old as the one that broke
+                    lost += 1
+                    if lost > 1 or not repeat:
+                        raise self._translated(error) from error
+                elif error.pgcode in _CONFLICTS and conflicts < _CONFLICT_ATTEMPTS:
+                    conflicts += 1
+                    SYSTEM.sleep(random.uniform(0.001, 0.01) * conflicts)
+                elif error.pgcode == _UNDEFINED_TABLE and not rebuilt:
+                    rebuilt, self._prepared = True, False  # the database was dropped and made again
+                else:
+                    raise self._translated(error) from error
+            except BaseException:
+                self._dispose(connection)  # in the middle of something: not to be trusted with the next transaction
+                raise
+            else:
+                self._put_back(connection)
+                return outcome
+
+    def _taken(self) -> Any:
+        self._leave_inherited()
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return self._connected()
+
+    def _put_back(self, connection: Any) -> None:
+        with self._lock:
+            if len(self._idle) < KEPT and self._pid == os.getpid():
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def _dispose(self, connection: Any) -> None:
+        if connection is not None:
+            connection.close()
+
+    def _leave_inherited(self) -> None:
+        if self._pid == os.getpid():
+            return
+        # Closing an inherited connection would tell the server to end the parent's session. Its descriptor is pointed
+        # at nothing first, so that neither this nor the interpreter's exit can say a word on the parent's socket.
+        self._lock = threading.Lock()
+        inherited, self._idle, self._pid = self._idle, [], os.getpid()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for connection in inherited:
+            os.dup2(nothing, connection.fileno())
+            connection.close()
+        os.close(nothing)
+
+    def _connected(self) -> Any:
+        deadline = SYSTEM.monotonic() + self._connect_timeout
+        connection = self._driver.connect(**self._dsn, async_=True)
+        try:
+            _wait(connection, deadline)
+            session = PostgresSession(connection, self._timeout)
+            milliseconds = int(self._timeout * 1000)
+            # Set after connecting and not as a start-up option, which PgBouncer refuses.
+            session.execute(f"SET statement_timeout = {milliseconds}; SET lock_timeout = {milliseconds}")
+            if not self._prepared:
+                self._create_missing(session)
+                self._prepared = True
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _create_missing(self, session: PostgresSession) -> None:
+        names = list(self._schema.names)
+        found = (
+            "SELECT count(*) FROM unnest(%s::text[]) AS wanted(name) WHERE to_regclass(quote_ident(name)) IS NOT NULL"
+        )
+        if session.rows(found, (names,))[0][0] == len(names):
+            return
+        session.execute("BEGIN")
+        # IF NOT EXISTS alone is not safe when two sessions create the same table at once: the loser gets an error.
+        session.rows("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
+        for statement in self._schema.statements:
+            session.execute(statement)
+        session.execute("COMMIT")
+
+    def _translated(self, error: Any) -> StoreError:
+        text = " ".join(mask_url(str(error)).split()) or type(error).__name__
+        where, code = f"{self._purpose} {self.url}", error.pgcode or ""
+        if isinstance(error, TimedOut) or code in {"57014", "55P03"}:
+            return StoreUnavailable(
+                f"{where}: no answer in time ({text})", hint="check that the server runs and is not locked up"
+            )
+        if "password" in text or "authentication failed" in text or "role" in text or "pg_hba.conf" in text:
+            return StoreUnavailable(f"{where}: {text}", hint="check user and password")
+        if "database" in text and "does not exist" in text:
+            return StoreUnavailable(f"{where}: {text}", hint="create the database (createdb), or name one that exists")
+        if "SSL" in text or "certificate" in text:
+            return StoreUnavailable(
+                f"{where}: {text}",
+                hint="check STEM_TLS_CA_CERT, or say what is meant: ?sslmode=disable or ?sslmode=require",
+            )
+        if code == "42501":
+            return StoreUnavailable(f"{where}: {text}", hint="grant this user CREATE on the schema, and its tables")
+        if code.startswith(("53", "57")) or code == "25006" or isinstance(error, self._driver.OperationalError):
+            return StoreUnavailable(f"{where}: {text}", hint="check that the server runs at that host and port")
+        return StoreError(f"{where}: {text}")
+
+
+def _wait(connection: Any, deadline: float) -> None:
+    """Return when the connection has done what it was asked; raises :class:`TimedOut` at the deadline."""
+    extensions = importlib.import_module("psycopg2.extensions")
+    while (state := connection.poll()) != extensions.POLL_OK:
+        remaining = deadline - SYSTEM.monotonic()
+        if remaining <= 0:
+            raise TimedOut("the deadline passed")
+        _wait_for_socket(connection.fileno(), state == extensions.POLL_READ, remaining)
+
+
+def _wait_for_socket(descriptor: int, reading: bool, seconds: float) -> None:
+    if hasattr(select, "poll"):  # select() can't watch descriptors above 1023
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN if reading else select.POLLOUT)
+        poller.poll(seconds * 1000)
+    else:
+        select.select([descriptor] * reading, [descriptor] * (not reading), [], seconds)
+
+
+def _is_lost(error: Any) -> bool:
+    # 57P01 to 57P03: the server shuts down or starts up; class 08: connection exceptions.
+    return (error.pgcode or "").startswith(("57P", "08")) or "server closed the connection" in str(error)
+
+
+def _driver(name: str, masked: str) -> Any:
+    try:
+        importlib.import_module("psycopg2.extensions")
+        return importlib.import_module("psycopg2")
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{name}: {masked!r} needs the package psycopg2, which can't be imported: {error}",
+            hint="install it: pip install 'stem-kombu[postgres]'",
+        ) from error
+
+
+def _tls_options(given: dict[str, str], tls: TlsSettings) -> dict[str, str]:
+    if not tls or "sslmode" in given:
+        return {}
+    paths = {"sslrootcert": tls.ca_cert, "sslcert": tls.client_cert, "sslkey": tls.client_key}
+    options = {key: path for key, path in paths.items() if path is not None}
+    if tls.allow_insecure:
+        options["sslmode"] = "require"
+        options.pop("sslrootcert", None)  # libpq verifies against it even in the mode "require"
+    elif tls.ca_cert is not None:
+        options["sslmode"] = "verify-full"
+    return options

@@ -1,0 +1,222 @@
+"""One Redis server, reached directly, over TLS, through a socket file or through Sentinel.
+
+redis-py is imported when a database is made, never before. Replies are bytes (``decode_responses`` is off), so that
+whoever decodes them can name the key that holds garbage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+
+from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
+from stem_kombu.settings import TlsSettings, mask_url
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT = 3.0
+#: Longest wait for one reply (and for a TLS handshake), in seconds; a script over 100,000 records takes about one.
+REPLY_TIMEOUT = 5.0
+SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel", "redis+sentinel")
+
+
+@dataclass(frozen=True, slots=True)
+class RedisScript:
+    """A Lua script and its SHA-1, by which a server that has seen it can be asked to run it."""
+
+    source: str
+    sha1: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sha1", hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest())
+
+
+class RedisDatabase:
+    """A lazily connected client, shared by the threads of this process; each call takes a connection from its pool.
+
+    ``run`` calls the operation with a ``redis.Redis``. A lost connection is opened again and the operation repeated
+    once, unless ``repeat=False`` (for what must not happen twice). A forked child gets a client of its own. ``name`` is
+    the flag or variable that the URL came from. Raises :class:`ConfigurationError` for a URL that can't be read and
+    :class:`StoreUnavailable` when the server can't be reached, refuses, or does not answer in time.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str = "URL",
+        tls: TlsSettings | None = None,
+        purpose: str = "store",
+        connect_timeout: float = CONNECT_TIMEOUT,
+        timeout: float = REPLY_TIMEOUT,
+    ) -> None:
+        self.url = mask_url(url)
+        self._redis = _driver(name, self.url)
+        self._purpose = purpose
+        self._options: dict[str, Any] = {
+            "socket_connect_timeout": connect_timeout,
+            "socket_timeout": timeout,
+            # The driver's own retries sleep for seconds (redis-py 6 and later); repeating is decided here, once.
+            "retry": self._redis.retry.Retry(self._redis.backoff.NoBackoff(), 0),
+            **_tls_options(url, tls or TlsSettings()),
+        }
+        self._open = self._opener(url, name)
+        self._lock = threading.Lock()
+        self._client: Any = None
+        self._pid = 0
+
+    def run(self, operation: Callable[[Any], T], *, repeat: bool = True) -> T:
+        """What the operation returns when called with a ``redis.Redis``."""
+        errors = self._redis.exceptions
+        for final in (not repeat, True):
+            try:
+                return operation(self._connected())
+            except errors.AuthenticationError as error:
+                raise self._translated(error) from error
+            except (errors.ConnectionError, errors.TimeoutError, OSError) as error:
+                self.close()  # every pooled connection is as old as the one that broke
+                # A server that refuses, or is silent for a whole timeout, would only double the wait.
+                if final or isinstance(error, errors.TimeoutError) or "refused" in str(error):
+                    raise self._translated(error) from error
+            except errors.ReadOnlyError as error:
+                self.close()  # a fail-over made this server a replica; Sentinel names the new master
+                if final:
+                    raise self._translated(error) from error
+            except errors.RedisError as error:
+                raise self._translated(error) from error
+        raise AssertionError("unreachable")
+
+    def evaluate(
+        self, script: RedisScript, keys: Sequence[str], arguments: Sequence[str | bytes | int], *, repeat: bool = True
+    ) -> Any:
+        """What the script returns, as redis-py decodes it (bytes, ints, lists). Atomic on the server."""
+
+        def call(client: Any) -> Any:
+            try:
+                return client.evalsha(script.sha1, len(keys), *keys, *arguments)
+            except self._redis.exceptions.NoScriptError:
+                return client.eval(script.source, len(keys), *keys, *arguments)
+
+        return self.run(call, repeat=repeat)
+
+    def close(self) -> None:
+        """Let the connections go. May be called twice; the next call connects again."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+            client.connection_pool.disconnect()
+
+    def _connected(self) -> Any:
+        with self._lock:
+            if self._client is None or self._pid != os.getpid():
+                self._client, self._pid = self._open(), os.getpid()
+            return self._client
+
+    def _opener(self, url: str, name: str) -> Callable[[], Any]:
+        parts = urlsplit(url)
+        if parts.scheme in {"sentinel", "redis+sentinel"}:
+            return self._sentinel_opener(url, name)
+        if parts.scheme == "redis+socket":  # Kombu's spelling of redis-py's unix://
+            query = [("db" if key == "virtual_host" else key, value) for key, value in parse_qsl(parts.query)]
+            parts = parts._replace(scheme="unix", query=urlencode(query))
+        # Kombu and Celery write CERT_NONE where redis-py wants none.
+        query = [(k, v.lower().removeprefix("cert_") if k == "ssl_cert_reqs" else v) for k, v in parse_qsl(parts.query)]
+        address = urlunsplit(parts._replace(query=urlencode(query, quote_via=quote)))
+        try:
+            self._redis.connection.parse_url(address)  # nothing connects here; a bad URL is told before anything starts
+        except ValueError as error:
+            raise ConfigurationError(
+                f"{name}: {self.url!r} is not a Redis URL: {error}", hint="write redis://:password@host:6379/0"
+            ) from error
+        return lambda: self._redis.Redis.from_url(address, **self._options)
+
+    def _sentinel_opener(self, url: str, name: str) -> Callable[[], Any]:
+        hint = "write redis+sentinel://host1:26379,host2:26379/master-name/0"
+        rest, _, query = url.partition("://")[2].partition("?")
+        authority, _, path = rest.partition("/")
+        credentials, _, hosts = authority.rpartition("@")
+        user, _, password = credentials.partition(":")
+        master, _, db = path.strip("/").partition("/")
+        if not master or not hosts or (db and not db.isdigit()):
+            raise ConfigurationError(f"{name}: {self.url!r} does not name its sentinels and master", hint=hint)
+        sentinels: list[tuple[str, int]] = []
+        for host in hosts.split(","):
+            address, _, port = host.rpartition(":") if ":" in host else (host, "", "26379")
+            if not address or not port.isdigit():
+                raise ConfigurationError(f"{name}: {host!r} in {self.url!r} is no host:port", hint=hint)
+            sentinels.append((address.strip("[]"), int(port)))
+        options = {**self._options, "username": unquote(user) or None, "password": unquote(password) or None}
+        extra = dict(parse_qsl(query))
+        own = {key: self._options[key] for key in ("socket_connect_timeout", "socket_timeout", "retry")}
+        own |= {"username": extra.get("sentinel_username"), "password": extra.get("sentinel_password")}
+
+        def connect() -> Any:
+            watch = self._redis.sentinel.Sentinel(sentinels, sentinel_kwargs=own, db=int(db or 0), **options)
+            return watch.master_for(unquote(master))
+
+        return connect
+
+    def _translated(self, error: Exception) -> StoreError:
+        text = str(error).strip() or type(error).__name__
+        where, errors = f"{self._purpose} {self.url}", self._redis.exceptions
+        if isinstance(error, errors.AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
+            return StoreUnavailable(f"{where}: the password was not accepted ({text})", hint="check user and password")
+        if isinstance(error, self._redis.sentinel.MasterNotFoundError):
+            text = text.partition(" : ")[0]  # the rest is the repr of every client that was tried
+            return StoreUnavailable(f"{where}: {text}", hint="check the sentinels' addresses and the master's name")
+        if isinstance(error, errors.InvalidResponse):
+            return StoreUnavailable(f"{where}: what answers there is not Redis ({text})", hint="check host and port")
+        if isinstance(error, errors.TimeoutError):
+            return StoreUnavailable(
+                f"{where}: no answer in time ({text})", hint="check that the server runs and is reachable"
+            )
+        if isinstance(error, (errors.ConnectionError, OSError)):
+            return StoreUnavailable(f"{where}: {text}", hint="check that the server runs at that host and port")
+        if "DB index" in text:
+            return StoreUnavailable(
+                f"{where}: {text}", hint="the number after the last slash must be a database it has"
+            )
+        if isinstance(error, (errors.OutOfMemoryError,)) or text.startswith("OOM"):
+            return StoreUnavailable(f"{where}: the server is out of memory ({text})", hint="raise maxmemory, or prune")
+        if isinstance(error, errors.ReadOnlyError) or text.startswith("READONLY"):
+            return StoreUnavailable(f"{where}: this server is a read-only replica", hint="give the URL of the master")
+        if isinstance(error, errors.NoPermissionError) or text.startswith("NOPERM"):
+            return StoreUnavailable(
+                f"{where}: {text}", hint="allow this user EVAL and EVALSHA on the keys of its namespace"
+            )
+        if text.startswith(("MISCONF", "BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN")):
+            return StoreUnavailable(f"{where}: {text}")
+        return StoreError(f"{where}: {text}")
+
+
+def _driver(name: str, masked: str) -> Any:
+    # Typed as Any on purpose: redis-py's annotations differ between the versions that are supported.
+    try:
+        for module in ("redis.retry", "redis.backoff", "redis.sentinel", "redis.exceptions", "redis.connection"):
+            importlib.import_module(module)
+        return importlib.import_module("redis")
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{name}: {masked!r} needs the package redis, which can't be imported: {error}",
+            hint="install it: pip install 'stem-kombu[redis]'",
+        ) from error
+
+
+def _tls_options(url: str, tls: TlsSettings) -> dict[str, Any]:
+    scheme = urlsplit(url).scheme
+    if scheme != "rediss" and not (scheme == "redis+sentinel" and tls):
+        return {}
+    given = {"ssl_ca_certs": tls.ca_cert, "ssl_certfile": tls.client_cert, "ssl_keyfile": tls.client_key}
+    options: dict[str, Any] = {key: path for key, path in given.items() if path is not None}
+    if tls.allow_insecure:
+        options |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
+    if scheme == "redis+sentinel":
+        options["ssl"] = True
+    return options

@@ -1,0 +1,219 @@
+"""One SQLite file, used by any number of threads and processes.
+
+WAL with ``synchronous=FULL``: a COMMIT that returned survives a power cut, and readers never wait for a writer. Waiting
+for a lock is done here with short jittered pauses, because SQLite's own busy handler backs off to 100 ms steps and
+starves a writer among many.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from stem_kombu.clock import SYSTEM
+from stem_kombu.drivers.schema import Schema
+from stem_kombu.errors import StoreCorrupt, StoreError, StoreUnavailable
+
+T = TypeVar("T")
+
+#: Longest wait for another process's lock, in seconds.
+LOCK_TIMEOUT = 5.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02
+
+
+class SqliteDatabase:
+    """A lazily opened connection to one file, shared by the threads of this process under a lock.
+
+    ``read`` and ``write`` run an operation that gets the :class:`sqlite3.Connection`. It must fetch what it needs and
+    return plain values: no cursor may outlive it, since the connection is closed before a fork and may be replaced
+    between two calls. It may be run again when the file is locked, so it must have no effects but those on the database.
+
+    Raises :class:`StoreUnavailable` when the file can't be opened, is read-only, full, or stays locked for ``timeout``
+    seconds, and :class:`StoreCorrupt` when it is no database.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        schema: Schema,
+        purpose: str = "store",
+        timeout: float = LOCK_TIMEOUT,
+        create_folder: bool = False,
+    ) -> None:
+        self.path = path
+        self.url = f"sqlite://{path}"
+        self._schema = schema
+        self._purpose = purpose
+        self._timeout = timeout
+        self._create_folder = create_folder
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        _OPENED.add(self)
+
+    def read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """What the operation returns; each of its statements is its own transaction."""
+        return self._patiently(operation)
+
+    def write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """What the operation returns, once everything it did was committed to disk; nothing of it when it raises.
+
+        The write lock is taken first (BEGIN IMMEDIATE), so what the operation reads can't change under it.
+        """
+
+        def transaction(connection: sqlite3.Connection) -> T:
+            connection.execute("BEGIN IMMEDIATE")
+            outcome = operation(connection)
+            connection.execute("COMMIT")
+            return outcome
+
+        return self._patiently(transaction)
+
+    def close(self) -> None:
+        """Close the file. May be called twice; the next call opens it again."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+
+    def _patiently(self, step: Callable[[sqlite3.Connection], T]) -> T:
+        deadline = SYSTEM.monotonic() + self._timeout
+        pause, rebuilt = _FIRST_PAUSE, False
+        while True:
+            with self._lock:  # let go of between attempts: a thread that waits for another process blocks no other
+                try:
+                    return step(self._opened())
+                except sqlite3.Error as error:
+                    self._roll_back()
+                    if "no such table" in str(error) and not rebuilt:
+                        rebuilt = True  # somebody replaced the file's content; a new connection makes the schema again
+                        self.close()
+                    elif not _is_locked(error) or SYSTEM.monotonic() > deadline:
+                        raise self._translated(error) from error
+                except BaseException:
+                    self._roll_back()
+                    raise
+            SYSTEM.sleep(pause * random.uniform(0.5, 1.5))
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _roll_back(self) -> None:
+        if self._connection is not None and self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is not None:
+            if self._file == _identity(self.path):
+                return self._connection
+            self.close()  # the file was deleted or replaced: to go on would write into a file that nobody else sees
+        connection = self._connect()
+        self._connection, self._file = connection, _identity(self.path)
+        return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        folder = self.path.parent
+        if not folder.is_dir():
+            if not self._create_folder:
+                raise StoreUnavailable(
+                    f"{self._purpose} {self.url}: there is no folder {folder}", hint=f"create it: mkdir -p {folder}"
+                )
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise StoreUnavailable(
+                    f"{self._purpose} {self.url}: can't create the folder {folder}: {error.strerror}",
+                    hint="name another place with STEM_BROKER_URL, STEM_RESULT_BACKEND_URL or STEM_REVOKE_STORE_URL",
+                ) from error
+        connection = sqlite3.connect(str(self.path), timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+            if mode != "wal":
+                raise StoreUnavailable(
+                    f"{self._purpose} {self.url}: the file can't use write-ahead logging (it stays in {mode!r} mode)",
+                    hint="put it on a local disk, not on a network file system",
+                )
+            connection.execute("PRAGMA synchronous=FULL")
+            self._create_missing(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _create_missing(self, connection: sqlite3.Connection) -> None:
+        marks = ",".join("?" * len(self._schema.names))
+        count = f"SELECT count(*) FROM sqlite_master WHERE name IN ({marks})"
+        if connection.execute(count, self._schema.names).fetchone()[0] == len(self._schema.names):
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in self._schema.statements:
+            connection.execute(statement)
+        connection.execute("COMMIT")
+
+    def _translated(self, error: sqlite3.Error) -> StoreError:
+        text = str(error)
+        where = f"{self._purpose} {self.url}"
+        if "not a database" in text or "malformed" in text:
+            return StoreCorrupt(f"{where}: {text}", hint="restore the file from a backup, or name another one")
+        if _is_locked(error):
+            return StoreUnavailable(
+                f"{where}: locked by another process for more than {self._timeout:g} s",
+                hint="try again; see who holds it",
+            )
+        if "readonly" in text or "read-only" in text:
+            return StoreUnavailable(f"{where}: {text}", hint="make the file and its folder writable for this user")
+        if "unable to open" in text:
+            return StoreUnavailable(
+                f"{where}: {text}", hint="check that the path is a file this user may read and write"
+            )
+        if "full" in text:
+            return StoreUnavailable(f"{where}: {text}", hint=f"make room on the disk of {self.path.parent}")
+        if isinstance(error, sqlite3.OperationalError):
+            return StoreUnavailable(f"{where}: {text}")
+        return StoreError(f"{where}: {text}")
+
+
+def _is_locked(error: sqlite3.Error) -> bool:
+    # The error code is public since Python 3.11 only; these texts are SQLite's own and have not changed since 2007.
+    return isinstance(error, sqlite3.OperationalError) and ("locked" in str(error) or "locking protocol" in str(error))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+# SQLite keeps a table of its open files per process. A child that inherits it believes that it holds locks which the
+# kernel never gave it, even through a connection of its own, and can corrupt the file. So every connection is closed
+# before a fork; parent and child open their own at the next call. (sqlite.org/howtocorrupt.html §2.6)
+_OPENED: weakref.WeakSet[SqliteDatabase] = weakref.WeakSet()
+_FORKING = threading.RLock()
+_HELD: list[SqliteDatabase] = []
+
+
+def _close_before_fork() -> None:
+    _FORKING.acquire()
+    for database in list(_OPENED):
+        database._lock.acquire()
+        _HELD.append(database)
+        database.close()
+
+
+def _release_after_fork() -> None:
+    while _HELD:
+        _HELD.pop()._lock.release()
+    _FORKING.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_close_before_fork, after_in_parent=_release_after_fork, after_in_child=_release_after_fork
+    )
