@@ -1,3 +1,59 @@
-"""Stem: a worker control plane for Kombu and Celery fleets."""
+"""Stem: a worker control plane for Kombu and Celery fleets.
+
+The names below are what users import (``docs/api.md``). They are loaded on first use, so that ``import stem_kombu`` costs
+next to nothing and neither kombu nor a driver is imported before something connects.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "AsyncResult": "stem_kombu.result",
+    "ControlClient": "stem_kombu.control.client",
+    "Retry": "stem_kombu.context",
+    "Revocation": "stem_kombu.revocation",
+    "RevokeStore": "stem_kombu.stores.base",
+    "Settings": "stem_kombu.settings",
+    "Stem": "stem_kombu.app",
+    "StemError": "stem_kombu.errors",
+    "TaskContext": "stem_kombu.context",
+    "TaskReleased": "stem_kombu.context",
+    "TaskRevoked": "stem_kombu.context",
+    "Worker": "stem_kombu.worker.worker",
+    "current_context": "stem_kombu.context",
+    "open_revoke_store": "stem_kombu.stores.registry",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+if TYPE_CHECKING:
+    from stem_kombu.app import Stem as Stem
+    from stem_kombu.context import Retry as Retry
+    from stem_kombu.context import TaskContext as TaskContext
+    from stem_kombu.context import TaskReleased as TaskReleased
+    from stem_kombu.context import TaskRevoked as TaskRevoked
+    from stem_kombu.context import current_context as current_context
+    from stem_kombu.control.client import ControlClient as ControlClient
+    from stem_kombu.errors import StemError as StemError
+    from stem_kombu.result import AsyncResult as AsyncResult
+    from stem_kombu.revocation import Revocation as Revocation
+    from stem_kombu.settings import Settings as Settings
+    from stem_kombu.stores.base import RevokeStore as RevokeStore
+    from stem_kombu.stores.registry import open_revoke_store as open_revoke_store
+    from stem_kombu.worker.worker import Worker as Worker
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -131,5 +131,7 @@ class WorkerView(Protocol):
     def running(self, task_ids: Collection[str]) -> frozenset[str]:
         """Those of the ids that run here now."""
 
-    def wait_ended(self, task_ids: Collection[str], timeout: float) -> frozenset[str]:
-        """Those of the ids that are no longer running here, after waiting at most ``timeout`` seconds for all. Blocks."""
+    def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]:
+        """How those of the ids ended that are out of their handlers, after waiting at most ``timeout`` seconds for all:
+        id to ``cancelled``, ``succeeded``, ``failed``, ``retrying``, ``released``, or ``settling`` where the handler is out and
+        its outcome is still being recorded. An id that isn't there still runs. Blocks."""

@@ -1,0 +1,260 @@
+"""The application: where tasks are defined, sent and looked up.
+
+Nothing here connects before it must: defining tasks costs an import, the first ``delay()`` opens the producer.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from stem_kombu.clock import SYSTEM
+from stem_kombu.errors import ConfigurationError, StoreError
+from stem_kombu.outcome import TaskRecord, TaskState
+from stem_kombu.revocation import checked_task_id
+from stem_kombu.settings import Settings
+from stem_kombu.task import Task, TaskMessage, TaskOptions, TaskRegistry
+
+if TYPE_CHECKING:
+    from stem_kombu.backends.base import Backend
+    from stem_kombu.broker.producer import TaskProducer
+    from stem_kombu.result import AsyncResult
+    from stem_kombu.stores.base import RevokeStore
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+class Stem:
+    """An application: a registry of tasks, and the settings by which they are sent and run.
+
+    ``name`` is a label for people. Settings come from the environment unless given as keywords, which are those of
+    :meth:`stem_kombu.settings.Settings.from_env` (``broker=``, ``backend=``, ``revoke_store=``, ``namespace=`` …).
+    A malformed setting raises :class:`~stem_kombu.errors.ConfigurationError` at first use, not at import, so that
+    ``stem --help`` and a test that imports the module never fail for it.
+    """
+
+    def __init__(self, name: str = "stem", *, settings: Settings | None = None, **given: Any) -> None:
+        if settings is not None and given:
+            raise ConfigurationError(f"Stem({name!r}) was given settings and also {', '.join(sorted(given))}")
+        self.name = name
+        self.registry = TaskRegistry()
+        self.control_commands: dict[str, Callable[..., Any]] = {}
+        self._given = given
+        self._settings = settings
+        self._lock = threading.RLock()
+        self._backend: Backend | None = None
+        self._producer: TaskProducer | None = None
+        self._module = sys._getframe(1).f_globals.get("__name__", "__main__")
+
+    @property
+    def settings(self) -> Settings:
+        """The resolved settings; raises :class:`~stem_kombu.errors.ConfigurationError` naming what is malformed."""
+        if self._settings is None:
+            self._settings = Settings.from_env(**self._given)
+        return self._settings
+
+    def configure(self, settings: Settings) -> None:
+        """Replace the settings, as ``stem worker start`` does with its flags. Open connections are let go."""
+        self.close()
+        self._settings = settings
+
+    @property
+    def target(self) -> str | None:
+        """``module:attribute`` under which a child process finds this application, or ``None`` when no module of that
+        name holds it (it was made inside a function, say)."""
+        module = sys.modules.get(self._module)
+        for attribute, value in vars(module).items() if module is not None else ():
+            if value is self:
+                return f"{self._module}:{attribute}"
+        return None
+
+    # -- defining ---------------------------------------------------------------------------------------------------
+
+    @overload
+    def task(self, name: Handler, /) -> TaskHandle: ...
+    @overload
+    def task(self, name: str | None = None, /, **options: Any) -> Callable[[Handler], TaskHandle]: ...
+
+    def task(self, name: Any = None, /, **options: Any) -> Any:
+        """Register a handler under ``name`` (default: its module and qualified name).
+
+        ``options`` are those of :class:`~stem_kombu.task.TaskOptions`. The handler gets a
+        :class:`~stem_kombu.context.TaskContext` first, then the arguments that were sent.
+        """
+        if callable(name):
+            return self.task(None)(name)
+
+        def register(handler: Callable[..., Any]) -> TaskHandle:
+            try:
+                checked = TaskOptions(**options)
+            except TypeError as error:
+                raise ConfigurationError(f"task {name or handler!r}: {error}") from None
+            task = Task(name or f"{handler.__module__}.{handler.__qualname__}", handler, checked)
+            return TaskHandle(self, self.registry.add(task))
+
+        return register
+
+    def control_command(self, name: str) -> Callable[[Handler], Handler]:
+        """Register a function as a control command, called on each worker as ``function(view, **args)``; what it returns
+        (JSON) is the reply's payload. It runs on the worker's control threads, so it must not block for long."""
+
+        def register(function: Handler) -> Handler:
+            held = self.control_commands.setdefault(name, function)
+            if held is not function:
+                raise ConfigurationError(f"control command {name!r} is defined twice")
+            return function
+
+        return register
+
+    # -- sending ----------------------------------------------------------------------------------------------------
+
+    def send_task(
+        self,
+        name: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        queue: str | None = None,
+        countdown: float | None = None,
+        eta: datetime | None = None,
+        expires: float | datetime | None = None,
+        task_id: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+        max_retries: int | None = None,
+        soft_time_limit: float | None = None,
+        time_limit: float | None = None,
+    ) -> AsyncResult:
+        """Enqueue a task by name, without importing its handler; returns once the broker has it.
+
+        ``countdown`` and ``expires`` are seconds from now (``expires`` may be an aware time). Raises
+        :class:`~stem_kombu.errors.ConfigurationError` for arguments that JSON can't hold or a bad id, and
+        :class:`~stem_kombu.errors.BrokerUnavailable` when the broker can't be reached in bounded time.
+        """
+        from stem_kombu.result import AsyncResult
+
+        now = SYSTEM.utcnow()
+        options = self.registry.get(name).options if name in self.registry else TaskOptions()
+        if countdown is not None:
+            if not countdown >= 0:
+                raise ConfigurationError(f"countdown {countdown!r} of task {name!r} must not be negative")
+            eta = now + timedelta(seconds=countdown)
+        message = TaskMessage(
+            task_id=str(uuid.uuid4()) if task_id is None else checked_task_id(task_id),
+            name=name,
+            args=tuple(args),
+            kwargs=dict(kwargs or {}),
+            queue=queue or options.queue or self.settings.default_queue,
+            eta=eta,
+            expires_at=now + timedelta(seconds=expires) if isinstance(expires, (int, float)) else expires,
+            enqueued_at=now,
+            max_retries=max_retries,
+            soft_time_limit=soft_time_limit,
+            time_limit=time_limit,
+            headers=dict(headers or {}),
+        )
+        self.producer.send(message)
+        self._record_queued(message)
+        return AsyncResult(message.task_id, self.backend)
+
+    def result(self, task_id: str) -> AsyncResult:
+        """The result of a task that was sent earlier, by id."""
+        from stem_kombu.result import AsyncResult
+
+        return AsyncResult(task_id, self.backend)
+
+    def _record_queued(self, message: TaskMessage) -> None:
+        """After the broker has the message, so that no state claims what was never sent; a late write is refused by the
+        backend's rule when a worker was quicker. A backend that is down doesn't unsend the task: it is logged."""
+        if self.backend is None:
+            return
+        record = TaskRecord(
+            message.task_id, message.name, TaskState.QUEUED, message.attempt, message.queue, enqueued_at=message.enqueued_at
+        )
+        try:
+            self.backend.record([record])
+        except StoreError as error:
+            import logging
+
+            logging.getLogger(__name__).warning(
+                "task %s was sent but its state could not be recorded: %s", message.task_id, error,
+                extra={"task_id": message.task_id},
+            )
+
+    # -- what it stands on --------------------------------------------------------------------------------------------
+
+    @property
+    def backend(self) -> Backend | None:
+        """The result backend, opened on first use; ``None`` when none is configured."""
+        if self._backend is None and self.settings.backend is not None:
+            from stem_kombu.backends.registry import open_backend
+
+            with self._lock:
+                if self._backend is None:
+                    source = self.settings.backend
+                    self._backend = open_backend(source.value, name=source.name, tls=self.settings.tls)
+        return self._backend
+
+    @property
+    def producer(self) -> TaskProducer:
+        """What sends messages, opened on first use and safe to use from several threads."""
+        if self._producer is None:
+            from stem_kombu.broker.producer import open_producer
+
+            with self._lock:
+                if self._producer is None:
+                    self._producer = open_producer(self.settings)
+        return self._producer
+
+    def open_revoke_store(self) -> RevokeStore:
+        """A new handle on the revoke store that CLI and workers resolve to; the caller closes it."""
+        from stem_kombu.stores.registry import open_revoke_store
+
+        source = self.settings.revoke_store
+        return open_revoke_store(source.value, name=source.name, tls=self.settings.tls)
+
+    def close(self) -> None:
+        """Let producer and backend go; they are opened again when needed."""
+        with self._lock:
+            producer, self._producer = self._producer, None
+            backend, self._backend = self._backend, None
+        if producer is not None:
+            producer.close()
+        if backend is not None:
+            backend.close()
+
+    def __repr__(self) -> str:
+        return f"<Stem {self.name!r}: {len(self.registry)} tasks>"
+
+
+class TaskHandle:
+    """What ``@app.task`` leaves in the place of the function: call it as before, or send it."""
+
+    def __init__(self, app: Stem, task: Task) -> None:
+        self.app = app
+        self.task = task
+        self.name = task.name
+        self.__doc__ = task.handler.__doc__
+        self.__name__ = getattr(task.handler, "__name__", task.name)
+        self.__module__ = task.handler.__module__
+        self.__wrapped__ = task.handler
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the handler here and now, as a plain function."""
+        return self.task.handler(*args, **kwargs)
+
+    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult:
+        """Enqueue with these arguments."""
+        return self.app.send_task(self.name, args, kwargs)
+
+    def apply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult:
+        """Enqueue with the options of :meth:`Stem.send_task` (``queue=``, ``countdown=``, ``task_id=`` …)."""
+        return self.app.send_task(self.name, args, kwargs, **options)
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}>"

@@ -1,0 +1,147 @@
+"""The worker's beats: into the roster, and onto the stream that ``stem worker status --follow`` listens to.
+
+A beat that can't be written is logged once and tried again at the next interval; the worker goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from stem_kombu.backends.base import Roster
+from stem_kombu.backends.heartbeat import Heartbeat
+from stem_kombu.clock import Clock
+from stem_kombu.errors import ConfigurationError, StoreError
+
+logger = logging.getLogger(__name__)
+
+
+class Heartbeats:
+    """Beats in a thread of its own.
+
+    ``make()`` says how the worker stands; ``publish(beat)`` puts a beat on the stream and never blocks; ``tick()`` is
+    called after each beat, for what must happen now and then.
+    """
+
+    def __init__(
+        self,
+        roster: Roster,
+        make: Callable[[], Heartbeat],
+        publish: Callable[[Heartbeat], None],
+        tick: Callable[[], None],
+        *,
+        interval: float,
+        clock: Clock,
+    ) -> None:
+        self._roster = roster
+        self._make = make
+        self._publish = publish
+        self._tick = tick
+        self._interval = interval
+        self._clock = clock
+        self._offset = 0.0
+        self._nudged = threading.Event()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        #: The roster's last failure while it is down, else ``None``.
+        self.trouble: str | None = None
+
+    def roster_now(self) -> float:
+        """Seconds since the epoch by the roster's clock, as far as the last beat told."""
+        return self._clock.now() + self._offset
+
+    def claim(self) -> None:
+        """Take the worker id, or raise :class:`ConfigurationError` when another live worker has it.
+
+        A worker that was killed leaves its entry behind; when its process was on this host and is gone, its successor
+        takes the id over at once instead of waiting for the entry to age.
+        """
+        beat = self._make()
+        holder = self._roster.claim(beat)
+        if holder is None:
+            return
+        if holder.hostname == beat.hostname and (holder.pid == beat.pid or not _is_running(holder.pid)):
+            self._beat(beat)
+            return
+        raise ConfigurationError(
+            f"worker id {beat.worker!r} is taken by a live worker: host {holder.hostname}, process {holder.pid}",
+            hint="give this one another --name, or wait until the other's heartbeats have stopped",
+        )
+
+    def start(self) -> None:
+        """Beat once now (a failure is raised to whoever starts the worker), then every interval."""
+        if self._thread is None:
+            self._stopped.clear()
+            self._beat(self._make())
+            self._thread = threading.Thread(target=self._run, name="stem-heartbeats", daemon=True)
+            self._thread.start()
+
+    def nudge(self) -> None:
+        """Beat now: something changed that others should see."""
+        self._nudged.set()
+
+    def stop(self) -> None:
+        """Leave the roster at once, so that nobody waits for this worker any more."""
+        self._stopped.set()
+        self._nudged.set()
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread = None
+        last = self._make()
+        self._publish(last)
+        try:
+            self._roster.leave(last.namespace, last.worker, last.boot)
+        except StoreError as error:
+            logger.warning("worker %s could not leave the roster and will look stale: %s", last.worker, error)
+
+    def _beat(self, beat: Heartbeat) -> None:
+        before = self._clock.now()
+        now = self._roster.beat(beat)
+        self._offset = now.timestamp() - (before + self._clock.now()) / 2
+        self._publish(beat)
+
+    def _run(self) -> None:
+        while True:
+            self._nudged.wait(self._interval)
+            self._nudged.clear()
+            if self._stopped.is_set():
+                return
+            try:
+                self._beat(self._make())
+                self.trouble = None
+            except StoreError as error:
+                if self.trouble is None:
+                    logger.warning("heartbeats can't be recorded: %s", error)
+                self.trouble = str(error)
+                self._publish(self._make())
+            self._tick()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def rss_bytes() -> int | None:
+    """This process's resident memory in bytes, ``None`` where the platform doesn't tell cheaply."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def load_avg() -> float | None:
+    """The machine's load average over one minute."""
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return None

@@ -1,0 +1,244 @@
+"""What this worker holds: one entry for each unacknowledged delivery, from receipt to acknowledgement.
+
+Entries are keyed by a token that is never used twice, not by task id: the same task may be delivered twice, and a
+late report must never hit its successor (G8).
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import threading
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from stem_kombu.clock import Clock
+from stem_kombu.revocation import Revocation
+from stem_kombu.task import Task, TaskMessage
+
+
+#: How many endings are remembered for who asks late.
+_ENDINGS = 4096
+
+
+class Phase(str, Enum):
+    HELD = "held"  # waits for its eta
+    RESERVED = "reserved"  # waits for a slot
+    RUNNING = "running"
+    SETTLING = "settling"  # the handler is out; its outcome is being recorded
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """One message that this worker has and has not acknowledged. Mutable; changed under the lock of :class:`InFlight`.
+
+    ``handle`` is the broker's message of connection number ``generation``. Monotonic times end in ``_mono``.
+    """
+
+    token: int
+    message: TaskMessage
+    task: Task
+    handle: Any
+    generation: int
+    redelivered: bool
+    phase: Phase = Phase.RESERVED
+    lease: Any = None
+    lease_lost: bool = False
+    started_at: datetime | None = None
+    started_mono: float = 0.0
+    pid: int = 0
+    progress: float | None = None
+    progress_data: Mapping[str, Any] | None = None
+    checkpoint_mono: float | None = None
+    terminate: Revocation | None = None
+    terminate_mono: float | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def task_id(self) -> str:
+        return self.message.task_id
+
+
+class InFlight:
+    """The table of deliveries. Every method is safe from any thread and quick."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._tokens = itertools.count(1)
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._by_token: dict[int, Delivery] = {}
+        self._by_id: dict[str, list[Delivery]] = {}
+        self._running = 0
+        # How the latest tasks ended, so that who asks a moment after the end is still told.
+        self._endings: collections.OrderedDict[str, str] = collections.OrderedDict()
+
+    def add(self, message: TaskMessage, task: Task, handle: Any, generation: int, redelivered: bool, phase: Phase) -> Delivery:
+        """A new entry with a token of its own."""
+        with self._lock:
+            delivery = Delivery(next(self._tokens), message, task, handle, generation, redelivered, phase)
+            self._by_token[delivery.token] = delivery
+            self._by_id.setdefault(message.task_id, []).append(delivery)
+            return delivery
+
+    def get(self, token: int) -> Delivery | None:
+        return self._by_token.get(token)
+
+    def same_attempt(self, message: TaskMessage) -> Delivery | None:
+        """An entry of the same task and attempt whose lease still stands, or ``None``."""
+        with self._lock:
+            for delivery in self._by_id.get(message.task_id, ()):
+                if delivery.message.attempt == message.attempt and not delivery.lease_lost:
+                    return delivery
+        return None
+
+    def adopt(self, delivery: Delivery, handle: Any, generation: int) -> bool:
+        """Let a redelivered message take the place of the one whose connection was lost; ``False`` when it is too late,
+        because the entry has gone meanwhile."""
+        with self._lock:
+            if delivery.token not in self._by_token:
+                return False
+            delivery.handle, delivery.generation = handle, generation
+            return True
+
+    def reserved(self, token: int) -> None:
+        """A held delivery is due and waits for a slot now."""
+        with self._lock:
+            if (delivery := self._by_token.get(token)) is not None:
+                delivery.phase = Phase.RESERVED
+
+    def started(self, token: int, pid: int) -> Delivery | None:
+        with self._lock:
+            delivery = self._by_token.get(token)
+            if delivery is None or delivery.phase is Phase.SETTLING:
+                return None
+            if delivery.phase is not Phase.RUNNING:
+                self._running += 1
+            self._endings.pop(delivery.task_id, None)
+            delivery.phase = Phase.RUNNING
+            delivery.pid = pid
+            delivery.started_at = self._clock.utcnow()
+            delivery.started_mono = self._clock.monotonic()
+            return delivery
+
+    def checkpoint(self, token: int, fraction: float | None = None, data: Mapping[str, Any] | None = None) -> None:
+        """The handler passed a checkpoint that reports; ``data`` is kept when it is given."""
+        with self._lock:
+            if (delivery := self._by_token.get(token)) is not None:
+                delivery.checkpoint_mono = self._clock.monotonic()
+                if data is not None:
+                    delivery.progress, delivery.progress_data = fraction, dict(data)
+
+    def terminating(self, token: int, revocation: Revocation) -> None:
+        """Remember when the running task was first told to stop."""
+        with self._lock:
+            delivery = self._by_token.get(token)
+            if delivery is not None and delivery.terminate is None:
+                delivery.terminate, delivery.terminate_mono = revocation, self._clock.monotonic()
+
+    def ended(self, token: int) -> Delivery | None:
+        """The handler is out (or never went in); the entry stays until it is acknowledged."""
+        with self._changed:
+            delivery = self._by_token.get(token)
+            if delivery is None or delivery.phase is Phase.SETTLING:
+                return None
+            if delivery.phase is Phase.RUNNING:
+                self._running -= 1
+            delivery.phase = Phase.SETTLING
+            return delivery
+
+    def settled(self, token: int, ending: str) -> None:
+        """The outcome is recorded as ``ending`` (a state's name, or ``released``): wakes who waits for it."""
+        with self._changed:
+            delivery = self._by_token.get(token)
+            if delivery is not None:
+                self._endings[delivery.task_id] = ending
+                if len(self._endings) > _ENDINGS:
+                    self._endings.popitem(last=False)
+                self._changed.notify_all()
+
+    def remove(self, token: int) -> None:
+        """The message is acknowledged, given back or lost: nothing is held any more."""
+        with self._changed:
+            delivery = self._by_token.pop(token, None)
+            if delivery is None:
+                return
+            if delivery.phase is Phase.RUNNING:
+                self._running -= 1
+            siblings = self._by_id[delivery.task_id]
+            siblings.remove(delivery)
+            if not siblings:
+                del self._by_id[delivery.task_id]
+            self._changed.notify_all()
+
+    # -- asking -----------------------------------------------------------------------------------------------------
+
+    def of_tasks(self, task_ids: Iterable[str]) -> list[Delivery]:
+        """Every entry of those tasks. Cheap for a million ids: only those held here cost more than a look-up."""
+        with self._lock:
+            if not self._by_id:
+                return []
+            return [delivery for task_id in task_ids if task_id in self._by_id for delivery in self._by_id[task_id]]
+
+    def all(self) -> list[Delivery]:
+        with self._lock:
+            return list(self._by_token.values())
+
+    def running(self) -> list[Delivery]:
+        """What runs, oldest first."""
+        with self._lock:
+            return sorted(
+                (delivery for delivery in self._by_token.values() if delivery.phase is Phase.RUNNING),
+                key=lambda delivery: delivery.started_mono,
+            )
+
+    def running_ids(self, task_ids: Collection[str]) -> frozenset[str]:
+        with self._lock:
+            return frozenset(
+                task_id
+                for task_id in task_ids
+                if any(delivery.phase is Phase.RUNNING for delivery in self._by_id.get(task_id, ()))
+            )
+
+    @property
+    def running_count(self) -> int:
+        return self._running
+
+    @property
+    def waiting_count(self) -> int:
+        """Deliveries that have not started: reserved for a slot, or held for their eta."""
+        with self._lock:
+            return sum(delivery.phase in (Phase.HELD, Phase.RESERVED) for delivery in self._by_token.values())
+
+    def __len__(self) -> int:
+        return len(self._by_token)
+
+    # -- waiting ----------------------------------------------------------------------------------------------------
+
+    def wait_ended(self, task_ids: Collection[str], timeout: float) -> dict[str, str]:
+        """How each of the ids ended that was recorded, or is at least out of its handler, within ``timeout`` seconds.
+
+        Blocks until all are recorded. An id that is out but not yet recorded is reported as ``settling``.
+        """
+        wanted = set(task_ids)
+        deadline = self._clock.monotonic() + timeout
+        with self._changed:
+            while any(task_id in self._by_id and task_id not in self._endings for task_id in wanted):
+                left = deadline - self._clock.monotonic()
+                if left <= 0 or not self._changed.wait(left):
+                    break
+            ended: dict[str, str] = {}
+            for task_id in wanted:
+                if (ending := self._endings.get(task_id)) is not None:
+                    ended[task_id] = ending
+                elif not any(delivery.phase is Phase.RUNNING for delivery in self._by_id.get(task_id, ())):
+                    ended[task_id] = "settling"
+            return ended
+
+    def wait_empty(self, timeout: float | None) -> bool:
+        """Whether nothing is held any more, after waiting at most ``timeout`` seconds (``None``: without bound)."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._by_token, timeout)

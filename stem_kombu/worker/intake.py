@@ -1,0 +1,241 @@
+"""What becomes of a delivery when it arrives: run it, hold it for its eta, refuse it, or recognise it.
+
+Revoked here, the task never starts; it is recorded as cancelled before its message is acknowledged (G3, G9).
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Protocol
+
+from stem_kombu.backends.base import TaskStates
+from stem_kombu.broker.delivery import decode_delivery
+from stem_kombu.clock import Clock
+from stem_kombu.errors import ControlError, StoreError, TaskNotRegistered
+from stem_kombu.outcome import TaskError
+from stem_kombu.revocation_cache import RevocationCache
+from stem_kombu.task import Task, TaskMessage, TaskRegistry
+from stem_kombu.worker.inflight import Delivery, InFlight, Phase
+from stem_kombu.worker.settlement import EXPIRED, Settlement, Then, refused
+
+logger = logging.getLogger(__name__)
+
+#: A task that can't be looked up still needs an entry until its refusal is recorded.
+_UNKNOWN = Task("unknown", lambda *_: None)
+
+
+class Desk(Protocol):
+    """What intake asks of the rest of the worker."""
+
+    def submit(self, delivery: Delivery) -> None:
+        """Run the delivery as soon as a slot is free."""
+
+    def settle(self, delivery: Delivery, settlement: Settlement) -> None:
+        """Record and acknowledge."""
+
+    def reject(self, message: Any) -> None:
+        """Let a message go that can't be read: to the dead-letter exchange where there is one."""
+
+    def leased(self, delivery: Delivery) -> None:
+        """A delivery is held from now on: keep its lease alive."""
+
+    def count(self, total: str) -> None:
+        """One more of ``received``, ``redelivered`` …"""
+
+
+class Intake:
+    """Decides about deliveries, in the consumer's thread."""
+
+    def __init__(
+        self,
+        registry: TaskRegistry,
+        inflight: InFlight,
+        cache: RevocationCache,
+        states: TaskStates | None,
+        holds: Holds,
+        desk: Desk,
+        *,
+        ensure_fresh: Callable[[], None],
+        worker: str,
+        clock: Clock,
+    ) -> None:
+        self._registry = registry
+        self._inflight = inflight
+        self._cache = cache
+        self._states = states
+        self._holds = holds
+        self._desk = desk
+        self._ensure_fresh = ensure_fresh
+        self._worker = worker
+        self._clock = clock
+
+    def receive(self, raw: Any, generation: int) -> None:
+        """Take one message of connection ``generation`` in."""
+        try:
+            arrived = decode_delivery(raw)
+        except ControlError as error:
+            logger.error("a message can't be read and is dropped: %s", error, extra={"worker": self._worker})
+            self._desk.reject(raw)
+            return
+        message, redelivered = arrived.message, arrived.redelivered
+        self._desk.count("received")
+        if redelivered:
+            self._desk.count("redelivered")
+            if self._recognise(message, raw, generation):
+                return
+        self._ensure_fresh()
+        now = self._clock.utcnow()
+        held_for_eta = message.eta is not None and message.eta > now
+        phase = Phase.HELD if held_for_eta else Phase.RESERVED
+        task = self._registry.get(message.name) if message.name in self._registry else _UNKNOWN
+        delivery = self._inflight.add(message, task, raw, generation, redelivered, phase)
+        refusal = self._refusal(message)
+        if refusal is not None:
+            self._inflight.ended(delivery.token)
+            self._desk.settle(delivery, refusal)
+            return
+        self._desk.leased(delivery)
+        if held_for_eta:
+            self._holds.hold(delivery)
+        else:
+            self._desk.submit(delivery)
+
+    def _recognise(self, message: TaskMessage, raw: Any, generation: int) -> bool:
+        """Whether a redelivery needs no second run: it runs here already, or its outcome is recorded already."""
+        running = self._inflight.same_attempt(message)
+        if running is not None and self._inflight.adopt(running, raw, generation):
+            return True
+        if self._states is None:
+            return False
+        try:
+            record = self._states.get(message.task_id)
+        except StoreError as error:
+            logger.warning("whether task %s ended before can't be told: %s", message.task_id, error)
+            return False
+        if record is None or not record.state.is_terminal:
+            return False
+        delivery = self._inflight.add(message, _UNKNOWN, raw, generation, True, Phase.RESERVED)
+        self._inflight.ended(delivery.token)
+        self._desk.settle(delivery, Settlement(None, Then.ACKNOWLEDGE))
+        return True
+
+    def _refusal(self, message: TaskMessage) -> Settlement | None:
+        now = self._clock.utcnow()
+        revocation = self._cache.get(message.task_id)
+        if revocation is not None:
+            logger.info("task %s is revoked and does not start", message.task_id, extra={"task_id": message.task_id})
+            return refused(message, worker=self._worker, now=now, revocation=revocation)
+        if message.expires_at is not None and message.expires_at <= now:
+            error = TaskError(EXPIRED, f"the message expired at {message.expires_at.isoformat()}, before it could start")
+            return refused(message, worker=self._worker, now=now, error=error)
+        try:
+            self._registry.get(message.name)
+        except TaskNotRegistered as missing:
+            logger.error("%s (task %s): %s", missing, message.task_id, missing.hint, extra={"task_id": message.task_id})
+            return refused(message, worker=self._worker, now=now, error=TaskError("TaskNotRegistered", str(missing)))
+        return None
+
+
+class Holds:
+    """Deliveries that wait for their eta, in a thread of its own.
+
+    ``due(delivery)`` is called when the time has come. A hold longer than ``longest`` seconds is handed to
+    ``repark(delivery)`` instead, which puts the message back at the broker: RabbitMQ cuts a consumer off that keeps a
+    message for half an hour.
+    """
+
+    def __init__(
+        self,
+        *,
+        due: Callable[[Delivery], None],
+        repark: Callable[[Delivery], None],
+        changed: Callable[[int], None],
+        longest: float | None,
+        clock: Clock,
+    ) -> None:
+        self._due = due
+        self._repark = repark
+        self._changed = changed
+        self._longest = longest
+        self._clock = clock
+        self._order = itertools.count()
+        self._heap: list[tuple[float, int, bool, Delivery]] = []
+        self._cond = threading.Condition()
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        if self._thread is None:
+            self._stopped = False
+            self._thread = threading.Thread(target=self._run, name="stem-holds", daemon=True)
+            self._thread.start()
+
+    def hold(self, delivery: Delivery) -> None:
+        """Keep the delivery until its eta."""
+        assert delivery.message.eta is not None
+        wait = (delivery.message.eta - self._clock.utcnow()) / timedelta(seconds=1)
+        too_long = self._longest is not None and wait > self._longest
+        due = self._clock.monotonic() + (self._longest if too_long and self._longest is not None else wait)
+        with self._cond:
+            heapq.heappush(self._heap, (due, next(self._order), too_long, delivery))
+            held = len(self._heap)
+            self._cond.notify()
+        self._changed(held)
+
+    def release(self, token: int) -> Delivery | None:
+        """Take one delivery out again, ``None`` when it isn't held any more."""
+        with self._cond:
+            for index, (_, _, _, delivery) in enumerate(self._heap):
+                if delivery.token == token:
+                    del self._heap[index]
+                    heapq.heapify(self._heap)
+                    held = len(self._heap)
+                    break
+            else:
+                return None
+        self._changed(held)
+        return delivery
+
+    def release_all(self) -> list[Delivery]:
+        """Take every delivery out."""
+        with self._cond:
+            held, self._heap = [entry[3] for entry in self._heap], []
+        return held
+
+    def stop(self) -> None:
+        with self._cond:
+            self._stopped = True
+            self._cond.notify()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while True:
+            with self._cond:
+                while not self._stopped and not self._heap:
+                    self._cond.wait()
+                if self._stopped:
+                    return
+                wait = self._heap[0][0] - self._clock.monotonic()
+                if wait > 0:
+                    self._cond.wait(min(wait, 60.0))
+                    continue
+                _, _, too_long, delivery = heapq.heappop(self._heap)
+                held = len(self._heap)
+            self._changed(held)
+            if too_long:
+                self._repark(delivery)
+            else:
+                self._due(delivery)
+
+
+def parked_again(delivery: Delivery) -> Settlement:
+    """The settlement that puts a held message back at the broker, as it was, and acknowledges this copy of it."""
+    return Settlement(None, Then.ACKNOWLEDGE, retry=replace(delivery.message))

@@ -1,0 +1,117 @@
+"""Keeping what this worker holds its own, for as long as the worker lives (G19).
+
+A thread renews every lease at a third of its lifetime, however busy the rest is. A lease that turns out to be lost
+stops the handler at its next checkpoint, and its outcome is neither recorded nor acknowledged: it is another's now.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from stem_kombu.clock import Clock
+from stem_kombu.errors import BrokerError
+from stem_kombu.worker.inflight import Delivery, InFlight
+
+logger = logging.getLogger(__name__)
+
+
+class Leasing(Protocol):
+    """How a transport keeps a message from being redelivered; ``lifetime`` is in seconds."""
+
+    @property
+    def lifetime(self) -> float:
+        """How long a message stays ours without renewal."""
+
+    def renew(self, handles: Sequence[object], seconds: float | None = None) -> list[bool]:
+        """Renew the leases of those broker messages to ``seconds`` from now (default: the lifetime); ``False`` where the
+        lease is lost. Safe from any thread; raises :class:`~stem_kombu.errors.BrokerError` when the broker is away."""
+
+    def close(self) -> None:
+        """Let connections go."""
+
+
+class LeaseThread:
+    """Renews what is in flight; ``lost(delivery)`` is called once for each lease that is gone."""
+
+    def __init__(
+        self, leasing: Leasing | None, inflight: InFlight, *, lost: Callable[[Delivery], None], clock: Clock
+    ) -> None:
+        self._leasing = leasing
+        self._inflight = inflight
+        self._lost = lost
+        self._clock = clock
+        self._wishes: dict[int, float] = {}
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._until: dict[int, float] = {}
+
+    def start(self) -> None:
+        if self._thread is None and self._leasing is not None:
+            self._stopped.clear()
+            self._thread = threading.Thread(target=self._run, name="stem-leases", daemon=True)
+            self._thread.start()
+
+    def extend(self, delivery: Delivery, seconds: float) -> None:
+        """Keep the message for ``seconds`` from now at least; does nothing where the transport has no leases."""
+        if self._leasing is None:
+            return
+        with self._lock:
+            self._wishes[delivery.token] = max(seconds, self._wishes.get(delivery.token, 0.0))
+        self._wake.set()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._leasing is not None:
+            self._leasing.close()
+
+    def _run(self) -> None:
+        assert self._leasing is not None
+        period = self._leasing.lifetime / 3.0
+        due = self._clock.monotonic() + period
+        while not self._stopped.is_set():
+            self._wake.wait(max(0.0, due - self._clock.monotonic()))
+            self._wake.clear()
+            if self._stopped.is_set():
+                return
+            try:
+                self._grant_wishes(self._leasing)
+                if self._clock.monotonic() >= due:
+                    due = self._clock.monotonic() + period
+                    self._renew_all(self._leasing)
+            except BrokerError as error:
+                # A third of a lifetime later is early enough; trying sooner would hammer a broker that is coming up.
+                logger.warning("leases could not be renewed: %s", error)
+                due = self._clock.monotonic() + min(period, 1.0)
+
+    def _grant_wishes(self, leasing: Leasing) -> None:
+        with self._lock:
+            wishes, self._wishes = self._wishes, {}
+        for token, seconds in wishes.items():
+            if (delivery := self._inflight.get(token)) is not None:
+                self._until[token] = self._clock.monotonic() + seconds
+                self._check([delivery], leasing.renew([delivery.handle], max(seconds, leasing.lifetime)))
+
+    def _renew_all(self, leasing: Leasing) -> None:
+        now = self._clock.monotonic()
+        held = [delivery for delivery in self._inflight.all() if not delivery.lease_lost]
+        tokens = {delivery.token for delivery in held}
+        self._until = {token: until for token, until in self._until.items() if token in tokens}
+        # A longer lease that the handler asked for is not cut short by the routine renewal.
+        plain = [d for d in held if self._until.get(d.token, 0.0) < now + leasing.lifetime]
+        if plain:
+            self._check(plain, leasing.renew([delivery.handle for delivery in plain]))
+
+    def _check(self, deliveries: Sequence[Delivery], kept: Sequence[bool]) -> None:
+        for delivery, still_ours in zip(deliveries, kept, strict=True):
+            # Acknowledged while the renewal was under way: gone, but not lost.
+            if not still_ours and self._inflight.get(delivery.token) is not None and not delivery.lease_lost:
+                self._lost(delivery)

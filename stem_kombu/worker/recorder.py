@@ -1,0 +1,163 @@
+"""The thread that makes outcomes last: publish the retry, record the state, then let the consumer acknowledge.
+
+One thread and one order for everything that is recorded, so that ``running`` can't overtake ``succeeded``. What comes
+while a write is under way is written together. While the backend or the broker is down nothing is acknowledged and
+nothing is given up: prefetch bounds what waits here.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from stem_kombu.backends.base import TaskStates
+from stem_kombu.broker.connections import backoff
+from stem_kombu.clock import Clock
+from stem_kombu.errors import BrokerError, StemError, StoreError, StoreUnavailable
+from stem_kombu.outcome import TaskRecord
+from stem_kombu.task import TaskMessage
+from stem_kombu.worker.inflight import Delivery, InFlight
+from stem_kombu.worker.settlement import Settlement, Then
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    delivery: Delivery
+    settlement: Settlement | None = None
+    running: TaskRecord | None = None
+
+
+class Recorder:
+    """Takes settlements from any thread and carries them out in order.
+
+    ``finish(delivery, then)`` is called once an outcome is recorded; ``send`` publishes a retry and raises
+    :class:`~stem_kombu.errors.BrokerError` when it can't.
+    """
+
+    def __init__(
+        self,
+        states: TaskStates | None,
+        inflight: InFlight,
+        *,
+        send: Callable[[TaskMessage], None],
+        finish: Callable[[Delivery, Then], None],
+        clock: Clock,
+        worker: str,
+    ) -> None:
+        self._states = states
+        self._inflight = inflight
+        self._send = send
+        self._finish = finish
+        self._clock = clock
+        self._worker = worker
+        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._abandon = threading.Event()
+        #: The last failure while the backend is down, else ``None``; shown by ``stats``.
+        self.trouble: str | None = None
+
+    def start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="stem-recorder", daemon=True)
+            self._thread.start()
+
+    def running(self, delivery: Delivery, record: TaskRecord) -> None:
+        """Record that the task runs; dropped when its end is known before that is written."""
+        if self._states is not None:
+            self._queue.put(_Entry(delivery, running=record))
+
+    def settle(self, delivery: Delivery, settlement: Settlement) -> None:
+        """Carry the settlement out."""
+        self._queue.put(_Entry(delivery, settlement))
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Return when everything taken so far is carried out, or after ``timeout`` seconds: what is left then stays
+        unacknowledged and is redelivered elsewhere."""
+        thread = self._thread
+        if thread is None:
+            return
+        self._queue.put(None)
+        thread.join(timeout)
+        self._abandon.set()
+        thread.join(5.0)
+        self._thread = None
+
+    # -- the thread -------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        stopping = False
+        while not stopping:
+            batch = [self._queue.get()]
+            while len(batch) < _BATCH and not self._queue.empty():
+                batch.append(self._queue.get())
+            entries = [entry for entry in batch if entry is not None]
+            stopping = len(entries) < len(batch)
+            if entries:
+                self._carry_out(entries)
+
+    def _carry_out(self, entries: Sequence[_Entry]) -> None:
+        for entry in entries:
+            if entry.settlement is not None and entry.settlement.retry is not None:
+                retry = entry.settlement.retry
+                if not self._insist(lambda retry=retry: self._send(retry), "publish the next attempt"):  # type: ignore[misc]
+                    return
+        over = {entry.delivery.token for entry in entries if entry.settlement is not None}
+        records = [
+            record
+            for entry in entries
+            if (record := self._record_of(entry, over)) is not None
+        ]
+        if records and not self._insist(lambda: self._record(records), "record task states"):
+            return
+        for entry in entries:
+            if entry.settlement is not None:
+                self._inflight.settled(entry.delivery.token, entry.settlement.ending)
+                self._finish(entry.delivery, entry.settlement.then)
+
+    @staticmethod
+    def _record_of(entry: _Entry, over: set[int]) -> TaskRecord | None:
+        if entry.settlement is not None:
+            return entry.settlement.record
+        return None if entry.delivery.token in over else entry.running
+
+    def _record(self, records: Sequence[TaskRecord]) -> None:
+        if self._states is None:
+            return
+        try:
+            self._states.record(records)
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            if len(records) == 1:
+                # One record that can never be written must not hold up every other task of this worker.
+                logger.exception("state of task %s can't be recorded", records[0].task_id, extra={"task_id": records[0].task_id})
+                return
+            for record in records:
+                self._record([record])
+
+    def _insist(self, act: Callable[[], None], what: str) -> bool:
+        """Whether ``act`` succeeded at last; ``False`` only when the worker gives up because it is stopping."""
+        attempt = 0
+        while True:
+            try:
+                act()
+            except (StoreError, BrokerError) as error:
+                attempt += 1
+                self.trouble = str(error)
+                log = logger.warning if attempt in (1, 10) or attempt % 100 == 0 else logger.debug
+                log("worker %s can't %s (try %d): %s", self._worker, what, attempt, error, extra={"worker": self._worker})
+                if self._abandon.wait(backoff(attempt)):
+                    return False
+            except StemError:
+                logger.exception("worker %s can't %s", self._worker, what, extra={"worker": self._worker})
+                return True
+            else:
+                self.trouble = None
+                return True

@@ -1,0 +1,119 @@
+"""What follows from how an attempt ended: what is recorded, whether it is tried again, what becomes of the message.
+
+Pure decisions; :mod:`stem_kombu.worker.recorder` carries them out, in the order record, then acknowledge (G9, G18).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import Enum
+
+from stem_kombu.outcome import Ending, Outcome, TaskError, TaskRecord, TaskState
+from stem_kombu.revocation import Revocation
+from stem_kombu.task import TaskMessage, TaskOptions
+
+
+class Then(str, Enum):
+    """What becomes of the message once the outcome is recorded."""
+
+    ACKNOWLEDGE = "acknowledge"
+    REQUEUE = "requeue"
+    LEAVE = "leave"  # the lease is lost: it is somebody else's now
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """``retry`` is published before anything is recorded, so that a crash in between runs a task twice, never not at
+    all. ``total`` is the counter that goes up."""
+
+    record: TaskRecord | None
+    then: Then
+    total: str | None = None
+    retry: TaskMessage | None = None
+
+    @property
+    def ending(self) -> str:
+        return "released" if self.record is None else self.record.state.value
+
+
+def retry_delay(options: TaskOptions, attempt: int, jitter: float) -> float:
+    """Seconds before the attempt after ``attempt``; ``jitter`` is a random number from 0 to 1."""
+    # The exponent is capped so that a long-lived task can't overflow a float before the maximum is taken.
+    delay = min(options.retry_backoff * 2.0 ** min(attempt - 1, 60), options.retry_backoff_max)
+    return delay * (1.0 + options.retry_jitter * jitter)
+
+
+def settle(
+    message: TaskMessage,
+    options: TaskOptions,
+    outcome: Outcome,
+    *,
+    worker: str,
+    started_at: datetime | None,
+    revocation: Revocation | None,
+    max_retries: int,
+    now: datetime,
+    jitter: float,
+) -> Settlement:
+    """What follows from ``outcome``. ``revocation`` is the live one of this task, if there is one: a revoked task is never
+    retried, whether or not its running attempt was told to stop (G3, G9)."""
+    base = TaskRecord(
+        task_id=message.task_id,
+        name=message.name,
+        state=TaskState.RUNNING,
+        attempt=message.attempt,
+        queue=message.queue,
+        worker=worker,
+        enqueued_at=message.enqueued_at,
+        started_at=started_at,
+        ended_at=now,
+    )
+    kind = outcome.kind
+    if kind is Ending.SUCCEEDED:
+        return Settlement(replace(base, state=TaskState.SUCCEEDED, result=outcome.result), Then.ACKNOWLEDGE, "succeeded")
+    if kind is Ending.CANCELLED:
+        cause = outcome.revocation or revocation
+        return Settlement(replace(base, state=TaskState.CANCELLED, revocation=cause), Then.ACKNOWLEDGE, "cancelled")
+    if kind is Ending.RELEASED:
+        return Settlement(None, Then.REQUEUE)
+    if kind is Ending.REJECTED:
+        return Settlement(replace(base, state=TaskState.FAILED, error=outcome.error), Then.ACKNOWLEDGE, "failed")
+    # FAILED, LOST and RETRY: another attempt, unless it was revoked or the retries are used up.
+    if revocation is not None:
+        cancelled = replace(base, state=TaskState.CANCELLED, revocation=revocation, error=outcome.error)
+        return Settlement(cancelled, Then.ACKNOWLEDGE, "cancelled")
+    if message.attempt > max_retries:
+        return Settlement(replace(base, state=TaskState.FAILED, error=outcome.error), Then.ACKNOWLEDGE, "failed")
+    delay = retry_delay(options, message.attempt, jitter) if outcome.retry_in is None else outcome.retry_in
+    due = now + timedelta(seconds=delay)
+    return Settlement(
+        replace(base, state=TaskState.RETRYING, error=outcome.error, retry_at=due),
+        Then.ACKNOWLEDGE,
+        "retried",
+        retry=replace(message, attempt=message.attempt + 1, eta=due),
+    )
+
+
+def refused(
+    message: TaskMessage, *, worker: str, now: datetime, revocation: Revocation | None = None, error: TaskError | None = None
+) -> Settlement:
+    """A message that must not run here: revoked, or past its own expiry (both ``cancelled``, the latter with an error that
+    says so); with an error and no revocation of another type it ``failed``."""
+    cancelled = revocation is not None or (error is not None and error.type == EXPIRED)
+    record = TaskRecord(
+        task_id=message.task_id,
+        name=message.name,
+        state=TaskState.CANCELLED if cancelled else TaskState.FAILED,
+        attempt=message.attempt,
+        queue=message.queue,
+        worker=worker,
+        error=error,
+        revocation=revocation,
+        enqueued_at=message.enqueued_at,
+        ended_at=now,
+    )
+    return Settlement(record, Then.ACKNOWLEDGE, "cancelled" if cancelled else "failed")
+
+
+EXPIRED = "Expired"

@@ -1,0 +1,236 @@
+"""Where a task's life is steered: it starts, reports, is told to stop, and ends here.
+
+The executors report to this object, intake hands deliveries to it, and revocations arrive at :meth:`Steering.apply`,
+whether they were heard on the broker or read from the store: one path.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from stem_kombu.clock import Clock
+from stem_kombu.control.base import Applied
+from stem_kombu.execution.base import Executor, Job, Stop
+from stem_kombu.outcome import Ending, Outcome, TaskRecord, TaskState
+from stem_kombu.revocation import Revocation
+from stem_kombu.revocation_cache import RevocationCache
+from stem_kombu.worker.inflight import Delivery, InFlight, Phase
+from stem_kombu.worker.intake import Holds, parked_again
+from stem_kombu.worker.leases import LeaseThread
+from stem_kombu.worker.recorder import Recorder
+from stem_kombu.worker.settlement import Settlement, Then, refused, settle
+from stem_kombu.worker.totals import Totals
+
+logger = logging.getLogger(__name__)
+
+
+class Steering:
+    """Implements the executors' ``Observer``, intake's ``Desk``, and what the control plane asks about tasks."""
+
+    def __init__(
+        self,
+        worker: str,
+        inflight: InFlight,
+        cache: RevocationCache,
+        totals: Totals,
+        *,
+        default_max_retries: int,
+        reject: Callable[[Any], None],
+        ensure_fresh: Callable[[], None],
+        clock: Clock,
+    ) -> None:
+        self._worker = worker
+        self._inflight = inflight
+        self._cache = cache
+        self._totals = totals
+        self._default_max_retries = default_max_retries
+        self.reject = reject
+        self._ensure_fresh = ensure_fresh
+        self._clock = clock
+        # The parts below are born after this one, which they report to.
+        self.executor: Executor
+        self.recorder: Recorder
+        self.holds: Holds
+        self.leases: LeaseThread
+
+    # -- intake's desk ------------------------------------------------------------------------------------------------
+
+    def submit(self, delivery: Delivery) -> None:
+        """Run the delivery as soon as a slot is free."""
+        self._inflight.reserved(delivery.token)
+        options, message = delivery.task.options, delivery.message
+        self.executor.submit(
+            Job(
+                token=delivery.token,
+                task=delivery.task,
+                message=message,
+                soft_time_limit=_first(message.soft_time_limit, options.soft_time_limit),
+                time_limit=_first(message.time_limit, options.time_limit),
+            )
+        )
+
+    def settle(self, delivery: Delivery, settlement: Settlement) -> None:
+        """Record and acknowledge."""
+        if settlement.total is not None:
+            self._totals.add(settlement.total)
+        self.recorder.settle(delivery, settlement)
+
+    def leased(self, delivery: Delivery) -> None:
+        """Hold on to the delivery; a task may ask for more than the transport's lifetime from the start."""
+        if delivery.task.options.visibility is not None:
+            self.leases.extend(delivery, delivery.task.options.visibility)
+
+    def count(self, total: str) -> None:
+        self._totals.add(total)
+
+    def due(self, delivery: Delivery) -> None:
+        """A held delivery's time has come; it may have been revoked while it waited."""
+        revocation = self._cache.get(delivery.task_id)
+        if revocation is not None:
+            self._refuse(delivery, revocation)
+        else:
+            self.submit(delivery)
+
+    def repark(self, delivery: Delivery) -> None:
+        """Put a delivery with a far eta back at the broker."""
+        if self._inflight.ended(delivery.token) is not None:
+            self.settle(delivery, parked_again(delivery))
+
+    # -- the executors' observer ------------------------------------------------------------------------------------
+
+    def may_start(self, job: Job) -> Revocation | None:
+        self._ensure_fresh()
+        return self._cache.get(job.message.task_id)
+
+    def started(self, job: Job, pid: int) -> None:
+        delivery = self._inflight.started(job.token, pid)
+        if delivery is None:
+            return
+        self._totals.add("started")
+        self.recorder.running(
+            delivery,
+            TaskRecord(
+                task_id=job.message.task_id,
+                name=job.message.name,
+                state=TaskState.RUNNING,
+                attempt=job.message.attempt,
+                queue=job.message.queue,
+                worker=self._worker,
+                enqueued_at=job.message.enqueued_at,
+                started_at=delivery.started_at,
+            ),
+        )
+        # A terminate that arrived between the look at the cache and the start found nothing running to stop.
+        revocation = self._cache.get(job.message.task_id)
+        if revocation is not None and revocation.terminate:
+            self._stop(delivery, revocation)
+
+    def heartbeat(self, job: Job) -> None:
+        self._inflight.checkpoint(job.token)
+
+    def progress(self, job: Job, fraction: float | None, data: Mapping[str, Any]) -> None:
+        self._inflight.checkpoint(job.token, fraction, data)
+
+    def extend_lease(self, job: Job, seconds: float) -> None:
+        self._inflight.checkpoint(job.token)
+        if (delivery := self._inflight.get(job.token)) is not None:
+            self.leases.extend(delivery, seconds)
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        delivery = self._inflight.ended(job.token)
+        if delivery is None:
+            return
+        if delivery.lease_lost:
+            logger.warning("task %s ended after its lease was lost: its outcome is another worker's", delivery.task_id)
+            self.settle(delivery, Settlement(None, Then.LEAVE))
+            return
+        revocation = self._cache.get(job.message.task_id)
+        if outcome.kind is Ending.RELEASED and revocation is not None and delivery.started_at is None:
+            # Withdrawn because it was revoked while it waited for a slot.
+            now = self._clock.utcnow()
+            self.settle(delivery, refused(job.message, worker=self._worker, now=now, revocation=revocation))
+            return
+        if outcome.error is not None:
+            level = logging.INFO if outcome.kind in (Ending.RETRY, Ending.RELEASED) else logging.ERROR
+            logger.log(
+                level, "task %s (%s) attempt %d: %s: %s", job.message.task_id, job.message.name, job.message.attempt,
+                outcome.error.type, outcome.error.message, extra={"task_id": job.message.task_id, "worker": self._worker},
+            )
+        max_retries = _first(job.message.max_retries, job.task.options.max_retries, self._default_max_retries)
+        self.settle(
+            delivery,
+            settle(
+                job.message,
+                job.task.options,
+                outcome,
+                worker=self._worker,
+                started_at=delivery.started_at,
+                revocation=revocation,
+                max_retries=0 if max_retries is None else max_retries,
+                now=self._clock.utcnow(),
+                jitter=random.random(),
+            ),
+        )
+
+    # -- revocations --------------------------------------------------------------------------------------------------
+
+    def apply(self, revocations: Sequence[Revocation]) -> Applied:
+        """Take revocations into the cache, withdraw what waits, and tell what runs to stop where that is asked for."""
+        applied = self._cache.apply(revocations)
+        for delivery in self._inflight.of_tasks(revocation.task_id for revocation in revocations):
+            # What counts is what the cache holds now: a stale message may still be the first to find the task here.
+            revocation = self._cache.get(delivery.task_id)
+            if revocation is None:
+                continue
+            if delivery.phase is Phase.HELD:
+                if self.holds.release(delivery.token) is not None:
+                    self._refuse(delivery, revocation)
+            elif delivery.phase is Phase.RESERVED:
+                self.executor.withdraw(delivery.token)  # ended() then finds it revoked
+            elif delivery.phase is Phase.RUNNING and revocation.terminate:
+                self._stop(delivery, revocation)
+        return Applied(tuple(applied.applied), tuple(applied.stale), tuple(applied.expired))
+
+    def lease_lost(self, delivery: Delivery) -> None:
+        """The broker gave the message to somebody else: stop the handler, keep hands off the message."""
+        delivery.lease_lost = True
+        logger.warning(
+            "the lease of task %s is lost: it will run elsewhere, and is stopped here at its next checkpoint",
+            delivery.task_id, extra={"task_id": delivery.task_id, "worker": self._worker},
+        )
+        if self.holds.release(delivery.token) is not None:
+            if self._inflight.ended(delivery.token) is not None:
+                self.settle(delivery, Settlement(None, Then.LEAVE))
+        elif not self.executor.withdraw(delivery.token):
+            self.executor.stop_job(delivery.token, Stop.LEASE_LOST)
+
+    def release_held(self) -> None:
+        """Give back everything that waits for its eta or for a slot: the worker is stopping."""
+        for delivery in self.holds.release_all():
+            if self._inflight.ended(delivery.token) is not None:
+                self.settle(delivery, Settlement(None, Then.REQUEUE))
+        for delivery in self._inflight.all():
+            if delivery.phase is Phase.RESERVED:
+                self.executor.withdraw(delivery.token)
+
+    def release_running(self) -> None:
+        """Ask everything that runs to stop at its next checkpoint and go back to the queue (G20)."""
+        for delivery in self._inflight.running():
+            self.executor.stop_job(delivery.token, Stop.SHUTDOWN)
+
+    def _stop(self, delivery: Delivery, revocation: Revocation) -> None:
+        self._inflight.terminating(delivery.token, revocation)
+        if self.executor.stop_job(delivery.token, Stop.REVOKED, revocation):
+            logger.info("task %s is told to stop", delivery.task_id, extra={"task_id": delivery.task_id})
+
+    def _refuse(self, delivery: Delivery, revocation: Revocation) -> None:
+        if self._inflight.ended(delivery.token) is not None:
+            now = self._clock.utcnow()
+            self.settle(delivery, refused(delivery.message, worker=self._worker, now=now, revocation=revocation))
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)

@@ -1,0 +1,161 @@
+"""What the control plane sees of a worker: the implementation of ``WorkerView`` over the worker's parts."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from stem_kombu.clock import Clock
+from stem_kombu.control.base import (
+    Applied,
+    InFlightTask,
+    PoolSlot,
+    RevocationFacts,
+    WorkerFacts,
+    WorkerIdentity,
+)
+from stem_kombu.execution.base import Executor
+from stem_kombu.revocation import Revocation
+from stem_kombu.revocation_cache import RevocationCache
+from stem_kombu.settings import Settings, mask_url
+from stem_kombu.task import TaskMessage
+from stem_kombu.worker.consumer import Consumer
+from stem_kombu.worker.heartbeats import load_avg, rss_bytes
+from stem_kombu.worker.hydration import Hydration
+from stem_kombu.worker.inflight import Delivery, InFlight
+from stem_kombu.worker.steering import Steering
+from stem_kombu.worker.totals import Totals
+
+#: Columns of an argument list that ``inspect`` shows.
+ARGS_COLUMNS = 60
+
+
+class View:
+    """See :class:`stem_kombu.control.base.WorkerView`."""
+
+    def __init__(
+        self,
+        identity: WorkerIdentity,
+        settings: Settings,
+        *,
+        concurrency: int,
+        state: Callable[[], str],
+        inflight: InFlight,
+        cache: RevocationCache,
+        hydration: Hydration,
+        steering: Steering,
+        executor: Executor,
+        consumer: Consumer,
+        totals: Totals,
+        depths: Callable[[Sequence[str]], Mapping[str, int | None]],
+        bounds: Mapping[str, float | None],
+        broker_url: str,
+        transport: str,
+        clock: Clock,
+    ) -> None:
+        self.identity = identity
+        self._settings = settings
+        self._concurrency = concurrency
+        self._state = state
+        self._inflight = inflight
+        self._cache = cache
+        self._hydration = hydration
+        self._steering = steering
+        self._executor = executor
+        self._consumer = consumer
+        self._totals = totals
+        self._depths = depths
+        self._bounds = bounds
+        self._broker_url = broker_url
+        self._transport = transport
+        self._clock = clock
+
+    def facts(self) -> WorkerFacts:
+        backend = self._settings.backend
+        return WorkerFacts(
+            state=self._state(),
+            uptime=(self._clock.utcnow() - self.identity.started_at).total_seconds(),
+            concurrency=self._concurrency,
+            prefetch=self._consumer.prefetch,
+            in_flight=self._inflight.running_count,
+            reserved=self._inflight.waiting_count,
+            consuming=self._consumer.consuming,
+            queues=dict.fromkeys(self._consumer.queues, self._consumer.consuming),
+            totals=self._totals.snapshot(),
+            pool=[
+                PoolSlot(slot.slot, slot.pid, slot.state, slot.task_id, slot.tasks_done, slot.rss_bytes)
+                for slot in self._executor.view()
+            ],
+            rss_bytes=rss_bytes(),
+            load_avg=load_avg(),
+            broker=self._broker_url,
+            backend=None if backend is None else mask_url(backend.value),
+            revoke_store=mask_url(self._settings.revoke_store.value),
+            transport=self._transport,
+            heartbeat_interval=self._settings.heartbeat_interval,
+            bounds=self._bounds,
+        )
+
+    def queue_depths(self) -> Mapping[str, int | None]:
+        return self._depths(self._consumer.queues)
+
+    def in_flight(self) -> Sequence[InFlightTask]:
+        now = self._clock.monotonic()
+        return [self._task(delivery, now) for delivery in self._inflight.running()]
+
+    def revocations(self) -> RevocationFacts:
+        return RevocationFacts(
+            count=len(self._cache),
+            revision=self._cache.revision,
+            synced_ago=self._hydration.synced_ago,
+            store_error=self._hydration.trouble,
+        )
+
+    def revoked_records(self, limit: int) -> tuple[list[Revocation], bool]:
+        records, truncated = self._cache.newest(limit)
+        return list(records), truncated
+
+    def apply(self, revocations: Sequence[Revocation]) -> Applied:
+        return self._steering.apply(revocations)
+
+    def running(self, task_ids: Collection[str]) -> frozenset[str]:
+        return self._inflight.running_ids(task_ids)
+
+    def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]:
+        return self._inflight.wait_ended(task_ids, timeout)
+
+    def _task(self, delivery: Delivery, now: float) -> InFlightTask:
+        assert delivery.started_at is not None
+        checkpoint, terminate = delivery.checkpoint_mono, delivery.terminate_mono
+        return InFlightTask(
+            id=delivery.task_id,
+            name=delivery.message.name,
+            queue=delivery.message.queue,
+            mode=delivery.task.mode.value,
+            attempt=delivery.message.attempt,
+            args=redacted_arguments(delivery.message),
+            started_at=delivery.started_at,
+            runtime=now - delivery.started_mono,
+            pid=delivery.pid,
+            progress=delivery.progress,
+            progress_data=delivery.progress_data,
+            checkpoint_ago=None if checkpoint is None else now - checkpoint,
+            terminate_requested_ago=None if terminate is None else now - terminate,
+        )
+
+
+def redacted_arguments(message: TaskMessage) -> str:
+    """The arguments as people may see them: at most 60 columns, long values shortened, and nothing at all of keywords whose
+    names say that they are secret."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 24
+    short.maxlist = short.maxtuple = short.maxdict = 4
+    parts = [short.repr(value) for value in message.args[:8]]
+    parts += [f"{name}={'***' if _is_secret(name) else short.repr(value)}" for name, value in message.kwargs.items()]
+    text = ", ".join(parts)
+    return text if len(text) <= ARGS_COLUMNS else text[: ARGS_COLUMNS - 1] + "…"
+
+
+def _is_secret(name: str) -> bool:
+    lowered = name.lower()
+    return any(word in lowered for word in ("password", "passwd", "secret", "token", "api_key", "apikey", "credential"))

@@ -1,0 +1,410 @@
+"""The worker: its parts, the order in which they are born, and the order in which they die.
+
+Birth: children first (they must not inherit a socket), then stores, broker, control, roster, and work last: nothing is
+consumed before the revoke store has been read. Death is the reverse, and control is answered until the end (G16).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+import stem_kombu
+from stem_kombu.app import Stem
+from stem_kombu.backends.base import Roster
+from stem_kombu.backends.heartbeat import Heartbeat
+from stem_kombu.backends.registry import open_roster
+from stem_kombu.broker import names
+from stem_kombu.broker.connections import broker_connection
+from stem_kombu.broker.depths import QueueDepths
+from stem_kombu.broker.janitor import sweep
+from stem_kombu.broker.leases import open_leasing
+from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.control.base import WorkerIdentity
+from stem_kombu.control.listener import ControlListener
+from stem_kombu.errors import ConfigurationError
+from stem_kombu.execution.router import Executors
+from stem_kombu.revocation_cache import RevocationCache
+from stem_kombu.settings import Settings, mask_url
+from stem_kombu.task import Mode
+from stem_kombu.worker.consumer import Consumer
+from stem_kombu.worker.heartbeats import Heartbeats, load_avg, rss_bytes
+from stem_kombu.worker.hydration import Hydration
+from stem_kombu.worker.inflight import InFlight
+from stem_kombu.worker.intake import Holds, Intake
+from stem_kombu.worker.leases import LeaseThread
+from stem_kombu.worker.recorder import Recorder
+from stem_kombu.worker.steering import Steering
+from stem_kombu.worker.totals import Totals
+from stem_kombu.worker.view import View
+
+if TYPE_CHECKING:
+    from kombu import Connection
+
+logger = logging.getLogger(__name__)
+
+#: Inline handlers that run at once: threads, and coroutines on the loop.
+INLINE_SLOTS = 16
+#: Seconds within which the revoke store must have been read before work is consumed.
+HYDRATION_TIMEOUT = 30.0
+#: RabbitMQ closes the channel of a consumer that keeps a message for half an hour; a far eta goes back well before.
+LONGEST_HOLD_ON_AMQP = 900.0
+#: Seconds between sweeps of what dead workers left at the broker.
+_JANITOR_INTERVAL = 300.0
+
+
+class Worker:
+    """Runs an application's tasks and answers control commands, in the background of this process.
+
+    ``start()`` returns once it consumes and may be called twice; ``stop()`` returns once it is down and may be called before
+    start and twice; ``with worker:`` does both. It installs no signal handlers and needs no main thread; :meth:`run` is the
+    blocking form that the command line uses. A worker starts once: make a new one to start again.
+
+    ``connection`` is an existing Kombu connection to work beside: it is cloned, never used itself. Spans are seconds,
+    ``max_rss_per_child`` bytes. ``start_method`` is billiard's (``forkserver``, ``spawn``, ``fork``).
+    """
+
+    def __init__(
+        self,
+        app: Stem,
+        *,
+        connection: Connection | None = None,
+        name: str | None = None,
+        queues: Sequence[str] | None = None,
+        concurrency: int | None = None,
+        inline_slots: int = INLINE_SLOTS,
+        prefetch_multiplier: int | None = None,
+        heartbeat_interval: float | None = None,
+        allow_unsynced: bool = False,
+        max_tasks_per_child: int | None = None,
+        max_rss_per_child: int | None = None,
+        start_method: str = "forkserver",
+        hydration_timeout: float = HYDRATION_TIMEOUT,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        settings = app.settings
+        if concurrency is not None and concurrency < 1:
+            raise ConfigurationError(f"concurrency {concurrency!r} must be at least 1")
+        if inline_slots < 1:
+            raise ConfigurationError(f"inline_slots {inline_slots!r} must be at least 1")
+        self.app = app
+        self.settings: Settings = settings
+        self.clock = clock
+        self.queues = tuple(queues or settings.worker_queues or (settings.default_queue,))
+        self.concurrency = concurrency or os.cpu_count() or 1
+        self._interval = settings.heartbeat_interval if heartbeat_interval is None else heartbeat_interval
+        self._multiplier = settings.prefetch_multiplier if prefetch_multiplier is None else prefetch_multiplier
+        self._allow_unsynced = allow_unsynced
+        self._hydration_timeout = hydration_timeout
+        self._connection = connection
+        self._lifecycle = threading.Lock()
+        self._state = "new"
+        self._next_sweep = 0.0
+        self._stopped = threading.Event()
+        self._release_now = threading.Event()
+        hostname = socket.gethostname()
+        boot = secrets.token_hex(4)
+        self.identity = WorkerIdentity(
+            namespace=settings.namespace,
+            worker=name or f"{settings.namespace}@{hostname}-{os.getpid()}-{boot}",
+            boot=boot,
+            hostname=hostname,
+            pid=os.getpid(),
+            version=stem_kombu.__version__,
+            started_at=clock.utcnow(),
+        )
+        self._build(inline_slots, max_tasks_per_child, max_rss_per_child, start_method)
+
+    def _build(
+        self, inline_slots: int, max_tasks_per_child: int | None, max_rss_per_child: int | None, start_method: str
+    ) -> None:
+        """Make the parts; none of them connects or starts a thread yet."""
+        app, settings, clock, worker = self.app, self.settings, self.clock, self.identity.worker
+        template = broker_connection(settings) if self._connection is None else self._connection.clone()
+        self.broker_url = mask_url(template.as_uri())
+        self.transport = str(template.transport.driver_type)
+        self.totals = Totals()
+        self.inflight = InFlight(clock)
+        self.cache = RevocationCache(settings.namespace)
+        self._store = app.open_revoke_store()
+        source = settings.roster
+        self._roster: Roster = app.backend or open_roster(source.value, name=source.name, tls=settings.tls)
+        self.steering = Steering(
+            worker,
+            self.inflight,
+            self.cache,
+            self.totals,
+            default_max_retries=settings.default_max_retries,
+            reject=lambda raw: raw.reject(),
+            ensure_fresh=lambda: self.hydration.ensure_fresh(),
+            clock=clock,
+        )
+        self.hydration = Hydration(
+            self._store,
+            settings.namespace,
+            self.cache,
+            self.steering.apply,
+            interval=settings.sync_interval,
+            clock=clock,
+        )
+        modes = {task.mode for task in app.registry}
+        isolates = self.concurrency if Mode.ISOLATE in modes else 0
+        inline = inline_slots if Mode.INLINE in modes or not isolates else 0
+        self.executor = Executors.build(
+            app,
+            self.steering,
+            isolates=isolates,
+            inline=inline,
+            max_tasks_per_child=max_tasks_per_child,
+            max_rss_per_child=max_rss_per_child,
+            start_method=start_method,
+        )
+        self._prefetch = isolates * self._multiplier + inline
+        self.intake_holds = Holds(
+            due=self.steering.due,
+            repark=self.steering.repark,
+            changed=lambda held: self.consumer.set_prefetch(self._prefetch + held),
+            longest=LONGEST_HOLD_ON_AMQP if self.transport == "amqp" else None,
+            clock=clock,
+        )
+        self.intake = Intake(
+            app.registry,
+            self.inflight,
+            self.cache,
+            app.backend,
+            self.intake_holds,
+            self.steering,
+            ensure_fresh=self.hydration.ensure_fresh,
+            worker=worker,
+            clock=clock,
+        )
+        self.consumer = Consumer(
+            template,
+            self.queues,
+            self.inflight,
+            prefetch=self._prefetch,
+            receive=self.intake.receive,
+            reconnected=self.hydration.nudge,
+            clock=clock,
+        )
+        self.recorder = Recorder(
+            app.backend,
+            self.inflight,
+            send=app.producer.send,
+            finish=self.consumer.finish,
+            clock=clock,
+            worker=worker,
+        )
+        self.leases = LeaseThread(
+            open_leasing(template), self.inflight, lost=self.steering.lease_lost, clock=clock
+        )
+        steering = self.steering
+        steering.executor, steering.recorder, steering.holds, steering.leases = (
+            self.executor, self.recorder, self.intake_holds, self.leases,
+        )
+        self._depths = QueueDepths(template)
+        self.view = View(
+            self.identity,
+            settings,
+            concurrency=self.concurrency,
+            state=lambda: self.state,
+            inflight=self.inflight,
+            cache=self.cache,
+            hydration=self.hydration,
+            steering=steering,
+            executor=self.executor,
+            consumer=self.consumer,
+            totals=self.totals,
+            depths=self._depths.of,
+            bounds={
+                "sync_interval_s": settings.sync_interval,
+                "heartbeat_interval_s": self._interval,
+                "lease_s": None if self.leases.lifetime is None else self.leases.lifetime,
+            },
+            broker_url=self.broker_url,
+            transport=self.transport,
+            clock=clock,
+        )
+        self.heartbeats = Heartbeats(
+            self._roster, self._heartbeat, lambda beat: self.listener.publish_heartbeat(beat), self._housekeeping,
+            interval=self._interval, clock=clock,
+        )
+        self.listener = ControlListener(
+            template,
+            self.view,
+            commands=app.control_commands,
+            roster_now=self.heartbeats.roster_now,
+            reconnected=self.hydration.nudge,
+            clock=clock,
+        )
+
+    # -- life -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """``running`` or ``draining``, as heartbeats and ``ping`` say it (a worker that hasn't started says ``running``)."""
+        return "draining" if self._state in ("draining", "stopped") else "running"
+
+    def start(self) -> Worker:
+        """Return once this worker is on the roster and consumes.
+
+        Raises :class:`~stem_kombu.errors.StoreUnavailable` when the revoke store could not be read in time,
+        :class:`~stem_kombu.errors.BrokerUnavailable`, :class:`~stem_kombu.errors.ExecutionError` when children can't
+        start, or :class:`ConfigurationError` for a worker id that is taken; then nothing is left running.
+        """
+        with self._lifecycle:
+            if self._state == "running":
+                return self
+            if self._state != "new":
+                raise ConfigurationError(f"worker {self.identity.worker} was stopped", hint="make a new Worker")
+            births: list[tuple[Callable[[], Any], Callable[[], Any]]] = [
+                (self.executor.start, lambda: self.executor.stop(0.0)),
+                (self._hydrate, self.hydration.stop),
+                (self.heartbeats.claim, lambda: None),
+                (self.listener.start, self.listener.stop),
+                (self.heartbeats.start, self.heartbeats.stop),
+                (self.recorder.start, lambda: self.recorder.stop(0.0)),
+                (self.leases.start, self.leases.stop),
+                (self.intake_holds.start, self.intake_holds.stop),
+                (self.consumer.start, self.consumer.stop),
+            ]
+            undo: list[Callable[[], Any]] = []
+            try:
+                for birth, death in births:
+                    undo.append(death)
+                    birth()
+            except BaseException:
+                self._state = "stopped"
+                for death in reversed(undo):
+                    death()
+                self._close()
+                self._stopped.set()
+                raise
+            self._state = "running"
+        logger.info("worker %s is ready", self.identity.worker, extra={"worker": self.identity.worker})
+        return self
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Stop fetching, let what runs finish, and return when everything is down (G20).
+
+        After ``timeout`` seconds what still runs goes back to the queue: asked to stop at its next checkpoint, then
+        isolates are killed. Nothing is ever recorded as cancelled by this.
+        """
+        with self._lifecycle:
+            if self._state == "new":
+                self._state = "stopped"
+                self._close()
+            if self._state != "running":
+                self._stopped.set()
+                return
+            self._state = "draining"
+            logger.info("worker %s is draining", self.identity.worker, extra={"worker": self.identity.worker})
+            self.heartbeats.nudge()
+            self.consumer.quiesce()
+            self.steering.release_held()
+            self.executor.stop(timeout)
+            self.intake_holds.stop()
+            self.steering.release_held()
+            # The roster first, so that nobody waits for a worker that is about to fall silent; its listener answers still.
+            self.recorder.stop(None if timeout is None else max(5.0, timeout))
+            self.consumer.stop()
+            self.leases.stop()
+            self.heartbeats.stop()
+            self.listener.stop()
+            self.hydration.stop()
+            self._close()
+            self._state = "stopped"
+            self._stopped.set()
+        logger.info("worker %s is down", self.identity.worker, extra={"worker": self.identity.worker})
+
+    def release(self) -> None:
+        """While :meth:`stop` waits for what runs: send it back to the queue now (the second signal)."""
+        self._release_now.set()
+        self.steering.release_running()
+        self.executor.hurry()
+
+    def run(self, on_ready: Callable[[Worker], None] | None = None, *, signals: bool = True) -> None:
+        """Start, call ``on_ready(self)``, and return when the worker was stopped, by :meth:`stop` or a signal.
+
+        With ``signals`` the first SIGTERM or SIGINT drains, the second returns what runs to the queue.
+        """
+        received: list[int] = []
+
+        def on_signal(number: int, _frame: FrameType | None) -> None:
+            received.append(number)
+            if len(received) == 1:
+                threading.Thread(target=self.stop, name="stem-stop", daemon=True).start()
+            elif len(received) == 2:
+                threading.Thread(target=self.release, name="stem-release", daemon=True).start()
+
+        # Handlers are installed first: a signal during start-up then stops the worker in order as well.
+        held = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)} if signals else {}
+        # CPU-bound inline handlers would otherwise keep a reply waiting for the default five milliseconds a turn.
+        sys.setswitchinterval(0.001)
+        try:
+            self.start()
+            if on_ready is not None:
+                on_ready(self)
+            while not self._stopped.wait(3600.0):
+                pass
+        finally:
+            for number, handler in held.items():
+                signal.signal(number, handler)
+
+    def __enter__(self) -> Worker:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _hydrate(self) -> None:
+        self.hydration.start(timeout=self._hydration_timeout, allow_unsynced=self._allow_unsynced)
+
+    def _heartbeat(self) -> Heartbeat:
+        facts = self.view.facts()
+        who = self.identity
+        return Heartbeat(
+            namespace=who.namespace,
+            worker=who.worker,
+            boot=who.boot,
+            inbox=self.listener.inbox,
+            interval=self._interval,
+            hostname=who.hostname,
+            pid=who.pid,
+            version=who.version,
+            state=facts.state,
+            concurrency=facts.concurrency,
+            in_flight=facts.in_flight,
+            queues=self.queues,
+            rss_bytes=rss_bytes(),
+            load_avg=load_avg(),
+            uptime=facts.uptime,
+            totals=facts.totals,
+            timestamp=self.clock.utcnow(),
+        )
+
+    def _housekeeping(self) -> None:
+        now = self.clock.monotonic()
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + _JANITOR_INTERVAL
+        view = self._roster.view(self.identity.namespace)
+        sweep(self.consumer.template, self.identity.namespace, {beat.worker for beat in view.heartbeats})
+
+    def _close(self) -> None:
+        self._depths.close()
+        self._store.close()
+        if self._roster is not self.app.backend:
+            self._roster.close()

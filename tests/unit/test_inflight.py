@@ -1,0 +1,101 @@
+"""The table of what a worker holds."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from stem_kombu.clock import SYSTEM
+from stem_kombu.revocation import Revocation
+from stem_kombu.task import Task, TaskMessage
+from stem_kombu.worker.inflight import Delivery, InFlight, Phase
+
+TASK = Task("tasks.render", lambda ctx: None)
+REVOCATION = Revocation("stem", "t1", 1, SYSTEM.utcnow(), terminate=True)
+
+
+@pytest.fixture
+def inflight() -> InFlight:
+    return InFlight(SYSTEM)
+
+
+def receive(inflight: InFlight, task_id: str = "t1", attempt: int = 1) -> Delivery:
+    return inflight.add(TaskMessage(task_id, TASK.name, attempt=attempt), TASK, object(), 1, False, Phase.RESERVED)
+
+
+def test_a_delivery_is_reserved_then_running_then_settling_then_gone(inflight: InFlight) -> None:
+    delivery = receive(inflight)
+    assert (inflight.waiting_count, inflight.running_count, len(inflight)) == (1, 0, 1)
+    inflight.started(delivery.token, 42)
+    assert (inflight.waiting_count, inflight.running_count) == (0, 1)
+    assert inflight.running() == [delivery]
+    inflight.ended(delivery.token)
+    assert (inflight.running_count, len(inflight)) == (0, 1)
+    inflight.remove(delivery.token)
+    assert len(inflight) == 0
+
+
+def test_g8_two_deliveries_of_one_task_are_told_apart_by_their_tokens(inflight: InFlight) -> None:
+    first, second = receive(inflight), receive(inflight)
+    inflight.started(first.token, 1)
+    inflight.ended(first.token)
+    inflight.remove(first.token)
+    assert inflight.of_tasks(["t1"]) == [second]
+    assert inflight.ended(first.token) is None
+
+
+def test_an_end_is_reported_once_however_often_it_is_told(inflight: InFlight) -> None:
+    delivery = receive(inflight)
+    inflight.started(delivery.token, 1)
+    assert inflight.ended(delivery.token) is delivery
+    assert inflight.ended(delivery.token) is None
+    assert inflight.started(delivery.token, 1) is None
+    assert inflight.running_count == 0
+
+
+def test_a_redelivery_takes_the_place_of_the_delivery_whose_connection_was_lost(inflight: InFlight) -> None:
+    delivery = receive(inflight)
+    handle = object()
+    assert inflight.same_attempt(TaskMessage("t1", TASK.name)) is delivery
+    assert inflight.adopt(delivery, handle, 2)
+    assert (delivery.handle, delivery.generation) == (handle, 2)
+    assert inflight.same_attempt(TaskMessage("t1", TASK.name, attempt=2)) is None
+    inflight.remove(delivery.token)
+    assert not inflight.adopt(delivery, handle, 3)
+
+
+def test_a_delivery_whose_lease_is_lost_is_not_recognised_again(inflight: InFlight) -> None:
+    receive(inflight).lease_lost = True
+    assert inflight.same_attempt(TaskMessage("t1", TASK.name)) is None
+
+
+def test_who_waits_for_an_end_is_woken_when_it_is_recorded_and_told_how_it_ended(inflight: InFlight) -> None:
+    delivery = receive(inflight)
+    inflight.started(delivery.token, 1)
+    ended: dict[str, str] = {}
+    waiter = threading.Thread(target=lambda: ended.update(inflight.wait_ended(["t1"], 30.0)))
+    waiter.start()
+    inflight.ended(delivery.token)
+    # Recorded before the waiter looked, or after: told the same.
+    while waiter.is_alive():
+        inflight.settled(delivery.token, "cancelled")
+        waiter.join(0.01)
+    assert ended == {"t1": "cancelled"}
+
+
+def test_waiting_gives_up_at_its_bound_and_says_who_is_out_already(inflight: InFlight) -> None:
+    running, out = receive(inflight, "t1"), receive(inflight, "t2")
+    inflight.started(running.token, 1)
+    inflight.started(out.token, 1)
+    inflight.ended(out.token)
+    assert inflight.wait_ended(["t1", "t2", "t3"], 0.01) == {"t2": "settling", "t3": "settling"}
+
+
+def test_only_the_first_order_to_stop_is_dated(inflight: InFlight) -> None:
+    delivery = receive(inflight)
+    inflight.terminating(delivery.token, REVOCATION)
+    first = delivery.terminate_mono
+    inflight.terminating(delivery.token, REVOCATION)
+    assert delivery.terminate_mono == first
+    assert delivery.terminate is REVOCATION
