@@ -1,0 +1,240 @@
+"""Connections to brokers: opened from a URL, connected within one deadline, drained with a pulse.
+
+Kombu retries for ever by default and hides for how long; here every attempt is bounded and a failure says what failed.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from stem_kombu.broker.failures import described, shown_url
+from stem_kombu.broker.tls import tls_options
+from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.errors import BrokerUnavailable, ConfigurationError
+from stem_kombu.settings import Settings, TlsSettings, mask_url
+
+if TYPE_CHECKING:
+    from kombu import Connection
+
+CONNECT_TIMEOUT = 4.0
+#: Longest wait for one reply of the broker, in seconds. More than the second that a blocking read of Redis may take.
+REPLY_TIMEOUT = 10.0
+#: AMQP: the broker gives a silent client up after two of these.
+HEARTBEAT = 20.0
+#: Longest single drain: what a thread that must also look at its clock may sleep.
+SLICE = 0.05
+
+EMBEDDED_SCHEME = "sqlite"
+ACCEPTED = "sqlite:///path, redis://, rediss://, amqp://, amqps://, memory://, or another URL of Kombu"
+
+
+def broker_connection(settings: Settings, *, connect_timeout: float = CONNECT_TIMEOUT) -> Connection:
+    """A connection to the broker that the settings name, not yet connected. Raises :class:`ConfigurationError`."""
+    source = settings.broker
+    return open_connection(source.value, tls=settings.tls, name=source.name, connect_timeout=connect_timeout)
+
+
+def open_connection(
+    url: str,
+    *,
+    tls: TlsSettings | None = None,
+    name: str = "URL",
+    connect_timeout: float = CONNECT_TIMEOUT,
+    options: Mapping[str, Any] | None = None,
+) -> Connection:
+    """A Kombu connection for the URL, not yet connected; ``name`` is the flag or variable that the URL came from.
+
+    ``options`` are transport options of Kombu (``visibility_timeout``, ``global_keyprefix`` …) that win over ours.
+    Several URLs, separated by ``;``, are tried in turn. Raises :class:`ConfigurationError` for a scheme or a URL that
+    Kombu can't use, a driver that isn't installed, or TLS files that can't be loaded; nothing connects here.
+    """
+    from kombu import Connection
+
+    driver = ""
+    for part in reversed(url.split(";")):
+        driver = _checked_driver(part, name)
+    ssl_options = tls_options(url.split(";")[0], tls or TlsSettings())
+    try:
+        connection = Connection(
+            url,
+            connect_timeout=connect_timeout,
+            heartbeat=HEARTBEAT if driver == "amqp" else 0,
+            transport_options=_transport_options(driver, connect_timeout) | dict(options or {}),
+        )
+        if ssl_options is not None:
+            # Kombu lets a single ssl_… field of the URL replace all that is given; here it replaces its own field.
+            connection.ssl = ssl_options | (connection.ssl if isinstance(connection.ssl, dict) else {})
+        if driver == "sql":
+            # As an option it would be handed to SQLAlchemy's engine, which refuses it.
+            connection.transport.polling_interval = SLICE
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigurationError(
+            f"{name}: {mask_url(url)!r} can't be used as a broker URL: {error}", hint=f"accepted: {ACCEPTED}"
+        ) from error
+    return connection
+
+
+def connect(connection: Connection, timeout: float = CONNECT_TIMEOUT) -> Connection:
+    """The same connection, connected and logged in, within ``timeout`` seconds in all; every alternate is tried once.
+
+    Raises :class:`BrokerUnavailable` naming the masked URL, what failed and what to try. After that, clone it.
+    """
+    if connection.connected:
+        return connection
+    connection.connect_timeout = timeout
+    if connection.transport.driver_type not in _NETWORK_DRIVERS:
+        # No network to wait for; and SQLite's connections belong to the thread that opened them.
+        _Attempt(connection).run()
+        return connection
+    attempt = _Attempt(connection)
+    # Name resolution and several addresses each take their own time, and no socket timeout covers them all.
+    thread = threading.Thread(target=attempt.run_here, name="stem-connect", daemon=True)
+    thread.start()
+    thread.join(timeout)
+    attempt.finish(timeout)
+    return connection
+
+
+def backoff(attempt: int, *, first: float = 0.1, longest: float = 5.0, jitter: float | None = None) -> float:
+    """Seconds to wait before try number ``attempt`` + 1: doubling from ``first`` up to ``longest``, and spread.
+
+    ``jitter`` is a number from 0 to 1 (random when not given); the wait lies between half of the full span and all of
+    it, so that a fleet that lost its broker does not come back in step.
+    """
+    span = min(first * 2.0 ** min(max(attempt - 1, 0), 30), longest)
+    return span * (0.5 + 0.5 * (random.random() if jitter is None else jitter))
+
+
+def pump(connection: Connection, timeout: float, *, clock: Clock = SYSTEM) -> bool:
+    """Wait at most ``timeout`` seconds for one event of the connection and let its consumer have it; whether one came.
+
+    Drains in slices of at most 50 ms, because one drain of Redis may take twice its timeout, and keeps AMQP's
+    heartbeats going, which Kombu leaves to whoever drains: call it every few seconds at least. Raises what the driver
+    raises when the connection is lost.
+    """
+    deadline = clock.monotonic() + timeout
+    while True:
+        pulse(connection, clock=clock)
+        left = deadline - clock.monotonic()
+        try:
+            connection.drain_events(timeout=min(max(left, 0.001), SLICE))
+        except TimeoutError:
+            if clock.monotonic() >= deadline:
+                return False
+        else:
+            return True
+
+
+def pulse(connection: Connection, *, clock: Clock = SYSTEM) -> None:
+    """Send the AMQP heartbeat that is due and notice a broker that has gone silent; nothing on other transports.
+
+    Cheap enough for every turn of a loop: it acts once a second.
+    """
+    if not connection.heartbeat or not connection.connected or not connection.transport.implements.heartbeats:
+        return
+    now = clock.monotonic()
+    if now - _last_pulse.get(connection, float("-inf")) >= 1.0:
+        _last_pulse[connection] = now
+        connection.heartbeat_check()
+
+
+_last_pulse: weakref.WeakKeyDictionary[Connection, float] = weakref.WeakKeyDictionary()
+
+_NETWORK_DRIVERS = frozenset({"amqp", "redis"})
+
+
+class _Attempt:
+    """One try to connect, which its owner may give up on while it is still under way."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._error: BaseException | None = None
+        self._done = False
+        self._abandoned = False
+
+    def run(self) -> None:
+        """Connect, or raise :class:`BrokerUnavailable`."""
+        try:
+            self._connect()
+        except Exception as error:
+            # The boundary to some thirty drivers, each with exceptions of its own; all mean that it did not connect.
+            raise described(error, shown_url(self._connection)) from error
+
+    def run_here(self) -> None:
+        try:
+            self._connect()
+        except Exception as error:  # noqa: BLE001 - handed over to the thread that waits, which raises it
+            self._error = error
+        with self._lock:
+            self._done = True
+            abandoned = self._abandoned
+        if abandoned and self._error is None:
+            self._connection.release()
+
+    def finish(self, timeout: float) -> None:
+        with self._lock:
+            self._abandoned = not self._done
+        if self._abandoned:
+            raise BrokerUnavailable(
+                f"broker {shown_url(self._connection)}: not connected within {timeout:g} s",
+                hint="check host, port and firewall",
+            )
+        if self._error is not None:
+            raise described(self._error, shown_url(self._connection)) from self._error
+
+    def _connect(self) -> None:
+        self._connection.ensure_connection(max_retries=max(len(self._connection.alt) - 1, 0), interval_start=0)
+
+
+def _checked_driver(url: str, name: str) -> str:
+    """Kombu's driver type for the URL (``amqp``, ``redis`` …); raises :class:`ConfigurationError`."""
+    from kombu.transport import TRANSPORT_ALIASES, get_transport_cls
+
+    masked = mask_url(url)
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        raise ConfigurationError(f"{name}: {masked!r} is not a URL", hint=f"accepted: {ACCEPTED}")
+    alias = scheme.split("+")[0]
+    if alias == EMBEDDED_SCHEME:
+        from stem_kombu.broker.embedded import register
+
+        register()
+    if alias not in TRANSPORT_ALIASES:
+        raise ConfigurationError(f"{name}: {masked!r} has the unknown scheme {scheme!r}", hint=f"accepted: {ACCEPTED}")
+    try:
+        if urlsplit(url).port == 0:
+            raise ValueError("port 0")
+    except ValueError as error:
+        raise ConfigurationError(f"{name}: {masked!r} has a bad port: {error}", hint=f"accepted: {ACCEPTED}") from error
+    try:
+        return str(get_transport_cls(alias).driver_type)
+    except Exception as error:
+        # Importing a transport runs its driver's module; whatever that raises, the driver can't be used.
+        raise ConfigurationError(
+            f"{name}: the driver for {scheme}:// can't be loaded: {error}", hint=f"pip install 'kombu[{alias}]'"
+        ) from error
+
+
+def _transport_options(driver: str, connect_timeout: float) -> dict[str, Any]:
+    if driver == "amqp":
+        # Without confirms a publish that the broker never got looks the same as one that it did.
+        return {"confirm_publish": True}
+    if driver == "redis":
+        return {
+            "socket_connect_timeout": connect_timeout,
+            "socket_timeout": REPLY_TIMEOUT,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            # A command that timed out may have been carried out: repeating it is the caller's decision. Kombu's
+            # publish batches refuse to work with it as well.
+            "retry_on_timeout": False,
+        }
+    if driver in {"memory", "filesystem"}:
+        return {"polling_interval": 0.01 if driver == "memory" else SLICE}
+    return {}
