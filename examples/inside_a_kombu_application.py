@@ -1,0 +1,39 @@
+"""A Stem worker in the background of an application that has consumers of its own on the same broker."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from kombu import Connection, Consumer, Producer, Queue
+
+from examples.shop_tasks import app, report
+from stem_kombu import Settings, Worker
+from stem_kombu.broker.connections import open_connection
+
+ORDERS = Queue("orders", durable=True)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{Path(folder) / 'broker.db'}"
+        app.configure(Settings.from_env(broker=url, backend=f"sqlite:///{Path(folder) / 'state.db'}"))
+        with open_connection(url) as connection, Worker(app, connection=connection, name="embedded"):
+            serve_orders(connection)
+            print("the report says", report.delay(["one", "two"]).get(timeout=30).split())
+        app.close()
+
+
+def serve_orders(connection: Connection) -> None:
+    """What the application did before: consume its own queue, on its own connection, in its own thread."""
+    got: list[str] = []
+    with connection.channel() as channel:
+        Producer(channel).publish({"order": 1}, exchange="", routing_key=ORDERS.name, declare=[ORDERS.bind(channel)])
+        with Consumer(channel, [ORDERS], callbacks=[lambda body, message: (got.append(body), message.ack())]):
+            while not got:
+                connection.drain_events(timeout=10)
+    print("the application's own consumer got", got[0])
+
+
+if __name__ == "__main__":
+    main()
