@@ -1,0 +1,213 @@
+"""An incoming message as a :class:`~stem_kombu.task.TaskMessage`: the door at which a broker's bytes are decoded, once.
+
+Accepted are Celery's protocol 2 and Stem's own messages, which are the same (see :mod:`stem_kombu.broker.encoding`), in
+JSON only: nothing here unpickles. What can't be read raises :class:`~stem_kombu.errors.BadMessage` with the reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from stem_kombu.broker.encoding import (
+    CONTENT_TYPE,
+    DEEPEST_NESTING,
+    HEADER_ENQUEUED_AT,
+    HEADER_HEADERS,
+    HEADER_MAX_RETRIES,
+    LARGEST_BODY,
+    nesting,
+)
+from stem_kombu.errors import BadMessage, ConfigurationError
+from stem_kombu.revocation import checked_task_id
+from stem_kombu.task import TaskMessage
+
+_LONGEST_NAME = 512
+_MOST_RETRIES = 2**31
+
+#: Headers of the protocol; all others are the sender's own and reach the handler as ``ctx.headers``.
+_PROTOCOL_HEADERS = frozenset(
+    {
+        "lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "group_order", "retries",
+        "timelimit", "root_id", "parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result",
+        "replaced_task_nesting", "stamped_headers", "stamps", "compression", "reply_to", "correlation_id",
+        "redelivered", "delivery_info", "x-death", "x-delivery-count", "x-first-death-exchange",
+        "x-first-death-queue", "x-first-death-reason",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A decoded delivery. ``redelivered``: the broker says that it was delivered before; ``priority`` is 0 where none is set."""
+
+    message: TaskMessage
+    redelivered: bool
+    delivery_tag: Any
+    priority: int
+
+
+def decode_delivery(raw: Any, *, queue: str | None = None) -> Arrival:
+    """The task that a Kombu message carries, and how it was delivered.
+
+    ``queue`` is the queue it was consumed from; without it the routing key is taken, which is the same for all that came
+    through the default exchange. Raises :class:`BadMessage`: not JSON, compressed beyond repair, too large, nested too
+    deep, of another protocol, a field missing or of another type, or part of a Celery canvas (see ``hint``).
+    """
+    if raw.errors:
+        raise BadMessage(f"the message can't be unpacked: {raw.errors[0][1]}")
+    headers = raw.headers if isinstance(raw.headers, Mapping) else {}
+    args, kwargs = _arguments(raw, headers)
+    info = raw.delivery_info if isinstance(raw.delivery_info, Mapping) else {}
+    hard, soft = _time_limits(headers.get("timelimit"))
+    message = TaskMessage(
+        task_id=_task_id(headers.get("id")),
+        name=_name(headers.get("task")),
+        args=args,
+        kwargs=kwargs,
+        queue=queue or str(info.get("routing_key") or ""),
+        attempt=_whole(headers, "retries", default=0) + 1,
+        eta=_time(headers, "eta"),
+        expires_at=_time(headers, "expires"),
+        enqueued_at=_time(headers, HEADER_ENQUEUED_AT),
+        max_retries=None if headers.get(HEADER_MAX_RETRIES) is None else _whole(headers, HEADER_MAX_RETRIES, default=0),
+        soft_time_limit=soft,
+        time_limit=hard,
+        headers=_own_headers(headers),
+    )
+    properties = raw.properties if isinstance(raw.properties, Mapping) else {}
+    priority = properties.get("priority")
+    return Arrival(
+        message,
+        redelivered=bool(info.get("redelivered") or headers.get("redelivered")),
+        delivery_tag=raw.delivery_tag,
+        priority=priority if isinstance(priority, int) else 0,
+    )
+
+
+def _arguments(raw: Any, headers: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    body = _decoded_body(raw)
+    if "task" not in headers:
+        if isinstance(body, dict) and "task" in body:
+            raise BadMessage(
+                f"task {str(body['task'])[:80]!r} came in Celery's message protocol 1",
+                hint="set task_protocol = 2 in the application that sends it",
+            )
+        raise BadMessage("the message has no header 'task'", hint="only tasks of Stem or Celery belong into this queue")
+    if not isinstance(body, list) or not 2 <= len(body) <= 3:
+        raise BadMessage("the body is not [args, kwargs, embed]")
+    args, kwargs = body[0], body[1]
+    if not isinstance(args, list) or not isinstance(kwargs, dict):
+        raise BadMessage("the body is not [args, kwargs, embed]: args must be a list and kwargs an object")
+    embed = body[2] if len(body) == 3 else None
+    if embed:
+        if not isinstance(embed, dict):
+            raise BadMessage("the body is not [args, kwargs, embed]: embed must be an object")
+        asked = [part for part in ("callbacks", "errbacks", "chain", "chord") if embed.get(part)]
+        if asked:
+            raise BadMessage(
+                f"task {str(headers['task'])[:80]!r} is part of a Celery canvas ({', '.join(asked)}), which Stem does not run",
+                hint="send it without links, chains and chords, or to a queue that a Celery worker consumes",
+                code="unsupported-canvas",
+            )
+    return tuple(args), kwargs
+
+
+def _decoded_body(raw: Any) -> Any:
+    content_type = raw.content_type or CONTENT_TYPE
+    if content_type != CONTENT_TYPE:
+        raise BadMessage(
+            f"the message is {str(content_type)[:80]!r}, not {CONTENT_TYPE!r}", hint="set task_serializer = 'json' in the sender"
+        )
+    body = raw.body
+    if isinstance(body, memoryview):
+        body = body.tobytes()
+    elif isinstance(body, str):
+        body = body.encode("utf-8", "surrogatepass")
+    if not isinstance(body, bytes):
+        raise BadMessage(f"the body is a {type(body).__name__}, not text")
+    if len(body) > LARGEST_BODY:
+        raise BadMessage(f"the body has {len(body)} bytes; at most {LARGEST_BODY} are accepted")
+    from kombu.utils.json import loads
+
+    try:
+        decoded = loads(body)
+    except RecursionError as error:
+        raise BadMessage(f"the body is nested deeper than {DEEPEST_NESTING} levels") from error
+    except (ValueError, TypeError, ArithmeticError, AttributeError, KeyError) as error:
+        # Beside bad JSON: a value of Celery's typed JSON (date, UUID …) that its decoder does not take.
+        raise BadMessage(f"the body is not JSON: {error}") from error
+    # Every level has a bracket of its own: only a body with many of them has to be walked.
+    if body.count(b"[") + body.count(b"{") > DEEPEST_NESTING and nesting(decoded) > DEEPEST_NESTING + 1:
+        raise BadMessage(f"the body is nested deeper than {DEEPEST_NESTING} levels")
+    return decoded
+
+
+def _task_id(value: object) -> str:
+    try:
+        return checked_task_id(value)
+    except ConfigurationError as error:
+        raise BadMessage(f"header 'id': {error}") from error
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not value.strip() or len(value) > _LONGEST_NAME:
+        raise BadMessage(f"header 'task': {str(value)[:80]!r} is not the name of a task")
+    return value
+
+
+def _whole(headers: Mapping[str, Any], name: str, *, default: int) -> int:
+    value = headers.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MOST_RETRIES:
+        raise BadMessage(f"header {name!r}: {str(value)[:80]!r} is not a whole number of at least 0")
+    return value
+
+
+def _time(headers: Mapping[str, Any], name: str) -> datetime | None:
+    value = headers.get(name)
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(re.sub(r"Z\Z", "+00:00", value))
+        # A Celery application with enable_utc off writes no offset; UTC is what its workers assume as well.
+        return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise BadMessage(f"header {name!r}: {str(value)[:80]!r} is not a time") from error
+
+
+def _time_limits(value: object) -> tuple[float | None, float | None]:
+    """``[hard, soft]`` in seconds."""
+    if value is None:
+        return None, None
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise BadMessage(f"header 'timelimit': {str(value)[:80]!r} is not [hard, soft]")
+    for limit in value:
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or limit < 0):
+            raise BadMessage(f"header 'timelimit': {str(value)[:80]!r} is not [hard, soft] in seconds")
+    hard, soft = value
+    return (float(hard) if hard else None), (float(soft) if soft else None)
+
+
+def _own_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    own = {
+        str(key): value
+        for key, value in headers.items()
+        if key not in _PROTOCOL_HEADERS and not str(key).startswith("stem-")
+    }
+    text = headers.get(HEADER_HEADERS)
+    if text is None:
+        return own
+    from kombu.utils.json import loads
+
+    try:
+        sent = loads(text)
+    except (ValueError, TypeError, ArithmeticError, AttributeError, KeyError, RecursionError) as error:
+        raise BadMessage(f"header {HEADER_HEADERS!r} is not JSON: {error}") from error
+    if not isinstance(sent, dict):
+        raise BadMessage(f"header {HEADER_HEADERS!r} is not an object")
+    return own | sent

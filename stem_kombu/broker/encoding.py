@@ -1,0 +1,166 @@
+"""A task as bytes: Celery's message protocol 2 in JSON, with Stem's own facts in headers that begin with ``stem-``.
+
+The same text is what a Celery worker executes and what :mod:`stem_kombu.broker.delivery` reads back. Values that JSON
+lacks but Celery's JSON has (dates, times, decimals, UUIDs, bytes) travel in Celery's way. Source of the shape: Celery's
+documentation, *Message Protocol, version 2*; ``timelimit`` is ``[hard, soft]`` on the wire.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import reprlib
+import socket
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from stem_kombu.clock import isoformat
+from stem_kombu.errors import ConfigurationError
+from stem_kombu.task import TaskMessage
+
+CONTENT_TYPE = "application/json"
+CONTENT_ENCODING = "utf-8"
+
+#: Bytes of a body that is sent or accepted; RabbitMQ 4 refuses larger messages by default.
+LARGEST_BODY = 16 * 1024 * 1024
+#: Levels of nesting in arguments. Deeper ones would exhaust the stack of whatever prints or encodes them later.
+DEEPEST_NESTING = 100
+
+HEADER_ENQUEUED_AT = "stem-enqueued-at"
+HEADER_MAX_RETRIES = "stem-max-retries"
+HEADER_HEADERS = "stem-headers"
+
+_NO_CANVAS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+_LONGEST_REPR = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What is published: the body, its headers and its AMQP properties."""
+
+    body: bytes
+    headers: dict[str, Any]
+    properties: dict[str, Any]
+
+
+def encode_task(message: TaskMessage) -> Envelope:
+    """The message as it is published. Raises :class:`ConfigurationError` naming the task and the argument that JSON can't hold."""
+    task_id = message.task_id
+    headers: dict[str, Any] = {
+        "lang": "py",
+        "task": message.name,
+        "id": task_id,
+        "shadow": None,
+        "eta": None if message.eta is None else isoformat(message.eta),
+        "expires": None if message.expires_at is None else isoformat(message.expires_at),
+        "group": None,
+        "group_index": None,
+        "retries": message.attempt - 1,
+        "timelimit": [message.time_limit, message.soft_time_limit],
+        "root_id": task_id,
+        "parent_id": None,
+        "argsrepr": _shown(message.args),
+        "kwargsrepr": _shown(dict(message.kwargs)),
+        "origin": _origin(os.getpid()),
+        "ignore_result": False,
+        "replaced_task_nesting": 0,
+        "stamped_headers": None,
+        "stamps": {},
+    }
+    if message.enqueued_at is not None:
+        headers[HEADER_ENQUEUED_AT] = isoformat(message.enqueued_at)
+    if message.max_retries is not None:
+        headers[HEADER_MAX_RETRIES] = message.max_retries
+    if message.headers:
+        # As text, because AMQP's header tables hold fewer types than JSON does.
+        headers[HEADER_HEADERS] = _headers_text(message)
+    return Envelope(_body(message), headers, {"correlation_id": task_id, "reply_to": ""})
+
+
+def nesting(value: Any) -> int:
+    """How deep lists and objects are nested in a decoded JSON value; counts no further than the accepted depth plus one."""
+    level, layer = 0, [value]
+    while layer and level <= DEEPEST_NESTING:
+        inner: list[Any] = []
+        for item in layer:
+            if isinstance(item, dict):
+                inner.extend(item.values())
+            elif isinstance(item, (list, tuple)):
+                inner.extend(item)
+        if not inner and not any(isinstance(item, (dict, list, tuple)) for item in layer):
+            break
+        level, layer = level + 1, inner
+    return level
+
+
+def _body(message: TaskMessage) -> bytes:
+    args, kwargs = list(message.args), dict(message.kwargs)
+    try:
+        body = _json([args, kwargs, _NO_CANVAS])
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _refusal(message, error) from error
+    if len(body) > LARGEST_BODY:
+        raise ConfigurationError(
+            f"the arguments of task {message.name!r} take {len(body)} bytes",
+            hint=f"at most {LARGEST_BODY} are accepted; store large data elsewhere and send where it is",
+        )
+    # Every level has a bracket of its own, so that few brackets mean few levels, and nothing needs to be walked.
+    if body.count(b"[") + body.count(b"{") > DEEPEST_NESTING and nesting([args, kwargs]) > DEEPEST_NESTING:
+        raise _refusal(message, ValueError(f"nested deeper than {DEEPEST_NESTING} levels"))
+    return body
+
+
+def _refusal(message: TaskMessage, error: Exception) -> ConfigurationError:
+    named = [(f"argument {index + 1}", value) for index, value in enumerate(message.args)]
+    named += [(f"argument {key!r}", value) for key, value in message.kwargs.items()]
+    for label, value in named:
+        try:
+            _json(value)
+            if nesting(value) < DEEPEST_NESTING - 1:
+                continue
+            reason = f"nested deeper than {DEEPEST_NESTING} levels"
+        except (TypeError, ValueError, RecursionError) as specific:
+            reason = "nested too deep" if isinstance(specific, RecursionError) else str(specific)
+        return ConfigurationError(
+            f"{label} of task {message.name!r} ({type(value).__name__}) can't be sent as JSON: {reason}",
+            hint="send numbers, text, lists and mappings with text as keys",
+        )
+    return ConfigurationError(f"the arguments of task {message.name!r} can't be sent as JSON: {error}")
+
+
+def _headers_text(message: TaskMessage) -> str:
+    try:
+        return _json(dict(message.headers)).decode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(f"the headers of task {message.name!r} can't be sent as JSON: {error}") from error
+
+
+def _json(value: Any) -> bytes:
+    # Compact, and NaN refused: it is no JSON, and other languages' consumers stop at it.
+    return json.dumps(value, cls=_encoder(), allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+@lru_cache(maxsize=1)
+def _encoder() -> type[json.JSONEncoder]:
+    from kombu.utils.json import JSONEncoder
+
+    encoder: type[json.JSONEncoder] = JSONEncoder
+    return encoder
+
+
+@lru_cache(maxsize=8)
+def _origin(pid: int) -> str:
+    return f"{pid}@{socket.gethostname()}"
+
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = 60
+
+
+def _shown(value: Any) -> str:
+    """A short text for people who watch the queue (Flower shows it); never the whole of something large."""
+    try:
+        return _repr.repr(value)[:_LONGEST_REPR]
+    except Exception as error:  # noqa: BLE001 - a user's __repr__ may raise anything, and nothing depends on this text
+        return f"<{type(value).__name__}: {type(error).__name__}>"
