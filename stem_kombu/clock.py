@@ -6,7 +6,7 @@ Wall times are aware datetimes in UTC and are meant for people and records; mono
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Protocol
 
 
@@ -67,3 +67,17 @@ def parse_isoformat(text: str) -> datetime:
     if moment.tzinfo is None:
         raise ValueError(f"time {text!r} has no offset from UTC")
     return moment.astimezone(timezone.utc)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def epoch_us(moment: datetime) -> int:
+    """Whole microseconds since the epoch: what stores keep, exact where a float of seconds is not."""
+    span = moment - _EPOCH
+    return (span.days * 86_400 + span.seconds) * 1_000_000 + span.microseconds
+
+
+def from_epoch_us(microseconds: int) -> datetime:
+    """The aware UTC datetime of :func:`epoch_us`; raises ``OverflowError`` outside of the years 1 to 9999."""
+    return _EPOCH + timedelta(microseconds=microseconds)

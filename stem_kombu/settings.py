@@ -21,6 +21,8 @@ DEFAULT_NAMESPACE = "stem"
 DEFAULT_CONTROL_TIMEOUT = 5.0
 DEFAULT_HEARTBEAT_INTERVAL = 10.0
 DEFAULT_SYNC_INTERVAL = 10.0
+#: The :class:`Source` name of what nobody named: files in the state folder, which are made together with their folder.
+EMBEDDED = "the embedded default"
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 
@@ -118,9 +120,9 @@ class Settings:
         named_store = env.source(revoke_store, "--revoke-store", "STEM_REVOKE_STORE_URL")
         embedded = named_broker is None
         if named_broker is None:
-            named_broker = Source(f"sqlite://{_state_folder(env) / 'broker.db'}", "the embedded default")
+            named_broker = Source(f"sqlite://{_state_folder(env) / 'broker.db'}", EMBEDDED)
             if named_backend is None:
-                named_backend = Source(f"sqlite://{_state_folder(env) / 'state.db'}", "the embedded default")
+                named_backend = Source(f"sqlite://{_state_folder(env) / 'state.db'}", EMBEDDED)
         resolved_namespace = env.source(namespace, "--namespace", "STEM_CONTROL_NAMESPACE", "STEM_WORKER_NAMESPACE")
         checked_namespace = _checked_namespace(resolved_namespace or Source(DEFAULT_NAMESPACE, "default"))
         plain_queue = "default" if checked_namespace == DEFAULT_NAMESPACE else f"{checked_namespace}.default"
