@@ -1,0 +1,46 @@
+"""Task queues as they are at the broker: declared without a quarrel.
+
+A queue that Celery (or an operator) declared with other arguments, priorities or a quorum say, can't be declared again
+without them: RabbitMQ answers PRECONDITION_FAILED. So it is asked first whether the queue is there, and left as it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stem_kombu.broker.names import task_queue
+
+if TYPE_CHECKING:
+    from kombu import Connection, Queue
+
+_NOT_FOUND = 404
+
+
+def declared_task_queue(connection: Connection, name: str, *, max_priority: int | None = None) -> Queue:
+    """The task queue, which now exists; ``max_priority`` counts only when it did not exist before.
+
+    To consume it, say ``Consumer(…, auto_declare=False)``: it need not be declared again. Raises
+    :class:`~stem_kombu.errors.ConfigurationError` for a bad name, and what the driver raises.
+    """
+    queue = task_queue(name, max_priority=max_priority)
+    if connection.transport.driver_type != "amqp":
+        queue(connection.default_channel).declare()
+        return queue
+    # On channels of their own, because a refusal closes the channel on which it was asked for.
+    if not _exists(connection, queue):
+        with connection.channel() as channel:
+            queue(channel).declare()
+    return queue
+
+
+def _exists(connection: Connection, queue: Queue) -> bool:
+    channel = connection.channel()
+    try:
+        queue(channel).queue_declare(passive=True)
+    except connection.channel_errors as error:
+        if getattr(error, "reply_code", None) != _NOT_FOUND:
+            raise
+        return False
+    finally:
+        connection.maybe_close_channel(channel)
+    return True
