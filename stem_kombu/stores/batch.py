@@ -1,0 +1,83 @@
+"""What every store does with a batch before it touches anything: check it, make it distinct, and number it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from stem_kombu.clock import epoch_us
+from stem_kombu.errors import ConfigurationError
+from stem_kombu.revocation import Revocation, RevocationDraft, merge
+
+#: Longest life of a revocation that expires at all, in seconds: 100 years. Whole microseconds of times within it stay
+#: below 2**53, so that Lua's and JSON's doubles hold them exactly.
+LONGEST_LIFE = 100 * 365 * 86_400.0
+
+
+def folded(drafts: Iterable[RevocationDraft]) -> list[RevocationDraft]:
+    """The drafts, checked, one per task id in the order of first mention.
+
+    Merging the folded draft gives what merging each draft in turn would give: ``terminate`` sticks, the longest life
+    wins, later texts replace earlier ones. Raises :class:`ConfigurationError` for a life that is not positive and at
+    most a hundred years, and for text that not every store can hold (NUL, lone surrogates).
+    """
+    distinct: dict[str, RevocationDraft] = {}
+    for draft in drafts:
+        _check(draft)
+        earlier = distinct.get(draft.task_id)
+        distinct[draft.task_id] = draft if earlier is None else _fold(earlier, draft)
+    return list(distinct.values())
+
+
+def next_version(highest: int, now: datetime) -> int:
+    """The version of the next record when ``highest`` is the highest one that the store remembers.
+
+    It is at least the store's time in microseconds, so that versions go on rising even when the store itself forgot
+    some: a Redis that restarted from an old snapshot or failed over to a replica that lagged, a database restored from
+    a backup, a file that was deleted. A worker that asks for "everything after version V" would otherwise skip what
+    was revoked since, for V and more records. A clock that goes back does no harm: the remembered one counts then.
+    """
+    return max(highest, epoch_us(now)) + 1
+
+
+def merged(
+    drafts: Sequence[RevocationDraft], held: Mapping[str, Revocation], *, namespace: str, highest: int, now: datetime
+) -> list[Revocation]:
+    """The records that the store must hold after these distinct drafts, numbered in order from :func:`next_version`."""
+    first = next_version(highest, now)
+    return [
+        merge(held.get(draft.task_id), draft, namespace=namespace, version=first + place, now=now)
+        for place, draft in enumerate(drafts)
+    ]
+
+
+def life_us(draft: RevocationDraft) -> int | None:
+    """``expires_in`` in whole microseconds, rounded as :func:`~stem_kombu.revocation.merge` rounds it."""
+    return None if draft.expires_in is None else timedelta(seconds=draft.expires_in) // timedelta(microseconds=1)
+
+
+def _fold(earlier: RevocationDraft, later: RevocationDraft) -> RevocationDraft:
+    lives = (earlier.expires_in, later.expires_in)
+    return RevocationDraft(
+        task_id=later.task_id,
+        terminate=earlier.terminate or later.terminate,
+        reason=earlier.reason if later.reason is None else later.reason,
+        requested_by=earlier.requested_by if later.requested_by is None else later.requested_by,
+        expires_in=None if None in lives else max(life for life in lives if life is not None),
+    )
+
+
+def _check(draft: RevocationDraft) -> None:
+    life = draft.expires_in
+    if life is not None and not (math.isfinite(life) and 1e-6 <= life <= LONGEST_LIFE):
+        raise ConfigurationError(
+            f"revocation of {draft.task_id!r}: it can't expire in {life:g} seconds",
+            hint="give a positive time of at most 100 years, or none for a revocation that never expires",
+        )
+    for name, text in (("reason", draft.reason), ("requested_by", draft.requested_by)):
+        if text is not None and any(char == "\0" or "\ud800" <= char <= "\udfff" for char in text):
+            raise ConfigurationError(
+                f"revocation of {draft.task_id!r}: {name} {text!r} holds a character that can't be stored",
+                hint="leave out NUL characters and lone surrogates",
+            )

@@ -1,0 +1,171 @@
+"""Revocations in a PostgreSQL database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from operator import methodcaller
+from typing import Any
+
+from stem_kombu.drivers.postgres import PostgresDatabase, PostgresSession
+from stem_kombu.drivers.schema import Schema
+from stem_kombu.revocation import Revocation, RevocationDraft
+from stem_kombu.settings import TlsSettings
+from stem_kombu.stores.base import RevokeStore
+from stem_kombu.stores.batch import folded, merged
+
+SCHEMA = Schema.of(
+    (
+        """CREATE TABLE IF NOT EXISTS stem_revocations (
+            namespace text NOT NULL, task_id text NOT NULL, version bigint NOT NULL, issued_at timestamptz NOT NULL,
+            terminate boolean NOT NULL, reason text, requested_by text, expires_at timestamptz,
+            PRIMARY KEY (namespace, task_id))""",
+        "CREATE UNIQUE INDEX IF NOT EXISTS stem_revocations_version ON stem_revocations (namespace, version)",
+        """CREATE INDEX IF NOT EXISTS stem_revocations_expiry ON stem_revocations (namespace, expires_at)
+            WHERE expires_at IS NOT NULL""",
+        """CREATE TABLE IF NOT EXISTS stem_revocation_versions (
+            namespace text NOT NULL PRIMARY KEY, version bigint NOT NULL)""",
+    )
+)
+_COLUMNS = "task_id, version, issued_at, terminate, reason, requested_by, expires_at"
+#: Rows per read, and per statement that writes or deletes: none may come near the time limit of a statement.
+_PAGE = 5000
+_WRITTEN = 1000
+
+# The row of the namespace stays locked until COMMIT, and PostgreSQL makes a transaction visible before it lets its
+# locks go: so versions become visible in the order in which they were given. A sequence would not do that.
+_LOCK_NAMESPACE = """
+    INSERT INTO stem_revocation_versions AS held (namespace, version) VALUES (%s, 0)
+    ON CONFLICT (namespace) DO UPDATE SET version = held.version
+    RETURNING version, clock_timestamp()"""
+
+
+class PostgresRevokeStore(RevokeStore):
+    """Revocations in a database, for any number of hosts. Times are by the database's clock.
+
+    Memory: one page of rows. ``load`` and ``since`` read page after page by version instead of through one cursor, so
+    that no transaction stays open while somebody consumes a stream slowly.
+    """
+
+    def __init__(self, url: str, *, name: str = "URL", tls: TlsSettings | None = None) -> None:
+        self._database = PostgresDatabase(url, schema=SCHEMA, name=name, tls=tls, purpose="revoke store")
+        self.url = self._database.url
+
+    def save(self, namespace: str, drafts: Sequence[RevocationDraft]) -> list[Revocation]:
+        distinct = folded(drafts)
+        if not distinct:
+            return []
+
+        def operation(session: PostgresSession) -> list[Revocation]:
+            ((highest, now),) = session.rows(_LOCK_NAMESPACE, (namespace,))
+            held: dict[str, Revocation] = {}
+            for start in range(0, len(distinct), _PAGE):
+                ids = [draft.task_id for draft in distinct[start : start + _PAGE]]
+                held |= {record.task_id: record for record in _held(session, namespace, ids)}
+            records = merged(distinct, held, namespace=namespace, highest=highest, now=now.astimezone(timezone.utc))
+            for start in range(0, len(records), _WRITTEN):
+                _write(session, records[start : start + _WRITTEN])
+            session.execute(
+                "UPDATE stem_revocation_versions SET version = %s WHERE namespace = %s",
+                (records[-1].version, namespace),
+            )
+            return records
+
+        # To save twice when the answer to COMMIT was lost gives the same records under newer versions: harmless.
+        return self._database.write(operation)
+
+    def since(self, namespace: str, version: int) -> Iterator[Revocation]:
+        return self._pages(namespace, version, "")
+
+    def load(self, namespace: str) -> Iterator[Revocation]:
+        return self._pages(namespace, 0, "AND (expires_at IS NULL OR expires_at > clock_timestamp())")
+
+    def get(self, namespace: str, task_id: str) -> Revocation | None:
+        rows = self._database.read(
+            lambda session: session.rows(
+                f"""SELECT {_COLUMNS} FROM stem_revocations WHERE namespace = %s AND task_id = %s
+                    AND (expires_at IS NULL OR expires_at > clock_timestamp())""",
+                (namespace, task_id),
+            )
+        )
+        return _record(namespace, rows[0]) if rows else None
+
+    def revision(self, namespace: str) -> int:
+        statement = "SELECT version FROM stem_revocation_versions WHERE namespace = %s"
+        rows = self._database.read(lambda session: session.rows(statement, (namespace,)))
+        return int(rows[0][0]) if rows else 0
+
+    def prune(self, namespace: str) -> int:
+        expired = "namespace = %s AND expires_at <= clock_timestamp()"
+        found = f"SELECT 1 FROM stem_revocations WHERE {expired} LIMIT 1"
+        # The condition stands in the DELETE itself as well: it is judged again on a row that changed meanwhile (G5).
+        delete = f"""DELETE FROM stem_revocations WHERE {expired} AND task_id IN
+            (SELECT task_id FROM stem_revocations WHERE {expired} LIMIT {_PAGE})"""
+
+        def operation(session: PostgresSession) -> int:
+            session.rows(_LOCK_NAMESPACE, (namespace,))  # in the same order as save does, or the two could deadlock
+            return session.execute(delete, (namespace, namespace))
+
+        pruned = 0
+        while self._database.read(lambda session: session.rows(found, (namespace,))):
+            pruned += self._database.write(operation)
+        return pruned
+
+    def now(self) -> datetime:
+        ((now,),) = self._database.read(lambda session: session.rows("SELECT clock_timestamp()"))
+        moment: datetime = now.astimezone(timezone.utc)
+        return moment
+
+    def ping(self) -> None:
+        self._database.read(lambda session: session.rows("SELECT 1"))
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _pages(self, namespace: str, version: int, condition: str) -> Iterator[Revocation]:
+        statement = f"""SELECT {_COLUMNS} FROM stem_revocations WHERE namespace = %s AND version > %s {condition}
+            ORDER BY version LIMIT {_PAGE}"""
+        while True:
+            rows = self._database.read(methodcaller("rows", statement, (namespace, version)))
+            for row in rows:
+                record = _record(namespace, row)
+                version = record.version
+                yield record
+            if len(rows) < _PAGE:
+                return
+
+
+def _held(session: PostgresSession, namespace: str, task_ids: list[str]) -> Iterator[Revocation]:
+    statement = f"SELECT {_COLUMNS} FROM stem_revocations WHERE namespace = %s AND task_id = ANY(%s)"
+    return (_record(namespace, row) for row in session.rows(statement, (namespace, task_ids)))
+
+
+def _write(session: PostgresSession, records: Sequence[Revocation]) -> None:
+    rows = session.values(
+        "(%s,%s,%s,%s::timestamptz,%s,%s,%s,%s::timestamptz)",
+        [
+            (r.namespace, r.task_id, r.version, r.issued_at, r.terminate, r.reason, r.requested_by, r.expires_at)
+            for r in records
+        ],
+    )
+    names = [name.strip() for name in _COLUMNS.split(",")]
+    changes = ", ".join(f"{name} = excluded.{name}" for name in names)
+    session.execute(
+        f"INSERT INTO stem_revocations (namespace, {_COLUMNS}) VALUES ".encode()
+        + rows
+        + f" ON CONFLICT (namespace, task_id) DO UPDATE SET {changes}".encode()
+    )
+
+
+def _record(namespace: str, row: tuple[Any, ...]) -> Revocation:
+    task_id, version, issued_at, terminate, reason, requested_by, expires_at = row
+    return Revocation(
+        namespace,
+        task_id,
+        version,
+        issued_at.astimezone(timezone.utc),
+        terminate,
+        reason,
+        requested_by,
+        None if expires_at is None else expires_at.astimezone(timezone.utc),
+    )

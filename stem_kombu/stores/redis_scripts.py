@@ -1,0 +1,137 @@
+"""The Lua that runs inside Redis: each script is one atomic step, timed by the server's clock.
+
+Keys, all in one hash slot (``{namespace}``):
+
+1. ``…:revokes``   hash, task id to record as JSON; times are whole microseconds since the epoch
+2. ``…:versions``  sorted set, task id by version
+3. ``…:expiry``    sorted set, task id by expiry, of those that expire
+4. ``…:revision``  the highest version ever given
+
+Whole numbers stay below 2**53, which Lua's doubles hold exactly, but must be written with ``%.0f``: tostring() and
+cjson round to 14 digits. Everything that can fail comes before the first write, since Redis does not roll back.
+Lua's unpack() is limited to some 8,000 values, so commands take at most 1,000 of them. Needs Redis 5 or later, whose
+scripts may write after they read the time.
+"""
+
+from __future__ import annotations
+
+from stem_kombu.drivers.redis import RedisScript
+
+_NOW = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local function whole(number) return string.format('%.0f', number) end
+"""
+
+#: ARGV: JSON list of [task_id, terminate, reason, requested_by, life_us], distinct ids. Answers the records as one JSON
+#: list. The rule is stem_kombu.revocation.merge; a property test holds the two together.
+SAVE = RedisScript(
+    _NOW
+    + """
+local records, versions, expiry, revision = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local drafts = cjson.decode(ARGV[1])
+local version = math.max(tonumber(redis.call('GET', revision) or '0'), now)
+redis.call('ZCARD', versions)
+redis.call('ZCARD', expiry)
+
+local function text(value)
+  if value == cjson.null then return 'null' end
+  return cjson.encode(value)
+end
+
+local held = {}
+for place, draft in ipairs(drafts) do
+  local found = redis.call('HGET', records, draft[1])
+  if found then
+    local readable, record = pcall(cjson.decode, found)
+    if not (readable and type(record) == 'table' and type(record.terminate) == 'boolean' and record.reason
+        and record.requested_by and (record.expires_us == cjson.null or type(record.expires_us) == 'number')) then
+      return redis.error_reply('CORRUPT ' .. records .. ' field ' .. draft[1])
+    end
+    held[place] = record
+  end
+end
+
+local stored, hash, by_version, by_expiry, everlasting = {}, {}, {}, {}, {}
+for place, draft in ipairs(drafts) do
+  local id, terminate, reason, requested_by, life = draft[1], draft[2], draft[3], draft[4], draft[5]
+  local expires = cjson.null
+  if life ~= cjson.null then expires = now + life end
+  local record = held[place]
+  if record and (record.expires_us == cjson.null or record.expires_us > now) then
+    terminate = terminate or record.terminate
+    if reason == cjson.null then reason = record.reason end
+    if requested_by == cjson.null then requested_by = record.requested_by end
+    if expires ~= cjson.null then
+      if record.expires_us == cjson.null then expires = cjson.null
+      else expires = math.max(expires, record.expires_us) end
+    end
+  end
+  version = version + 1
+  local value = '{"version":' .. whole(version) .. ',"issued_us":' .. whole(now)
+    .. ',"terminate":' .. tostring(terminate) .. ',"reason":' .. text(reason)
+    .. ',"requested_by":' .. text(requested_by)
+    .. ',"expires_us":' .. (expires == cjson.null and 'null' or whole(expires)) .. '}'
+  stored[place] = value
+  hash[#hash + 1] = id
+  hash[#hash + 1] = value
+  by_version[#by_version + 1] = whole(version)
+  by_version[#by_version + 1] = id
+  if expires ~= cjson.null then
+    by_expiry[#by_expiry + 1] = whole(expires)
+    by_expiry[#by_expiry + 1] = id
+  elseif record and record.expires_us ~= cjson.null then
+    everlasting[#everlasting + 1] = id
+  end
+end
+
+local function in_parts(command, key, values)
+  for first = 1, #values, 1000 do
+    redis.call(command, key, unpack(values, first, math.min(first + 999, #values)))
+  end
+end
+in_parts('HSET', records, hash)
+in_parts('ZADD', versions, by_version)
+in_parts('ZADD', expiry, by_expiry)
+in_parts('ZREM', expiry, everlasting)
+redis.call('SET', revision, whole(version))
+return '[' .. table.concat(stored, ',') .. ']'
+"""
+)
+
+#: ARGV: version, limit. Answers now and the records above that version as one JSON list of [task_id, record]: one
+#: string, because redis-py needs longer to read a thousand small ones than Redis needs to find them.
+PAGE = RedisScript(
+    _NOW
+    + """
+if redis.call('HLEN', KEYS[1]) ~= redis.call('ZCARD', KEYS[2]) then
+  return redis.error_reply('CORRUPT ' .. KEYS[1] .. ' and ' .. KEYS[2] .. ' differ in size')
+end
+local ids = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[1], '+inf', 'LIMIT', 0, ARGV[2])
+if #ids == 0 then return {whole(now), '[]'} end
+local values = redis.call('HMGET', KEYS[1], unpack(ids))
+local page = {}
+for place, id in ipairs(ids) do
+  page[place] = '[' .. cjson.encode(id) .. ',' .. (values[place] or 'null') .. ']'
+end
+return {whole(now), '[' .. table.concat(page, ',') .. ']'}
+"""
+)
+
+#: ARGV: task id. Answers now and the record, or nil.
+GET = RedisScript(_NOW + "return {whole(now), redis.call('HGET', KEYS[1], ARGV[1])}")
+
+#: ARGV: limit. Answers how many expired records it deleted; an index by expiry that save() keeps in step makes it
+#: impossible to delete a record that replaced an expired one (G5).
+PRUNE = RedisScript(
+    _NOW
+    + """
+local ids = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', whole(now), 'LIMIT', 0, ARGV[1])
+if #ids > 0 then
+  redis.call('HDEL', KEYS[1], unpack(ids))
+  redis.call('ZREM', KEYS[2], unpack(ids))
+  redis.call('ZREM', KEYS[3], unpack(ids))
+end
+return #ids
+"""
+)
