@@ -30,6 +30,8 @@ DEEPEST_NESTING = 100
 HEADER_ENQUEUED_AT = "stem-enqueued-at"
 HEADER_MAX_RETRIES = "stem-max-retries"
 HEADER_HEADERS = "stem-headers"
+#: Seconds since the epoch; the embedded broker keeps the message until then, others leave that to the worker.
+HEADER_ETA = "stem-eta"
 
 _NO_CANVAS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _LONGEST_REPR = 256
@@ -70,6 +72,8 @@ def encode_task(message: TaskMessage) -> Envelope:
     }
     if message.enqueued_at is not None:
         headers[HEADER_ENQUEUED_AT] = isoformat(message.enqueued_at)
+    if message.eta is not None:
+        headers[HEADER_ETA] = message.eta.timestamp()
     if message.max_retries is not None:
         headers[HEADER_MAX_RETRIES] = message.max_retries
     if message.headers:

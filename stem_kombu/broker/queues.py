@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from kombu import Connection, Queue
 
 _NOT_FOUND = 404
+#: Drivers that refuse to declare a queue again with other arguments.
+_STRICT_DRIVERS = frozenset({"amqp", "sqlite"})
 
 
 def declared_task_queue(connection: Connection, name: str, *, max_priority: int | None = None) -> Queue:
@@ -23,10 +25,10 @@ def declared_task_queue(connection: Connection, name: str, *, max_priority: int 
     :class:`~stem_kombu.errors.ConfigurationError` for a bad name, and what the driver raises.
     """
     queue = task_queue(name, max_priority=max_priority)
-    if connection.transport.driver_type != "amqp":
+    if connection.transport.driver_type not in _STRICT_DRIVERS:
         queue(connection.default_channel).declare()
         return queue
-    # On channels of their own, because a refusal closes the channel on which it was asked for.
+    # On channels of their own, because on AMQP a refusal closes the channel on which it was asked for.
     if not _exists(connection, queue):
         with connection.channel() as channel:
             queue(channel).declare()
