@@ -189,6 +189,7 @@ class FileRevokeStore(RevokeStore):
 
     def ping(self) -> None:
         self._journal.ping()
+        self._look()
 
     def close(self) -> None:
         """Forget what was learnt of the file; nothing is kept open between two calls."""

@@ -100,9 +100,8 @@ class Journal:
         """The lines that begin at these offsets; call it while :meth:`writing`, or the file may be another one."""
         if not starts:
             return []
-        with self._translated("read"), self._opened(os.O_RDONLY) as file:
-            with os.fdopen(os.dup(file), "rb") as stream:
-                return [stream.readline() for start in starts if stream.seek(start) >= 0]
+        with self._translated("read"), self.path.open("rb") as stream:
+            return [stream.readline() for start in starts if stream.seek(start) >= 0]
 
     def line_number(self, offset: int) -> int:
         """The number, from 1, of the line that ends at the offset: for error messages."""

@@ -1,0 +1,320 @@
+"""What a worker knows of its namespace's revocations: a million of them in little memory, asked before every task.
+
+A record is kept as 31 packed bytes under its task id; reasons and requesters, which repeat, are kept once. The packed
+records stand in one dict in ascending order of version. Neither strings nor bytes are watched by the garbage collector,
+so a million records do not slow its passes.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+
+from stem_kombu.clock import SYSTEM, Clock, epoch_us, from_epoch_us
+from stem_kombu.revocation import Revocation
+
+#: version, issued_us, expires_us (0: never), then the number of the reason with terminate as its lowest bit; the
+#: requester's number follows in three bytes. With 31 bytes the whole object takes 64; one more and it would take 80.
+_PACKED = struct.Struct("<qqqI")
+_VERSION = struct.Struct("<q")
+_EXPIRES = struct.Struct("<q")
+_EXPIRES_AT = 16
+_NEVER = 0
+#: Numbers of texts fit in three bytes.
+_MOST_TEXTS = 1 << 24
+#: Records taken from an iterable at a time: the lock is free between two slices.
+_SLICE = 1000
+#: Versions of undone tasks that are remembered, so that a late broadcast of the older record can't bring it back.
+_UNDONE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What :meth:`RevocationCache.apply` did, as task ids in the order given.
+
+    ``applied`` are in force now by these records, ``stale`` were known in this or a newer version, and ``expired`` were
+    over when they arrived (so that an older record of the same task, if one was held, is held no more).
+    """
+
+    applied: tuple[str, ...] = ()
+    stale: tuple[str, ...] = ()
+    expired: tuple[str, ...] = ()
+
+
+class RevocationCache:
+    """The live revocations of one namespace. Safe to use from several threads; look-ups take no lock.
+
+    ``revision`` is the version up to which the store was read without a gap. It is moved by :meth:`advance` alone, never
+    by :meth:`apply`: a broadcast that arrives may follow one that was lost, and to sync from its version would skip the
+    lost one for good.
+
+    Whether a record is live is judged by the store's clock as it was last heard of (:meth:`set_store_time`) plus the
+    time that has passed here since; until then by this machine's clock.
+    """
+
+    def __init__(self, namespace: str, *, clock: Clock = SYSTEM) -> None:
+        self.namespace = namespace
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._records: dict[str, bytes] = {}
+        self._texts = _Texts()
+        self._undone: dict[str, int] = {}
+        self._revision = 0
+        self._next_expiry_us: int | None = None
+        # Odd while records are being moved, so that a look-up which missed one in that moment looks again.
+        self._moves = 0
+        self._offset_us: int | None = None
+
+    def __len__(self) -> int:
+        """How many records are held; those that expired since the last :meth:`prune` are still among them."""
+        return len(self._records)
+
+    def __contains__(self, task_id: object) -> bool:
+        """Whether the task is revoked now."""
+        moves = self._moves
+        packed = self._records.get(task_id)  # type: ignore[call-overload]
+        if packed is None:
+            if not moves & 1 and moves == self._moves:
+                return False
+            packed = self._settled(task_id)
+            if packed is None:
+                return False
+        expires_us: int = _EXPIRES.unpack_from(packed, _EXPIRES_AT)[0]
+        return expires_us == _NEVER or expires_us > self._now_us()
+
+    def get(self, task_id: str) -> Revocation | None:
+        """The record that revokes the task now, or ``None``."""
+        if task_id not in self:
+            return None
+        with self._lock:  # what it names besides numbers may be given to others by the next change
+            packed = self._records.get(task_id)
+            record = None if packed is None else self._unpacked(task_id, packed)
+        return None if record is None or record.is_expired(self.now()) else record
+
+    def apply(self, records: Iterable[Revocation], now: datetime) -> Applied:
+        """What the records changed; ``now`` is the store's.
+
+        They may come in any order, from a broadcast or from the store, and more than once: the higher version wins.
+        Records of another namespace count as stale. Takes the iterable in slices, so that a stream of a million neither
+        stands in memory nor keeps the lock.
+        """
+        applied: list[str] = []
+        stale: list[str] = []
+        expired: list[str] = []
+        source = iter(records)
+        while batch := list(islice(source, _SLICE)):
+            with self._lock:
+                self._apply(batch, epoch_us(now), applied, stale, expired)
+        return Applied(tuple(applied), tuple(stale), tuple(expired))
+
+    @property
+    def revision(self) -> int:
+        """The version up to which the store was read without a gap; what to ask the store for is what comes after it."""
+        return self._revision
+
+    def advance(self, version: int) -> None:
+        """Say that everything up to this version was read from the store and applied. Never goes back."""
+        with self._lock:
+            self._revision = max(self._revision, version)
+
+    def set_store_time(self, now: datetime) -> None:
+        """Say what the store's clock shows at this moment."""
+        self._offset_us = epoch_us(now) - int(self._clock.monotonic() * 1_000_000)
+
+    def now(self) -> datetime:
+        """The store's time, as far as it is known here."""
+        return from_epoch_us(self._now_us())
+
+    def prune(self, now: datetime) -> int:
+        """How many records were dropped because they had expired at ``now``, the store's; cheap when none had."""
+        now_us = epoch_us(now)
+        with self._lock:
+            if self._next_expiry_us is None or self._next_expiry_us > now_us:
+                return 0
+            expired: list[str] = []
+            due: int | None = None
+            for task_id, packed in self._records.items():
+                expires_us = _EXPIRES.unpack_from(packed, _EXPIRES_AT)[0]
+                if expires_us == _NEVER:
+                    continue
+                if expires_us <= now_us:
+                    expired.append(task_id)
+                elif due is None or expires_us < due:
+                    due = expires_us
+            self._next_expiry_us = due
+        pruned = 0
+        for start in range(0, len(expired), _SLICE):
+            with self._lock:  # let go of between slices: a revoke that arrives does not wait for a million deletions
+                for task_id in expired[start : start + _SLICE]:
+                    pruned += self._forget_expired(task_id, now_us)
+        return pruned
+
+    def newest(self, limit: int) -> tuple[list[Revocation], bool]:
+        """The live records with the highest versions, newest first, and whether there are more than ``limit``."""
+        with self._lock:
+            live = self._newest_live()
+            found = list(islice(live, limit))
+            return found, next(live, None) is not None
+
+    def _apply(
+        self, batch: list[Revocation], now_us: int, applied: list[str], stale: list[str], expired: list[str]
+    ) -> None:
+        changed: dict[str, bytes] = {}
+        for record in batch:
+            task_id = record.task_id
+            held = changed.get(task_id) or self._records.get(task_id)
+            known = self._undone.get(task_id, 0) if held is None else _VERSION.unpack_from(held)[0]
+            if record.version <= known or record.namespace != self.namespace:
+                stale.append(task_id)
+                continue
+            expires_us = _NEVER if record.expires_at is None else epoch_us(record.expires_at)
+            if record.expires_at is not None and expires_us <= now_us:
+                expired.append(task_id)
+                if (undone := changed.pop(task_id, None)) is not None:
+                    self._drop_texts(undone)
+                    applied.remove(task_id)
+                self._undo(task_id, record.version)
+                continue
+            if (earlier := changed.get(task_id)) is not None:
+                self._drop_texts(earlier)
+            else:
+                applied.append(task_id)
+            changed[task_id] = self._packed(record, expires_us)
+            if expires_us != _NEVER and (self._next_expiry_us is None or expires_us < self._next_expiry_us):
+                self._next_expiry_us = expires_us
+        if changed:
+            self._insert(changed)
+
+    def _insert(self, changed: dict[str, bytes]) -> None:
+        """Put the records where their versions belong: nearly always at the end, else what is newer is moved behind."""
+        records = self._records
+        fresh = sorted(changed.items(), key=_version_of)
+        self._moves += 1
+        try:
+            for task_id in changed:
+                if (replaced := records.pop(task_id, None)) is not None:
+                    self._drop_texts(replaced)
+            lowest = _version_of(fresh[0])
+            while records:
+                last = records.popitem()
+                if _version_of(last) < lowest:
+                    records[last[0]] = last[1]
+                    break
+                fresh.append(last)
+            fresh.sort(key=_version_of)
+            records.update(fresh)
+        finally:
+            self._moves += 1
+
+    def _undo(self, task_id: str, version: int) -> None:
+        self._forget(task_id)
+        self._undone.pop(task_id, None)
+        self._undone[task_id] = version
+        if len(self._undone) > _UNDONE:
+            del self._undone[next(iter(self._undone))]
+
+    def _forget_expired(self, task_id: str, now_us: int) -> bool:
+        packed = self._records.get(task_id)
+        if packed is None or not _NEVER < _EXPIRES.unpack_from(packed, _EXPIRES_AT)[0] <= now_us:
+            return False  # replaced meanwhile
+        self._forget(task_id)
+        return True
+
+    def _forget(self, task_id: str) -> None:
+        packed = self._records.pop(task_id, None)
+        if packed is not None:
+            self._drop_texts(packed)
+
+    def _settled(self, task_id: object) -> bytes | None:
+        with self._lock:
+            return self._records.get(task_id)  # type: ignore[call-overload, no-any-return]
+
+    def _newest_live(self) -> Iterator[Revocation]:
+        now = self.now()
+        for task_id, packed in reversed(self._records.items()):
+            record = self._unpacked(task_id, packed)
+            if not record.is_expired(now):
+                yield record
+
+    def _now_us(self) -> int:
+        if self._offset_us is None:
+            return int(self._clock.now() * 1_000_000)
+        return self._offset_us + int(self._clock.monotonic() * 1_000_000)
+
+    def _packed(self, record: Revocation, expires_us: int) -> bytes:
+        reason, requester = self._texts.add(record.reason), self._texts.add(record.requested_by)
+        flagged = reason << 1 | record.terminate
+        return _PACKED.pack(record.version, epoch_us(record.issued_at), expires_us, flagged) + requester.to_bytes(
+            3, "little"
+        )
+
+    def _unpacked(self, task_id: str, packed: bytes) -> Revocation:
+        version, issued_us, expires_us, flagged = _PACKED.unpack_from(packed)
+        return Revocation(
+            self.namespace,
+            task_id,
+            version,
+            from_epoch_us(issued_us),
+            bool(flagged & 1),
+            self._texts.text(flagged >> 1),
+            self._texts.text(int.from_bytes(packed[_PACKED.size :], "little")),
+            None if expires_us == _NEVER else from_epoch_us(expires_us),
+        )
+
+    def _drop_texts(self, packed: bytes) -> None:
+        self._texts.drop(_PACKED.unpack_from(packed)[3] >> 1)
+        self._texts.drop(int.from_bytes(packed[_PACKED.size :], "little"))
+
+
+def _version_of(item: tuple[str, bytes]) -> int:
+    version: int = _VERSION.unpack_from(item[1])[0]
+    return version
+
+
+class _Texts:
+    """Texts by number, each kept once and for as long as a record names it. Number 0 is no text."""
+
+    def __init__(self) -> None:
+        self._texts: list[str | None] = [None]
+        self._uses: list[int] = [0]
+        self._numbers: dict[str, int] = {}
+        self._free: list[int] = []
+
+    def text(self, number: int) -> str | None:
+        return self._texts[number]
+
+    def add(self, text: str | None) -> int:
+        """The number of the text, with one more use; 0 as well when 16 million others are in use: the revocation is in
+        force all the same, and the store still has its words."""
+        if text is None:
+            return 0
+        number = self._numbers.get(text)
+        if number is None:
+            if self._free:
+                number = self._free.pop()
+                self._texts[number] = text
+            elif len(self._texts) < _MOST_TEXTS:
+                number = len(self._texts)
+                self._texts.append(text)
+                self._uses.append(0)
+            else:
+                return 0
+            self._numbers[text] = number
+        self._uses[number] += 1
+        return number
+
+    def drop(self, number: int) -> None:
+        """One use less."""
+        if number == 0:
+            return
+        self._uses[number] -= 1
+        if self._uses[number] == 0:
+            text = self._texts[number]
+            self._texts[number] = None
+            self._free.append(number)
+            if text is not None:
+                del self._numbers[text]
