@@ -62,6 +62,7 @@ def open_connection(
     try:
         connection = Connection(
             url,
+            ssl=ssl_options or False,
             connect_timeout=connect_timeout,
             heartbeat=HEARTBEAT if driver == "amqp" else 0,
             transport_options=_transport_options(driver, connect_timeout) | dict(options or {}),
@@ -69,13 +70,16 @@ def open_connection(
         if ssl_options is not None:
             # Kombu lets a single ssl_… field of the URL replace all that is given; here it replaces its own field.
             connection.ssl = ssl_options | (connection.ssl if isinstance(connection.ssl, dict) else {})
-        if driver == "sql":
+            _expect_certificate_of_host(connection)
+        if connection.transport.driver_type == "sql":
             # As an option it would be handed to SQLAlchemy's engine, which refuses it.
             connection.transport.polling_interval = SLICE
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigurationError(
             f"{name}: {mask_url(url)!r} can't be used as a broker URL: {error}", hint=f"accepted: {ACCEPTED}"
         ) from error
+    except ImportError as error:
+        raise _driver_missing(url, name, error) from error
     return connection
 
 
@@ -183,13 +187,29 @@ class _Attempt:
         if self._abandoned:
             raise BrokerUnavailable(
                 f"broker {shown_url(self._connection)}: not connected within {timeout:g} s",
-                hint="check host, port and firewall",
+                hint=f"check host, port and firewall{', and that the port speaks TLS' if self._connection.ssl else ''}",
             )
         if self._error is not None:
             raise described(self._error, shown_url(self._connection)) from self._error
 
     def _connect(self) -> None:
-        self._connection.ensure_connection(max_retries=max(len(self._connection.alt) - 1, 0), interval_start=0)
+        connection = self._connection
+        for alternates_left in reversed(range(max(len(connection.alt), 1))):
+            try:
+                connection.ensure_connection(max_retries=0)
+            except Exception:
+                if not alternates_left:
+                    raise
+                connection.maybe_switch_next()
+                _expect_certificate_of_host(connection)
+            else:
+                return
+
+
+def _expect_certificate_of_host(connection: Connection) -> None:
+    """Have AMQP verify the certificate for the host in the URL: Kombu would replace ``localhost`` by an address first."""
+    if isinstance(connection.ssl, dict) and "server_hostname" in connection.ssl:
+        connection.ssl = connection.ssl | {"server_hostname": connection.hostname or "localhost"}
 
 
 def _checked_driver(url: str, name: str) -> str:
@@ -208,17 +228,28 @@ def _checked_driver(url: str, name: str) -> str:
     if alias not in TRANSPORT_ALIASES:
         raise ConfigurationError(f"{name}: {masked!r} has the unknown scheme {scheme!r}", hint=f"accepted: {ACCEPTED}")
     try:
-        if urlsplit(url).port == 0:
+        parts = urlsplit(url)
+        if parts.port == 0:
             raise ValueError("port 0")
     except ValueError as error:
         raise ConfigurationError(f"{name}: {masked!r} has a bad port: {error}", hint=f"accepted: {ACCEPTED}") from error
+    if scheme in {"redis", "rediss"} and parts.path.strip("/") and not parts.path.strip("/").isdigit():
+        raise ConfigurationError(
+            f"{name}: {masked!r} names the database {parts.path.strip('/')!r}", hint="write a number, as in redis://host:6379/0"
+        )
     try:
         return str(get_transport_cls(alias).driver_type)
     except Exception as error:
         # Importing a transport runs its driver's module; whatever that raises, the driver can't be used.
-        raise ConfigurationError(
-            f"{name}: the driver for {scheme}:// can't be loaded: {error}", hint=f"pip install 'kombu[{alias}]'"
-        ) from error
+        raise _driver_missing(url, name, error) from error
+
+
+def _driver_missing(url: str, name: str, error: Exception) -> ConfigurationError:
+    scheme = url.partition("://")[0]
+    extra = scheme.split("+")[0]
+    return ConfigurationError(
+        f"{name}: the driver for {scheme}:// can't be loaded: {error}", hint=f"pip install 'kombu[{extra}]'"
+    )
 
 
 def _transport_options(driver: str, connect_timeout: float) -> dict[str, Any]:

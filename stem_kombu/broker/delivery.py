@@ -141,7 +141,7 @@ def _decoded_body(raw: Any) -> Any:
         # Beside bad JSON: a value of Celery's typed JSON (date, UUID …) that its decoder does not take.
         raise BadMessage(f"the body is not JSON: {error}") from error
     # Every level has a bracket of its own: only a body with many of them has to be walked.
-    if body.count(b"[") + body.count(b"{") > DEEPEST_NESTING and nesting(decoded) > DEEPEST_NESTING + 1:
+    if body.count(b"[") + body.count(b"{") > DEEPEST_NESTING and nesting(decoded) > DEEPEST_NESTING:
         raise BadMessage(f"the body is nested deeper than {DEEPEST_NESTING} levels")
     return decoded
 

@@ -78,7 +78,7 @@ def _redis_options(tls: TlsSettings) -> dict[str, Any]:
 def _amqp_options(tls: TlsSettings) -> dict[str, Any]:
     options: dict[str, Any] = {"cert_reqs": ssl.CERT_NONE if tls.allow_insecure else ssl.CERT_REQUIRED}
     if not tls.allow_insecure:
-        # ``None`` makes Kombu fill in the URL's host, and only a name that is given is verified.
+        # Only a name that is given is verified; it is filled in with the host of each URL.
         options["server_hostname"] = None
     given = {"ca_certs": tls.ca_cert, "certfile": tls.client_cert, "keyfile": tls.client_key}
     return options | {key: path for key, path in given.items() if path is not None}
