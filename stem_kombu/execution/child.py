@@ -1,0 +1,294 @@
+"""A child process: it loads the application, runs one handler after the other, and speaks to nothing but its pipe.
+
+A checkpoint looks at the pipe itself (no thread that would have to wait for the interpreter's lock first), at most once
+in a millisecond, so that it may stand in the innermost loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from stem_kombu.clock import SYSTEM, monotonic
+from stem_kombu.context import TaskContext
+from stem_kombu.errors import TaskNotRegistered
+from stem_kombu.execution.base import Stop
+from stem_kombu.execution.frames import (
+    ExtendLease,
+    Finished,
+    FrameReader,
+    Halt,
+    Ready,
+    Report,
+    Retire,
+    Run,
+    Started,
+    Unfit,
+    encode,
+)
+from stem_kombu.execution.handlers import call, call_async, failure, refusal
+from stem_kombu.execution.stops import PendingStop
+from stem_kombu.outcome import Ending, Outcome
+from stem_kombu.revocation import Revocation
+from stem_kombu.task import Task, TaskMessage, TaskRegistry
+
+#: Seconds between two looks at the pipe.
+GATE = 0.001
+#: Seconds between two reports of one handler; the first and the last are always sent.
+REPORT_GATE = 0.1
+#: Bytes of progress data as JSON.
+PROGRESS_LIMIT = 16_384
+#: Seconds a handler may go on after its worker has died, to reach a checkpoint and clean up.
+ORPHAN_GRACE = 2.0
+
+
+def main(pipe: Any, target: str, foreign: Sequence[int] = ()) -> None:
+    """The child's whole life. ``pipe`` is its end of the duplex pipe; ``target`` is ``module:attribute`` of the application.
+
+    ``foreign`` are descriptors inherited from the worker by ``fork``: kept open, they would hide the worker's death from
+    its other children, and its end of their pipes.
+    """
+    for descriptor in foreign:
+        try:
+            os.close(descriptor)
+        except OSError:
+            pass  # closed by another copy of it already
+    # A terminal sends Ctrl-C to the whole group; when to stop is the worker's to say. SIGTERM likewise.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end = ChildPipe(pipe.fileno())
+    end.watch_over()
+    try:
+        registry = load_registry(target)
+    except BaseException as error:  # noqa: BLE001 - importing an application runs any code
+        end.send(Unfit(f"{type(error).__name__}: {error}"))
+        return
+    end.send(Ready(os.getpid()))
+    while (order := end.next_order()) is not None:
+        if isinstance(order, Retire):
+            return
+        if isinstance(order, Run):
+            end.send(Finished(order.token, run(order, registry, end), rss_bytes()))
+        # A Halt here came too late for its job, which has just ended.
+
+
+def load_registry(target: str) -> TaskRegistry:
+    """The tasks of the application at ``module:attribute``."""
+    module, _, attribute = target.partition(":")
+    app = import_module("__mp_main__" if module == "__main__" else module)
+    for name in attribute.split("."):
+        app = getattr(app, name)
+    registry = getattr(app, "registry", app)
+    if not isinstance(registry, TaskRegistry):
+        raise TypeError(f"{target} is no Stem application")
+    return registry
+
+
+def run(order: Run, registry: TaskRegistry, end: ChildPipe) -> Outcome:
+    """Run one job; raises nothing that is the handler's."""
+    message = order.message
+    try:
+        task = registry.get(message.name)
+    except TaskNotRegistered as error:
+        return failure(error, Ending.REJECTED)
+    refused = refusal(task, message)
+    if refused is not None:
+        return refused
+    signals = ChildSignals(end, order.token, message.task_id)
+    context = TaskContext(
+        signals,
+        task_id=message.task_id,
+        name=message.name,
+        attempt=message.attempt,
+        queue=message.queue,
+        headers=message.headers,
+        is_isolate=True,
+    )
+    end.send(Started(order.token))
+    outcome = asyncio.run(_run_async(task, message, context, signals)) if task.is_async else call(task, message, context)
+    signals.flush()
+    return outcome
+
+
+async def _run_async(task: Task, message: TaskMessage, context: TaskContext, signals: ChildSignals) -> Outcome:
+    """Run a coroutine, and cancel it at its next await when the pipe brings an order for it."""
+    loop = asyncio.get_running_loop()
+    raised: list[BaseException] = []
+    job = asyncio.ensure_future(call_async(task, message, context, lambda: raised[-1] if raised else None))
+
+    def on_pipe() -> None:
+        signals.look()
+        error = signals.pending.take()
+        if error is not None:
+            raised.append(error)
+            job.cancel()
+
+    loop.add_reader(signals.descriptor, on_pipe)
+    try:
+        return await job
+    finally:
+        loop.remove_reader(signals.descriptor)
+
+
+class ChildPipe:
+    """The child's end: whole frames, blocking both ways. Used by the handler's thread only, but for :meth:`send`."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._reader = FrameReader()
+        self._orders: list[Any] = []
+        self._sending = threading.Lock()
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
+        self.orphaned = False
+
+    def send(self, frame: object) -> None:
+        """Write the frame; when the worker is gone there is nobody left to tell."""
+        data = memoryview(encode(frame))
+        with self._sending:
+            try:
+                while data:
+                    data = data[os.write(self.descriptor, data) :]
+            except (BrokenPipeError, ConnectionResetError):
+                self.orphaned = True
+
+    def next_order(self) -> Any | None:
+        """Wait for the next frame; ``None`` when the worker is gone."""
+        while not self._orders:
+            if self.orphaned or not self._read():
+                return None
+        return self._orders.pop(0)
+
+    def orders_now(self) -> list[Any]:
+        """Frames that have arrived, without waiting for more."""
+        while not self.orphaned and self._poll.poll(0):
+            self._read()
+        orders, self._orders = self._orders, []
+        return orders
+
+    def has_news(self) -> Callable[[int], list[tuple[int, int]]]:
+        """The bare system call of a checkpoint."""
+        return self._poll.poll
+
+    def watch_over(self) -> None:
+        """Exit soon after the worker has died, even in a handler without checkpoints: its task runs elsewhere by then."""
+        threading.Thread(target=self._lifeline, name="stem-lifeline", daemon=True).start()
+
+    def _lifeline(self) -> None:
+        hangup = select.poll()
+        hangup.register(self.descriptor, 0)  # nothing but the hang-up, which needs no asking for
+        hangup.poll()
+        self.orphaned = True
+        SYSTEM.sleep(ORPHAN_GRACE)
+        os._exit(1)
+
+    def _read(self) -> bool:
+        try:
+            data = os.read(self.descriptor, 262_144)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            self.orphaned = True
+            return False
+        self._orders.extend(self._reader.feed(data))
+        return True
+
+
+class ChildSignals:
+    """The executor's side of a context, in a child. See :class:`stem_kombu.context.Signals`."""
+
+    def __init__(self, end: ChildPipe, token: int, task_id: str) -> None:
+        self._end = end
+        self._token = token
+        self.pending = PendingStop(task_id)
+        self._poll = end.has_news()
+        self._next_look = 0.0
+        self._next_report = 0.0
+        self._unsent: Report | None = None
+
+    @property
+    def descriptor(self) -> int:
+        return self._end.descriptor
+
+    def check(self) -> None:
+        now = monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + GATE
+        if self._poll(0):
+            self.look()
+        if self.pending:
+            error = self.pending.take()
+            # Once an order is pending each checkpoint has to see it, not only one in a millisecond.
+            self._next_look = 0.0
+            if error is not None:
+                raise error
+
+    def look(self) -> None:
+        """Take the orders that have arrived; those of another token are of a job that has ended (G8)."""
+        for order in self._end.orders_now():
+            if isinstance(order, Halt) and order.token == self._token:
+                self.pending.set(order.why, order.revocation)
+        if self._end.orphaned:
+            self.pending.set(Stop.LEASE_LOST)
+
+    def revoked(self) -> Revocation | None:
+        self.look()
+        return self.pending.revocation
+
+    def heartbeat(self) -> None:
+        self._report(Report(self._token))
+
+    def progress(self, fraction: float | None, data: Mapping[str, Any]) -> None:
+        self._report(Report(self._token, fraction, checked_progress(data)))
+
+    def extend_lease(self, seconds: float) -> None:
+        self._end.send(ExtendLease(self._token, seconds))
+
+    def flush(self) -> None:
+        """Send the last progress that was held back."""
+        if self._unsent is not None:
+            self._end.send(self._unsent)
+            self._unsent = None
+
+    def _report(self, report: Report) -> None:
+        now = monotonic()
+        if now < self._next_report:
+            if report.data is not None:
+                self._unsent = report
+            return
+        self._next_report = now + REPORT_GATE
+        if report.data is None and self._unsent is not None:
+            report = self._unsent
+        self._unsent = None
+        self._end.send(report)
+
+
+def checked_progress(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data as JSON holds it; raises ``ValueError`` when it can't, or for more than 16 kB."""
+    if not data:
+        return {}
+    try:
+        text = json.dumps(data, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"progress data is no JSON: {error}") from None
+    if len(text) > PROGRESS_LIMIT:
+        raise ValueError(f"progress data has {len(text)} bytes; at most {PROGRESS_LIMIT} are sent")
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+def rss_bytes() -> int | None:
+    """This process's resident memory in bytes, ``None`` where the platform doesn't tell cheaply."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None

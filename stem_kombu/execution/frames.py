@@ -1,0 +1,179 @@
+"""What goes over the pipe between a worker and one of its children, and what either end may say when.
+
+Every frame about a job names its token, so that an order for a job that has just ended can't hit the next one (G8). The
+pipe is private to the two processes, which is why pickle is allowed on it, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from stem_kombu.execution.base import Stop
+from stem_kombu.outcome import Outcome
+from stem_kombu.revocation import Revocation
+from stem_kombu.task import TaskMessage
+
+
+# -- down, to the child -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Call the handler of the message's task."""
+
+    token: int
+    message: TaskMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Make the next checkpoint of that job raise; nothing when it isn't the one that runs."""
+
+    token: int
+    why: Stop
+    revocation: Revocation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Exit, now that nothing runs."""
+
+
+# -- up, to the worker --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The application is loaded; jobs may come."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """The application can't be loaded in a child: which is the application's error, so trying again won't help."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The handler is about to be called."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A checkpoint that reports: alive, and perhaps how far (``data`` is ``None`` for a bare heartbeat)."""
+
+    token: int
+    fraction: float | None = None
+    data: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendLease:
+    """Keep the message for that many seconds from now."""
+
+    token: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The attempt is over; ``rss_bytes`` is the child's resident memory after it."""
+
+    token: int
+    outcome: Outcome
+    rss_bytes: int | None
+
+
+# -- what may be said when ------------------------------------------------------------------------------------------------
+
+
+class ChildState(str, Enum):
+    """A child as its worker sees it."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    HANDED = "handed"  # a job was written to its pipe; the handler has not been called yet
+    RUNNING = "running"
+    STOPPING = "stopping"  # running, and told to stop
+    RETIRING = "retiring"
+
+
+CHILD_TRANSITIONS: dict[tuple[ChildState, type], ChildState] = {
+    (ChildState.STARTING, Ready): ChildState.IDLE,
+    (ChildState.STARTING, Unfit): ChildState.RETIRING,
+    (ChildState.STARTING, Retire): ChildState.RETIRING,
+    (ChildState.IDLE, Run): ChildState.HANDED,
+    (ChildState.IDLE, Retire): ChildState.RETIRING,
+    (ChildState.IDLE, Halt): ChildState.IDLE,  # lost the race: the job had just finished
+    (ChildState.HANDED, Started): ChildState.RUNNING,
+    (ChildState.HANDED, Halt): ChildState.HANDED,  # waits in the pipe for the first checkpoint
+    (ChildState.HANDED, Finished): ChildState.IDLE,  # refused before the handler was called
+    (ChildState.RUNNING, Report): ChildState.RUNNING,
+    (ChildState.RUNNING, ExtendLease): ChildState.RUNNING,
+    (ChildState.RUNNING, Halt): ChildState.STOPPING,
+    (ChildState.RUNNING, Finished): ChildState.IDLE,
+    (ChildState.STOPPING, Report): ChildState.STOPPING,
+    (ChildState.STOPPING, ExtendLease): ChildState.STOPPING,
+    (ChildState.STOPPING, Halt): ChildState.STOPPING,  # a repeated revoke is harmless
+    (ChildState.STOPPING, Finished): ChildState.IDLE,
+}
+
+
+class ProtocolFault(Exception):
+    """A frame that may not come in this state, or bytes that are no frame: the child is replaced."""
+
+
+def transition(state: ChildState, frame: object) -> ChildState:
+    """The state after the frame; raises :class:`ProtocolFault` for an edge that isn't in the table."""
+    after = CHILD_TRANSITIONS.get((state, type(frame)))
+    if after is None:
+        raise ProtocolFault(f"{type(frame).__name__} while {state.value}")
+    return after
+
+
+# -- bytes --------------------------------------------------------------------------------------------------------------
+
+_LENGTH = struct.Struct("!Q")
+#: Bytes of one frame; more is a fault, not a job. Brokers stop long before.
+LONGEST = 1 << 30
+
+
+def encode(frame: object) -> bytes:
+    """The frame with its length in front."""
+    body = pickle.dumps(frame, protocol=pickle.HIGHEST_PROTOCOL)
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameReader:
+    """Bytes in, frames out, however the bytes were cut."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        """The frames that are complete now; raises :class:`ProtocolFault` for what can't be one."""
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > LONGEST:
+                raise ProtocolFault(f"a frame of {length} bytes")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                return
+            body = bytes(memoryview(self._buffer)[_LENGTH.size : end])
+            del self._buffer[:end]
+            try:
+                yield pickle.loads(body)  # noqa: S301 - our own child, on a pipe that nobody else can reach
+            except Exception as error:
+                # Unpickling may raise anything; whatever it is, the peer doesn't speak our language.
+                raise ProtocolFault(f"a frame that can't be read: {error!r}") from error

@@ -1,0 +1,306 @@
+"""Inline handlers: plain ones in threads of this process, coroutines on one event loop.
+
+A terminate sets a flag that the next checkpoint sees; a coroutine is cancelled at its next await besides. A thread that
+never reaches a checkpoint can't be stopped: when the worker leaves without it, its late result is thrown away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.context import TaskContext
+from stem_kombu.execution.base import Job, Observer, SlotView, Stop
+from stem_kombu.execution.child import checked_progress
+from stem_kombu.execution.handlers import call, call_async, failure, refusal
+from stem_kombu.execution.stops import PendingStop
+from stem_kombu.outcome import Ending, Outcome
+from stem_kombu.revocation import Revocation
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that handlers get to reach a checkpoint after they were asked to go back to the queue.
+RELEASE_GRACE = 1.0
+
+
+class InlineSignals:
+    """The executor's side of a context, in this process. See :class:`stem_kombu.context.Signals`."""
+
+    __slots__ = ("_job", "_observer", "pending")
+
+    def __init__(self, job: Job, observer: Observer) -> None:
+        self._job = job
+        self._observer = observer
+        self.pending = PendingStop(job.message.task_id)
+
+    def check(self) -> None:
+        if self.pending and (error := self.pending.take()) is not None:
+            raise error
+
+    def revoked(self) -> Revocation | None:
+        return self.pending.revocation
+
+    def heartbeat(self) -> None:
+        self._observer.heartbeat(self._job)
+
+    def progress(self, fraction: float | None, data: Mapping[str, Any]) -> None:
+        self._observer.progress(self._job, fraction, checked_progress(data))
+
+    def extend_lease(self, seconds: float) -> None:
+        self._observer.extend_lease(self._job, seconds)
+
+
+class _Run:
+    """One job in a slot. ``done`` is set by whoever reports its end first; whoever comes later is too late."""
+
+    def __init__(self, slot: int, job: Job, observer: Observer) -> None:
+        self.slot = slot
+        self.job = job
+        self.signals = InlineSignals(job, observer)
+        self.future: asyncio.Future[Outcome] | None = None
+        self.timers: list[threading.Timer] = []
+        self.done = False
+
+
+class InlineExecutor:
+    """An :class:`~stem_kombu.execution.base.Executor` in this process."""
+
+    def __init__(self, slots: int, observer: Observer, *, clock: Clock = SYSTEM) -> None:
+        self.slots = slots
+        self._observer = observer
+        self._clock = clock
+        self._cond = threading.Condition()
+        self._waiting: collections.deque[Job] = collections.deque()
+        self._runs: dict[int, _Run] = {}
+        self._tasks_done = [0] * slots
+        self._free: list[int] = []
+        self._threads: set[threading.Thread] = set()
+        self._idle_threads = 0
+        self._jobs_for_threads: collections.deque[_Run] = collections.deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread: threading.Thread | None = None
+        self._running = False
+        self._hurry = threading.Event()
+
+    def start(self) -> None:
+        with self._cond:
+            if not self._running:
+                self._running = True
+                self._hurry.clear()
+                self._free = [slot for slot in reversed(range(self.slots)) if slot not in {r.slot for r in self._runs.values()}]
+
+    def submit(self, job: Job) -> None:
+        with self._cond:
+            running = self._running
+            if running:
+                self._waiting.append(job)
+        if running:
+            self._assign()
+        else:
+            self._observer.ended(job, Outcome(Ending.RELEASED))
+
+    def stop_job(self, token: int, why: Stop, revocation: Revocation | None = None) -> bool:
+        with self._cond:
+            run = self._runs.get(token)
+        if run is None:
+            return False
+        run.signals.pending.set(why, revocation)
+        if run.future is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(run.future.cancel)
+        return True
+
+    def withdraw(self, token: int) -> bool:
+        with self._cond:
+            for job in self._waiting:
+                if job.token == token:
+                    self._waiting.remove(job)
+                    break
+            else:
+                return False
+        self._observer.ended(job, Outcome(Ending.RELEASED))
+        return True
+
+    def view(self) -> Sequence[SlotView]:
+        """The slots in use; there are as many more idle ones as ``slots`` allows, and they cost nothing."""
+        with self._cond:
+            runs = sorted(self._runs.values(), key=lambda run: run.slot)
+            return [
+                SlotView(
+                    run.slot,
+                    os.getpid(),
+                    "stopping" if run.signals.pending else "running",
+                    run.job.message.task_id,
+                    self._tasks_done[run.slot],
+                    None,
+                )
+                for run in runs
+            ]
+
+    def stop(self, timeout: float | None = None) -> None:
+        with self._cond:
+            if not self._running:
+                return
+            self._running = False
+            released, self._waiting = list(self._waiting), collections.deque()
+        for job in released:
+            self._observer.ended(job, Outcome(Ending.RELEASED))
+        self._wait_for_runs(timeout)
+        with self._cond:
+            stuck = list(self._runs.values())
+        for run in stuck:
+            self.stop_job(run.job.token, Stop.SHUTDOWN)
+        if stuck and not self._wait_empty(RELEASE_GRACE):
+            with self._cond:
+                stuck = list(self._runs.values())
+            for run in stuck:
+                logger.warning("task %s has no checkpoint and is left behind; it will run elsewhere", run.job.message.task_id)
+                self._end(run, Outcome(Ending.RELEASED))
+        with self._cond:
+            self._cond.notify_all()
+            loop, self._loop = self._loop, None
+        if loop is not None and self._loop_thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            self._loop_thread.join(RELEASE_GRACE)
+
+    def hurry(self) -> None:
+        """While :meth:`stop` waits: release what runs now."""
+        self._hurry.set()
+        with self._cond:
+            self._cond.notify_all()
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _assign(self) -> None:
+        """Give waiting jobs the free slots, in the calling thread."""
+        while True:
+            with self._cond:
+                if not self._waiting or not self._free or not self._running:
+                    return
+                job = self._waiting.popleft()
+                slot = self._free.pop()
+            revocation = self._observer.may_start(job)
+            refused = None if revocation is not None else refusal(job.task, job.message)
+            if revocation is not None or refused is not None:
+                with self._cond:
+                    self._free.append(slot)
+                self._observer.ended(job, refused or Outcome(Ending.CANCELLED, revocation=revocation))
+                continue
+            run = _Run(slot, job, self._observer)
+            with self._cond:
+                self._runs[job.token] = run
+            self._observer.started(job, os.getpid())
+            self._set_timers(run)
+            if job.task.is_async:
+                asyncio.run_coroutine_threadsafe(self._run_async(run), self._event_loop())
+            else:
+                self._give_to_thread(run)
+
+    def _give_to_thread(self, run: _Run) -> None:
+        with self._cond:
+            self._jobs_for_threads.append(run)
+            if self._idle_threads >= len(self._jobs_for_threads):
+                self._cond.notify_all()
+                return
+            thread = threading.Thread(target=self._work, name=f"stem-inline-{run.slot}", daemon=True)
+            self._threads.add(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        while True:
+            with self._cond:
+                self._idle_threads += 1
+                try:
+                    while not self._jobs_for_threads:
+                        if not self._running:
+                            self._threads.discard(threading.current_thread())
+                            return
+                        self._cond.wait()
+                    run = self._jobs_for_threads.popleft()
+                finally:
+                    self._idle_threads -= 1
+            self._end(run, call(run.job.task, run.job.message, self._context(run)))
+
+    async def _run_async(self, run: _Run) -> None:
+        def cancelled_by() -> BaseException | None:
+            return run.signals.pending.take()
+
+        try:
+            run.future = asyncio.ensure_future(
+                call_async(run.job.task, run.job.message, self._context(run), cancelled_by)
+            )
+            if run.signals.pending:
+                run.future.cancel()  # told to stop before it could begin
+            outcome = await run.future
+        except asyncio.CancelledError:
+            # Cancelled before its first step, so that call_async never saw it.
+            error = run.signals.pending.take()
+            outcome = (
+                Outcome(Ending.CANCELLED, revocation=error.revocation)
+                if error is not None and hasattr(error, "revocation")
+                else Outcome(Ending.RELEASED) if error is not None else failure(asyncio.CancelledError("the loop stopped"))
+            )
+        self._end(run, outcome)
+
+    def _end(self, run: _Run, outcome: Outcome) -> None:
+        with self._cond:
+            if run.done:
+                return
+            run.done = True
+            for timer in run.timers:
+                timer.cancel()
+            del self._runs[run.job.token]
+            self._tasks_done[run.slot] += 1
+            self._free.append(run.slot)
+            self._cond.notify_all()
+        self._observer.ended(run.job, outcome)
+        self._assign()
+
+    def _context(self, run: _Run) -> TaskContext:
+        message = run.job.message
+        return TaskContext(
+            run.signals,
+            task_id=message.task_id,
+            name=message.name,
+            attempt=message.attempt,
+            queue=message.queue,
+            headers=message.headers,
+        )
+
+    def _set_timers(self, run: _Run) -> None:
+        for limit, why in ((run.job.soft_time_limit, Stop.SOFT_TIME_LIMIT), (run.job.time_limit, Stop.TIME_LIMIT)):
+            if limit is not None:
+                timer = threading.Timer(limit, self.stop_job, (run.job.token, why))
+                timer.daemon = True
+                run.timers.append(timer)
+                timer.start()
+
+    def _event_loop(self) -> asyncio.AbstractEventLoop:
+        with self._cond:
+            if self._loop is None:
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=_run_loop, args=(loop,), name="stem-loop", daemon=True)
+                self._loop, self._loop_thread = loop, thread
+                thread.start()
+            return self._loop
+
+    def _wait_for_runs(self, timeout: float | None) -> None:
+        with self._cond:
+            self._cond.wait_for(lambda: not self._runs or self._hurry.is_set(), timeout)
+
+    def _wait_empty(self, timeout: float) -> bool:
+        with self._cond:
+            return self._cond.wait_for(lambda: not self._runs, timeout)
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()

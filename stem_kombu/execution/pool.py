@@ -1,0 +1,428 @@
+"""Isolates: children with one pipe each, and one thread that assigns, reads, stops, buries and replaces.
+
+A job is handed to a named child, so the pool always knows which child runs which attempt (G8). A death is noticed at
+once by the pipe's end or the process's sentinel, whichever comes first; the other children never notice (G18).
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import os
+import selectors
+import threading
+from collections.abc import Callable, Sequence
+
+import billiard
+
+from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.errors import ConfigurationError, ExecutionError
+from stem_kombu.execution.base import Job, Observer, SlotView, Stop
+from stem_kombu.execution.frames import (
+    ChildState,
+    ExtendLease,
+    Finished,
+    Halt,
+    ProtocolFault,
+    Report,
+    Retire,
+    Run,
+    Started,
+    Unfit,
+)
+from stem_kombu.execution.member import Member, spawn
+from stem_kombu.outcome import Ending, Outcome, TaskError
+from stem_kombu.revocation import Revocation
+
+logger = logging.getLogger(__name__)
+
+START_METHODS = ("forkserver", "spawn", "fork")
+#: Seconds for all children to load the application.
+START_TIMEOUT = 60.0
+#: Seconds between the order to release and SIGKILL, and for a retired child to be gone.
+RELEASE_GRACE = 1.0
+RETIRE_GRACE = 5.0
+#: Times a job is handed to another child because its child died before calling the handler.
+_HANDOVERS = 3
+#: Deaths in a row while loading the application that make a start fail.
+_DEATHS_AT_START = 3
+
+
+class IsolatePool:
+    """An :class:`~stem_kombu.execution.base.Executor` of child processes. ``target`` is ``module:attribute`` of the application.
+
+    Children are replaced after ``max_tasks_per_child`` tasks, or when one is larger than ``max_rss_per_child`` bytes
+    after a task.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        target: str,
+        observer: Observer,
+        *,
+        max_tasks_per_child: int | None = None,
+        max_rss_per_child: int | None = None,
+        start_method: str = "forkserver",
+        clock: Clock = SYSTEM,
+    ) -> None:
+        if start_method not in START_METHODS:
+            raise ConfigurationError(
+                f"start method {start_method!r} is unknown", hint=f"one of {', '.join(START_METHODS)}"
+            )
+        self.slots = slots
+        self._target = target
+        self._observer = observer
+        self._max_tasks = max_tasks_per_child
+        self._max_rss = max_rss_per_child
+        self._start_method = start_method
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._lifecycle = threading.Lock()
+        self._members: dict[int, Member] = {}
+        self._waiting: collections.deque[Job] = collections.deque()
+        self._handovers: dict[int, int] = {}
+        self._respawn_at: dict[int, float] = {}
+        self._deaths_at_start = 0
+        self._unfit: str | None = None
+        self._stopping = False
+        self._release_at: float | None = None
+        self._wake_reader = self._wake_writer = -1
+        self._thread: threading.Thread | None = None
+        self._settled = threading.Condition(self._lock)
+
+    # -- from any thread ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Return once every child has loaded the application.
+
+        Raises :class:`~stem_kombu.errors.ExecutionError` when they can't; then no child is left.
+        """
+        with self._lifecycle:
+            if self._thread is not None:
+                return
+            self._stopping, self._release_at, self._unfit, self._deaths_at_start = False, None, None, 0
+            self._context = billiard.get_context(self._start_method)
+            if self._start_method == "forkserver":
+                module = self._target.partition(":")[0]
+                self._context.set_forkserver_preload([module, "stem_kombu.execution.child"])
+            self._wake_reader, self._wake_writer = os.pipe()
+            os.set_blocking(self._wake_reader, False)
+            os.set_blocking(self._wake_writer, False)
+            for slot in range(self.slots):
+                self._spawn(slot)
+            self._thread = threading.Thread(target=self._supervise, name="stem-pool", daemon=True)
+            self._thread.start()
+            with self._settled:
+                ready = self._settled.wait_for(self._all_ready_or_unfit, START_TIMEOUT)
+                unfit = self._unfit
+                if unfit is None and self._deaths_at_start >= _DEATHS_AT_START:
+                    unfit = "they die while they do"
+        if unfit is not None or not ready:
+            self.stop(0.0)
+            raise ExecutionError(
+                f"children can't load the application {self._target}: {unfit or f'not ready within {START_TIMEOUT:g} s'}",
+                hint="the module must be importable by that name in a new process",
+            )
+
+    def submit(self, job: Job) -> None:
+        with self._lock:
+            stopping = self._stopping or self._thread is None
+            if not stopping:
+                self._waiting.append(job)
+        if stopping:
+            self._observer.ended(job, Outcome(Ending.RELEASED))
+        else:
+            self._wake()
+
+    def stop_job(self, token: int, why: Stop, revocation: Revocation | None = None) -> bool:
+        with self._lock:
+            member = self._running(token)
+            if member is None:
+                return False
+            member.send(Halt(token, why, revocation))
+        return True
+
+    def withdraw(self, token: int) -> bool:
+        with self._lock:
+            for job in self._waiting:
+                if job.token == token:
+                    self._waiting.remove(job)
+                    break
+            else:
+                return False
+        self._observer.ended(job, Outcome(Ending.RELEASED))
+        return True
+
+    def view(self) -> Sequence[SlotView]:
+        with self._lock:
+            return [member.view() for slot, member in sorted(self._members.items()) if slot >= 0]
+
+    def stop(self, timeout: float | None = None) -> None:
+        with self._lifecycle:
+            thread = self._thread
+            if thread is None:
+                return
+            with self._lock:
+                self._stopping = True
+                released, self._waiting = list(self._waiting), collections.deque()
+                if timeout is not None:
+                    self._release_at = self._clock.monotonic() + timeout
+            for job in released:
+                self._observer.ended(job, Outcome(Ending.RELEASED))
+            self._wake()
+            thread.join()
+            self._thread = None
+            os.close(self._wake_reader)
+            os.close(self._wake_writer)
+
+    def hurry(self) -> None:
+        """While :meth:`stop` waits: release what runs now."""
+        with self._lock:
+            self._release_at = self._clock.monotonic()
+        self._wake()
+
+    # -- the supervisor's thread ------------------------------------------------------------------------------------
+
+    def _supervise(self) -> None:
+        selector = selectors.DefaultSelector()
+        selector.register(self._wake_reader, selectors.EVENT_READ)
+        watched: dict[int, tuple[Member, bool]] = {}
+        while True:
+            try:
+                self._tend()
+                with self._lock:
+                    if self._stopping and not self._members:
+                        break
+                    self._watch(selector, watched)
+                    wait = self._next_wait()
+                for key, _ in selector.select(wait):
+                    if key.fd == self._wake_reader:
+                        _drain(self._wake_reader)
+                    elif key.fd in watched:
+                        self._hear(watched[key.fd][0])
+            except Exception:
+                # The boundary of the thread that everything here depends on: it must outlive any single surprise.
+                logger.exception("the pool's supervisor goes on after an unexpected error")
+                self._clock.sleep(0.05)
+        selector.close()
+
+    def _watch(self, selector: selectors.BaseSelector, watched: dict[int, tuple[Member, bool]]) -> None:
+        """Bring the selector in step with the children and with what waits to be written."""
+        wanted: dict[int, tuple[Member, bool]] = {}
+        for member in self._members.values():
+            wanted[member.descriptor] = (member, member.wants_to_write)
+            wanted[member.sentinel] = (member, False)
+        for fd, entry in list(watched.items()):
+            if wanted.get(fd) != entry:
+                selector.unregister(fd)
+                del watched[fd]
+        for fd, entry in wanted.items():
+            if fd not in watched:
+                selector.register(fd, selectors.EVENT_READ | (selectors.EVENT_WRITE if entry[1] else 0))
+                watched[fd] = entry
+
+    def _hear(self, member: Member) -> None:
+        """Take what a child says, and bury it when it has ended."""
+        calls: list[Callable[[], None]] = []
+        with self._lock:
+            if self._members.get(member.slot) is not member:
+                return
+            member.flush()
+            try:
+                frames, ended = member.receive()
+                for frame in frames:
+                    calls += self._take(member, frame)
+            except ProtocolFault as fault:
+                logger.error("child %d broke the protocol and is replaced: %s", member.pid, fault)
+                member.kill()
+                ended = True
+            if ended or member.has_exited():
+                calls += self._bury(member)
+        for call in calls:
+            call()
+
+    def _take(self, member: Member, frame: object) -> list[Callable[[], None]]:
+        """What the worker is told of a frame. Under the lock."""
+        job = member.job
+        token = getattr(frame, "token", None)
+        if token is not None and (job is None or job.token != token):
+            raise ProtocolFault(f"{type(frame).__name__} for token {token}, which it doesn't have")
+        member.accept(frame)
+        observer = self._observer
+        if isinstance(frame, Unfit):
+            member.unfit = frame.message
+        elif job is None:  # Ready
+            self._deaths_at_start = 0
+            self._settled.notify_all()
+        elif isinstance(frame, Started):
+            now = self._clock.monotonic()
+            member.soft_deadline = None if job.soft_time_limit is None else now + job.soft_time_limit
+            member.hard_deadline = None if job.time_limit is None else now + job.time_limit
+            return [lambda: observer.started(job, member.pid)]
+        elif isinstance(frame, Report):
+            if frame.data is None:
+                return [lambda: observer.heartbeat(job)]
+            fraction, data = frame.fraction, frame.data
+            return [lambda: observer.progress(job, fraction, data)]
+        elif isinstance(frame, ExtendLease):
+            seconds = frame.seconds
+            return [lambda: observer.extend_lease(job, seconds)]
+        elif isinstance(frame, Finished):
+            self._handovers.pop(job.token, None)
+            self._recycle_if_due(member)
+            outcome = frame.outcome
+            return [lambda: observer.ended(job, outcome)]
+        return []
+
+    def _bury(self, member: Member) -> list[Callable[[], None]]:
+        """Say how the dead child's job ended, and see to a successor. Under the lock."""
+        member.kill()
+        end = member.describe_end()
+        member.close()
+        del self._members[member.slot]
+        self._settled.notify_all()
+        retired, started = member.state is ChildState.RETIRING, member.state is not ChildState.STARTING
+        if member.unfit is not None:
+            self._unfit = member.unfit
+            logger.error("a child can't load the application %s: %s", self._target, member.unfit)
+        if not started or member.unfit is not None:
+            self._deaths_at_start += 1
+        if not self._stopping and (not retired or member.unfit is not None):
+            # A child that dies while it starts is likely to do so again: the first successor comes at once, others later.
+            delay = 0.0 if self._deaths_at_start < 2 else min(0.1 * 2.0 ** min(self._deaths_at_start, 10), 30.0)
+            self._respawn_at[member.slot] = self._clock.monotonic() + delay
+        job, member.job = member.job, None
+        if job is None:
+            if not retired and started:
+                logger.warning("idle %s; it is replaced", end)
+            return []
+        if member.verdict is not None:
+            verdict = member.verdict
+            return [lambda: self._observer.ended(job, verdict)]
+        if member.state is ChildState.HANDED and self._handovers.get(job.token, 0) < _HANDOVERS and not self._stopping:
+            # The handler was never called, so another child may have the job as if nothing had happened.
+            self._handovers[job.token] = self._handovers.get(job.token, 0) + 1
+            self._waiting.appendleft(job)
+            return []
+        self._handovers.pop(job.token, None)
+        logger.error("%s while it ran task %s", end, job.message.task_id, extra={"task_id": job.message.task_id})
+        lost = Outcome(Ending.LOST, error=TaskError("ChildLost", f"{end} while it ran task {job.message.task_id}"))
+        return [lambda: self._observer.ended(job, lost)]
+
+    def _tend(self) -> None:
+        """Everything that is due: successors, time limits, shutdown, and jobs for idle children."""
+        now = self._clock.monotonic()
+        with self._lock:
+            for slot, due in list(self._respawn_at.items()):
+                if self._stopping or due <= now:
+                    del self._respawn_at[slot]
+                    if not self._stopping:
+                        self._respawn(slot)
+            for member in self._members.values():
+                self._enforce_limits(member, now)
+            if self._stopping:
+                self._wind_down(now)
+        self._assign()
+
+    def _assign(self) -> None:
+        while True:
+            with self._lock:
+                member = next((m for m in self._members.values() if m.state is ChildState.IDLE), None)
+                if member is None or not self._waiting or self._stopping:
+                    return
+                job = self._waiting.popleft()
+            revocation = self._observer.may_start(job)
+            if revocation is not None:
+                self._observer.ended(job, Outcome(Ending.CANCELLED, revocation=revocation))
+                continue
+            with self._lock:
+                member.job = job
+                member.send(Run(job.token, job.message))
+
+    def _enforce_limits(self, member: Member, now: float) -> None:
+        job = member.job
+        if member.gone_deadline is not None and now >= member.gone_deadline:
+            member.gone_deadline = None
+            member.kill()
+        if job is None or member.verdict is not None:
+            return
+        if member.hard_deadline is not None and now >= member.hard_deadline:
+            text = f"task {job.message.task_id} passed its time limit of {job.time_limit:g} s; its child was killed"
+            member.verdict = Outcome(Ending.FAILED, error=TaskError("TimeLimitExceeded", text))
+            member.kill()
+        elif member.soft_deadline is not None and now >= member.soft_deadline:
+            member.soft_deadline = None
+            member.send(Halt(job.token, Stop.SOFT_TIME_LIMIT))
+
+    def _wind_down(self, now: float) -> None:
+        """Retire what is idle; once the time is up, release what runs, then by force. Under the lock."""
+        for member in self._members.values():
+            if member.job is None and member.state in (ChildState.IDLE, ChildState.STARTING):
+                member.send(Retire())
+                member.gone_deadline = now + RETIRE_GRACE
+            elif member.job is not None and self._release_at is not None and now >= self._release_at:
+                if member.verdict is None:
+                    member.verdict = Outcome(Ending.RELEASED)
+                    member.hard_deadline = member.soft_deadline = None
+                    member.gone_deadline = now + RELEASE_GRACE
+                    member.send(Halt(member.job.token, Stop.SHUTDOWN))
+
+    def _recycle_if_due(self, member: Member) -> None:
+        full = self._max_tasks is not None and member.tasks_done >= self._max_tasks
+        fat = self._max_rss is not None and member.rss_bytes is not None and member.rss_bytes >= self._max_rss
+        if (full or fat) and not self._stopping:
+            member.send(Retire())
+            member.gone_deadline = self._clock.monotonic() + RETIRE_GRACE
+            # Its successor takes the slot at once; the old child is kept under a slot number that nobody sees.
+            del self._members[member.slot]
+            slot, member.slot = member.slot, -member.pid
+            self._members[member.slot] = member
+            self._respawn_at[slot] = self._clock.monotonic()
+
+    def _respawn(self, slot: int) -> None:
+        try:
+            self._spawn(slot)
+        except Exception as error:
+            # Out of processes, memory or descriptors: the fleet goes on with fewer children until there are some again.
+            self._deaths_at_start += 1
+            delay = min(0.1 * 2.0 ** min(self._deaths_at_start, 10), 30.0)
+            logger.error("no child could be started in slot %d, next try in %.1f s: %s", slot, delay, error)
+            self._respawn_at[slot] = self._clock.monotonic() + delay
+
+    def _spawn(self, slot: int) -> None:
+        foreign = [self._wake_reader, self._wake_writer, *(member.descriptor for member in self._members.values())]
+        self._members[slot] = spawn(slot, self._target, self._context, self._start_method, foreign, self._clock)
+
+    def _next_wait(self) -> float:
+        """Seconds until something is due; a second at most, so that a lost wake-up can't matter for longer."""
+        dues = list(self._respawn_at.values())
+        for member in self._members.values():
+            dues += [d for d in (member.soft_deadline, member.hard_deadline, member.gone_deadline) if d is not None]
+        now = self._clock.monotonic()
+        if self._stopping and self._release_at is not None and self._release_at > now:
+            dues.append(self._release_at)
+        return min(1.0, max(0.0, min(dues, default=1e9) - now))
+
+    def _running(self, token: int) -> Member | None:
+        return next((m for m in self._members.values() if m.job is not None and m.job.token == token), None)
+
+    def _all_ready_or_unfit(self) -> bool:
+        states = [member.state for member in self._members.values()]
+        return self._unfit is not None or self._deaths_at_start >= _DEATHS_AT_START or (
+            len(states) >= self.slots and all(state is not ChildState.STARTING for state in states)
+        )
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_writer, b"x")
+        except (BlockingIOError, OSError):
+            pass  # full, so the supervisor is about to look anyway; or closed, so there is none
+
+
+def _drain(descriptor: int) -> None:
+    try:
+        while os.read(descriptor, 4096):
+            pass
+    except BlockingIOError:
+        pass

@@ -1,0 +1,87 @@
+"""Both kinds of executors behind one: a job goes where its task's mode says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from stem_kombu.errors import ConfigurationError
+from stem_kombu.execution.base import Job, Observer, SlotView, Stop
+from stem_kombu.execution.inline import InlineExecutor
+from stem_kombu.execution.pool import IsolatePool
+from stem_kombu.revocation import Revocation
+from stem_kombu.task import Mode
+
+if TYPE_CHECKING:
+    from stem_kombu.app import Stem
+
+
+class Executors:
+    """An :class:`~stem_kombu.execution.base.Executor` made of an inline one and, where there are isolates, a pool."""
+
+    def __init__(self, inline: InlineExecutor, pool: IsolatePool | None) -> None:
+        self._inline = inline
+        self._pool = pool
+        self._all: list[InlineExecutor | IsolatePool] = [inline] if pool is None else [pool, inline]
+
+    @classmethod
+    def build(
+        cls,
+        app: Stem,
+        observer: Observer,
+        *,
+        isolates: int,
+        inline: int,
+        max_tasks_per_child: int | None = None,
+        max_rss_per_child: int | None = None,
+        start_method: str = "forkserver",
+    ) -> Executors:
+        """What the application's tasks need. Raises :class:`ConfigurationError` when children could not find it."""
+        pool = None
+        if isolates:
+            target = app.target
+            if target is None:
+                raise ConfigurationError(
+                    f"{app!r} has isolate tasks but is no attribute of a module, so that child processes can't import it",
+                    hint="make it at the top level of a module: app = Stem(...)",
+                )
+            pool = IsolatePool(
+                isolates,
+                target,
+                observer,
+                max_tasks_per_child=max_tasks_per_child,
+                max_rss_per_child=max_rss_per_child,
+                start_method=start_method,
+            )
+        return cls(InlineExecutor(inline, observer), pool)
+
+    @property
+    def slots(self) -> int:
+        return sum(executor.slots for executor in self._all)
+
+    def start(self) -> None:
+        for executor in self._all:
+            executor.start()
+
+    def submit(self, job: Job) -> None:
+        isolate = job.task.mode is Mode.ISOLATE and self._pool is not None
+        (self._pool if isolate and self._pool is not None else self._inline).submit(job)
+
+    def stop_job(self, token: int, why: Stop, revocation: Revocation | None = None) -> bool:
+        return any(executor.stop_job(token, why, revocation) for executor in self._all)
+
+    def withdraw(self, token: int) -> bool:
+        return any(executor.withdraw(token) for executor in self._all)
+
+    def view(self) -> Sequence[SlotView]:
+        return [slot for executor in self._all for slot in executor.view()]
+
+    def stop(self, timeout: float | None = None) -> None:
+        # Each waits for its own; with a bound, the second gets what the first didn't need only in the worst case twice.
+        for executor in self._all:
+            executor.stop(timeout)
+
+    def hurry(self) -> None:
+        """While :meth:`stop` waits: release what runs now."""
+        for executor in self._all:
+            executor.hurry()
