@@ -1,0 +1,253 @@
+"""What only children can suffer: death, recycling, hard limits, orphans."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stem_kombu.clock import SYSTEM
+from stem_kombu.errors import ExecutionError
+from stem_kombu.execution.base import Stop
+from stem_kombu.execution.pool import IsolatePool
+from stem_kombu.outcome import Ending
+from stem_kombu.revocation import Revocation
+from stem_kombu.testing.executors import JobMaker, Recording
+from stem_kombu.testing.gates import Gate
+from tests.execution.handlers import app
+from tests.waiting import eventually
+
+TARGET = "tests.execution.handlers:app"
+REVOCATION = Revocation("stem", "t", 1, SYSTEM.utcnow(), terminate=True)
+PoolMaker = Callable[..., IsolatePool]
+
+
+@pytest.fixture
+def observer() -> Recording:
+    return Recording()
+
+
+@pytest.fixture
+def job() -> JobMaker:
+    return JobMaker(app.registry, "isolate")
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "gate")
+
+
+@pytest.fixture
+def make_pool(observer: Recording) -> Iterator[PoolMaker]:
+    pools = []
+
+    def make(slots: int = 2, **options: Any) -> IsolatePool:
+        pool = IsolatePool(slots, TARGET, observer, **options)
+        pools.append(pool)
+        pool.start()
+        return pool
+
+    yield make
+    for pool in pools:
+        pool.stop(0.0)
+
+
+def pids(pool: IsolatePool) -> set[int]:
+    return {slot.pid for slot in pool.view() if slot.state != "starting"}
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_g18_an_idle_child_that_is_killed_is_replaced_and_nothing_is_lost(
+    make_pool: PoolMaker, observer: Recording, job: JobMaker
+) -> None:
+    pool = make_pool()
+    for _ in range(20):
+        victim = pool.view()[0].pid
+        os.kill(victim, signal.SIGKILL)
+        following = [job("echo", value=n) for n in range(4)]
+        for one in following:
+            pool.submit(one)
+        ends = [observer.outcome(one) for one in following]
+        # A job that was handed over but had not started goes to another child; one that had started is reported lost.
+        assert {end.kind for end in ends} <= {Ending.SUCCEEDED, Ending.LOST}
+        eventually(lambda: len(pids(pool)) == 2 and victim not in pids(pool))
+    final = job("echo", value="alive")
+    pool.submit(final)
+    assert observer.outcome(final).result == "alive"
+
+
+def test_g18_a_busy_child_that_is_killed_reports_its_task_lost_and_the_other_child_never_notices(
+    make_pool: PoolMaker, observer: Recording, job: JobMaker, tmp_path: Path
+) -> None:
+    pool = make_pool()
+    unharmed_gate = Gate(tmp_path / "unharmed")
+    unharmed = job("without_checkpoint", unharmed_gate.path)
+    pool.submit(unharmed)
+    unharmed_pid = unharmed_gate.wait_reached()
+    for round_ in range(10):
+        gate = Gate(tmp_path / str(round_))
+        victim = job("without_checkpoint", gate.path)
+        pool.submit(victim)
+        os.kill(gate.wait_reached(), signal.SIGKILL)
+        outcome = observer.outcome(victim)
+        assert outcome.kind is Ending.LOST
+        assert outcome.error is not None and outcome.error.type == "ChildLost"
+        eventually(lambda: len(pids(pool)) == 2)
+    assert unharmed_pid in pids(pool)
+    unharmed_gate.open()
+    assert observer.outcome(unharmed).result == "finished"
+
+
+def test_g8_the_child_that_was_told_to_stop_takes_the_next_job_itself(
+    make_pool: PoolMaker, observer: Recording, job: JobMaker, tmp_path: Path
+) -> None:
+    pool = make_pool(1)
+    for round_ in range(20):
+        gate = Gate(tmp_path / str(round_))
+        stopped, following = job("at_checkpoint", gate.path, "check"), job("who")
+        pool.submit(stopped)
+        pool.submit(following)
+        pid = gate.wait_reached()
+        observer.wait_for("started", stopped)
+        pool.stop_job(stopped.token, Stop.REVOKED, REVOCATION)
+        pool.stop_job(stopped.token, Stop.REVOKED, REVOCATION)  # a repeated order is harmless
+        assert observer.outcome(stopped).kind is Ending.CANCELLED
+        assert observer.outcome(following).result["pid"] == pid
+
+
+def test_the_hard_limit_kills_the_child_and_says_so(make_pool: PoolMaker, observer: Recording, job: JobMaker, gate: Gate) -> None:
+    pool = make_pool(1)
+    stuck, following = job("never_ends", gate.path, limits={"hard": 0.1}), job("echo", value=1)
+    pool.submit(stuck)
+    pool.submit(following)
+    pid = gate.wait_reached()
+    outcome = observer.outcome(stuck)
+    assert outcome.kind is Ending.FAILED
+    assert outcome.error is not None and outcome.error.type == "TimeLimitExceeded"
+    assert observer.outcome(following).result == 1
+    assert pid not in pids(pool)
+
+
+def test_a_child_is_recycled_after_its_number_of_tasks(make_pool: PoolMaker, observer: Recording, job: JobMaker) -> None:
+    pool = make_pool(1, max_tasks_per_child=2)
+    jobs = [job("who") for _ in range(6)]
+    for one in jobs:
+        pool.submit(one)
+    seen = [observer.outcome(one).result["pid"] for one in jobs]
+    assert [seen.count(pid) for pid in dict.fromkeys(seen)] == [2, 2, 2]
+    eventually(lambda: all(is_gone(pid) for pid in set(seen) - pids(pool)))
+
+
+def test_a_child_is_recycled_when_it_has_grown_too_large(make_pool: PoolMaker, observer: Recording, job: JobMaker) -> None:
+    pool = make_pool(1, max_rss_per_child=150 * 2**20)
+    small, large, following = job("grows", 1), job("grows", 200), job("who")
+    for one in (small, large, following):
+        pool.submit(one)
+    assert observer.outcome(small).result == observer.outcome(large).result
+    assert observer.outcome(following).result["pid"] != observer.outcome(large).result
+
+
+def test_large_arguments_and_results_pass_both_ways_at_once(make_pool: PoolMaker, observer: Recording, job: JobMaker) -> None:
+    pool = make_pool(2)
+    text = "x" * (8 * 2**20)
+    jobs = [job("echo", value=text) for _ in range(4)]
+    for one in jobs:
+        pool.submit(one)
+    assert all(observer.outcome(one).result == text for one in jobs)
+
+
+def test_a_suspended_child_does_not_hold_up_the_others(
+    make_pool: PoolMaker, observer: Recording, job: JobMaker
+) -> None:
+    pool = make_pool(2)
+    suspended = pool.view()[0].pid
+    os.kill(suspended, signal.SIGSTOP)
+    try:
+        # Larger than any pipe's buffer: a blocking write to the suspended child would stop everything here.
+        large = job("echo", value="x" * (4 * 2**20))
+        others = [job("echo", value=n) for n in range(20)]
+        pool.submit(large)
+        for one in others:
+            pool.submit(one)
+        # At most one job is stuck with the suspended child; the other child runs all the rest.
+        eventually(lambda: sum(one.token in observer.outcomes for one in [large, *others]) >= 20)
+    finally:
+        os.kill(suspended, signal.SIGCONT)
+    assert observer.outcome(large).kind is Ending.SUCCEEDED
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn", "fork"])
+def test_every_start_method_runs_jobs_and_replaces_children(
+    make_pool: PoolMaker, observer: Recording, job: JobMaker, start_method: str
+) -> None:
+    pool = make_pool(2, start_method=start_method)
+    victim = pool.view()[0].pid
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: victim not in pids(pool) and len(pids(pool)) == 2)
+    last = job("echo", value="ran")
+    pool.submit(last)
+    assert observer.outcome(last).result == "ran"
+
+
+def test_an_application_that_children_cannot_load_is_an_error_at_the_start_and_leaves_no_child(observer: Recording) -> None:
+    pool = IsolatePool(2, "tests.execution.no_such_module:app", observer)
+    with pytest.raises(ExecutionError, match="no_such_module"):
+        pool.start()
+    assert pool.view() == []
+
+
+ORPHANS = """
+    import sys
+    from stem_kombu.execution.pool import IsolatePool
+    from stem_kombu.testing.executors import JobMaker, Recording
+    from stem_kombu.testing.gates import Gate
+    from tests.execution.handlers import app
+
+    if __name__ == "__main__":
+        start_method, busy, checking = sys.argv[1:]
+        pool = IsolatePool(3, "tests.execution.handlers:app", Recording(), start_method=start_method)
+        pool.start()
+        job = JobMaker(app.registry, "isolate")
+        pool.submit(job("never_ends", busy))
+        pool.submit(job("at_checkpoint", checking, "check"))
+        Gate(busy).wait_reached()
+        Gate(checking).wait_reached()
+        print(*[slot.pid for slot in pool.view()], flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "fork"])
+def test_g18_children_do_not_outlive_a_killed_worker_whether_idle_checking_or_stuck(
+    tmp_path: Path, start_method: str
+) -> None:
+    script = tmp_path / "orphans.py"
+    script.write_text(textwrap.dedent(ORPHANS))
+    worker = subprocess.Popen(
+        [sys.executable, str(script), start_method, str(tmp_path / "busy"), str(tmp_path / "checking")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )
+    assert worker.stdout is not None and worker.stdin is not None
+    children = [int(pid) for pid in worker.stdout.readline().split()]
+    assert len(children) == 3
+    worker.kill()
+    worker.wait()
+    worker.stdin.close()
+    worker.stdout.close()
+    eventually(lambda: all(is_gone(pid) for pid in children), timeout=20)
