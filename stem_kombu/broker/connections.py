@@ -26,6 +26,9 @@ CONNECT_TIMEOUT = 4.0
 REPLY_TIMEOUT = 10.0
 #: AMQP: the broker gives a silent client up after two of these.
 HEARTBEAT = 20.0
+#: Longest blocking read of an idle Redis connection, in seconds (fractions need Redis 6). Closing a connection waits for
+#: it, as a message may be on its way, and a command that took 3 ms should not take a second to end.
+IDLE_READ = 0.2
 #: Longest single drain: what a thread that must also look at its clock may sleep.
 SLICE = 0.05
 
@@ -91,6 +94,8 @@ def connect(connection: Connection, timeout: float = CONNECT_TIMEOUT) -> Connect
     if connection.connected:
         return connection
     connection.connect_timeout = timeout
+    if connection.transport.driver_type == "redis":
+        connection.transport.brpop_timeout = IDLE_READ
     if connection.transport.driver_type not in _NETWORK_DRIVERS:
         # No network to wait for; and SQLite's connections belong to the thread that opened them.
         _Attempt(connection).run()

@@ -30,11 +30,11 @@ def broker_errors(connection: Connection, doing: str = "") -> Iterator[None]:
 
     Don't wrap a drain in it: on Redis a drain that merely ran out of time is one of the driver's connection errors.
     """
-    from kombu.exceptions import OperationalError
+    from kombu.exceptions import BatchPublishError, OperationalError
 
     try:
         yield
-    except (OperationalError, *connection.connection_errors, *connection.channel_errors, OSError) as error:
+    except (OperationalError, BatchPublishError, *connection.connection_errors, *connection.channel_errors, OSError) as error:
         raise described(error, shown_url(connection), doing) from error
 
 

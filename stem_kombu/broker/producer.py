@@ -103,12 +103,6 @@ class TaskProducer:
         for line in idle:
             line.close()
 
-    def __enter__(self) -> TaskProducer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     # -- lines ----------------------------------------------------------------------------------------------------------
 
     def _deliver(self, parcels: Sequence[_Parcel], deadline: float) -> None:
@@ -120,7 +114,7 @@ class TaskProducer:
                 return
             except BrokerUnavailable:
                 failures += 1
-                wait = backoff(failures)
+                wait = backoff(failures, longest=1.0)
                 if not self._ever_connected or self._clock.monotonic() + wait >= deadline:
                     raise
                 self._clock.sleep(wait)
