@@ -1,0 +1,41 @@
+"""Loopback ports for servers that tests stop and start again."""
+
+from __future__ import annotations
+
+import random
+import socket
+from pathlib import Path
+
+_EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST = 15_000
+_handed_out: set[int] = set()
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port of ``host`` that nobody listens on, and that this process has not handed out before.
+
+    It lies outside of the range from which the kernel picks the local ports of outgoing connections. Otherwise a client
+    that keeps trying a stopped server could be given that very port as its own and end up connected to itself, and the
+    server could not come back.
+    """
+    for _ in range(1000):
+        port = random.randrange(_LOWEST, _highest())
+        if port in _handed_out:
+            continue
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+        _handed_out.add(port)
+        return port
+    raise OSError(f"no free port between {_LOWEST} and {_highest()} on {host}")
+
+
+def _highest() -> int:
+    try:
+        first = int(_EPHEMERAL_RANGE.read_text().split()[0])
+    except (OSError, ValueError, IndexError):  # not Linux: 49152 is where the registered ports end
+        first = 49_152
+    return first if first > _LOWEST + 1000 else 65_536

@@ -1,0 +1,1 @@
+"""The ``stem`` command: a thin layer over :mod:`stem_kombu`."""

@@ -1,0 +1,59 @@
+"""Fixtures for all tests, and a world of their own for them: no variable and no file of the person who runs them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.servers.fixtures import (
+    amqp_url,
+    broker_url,
+    embedded_url,
+    postgres_server,
+    postgres_url,
+    proxy_for,
+    rabbitmq_server,
+    redis_server,
+    redis_url,
+    server_reaper,
+    start_redis,
+)
+
+__all__ = [
+    "amqp_url",
+    "broker_url",
+    "embedded_url",
+    "postgres_server",
+    "postgres_url",
+    "proxy_for",
+    "rabbitmq_server",
+    "redis_server",
+    "redis_url",
+    "server_reaper",
+    "start_redis",
+]
+
+_TERMINAL = {"NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES"}
+
+for _name in [
+    name for name in os.environ if name in _TERMINAL or (name.startswith("STEM_") and not name.startswith("STEM_TEST_"))
+]:
+    del os.environ[_name]
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def _state_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("state")
+
+
+@pytest.fixture(autouse=True)
+def state_folder(_state_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the embedded default lives in this test, and in every process that it starts: never in the user's home."""
+    folder = _state_folders / str(next(_numbers))
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+    return folder / "stem"

@@ -1,0 +1,136 @@
+"""The servers as pytest fixtures; ``tests/conftest.py`` makes them known to all tests.
+
+Of the session:  redis_server  rabbitmq_server  postgres_server
+Of one test:     redis_url  amqp_url  postgres_url     an empty database or virtual host
+                 broker_url                            each broker in turn: embedded, redis, amqp
+                 proxy_for                             proxy_for(host, port) -> a started TcpProxy
+                 start_redis                           start_redis(password="secret") -> one more server
+
+Where a server is not installed, a test that needs it is skipped with a message that says what is missing; with
+``STEM_TEST_REQUIRE_SERVERS=1`` it fails.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from stem_kombu.broker import embedded
+from stem_kombu.testing.proxy import TcpProxy
+from tests.servers.postgres import PostgresServer
+from tests.servers.process import Reaper, ServerMissing, ServerProcess
+from tests.servers.rabbitmq import RabbitServer
+from tests.servers.redis import RedisServer
+
+ServerT = TypeVar("ServerT", bound=ServerProcess)
+
+
+@pytest.fixture(scope="session")
+def server_reaper() -> Iterator[Reaper]:
+    reaper = Reaper()
+    yield reaper
+    reaper.close()
+
+
+def _served(make: Callable[[], ServerT]) -> Iterator[ServerT]:
+    try:
+        server = make()
+    except ServerMissing as missing:
+        if os.environ.get("STEM_TEST_REQUIRE_SERVERS") == "1":
+            pytest.fail(f"STEM_TEST_REQUIRE_SERVERS=1, but {missing}", pytrace=False)
+        pytest.skip(str(missing))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def redis_server(server_reaper: Reaper) -> Iterator[RedisServer]:
+    yield from _served(lambda: RedisServer(server_reaper))
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(server_reaper: Reaper) -> Iterator[RabbitServer]:
+    yield from _served(lambda: RabbitServer(server_reaper))
+
+
+@pytest.fixture(scope="session")
+def postgres_server(server_reaper: Reaper) -> Iterator[PostgresServer]:
+    yield from _served(lambda: PostgresServer(server_reaper, fsync=os.environ.get("STEM_TEST_POSTGRES_FSYNC") == "1"))
+
+
+# Each of these starts (or resumes) a server that the test before has left killed or paused.
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    redis_server.start()
+    return redis_server.new_database()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    postgres_server.start()
+    url = postgres_server.new_database()
+    yield url
+    postgres_server.start()
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture
+def amqp_url(rabbitmq_server: RabbitServer) -> Iterator[str]:
+    rabbitmq_server.start()
+    url = rabbitmq_server.new_vhost()
+    yield url
+    rabbitmq_server.start()
+    rabbitmq_server.drop_vhost(url)
+
+
+@pytest.fixture
+def embedded_url(tmp_path: Path) -> str:
+    embedded.register()  # so that a test's bare kombu.Connection knows the scheme
+    return f"sqlite://{tmp_path / 'broker.db'}"
+
+
+@pytest.fixture(params=["embedded", "redis", "amqp"])
+def broker_url(request: pytest.FixtureRequest) -> str:
+    """A broker of each kind in turn. ``@pytest.mark.parametrize("broker_url", ["redis"], indirect=True)`` picks."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def proxy_for() -> Iterator[Callable[[str, int], TcpProxy]]:
+    proxies: list[TcpProxy] = []
+
+    def started(host: str, port: int) -> TcpProxy:
+        proxy = TcpProxy(host, port)
+        proxies.append(proxy)
+        proxy.start()
+        return proxy
+
+    yield started
+    for proxy in proxies:
+        proxy.stop()
+
+
+@pytest.fixture
+def start_redis(server_reaper: Reaper, redis_server: RedisServer) -> Iterator[Callable[..., RedisServer]]:
+    """One more Redis with options of the test's choice; ``redis_server`` is asked for so that absence is told there."""
+    servers: list[RedisServer] = []
+
+    def started(**options: Any) -> RedisServer:
+        server = RedisServer(server_reaper, **options)
+        servers.append(server)
+        server.start()
+        return server
+
+    yield started
+    for server in servers:
+        server.close()
