@@ -183,7 +183,7 @@ class RedisDatabase:
             return StoreUnavailable(
                 f"{where}: {text}", hint="the number after the last slash must be a database it has"
             )
-        if isinstance(error, (errors.OutOfMemoryError,)) or text.startswith("OOM"):
+        if "OOM " in text or "maxmemory" in text:
             return StoreUnavailable(f"{where}: the server is out of memory ({text})", hint="raise maxmemory, or prune")
         if isinstance(error, errors.ReadOnlyError) or text.startswith("READONLY"):
             return StoreUnavailable(f"{where}: this server is a read-only replica", hint="give the URL of the master")
