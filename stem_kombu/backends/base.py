@@ -12,7 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from stem_kombu.backends.heartbeat import Heartbeat
+from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.outcome import TaskRecord
+
+#: Seconds between two looks of :meth:`TaskStates.wait`: the first, and the longest.
+_FIRST_LOOK, _LONGEST_LOOK = 0.005, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,20 @@ class TaskStates(ABC):
     def get(self, task_id: str) -> TaskRecord | None:
         """The recorded state of a task, or ``None`` when it is unknown."""
 
+    def wait(self, task_id: str, timeout: float | None = None, *, clock: Clock = SYSTEM) -> TaskRecord | None:
+        """The record of the task once it is terminal, or as it stands after ``timeout`` seconds (``None``: no bound)."""
+        deadline = None if timeout is None else clock.monotonic() + timeout
+        pause = _FIRST_LOOK
+        while True:
+            record = self.get(task_id)
+            if record is not None and record.state.is_terminal:
+                return record
+            left = pause if deadline is None else deadline - clock.monotonic()
+            if left <= 0:
+                return record
+            clock.sleep(min(pause, left))
+            pause = min(pause * 1.5, _LONGEST_LOOK)
+
     @abstractmethod
     def ping(self) -> None:
         """Return when the backend answers; raises :class:`~stem_kombu.errors.StoreUnavailable`."""
@@ -59,7 +77,14 @@ class Roster(ABC):
         """Keep the heartbeat as the worker's last, stamped by the roster's clock, and return that clock's now.
 
         The entry vanishes by itself :data:`~stem_kombu.backends.heartbeat.DEAD_AFTER` intervals and a margin later.
-        A beat of another ``boot`` replaces the held one (the caller checks for duplicates beforehand).
+        A beat of another ``boot`` replaces the held one; :meth:`claim` asks first.
+        """
+
+    @abstractmethod
+    def claim(self, heartbeat: Heartbeat) -> Heartbeat | None:
+        """Beat, unless another boot holds the worker id with an entry that is neither stale nor dead: then that entry.
+
+        Atomic: of any number of boots that claim an id at once, one gets ``None``.
         """
 
     @abstractmethod

@@ -1,0 +1,72 @@
+"""The result of a task that was sent: its state, and what it returned or why it didn't."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stem_kombu.backends.base import TaskStates
+from stem_kombu.errors import ConfigurationError, ResultTimeout, TaskCancelled, TaskFailed
+from stem_kombu.outcome import TaskRecord, TaskState
+
+
+class AsyncResult:
+    """What sending a task returns. ``id`` is the task's id; everything else asks the result backend each time.
+
+    Without a backend, asking raises :class:`~stem_kombu.errors.ConfigurationError`; sending doesn't.
+    """
+
+    def __init__(self, task_id: str, states: TaskStates | None) -> None:
+        self.id = task_id
+        self._states = states
+
+    @property
+    def record(self) -> TaskRecord | None:
+        """Everything that is recorded of the task, ``None`` when nothing is."""
+        return self._backend().get(self.id)
+
+    @property
+    def state(self) -> TaskState | None:
+        """The recorded state, ``None`` when the task is unknown."""
+        record = self.record
+        return None if record is None else record.state
+
+    def wait(self, timeout: float | None = None) -> TaskRecord | None:
+        """The record once it is terminal, or as it stands after ``timeout`` seconds (``None``: without bound)."""
+        return self._backend().wait(self.id, timeout)
+
+    def get(self, timeout: float | None = None) -> Any:
+        """What the handler returned.
+
+        Raises :class:`~stem_kombu.errors.TaskFailed` or :class:`~stem_kombu.errors.TaskCancelled` when it ended otherwise,
+        and :class:`~stem_kombu.errors.ResultTimeout` when it has not ended within ``timeout`` seconds.
+        """
+        record = self.wait(timeout)
+        if record is None or not record.state.is_terminal:
+            state = "unknown" if record is None else record.state.value
+            raise ResultTimeout(f"task {self.id} has not ended within {timeout or 0:g} s; it is {state}")
+        if record.state is TaskState.SUCCEEDED:
+            return record.result
+        if record.state is TaskState.CANCELLED:
+            raise TaskCancelled(f"task {self.id} was cancelled{_why(record)}")
+        error = record.error
+        if error is None:
+            raise TaskFailed(f"task {self.id} failed", error_type="unknown")
+        raise TaskFailed(f"task {self.id} failed: {error.type}: {error.message}", error_type=error.type, traceback=error.traceback)
+
+    def _backend(self) -> TaskStates:
+        if self._states is None:
+            raise ConfigurationError(
+                f"the result of task {self.id} can't be asked for: there is no result backend",
+                hint="set STEM_RESULT_BACKEND_URL, or give the application backend=…",
+            )
+        return self._states
+
+    def __repr__(self) -> str:
+        return f"<AsyncResult {self.id}>"
+
+
+def _why(record: TaskRecord) -> str:
+    if record.revocation is not None:
+        by, reason = record.revocation.requested_by, record.revocation.reason
+        return (f" by {by}" if by else "") + (f": {reason}" if reason else "")
+    return f": {record.error.message}" if record.error is not None else ""
