@@ -48,9 +48,9 @@ class Applied:
 class RevocationCache:
     """The live revocations of one namespace. Safe to use from several threads; look-ups take no lock.
 
-    ``revision`` is the version up to which the store was read without a gap. It is moved by :meth:`advance` alone, never
-    by :meth:`apply`: a broadcast that arrives may follow one that was lost, and to sync from its version would skip the
-    lost one for good.
+    ``revision`` is the version up to which the store was read without a gap. It is moved by :meth:`advance` alone,
+    never by :meth:`apply`: a broadcast that arrives may follow one that was lost, and to sync from its version would
+    skip the lost one for good.
 
     Whether a record is live is judged by the store's clock as it was last heard of (:meth:`set_store_time`) plus the
     time that has passed here since; until then by this machine's clock.
@@ -113,7 +113,7 @@ class RevocationCache:
 
     @property
     def revision(self) -> int:
-        """The version up to which the store was read without a gap; what to ask the store for is what comes after it."""
+        """The version up to which the store was read without a gap: what to give to the store's ``since``."""
         return self._revision
 
     def advance(self, version: int) -> None:

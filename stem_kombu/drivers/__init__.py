@@ -1,1 +1,1 @@
-"""Connections to Redis, PostgreSQL and SQLite: lazy, fork-safe, reopened once, bounded in time, with errors that help."""
+"""Connections to Redis, PostgreSQL and SQLite: lazy, fork-safe, reopened once, bounded in time, errors that help."""

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
 from stem_kombu.settings import TlsSettings, mask_url
@@ -128,7 +128,8 @@ class RedisDatabase:
             parts = parts._replace(scheme="unix", query=urlencode(query))
         # Kombu and Celery write CERT_NONE where redis-py wants none.
         query = [(k, v.lower().removeprefix("cert_") if k == "ssl_cert_reqs" else v) for k, v in parse_qsl(parts.query)]
-        address = urlunsplit(parts._replace(query=urlencode(query, quote_via=quote)))
+        # Not by urlunsplit(), which leaves out the slashes of unix:///path.
+        address = f"{parts.scheme}://{parts.netloc}{parts.path}?{urlencode(query, quote_via=quote)}"
         try:
             self._redis.connection.parse_url(address)  # nothing connects here; a bad URL is told before anything starts
         except ValueError as error:

@@ -32,7 +32,7 @@ class SqliteDatabase:
 
     ``read`` and ``write`` run an operation that gets the :class:`sqlite3.Connection`. It must fetch what it needs and
     return plain values: no cursor may outlive it, since the connection is closed before a fork and may be replaced
-    between two calls. It may be run again when the file is locked, so it must have no effects but those on the database.
+    between two calls. It may be run again when the file is locked, so it may have no effects but those on the database.
 
     Raises :class:`StoreUnavailable` when the file can't be opened, is read-only, full, or stays locked for ``timeout``
     seconds, and :class:`StoreCorrupt` when it is no database.
@@ -185,7 +185,7 @@ def _is_locked(error: sqlite3.Error) -> bool:
 
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)
+        found = path.stat()
     except OSError:
         return None
     return found.st_dev, found.st_ino

@@ -225,7 +225,7 @@ class FileRevokeStore(RevokeStore):
         self._read_to[namespace] = _ReadTo(extent.header, extent.end, last)
 
     def _learnt(self, extent: Extent, *, index: bool = False) -> _Known:
-        """What is known up to the extent's end; reads only what is new, unless an index is wanted for the first time."""
+        """What is known up to the extent's end; reads what is new, or all of it when an index is wanted first."""
         known = self._known
         if known.extent.header != extent.header or (index and not known.indexed):
             known = _Known(indexed=index or known.indexed)

@@ -44,9 +44,9 @@ _NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR)
 class Extent:
     """The part of one file that holds whole batches.
 
-    ``header`` is the file's first line, which names it: an inode's number is given to another file as soon as it is free.
-    ``end`` is where the last whole batch ends, 0 when there is no file or no batch yet. ``seen`` is what stat said; empty
-    when the file goes on behind the end, for then equal sizes would not mean equal content.
+    ``header`` is the file's first line, which names it: an inode's number is given to another file as soon as it is
+    free. ``end`` is where the last whole batch ends, 0 when there is no file or no batch yet. ``seen`` is what stat
+    said; empty when the file goes on behind the end, for then equal sizes would not mean equal content.
     """
 
     header: bytes = b""
@@ -155,7 +155,7 @@ class Journal:
                 os.fchmod(stream.fileno(), self.path.stat().st_mode & 0o777)
                 os.fsync(stream.fileno())
                 end = stream.tell()
-            os.replace(name, self.path)
+            Path(name).replace(self.path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
@@ -168,7 +168,7 @@ class Journal:
         if not folder.is_dir():
             raise self._no_folder()
         target = self.path if self.path.exists() else folder
-        if not os.access(target, os.R_OK | os.W_OK):
+        if not os.access(target, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             raise StoreUnavailable(
                 f"revoke store {self.url}: this user may not write {target}", hint="change its owner or mode"
             )
@@ -208,13 +208,13 @@ class Journal:
         except OSError as error:
             if error.errno in _NOTHING_THERE and not self.path.parent.is_dir():
                 raise self._no_folder() from error
-            if error.errno in _NOTHING_THERE and not exclusive and not self.path.exists():
-                yield False
-                return
             raise StoreUnavailable(
                 f"revoke store {self.url}: can't open {self._lock_path}: {error.strerror}",
                 hint="make the file, its .lock and their folder readable and writable for this user",
             ) from error
+        if file is None:
+            yield False
+            return
         try:
             self._acquire(file, self._fcntl.LOCK_EX if exclusive else self._fcntl.LOCK_SH)
             try:
@@ -225,12 +225,14 @@ class Journal:
         finally:
             os.close(file)
 
-    def _open_lock(self, exclusive: bool) -> int:
+    def _open_lock(self, exclusive: bool) -> int | None:
         if not exclusive:
             # A reader makes no sidecar for a file that is absent, and needs no right to write to the folder.
             with contextlib.suppress(FileNotFoundError):
                 return os.open(self._lock_path, os.O_RDONLY | os.O_CLOEXEC)
             if not self.path.exists():
+                if self.path.parent.is_dir():
+                    return None
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return os.open(self._lock_path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
@@ -292,7 +294,7 @@ def _new_header() -> bytes:
 
 def _seen(file: int | Path) -> tuple[int, ...]:
     try:
-        found = os.stat(file)
+        found = os.fstat(file) if isinstance(file, int) else file.stat()
     except FileNotFoundError:
         return ()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

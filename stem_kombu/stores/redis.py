@@ -97,7 +97,7 @@ class RedisRevokeStore(RevokeStore):
             if "CORRUPT" in error.message or "WRONGTYPE" in error.message:
                 raise StoreCorrupt(
                     error.message,
-                    hint="somebody else wrote to these keys, or the server evicted one (use maxmemory-policy noeviction)",
+                    hint="somebody else wrote to these keys, or Redis evicted one (use maxmemory-policy noeviction)",
                 ) from error
             raise
 

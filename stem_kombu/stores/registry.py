@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.settings import EMBEDDED, TlsSettings, mask_url, sqlite_path
+from stem_kombu.settings import EMBEDDED, TlsSettings, file_path, mask_url, sqlite_path
 from stem_kombu.stores.base import RevokeStore
 
 #: Plug-ins register here: the entry point's name is the URL scheme, its value a callable ``(url, tls) -> RevokeStore``.
@@ -24,7 +22,7 @@ def open_revoke_store(url: str, *, name: str = "URL", tls: TlsSettings | None = 
     that can't be read, for one that can't hold revocations, and when the driver is not installed.
     """
     if "://" not in url:
-        return _open_bare_path(url, name)
+        return _file(url, name, tls)
     scheme = url.partition("://")[0].lower()
     if (opener := _BUILT_IN.get(scheme)) is not None:
         return opener(url, name, tls)
@@ -63,30 +61,9 @@ def _memory(url: str, name: str, tls: TlsSettings | None) -> RevokeStore:
 
 
 def _file(url: str, name: str, tls: TlsSettings | None) -> RevokeStore:
-    parts = urlsplit(url)
-    path = unquote(parts.path)
-    if parts.netloc not in {"", "localhost"} or not path.strip("/"):
-        raise ConfigurationError(
-            f"{name}: {mask_url(url)!r} names no file on this host", hint="write file:///absolute/path (three slashes)"
-        )
-    return _open_file(Path(path))
-
-
-def _open_bare_path(text: str, name: str) -> RevokeStore:
-    # A bare word is refused: it would create a file in whatever folder the command happens to run in, and a worker
-    # that runs in another one would never see it.
-    if not ("/" in text or text.startswith((".", "~"))):
-        raise ConfigurationError(
-            f"{name}: {text!r} is neither a URL nor the path of a file",
-            hint=f"write file:///path/to/{text}, or ./{text} if the current folder is really meant",
-        )
-    return _open_file(Path(text).expanduser().absolute())
-
-
-def _open_file(path: Path) -> RevokeStore:
     from stem_kombu.stores.file import FileRevokeStore
 
-    return FileRevokeStore(path)
+    return FileRevokeStore(file_path(url, name=name))
 
 
 _BUILT_IN: dict[str, _Opener] = {

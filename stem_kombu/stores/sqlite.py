@@ -30,8 +30,9 @@ SCHEMA = Schema.of(
     )
 )
 _COLUMNS = "task_id, version, issued_us, terminate, reason, requested_by, expires_us"
+_CHANGES = ", ".join(f"{column} = excluded.{column}" for column in _COLUMNS.split(", "))
 _UPSERT = f"""INSERT INTO stem_revocations (namespace, {_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)
-    ON CONFLICT (namespace, task_id) DO UPDATE SET {", ".join(f"{c} = excluded.{c}" for c in _COLUMNS.split(", ")[1:])}"""
+    ON CONFLICT (namespace, task_id) DO UPDATE SET {_CHANGES}"""
 #: Rows per read or delete: the connection is free for other threads between two pages.
 _PAGE = 2000
 #: Ids per look-up; SQLite before 3.32 takes at most 999 parameters.

@@ -1,0 +1,442 @@
+"""The file store when things go wrong: crashes, garbage, full disks, rewrites under the eyes of readers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from stem_kombu.clock import SYSTEM
+from stem_kombu.errors import StoreCorrupt, StoreUnavailable
+from stem_kombu.revocation import RevocationDraft as Draft
+from stem_kombu.stores import file as file_module
+from stem_kombu.stores import journal as journal_module
+from stem_kombu.stores.file import FileRevokeStore
+from tests.waiting import eventually
+
+NS = "shop"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "revokes.stem"
+
+
+@pytest.fixture
+def store(path: Path) -> FileRevokeStore:
+    return FileRevokeStore(path)
+
+
+@pytest.fixture
+def rewrite_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_module, "_GARBAGE", 4)
+
+
+def ids(store: FileRevokeStore) -> list[str]:
+    return [record.task_id for record in store.load(NS)]
+
+
+def test_a_line_is_the_record_as_json_so_that_people_can_read_it(store: FileRevokeStore, path: Path) -> None:
+    (record,) = store.save(NS, [Draft("t1", terminate=True, reason="bad deploy")])
+
+    header, line = path.read_text().splitlines()
+
+    assert json.loads(header)["stem_revocations"] == 1
+    assert json.loads(line) == {**record.to_record(), "supersedes": None}
+
+
+def test_reading_an_absent_file_makes_no_file(store: FileRevokeStore, tmp_path: Path) -> None:
+    assert ids(store) == []
+    assert store.revision(NS) == 0
+    assert store.prune(NS) == 0
+    store.ping()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_idle_since_is_one_stat(store: FileRevokeStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (record,) = store.save(NS, [Draft("t1")])
+    assert list(store.since(NS, record.version)) == []
+
+    def no_open(*args: object, **kwargs: object) -> int:
+        raise AssertionError(f"opened {args}")
+
+    monkeypatch.setattr(os, "open", no_open)
+    assert list(store.since(NS, record.version)) == []
+
+
+@pytest.mark.parametrize("keep", [1, 5, 40, -1])
+def test_g6_a_torn_last_line_is_ignored_and_repaired_by_the_next_writer(path: Path, keep: int) -> None:
+    FileRevokeStore(path).save(NS, [Draft("whole")])
+    size = path.stat().st_size
+    FileRevokeStore(path).save(NS, [Draft("torn")])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: size + keep] if keep > 0 else whole[:keep])
+
+    store = FileRevokeStore(path)
+    assert ids(store) == ["whole"]
+
+    store.save(NS, [Draft("next")])
+    assert ids(store) == ids(FileRevokeStore(path)) == ["whole", "next"]
+
+
+def test_g6_a_torn_batch_is_ignored_as_a_whole(path: Path) -> None:
+    FileRevokeStore(path).save(NS, [Draft("whole")])
+    start = path.stat().st_size
+    FileRevokeStore(path).save(NS, [Draft(f"t{number}", reason="x" * 300) for number in range(1000)])
+    content = path.read_bytes()
+    lines = content[start:].splitlines(keepends=True)
+
+    # Cut at ends of lines, in the middle of one, and so that only the batch's last newline is missing.
+    for kept in (lines[:1], lines[:400], [*lines[:400], lines[400][:50]], lines[:-1], [*lines[:-1], lines[-1][:-1]]):
+        path.write_bytes(content[:start] + b"".join(kept))
+        assert ids(FileRevokeStore(path)) == ["whole"]
+        assert FileRevokeStore(path).revision(NS) == next(FileRevokeStore(path).load(NS)).version
+
+    FileRevokeStore(path).save(NS, [Draft("next")])
+    assert ids(FileRevokeStore(path)) == ["whole", "next"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"stem_revocations":1,"file":"0123'])
+def test_g6_a_torn_first_write_is_an_empty_store(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+    store = FileRevokeStore(path)
+    assert ids(store) == []
+    store.save(NS, [Draft("t")])
+
+    assert ids(FileRevokeStore(path)) == ["t"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda line: b"garbage\n",
+        lambda line: b"\n",
+        lambda line: line.replace(b'"version":', b'"version":"x'),
+        lambda line: b"\0" * (len(line) - 1) + b"\n",
+        lambda line: line.replace(b'"issued_at":"2', b'"issued_at":"x'),
+        lambda line: line[: len(line) // 2] + b"\n",
+    ],
+    ids=["garbage", "blank", "field", "zeros", "time", "half"],
+)
+def test_g6_any_other_corruption_is_told_with_file_and_line(path: Path, damage: object) -> None:
+    FileRevokeStore(path).save(NS, [Draft(f"t{number}") for number in range(5)])
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[3] = damage(lines[3])  # type: ignore[operator]
+    path.write_bytes(b"".join(lines))
+
+    with pytest.raises(StoreCorrupt, match=rf"{path}, line 4\b"):
+        list(FileRevokeStore(path).load(NS))
+    with pytest.raises(StoreCorrupt, match=rf"{path}, line 4\b"):
+        list(FileRevokeStore(path).since(NS, 0))
+
+
+def test_a_corrupt_file_is_left_as_it_is(path: Path) -> None:
+    FileRevokeStore(path).save(NS, [Draft("t1"), Draft("t2")])
+    content = path.read_bytes().replace(b'{"namespace"', b"garbage", 1)
+    path.write_bytes(content)
+
+    with pytest.raises(StoreCorrupt, match="line 2"):
+        FileRevokeStore(path).save(NS, [Draft("t3")])
+
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"hello world\n", b"\x7fELF" + b"\0" * 100, b'{"stem_revocations":2}\n', b"x"])
+def test_somebody_elses_file_is_refused_and_left_as_it_is(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    store = FileRevokeStore(path)
+
+    for call in (lambda: store.save(NS, [Draft("t")]), lambda: ids(store), store.ping):
+        with pytest.raises(StoreCorrupt, match="line 1"):
+            call()
+
+    assert path.read_bytes() == content
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from stem_kombu.revocation import RevocationDraft
+from stem_kombu.stores.file import FileRevokeStore
+store = FileRevokeStore(Path(sys.argv[1]))
+number = 0
+while True:
+    number += 1
+    names = [f"{sys.argv[2]}-{number}-{item}" for item in range(number % 7 + 1)]
+    store.save("shop", [RevocationDraft(name, reason="r" * 200) for name in names])
+    print(number, flush=True)
+"""
+
+
+def test_g1_g6_kill_9_in_the_middle_of_writing_loses_nothing_that_was_acknowledged(path: Path) -> None:
+    told = 0
+    for life in range(6):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path), str(life)], stdout=subprocess.PIPE, text=True
+        )
+        assert writer.stdout is not None
+        for _ in range(3 + life * 4):
+            told = int(writer.stdout.readline())
+        os.kill(writer.pid, signal.SIGKILL)
+        told = max([told, *(int(line) for line in writer.stdout.read().split())])
+        writer.wait()
+        writer.stdout.close()
+
+        found = ids(FileRevokeStore(path))  # no StoreCorrupt, whatever was torn
+
+        for number in range(1, told + 1):
+            for item in range(number % 7 + 1):
+                assert f"{life}-{number}-{item}" in found
+        unfinished = [name for name in found if name.startswith(f"{life}-{told + 1}-")]
+        assert len(unfinished) in (0, (told + 1) % 7 + 1)
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from stem_kombu.errors import StoreUnavailable
+from stem_kombu.revocation import RevocationDraft
+from stem_kombu.stores.file import FileRevokeStore
+path = Path(sys.argv[1])
+store = FileRevokeStore(path)
+resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 1000, resource.RLIM_INFINITY))
+try:
+    store.save("shop", [RevocationDraft(f"big-{i}", reason="r" * 200) for i in range(100)])
+except StoreUnavailable as error:
+    print(error.message, "|", error.hint)
+store.save("shop", [RevocationDraft("small")])
+"""
+
+
+def test_a_full_disk_keeps_nothing_of_the_batch_and_the_store_goes_on(store: FileRevokeStore, path: Path) -> None:
+    store.save(NS, [Draft("before")])
+
+    told = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, check=True).stdout
+
+    assert "can't write it" in told
+    assert "make room" in told
+    assert ids(store) == ["before", "small"]
+    assert [record.task_id for record in store.since(NS, 0)] == ["before", "small"]
+
+
+@pytest.mark.usefixtures("rewrite_early")
+def test_the_file_is_rewritten_when_garbage_dominates(store: FileRevokeStore, path: Path) -> None:
+    reader = FileRevokeStore(path)
+    path.touch(mode=0o640)
+    path.chmod(0o640)
+    revision = 0
+    for number in range(30):
+        (again, other) = store.save(NS, [Draft("again", reason=str(number)), Draft("other", terminate=number == 0)])
+        assert list(reader.since(NS, revision)) == [again, other]
+        revision = other.version
+
+    assert len(path.read_bytes().splitlines()) < 20
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert list(FileRevokeStore(path).load(NS)) == [again, other]
+    assert other.terminate
+    assert sorted(child.name for child in path.parent.iterdir()) == [path.name, path.name + ".lock"]
+
+
+@pytest.mark.usefixtures("rewrite_early")
+def test_g4_a_rewrite_keeps_the_revision_of_a_namespace_without_records(store: FileRevokeStore, path: Path) -> None:
+    last = store.save(NS, [Draft(f"t{number}", expires_in=0.001) for number in range(10)])[-1]
+    (other,) = store.save("other", [Draft("t")])
+    eventually(lambda: ids(store) == [])
+
+    assert store.prune(NS) == 10
+
+    assert len(path.read_bytes().splitlines()) == 4  # header, one record, two marks
+    assert FileRevokeStore(path).revision(NS) == last.version
+    assert list(FileRevokeStore(path).since("other", 0)) == [other]
+
+
+@pytest.mark.usefixtures("rewrite_early")
+def test_what_a_killed_rewriter_left_behind_is_cleared_away(store: FileRevokeStore, path: Path) -> None:
+    leftover = path.with_name(f".{path.name}.abc.tmp")
+    leftover.write_text("half a file")
+    other = path.with_name(".other.stem.abc.tmp")
+    other.write_text("of another store")
+
+    for _ in range(20):
+        store.save(NS, [Draft("again")])
+
+    assert not leftover.exists()
+    assert other.exists()
+
+
+@pytest.mark.usefixtures("rewrite_early")
+def test_g4_g6_readers_miss_nothing_while_the_file_is_rewritten(path: Path) -> None:
+    writer, rounds = FileRevokeStore(path), 150
+    done = threading.Event()
+
+    def write() -> None:
+        try:
+            for number in range(rounds):
+                writer.save(NS, [Draft("again"), Draft("and again"), Draft(f"t{number}")])
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    reader, seen, version = FileRevokeStore(path), set(), 0
+    while True:
+        last_look = done.is_set()
+        for record in reader.since(NS, version):
+            assert record.version > version
+            version = record.version
+            seen.add(record.task_id)
+        assert {f"t{number}" for number in range(rounds)}.issuperset(seen - {"again", "and again"})
+        if last_look:
+            break
+    thread.join()
+
+    assert seen == {"again", "and again", *(f"t{number}" for number in range(rounds))}
+    assert path.stat().st_size < rounds * 3 * 100
+
+
+@pytest.mark.usefixtures("rewrite_early")
+def test_a_stream_survives_a_rewrite_between_two_of_its_records(store: FileRevokeStore, path: Path) -> None:
+    records = store.save(NS, [Draft(f"t{number}") for number in range(5)])
+    for _ in range(4):
+        store.save(NS, [Draft("again")])
+
+    stream = FileRevokeStore(path).load(NS)
+    first = next(stream)
+    before = path.stat().st_ino
+    for _ in range(20):
+        store.save(NS, [Draft("again")])
+
+    assert path.stat().st_ino != before
+    rest = list(stream)
+    assert [first, *[record for record in rest if record.task_id != "again"]] == records
+
+
+def test_a_deleted_file_is_an_empty_store_whose_versions_go_on(store: FileRevokeStore, path: Path) -> None:
+    (old,) = store.save(NS, [Draft("old")])
+    path.unlink()
+
+    assert ids(store) == []
+    (new,) = store.save(NS, [Draft("new")])
+
+    assert new.version > old.version
+    assert [record.task_id for record in store.since(NS, old.version)] == ["new"]
+
+
+def test_a_clock_that_goes_back_does_not_take_versions_with_it(path: Path) -> None:
+    class Clock(type(SYSTEM)):  # type: ignore[misc]
+        moment = datetime.fromisoformat("2026-01-31T12:00:00+00:00")
+
+        def utcnow(self) -> datetime:
+            return self.moment
+
+    clock = Clock()
+    store = FileRevokeStore(path, clock=clock)
+    (first,) = store.save(NS, [Draft("t1")])
+    clock.moment -= timedelta(days=1)
+
+    (second,) = store.save(NS, [Draft("t2")])
+
+    assert second.version == first.version + 1
+    assert [record.task_id for record in store.since(NS, first.version)] == ["t2"]
+
+
+def test_a_lock_that_is_never_let_go_is_told(
+    store: FileRevokeStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save(NS, [Draft("t")])
+    monkeypatch.setattr(journal_module, "LOCK_TIMEOUT", 0.05)
+
+    with HeldLock(path), pytest.raises(StoreUnavailable, match="locked by another process") as locked:
+        store.save(NS, [Draft("u")])
+
+    assert str(path) in (locked.value.hint or "")
+    store.save(NS, [Draft("u")])
+
+
+def test_readers_do_not_keep_each_other_out(store: FileRevokeStore, path: Path) -> None:
+    store.save(NS, [Draft("t")])
+
+    with HeldLock(path, shared=True):
+        assert ids(FileRevokeStore(path)) == ["t"]
+
+
+def test_a_missing_folder_is_told_and_not_made(tmp_path: Path) -> None:
+    store = FileRevokeStore(tmp_path / "missing" / "revokes.stem")
+
+    for call in (lambda: store.save(NS, [Draft("t")]), store.ping):
+        with pytest.raises(StoreUnavailable, match="there is no folder") as missing:
+            call()
+        assert missing.value.hint == f"create it: mkdir -p {tmp_path}/missing"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_the_place_of_the_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="Is a directory"):
+        FileRevokeStore(tmp_path).save(NS, [Draft("t")])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_a_file_that_may_only_be_read_can_be_read_and_says_why_it_cannot_be_written(
+    store: FileRevokeStore, path: Path
+) -> None:
+    store.save(NS, [Draft("t")])
+    path.chmod(0o444)
+
+    with SomebodyElse(path.parent):
+        reader = FileRevokeStore(path)
+        assert ids(reader) == ["t"]
+        with pytest.raises(StoreUnavailable, match="Permission denied"):
+            reader.save(NS, [Draft("u")])
+        with pytest.raises(StoreUnavailable, match="may not write"):
+            reader.ping()
+
+
+class HeldLock:
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
+        import fcntl
+
+        self._fcntl, self._mode = fcntl, fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        self._path = path.with_name(path.name + ".lock")
+
+    def __enter__(self) -> None:
+        self._file = self._path.open("rb")
+        self._fcntl.flock(self._file, self._mode)
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+
+class SomebodyElse:
+    """Run the block as another user, who may pass through the folders above ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folders = [parent for parent in (folder, *folder.parents) if not parent.stat().st_mode & 0o005]
+
+    def __enter__(self) -> None:
+        self._modes = [folder.stat().st_mode for folder in self._folders]
+        for folder in self._folders:
+            folder.chmod(0o755)
+        os.seteuid(65534)
+
+    def __exit__(self, *exception: object) -> None:
+        os.seteuid(0)
+        for folder, mode in zip(self._folders, self._modes, strict=True):
+            folder.chmod(mode)
+
+
+@pytest.fixture(autouse=True)
+def _own_umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
