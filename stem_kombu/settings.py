@@ -234,6 +234,28 @@ def sqlite_path(url: str, *, name: str = "URL") -> Path:
     return Path("/" + path)
 
 
+def file_path(text: str, *, name: str = "URL") -> Path:
+    """The file of ``file:///path`` or of a bare path (which must have a slash, or begin with ``.`` or ``~``).
+
+    Raises :class:`ConfigurationError` for a host, for no path, and for a bare word: that would name a file in whatever
+    folder the command happens to run in, and a worker that runs in another one would never see it.
+    """
+    if "://" not in text:
+        if not ("/" in text or text.startswith((".", "~"))):
+            raise ConfigurationError(
+                f"{name}: {text!r} is neither a URL nor the path of a file",
+                hint=f"write file:///path/to/{text}, or ./{text} if the current folder is really meant",
+            )
+        return Path(text).expanduser().absolute()
+    parts = urlsplit(text)
+    path = unquote(parts.path)
+    if parts.netloc not in {"", "localhost"} or not path.strip("/"):
+        raise ConfigurationError(
+            f"{name}: {mask_url(text)!r} names no file on this host", hint="write file:///absolute/path (three slashes)"
+        )
+    return Path(path)
+
+
 def _checked_namespace(source: Source) -> str:
     if not _NAMESPACE.fullmatch(source.value):
         raise ConfigurationError(
