@@ -21,7 +21,7 @@ from stem_kombu.errors import BroadcastUnsupported
 if TYPE_CHECKING:
     from kombu import Connection
 
-#: Seconds in which a message to ourselves must have come back..
+#: Seconds in which a message to ourselves must have come back.
 PROBE_TIMEOUT = 2.0
 _RESEND_EVERY = 0.02
 _PROBE_EXPIRES = 10.0
@@ -37,12 +37,15 @@ class LeaseKind(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """``driver``: Kombu's driver type. ``fanout``: a broadcast reaches other connections. ``inbox``: a message addressed to
-    a queue by name through the default exchange reaches other connections. ``leases``: how messages are kept longer than
-    the visibility timeout. ``queue_expiry``: the broker removes queues that nobody uses. ``needs_declare_before_reply``:
-    whoever publishes into an expiring queue must declare it first, as the expiry is set by the sender; on AMQP that must
-    not be done, as it would bring a queue back whose owner has gone. ``hub``: Kombu's event loop can run it.
-    ``process_local``: nothing leaves this process."""
+    """What was found out.
+
+    ``driver``: Kombu's driver type. ``fanout``: a broadcast reaches other connections. ``inbox``: a message addressed
+    to a queue by name through the default exchange reaches other connections. ``leases``: how messages are kept longer
+    than the visibility timeout. ``queue_expiry``: the broker removes queues that nobody uses.
+    ``needs_declare_before_reply``: whoever publishes into an expiring queue must declare it first, as the expiry is set
+    by the sender; on AMQP that must not be done, as it would bring a queue back whose owner has gone. ``hub``: Kombu's
+    event loop can run it. ``process_local``: nothing leaves this process.
+    """
 
     driver: str
     fanout: bool
@@ -71,7 +74,7 @@ def abilities_of(connection: Connection, *, clock: Clock = SYSTEM, timeout: floa
 
     ``connection`` is a template: it is cloned, not used. Raises :class:`~stem_kombu.errors.BrokerUnavailable`.
     """
-    key = f"{shown_url(connection)} {sorted(connection.transport_options.items(), key=str)!r}"
+    key = f"{shown_url(connection)} {sorted((connection.transport_options or {}).items(), key=str)!r}"
     with _known_lock:
         if key in _known:
             return _known[key]

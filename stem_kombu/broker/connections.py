@@ -26,8 +26,8 @@ CONNECT_TIMEOUT = 4.0
 REPLY_TIMEOUT = 10.0
 #: AMQP: the broker gives a silent client up after two of these.
 HEARTBEAT = 20.0
-#: Longest blocking read of an idle Redis connection, in seconds (fractions need Redis 6). Closing a connection waits for
-#: it, as a message may be on its way, and a command that took 3 ms should not take a second to end.
+#: Longest blocking read of an idle Redis connection, in seconds (fractions need Redis 6). Closing a connection waits
+#: for it, as a message may be on its way, and a command that took 3 ms should not take a second to end.
 IDLE_READ = 0.2
 #: Longest single drain: what a thread that must also look at its clock may sleep.
 SLICE = 0.05
@@ -93,7 +93,8 @@ def connect(connection: Connection, timeout: float = CONNECT_TIMEOUT) -> Connect
     """
     if connection.connected:
         return connection
-    connection.connect_timeout = timeout
+    attributes: Any = connection  # Kombu's annotations say that times are whole seconds
+    attributes.connect_timeout = timeout
     if connection.transport.driver_type == "redis":
         connection.transport.brpop_timeout = IDLE_READ
     if connection.transport.driver_type not in _NETWORK_DRIVERS:
@@ -212,7 +213,7 @@ class _Attempt:
 
 
 def _expect_certificate_of_host(connection: Connection) -> None:
-    """Have AMQP verify the certificate for the host in the URL: Kombu would replace ``localhost`` by an address first."""
+    """Have AMQP verify the certificate for the URL's host: Kombu would replace ``localhost`` by an address first."""
     if isinstance(connection.ssl, dict) and "server_hostname" in connection.ssl:
         connection.ssl = connection.ssl | {"server_hostname": connection.hostname or "localhost"}
 
@@ -240,10 +241,12 @@ def _checked_driver(url: str, name: str) -> str:
         raise ConfigurationError(f"{name}: {masked!r} has a bad port: {error}", hint=f"accepted: {ACCEPTED}") from error
     if scheme in {"redis", "rediss"} and parts.path.strip("/") and not parts.path.strip("/").isdigit():
         raise ConfigurationError(
-            f"{name}: {masked!r} names the database {parts.path.strip('/')!r}", hint="write a number, as in redis://host:6379/0"
+            f"{name}: {masked!r} names the database {parts.path.strip('/')!r}",
+            hint="write a number, as in redis://host:6379/0",
         )
     try:
-        return str(get_transport_cls(alias).driver_type)
+        transport: Any = get_transport_cls(alias)
+        return str(transport.driver_type)
     except Exception as error:
         # Importing a transport runs its driver's module; whatever that raises, the driver can't be used.
         raise _driver_missing(url, name, error) from error

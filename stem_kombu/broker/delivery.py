@@ -31,18 +31,43 @@ _MOST_RETRIES = 2**31
 #: Headers of the protocol; all others are the sender's own and reach the handler as ``ctx.headers``.
 _PROTOCOL_HEADERS = frozenset(
     {
-        "lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "group_order", "retries",
-        "timelimit", "root_id", "parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result",
-        "replaced_task_nesting", "stamped_headers", "stamps", "compression", "reply_to", "correlation_id",
-        "redelivered", "delivery_info", "x-death", "x-delivery-count", "x-first-death-exchange",
-        "x-first-death-queue", "x-first-death-reason",
+        "lang",
+        "task",
+        "id",
+        "shadow",
+        "eta",
+        "expires",
+        "group",
+        "group_index",
+        "group_order",
+        "retries",
+        "timelimit",
+        "root_id",
+        "parent_id",
+        "argsrepr",
+        "kwargsrepr",
+        "origin",
+        "ignore_result",
+        "replaced_task_nesting",
+        "stamped_headers",
+        "stamps",
+        "compression",
+        "reply_to",
+        "correlation_id",
+        "redelivered",
+        "delivery_info",
+        "x-death",
+        "x-delivery-count",
+        "x-first-death-exchange",
+        "x-first-death-queue",
+        "x-first-death-reason",
     }
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A decoded delivery. ``redelivered``: the broker says that it was delivered before; ``priority`` is 0 where none is set."""
+    """A decoded delivery. ``redelivered``: delivered before, says the broker; ``priority``: 0 where unset."""
 
     message: TaskMessage
     redelivered: bool
@@ -53,9 +78,9 @@ class Arrival:
 def decode_delivery(raw: Any, *, queue: str | None = None) -> Arrival:
     """The task that a Kombu message carries, and how it was delivered.
 
-    ``queue`` is the queue it was consumed from; without it the routing key is taken, which is the same for all that came
-    through the default exchange. Raises :class:`BadMessage`: not JSON, compressed beyond repair, too large, nested too
-    deep, of another protocol, a field missing or of another type, or part of a Celery canvas (see ``hint``).
+    ``queue`` is the queue it was consumed from; without it the routing key is taken, which is the same for all that
+    came through the default exchange. Raises :class:`BadMessage`: not JSON, compressed beyond repair, too large, nested
+    too deep, of another protocol, a field missing or of another type, or part of a Celery canvas (see ``hint``).
     """
     if raw.errors:
         raise BadMessage(f"the message can't be unpacked: {raw.errors[0][1]}")
@@ -109,7 +134,7 @@ def _arguments(raw: Any, headers: Mapping[str, Any]) -> tuple[tuple[Any, ...], d
         asked = [part for part in ("callbacks", "errbacks", "chain", "chord") if embed.get(part)]
         if asked:
             raise BadMessage(
-                f"task {str(headers['task'])[:80]!r} is part of a Celery canvas ({', '.join(asked)}), which Stem does not run",
+                f"task {str(headers['task'])[:80]!r} is part of a canvas ({', '.join(asked)}), which Stem can't run",
                 hint="send it without links, chains and chords, or to a queue that a Celery worker consumes",
                 code="unsupported-canvas",
             )
@@ -120,7 +145,8 @@ def _decoded_body(raw: Any) -> Any:
     content_type = raw.content_type or CONTENT_TYPE
     if content_type != CONTENT_TYPE:
         raise BadMessage(
-            f"the message is {str(content_type)[:80]!r}, not {CONTENT_TYPE!r}", hint="set task_serializer = 'json' in the sender"
+            f"the message is {str(content_type)[:80]!r}, not {CONTENT_TYPE!r}",
+            hint="set task_serializer = 'json' in the sender",
         )
     body = raw.body
     if isinstance(body, memoryview):

@@ -47,7 +47,10 @@ class Envelope:
 
 
 def encode_task(message: TaskMessage) -> Envelope:
-    """The message as it is published. Raises :class:`ConfigurationError` naming the task and the argument that JSON can't hold."""
+    """The message as it is published.
+
+    Raises :class:`ConfigurationError` naming the task and the argument that JSON can't hold.
+    """
     task_id = message.task_id
     headers: dict[str, Any] = {
         "lang": "py",
@@ -83,7 +86,7 @@ def encode_task(message: TaskMessage) -> Envelope:
 
 
 def nesting(value: Any) -> int:
-    """How deep lists and objects are nested in a decoded JSON value; counts no further than the accepted depth plus one."""
+    """How deep lists and objects are nested in a decoded JSON value; counts no further than one more than accepted."""
     level, layer = 0, [value]
     while layer and level <= DEEPEST_NESTING:
         inner: list[Any] = []

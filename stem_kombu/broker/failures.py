@@ -34,7 +34,13 @@ def broker_errors(connection: Connection, doing: str = "") -> Iterator[None]:
 
     try:
         yield
-    except (OperationalError, BatchPublishError, *connection.connection_errors, *connection.channel_errors, OSError) as error:
+    except (
+        OperationalError,
+        BatchPublishError,
+        *connection.connection_errors,
+        *connection.channel_errors,
+        OSError,
+    ) as error:
         raise described(error, shown_url(connection), doing) from error
 
 
@@ -50,7 +56,8 @@ def _diagnosis(error: BaseException) -> tuple[str, str | None]:
     text = " ".join(str(error).split()) or type(error).__name__
     lowered, kind = text.lower(), type(error).__name__
     if kind in {"AccessRefused", "AuthenticationError", "AuthenticationWrongNumberOfArgsError"} or any(
-        word in lowered for word in ("wrongpass", "noauth", "access_refused", "invalid password", "authentication required")
+        word in lowered
+        for word in ("wrongpass", "noauth", "access_refused", "invalid password", "authentication required")
     ):
         return f"user or password was not accepted ({text})", "check user and password in the broker URL"
     if kind == "NotAllowed" or "vhost" in lowered:
@@ -63,7 +70,10 @@ def _diagnosis(error: BaseException) -> tuple[str, str | None]:
     if "wrong version number" in lowered or "record layer failure" in lowered:
         return f"the server does not speak TLS on that port ({text})", "use its TLS port, or a URL without TLS"
     if isinstance(error, ssl.SSLError) or "ssl" in lowered or "tlsv1" in lowered or "certificate required" in lowered:
-        return f"TLS failed ({text})", "check STEM_TLS_CLIENT_CERT and STEM_TLS_CLIENT_KEY, and the server's TLS settings"
+        return (
+            f"TLS failed ({text})",
+            "check STEM_TLS_CLIENT_CERT and STEM_TLS_CLIENT_KEY, and the server's TLS settings",
+        )
     if isinstance(error, socket.gaierror) or any(
         phrase in lowered for phrase in ("name or service not known", "name resolution", "nodename nor servname")
     ):
@@ -82,7 +92,10 @@ def _verification_failure(error: BaseException, lowered: str) -> tuple[str, str]
         return None
     text = " ".join(str(error).split())
     if "mismatch" in lowered or "not valid for" in lowered:
-        return f"the server's certificate is for another name ({text})", "use the host name that the certificate was made for"
+        return (
+            f"the server's certificate is for another name ({text})",
+            "use the host name that the certificate was made for",
+        )
     return (
         f"the server's certificate is not trusted ({text})",
         "set STEM_TLS_CA_CERT to the certificate of the authority that signed it",

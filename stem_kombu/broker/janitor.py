@@ -24,8 +24,8 @@ def sweep(connection: Connection, namespace: str, live_workers: Collection[str])
     """Remove the bindings of broadcast queues whose worker is not among ``live_workers``; returns how many there were.
 
     ``connection`` is a template: it is cloned, not used. A worker that lives though nobody knew it loses nothing: Redis
-    sends broadcasts by publish and subscribe and never looks at these sets, and Kombu enters it again at its next refresh.
-    Does nothing on other transports. Raises :class:`~stem_kombu.errors.BrokerUnavailable`.
+    sends broadcasts by publish and subscribe and never looks at these sets, and Kombu enters it again at its next
+    refresh. Does nothing on other transports. Raises :class:`~stem_kombu.errors.BrokerUnavailable`.
     """
     if connection.transport.driver_type != "redis":
         return 0

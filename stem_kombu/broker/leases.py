@@ -62,8 +62,8 @@ def lease_note(driver: str) -> str | None:
     """What an operator should know about long tasks on that driver, ``None`` when there is nothing."""
     if driver == "amqp":
         return (
-            f"RabbitMQ has no leases to renew: it closes the channel of a consumer that keeps a message unacknowledged for"
-            f" {CONSUMER_TIMEOUT / 60:.0f} minutes (its setting consumer_timeout); raise that for longer tasks"
+            "RabbitMQ has no leases to renew: it closes the channel of a consumer that keeps a message unacknowledged"
+            f" for {CONSUMER_TIMEOUT / 60:.0f} minutes (its setting consumer_timeout); raise that for longer tasks"
         )
     if driver == "SQS":
         return "the visibility timeout of SQS is not renewed: set it longer than the longest task"
@@ -92,14 +92,14 @@ _BATCH = 1000
 
 class RedisLeasing:
     """Leases of Kombu's Redis transport: the score of a tag in ``unacked_index_key`` is when it was delivered, and
-    consumers restore what is older than their ``visibility_timeout``. All consumers of a queue must have the same one."""
+    consumers restore what is older than their ``visibility_timeout``, so all of a queue must have the same one."""
 
     def __init__(self, connection: Connection, clock: Clock) -> None:
         self._template = connection
         self._clock = clock
         # Kombu's own default is an attribute of its channel class.
         default = connection.transport.Channel.visibility_timeout
-        self._lifetime = float(connection.transport_options.get("visibility_timeout") or default)
+        self._lifetime = float((connection.transport_options or {}).get("visibility_timeout") or default)
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._script: Any = None
@@ -166,7 +166,7 @@ class EmbeddedLeasing:
         from stem_kombu.broker.embedded.options import Options
 
         self._template = connection
-        self._lifetime = Options.decode(connection.transport_options).visibility_timeout
+        self._lifetime = Options.decode(connection.transport_options or {}).visibility_timeout
 
     @property
     def lifetime(self) -> float:

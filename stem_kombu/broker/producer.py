@@ -51,8 +51,8 @@ class TaskProducer:
     """Sends tasks. Safe to use from several threads, and after a fork; at most ``lines`` connections are open at once.
 
     A broken connection is replaced and what it left unconfirmed is sent again, within ``timeout`` seconds in all: a
-    message may then arrive twice, under the same id, but none that was accepted is missing. A broker that could never be
-    reached is reported at once.
+    message may then arrive twice, under the same id, but none that was accepted is missing. A broker that could never
+    be reached is reported at once.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class TaskProducer:
     def send(self, message: TaskMessage) -> None:
         """Return once the broker has the message.
 
-        Raises :class:`~stem_kombu.errors.ConfigurationError` for arguments that JSON can't hold or a bad queue name, and
-        :class:`~stem_kombu.errors.BrokerUnavailable` when the broker did not take it in time.
+        Raises :class:`~stem_kombu.errors.ConfigurationError` for arguments that JSON can't hold or a bad queue name,
+        and :class:`~stem_kombu.errors.BrokerUnavailable` when the broker did not take it in time.
         """
         self.send_many([message])
 
@@ -91,7 +91,9 @@ class TaskProducer:
                 self._deliver(parcels[start : start + _CHUNK], deadline)
             except BrokerError as error:
                 if len(parcels) > 1:
-                    raise type(error)(f"{error} ({start} of {len(parcels)} messages were sent)", hint=error.hint) from error
+                    raise type(error)(
+                        f"{error} ({start} of {len(parcels)} messages were sent)", hint=error.hint
+                    ) from error
                 raise
             deadline = self._clock.monotonic() + self._timeout
         return len(parcels)
@@ -103,7 +105,7 @@ class TaskProducer:
         for line in idle:
             line.close()
 
-    # -- lines ----------------------------------------------------------------------------------------------------------
+    # -- lines ---------------------------------------------------------------------------------------------------------
 
     def _deliver(self, parcels: Sequence[_Parcel], deadline: float) -> None:
         failures = 0
@@ -155,7 +157,7 @@ class TaskProducer:
         amqp = connection.transport.driver_type == "amqp"
         if amqp:
             # Confirms are awaited here, for many messages at once, instead of after each.
-            connection.transport_options["confirm_publish"] = False
+            connection.transport_options = {**(connection.transport_options or {}), "confirm_publish": False}
         connect(connection, max(0.1, min(CONNECT_TIMEOUT, deadline - self._clock.monotonic())))
         self._ever_connected = True
         with broker_errors(connection):
@@ -227,7 +229,7 @@ class _ConfirmingLine(_Line):
         self._unconfirmed: set[int] = set()
         self._refused: set[int] = set()
         self._returned: set[str] = set()
-        channel = connection.default_channel
+        channel: Any = connection.default_channel  # py-amqp's, of which Kombu's annotations know nothing
         channel.confirm_select()
         channel.events["basic_ack"].add(self._on_ack)
         channel.events["basic_nack"].add(self._on_nack)
@@ -264,7 +266,8 @@ class _ConfirmingLine(_Line):
             count = len(self._refused)
             self._refused.clear()
             raise BrokerUnavailable(
-                f"broker {shown_url(self.connection)}: it refused {count} messages", hint="a queue may be at its length limit"
+                f"broker {shown_url(self.connection)}: it refused {count} messages",
+                hint="a queue may be at its length limit",
             )
 
     def _on_ack(self, tag: int, multiple: bool) -> None:

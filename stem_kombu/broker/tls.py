@@ -29,12 +29,14 @@ def uses_tls(url: str) -> bool:
 
 
 def checked_tls(tls: TlsSettings) -> TlsSettings:
-    """The settings, or :class:`ConfigurationError` for half a client pair, a file that is missing or one that is no PEM."""
+    """The settings, or :class:`ConfigurationError` for half a client pair or a file that is missing or no PEM."""
     if (tls.client_cert is None) != (tls.client_key is None):
         given, missing = ("STEM_TLS_CLIENT_CERT", "STEM_TLS_CLIENT_KEY")
         if tls.client_cert is None:
             given, missing = missing, given
-        raise ConfigurationError(f"{given} is set but {missing} is not", hint="a client certificate needs its key; set both")
+        raise ConfigurationError(
+            f"{given} is set but {missing} is not", hint="a client certificate needs its key; set both"
+        )
     for name, path in (
         ("STEM_TLS_CA_CERT", tls.ca_cert),
         ("STEM_TLS_CLIENT_CERT", tls.client_cert),
@@ -57,7 +59,10 @@ def checked_tls(tls: TlsSettings) -> TlsSettings:
 
 
 def tls_options(url: str, tls: TlsSettings) -> dict[str, Any] | None:
-    """What Kombu's ``Connection(ssl=…)`` gets for that URL, ``None`` for a plain one. Raises :class:`ConfigurationError`."""
+    """What Kombu's ``Connection(ssl=…)`` gets for that URL, ``None`` for a plain one.
+
+    Raises :class:`ConfigurationError`.
+    """
     if not uses_tls(url):
         return None
     checked_tls(tls)

@@ -1,4 +1,4 @@
-"""What the tests of this room share: URLs of transports, reading messages, processes that are killed, sockets that fail."""
+"""What the tests of this room share: reading messages, processes that are killed, sockets that fail."""
 
 from __future__ import annotations
 

@@ -47,7 +47,9 @@ def test_an_empty_queue_is_zero_deep_and_stays_countable(broker_url: str, queue_
     depths.close()
 
 
-def test_a_queue_that_does_not_exist_has_no_depth_and_is_not_made(amqp_url: str, sqlite_url: str, queue_name: str) -> None:
+def test_a_queue_that_does_not_exist_has_no_depth_and_is_not_made(
+    amqp_url: str, sqlite_url: str, queue_name: str
+) -> None:
     for url in (amqp_url, sqlite_url):
         send(url, queue_name, 2)
         depths = QueueDepths(open_connection(url))
@@ -67,7 +69,9 @@ def test_messages_of_all_priorities_are_counted_on_redis(redis_url: str, queue_n
     connection.release()
 
 
-def test_a_lost_connection_is_replaced_and_a_broker_that_is_away_leaves_depths_unknown(server_url: str, queue_name: str) -> None:
+def test_a_lost_connection_is_replaced_and_a_broker_that_is_away_leaves_depths_unknown(
+    server_url: str, queue_name: str
+) -> None:
     send(server_url, queue_name, 1)
     parts = urlsplit(server_url)
     relay = Relay(parts.port or 0)

@@ -18,7 +18,7 @@ from stem_kombu.task import TaskMessage
 from tests.broker.receiving import Inbox, Relay, connected
 
 #: A short visibility timeout, and Kombu looking for messages to restore at every turn instead of every hundredth.
-SHORT = {"visibility_timeout": 1.0, "unacked_restore_throttle": 1}
+SHORT: dict[str, Any] = {"visibility_timeout": 1.0, "unacked_restore_throttle": 1}
 
 
 def send(url: str, queue: str, *ids: str, **options: Any) -> None:
@@ -30,8 +30,8 @@ def send(url: str, queue: str, *ids: str, **options: Any) -> None:
 class Holder:
     """A consumer that holds what it got and is not drained any more."""
 
-    def __init__(self, url: str, queue: str, count: int = 1, **options: Any) -> None:
-        self.connection = connected(url, **options)
+    def __init__(self, url: str, queue: str, count: int = 1, options: dict[str, Any] | None = None) -> None:
+        self.connection = connected(url, **(options or {}))
         self.inbox = Inbox(self.connection, names.task_queue(queue))
         self.messages = list(self.inbox.until(count))
         leasing = open_leasing(self.connection)
@@ -51,16 +51,18 @@ def test_g19_a_message_held_longer_than_the_visibility_timeout_is_not_redelivere
 ) -> None:
     options = {**SHORT, "global_keyprefix": prefix}
     send(redis_url, queue_name, "t1", **options)
-    holder = Holder(redis_url, queue_name, **options)
+    holder = Holder(redis_url, queue_name, options=options)
     other = connected(redis_url, **options)
     second = Inbox(other, names.task_queue(queue_name))
     # when another consumer waits for two and a half timeouts, and we renew
     kept: list[bool] = []
     assert second.listen(2.5, between=lambda: kept.extend(holder.leasing.renew(holder.messages))) == []
-    assert kept and all(kept)
+    assert kept
+    assert all(kept)
     # and when we stop renewing: the message is the other's
     (restored,) = second.until(1)
-    assert restored.headers["id"] == "t1" and restored.delivery_info.get("redelivered")
+    assert restored.headers["id"] == "t1"
+    assert restored.delivery_info.get("redelivered")
     restored.ack()
     assert holder.leasing.renew(holder.messages) == [False]
     holder.close()
@@ -69,7 +71,7 @@ def test_g19_a_message_held_longer_than_the_visibility_timeout_is_not_redelivere
 
 def test_g19_a_lease_that_was_extended_ahead_needs_no_renewal_until_then(redis_url: str, queue_name: str) -> None:
     send(redis_url, queue_name, "t1")
-    holder = Holder(redis_url, queue_name, **SHORT)
+    holder = Holder(redis_url, queue_name, options=SHORT)
     other = connected(redis_url, **SHORT)
     second = Inbox(other, names.task_queue(queue_name))
     assert holder.leasing.renew(holder.messages, 3.0) == [True]
@@ -82,7 +84,7 @@ def test_g19_a_lease_that_was_extended_ahead_needs_no_renewal_until_then(redis_u
 def test_g19_a_message_that_somebody_else_holds_under_the_same_tag_is_lost(redis_url: str, queue_name: str) -> None:
     # given a message of ours that was renewed once, and then ran out
     send(redis_url, queue_name, "t1")
-    holder = Holder(redis_url, queue_name, **SHORT)
+    holder = Holder(redis_url, queue_name, options=SHORT)
     assert holder.leasing.renew(holder.messages) == [True]
     other = connected(redis_url, **SHORT)
     (theirs,) = Inbox(other, names.task_queue(queue_name)).until(1)
@@ -91,7 +93,8 @@ def test_g19_a_message_that_somebody_else_holds_under_the_same_tag_is_lost(redis
     assert holder.leasing.renew(holder.messages) == [False]
     # and they can renew it
     their_leasing = open_leasing(other)
-    assert their_leasing is not None and their_leasing.renew([theirs]) == [True]
+    assert their_leasing is not None
+    assert their_leasing.renew([theirs]) == [True]
     their_leasing.close()
     theirs.ack()
     holder.close()
@@ -159,14 +162,18 @@ def test_a_broker_that_is_away_is_an_error_and_not_a_lost_lease(redis_url: str, 
 
 def test_the_lifetime_is_kombus_unless_an_option_says_otherwise(redis_url: str) -> None:
     plain, short = open_leasing(open_connection(redis_url)), open_leasing(open_connection(redis_url, options=SHORT))
-    assert plain is not None and plain.lifetime == 3600
-    assert short is not None and short.lifetime == 1.0
+    assert plain is not None
+    assert plain.lifetime == 3600
+    assert short is not None
+    assert short.lifetime == 1.0
 
 
-def test_g19_on_the_embedded_broker_a_held_message_is_ours_until_its_channel_closes(sqlite_url: str, queue_name: str) -> None:
+def test_g19_on_the_embedded_broker_a_held_message_is_ours_until_its_channel_closes(
+    sqlite_url: str, queue_name: str
+) -> None:
     options = {"visibility_timeout": 0.6}
     send(sqlite_url, queue_name, "t1")
-    holder = Holder(sqlite_url, queue_name, **options)
+    holder = Holder(sqlite_url, queue_name, options=options)
     assert holder.leasing.lifetime == 0.6
     other = connected(sqlite_url, **options)
     second = Inbox(other, names.task_queue(queue_name))
@@ -179,7 +186,8 @@ def test_g19_on_the_embedded_broker_a_held_message_is_ours_until_its_channel_clo
         thread.join()
 
     assert second.listen(1.5, between=renew) == []
-    assert kept and all(kept)
+    assert kept
+    assert all(kept)
     # and when its connection is closed: the message is the other's, and the lease is lost
     holder.connection.release()
     (redelivered,) = second.until(1)
@@ -191,13 +199,15 @@ def test_g19_on_the_embedded_broker_a_held_message_is_ours_until_its_channel_clo
 
 def test_amqp_has_no_leases_and_the_note_says_what_bounds_a_task_there(amqp_url: str) -> None:
     assert open_leasing(open_connection(amqp_url)) is None
-    assert "30 minutes" in (lease_note("amqp") or "") and "consumer_timeout" in (lease_note("amqp") or "")
+    assert "30 minutes" in (lease_note("amqp") or "")
+    assert "consumer_timeout" in (lease_note("amqp") or "")
     assert lease_note("redis") is None
 
 
 def test_opening_a_leasing_does_not_connect() -> None:
     started = SYSTEM.monotonic()
     leasing = open_leasing(open_connection("redis://127.0.0.1:1/0"))
-    assert leasing is not None and SYSTEM.monotonic() - started < 5.0
+    assert leasing is not None
+    assert SYSTEM.monotonic() - started < 5.0
     leasing.close()
     leasing.close()

@@ -12,7 +12,7 @@ from stem_kombu.broker.janitor import sweep
 from tests.broker.receiving import Inbox, child, connected
 from tests.waiting import eventually
 
-#: A worker's control thread in small: consumes its broadcast queue and its inbox, and a reply inbox, until it is killed.
+#: A worker's control thread in small: consumes its broadcast queue, its inbox and a reply inbox until it is killed.
 LISTENER = """
 import sys
 from kombu import Consumer
@@ -34,10 +34,14 @@ with Consumer(connection.default_channel, queues, on_message=lambda message: mes
 """
 
 #: Declares the same queues and never consumes them: what a client killed at its birth leaves.
-DECLARER = LISTENER.replace(
-    'with Consumer(connection.default_channel, queues, on_message=lambda message: message.ack(), accept=["json"]):',
-    "for queue in queues: queue(connection.default_channel).declare()\nif True:",
-).replace("    pump(connection, 0.2)\n", "").replace("pump(connection, 1.0)", "__import__('time').sleep(1)")
+DECLARER = (
+    LISTENER.replace(
+        'with Consumer(connection.default_channel, queues, on_message=lambda message: message.ack(), accept=["json"]):',
+        "for queue in queues: queue(connection.default_channel).declare()\nif True:",
+    )
+    .replace("    pump(connection, 0.2)\n", "")
+    .replace("pump(connection, 1.0)", "__import__('time').sleep(1)")
+)
 
 
 def queues_of(namespace: str, worker: str) -> list[str]:
@@ -72,7 +76,7 @@ def test_g15_the_queues_of_a_killed_process_vanish_by_themselves(
     with child(script, url, "stem", "w1"):
         assert all(exists(url, queue) for queue in queues_of("stem", "w1"))
     # Looked for more rarely than they expire: to RabbitMQ, asking for a queue is using it.
-    eventually(lambda: not any([exists(url, queue) for queue in queues_of("stem", "w1")]), 20.0, interval=1.6)
+    eventually(lambda: not any(exists(url, queue) for queue in queues_of("stem", "w1")), 20.0, interval=1.6)
 
 
 def test_g15_commands_and_replies_to_the_dead_vanish_from_redis(redis_url: str) -> None:
@@ -86,10 +90,11 @@ def test_g15_commands_and_replies_to_the_dead_vanish_from_redis(redis_url: str) 
         producer.publish({}, exchange="", routing_key=queue.name, declare=[queue])
         assert 0 < database.pttl(queue.name) <= 1000
     # then nothing of it is left after the expiry but Kombu's notes of what was bound, and those the janitor removes
-    eventually(lambda: not any(key for key in database.keys() if b"binding" not in key), 10.0, interval=0.1)
-    assert database.smembers("_kombu.binding.stem-stem-ctl") and database.smembers("_kombu.binding.stem-stem-beat")
+    eventually(lambda: not any(key for key in database.scan_iter() if b"binding" not in key), 10.0, interval=0.1)
+    assert database.smembers("_kombu.binding.stem-stem-ctl")
+    assert database.smembers("_kombu.binding.stem-stem-beat")
     assert sweep(open_connection(redis_url), "stem", set()) == 2
-    assert not [key for key in database.keys() if key.startswith(b"_kombu.binding.")]
+    assert not [key for key in database.scan_iter() if key.startswith(b"_kombu.binding.")]
     connection.release()
     database.close()
 
@@ -124,11 +129,13 @@ def test_g12_a_worker_that_the_janitor_did_not_know_still_hears_broadcasts(redis
 def test_a_connection_that_is_closed_properly_leaves_nothing_at_all(redis_url: str) -> None:
     database = redis.Redis.from_url(redis_url)
     connection = connected(redis_url)
-    queues = [Inbox(connection, queue) for queue in (names.broadcast_queue("stem", "w1"), names.inbox_queue("stem", "w1"))]
+    queues = [
+        Inbox(connection, queue) for queue in (names.broadcast_queue("stem", "w1"), names.inbox_queue("stem", "w1"))
+    ]
     pump(connection, 0.2)
     assert queues
     connection.release()
-    assert [key for key in database.keys() if key != b"_kombu.binding_deadlines"] == []
+    assert [key for key in database.scan_iter() if key != b"_kombu.binding_deadlines"] == []
     database.close()
 
 
@@ -142,5 +149,5 @@ def test_probing_leaves_nothing_behind(redis_url: str) -> None:
 
     abilities_of(open_connection(redis_url))
     database = redis.Redis.from_url(redis_url)
-    assert [key for key in database.keys() if key != b"_kombu.binding_deadlines"] == []
+    assert [key for key in database.scan_iter() if key != b"_kombu.binding_deadlines"] == []
     database.close()

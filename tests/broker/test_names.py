@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -52,7 +53,8 @@ def test_control_queues_are_never_transient_and_always_expire(maker: object) -> 
 
 def test_an_inbox_is_reached_by_its_name_through_the_default_exchange() -> None:
     queue = names.inbox_queue("stem", "w1")
-    assert (queue.exchange is None or queue.exchange.name == "") and queue.name == names.inbox_name("stem", "w1")
+    assert not queue.exchange.name
+    assert queue.name == names.inbox_name("stem", "w1")
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\x00b", "a\x06\x16b", "ä" * 128, "amq.direct", " lead", "trail "])
@@ -64,4 +66,5 @@ def test_a_task_queue_with_an_impossible_name_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["default", "shop.default", "high-priority", "Überweisung", "a" * 255])
 def test_a_task_queue_is_called_as_given(name: str) -> None:
     queue = names.task_queue(name)
-    assert (queue.name, queue.durable, queue.auto_delete, queue.expires) == (name, True, False, None)
+    made: Any = queue
+    assert (made.name, made.durable, made.auto_delete, made.expires) == (name, True, False, None)

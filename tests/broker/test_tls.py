@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl
 
 @dataclass(frozen=True)
 class Papers:
-    """PEM files: an authority, and a server's and a client's certificate signed by it; and an authority that signed neither."""
+    """PEM files: an authority, a certificate for a server and a client signed by it, and one that signed neither."""
 
     ca: str
     server_cert: str
@@ -45,7 +45,21 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
 
     def authority(name: str) -> tuple[str, str]:
         key, cert = str(folder / f"{name}.key"), str(folder / f"{name}.pem")
-        _openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}", "-keyout", key, "-out", cert)
+        _openssl(
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            f"/CN={name}",
+            "-keyout",
+            key,
+            "-out",
+            cert,
+        )
         return cert, key
 
     ca, ca_key = authority("ca")
@@ -56,7 +70,23 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
         names = folder / f"{name}.ext"
         names.write_text("subjectAltName=DNS:localhost\n")
         _openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", key, "-out", request)
-        _openssl("x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "2", "-extfile", str(names), "-out", cert)
+        _openssl(
+            "x509",
+            "-req",
+            "-in",
+            request,
+            "-CA",
+            ca,
+            "-CAkey",
+            ca_key,
+            "-CAcreateserial",
+            "-days",
+            "2",
+            "-extfile",
+            str(names),
+            "-out",
+            cert,
+        )
         return cert, key
 
     return Papers(ca, *signed("server"), *signed("client"), stranger)
@@ -84,7 +114,8 @@ def redis_tls_port(papers: Papers, tmp_path_factory: pytest.TempPathFactory) -> 
             socket.create_connection(("127.0.0.1", port)).close()
             break
         except OSError:
-            assert process.poll() is None and SYSTEM.monotonic() < deadline, "redis-server did not start"
+            assert process.poll() is None, "redis-server did not start"
+            assert SYSTEM.monotonic() < deadline, "redis-server did not start in time"
             SYSTEM.sleep(0.02)
     yield port
     process.terminate()
@@ -133,7 +164,7 @@ def test_a_certificate_of_an_unknown_authority_is_refused_naming_the_variable(
     strange = TlsSettings(papers.stranger, papers.client_cert, papers.client_key)
     for url in (f"rediss://localhost:{redis_tls_port}/0", f"amqps://guest:guest@localhost:{amqps_port}//"):
         for tls in (strange, TlsSettings()):
-            with pytest.raises(BrokerUnavailable, match="certificate is not trusted") as failed:
+            with pytest.raises(BrokerUnavailable, match=r"certificate is not trusted") as failed:
                 connect(open_connection(url, tls=tls))
             assert "STEM_TLS_CA_CERT" in (failed.value.hint or "")
 
@@ -141,11 +172,13 @@ def test_a_certificate_of_an_unknown_authority_is_refused_naming_the_variable(
 def test_a_certificate_for_another_name_is_refused(redis_tls_port: int, amqps_port: int, papers: Papers) -> None:
     # 127.0.0.1 is the same server, but the certificate says localhost
     for url in (f"rediss://127.0.0.1:{redis_tls_port}/0", f"amqps://guest:guest@127.0.0.1:{amqps_port}//"):
-        with pytest.raises(BrokerUnavailable, match="certificate is for another name"):
+        with pytest.raises(BrokerUnavailable, match=r"certificate is for another name"):
             connect(open_connection(url, tls=mutual(papers)))
 
 
-def test_allow_insecure_skips_verification_and_nothing_else_does(redis_tls_port: int, amqps_port: int, papers: Papers) -> None:
+def test_allow_insecure_skips_verification_and_nothing_else_does(
+    redis_tls_port: int, amqps_port: int, papers: Papers
+) -> None:
     insecure = TlsSettings(None, papers.client_cert, papers.client_key, allow_insecure=True)
     for url in (f"rediss://127.0.0.1:{redis_tls_port}/0", f"amqps://guest:guest@127.0.0.1:{amqps_port}//"):
         connection = connect(open_connection(url, tls=insecure))
@@ -167,7 +200,9 @@ def test_a_server_that_wants_a_client_certificate_says_so(redis_tls_port: int, p
     assert "STEM_TLS_CLIENT_CERT" in (failed.value.hint or ""), str(failed.value)
 
 
-def test_tls_to_a_plain_port_and_plain_to_a_tls_port_are_told(redis_url: str, redis_tls_port: int, papers: Papers) -> None:
+def test_tls_to_a_plain_port_and_plain_to_a_tls_port_are_told(
+    redis_url: str, redis_tls_port: int, papers: Papers
+) -> None:
     plain_port = urlsplit(redis_url).port
     with pytest.raises(BrokerUnavailable) as failed:
         connect(open_connection(f"rediss://localhost:{plain_port}/0", tls=mutual(papers)), 1.0)
@@ -189,13 +224,13 @@ def test_half_a_client_pair_is_refused(papers: Papers, missing: str) -> None:
 
 
 def test_a_file_that_is_missing_or_no_pem_is_refused_naming_its_variable(tmp_path: Path, papers: Papers) -> None:
-    with pytest.raises(ConfigurationError, match="^STEM_TLS_CA_CERT: there is no file"):
+    with pytest.raises(ConfigurationError, match=r"^STEM_TLS_CA_CERT: there is no file"):
         open_connection("rediss://localhost/0", tls=TlsSettings(str(tmp_path / "none.pem")))
     garbage = tmp_path / "garbage.pem"
     garbage.write_text("no certificate")
-    with pytest.raises(ConfigurationError, match="^STEM_TLS_CA_CERT: can't be loaded"):
+    with pytest.raises(ConfigurationError, match=r"^STEM_TLS_CA_CERT: can't be loaded"):
         open_connection("rediss://localhost/0", tls=TlsSettings(str(garbage)))
-    with pytest.raises(ConfigurationError, match="^STEM_TLS_CLIENT_CERT and STEM_TLS_CLIENT_KEY: can't be loaded"):
+    with pytest.raises(ConfigurationError, match=r"^STEM_TLS_CLIENT_CERT and STEM_TLS_CLIENT_KEY: can't be loaded"):
         open_connection("amqps://localhost//", tls=TlsSettings(papers.ca, papers.client_cert, papers.server_key))
 
 

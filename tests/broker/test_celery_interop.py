@@ -1,0 +1,163 @@
+"""Queues shared with Celery, both ways: what its producer sends is read here, and what we send its worker executes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from stem_kombu.broker import names
+from stem_kombu.broker.connections import open_connection, pump
+from stem_kombu.broker.delivery import decode_delivery
+from stem_kombu.broker.producer import TaskProducer
+from stem_kombu.broker.queues import declared_task_queue
+from stem_kombu.clock import SYSTEM
+from stem_kombu.errors import BadMessage
+from stem_kombu.task import TaskMessage
+from tests.broker.receiving import Inbox, connected
+
+celery = pytest.importorskip("celery")
+
+
+@pytest.fixture
+def app(server_url: str) -> Iterator[Any]:
+    made = celery.Celery("shop", broker=server_url, backend="cache+memory://", set_as_current=False)
+    made.conf.update(task_default_queue="celery", broker_connection_retry_on_startup=False)
+
+    @made.task(name="tasks.add", bind=True, shared=False)  # type: ignore[untyped-decorator]
+    def add(self: Any, *args: int, **kwargs: int) -> list[Any]:
+        return [sum(args) + sum(kwargs.values()), self.request.retries, self.request.headers]
+
+    yield made
+    made.close()
+
+
+def received(url: str, queue: str, count: int = 1) -> list[Any]:
+    connection = connected(url)
+    messages = Inbox(connection, declared_task_queue(connection, queue), declare=False).until(count)
+    for message in messages:
+        message.ack()
+    connection.release()
+    return messages
+
+
+def test_a_task_that_celery_sent_is_read(app: Any, server_url: str, queue_name: str) -> None:
+    eta = datetime(2030, 1, 1, tzinfo=timezone.utc)
+    app.send_task(
+        "tasks.add", (1, 2), {"k": Decimal("1.5")}, queue=queue_name, task_id="celery-1", eta=eta, retries=2,
+        expires=eta + timedelta(hours=1), time_limit=30, soft_time_limit=20, headers={"tenant": "acme"},
+    )  # fmt: skip
+    (raw,) = received(server_url, queue_name)
+    message = decode_delivery(raw, queue=queue_name).message
+    assert (message.task_id, message.name, message.args, message.kwargs) == (
+        "celery-1",
+        "tasks.add",
+        (1, 2),
+        {"k": Decimal("1.5")},
+    )
+    assert (message.queue, message.attempt) == (queue_name, 3)
+    assert (message.eta, message.expires_at) == (eta, eta + timedelta(hours=1))
+    assert (message.time_limit, message.soft_time_limit) == (30.0, 20.0)
+    assert message.headers == {"tenant": "acme"}
+
+
+def test_a_countdown_of_celery_is_an_eta(app: Any, server_url: str, queue_name: str) -> None:
+    app.send_task("tasks.add", (), queue=queue_name, countdown=60)
+    (raw,) = received(server_url, queue_name)
+    eta = decode_delivery(raw).message.eta
+    assert eta is not None
+    assert timedelta(seconds=30) < eta - SYSTEM.utcnow() <= timedelta(seconds=60)
+
+
+def test_protocol_1_pickle_and_canvas_of_celery_are_refused_with_what_to_change(
+    app: Any, server_url: str, queue_name: str
+) -> None:
+    app.send_task("tasks.add", (1,), queue=queue_name, serializer="pickle")
+    app.send_task("tasks.add", (1,), queue=queue_name, link=app.signature("tasks.add"))
+    app.conf.task_protocol = 1
+    app.amqp.__dict__.pop("create_task_message", None)
+    app.amqp.__dict__.pop("send_task_message", None)
+    app.send_task("tasks.add", (1,), queue=queue_name)
+    reasons = []
+    for raw in received(server_url, queue_name, 3):
+        with pytest.raises(BadMessage) as refused:
+            decode_delivery(raw)
+        assert refused.value.hint
+        reasons.append(str(refused.value))
+    assert ["application/x-python-serialize" in reasons[0], "canvas" in reasons[1], "protocol 1" in reasons[2]] == [
+        True
+    ] * 3
+
+
+def test_a_group_of_celery_without_a_chord_is_plain_tasks(app: Any, server_url: str, queue_name: str) -> None:
+    celery.group(app.signature("tasks.add", (n,), queue=queue_name) for n in range(3)).apply_async()
+    assert sorted(decode_delivery(raw).message.args for raw in received(server_url, queue_name, 3)) == [
+        (0,),
+        (1,),
+        (2,),
+    ]
+
+
+def test_a_task_that_we_sent_is_executed_by_celery(app: Any, server_url: str, queue_name: str) -> None:
+    # given a task of ours in a queue that Celery declares and consumes in its own way
+    from celery.worker.request import Request
+
+    producer = TaskProducer(lambda: open_connection(server_url))
+    expires = SYSTEM.utcnow() + timedelta(hours=1)
+    sent = TaskMessage(
+        "stem-1", "tasks.add", (1, 2), {"k": 3}, queue=queue_name, attempt=3, expires_at=expires, time_limit=30.0,
+        soft_time_limit=20.0, headers={"trace": "x"}, enqueued_at=SYSTEM.utcnow(), max_retries=4,
+    )  # fmt: skip
+    producer.send(sent)
+    producer.close()
+    got: list[Any] = []
+    with app.connection_for_read() as connection, connection.channel() as channel:
+        queue = app.amqp.queues[
+            queue_name
+        ]  # as task_create_missing_queues makes it: exchange and routing key of its name
+        consumer = app.amqp.TaskConsumer(channel, queues=[queue], on_message=got.append)
+        with consumer:
+            deadline = SYSTEM.monotonic() + 10
+            while not got:
+                assert SYSTEM.monotonic() < deadline
+                pump(connection, 0.2)
+        # when Celery's worker takes it on and runs it
+        request = Request(got[0], app=app, task=app.tasks["tasks.add"], connection_errors=connection.connection_errors)
+        assert (request.id, request.name, request.time_limits, request.revoked()) == (
+            "stem-1",
+            "tasks.add",
+            [30.0, 20.0],
+            False,
+        )
+        assert request.expires == expires
+        request.execute()
+    # then it has run with its arguments, and knows which attempt it is
+    result = app.AsyncResult("stem-1")
+    assert (result.state, result.result[:2]) == ("SUCCESS", [6, 2])
+
+
+def test_celery_and_stem_declare_the_same_queue_without_a_quarrel(app: Any, server_url: str, queue_name: str) -> None:
+    for max_priority in (None, 10):
+        name = f"{queue_name}-{max_priority}"
+        # Celery first, then we; and both go on declaring, consuming and sending
+        app.conf.task_queue_max_priority = max_priority
+        app.amqp.flush_routes()
+        app.amqp.__dict__.pop("queues", None)
+        app.send_task("tasks.add", (1,), queue=name)
+        producer = TaskProducer(lambda: open_connection(server_url))
+        producer.send(TaskMessage("s1", "tasks.add", queue=name))
+        app.send_task("tasks.add", (2,), queue=name)
+        producer.close()
+        assert len(received(server_url, name, 3)) == 3
+
+
+def test_celery_declares_after_us_without_a_quarrel(app: Any, server_url: str, queue_name: str) -> None:
+    connection = connected(server_url)
+    declared_task_queue(connection, queue_name)
+    Inbox(connection, names.task_queue(queue_name))
+    app.send_task("tasks.add", (1,), queue=queue_name)
+    connection.release()
+    assert len(received(server_url, queue_name)) == 1
