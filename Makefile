@@ -1,0 +1,45 @@
+# Everything below needs Python 3.10 or newer, make and a package registry, nothing else.
+#
+#   make demo    the whole story on this machine, on the embedded broker
+#   make test    lint, types, docs and all tests, against real Redis, RabbitMQ and PostgreSQL
+#   make bench   the benchmarks
+#   make docs    the documentation, in docs/_build/html
+#   make clean   removes what these made
+
+SHELL := /bin/sh
+VENV := .venv
+# Settings of the person who runs this must not steer the demo or the tests.
+TOX := $(VENV)/bin/tox run -q
+
+.PHONY: demo test bench docs clean
+
+demo: $(VENV)/.installed
+	@$(VENV)/bin/stem demo
+
+test: $(VENV)/.tox-installed
+	@scripts/provide-servers.sh
+	@$(TOX)
+
+bench: $(VENV)/.tox-installed
+	@scripts/provide-servers.sh
+	@$(TOX) -e bench
+
+docs: $(VENV)/.tox-installed
+	@$(TOX) -e docs
+
+clean:
+	rm -rf $(VENV) .tox build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@scripts/make-venv.sh $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python setup.cfg pyproject.toml
+	@echo "installing stem-kombu into $(VENV)"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.tox-installed: $(VENV)/bin/python
+	@echo "installing tox into $(VENV)"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'tox>=4.11'
+	@touch $@

@@ -1,0 +1,346 @@
+"""The walls of the house, read from the imports of every module: who may know whom (docs/architecture.md).
+
+A rule that a module has a good reason to break is widened here, beside the reason; it is not worked around there.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FACADE = "stem_kombu"
+PACKAGES = ("stem_kombu", "stem_kombu_cli")
+LONGEST_MODULE = 350
+
+#: Words that mean the same in every room. They know the standard library and each other.
+ROOT_WORDS = [
+    f"stem_kombu.{name}"
+    for name in (
+        "errors",
+        "clock",
+        "durations",
+        "settings",
+        "revocation",
+        "revocation_cache",
+        "task",
+        "context",
+        "outcome",
+    )
+]
+BROKER_LIBRARIES = ("kombu", "amqp", "vine")
+
+#: (who, never imports, because)
+WALLS = [
+    ("stem_kombu", ("stem_kombu_cli", "click", "rich"), "the library is whole without a terminal"),
+    ("stem_kombu.control", ("stem_kombu.execution",), "they meet in the worker, through WorkerView"),
+    ("stem_kombu.execution", ("stem_kombu.control",), "they meet in the worker, through WorkerView"),
+    ("stem_kombu.control", ("stem_kombu.worker",), "a handler is tested with a small view of its own"),
+    *(
+        (
+            room,
+            (
+                *BROKER_LIBRARIES,
+                "billiard",
+                *(f"stem_kombu.{other}" for other in ("broker", "control", "execution", "worker")),
+            ),
+            "a store is a store to an operator's command too",
+        )
+        for room in ("stem_kombu.stores", "stem_kombu.backends", "stem_kombu.drivers")
+    ),
+    ("stem_kombu.stores", ("stem_kombu.backends",), "each is whole without the other"),
+    ("stem_kombu.backends", ("stem_kombu.stores",), "each is whole without the other"),
+    (
+        "stem_kombu.broker",
+        tuple(f"stem_kombu.{other}" for other in ("control", "execution", "worker", "stores", "backends", "app")),
+        "imports go down",
+    ),
+    (
+        "stem_kombu.execution",
+        (
+            *BROKER_LIBRARIES,
+            *(f"stem_kombu.{other}" for other in ("broker", "stores", "backends", "drivers", "worker")),
+        ),
+        "an executor speaks to its pipe and to its caller",
+    ),
+]
+
+#: (library, the only rooms and modules that know it)
+KNOWN_ONLY_TO = [
+    (
+        BROKER_LIBRARIES,
+        (
+            "stem_kombu.broker",
+            "stem_kombu.control.mailbox",
+            "stem_kombu.control.listener",
+            "stem_kombu.worker",
+            "stem_kombu.celery",
+        ),
+    ),
+    (("billiard",), ("stem_kombu.execution",)),
+    (("celery",), ("stem_kombu.celery",)),
+    (("click", "rich"), ("stem_kombu_cli",)),
+    (("psycopg2",), ("stem_kombu.drivers.postgres", "stem_kombu.stores.postgres", "stem_kombu.backends.postgres")),
+    (
+        ("sqlite3",),
+        ("stem_kombu.drivers", "stem_kombu.stores.sqlite", "stem_kombu.backends.sqlite", "stem_kombu.broker.embedded"),
+    ),
+    # Broker: leases and the sweep of bindings work beside Kombu, on documented keys, over a client of our own.
+    (
+        ("redis",),
+        ("stem_kombu.drivers.redis", "stem_kombu.stores.redis", "stem_kombu.backends.redis", "stem_kombu.broker"),
+    ),
+    (("stem_kombu.testing",), ("stem_kombu.testing",)),
+    (("stem_kombu.celery",), ("stem_kombu.celery",)),
+    # Nothing is unpickled from a broker or a store (G17); frames go over the pipe between a worker and its own child.
+    (("pickle", "marshal", "shelve", "dill", "cloudpickle"), ("stem_kombu.execution.frames",)),
+]
+
+#: Readers of the environment beside stem_kombu.settings, and why.
+READS_ENVIRONMENT: dict[str, str] = {}
+#: Readers of time beside stem_kombu.clock, and why.
+READS_TIME: dict[str, str] = {}
+#: Modules longer than LONGEST_MODULE, and why they are one noun all the same.
+LONGER: dict[str, str] = {}
+
+ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.putenv"}
+TIME = {
+    *(
+        f"time.{name}"
+        for name in ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "sleep")
+    ),
+    *(f"datetime.{name}" for name in ("now", "utcnow", "today")),
+    *(f"datetime.datetime.{name}" for name in ("now", "utcnow", "today")),
+    "datetime.date.today",
+    "date.today",
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name; ``when`` is ``load``, ``typing`` (for annotations only) or ``call`` (inside a function)."""
+
+    target: str
+    line: int
+    when: str
+
+
+@dataclass(frozen=True)
+class Module:
+    name: str
+    path: Path
+    is_package: bool
+    tree: ast.Module
+
+    @property
+    def imports(self) -> list[Import]:
+        return list(_imports(self))
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def within(name: str, *rooms: str) -> bool:
+    return any(name == room or name.startswith(f"{room}.") for room in rooms)
+
+
+@cache
+def modules() -> dict[str, Module]:
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = list(path.relative_to(ROOT).with_suffix("").parts)
+            is_package = parts[-1] == "__init__"
+            name = ".".join(parts[:-1] if is_package else parts)
+            found[name] = Module(name, path, is_package, ast.parse(path.read_text(), str(path)))
+    return found
+
+
+def _imports(module: Module) -> Iterator[Import]:
+    for node, when in _walk(module.tree, "load"):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, node.lineno, when)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "import_module"):
+            if node.args and isinstance(node.args[0], ast.Constant):
+                yield Import(str(node.args[0].value), node.lineno, when)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = module.name.split(".")
+                parents = parents[: len(parents) - node.level + (1 if module.is_package else 0)]
+                base = ".".join([*parents, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield Import(inner if inner in modules() else base, node.lineno, when)
+
+
+def _walk(node: ast.AST, when: str) -> Iterator[tuple[ast.AST, str]]:
+    for child in ast.iter_child_nodes(node):
+        inner = when
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            inner = "call"
+        yield child, when
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            for statement in child.body:
+                yield statement, "typing"
+                yield from _walk(statement, "typing")
+            for statement in child.orelse:
+                yield statement, when
+                yield from _walk(statement, when)
+        else:
+            yield from _walk(child, inner)
+
+
+def breaches(rooms: tuple[str, ...], forbidden: tuple[str, ...], but: tuple[str, ...] = ()) -> list[str]:
+    return [
+        f"{module.path.relative_to(ROOT)}:{found.line} imports {found.target}"
+        for module in modules().values()
+        if within(module.name, *rooms) and not within(module.name, *but)
+        for found in module.imports
+        if within(found.target, *forbidden)
+    ]
+
+
+def mentions(module: Module, names: set[str]) -> list[str]:
+    """Where a module reads one of ``names``, as ``module.attribute`` or imported from its module."""
+    found = []
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in names:
+            found.append((node.lineno, ast.unparse(node)))
+        elif isinstance(node, ast.ImportFrom):
+            found += [
+                (node.lineno, f"{node.module}.{a.name}") for a in node.names if f"{node.module}.{a.name}" in names
+            ]
+    return [f"{module.path.relative_to(ROOT)}:{line} {name}" for line, name in found]
+
+
+def test_the_walls_are_tested_on_something() -> None:
+    assert {"stem_kombu.settings", "stem_kombu.execution.child", "stem_kombu.broker.names"} <= set(modules())
+    seen = {found.target for module in modules().values() for found in module.imports}
+    assert {"kombu", "billiard", "redis", "psycopg2", "sqlite3"} <= {target.split(".")[0] for target in seen}
+
+
+@pytest.mark.parametrize(
+    ("room", "forbidden", "reason"), WALLS, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_room_never_imports_what_is_behind_its_walls(room: str, forbidden: tuple[str, ...], reason: str) -> None:
+    assert breaches((room,), forbidden) == [], reason
+
+
+@pytest.mark.parametrize(("libraries", "rooms"), KNOWN_ONLY_TO, ids=lambda value: value[0] if value else "nobody")
+def test_a_library_is_known_to_few_rooms_only(libraries: tuple[str, ...], rooms: tuple[str, ...]) -> None:
+    assert breaches(PACKAGES, libraries, but=rooms) == []
+
+
+def test_root_words_know_the_standard_library_and_each_other() -> None:
+    strange = [
+        f"{module.path.relative_to(ROOT)}:{found.line} imports {found.target}"
+        for name in ROOT_WORDS
+        if (module := modules().get(name)) is not None
+        for found in module.imports
+        if found.target not in ROOT_WORDS and found.target.split(".")[0] not in sys.stdlib_module_names
+    ]
+    assert strange == []
+
+
+def test_a_child_loads_nothing_that_speaks_to_a_broker_or_a_store() -> None:
+    loaded, unseen = set(), ["stem_kombu.execution.child"]
+    while unseen:
+        name = unseen.pop()
+        if name in loaded:
+            continue
+        loaded.add(name)
+        if name in modules():
+            parents = [name.rpartition(".")[0]] if "." in name else []
+            unseen += parents + [found.target for found in modules()[name].imports if found.when == "load"]
+    rooms = tuple(f"stem_kombu.{room}" for room in ("broker", "stores", "backends", "control", "worker", "drivers"))
+    assert [
+        name for name in sorted(loaded) if within(name, *rooms, *BROKER_LIBRARIES, "redis", "psycopg2", "sqlite3")
+    ] == []
+
+
+def test_only_settings_reads_the_environment() -> None:
+    allowed = {"stem_kombu.settings", *READS_ENVIRONMENT}
+    assert [
+        hit for module in modules().values() if module.name not in allowed for hit in mentions(module, ENVIRONMENT)
+    ] == []
+
+
+def test_only_the_clock_reads_time() -> None:
+    allowed = {"stem_kombu.clock", *READS_TIME}
+    assert [hit for module in modules().values() if module.name not in allowed for hit in mentions(module, TIME)] == []
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    """Imports for annotations count: whoever has to know a word of an upper storey is on the wrong one."""
+    below = {
+        module.name: sorted(
+            {found.target for found in module.imports if found.when != "call" and found.target in modules()}
+        )
+        for module in modules().values()
+        if module.name != FACADE  # it names everyone, and loads each when it is asked for
+    }
+    below[FACADE] = []
+    cycles: list[list[str]] = []
+    finished: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> None:
+        if name in path:
+            cycles.append([*path[path.index(name) :], name])
+        elif name not in finished:
+            for target in below[name]:
+                if target != name:
+                    visit(target, [*path, name])
+            finished.add(name)
+
+    for name in below:
+        visit(name, [])
+    assert [" -> ".join(cycle) for cycle in cycles] == []
+
+
+def test_modules_are_short_enough_to_be_about_one_noun() -> None:
+    lengths = {module.name: len(module.path.read_text().splitlines()) for module in modules().values()}
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST_MODULE and name not in LONGER} == {}
+
+
+def test_no_exception_outlives_its_reason() -> None:
+    """An exception that is no longer needed is taken off its list."""
+    for allowed, names in ((READS_ENVIRONMENT, ENVIRONMENT), (READS_TIME, TIME)):
+        assert [name for name in allowed if name not in modules() or not mentions(modules()[name], names)] == []
+    assert [name for name in LONGER if name not in modules()] == []
+
+
+def loads(statement: str) -> set[str]:
+    """The top-level packages that are loaded after a statement, in a fresh interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{statement}\nprint(*(name for name in sys.modules if '.' not in name))"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_loads_no_library_that_only_commands_need() -> None:
+    """``stem --help`` and completion answer at once; a broker's and a terminal's libraries cost 0.1 to 0.3 s each."""
+    pytest.importorskip("stem_kombu_cli.main")
+    statement = (
+        "from stem_kombu_cli.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert not end.code, end.code"
+    )
+    heavy = {"kombu", "amqp", "vine", "celery", "billiard", "redis", "psycopg2", "sqlite3", "rich", "asyncio"}
+    assert loads(statement) & heavy == set()
+
+
+def test_the_library_loads_without_a_terminal_and_without_drivers() -> None:
+    assert loads("import stem_kombu") & {"click", "rich", "stem_kombu_cli", "psycopg2", "redis", "celery"} == set()
