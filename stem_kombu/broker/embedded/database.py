@@ -15,7 +15,7 @@ from stem_kombu.broker.embedded import location, schema
 from stem_kombu.broker.embedded.faults import EmbeddedBrokerUnavailable, is_busy, translated
 from stem_kombu.broker.embedded.options import Options
 from stem_kombu.clock import SYSTEM
-from stem_kombu.errors import BrokerError, ConfigurationError
+from stem_kombu.errors import ConfigurationError
 
 T = TypeVar("T")
 
@@ -36,30 +36,38 @@ class Database:
         location.prepare(path)
         self.path = path
         self._patience = options.busy_timeout
-        self._closed = False
+        self._closed = self._ready = False
+        #: Whether the path was found to lead to another file, or to none.
+        self.replaced = False
         try:
-            # Autocommit, and no waiting inside SQLite: its back-off grows to 100 ms, ours stays below 4.
+            # Autocommit, and no waiting inside SQLite: its back-off grows to 100 ms, ours stays at a few.
             self._sql = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise translated(error, path) from error
+        try:
             self.identity = self.identity_now()
             self._looked_at = SYSTEM.monotonic()
             self._configure(options)
+            self._ready = True
         except sqlite3.Error as error:
             raise translated(error, path) from error
-        except BrokerError:
-            self._sql.close()
-            raise
+        finally:
+            if not self._ready:
+                self._sql.close()
 
     def _configure(self, options: Options) -> None:
-        # Only counts for a file that has no pages yet.
-        self._patiently(lambda: self._sql.execute("PRAGMA auto_vacuum = INCREMENTAL"))
+        # Reads the header, so it can meet the lock of whoever makes the file.
+        self._patiently(lambda: self._sql.execute(f"PRAGMA synchronous = {options.synchronous}"))
+        if self._patiently(lambda: self._sql.execute("PRAGMA page_count").fetchone()) == (0,):
+            # Only counts for a file without pages; on any other it would be a write, with an fsync under the lock.
+            self._patiently(lambda: self._sql.execute("PRAGMA auto_vacuum = INCREMENTAL"))
         mode = self._patiently(lambda: self._sql.execute("PRAGMA journal_mode = WAL").fetchone())
         if mode is None or mode[0] != "wal":
             raise ConfigurationError(
                 f"embedded broker {self.path}: its file system can't do write-ahead logging",
                 hint="put the file on a local disk",
             )
-        self._sql.execute(f"PRAGMA synchronous = {options.synchronous}")
-        self._sql.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
+        self._patiently(lambda: self._sql.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}"))
         if not self._patiently(lambda: schema.is_current(self._sql, self.path)):
             with self.write() as sql:
                 schema.create(sql)
@@ -106,16 +114,18 @@ class Database:
         """
         (free,) = self.query(lambda sql: sql.execute("PRAGMA freelist_count").fetchone())
         if free > 4096:
-            # Every row that it yields is one page freed: not fetching them would free one page only.
-            self.query(lambda sql: sql.execute("PRAGMA incremental_vacuum(2048)").fetchall())
+            # As a script, because Python steps a statement without columns only once, which would free one page only.
+            self.query(lambda sql: sql.executescript("PRAGMA incremental_vacuum(2048)"))
 
     def _check_file(self) -> None:
         # Publishing into a file that somebody removed would succeed and be lost; asking costs a microsecond, once a
         # second.
         if SYSTEM.monotonic() - self._looked_at < _LOOK_AT_FILE_EVERY:
             return
-        self._looked_at = SYSTEM.monotonic()
-        if self.identity_now() != self.identity:
+        if self.identity_now() == self.identity:
+            self._looked_at = SYSTEM.monotonic()
+        else:
+            self.replaced = True
             raise EmbeddedBrokerUnavailable(
                 f"embedded broker {self.path}: the file was removed or replaced while it was open",
                 hint="reconnect; stop all workers before removing the file",

@@ -136,6 +136,7 @@ class Deliveries:
                 if not worth_writing:
                     return None
                 with session.write() as sql:
+                    session.require_owner(sql)
                     messages.promote(sql, now)
                     topology.touch_queue(sql, queue_id, now)
                     leased = messages.lease(sql, queue_id, owner_id, 1, now)
@@ -188,6 +189,7 @@ class Deliveries:
                 self._seen = mark
                 return False
         with session.write() as sql:
+            session.require_owner(sql)
             self._cancel_deleted(sql)
             if due:
                 messages.promote(sql, now)

@@ -233,6 +233,7 @@ class _Rounds:
             if not 0 <= now - self._renewed_at < lease / 3:
                 self._renew(database, owned, now)
                 self._renewed_at = now
+            self._tell_the_lost(database, owned)
             self._keeper.sweep(database, lapsed=now >= self._patient_until)
             if SYSTEM.monotonic() >= self._space_at:
                 self._space_at = SYSTEM.monotonic() + _GIVE_SPACE_BACK_EVERY
@@ -257,18 +258,13 @@ class _Rounds:
 
     def _renew(self, database: Database, owned: dict[int, Member], now: float) -> None:
         with database.write() as sql:
-            lost = [
-                member
-                for owner_id, member in owned.items()
-                if not owners.renew(sql, owner_id, member.options.visibility_timeout, now)
-            ]
-        for member in lost:
-            member.fail(
-                EmbeddedBrokerUnavailable(
-                    f"embedded broker {self._keeper.path}: other processes took this connection for dead",
-                    hint=f"reconnect; nothing but Stem may touch {self._keeper.path}-owners",
-                )
-            )
+            for owner_id, member in owned.items():
+                owners.renew(sql, owner_id, member.options.visibility_timeout, now)
+
+    def _tell_the_lost(self, database: Database, owned: dict[int, Member]) -> None:
+        lost = database.query(lambda sql: [owner_id for owner_id in owned if not owners.exists(sql, owner_id)])
+        for owner_id in lost:
+            owned[owner_id].fail(owners.lost(self._keeper.path))
 
     def _close(self) -> None:
         if self._database is not None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     class PreconditionFailed(ChannelError): ...
 
-    class queue_declare_ok_t(NamedTuple):  # noqa: N801 - py-amqp's name
+    class queue_declare_ok_t(NamedTuple):
         queue: str
         message_count: int
         consumer_count: int

@@ -174,9 +174,10 @@ def extend(sql: sqlite3.Connection, message_id: int, tries: int, owner_id: int, 
     return done.rowcount == 1
 
 
+# An owner without a row is one whose lock file was removed under it: nobody would ever renew or forget it.
 LAPSED = """
-    SELECT m.id FROM stem_broker_owner o JOIN stem_broker_message m ON m.owner_id = o.id
-    WHERE o.lease_until <= :now AND coalesce(m.lease_until, 0) <= :now
+    SELECT m.id FROM stem_broker_message m LEFT JOIN stem_broker_owner o ON o.id = m.owner_id
+    WHERE m.owner_id IS NOT NULL AND (o.id IS NULL OR (o.lease_until <= :now AND coalesce(m.lease_until, 0) <= :now))
 """
 
 

@@ -110,13 +110,22 @@ def register(sql: sqlite3.Connection, locks: OwnerLocks, lease: float, now: floa
         sql.execute("DELETE FROM stem_broker_owner WHERE id = ?", (owner_id,))
 
 
-def renew(sql: sqlite3.Connection, owner_id: int, lease: float, now: float) -> bool:
-    """Extend the lease on everything that the owner holds; ``False`` when others took it for dead and removed it."""
-    renewed = sql.execute(
-        "UPDATE stem_broker_owner SET lease_until = ? WHERE id = ?",
-        (now + lease, owner_id),
+def renew(sql: sqlite3.Connection, owner_id: int, lease: float, now: float) -> None:
+    """Extend the lease on everything that the owner holds."""
+    sql.execute("UPDATE stem_broker_owner SET lease_until = ? WHERE id = ?", (now + lease, owner_id))
+
+
+def exists(sql: sqlite3.Connection, owner_id: int) -> bool:
+    """Whether the owner has a row; without one, others took it for dead."""
+    return sql.execute("SELECT 1 FROM stem_broker_owner WHERE id = ?", (owner_id,)).fetchone() is not None
+
+
+def lost(path: Path) -> EmbeddedBrokerUnavailable:
+    """What a connection is told whose owner others have removed."""
+    return EmbeddedBrokerUnavailable(
+        f"embedded broker {path}: other processes took this connection for dead",
+        hint=f"reconnect; nothing but Stem may touch {path}-owners",
     )
-    return renewed.rowcount == 1
 
 
 def dead(sql: sqlite3.Connection, locks: OwnerLocks, now: float) -> list[int]:

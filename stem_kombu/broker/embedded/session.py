@@ -62,7 +62,7 @@ class Session:
     @property
     def usable(self) -> bool:
         """Whether calls have a chance."""
-        return not (self._closed or self._failure or self.inherited)
+        return not (self._closed or self._failure or self.inherited or self._database.replaced)
 
     def check(self) -> None:
         """Raises :class:`EmbeddedBrokerUnavailable` once the connection is closed or was given up."""
@@ -136,6 +136,11 @@ class Session:
             if self.owner_id is None:
                 self.owner_id = self._keeper.register(self, self._database)
             return self.owner_id
+
+    def require_owner(self, sql: sqlite3.Connection) -> None:
+        """Raises :class:`EmbeddedBrokerUnavailable` when others took this owner for dead."""
+        if self.owner_id is not None and not owners.exists(sql, self.owner_id):
+            raise owners.lost(self.path)
 
     @property
     def settlements_wait(self) -> bool:

@@ -7,12 +7,18 @@ become, so that callers find on the embedded broker what they will find there.
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from stem_kombu.broker.embedded.kombu_names import ChannelError, NotFound, PreconditionFailed, ResourceLocked
+
+logger = logging.getLogger(__name__)
+
+#: Arguments of queues that are acted on, or (the last two) make no difference here.
+_HEEDED = frozenset({"x-expires", "x-message-ttl", "x-max-priority", "x-queue-type"})
 
 EXCHANGE_TYPES = frozenset({"direct", "topic", "fanout"})
 
@@ -142,6 +148,7 @@ def declare_queue(sql: sqlite3.Connection, spec: QueueSpec, owner_id: int | None
             " touched_at, exclusive_owner) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
             (spec.name, *wanted, int(spec.durable), spec.arguments, now, owner_id if spec.exclusive else None),
         ).fetchone()
+        _warn_of_what_is_ignored(spec)
         return QueueState(int(row[0]), 0, 0)
     if row[5] is not None and row[5] != owner_id:
         raise ResourceLocked(
@@ -158,6 +165,14 @@ def declare_queue(sql: sqlite3.Connection, spec: QueueSpec, owner_id: int | None
         )
     sql.execute("UPDATE stem_broker_queue SET touched_at = ? WHERE id = ?", (now, row[4]))
     return state_of(sql, int(row[4]), now)
+
+
+def _warn_of_what_is_ignored(spec: QueueSpec) -> None:
+    ignored = sorted(json.loads(spec.arguments).keys() - _HEEDED)
+    if ignored:
+        logger.warning(
+            "embedded broker: queue %r is made without %s, which need RabbitMQ", spec.name, ", ".join(ignored)
+        )
 
 
 def find_queue(sql: sqlite3.Connection, name: str, method: str, owner_id: int | None = None) -> int:
@@ -279,16 +294,16 @@ def routes(sql: sqlite3.Connection, exchange: str, routing_key: str) -> list[tup
         (exchange,) if key is None else (exchange, key),
     ).fetchall()
     if kind == "topic":
-        words = routing_key.split(".")
-        rows = [row for row in rows if topic_matches(row[2].split("."), words)]
+        rows = [row for row in rows if topic_matches(row[2], routing_key)]
     return list({row[0]: (row[0], row[1]) for row in rows}.values())
 
 
-def topic_matches(pattern: list[str], words: list[str]) -> bool:
+def topic_matches(pattern: str, key: str) -> bool:
     """AMQP's rule: ``*`` is one word, ``#`` any number of words, none included (Kombu's own regex wants one)."""
+    words = key.split(".") if key else []
     # reachable[i]: the pattern up to here can match the first i words.
     reachable = [True] + [False] * len(words)
-    for part in pattern:
+    for part in pattern.split(".") if pattern else []:
         if part == "#":
             first = next((i for i, hit in enumerate(reachable) if hit), len(reachable))
             reachable = [i >= first for i in range(len(reachable))]

@@ -109,6 +109,8 @@ class Transport(VirtualTransport):
         deleted a queue that is being consumed.
         """
         deadline = None if timeout is None else SYSTEM.monotonic() + timeout
+        if self._session is None:
+            raise RecoverableConnectionError(f"embedded broker {self._path}: not connected")
         session = self.session
         session.drainer = threading.get_ident()
         while True:
