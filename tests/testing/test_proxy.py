@@ -101,7 +101,8 @@ def test_bytes_pass_in_order_and_are_counted(proxy: TcpProxy, client: socket.soc
     client.sendall(said)
     reader.join(20)
     assert bytes(heard) == said
-    assert (proxy.bytes_to_target, proxy.bytes_to_client) == (len(said), len(said))
+    # counted once the kernel has them, which may be after the client has read them
+    eventually(lambda: (proxy.bytes_to_target, proxy.bytes_to_client) == (len(said), len(said)))
 
 
 def test_an_orderly_end_reaches_the_other_side_and_so_does_its_answer(
