@@ -7,11 +7,10 @@ certificate and name are verified unless ``STEM_TLS_ALLOW_INSECURE`` says otherw
 from __future__ import annotations
 
 import ssl
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from stem_kombu.errors import ConfigurationError
+from stem_kombu.drivers.tls import checked_tls
 from stem_kombu.settings import TlsSettings
 
 _TLS_SCHEMES = frozenset({"rediss", "amqps"})
@@ -26,36 +25,6 @@ def uses_tls(url: str) -> bool:
         (key == "ssl" and value.lower() in _ON) or (key.startswith("ssl_") and scheme.startswith(("redis", "sentinel")))
         for key, value in parse_qsl(parts.query)
     )
-
-
-def checked_tls(tls: TlsSettings) -> TlsSettings:
-    """The settings, or :class:`ConfigurationError` for half a client pair or a file that is missing or no PEM."""
-    if (tls.client_cert is None) != (tls.client_key is None):
-        given, missing = ("STEM_TLS_CLIENT_CERT", "STEM_TLS_CLIENT_KEY")
-        if tls.client_cert is None:
-            given, missing = missing, given
-        raise ConfigurationError(
-            f"{given} is set but {missing} is not", hint="a client certificate needs its key; set both"
-        )
-    for name, path in (
-        ("STEM_TLS_CA_CERT", tls.ca_cert),
-        ("STEM_TLS_CLIENT_CERT", tls.client_cert),
-        ("STEM_TLS_CLIENT_KEY", tls.client_key),
-    ):
-        if path is not None and not Path(path).is_file():
-            raise ConfigurationError(f"{name}: there is no file {path!r}", hint="give the path of a PEM file")
-    try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        name = "STEM_TLS_CA_CERT"
-        if tls.ca_cert is not None:
-            context.load_verify_locations(tls.ca_cert)
-        name = "STEM_TLS_CLIENT_CERT and STEM_TLS_CLIENT_KEY"
-        if tls.client_cert is not None:
-            # An encrypted key would make OpenSSL ask at the terminal.
-            context.load_cert_chain(tls.client_cert, tls.client_key, password="")
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{name}: can't be loaded: {error}", hint="give unencrypted PEM files") from error
-    return tls
 
 
 def tls_options(url: str, tls: TlsSettings) -> dict[str, Any] | None:

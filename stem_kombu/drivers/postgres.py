@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers.schema import Schema
+from stem_kombu.drivers.tls import checked_tls
 from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
 from stem_kombu.settings import TlsSettings, mask_url
 
@@ -291,13 +292,16 @@ def _driver(name: str, masked: str) -> Any:
 
 
 def _tls_options(given: dict[str, str], tls: TlsSettings) -> dict[str, str]:
-    if not tls or "sslmode" in given:
+    """What the settings add to a URL; what the URL itself says goes first, ``sslmode`` above all."""
+    if not tls or given.get("sslmode") == "disable":
         return {}
+    checked_tls(tls)
     paths = {"sslrootcert": tls.ca_cert, "sslcert": tls.client_cert, "sslkey": tls.client_key}
     options = {key: path for key, path in paths.items() if path is not None}
-    if tls.allow_insecure:
-        options["sslmode"] = "require"
-        options.pop("sslrootcert", None)  # libpq verifies against it even in the mode "require"
-    elif tls.ca_cert is not None:
-        options["sslmode"] = "verify-full"
+    if "sslmode" not in given:
+        if tls.allow_insecure:
+            options["sslmode"] = "require"
+            options.pop("sslrootcert", None)  # libpq verifies against it even in the mode "require"
+        elif tls.ca_cert is not None:
+            options["sslmode"] = "verify-full"
     return options

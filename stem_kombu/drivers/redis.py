@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+from stem_kombu.drivers.tls import checked_tls
 from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
 from stem_kombu.settings import TlsSettings, mask_url
 
@@ -178,6 +179,8 @@ class RedisDatabase:
             return StoreUnavailable(
                 f"{where}: no answer in time ({text})", hint="check that the server runs and is reachable"
             )
+        if "SSL" in text or "certificate" in text:
+            return StoreUnavailable(f"{where}: {text}", hint="check STEM_TLS_CA_CERT, and that this port speaks TLS")
         if isinstance(error, (errors.ConnectionError, OSError)):
             return StoreUnavailable(f"{where}: {text}", hint="check that the server runs at that host and port")
         if "DB index" in text:
@@ -214,6 +217,7 @@ def _tls_options(url: str, tls: TlsSettings) -> dict[str, Any]:
     scheme = urlsplit(url).scheme
     if scheme != "rediss" and not (scheme == "redis+sentinel" and tls):
         return {}
+    checked_tls(tls)
     given = {"ssl_ca_certs": tls.ca_cert, "ssl_certfile": tls.client_cert, "ssl_keyfile": tls.client_key}
     options: dict[str, Any] = {key: path for key, path in given.items() if path is not None}
     if tls.allow_insecure:
