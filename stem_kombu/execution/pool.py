@@ -115,14 +115,13 @@ class IsolatePool:
             self._thread.start()
             with self._settled:
                 ready = self._settled.wait_for(self._all_ready_or_unfit, START_TIMEOUT)
-                unfit = self._unfit
-                if unfit is None and self._deaths_at_start >= _DEATHS_AT_START:
-                    unfit = "they die while they do"
-        if unfit is not None or not ready:
+                problem = self._start_problem(ready)
+        if problem is not None:
             self.stop(0.0)
             raise ExecutionError(
-                f"children can't load the application {self._target}: {unfit or f'not ready within {START_TIMEOUT:g} s'}",
-                hint="the module must be importable by that name in a new process",
+                f"children can't load the application {self._target}: {problem}",
+                hint="the module must be importable by that name in a new process, and a script that starts a worker must do so"
+                " under: if __name__ == \"__main__\":",
             )
 
     def submit(self, job: Job) -> None:
@@ -412,6 +411,13 @@ class IsolatePool:
         return self._unfit is not None or self._deaths_at_start >= _DEATHS_AT_START or (
             len(states) >= self.slots and all(state is not ChildState.STARTING for state in states)
         )
+
+    def _start_problem(self, ready: bool) -> str | None:
+        if self._unfit is not None:
+            return self._unfit
+        if self._deaths_at_start >= _DEATHS_AT_START:
+            return "they die while they do"
+        return None if ready else f"not ready within {START_TIMEOUT:g} s"
 
     def _wake(self) -> None:
         try:

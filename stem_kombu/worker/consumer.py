@@ -18,8 +18,8 @@ from typing import Any
 from kombu import Connection, Consumer as KombuConsumer
 from kombu.asynchronous import Hub
 
-from stem_kombu.broker import names
-from stem_kombu.broker.connections import backoff, connect
+from stem_kombu.broker.connections import backoff, connect, pulse
+from stem_kombu.broker.queues import declared_task_queue
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerError
 from stem_kombu.worker.inflight import Delivery, InFlight
@@ -169,10 +169,10 @@ class Consumer:
         generation = self.generation
         self._consumer = KombuConsumer(
             channel,
-            [names.task_queue(queue) for queue in self.queues],
+            [declared_task_queue(connection, queue) for queue in self.queues],
             on_message=lambda message: self._receive(message, generation),
             accept=["json"],
-            auto_declare=True,
+            auto_declare=False,
         )
         self._apply_prefetch(force=True)
         if not self._quiet.is_set():
@@ -194,10 +194,7 @@ class Consumer:
             hub.propagate_errors = (*connection.connection_errors, *connection.channel_errors)
             connection.transport.register_with_event_loop(connection.connection, hub)
             hub.add_reader(self._wake_reader, self._drain_wakes)
-            if connection.heartbeat and connection.supports_heartbeats:
-                interval = connection.get_heartbeat_interval()
-                if interval:
-                    hub.call_repeatedly(max(0.5, interval / 2), connection.heartbeat_check, 2)
+            hub.call_repeatedly(1.0, pulse, connection)
             loop = hub.create_loop()
             while self._keep_serving():
                 try:
@@ -212,6 +209,7 @@ class Consumer:
         self._wake_transport = getattr(connection.transport, "wake", None)
         while self._keep_serving():
             self._drain_wakes()
+            pulse(connection, clock=self._clock)
             try:
                 connection.drain_events(timeout=1.0 if self._wake_transport is not None else _SLICE)
             except (TimeoutError, socket.timeout):

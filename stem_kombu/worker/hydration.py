@@ -151,7 +151,7 @@ class Hydration:
             return
         self._cache.set_store_time(self._store.now())
         self._store.prune(self._namespace)
-        self._cache.prune()
+        self._cache.prune(self._cache.now())
         self._kept_house_mono = now
 
     def _failed(self, error: StoreError) -> None:

@@ -9,28 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
+from stem_kombu.broker.leases import Leasing
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerError
 from stem_kombu.worker.inflight import Delivery, InFlight
 
 logger = logging.getLogger(__name__)
-
-
-class Leasing(Protocol):
-    """How a transport keeps a message from being redelivered; ``lifetime`` is in seconds."""
-
-    @property
-    def lifetime(self) -> float:
-        """How long a message stays ours without renewal."""
-
-    def renew(self, handles: Sequence[object], seconds: float | None = None) -> list[bool]:
-        """Renew the leases of those broker messages to ``seconds`` from now (default: the lifetime); ``False`` where the
-        lease is lost. Safe from any thread; raises :class:`~stem_kombu.errors.BrokerError` when the broker is away."""
-
-    def close(self) -> None:
-        """Let connections go."""
 
 
 class LeaseThread:
@@ -49,6 +34,11 @@ class LeaseThread:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._until: dict[int, float] = {}
+
+    @property
+    def lifetime(self) -> float | None:
+        """Seconds for which a message stays ours without renewal, ``None`` where the transport has no leases."""
+        return None if self._leasing is None else self._leasing.lifetime
 
     def start(self) -> None:
         if self._thread is None and self._leasing is not None:

@@ -179,7 +179,7 @@ class Steering:
 
     def apply(self, revocations: Sequence[Revocation]) -> Applied:
         """Take revocations into the cache, withdraw what waits, and tell what runs to stop where that is asked for."""
-        applied = self._cache.apply(revocations)
+        applied = self._cache.apply(revocations, self._cache.now())
         for delivery in self._inflight.of_tasks(revocation.task_id for revocation in revocations):
             # What counts is what the cache holds now: a stale message may still be the first to find the task here.
             revocation = self._cache.get(delivery.task_id)
@@ -192,7 +192,7 @@ class Steering:
                 self.executor.withdraw(delivery.token)  # ended() then finds it revoked
             elif delivery.phase is Phase.RUNNING and revocation.terminate:
                 self._stop(delivery, revocation)
-        return Applied(tuple(applied.applied), tuple(applied.stale), tuple(applied.expired))
+        return Applied(applied.applied, applied.stale, applied.expired)
 
     def lease_lost(self, delivery: Delivery) -> None:
         """The broker gave the message to somebody else: stop the handler, keep hands off the message."""

@@ -22,18 +22,19 @@ from stem_kombu.app import Stem
 from stem_kombu.backends.base import Roster
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_roster
-from stem_kombu.broker import names
 from stem_kombu.broker.connections import broker_connection
 from stem_kombu.broker.depths import QueueDepths
+from stem_kombu.broker.failures import shown_url
 from stem_kombu.broker.janitor import sweep
 from stem_kombu.broker.leases import open_leasing
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.base import WorkerIdentity
+from stem_kombu.control.client import refuse_signing
 from stem_kombu.control.listener import ControlListener
-from stem_kombu.errors import ConfigurationError
+from stem_kombu.errors import ConfigurationError, StoreError
 from stem_kombu.execution.router import Executors
 from stem_kombu.revocation_cache import RevocationCache
-from stem_kombu.settings import Settings, mask_url
+from stem_kombu.settings import Settings
 from stem_kombu.task import Mode
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.heartbeats import Heartbeats, load_avg, rss_bytes
@@ -91,6 +92,7 @@ class Worker:
         clock: Clock = SYSTEM,
     ) -> None:
         settings = app.settings
+        refuse_signing(settings)
         if concurrency is not None and concurrency < 1:
             raise ConfigurationError(f"concurrency {concurrency!r} must be at least 1")
         if inline_slots < 1:
@@ -109,7 +111,6 @@ class Worker:
         self._state = "new"
         self._next_sweep = 0.0
         self._stopped = threading.Event()
-        self._release_now = threading.Event()
         hostname = socket.gethostname()
         boot = secrets.token_hex(4)
         self.identity = WorkerIdentity(
@@ -128,8 +129,9 @@ class Worker:
     ) -> None:
         """Make the parts; none of them connects or starts a thread yet."""
         app, settings, clock, worker = self.app, self.settings, self.clock, self.identity.worker
-        template = broker_connection(settings) if self._connection is None else self._connection.clone()
-        self.broker_url = mask_url(template.as_uri())
+        template: Any = broker_connection(settings) if self._connection is None else self._connection.clone()
+        self._template = template
+        self.broker_url = shown_url(template)
         self.transport = str(template.transport.driver_type)
         self.totals = Totals()
         self.inflight = InFlight(clock)
@@ -227,7 +229,7 @@ class Worker:
             bounds={
                 "sync_interval_s": settings.sync_interval,
                 "heartbeat_interval_s": self._interval,
-                "lease_s": None if self.leases.lifetime is None else self.leases.lifetime,
+                "lease_s": self.leases.lifetime,
             },
             broker_url=self.broker_url,
             transport=self.transport,
@@ -327,7 +329,6 @@ class Worker:
 
     def release(self) -> None:
         """While :meth:`stop` waits for what runs: send it back to the queue now (the second signal)."""
-        self._release_now.set()
         self.steering.release_running()
         self.executor.hurry()
 
@@ -400,8 +401,12 @@ class Worker:
         if now < self._next_sweep:
             return
         self._next_sweep = now + _JANITOR_INTERVAL
-        view = self._roster.view(self.identity.namespace)
-        sweep(self.consumer.template, self.identity.namespace, {beat.worker for beat in view.heartbeats})
+        try:
+            view = self._roster.view(self.identity.namespace)
+        except StoreError as error:
+            logger.info("who is dead can't be told, so nothing is swept: %s", error)
+            return
+        sweep(self._template, self.identity.namespace, {beat.worker for beat in view.heartbeats})
 
     def _close(self) -> None:
         self._depths.close()

@@ -1,0 +1,105 @@
+"""Who must answer, who has, and when it is over: the bookkeeping of one question. Pure: no broker, no clock of its own.
+
+A reply counts once per worker and part. A stranger's reply, one to another question, or a second one is dropped (G12).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from stem_kombu.backends.base import RosterView
+from stem_kombu.backends.heartbeat import Liveness
+from stem_kombu.control.messages import Reply, is_glob, matches
+from stem_kombu.control.reports import WorkerReply
+
+
+def living(view: RosterView, targets: Sequence[str] | None) -> list[str]:
+    """The workers of a roster that should answer: alive by their own heartbeats, and meant by the targets."""
+    return [
+        beat.worker
+        for beat in view.heartbeats
+        if beat.liveness(view.now) in (Liveness.LIVE, Liveness.DRAINING) and matches(targets, beat.worker)
+    ]
+
+
+class Census:
+    """One question's answers. ``parts`` replies make a worker's answer whole."""
+
+    def __init__(
+        self, request_id: str, namespace: str, targets: Sequence[str] | None, parts: int, *, asked_at: float
+    ) -> None:
+        self.request_id = request_id
+        self._namespace = namespace
+        self._targets = targets
+        self._parts = parts
+        self._asked_at = asked_at
+        # Workers that were named are expected whether or not the roster knows them.
+        self._expected = {target for target in targets or () if not is_glob(target)}
+        self._replies: dict[str, dict[int, Reply]] = {}
+        self._boots: dict[str, str] = {}
+        self._heard_at: dict[str, float] = {}
+        #: Replies that were not counted: duplicates, strangers', and those to other questions.
+        self.dropped = 0
+
+    def expect(self, workers: Iterable[str]) -> list[str]:
+        """Expect these as well; returns those that are new."""
+        new = sorted(set(workers) - self._expected)
+        self._expected.update(new)
+        return new
+
+    def hear(self, reply: Reply, at: float) -> bool:
+        """Whether the reply was counted; ``at`` is the monotonic time."""
+        known_boot = self._boots.get(reply.worker, reply.boot)
+        if (
+            reply.request_id != self.request_id
+            or reply.namespace != self._namespace
+            or not matches(self._targets, reply.worker)
+            or not 0 <= reply.part < self._parts
+            or known_boot != reply.boot
+            or reply.part in self._replies.get(reply.worker, ())
+        ):
+            self.dropped += 1
+            return False
+        self._boots[reply.worker] = reply.boot
+        self._replies.setdefault(reply.worker, {})[reply.part] = reply
+        self._heard_at[reply.worker] = at
+        return True
+
+    @property
+    def expected(self) -> tuple[str, ...]:
+        return tuple(sorted(self._expected))
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """Those expected whose answer is not whole."""
+        return tuple(worker for worker in sorted(self._expected) if len(self._replies.get(worker, ())) < self._parts)
+
+    def missing_parts(self, worker: str) -> list[int]:
+        """The parts of the question that the worker has not answered."""
+        heard = self._replies.get(worker, {})
+        return [part for part in range(self._parts) if part not in heard]
+
+    @property
+    def is_whole(self) -> bool:
+        """Everyone expected has answered, and somebody was expected."""
+        return bool(self._expected) and not self.silent
+
+    def answers(self) -> dict[str, list[Reply]]:
+        """The replies of each worker, in the order of parts."""
+        return {worker: [parts[part] for part in sorted(parts)] for worker, parts in sorted(self._replies.items())}
+
+    def replies(self) -> tuple[WorkerReply, ...]:
+        """One answer for each worker; those in several parts have their lists joined."""
+        return tuple(self._joined(worker, parts) for worker, parts in self.answers().items())
+
+    def _joined(self, worker: str, parts: list[Reply]) -> WorkerReply:
+        rtt = self._heard_at[worker] - self._asked_at
+        failed = next((reply.error for reply in parts if reply.error is not None), None)
+        if len(parts) == 1:
+            return WorkerReply(worker, rtt, parts[0].payload, failed)
+        payload: dict[str, object] = {}
+        for reply in parts:
+            for name, value in reply.payload.items():
+                held = payload.get(name)
+                payload[name] = [*held, *value] if isinstance(held, list) and isinstance(value, list) else value
+        return WorkerReply(worker, rtt, payload, failed)

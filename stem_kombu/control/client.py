@@ -1,0 +1,436 @@
+"""The operator's end of the control plane: ask, collect until everyone has answered or the one deadline, report.
+
+A client keeps its connections and may be used from several threads: each question takes a mailbox for itself.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from stem_kombu.backends.base import Roster, RosterView
+from stem_kombu.backends.registry import open_roster
+from stem_kombu.broker.connections import broker_connection
+from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.control.census import Census, living
+from stem_kombu.control.codec import BUILT_IN, encode_command, order_size
+from stem_kombu.control.mailbox import Mailbox
+from stem_kombu.control.messages import Call, Command, Inspect, Order, Ping, Revoke, Stats, matches
+from stem_kombu.control.reports import Report, RevokeReport, StatusReport, WorkerStatus
+from stem_kombu.control.stream import HeartbeatStream
+from stem_kombu.durations import checked_duration
+from stem_kombu.errors import BrokerError, BrokerUnavailable, ConfigurationError, StoreError
+from stem_kombu.revocation import Revocation, RevocationDraft
+from stem_kombu.settings import Settings
+from stem_kombu.stores.base import RevokeStore
+from stem_kombu.stores.registry import open_revoke_store
+
+if TYPE_CHECKING:
+    from stem_kombu.app import Stem
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for which a question listens when the roster says that nobody is alive: somebody may just be starting.
+NOBODY_WINDOW = 0.5
+#: The silent are asked again, through their inboxes, after this share of the timeout and at most so many seconds.
+RETRY_SHARE, RETRY_LATEST = 0.3, 0.3
+#: A worker waits at most this share of the timeout, and so many seconds, for tasks it told to stop.
+SETTLE_SHARE, SETTLE_LONGEST = 0.4, 2.0
+#: Revocations and bytes in one message.
+CHUNK, CHUNK_BYTES = 500, 400_000
+#: Idle mailboxes that are kept.
+_KEPT = 4
+
+
+class ControlClient:
+    """Asks workers. ``target`` is an application or settings.
+
+    Each command takes ``workers=`` (ids and globs, default everyone) and ``timeout=`` in seconds (default: the settings'),
+    one deadline for the whole command, and returns a report. Raises :class:`~stem_kombu.errors.BrokerUnavailable` when
+    the broker can't be reached, and :class:`ConfigurationError` for arguments that can't be meant.
+    """
+
+    def __init__(self, target: Stem | Settings, *, clock: Clock = SYSTEM) -> None:
+        self.settings: Settings = target if isinstance(target, Settings) else target.settings
+        refuse_signing(self.settings)
+        self._clock = clock
+        self._template: Any = None
+        self._lock = threading.Lock()
+        self._idle: list[Mailbox] = []
+        self._roster: Roster | None = None
+        self._store: RevokeStore | None = None
+        self._closed = False
+
+    # -- commands -----------------------------------------------------------------------------------------------------
+
+    def ping(self, *, workers: Sequence[str] | None = None, timeout: float | None = None) -> Report:
+        """Who handles commands now."""
+        return self._ask(Ping(), workers, timeout)
+
+    def inspect(
+        self,
+        *,
+        revoked: bool = False,
+        limit: int = 1000,
+        workers: Sequence[str] | None = None,
+        timeout: float | None = None,
+    ) -> Report:
+        """What runs; with ``revoked`` the newest ``limit`` revocations that each worker holds as well."""
+        if limit < 1:
+            raise ConfigurationError(f"limit {limit!r} must be at least 1")
+        return self._ask(Inspect(revoked, limit), workers, timeout)
+
+    def stats(self, *, workers: Sequence[str] | None = None, timeout: float | None = None) -> Report:
+        """Counters, queue depths, pool and metadata."""
+        return self._ask(Stats(), workers, timeout)
+
+    def call(
+        self,
+        name: str,
+        args: Mapping[str, Any] | None = None,
+        *,
+        workers: Sequence[str] | None = None,
+        timeout: float | None = None,
+    ) -> Report:
+        """A control command that the application registered."""
+        if name in BUILT_IN or not name:
+            raise ConfigurationError(f"{name!r} is no command of an application", hint=f"call .{name}() instead")
+        return self._ask(Call(name, dict(args or {})), workers, timeout)
+
+    def revoke(
+        self,
+        task_ids: Sequence[str],
+        *,
+        terminate: bool = False,
+        reason: str | None = None,
+        requested_by: str | None = None,
+        expires_in: float | None = None,
+        workers: Sequence[str] | None = None,
+        timeout: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        on_stored: Callable[[Sequence[Revocation]], None] | None = None,
+    ) -> RevokeReport:
+        """Store the revocations, then tell the workers: durable before it is visible (G1).
+
+        ``requested_by`` defaults to user and host. ``progress(sent, of)`` is called as messages go out, ``on_stored`` once
+        they are durable. Raises :class:`~stem_kombu.errors.StoreError` when nothing was stored, and then nothing was said;
+        a broker that can't be reached after that is reported, not raised: the revocations hold all the same.
+        """
+        if isinstance(task_ids, str):
+            raise ConfigurationError(f"task ids {task_ids!r} is one text", hint="pass a list of ids")
+        timeout = self._timeout(timeout)
+        targets = self._targets(workers)
+        if expires_in is not None:
+            checked_duration(expires_in, name="expires_in")
+        who = requested_by or default_requester()
+        drafts = [RevocationDraft(task_id, terminate, reason, who, expires_in) for task_id in dict.fromkeys(task_ids)]
+        if not drafts:
+            raise ConfigurationError("there is no task id to revoke")
+        began = self._clock.monotonic()
+        stored = self._revoke_store().save(self.settings.namespace, drafts)  # StoreError: nothing was said
+        if on_stored is not None:
+            on_stored(stored)
+        settle = min(SETTLE_LONGEST, SETTLE_SHARE * timeout) if terminate else 0.0
+        orders = [Revoke(tuple(chunk), settle) for chunk in _chunks(stored)]
+        try:
+            report = self._ask_orders(orders, targets, timeout, began=began, progress=progress)
+        except BrokerError as error:
+            elapsed = self._clock.monotonic() - began
+            return RevokeReport(
+                "revoke", self.settings.namespace, secrets.token_hex(16), timeout, elapsed, (), (), (),
+                stored=tuple(stored), broadcast=False, broker_error=str(error),
+            )  # fmt: skip
+        return RevokeReport(
+            report.command, report.namespace, report.request_id, report.timeout, report.elapsed, report.expected,
+            report.silent, report.replies, report.notes, report.unknown, stored=tuple(stored),
+        )  # fmt: skip
+
+    def status(self, *, workers: Sequence[str] | None = None, timeout: float | None = None) -> StatusReport:
+        """The workers by their last heartbeats, dead ones included while the roster remembers them.
+
+        Raises :class:`~stem_kombu.errors.StoreUnavailable` when the roster can't be read.
+        """
+        targets = self._targets(workers)
+        view = self._open_roster().view(self.settings.namespace)
+        found = [WorkerStatus.at(beat, view.now) for beat in view.heartbeats if matches(targets, beat.worker)]
+        return StatusReport(self.settings.namespace, tuple(found))
+
+    def heartbeats(self, *, timeout: float | None = None) -> HeartbeatStream:
+        """A stream of heartbeats as they are sent, connected when it is returned; close it."""
+        return HeartbeatStream(
+            self._connection_template(), self.settings.namespace, timeout=self._timeout(timeout), clock=self._clock
+        )
+
+    # -- life -----------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let every connection go. May be called twice; the client can't be used afterwards."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+            roster, self._roster = self._roster, None
+            store, self._store = self._store, None
+        for mailbox in idle:
+            mailbox.close()
+        if roster is not None:
+            roster.close()
+        if store is not None:
+            store.close()
+
+    def __enter__(self) -> ControlClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- asking -------------------------------------------------------------------------------------------------------
+
+    def _ask(self, order: Order, workers: Sequence[str] | None, timeout: float | None) -> Report:
+        return self._ask_orders([order], self._targets(workers), self._timeout(timeout))
+
+    def _ask_orders(
+        self,
+        orders: Sequence[Order],
+        targets: tuple[str, ...] | None,
+        timeout: float,
+        *,
+        began: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Report:
+        began = self._clock.monotonic() if began is None else began
+        # What storing took doesn't count against the workers: they get the whole timeout from here.
+        asked = self._clock.monotonic()
+        deadline = asked + timeout
+        notes: list[str] = []
+        view = self._roster_view(notes)
+        question = _Question(
+            self.settings.namespace, orders, targets, timeout, view, self._clock, asked_at=asked, deadline=deadline
+        )
+        mailbox = self._put(question, deadline, progress)
+        try:
+            self._collect(question, mailbox, began=asked)
+        except BrokerUnavailable as error:
+            notes.append(f"the connection was lost while waiting for replies: {error}")
+            mailbox.close()
+        else:
+            self._put_back(mailbox)
+        census = question.census
+        return Report(
+            command=orders[0].name,
+            namespace=self.settings.namespace,
+            request_id=census.request_id,
+            timeout=timeout,
+            elapsed=self._clock.monotonic() - began,
+            expected=census.expected,
+            silent=census.silent,
+            replies=census.replies(),
+            notes=tuple(notes),
+            unknown=question.unknown(),
+        )
+
+    def _put(
+        self, question: _Question, deadline: float, progress: Callable[[int, int], None] | None
+    ) -> Mailbox:
+        """Publish the question; a mailbox whose connection has broken meanwhile is replaced once."""
+        while True:
+            mailbox, fresh = self._take(deadline)
+            try:
+                question.publish(mailbox, progress)
+            except BrokerError:
+                mailbox.close()
+                if fresh:
+                    raise
+            except BaseException:
+                mailbox.close()
+                raise
+            else:
+                return mailbox
+
+    def _collect(self, question: _Question, mailbox: Mailbox, *, began: float) -> None:
+        census, clock = question.census, self._clock
+        retry_at = began + min(RETRY_LATEST, RETRY_SHARE * question.timeout)
+        looked_again = False
+        while (now := clock.monotonic()) < question.deadline:
+            if census.is_whole:
+                if looked_again:
+                    return
+                looked_again = True
+                if not question.greet_newcomers(mailbox, self._roster_view([])):
+                    return
+                continue
+            if not census.expected and question.knows_roster and now >= began + min(NOBODY_WINDOW, question.timeout):
+                return
+            if now >= retry_at:
+                # Redis forgets what is broadcast while a socket is down; an inbox is a list and keeps it.
+                question.remind(mailbox)
+                retry_at = now + max(RETRY_LATEST, RETRY_SHARE * question.timeout)
+            mailbox.listen(lambda reply: census.hear(reply, clock.monotonic()), min(question.deadline, now + 0.05))
+
+    def _take(self, deadline: float) -> tuple[Mailbox, bool]:
+        with self._lock:
+            if self._closed:
+                raise ConfigurationError("this ControlClient was closed", hint="make a new one")
+            if self._idle:
+                return self._idle.pop(), False
+        left = max(0.05, deadline - self._clock.monotonic())
+        return Mailbox(self._connection_template(), self.settings.namespace, timeout=left, clock=self._clock), True
+
+    def _put_back(self, mailbox: Mailbox) -> None:
+        with self._lock:
+            if not self._closed and len(self._idle) < _KEPT:
+                self._idle.append(mailbox)
+                return
+        mailbox.close()
+
+    def _connection_template(self) -> Any:
+        with self._lock:
+            if self._template is None:
+                self._template = broker_connection(self.settings)
+            return self._template
+
+    def _roster_view(self, notes: list[str]) -> RosterView | None:
+        try:
+            return self._open_roster().view(self.settings.namespace)
+        except StoreError as error:
+            notes.append(f"who is alive can't be told, waiting for the whole timeout: {error}")
+            return None
+
+    def _open_roster(self) -> Roster:
+        with self._lock:
+            if self._roster is None:
+                source = self.settings.roster
+                self._roster = open_roster(source.value, name=source.name, tls=self.settings.tls)
+            return self._roster
+
+    def _revoke_store(self) -> RevokeStore:
+        with self._lock:
+            if self._store is None:
+                source = self.settings.revoke_store
+                self._store = open_revoke_store(source.value, name=source.name, tls=self.settings.tls)
+            return self._store
+
+    def _timeout(self, timeout: float | None) -> float:
+        return self.settings.control_timeout if timeout is None else checked_duration(timeout, name="timeout")
+
+    @staticmethod
+    def _targets(workers: Sequence[str] | None) -> tuple[str, ...] | None:
+        if workers is None:
+            return None
+        if isinstance(workers, str) or not all(worker.strip() for worker in workers):
+            raise ConfigurationError(f"workers {workers!r} must be a list of worker ids or globs")
+        return tuple(dict.fromkeys(worker.strip() for worker in workers)) or None
+
+
+class _Question:
+    """One command on its way: its messages, and who is asked."""
+
+    def __init__(
+        self,
+        namespace: str,
+        orders: Sequence[Order],
+        targets: tuple[str, ...] | None,
+        timeout: float,
+        view: RosterView | None,
+        clock: Clock,
+        *,
+        asked_at: float,
+        deadline: float,
+    ) -> None:
+        self._namespace = namespace
+        self._orders = orders
+        self._targets = targets
+        self.timeout = timeout
+        self.deadline = deadline
+        self.knows_roster = view is not None
+        # The roster's clock, which workers know from their heartbeats: a skew between hosts then does no harm.
+        self._now: datetime = clock.utcnow() if view is None else view.now
+        self.census = Census(secrets.token_hex(16), namespace, targets, len(orders), asked_at=asked_at)
+        self._alive = [] if view is None else living(view, targets)
+        self._on_roster = {beat.worker for beat in view.heartbeats} if view is not None else set()
+        self.census.expect(self._alive)
+        self._bodies: list[bytes] = []
+
+    def publish(self, mailbox: Mailbox, progress: Callable[[int, int], None] | None) -> None:
+        self._bodies = [self._encoded(part, order, mailbox.reply_to) for part, order in enumerate(self._orders)]
+        named = self._targets is not None and set(self._targets) <= set(self.census.expected)
+        for sent, body in enumerate(self._bodies, 1):
+            if named and self._targets is not None:
+                mailbox.send_to(body, self._targets, expires=self.timeout)
+            else:
+                mailbox.broadcast(body, self.census.expected, expires=self.timeout)
+            if progress is not None:
+                progress(sent, len(self._bodies))
+
+    def remind(self, mailbox: Mailbox) -> None:
+        """Ask the silent again, each through its inbox; who has the question already ignores it, or answers again."""
+        for worker in self.census.silent:
+            for part in self.census.missing_parts(worker):
+                mailbox.send_to(self._bodies[part], [worker], expires=self.timeout)
+
+    def greet_newcomers(self, mailbox: Mailbox, view: RosterView | None) -> bool:
+        """Ask who has appeared on the roster since; whether there was somebody."""
+        new = self.census.expect(living(view, self._targets)) if view is not None else []
+        for body in self._bodies if new else ():
+            mailbox.send_to(body, new, expires=self.timeout)
+        return bool(new) and not self.census.is_whole
+
+    def unknown(self) -> tuple[str, ...]:
+        answered = {reply.worker for reply in self.census.replies()}
+        named = self._targets or ()
+        return tuple(t for t in named if not any(matches((t,), worker) for worker in answered | self._on_roster))
+
+    def _encoded(self, part: int, order: Order, reply_to: str) -> bytes:
+        return encode_command(
+            Command(
+                request_id=self.census.request_id,
+                namespace=self._namespace,
+                order=order,
+                issued_at=self._now,
+                expires_at=self._now + timedelta(seconds=self.timeout),
+                reply_to=reply_to,
+                targets=self._targets,
+                part=part,
+                parts=len(self._orders),
+                sender=default_requester(),
+            )
+        )
+
+
+def default_requester() -> str:
+    """``user@host`` of this process."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "unknown"  # a container without a passwd entry for its user
+    return f"{user}@{socket.gethostname()}"
+
+
+def refuse_signing(settings: Settings) -> None:
+    """Raises :class:`ConfigurationError` when signing is asked for: to go on unsigned would only look protected."""
+    if settings.signing:
+        raise ConfigurationError(
+            "signing is configured (STEM_SIGNING_…) but is not available in this version",
+            hint="unset the STEM_SIGNING_ variables, knowing that control messages are not signed",
+        )
+
+
+def _chunks(stored: Sequence[Revocation]) -> list[list[Revocation]]:
+    chunks: list[list[Revocation]] = [[]]
+    size = 0
+    for revocation in stored:
+        added = order_size(revocation)
+        if chunks[-1] and (len(chunks[-1]) >= CHUNK or size + added > CHUNK_BYTES):
+            chunks.append([])
+            size = 0
+        chunks[-1].append(revocation)
+        size += added
+    return chunks

@@ -1,0 +1,274 @@
+"""The door of the control plane: bytes to messages and back, with every field checked once (G17).
+
+JSON only, of a bounded size, in a known version. What can't be read raises :class:`~stem_kombu.errors.BadMessage`; where
+the sender could still be told, the exception carries the address (:class:`Unreadable`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+
+from stem_kombu.clock import isoformat, parse_isoformat
+from stem_kombu.control.messages import Call, Command, Inspect, Order, Ping, Reply, ReplyError, Revoke, Stats
+from stem_kombu.errors import BadMessage
+from stem_kombu.revocation import Revocation
+
+T = TypeVar("T")
+
+VERSION = 1
+#: Bytes of a command and of a reply. A reply may list a thousand revocations with long reasons.
+LARGEST_COMMAND = 1024 * 1024
+LARGEST_REPLY = 32 * 1024 * 1024
+#: Characters of names and addresses.
+_LONGEST_TEXT = 512
+_MOST_TARGETS = 10_000
+
+
+class Unreadable(BadMessage):
+    """A command that can't be read, but whose sender can be told: ``reply_to``, ``request_id`` and ``part`` are known."""
+
+    def __init__(self, message: str, *, code: str, reply_to: str, request_id: str, part: int = 0) -> None:
+        super().__init__(message, code=code)
+        self.reply_to = reply_to
+        self.request_id = request_id
+        self.part = part
+
+
+def encode_command(command: Command) -> bytes:
+    """The command as JSON; raises :class:`BadMessage` when it is too large for one message."""
+    return _encode(
+        {
+            "v": VERSION,
+            "id": command.request_id,
+            "ns": command.namespace,
+            "command": command.order.name,
+            "args": _encode_order(command.order),
+            "targets": None if command.targets is None else list(command.targets),
+            "issued_at": isoformat(command.issued_at),
+            "expires_at": isoformat(command.expires_at),
+            "reply_to": command.reply_to,
+            "part": command.part,
+            "parts": command.parts,
+            "sender": command.sender,
+        },
+        LARGEST_COMMAND,
+        f"command {command.order.name!r}",
+    )
+
+
+def decode_command(body: bytes, *, known: Callable[[str], bool]) -> Command:
+    """The command of those bytes. ``known(name)`` says whether a name that isn't built in was registered.
+
+    Raises :class:`Unreadable` where the sender can be told, else :class:`BadMessage`.
+    """
+    fields = _object(body, LARGEST_COMMAND)
+    try:
+        request_id, reply_to = _text(fields, "id"), _text(fields, "reply_to")
+        part = _whole(fields, "part")
+    except ValueError as error:
+        raise BadMessage(f"a command can't be read: {error}") from None
+    if fields.get("v") != VERSION:
+        version = fields.get("v")
+        raise Unreadable(
+            f"message version {version!r} is not spoken here, only {VERSION}",
+            code="unknown-version",
+            reply_to=reply_to,
+            request_id=request_id,
+            part=part,
+        )
+    try:
+        name = _text(fields, "command")
+        if name not in _ORDERS and not known(name):
+            raise Unreadable(
+                f"command {name!r} is not known to this worker",
+                code="unknown-command",
+                reply_to=reply_to,
+                request_id=request_id,
+                part=part,
+            )
+        return Command(
+            request_id=request_id,
+            namespace=_text(fields, "ns"),
+            order=_decode_order(name, _mapping(fields, "args")),
+            issued_at=_time(fields, "issued_at"),
+            expires_at=_time(fields, "expires_at"),
+            reply_to=reply_to,
+            targets=_targets(fields.get("targets")),
+            part=part,
+            parts=_whole(fields, "parts"),
+            sender=None if fields.get("sender") is None else _text(fields, "sender"),
+        )
+    except ValueError as error:
+        raise Unreadable(
+            f"a command can't be read: {error}", code="bad-message", reply_to=reply_to, request_id=request_id, part=part
+        ) from None
+
+
+def encode_reply(reply: Reply) -> bytes:
+    """The reply as JSON; raises :class:`BadMessage` when the payload is too large or can't be JSON."""
+    return _encode(
+        {
+            "v": VERSION,
+            "id": reply.request_id,
+            "ns": reply.namespace,
+            "worker": reply.worker,
+            "boot": reply.boot,
+            "part": reply.part,
+            "status": reply.status,
+            "payload": reply.payload,
+            "error": None if reply.error is None else {"code": reply.error.code, "message": reply.error.message},
+        },
+        LARGEST_REPLY,
+        "a reply",
+    )
+
+
+def decode_reply(body: bytes) -> Reply:
+    """The reply of those bytes; raises :class:`BadMessage`."""
+    fields = _object(body, LARGEST_REPLY)
+    if fields.get("v") != VERSION:
+        raise BadMessage(f"a reply has version {fields.get('v')!r}, not {VERSION}")
+    try:
+        status = _text(fields, "status")
+        if status not in ("ok", "error"):
+            raise ValueError(f"status {status!r} is neither ok nor error")
+        error = None
+        if status == "error":
+            told = _mapping(fields, "error")
+            error = ReplyError(_text(told, "code"), _text(told, "message", longest=100_000))
+        return Reply(
+            request_id=_text(fields, "id"),
+            namespace=_text(fields, "ns"),
+            worker=_text(fields, "worker"),
+            boot=_text(fields, "boot"),
+            payload=_mapping(fields, "payload"),
+            error=error,
+            part=_whole(fields, "part"),
+        )
+    except ValueError as error_:
+        raise BadMessage(f"a reply can't be read: {error_}") from None
+
+
+def order_size(revocation: Revocation) -> int:
+    """About how many bytes a revocation takes in a command."""
+    texts = (revocation.task_id, revocation.reason or "", revocation.requested_by or "", revocation.namespace)
+    return 250 + sum(len(text) * 6 if not text.isascii() else len(text) for text in texts)
+
+
+# -- orders -------------------------------------------------------------------------------------------------------------
+
+
+def _encode_order(order: Order) -> dict[str, Any]:
+    if isinstance(order, Inspect):
+        return {"revoked": order.revoked, "limit": order.limit}
+    if isinstance(order, Revoke):
+        return {"revocations": [revocation.to_record() for revocation in order.revocations], "settle_s": order.settle}
+    if isinstance(order, Call):
+        return dict(order.args)
+    return {}
+
+
+def _decode_order(name: str, args: Mapping[str, Any]) -> Order:
+    decode = _ORDERS.get(name)
+    return Call(name, dict(args)) if decode is None else decode(args)
+
+
+def _inspect(args: Mapping[str, Any]) -> Inspect:
+    revoked = args.get("revoked", False)
+    if not isinstance(revoked, bool):
+        raise ValueError(f"revoked {revoked!r} is not true or false")
+    return Inspect(revoked, min(_whole(args, "limit", default=1000), 100_000))
+
+
+def _revoke(args: Mapping[str, Any]) -> Revoke:
+    records = args.get("revocations")
+    if not isinstance(records, list) or not records:
+        raise ValueError("revocations is not a list with something in it")
+    settle = args.get("settle_s", 0)
+    if not isinstance(settle, (int, float)) or isinstance(settle, bool) or not 0 <= settle <= 3600:
+        raise ValueError(f"settle_s {settle!r} is not a number of seconds")
+    revocations = []
+    for record in records:
+        if not isinstance(record, dict):
+            raise ValueError("a revocation is not an object")
+        revocations.append(Revocation.from_record(record))
+    return Revoke(tuple(revocations), float(settle))
+
+
+_ORDERS: dict[str, Callable[[Mapping[str, Any]], Order]] = {
+    Ping.name: lambda _: Ping(),
+    Inspect.name: _inspect,
+    Stats.name: lambda _: Stats(),
+    Revoke.name: _revoke,
+}
+
+#: Names that an application can't register.
+BUILT_IN = frozenset(_ORDERS)
+
+
+# -- fields -------------------------------------------------------------------------------------------------------------
+
+
+def _encode(fields: Mapping[str, Any], largest: int, what: str) -> bytes:
+    try:
+        body = json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadMessage(f"{what} holds what JSON can't: {error}", code="not-json") from None
+    if len(body) > largest:
+        raise BadMessage(f"{what} has {len(body)} bytes; at most {largest} are sent", code="too-large")
+    return body
+
+
+def _object(body: bytes, largest: int) -> dict[str, Any]:
+    if len(body) > largest:
+        raise BadMessage(f"a message of {len(body)} bytes; at most {largest} are read", code="too-large")
+    try:
+        fields = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # bytes that are no UTF-8 are a ValueError as well
+        raise BadMessage(f"a message is no JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise BadMessage(f"a message is {type(fields).__name__}, not an object")
+    return fields
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _text(fields: Mapping[str, Any], name: str, *, longest: int = _LONGEST_TEXT) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str) or not value or len(value) > longest:
+        raise ValueError(f"{name} {str(value)[:40]!r} is not text of 1 to {longest} characters")
+    return value
+
+
+def _whole(fields: Mapping[str, Any], name: str, *, default: int | None = None) -> int:
+    value = fields.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+        raise ValueError(f"{name} {str(value)[:40]!r} is not a whole number")
+    return value
+
+
+def _mapping(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = fields.get(name)
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is not an object")
+    return value
+
+
+def _time(fields: Mapping[str, Any], name: str) -> datetime:
+    return parse_isoformat(_text(fields, name))
+
+
+def _targets(value: object) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) > _MOST_TARGETS:
+        raise ValueError("targets is not a list")
+    for target in value:
+        if not isinstance(target, str) or not target or len(target) > _LONGEST_TEXT:
+            raise ValueError("targets holds something other than text")
+    return tuple(value)

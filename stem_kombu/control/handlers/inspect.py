@@ -1,0 +1,49 @@
+"""``inspect``: what runs here, and on request which revocations are held."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stem_kombu.clock import isoformat
+from stem_kombu.control.base import InFlightTask, WorkerView
+from stem_kombu.control.messages import Inspect
+
+
+def inspect(order: Inspect, view: WorkerView) -> dict[str, Any]:
+    """The payload of ``spec/cli.md``; ``store_error`` says why the cache isn't fresh while the store is down (G16)."""
+    facts = view.revocations()
+    payload: dict[str, Any] = {
+        "in_flight": [_task(task) for task in view.in_flight()],
+        "reserved": view.facts().reserved,
+        "revoked_count": facts.count,
+        "revision": facts.revision,
+        "synced_s_ago": _rounded(facts.synced_ago),
+        "store_error": facts.store_error,
+    }
+    if order.revoked:
+        records, truncated = view.revoked_records(order.limit)
+        payload["revoked"] = [record.to_record() for record in records]
+        payload["revoked_truncated"] = truncated
+    return payload
+
+
+def _task(task: InFlightTask) -> dict[str, Any]:
+    return {
+        "id": task.id,
+        "name": task.name,
+        "queue": task.queue,
+        "mode": task.mode,
+        "attempt": task.attempt,
+        "args": task.args,
+        "started_at": isoformat(task.started_at),
+        "runtime_s": round(task.runtime, 3),
+        "progress": task.progress,
+        "progress_data": None if task.progress_data is None else dict(task.progress_data),
+        "checkpoint_s_ago": _rounded(task.checkpoint_ago),
+        "terminate_requested_s_ago": _rounded(task.terminate_requested_ago),
+        "pid": task.pid,
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

@@ -1,0 +1,26 @@
+"""``ping``: who I am and how I stand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stem_kombu.clock import SYSTEM, isoformat
+from stem_kombu.control.base import WorkerView
+from stem_kombu.control.messages import Ping
+
+
+def ping(order: Ping, view: WorkerView) -> dict[str, Any]:
+    """The payload of ``spec/cli.md``."""
+    who, facts = view.identity, view.facts()
+    return {
+        "timestamp": isoformat(SYSTEM.utcnow()),
+        "hostname": who.hostname,
+        "pid": who.pid,
+        "version": who.version,
+        "state": facts.state,
+        "uptime_s": round(facts.uptime, 3),
+        "concurrency": facts.concurrency,
+        "in_flight": facts.in_flight,
+        "queues": sorted(facts.queues),
+        "consuming": facts.consuming,
+    }

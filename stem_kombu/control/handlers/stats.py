@@ -1,0 +1,53 @@
+"""``stats``: counters, queue depths, pool and metadata."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stem_kombu.clock import SYSTEM, isoformat
+from stem_kombu.control.base import WorkerView
+from stem_kombu.control.messages import Stats
+
+
+def stats(order: Stats, view: WorkerView) -> dict[str, Any]:
+    """The payload of ``spec/cli.md``, and ``bounds``: the spans that the guarantees depend on. Asks the broker for depths."""
+    who, facts = view.identity, view.facts()
+    depths = view.queue_depths()
+    return {
+        "timestamp": isoformat(SYSTEM.utcnow()),
+        "namespace": who.namespace,
+        "hostname": who.hostname,
+        "pid": who.pid,
+        "version": who.version,
+        "started_at": isoformat(who.started_at),
+        "uptime_s": round(facts.uptime, 3),
+        "state": facts.state,
+        "concurrency": facts.concurrency,
+        "prefetch": facts.prefetch,
+        "in_flight": facts.in_flight,
+        "reserved": facts.reserved,
+        "queues": {
+            name: {"depth": depths.get(name), "consuming": consuming} for name, consuming in sorted(facts.queues.items())
+        },
+        "totals": dict(facts.totals),
+        "pool": [
+            {
+                "slot": slot.slot,
+                "pid": slot.pid,
+                "state": slot.state,
+                "task_id": slot.task_id,
+                "tasks_done": slot.tasks_done,
+                "rss_bytes": slot.rss_bytes,
+            }
+            for slot in facts.pool
+        ],
+        "rss_bytes": facts.rss_bytes,
+        "load_avg": facts.load_avg,
+        "broker": facts.broker,
+        "backend": facts.backend,
+        "revoke_store": facts.revoke_store,
+        "transport": facts.transport,
+        "revoked_count": view.revocations().count,
+        "heartbeat_interval_s": facts.heartbeat_interval,
+        "bounds": dict(facts.bounds),
+    }

@@ -1,0 +1,119 @@
+"""What operators and workers say to each other: commands with their arguments, and replies.
+
+Values only; :mod:`stem_kombu.control.codec` is the one door through which they become bytes and come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from fnmatch import fnmatchcase
+from typing import Any
+
+from stem_kombu.revocation import Revocation
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Are you there, and handling commands?"""
+
+    name = "ping"
+
+
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    """What runs; with ``revoked`` the newest revocations as well, at most ``limit``."""
+
+    revoked: bool = False
+    limit: int = 1000
+
+    name = "inspect"
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counters, queue depths, pool and metadata."""
+
+    name = "stats"
+
+
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    """Take these revocations, which the store holds already. ``settle`` is how many seconds the worker may wait for tasks
+    that it told to stop before it replies."""
+
+    revocations: tuple[Revocation, ...]
+    settle: float = 0.0
+
+    name = "revoke"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A control command that the application registered under ``name``; ``args`` is JSON."""
+
+    name: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+Order = Ping | Inspect | Stats | Revoke | Call
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """An order on its way. ``targets`` are worker ids and globs, ``None`` for everyone.
+
+    ``issued_at`` and ``expires_at`` are by the roster's clock, which both ends know; after the latter a worker ignores it.
+    ``part`` of ``parts`` counts from 0, for an order that is too large for one message.
+    """
+
+    request_id: str
+    namespace: str
+    order: Order
+    issued_at: datetime
+    expires_at: datetime
+    reply_to: str
+    targets: tuple[str, ...] | None = None
+    part: int = 0
+    parts: int = 1
+    sender: str | None = None
+
+    def is_for(self, worker: str) -> bool:
+        """Whether that worker must obey."""
+        return matches(self.targets, worker)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A worker's answer to one part of a command. ``error`` is set instead of a payload when ``status`` is ``error``."""
+
+    request_id: str
+    namespace: str
+    worker: str
+    boot: str
+    payload: Mapping[str, Any]
+    error: ReplyError | None = None
+    part: int = 0
+
+    @property
+    def status(self) -> str:
+        return "ok" if self.error is None else "error"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyError:
+    """``code`` is a stable word for scripts, ``message`` is for people."""
+
+    code: str
+    message: str
+
+
+def matches(targets: Sequence[str] | None, worker: str) -> bool:
+    """Whether a worker id is meant by the targets (ids and globs; ``None`` means everyone)."""
+    return targets is None or any(fnmatchcase(worker, target) for target in targets)
+
+
+def is_glob(target: str) -> bool:
+    """Whether a target may match several workers."""
+    return any(char in target for char in "*?[")

@@ -1,0 +1,100 @@
+"""The application of the worker tests: importable, so that children find it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from stem_kombu.app import Stem
+from stem_kombu.context import TaskContext
+from stem_kombu.testing.gates import Gate
+
+app = Stem("worker-tests", broker="memory://worker-tests")
+
+
+def task(name: str, **options: Any):  # type: ignore[no-untyped-def]
+    """Register under both modes: ``inline.NAME`` and ``isolate.NAME``."""
+
+    def register(function):  # type: ignore[no-untyped-def]
+        app.task(f"inline.{name}", **options)(function)
+        app.task(f"isolate.{name}", isolate=True, **options)(function)
+        return function
+
+    return register
+
+
+@task("add")
+def add(ctx: TaskContext, a: int, b: int = 0) -> int:
+    return a + b
+
+
+@task("gated")
+def gated(ctx: TaskContext, gate: str) -> str:
+    """Checkpoints until the gate opens."""
+    Gate(gate).reach(f"attempt-{ctx.attempt}")
+    Gate(gate).reach()
+    try:
+        Gate(gate).wait_open(checkpoint=lambda: ctx.progress(0.25, step="waiting"))
+    finally:
+        Gate(gate).reach("finally")
+    return "opened"
+
+
+@task("deaf")
+def deaf(ctx: TaskContext, gate: str) -> str:
+    """Never checkpoints."""
+    Gate(gate).reach(f"attempt-{ctx.attempt}")
+    Gate(gate).reach()
+    Gate(gate).wait_open()
+    return "finished"
+
+
+@task("waits")
+async def waits(ctx: TaskContext, gate: str) -> str:
+    Gate(gate).reach()
+    try:
+        await asyncio.sleep(120)
+    finally:
+        Gate(gate).reach("finally")
+    return "slept"
+
+
+@task("fails", retry_backoff=0.0, retry_jitter=0.0)
+def fails(ctx: TaskContext, gate: str) -> None:
+    Gate(gate).reach(f"attempt-{ctx.attempt}")
+    raise ValueError(f"attempt {ctx.attempt}")
+
+
+@task("fails_when_open", retry_backoff=0.0, retry_jitter=0.0)
+def fails_when_open(ctx: TaskContext, gate: str) -> None:
+    Gate(gate).reach(f"attempt-{ctx.attempt}")
+    Gate(gate).wait_open()
+    raise ValueError("no")
+
+
+@task("burns")
+def burns(ctx: TaskContext, gate: str) -> int:
+    """CPU-bound, with checkpoints, until the gate opens."""
+    Gate(gate).reach()
+    rounds = 0
+    while not os.path.exists(os.path.join(gate, "open")):
+        sum(n * n for n in range(1000))
+        ctx.check()
+        rounds += 1
+    return rounds
+
+
+@task("who")
+def who(ctx: TaskContext) -> int:
+    return os.getpid()
+
+
+@task("no_json")
+def no_json(ctx: TaskContext) -> object:
+    return object()
+
+
+@app.control_command("double")
+def double(view: Any, number: int) -> dict[str, int]:
+    return {"doubled": number * 2}
