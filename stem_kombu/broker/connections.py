@@ -28,7 +28,7 @@ REPLY_TIMEOUT = 10.0
 HEARTBEAT = 20.0
 #: Longest blocking read of an idle Redis connection, in seconds (fractions need Redis 6). Closing a connection waits
 #: for it, as a message may be on its way, and a command that took 3 ms should not take a second to end.
-IDLE_READ = 0.2
+IDLE_READ = 0.1
 #: Longest single drain: what a thread that must also look at its clock may sleep.
 SLICE = 0.05
 
