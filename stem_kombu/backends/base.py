@@ -22,10 +22,12 @@ _FIRST_LOOK, _LONGEST_LOOK = 0.005, 0.1
 @dataclass(frozen=True, slots=True)
 class RosterView:
     """What a roster holds at one moment: the last beat of each worker whose entry has not aged out, sorted by worker
-    id, and the roster's own clock (aware UTC), by which ages are judged."""
+    id, and the roster's own clock (aware UTC), by which ages are judged. ``unreadable`` counts the entries that are no
+    heartbeats and were left out; each is logged once."""
 
     heartbeats: tuple[Heartbeat, ...]
     now: datetime
+    unreadable: int = 0
 
 
 class TaskStates(ABC):
@@ -38,14 +40,25 @@ class TaskStates(ABC):
     def record(self, records: Sequence[TaskRecord]) -> list[TaskRecord]:
         """What is held after each record was offered, in order: the record itself (with what
         :func:`stem_kombu.outcome.carried_over` adds) where :func:`stem_kombu.outcome.admits` let it in, else what was
-        held. Each record is compared and set atomically (G10); the batch as a whole need not be."""
+        held. Each record is compared and set atomically (G10); the batch as a whole need not be.
+
+        Raises :class:`~stem_kombu.errors.StoreUnavailable`, and then the same batch may be offered again; another
+        :class:`~stem_kombu.errors.StoreError` for a record that can't be stored or a held one that can't be read. Such
+        an error says nothing of the rest of the batch: offer its records one by one.
+        """
 
     @abstractmethod
     def get(self, task_id: str) -> TaskRecord | None:
-        """The recorded state of a task, or ``None`` when it is unknown."""
+        """The recorded state of a task, or ``None`` when it is unknown or has expired.
+
+        Raises :class:`~stem_kombu.errors.StoreCorrupt`, naming the place, when what is held is no record.
+        """
 
     def wait(self, task_id: str, timeout: float | None = None, *, clock: Clock = SYSTEM) -> TaskRecord | None:
-        """The record of the task once it is terminal, or as it stands after ``timeout`` seconds (``None``: no bound)."""
+        """The record of the task once it is terminal, or as it stands after ``timeout`` seconds (``None``: no bound).
+
+        Looks every 5 ms at first, every 100 ms later, and once more at the deadline; raises what :meth:`get` raises.
+        """
         deadline = None if timeout is None else clock.monotonic() + timeout
         pause = _FIRST_LOOK
         while True:

@@ -32,8 +32,9 @@ class Heartbeat:
     """One beat. ``boot`` tells two lives of the same worker id apart; ``inbox`` is the queue that reaches this worker
     alone; ``timestamp`` is set by the roster when it keeps the beat (aware UTC), before that by the worker.
 
-    ``state`` is ``running`` or ``draining``. ``interval`` and ``uptime`` are seconds, ``rss_bytes`` bytes (``None`` where the
-    platform can't tell), ``load_avg`` the machine's one-minute load average. ``totals`` are the counters of ``stats``.
+    ``state`` is ``running`` or ``draining``. ``interval`` and ``uptime`` are seconds, ``rss_bytes`` bytes (``None``
+    where the platform can't tell), ``load_avg`` the machine's one-minute load average. ``totals`` are the counters of
+    ``stats``.
     """
 
     namespace: str
@@ -71,6 +72,10 @@ class Heartbeat:
         if intervals > STALE_AFTER:
             return Liveness.STALE
         return Liveness.DRAINING if self.state == "draining" else Liveness.LIVE
+
+    def holds_its_id(self, now: datetime) -> bool:
+        """Whether nobody else may take the worker id: the beat is neither stale nor dead (draining counts as holding)."""
+        return self.liveness(now) in {Liveness.LIVE, Liveness.DRAINING}
 
     def to_record(self) -> dict[str, Any]:
         """The JSON form that rosters keep and the heartbeat stream carries."""

@@ -2,116 +2,166 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from stem_kombu.backends import postgres_statements as sql
 from stem_kombu.backends.base import Backend, RosterView
-from stem_kombu.backends.heartbeat import Heartbeat
-from stem_kombu.backends.memory import is_live
-from stem_kombu.backends.rows import RESULT_TTL, beat_text, heartbeat, heartbeats, task_record, task_text, ttl
+from stem_kombu.backends.beats import BeatReader, beat_text
+from stem_kombu.backends.heartbeat import STALE_AFTER, Heartbeat
+from stem_kombu.backends.pruning import PruningPace
+from stem_kombu.backends.stored import (
+    RESULT_TTL,
+    assembled,
+    body_text,
+    checked_ttl,
+    corrupt,
+    lifetime,
+    slices,
+    storable_id,
+    with_carried,
+)
 from stem_kombu.clock import epoch_us
 from stem_kombu.drivers.postgres import PostgresDatabase, PostgresSession
-from stem_kombu.drivers.schema import Schema
-from stem_kombu.outcome import TaskRecord, admits, carried_over
+from stem_kombu.errors import StoreError
+from stem_kombu.outcome import TaskRecord
 from stem_kombu.settings import TlsSettings
 
-SCHEMA = Schema.of(
-    (
-        """CREATE TABLE IF NOT EXISTS stem_tasks (
-            task_id text NOT NULL PRIMARY KEY, record text NOT NULL, expires_at timestamptz NOT NULL)""",
-        "CREATE INDEX IF NOT EXISTS stem_tasks_expiry ON stem_tasks (expires_at)",
-        """CREATE TABLE IF NOT EXISTS stem_roster (
-            namespace text NOT NULL, worker text NOT NULL, boot text NOT NULL, beat text NOT NULL,
-            stamped_at timestamptz NOT NULL, expires_at timestamptz NOT NULL, PRIMARY KEY (namespace, worker))""",
-    )
-)
-#: Expired rows deleted along with each write: a little each time, so that no write pays for all.
-_SWEEP = 20
-
-# A row that isn't there can't be locked, so two first records of one task would both find nothing. A lock on the id's
-# hash orders them; taken in ascending order, so that two batches can't wait for each other.
-_LOCK = "SELECT pg_advisory_xact_lock(h) FROM (SELECT DISTINCT hashtextextended(i, 20) AS h FROM unnest(%s) AS i ORDER BY 1) AS o"
-_HELD = "SELECT task_id, record FROM stem_tasks WHERE task_id = ANY(%s) AND expires_at > clock_timestamp()"
-_UPSERT = b"""INSERT INTO stem_tasks (task_id, record, expires_at) VALUES %b
-    ON CONFLICT (task_id) DO UPDATE SET record = excluded.record, expires_at = excluded.expires_at"""
-_SWEEP_TASKS = """DELETE FROM stem_tasks WHERE task_id IN (
-    SELECT task_id FROM stem_tasks WHERE expires_at <= clock_timestamp() LIMIT %s FOR UPDATE SKIP LOCKED)"""
-_BEAT = """INSERT INTO stem_roster (namespace, worker, boot, beat, stamped_at, expires_at)
-    SELECT %s, %s, %s, %s, at, at + make_interval(secs => %s) FROM (SELECT clock_timestamp() AS at) AS now
-    ON CONFLICT (namespace, worker) DO UPDATE SET boot = excluded.boot, beat = excluded.beat,
-        stamped_at = excluded.stamped_at, expires_at = excluded.expires_at
-    RETURNING stamped_at"""
+#: A record's place in the batch, itself, and its body as text.
+_Offer = tuple[int, TaskRecord, str]
+#: Offers that are neither stored nor found refused are made again; each time somebody else's row must have expired and
+#: been pruned between two statements, so more than a few mean that something is wrong.
+_ROUNDS = 20
 
 
 class PostgresBackend(Backend):
-    """A backend in a database, for any number of hosts. Times are by the database's clock."""
+    """A backend in a database, for any number of hosts. Times are by the database's clock.
+
+    A batch costs one round trip when everything in it is admitted: one INSERT … ON CONFLICT … WHERE, in which the rule
+    of :mod:`stem_kombu.outcome` stands as SQL. Rows are written in the order of their ids, so that two batches can't
+    wait for each other.
+    """
 
     def __init__(
         self, url: str, *, name: str = "URL", tls: TlsSettings | None = None, result_ttl: float = RESULT_TTL
     ) -> None:
-        self._database = PostgresDatabase(url, schema=SCHEMA, name=name, tls=tls, purpose="result backend")
-        self._result_ttl = result_ttl
+        self._database = PostgresDatabase(url, schema=sql.SCHEMA, name=name, tls=tls, purpose="result backend")
+        self._result_ttl = checked_ttl(result_ttl)
+        self._pace = PruningPace()
+        self._roster_pace = PruningPace()
         self.url = self._database.url
+        self._beats = BeatReader(f"roster {self.url}")
+
+    # -- task states ------------------------------------------------------------------------------------------------
 
     def record(self, records: Sequence[TaskRecord]) -> list[TaskRecord]:
-        if not records:
-            return []
-
-        def operation(session: PostgresSession) -> list[TaskRecord]:
-            ids = list({record.task_id for record in records})
-            session.rows(_LOCK, (ids,))
-            held = {task_id: self._decoded(task_id, text) for task_id, text in session.rows(_HELD, (ids,))}
-            changed: dict[str, TaskRecord] = {}
-            outcome = []
-            for record in records:
-                before = held.get(record.task_id)
-                if admits(before, record):
-                    changed[record.task_id] = held[record.task_id] = carried_over(before, record)
-                outcome.append(held[record.task_id])
-            if changed:
-                rows = [(task_id, task_text(record), ttl(record, self._result_ttl)) for task_id, record in changed.items()]
-                values = session.values("(%s, %s, clock_timestamp() + make_interval(secs => %s))", rows)
-                session.execute(_UPSERT % values)
-            session.execute(_SWEEP_TASKS, (_SWEEP,))
-            return outcome
-
-        return self._database.write(operation)
+        offers: list[_Offer] = [(place, record, body_text(record)) for place, record in enumerate(records)]
+        held: dict[int, TaskRecord] = {}
+        for part in slices([body for _, _, body in offers]):
+            for distinct in _distinct(offers[part]):
+                held |= self._offered(distinct)
+        if records and (limit := self._pace.due(len(records))):
+            self._database.read(lambda session: session.execute(sql.PRUNE, (limit,)))
+        return [held[place] for place in range(len(records))]
 
     def get(self, task_id: str) -> TaskRecord | None:
-        rows = self._database.read(lambda session: session.rows(_HELD, ([task_id],)))
-        return self._decoded(task_id, rows[0][1]) if rows else None
+        if not storable_id(task_id):
+            return None
+        rows = self._database.read(lambda session: session.rows(sql.GET, (task_id,)))
+        return self._record(rows[0]) if rows else None
+
+    def _offered(self, offers: Sequence[_Offer]) -> dict[int, TaskRecord]:
+        """What is held after these offers of distinct ids, by their places."""
+        held: dict[int, TaskRecord] = {}
+        for _ in range(_ROUNDS):
+            if not offers:
+                return held
+            answer = self._database.read(lambda session, left=offers: self._answer(session, left))  # type: ignore[misc]
+            offers = [offer for offer in offers if offer[0] not in answer]
+            held |= answer
+        raise StoreError(f"result backend {self.url}: task {offers[0][1].task_id!r} is neither stored nor held")
+
+    def _answer(self, session: PostgresSession, offers: Sequence[_Offer]) -> dict[int, TaskRecord]:
+        # One statement, so its own transaction; to make it again when the answer was lost changes nothing, because a
+        # record that was stored meets itself.
+        ordered = sorted(offers, key=lambda offer: offer[1].task_id)
+        rows = session.values(sql.OFFER_ROW, [self._row(record, body) for _, record, body in ordered])
+        stored = {row[0]: row[1:] for row in session.rows(sql.OFFER_HEAD + rows + sql.OFFER_TAIL)}
+        refused = [record.task_id for _, record, _ in ordered if record.task_id not in stored]
+        others = {row[0]: row for row in session.rows(sql.HELD, (refused,))} if refused else {}
+        answer: dict[int, TaskRecord] = {}
+        for place, record, _ in offers:
+            if record.task_id in stored:
+                queue, worker, enqueued_at, started_at = stored[record.task_id]
+                answer[place] = with_carried(record, queue, worker, _utc(enqueued_at), _utc(started_at))
+            elif record.task_id in others:
+                answer[place] = self._record(others[record.task_id])
+        return answer
+
+    def _row(self, record: TaskRecord, body: str) -> tuple[Any, ...]:
+        return (
+            record.task_id,
+            record.state.value,
+            record.state.rank,
+            record.attempt,
+            record.queue,
+            record.worker,
+            record.enqueued_at,
+            record.started_at,
+            lifetime(record.state, self._result_ttl),
+            body,
+        )
+
+    def _record(self, row: tuple[Any, ...]) -> TaskRecord:
+        task_id, state, attempt, queue, worker, enqueued_at, started_at, text = row
+        place = f"result backend {self.url}: table stem_tasks, task {task_id!r}"
+        try:
+            body = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise corrupt(place, text, error) from error
+        return assembled(task_id, state, attempt, queue, worker, _utc(enqueued_at), _utc(started_at), body, place=place)
+
+    # -- roster -----------------------------------------------------------------------------------------------------
 
     def beat(self, heartbeat: Heartbeat) -> datetime:
-        return self._database.read(lambda session: self._beat(session, heartbeat))
+        rows = self._database.read(lambda session: session.rows(sql.BEAT, _entry(heartbeat)))
+        if limit := self._roster_pace.due(1):
+            self._database.read(lambda session: session.execute(sql.PRUNE_ROSTER, (limit,)))
+        stamped_at: datetime = rows[0][0].astimezone(timezone.utc)
+        return stamped_at
 
     def claim(self, heartbeat: Heartbeat) -> Heartbeat | None:
-        def operation(session: PostgresSession) -> Heartbeat | None:
-            session.rows(_LOCK, ([f"{heartbeat.namespace}/{heartbeat.worker}"],))
-            rows = session.rows(
-                "SELECT beat, stamped_at, clock_timestamp() FROM stem_roster WHERE namespace = %s AND worker = %s",
-                (heartbeat.namespace, heartbeat.worker),
+        # Two statements without a transaction: the first takes the id or doesn't, atomically; the second only asks
+        # who has it. When that one has left in between, the first is tried again.
+        for _ in range(_ROUNDS):
+            if self._database.read(lambda session: session.rows(sql.CLAIM, _entry(heartbeat))):
+                return None
+            found = self._database.read(
+                lambda session: session.rows(sql.HOLDER, (heartbeat.namespace, heartbeat.worker, heartbeat.boot))
             )
-            if rows:
-                held = _heartbeat(rows[0][0], rows[0][1])
-                if held.boot != heartbeat.boot and is_live(held, rows[0][2]):
+            if found:
+                worker, text, stamped_at = found[0]
+                held = self._beats.one(heartbeat.namespace, worker, text, _us(stamped_at))
+                if held is not None:
                     return held
-            self._beat(session, heartbeat)
-            return None
-
-        return self._database.write(operation)
+                raise corrupt(
+                    f"roster {self.url}: table stem_roster, worker {worker!r}", text, ValueError("no heartbeat")
+                )
+        raise StoreError(f"roster {self.url}: worker id {heartbeat.worker!r} can be neither taken nor found taken")
 
     def leave(self, namespace: str, worker: str, boot: str) -> None:
-        statement = "DELETE FROM stem_roster WHERE namespace = %s AND worker = %s AND boot = %s"
-        self._database.read(lambda session: session.execute(statement, (namespace, worker, boot)))
+        self._database.read(lambda session: session.execute(sql.LEAVE, (namespace, worker, boot)))
 
     def view(self, namespace: str) -> RosterView:
-        # One row at least, so that the clock comes along even when nobody is there.
-        statement = """SELECT worker, beat, stamped_at, now.at FROM (SELECT clock_timestamp() AS at) AS now
-            LEFT JOIN stem_roster ON namespace = %s AND expires_at > now.at ORDER BY worker COLLATE "C" """
-        rows = self._database.read(lambda session: session.rows(statement, (namespace,)))
-        entries = [(worker, beat, _us(stamped_at)) for worker, beat, stamped_at, _ in rows if worker is not None]
-        return RosterView(tuple(heartbeats(entries, f"roster {self.url}")), rows[0][3].astimezone(timezone.utc))
+        rows = self._database.read(lambda session: session.rows(sql.VIEW, (namespace,)))
+        now: datetime = rows[0][0].astimezone(timezone.utc)
+        entries = ((worker, text, _us(stamped_at)) for _, worker, text, stamped_at in rows if worker is not None)
+        beats, unreadable = self._beats.all(namespace, entries)
+        return RosterView(beats, now, unreadable)
+
+    # -- both -------------------------------------------------------------------------------------------------------
 
     def ping(self) -> None:
         self._database.read(lambda session: session.rows("SELECT 1"))
@@ -119,20 +169,27 @@ class PostgresBackend(Backend):
     def close(self) -> None:
         self._database.close()
 
-    @staticmethod
-    def _beat(session: PostgresSession, beat: Heartbeat) -> datetime:
-        session.execute("DELETE FROM stem_roster WHERE expires_at <= clock_timestamp() AND namespace = %s", (beat.namespace,))
-        rows = session.rows(_BEAT, (beat.namespace, beat.worker, beat.boot, beat_text(beat), beat.lifetime))
-        stamped_at: datetime = rows[0][0].astimezone(timezone.utc)
-        return stamped_at
 
-    def _decoded(self, task_id: str, text: str) -> TaskRecord:
-        return task_record(text, f"result backend {self.url}: table stem_tasks, task {task_id!r}")
+def _distinct(offers: Sequence[_Offer]) -> Iterator[list[_Offer]]:
+    """The offers in rounds without an id twice, each id's in order: one INSERT can't touch a row a second time."""
+    rounds: list[list[_Offer]] = []
+    seen: dict[str, int] = {}
+    for offer in offers:
+        number = seen.get(offer[1].task_id, 0)
+        seen[offer[1].task_id] = number + 1
+        if number == len(rounds):
+            rounds.append([])
+        rounds[number].append(offer)
+    return iter(rounds)
 
 
-def _us(moment: Any) -> int:
+def _entry(beat: Heartbeat) -> tuple[Any, ...]:
+    return (beat.namespace, beat.worker, beat.boot, beat.interval * STALE_AFTER, beat.lifetime, beat_text(beat))
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.astimezone(timezone.utc)
+
+
+def _us(moment: datetime) -> int:
     return epoch_us(moment.astimezone(timezone.utc))
-
-
-def _heartbeat(text: str, stamped_at: Any) -> Heartbeat:
-    return heartbeat(text, _us(stamped_at))

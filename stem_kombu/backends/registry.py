@@ -1,19 +1,17 @@
-"""From a URL to its result backend, and to the roster that lives at the same place."""
+"""From a URL to its result backend, and to the roster that is kept there or beside the revocations."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from stem_kombu.backends.base import Backend, Roster
-from stem_kombu.backends.rows import RESULT_TTL
+from stem_kombu.backends.stored import RESULT_TTL
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.settings import EMBEDDED, TlsSettings, mask_url, sqlite_path
-
-ACCEPTED = "redis://, rediss://, redis+sentinel://, postgres://, postgresql://, sqlite:///path or memory://"
+from stem_kombu.settings import EMBEDDED, TlsSettings, file_path, mask_url, sqlite_path
 
 _REDIS = frozenset({"redis", "rediss", "redis+socket", "unix", "sentinel", "redis+sentinel"})
 _POSTGRES = frozenset({"postgres", "postgresql"})
+_ACCEPTED = "redis://, rediss://, redis+sentinel://, postgres://, postgresql://, sqlite:///path or memory://"
 
 
 def open_backend(
@@ -21,10 +19,33 @@ def open_backend(
 ) -> Backend:
     """The result backend of a URL; nothing is connected or created yet.
 
-    ``name`` is the flag or variable that the URL came from; ``result_ttl`` is in seconds. Raises
-    :class:`ConfigurationError`, naming it, for a URL that can't be read or can't hold task states.
+    ``name`` is the flag or variable that the URL came from; ``result_ttl`` the seconds for which the record of a task
+    that ended is kept. Raises :class:`ConfigurationError`, naming ``name``, for a URL that can't be read, for one that
+    can't hold task states, and when the driver is not installed.
     """
-    scheme = url.partition("://")[0].lower() if "://" in url else ""
+    backend = _opened(url, name, tls, result_ttl)
+    if backend is None:
+        raise _refusal(url, name, "task states", "no result backend")
+    return backend
+
+
+def open_roster(source_url: str, *, name: str = "URL", tls: TlsSettings | None = None) -> Roster:
+    """The roster of live workers at the URL of a backend or a revoke store; nothing is connected or created yet.
+
+    Beside a revoke store that is a file (``file:///path`` or a bare path) it is the SQLite file ``<path>.roster``.
+    Raises :class:`ConfigurationError` as :func:`open_backend` does.
+    """
+    if _scheme(source_url) in {"file", None}:
+        return _sqlite(Path(f"{file_path(source_url, name=name)}.roster"), name, RESULT_TTL)
+    roster = _opened(source_url, name, tls, RESULT_TTL)
+    if roster is None:
+        raise _refusal(source_url, name, "the roster of live workers", "no place for it")
+    return roster
+
+
+def _opened(url: str, name: str, tls: TlsSettings | None, result_ttl: float) -> Backend | None:
+    # Each driver is imported only when it is asked for.
+    scheme = _scheme(url)
     if scheme in _REDIS:
         from stem_kombu.backends.redis import RedisBackend
 
@@ -38,29 +59,24 @@ def open_backend(
     if scheme == "memory":
         from stem_kombu.backends.memory import MemoryBackend
 
-        return MemoryBackend(url.partition("://")[2].strip("/"))
-    raise ConfigurationError(
-        f"{name}: {mask_url(url)!r} can't be a result backend", hint=f"set it to one of {ACCEPTED}"
-    )
-
-
-def open_roster(url: str, *, name: str = "URL", tls: TlsSettings | None = None) -> Roster:
-    """The roster at a URL, which may be that of a revoke store: beside a file it is the SQLite file ``<path>.roster``.
-
-    Raises :class:`ConfigurationError` as :func:`open_backend` does.
-    """
-    if "://" not in url and ("/" in url or url.startswith((".", "~"))):
-        return _beside(Path(url).expanduser().absolute(), name)
-    if url.lower().startswith("file://"):
-        return _beside(Path(unquote(urlsplit(url).path)), name)
-    return open_backend(url, name=name, tls=tls)
-
-
-def _beside(path: Path, name: str) -> Roster:
-    return _sqlite(path.with_name(path.name + ".roster"), name, RESULT_TTL)
+        return MemoryBackend(url.partition("://")[2].strip("/"), result_ttl=result_ttl)
+    return None
 
 
 def _sqlite(path: Path, name: str, result_ttl: float) -> Backend:
     from stem_kombu.backends.sqlite import SqliteBackend
 
     return SqliteBackend(path, create_folder=name == EMBEDDED, result_ttl=result_ttl)
+
+
+def _scheme(url: str) -> str | None:
+    scheme, colon, _ = url.partition("://")
+    return scheme.lower() if colon else None
+
+
+def _refusal(url: str, name: str, what: str, why: str) -> ConfigurationError:
+    scheme = _scheme(url)
+    return ConfigurationError(
+        f"{name}: {mask_url(url)!r} can't hold {what} ({'a path' if scheme is None else f'{scheme}://'} is {why})",
+        hint=f"set STEM_RESULT_BACKEND_URL (or --backend) to one of {_ACCEPTED}",
+    )

@@ -6,11 +6,13 @@ import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from stem_kombu.backends.base import Backend, RosterView
+from stem_kombu.backends.beats import BeatReader, beat_text
 from stem_kombu.backends.heartbeat import Heartbeat
-from stem_kombu.backends.memory import is_live
-from stem_kombu.backends.rows import RESULT_TTL, beat_text, heartbeat, heartbeats, task_record, task_text, ttl
+from stem_kombu.backends.pruning import PruningPace
+from stem_kombu.backends.stored import RESULT_TTL, checked_ttl, lifetime, parsed_record, record_text, storable_id
 from stem_kombu.clock import SYSTEM, Clock, epoch_us, from_epoch_us
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.sqlite import SqliteDatabase
@@ -18,68 +20,92 @@ from stem_kombu.outcome import TaskRecord, admits, carried_over
 
 SCHEMA = Schema.of(
     (
+        # With row ids: a result of a megabyte must not sit in the tree that every look-up walks.
         """CREATE TABLE IF NOT EXISTS stem_tasks (
-            task_id TEXT NOT NULL PRIMARY KEY, record TEXT NOT NULL, expires_us INTEGER NOT NULL) WITHOUT ROWID""",
+            task_id TEXT NOT NULL PRIMARY KEY, expires_us INTEGER NOT NULL, record TEXT NOT NULL)""",
         "CREATE INDEX IF NOT EXISTS stem_tasks_expiry ON stem_tasks (expires_us)",
         """CREATE TABLE IF NOT EXISTS stem_roster (
-            namespace TEXT NOT NULL, worker TEXT NOT NULL, boot TEXT NOT NULL, beat TEXT NOT NULL,
-            stamped_us INTEGER NOT NULL, expires_us INTEGER NOT NULL, PRIMARY KEY (namespace, worker)) WITHOUT ROWID""",
+            namespace TEXT NOT NULL, worker TEXT NOT NULL, boot TEXT NOT NULL, stamped_us INTEGER NOT NULL,
+            expires_us INTEGER NOT NULL, beat TEXT NOT NULL, PRIMARY KEY (namespace, worker)) WITHOUT ROWID""",
     )
 )
-#: Expired rows deleted along with each write: a little each time, so that no write pays for all.
-_SWEEP = 20
+_HELD = "SELECT record FROM stem_tasks WHERE task_id = ? AND expires_us > ?"
+_KEEP = """INSERT INTO stem_tasks (task_id, expires_us, record) VALUES (?, ?, ?)
+    ON CONFLICT (task_id) DO UPDATE SET expires_us = excluded.expires_us, record = excluded.record"""
+_PRUNE = "DELETE FROM stem_tasks WHERE rowid IN (SELECT rowid FROM stem_tasks WHERE expires_us <= ? LIMIT ?)"
+_ENTRY = "SELECT worker, beat, stamped_us FROM stem_roster WHERE namespace = ? AND worker = ?"
+_ENTRIES = "SELECT worker, beat, stamped_us FROM stem_roster WHERE namespace = ? AND expires_us > ?"
+_BEAT = (
+    "INSERT OR REPLACE INTO stem_roster (namespace, worker, boot, stamped_us, expires_us, beat) VALUES (?,?,?,?,?,?)"
+)
 
 
 class SqliteBackend(Backend):
-    """A backend in one file, for the processes of one host. Times are by the host's clock; a recorded state survives a
-    power cut (``synchronous=FULL``)."""
+    """A backend in one file, for the processes of one host. Times are by the host's clock.
+
+    A batch is one transaction with ``synchronous=FULL``: a message is acknowledged after its outcome is recorded, so a
+    power cut that took the record with it (as ``NORMAL`` allows) would leave a task ``running`` for ever. The cost, one
+    flush to disk a batch, is shared by the records of the batch.
+    """
 
     def __init__(
         self, path: Path, *, clock: Clock = SYSTEM, create_folder: bool = False, result_ttl: float = RESULT_TTL
     ) -> None:
         self._database = SqliteDatabase(path, schema=SCHEMA, purpose="result backend", create_folder=create_folder)
         self._clock = clock
-        self._result_ttl = result_ttl
+        self._result_ttl = checked_ttl(result_ttl)
+        self._pace = PruningPace(clock)
         self.url = self._database.url
+        self._beats = BeatReader(f"roster {self.url}")
+
+    # -- task states ------------------------------------------------------------------------------------------------
 
     def record(self, records: Sequence[TaskRecord]) -> list[TaskRecord]:
         if not records:
             return []
+        for record in records:
+            record_text(record)  # one that can't be stored is refused even where the rule would not admit it
+        limit = self._pace.due(len(records))
 
         def operation(connection: sqlite3.Connection) -> list[TaskRecord]:
-            now = self._clock.utcnow()
-            stored: dict[str, TaskRecord] = {}
-            outcome = []
+            now_us = self._now_us()
+            held: dict[str, TaskRecord | None] = {}
+            after = []
             for record in records:
-                held = stored.get(record.task_id) or self._held(connection, record.task_id, now)
-                if admits(held, record):
-                    held = carried_over(held, record)
-                    expires_us = epoch_us(now) + int(ttl(held, self._result_ttl) * 1_000_000)
-                    connection.execute(
-                        "INSERT OR REPLACE INTO stem_tasks VALUES (?, ?, ?)", (held.task_id, task_text(held), expires_us)
-                    )
-                assert held is not None  # what isn't held is always admitted
-                stored[record.task_id] = held
-                outcome.append(held)
-            connection.execute(
-                "DELETE FROM stem_tasks WHERE task_id IN (SELECT task_id FROM stem_tasks WHERE expires_us <= ? LIMIT ?)",
-                (epoch_us(now), _SWEEP),
-            )
-            return outcome
+                task_id = record.task_id
+                before = held[task_id] if task_id in held else self._held(connection, task_id, now_us)
+                if before is None or admits(before, record):
+                    before = carried_over(before, record)
+                    expires_us = now_us + int(lifetime(before.state, self._result_ttl) * 1_000_000)
+                    connection.execute(_KEEP, (task_id, expires_us, record_text(before)))
+                held[task_id] = before
+                after.append(before)
+            if limit:
+                connection.execute(_PRUNE, (now_us, limit))
+            return after
 
         return self._database.write(operation)
 
     def get(self, task_id: str) -> TaskRecord | None:
-        now = self._clock.utcnow()
-        return self._database.read(lambda connection: self._held(connection, task_id, now))
+        if not storable_id(task_id):
+            return None
+        return self._database.read(lambda connection: self._held(connection, task_id, self._now_us()))
+
+    def _held(self, connection: sqlite3.Connection, task_id: str, now_us: int) -> TaskRecord | None:
+        row = connection.execute(_HELD, (task_id, now_us)).fetchone()
+        place = f"result backend {self.url}: table stem_tasks, task {task_id!r}"
+        return None if row is None else parsed_record(task_id, row[0], place=place)
+
+    # -- roster -----------------------------------------------------------------------------------------------------
 
     def beat(self, heartbeat: Heartbeat) -> datetime:
         return self._database.write(lambda connection: self._beat(connection, heartbeat))
 
     def claim(self, heartbeat: Heartbeat) -> Heartbeat | None:
         def operation(connection: sqlite3.Connection) -> Heartbeat | None:
-            held = self._entry(connection, heartbeat.namespace, heartbeat.worker)
-            if held is not None and held.boot != heartbeat.boot and is_live(held, self._clock.utcnow()):
+            row = connection.execute(_ENTRY, (heartbeat.namespace, heartbeat.worker)).fetchone()
+            held = None if row is None else self._beats.one(heartbeat.namespace, *row)
+            if held is not None and held.boot != heartbeat.boot and held.holds_its_id(self._clock.utcnow()):
                 return held
             self._beat(connection, heartbeat)
             return None
@@ -91,11 +117,22 @@ class SqliteBackend(Backend):
         self._database.write(lambda connection: connection.execute(statement, (namespace, worker, boot)).rowcount)
 
     def view(self, namespace: str) -> RosterView:
-        now = self._clock.utcnow()
-        statement = """SELECT worker, beat, stamped_us FROM stem_roster
-            WHERE namespace = ? AND expires_us > ? ORDER BY worker"""
-        rows = self._database.read(lambda connection: connection.execute(statement, (namespace, epoch_us(now))).fetchall())
-        return RosterView(tuple(heartbeats(rows, f"roster {self.url}")), now)
+        def operation(connection: sqlite3.Connection) -> tuple[int, list[tuple[Any, ...]]]:
+            now_us = self._now_us()
+            return now_us, connection.execute(_ENTRIES, (namespace, now_us)).fetchall()
+
+        now_us, rows = self._database.read(operation)
+        beats, unreadable = self._beats.all(namespace, ((str(worker), *entry) for worker, *entry in rows))
+        return RosterView(beats, from_epoch_us(now_us), unreadable)
+
+    def _beat(self, connection: sqlite3.Connection, beat: Heartbeat) -> datetime:
+        now_us = self._now_us()
+        expires_us = now_us + int(beat.lifetime * 1_000_000)
+        connection.execute("DELETE FROM stem_roster WHERE expires_us <= ?", (now_us,))
+        connection.execute(_BEAT, (beat.namespace, beat.worker, beat.boot, now_us, expires_us, beat_text(beat)))
+        return from_epoch_us(now_us)
+
+    # -- both -------------------------------------------------------------------------------------------------------
 
     def ping(self) -> None:
         self._database.read(lambda connection: connection.execute("SELECT 1 FROM stem_roster LIMIT 1").fetchall())
@@ -103,22 +140,5 @@ class SqliteBackend(Backend):
     def close(self) -> None:
         self._database.close()
 
-    def _beat(self, connection: sqlite3.Connection, beat: Heartbeat) -> datetime:
-        now_us = epoch_us(self._clock.utcnow())
-        connection.execute("DELETE FROM stem_roster WHERE expires_us <= ?", (now_us,))
-        connection.execute(
-            "INSERT OR REPLACE INTO stem_roster VALUES (?, ?, ?, ?, ?, ?)",
-            (beat.namespace, beat.worker, beat.boot, beat_text(beat), now_us, now_us + int(beat.lifetime * 1_000_000)),
-        )
-        return from_epoch_us(now_us)
-
-    @staticmethod
-    def _entry(connection: sqlite3.Connection, namespace: str, worker: str) -> Heartbeat | None:
-        statement = "SELECT beat, stamped_us FROM stem_roster WHERE namespace = ? AND worker = ?"
-        row = connection.execute(statement, (namespace, worker)).fetchone()
-        return None if row is None else heartbeat(row[0], row[1])
-
-    def _held(self, connection: sqlite3.Connection, task_id: str, now: datetime) -> TaskRecord | None:
-        statement = "SELECT record FROM stem_tasks WHERE task_id = ? AND expires_us > ?"
-        row = connection.execute(statement, (task_id, epoch_us(now))).fetchone()
-        return None if row is None else task_record(row[0], f"result backend {self.url}: table stem_tasks, task {task_id!r}")
+    def _now_us(self) -> int:
+        return epoch_us(self._clock.utcnow())

@@ -1,0 +1,202 @@
+"""How a task's record looks at rest: JSON in lines, so that a script can merge the head without parsing the rest.
+
+    ["succeeded",1,
+    "default",
+    "worker-1",
+    1769860800000000,
+    1769860800250000,
+    {"name":"tasks.render","result":[1,2]}]
+
+State and attempt, queue, worker, when it was enqueued and started (whole microseconds since the epoch), and what no
+rule looks at. The whole is one JSON document. Everything is ASCII, other characters escaped, so that a line break can't
+occur within a line; and any text that JSON can name is safe in every store (PostgreSQL refuses NUL, UTF-8 surrogates).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from stem_kombu.clock import epoch_us, from_epoch_us
+from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError
+from stem_kombu.outcome import TaskError, TaskRecord, TaskState
+from stem_kombu.revocation import Revocation, checked_task_id
+
+#: Seconds for which the record of a task that ended is kept, unless the caller says otherwise.
+RESULT_TTL = 7 * 86_400.0
+#: Seconds for which the record of a task that did not end is kept: as long as one may wait for its time, or a worker.
+UNFINISHED_TTL = 30 * 86_400.0
+_LONGEST_TTL = 100 * 365 * 86_400.0
+#: Attempts are numbers of at most 53 bits everywhere, which is what Lua's doubles hold exactly.
+_HIGHEST_ATTEMPT = 2**53
+#: The most records, and about the most bytes of them, that go to a server at once: it answers nobody else meanwhile.
+_SLICE_RECORDS, _SLICE_BYTES = 512, 4 * 1024 * 1024
+
+
+def checked_ttl(seconds: float, *, name: str = "result_ttl") -> float:
+    """The span itself, or :class:`ConfigurationError` when nothing can be kept that long."""
+    if not (math.isfinite(seconds) and 0.001 <= seconds <= _LONGEST_TTL):
+        raise ConfigurationError(f"{name}: {seconds!r} seconds can't be kept", hint="give between 1 ms and 100 years")
+    return float(seconds)
+
+
+def lifetime(state: TaskState, result_ttl: float) -> float:
+    """Seconds after which a record of that state may be forgotten."""
+    return result_ttl if state.is_terminal else max(result_ttl, UNFINISHED_TTL)
+
+
+def storable_id(task_id: str) -> bool:
+    """Whether any record could have that id."""
+    try:
+        checked_task_id(task_id)
+    except ConfigurationError:
+        return False
+    return True
+
+
+def slices(texts: Sequence[str | bytes]) -> Iterator[slice]:
+    """Where to cut a batch into parts that a server takes at once; one text is never cut, however long."""
+    start = size = 0
+    for place, text in enumerate(texts):
+        if place > start and (place - start >= _SLICE_RECORDS or size + len(text) > _SLICE_BYTES):
+            yield slice(start, place)
+            start, size = place, 0
+        size += len(text)
+    if start < len(texts):
+        yield slice(start, len(texts))
+
+
+def body_text(record: TaskRecord) -> str:
+    """What no rule looks at, as JSON on one line; the fields that the rule needs are checked as well.
+
+    Raises :class:`StoreError` naming the task when it can't be stored as it is.
+    """
+    try:
+        checked_task_id(record.task_id)
+        for text in (record.queue, record.worker):
+            if text is not None and ("\0" in text or any("\ud800" <= char <= "\udfff" for char in text)):
+                raise ValueError(f"{text!r} holds a character that can't be stored")
+        if not 0 <= record.attempt < _HIGHEST_ATTEMPT:
+            raise ValueError(f"attempt {record.attempt} is out of range")
+        fields: dict[str, Any] = {"name": record.name}
+        if record.result is not None:
+            fields["result"] = record.result
+        if record.error is not None:
+            fields["error"] = record.error.to_record()
+        if record.revocation is not None:
+            fields["revocation"] = record.revocation.to_record()
+        if record.ended_at is not None:
+            fields["ended_us"] = epoch_us(record.ended_at)
+        if record.retry_at is not None:
+            fields["retry_us"] = epoch_us(record.retry_at)
+        return json.dumps(fields, allow_nan=False, separators=(",", ":"))
+    except (ConfigurationError, TypeError, ValueError, RecursionError) as error:
+        raise StoreError(
+            f"the record of task {record.task_id[:80]!r} ({record.name}, {record.state.value}) can't be stored: {error}"
+        ) from error
+
+
+def record_text(record: TaskRecord) -> str:
+    """The stored form; raises :class:`StoreError` naming the task when there is none."""
+    body = body_text(record)
+    return (
+        f'["{record.state.value}",{record.attempt},\n{json.dumps(record.queue)},\n{json.dumps(record.worker)},\n'
+        f"{_us_text(record.enqueued_at)},\n{_us_text(record.started_at)},\n{body}]"
+    )
+
+
+def parsed_record(task_id: str, text: str | bytes, *, place: str) -> TaskRecord:
+    """The record of a stored form; raises :class:`StoreCorrupt` naming ``place`` when it isn't one."""
+    try:
+        state, attempt, queue, worker, enqueued_us, started_us, body = json.loads(text)
+        return assembled(
+            task_id, state, attempt, queue, worker, _moment(enqueued_us), _moment(started_us), body, place=place
+        )
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise corrupt(place, text, error) from error
+
+
+def merged_head(record: TaskRecord, head: bytes, *, place: str) -> TaskRecord:
+    """``record`` with the fields of a stored form's first lines, which a script has merged."""
+    try:
+        _, _, queue, worker, enqueued_us, started_us, _ = json.loads(head + b"0]")
+        return with_carried(record, queue, worker, _moment(enqueued_us), _moment(started_us))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise corrupt(place, head, error) from error
+
+
+def with_carried(
+    record: TaskRecord,
+    queue: str | None,
+    worker: str | None,
+    enqueued_at: datetime | None,
+    started_at: datetime | None,
+) -> TaskRecord:
+    """``record`` with the fields that :func:`stem_kombu.outcome.carried_over` may have filled elsewhere."""
+    if (queue, worker, enqueued_at, started_at) == (
+        record.queue,
+        record.worker,
+        record.enqueued_at,
+        record.started_at,
+    ):
+        return record
+    return replace(record, queue=queue, worker=worker, enqueued_at=enqueued_at, started_at=started_at)
+
+
+def assembled(
+    task_id: str,
+    state: Any,
+    attempt: Any,
+    queue: Any,
+    worker: Any,
+    enqueued_at: datetime | None,
+    started_at: datetime | None,
+    body: Any,
+    *,
+    place: str,
+) -> TaskRecord:
+    """The record of these parts as JSON gave them; raises :class:`StoreCorrupt` when they make none."""
+    try:
+        if not isinstance(attempt, int) or isinstance(attempt, bool) or attempt < 0:
+            raise ValueError(f"attempt {attempt!r} is not a whole number")
+        for text in (queue, worker):
+            if text is not None and not isinstance(text, str):
+                raise ValueError(f"{text!r} is not text")
+        error, revocation = body.get("error"), body.get("revocation")
+        return TaskRecord(
+            task_id=task_id,
+            name=str(body["name"]),
+            state=TaskState(state),
+            attempt=attempt,
+            queue=queue,
+            worker=worker,
+            result=body.get("result"),
+            error=None if error is None else TaskError(error["type"], error["message"], error.get("traceback")),
+            revocation=None if revocation is None else Revocation.from_record(revocation),
+            enqueued_at=enqueued_at,
+            started_at=started_at,
+            ended_at=_moment(body.get("ended_us")),
+            retry_at=_moment(body.get("retry_us")),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as failure:
+        raise corrupt(place, repr(body), failure) from failure
+
+
+def corrupt(place: str, found: str | bytes, error: Exception) -> StoreCorrupt:
+    """The error for something that is no record; ``place`` names backend and key."""
+    return StoreCorrupt(
+        f"{place} holds {found[:80]!r}, which is no task record: {error}",
+        hint="somebody else writes there; delete it, or keep the task states in another database",
+    )
+
+
+def _moment(microseconds: Any) -> datetime | None:
+    return None if microseconds is None else from_epoch_us(microseconds)
+
+
+def _us_text(moment: datetime | None) -> str:
+    return "null" if moment is None else str(epoch_us(moment))
