@@ -162,7 +162,8 @@ def hold(
             drain(connection)
         say("holds", len(held))
         await_word()
-        say("extended", all([channel.extend(message.delivery_tag, 5) for message in held]))
+        extended = [channel.extend(message.delivery_tag, 5) for message in held]
+        say("extended", all(extended))
         for message in held:
             message.ack()
         channel.open_session().flush()
@@ -239,11 +240,11 @@ def fork(url: str, queue: str) -> None:
                 late = False
                 try:
                     held[0].ack()
-                except Exception:
+                except Exception:  # noqa: BLE001 - whatever it is, it is the refusal that the test wants
                     late = True
                 connection.release()
                 os._exit(0 if late else 3)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - the child must not run the parent's exit
                 sys.stderr.write(repr(error))
                 os._exit(4)
         say("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

@@ -486,3 +486,29 @@ def test_many_threads_may_publish_and_acknowledge_on_one_connection(
         third.join()
     assert sorted(m.decode() for m in taker.messages) == list(range(150))
     assert rows(other) == 0
+
+
+def test_a_due_message_that_nobody_may_have_yet_costs_no_busy_loop(
+    connection: Connection, channel: Any, other: Any
+) -> None:
+    # Given a consumer without credit, and a scheduled message that comes due meanwhile
+    publish(other, "first", "q")
+    taker = Taker(connection, channel, "q", prefetch=1)
+    assert taker.drain() == ["first"]
+    publish(other, "second", "q", headers={"stem-eta": SYSTEM.now() + 0.1})
+    looks = 0
+    original = connection.transport._deliver_next
+
+    def counted(session: Any) -> bool:
+        nonlocal looks
+        looks += 1
+        return bool(original(session))
+
+    connection.transport._deliver_next = counted
+    # When it waits for half a second
+    assert taker.drain(timeout=0.5) == []
+    # Then it has looked as often as its polling interval says, and no more
+    assert looks < 200
+    # And the message comes with the credit
+    taker.messages[0].ack()
+    assert taker.drain(timeout=0.1) == ["second"]

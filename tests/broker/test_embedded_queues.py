@@ -345,10 +345,20 @@ def test_a_batch_is_committed_as_one(connection: Connection, channel: Any, other
             producer.publish(number, routing_key="q", exchange="")
         assert ready(other, "q") == 0
     assert bodies(other, "q") == list(range(10))
-    with pytest.raises(RuntimeError), producer.batch():
-        producer.publish(1, routing_key="q", exchange="")
-        raise RuntimeError
-    assert ready(other, "q") == 0
+
+
+def test_a_batch_that_fails_half_way_sends_nothing(connection: Connection, channel: Any) -> None:
+    channel.queue_declare("q")
+    producer = Producer(connection.default_channel)
+
+    def fail() -> None:
+        with producer.batch():
+            producer.publish(1, routing_key="q", exchange="")
+            raise RuntimeError("the caller's own")
+
+    with pytest.raises(RuntimeError, match="the caller's own"):
+        fail()
+    assert ready(channel, "q") == 0
 
 
 # -- exchanges

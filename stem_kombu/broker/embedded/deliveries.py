@@ -176,13 +176,13 @@ class Deliveries:
         if not self._queues:
             return False
         session = self._session
-        mark, due = session.mark(), session.something_due()
-        if mark == self._seen and not due:
+        mark = session.mark()
+        if mark == self._seen:
             return False
         hungry, now = self._hungry(), SYSTEM.now()
         if not hungry:
             return False
-        if not (due or session.settlements_wait):
+        if not session.settlements_wait:
             # Becoming a writer for nothing would slow down those who have something to write.
             ready, session.next_due = session.query(lambda sql: self._look(sql, hungry, now))
             if not ready:
@@ -191,8 +191,6 @@ class Deliveries:
         with session.write() as sql:
             session.require_owner(sql)
             self._cancel_deleted(sql)
-            if due:
-                messages.promote(sql, now)
             batches, exhausted = self._lease(sql, hungry, now)
             session.next_due = messages.next_due(sql)
         self._seen = mark if exhausted else None

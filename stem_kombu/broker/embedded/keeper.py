@@ -41,7 +41,7 @@ class Member(Protocol):
     wake_up: threading.Event
 
     def flush_late(self) -> None:
-        """Write acknowledgements that have waited long enough; never raises."""
+        """Write acknowledgements that have waited long enough."""
 
     def fail(self, error: BrokerError) -> None:
         """Raise this from now on in whoever uses the connection."""
@@ -82,10 +82,10 @@ class Keeper:
                 owner_id = owners.register(sql, self._locks, member.options.visibility_timeout, SYSTEM.now())
             self._owned[owner_id] = weakref.ref(member)
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=_Rounds(self, member.options).run, name=f"stem-keeper {self.path.name}", daemon=True
-                )
-                self._thread.start()
+                rounds = _Rounds(self, member.options)
+                thread = threading.Thread(target=rounds.run, name=f"stem-keeper {self.path.name}", daemon=True)
+                thread.start()
+                self._thread = thread
         self._wanted.set()  # a shorter visibility timeout wants shorter rounds
         return owner_id
 
@@ -175,7 +175,7 @@ class Keeper:
         """Log it, once a minute at most."""
         if SYSTEM.monotonic() - self._complained_at >= _COMPLAIN_EVERY:
             self._complained_at = SYSTEM.monotonic()
-            logger.error("leases can't be renewed: %s", error)
+            logger.error("leases and acknowledgements have to wait: %s", error)
 
     def _count(self) -> None:
         self._events = tuple(member.wake_up for ref in self._members if (member := ref()) is not None)
@@ -212,7 +212,10 @@ class _Rounds:
     def _once(self, next_round: float) -> float:
         """When the next round is due."""
         for member in self._keeper.members():
-            member.flush_late()
+            try:
+                member.flush_late()
+            except BrokerError as error:
+                self._keeper.complain(error)
         owned = self._keeper.owned()
         lease = min((m.options.visibility_timeout for m in owned.values()), default=self._options.visibility_timeout)
         pause = min(ROUND_EVERY, lease / 6)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from stem_kombu.broker.embedded import messages
 from stem_kombu.broker.embedded.messages import Envelope
 from stem_kombu.broker.embedded.session import Session
 from stem_kombu.clock import SYSTEM
 
-if TYPE_CHECKING:
-    from stem_kombu.broker.embedded.channel import Channel
-
 Parcel = tuple[str, str, Envelope]
+
+
+class SessionOpener(Protocol):
+    """What a batch needs of the channel that made it."""
+
+    def open_session(self) -> Session:
+        """The channel's own session; opened again after a failure."""
 
 
 def parcel_of(message: dict[str, Any], exchange: str | None, routing_key: str | None) -> Parcel:
@@ -32,7 +36,7 @@ def commit(session: Session, parcels: list[Parcel]) -> None:
 class PublishBatch:
     """What ``Producer.batch()`` of Kombu 5.7 asks a channel for. For one thread."""
 
-    def __init__(self, channel: Channel, max_size: int) -> None:
+    def __init__(self, channel: SessionOpener, max_size: int) -> None:
         self.channel = channel
         self._max_size = max_size
         self._parcels: list[Parcel] = []

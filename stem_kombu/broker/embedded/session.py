@@ -44,7 +44,7 @@ class Session:
         self.drainer: int | None = None
         #: Set in a forked child: nothing of this is the child's.
         self.inherited = False
-        #: When the next scheduled message comes due, as known at the last fruitless look.
+        #: When the next scheduled message comes due, as far as known here.
         self.next_due: float | None = None
         #: How long to wait before looking again: short after something happened, growing to the polling interval.
         self.pause = options.polling_interval
@@ -117,9 +117,17 @@ class Session:
             self.check()
             return self._database.data_version(), self._writes
 
-    def something_due(self) -> bool:
-        """Whether the time of a scheduled message has come."""
-        return self.next_due is not None and self.next_due <= SYSTEM.now()
+    def promote_due(self) -> None:
+        """Make scheduled messages ready whose time has come, as far as this connection knows of any."""
+        if self.next_due is None or self.next_due > SYSTEM.now():
+            return
+        with self.lock:
+            now = SYSTEM.now()
+            self.next_due = self.query(messages.next_due)
+            if self.next_due is not None and self.next_due <= now:
+                with self.write(news=True) as sql:
+                    messages.promote(sql, now)
+                    self.next_due = messages.next_due(sql)
 
     def sweep(self) -> None:
         """Sweep up after the dead, unless that was just done."""
@@ -179,15 +187,16 @@ class Session:
                     pass
 
     def flush_late(self) -> None:
-        """Write what has waited long enough. Hardly blocks, as the keeper's renewals must not wait for us."""
+        """Write what has waited long enough.
+
+        Does not wait for another thread, as the keeper has leases to renew. Raises :class:`BrokerError`.
+        """
         if not self.settlements_wait or not self.lock.acquire(timeout=0.01):
             return
         try:
             late = SYSTEM.monotonic() - self._settled_at >= keeper.ACK_GATHERING
             if self.usable and (self._chores or (self._settled and late)):
                 self.flush()
-        except BrokerError as error:
-            logger.warning("acknowledgements wait until the broker's file can be written: %s", error)
         finally:
             self.lock.release()
 

@@ -128,7 +128,7 @@ class Transport(VirtualTransport):
                     raise TimeoutError  # socket.timeout, by its newer name
                 pause = min(pause, left)
             if session.next_due is not None:
-                pause = min(pause, max(0.0, session.next_due - SYSTEM.now()))
+                pause = min(pause, max(0.001, session.next_due - SYSTEM.now()))
             session.wake_up.wait(pause)
             session.note_silence()
 
@@ -141,6 +141,7 @@ class Transport(VirtualTransport):
 
     def _deliver_next(self, session: Session) -> bool:
         """Give every channel its turn until one had a message."""
+        session.promote_due()
         channels = list(self.channels or ())
         for offset in range(len(channels)):
             channel = channels[(self._turn + offset) % len(channels)]
