@@ -4,14 +4,14 @@
 #   make test    lint, types, docs and all tests, against real Redis, RabbitMQ and PostgreSQL
 #   make bench   the benchmarks
 #   make docs    the documentation, in docs/_build/html
+#   make format  mends what the linter can mend by itself
 #   make clean   removes what these made
 
 SHELL := /bin/sh
 VENV := .venv
-# Settings of the person who runs this must not steer the demo or the tests.
 TOX := $(VENV)/bin/tox run -q
 
-.PHONY: demo test bench docs clean
+.PHONY: demo test bench docs format clean
 
 demo: $(VENV)/.installed
 	@$(VENV)/bin/stem demo
@@ -26,6 +26,9 @@ bench: $(VENV)/.tox-installed
 
 docs: $(VENV)/.tox-installed
 	@$(TOX) -e docs
+
+format: $(VENV)/.tox-installed
+	@$(TOX) -e format
 
 clean:
 	rm -rf $(VENV) .tox build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
