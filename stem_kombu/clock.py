@@ -55,7 +55,8 @@ def from_epoch(seconds: float) -> datetime:
 
 def isoformat(moment: datetime) -> str:
     """``2026-01-31T12:00:00.000000Z``: UTC, microseconds, one spelling everywhere so that text sorts as time does."""
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    # Not strftime: its %Y has no leading zeros on some platforms.
+    return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def parse_isoformat(text: str) -> datetime:
