@@ -204,6 +204,16 @@ def answer(url: str, name: str, exchange: str) -> None:
             drain(connection)
 
 
+def careless(url: str, queue: str) -> None:
+    """Acknowledge one message in a callback and end at once, without closing anything."""
+    connection = connect(url)
+    with contextlib.suppress(TimeoutError):
+        Consumer(
+            connection.channel(), [Queue(queue, durable=True)], callbacks=[lambda body, message: message.ack()]
+        ).consume()
+        connection.drain_events(timeout=10)
+
+
 def busy_loop(url: str, queue: str, seconds: float, **options: Any) -> None:
     """Take one message and compute without ever draining for so long; then acknowledge it."""
     connection = connect(url, **options)

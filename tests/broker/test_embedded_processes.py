@@ -243,6 +243,22 @@ def test_g15_queues_of_killed_processes_expire_with_nobody_else_around(
             assert rows == (0,), table
 
 
+def test_g18_an_acknowledgement_counts_though_the_program_ends_at_once(sqlite_url: str, channel: Any) -> None:
+    for number in range(2):
+        publish(channel, {"n": number}, "q")
+    with acting("careless", url=sqlite_url, queue="q") as actor:
+        actor.finish()
+    channel.basic_consume("q", callback=lambda message: None, consumer_tag="keeps the keeper going")
+    channel.basic_cancel("keeps the keeper going")
+    # The second one was leased together with the first, and comes back
+    assert eventually(lambda: bodies(channel, "q")) == [{"n": 1}]
+    assert channel.open_session().query(count_messages) == 0
+
+
+def count_messages(sql: sqlite3.Connection) -> int:
+    return int(sql.execute("SELECT count(*) FROM stem_broker_message").fetchone()[0])
+
+
 # -- fork
 
 

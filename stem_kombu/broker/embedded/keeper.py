@@ -49,8 +49,8 @@ class Member(Protocol):
     def abandon(self) -> None:
         """A forked child's end of it: forget the file without closing it."""
 
-    def close(self) -> None:
-        """End it; never raises."""
+    def flush(self) -> None:
+        """Write all acknowledgements that wait."""
 
 
 class Keeper:
@@ -303,13 +303,17 @@ def _forget_the_parent() -> None:
     _keepers.clear()
 
 
-def _close_everything() -> None:
-    # Not needed for safety: the kernel drops the locks. It makes what this process held ready at once.
+def _flush_everything() -> None:
+    # A program that ends without closing its connection has acknowledged what it acknowledged. All else is left to the
+    # kernel, which drops the locks: closing would raise in daemon threads that still drain.
     for keeper in list(_keepers.values()):
         for member in keeper.members():
-            member.close()
+            try:
+                member.flush()
+            except BrokerError as error:
+                keeper.complain(error)
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_the_parent)
-atexit.register(_close_everything)
+atexit.register(_flush_everything)
