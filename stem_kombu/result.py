@@ -51,7 +51,9 @@ class AsyncResult:
         error = record.error
         if error is None:
             raise TaskFailed(f"task {self.id} failed", error_type="unknown")
-        raise TaskFailed(f"task {self.id} failed: {error.type}: {error.message}", error_type=error.type, traceback=error.traceback)
+        raise TaskFailed(
+            f"task {self.id} failed: {error.type}: {error.message}", error_type=error.type, traceback=error.traceback
+        )
 
     def _backend(self) -> TaskStates:
         if self._states is None:

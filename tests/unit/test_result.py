@@ -40,12 +40,12 @@ def test_a_task_that_nobody_recorded_has_no_state(result: AsyncResult) -> None:
 
 def test_state_and_record_are_asked_for_anew_each_time(backend: MemoryBackend, result: AsyncResult) -> None:
     recorded(backend, TaskState.RUNNING)
-    assert result.state is TaskState.RUNNING
-
+    seen = [(result.state, result.record)]
     ended = recorded(backend, TaskState.SUCCEEDED)
+    seen.append((result.state, result.record))
 
-    assert result.state is TaskState.SUCCEEDED
-    assert result.record == ended
+    assert [state for state, _ in seen] == [TaskState.RUNNING, TaskState.SUCCEEDED]
+    assert seen[1][1] == ended
 
 
 @pytest.mark.parametrize("value", [None, 0, "", [1, {"a": None}]])
