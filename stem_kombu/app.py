@@ -44,6 +44,7 @@ class Stem:
         self.registry = TaskRegistry()
         self.control_commands: dict[str, Callable[..., Any]] = {}
         self._given = given
+        self._fixed = settings is not None
         self._settings = settings
         self._lock = threading.RLock()
         self._backend: Backend | None = None
@@ -60,7 +61,25 @@ class Stem:
     def configure(self, settings: Settings) -> None:
         """Replace the settings, as ``stem worker start`` does with its flags. Open connections are let go."""
         self.close()
+        self._fixed = True
         self._settings = settings
+
+    def reconfigure(self, **given: Any) -> None:
+        """Let these settings win over the application's own keywords, as flags do. Open connections are let go.
+
+        Raises :class:`~stem_kombu.errors.ConfigurationError` for an application that was made with ``settings=``, which
+        can't be resolved again.
+        """
+        if not given:
+            return
+        if self._fixed:
+            raise ConfigurationError(
+                f"{self!r} was made with settings of its own, so {', '.join(sorted(given))} can't be given as well",
+                hint="make it with keywords: Stem(name, broker=…)",
+            )
+        self._given = {**self._given, **given}
+        self.close()
+        self._settings = None
 
     @property
     def target(self) -> str | None:
@@ -172,7 +191,12 @@ class Stem:
         if self.backend is None:
             return
         record = TaskRecord(
-            message.task_id, message.name, TaskState.QUEUED, message.attempt, message.queue, enqueued_at=message.enqueued_at
+            message.task_id,
+            message.name,
+            TaskState.QUEUED,
+            message.attempt,
+            message.queue,
+            enqueued_at=message.enqueued_at,
         )
         try:
             self.backend.record([record])
@@ -180,7 +204,9 @@ class Stem:
             import logging
 
             logging.getLogger(__name__).warning(
-                "task %s was sent but its state could not be recorded: %s", message.task_id, error,
+                "task %s was sent but its state could not be recorded: %s",
+                message.task_id,
+                error,
                 extra={"task_id": message.task_id},
             )
 

@@ -30,7 +30,9 @@ def checked_task_id(task_id: object) -> str:
             f"task id {task_id[:40]!r}… has {len(task_id)} characters", hint=f"at most {TASK_ID_LIMIT} are accepted"
         )
     if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) <= 0xDFFF for char in task_id):
-        raise ConfigurationError(f"task id {task_id!r} holds a control character", hint="ids are one line of plain text")
+        raise ConfigurationError(
+            f"task id {task_id!r} holds a control character", hint="ids are one line of plain text"
+        )
     return task_id
 
 
@@ -52,7 +54,9 @@ class RevocationDraft:
         for name in ("reason", "requested_by"):
             text = getattr(self, name)
             if text is not None and len(text) > TEXT_LIMIT:
-                raise ConfigurationError(f"{name} has {len(text)} characters", hint=f"at most {TEXT_LIMIT} are accepted")
+                raise ConfigurationError(
+                    f"{name} has {len(text)} characters", hint=f"at most {TEXT_LIMIT} are accepted"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,9 @@ class Revocation:
         )
 
 
-def merge(held: Revocation | None, draft: RevocationDraft, *, namespace: str, version: int, now: datetime) -> Revocation:
+def merge(
+    held: Revocation | None, draft: RevocationDraft, *, namespace: str, version: int, now: datetime
+) -> Revocation:
     """What the store must hold after ``draft`` arrives while it holds ``held``; ``version`` and ``now`` are the store's.
 
     The new record keeps the newer reason and requester where they are given, else the held ones.

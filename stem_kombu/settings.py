@@ -153,7 +153,9 @@ class Settings:
                 client_key=env.get("STEM_TLS_CLIENT_KEY"),
                 allow_insecure=env.switch(allow_insecure, "STEM_TLS_ALLOW_INSECURE"),
             ),
-            signing=SigningSettings(**{f.name: env.get(f"STEM_SIGNING_{f.name.upper()}") for f in fields(SigningSettings)}),
+            signing=SigningSettings(
+                **{f.name: env.get(f"STEM_SIGNING_{f.name.upper()}") for f in fields(SigningSettings)}
+            ),
         )
 
 
@@ -211,6 +213,14 @@ class _Environment:
         if text.lower() in {"1", "true", "yes", "on"}:
             return True
         raise ConfigurationError(f"{name}: {text!r} is neither true nor false", hint="write true or false")
+
+
+def terminal_color(environ: Mapping[str, str] | None = None) -> bool | None:
+    """What ``NO_COLOR`` and ``FORCE_COLOR`` ask for (the former wins), ``None`` when neither is set to anything."""
+    env = os.environ if environ is None else environ
+    if env.get("NO_COLOR"):
+        return False
+    return True if env.get("FORCE_COLOR") else None
 
 
 def mask_url(url: str) -> str:

@@ -1,1 +1,1 @@
-"""The ``stem`` command: a thin layer over :mod:`stem_kombu`."""
+"""The ``stem`` command: parse, call one method of the library, render."""

@@ -237,9 +237,7 @@ class ControlClient:
             unknown=question.unknown(),
         )
 
-    def _put(
-        self, question: _Question, deadline: float, progress: Callable[[int, int], None] | None
-    ) -> Mailbox:
+    def _put(self, question: _Question, deadline: float, progress: Callable[[int, int], None] | None) -> Mailbox:
         """Publish the question; a mailbox whose connection has broken meanwhile is replaced once."""
         while True:
             mailbox, fresh = self._take(deadline)

@@ -273,6 +273,6 @@ class ControlListener:
 def _forsake(connection: Any) -> None:
     try:
         connection.release()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
         # The connection is broken or half closed; what matters is that nothing uses it any more.
         logger.debug("closing a control connection: %r", error)

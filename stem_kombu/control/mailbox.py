@@ -104,12 +104,12 @@ class Mailbox:
             self._consumer.cancel()
             if self.abilities.needs_declare_before_reply:
                 names.direct_queue(self.reply_to)(self._connection.default_channel).delete()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
             # A broken connection may fail in any way; the inbox expires by itself then.
             logger.debug("closing a reply inbox: %r", error)
         try:
             self._connection.release()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
             logger.debug("closing a control connection: %r", error)
 
     def _publish(self, body: bytes, exchange: Any, routing_key: str, expires: float) -> None:

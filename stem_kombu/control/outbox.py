@@ -129,6 +129,6 @@ class Outbox:
         if connection is not None:
             try:
                 connection.release()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
                 # A broken connection may fail in any way while it is closed.
                 logger.debug("closing an outbox: %r", error)

@@ -62,7 +62,7 @@ class HeartbeatStream:
         try:
             self._consumer.cancel()
             self._connection.release()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
             # A broken connection may fail in any way while it is closed; the queue expires by itself.
             logger.debug("closing a heartbeat stream: %r", error)
 

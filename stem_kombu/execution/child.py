@@ -113,7 +113,9 @@ def run(order: Run, registry: TaskRegistry, end: ChildPipe) -> Outcome:
         is_isolate=True,
     )
     end.send(Started(order.token))
-    outcome = asyncio.run(_run_async(task, message, context, signals)) if task.is_async else call(task, message, context)
+    outcome = (
+        asyncio.run(_run_async(task, message, context, signals)) if task.is_async else call(task, message, context)
+    )
     signals.flush()
     return outcome
 

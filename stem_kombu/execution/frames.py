@@ -18,7 +18,6 @@ from stem_kombu.outcome import Outcome
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import TaskMessage
 
-
 # -- down, to the child -----------------------------------------------------------------------------------------------
 
 

@@ -78,7 +78,9 @@ def _returned(task: Task, message: TaskMessage, result: Any, began: float) -> Ou
     try:
         text = json.dumps(result, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        refused = ResultNotSerializable(f"task {task.name!r} ({message.task_id}) returned what JSON can't hold: {error}")
+        refused = ResultNotSerializable(
+            f"task {task.name!r} ({message.task_id}) returned what JSON can't hold: {error}"
+        )
         return Outcome(Ending.REJECTED, error=TaskError(type(refused).__name__, str(refused)), runtime=runtime)
     if len(text) > RESULT_LIMIT:
         refused = ResultNotSerializable(
@@ -97,7 +99,10 @@ def _raised(error: BaseException, began: float) -> Outcome:
         return Outcome(Ending.RELEASED, runtime=runtime)
     if isinstance(error, Retry):
         return Outcome(
-            Ending.RETRY, error=TaskError("Retry", _shortened(str(error), MESSAGE_LIMIT)), retry_in=error.countdown, runtime=runtime
+            Ending.RETRY,
+            error=TaskError("Retry", _shortened(str(error), MESSAGE_LIMIT)),
+            retry_in=error.countdown,
+            runtime=runtime,
         )
     if isinstance(error, (TimeLimitExceeded, LeaseLost)):
         return Outcome(Ending.FAILED, error=TaskError(type(error).__name__, str(error)), runtime=runtime)
@@ -105,7 +110,9 @@ def _raised(error: BaseException, began: float) -> Outcome:
     return Outcome(
         Ending.FAILED,
         error=TaskError(
-            type(error).__name__, _shortened(_message(error), MESSAGE_LIMIT), _shortened(text, TRACEBACK_LIMIT, keep_end=True)
+            type(error).__name__,
+            _shortened(_message(error), MESSAGE_LIMIT),
+            _shortened(text, TRACEBACK_LIMIT, keep_end=True),
         ),
         runtime=runtime,
     )

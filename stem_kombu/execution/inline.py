@@ -93,7 +93,9 @@ class InlineExecutor:
             if not self._running:
                 self._running = True
                 self._hurry.clear()
-                self._free = [slot for slot in reversed(range(self.slots)) if slot not in {r.slot for r in self._runs.values()}]
+                self._free = [
+                    slot for slot in reversed(range(self.slots)) if slot not in {r.slot for r in self._runs.values()}
+                ]
 
     def submit(self, job: Job) -> None:
         with self._cond:
@@ -159,7 +161,9 @@ class InlineExecutor:
             with self._cond:
                 stuck = list(self._runs.values())
             for run in stuck:
-                logger.warning("task %s has no checkpoint and is left behind; it will run elsewhere", run.job.message.task_id)
+                logger.warning(
+                    "task %s has no checkpoint and is left behind; it will run elsewhere", run.job.message.task_id
+                )
                 self._end(run, Outcome(Ending.RELEASED))
         with self._cond:
             self._cond.notify_all()
@@ -243,7 +247,9 @@ class InlineExecutor:
             outcome = (
                 Outcome(Ending.CANCELLED, revocation=error.revocation)
                 if error is not None and hasattr(error, "revocation")
-                else Outcome(Ending.RELEASED) if error is not None else failure(asyncio.CancelledError("the loop stopped"))
+                else Outcome(Ending.RELEASED)
+                if error is not None
+                else failure(asyncio.CancelledError("the loop stopped"))
             )
         self._end(run, outcome)
 

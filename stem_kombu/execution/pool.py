@@ -121,7 +121,7 @@ class IsolatePool:
             raise ExecutionError(
                 f"children can't load the application {self._target}: {problem}",
                 hint="the module must be importable by that name in a new process, and a script that starts a worker must do so"
-                " under: if __name__ == \"__main__\":",
+                ' under: if __name__ == "__main__":',
             )
 
     def submit(self, job: Job) -> None:
@@ -382,7 +382,7 @@ class IsolatePool:
     def _respawn(self, slot: int) -> None:
         try:
             self._spawn(slot)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever keeps a child from starting, the others go on
             # Out of processes, memory or descriptors: the fleet goes on with fewer children until there are some again.
             self._deaths_at_start += 1
             delay = min(0.1 * 2.0 ** min(self._deaths_at_start, 10), 30.0)
@@ -408,8 +408,10 @@ class IsolatePool:
 
     def _all_ready_or_unfit(self) -> bool:
         states = [member.state for member in self._members.values()]
-        return self._unfit is not None or self._deaths_at_start >= _DEATHS_AT_START or (
-            len(states) >= self.slots and all(state is not ChildState.STARTING for state in states)
+        return (
+            self._unfit is not None
+            or self._deaths_at_start >= _DEATHS_AT_START
+            or (len(states) >= self.slots and all(state is not ChildState.STARTING for state in states))
         )
 
     def _start_problem(self, ready: bool) -> str | None:

@@ -77,7 +77,14 @@ class JobMaker:
         self._registry = registry
         self._prefix = prefix
 
-    def __call__(self, name: str, *args: Any, task_id: str | None = None, limits: Mapping[str, float] | None = None, **kwargs: Any) -> Job:
+    def __call__(
+        self,
+        name: str,
+        *args: Any,
+        task_id: str | None = None,
+        limits: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> Job:
         token = next(self._tokens)
         task = self._registry.get(f"{self._prefix}.{name}")
         given = dict(limits or {})

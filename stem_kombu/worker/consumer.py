@@ -10,12 +10,12 @@ from __future__ import annotations
 import collections
 import logging
 import os
-import socket
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from kombu import Connection, Consumer as KombuConsumer
+from kombu import Connection
+from kombu import Consumer as KombuConsumer
 from kombu.asynchronous import Hub
 
 from stem_kombu.broker.connections import backoff, connect, pulse
@@ -212,7 +212,7 @@ class Consumer:
             pulse(connection, clock=self._clock)
             try:
                 connection.drain_events(timeout=1.0 if self._wake_transport is not None else _SLICE)
-            except (TimeoutError, socket.timeout):
+            except TimeoutError:
                 continue
 
     def _keep_serving(self) -> bool:
@@ -266,7 +266,7 @@ class Consumer:
                 if not stopping and hasattr(channel, "do_restore"):
                     channel.do_restore = False
             connection.release()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
             # The connection is broken or half closed; what matters is that nothing uses it any more.
             logger.debug("closing a broker connection: %r", error)
 

@@ -19,7 +19,6 @@ from stem_kombu.clock import Clock
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import Task, TaskMessage
 
-
 #: How many endings are remembered for who asks late.
 _ENDINGS = 4096
 
@@ -76,7 +75,9 @@ class InFlight:
         # How the latest tasks ended, so that who asks a moment after the end is still told.
         self._endings: collections.OrderedDict[str, str] = collections.OrderedDict()
 
-    def add(self, message: TaskMessage, task: Task, handle: Any, generation: int, redelivered: bool, phase: Phase) -> Delivery:
+    def add(
+        self, message: TaskMessage, task: Task, handle: Any, generation: int, redelivered: bool, phase: Phase
+    ) -> Delivery:
         """A new entry with a token of its own."""
         with self._lock:
             delivery = Delivery(next(self._tokens), message, task, handle, generation, redelivered, phase)

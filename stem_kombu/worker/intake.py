@@ -132,7 +132,9 @@ class Intake:
             logger.info("task %s is revoked and does not start", message.task_id, extra={"task_id": message.task_id})
             return refused(message, worker=self._worker, now=now, revocation=revocation)
         if message.expires_at is not None and message.expires_at <= now:
-            error = TaskError(EXPIRED, f"the message expired at {message.expires_at.isoformat()}, before it could start")
+            error = TaskError(
+                EXPIRED, f"the message expired at {message.expires_at.isoformat()}, before it could start"
+            )
             return refused(message, worker=self._worker, now=now, error=error)
         try:
             self._registry.get(message.name)

@@ -109,11 +109,7 @@ class Recorder:
                 if not self._insist(lambda retry=retry: self._send(retry), "publish the next attempt"):  # type: ignore[misc]
                     return
         over = {entry.delivery.token for entry in entries if entry.settlement is not None}
-        records = [
-            record
-            for entry in entries
-            if (record := self._record_of(entry, over)) is not None
-        ]
+        records = [record for entry in entries if (record := self._record_of(entry, over)) is not None]
         if records and not self._insist(lambda: self._record(records), "record task states"):
             return
         for entry in entries:
@@ -137,7 +133,9 @@ class Recorder:
         except StoreError:
             if len(records) == 1:
                 # One record that can never be written must not hold up every other task of this worker.
-                logger.exception("state of task %s can't be recorded", records[0].task_id, extra={"task_id": records[0].task_id})
+                logger.exception(
+                    "state of task %s can't be recorded", records[0].task_id, extra={"task_id": records[0].task_id}
+                )
                 return
             for record in records:
                 self._record([record])
@@ -152,7 +150,14 @@ class Recorder:
                 attempt += 1
                 self.trouble = str(error)
                 log = logger.warning if attempt in (1, 10) or attempt % 100 == 0 else logger.debug
-                log("worker %s can't %s (try %d): %s", self._worker, what, attempt, error, extra={"worker": self._worker})
+                log(
+                    "worker %s can't %s (try %d): %s",
+                    self._worker,
+                    what,
+                    attempt,
+                    error,
+                    extra={"worker": self._worker},
+                )
                 if self._abandon.wait(backoff(attempt)):
                     return False
             except StemError:

@@ -71,7 +71,9 @@ def settle(
     )
     kind = outcome.kind
     if kind is Ending.SUCCEEDED:
-        return Settlement(replace(base, state=TaskState.SUCCEEDED, result=outcome.result), Then.ACKNOWLEDGE, "succeeded")
+        return Settlement(
+            replace(base, state=TaskState.SUCCEEDED, result=outcome.result), Then.ACKNOWLEDGE, "succeeded"
+        )
     if kind is Ending.CANCELLED:
         cause = outcome.revocation or revocation
         return Settlement(replace(base, state=TaskState.CANCELLED, revocation=cause), Then.ACKNOWLEDGE, "cancelled")
@@ -96,7 +98,12 @@ def settle(
 
 
 def refused(
-    message: TaskMessage, *, worker: str, now: datetime, revocation: Revocation | None = None, error: TaskError | None = None
+    message: TaskMessage,
+    *,
+    worker: str,
+    now: datetime,
+    revocation: Revocation | None = None,
+    error: TaskError | None = None,
 ) -> Settlement:
     """A message that must not run here: revoked, or past its own expiry (both ``cancelled``, the latter with an error that
     says so); with an error and no revocation of another type it ``failed``."""

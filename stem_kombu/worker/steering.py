@@ -156,8 +156,14 @@ class Steering:
         if outcome.error is not None:
             level = logging.INFO if outcome.kind in (Ending.RETRY, Ending.RELEASED) else logging.ERROR
             logger.log(
-                level, "task %s (%s) attempt %d: %s: %s", job.message.task_id, job.message.name, job.message.attempt,
-                outcome.error.type, outcome.error.message, extra={"task_id": job.message.task_id, "worker": self._worker},
+                level,
+                "task %s (%s) attempt %d: %s: %s",
+                job.message.task_id,
+                job.message.name,
+                job.message.attempt,
+                outcome.error.type,
+                outcome.error.message,
+                extra={"task_id": job.message.task_id, "worker": self._worker},
             )
         max_retries = _first(job.message.max_retries, job.task.options.max_retries, self._default_max_retries)
         self.settle(
@@ -199,7 +205,8 @@ class Steering:
         delivery.lease_lost = True
         logger.warning(
             "the lease of task %s is lost: it will run elsewhere, and is stopped here at its next checkpoint",
-            delivery.task_id, extra={"task_id": delivery.task_id, "worker": self._worker},
+            delivery.task_id,
+            extra={"task_id": delivery.task_id, "worker": self._worker},
         )
         if self.holds.release(delivery.token) is not None:
             if self._inflight.ended(delivery.token) is not None:

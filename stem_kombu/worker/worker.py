@@ -137,6 +137,7 @@ class Worker:
         self.inflight = InFlight(clock)
         self.cache = RevocationCache(settings.namespace)
         self._store = app.open_revoke_store()
+        self.store_url = self._store.url
         source = settings.roster
         self._roster: Roster = app.backend or open_roster(source.value, name=source.name, tls=settings.tls)
         self.steering = Steering(
@@ -205,12 +206,13 @@ class Worker:
             clock=clock,
             worker=worker,
         )
-        self.leases = LeaseThread(
-            open_leasing(template), self.inflight, lost=self.steering.lease_lost, clock=clock
-        )
+        self.leases = LeaseThread(open_leasing(template), self.inflight, lost=self.steering.lease_lost, clock=clock)
         steering = self.steering
         steering.executor, steering.recorder, steering.holds, steering.leases = (
-            self.executor, self.recorder, self.intake_holds, self.leases,
+            self.executor,
+            self.recorder,
+            self.intake_holds,
+            self.leases,
         )
         self._depths = QueueDepths(template)
         self.view = View(
@@ -236,8 +238,12 @@ class Worker:
             clock=clock,
         )
         self.heartbeats = Heartbeats(
-            self._roster, self._heartbeat, lambda beat: self.listener.publish_heartbeat(beat), self._housekeeping,
-            interval=self._interval, clock=clock,
+            self._roster,
+            self._heartbeat,
+            lambda beat: self.listener.publish_heartbeat(beat),
+            self._housekeeping,
+            interval=self._interval,
+            clock=clock,
         )
         self.listener = ControlListener(
             template,
@@ -347,7 +353,9 @@ class Worker:
                 threading.Thread(target=self.release, name="stem-release", daemon=True).start()
 
         # Handlers are installed first: a signal during start-up then stops the worker in order as well.
-        held = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)} if signals else {}
+        held = (
+            {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)} if signals else {}
+        )
         # CPU-bound inline handlers would otherwise keep a reply waiting for the default five milliseconds a turn.
         sys.setswitchinterval(0.001)
         try:

@@ -60,7 +60,9 @@ def script(page: Path) -> str:
         if snippet.language != "bash" or OUTSIDE.match(snippet.text):
             continue
         lines.append(snippet.text)
-        lines += [f"ready {name}" for name in re.findall(r"stem worker start .*--name (\S+).*&$", snippet.text, re.MULTILINE)]
+        lines += [
+            f"ready {name}" for name in re.findall(r"stem worker start .*--name (\S+).*&$", snippet.text, re.MULTILINE)
+        ]
     return "\n".join(lines)
 
 
@@ -74,7 +76,13 @@ def project(tmp_path: Path) -> Path:
 def environment(project: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("STEM_")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**kept, "PATH": path, "XDG_STATE_HOME": str(project / "state"), "PYTHONPATH": str(project), "USER": "reader"}
+    return {
+        **kept,
+        "PATH": path,
+        "XDG_STATE_HOME": str(project / "state"),
+        "PYTHONPATH": str(project),
+        "USER": "reader",
+    }
 
 
 def write_files(page: Path, project: Path) -> list[str]:
@@ -94,14 +102,21 @@ def test_every_python_block_is_a_file_and_runs(page: Path, project: Path, enviro
     assert not loose, "a Python block needs its path in the first line, so that this test can run it"
     for module in write_files(page, project):
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-m", module], cwd=project, env=environment, capture_output=True, text=True, timeout=60
+            [sys.executable, "-W", "error", "-m", module],
+            cwd=project,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert done.returncode == 0, f"{module} of {page.name}:\n{done.stdout}{done.stderr}"
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if "stem " in script(page).replace(PRELUDE, "")], ids=lambda page: page.relative_to(ROOT).as_posix()
+    "page",
+    [page for page in PAGES if "stem " in script(page).replace(PRELUDE, "")],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
 )
 def test_every_bash_block_runs_in_the_order_of_its_page(page: Path, project: Path, environment: dict[str, str]) -> None:
     write_files(page, project)

@@ -35,7 +35,9 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def executor(mode: str, observer: Recording) -> Iterator[Executor]:
-    made: Any = InlineExecutor(2, observer) if mode == "inline" else IsolatePool(2, "tests.execution.handlers:app", observer)
+    made: Any = (
+        InlineExecutor(2, observer) if mode == "inline" else IsolatePool(2, "tests.execution.handlers:app", observer)
+    )
     made.start()
     yield made
     made.stop(0.0)
@@ -106,7 +108,9 @@ def test_g7_a_coroutine_is_cancelled_at_its_next_await(
     assert gate.reached("finally") is not None
 
 
-def test_a_coroutine_that_cancels_itself_was_not_revoked(executor: Executor, observer: Recording, job: JobMaker) -> None:
+def test_a_coroutine_that_cancels_itself_was_not_revoked(
+    executor: Executor, observer: Recording, job: JobMaker
+) -> None:
     running = job("cancels_itself")
     executor.submit(running)
     outcome = observer.outcome(running)

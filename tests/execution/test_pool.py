@@ -83,7 +83,7 @@ def test_g18_an_idle_child_that_is_killed_is_replaced_and_nothing_is_lost(
         ends = [observer.outcome(one) for one in following]
         # A job that was handed over but had not started goes to another child; one that had started is reported lost.
         assert {end.kind for end in ends} <= {Ending.SUCCEEDED, Ending.LOST}
-        eventually(lambda: len(pids(pool)) == 2 and victim not in pids(pool))
+        eventually(lambda victim=victim: len(pids(pool)) == 2 and victim not in pids(pool))
     final = job("echo", value="alive")
     pool.submit(final)
     assert observer.outcome(final).result == "alive"
@@ -128,7 +128,9 @@ def test_g8_the_child_that_was_told_to_stop_takes_the_next_job_itself(
         assert observer.outcome(following).result["pid"] == pid
 
 
-def test_the_hard_limit_kills_the_child_and_says_so(make_pool: PoolMaker, observer: Recording, job: JobMaker, gate: Gate) -> None:
+def test_the_hard_limit_kills_the_child_and_says_so(
+    make_pool: PoolMaker, observer: Recording, job: JobMaker, gate: Gate
+) -> None:
     pool = make_pool(1)
     stuck, following = job("never_ends", gate.path, limits={"hard": 0.1}), job("echo", value=1)
     pool.submit(stuck)
@@ -141,7 +143,9 @@ def test_the_hard_limit_kills_the_child_and_says_so(make_pool: PoolMaker, observ
     assert pid not in pids(pool)
 
 
-def test_a_child_is_recycled_after_its_number_of_tasks(make_pool: PoolMaker, observer: Recording, job: JobMaker) -> None:
+def test_a_child_is_recycled_after_its_number_of_tasks(
+    make_pool: PoolMaker, observer: Recording, job: JobMaker
+) -> None:
     pool = make_pool(1, max_tasks_per_child=2)
     jobs = [job("who") for _ in range(6)]
     for one in jobs:
@@ -151,7 +155,9 @@ def test_a_child_is_recycled_after_its_number_of_tasks(make_pool: PoolMaker, obs
     eventually(lambda: all(is_gone(pid) for pid in set(seen) - pids(pool)))
 
 
-def test_a_child_is_recycled_when_it_has_grown_too_large(make_pool: PoolMaker, observer: Recording, job: JobMaker) -> None:
+def test_a_child_is_recycled_when_it_has_grown_too_large(
+    make_pool: PoolMaker, observer: Recording, job: JobMaker
+) -> None:
     pool = make_pool(1, max_rss_per_child=150 * 2**20)
     small, large, following = job("grows", 1), job("grows", 200), job("who")
     for one in (small, large, following):
@@ -160,7 +166,9 @@ def test_a_child_is_recycled_when_it_has_grown_too_large(make_pool: PoolMaker, o
     assert observer.outcome(following).result["pid"] != observer.outcome(large).result
 
 
-def test_large_arguments_and_results_pass_both_ways_at_once(make_pool: PoolMaker, observer: Recording, job: JobMaker) -> None:
+def test_large_arguments_and_results_pass_both_ways_at_once(
+    make_pool: PoolMaker, observer: Recording, job: JobMaker
+) -> None:
     pool = make_pool(2)
     text = "x" * (8 * 2**20)
     jobs = [job("echo", value=text) for _ in range(4)]
@@ -202,7 +210,9 @@ def test_every_start_method_runs_jobs_and_replaces_children(
     assert observer.outcome(last).result == "ran"
 
 
-def test_an_application_that_children_cannot_load_is_an_error_at_the_start_and_leaves_no_child(observer: Recording) -> None:
+def test_an_application_that_children_cannot_load_is_an_error_at_the_start_and_leaves_no_child(
+    observer: Recording,
+) -> None:
     pool = IsolatePool(2, "tests.execution.no_such_module:app", observer)
     with pytest.raises(ExecutionError, match="no_such_module"):
         pool.start()

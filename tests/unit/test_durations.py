@@ -12,7 +12,16 @@ from stem_kombu.errors import ConfigurationError
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("250ms", 0.25), ("5s", 5.0), ("1.5m", 90.0), ("2h", 7200.0), ("7d", 604800.0), ("3", 3.0), (".5", 0.5), (" 5 S ", 5.0)],
+    [
+        ("250ms", 0.25),
+        ("5s", 5.0),
+        ("1.5m", 90.0),
+        ("2h", 7200.0),
+        ("7d", 604800.0),
+        ("3", 3.0),
+        (".5", 0.5),
+        (" 5 S ", 5.0),
+    ],
 )
 def test_the_accepted_forms_are_read_as_seconds(text: str, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
@@ -41,7 +50,15 @@ def test_numbers_given_as_keywords_are_held_to_the_same_bounds(seconds: float) -
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.25, "250ms"), (5.0, "5s"), (4.25, "4.2s"), (90.0, "1m30s"), (7500.0, "2h05m"), (270000.0, "3d03h"), (-5.0, "-5s")],
+    [
+        (0.25, "250ms"),
+        (5.0, "5s"),
+        (4.25, "4.2s"),
+        (90.0, "1m30s"),
+        (7500.0, "2h05m"),
+        (270000.0, "3d03h"),
+        (-5.0, "-5s"),
+    ],
 )
 def test_people_read_a_short_form(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text

@@ -22,7 +22,11 @@ def test_a_flag_beats_the_variable_and_the_variable_beats_the_default() -> None:
 @pytest.mark.parametrize(
     ("environ", "expected", "source"),
     [
-        ({"STEM_REVOKE_STORE_URL": "redis://s", "STEM_RESULT_BACKEND_URL": "redis://b", "STEM_BROKER_URL": "redis://q"}, "redis://s", "STEM_REVOKE_STORE_URL"),
+        (
+            {"STEM_REVOKE_STORE_URL": "redis://s", "STEM_RESULT_BACKEND_URL": "redis://b", "STEM_BROKER_URL": "redis://q"},
+            "redis://s",
+            "STEM_REVOKE_STORE_URL",
+        ),
         ({"STEM_RESULT_BACKEND_URL": "redis://b", "STEM_BROKER_URL": "redis://q"}, "redis://b", "STEM_RESULT_BACKEND_URL"),
         ({"STEM_BROKER_URL": "redis://q"}, "redis://q", "STEM_BROKER_URL"),
         ({"STEM_REVOKE_STORE_URL": "   ", "STEM_BROKER_URL": "redis://q"}, "redis://q", "STEM_BROKER_URL"),
@@ -113,7 +117,13 @@ def test_no_password_survives_in_a_masked_url(url: str) -> None:
 
 
 def test_what_holds_no_password_is_shown_as_it_is() -> None:
-    for url in ("redis://host:6379/0", "sqlite:////var/lib/stem.db", "/var/lib/revokes.stem", "memory://", "amqp://user@h//"):
+    for url in (
+        "redis://host:6379/0",
+        "sqlite:////var/lib/stem.db",
+        "/var/lib/revokes.stem",
+        "memory://",
+        "amqp://user@h//",
+    ):
         assert mask_url(url) == url
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 from typing import Any
 
 from stem_kombu.app import Stem
@@ -78,7 +79,7 @@ def burns(ctx: TaskContext, gate: str) -> int:
     """CPU-bound, with checkpoints, until the gate opens."""
     Gate(gate).reach()
     rounds = 0
-    while not os.path.exists(os.path.join(gate, "open")):
+    while not (Path(gate) / "open").exists():
         sum(n * n for n in range(1000))
         ctx.check()
         rounds += 1

@@ -27,7 +27,8 @@ def stats(order: Stats, view: WorkerView) -> dict[str, Any]:
         "in_flight": facts.in_flight,
         "reserved": facts.reserved,
         "queues": {
-            name: {"depth": depths.get(name), "consuming": consuming} for name, consuming in sorted(facts.queues.items())
+            name: {"depth": depths.get(name), "consuming": consuming}
+            for name, consuming in sorted(facts.queues.items())
         },
         "totals": dict(facts.totals),
         "pool": [

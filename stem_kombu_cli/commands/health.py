@@ -1,0 +1,157 @@
+"""``stem health``: can everything be reached, and how quickly."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import click
+
+from stem_kombu.clock import SYSTEM
+from stem_kombu.errors import ConfigurationError, StemError
+from stem_kombu.settings import Settings, mask_url
+from stem_kombu_cli import exit_codes
+from stem_kombu_cli.options import announce_places, output_options, place_options, places_of, wants_json
+from stem_kombu_cli.render import note, print_json, span, table, use_color
+
+
+@dataclass(frozen=True)
+class Check:
+    """One component's verdict: ``ok``, ``error`` or ``skipped``; ``latency`` in seconds."""
+
+    component: str
+    status: str
+    message: str
+    latency: float | None = None
+    hint: str | None = None
+    is_configuration: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "component": self.component,
+            "status": self.status,
+            "message": self.message,
+            "latency_s": None if self.latency is None else round(self.latency, 6),
+            "hint": self.hint,
+        }
+
+
+@click.command(epilog="Example:  stem health --broker redis://localhost:6379/0 --json")
+@click.option("--skip-backend", is_flag=True, help="Leave the result backend out.")
+@click.option("--allow-insecure", is_flag=True, help="Don't verify TLS certificates.")
+@place_options
+@output_options
+@click.pass_context
+def health(ctx: click.Context, /, skip_backend: bool, allow_insecure: bool, **values: Any) -> None:
+    """Reach for broker, backend and revoke store; check TLS files and signing settings.
+
+    Exit code 0 when all is well, 74 when something can't be reached, 2 when the configuration itself is wrong.
+    """
+    as_json = wants_json(values)
+    settings = places_of(values).settings(announce=False, allow_insecure=True if allow_insecure else None)
+    announce_places(settings)
+    checks = [
+        _tried("tls", lambda: _tls(settings)),
+        _tried("broker", lambda: _broker(settings)),
+        Check("backend", "skipped", "left out on request")
+        if skip_backend
+        else _tried("backend", lambda: _backend(settings)),
+        _tried("revoke_store", lambda: _store(settings)),
+        _tried("signing", lambda: _signing(settings)),
+    ]
+    failed = [check for check in checks if check.status == "error"]
+    if as_json:
+        status = "error" if failed else "ok"
+        print_json({"schema": "stem.health/1", "status": status, "checks": [check.to_dict() for check in checks]})
+    else:
+        rows = [(c.component, c.status, span(c.latency) if c.latency is not None else None, c.message) for c in checks]
+        click.echo(table(("COMPONENT", "STATUS", "LATENCY", "MESSAGE"), rows, color=use_color(ctx.obj.color)))
+    for check in failed:
+        if check.hint:
+            note(f"hint: {check.component}: {check.hint}")
+    if any(check.is_configuration for check in failed):
+        ctx.exit(exit_codes.USAGE)
+    ctx.exit(exit_codes.UNREACHABLE if failed else exit_codes.OK)
+
+
+def _tried(component: str, check: Callable[[], Check]) -> Check:
+    began = SYSTEM.monotonic()
+    try:
+        verdict = check()
+    except StemError as error:
+        return Check(
+            component,
+            "error",
+            str(error),
+            SYSTEM.monotonic() - began,
+            error.hint,
+            is_configuration=isinstance(error, ConfigurationError),
+        )
+    return verdict if verdict.status == "skipped" else replace(verdict, latency=SYSTEM.monotonic() - began)
+
+
+def _broker(settings: Settings) -> Check:
+    from stem_kombu.broker.connections import broker_connection, connect
+
+    connection: Any = broker_connection(settings)
+    try:
+        connect(connection)
+        return Check("broker", "ok", f"{mask_url(settings.broker.value)} ({connection.transport.driver_type})")
+    finally:
+        connection.release()
+
+
+def _backend(settings: Settings) -> Check:
+    from stem_kombu.backends.registry import open_backend
+
+    source = settings.backend
+    if source is None:
+        return Check("backend", "skipped", "none is configured (STEM_RESULT_BACKEND_URL)")
+    backend = open_backend(source.value, name=source.name, tls=settings.tls)
+    try:
+        backend.ping()
+    finally:
+        backend.close()
+    return Check("backend", "ok", backend.url)
+
+
+def _store(settings: Settings) -> Check:
+    from stem_kombu.stores.registry import open_revoke_store
+
+    source = settings.revoke_store
+    store = open_revoke_store(source.value, name=source.name, tls=settings.tls)
+    try:
+        store.ping()
+    finally:
+        store.close()
+    return Check("revoke_store", "ok", f"{store.url} (from {source.name})")
+
+
+def _signing(settings: Settings) -> Check:
+    from stem_kombu.control.client import refuse_signing
+
+    if not settings.signing:
+        return Check("signing", "skipped", "not configured: control messages are not signed")
+    refuse_signing(settings)
+    return Check("signing", "ok", "configured")
+
+
+def _tls(settings: Settings) -> Check:
+    tls = settings.tls
+    if not tls:
+        return Check("tls", "skipped", "not configured (STEM_TLS_…)")
+    if bool(tls.client_cert) != bool(tls.client_key):
+        missing = "STEM_TLS_CLIENT_KEY" if tls.client_cert else "STEM_TLS_CLIENT_CERT"
+        raise ConfigurationError(f"half a client pair: {missing} is not set", hint="set both, or neither")
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_cert)
+        if tls.client_cert is not None:
+            context.load_cert_chain(tls.client_cert, tls.client_key)
+    except (OSError, ssl.SSLError) as error:
+        named = " or ".join(path for path in (tls.ca_cert, tls.client_cert, tls.client_key) if path)
+        raise ConfigurationError(f"TLS files can't be loaded: {error}", hint=f"check {named}") from error
+    if tls.allow_insecure:
+        return Check("tls", "ok", "files can be loaded, but verification is switched off (STEM_TLS_ALLOW_INSECURE)")
+    return Check("tls", "ok", "files can be loaded")

@@ -1,0 +1,21 @@
+"""``stem task``: the group."""
+
+from __future__ import annotations
+
+import click
+
+from stem_kombu_cli.main import LazyGroup
+
+_HERE = "stem_kombu_cli.commands"
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog="""Example:  stem task send tasks.render-image --kwargs '{"tiles": 4}'""",
+    lazy={
+        "send": (f"{_HERE}.task_send:send", "Enqueue a task and print its id."),
+        "show": (f"{_HERE}.task_show:show", "Show a task's recorded state."),
+    },
+)
+def task() -> None:
+    """Enqueue a task; show a task's recorded state."""

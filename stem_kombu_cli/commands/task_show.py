@@ -1,0 +1,94 @@
+"""``stem task show``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stem_kombu.backends.registry import open_backend
+from stem_kombu.clock import isoformat
+from stem_kombu.errors import ConfigurationError, StemError
+from stem_kombu.stores.registry import open_revoke_store
+from stem_kombu_cli import exit_codes
+from stem_kombu_cli.options import output_options, place_options, places_of, wants_json
+from stem_kombu_cli.render import note, print_json
+
+if TYPE_CHECKING:
+    from stem_kombu.outcome import TaskRecord
+    from stem_kombu.revocation import Revocation
+    from stem_kombu.settings import Settings
+
+
+@click.command(epilog="Example:  stem task show 7c9e6679-7425-40de-944b-e07fc1f90ae7")
+@click.argument("task_id", metavar="ID")
+@place_options
+@output_options
+@click.pass_context
+def show(ctx: click.Context, /, task_id: str, **values: Any) -> None:
+    """Show a task's recorded state, attempt, worker, times, and its revocation if there is one."""
+    as_json = wants_json(values)
+    settings = places_of(values).settings()
+    if settings.backend is None:
+        raise ConfigurationError(
+            "there is no result backend to ask", hint="set STEM_RESULT_BACKEND_URL, or give --backend"
+        )
+    backend = open_backend(settings.backend.value, name=settings.backend.name, tls=settings.tls)
+    try:
+        record = backend.get(task_id)
+    finally:
+        backend.close()
+    revocation = _revocation(settings, task_id)
+    if record is None:
+        note(f"error: task {task_id!r} is unknown" + (", and revoked" if revocation is not None else ""))
+        ctx.exit(exit_codes.NOTHING_MATCHED)
+    if as_json:
+        held = revocation or record.revocation
+        document = {"schema": "stem.task/1", **record.to_record()}
+        print_json({**document, "revocation": None if held is None else held.to_record()})
+    else:
+        click.echo(text(record, revocation))
+
+
+def text(record: TaskRecord, revocation: Revocation | None) -> str:
+    """Name and value, a line each."""
+    lines = [
+        ("id", record.task_id),
+        ("name", record.name),
+        ("state", record.state.value),
+        ("attempt", str(record.attempt)),
+    ]
+    lines += [(name, value) for name, value in (("queue", record.queue), ("worker", record.worker)) if value]
+    times = {
+        "enqueued": record.enqueued_at,
+        "started": record.started_at,
+        "ended": record.ended_at,
+        "retry at": record.retry_at,
+    }
+    lines += [(name, isoformat(moment)) for name, moment in times.items() if moment is not None]
+    if record.state.value == "succeeded":
+        lines.append(("result", json.dumps(record.result, ensure_ascii=False)))
+    if record.error is not None:
+        lines.append(("error", f"{record.error.type}: {record.error.message}"))
+    held = record.revocation or revocation
+    if held is not None:
+        lines.append(("revoked", isoformat(held.issued_at) + (" with terminate" if held.terminate else "")))
+        lines += [(name, value) for name, value in (("by", held.requested_by), ("reason", held.reason)) if value]
+        if held.expires_at is not None:
+            lines.append(("expires", isoformat(held.expires_at)))
+    return "\n".join(f"{name:<9} {value}" for name, value in lines)
+
+
+def _revocation(settings: Settings, task_id: str) -> Revocation | None:
+    """The live revocation; a store that can't be asked must not hide the task's state."""
+    source = settings.revoke_store
+    try:
+        store = open_revoke_store(source.value, name=source.name, tls=settings.tls)
+        try:
+            return store.get(settings.namespace, task_id)
+        finally:
+            store.close()
+    except StemError as error:
+        note(f"note: whether it is revoked can't be told: {error}")
+        return None

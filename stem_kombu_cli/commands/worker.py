@@ -1,0 +1,30 @@
+"""``stem worker``: the group."""
+
+from __future__ import annotations
+
+import click
+
+from stem_kombu_cli.main import LazyGroup
+
+_HERE = "stem_kombu_cli.commands"
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog="Example:  stem worker revoke --task 1761057 --terminate --reason INC-42",
+    lazy={
+        "start": (f"{_HERE}.worker_start:start", "Run a worker."),
+        "ping": (f"{_HERE}.worker_ping:ping", "Broadcast a ping and aggregate the answers."),
+        "inspect": (f"{_HERE}.worker_inspect:inspect", "In-flight tasks, and on request the revoke cache, per worker."),
+        "stats": (f"{_HERE}.worker_stats:stats", "Counters, queue depths, pool and metadata per worker."),
+        "revoke": (f"{_HERE}.worker_revoke:revoke", "Persist revocations, then broadcast them."),
+        "status": (f"{_HERE}.worker_status:status", "Worker heartbeats: a snapshot, or a stream."),
+        "call": (f"{_HERE}.worker_call:call", "A control command that the application registered."),
+    },
+)
+def worker() -> None:
+    """Run, see, stop and steer workers.
+
+    Commands go to every worker of the namespace, or to those named with --worker. They end as soon as everyone who is
+    alive by its heartbeats has answered, and at --timeout at the latest.
+    """

@@ -1,0 +1,100 @@
+"""``stem worker inspect``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from stem_kombu.control.reports import Report
+from stem_kombu_cli.commands.asking import ask
+from stem_kombu_cli.options import control_options
+from stem_kombu_cli.render import percent, span, table
+
+
+@click.command(epilog="Example:  stem worker inspect --worker worker-a --revoked --limit 20")
+@click.option("--revoked", is_flag=True, help="The revocations that each worker holds as well, newest first.")
+@click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="At most so many of them."
+)
+@control_options
+@click.pass_context
+def inspect(ctx: click.Context, /, revoked: bool, limit: int, **values: Any) -> None:
+    """List in-flight tasks, and on request the revoke cache, per worker.
+
+    CHECKPOINT is how long ago a task last reported at a checkpoint; TOLD TO STOP is how long ago a terminate reached it.
+    """
+    ask(
+        ctx,
+        values,
+        lambda client, workers: client.inspect(revoked=revoked, limit=limit, workers=workers),
+        lambda report, color: text(report, color, revoked),
+    )
+
+
+def text(report: Report, color: bool, revoked: bool = False) -> str:
+    parts = [_tasks(report, color)]
+    rows = [
+        (
+            reply.worker,
+            len(reply.payload.get("in_flight", ())),
+            reply.payload.get("reserved"),
+            reply.payload.get("revoked_count"),
+            reply.payload.get("revision"),
+            span(reply.payload.get("synced_s_ago")),
+            reply.payload.get("store_error"),
+        )
+        for reply in report.replies
+    ]
+    parts.append(
+        table(
+            ("WORKER", "IN FLIGHT", "RESERVED", "REVOKED", "REVISION", "SYNCED AGO", "STORE ERROR"), rows, color=color
+        )
+    )
+    if revoked:
+        parts.append(_revocations(report, color))
+    return "\n\n".join(parts)
+
+
+def _tasks(report: Report, color: bool) -> str:
+    rows = [
+        (
+            reply.worker,
+            task["id"],
+            task["name"],
+            task["queue"],
+            task["mode"],
+            task["attempt"],
+            span(task["runtime_s"]),
+            percent(task["progress"]),
+            span(task["checkpoint_s_ago"]),
+            span(task["terminate_requested_s_ago"]),
+            task["args"],
+        )
+        for reply in report.replies
+        for task in reply.payload.get("in_flight", ())
+    ]
+    headers = (
+        "WORKER", "TASK", "NAME", "QUEUE", "MODE", "ATTEMPT", "RUNTIME", "PROGRESS", "CHECKPOINT", "TOLD TO STOP", "ARGS",
+    )  # fmt: skip
+    return table(headers, rows, color=color, shrink=len(headers) - 1) if rows else "nothing is in flight"
+
+
+def _revocations(report: Report, color: bool) -> str:
+    rows = [
+        (
+            reply.worker,
+            record["task_id"],
+            record["version"],
+            record["terminate"],
+            record["issued_at"],
+            record["expires_at"],
+            record["requested_by"],
+            record["reason"],
+        )
+        for reply in report.replies
+        for record in reply.payload.get("revoked", ())
+    ]
+    headers = ("WORKER", "TASK", "VERSION", "TERMINATE", "ISSUED", "EXPIRES", "BY", "REASON")
+    cut = any(reply.payload.get("revoked_truncated") for reply in report.replies)
+    return table(headers, rows, color=color, shrink=7) + ("\n… there are more; raise --limit" if cut else "")

@@ -1,0 +1,39 @@
+"""``stem worker ping``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from stem_kombu.control.reports import Report
+from stem_kombu_cli.commands.asking import ask
+from stem_kombu_cli.options import control_options
+from stem_kombu_cli.render import span, table
+
+
+@click.command(epilog="Example:  stem worker ping --worker worker-a --worker 'render-*'")
+@control_options
+@click.pass_context
+def ping(ctx: click.Context, /, **values: Any) -> None:
+    """Broadcast a ping and aggregate the answers."""
+    ask(ctx, values, lambda client, workers: client.ping(workers=workers), text)
+
+
+def text(report: Report, color: bool) -> str:
+    rows = []
+    for reply in report.replies:
+        facts = reply.payload
+        rows.append(
+            (
+                reply.worker,
+                reply.status,
+                facts.get("state"),
+                span(reply.rtt),
+                facts.get("in_flight"),
+                facts.get("concurrency"),
+                span(facts.get("uptime_s")),
+                ",".join(facts.get("queues", ())),
+            )
+        )
+    return table(("WORKER", "STATUS", "STATE", "RTT", "IN FLIGHT", "SLOTS", "UPTIME", "QUEUES"), rows, color=color)

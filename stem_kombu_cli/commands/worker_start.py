@@ -1,0 +1,147 @@
+"""``stem worker start``: run a worker until a signal."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stem_kombu.errors import ConfigurationError
+from stem_kombu_cli.options import DURATION, announce_places, place_options, places_of
+
+if TYPE_CHECKING:
+    from stem_kombu.app import Stem
+    from stem_kombu.worker.worker import Worker
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+@click.command(epilog="Example:  stem worker start -A shop.tasks:app --queues images,mail --concurrency 4")
+@click.option("-A", "--app", metavar="MODULE:ATTR", help="The application.  [env: STEM_APP]")
+@click.option("-Q", "--queues", metavar="A,B", help="Queues to consume, used as given.  [env: STEM_WORKER_QUEUES]")
+@click.option("-c", "--concurrency", type=click.IntRange(1, 1024), help="Isolate children (default: number of CPUs).")
+@click.option("--name", metavar="ID", help="Worker id (default: NAMESPACE@host-PID-nonce).")
+@click.option(
+    "--prefetch-multiplier",
+    type=click.IntRange(1, 10_000),
+    help="Messages held per isolate.  [env: STEM_PREFETCH_MULTIPLIER]",
+)
+@click.option(
+    "--heartbeat-interval", type=DURATION, help="Between heartbeats (default: 10s).  [env: STEM_HEARTBEAT_INTERVAL]"
+)
+@click.option(
+    "-l",
+    "--log-level",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    default="info",
+    show_default=True,
+    help="What is logged, to stderr.",
+)
+@click.option(
+    "--allow-unsynced", is_flag=True, help="Start though the revoke store can't be read: revoked tasks may run."
+)
+@click.option("--max-tasks-per-child", type=click.IntRange(1), help="Replace a child after so many tasks.")
+@click.option(
+    "--max-rss-per-child",
+    type=click.IntRange(1),
+    metavar="MB",
+    help="Replace a child that is larger than this after a task.",
+)
+@place_options
+@click.pass_context
+def start(
+    ctx: click.Context,
+    /,
+    app: str | None,
+    queues: str | None,
+    concurrency: int | None,
+    name: str | None,
+    prefetch_multiplier: int | None,
+    heartbeat_interval: float | None,
+    log_level: str,
+    allow_unsynced: bool,
+    max_tasks_per_child: int | None,
+    max_rss_per_child: int | None,
+    **values: Any,
+) -> None:
+    """Run a worker until it is told to stop.
+
+    The first SIGTERM or Ctrl-C stops fetching and lets what runs finish; the second returns what runs to the queue.
+    Nothing is consumed before the revoke store has been read; if that can't be done within 30 s, the exit code is 74.
+    """
+    places = places_of(values)
+    flags = {
+        "broker": places.broker,
+        "backend": places.backend,
+        "revoke_store": places.revoke_store,
+        "namespace": places.namespace,
+        "queues": queues,
+        "prefetch_multiplier": prefetch_multiplier,
+        "heartbeat_interval": heartbeat_interval,
+    }
+    target = app or places.settings(announce=False).app
+    if not target:
+        raise click.UsageError("no application is named: give -A MODULE:ATTR or set STEM_APP", ctx)
+    application = load_app(target)
+    application.reconfigure(**{flag: value for flag, value in flags.items() if value is not None})
+    announce_places(application.settings)
+    logging.basicConfig(
+        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # Its own code must be found by child processes as it was found here; importing the worker is slow, so it comes last.
+    from stem_kombu.worker.worker import Worker
+
+    worker = Worker(
+        application,
+        name=name,
+        concurrency=concurrency,
+        allow_unsynced=allow_unsynced,
+        max_tasks_per_child=max_tasks_per_child,
+        max_rss_per_child=None if max_rss_per_child is None else max_rss_per_child * 1_000_000,
+    )
+    worker.run(on_ready=announce)
+
+
+def announce(worker: Worker) -> None:
+    """The one ready line."""
+    click.echo(
+        f"ready: worker {worker.identity.worker}  namespace {worker.identity.namespace}  queues {','.join(worker.queues)}"
+        f"  transport {worker.transport} {worker.broker_url}  revoke store {worker.store_url}"
+        f"  revision {worker.cache.revision}  pid {worker.identity.pid}"
+    )
+    sys.stdout.flush()
+
+
+def load_app(target: str) -> Stem:
+    """The application at ``module:attribute``, with the current folder importable.
+
+    Raises :class:`ConfigurationError` that says whether the module, the attribute or its type is the problem.
+    """
+    from stem_kombu.app import Stem
+
+    module_name, separator, attribute = target.partition(":")
+    if not separator or not module_name or not attribute:
+        raise ConfigurationError(f"application {target!r} is not MODULE:ATTR", hint="write shop.tasks:app")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there, and something that it imports is not: its own traceback tells more
+        raise ConfigurationError(
+            f"application {target!r}: there is no module {error.name!r}", hint=f"looked in {folder} and on PYTHONPATH"
+        ) from None
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise ConfigurationError(f"application {target!r}: module {module_name!r} has no attribute {attribute!r}")
+        found = getattr(found, part)
+    if not isinstance(found, Stem):
+        raise ConfigurationError(f"application {target!r} is a {type(found).__name__}, not a stem_kombu.Stem")
+    return found

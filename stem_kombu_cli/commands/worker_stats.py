@@ -1,0 +1,66 @@
+"""``stem worker stats``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from stem_kombu.control.reports import Report, WorkerReply
+from stem_kombu_cli.commands.asking import ask
+from stem_kombu_cli.options import control_options
+from stem_kombu_cli.render import size, span, table
+
+
+@click.command(epilog="Example:  stem worker stats --worker worker-a --json")
+@control_options
+@click.pass_context
+def stats(ctx: click.Context, /, **values: Any) -> None:
+    """Counters, queue depths, pool and metadata per worker."""
+    ask(ctx, values, lambda client, workers: client.stats(workers=workers), text)
+
+
+def text(report: Report, color: bool) -> str:
+    return "\n\n".join(_worker(reply, color) for reply in report.replies)
+
+
+def _worker(reply: WorkerReply, color: bool) -> str:
+    facts = reply.payload
+    if not facts:
+        return f"{reply.worker}  {reply.status}"
+    load = "" if facts["load_avg"] is None else f", load {facts['load_avg']:.2f}"
+    tasks = f"{facts['in_flight']} in flight, {facts['reserved']} reserved"
+    heads = [
+        ("worker", reply.worker),
+        ("state", f"{facts['state']}, up {span(facts['uptime_s'])}, version {facts['version']}"),
+        ("process", f"{facts['hostname']}, {facts['pid']}, {size(facts['rss_bytes'])}{load}"),
+        ("tasks", f"{tasks}; {facts['concurrency']} isolates, prefetch {facts['prefetch']}"),
+        ("totals", ", ".join(f"{count} {name}" for name, count in facts["totals"].items())),
+        ("broker", f"{facts['broker']} ({facts['transport']})"),
+        ("backend", facts["backend"] or "none"),
+        ("revocations", f"{facts['revoked_count']} held; {facts['revoke_store']}"),
+        ("bounds", ", ".join(f"{_spoken(name)} {span(value)}" for name, value in facts.get("bounds", {}).items())),
+    ]
+    lines = [f"{name:<12} {value}" for name, value in heads]
+    lines += ["", _queues(facts["queues"], color)]
+    if facts["pool"]:
+        lines += ["", _pool(facts["pool"], color)]
+    return "\n".join(lines)
+
+
+def _spoken(name: str) -> str:
+    return name.removesuffix("_s").replace("_", " ")
+
+
+def _queues(queues: Mapping[str, Mapping[str, Any]], color: bool) -> str:
+    rows = [(name, queue["depth"], queue["consuming"]) for name, queue in queues.items()]
+    return table(("QUEUE", "DEPTH", "CONSUMING"), rows, color=color)
+
+
+def _pool(pool: list[Mapping[str, Any]], color: bool) -> str:
+    rows = [
+        (slot["slot"], slot["pid"], slot["state"], slot["tasks_done"], size(slot["rss_bytes"]), slot["task_id"])
+        for slot in pool
+    ]
+    return table(("SLOT", "PID", "STATE", "DONE", "RSS", "TASK"), rows, color=color)

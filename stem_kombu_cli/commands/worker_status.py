@@ -1,0 +1,130 @@
+"""``stem worker status``: heartbeats, as a snapshot or as a stream."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from stem_kombu.backends.heartbeat import Heartbeat
+from stem_kombu.clock import SYSTEM
+from stem_kombu.control.client import ControlClient
+from stem_kombu.control.messages import matches
+from stem_kombu.control.reports import StatusReport, WorkerStatus
+from stem_kombu_cli import exit_codes
+from stem_kombu_cli.options import (
+    DURATION,
+    output_options,
+    place_options,
+    places_of,
+    targets_of,
+    wants_json,
+    worker_option,
+)
+from stem_kombu_cli.render import note, print_json, size, span, table, use_color
+
+
+@click.command(epilog="Example:  stem worker status --follow --json")
+@click.option("--once", is_flag=True, help="A snapshot; this is the default.")
+@click.option("-f", "--follow", is_flag=True, help="One line a heartbeat, until Ctrl-C.")
+@click.option(
+    "--timeout", type=DURATION, help="With --follow: leave with 1 after so long without a heartbeat (default: never)."
+)
+@place_options
+@worker_option
+@output_options
+@click.pass_context
+def status(ctx: click.Context, /, once: bool, follow: bool, timeout: float | None, **values: Any) -> None:
+    """Worker heartbeats: who is live, draining, stale or dead.
+
+    Without a backend the beats of one interval are listened for instead.
+    """
+    if once and follow:
+        raise click.UsageError("--once and --follow exclude each other", ctx)
+    as_json, targets = wants_json(values), targets_of(values)
+    settings = places_of(values).settings()
+    with ControlClient(settings) as client:
+        if follow:
+            ctx.exit(_follow(client, targets, timeout, as_json))
+        if settings.backend is None:
+            report = _listened(client, targets, settings.heartbeat_interval, settings.namespace)
+        else:
+            report = client.status(workers=targets)
+    if as_json:
+        print_json(report.to_dict())
+    elif report.workers:
+        click.echo(text(report, use_color(ctx.obj.color)))
+    if not report.workers:
+        note(f"no worker{' of that name' if targets else ''} in namespace {report.namespace!r}")
+    ctx.exit(exit_codes.NOTHING_MATCHED if targets and not report.workers else exit_codes.OK)
+
+
+def text(report: StatusReport, color: bool) -> str:
+    rows = []
+    for worker in report.workers:
+        beat = worker.heartbeat
+        rows.append(
+            (
+                beat.worker,
+                worker.liveness.value,
+                span(worker.age),
+                beat.hostname,
+                beat.pid,
+                beat.in_flight,
+                beat.concurrency,
+                size(beat.rss_bytes),
+                None if beat.load_avg is None else round(beat.load_avg, 2),
+                ",".join(beat.queues),
+            )
+        )
+    headers = ("WORKER", "STATE", "AGE", "HOST", "PID", "IN FLIGHT", "SLOTS", "RSS", "LOAD", "QUEUES")
+    return table(headers, rows, color=color)
+
+
+def _listened(client: ControlClient, targets: list[str] | None, interval: float, namespace: str) -> StatusReport:
+    window = interval * 1.1
+    note(f"note: there is no backend to read heartbeats from; listening for {span(window)}")
+    stream = client.heartbeats()
+    beats: dict[str, Heartbeat] = {}
+    deadline = SYSTEM.monotonic() + window
+    try:
+        while (beat := stream.next(deadline - SYSTEM.monotonic())) is not None:
+            if matches(targets, beat.worker):
+                beats[beat.worker] = beat
+    finally:
+        stream.close()
+    now = SYSTEM.utcnow()
+    found = tuple(WorkerStatus.at(beats[worker], beats[worker].timestamp or now) for worker in sorted(beats))
+    return StatusReport(namespace, found, listened=window)
+
+
+def _follow(client: ControlClient, targets: list[str] | None, timeout: float | None, as_json: bool) -> int:
+    stream = client.heartbeats()
+    try:
+        while True:
+            beat = _next_of(stream, targets, timeout)
+            if beat is None:
+                note(f"error: no heartbeat within {span(timeout)}")
+                return exit_codes.NO
+            # A beat is as old as the line that shows it.
+            shown = WorkerStatus.at(beat, beat.timestamp or SYSTEM.utcnow())
+            if as_json:
+                click.echo(json.dumps(shown.to_dict()))
+            else:
+                totals = beat.totals
+                click.echo(
+                    f"{shown.to_dict()['timestamp']}  {beat.worker}  {shown.liveness.value}  "
+                    f"{beat.in_flight}/{beat.concurrency} in flight  {totals.get('succeeded', 0)} succeeded  "
+                    f"{totals.get('failed', 0)} failed  {totals.get('cancelled', 0)} cancelled  {size(beat.rss_bytes)}"
+                )
+    finally:
+        stream.close()
+
+
+def _next_of(stream: Any, targets: list[str] | None, timeout: float | None) -> Heartbeat | None:
+    deadline = None if timeout is None else SYSTEM.monotonic() + timeout
+    while True:
+        beat: Heartbeat | None = stream.next(None if deadline is None else deadline - SYSTEM.monotonic())
+        if beat is None or matches(targets, beat.worker):
+            return beat

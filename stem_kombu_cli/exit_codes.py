@@ -1,0 +1,32 @@
+"""Exit codes, the same in text and in JSON (spec/cli.md §5)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stem_kombu.control.reports import Report
+
+OK = 0
+NO = 1  # it ran, and the answer is no
+USAGE = 2
+PARTIAL = 3
+NOTHING_MATCHED = 4
+REFUSED = 5
+NOBODY_ANSWERED = 69
+UNREACHABLE = 74
+OUT_OF_TIME = 124
+INTERRUPTED = 130
+BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
+
+
+def of_report(report: Report) -> int:
+    """The code for a command's report."""
+    if getattr(report, "broadcast", True) is False:
+        return PARTIAL
+    if not report.replies:
+        named = set(report.unknown)
+        return NOTHING_MATCHED if named and named >= set(report.expected) else NOBODY_ANSWERED
+    if report.failed:
+        return NO
+    return PARTIAL if report.silent else OK

@@ -1,0 +1,150 @@
+"""The options that broker-backed commands share, and how they become settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from stem_kombu.settings import Settings
+
+    _Type = click.ParamType[float]
+else:
+    _Type = click.ParamType  # generic since Click 8.4 only
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Duration(_Type):
+    """``250ms``, ``5s``, ``1.5m``, ``2h``, ``7d`` or a bare number of seconds, as float seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from stem_kombu.durations import parse_duration
+
+        if isinstance(value, float):
+            return value
+        return parse_duration(str(value), name=param.opts[-1] if param is not None else "duration")
+
+
+DURATION = Duration()
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are, as the flags say it; ``None`` leaves it to the environment."""
+
+    broker: str | None = None
+    backend: str | None = None
+    revoke_store: str | None = None
+    namespace: str | None = None
+    timeout: float | None = None
+
+    def settings(self, *, announce: bool = True, **more: Any) -> Settings:
+        """The resolved settings. Says on stderr when nothing was named and the embedded default is used."""
+        from stem_kombu.settings import Settings
+
+        settings = Settings.from_env(
+            broker=self.broker,
+            backend=self.backend,
+            revoke_store=self.revoke_store,
+            namespace=self.namespace,
+            timeout=self.timeout,
+            **more,
+        )
+        if announce:
+            announce_places(settings)
+        return settings
+
+
+def announce_places(settings: Settings) -> None:
+    """Tell on stderr what a user may not expect of the places that were resolved."""
+    if settings.embedded:
+        from stem_kombu.settings import sqlite_path
+
+        folder = sqlite_path(settings.broker.value).parent
+        click.echo(f"note: no broker is named (STEM_BROKER_URL); using the embedded one in {folder}", err=True)
+    for source in dict.fromkeys((settings.broker, settings.revoke_store)):
+        if source.value.startswith("memory:"):
+            click.echo(f"warning: {source.name} is {source.value}, which no other process can see", err=True)
+    if settings.tls.allow_insecure:
+        click.echo("warning: STEM_TLS_ALLOW_INSECURE is on: servers are not verified", err=True)
+
+
+def place_options(function: F) -> F:
+    """``--broker --backend --revoke-store -n``, as one ``places`` argument, and ``--timeout``."""
+    return _stacked(
+        function,
+        click.option("--broker", metavar="URL", help="Broker, any Kombu URL.  [env: STEM_BROKER_URL]"),
+        click.option("--backend", metavar="URL", help="Result backend.  [env: STEM_RESULT_BACKEND_URL]"),
+        click.option(
+            "--revoke-store",
+            metavar="URL",
+            help="Revoke store (default: backend, then broker).  [env: STEM_REVOKE_STORE_URL]",
+        ),
+        click.option(
+            "-n", "--namespace", metavar="NS", help="Control namespace (default: stem).  [env: STEM_CONTROL_NAMESPACE]"
+        ),
+    )
+
+
+def timeout_option(function: F) -> F:
+    return _stacked(
+        function,
+        click.option(
+            "--timeout",
+            type=DURATION,
+            help="One deadline for the whole command (default: 5s).  [env: STEM_CONTROL_TIMEOUT]",
+        ),
+    )
+
+
+def worker_option(function: F) -> F:
+    return _stacked(
+        function,
+        click.option(
+            "-w", "--worker", "workers", metavar="ID", multiple=True, help="Only this worker; repeat it, or use a glob."
+        ),
+    )
+
+
+def output_options(function: F) -> F:
+    return _stacked(
+        function,
+        click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; the same as -o json."),
+        click.option(
+            "-o", "output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output."
+        ),
+    )
+
+
+def control_options(function: F) -> F:
+    """All that the control commands share."""
+    return place_options(worker_option(timeout_option(output_options(function))))
+
+
+def places_of(values: dict[str, Any]) -> Places:
+    """Take the place options out of a command's values."""
+    names = ("broker", "backend", "revoke_store", "namespace", "timeout")
+    return Places(**{name: values.pop(name, None) for name in names})
+
+
+def wants_json(values: dict[str, Any]) -> bool:
+    """Take the output options out of a command's values."""
+    as_json, output = values.pop("as_json", False), values.pop("output", "text")
+    return bool(as_json or output == "json")
+
+
+def targets_of(values: dict[str, Any]) -> list[str] | None:
+    """Take the workers out of a command's values; ``None`` for everyone."""
+    return list(values.pop("workers", ())) or None
+
+
+def _stacked(function: F, *options: Callable[[F], F]) -> F:
+    for option in reversed(options):
+        function = option(function)
+    return function
