@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.servers.fixtures import (
     amqp_url,
@@ -42,6 +43,13 @@ for _name in [
     name for name in os.environ if name in _TERMINAL or (name.startswith("STEM_") and not name.startswith("STEM_TEST_"))
 ]:
     del os.environ[_name]
+
+# How long an example takes says how busy the machine is. In CI the examples are the same each time, so that a change is
+# judged by what it changed.
+settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=os.environ.get("CI") == "true"
+)
+settings.load_profile("tests")
 
 _numbers = itertools.count(1)
 
