@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from stem_kombu.backends.heartbeat import Heartbeat
@@ -71,4 +70,4 @@ class BeatReader:
 
 def stamped(fields: Any, stamped_us: int) -> Heartbeat:
     """The heartbeat of parsed JSON, with the roster's time; raises ``ValueError`` and the like when it isn't one."""
-    return replace(Heartbeat.from_record(fields), timestamp=from_epoch_us(stamped_us))
+    return Heartbeat.from_record(fields, timestamp=from_epoch_us(stamped_us))

@@ -100,12 +100,17 @@ class Heartbeat:
         }
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Heartbeat:
-        """The heartbeat of a JSON form; raises ``ValueError``, ``KeyError`` or ``TypeError`` when it isn't one."""
+    def from_record(cls, record: Mapping[str, Any], *, timestamp: datetime | None = None) -> Heartbeat:
+        """The heartbeat of a JSON form, with ``timestamp`` instead of its own where that is given.
+
+        Raises ``ValueError``, ``KeyError`` or ``TypeError`` when it isn't one.
+        """
         interval = float(record["interval_s"])
         if not 0 < interval < 1e9:
             raise ValueError(f"interval {interval!r} is not a span of time")
-        timestamp, rss, load = record.get("timestamp"), record.get("rss_bytes"), record.get("load_avg")
+        rss, load = record.get("rss_bytes"), record.get("load_avg")
+        if timestamp is None and (written := record.get("timestamp")) is not None:
+            timestamp = parse_isoformat(str(written))
         return cls(
             namespace=str(record["namespace"]),
             worker=str(record["worker"]),
@@ -123,5 +128,5 @@ class Heartbeat:
             load_avg=None if load is None else float(load),
             uptime=float(record["uptime_s"]),
             totals={str(name): int(count) for name, count in dict(record["totals"]).items()},
-            timestamp=None if timestamp is None else parse_isoformat(str(timestamp)),
+            timestamp=timestamp,
         )
