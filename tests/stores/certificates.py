@@ -21,7 +21,7 @@ def make_certificates(folder: Path) -> Certificates:
     ca, stranger = _authority(folder, "ca"), _authority(folder, "stranger")
     key, request, cert = (folder / f"server.{kind}" for kind in ("key", "csr", "pem"))
     names = folder / "names"
-    names.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+    names.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\nauthorityKeyIdentifier=keyid\n")
     _openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", key, "-out", request)
     signing = ("-CA", ca, "-CAkey", ca.with_suffix(".key"), "-CAcreateserial", "-days", "2", "-extfile", names)
     _openssl("x509", "-req", "-in", request, "-out", cert, *signing)
@@ -31,6 +31,7 @@ def make_certificates(folder: Path) -> Certificates:
 def _authority(folder: Path, name: str) -> Path:
     cert = folder / f"{name}.pem"
     made = ("-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}")
+    made += ("-addext", "keyUsage=critical,keyCertSign,cRLSign")  # Python 3.13 asks for it
     _openssl("req", *made, "-keyout", cert.with_suffix(".key"), "-out", cert)
     return cert
 
