@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -120,6 +121,7 @@ def test_a_forked_child_leaves_the_sessions_of_its_parent_alone(postgres_url: st
     before = opened.read(backend)
     child = os.fork()
     if child == 0:
+        signal.alarm(30)
         status = 1
         try:
             status = 0 if opened.read(backend) != before else 3

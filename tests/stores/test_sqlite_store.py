@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import threading
 from pathlib import Path
@@ -214,6 +215,7 @@ def test_no_connection_is_open_while_a_process_forks(database: SqliteDatabase) -
     threading.Timer(0.05, go_on.set).start()  # the fork below waits for the transaction, not the other way round
     child = os.fork()
     if child == 0:
+        signal.alarm(30)  # an inherited lock would be waited for until the end of days
         status = 1
         try:
             inherited = database._connection
