@@ -1,0 +1,197 @@
+"""A fleet of real listeners over a real broker, each with a worker that is faked behind ``WorkerView``."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from stem_kombu.backends.heartbeat import Heartbeat
+from stem_kombu.backends.memory import MemoryBackend
+from stem_kombu.broker.connections import open_connection
+from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.control.base import (
+    Applied,
+    InFlightTask,
+    PoolSlot,
+    RevocationFacts,
+    WorkerFacts,
+    WorkerIdentity,
+)
+from stem_kombu.control.client import ControlClient
+from stem_kombu.control.listener import ControlListener
+from stem_kombu.revocation import Revocation
+from stem_kombu.settings import Settings
+
+_numbers = itertools.count(1)
+
+
+def identity(worker: str, namespace: str = "stem", boot: str | None = None) -> WorkerIdentity:
+    boot = boot or f"boot-{next(_numbers)}"
+    return WorkerIdentity(namespace, worker, boot, "host", os.getpid(), "0.1.0", SYSTEM.utcnow())
+
+
+FACTS = WorkerFacts(
+    state="running",
+    uptime=12.5,
+    concurrency=4,
+    prefetch=8,
+    in_flight=1,
+    reserved=2,
+    consuming=True,
+    queues={"default": True},
+    totals={"received": 3, "started": 2, "succeeded": 1, "failed": 0, "retried": 0, "cancelled": 0, "redelivered": 0},
+    pool=[PoolSlot(0, 4711, "idle", None, 7, 1_000_000)],
+    rss_bytes=50_000_000,
+    load_avg=0.5,
+    broker="redis://:***@h/0",
+    backend=None,
+    revoke_store="sqlite:///s.db",
+    transport="redis",
+    heartbeat_interval=10.0,
+)
+
+
+@dataclass
+class FakeWorker:
+    """A ``WorkerView`` whose answers a test sets, and which remembers what it was told."""
+
+    identity: WorkerIdentity
+    current: WorkerFacts = FACTS
+    tasks: Sequence[InFlightTask] = ()
+    held: RevocationFacts = RevocationFacts(count=0, revision=0, synced_ago=0.1)
+    records: list[Revocation] = field(default_factory=list)
+    endings: dict[str, str] = field(default_factory=dict)
+    applied: list[tuple[str, ...]] = field(default_factory=list)
+    depths: Callable[[], Mapping[str, int | None]] = lambda: {"default": 3}
+    #: Open: whoever waits for endings is let go at once, and not after the budget.
+    ended: threading.Event = field(default_factory=threading.Event)
+    waiting: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def facts(self) -> WorkerFacts:
+        return self.current
+
+    def queue_depths(self) -> Mapping[str, int | None]:
+        return self.depths()
+
+    def in_flight(self) -> Sequence[InFlightTask]:
+        return self.tasks
+
+    def revocations(self) -> RevocationFacts:
+        return replace(self.held, count=len(self.records))
+
+    def revoked_records(self, limit: int) -> tuple[list[Revocation], bool]:
+        newest = self.records[::-1]
+        return newest[:limit], len(newest) > limit
+
+    def apply(self, revocations: Sequence[Revocation]) -> Applied:
+        ids = tuple(revocation.task_id for revocation in revocations)
+        self.applied.append(ids)
+        self.records += revocations
+        return Applied(ids, (), ())
+
+    def running(self, task_ids: Collection[str]) -> frozenset[str]:
+        return frozenset(task.id for task in self.tasks) & frozenset(task_ids)
+
+    def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]:
+        self.waiting.release()
+        self.ended.wait(timeout)
+        return {task_id: self.endings[task_id] for task_id in task_ids if task_id in self.endings}
+
+    @property
+    def revoked(self) -> set[str]:
+        return {task_id for ids in self.applied for task_id in ids}
+
+
+def running_task(task_id: str) -> InFlightTask:
+    return InFlightTask(task_id, "tasks.sleep", "default", "isolate", 0, "1, 2", SYSTEM.utcnow(), 3.25, 4711)
+
+
+@dataclass
+class Station:
+    """One listener and the worker behind it."""
+
+    worker: FakeWorker
+    listener: ControlListener
+    reconnections: threading.Semaphore
+    beat: Heartbeat
+
+
+class Fleet:
+    """Listeners and clients of one broker and one roster; ``close`` stops them all."""
+
+    def __init__(self, url: str, *, namespace: str = "stem", timeout: float = 5.0, clock: Clock = SYSTEM) -> None:
+        self.url, self.namespace, self.clock = url, namespace, clock
+        self.place = f"memory://fleet-{next(_numbers)}"
+        self.roster = MemoryBackend(self.place.partition("://")[2], clock=clock)
+        self.settings = Settings.from_env(
+            {}, broker=url, backend=self.place, revoke_store=self.place, namespace=namespace, timeout=timeout
+        )
+        self.stations: dict[str, Station] = {}
+        self._clients: list[ControlClient] = []
+
+    def start(self, *workers: str, **options: Any) -> list[Station]:
+        return [self.add(worker, **options) for worker in workers]
+
+    def add(
+        self,
+        worker: str,
+        *,
+        url: str | None = None,
+        boot: str | None = None,
+        commands: Mapping[str, Callable[..., Any]] | None = None,
+        on_roster: bool = True,
+        start: bool = True,
+        roster_now: Callable[[], float] | None = None,
+        clock: Clock | None = None,
+    ) -> Station:
+        """A listener that answers, and is on the roster."""
+        who = identity(worker, self.namespace, boot)
+        fake = FakeWorker(who)
+        reconnections = threading.Semaphore(0)
+        listener = ControlListener(
+            open_connection(url or self.url),
+            fake,
+            commands=commands or {},
+            roster_now=roster_now or self.roster_time,
+            reconnected=reconnections.release,
+            clock=clock or SYSTEM,
+        )
+        beat = self.beat(worker, boot=who.boot, inbox=listener.inbox)
+        station = Station(fake, listener, reconnections, beat)
+        self.stations[worker] = station
+        if start:
+            listener.start()
+        if on_roster:
+            self.roster.beat(beat)
+        return station
+
+    def beat(self, worker: str, *, boot: str = "b", inbox: str = "i", interval: float = 60.0) -> Heartbeat:
+        return Heartbeat(self.namespace, worker, boot, inbox, interval, "host", os.getpid(), "0.1.0")
+
+    def roster_time(self) -> float:
+        return self.clock.now()
+
+    def client(self, *, timeout: float | None = None, url: str | None = None, clock: Clock = SYSTEM) -> ControlClient:
+        settings = self.settings
+        if url is not None or timeout is not None:
+            settings = Settings.from_env(
+                {},
+                broker=url or self.url,
+                backend=self.place,
+                revoke_store=self.place,
+                namespace=self.namespace,
+                timeout=timeout or settings.control_timeout,
+            )
+        client = ControlClient(settings, clock=clock)
+        self._clients.append(client)
+        return client
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        for station in self.stations.values():
+            station.listener.stop()
