@@ -215,6 +215,11 @@ class _Environment:
         raise ConfigurationError(f"{name}: {text!r} is neither true nor false", hint="write true or false")
 
 
+def plain_environment() -> dict[str, str]:
+    """The environment for a child program without any of our variables: nothing of the user's settings leaks into it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("STEM_")}
+
+
 def terminal_color(environ: Mapping[str, str] | None = None) -> bool | None:
     """What ``NO_COLOR`` and ``FORCE_COLOR`` ask for (the former wins), ``None`` when neither is set to anything."""
     env = os.environ if environ is None else environ

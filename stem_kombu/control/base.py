@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from stem_kombu.revocation import Revocation
+from stem_kombu.revocation_cache import Applied
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +82,6 @@ class WorkerFacts:
     transport: str
     heartbeat_interval: float
     bounds: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """What the cache did with revocations, by task id: taken, older than what it held, already expired."""
-
-    applied: tuple[str, ...]
-    stale: tuple[str, ...]
-    expired: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import json
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -78,6 +79,10 @@ def main(pipe: Any, target: str, foreign: Sequence[int] = ()) -> None:
         if isinstance(order, Run):
             end.send(Finished(order.token, run(order, registry, end), rss_bytes()))
         # A Halt here came too late for its job, which has just ended.
+    # The worker is dead, and with it whoever would take our exit status: billiard would print a traceback about that.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def load_registry(target: str) -> TaskRegistry:

@@ -38,6 +38,7 @@ _LASTING_TAGS = frozenset({"redis"})
 class Consumer:
     """Consumes task queues in a thread of its own.
 
+    ``allowance()`` says how many messages may be here, and is asked in every turn.
     ``receive(message, generation)`` is called for each delivery, in that thread; ``generation`` numbers the connections.
     ``reconnected`` is called, in that thread, after each connection but the first.
     """
@@ -48,7 +49,7 @@ class Consumer:
         queues: Sequence[str],
         inflight: InFlight,
         *,
-        prefetch: int,
+        allowance: Callable[[], int],
         receive: Callable[[Any, int], None],
         reconnected: Callable[[], None],
         clock: Clock,
@@ -59,7 +60,9 @@ class Consumer:
         self._receive = receive
         self._reconnected = reconnected
         self._clock = clock
-        self.prefetch = prefetch
+        self._allowance = allowance
+        #: How many unacknowledged messages the broker was told to leave here at most.
+        self.prefetch = 0
         self.generation = 0
         #: Whether the queues are being consumed right now.
         self.consuming = False
@@ -74,7 +77,6 @@ class Consumer:
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
         self._consumer: KombuConsumer | None = None
-        self._applied_prefetch = 0
 
     # -- from any thread ------------------------------------------------------------------------------------------------
 
@@ -100,12 +102,6 @@ class Consumer:
         """Acknowledge, give back or let go of the delivery, soon, in the thread that may."""
         self._finished.append((delivery, then))
         self.wake()
-
-    def set_prefetch(self, prefetch: int) -> None:
-        """Hold at most that many unacknowledged messages from now on."""
-        if prefetch != self.prefetch:
-            self.prefetch = prefetch
-            self.wake()
 
     def wake(self) -> None:
         """Make the thread look at what there is to do, now."""
@@ -221,6 +217,8 @@ class Consumer:
             assert self._consumer is not None
             self._consumer.cancel()
             self.consuming = False
+        # Before anything is given back, or the broker would send it right here again.
+        self._apply_prefetch()
         while self._finished:
             delivery, then = self._finished[0]
             self._carry_out(delivery, then)
@@ -243,11 +241,12 @@ class Consumer:
         self._inflight.remove(delivery.token)
 
     def _apply_prefetch(self, force: bool = False) -> None:
-        if force or self.prefetch != self._applied_prefetch:
+        allowance = self._allowance()
+        if force or allowance != self.prefetch:
             assert self._consumer is not None
             # Several queues are several consumers to AMQP, and without ``global`` each would get the whole allowance.
-            self._consumer.qos(prefetch_count=self.prefetch, apply_global=len(self.queues) > 1)
-            self._applied_prefetch = self.prefetch
+            self._consumer.qos(prefetch_count=allowance, apply_global=len(self.queues) > 1)
+            self.prefetch = allowance
 
     def _drain_wakes(self) -> None:
         try:

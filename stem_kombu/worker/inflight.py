@@ -17,7 +17,8 @@ from typing import Any
 
 from stem_kombu.clock import Clock
 from stem_kombu.revocation import Revocation
-from stem_kombu.task import Task, TaskMessage
+from stem_kombu.task import Mode, Task, TaskMessage
+from stem_kombu.worker.credit import Load
 
 #: How many endings are remembered for who asks late.
 _ENDINGS = 4096
@@ -207,6 +208,13 @@ class InFlight:
     @property
     def running_count(self) -> int:
         return self._running
+
+    def load(self) -> Load:
+        """What runs or waits for a slot, by mode."""
+        with self._lock:
+            held = [d for d in self._by_token.values() if d.phase in (Phase.RESERVED, Phase.RUNNING)]
+            isolates = sum(delivery.task.mode is Mode.ISOLATE for delivery in held)
+            return Load(isolates, len(held) - isolates)
 
     @property
     def waiting_count(self) -> int:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from stem_kombu.clock import Clock
-from stem_kombu.control.base import Applied
 from stem_kombu.execution.base import Executor, Job, Stop
 from stem_kombu.outcome import Ending, Outcome, TaskRecord, TaskState
 from stem_kombu.revocation import Revocation
-from stem_kombu.revocation_cache import RevocationCache
+from stem_kombu.revocation_cache import Applied, RevocationCache
+from stem_kombu.worker.credit import Credit
 from stem_kombu.worker.inflight import Delivery, InFlight, Phase
 from stem_kombu.worker.intake import Holds, parked_again
 from stem_kombu.worker.leases import LeaseThread
@@ -55,12 +55,17 @@ class Steering:
         self.recorder: Recorder
         self.holds: Holds
         self.leases: LeaseThread
+        self.credit: Credit
 
     # -- intake's desk ------------------------------------------------------------------------------------------------
 
     def submit(self, delivery: Delivery) -> None:
-        """Run the delivery as soon as a slot is free."""
+        """Run the delivery as soon as a slot is free; give it back when no child is, and another worker's may be."""
         self._inflight.reserved(delivery.token)
+        if not self.credit.takes(delivery.task.mode, self._inflight.load(), self._clock.monotonic()):
+            if self._inflight.ended(delivery.token) is not None:
+                self.settle(delivery, Settlement(None, Then.REQUEUE))
+            return
         options, message = delivery.task.options, delivery.message
         self.executor.submit(
             Job(
@@ -198,7 +203,21 @@ class Steering:
                 self.executor.withdraw(delivery.token)  # ended() then finds it revoked
             elif delivery.phase is Phase.RUNNING and revocation.terminate:
                 self._stop(delivery, revocation)
-        return Applied(applied.applied, applied.stale, applied.expired)
+        return self._told(revocations, applied)
+
+    def _told(self, revocations: Sequence[Revocation], applied: Applied) -> Applied:
+        """The same, but what the cache held in this very version already counts as applied: it was read from the store a
+        moment before the broadcast came, and an operator would wonder what is stale about it."""
+        if not applied.stale:
+            return applied
+        versions = {revocation.task_id: revocation.version for revocation in revocations}
+        known = [
+            held.task_id
+            for task_id in applied.stale
+            if (held := self._cache.get(task_id)) is not None and held.version == versions[task_id]
+        ]
+        stale = set(applied.stale).difference(known)
+        return Applied((*applied.applied, *known), tuple(t for t in applied.stale if t in stale), applied.expired)
 
     def lease_lost(self, delivery: Delivery) -> None:
         """The broker gave the message to somebody else: stop the handler, keep hands off the message."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from stem_kombu.clock import Clock
 from stem_kombu.control.base import (
-    Applied,
     InFlightTask,
     PoolSlot,
     RevocationFacts,
@@ -16,7 +15,7 @@ from stem_kombu.control.base import (
 )
 from stem_kombu.execution.base import Executor
 from stem_kombu.revocation import Revocation
-from stem_kombu.revocation_cache import RevocationCache
+from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.settings import Settings, mask_url
 from stem_kombu.task import TaskMessage
 from stem_kombu.worker.consumer import Consumer

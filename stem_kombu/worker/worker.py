@@ -37,6 +37,7 @@ from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.settings import Settings
 from stem_kombu.task import Mode
 from stem_kombu.worker.consumer import Consumer
+from stem_kombu.worker.credit import Credit
 from stem_kombu.worker.heartbeats import Heartbeats, load_avg, rss_bytes
 from stem_kombu.worker.hydration import Hydration
 from stem_kombu.worker.inflight import InFlight
@@ -170,11 +171,12 @@ class Worker:
             max_rss_per_child=max_rss_per_child,
             start_method=start_method,
         )
-        self._prefetch = isolates * self._multiplier + inline
+        self._credit = Credit(isolates, self._multiplier, inline)
+        self._held = 0
         self.intake_holds = Holds(
             due=self.steering.due,
             repark=self.steering.repark,
-            changed=lambda held: self.consumer.set_prefetch(self._prefetch + held),
+            changed=self._hold,
             longest=LONGEST_HOLD_ON_AMQP if self.transport == "amqp" else None,
             clock=clock,
         )
@@ -193,7 +195,7 @@ class Worker:
             template,
             self.queues,
             self.inflight,
-            prefetch=self._prefetch,
+            allowance=self._allowance,
             receive=self.intake.receive,
             reconnected=self.hydration.nudge,
             clock=clock,
@@ -214,6 +216,7 @@ class Worker:
             self.intake_holds,
             self.leases,
         )
+        steering.credit = self._credit
         self._depths = QueueDepths(template)
         self.view = View(
             self.identity,
@@ -377,6 +380,14 @@ class Worker:
         self.stop()
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _hold(self, held: int) -> None:
+        self._held = held
+        self.consumer.wake()
+
+    def _allowance(self) -> int:
+        # What waits for its eta takes no slot, so it must not use up the allowance.
+        return self._credit.allowance(self.inflight.load(), self.clock.monotonic()) + self._held
 
     def _hydrate(self) -> None:
         self.hydration.start(timeout=self._hydration_timeout, allow_unsynced=self._allow_unsynced)

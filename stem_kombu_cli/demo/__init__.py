@@ -1,0 +1,1 @@
+"""``stem demo``: an application, a picture, and the story that is told with them."""
