@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import billiard
@@ -145,7 +148,8 @@ def spawn(slot: int, target: str, context: Any, start_method: str, foreign: Sequ
     process = context.Process(target=child.main, args=(theirs, target, inherited), name=f"stem-child-{slot}")
     process.daemon = True
     try:
-        process.start()
+        with _main_module_hidden() if target.partition(":")[0] != "__main__" else nullcontext():
+            process.start()
     except BaseException:
         ours.close()
         raise
@@ -153,6 +157,34 @@ def spawn(slot: int, target: str, context: Any, start_method: str, foreign: Sequ
         # Kept open here, it would hide the child's death from us.
         theirs.close()
     return Member(slot, process, ours, clock)
+
+
+class _Hidden(ModuleType):
+    """Stands in for ``__main__``: everything that it has but its name and its file."""
+
+    def __init__(self, main: ModuleType) -> None:
+        super().__init__("__main__")
+        self.__dict__["_main"] = main
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("__file__", "__path__"):
+            raise AttributeError(name)
+        return getattr(self.__dict__["_main"], name)
+
+
+@contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Keep billiard from running the program's main module again in the child, which needs the application's module only.
+
+    A program that starts a worker without ``if __name__ == "__main__"`` would start another in each child. Whoever looks
+    up something in ``__main__`` meanwhile (an unpickling in another thread, say) still finds it.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = _Hidden(main)
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def rss_of(pid: int) -> int | None:

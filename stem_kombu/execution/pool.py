@@ -120,8 +120,7 @@ class IsolatePool:
             self.stop(0.0)
             raise ExecutionError(
                 f"children can't load the application {self._target}: {problem}",
-                hint="the module must be importable by that name in a new process, and a script that starts a worker must do so"
-                ' under: if __name__ == "__main__":',
+                hint="the module must be importable by that name in a new process",
             )
 
     def submit(self, job: Job) -> None:

@@ -261,3 +261,37 @@ def test_g18_children_do_not_outlive_a_killed_worker_whether_idle_checking_or_st
     worker.stdin.close()
     worker.stdout.close()
     eventually(lambda: all(is_gone(pid) for pid in children), timeout=20)
+
+
+UNGUARDED = """
+    import sys
+    from stem_kombu.execution.pool import IsolatePool
+    from stem_kombu.testing.executors import JobMaker, Recording
+    from tests.execution.handlers import app
+
+    print("main runs", flush=True)
+    observer = Recording()
+    pool = IsolatePool(1, "tests.execution.handlers:app", observer, start_method=sys.argv[1])
+    pool.start()
+    job = JobMaker(app.registry, "isolate")("echo", value="ran")
+    pool.submit(job)
+    print(observer.outcome(job).result, flush=True)
+    pool.stop()
+"""
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_a_program_without_a_main_guard_runs_once_and_not_again_in_each_child(
+    tmp_path: Path, start_method: str
+) -> None:
+    script = tmp_path / "unguarded.py"
+    script.write_text(textwrap.dedent(UNGUARDED))
+    done = subprocess.run(
+        [sys.executable, str(script), start_method],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        check=False,
+    )
+    assert done.stdout.split("\n") == ["main runs", "ran", ""], done.stderr
