@@ -45,9 +45,15 @@ class PostgresBackend(Backend):
     """
 
     def __init__(
-        self, url: str, *, name: str = "URL", tls: TlsSettings | None = None, result_ttl: float = RESULT_TTL
+        self,
+        url: str,
+        *,
+        name: str = "URL",
+        tls: TlsSettings | None = None,
+        result_ttl: float = RESULT_TTL,
+        purpose: str = "result backend",
     ) -> None:
-        self._database = PostgresDatabase(url, schema=sql.SCHEMA, name=name, tls=tls, purpose="result backend")
+        self._database = PostgresDatabase(url, schema=sql.SCHEMA, name=name, tls=tls, purpose=purpose)
         self._result_ttl = checked_ttl(result_ttl)
         self._pace = PruningPace()
         self._roster_pace = PruningPace()

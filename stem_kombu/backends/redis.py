@@ -37,9 +37,15 @@ class RedisBackend(Backend):
     """
 
     def __init__(
-        self, url: str, *, name: str = "URL", tls: TlsSettings | None = None, result_ttl: float = RESULT_TTL
+        self,
+        url: str,
+        *,
+        name: str = "URL",
+        tls: TlsSettings | None = None,
+        result_ttl: float = RESULT_TTL,
+        purpose: str = "result backend",
     ) -> None:
-        self._database = RedisDatabase(url, name=name, tls=tls, purpose="result backend")
+        self._database = RedisDatabase(url, name=name, tls=tls, purpose=purpose)
         self.url = self._database.url
         lives = (lifetime(state, checked_ttl(result_ttl)) for state in (TaskState.SUCCEEDED, TaskState.RUNNING))
         self._lives_ms = [max(1, int(life * 1000)) for life in lives]

@@ -23,7 +23,7 @@ def open_backend(
     that ended is kept. Raises :class:`ConfigurationError`, naming ``name``, for a URL that can't be read, for one that
     can't hold task states, and when the driver is not installed.
     """
-    backend = _opened(url, name, tls, result_ttl)
+    backend = _opened(url, name, tls, result_ttl, "result backend")
     if backend is None:
         raise _refusal(url, name, "task states", "no result backend")
     return backend
@@ -36,26 +36,26 @@ def open_roster(source_url: str, *, name: str = "URL", tls: TlsSettings | None =
     Raises :class:`ConfigurationError` as :func:`open_backend` does.
     """
     if _scheme(source_url) in {"file", None}:
-        return _sqlite(Path(f"{file_path(source_url, name=name)}.roster"), name, RESULT_TTL)
-    roster = _opened(source_url, name, tls, RESULT_TTL)
+        return _sqlite(Path(f"{file_path(source_url, name=name)}.roster"), name, RESULT_TTL, "roster")
+    roster = _opened(source_url, name, tls, RESULT_TTL, "roster")
     if roster is None:
         raise _refusal(source_url, name, "the roster of live workers", "no place for it")
     return roster
 
 
-def _opened(url: str, name: str, tls: TlsSettings | None, result_ttl: float) -> Backend | None:
+def _opened(url: str, name: str, tls: TlsSettings | None, result_ttl: float, purpose: str) -> Backend | None:
     # Each driver is imported only when it is asked for.
     scheme = _scheme(url)
     if scheme in _REDIS:
         from stem_kombu.backends.redis import RedisBackend
 
-        return RedisBackend(url, name=name, tls=tls, result_ttl=result_ttl)
+        return RedisBackend(url, name=name, tls=tls, result_ttl=result_ttl, purpose=purpose)
     if scheme in _POSTGRES:
         from stem_kombu.backends.postgres import PostgresBackend
 
-        return PostgresBackend(url, name=name, tls=tls, result_ttl=result_ttl)
+        return PostgresBackend(url, name=name, tls=tls, result_ttl=result_ttl, purpose=purpose)
     if scheme == "sqlite":
-        return _sqlite(sqlite_path(url, name=name), name, result_ttl)
+        return _sqlite(sqlite_path(url, name=name), name, result_ttl, purpose)
     if scheme == "memory":
         from stem_kombu.backends.memory import MemoryBackend
 
@@ -63,10 +63,10 @@ def _opened(url: str, name: str, tls: TlsSettings | None, result_ttl: float) -> 
     return None
 
 
-def _sqlite(path: Path, name: str, result_ttl: float) -> Backend:
+def _sqlite(path: Path, name: str, result_ttl: float, purpose: str) -> Backend:
     from stem_kombu.backends.sqlite import SqliteBackend
 
-    return SqliteBackend(path, create_folder=name == EMBEDDED, result_ttl=result_ttl)
+    return SqliteBackend(path, create_folder=name == EMBEDDED, result_ttl=result_ttl, purpose=purpose)
 
 
 def _scheme(url: str) -> str | None:

@@ -49,9 +49,15 @@ class SqliteBackend(Backend):
     """
 
     def __init__(
-        self, path: Path, *, clock: Clock = SYSTEM, create_folder: bool = False, result_ttl: float = RESULT_TTL
+        self,
+        path: Path,
+        *,
+        clock: Clock = SYSTEM,
+        create_folder: bool = False,
+        result_ttl: float = RESULT_TTL,
+        purpose: str = "result backend",
     ) -> None:
-        self._database = SqliteDatabase(path, schema=SCHEMA, purpose="result backend", create_folder=create_folder)
+        self._database = SqliteDatabase(path, schema=SCHEMA, purpose=purpose, create_folder=create_folder)
         self._clock = clock
         self._result_ttl = checked_ttl(result_ttl)
         self._pace = PruningPace(clock)

@@ -103,14 +103,29 @@ def test_only_the_embedded_default_makes_its_folder(tmp_path: Path) -> None:
     assert (tmp_path / "not/yet/state.db").is_file()
 
 
-@pytest.mark.parametrize("url", ["redis://:secret@127.0.0.1:1/0", "postgresql://u:secret@127.0.0.1:1/d"])
+UNREACHABLE = ["redis://:secret@127.0.0.1:1/0", "postgresql://u:secret@127.0.0.1:1/d", "sqlite:///no/such/folder/x.db"]
+
+
+@pytest.mark.parametrize("url", UNREACHABLE)
 def test_a_backend_that_cannot_be_reached_is_named_without_its_password(url: str) -> None:
     backend = open_backend(url)
 
     for act in (backend.ping, lambda: backend.record([RECORD]), lambda: backend.view("stem")):
-        with pytest.raises(StoreUnavailable, match="result backend") as raised:
+        with pytest.raises(StoreUnavailable, match="^result backend") as raised:
             act()
         assert backend.url in raised.value.message
         assert "secret" not in raised.value.message
         assert raised.value.hint
     backend.close()
+
+
+@pytest.mark.parametrize("url", [*UNREACHABLE, "/no/such/folder/revokes.stem"])
+def test_a_roster_that_cannot_be_reached_is_called_a_roster(url: str) -> None:
+    roster = open_roster(url)
+
+    with pytest.raises(StoreUnavailable, match="^roster") as raised:
+        roster.beat(heartbeat("w"))
+
+    assert roster.url in raised.value.message
+    assert "secret" not in raised.value.message
+    roster.close()
