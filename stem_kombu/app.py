@@ -155,6 +155,12 @@ class Stem:
         """
         from stem_kombu.result import AsyncResult
 
+        if not name.strip():
+            raise ConfigurationError(f"task name {name!r} is empty")
+        if queue is not None and not queue.strip():
+            raise ConfigurationError(
+                f"queue {queue!r} of task {name!r} is blank", hint="leave it out, or give it a name"
+            )
         now = SYSTEM.utcnow()
         options = self.registry.get(name).options if name in self.registry else TaskOptions()
         if countdown is not None:

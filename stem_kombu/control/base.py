@@ -10,8 +10,26 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
+
+#: Longest worker id that is accepted, in characters.
+WORKER_ID_LIMIT = 255
+
+
+def checked_worker_id(worker: str) -> str:
+    """The id itself, or :class:`ConfigurationError` when it could not be typed, shown or targeted as one worker."""
+    if not worker or len(worker) > WORKER_ID_LIMIT:
+        raise ConfigurationError(
+            f"worker id {worker[:40]!r} has {len(worker)} characters", hint=f"1 to {WORKER_ID_LIMIT} are accepted"
+        )
+    if not worker.isprintable() or " " in worker or any(char in worker for char in "*?[,"):
+        raise ConfigurationError(
+            f"worker id {worker!r} has a space, a control character, or one of * ? [ , in it",
+            hint="commands could not be addressed to it",
+        )
+    return worker
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,11 +55,21 @@ class ControlClient:
     Each command takes ``workers=`` (ids and globs, default everyone) and ``timeout=`` in seconds (default: the settings'),
     one deadline for the whole command, and returns a report. Raises :class:`~stem_kombu.errors.BrokerUnavailable` when
     the broker can't be reached, and :class:`ConfigurationError` for arguments that can't be meant.
+
+    While a command waits, ``on_wait(answered, expected, left)`` is called in its thread about twenty times a second, with
+    the seconds that are left.
     """
 
-    def __init__(self, target: Stem | Settings, *, clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self,
+        target: Stem | Settings,
+        *,
+        on_wait: Callable[[int, int, float], None] | None = None,
+        clock: Clock = SYSTEM,
+    ) -> None:
         self.settings: Settings = target if isinstance(target, Settings) else target.settings
         refuse_signing(self.settings)
+        self._on_wait = on_wait
         self._clock = clock
         self._template: Any = None
         self._lock = threading.Lock()
@@ -133,6 +143,7 @@ class ControlClient:
         drafts = [RevocationDraft(task_id, terminate, reason, who, expires_in) for task_id in dict.fromkeys(task_ids)]
         if not drafts:
             raise ConfigurationError("there is no task id to revoke")
+        self._connection_template()  # a broker URL that can't be meant is refused before anything is stored
         began = self._clock.monotonic()
         stored = self._revoke_store().save(self.settings.namespace, drafts)  # StoreError: nothing was said
         if on_stored is not None:
@@ -211,6 +222,7 @@ class ControlClient:
         asked = self._clock.monotonic()
         deadline = asked + timeout
         notes: list[str] = []
+        self._connection_template()  # first, so that a wrong broker URL is not blamed on the roster beside it
         view = self._roster_view(notes)
         question = _Question(
             self.settings.namespace, orders, targets, timeout, view, self._clock, asked_at=asked, deadline=deadline
@@ -271,6 +283,9 @@ class ControlClient:
                 # Redis forgets what is broadcast while a socket is down; an inbox is a list and keeps it.
                 question.remind(mailbox)
                 retry_at = now + max(RETRY_LATEST, RETRY_SHARE * question.timeout)
+            if self._on_wait is not None:
+                expected = len(census.expected)
+                self._on_wait(expected - len(census.silent), expected, question.deadline - now)
             mailbox.listen(lambda reply: census.hear(reply, clock.monotonic()), min(question.deadline, now + 0.05))
 
     def _take(self, deadline: float) -> tuple[Mailbox, bool]:

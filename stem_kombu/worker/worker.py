@@ -28,7 +28,7 @@ from stem_kombu.broker.failures import shown_url
 from stem_kombu.broker.janitor import sweep
 from stem_kombu.broker.leases import open_leasing
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.control.base import WorkerIdentity
+from stem_kombu.control.base import WorkerIdentity, checked_worker_id
 from stem_kombu.control.client import refuse_signing
 from stem_kombu.control.listener import ControlListener
 from stem_kombu.errors import ConfigurationError, StoreError
@@ -116,7 +116,7 @@ class Worker:
         boot = secrets.token_hex(4)
         self.identity = WorkerIdentity(
             namespace=settings.namespace,
-            worker=name or f"{settings.namespace}@{hostname}-{os.getpid()}-{boot}",
+            worker=f"{settings.namespace}@{hostname}-{os.getpid()}-{boot}" if name is None else checked_worker_id(name),
             boot=boot,
             hostname=hostname,
             pid=os.getpid(),
