@@ -111,7 +111,7 @@ def test_a_backend_that_cannot_be_reached_is_named_without_its_password(url: str
     backend = open_backend(url)
 
     for act in (backend.ping, lambda: backend.record([RECORD]), lambda: backend.view("stem")):
-        with pytest.raises(StoreUnavailable, match="^result backend") as raised:
+        with pytest.raises(StoreUnavailable, match=r"^result backend") as raised:
             act()
         assert backend.url in raised.value.message
         assert "secret" not in raised.value.message
@@ -123,7 +123,7 @@ def test_a_backend_that_cannot_be_reached_is_named_without_its_password(url: str
 def test_a_roster_that_cannot_be_reached_is_called_a_roster(url: str) -> None:
     roster = open_roster(url)
 
-    with pytest.raises(StoreUnavailable, match="^roster") as raised:
+    with pytest.raises(StoreUnavailable, match=r"^roster") as raised:
         roster.beat(heartbeat("w"))
 
     assert roster.url in raised.value.message
