@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import os
+import io
 import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from stem_kombu_cli import exit_codes
+from stem_kombu_cli.render import ReaderGone, abandon_stdout, note
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+#: Raised by newer Clicks for a group without a command; its message is the help.
+_HELP_WANTED: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,15 @@ class LazyGroup(click.Group):
         command = getattr(import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # Click's own would import every command to ask whether it is hidden; a key press must not wait for that.
+        from click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(name, help=line) for name, (_, line) in self._lazy.items() if name.startswith(incomplete)
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -93,6 +109,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def run(argv: Sequence[str]) -> int:
     """The exit code of the program; errors are two lines on stderr, with a traceback only for ``--debug``."""
     debug = "--debug" in argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal's encoding lacks is written out instead of ending the program.
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(list(argv), prog_name="stem", standalone_mode=False)
         sys.stdout.flush()
@@ -100,18 +120,21 @@ def run(argv: Sequence[str]) -> int:
     except click.exceptions.Exit as leaving:
         return int(leaving.exit_code)
     except click.UsageError as error:
+        if isinstance(error, _HELP_WANTED):
+            note(error.format_message())
+            return exit_codes.USAGE
         where = error.ctx.command_path if error.ctx is not None else "stem"
         return _told(error.format_message(), f"see: {where} --help", exit_codes.USAGE)
     except click.ClickException as error:
         return _told(error.format_message(), None, exit_codes.USAGE)
     except (KeyboardInterrupt, click.Abort):
         return _told("interrupted", None, exit_codes.INTERRUPTED)
+    except ReaderGone:
+        return exit_codes.BROKEN_PIPE
     except BrokenPipeError:
-        # Whoever read has gone. Python would complain once more when it flushes stdout at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon_stdout()
         return exit_codes.BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the boundary of the program: the user gets a sentence and a code
-        # The boundary of the program: whatever it is, the user gets a sentence and a code.
         if debug:
             traceback.print_exc()
         return _explained(error)
@@ -133,7 +156,7 @@ def _explained(error: Exception) -> int:
 
 
 def _told(message: str, hint: str | None, code: int) -> int:
-    click.echo(f"error: {message}", err=True)
+    note(f"error: {message}")
     if hint:
-        click.echo(f"hint: {hint}", err=True)
+        note(f"hint: {hint}")
     return code

@@ -23,12 +23,16 @@ class Duration(_Type):
 
     name = "duration"
 
+    def __init__(self, *, allow_zero: bool = False) -> None:
+        self._allow_zero = allow_zero
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         from stem_kombu.durations import parse_duration
 
         if isinstance(value, float):
             return value
-        return parse_duration(str(value), name=param.opts[-1] if param is not None else "duration")
+        name = param.opts[-1] if param is not None else "duration"
+        return parse_duration(str(value), name=name, allow_zero=self._allow_zero)
 
 
 DURATION = Duration()
@@ -68,8 +72,8 @@ def announce_places(settings: Settings) -> None:
 
         folder = sqlite_path(settings.broker.value).parent
         click.echo(f"note: no broker is named (STEM_BROKER_URL); using the embedded one in {folder}", err=True)
-    for source in dict.fromkeys((settings.broker, settings.revoke_store)):
-        if source.value.startswith("memory:"):
+    for source in dict.fromkeys((settings.broker, settings.backend, settings.revoke_store)):
+        if source is not None and source.value.startswith("memory:"):
             click.echo(f"warning: {source.name} is {source.value}, which no other process can see", err=True)
     if settings.tls.allow_insecure:
         click.echo("warning: STEM_TLS_ALLOW_INSECURE is on: servers are not verified", err=True)

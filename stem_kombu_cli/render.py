@@ -6,9 +6,8 @@ already says, and nothing is cut when stdout is no terminal.
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,14 +31,45 @@ COLORS = {
 }
 
 
+#: Spans, sizes and percentages as :func:`span`, :func:`size` and :func:`percent` write them, and their absence.
+_MEASURE = re.compile(r"-|-?\d+(?:\.\d+)?(?:ms|s|m|h|d|%| [kMG]?B)(?:\d\d[smh])?")
+
+
+class ReaderGone(Exception):
+    """Whoever read stdout has gone; nothing more is to be said."""
+
+
+def emit(text: str, *, color: bool = False) -> None:
+    """The text and a line end on stdout. Raises :class:`ReaderGone` when nobody reads it."""
+    try:
+        click.echo(text, color=color)
+    except BrokenPipeError:
+        abandon_stdout()
+        raise ReaderGone from None
+
+
+def abandon_stdout() -> None:
+    """Send what is left to nowhere: Python would complain once more when it flushes stdout at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def print_json(document: Mapping[str, Any]) -> None:
-    """One document, one line where it is a stream, on stdout."""
-    click.echo(json.dumps(document, ensure_ascii=False))
+    """One document, in one line, on stdout. ASCII alone, so that no terminal's encoding can refuse it."""
+    import json
+
+    emit(json.dumps(document))
 
 
 def note(text: str) -> None:
     """A line for people, on stderr."""
-    click.echo(text, err=True)
+    click.echo(plain(text), err=True)
+
+
+def plain(text: str) -> str:
+    """The text with what could steer a terminal written out: names and messages come from other machines."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def use_color(choice: str) -> bool:
@@ -59,13 +89,10 @@ def table(
     cells = [[shown(value) for value in row] for row in rows]
     widths = [max([len(header), *(len(row[i]) for row in cells)]) for i, header in enumerate(headers)]
     if shrink is not None and sys.stdout.isatty():
-        spare = sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
+        spare = sum(widths) + 2 * (len(widths) - 1) - os.get_terminal_size(sys.stdout.fileno()).columns
         if spare > 0:
             widths[shrink] = max(8, widths[shrink] - spare)
-    right = [
-        bool(rows) and all(isinstance(row[i], (int, float)) or row[i] is None for row in rows)
-        for i in range(len(headers))
-    ]
+    right = [_is_measured([row[i] for row in rows]) for i in range(len(headers))]
     lines = ["  ".join(_padded(header, widths[i], right[i]) for i, header in enumerate(headers)).rstrip()]
     for row in cells:
         line = "  ".join(_painted(_padded(cell, widths[i], right[i]), color) for i, cell in enumerate(row))
@@ -79,7 +106,7 @@ def shown(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return " ".join(str(value).split()) if isinstance(value, str) else str(value)
+    return plain(" ".join(value.split())) if isinstance(value, str) else str(value)
 
 
 def span(seconds: float | None) -> str:
@@ -104,9 +131,16 @@ def percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{fraction * 100:.0f}%"
 
 
-def is_interactive() -> bool:
-    """Whether progress may be shown: stderr is a terminal that can."""
-    return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 20
+def _is_measured(values: Sequence[Any]) -> bool:
+    """Whether a column holds quantities, which are read from the right."""
+    known = [value for value in values if value is not None and value != "-"]
+    return (
+        bool(known)
+        and all(
+            _MEASURE.fullmatch(value) if isinstance(value, str) else isinstance(value, (int, float)) for value in known
+        )
+        and not all(isinstance(value, bool) for value in known)
+    )
 
 
 def _padded(text: str, width: int, right: bool) -> str:

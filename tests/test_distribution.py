@@ -49,7 +49,7 @@ def test_the_wheel_names_its_license_its_command_and_its_dependencies(wheel: zip
     assert "Redistribution and use" in described["LICENSE"]
     assert "stem = stem_kombu_cli.main:main" in described["entry_points.txt"]
     required = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", described["METADATA"], re.MULTILINE)
-    assert sorted(required) == ["billiard", "click", "kombu", "psycopg2-binary", "redis", "rich"]
+    assert sorted(required) == ["billiard", "click", "kombu", "psycopg2-binary", "redis"]
 
 
 def test_every_package_of_the_source_is_packaged() -> None:

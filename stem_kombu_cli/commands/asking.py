@@ -11,7 +11,8 @@ from stem_kombu.control.client import ControlClient
 from stem_kombu.control.reports import Report
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.options import places_of, targets_of, wants_json
-from stem_kombu_cli.render import note, print_json, span, use_color
+from stem_kombu_cli.progress import Progress
+from stem_kombu_cli.render import emit, note, print_json, span, use_color
 
 
 def ask(
@@ -24,12 +25,13 @@ def ask(
     """Ask, print the report as text or JSON, and leave with its exit code."""
     as_json, targets = wants_json(values), targets_of(values)
     settings = places_of(values).settings()
-    with ControlClient(settings) as client:
+    with Progress() as progress, ControlClient(settings, on_wait=progress.answers) as client:
         report = question(client, targets)
     if as_json:
         print_json(report.to_dict())
     elif report.replies:
-        click.echo(text(report, use_color(ctx.obj.color)))
+        color = use_color(ctx.obj.color)
+        emit(text(report, color), color=color)
     tell(report)
     ctx.exit(exit_codes.of_report(report))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import click
 from stem_kombu.settings import plain_environment
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.demo.story import Story, StoryBroken
+from stem_kombu_cli.render import emit, note
 
 
 @click.command(epilog="Example:  stem demo --output mandelbrot.png")
@@ -25,15 +25,12 @@ def demo(ctx: click.Context, /, output: Path | None) -> None:
 
     Takes under half a minute. Leaves nothing behind but the picture.
     """
+    if output is not None and not output.absolute().parent.is_dir():
+        raise click.UsageError(f"--output: there is no folder {str(output.absolute().parent)!r}", ctx)
     picture = output or Path(tempfile.mkdtemp(prefix="stem-demo-")) / "mandelbrot.png"
     with tempfile.TemporaryDirectory(prefix="stem-demo-", ignore_cleanup_errors=True) as folder:
         try:
-            Story(Path(folder), picture.absolute(), plain_environment(), _say).tell()
+            Story(Path(folder), picture.absolute(), plain_environment(), emit).tell()
         except StoryBroken as broken:
-            click.echo(f"error: {broken}", err=True)
+            note(f"error: {broken}")
             ctx.exit(exit_codes.NO)
-
-
-def _say(text: str) -> None:
-    click.echo(text)
-    sys.stdout.flush()

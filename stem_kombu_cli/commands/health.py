@@ -14,7 +14,7 @@ from stem_kombu.errors import ConfigurationError, StemError
 from stem_kombu.settings import Settings, mask_url
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.options import announce_places, output_options, place_options, places_of, wants_json
-from stem_kombu_cli.render import note, print_json, span, table, use_color
+from stem_kombu_cli.render import emit, note, print_json, span, table, use_color
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ def health(ctx: click.Context, /, skip_backend: bool, allow_insecure: bool, **va
     settings = places_of(values).settings(announce=False, allow_insecure=True if allow_insecure else None)
     announce_places(settings)
     checks = [
-        _tried("tls", lambda: _tls(settings)),
         _tried("broker", lambda: _broker(settings)),
         Check("backend", "skipped", "left out on request")
         if skip_backend
         else _tried("backend", lambda: _backend(settings)),
         _tried("revoke_store", lambda: _store(settings)),
         _tried("signing", lambda: _signing(settings)),
+        _tried("tls", lambda: _tls(settings)),
     ]
     failed = [check for check in checks if check.status == "error"]
     if as_json:
@@ -67,7 +67,8 @@ def health(ctx: click.Context, /, skip_backend: bool, allow_insecure: bool, **va
         print_json({"schema": "stem.health/1", "status": status, "checks": [check.to_dict() for check in checks]})
     else:
         rows = [(c.component, c.status, span(c.latency) if c.latency is not None else None, c.message) for c in checks]
-        click.echo(table(("COMPONENT", "STATUS", "LATENCY", "MESSAGE"), rows, color=use_color(ctx.obj.color)))
+        color = use_color(ctx.obj.color)
+        emit(table(("COMPONENT", "STATUS", "LATENCY", "MESSAGE"), rows, color=color), color=color)
     for check in failed:
         if check.hint:
             note(f"hint: {check.component}: {check.hint}")

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from stem_kombu.app import Stem
-from stem_kombu_cli.options import DURATION, output_options, place_options, places_of, wants_json
-from stem_kombu_cli.render import print_json
+from stem_kombu_cli.options import Duration, output_options, place_options, places_of, wants_json
+from stem_kombu_cli.render import emit, print_json
 
 
 @click.command(epilog="""Example:  stem task send tasks.render-image --kwargs '{"tiles": 4}' --queue images""")
@@ -18,7 +18,7 @@ from stem_kombu_cli.render import print_json
 @click.option("--kwargs", "kwargs", metavar="JSON", default="{}", help="Keyword arguments, a JSON object.")
 @click.option("--queue", metavar="Q", help="Queue (default: the namespace's default queue).")
 @click.option("--id", "task_id", metavar="ID", help="Task id (default: a new UUID).")
-@click.option("--countdown", type=DURATION, help="Start it no sooner than this from now.")
+@click.option("--countdown", type=Duration(allow_zero=True), help="Start it no sooner than this from now.")
 @place_options
 @output_options
 @click.pass_context
@@ -47,7 +47,7 @@ def send(
             {"schema": "stem.task/1", "id": result.id, "name": name, "queue": queue or app.settings.default_queue}
         )
     else:
-        click.echo(result.id)
+        emit(result.id)
 
 
 def _decoded(ctx: click.Context, option: str, text: str, kind: type) -> Any:

@@ -13,7 +13,7 @@ from stem_kombu.errors import ConfigurationError, StemError
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.options import output_options, place_options, places_of, wants_json
-from stem_kombu_cli.render import note, print_json
+from stem_kombu_cli.render import emit, note, print_json, shown
 
 if TYPE_CHECKING:
     from stem_kombu.outcome import TaskRecord
@@ -48,7 +48,7 @@ def show(ctx: click.Context, /, task_id: str, **values: Any) -> None:
         document = {"schema": "stem.task/1", **record.to_record()}
         print_json({**document, "revocation": None if held is None else held.to_record()})
     else:
-        click.echo(text(record, revocation))
+        emit(text(record, revocation))
 
 
 def text(record: TaskRecord, revocation: Revocation | None) -> str:
@@ -77,7 +77,7 @@ def text(record: TaskRecord, revocation: Revocation | None) -> str:
         lines += [(name, value) for name, value in (("by", held.requested_by), ("reason", held.reason)) if value]
         if held.expires_at is not None:
             lines.append(("expires", isoformat(held.expires_at)))
-    return "\n".join(f"{name:<9} {value}" for name, value in lines)
+    return "\n".join(f"{name:<9} {shown(value)}" for name, value in lines)
 
 
 def _revocation(settings: Settings, task_id: str) -> Revocation | None:

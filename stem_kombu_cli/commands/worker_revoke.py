@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
 
 import click
 
 from stem_kombu.control.client import ControlClient
 from stem_kombu.control.reports import RevokeReport
-from stem_kombu.errors import StoreError
+from stem_kombu.errors import ConfigurationError, StoreError
 from stem_kombu.revocation import Revocation
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.commands.asking import tell
 from stem_kombu_cli.options import DURATION, control_options, places_of, targets_of, wants_json
-from stem_kombu_cli.render import is_interactive, note, print_json, table, use_color
+from stem_kombu_cli.progress import Progress
+from stem_kombu_cli.render import emit, note, print_json, shown, table, use_color
 
 
 @click.command(
@@ -54,9 +55,9 @@ def revoke(
     """
     as_json, targets = wants_json(values), targets_of(values)
     settings = places_of(values).settings()
-    ids = task_ids(tasks)
+    ids = task_ids(tasks, sys.stdin.buffer)
     stored: list[Revocation] = []
-    with ControlClient(settings) as client:
+    with Progress() as progress, ControlClient(settings, on_wait=progress.answers) as client:
         try:
             report = client.revoke(
                 ids,
@@ -65,11 +66,11 @@ def revoke(
                 requested_by=requester,
                 expires_in=expires_in,
                 workers=targets,
-                progress=_progress(),
+                progress=progress.steps,
                 on_stored=stored.extend,
             )
         except StoreError as error:
-            raise StoreError(f"{error}; nothing was stored and nothing was broadcast", hint=error.hint) from error
+            raise StoreError(f"{error}; nothing was broadcast", hint=error.hint) from error
         except KeyboardInterrupt:
             if stored:
                 note(f"{len(stored)} revocations are stored and stay so; workers honour them at their next sync")
@@ -77,29 +78,40 @@ def revoke(
     if as_json:
         print_json(report.to_dict())
     elif report.replies:
-        click.echo(text(report, use_color(ctx.obj.color)))
+        color = use_color(ctx.obj.color)
+        emit(text(report, color), color=color)
     _tell(report)
     ctx.exit(exit_codes.of_report(report))
 
 
-def task_ids(given: Sequence[str]) -> list[str]:
-    """The ids, those from standard input where one of them is ``-``; blank lines are passed over, duplicates folded."""
+def task_ids(given: Sequence[str], standard_input: BinaryIO) -> list[str]:
+    """The ids, those from standard input where one of them is ``-``; blank lines are passed over, duplicates folded.
+
+    Raises :class:`ConfigurationError` for a line that is not UTF-8.
+    """
     ids: list[str] = []
     for one in given:
-        if one == "-":
-            lines = sys.stdin.read().splitlines()
-            ids += [line.strip() for line in lines if line.strip()]
-        else:
-            ids.append(one)
+        ids += _lines(standard_input) if one == "-" else [one]
     if not ids:
-        raise click.UsageError("there is no task id on standard input")
+        raise ConfigurationError("there is no task id on standard input", hint="write one id a line")
     return list(dict.fromkeys(ids))
+
+
+def _lines(standard_input: BinaryIO) -> Iterator[str]:
+    # Split at line feeds only: str.splitlines would make two ids of one that holds a control character.
+    for number, line in enumerate(standard_input.read().split(b"\n"), 1):
+        try:
+            text = line.decode().strip(" \t\r\ufeff")
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"line {number} of standard input is not UTF-8: {line[:40]!r}: {error}") from None
+        if text:
+            yield text
 
 
 def text(report: RevokeReport, color: bool) -> str:
     names = ("applied", "stale", "expired", "in_flight", "terminated", "pending", "finished")
     rows = [(reply.worker, *(len(reply.payload.get(name, ())) for name in names)) for reply in report.replies]
-    lines = [table(("WORKER", *(name.replace("_", " ").upper() for name in names)), rows, color=color)]
+    lines: list[str] = []
     for reply in report.replies:
         lines += [f"terminated: {task} on {reply.worker}" for task in reply.payload.get("terminated", ())]
         lines += [
@@ -107,7 +119,8 @@ def text(report: RevokeReport, color: bool) -> str:
             for end in reply.payload.get("finished", ())
         ]
         lines += [f"pending: {task} on {reply.worker}, no checkpoint yet" for task in reply.payload.get("pending", ())]
-    return "\n".join(lines)
+    headers = ("WORKER", *(name.replace("_", " ").upper() for name in names))
+    return "\n".join([table(headers, rows, color=color), *(shown(line) for line in lines)])
 
 
 def _tell(report: RevokeReport) -> None:
@@ -121,26 +134,3 @@ def _tell(report: RevokeReport) -> None:
     tell(report)
     if not report.replies:
         note("every worker will honour it when it starts, or at its next sync")
-
-
-def _progress() -> Callable[[int, int], None] | None:
-    """A bar for orders that take several messages, on a terminal only."""
-    if not is_interactive():
-        return None
-    from rich.console import Console
-    from rich.progress import Progress
-
-    bar = Progress(console=Console(stderr=True), transient=True)
-    tasks: list[Any] = []
-
-    def show(sent: int, of: int) -> None:
-        if of < 2:
-            return
-        if not tasks:
-            bar.start()
-            tasks.append(bar.add_task("broadcasting", total=of))
-        bar.update(tasks[0], completed=sent)
-        if sent == of:
-            bar.stop()
-
-    return show

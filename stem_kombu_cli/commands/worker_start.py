@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stem_kombu.errors import ConfigurationError
+from stem_kombu.errors import ConfigurationError, StemError
 from stem_kombu_cli.options import DURATION, announce_places, place_options, places_of
+from stem_kombu_cli.render import ReaderGone, emit
 
 if TYPE_CHECKING:
     from stem_kombu.app import Stem
@@ -108,12 +109,15 @@ def start(
 
 def announce(worker: Worker) -> None:
     """The one ready line."""
-    click.echo(
+    line = (
         f"ready: worker {worker.identity.worker}  namespace {worker.identity.namespace}  queues {','.join(worker.queues)}"
         f"  transport {worker.transport} {worker.broker_url}  revoke store {worker.store_url}"
         f"  revision {worker.cache.revision}  pid {worker.identity.pid}"
     )
-    sys.stdout.flush()
+    try:
+        emit(line)
+    except ReaderGone:
+        pass  # whoever started it doesn't care; its tasks do
 
 
 def load_app(target: str) -> Stem:
@@ -131,12 +135,18 @@ def load_app(target: str) -> Stem:
         sys.path.insert(0, folder)
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there, and something that it imports is not: its own traceback tells more
+    except StemError:
+        raise
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            raise ConfigurationError(
+                f"application {target!r}: there is no module {error.name!r}",
+                hint=f"looked in {folder} and on PYTHONPATH",
+            ) from None
         raise ConfigurationError(
-            f"application {target!r}: there is no module {error.name!r}", hint=f"looked in {folder} and on PYTHONPATH"
-        ) from None
+            f"application {target!r}: importing {module_name!r} failed: {type(error).__name__}: {error}",
+            hint="stem --debug worker start … shows where",
+        ) from error
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):

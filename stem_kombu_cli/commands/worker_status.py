@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -12,6 +11,7 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client import ControlClient
 from stem_kombu.control.messages import matches
 from stem_kombu.control.reports import StatusReport, WorkerStatus
+from stem_kombu.settings import Settings
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.options import (
     DURATION,
@@ -22,7 +22,8 @@ from stem_kombu_cli.options import (
     wants_json,
     worker_option,
 )
-from stem_kombu_cli.render import note, print_json, size, span, table, use_color
+from stem_kombu_cli.progress import Progress
+from stem_kombu_cli.render import emit, note, print_json, shown, size, span, table, use_color
 
 
 @click.command(epilog="Example:  stem worker status --follow --json")
@@ -44,17 +45,18 @@ def status(ctx: click.Context, /, once: bool, follow: bool, timeout: float | Non
         raise click.UsageError("--once and --follow exclude each other", ctx)
     as_json, targets = wants_json(values), targets_of(values)
     settings = places_of(values).settings()
-    with ControlClient(settings) as client:
+    with ControlClient(settings) as client, Progress() as progress:
         if follow:
             ctx.exit(_follow(client, targets, timeout, as_json))
         if settings.backend is None:
-            report = _listened(client, targets, settings.heartbeat_interval, settings.namespace)
+            report = _listened(client, targets, settings, progress)
         else:
             report = client.status(workers=targets)
     if as_json:
         print_json(report.to_dict())
     elif report.workers:
-        click.echo(text(report, use_color(ctx.obj.color)))
+        color = use_color(ctx.obj.color)
+        emit(text(report, color), color=color)
     if not report.workers:
         note(f"no worker{' of that name' if targets else ''} in namespace {report.namespace!r}")
     ctx.exit(exit_codes.NOTHING_MATCHED if targets and not report.workers else exit_codes.OK)
@@ -82,21 +84,23 @@ def text(report: StatusReport, color: bool) -> str:
     return table(headers, rows, color=color)
 
 
-def _listened(client: ControlClient, targets: list[str] | None, interval: float, namespace: str) -> StatusReport:
-    window = interval * 1.1
+def _listened(client: ControlClient, targets: list[str] | None, settings: Settings, progress: Progress) -> StatusReport:
+    window = settings.heartbeat_interval * 1.1
     note(f"note: there is no backend to read heartbeats from; listening for {span(window)}")
     stream = client.heartbeats()
     beats: dict[str, Heartbeat] = {}
     deadline = SYSTEM.monotonic() + window
     try:
-        while (beat := stream.next(deadline - SYSTEM.monotonic())) is not None:
-            if matches(targets, beat.worker):
+        while (left := deadline - SYSTEM.monotonic()) > 0:
+            progress.heartbeats(len(beats), left)
+            beat = stream.next(min(left, 0.2))
+            if beat is not None and matches(targets, beat.worker):
                 beats[beat.worker] = beat
     finally:
         stream.close()
     now = SYSTEM.utcnow()
     found = tuple(WorkerStatus.at(beats[worker], beats[worker].timestamp or now) for worker in sorted(beats))
-    return StatusReport(namespace, found, listened=window)
+    return StatusReport(settings.namespace, found, listened=window)
 
 
 def _follow(client: ControlClient, targets: list[str] | None, timeout: float | None, as_json: bool) -> int:
@@ -108,13 +112,13 @@ def _follow(client: ControlClient, targets: list[str] | None, timeout: float | N
                 note(f"error: no heartbeat within {span(timeout)}")
                 return exit_codes.NO
             # A beat is as old as the line that shows it.
-            shown = WorkerStatus.at(beat, beat.timestamp or SYSTEM.utcnow())
+            status = WorkerStatus.at(beat, beat.timestamp or SYSTEM.utcnow())
             if as_json:
-                click.echo(json.dumps(shown.to_dict()))
+                print_json(status.to_dict())
             else:
                 totals = beat.totals
-                click.echo(
-                    f"{shown.to_dict()['timestamp']}  {beat.worker}  {shown.liveness.value}  "
+                emit(
+                    f"{status.to_dict()['timestamp']}  {shown(beat.worker)}  {status.liveness.value}  "
                     f"{beat.in_flight}/{beat.concurrency} in flight  {totals.get('succeeded', 0)} succeeded  "
                     f"{totals.get('failed', 0)} failed  {totals.get('cancelled', 0)} cancelled  {size(beat.rss_bytes)}"
                 )
