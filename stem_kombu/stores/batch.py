@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -13,6 +14,7 @@ from stem_kombu.revocation import Revocation, RevocationDraft, merge
 #: Longest life of a revocation that expires at all, in seconds: 100 years. Whole microseconds of times within it stay
 #: below 2**53, so that Lua's and JSON's doubles hold them exactly.
 LONGEST_LIFE = 100 * 365 * 86_400.0
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def folded(drafts: Iterable[RevocationDraft]) -> list[RevocationDraft]:
@@ -76,7 +78,7 @@ def _check(draft: RevocationDraft) -> None:
             hint="give a positive time of at most 100 years, or none for a revocation that never expires",
         )
     for name, text in (("reason", draft.reason), ("requested_by", draft.requested_by)):
-        if text is not None and any(char == "\0" or "\ud800" <= char <= "\udfff" for char in text):
+        if text is not None and _UNSTORABLE.search(text):
             raise ConfigurationError(
                 f"revocation of {draft.task_id!r}: {name} {text!r} holds a character that can't be stored",
                 hint="leave out NUL characters and lone surrogates",

@@ -9,7 +9,7 @@ from typing import Any
 
 from stem_kombu.clock import from_epoch_us
 from stem_kombu.drivers.redis import RedisDatabase, RedisScript
-from stem_kombu.errors import StoreCorrupt, StoreError
+from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.settings import TlsSettings
 from stem_kombu.stores import redis_scripts
@@ -18,15 +18,17 @@ from stem_kombu.stores.batch import folded, life_us
 
 #: Records per read or delete: the server is busy for a few milliseconds at a time.
 _PAGE = 1000
+#: Longest batch. A script can't be interrupted, and this one keeps the server busy for about a second.
+_LONGEST_BATCH = 50_000
 
 
 class RedisRevokeStore(RevokeStore):
     """Revocations in one Redis, for any number of hosts. Times are by the server's clock.
 
-    A batch is one script, so atomic; the server answers nobody else while it runs (0.1 s for 10,000 ids). It is as
-    durable as the server is configured to be: use ``appendonly yes`` and ``maxmemory-policy noeviction``. Versions
-    follow the server's clock (:func:`stem_kombu.stores.batch.next_version`), so that they go on rising after a restart
-    or a fail-over that lost the latest writes.
+    A batch is one script, so atomic; the server answers nobody else while it runs (0.1 s for 10,000 ids), and so at most
+    50,000 tasks are taken at a time. It is as durable as the server is configured to be: use ``appendonly yes`` and
+    ``maxmemory-policy noeviction``. Versions follow the server's clock (:func:`stem_kombu.stores.batch.next_version`),
+    so that they go on rising after a restart or a fail-over that lost the latest writes.
     """
 
     def __init__(self, url: str, *, name: str = "URL", tls: TlsSettings | None = None) -> None:
@@ -37,6 +39,11 @@ class RedisRevokeStore(RevokeStore):
         distinct = folded(drafts)
         if not distinct:
             return []
+        if len(distinct) > _LONGEST_BATCH:
+            raise ConfigurationError(
+                f"revoke store {self.url}: {len(distinct)} tasks are too many for one batch; nothing was stored",
+                hint=f"revoke at most {_LONGEST_BATCH} at a time: Redis answers nobody else while it stores a batch",
+            )
         batch = [[d.task_id, d.terminate, d.reason, d.requested_by, life_us(d)] for d in distinct]
         stored = self._evaluate(redis_scripts.SAVE, namespace, [json.dumps(batch, ensure_ascii=False)])
         records = self._decoded(namespace, stored)

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stem_kombu.drivers.redis import RedisDatabase
-from stem_kombu.errors import StoreCorrupt, StoreError, StoreUnavailable
+from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError, StoreUnavailable
 from stem_kombu.revocation import Revocation, merge
 from stem_kombu.revocation import RevocationDraft as Draft
 from stem_kombu.settings import TlsSettings
@@ -109,12 +109,6 @@ def test_g2_versions_go_on_rising_after_the_server_forgot_some(store: RevokeStor
 
     assert new.version > forgotten.version > old.version
     assert [record.task_id for record in store.since(NS, forgotten.version)] == ["new"]
-
-
-@pytest.fixture
-def client_bytes(redis_url: str) -> Any:
-    with redis.Redis.from_url(redis_url) as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("garbage", ["{", "[]", "7", '"text"', '{"version":1}', '{"terminate":1}', "null"])
@@ -348,6 +342,13 @@ def test_a_million_are_pruned_in_slices(store: RevokeStore, client: Any) -> None
 
     assert store.prune(NS) == 20_000
     assert client.keys("*") == [REVISION]
+
+
+def test_a_batch_that_would_keep_the_server_busy_for_too_long_is_refused(store: RevokeStore, client: Any) -> None:
+    with pytest.raises(ConfigurationError, match="50001 tasks are too many for one batch; nothing was stored"):
+        store.save(NS, [Draft(f"t{number}") for number in range(50_001)])
+
+    assert client.keys("*") == []
 
 
 def test_the_store_is_what_the_registry_opens(store: RevokeStore) -> None:

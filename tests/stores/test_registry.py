@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -155,3 +156,15 @@ def test_a_broken_plug_in_is_named(monkeypatch: pytest.MonkeyPatch, value: str, 
         open_revoke_store("mine://:secret@here", name="--revoke-store")
 
     assert broken.value.message.startswith("--revoke-store: 'mine://:***@here'")
+
+
+def test_no_driver_is_imported_before_a_url_asks_for_it() -> None:
+    program = (
+        "import sys; from stem_kombu.stores.registry import open_revoke_store; "
+        "open_revoke_store('sqlite:///nowhere/x.db'); open_revoke_store('/nowhere/x.stem'); "
+        "print([name for name in ('redis', 'psycopg2') if name in sys.modules])"
+    )
+
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+    assert told == "[]\n"
