@@ -137,7 +137,10 @@ class RedisDatabase:
             raise ConfigurationError(
                 f"{name}: {self.url!r} is not a Redis URL: {error}", hint="write redis://:password@host:6379/0"
             ) from error
-        return lambda: self._redis.Redis.from_url(address, **self._options)
+        options = dict(self._options)
+        if parts.scheme == "unix":
+            del options["socket_connect_timeout"]  # redis-py 4 does not know it there, and a socket file never waits
+        return lambda: self._redis.Redis.from_url(address, **options)
 
     def _sentinel_opener(self, url: str, name: str) -> Callable[[], Any]:
         hint = "write redis+sentinel://host1:26379,host2:26379/master-name/0"
