@@ -75,12 +75,12 @@ WALLS = [
 
 #: (library, the only rooms and modules that know it)
 KNOWN_ONLY_TO = [
-    # The four modules of control are the mailbox: its common part, both of its ends, and the stream of heartbeats.
+    # The five modules of control are the mailbox: its common part, both of its ends, and the stream of heartbeats.
     (
         BROKER_LIBRARIES,
         (
             "stem_kombu.broker",
-            *(f"stem_kombu.control.{name}" for name in ("mailbox", "listener", "outbox", "stream")),
+            *(f"stem_kombu.control.{name}" for name in ("mailbox", "listener", "ear", "outbox", "stream")),
             "stem_kombu.worker",
             "stem_kombu.celery",
         ),

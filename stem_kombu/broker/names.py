@@ -87,6 +87,15 @@ def reply_queue(namespace: str, client: str, *, expires: float = CONTROL_QUEUE_E
     return direct_queue(reply_name(namespace, client), expires=expires)
 
 
+def is_reply_name(namespace: str, name: str) -> bool:
+    """Whether that is the name of a reply inbox in the namespace: replies are put nowhere else, whatever a command says.
+
+    A name that somebody made up could be that of a task queue, which on Redis would be given the inbox's expiry.
+    """
+    prefix = f"stem-{namespace_part(namespace)}-ctl-r-"
+    return len(name) <= 63 and name.startswith(prefix) and re.fullmatch(r"[a-z0-9-]+", name, re.ASCII) is not None
+
+
 def heartbeat_queue(namespace: str, client: str, *, expires: float = CONTROL_QUEUE_EXPIRES) -> Queue:
     """The queue in which one follower hears the heartbeats of a namespace."""
     name = f"stem-{namespace_part(namespace)}-beat-{slug(client, readable=8)}"

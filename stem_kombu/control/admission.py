@@ -2,76 +2,133 @@
 
 from __future__ import annotations
 
-import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum
 
-from stem_kombu.clock import Clock, from_epoch
+from stem_kombu.clock import Clock, epoch_us, from_epoch
+from stem_kombu.control.complaints import Complaints
 from stem_kombu.control.messages import Command
-
-logger = logging.getLogger(__name__)
 
 #: Seconds by which the roster's clock, as two processes know it, may differ.
 TOLERANCE = 2.0
-#: Commands further in the future than this come from a clock that nobody can rely on.
-_FUTURE = timedelta(hours=24)
-#: Remembered commands, and the bytes of their answers; each is remembered until it would be stale anyway.
-_MOST = 4096
-_MOST_BYTES = 16 * 1024 * 1024
-#: Seconds between two log lines about what was dropped.
-_LOG_EVERY = 60.0
+#: Longest life of a command; a longer one, or one from further in the future, is of a clock that nobody can rely on.
+LONGEST_LIFE = timedelta(hours=24)
+#: Commands that are remembered until they would be stale anyway; while there are so many, no further one is obeyed.
+MOST_COMMANDS = 50_000
+#: Bytes of answers that are remembered, for senders whose first reply got lost. The oldest are forgotten first.
+MOST_BYTES = 16 * 1024 * 1024
+
+
+class Verdict(Enum):
+    OBEY = "obey"
+    #: Not for this worker, or not any more: nothing is said.
+    IGNORE = "ignore"
+    #: Seen before; there may be an answer to give again.
+    KNOWN = "known"
+    #: More commands are alive than can be remembered.
+    REFUSE = "refuse"
+
+
+@dataclass(slots=True)
+class _Seen:
+    expires: float
+    answer: bytes | None = None
 
 
 class Admission:
-    """Remembers, until it expires, each command that was admitted, and the answer once there is one."""
+    """Remembers, until it expires, each command that was admitted, and the answer once there is one. Thread-safe.
+
+    ``roster_now()`` is the roster's clock in seconds since the epoch: by it commands are stamped.
+    """
 
     def __init__(self, worker: str, namespace: str, roster_now: Callable[[], float], clock: Clock) -> None:
         self._worker = worker
         self._namespace = namespace
         self._roster_now = roster_now
         self._clock = clock
-        self._seen: OrderedDict[tuple[str, int], bytes | None] = OrderedDict()
+        self._lock = threading.Lock()
+        # In order of arrival. Ages are counted here by the monotonic clock, so that a step of the wall clock neither
+        # brings a command back nor keeps it for ever.
+        self._seen: OrderedDict[tuple[str, int], _Seen] = OrderedDict()
+        self._answers: OrderedDict[tuple[str, int], int] = OrderedDict()
         self._bytes = 0
-        self._next_log = 0.0
-        self._unlogged = 0
-        #: How many messages were dropped, by reason.
-        self.dropped: dict[str, int] = {}
+        self._complaints = Complaints("control messages were", clock)
 
-    def admits(self, command: Command) -> bool:
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many messages were dropped, by reason."""
+        return self._complaints.dropped
+
+    def judge(self, command: Command) -> Verdict:
         """Whether to carry the command out: the first time it comes, while it is fresh, if it is meant for this worker."""
         if command.namespace != self._namespace or not command.is_for(self._worker):
-            return False  # not an error: on some transports everyone hears everything
-        now = from_epoch(self._roster_now())
-        if command.expires_at + timedelta(seconds=TOLERANCE) < now or command.issued_at > now + _FUTURE:
+            return Verdict.IGNORE  # not an error: on some transports everyone hears everything
+        left = self.time_left(command)
+        if left < 0 or command.issued_at - from_epoch(self._roster_now()) > LONGEST_LIFE:
             self.drop("stale", f"command {command.order.name!r} of {command.sender or 'somebody'} has expired")
-            return False
+            return Verdict.IGNORE
+        if command.expires_at - command.issued_at > LONGEST_LIFE:
+            self.drop("bad-message", f"command {command.order.name!r} lives longer than {LONGEST_LIFE}")
+            return Verdict.IGNORE
         key = (command.request_id, command.part)
-        if key in self._seen:
-            return False
-        self._seen[key] = None
-        while len(self._seen) > _MOST or self._bytes > _MOST_BYTES:
-            _, answer = self._seen.popitem(last=False)
-            self._bytes -= len(answer or b"")
-        return True
+        now = self._clock.monotonic()
+        with self._lock:
+            if key in self._seen:
+                return Verdict.KNOWN
+            self._forget_stale(now)
+            if len(self._seen) >= MOST_COMMANDS:
+                self.drop("overload", f"{MOST_COMMANDS} commands are alive; {command.order.name!r} is refused")
+                return Verdict.REFUSE
+            self._seen[key] = _Seen(now + left)
+        return Verdict.OBEY
+
+    def time_left(self, command: Command) -> float:
+        """Seconds for which the command may still be carried out, negative once it is stale."""
+        # Not as datetimes: the year 9999 has no tomorrow.
+        return epoch_us(command.expires_at) / 1e6 + TOLERANCE - self._roster_now()
 
     def answered(self, command: Command, answer: bytes) -> None:
         """Remember the answer, for a sender whose first reply got lost."""
         key = (command.request_id, command.part)
-        if key in self._seen:
-            self._seen[key] = answer
-            self._bytes += len(answer)
+        with self._lock:
+            seen = self._seen.get(key)
+            if seen is None or len(answer) > MOST_BYTES:
+                return
+            self._bytes += len(answer) - len(seen.answer or b"")
+            seen.answer = answer
+            self._answers[key] = len(answer)
+            while self._bytes > MOST_BYTES:
+                oldest, size = self._answers.popitem(last=False)
+                self._seen[oldest].answer = None
+                self._bytes -= size
 
     def answer_to(self, command: Command) -> bytes | None:
-        """The answer that was given to this command already, ``None`` when it wasn't seen or is still being worked on."""
-        return self._seen.get((command.request_id, command.part))
+        """The answer that was given to this command already, ``None`` when there is none yet or it was forgotten."""
+        with self._lock:
+            seen = self._seen.get((command.request_id, command.part))
+            return None if seen is None else seen.answer
 
     def drop(self, reason: str, text: str) -> None:
         """Count a message that is not obeyed, and log it, but no more than once a minute (G17)."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
-        self._unlogged += 1
-        now = self._clock.monotonic()
-        if now >= self._next_log:
-            logger.warning("%d control messages were dropped, the last because: %s", self._unlogged, text)
-            self._unlogged = 0
-            self._next_log = now + _LOG_EVERY
+        self._complaints.drop(reason, text)
+
+    def _forget_stale(self, now: float) -> None:
+        # Most commands live equally long, so the front is stale first; one that lives longer holds up a few others.
+        while self._seen:
+            key, seen = next(iter(self._seen.items()))
+            if seen.expires > now and len(self._seen) < MOST_COMMANDS:
+                return
+            if seen.expires > now:
+                stale = [key for key, seen in self._seen.items() if seen.expires <= now]
+                for key in stale:
+                    self._forget(key)
+                return
+            self._forget(key)
+
+    def _forget(self, key: tuple[str, int]) -> None:
+        del self._seen[key]
+        self._bytes -= self._answers.pop(key, 0)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
+from stem_kombu.broker.names import is_reply_name
 from stem_kombu.clock import isoformat, parse_isoformat
 from stem_kombu.control.messages import Call, Command, Inspect, Order, Ping, Reply, ReplyError, Revoke, Stats
 from stem_kombu.errors import BadMessage
@@ -25,16 +26,31 @@ LARGEST_REPLY = 32 * 1024 * 1024
 #: Characters of names and addresses.
 _LONGEST_TEXT = 512
 _MOST_TARGETS = 10_000
+#: Characters of what is said about an error.
+_LONGEST_EXPLANATION = 10_000
 
 
 class Unreadable(BadMessage):
-    """A command that can't be read, but whose sender can be told: ``reply_to``, ``request_id`` and ``part`` are known."""
+    """A command that can't be read, but whose sender can be told: ``reply_to``, ``request_id`` and ``part`` are known.
 
-    def __init__(self, message: str, *, code: str, reply_to: str, request_id: str, part: int = 0) -> None:
+    ``targets`` are whom it was meant for, as far as that can be read; nobody else should speak up.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        reply_to: str,
+        request_id: str,
+        part: int = 0,
+        targets: tuple[str, ...] | None = None,
+    ) -> None:
         super().__init__(message, code=code)
         self.reply_to = reply_to
         self.request_id = request_id
         self.part = part
+        self.targets = targets
 
 
 def encode_command(command: Command) -> bytes:
@@ -66,45 +82,38 @@ def decode_command(body: bytes, *, known: Callable[[str], bool]) -> Command:
     """
     fields = _object(body, LARGEST_COMMAND)
     try:
-        request_id, reply_to = _text(fields, "id"), _text(fields, "reply_to")
+        namespace, request_id, reply_to = _text(fields, "ns"), _text(fields, "id"), _text(fields, "reply_to")
         part = _whole(fields, "part")
+        if not is_reply_name(namespace, reply_to):
+            raise ValueError(f"reply_to {reply_to[:40]!r} is no reply inbox of namespace {namespace[:40]!r}")
+        targets = _targets(fields.get("targets"))
     except ValueError as error:
         raise BadMessage(f"a command can't be read: {error}") from None
-    if fields.get("v") != VERSION:
-        version = fields.get("v")
-        raise Unreadable(
-            f"message version {version!r} is not spoken here, only {VERSION}",
-            code="unknown-version",
-            reply_to=reply_to,
-            request_id=request_id,
-            part=part,
-        )
+
+    def unreadable(message: str, code: str) -> Unreadable:
+        return Unreadable(message, code=code, reply_to=reply_to, request_id=request_id, part=part, targets=targets)
+
+    version = fields.get("v")
+    if version != VERSION or not isinstance(version, int) or isinstance(version, bool):
+        raise unreadable(f"message version {str(version)[:40]!r} is not spoken here, only {VERSION}", "unknown-version")
     try:
         name = _text(fields, "command")
         if name not in _ORDERS and not known(name):
-            raise Unreadable(
-                f"command {name!r} is not known to this worker",
-                code="unknown-command",
-                reply_to=reply_to,
-                request_id=request_id,
-                part=part,
-            )
+            raise unreadable(f"command {name!r} is not known to this worker", "unknown-command")
         return Command(
             request_id=request_id,
-            namespace=_text(fields, "ns"),
+            namespace=namespace,
             order=_decode_order(name, _mapping(fields, "args")),
             issued_at=_time(fields, "issued_at"),
             expires_at=_time(fields, "expires_at"),
             reply_to=reply_to,
-            targets=_targets(fields.get("targets")),
+            targets=targets,
             part=part,
             parts=_whole(fields, "parts"),
             sender=None if fields.get("sender") is None else _text(fields, "sender"),
         )
-    except ValueError as error:
-        raise Unreadable(
-            f"a command can't be read: {error}", code="bad-message", reply_to=reply_to, request_id=request_id, part=part
-        ) from None
+    except (ValueError, OverflowError) as error:  # an offset can carry the year 1 out of the calendar
+        raise unreadable(f"a command can't be read: {error}", "bad-message") from None
 
 
 def encode_reply(reply: Reply) -> bytes:
@@ -119,18 +128,27 @@ def encode_reply(reply: Reply) -> bytes:
             "part": reply.part,
             "status": reply.status,
             "payload": reply.payload,
-            "error": None if reply.error is None else {"code": reply.error.code, "message": reply.error.message},
+            "error": None if reply.error is None else _told(reply.error),
         },
         LARGEST_REPLY,
         "a reply",
     )
 
 
+def _told(error: ReplyError) -> dict[str, str]:
+    """Whatever a handler raised, as fields that the other end accepts."""
+    code = error.code.encode("utf-8", "replace").decode()[:_LONGEST_TEXT] or "failed"
+    message = error.message.encode("utf-8", "replace").decode()
+    if len(message) > _LONGEST_EXPLANATION:
+        message = message[: _LONGEST_EXPLANATION - 1] + "…"
+    return {"code": code, "message": message or code}
+
+
 def decode_reply(body: bytes) -> Reply:
     """The reply of those bytes; raises :class:`BadMessage`."""
     fields = _object(body, LARGEST_REPLY)
     if fields.get("v") != VERSION:
-        raise BadMessage(f"a reply has version {fields.get('v')!r}, not {VERSION}")
+        raise BadMessage(f"a reply has version {str(fields.get('v'))[:40]!r}, not {VERSION}")
     try:
         status = _text(fields, "status")
         if status not in ("ok", "error"):
@@ -138,7 +156,7 @@ def decode_reply(body: bytes) -> Reply:
         error = None
         if status == "error":
             told = _mapping(fields, "error")
-            error = ReplyError(_text(told, "code"), _text(told, "message", longest=100_000))
+            error = ReplyError(_text(told, "code"), _text(told, "message", longest=_LONGEST_EXPLANATION))
         return Reply(
             request_id=_text(fields, "id"),
             namespace=_text(fields, "ns"),
@@ -155,7 +173,8 @@ def decode_reply(body: bytes) -> Reply:
 def order_size(revocation: Revocation) -> int:
     """About how many bytes a revocation takes in a command."""
     texts = (revocation.task_id, revocation.reason or "", revocation.requested_by or "", revocation.namespace)
-    return 250 + sum(len(text) * 6 if not text.isascii() else len(text) for text in texts)
+    # JSON escapes a quote in two characters, and what is beyond ASCII in up to twelve.
+    return 300 + sum(len(text) * (2 if text.isascii() and text.isprintable() else 12) for text in texts)
 
 
 # -- orders -------------------------------------------------------------------------------------------------------------
@@ -242,6 +261,7 @@ def _text(fields: Mapping[str, Any], name: str, *, longest: int = _LONGEST_TEXT)
     value = fields.get(name)
     if not isinstance(value, str) or not value or len(value) > longest:
         raise ValueError(f"{name} {str(value)[:40]!r} is not text of 1 to {longest} characters")
+    value.encode()  # half a surrogate pair is no text either, and that is a ValueError as well
     return value
 
 
@@ -268,7 +288,4 @@ def _targets(value: object) -> tuple[str, ...] | None:
         return None
     if not isinstance(value, list) or len(value) > _MOST_TARGETS:
         raise ValueError("targets is not a list")
-    for target in value:
-        if not isinstance(target, str) or not target or len(target) > _LONGEST_TEXT:
-            raise ValueError("targets holds something other than text")
-    return tuple(value)
+    return tuple(_text({"a target": target}, "a target") for target in value)

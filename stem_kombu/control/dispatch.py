@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from stem_kombu.control.base import WorkerView
-from stem_kombu.control.codec import BUILT_IN
+from stem_kombu.control.codec import BUILT_IN, encode_reply
 from stem_kombu.control.handlers.inspect import inspect
 from stem_kombu.control.handlers.ping import ping
-from stem_kombu.control.handlers.revoke import revoke
+from stem_kombu.control.handlers.revoke import Taken, settled, take
 from stem_kombu.control.handlers.stats import stats
 from stem_kombu.control.messages import Call, Command, Inspect, Order, Ping, Reply, ReplyError, Revoke, Stats
-from stem_kombu.errors import ConfigurationError, StemError, UnknownCommand
+from stem_kombu.errors import BadMessage, ConfigurationError, StemError, UnknownCommand
 
 logger = logging.getLogger(__name__)
 
@@ -26,31 +26,49 @@ class Dispatch:
         if taken:
             raise ConfigurationError(f"control command {sorted(taken)[0]!r} is built in and can't be defined again")
         self._view = view
-        self._custom = dict(custom)
+        # Kept, not copied: an application may define commands after its worker was made.
+        self._custom = custom
 
     def knows(self, name: str) -> bool:
         """Whether a command of that name would be carried out."""
         return name in BUILT_IN or name in self._custom
 
-    @staticmethod
-    def may_wait(order: Order) -> bool:
-        """Whether the command may take a moment, and must not hold up those that don't (G16)."""
-        return not isinstance(order, (Ping, Inspect))
+    def take(self, order: Revoke) -> Taken:
+        """The quick half of a revoke; :meth:`settled` is the half that may wait."""
+        return take(order, self._view)
 
-    def reply(self, command: Command) -> Reply:
-        """Carry the command out; every failure becomes a reply with an error."""
+    def settled(self, command: Command, taken: Taken, budget: float) -> bytes:
+        """The reply to a revoke, after waiting at most ``budget`` seconds for the tasks that were told to stop."""
+        return self._reply(command, lambda: settled(taken, self._view, budget))
+
+    def reply(self, command: Command) -> bytes:
+        """Carry out a command that is no revoke; every failure becomes a reply with an error."""
+        return self._reply(command, lambda: self._payload(command.order))
+
+    def failed(self, command: Command, failure: Exception) -> bytes:
+        """The reply that tells of a failure."""
+        if isinstance(failure, StemError):
+            error = ReplyError(getattr(failure, "code", "failed"), str(failure))
+        else:
+            logger.error(
+                "control command %r failed", command.order.name, exc_info=failure,
+                extra={"request_id": command.request_id},
+            )  # fmt: skip
+            error = ReplyError("failed", f"{type(failure).__name__}: {failure}")
+        return self.refusal(command.request_id, command.part, error)
+
+    def refusal(self, request_id: str, part: int, error: ReplyError) -> bytes:
+        """A reply that holds nothing but an error."""
+        return encode_reply(self._answer(request_id, part, {}, error))
+
+    def _reply(self, command: Command, payload: Callable[[], Mapping[str, Any]]) -> bytes:
         try:
-            payload, error = self._payload(command.order), None
-        except StemError as failure:
-            payload, error = {}, ReplyError(getattr(failure, "code", "failed"), str(failure))
-        except Exception as failure:
+            return encode_reply(self._answer(command.request_id, command.part, payload(), None))
+        except Exception as failure:  # noqa: BLE001 - it becomes a reply
             # The boundary between a handler, perhaps an application's, and the sender, who must hear something.
-            logger.exception("control command %r failed", command.order.name, extra={"request_id": command.request_id})
-            payload, error = {}, ReplyError("failed", f"{type(failure).__name__}: {failure}"[:2000] or "failed")
-        return self.answer(command.request_id, command.part, payload, error)
+            return self.failed(command, failure)
 
-    def answer(self, request_id: str, part: int, payload: Mapping[str, Any], error: ReplyError | None) -> Reply:
-        """A reply of this worker."""
+    def _answer(self, request_id: str, part: int, payload: Mapping[str, Any], error: ReplyError | None) -> Reply:
         who = self._view.identity
         return Reply(request_id, who.namespace, who.worker, who.boot, payload, error, part)
 
@@ -61,9 +79,9 @@ class Dispatch:
             return inspect(order, self._view)
         if isinstance(order, Stats):
             return stats(order, self._view)
-        if isinstance(order, Revoke):
-            return revoke(order, self._view)
-        return self._call(order)
+        if isinstance(order, Call):
+            return self._call(order)
+        raise BadMessage(f"command {order.name!r} is carried out in two halves")
 
     def _call(self, order: Call) -> Mapping[str, Any]:
         function = self._custom.get(order.name)

@@ -6,7 +6,6 @@ the fanout exchange where the transport has one, else one by one through their i
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -17,53 +16,78 @@ from stem_kombu.broker.connections import SLICE, connect
 from stem_kombu.broker.failures import broker_errors, shown_url
 from stem_kombu.clock import Clock
 from stem_kombu.control.codec import decode_reply
+from stem_kombu.control.complaints import Complaints
+from stem_kombu.control.lines import (
+    CONTENT_TYPE,
+    ENCODING,
+    acknowledges,
+    body_of,
+    drain,
+    hang_up,
+    line,
+    looped_token,
+)
 from stem_kombu.control.messages import Reply
 from stem_kombu.errors import BadMessage
 
 if TYPE_CHECKING:
     from kombu import Connection
 
-logger = logging.getLogger(__name__)
-
-CONTENT_TYPE, ENCODING = "application/json", "utf-8"
-#: Drivers where a control message needs no acknowledgement: it is taken off the queue when it is handed over.
-_WITHOUT_ACK = frozenset({"redis", "memory", "sqlite"})
-
-
-def acknowledges(driver: str) -> bool:
-    """Whether control messages are acknowledged on that driver: without it RabbitMQ pushes everything to a suspended worker
-    at once, and their expiry has nothing left to act on."""
-    return driver not in _WITHOUT_ACK
+#: Longest wait for one answer of the broker, in seconds. The caller has a deadline of its own and does not wait so long;
+#: this ends the thread that it left behind.
+_REPLY_TIMEOUT = 10.0
 
 
 class Mailbox:
-    """Used by one thread at a time. ``template`` is cloned, never used itself."""
+    """Used by one thread at a time. ``template`` is cloned, never used itself.
+
+    Raises :class:`~stem_kombu.errors.BrokerUnavailable` when it can't be opened within ``timeout`` seconds.
+    """
 
     def __init__(self, template: Connection, namespace: str, *, timeout: float, clock: Clock) -> None:
-        from kombu import Consumer, Producer
-
         self._clock = clock
         self._namespace = namespace
+        deadline = clock.monotonic() + timeout
         self.abilities: Abilities = abilities_of(template, clock=clock, timeout=min(timeout, 2.0))
         self.abilities.require_control(shown_url(template))
-        self._connection: Any = template.clone()
-        # Nobody sends heartbeats while the client is idle; without them the broker doesn't expect any.
-        self._connection.heartbeat = 0
-        connect(self._connection, timeout)
+        self._connection: Any = line(template, reply_timeout=_REPLY_TIMEOUT, confirms=True, heartbeats=False)
         self.reply_to = names.reply_name(namespace, secrets.token_hex(16))
         self._heard: Callable[[Reply], object] = lambda reply: None
-        with broker_errors(self._connection, "opening the reply inbox"):
-            channel = self._connection.default_channel
-            self._producer = Producer(channel, auto_declare=False)
-            inbox = names.direct_queue(self.reply_to)
-            ack = acknowledges(self.abilities.driver)
-            self._consumer = Consumer(channel, [inbox], on_message=self._on_message, no_ack=not ack, accept=["json"])
-            self._acks = ack
-            self._consumer.consume()
-            # A sender that has not declared the exchange takes it for a direct one on Kombu's virtual transports.
-            self._exchange = names.broadcast_exchange(namespace)
-            if self.abilities.fanout:
-                self._exchange(channel).declare()
+        self._complaints = Complaints("replies to this client", clock)
+        #: The monotonic time at which this mailbox was last put to use.
+        self.used_at = clock.monotonic()
+        try:
+            connect(self._connection, max(0.05, deadline - clock.monotonic()))
+            with broker_errors(self._connection, "opening the reply inbox"):
+                self._open()
+        except BaseException:
+            hang_up(self._connection, clock=clock)
+            raise
+
+    def _open(self) -> None:
+        from kombu import Consumer, Producer
+
+        channel = self._connection.default_channel
+        self._producer = Producer(channel, auto_declare=False)
+        self._acks = acknowledges(self.abilities.driver)
+        self._consumer = Consumer(
+            channel,
+            [names.direct_queue(self.reply_to)],
+            on_message=self._on_message,
+            on_decode_error=self._on_decode_error,
+            no_ack=not self._acks,
+            accept=["json"],
+        )
+        self._consumer.consume()
+        # A sender that has not declared the exchange takes it for a direct one on Kombu's virtual transports.
+        self._exchange = names.broadcast_exchange(self._namespace)
+        if self.abilities.fanout:
+            self._exchange(channel).declare()
+
+    @property
+    def fans_out(self) -> bool:
+        """Whether everyone can be reached without knowing who that is."""
+        return self.abilities.fanout
 
     def broadcast(self, body: bytes, workers: Iterable[str], *, expires: float) -> None:
         """Send to everyone: by fanout, else to the inboxes of ``workers``, who are those on the roster."""
@@ -88,29 +112,13 @@ class Mailbox:
         left = until - self._clock.monotonic()
         if left <= 0:
             return
-        try:
-            self._connection.drain_events(timeout=min(left, SLICE))
-        except TimeoutError:
-            return
-        except (*self._connection.connection_errors, *self._connection.channel_errors) as error:
-            if "timed out" in str(error).lower() and self._connection.connected:
-                return  # what Redis calls an error when there was simply nothing to read
-            with broker_errors(self._connection, "waiting for replies"):
-                raise
+        with broker_errors(self._connection, "waiting for replies"):
+            drain(self._connection, min(left, SLICE), clock=self._clock, garbage=self._on_garbage)
 
     def close(self) -> None:
         """Let the connection go, and the inbox with it."""
-        try:
-            self._consumer.cancel()
-            if self.abilities.needs_declare_before_reply:
-                names.direct_queue(self.reply_to)(self._connection.default_channel).delete()
-        except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
-            # A broken connection may fail in any way; the inbox expires by itself then.
-            logger.debug("closing a reply inbox: %r", error)
-        try:
-            self._connection.release()
-        except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
-            logger.debug("closing a control connection: %r", error)
+        self._heard = lambda reply: None
+        hang_up(self._connection, lambda body: self._publish(body, "", self.reply_to, 1.0), clock=self._clock)
 
     def _publish(self, body: bytes, exchange: Any, routing_key: str, expires: float) -> None:
         self._producer.publish(
@@ -128,16 +136,16 @@ class Mailbox:
         if self._acks:
             message.ack()
         try:
-            reply = decode_reply(body_of(message))
-        except BadMessage as error:
-            logger.warning("a reply is dropped: %s", error)
-            return
-        self._heard(reply)
+            body = body_of(message)
+            if looped_token(body) is None:
+                self._heard(decode_reply(body))
+        except (BadMessage, ValueError) as error:
+            self._complaints.drop("bad-message", str(error))
 
+    def _on_decode_error(self, message: Any, error: Exception) -> None:
+        if self._acks:
+            message.ack()
+        self._on_garbage(error)
 
-def body_of(message: Any) -> bytes:
-    """The bytes of a Kombu message; virtual transports hand over text."""
-    body = message.body
-    if isinstance(body, str):
-        return body.encode("utf-8", "surrogateescape")
-    return bytes(body)
+    def _on_garbage(self, error: Exception) -> None:
+        self._complaints.drop("envelope", repr(error))

@@ -111,7 +111,10 @@ class ReplyError:
 
 def matches(targets: Sequence[str] | None, worker: str) -> bool:
     """Whether a worker id is meant by the targets (ids and globs; ``None`` means everyone)."""
-    return targets is None or any(fnmatchcase(worker, target) for target in targets)
+    if targets is None or worker in targets:
+        return True
+    # Only globs go through a pattern: to compile one for each of thousands of plain ids would take a second.
+    return any(is_glob(target) and fnmatchcase(worker, target) for target in targets)
 
 
 def is_glob(target: str) -> bool:

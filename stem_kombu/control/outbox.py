@@ -1,8 +1,7 @@
 """What a worker says of its own accord or after a while: deferred replies, and heartbeats on the stream.
 
-A connection of its own, opened when first needed and used under a lock, because Kombu's connections belong to one
-thread and the listener's is busy listening. What can't be sent is dropped: the sender's deadline passes, the next beat
-comes.
+A connection and a thread of its own, started when first needed: whoever has something to say hands it over and never
+waits for the broker. What can't be sent is dropped after a while: the sender's deadline passes, the next beat comes.
 """
 
 from __future__ import annotations
@@ -10,14 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.broker import names
-from stem_kombu.broker.connections import connect
+from stem_kombu.broker.connections import backoff, connect
 from stem_kombu.broker.failures import broker_errors
 from stem_kombu.clock import Clock
-from stem_kombu.control.mailbox import CONTENT_TYPE, ENCODING
+from stem_kombu.control.lines import CONTENT_TYPE, ENCODING, hang_up, line
 from stem_kombu.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -26,109 +26,171 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT = 2.0
-#: Seconds during which nothing is tried after a connection failed: whoever speaks must not wait again and again.
-_QUIET_AFTER_FAILURE = 2.0
+#: Longest wait for one answer of the broker.
+_REPLY_TIMEOUT = 5.0
+#: Seconds after which a reply that could not be sent is no use to anybody.
+_REPLY_LIFE = 15.0
 _REPLY_EXPIRES = 60.0
+#: Replies that wait to be sent; with more of them the oldest are dropped.
+_MOST_REPLIES = 1000
+#: Seconds for which :meth:`Outbox.close` waits for what is still to be said.
+_LAST_WORDS = 2.0
+#: Clients whose inboxes were declared; those who have gone are the oldest.
+_MOST_DECLARED = 512
 
 
-def publish_reply(connection: Any, producer: Any, reply_to: str, body: bytes, *, declare: bool) -> None:
-    """Put a reply into a client's inbox. ``declare``: the transport wants the inbox declared by whoever fills it, so that it
-    expires; on AMQP that would bring the queue of a client back that has gone."""
-    if declare:
-        names.direct_queue(reply_to)(connection.default_channel).declare()
-    producer.publish(
-        body,
-        exchange="",
-        routing_key=reply_to,
-        content_type=CONTENT_TYPE,
-        content_encoding=ENCODING,
-        delivery_mode="transient",
-        expiration=_REPLY_EXPIRES,
-        retry=False,
-    )
+class Speaker:
+    """Puts replies into clients' inboxes over one connection; used by one thread at a time.
+
+    Where the transport wants it, the inbox is declared by whoever fills it, so that it expires; on AMQP that would bring
+    the queue of a client back that has gone.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        from kombu import Producer
+
+        self._channel = connection.default_channel
+        self._declares = connection.transport.driver_type != "amqp"
+        self._declared: OrderedDict[str, None] = OrderedDict()
+        self.producer = Producer(self._channel, auto_declare=False)
+
+    def reply(self, reply_to: str, body: bytes) -> None:
+        if self._declares and reply_to not in self._declared:
+            names.direct_queue(reply_to)(self._channel).declare()
+            self._declared[reply_to] = None
+            if len(self._declared) > _MOST_DECLARED:
+                self._declared.popitem(last=False)
+        self.say(body, "", reply_to, _REPLY_EXPIRES)
+
+    def say(self, body: bytes, exchange: Any, routing_key: str, expires: float) -> None:
+        self.producer.publish(
+            body,
+            exchange=exchange,
+            routing_key=routing_key,
+            content_type=CONTENT_TYPE,
+            content_encoding=ENCODING,
+            delivery_mode="transient",
+            expiration=expires,
+            retry=False,
+        )
 
 
 class Outbox:
-    """Safe from any thread; never raises for a broker that is away."""
+    """Safe from any thread; never blocks and never raises for a broker that is away."""
 
     def __init__(self, template: Connection, *, clock: Clock) -> None:
         self._template = template
         self._clock = clock
-        self._declare = template.transport.driver_type != "amqp"
-        self._lock = threading.Lock()
-        self._connection: Any = None
-        self._producer: Any = None
-        self._quiet_until = 0.0
-        self._exchanges: set[str] = set()
+        self._changed = threading.Condition()
+        self._replies: deque[tuple[float, str, bytes]] = deque()
+        self._beat: Heartbeat | None = None
+        self._thread: threading.Thread | None = None
 
-    def reply(self, reply_to: str, body: bytes) -> bool:
-        """Whether the reply was handed to the broker."""
-        return self._speak(
-            lambda: publish_reply(self._connection, self._producer, reply_to, body, declare=self._declare), "a reply"
-        )
+    def reply(self, reply_to: str, body: bytes) -> None:
+        """Send the reply as soon as the broker takes it; after a while it is dropped."""
+        with self._changed:
+            self._replies.append((self._clock.monotonic() + _REPLY_LIFE, reply_to, body))
+            if len(self._replies) > _MOST_REPLIES:
+                self._replies.popleft()
+            self._wake()
 
-    def heartbeat(self, beat: Heartbeat) -> bool:
-        """Whether the beat was handed to the broker."""
-        return self._speak(lambda: self._publish_beat(beat), "a heartbeat")
+    def heartbeat(self, beat: Heartbeat) -> None:
+        """Send the beat unless a newer one comes first."""
+        with self._changed:
+            self._beat = beat
+            self._wake()
 
     def close(self) -> None:
-        """Let the connection go. May be called twice; the next word connects again."""
-        with self._lock:
-            self._drop()
+        """Send what is still to be said, as long as that is quick, and let the connection go.
 
-    def _publish_beat(self, beat: Heartbeat) -> None:
+        May be called twice; the next word connects again.
+        """
+        with self._changed:
+            thread, self._thread = self._thread, None
+            self._changed.notify_all()
+        if thread is not None:
+            thread.join(_LAST_WORDS)
+
+    def _wake(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="stem-control-outbox", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _run(self) -> None:
+        me = threading.current_thread()
+        failures = 0
+        voice: _Voice | None = None
+        while True:
+            with self._changed:
+                while self._thread is me and not (self._replies or self._beat):
+                    self._changed.wait()
+                if self._thread is not me and (failures or not (self._replies or self._beat)):
+                    break
+                reply = self._replies[0] if self._replies else None
+                beat = None if reply is not None else self._beat
+            try:
+                with broker_errors(self._template, "sending a reply or a heartbeat"):
+                    voice = voice or _Voice(self._template, self._clock)
+                    if reply is not None:
+                        voice.speaker.reply(reply[1], reply[2])
+                    elif beat is not None:
+                        voice.beat(beat)
+            except BrokerError as error:
+                # An idle connection may have been cut long ago, so the first failure says nothing yet.
+                logger.log(logging.INFO if failures == 1 else logging.DEBUG, "not sent yet: %s", error)
+                failures += 1
+                _silence(voice)
+                voice = None
+                self._wait_after(failures, me)
+                continue
+            except Exception:
+                # The boundary of a thread that nobody watches: what can't be said is dropped, and told here.
+                logger.exception("a reply or a heartbeat can't be said at all")
+                _silence(voice)
+                voice = None
+            failures = 0
+            self._said(reply, beat)
+        _silence(voice)
+
+    def _wait_after(self, failures: int, me: threading.Thread) -> None:
+        with self._changed:
+            if failures > 1:
+                self._changed.wait_for(lambda: self._thread is not me, backoff(failures - 1))
+            now = self._clock.monotonic()
+            while self._replies and self._replies[0][0] <= now:
+                self._replies.popleft()
+
+    def _said(self, reply: tuple[float, str, bytes] | None, beat: Heartbeat | None) -> None:
+        with self._changed:
+            if reply is not None and self._replies and self._replies[0] is reply:
+                self._replies.popleft()
+            if beat is not None and self._beat is beat:
+                self._beat = None
+
+
+class _Voice:
+    """The connection of an outbox's thread."""
+
+    def __init__(self, template: Any, clock: Clock) -> None:
+        self._clock = clock
+        # Nobody reads this connection between two words, so nobody could send AMQP's heartbeats.
+        self._connection = line(template, reply_timeout=_REPLY_TIMEOUT, confirms=False, heartbeats=False)
+        connect(self._connection, _CONNECT_TIMEOUT)
+        self.speaker = Speaker(self._connection)
+        self._exchanges: set[str] = set()
+
+    def beat(self, beat: Heartbeat) -> None:
         exchange = names.heartbeat_exchange(beat.namespace)
         if exchange.name not in self._exchanges:
             exchange(self._connection.default_channel).declare()
             self._exchanges.add(exchange.name)
-        self._producer.publish(
-            json.dumps(beat.to_record()).encode(),
-            exchange=exchange,
-            routing_key="",
-            content_type=CONTENT_TYPE,
-            content_encoding=ENCODING,
-            delivery_mode="transient",
-            expiration=max(1.0, beat.interval),
-            retry=False,
-        )
+        self.speaker.say(json.dumps(beat.to_record()).encode(), exchange, "", max(1.0, beat.interval))
 
-    def _speak(self, say: Any, what: str) -> bool:
-        with self._lock:
-            if self._clock.monotonic() < self._quiet_until:
-                return False
-            for final in (self._connection is None, True):
-                try:
-                    with broker_errors(self._template, f"sending {what}"):
-                        self._open()
-                        say()
-                except BrokerError as error:
-                    # An idle connection may have been cut long ago: a fresh one decides.
-                    self._drop()
-                    if final:
-                        logger.info("%s could not be sent: %s", what, error)
-                        self._quiet_until = self._clock.monotonic() + _QUIET_AFTER_FAILURE
-                        return False
-                else:
-                    return True
-        return False
+    def close(self) -> None:
+        hang_up(self._connection, clock=self._clock)
 
-    def _open(self) -> None:
-        if self._connection is None:
-            from kombu import Producer
 
-            connection = self._template.clone()
-            # Nobody reads this connection between two words, so nobody could send AMQP's heartbeats.
-            connection.heartbeat = 0
-            connect(connection, _CONNECT_TIMEOUT)
-            self._connection = connection
-            self._producer = Producer(connection.default_channel, auto_declare=False)
-            self._exchanges = set()
-
-    def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            try:
-                connection.release()
-            except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
-                # A broken connection may fail in any way while it is closed.
-                logger.debug("closing an outbox: %r", error)
+def _silence(voice: _Voice | None) -> None:
+    if voice is not None:
+        voice.close()

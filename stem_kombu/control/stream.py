@@ -3,47 +3,53 @@
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.broker import names
-from stem_kombu.broker.connections import SLICE, connect, pulse
-from stem_kombu.broker.failures import broker_errors
+from stem_kombu.broker.abilities import abilities_of
+from stem_kombu.broker.connections import SLICE, connect
+from stem_kombu.broker.failures import broker_errors, shown_url
 from stem_kombu.clock import Clock
-from stem_kombu.control.mailbox import acknowledges, body_of
+from stem_kombu.control.complaints import Complaints
+from stem_kombu.control.lines import acknowledges, body_of, drain, hang_up, line
+from stem_kombu.errors import BroadcastUnsupported
 
 if TYPE_CHECKING:
     from kombu import Connection
 
-logger = logging.getLogger(__name__)
+_REPLY_TIMEOUT = 10.0
 
 
 class HeartbeatStream:
-    """Subscribed from the moment it is made; used by one thread. Raises :class:`~stem_kombu.errors.BrokerUnavailable`."""
+    """Subscribed from the moment it is made; used by one thread.
+
+    Raises :class:`~stem_kombu.errors.BrokerUnavailable`, and :class:`~stem_kombu.errors.BroadcastUnsupported` for a
+    transport that can't send to all who listen.
+    """
 
     def __init__(self, template: Connection, namespace: str, *, timeout: float, clock: Clock) -> None:
-        from kombu import Consumer
-
         self._clock = clock
         self._namespace = namespace
-        self._connection: Any = template.clone()
-        connect(self._connection, timeout)
-        self._heard: deque[Heartbeat] = deque()
-        self._ack = acknowledges(self._connection.transport.driver_type)
-        with broker_errors(self._connection, "listening for heartbeats"):
-            queue = names.heartbeat_queue(namespace, secrets.token_hex(16))
-            self._consumer = Consumer(
-                self._connection.default_channel,
-                [queue],
-                on_message=self._on_message,
-                no_ack=not self._ack,
-                accept=["json"],
+        abilities = abilities_of(template, clock=clock, timeout=min(timeout, 2.0))
+        if not abilities.fanout:
+            raise BroadcastUnsupported(
+                f"broker {shown_url(template)}: transport {abilities.driver!r} can't send heartbeats to all who listen",
+                hint="give the fleet a backend (STEM_RESULT_BACKEND_URL) and read the snapshot",
             )
-            self._consumer.consume()
-            self._drain(0.001)  # Kombu subscribes at the first drain, not before
+        self._connection: Any = line(template, reply_timeout=_REPLY_TIMEOUT, confirms=False, heartbeats=True)
+        self._heard: deque[Heartbeat] = deque()
+        self._complaints = Complaints("heartbeats on the stream", clock)
+        self._ack = acknowledges(abilities.driver)
+        try:
+            connect(self._connection, timeout)
+            with broker_errors(self._connection, "listening for heartbeats"):
+                self._subscribe()
+        except BaseException:
+            self.close()
+            raise
 
     def next(self, timeout: float | None) -> Heartbeat | None:
         """The next beat, ``None`` when none came within ``timeout`` seconds (``None``: wait without bound)."""
@@ -53,35 +59,45 @@ class HeartbeatStream:
             if left <= 0:
                 return None
             with broker_errors(self._connection, "listening for heartbeats"):
-                pulse(self._connection, clock=self._clock)
                 self._drain(min(left, SLICE))
         return self._heard.popleft()
 
     def close(self) -> None:
         """Let the connection go, and the queue with it."""
-        try:
-            self._consumer.cancel()
-            self._connection.release()
-        except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
-            # A broken connection may fail in any way while it is closed; the queue expires by itself.
-            logger.debug("closing a heartbeat stream: %r", error)
+        hang_up(self._connection, clock=self._clock)
+
+    def _subscribe(self) -> None:
+        from kombu import Consumer
+
+        self._consumer = Consumer(
+            self._connection.default_channel,
+            [names.heartbeat_queue(self._namespace, secrets.token_hex(16))],
+            on_message=self._on_message,
+            on_decode_error=self._on_decode_error,
+            no_ack=not self._ack,
+            accept=["json"],
+        )
+        self._consumer.consume()
+        self._drain(0.001)  # Kombu subscribes at the first drain, not before
 
     def _drain(self, seconds: float) -> None:
-        try:
-            self._connection.drain_events(timeout=seconds)
-        except TimeoutError:
-            pass
-        except self._connection.connection_errors as error:
-            if "timed out" not in str(error).lower():
-                raise
+        drain(self._connection, seconds, clock=self._clock, garbage=self._on_garbage)
 
     def _on_message(self, message: Any) -> None:
         if self._ack:
             message.ack()
         try:
             beat = Heartbeat.from_record(json.loads(body_of(message)))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            logger.warning("a heartbeat can't be read and is dropped: %r", error)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            self._complaints.drop("bad-message", repr(error))
             return
         if beat.namespace == self._namespace:
             self._heard.append(beat)
+
+    def _on_decode_error(self, message: Any, error: Exception) -> None:
+        if self._ack:
+            message.ack()
+        self._on_garbage(error)
+
+    def _on_garbage(self, error: Exception) -> None:
+        self._complaints.drop("envelope", repr(error))

@@ -14,7 +14,6 @@ from stem_kombu.backends.memory import MemoryBackend
 from stem_kombu.broker.connections import open_connection
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.base import (
-    Applied,
     InFlightTask,
     PoolSlot,
     RevocationFacts,
@@ -24,9 +23,11 @@ from stem_kombu.control.base import (
 from stem_kombu.control.client import ControlClient
 from stem_kombu.control.listener import ControlListener
 from stem_kombu.revocation import Revocation
+from stem_kombu.revocation_cache import Applied
 from stem_kombu.settings import Settings
 
 _numbers = itertools.count(1)
+HELD = RevocationFacts(count=0, revision=0, synced_ago=0.1)
 
 
 def identity(worker: str, namespace: str = "stem", boot: str | None = None) -> WorkerIdentity:
@@ -62,7 +63,7 @@ class FakeWorker:
     identity: WorkerIdentity
     current: WorkerFacts = FACTS
     tasks: Sequence[InFlightTask] = ()
-    held: RevocationFacts = RevocationFacts(count=0, revision=0, synced_ago=0.1)
+    held: RevocationFacts = HELD
     records: list[Revocation] = field(default_factory=list)
     endings: dict[str, str] = field(default_factory=dict)
     applied: list[tuple[str, ...]] = field(default_factory=list)

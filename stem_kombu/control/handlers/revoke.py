@@ -1,34 +1,51 @@
 """``revoke``: take what the store holds already, tell running tasks to stop, and say what came of it.
 
-The store isn't written here: the client did that before it spoke (G1).
+The store isn't written here: the client did that before it spoke (G1). Taking is quick and is never queued behind a
+command that waits; only the answer waits for the tasks to stop.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from stem_kombu.control.base import WorkerView
 from stem_kombu.control.messages import Revoke
+from stem_kombu.revocation_cache import Applied
 
 
-def revoke(order: Revoke, view: WorkerView) -> dict[str, Any]:
-    """The payload of ``spec/cli.md``, and ``finished``: ids that ended otherwise than cancelled, with how.
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What happened when the revocations arrived: what the cache did, what ran here, and what of it was told to stop."""
 
-    Waits at most the order's settle budget for tasks that were told to stop.
-    """
+    applied: Applied
+    running: frozenset[str]
+    told: frozenset[str]
+
+
+def take(order: Revoke, view: WorkerView) -> Taken:
+    """Put the revocations into the cache and tell running tasks to stop where asked."""
     mine = [revocation for revocation in order.revocations if revocation.namespace == view.identity.namespace]
-    ids = [revocation.task_id for revocation in mine]
-    running = view.running(ids)
+    running = view.running([revocation.task_id for revocation in mine])
     applied = view.apply(mine)
     told = running & {revocation.task_id for revocation in mine if revocation.terminate}
-    endings = view.wait_ended(told, order.settle) if told else {}
+    return Taken(applied, running, told)
+
+
+def settled(taken: Taken, view: WorkerView, budget: float) -> dict[str, Any]:
+    """The payload of ``spec/cli.md``, and ``finished``: ids that ended otherwise than cancelled, with how.
+
+    Waits at most ``budget`` seconds for tasks that were told to stop.
+    """
+    endings: Mapping[str, str] = view.wait_ended(taken.told, budget) if taken.told else {}
     return {
-        "applied": list(applied.applied),
-        "stale": list(applied.stale),
-        "expired": list(applied.expired),
-        "in_flight": sorted(running),
+        "applied": list(taken.applied.applied),
+        "stale": list(taken.applied.stale),
+        "expired": list(taken.applied.expired),
+        "in_flight": sorted(taken.running),
         "terminated": sorted(task_id for task_id, ending in endings.items() if ending in ("cancelled", "settling")),
-        "pending": sorted(told - endings.keys()),
+        "pending": sorted(taken.told - endings.keys()),
         "finished": [
             {"id": task_id, "state": ending}
             for task_id, ending in sorted(endings.items())

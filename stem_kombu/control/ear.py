@@ -1,0 +1,187 @@
+"""One connection of a listener, from its opening to its loss: consuming, and making sure that it really hears.
+
+Kombu subscribes at its first drain and not when it is told to consume, and a subscription can be lost without any error:
+a socket that is half open, a binding that somebody removed. So an ear believes only what it has heard: its own message
+at first, and then some broadcast every now and then.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from stem_kombu.broker import names
+from stem_kombu.broker.connections import SLICE, connect
+from stem_kombu.clock import Clock
+from stem_kombu.control.lines import acknowledges, body_of, drain, hang_up, line, loop_body, looped_token
+from stem_kombu.control.outbox import Speaker
+from stem_kombu.errors import BrokerError, BrokerUnavailable
+
+_PREFETCH = 16
+_CONNECT_TIMEOUT, _REPLY_TIMEOUT = 4.0, 5.0
+#: Seconds after which a message to oneself is sent again, at first and later, and seconds after which it is given up.
+_AGAIN_SOON, _AGAIN_LATER = 0.05, 1.0
+_GIVE_UP = 5.0
+#: Seconds for which it is sent again that soon: one worker that hears nothing must not shout at all the others.
+_SOON = 1.0
+#: Unreadable messages with nothing else between them, after which the connection itself is suspected.
+_MOST_GARBAGE = 100
+
+
+class Ear:
+    """Hears what is broadcast in a namespace (``fanout``) and what is sent to one worker's inbox.
+
+    ``receive(body, say)`` is called with each message and the means to answer it, ``garbage(reason, text)`` with what
+    could not be read. ``later(reply_to, body)`` answers from any thread. After ``hearing_check`` to twice as many
+    seconds without a broadcast the ear speaks to itself; it proves thereby for all others that they hear, so that a
+    fleet as a whole speaks that often. Used by the thread that made it.
+    """
+
+    def __init__(
+        self,
+        template: Any,
+        namespace: str,
+        worker: str,
+        *,
+        fanout: bool,
+        receive: Callable[[bytes, Callable[[str, bytes], None]], None],
+        garbage: Callable[[str, str], None],
+        later: Callable[[str, bytes], None],
+        hearing_check: float,
+        clock: Clock,
+    ) -> None:
+        self._namespace, self._worker = namespace, worker
+        self._fanout = fanout
+        self._receive = receive
+        self._garbage = garbage
+        self._later = later
+        self._hearing_check = hearing_check
+        self._clock = clock
+        self._connection = line(template, reply_timeout=_REPLY_TIMEOUT, confirms=False, heartbeats=True)
+        self._ack = acknowledges(str(self._connection.transport.driver_type))
+        #: What is raised here when the connection is lost or an operation refused.
+        self.errors: tuple[type[Exception], ...] = (
+            BrokerError,
+            *self._connection.connection_errors,
+            *self._connection.channel_errors,
+        )
+        #: Ends a wait from another thread, where the transport can do that.
+        self.wake: Callable[[], object] | None = None
+        self._thread = threading.current_thread()
+        self._inbox = names.inbox_queue(namespace, worker)
+        self._speaker: Speaker
+        self._proven = False
+        self._unreadable = 0
+        # The token that is waited for, ``None`` while there is no doubt.
+        self._token: str | None = None
+        self._doubt_at = self._doubted_at = self._speak_at = 0.0
+
+    def open(self) -> None:
+        """Connect and consume. Raises :class:`BrokerUnavailable`, or what the driver raises."""
+        from kombu import Consumer
+
+        connect(self._connection, _CONNECT_TIMEOUT)
+        self.wake = getattr(self._connection.transport, "wake", None)
+        channel = self._connection.default_channel
+        self._speaker = Speaker(self._connection)
+        ways: list[tuple[Any, Callable[[Any], None]]] = [(self._inbox, self._on_inbox)]
+        if self._fanout:
+            ways.append((names.broadcast_queue(self._namespace, self._worker), self._on_broadcast))
+        for queue, on_message in ways:
+            consumer = Consumer(
+                channel,
+                [queue],
+                on_message=on_message,
+                on_decode_error=self._on_decode_error,
+                no_ack=not self._ack,
+                accept=["json"],
+            )
+            if self._ack:
+                consumer.qos(prefetch_count=_PREFETCH)
+            consumer.consume()
+        self._doubt(self._clock.monotonic())
+
+    def listen(self) -> bool:
+        """Wait for one event, a moment at most; whether it is proven now, and was not before, that this ear hears.
+
+        Raises :class:`BrokerUnavailable`, or what the driver raises, when it doesn't any more.
+        """
+        now = self._clock.monotonic()
+        if self._token is None and now >= self._doubt_at:
+            self._doubt(now)
+        if self._token is not None:
+            doubted = now - self._doubted_at
+            if doubted > _GIVE_UP:
+                raise BrokerUnavailable(f"worker {self._worker} does not hear what it says to itself")
+            if now >= self._speak_at:
+                self._speak(self._token)
+                soon = not self._proven and doubted < _SOON
+                self._speak_at = now + (_AGAIN_SOON if soon else _AGAIN_LATER)
+        self._drain()
+        if self._token is None and not self._proven:
+            self._proven = True
+            return True
+        return False
+
+    def close(self, *, gracefully: bool) -> None:
+        """Let the connection go, from any thread. Waits for a blocking read, unless there is a graceful end to it."""
+        say = (lambda body: self._speaker.say(body, "", self._inbox.name, 1.0)) if gracefully else None
+        hang_up(self._connection, say, clock=self._clock)
+
+    # -- hearing --------------------------------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        before = self._unreadable
+        drain(self._connection, SLICE, clock=self._clock, garbage=self._on_garbage)
+        if self._unreadable == before:
+            self._unreadable = 0
+        elif self._unreadable >= _MOST_GARBAGE:
+            raise BrokerUnavailable(f"{_MOST_GARBAGE} messages in a row could not be read")
+
+    def _doubt(self, now: float) -> None:
+        self._token = secrets.token_hex(16)
+        self._doubted_at = self._speak_at = now
+
+    def _believe(self) -> None:
+        self._token = None
+        self._doubt_at = self._clock.monotonic() + self._hearing_check * (1 + random.random())
+
+    def _speak(self, token: str) -> None:
+        exchange: Any = names.broadcast_exchange(self._namespace) if self._fanout else ""
+        self._speaker.say(loop_body(token), exchange, "" if self._fanout else self._inbox.name, _GIVE_UP)
+
+    def _on_broadcast(self, message: Any) -> None:
+        if self._proven:
+            self._believe()
+        self._on_message(message)
+
+    def _on_inbox(self, message: Any) -> None:
+        self._on_message(message)
+
+    def _on_message(self, message: Any) -> None:
+        if self._ack:
+            message.ack()
+        try:
+            body = body_of(message)
+        except ValueError as error:
+            self._garbage("bad-message", f"a message is no text: {error}")
+            return
+        token = looped_token(body)
+        if token is None:
+            # Closing a connection may hand over a last message, in the thread that closes it.
+            here = threading.current_thread() is self._thread
+            self._receive(body, self._speaker.reply if here else self._later)
+        elif token == self._token:
+            self._believe()
+
+    def _on_decode_error(self, message: Any, error: Exception) -> None:
+        if self._ack:
+            message.ack()
+        self._on_garbage(error)
+
+    def _on_garbage(self, error: Exception) -> None:
+        self._unreadable += 1
+        self._garbage("envelope", f"a message's envelope can't be read: {error!r}")

@@ -1,0 +1,155 @@
+"""What a worker does with a control message: read it, judge it, carry it out in the right lane, answer.
+
+What is quick is answered where it is heard. What may take a moment goes to lanes, so that no command that waits is ever
+in front of a ping (G16), nor a revoke that must be taken behind one that waits for its tasks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from stem_kombu.broker.names import is_reply_name
+from stem_kombu.clock import Clock
+from stem_kombu.control.admission import Admission, Verdict
+from stem_kombu.control.base import WorkerView
+from stem_kombu.control.codec import Unreadable, decode_command
+from stem_kombu.control.dispatch import Dispatch
+from stem_kombu.control.handlers.revoke import Taken
+from stem_kombu.control.lanes import Lane
+from stem_kombu.control.messages import Call, Command, Inspect, Ping, ReplyError, Revoke, matches
+from stem_kombu.errors import BadMessage
+
+logger = logging.getLogger(__name__)
+
+#: Threads that wait for tasks to stop, that ask brokers and copy large caches, and that run an application's commands.
+_SETTLING, _ASKING, _CALLING = 32, 4, 8
+#: Longest time that a reply is held back for tasks to stop, in seconds, whatever the command says.
+LONGEST_SETTLE = 30.0
+#: Seconds that :meth:`Reception.close` gives to what is being carried out.
+_LAST_COMMANDS = 2.0
+
+#: Puts a reply into an inbox: ``say(reply_to, body)``.
+Say = Callable[[str, bytes], None]
+
+
+class Reception:
+    """Receives the messages of one worker. ``later(reply_to, body)`` sends a reply from any thread and never blocks."""
+
+    def __init__(
+        self,
+        view: WorkerView,
+        commands: Mapping[str, Callable[..., Any]],
+        *,
+        later: Say,
+        roster_now: Callable[[], float],
+        clock: Clock,
+    ) -> None:
+        who = view.identity
+        self._worker, self._namespace = who.worker, who.namespace
+        self._dispatch = Dispatch(view, commands)
+        self.admission = Admission(who.worker, who.namespace, roster_now, clock)
+        self._later = later
+        self._clock = clock
+        self._lanes: list[Lane] = []
+
+    def open(self) -> None:
+        """Be ready to receive. May be called twice, and again after :meth:`close`."""
+        if self._lanes:
+            return
+        # One thread takes revocations, so that they are taken in the order in which they were heard.
+        self._taking = Lane("stem-control-take", 1, clock=self._clock)
+        self._settling = Lane("stem-control-settle", _SETTLING, clock=self._clock)
+        self._asking = Lane("stem-control-ask", _ASKING, clock=self._clock)
+        self._calling = Lane("stem-control-call", _CALLING, clock=self._clock)
+        self._lanes = [self._taking, self._asking, self._calling, self._settling]
+
+    def close(self) -> None:
+        """Return when nothing is carried out any more, or after a moment; a command that never ends is left behind."""
+        deadline = self._clock.monotonic() + _LAST_COMMANDS
+        for lane in self._lanes:
+            lane.stop(max(0.0, deadline - self._clock.monotonic()))
+        self._lanes = []
+
+    def receive(self, body: bytes, say: Say) -> None:
+        """Handle one message; ``say`` sends a reply at once, in this thread."""
+        try:
+            command = decode_command(body, known=self._dispatch.knows)
+        except Unreadable as error:
+            self._refuse(error, say)
+            return
+        except BadMessage as error:
+            self.admission.drop(error.code, str(error))
+            return
+        verdict = self.admission.judge(command)
+        if verdict is Verdict.OBEY:
+            self._obey(command, say)
+        elif verdict is Verdict.KNOWN:
+            answer = self.admission.answer_to(command)
+            if answer is not None:
+                say(command.reply_to, answer)
+        elif verdict is Verdict.REFUSE:
+            say(command.reply_to, self._busy(command))
+
+    def _refuse(self, error: Unreadable, say: Say) -> None:
+        if not is_reply_name(self._namespace, error.reply_to) or not matches(error.targets, self._worker):
+            return  # another namespace's, or for others
+        self.admission.drop(error.code, str(error))
+        say(error.reply_to, self._dispatch.refusal(error.request_id, error.part, ReplyError(error.code, str(error))))
+
+    def _obey(self, command: Command, say: Say) -> None:
+        order = command.order
+        if isinstance(order, Ping) or (isinstance(order, Inspect) and not order.revoked):
+            self._answer(command, self._dispatch.reply(command), say)
+        elif isinstance(order, Revoke):
+            heard_at = self._clock.monotonic()
+            self._hand_over(self._taking, command, lambda: self._take(command, order, heard_at), say)
+        else:
+            lane = self._calling if isinstance(order, Call) else self._asking
+            self._hand_over(lane, command, lambda: self._carry_out(command), say)
+
+    def _hand_over(self, lane: Lane, command: Command, work: Callable[[], None], say: Say) -> None:
+        future = lane.submit(work)
+        if future is None:
+            self.admission.drop("overload", f"too many commands wait; {command.order.name!r} is refused")
+            self._answer(command, self._busy(command), say)
+        else:
+            future.add_done_callback(_complain)
+
+    def _carry_out(self, command: Command) -> None:
+        if self.admission.time_left(command) < 0:
+            self.admission.drop("stale", f"command {command.order.name!r} expired while it waited for its turn")
+            return
+        self._answer(command, self._dispatch.reply(command), self._later)
+
+    def _take(self, command: Command, order: Revoke, heard_at: float) -> None:
+        try:
+            taken = self._dispatch.take(order)
+        except Exception as failure:  # noqa: BLE001 - it becomes a reply
+            # The boundary between the worker's parts and the sender, who must hear something.
+            self._answer(command, self._dispatch.failed(command, failure), self._later)
+            return
+        deadline = heard_at + min(order.settle, LONGEST_SETTLE)
+        if taken.told and deadline > heard_at:
+            self._hand_over(self._settling, command, lambda: self._settle(command, taken, deadline), self._later)
+        else:
+            self._settle(command, taken, heard_at)
+
+    def _settle(self, command: Command, taken: Taken, deadline: float) -> None:
+        budget = max(0.0, deadline - self._clock.monotonic())
+        self._answer(command, self._dispatch.settled(command, taken, budget), self._later)
+
+    def _answer(self, command: Command, body: bytes, say: Say) -> None:
+        self.admission.answered(command, body)
+        say(command.reply_to, body)
+
+    def _busy(self, command: Command) -> bytes:
+        error = ReplyError("busy", f"worker {self._worker} has too many commands to carry out")
+        return self._dispatch.refusal(command.request_id, command.part, error)
+
+
+def _complain(future: Future[None]) -> None:
+    if not future.cancelled() and (error := future.exception()) is not None:
+        logger.error("a control command ended in an unexpected way", exc_info=error)
