@@ -6,7 +6,7 @@ without them: RabbitMQ answers PRECONDITION_FAILED. So it is asked first whether
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stem_kombu.broker.names import task_queue
 
@@ -33,6 +33,19 @@ def declared_task_queue(connection: Connection, name: str, *, max_priority: int 
         with connection.channel() as channel:
             queue(channel).declare()
     return queue
+
+
+def give_back(connection: Connection, delivery_tag: Any) -> None:
+    """Let an unacknowledged message be delivered again, from the head of its queue. Raises what the driver raises."""
+    channel: Any = connection.default_channel
+    if connection.transport.driver_type != "redis":
+        channel.basic_reject(delivery_tag, requeue=True)
+        return
+    from kombu.transport.virtual import QoS
+
+    # Kombu's reject would put it behind everything that waits.
+    channel.qos.restore_by_tag(delivery_tag, leftmost=False)
+    QoS.ack(channel.qos, delivery_tag)
 
 
 def _exists(connection: Connection, queue: Queue) -> bool:

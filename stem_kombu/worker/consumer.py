@@ -19,7 +19,7 @@ from kombu import Consumer as KombuConsumer
 from kombu.asynchronous import Hub
 
 from stem_kombu.broker.connections import backoff, connect, pulse
-from stem_kombu.broker.queues import declared_task_queue
+from stem_kombu.broker.queues import declared_task_queue, give_back
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerError
 from stem_kombu.worker.inflight import Delivery, InFlight
@@ -33,6 +33,8 @@ _CONNECT_TIMEOUT = 4.0
 #: Drivers that Kombu's hub can run, and whose delivery tags outlive a connection.
 _HUB_DRIVERS = frozenset({"amqp", "redis"})
 _LASTING_TAGS = frozenset({"redis"})
+#: AMQP's codes for what a queue or a broker does not do.
+_REFUSED = frozenset({540, 541})
 
 
 class Consumer:
@@ -63,6 +65,7 @@ class Consumer:
         self._allowance = allowance
         #: How many unacknowledged messages the broker was told to leave here at most.
         self.prefetch = 0
+        self._global_prefetch = True
         self.generation = 0
         #: Whether the queues are being consumed right now.
         self.consuming = False
@@ -143,6 +146,9 @@ class Consumer:
                 failures = 0
                 self._serve(connection)
             except (BrokerError, *connection.connection_errors, *connection.channel_errors) as error:
+                if getattr(error, "reply_code", None) in _REFUSED and self._global_prefetch:
+                    self._global_prefetch = False  # a quorum queue, or a broker where global prefetch is switched off
+                    continue
                 failures += 1
                 self.trouble = str(error) or type(error).__name__
                 log = logger.warning if failures in (1, 10) else logger.debug
@@ -231,22 +237,27 @@ class Consumer:
         assert self._connection is not None
         current = delivery.generation == self.generation
         if then is not Then.LEAVE and (current or self._connection.transport.driver_type in _LASTING_TAGS):
-            channel = self._connection.default_channel
             tag = delivery.handle.delivery_tag
             if then is Then.ACKNOWLEDGE:
-                channel.basic_ack(tag)
+                self._connection.default_channel.basic_ack(tag)
             elif current:
-                channel.basic_reject(tag, requeue=True)
+                give_back(self._connection, tag)
         # A delivery of a lost AMQP connection is the broker's again; its redelivery finds the recorded outcome.
         self._inflight.remove(delivery.token)
 
     def _apply_prefetch(self, force: bool = False) -> None:
         allowance = self._allowance()
-        if force or allowance != self.prefetch:
-            assert self._consumer is not None
-            # Several queues are several consumers to AMQP, and without ``global`` each would get the whole allowance.
-            self._consumer.qos(prefetch_count=allowance, apply_global=len(self.queues) > 1)
-            self.prefetch = allowance
+        if not force and allowance == self.prefetch:
+            return
+        assert self._consumer is not None
+        # To RabbitMQ a count that is not global is a matter of each consumer, and fixed when it begins to consume.
+        again = not self._global_prefetch and self.consuming
+        if again:
+            self._consumer.cancel()
+        self._consumer.qos(prefetch_count=allowance, apply_global=self._global_prefetch)
+        if again:
+            self._consumer.consume()
+        self.prefetch = allowance
 
     def _drain_wakes(self) -> None:
         try:

@@ -106,11 +106,11 @@ class InFlight:
             delivery.handle, delivery.generation = handle, generation
             return True
 
-    def reserved(self, token: int) -> None:
-        """A held delivery is due and waits for a slot now."""
+    def waits(self, token: int, phase: Phase) -> None:
+        """The delivery waits: for a slot (``RESERVED``) or without one (``HELD``)."""
         with self._lock:
             if (delivery := self._by_token.get(token)) is not None:
-                delivery.phase = Phase.RESERVED
+                delivery.phase = phase
 
     def started(self, token: int, pid: int) -> Delivery | None:
         with self._lock:

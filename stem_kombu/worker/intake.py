@@ -145,11 +145,12 @@ class Intake:
 
 
 class Holds:
-    """Deliveries that wait for their eta, in a thread of its own.
+    """Deliveries that wait here without a slot, in a thread of its own.
 
-    ``due(delivery)`` is called when the time has come. A hold longer than ``longest`` seconds is handed to
+    ``due(delivery)`` is called when the time of an eta has come. A hold longer than ``longest`` seconds is handed to
     ``repark(delivery)`` instead, which puts the message back at the broker: RabbitMQ cuts a consumer off that keeps a
-    message for half an hour.
+    message for half an hour. What was set aside for a moment is handed to ``give_back(delivery)``. ``changed()`` is
+    called whenever :attr:`count` has changed.
     """
 
     def __init__(
@@ -157,20 +158,24 @@ class Holds:
         *,
         due: Callable[[Delivery], None],
         repark: Callable[[Delivery], None],
-        changed: Callable[[int], None],
+        give_back: Callable[[Delivery], None],
+        changed: Callable[[], None],
         longest: float | None,
         clock: Clock,
     ) -> None:
         self._due = due
         self._repark = repark
+        self._give_back = give_back
         self._changed = changed
         self._longest = longest
         self._clock = clock
         self._order = itertools.count()
-        self._heap: list[tuple[float, int, bool, Delivery]] = []
+        self._heap: list[tuple[float, int, Callable[[Delivery], None], Delivery]] = []
         self._cond = threading.Condition()
         self._stopped = False
         self._thread: threading.Thread | None = None
+        #: How many are held, and how many of them were set aside.
+        self.count = self.aside = 0
 
     def start(self) -> None:
         if self._thread is None:
@@ -182,32 +187,32 @@ class Holds:
         """Keep the delivery until its eta."""
         assert delivery.message.eta is not None
         wait = (delivery.message.eta - self._clock.utcnow()) / timedelta(seconds=1)
-        too_long = self._longest is not None and wait > self._longest
-        due = self._clock.monotonic() + (self._longest if too_long and self._longest is not None else wait)
-        with self._cond:
-            heapq.heappush(self._heap, (due, next(self._order), too_long, delivery))
-            held = len(self._heap)
-            self._cond.notify()
-        self._changed(held)
+        if self._longest is not None and wait > self._longest:
+            self._keep(delivery, self._longest, self._repark)
+        else:
+            self._keep(delivery, wait, self._due)
+
+    def set_aside(self, delivery: Delivery, seconds: float) -> None:
+        """Keep the delivery for a moment, then give it back."""
+        self._keep(delivery, seconds, self._give_back)
 
     def release(self, token: int) -> Delivery | None:
         """Take one delivery out again, ``None`` when it isn't held any more."""
         with self._cond:
-            for index, (_, _, _, delivery) in enumerate(self._heap):
-                if delivery.token == token:
-                    del self._heap[index]
-                    heapq.heapify(self._heap)
-                    held = len(self._heap)
-                    break
-            else:
+            found = next((entry for entry in self._heap if entry[3].token == token), None)
+            if found is None:
                 return None
-        self._changed(held)
-        return delivery
+            self._heap.remove(found)
+            heapq.heapify(self._heap)
+            self._count(found[2], -1)
+        self._changed()
+        return found[3]
 
     def release_all(self) -> list[Delivery]:
         """Take every delivery out."""
         with self._cond:
             held, self._heap = [entry[3] for entry in self._heap], []
+            self.count = self.aside = 0
         return held
 
     def stop(self) -> None:
@@ -217,6 +222,18 @@ class Holds:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+    def _keep(self, delivery: Delivery, seconds: float, then: Callable[[Delivery], None]) -> None:
+        with self._cond:
+            heapq.heappush(self._heap, (self._clock.monotonic() + seconds, next(self._order), then, delivery))
+            self._count(then, 1)
+            self._cond.notify()
+        self._changed()
+
+    def _count(self, then: Callable[[Delivery], None], by: int) -> None:
+        self.count += by
+        if then is self._give_back:
+            self.aside += by
 
     def _run(self) -> None:
         while True:
@@ -229,13 +246,10 @@ class Holds:
                 if wait > 0:
                     self._cond.wait(min(wait, 60.0))
                     continue
-                _, _, too_long, delivery = heapq.heappop(self._heap)
-                held = len(self._heap)
-            self._changed(held)
-            if too_long:
-                self._repark(delivery)
-            else:
-                self._due(delivery)
+                _, _, then, delivery = heapq.heappop(self._heap)
+                self._count(then, -1)
+            self._changed()
+            then(delivery)
 
 
 def parked_again(delivery: Delivery) -> Settlement:

@@ -16,7 +16,7 @@ from stem_kombu.execution.base import Executor, Job, Stop
 from stem_kombu.outcome import Ending, Outcome, TaskRecord, TaskState
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
-from stem_kombu.worker.credit import Credit
+from stem_kombu.worker.credit import LOOK_FOR, Credit
 from stem_kombu.worker.inflight import Delivery, InFlight, Phase
 from stem_kombu.worker.intake import Holds, parked_again
 from stem_kombu.worker.leases import LeaseThread
@@ -60,11 +60,11 @@ class Steering:
     # -- intake's desk ------------------------------------------------------------------------------------------------
 
     def submit(self, delivery: Delivery) -> None:
-        """Run the delivery as soon as a slot is free; give it back when no child is, and another worker's may be."""
-        self._inflight.reserved(delivery.token)
+        """Run the delivery as soon as a slot is free; set it aside when none is here, and may be at another worker."""
+        self._inflight.waits(delivery.token, Phase.RESERVED)
         if not self.credit.takes(delivery.task.mode, self._inflight.load(), self._clock.monotonic()):
-            if self._inflight.ended(delivery.token) is not None:
-                self.settle(delivery, Settlement(None, Then.REQUEUE))
+            self._inflight.waits(delivery.token, Phase.HELD)
+            self.holds.set_aside(delivery, LOOK_FOR)
             return
         options, message = delivery.task.options, delivery.message
         self.executor.submit(
@@ -98,6 +98,11 @@ class Steering:
             self._refuse(delivery, revocation)
         else:
             self.submit(delivery)
+
+    def give_back(self, delivery: Delivery) -> None:
+        """Let the broker deliver it again, to whoever has room."""
+        if self._inflight.ended(delivery.token) is not None:
+            self.settle(delivery, Settlement(None, Then.REQUEUE))
 
     def repark(self, delivery: Delivery) -> None:
         """Put a delivery with a far eta back at the broker."""
@@ -236,8 +241,7 @@ class Steering:
     def release_held(self) -> None:
         """Give back everything that waits for its eta or for a slot: the worker is stopping."""
         for delivery in self.holds.release_all():
-            if self._inflight.ended(delivery.token) is not None:
-                self.settle(delivery, Settlement(None, Then.REQUEUE))
+            self.give_back(delivery)
         for delivery in self._inflight.all():
             if delivery.phase is Phase.RESERVED:
                 self.executor.withdraw(delivery.token)

@@ -172,11 +172,11 @@ class Worker:
             start_method=start_method,
         )
         self._credit = Credit(isolates, self._multiplier, inline)
-        self._held = 0
         self.intake_holds = Holds(
             due=self.steering.due,
             repark=self.steering.repark,
-            changed=self._hold,
+            give_back=self.steering.give_back,
+            changed=lambda: self.consumer.wake(),
             longest=LONGEST_HOLD_ON_AMQP if self.transport == "amqp" else None,
             clock=clock,
         )
@@ -381,13 +381,10 @@ class Worker:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _hold(self, held: int) -> None:
-        self._held = held
-        self.consumer.wake()
-
     def _allowance(self) -> int:
         # What waits for its eta takes no slot, so it must not use up the allowance.
-        return self._credit.allowance(self.inflight.load(), self.clock.monotonic()) + self._held
+        holds = self.intake_holds
+        return self._credit.allowance(self.inflight.load(), self.clock.monotonic(), holds.aside) + holds.count
 
     def _hydrate(self) -> None:
         self.hydration.start(timeout=self._hydration_timeout, allow_unsynced=self._allow_unsynced)

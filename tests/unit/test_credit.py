@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from stem_kombu.task import Mode
-from stem_kombu.worker.credit import LOOK_EVERY, Credit, Load
+from stem_kombu.worker.credit import LOOK_DEPTH, LOOK_EVERY, LOOK_FOR, Credit, Load
 
 
 def test_a_worker_of_isolates_alone_holds_the_multiplier_for_each_child() -> None:
@@ -21,24 +23,42 @@ def test_a_worker_of_both_kinds_fetches_no_more_than_its_free_children_could_run
     assert credit.allowance(Load(1, 5), now=0.0) == 7
 
 
-def test_an_isolate_that_comes_while_every_child_is_busy_is_given_back_and_the_next_look_is_later() -> None:
-    credit = Credit(isolates=1, multiplier=1, inline=16)
-    assert credit.allowance(Load(1, 0), now=10.0) == 2
-    assert not credit.takes(Mode.ISOLATE, Load(2, 0), now=10.0)
-    assert credit.allowance(Load(1, 0), now=10.0) == 1
-    assert credit.allowance(Load(1, 0), now=10.0 + LOOK_EVERY) == 2
-
-
-def test_inline_tasks_behind_busy_children_are_fetched_one_after_the_other_up_to_the_slots() -> None:
+@pytest.mark.parametrize(("mode", "full"), [(Mode.ISOLATE, Load(1, 0)), (Mode.INLINE, Load(0, 2))])
+def test_what_comes_while_the_slots_of_its_kind_are_full_is_set_aside_and_the_next_look_is_later(
+    mode: Mode, full: Load
+) -> None:
     credit = Credit(isolates=1, multiplier=1, inline=2)
-    assert not credit.takes(Mode.ISOLATE, Load(2, 0), now=0.0)
-    later = LOOK_EVERY
-    assert credit.takes(Mode.INLINE, Load(1, 1), now=later)
-    assert credit.allowance(Load(1, 1), now=later) == 3
-    assert credit.takes(Mode.INLINE, Load(1, 2), now=later)
-    assert credit.allowance(Load(1, 2), now=later) == 3
+    free = credit.allowance(full, now=10.0) - full.isolates - full.inline
+    one_more = Load(full.isolates + (mode is Mode.ISOLATE), full.inline + (mode is Mode.INLINE))
+    assert not credit.takes(mode, one_more, now=10.0)
+    # this look goes on, deeper, until all that was fetched is set aside
+    assert [credit.allowance(full, now=10.0, aside=n) - sum((full.isolates, full.inline)) for n in range(free + 1)] == [
+        *range(free, -1, -1)
+    ]
+    # and once they are given back none of them is fetched again at once
+    assert credit.allowance(full, now=10.0 + LOOK_FOR) == full.isolates + full.inline
+    assert credit.allowance(full, now=10.0 + LOOK_FOR + LOOK_EVERY) == full.isolates + full.inline + free
 
 
-def test_something_is_always_fetched_so_that_no_worker_falls_silent() -> None:
-    credit = Credit(isolates=1, multiplier=1, inline=1)
-    assert credit.allowance(Load(0, 1), now=0.0) == 1
+def test_a_look_is_no_deeper_than_its_bound() -> None:
+    assert Credit(isolates=1, multiplier=1, inline=100).allowance(Load(1, 0), now=0.0) == 1 + LOOK_DEPTH
+
+
+def test_what_fits_is_followed_by_the_next_at_once() -> None:
+    credit = Credit(isolates=1, multiplier=1, inline=3)
+    assert credit.takes(Mode.INLINE, Load(1, 1), now=0.0)
+    assert credit.allowance(Load(1, 1), now=0.0) == 4
+    assert credit.takes(Mode.INLINE, Load(1, 3), now=0.0)
+    assert credit.allowance(Load(1, 3), now=0.0) == 4
+
+
+@pytest.mark.parametrize("isolates", range(4))
+@pytest.mark.parametrize("inline", range(4))
+def test_nothing_more_is_fetched_when_all_is_full_and_something_always_when_a_slot_is_free(
+    isolates: int, inline: int
+) -> None:
+    credit = Credit(isolates=3, multiplier=1, inline=3)
+    room = credit.allowance(Load(isolates, inline), now=0.0) - isolates - inline
+    assert (room > 0) == ((isolates, inline) != (3, 3))
+    if isolates < 3 and inline < 3:
+        assert room <= min(3 - isolates, 3 - inline)
