@@ -32,6 +32,9 @@ IDLE_READ = 0.1
 #: Longest single drain: what a thread that must also look at its clock may sleep.
 SLICE = 0.05
 
+#: Redis: seconds for which a message that its worker no longer renews stays with it.
+REDIS_LEASE = 60
+
 EMBEDDED_SCHEME = "sqlite"
 ACCEPTED = "sqlite:///path, redis://, rediss://, amqp://, amqps://, memory://, or another URL of Kombu"
 
@@ -273,6 +276,13 @@ def _transport_options(driver: str, connect_timeout: float) -> dict[str, Any]:
             # A command that timed out may have been carried out: repeating it is the caller's decision. Kombu's
             # publish batches refuse to work with it as well.
             "retry_on_timeout": False,
+            # Leases are renewed as long as a worker lives, so they may be short: a killed worker's messages come back
+            # after a minute, not after Kombu's hour. Kept apart from Celery's, whose messages nobody renews and which
+            # our sweep would give to a second worker in the middle of a long task.
+            "visibility_timeout": REDIS_LEASE,
+            "unacked_key": "stem-unacked",
+            "unacked_index_key": "stem-unacked-index",
+            "unacked_mutex_key": "stem-unacked-mutex",
         }
     if driver in {"memory", "filesystem"}:
         return {"polling_interval": 0.01 if driver == "memory" else SLICE}
