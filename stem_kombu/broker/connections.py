@@ -34,6 +34,8 @@ SLICE = 0.05
 
 #: Redis: seconds for which a message that its worker no longer renews stays with it.
 REDIS_LEASE = 60
+#: Redis: seconds between two looks for such messages.
+REDIS_SWEEP = 10
 
 EMBEDDED_SCHEME = "sqlite"
 ACCEPTED = "sqlite:///path, redis://, rediss://, amqp://, amqps://, memory://, or another URL of Kombu"
@@ -280,6 +282,10 @@ def _transport_options(driver: str, connect_timeout: float) -> dict[str, Any]:
             # after a minute, not after Kombu's hour. Kept apart from Celery's, whose messages nobody renews and which
             # our sweep would give to a second worker in the middle of a long task.
             "visibility_timeout": REDIS_LEASE,
+            "unacked_restore_interval": REDIS_SWEEP,
+            # Otherwise only every tenth sweep really looks.
+            "unacked_restore_throttle": 1,
+            "unacked_mutex_expire": REDIS_LEASE,
             "unacked_key": "stem-unacked",
             "unacked_index_key": "stem-unacked-index",
             "unacked_mutex_key": "stem-unacked-mutex",

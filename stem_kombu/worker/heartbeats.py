@@ -118,7 +118,14 @@ class Heartbeats:
                     logger.warning("heartbeats can't be recorded: %s", error)
                 self.trouble = str(error)
                 self._publish(self._make())
-            self._tick()
+            except Exception:
+                # The boundary of the thread by which others know that this worker lives.
+                logger.exception("a heartbeat failed")
+            try:
+                self._tick()
+            except Exception:
+                # The same: what is done on the side must not end it.
+                logger.exception("housekeeping failed")
 
 
 def _is_running(pid: int) -> bool:

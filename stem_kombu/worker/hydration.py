@@ -167,4 +167,11 @@ class Hydration:
             self._nudged.clear()
             if self._stopped.is_set():
                 return
-            failures = 0 if self.sync() else failures + 1
+            try:
+                failures = 0 if self.sync() else failures + 1
+            except Exception as error:
+                # The boundary of the thread that keeps this worker in step: it must outlive whatever a store raises.
+                failures += 1
+                if self.trouble is None:
+                    logger.exception("the revoke store can't be read")
+                self.trouble = str(error) or type(error).__name__

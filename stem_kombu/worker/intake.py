@@ -249,7 +249,11 @@ class Holds:
                 _, _, then, delivery = heapq.heappop(self._heap)
                 self._count(then, -1)
             self._changed()
-            then(delivery)
+            try:
+                then(delivery)
+            except Exception:
+                # The boundary of a thread on which every other eta depends.
+                logger.exception("task %s, which was held, can't be let go", delivery.task_id)
 
 
 def parked_again(delivery: Delivery) -> Settlement:

@@ -81,6 +81,10 @@ class LeaseThread:
                 # A third of a lifetime later is early enough; trying sooner would hammer a broker that is coming up.
                 logger.warning("leases could not be renewed: %s", error)
                 due = self._clock.monotonic() + min(period, 1.0)
+            except Exception:
+                # The boundary of the thread that keeps what runs here from running elsewhere as well.
+                logger.exception("leases could not be renewed")
+                due = self._clock.monotonic() + min(period, 1.0)
 
     def _grant_wishes(self, leasing: Leasing) -> None:
         with self._lock:

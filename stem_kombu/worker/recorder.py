@@ -11,12 +11,13 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from stem_kombu.backends.base import TaskStates
 from stem_kombu.broker.connections import backoff
 from stem_kombu.clock import Clock
-from stem_kombu.errors import BrokerError, StemError, StoreError, StoreUnavailable
+from stem_kombu.errors import BrokerError, StoreError, StoreUnavailable
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.task import TaskMessage
 from stem_kombu.worker.inflight import Delivery, InFlight
@@ -32,6 +33,10 @@ class _Entry:
     delivery: Delivery
     settlement: Settlement | None = None
     running: TaskRecord | None = None
+
+
+class _HopelessError(Exception):
+    """What was tried fails in a way that will not go away by itself."""
 
 
 class Recorder:
@@ -102,16 +107,25 @@ class Recorder:
             if entries:
                 self._carry_out(entries)
 
-    def _carry_out(self, entries: Sequence[_Entry]) -> None:
-        for entry in entries:
-            if entry.settlement is not None and entry.settlement.retry is not None:
-                retry = entry.settlement.retry
-                if not self._insist(lambda retry=retry: self._send(retry), "publish the next attempt"):  # type: ignore[misc]
-                    return
+    def _carry_out(self, taken: Sequence[_Entry]) -> None:
+        entries: list[_Entry] = []
+        for entry in taken:
+            settlement = entry.settlement
+            if settlement is not None and settlement.retry is not None:
+                try:
+                    if not self._insist(partial(self._send, settlement.retry), "publish the next attempt"):
+                        return
+                except _HopelessError:
+                    # Not lost: the broker delivers this attempt again.
+                    entry = replace(entry, settlement=Settlement(None, Then.REQUEUE))
+            entries.append(entry)
         over = {entry.delivery.token for entry in entries if entry.settlement is not None}
         records = [record for entry in entries if (record := self._record_of(entry, over)) is not None]
-        if records and not self._insist(lambda: self._record(records), "record task states"):
-            return
+        try:
+            if records and not self._insist(lambda: self._record(records), "record task states"):
+                return
+        except _HopelessError:
+            pass  # it has been logged; holding every later task up for it would not record it either
         for entry in entries:
             if entry.settlement is not None:
                 self._inflight.settled(entry.delivery.token, entry.settlement.ending)
@@ -141,7 +155,10 @@ class Recorder:
                 self._record([record])
 
     def _insist(self, act: Callable[[], None], what: str) -> bool:
-        """Whether ``act`` succeeded at last; ``False`` only when the worker gives up because it is stopping."""
+        """Whether ``act`` succeeded at last; ``False`` only when the worker gives up because it is stopping.
+
+        Raises :class:`_HopelessError` when trying again makes no sense.
+        """
         attempt = 0
         while True:
             try:
@@ -160,9 +177,10 @@ class Recorder:
                 )
                 if self._abandon.wait(backoff(attempt)):
                     return False
-            except StemError:
+            except Exception as error:
+                # The boundary of the thread on which every acknowledgement depends. This will not go away by itself.
                 logger.exception("worker %s can't %s", self._worker, what, extra={"worker": self._worker})
-                return True
+                raise _HopelessError from error
             else:
                 self.trouble = None
                 return True

@@ -31,7 +31,7 @@ from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.base import WorkerIdentity, checked_worker_id
 from stem_kombu.control.client import refuse_signing
 from stem_kombu.control.listener import ControlListener
-from stem_kombu.errors import ConfigurationError, StoreError
+from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
 from stem_kombu.execution.router import Executors
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.settings import Settings
@@ -422,7 +422,10 @@ class Worker:
         except StoreError as error:
             logger.info("who is dead can't be told, so nothing is swept: %s", error)
             return
-        sweep(self._template, self.identity.namespace, {beat.worker for beat in view.heartbeats})
+        try:
+            sweep(self._template, self.identity.namespace, {beat.worker for beat in view.heartbeats})
+        except BrokerError as error:
+            logger.info("what dead workers left at the broker is not swept this time: %s", error)
 
     def _close(self) -> None:
         self._depths.close()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from stem_kombu.settings import Settings
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.testing.gates import Gate
 from stem_kombu.worker.worker import Worker
+from tests.waiting import eventually
 from tests.worker import apps
 
 WorkerMaker = Callable[..., Worker]
@@ -75,3 +80,48 @@ def gate(tmp_path: Path) -> Gate:
 @pytest.fixture(params=["inline", "isolate"])
 def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+class WorkerProcess:
+    """A worker that a test may kill."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self._out = folder / f"{options['name']}.out"
+        with self._out.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.worker.process", json.dumps(options)],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_ready(self) -> WorkerProcess:
+        eventually(lambda: "ready\n" in self.output or self.process.poll() is not None, 60, lambda: self.output)
+        assert self.process.poll() is None, self.output
+        return self
+
+    @property
+    def output(self) -> str:
+        return self._out.read_text()
+
+    def kill(self) -> None:
+        """SIGKILL; returns when it is dead."""
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def spawn_worker(broker_url: str, backend_url: str, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    """Start a worker with one child in a process of its own, and return when it consumes."""
+    spawned: list[WorkerProcess] = []
+
+    def spawn(name: str, **options: Any) -> WorkerProcess:
+        given = {"broker": broker_url, "backend": backend_url, "name": name, "concurrency": 1, **options}
+        spawned.append(WorkerProcess(tmp_path, **given))
+        return spawned[-1].wait_ready()
+
+    yield spawn
+    for worker in spawned:
+        if worker.process.poll() is None:
+            worker.process.send_signal(signal.SIGCONT)
+            worker.kill()

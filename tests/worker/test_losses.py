@@ -1,0 +1,238 @@
+"""Nothing is lost, and nothing runs twice without need: killed workers, killed children, cut connections (G18, G19)."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from stem_kombu.app import Stem
+from stem_kombu.broker.connections import open_connection
+from stem_kombu.control.client import ControlClient
+from stem_kombu.errors import StoreUnavailable, TaskFailed
+from stem_kombu.outcome import TaskRecord, TaskState
+from stem_kombu.revocation import RevocationDraft
+from stem_kombu.settings import Settings
+from stem_kombu.stores.base import RevokeStore
+from stem_kombu.testing.gates import Gate
+from stem_kombu.testing.proxy import TcpProxy
+from stem_kombu.worker.worker import Worker
+from tests.servers.redis import RedisServer
+from tests.waiting import consistently, eventually
+from tests.worker.conftest import WorkerMaker, WorkerProcess
+from tests.worker.process import SHORT_LEASES
+
+Spawn = Callable[..., WorkerProcess]
+
+over_tcp = pytest.mark.parametrize("broker_url", ["redis", "amqp"], indirect=True)
+with_leases = pytest.mark.parametrize("broker_url", ["embedded", "redis"], indirect=True)
+
+
+def nothing_is_left(control: ControlClient) -> bool:
+    """Whether no worker holds a message and none waits in the queue."""
+    replies = control.stats().replies
+    return bool(replies) and all(
+        reply.payload["in_flight"] == reply.payload["reserved"] == 0
+        and all(queue["depth"] == 0 for queue in reply.payload["queues"].values())
+        for reply in replies
+    )
+
+
+def test_g18_what_a_killed_worker_held_runs_elsewhere(
+    app: Stem, spawn_worker: Spawn, make_worker: WorkerMaker, broker_url: str, gate: Gate, mode: str
+) -> None:
+    first = spawn_worker("first", short_leases=True)
+    result = app.send_task(f"{mode}.gated", [gate.path])
+    gate.wait_reached()
+    eventually(lambda: result.state is TaskState.RUNNING)
+    first.kill()
+    gate.open()
+    make_worker("second", connection=open_connection(broker_url, options=SHORT_LEASES))
+    assert result.get(timeout=60) == "opened"
+    record = result.record
+    assert record is not None and (record.worker, record.attempt) == ("second", 1)
+
+
+def test_g18_a_killed_worker_is_replaced_under_its_name_at_once_and_still_honours_what_was_revoked(
+    app: Stem, spawn_worker: Spawn, control: ControlClient, gate: Gate
+) -> None:
+    first = spawn_worker("alpha")
+    assert control.revoke(["doomed"]).replies
+    first.kill()
+    spawn_worker("alpha")
+    result = app.send_task("isolate.gated", [gate.path], task_id="doomed")
+    record = result.wait(timeout=60)
+    assert record is not None and record.state is TaskState.CANCELLED
+    assert gate.reached() is None
+
+
+def test_g18_the_task_of_a_killed_child_is_tried_again_in_a_new_child(worker: Worker, app: Stem, gate: Gate) -> None:
+    result = app.send_task("isolate.gated", [gate.path], max_retries=1)
+    killed = gate.wait_reached("attempt-1")
+    os.kill(killed, signal.SIGKILL)
+    assert gate.wait_reached("attempt-2") != killed
+    gate.open()
+    assert result.get(timeout=60) == "opened"
+    eventually(lambda: len(worker.inflight) == 0)
+    assert worker.totals.snapshot()["retried"] == 1
+
+
+def test_g18_the_task_of_a_killed_child_is_failed_once_its_retries_are_used_up(
+    worker: Worker, app: Stem, gate: Gate
+) -> None:
+    result = app.send_task("isolate.gated", [gate.path], max_retries=0)
+    os.kill(gate.wait_reached("attempt-1"), signal.SIGKILL)
+    with pytest.raises(TaskFailed) as caught:
+        result.get(timeout=60)
+    assert caught.value.error_type == "ChildLost"
+    assert [app.send_task("isolate.add", [n]).get(timeout=60) for n in range(4)] == [0, 1, 2, 3]
+
+
+@over_tcp
+def test_g18_a_cut_connection_loses_nothing_and_makes_nothing_run_twice(
+    broker_url: str,
+    backend_url: str,
+    app: Stem,
+    make_worker: WorkerMaker,
+    proxy_for: Callable[[str, int], TcpProxy],
+    tmp_path: object,
+) -> None:
+    parts = urlsplit(broker_url)
+    proxy = proxy_for(parts.hostname or "127.0.0.1", parts.port or 0)
+    at = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+    relayed = urlunsplit(parts._replace(netloc=f"{at}{proxy.host}:{proxy.port}"))
+    worker = make_worker(connection=open_connection(relayed))
+    gates = {name: Gate(f"{tmp_path}/{name}") for name in ("inline", "isolate")}
+    results = [app.send_task(f"{name}.deaf", [gate.path]) for name, gate in gates.items()]
+    for gate in gates.values():
+        gate.wait_reached()
+    generation = worker.consumer.generation
+    proxy.cut()
+    eventually(lambda: worker.consumer.generation > generation and worker.consumer.consuming, 30)
+    # What comes back while it runs is recognised, and takes the place of the delivery whose connection is gone.
+    assert app.send_task("inline.add", [1]).get(timeout=60) == 1
+    for gate in gates.values():
+        gate.open()
+    assert [result.get(timeout=60) for result in results] == ["finished", "finished"]
+    with ControlClient(app) as control:
+        eventually(lambda: nothing_is_left(control), 30)
+    totals = worker.totals.snapshot()
+    assert (totals["started"], totals["succeeded"], totals["retried"]) == (3, 3, 0)
+
+
+def test_g10_a_message_that_comes_again_after_its_outcome_was_recorded_is_acknowledged_and_not_run_again(
+    app: Stem, make_worker: WorkerMaker, broker_url: str, control: ControlClient, gate: Gate
+) -> None:
+    result = app.send_task("inline.gated", [gate.path])
+    # given a worker that died between recording and acknowledging
+    lost = open_connection(broker_url, options=SHORT_LEASES)
+    queue = lost.SimpleQueue("default")
+    message = queue.get(block=True, timeout=30)
+    assert app.backend is not None
+    app.backend.record([TaskRecord(result.id, "inline.gated", TaskState.SUCCEEDED, 1, "default", result="before")])
+    message.requeue()
+    queue.close()
+    lost.release()
+    # when another one gets the message
+    worker = make_worker(connection=open_connection(broker_url, options=SHORT_LEASES))
+    eventually(lambda: worker.totals.snapshot()["redelivered"] == 1)
+    eventually(lambda: nothing_is_left(control), 30)
+    assert gate.reached() is None
+    assert result.get(timeout=1) == "before"
+    assert worker.totals.snapshot()["started"] == 0
+
+
+@with_leases
+def test_g19_a_task_longer_than_the_visibility_timeout_is_not_redelivered_while_its_worker_lives(
+    app: Stem, make_worker: WorkerMaker, broker_url: str, gate: Gate, mode: str
+) -> None:
+    first = make_worker("first", connection=open_connection(broker_url, options=SHORT_LEASES))
+    result = app.send_task(f"{mode}.deaf", [gate.path])
+    gate.wait_reached()
+    second = make_worker("second", connection=open_connection(broker_url, options=SHORT_LEASES))
+    consistently(lambda: second.totals.snapshot()["received"] == 0, 2.5 * SHORT_LEASES["visibility_timeout"])
+    gate.open()
+    assert result.get(timeout=60) == "finished"
+    assert first.totals.snapshot()["started"] == 1
+
+
+def test_g9_nothing_is_acknowledged_before_it_is_recorded_however_long_the_backend_is_away(
+    embedded_url: str, start_redis: Callable[..., RedisServer], make_worker: WorkerMaker, app: Stem, gate: Gate
+) -> None:
+    server = start_redis(options=["--appendonly", "yes", "--appendfsync", "always"])
+    app.configure(
+        Settings.from_env({}, broker=embedded_url, backend=server.url, sync_interval=0.3, heartbeat_interval=0.5)
+    )
+    worker = make_worker()
+    result = app.send_task("inline.deaf", [gate.path])
+    gate.wait_reached()
+    eventually(lambda: result.state is TaskState.RUNNING)
+    server.kill()
+    gate.open()
+    eventually(lambda: worker.recorder.trouble is not None)
+    assert len(worker.inflight) == 1
+    server.start()
+    eventually(lambda: len(worker.inflight) == 0, 30)
+    assert result.get(timeout=10) == "finished"
+
+
+@pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
+def test_g2_a_worker_that_can_not_read_the_store_does_not_start_unless_it_is_told_that_it_may(
+    app: Stem, broker_url: str, backend_url: str
+) -> None:
+    nobody = "redis://127.0.0.1:1/0"
+    app.configure(Settings.from_env({}, broker=broker_url, backend=backend_url, revoke_store=nobody))
+    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1"):
+        Worker(app, name="careful", concurrency=1, hydration_timeout=0.3).start()
+    bold = Worker(app, name="bold", concurrency=1, hydration_timeout=0.3, allow_unsynced=True)
+    with bold:
+        assert app.send_task("inline.add", [1]).get(timeout=30) == 1
+        with ControlClient(app) as control:
+            # G16: control answers while the store is down, and says so.
+            (reply,) = control.inspect().replies
+            assert reply.payload["synced_s_ago"] is None
+            assert "127.0.0.1:1" in reply.payload["store_error"]
+
+
+@pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
+def test_g3_a_worker_that_was_suspended_looks_at_the_store_before_it_starts_anything(
+    app: Stem, spawn_worker: Spawn, store: RevokeStore, gate: Gate, control: ControlClient
+) -> None:
+    suspended = spawn_worker("alpha")
+    suspended.process.send_signal(signal.SIGSTOP)
+    result = app.send_task("isolate.gated", [gate.path])
+    store.save(app.settings.namespace, [RevocationDraft(result.id)])  # no broadcast tells of it
+    # Its heartbeat is overdue, so is its look at the store.
+    eventually(lambda: any(age > 1.0 for age in control_ages(app)), 30)
+    suspended.process.send_signal(signal.SIGCONT)
+    record = result.wait(timeout=60)
+    assert record is not None and record.state is TaskState.CANCELLED
+    assert gate.reached() is None
+
+
+def control_ages(app: Stem) -> list[float]:
+    """Seconds since each worker's latest heartbeat."""
+    assert app.backend is not None
+    view = app.backend.view(app.settings.namespace)
+    return [(view.now - beat.timestamp).total_seconds() for beat in view.heartbeats]
+
+
+def test_garbage_in_the_queue_is_let_go_and_the_next_task_runs(
+    worker: Worker, app: Stem, broker_url: str, control: ControlClient
+) -> None:
+    with open_connection(broker_url) as connection:
+        producer = connection.Producer()
+        for body, kind in [
+            (b"\x80\x04N.", "application/x-python-serialize"),
+            (b"{", "application/json"),
+            (b"[1, 2]", "application/json"),
+            (b"null", "application/json"),
+        ]:
+            producer.publish(body, routing_key="default", content_type=kind, content_encoding="utf-8")
+        producer.publish({"id": "x"}, routing_key="default", serializer="json", headers={"task": 7, "id": ["x"]})
+    assert app.send_task("isolate.add", [1]).get(timeout=30) == 1
+    eventually(lambda: nothing_is_left(control), 30)
+    assert worker.totals.snapshot()["started"] == 1

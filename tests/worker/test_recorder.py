@@ -1,0 +1,92 @@
+"""What becomes of an outcome when its record or its retry can't be written."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from stem_kombu.backends.memory import MemoryBackend
+from stem_kombu.clock import SYSTEM
+from stem_kombu.errors import BrokerUnavailable
+from stem_kombu.outcome import TaskRecord, TaskState
+from stem_kombu.task import Task, TaskMessage
+from stem_kombu.worker.inflight import Delivery, InFlight, Phase
+from stem_kombu.worker.recorder import Recorder
+from stem_kombu.worker.settlement import Settlement, Then
+
+MESSAGE = TaskMessage("t1", "tasks.render")
+RETRY = replace(MESSAGE, attempt=2)
+_numbers = itertools.count()
+RETRYING = TaskRecord("t1", "tasks.render", TaskState.RETRYING, 1)
+
+
+class Broker:
+    """Publishes what a recorder sends unless it has a failure left to raise."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.sent: list[TaskMessage] = []
+
+    def send(self, message: TaskMessage) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.sent.append(message)
+
+
+class Bench:
+    """A recorder with one delivery that has ended."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.backend = MemoryBackend(f"recorder-{next(_numbers)}")
+        self.inflight = InFlight(SYSTEM)
+        self.finished: queue.SimpleQueue[tuple[Delivery, Then]] = queue.SimpleQueue()
+        self.recorder = Recorder(
+            self.backend,
+            self.inflight,
+            send=broker.send,
+            finish=lambda delivery, then: self.finished.put((delivery, then)),
+            clock=SYSTEM,
+            worker="alpha",
+        )
+        task = Task("tasks.render", lambda *_: None)
+        self.delivery = self.inflight.add(MESSAGE, task, object(), 1, False, Phase.RESERVED)
+        self.inflight.ended(self.delivery.token)
+        self.recorder.start()
+
+
+@pytest.fixture
+def made() -> Iterator[list[Bench]]:
+    benches: list[Bench] = []
+    yield benches
+    for bench in benches:
+        bench.recorder.stop(5.0)
+        bench.backend.close()
+
+
+def test_g18_a_retry_is_published_as_soon_as_the_broker_is_back_and_only_then_acknowledged(made: list[Bench]) -> None:
+    broker = Broker(BrokerUnavailable("away"), BrokerUnavailable("still away"))
+    made.append(bench := Bench(broker))
+    bench.recorder.settle(bench.delivery, Settlement(RETRYING, Then.ACKNOWLEDGE, retry=RETRY))
+    assert bench.finished.get(timeout=30) == (bench.delivery, Then.ACKNOWLEDGE)
+    assert broker.sent == [RETRY]
+    record = bench.backend.get("t1")
+    assert record is not None and record.state is TaskState.RETRYING
+
+
+def test_g18_a_retry_that_can_never_be_published_sends_the_attempt_back_and_holds_nobody_up(
+    made: list[Bench],
+) -> None:
+    broker = Broker(TypeError("a driver's own bug"))
+    made.append(bench := Bench(broker))
+    other = bench.inflight.add(replace(MESSAGE, task_id="t2"), bench.delivery.task, object(), 1, False, Phase.RESERVED)
+    bench.recorder.settle(bench.delivery, Settlement(RETRYING, Then.ACKNOWLEDGE, retry=RETRY))
+    bench.recorder.settle(other, Settlement(replace(RETRYING, task_id="t2", state=TaskState.FAILED), Then.ACKNOWLEDGE))
+    assert bench.finished.get(timeout=30) == (bench.delivery, Then.REQUEUE)
+    assert bench.finished.get(timeout=30) == (other, Then.ACKNOWLEDGE)
+    assert bench.backend.get("t1") is None
+    record = bench.backend.get("t2")
+    assert record is not None and record.state is TaskState.FAILED
