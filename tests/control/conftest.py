@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.control.fleet import Fleet
+from tests.control.wire import Wire
 
 
 @pytest.fixture
@@ -28,6 +29,13 @@ def fleet_on() -> Iterator[Callable[..., Fleet]]:
 def fleet(broker_url: str, fleet_on: Callable[..., Fleet]) -> Fleet:
     """An empty fleet on each broker in turn."""
     return fleet_on(broker_url)
+
+
+@pytest.fixture
+def wire(fleet: Fleet) -> Iterator[Wire]:
+    """Somebody at the broker of ``fleet``."""
+    with Wire(fleet.url, fleet.namespace) as wire:
+        yield wire
 
 
 @pytest.fixture

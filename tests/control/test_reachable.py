@@ -1,0 +1,193 @@
+"""A worker answers whatever else it is doing, and whatever else is down (G16)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import pytest
+
+from stem_kombu.control.base import RevocationFacts, WorkerView
+from stem_kombu.control.client import ControlClient
+from stem_kombu.control.messages import Call, Inspect, Ping, Stats
+from stem_kombu.settings import Settings
+from tests.control.fleet import FACTS, Fleet, running_task
+from tests.control.wire import Wire, revoke_order
+
+
+def test_g16_a_revoke_that_waits_for_its_tasks_delays_no_ping(fleet: Fleet, wire: Wire) -> None:
+    # given a worker with a task that was told to stop and does not
+    (alpha,) = fleet.start("alpha")
+    alpha.worker.tasks = [running_task("t1")]
+    waiting = wire.tell("alpha", revoke_order("t1", terminate=True, settle=20.0))
+    assert alpha.worker.waiting.acquire(timeout=10)
+    # when it is pinged, by both ways
+    assert wire.ping("alpha").payload["state"] == "running"
+    with fleet.client() as client:
+        assert client.ping().complete
+    # then that was answered before the revoke was, which is once its task has ended
+    assert wire.replies_to(waiting) == []
+    alpha.worker.endings["t1"] = "cancelled"
+    alpha.worker.ended.set()
+    assert wire.reply(waiting).payload["terminated"] == ["t1"]
+
+
+def test_g16_a_revoke_that_waits_delays_no_other_revoke(fleet: Fleet, wire: Wire) -> None:
+    (alpha,) = fleet.start("alpha")
+    alpha.worker.tasks = [running_task("t1")]
+    # given more revokes that wait than there are threads to wait in
+    waiting = [wire.tell("alpha", revoke_order("t1", terminate=True, settle=20.0)) for _ in range(40)]
+    assert alpha.worker.waiting.acquire(timeout=10)
+    # when another one comes, it is taken and answered
+    assert wire.reply(wire.tell("alpha", revoke_order("t2"))).payload["applied"] == ["t2"]
+    assert wire.reply(wire.tell("alpha", Inspect())).payload["revoked_count"] == 41
+    assert not any(wire.replies_to(command) for command in waiting)
+    alpha.worker.ended.set()
+    for command in waiting:
+        assert wire.reply(command).payload["pending"] == ["t1"]
+
+
+def test_g16_slow_commands_of_the_application_delay_no_ping_and_no_revoke(fleet: Fleet, wire: Wire) -> None:
+    gate, started = threading.Event(), threading.Semaphore(0)
+
+    def slow(view: WorkerView) -> str:
+        started.release()
+        gate.wait(20)
+        return "done"
+
+    alpha = fleet.add("alpha", commands={"slow": slow})
+    slow_ones = [wire.tell("alpha", Call("slow")) for _ in range(20)]
+    assert started.acquire(timeout=10)
+    wire.ping("alpha")
+    wire.reply(wire.tell("alpha", revoke_order("t1")))
+    wire.reply(wire.tell("alpha", Stats()))
+    assert alpha.worker.revoked == {"t1"}
+    assert not any(wire.replies_to(command) for command in slow_ones)
+    gate.set()
+    for command in slow_ones:
+        assert wire.reply(command).payload == {"result": "done"}
+
+
+def test_g16_a_broker_that_does_not_tell_its_depths_delays_no_ping(fleet: Fleet, wire: Wire) -> None:
+    gate, asked = threading.Event(), threading.Semaphore(0)
+
+    def hang() -> Mapping[str, int | None]:
+        asked.release()
+        gate.wait(20)
+        return {"default": 7}
+
+    (alpha,) = fleet.start("alpha")
+    alpha.worker.depths = hang
+    slow_ones = [wire.tell("alpha", Stats()) for _ in range(10)]
+    assert asked.acquire(timeout=10)
+    wire.ping("alpha")
+    wire.reply(wire.tell("alpha", Inspect()))
+    wire.reply(wire.tell("alpha", revoke_order("t1")))
+    assert not any(wire.replies_to(command) for command in slow_ones)
+    gate.set()
+    for command in slow_ones:
+        assert wire.reply(command).payload["queues"] == {"default": {"depth": 7, "consuming": True}}
+
+
+def test_g16_a_draining_worker_answers_and_says_so(fleet: Fleet) -> None:
+    (alpha,) = fleet.start("alpha")
+    alpha.worker.current = replace(FACTS, state="draining", consuming=False)
+    with fleet.client() as client:
+        (reply,) = client.ping().replies
+    assert (reply.payload["state"], reply.payload["consuming"]) == ("draining", False)
+
+
+def test_g16_control_is_answered_while_every_thread_computes(redis_fleet: Fleet) -> None:
+    # given a worker whose every slot is busy and never lets go of the interpreter by itself
+    redis_fleet.start("alpha", "bravo")
+    done, counted = threading.Event(), [0, 0, 0]
+
+    def compute(slot: int) -> None:
+        while not done.is_set():
+            counted[slot] += sum(range(500))
+
+    threads = [threading.Thread(target=compute, args=(slot,), daemon=True) for slot in range(len(counted))]
+    for thread in threads:
+        thread.start()
+    try:
+        with redis_fleet.client() as client:
+            assert client.ping().complete
+            assert client.inspect().complete
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert all(counted)
+
+
+def test_g16_a_worker_whose_store_is_down_answers_and_says_so(fleet: Fleet) -> None:
+    (alpha,) = fleet.start("alpha")
+    alpha.worker.held = RevocationFacts(count=2, revision=9, synced_ago=61.5, store_error="redis://h/0: refused")
+    with fleet.client() as client:
+        assert client.ping().complete
+        (reply,) = client.inspect().replies
+    assert reply.payload["store_error"] == "redis://h/0: refused"
+    assert (reply.payload["revision"], reply.payload["synced_s_ago"]) == (9, 61.5)
+
+
+def test_g16_workers_answer_while_the_roster_is_down(fleet: Fleet, fleet_on: Callable[..., Fleet]) -> None:
+    # given workers, and a client for whom nobody can tell who is alive
+    fleet.start("alpha", "bravo")
+    nowhere = "redis://127.0.0.1:1/0"
+    settings = Settings.from_env({}, broker=fleet.url, backend=nowhere, revoke_store=nowhere, timeout=1.0)
+    with ControlClient(settings) as client:
+        report = client.ping()
+    # then whoever answers within the timeout is reported, and so is the roster
+    assert [reply.worker for reply in report.replies] == ["alpha", "bravo"]
+    assert report.complete
+    assert "who is alive can't be told" in report.notes[0]
+    assert report.elapsed >= 1.0
+
+
+def test_g16_a_failing_part_of_the_worker_is_an_error_for_the_sender_and_no_end(fleet: Fleet, wire: Wire) -> None:
+    # given a worker whose executors and whose store raise
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("out of order")
+
+    (alpha,) = fleet.start("alpha")
+    alpha.worker.in_flight = broken  # type: ignore[assignment,method-assign]
+    alpha.worker.apply = broken  # type: ignore[assignment,method-assign]
+    alpha.worker.depths = broken  # type: ignore[assignment]
+    for order in (Inspect(), revoke_order("t1"), Stats()):
+        error = wire.reply(wire.tell("alpha", order)).error
+        assert error is not None
+        assert (error.code, error.message) == ("failed", "RuntimeError: out of order")
+    assert wire.ping("alpha").error is None
+
+
+def test_g16_an_application_command_that_raises_is_answered_with_its_error(fleet: Fleet) -> None:
+    def faulty(view: WorkerView, *, of: int) -> int:
+        return 1 // of
+
+    fleet.start("alpha", commands={"faulty": faulty, "odd": lambda view: {1, 2}})
+    with fleet.client() as client:
+        assert client.call("faulty", {"of": 1}).replies[0].payload == {"result": 1}
+        (reply,) = client.call("faulty", {"of": 0}).replies
+        assert reply.error is not None
+        assert "ZeroDivisionError" in reply.error.message
+        (reply,) = client.call("faulty", {"no": "such"}).replies
+        assert reply.error is not None
+        assert "TypeError" in reply.error.message
+        (reply,) = client.call("odd").replies  # a set is no JSON
+        assert reply.error is not None
+        assert reply.error.code == "not-json"
+        assert client.ping().complete
+
+
+@pytest.mark.parametrize("order", [Ping(), Inspect(), Inspect(revoked=True), Stats()], ids=lambda order: repr(order))
+def test_g16_a_worker_with_two_hundred_questions_before_it_answers_each_once(
+    redis_fleet: Fleet, order: Ping | Inspect | Stats
+) -> None:
+    redis_fleet.start("alpha")
+    with Wire(redis_fleet.url) as wire:
+        asked = [wire.tell("alpha", order) for _ in range(200)]
+        for command in asked:
+            wire.reply(command)
+        wire.ping("alpha")
+        assert {len(wire.replies_to(command)) for command in asked} == {1}
