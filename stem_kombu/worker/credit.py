@@ -49,7 +49,7 @@ class Credit:
             room = min(children, slots)
         elif children or slots:
             looks = now >= self._look_at or now < self._look_until
-            room = max(0, min(children or slots, LOOK_DEPTH) - aside) if looks else 0
+            room = max(0, min(children or slots, LOOK_DEPTH - aside)) if looks else 0
         else:
             room = 0
         return load.isolates + load.inline + room

@@ -35,7 +35,9 @@ def test_g14_a_broadcast_that_has_expired_is_ignored_by_everyone(fleet: Fleet, w
         assert station.worker.applied == []
 
 
-def test_g14_a_command_is_judged_by_the_clock_of_the_roster_and_not_by_the_workers_own(fleet: Fleet, wire: Wire) -> None:
+def test_g14_a_command_is_judged_by_the_clock_of_the_roster_and_not_by_the_workers_own(
+    fleet: Fleet, wire: Wire
+) -> None:
     # given a worker whose host is a day ahead of the roster, and knows it
     a_day_ahead = SYSTEM.now() - 86_400
     alpha = fleet.add("alpha", roster_now=lambda: a_day_ahead)

@@ -31,10 +31,9 @@ def test_what_comes_while_the_slots_of_its_kind_are_full_is_set_aside_and_the_ne
     free = credit.allowance(full, now=10.0) - full.isolates - full.inline
     one_more = Load(full.isolates + (mode is Mode.ISOLATE), full.inline + (mode is Mode.INLINE))
     assert not credit.takes(mode, one_more, now=10.0)
-    # this look goes on, deeper, until all that was fetched is set aside
-    assert [credit.allowance(full, now=10.0, aside=n) - sum((full.isolates, full.inline)) for n in range(free + 1)] == [
-        *range(free, -1, -1)
-    ]
+    # this look goes on, past those that are set aside, to its bound
+    rooms = [credit.allowance(full, 10.0, aside) - sum((full.isolates, full.inline)) for aside in range(LOOK_DEPTH + 1)]
+    assert rooms == [min(free, LOOK_DEPTH - aside) for aside in range(LOOK_DEPTH + 1)]
     # and once they are given back none of them is fetched again at once
     assert credit.allowance(full, now=10.0 + LOOK_FOR) == full.isolates + full.inline
     assert credit.allowance(full, now=10.0 + LOOK_FOR + LOOK_EVERY) == full.isolates + full.inline + free
