@@ -252,7 +252,12 @@ class ChildSignals:
         return self.pending.revocation
 
     def heartbeat(self) -> None:
-        self._report(Report(self._token))
+        now = monotonic()
+        if now < self._next_look:
+            return  # a checkpoint a moment ago has done both
+        self.check()
+        if now >= self._next_report:
+            self._report(Report(self._token))
 
     def progress(self, fraction: float | None, data: Mapping[str, Any]) -> None:
         self._report(Report(self._token, fraction, checked_progress(data)))

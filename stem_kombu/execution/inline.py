@@ -14,10 +14,10 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.clock import SYSTEM, Clock, monotonic
 from stem_kombu.context import TaskContext
 from stem_kombu.execution.base import Job, Observer, SlotView, Stop
-from stem_kombu.execution.child import checked_progress
+from stem_kombu.execution.child import GATE, checked_progress
 from stem_kombu.execution.handlers import call, call_async, failure, refusal
 from stem_kombu.execution.stops import PendingStop
 from stem_kombu.outcome import Ending, Outcome
@@ -32,11 +32,12 @@ RELEASE_GRACE = 1.0
 class InlineSignals:
     """The executor's side of a context, in this process. See :class:`stem_kombu.context.Signals`."""
 
-    __slots__ = ("_job", "_observer", "pending")
+    __slots__ = ("_job", "_next_report", "_observer", "pending")
 
     def __init__(self, job: Job, observer: Observer) -> None:
         self._job = job
         self._observer = observer
+        self._next_report = 0.0
         self.pending = PendingStop(job.message.task_id)
 
     def check(self) -> None:
@@ -47,7 +48,12 @@ class InlineSignals:
         return self.pending.revocation
 
     def heartbeat(self) -> None:
-        self._observer.heartbeat(self._job)
+        if self.pending and (error := self.pending.take()) is not None:
+            raise error
+        now = monotonic()
+        if now >= self._next_report:
+            self._next_report = now + GATE
+            self._observer.heartbeat(self._job)
 
     def progress(self, fraction: float | None, data: Mapping[str, Any]) -> None:
         self._observer.progress(self._job, fraction, checked_progress(data))

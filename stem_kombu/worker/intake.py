@@ -20,7 +20,7 @@ from stem_kombu.clock import Clock
 from stem_kombu.errors import ControlError, StoreError, TaskNotRegistered
 from stem_kombu.outcome import TaskError
 from stem_kombu.revocation_cache import RevocationCache
-from stem_kombu.task import Task, TaskMessage, TaskRegistry
+from stem_kombu.task import Mode, Task, TaskMessage, TaskRegistry
 from stem_kombu.worker.inflight import Delivery, InFlight, Phase
 from stem_kombu.worker.settlement import EXPIRED, Settlement, Then, refused
 
@@ -195,6 +195,15 @@ class Holds:
     def set_aside(self, delivery: Delivery, seconds: float) -> None:
         """Keep the delivery for a moment, then give it back."""
         self._keep(delivery, seconds, self._give_back)
+
+    def take_aside(self, mode: Mode) -> Delivery | None:
+        """Take the first out that was set aside and needs a slot of that kind."""
+        if not self.aside:
+            return None
+        with self._cond:
+            waiting = [entry for entry in self._heap if entry[2] is self._give_back and entry[3].task.mode is mode]
+            first = min(waiting, key=lambda entry: entry[1], default=None)
+        return None if first is None else self.release(first[3].token)
 
     def release(self, token: int) -> Delivery | None:
         """Take one delivery out again, ``None`` when it isn't held any more."""

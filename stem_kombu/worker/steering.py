@@ -153,6 +153,9 @@ class Steering:
         delivery = self._inflight.ended(job.token)
         if delivery is None:
             return
+        # Its slot is free: who was set aside for want of one need not take the way over the broker.
+        if (next_one := self.holds.take_aside(job.task.mode)) is not None:
+            self.due(next_one)
         if delivery.lease_lost:
             logger.warning("task %s ended after its lease was lost: its outcome is another worker's", delivery.task_id)
             self.settle(delivery, Settlement(None, Then.LEAVE))

@@ -1,0 +1,132 @@
+"""The laboratory: private servers, a folder, and processes that end with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from stem_kombu.settings import Settings
+from tests.servers.postgres import PostgresServer
+from tests.servers.process import Reaper, ServerProcess
+from tests.servers.rabbitmq import RabbitServer
+from tests.servers.redis import RedisServer
+
+ROOT = Path(__file__).parent.parent
+BROKERS = ("redis", "rabbitmq")
+
+
+class Process:
+    """A process whose output goes to a file, so that waiting for a line costs it nothing."""
+
+    def __init__(self, arguments: list[str], log: Path, environment: Mapping[str, str]) -> None:
+        self.log = log
+        with log.open("wb") as out:
+            self.popen = subprocess.Popen(
+                arguments, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=environment, cwd=ROOT
+            )
+
+    def wait_for(self, text: str, timeout: float = 60.0) -> None:
+        """Return when it has written that."""
+        deadline = time.monotonic() + timeout
+        while text not in self.log.read_text(errors="replace"):
+            if self.popen.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.popen.args} never said {text!r}:\n{self.log.read_text(errors='replace')}")
+            time.sleep(0.01)
+
+    def end(self) -> None:
+        if self.popen.poll() is None:
+            self.popen.terminate()
+            try:
+                self.popen.wait(15)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+                self.popen.wait()
+
+
+class Lab:
+    """``with Lab(rounds) as lab``: servers start when they are first asked for."""
+
+    def __init__(self, rounds: int = 5) -> None:
+        self.rounds = rounds
+        self._servers: dict[str, ServerProcess] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="stem-bench-")
+        self.folder = Path(self._folder.name)
+        self._numbers = iter(range(1_000_000))
+
+    def __enter__(self) -> Lab:
+        self._reaper = Reaper()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for server in self._servers.values():
+            server.close()
+        self._reaper.close()
+        self._folder.cleanup()
+
+    def url(self, kind: str) -> str:
+        """A new database or virtual host."""
+        kinds: dict[str, Callable[[Reaper], ServerProcess]] = {
+            "redis": RedisServer, "rabbitmq": RabbitServer, "postgres": PostgresServer,
+        }  # fmt: skip
+        if kind == "embedded":
+            return f"sqlite://{self.path('broker.db')}"
+        if kind not in self._servers:
+            self._servers[kind] = kinds[kind](self._reaper)
+            self._servers[kind].start()
+        server = self._servers[kind]
+        if isinstance(server, RabbitServer):
+            return server.new_vhost()
+        assert isinstance(server, RedisServer | PostgresServer)
+        return server.new_database()
+
+    def path(self, name: str) -> Path:
+        """A file of its own."""
+        return self.folder / f"{next(self._numbers)}-{name}"
+
+    def settings(self, broker: str, backend: str | None = None, **more: object) -> Settings:
+        """Settings with states and revocations on Redis, unless ``backend`` says otherwise."""
+        return Settings.from_env({}, broker=broker, backend=backend or self.url("redis"), **more)
+
+    @contextlib.contextmanager
+    def processes(self) -> Iterator[Callable[..., Process]]:
+        """``start(*arguments, **environment)``: a process that ends with the block."""
+        running: list[Process] = []
+
+        def start(*arguments: str, **environment: str) -> Process:
+            running.append(Process(list(arguments), self.path("process.log"), {**os.environ, **environment}))
+            return running[-1]
+
+        try:
+            yield start
+        finally:
+            for process in running:
+                process.popen.terminate() if process.popen.poll() is None else None
+            for process in running:
+                process.end()
+
+
+def stem_worker(start: Callable[..., Process], settings: Settings, name: str, *options: str) -> Process:
+    """Begin a Stem worker of ``benchmarks.tasks``; it says ``ready:`` once it consumes."""
+    return start(
+        sys.executable, "-m", "stem_kombu_cli", "worker", "start", "-A", "benchmarks.tasks:app", "--name", name,
+        "-l", "warning", *options,
+        STEM_BROKER_URL=settings.broker.value, STEM_RESULT_BACKEND_URL=str(settings.backend.value),
+    )  # fmt: skip
+
+
+def celery_worker(start: Callable[..., Process], broker: str, backend: str, name: str, *options: str) -> Process:
+    """Begin a Celery worker of ``benchmarks.celery_tasks``; it says ``ready.`` once it consumes."""
+    return start(
+        sys.executable, "-m", "celery", "-A", "benchmarks.celery_tasks:app", "worker", "-n", f"{name}@bench",
+        "-l", "info", *options,
+        BENCH_CELERY_BROKER=broker, BENCH_CELERY_BACKEND=backend, C_FORCE_ROOT="1",
+    )  # fmt: skip

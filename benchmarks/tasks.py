@@ -1,0 +1,74 @@
+"""The tasks that Stem's workers run here. ``time.monotonic`` is one clock for all processes of a machine (Linux)."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from stem_kombu import Stem, TaskContext
+
+app = Stem("benchmarks")
+
+
+def note(path: str, what: str) -> None:
+    """Write one line that no other process can tear."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, f"{what} {os.getpid()} {time.monotonic()}\n".encode())
+    os.close(descriptor)
+
+
+@app.task("bench.busy", isolate=True, max_retries=0)
+def busy(ctx: TaskContext, path: str) -> None:
+    """Checkpoints every millisecond, and notes when it was stopped."""
+    note(path, "started")
+    try:
+        while True:
+            time.sleep(0.001)
+            ctx.check()
+    finally:
+        note(path, "stopped")
+
+
+@app.task("bench.mark", isolate=True, max_retries=0)
+def mark(ctx: TaskContext, path: str) -> None:
+    """Notes when it began."""
+    note(path, "marked")
+
+
+@app.task("bench.isolate", isolate=True)
+def isolate_no_op(ctx: TaskContext, payload: str = "") -> None:
+    """Nothing, in a child."""
+
+
+@app.task("bench.inline")
+def inline_no_op(ctx: TaskContext, payload: str = "") -> None:
+    """Nothing, in a thread."""
+
+
+@app.task("bench.async")
+async def async_no_op(ctx: TaskContext, payload: str = "") -> None:
+    """Nothing, on the loop."""
+
+
+@app.task("bench.checkpoints", isolate=True)
+def checkpoints(ctx: TaskContext, path: str, rounds: int) -> None:
+    """Measures checkpoints with nothing pending, in a child, and writes nanoseconds of one: bare, and heartbeat()."""
+    found = []
+    for checkpoint in (ctx.check, ctx.heartbeat):
+        numbers = range(rounds)
+        began = time.perf_counter_ns()
+        for _ in numbers:
+            checkpoint()
+        took = time.perf_counter_ns() - began
+        began = time.perf_counter_ns()
+        for _ in numbers:
+            pass
+        found.append((took - (time.perf_counter_ns() - began)) / rounds)
+    Path(path).write_text(" ".join(map(str, found)))
+
+
+@app.task("bench.inline-checkpoints")
+def inline_checkpoints(ctx: TaskContext, path: str, rounds: int) -> None:
+    """The same in a thread."""
+    checkpoints(ctx, path, rounds)

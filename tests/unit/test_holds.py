@@ -1,0 +1,72 @@
+"""Deliveries that wait without a slot."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from stem_kombu.clock import SYSTEM
+from stem_kombu.task import Mode, Task, TaskMessage, TaskOptions
+from stem_kombu.worker.inflight import Delivery, InFlight, Phase
+from stem_kombu.worker.intake import Holds
+from tests.waiting import eventually
+
+
+@pytest.fixture
+def given_back() -> list[Delivery]:
+    return []
+
+
+@pytest.fixture
+def holds(given_back: list[Delivery]) -> Holds:
+    """Holds whose thread does not run, so that nothing falls due by itself."""
+    return Holds(
+        due=lambda delivery: None,
+        repark=lambda delivery: None,
+        give_back=given_back.append,
+        changed=lambda: None,
+        longest=None,
+        clock=SYSTEM,
+    )
+
+
+TABLE = InFlight(SYSTEM)
+
+
+def delivery(task_id: str, mode: Mode) -> Delivery:
+    task = Task("tasks.any", lambda ctx: None, TaskOptions(isolate=mode is Mode.ISOLATE))
+    return TABLE.add(TaskMessage(task_id, task.name), task, object(), 1, False, Phase.HELD)
+
+
+def test_the_first_that_was_set_aside_for_a_kind_of_slot_is_the_first_to_get_it(holds: Holds) -> None:
+    first, second = delivery("t1", Mode.ISOLATE), delivery("t2", Mode.ISOLATE)
+    inline = delivery("t3", Mode.INLINE)
+    for each, seconds in ((inline, 0.1), (first, 0.3), (second, 0.2)):
+        holds.set_aside(each, seconds)
+    assert (holds.count, holds.aside) == (3, 3)
+    assert holds.take_aside(Mode.ISOLATE) is first
+    assert holds.take_aside(Mode.ISOLATE) is second
+    assert holds.take_aside(Mode.ISOLATE) is None
+    assert holds.release_all() == [inline]
+    assert (holds.count, holds.aside) == (0, 0)
+
+
+def test_what_is_held_for_its_eta_gets_no_slot_before(holds: Holds) -> None:
+    task = Task("tasks.any", lambda ctx: None, TaskOptions(isolate=True))
+    message = TaskMessage("t1", task.name, eta=SYSTEM.utcnow() + timedelta(hours=1))
+    holds.hold(TABLE.add(message, task, object(), 1, False, Phase.HELD))
+    assert (holds.count, holds.aside) == (1, 0)
+    assert holds.take_aside(Mode.ISOLATE) is None
+    assert holds.count == 1
+
+
+def test_what_was_set_aside_and_got_no_slot_is_given_back(holds: Holds, given_back: list[Delivery]) -> None:
+    waiting = delivery("t1", Mode.INLINE)
+    holds.start()
+    try:
+        holds.set_aside(waiting, 0.0)
+        eventually(lambda: given_back == [waiting])
+        assert holds.count == 0
+    finally:
+        holds.stop()
