@@ -80,6 +80,11 @@ class Census:
         return [part for part in range(self._parts) if part not in heard]
 
     @property
+    def answered_parts(self) -> int:
+        """How many parts of the question everyone expected has answered; all where nobody is expected."""
+        return min((len(self._replies.get(worker, ())) for worker in self._expected), default=self._parts)
+
+    @property
     def is_whole(self) -> bool:
         """Everyone expected has answered, and somebody was expected."""
         return bool(self._expected) and not self.silent

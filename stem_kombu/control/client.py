@@ -5,13 +5,10 @@ A client keeps its connections and may be used from several threads: each questi
 
 from __future__ import annotations
 
-import getpass
 import logging
 import secrets
-import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +16,10 @@ from stem_kombu.backends.base import Roster, RosterView
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.broker.connections import broker_connection
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.control.census import Census, living
-from stem_kombu.control.codec import BUILT_IN, encode_command, order_size
+from stem_kombu.control.codec import BUILT_IN
 from stem_kombu.control.mailbox import Mailbox
-from stem_kombu.control.messages import Call, Command, Inspect, Order, Ping, Revoke, Stats, matches
+from stem_kombu.control.messages import Call, Inspect, Order, Ping, Revoke, Stats, matches
+from stem_kombu.control.question import Question, chunks, default_requester
 from stem_kombu.control.reports import Report, RevokeReport, StatusReport, WorkerStatus
 from stem_kombu.control.stream import HeartbeatStream
 from stem_kombu.durations import checked_duration
@@ -43,8 +40,9 @@ NOBODY_WINDOW = 0.5
 RETRY_SHARE, RETRY_LATEST = 0.3, 0.3
 #: A worker waits at most this share of the timeout, and so many seconds, for tasks it told to stop.
 SETTLE_SHARE, SETTLE_LONGEST = 0.4, 2.0
-#: Revocations and bytes in one message.
-CHUNK, CHUNK_BYTES = 500, 400_000
+#: Messages of one command that are under way to somebody who has not answered them yet, and seconds after which the next
+#: goes out all the same. So a worker finds other commands in between, and not behind ten thousand revocations (G16).
+WINDOW, WINDOW_WAIT = 4, 0.03
 #: Idle mailboxes that are kept.
 _KEPT = 4
 
@@ -149,7 +147,7 @@ class ControlClient:
         if on_stored is not None:
             on_stored(stored)
         settle = min(SETTLE_LONGEST, SETTLE_SHARE * timeout) if terminate else 0.0
-        orders = [Revoke(tuple(chunk), settle) for chunk in _chunks(stored)]
+        orders = [Revoke(tuple(chunk), settle) for chunk in chunks(stored)]
         try:
             report = self._ask_orders(orders, targets, timeout, began=began, progress=progress)
         except BrokerError as error:
@@ -224,12 +222,17 @@ class ControlClient:
         notes: list[str] = []
         self._connection_template()  # first, so that a wrong broker URL is not blamed on the roster beside it
         view = self._roster_view(notes)
-        question = _Question(
+        question = Question(
             self.settings.namespace, orders, targets, timeout, view, self._clock, asked_at=asked, deadline=deadline
         )
-        mailbox = self._put(question, deadline, progress)
+        mailbox = self._put(question, deadline)
         try:
-            self._collect(question, mailbox, began=asked)
+            self._send_the_rest(question, mailbox, progress)
+        except BaseException:
+            mailbox.close()
+            raise
+        try:
+            self._collect(question, mailbox, began=self._clock.monotonic())
         except BrokerUnavailable as error:
             notes.append(f"the connection was lost while waiting for replies: {error}")
             mailbox.close()
@@ -249,12 +252,12 @@ class ControlClient:
             unknown=question.unknown(),
         )
 
-    def _put(self, question: _Question, deadline: float, progress: Callable[[int, int], None] | None) -> Mailbox:
-        """Publish the question; a mailbox whose connection has broken meanwhile is replaced once."""
+    def _put(self, question: Question, deadline: float) -> Mailbox:
+        """Begin to publish the question; a mailbox whose connection has broken meanwhile is replaced once."""
         while True:
             mailbox, fresh = self._take(deadline)
             try:
-                question.publish(mailbox, progress)
+                question.begin(mailbox)
             except BrokerError:
                 mailbox.close()
                 if fresh:
@@ -265,7 +268,22 @@ class ControlClient:
             else:
                 return mailbox
 
-    def _collect(self, question: _Question, mailbox: Mailbox, *, began: float) -> None:
+    def _send_the_rest(self, question: Question, mailbox: Mailbox, progress: Callable[[int, int], None] | None) -> None:
+        """Publish what :meth:`_put` has left, as answers come in; all of it by half of the time."""
+        clock = self._clock
+        in_a_hurry = question.deadline - question.timeout / 2
+        next_at = 0.0
+        while True:
+            if progress is not None:
+                progress(question.sent, question.parts)
+            if question.sent == question.parts:
+                return
+            while question.unanswered >= WINDOW and (now := clock.monotonic()) < min(next_at, in_a_hurry):
+                mailbox.listen(lambda reply: question.census.hear(reply, clock.monotonic()), min(next_at, now + 0.05))
+            question.send_next(mailbox)
+            next_at = clock.monotonic() + WINDOW_WAIT
+
+    def _collect(self, question: Question, mailbox: Mailbox, *, began: float) -> None:
         census, clock = question.census, self._clock
         retry_at = began + min(RETRY_LATEST, RETRY_SHARE * question.timeout)
         looked_again = False
@@ -343,90 +361,6 @@ class ControlClient:
         return tuple(dict.fromkeys(worker.strip() for worker in workers)) or None
 
 
-class _Question:
-    """One command on its way: its messages, and who is asked."""
-
-    def __init__(
-        self,
-        namespace: str,
-        orders: Sequence[Order],
-        targets: tuple[str, ...] | None,
-        timeout: float,
-        view: RosterView | None,
-        clock: Clock,
-        *,
-        asked_at: float,
-        deadline: float,
-    ) -> None:
-        self._namespace = namespace
-        self._orders = orders
-        self._targets = targets
-        self.timeout = timeout
-        self.deadline = deadline
-        self.knows_roster = view is not None
-        # The roster's clock, which workers know from their heartbeats: a skew between hosts then does no harm.
-        self._now: datetime = clock.utcnow() if view is None else view.now
-        self.census = Census(secrets.token_hex(16), namespace, targets, len(orders), asked_at=asked_at)
-        self._alive = [] if view is None else living(view, targets)
-        self._on_roster = {beat.worker for beat in view.heartbeats} if view is not None else set()
-        self.census.expect(self._alive)
-        self._bodies: list[bytes] = []
-
-    def publish(self, mailbox: Mailbox, progress: Callable[[int, int], None] | None) -> None:
-        self._bodies = [self._encoded(part, order, mailbox.reply_to) for part, order in enumerate(self._orders)]
-        named = self._targets is not None and set(self._targets) <= set(self.census.expected)
-        for sent, body in enumerate(self._bodies, 1):
-            if named and self._targets is not None:
-                mailbox.send_to(body, self._targets, expires=self.timeout)
-            else:
-                mailbox.broadcast(body, self.census.expected, expires=self.timeout)
-            if progress is not None:
-                progress(sent, len(self._bodies))
-
-    def remind(self, mailbox: Mailbox) -> None:
-        """Ask the silent again, each through its inbox; who has the question already ignores it, or answers again."""
-        for worker in self.census.silent:
-            for part in self.census.missing_parts(worker):
-                mailbox.send_to(self._bodies[part], [worker], expires=self.timeout)
-
-    def greet_newcomers(self, mailbox: Mailbox, view: RosterView | None) -> bool:
-        """Ask who has appeared on the roster since; whether there was somebody."""
-        new = self.census.expect(living(view, self._targets)) if view is not None else []
-        for body in self._bodies if new else ():
-            mailbox.send_to(body, new, expires=self.timeout)
-        return bool(new) and not self.census.is_whole
-
-    def unknown(self) -> tuple[str, ...]:
-        answered = {reply.worker for reply in self.census.replies()}
-        named = self._targets or ()
-        return tuple(t for t in named if not any(matches((t,), worker) for worker in answered | self._on_roster))
-
-    def _encoded(self, part: int, order: Order, reply_to: str) -> bytes:
-        return encode_command(
-            Command(
-                request_id=self.census.request_id,
-                namespace=self._namespace,
-                order=order,
-                issued_at=self._now,
-                expires_at=self._now + timedelta(seconds=self.timeout),
-                reply_to=reply_to,
-                targets=self._targets,
-                part=part,
-                parts=len(self._orders),
-                sender=default_requester(),
-            )
-        )
-
-
-def default_requester() -> str:
-    """``user@host`` of this process."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "unknown"  # a container without a passwd entry for its user
-    return f"{user}@{socket.gethostname()}"
-
-
 def refuse_signing(settings: Settings) -> None:
     """Raises :class:`ConfigurationError` when signing is asked for: to go on unsigned would only look protected."""
     if settings.signing:
@@ -434,16 +368,3 @@ def refuse_signing(settings: Settings) -> None:
             "signing is configured (STEM_SIGNING_…) but is not available in this version",
             hint="unset the STEM_SIGNING_ variables, knowing that control messages are not signed",
         )
-
-
-def _chunks(stored: Sequence[Revocation]) -> list[list[Revocation]]:
-    chunks: list[list[Revocation]] = [[]]
-    size = 0
-    for revocation in stored:
-        added = order_size(revocation)
-        if chunks[-1] and (len(chunks[-1]) >= CHUNK or size + added > CHUNK_BYTES):
-            chunks.append([])
-            size = 0
-        chunks[-1].append(revocation)
-        size += added
-    return chunks

@@ -40,16 +40,37 @@ local function text(value)
 end
 
 local held = {}
-for place, draft in ipairs(drafts) do
-  local found = redis.call('HGET', records, draft[1])
-  if found then
-    local readable, record = pcall(cjson.decode, found)
-    if not (readable and type(record) == 'table' and type(record.terminate) == 'boolean' and record.reason
-        and record.requested_by and (record.expires_us == cjson.null or type(record.expires_us) == 'number')) then
-      return redis.error_reply('CORRUPT ' .. records .. ' field ' .. draft[1])
+for first = 1, #drafts, 1000 do
+  local ids = {}
+  for place = first, math.min(first + 999, #drafts) do ids[#ids + 1] = drafts[place][1] end
+  for place, found in ipairs(redis.call('HMGET', records, unpack(ids))) do
+    if found then
+      local readable, record = pcall(cjson.decode, found)
+      if not (readable and type(record) == 'table' and type(record.terminate) == 'boolean' and record.reason
+          and record.requested_by and (record.expires_us == cjson.null or type(record.expires_us) == 'number')) then
+        return redis.error_reply('CORRUPT ' .. records .. ' field ' .. ids[place])
+      end
+      held[first + place - 1] = record
     end
-    held[place] = record
   end
+end
+
+-- A batch mostly says the same of all its tasks, and what follows the version is then the text of the one before.
+local rest, said = nil, {}
+local function rest_of(terminate, reason, requested_by, expires)
+  if not rest or terminate ~= said[1] or reason ~= said[2] or requested_by ~= said[3] or expires ~= said[4] then
+    said = {terminate, reason, requested_by, expires}
+    rest = ',"issued_us":' .. whole(now) .. ',"terminate":' .. tostring(terminate) .. ',"reason":' .. text(reason)
+      .. ',"requested_by":' .. text(requested_by)
+      .. ',"expires_us":' .. (expires == cjson.null and 'null' or whole(expires)) .. '}'
+  end
+  return rest
+end
+
+local last_expires, last_expires_text
+local function expires_text(expires)
+  if expires ~= last_expires then last_expires, last_expires_text = expires, whole(expires) end
+  return last_expires_text
 end
 
 local stored, hash, by_version, by_expiry, everlasting = {}, {}, {}, {}, {}
@@ -68,17 +89,14 @@ for place, draft in ipairs(drafts) do
     end
   end
   version = version + 1
-  local value = '{"version":' .. whole(version) .. ',"issued_us":' .. whole(now)
-    .. ',"terminate":' .. tostring(terminate) .. ',"reason":' .. text(reason)
-    .. ',"requested_by":' .. text(requested_by)
-    .. ',"expires_us":' .. (expires == cjson.null and 'null' or whole(expires)) .. '}'
+  local number = whole(version)
+  local value = '{"version":' .. number .. rest_of(terminate, reason, requested_by, expires)
+  local pair = 2 * place
   stored[place] = value
-  hash[#hash + 1] = id
-  hash[#hash + 1] = value
-  by_version[#by_version + 1] = whole(version)
-  by_version[#by_version + 1] = id
+  hash[pair - 1], hash[pair] = id, value
+  by_version[pair - 1], by_version[pair] = number, id
   if expires ~= cjson.null then
-    by_expiry[#by_expiry + 1] = whole(expires)
+    by_expiry[#by_expiry + 1] = expires_text(expires)
     by_expiry[#by_expiry + 1] = id
   elseif record and record.expires_us ~= cjson.null then
     everlasting[#everlasting + 1] = id

@@ -1,0 +1,128 @@
+"""One command on its way: its messages, who is asked, and who has answered."""
+
+from __future__ import annotations
+
+import getpass
+import secrets
+import socket
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from stem_kombu.backends.base import RosterView
+from stem_kombu.clock import Clock
+from stem_kombu.control.census import Census, living
+from stem_kombu.control.codec import encode_command, order_size
+from stem_kombu.control.mailbox import Mailbox
+from stem_kombu.control.messages import Command, Order, matches
+from stem_kombu.revocation import Revocation
+
+#: Revocations and bytes in one message.
+CHUNK, CHUNK_BYTES = 500, 400_000
+
+
+class Question:
+    """One command on its way: its messages, and who is asked."""
+
+    def __init__(
+        self,
+        namespace: str,
+        orders: Sequence[Order],
+        targets: tuple[str, ...] | None,
+        timeout: float,
+        view: RosterView | None,
+        clock: Clock,
+        *,
+        asked_at: float,
+        deadline: float,
+    ) -> None:
+        self._namespace = namespace
+        self._orders = orders
+        self._targets = targets
+        self.timeout = timeout
+        self.deadline = deadline
+        self.knows_roster = view is not None
+        # The roster's clock, which workers know from their heartbeats: a skew between hosts then does no harm.
+        self._now: datetime = clock.utcnow() if view is None else view.now
+        self.census = Census(secrets.token_hex(16), namespace, targets, len(orders), asked_at=asked_at)
+        self._alive = [] if view is None else living(view, targets)
+        self._on_roster = {beat.worker for beat in view.heartbeats} if view is not None else set()
+        self.census.expect(self._alive)
+        self._bodies: list[bytes] = []
+        self.parts, self.sent = len(orders), 0
+
+    def begin(self, mailbox: Mailbox) -> None:
+        """Publish the first message, with the mailbox as the address of the answers."""
+        self._bodies = [self._encoded(part, order, mailbox.reply_to) for part, order in enumerate(self._orders)]
+        self.sent = 0
+        self.send_next(mailbox)
+
+    def send_next(self, mailbox: Mailbox) -> None:
+        """Publish the next message."""
+        body, named = self._bodies[self.sent], self._targets
+        if named is not None and set(named) <= set(self.census.expected):
+            mailbox.send_to(body, named, expires=self.timeout)
+        else:
+            mailbox.broadcast(body, self.census.expected, expires=self.timeout)
+        self.sent += 1
+
+    @property
+    def unanswered(self) -> int:
+        """How many of the messages that were sent somebody expected has not answered yet."""
+        return self.sent - self.census.answered_parts
+
+    def remind(self, mailbox: Mailbox) -> None:
+        """Ask the silent again, each through its inbox; who has the question already ignores it, or answers again."""
+        for worker in self.census.silent:
+            for part in self.census.missing_parts(worker):
+                mailbox.send_to(self._bodies[part], [worker], expires=self.timeout)
+
+    def greet_newcomers(self, mailbox: Mailbox, view: RosterView | None) -> bool:
+        """Ask who has appeared on the roster since; whether there was somebody."""
+        new = self.census.expect(living(view, self._targets)) if view is not None else []
+        for body in self._bodies if new else ():
+            mailbox.send_to(body, new, expires=self.timeout)
+        return bool(new) and not self.census.is_whole
+
+    def unknown(self) -> tuple[str, ...]:
+        answered = {reply.worker for reply in self.census.replies()}
+        named = self._targets or ()
+        return tuple(t for t in named if not any(matches((t,), worker) for worker in answered | self._on_roster))
+
+    def _encoded(self, part: int, order: Order, reply_to: str) -> bytes:
+        return encode_command(
+            Command(
+                request_id=self.census.request_id,
+                namespace=self._namespace,
+                order=order,
+                issued_at=self._now,
+                expires_at=self._now + timedelta(seconds=self.timeout),
+                reply_to=reply_to,
+                targets=self._targets,
+                part=part,
+                parts=len(self._orders),
+                sender=default_requester(),
+            )
+        )
+
+
+def default_requester() -> str:
+    """``user@host`` of this process."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "unknown"  # a container without a passwd entry for its user
+    return f"{user}@{socket.gethostname()}"
+
+
+def chunks(stored: Sequence[Revocation]) -> list[list[Revocation]]:
+    """The revocations in as many lists as it takes messages."""
+    parts: list[list[Revocation]] = [[]]
+    size = 0
+    for revocation in stored:
+        added = order_size(revocation)
+        if parts[-1] and (len(parts[-1]) >= CHUNK or size + added > CHUNK_BYTES):
+            parts.append([])
+            size = 0
+        parts[-1].append(revocation)
+        size += added
+    return parts
