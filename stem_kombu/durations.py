@@ -10,7 +10,7 @@ from stem_kombu.errors import ConfigurationError
 ACCEPTED = "250ms, 5s, 1.5m, 2h, 7d, or a bare number of seconds"
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
-_PATTERN = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(ms|s|m|h|d|)", re.ASCII)
+_PATTERN = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(ms|s|m|h|d|)", re.ASCII)
 
 #: Longer spans are typing errors, and dates past the year 9999 can't be stored.
 LONGEST = 100 * 365 * 86400.0
@@ -22,7 +22,7 @@ def parse_duration(text: str, *, name: str = "duration", allow_zero: bool = Fals
     ``name`` is the flag or variable that the text came from; an error names it. Zero is refused unless ``allow_zero``.
     Raises :class:`ConfigurationError`; there is no silent default.
     """
-    match = _PATTERN.fullmatch(text.strip().lower())
+    match = _PATTERN.fullmatch(text.strip())
     if match is None:
         raise ConfigurationError(f"{name}: {text!r} is not a duration", hint=f"accepted: {ACCEPTED}")
     seconds = float(match[1]) * _UNITS[match[2]]

@@ -73,7 +73,7 @@ def revoke(
             raise StoreError(f"{error}; nothing was broadcast", hint=error.hint) from error
         except KeyboardInterrupt:
             if stored:
-                note(f"{len(stored)} revocations are stored and stay so; workers honour them at their next sync")
+                note(f"{_counted(len(stored))} stored for good; workers honour them at their next sync")
             raise
     if as_json:
         print_json(report.to_dict())
@@ -126,7 +126,7 @@ def text(report: RevokeReport, color: bool) -> str:
 def _tell(report: RevokeReport) -> None:
     versions = [revocation.version for revocation in report.stored]
     count = len(versions)
-    note(f"stored: {count} revocation{'s' if count != 1 else ''}, version {max(versions)}")
+    note(f"stored: {_counted(count)}, version {max(versions)}")
     if not report.broadcast:
         note(f"error: stored, but not broadcast: {report.broker_error}")
         note("hint: workers will honour it at their next sync, at the latest when they reconnect")
@@ -134,3 +134,7 @@ def _tell(report: RevokeReport) -> None:
     tell(report)
     if not report.replies:
         note("every worker will honour it when it starts, or at its next sync")
+
+
+def _counted(count: int) -> str:
+    return f"{count} revocation{'s' if count != 1 else ''}"

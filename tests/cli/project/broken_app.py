@@ -1,0 +1,3 @@
+"""An application whose import fails."""
+
+1 / 0  # noqa: B018

@@ -1,0 +1,62 @@
+"""The application of these tests, in a folder that only the worker's current directory makes importable."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from stem_kombu import Stem, TaskContext
+from stem_kombu.testing.gates import Gate
+
+app = Stem("shop")
+not_an_app = object()
+
+
+@app.task("shop.add", isolate=True)
+def add(ctx: TaskContext, a: int, b: int = 0) -> int:
+    return a + b
+
+
+def gated(ctx: TaskContext, gate: str, deaf: bool = False) -> str:
+    """Works at a gate, with a checkpoint at each look unless ``deaf``, until the test opens it."""
+    Gate(gate).reach(f"attempt-{ctx.attempt}")
+    Gate(gate).reach()
+    Gate(gate).wait_open(checkpoint=None if deaf else lambda: ctx.progress(0.25, tile=3))
+    return "rendered"
+
+
+app.task("shop.render", isolate=True, max_retries=0)(gated)
+app.task("shop.report", max_retries=0)(gated)
+
+
+@app.task("shop.fetch", max_retries=0)
+async def fetch(ctx: TaskContext, gate: str) -> str:
+    Gate(gate).reach()
+    await asyncio.sleep(120)
+    return "fetched"
+
+
+@app.task("shop.fails", isolate=True, max_retries=0)
+def fails(ctx: TaskContext) -> None:
+    raise ValueError("two\nlines and \x1b[31mred")
+
+
+@app.task("shop.no_json", isolate=True, max_retries=0)
+def no_json(ctx: TaskContext) -> object:
+    return object()
+
+
+@app.control_command("double")
+def double(view: Any, number: int) -> dict[str, int]:
+    return {"doubled": number * 2}
+
+
+@app.control_command("broken")
+def broken(view: Any) -> dict[str, int]:
+    raise ValueError("kaputt")
+
+
+@app.task("shop.who", isolate=True)
+def who(ctx: TaskContext) -> int:
+    return os.getpid()

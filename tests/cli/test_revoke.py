@@ -1,0 +1,230 @@
+"""``stem worker revoke``: durable, then visible, and it says what happened to each task."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from stem_kombu.stores.registry import open_revoke_store
+from stem_kombu.testing.gates import Gate
+from stem_kombu.testing.ports import free_port
+from tests.cli.program import Program
+from tests.servers.redis import RedisServer
+from tests.waiting import eventually
+
+FORMS = pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
+
+
+def test_g1_a_revoke_is_stored_then_broadcast_and_says_both(fleet: Program) -> None:
+    document = fleet.ok(
+        "worker", "revoke", "--task", "queued-1", "--reason", "INC-42", "--requester", "ops@desk",
+        "--expires-in", "2h", "--json",
+    ).json  # fmt: skip
+    assert document["broadcast"] is True
+    assert document["complete"] is True
+    (record,) = document["stored"]
+    assert record["task_id"] == "queued-1"
+    assert (record["namespace"], record["terminate"]) == ("stem", False)
+    assert (record["reason"], record["requested_by"]) == ("INC-42", "ops@desk")
+    assert record["version"] > 0
+    assert record["expires_at"] > record["issued_at"]
+    for reply in document["replies"]:
+        payload = reply["payload"]
+        assert payload["applied"] == ["queued-1"]
+        assert all(payload[name] == [] for name in ("stale", "expired", "in_flight", "terminated", "pending"))
+    # and the store holds it
+    store = open_revoke_store(fleet.variables["STEM_RESULT_BACKEND_URL"])
+    assert store.get("stem", "queued-1") is not None
+    store.close()
+
+
+def test_the_requester_is_user_and_host_unless_named(fleet: Program) -> None:
+    (record,) = fleet.ok("worker", "revoke", "-t", "queued-2", "--json").json["stored"]
+    assert "@" in record["requested_by"]
+    assert record["expires_at"] is None
+
+
+def test_g7_a_running_render_stops_at_its_next_checkpoint(fleet: Program, tmp_path: Path) -> None:
+    for name in ("shop.render", "shop.report"):
+        gate = Gate(tmp_path / name)
+        task = fleet.send(name, gate=gate.path)
+        gate.wait_reached()
+        done = fleet.ok("worker", "revoke", "-t", task, "--terminate", "--reason", "wrong picture")
+        assert f"terminated: {task} on " in done.out
+        record = fleet.ended(task)
+        assert record["state"] == "cancelled"
+        assert record["revocation"]["reason"] == "wrong picture"
+        assert "wrong picture" in fleet.ok("task", "show", task).out
+
+
+def test_a_coroutine_stops_at_its_next_await(fleet: Program, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+    task = fleet.send("shop.fetch", gate=gate.path)
+    gate.wait_reached()
+    document = fleet.ok("worker", "revoke", "-t", task, "--terminate", "--json").json
+    assert [reply["payload"]["terminated"] for reply in document["replies"]].count([task]) == 1
+    assert fleet.ended(task)["state"] == "cancelled"
+
+
+def test_a_task_without_checkpoints_is_pending_and_the_command_says_so(fleet: Program, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+    task = fleet.send("shop.render", gate=gate.path, deaf=True)
+    gate.wait_reached()
+    document = fleet.ok("worker", "revoke", "-t", task, "--terminate", "--timeout", "1s", "--json").json
+    (running,) = [reply["payload"] for reply in document["replies"] if reply["payload"]["in_flight"]]
+    assert running["in_flight"] == running["pending"] == [task]
+    assert running["terminated"] == []
+    inspected = fleet.ok("worker", "inspect", "--json").json
+    (told,) = [t for r in inspected["replies"] for t in r["payload"]["in_flight"] if t["id"] == task]
+    assert told["terminate_requested_s_ago"] > 0
+    assert f"pending: {task} on " in fleet.ok("worker", "revoke", "-t", task, "--terminate", "--timeout", "1s").out
+    gate.open()
+    assert fleet.ended(task)["state"] in ("succeeded", "cancelled")
+
+
+def test_a_revoke_without_terminate_lets_a_running_task_finish(fleet: Program, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+    task = fleet.send("shop.render", gate=gate.path)
+    gate.wait_reached()
+    document = fleet.ok("worker", "revoke", "-t", task, "--json").json
+    assert [reply["payload"]["in_flight"] for reply in document["replies"]].count([task]) == 1
+    gate.open()
+    assert fleet.ended(task)["state"] == "succeeded"
+
+
+def test_g3_a_revoked_task_never_starts(fleet: Program, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+    fleet.ok("worker", "revoke", "-t", "never-started")
+    assert fleet.send("shop.render", "--id", "never-started", gate=gate.path) == "never-started"
+    assert fleet.ended("never-started")["state"] == "cancelled"
+    assert gate.reached() is None
+
+
+def test_ids_are_read_from_standard_input(fleet: Program) -> None:
+    done = fleet.ok("worker", "revoke", "-t", "-", "-t", "named", "--json", input="in-1\n\nin-2\r\n in-1\n")
+    assert [record["task_id"] for record in done.json["stored"]] == ["in-1", "in-2", "named"]
+
+
+def test_ten_thousand_ids_in_one_call(fleet: Program) -> None:
+    ids = [f"many-{n}" for n in range(10_000)]
+    done = fleet.ok(
+        "worker", "revoke", "-t", "-", "--expires-in", "1h", "--json", "--timeout", "30s", input="\n".join(ids)
+    )
+    assert len(done.json["stored"]) == 10_000
+    for reply in done.json["replies"]:
+        assert sorted(reply["payload"]["applied"]) == sorted(ids)
+
+
+@FORMS
+def test_g1_with_no_worker_alive_it_is_stored_and_the_exit_code_is_69(
+    program_on: Callable[[str], Program], form: tuple[str, ...], tmp_path: Path
+) -> None:
+    program = program_on("redis")
+    done = program.run("worker", "revoke", "-t", "later", "--terminate", *form)
+    assert done.code == 69, done
+    assert "stored: 1 revocation" in done.err
+    assert "no worker is alive in namespace 'stem'" in done.err
+    # and a worker that starts then honours it
+    gate = Gate(tmp_path / "gate")
+    program.send("shop.render", "--id", "later", gate=gate.path)
+    program.start_worker("--concurrency", "1")
+    assert program.ended("later")["state"] == "cancelled"
+    assert gate.reached() is None
+
+
+@FORMS
+def test_g1_when_the_store_is_down_nothing_is_broadcast_and_the_exit_code_is_74(
+    fleet: Program, form: tuple[str, ...]
+) -> None:
+    nowhere = f"redis://127.0.0.1:{free_port()}/0"
+    done = fleet.run("worker", "revoke", "-t", "unstored", "--revoke-store", nowhere, *form)
+    assert done.code == 74, done
+    assert "nothing was broadcast" in done.err
+    assert done.out == ""
+    for reply in fleet.ok("worker", "inspect", "--revoked", "--json").json["replies"]:
+        assert "unstored" not in {record["task_id"] for record in reply["payload"]["revoked"]}
+
+
+@FORMS
+def test_g1_when_the_broker_is_down_it_is_stored_and_the_exit_code_is_3(
+    program_on: Callable[[str], Program],
+    start_redis: Callable[..., RedisServer],
+    form: tuple[str, ...],
+    tmp_path: Path,
+) -> None:
+    # given a broker that is down, and a store that is not
+    broker = start_redis()
+    program = program_on("redis")
+    url = broker.new_database()
+    broker.kill()
+    # when
+    done = program.run("worker", "revoke", "-t", "stored-only", "--broker", url, "--timeout", "2s", *form)
+    # then
+    assert done.code == 3, done
+    assert "stored, but not broadcast" in done.err
+    assert "next sync" in done.err
+    if form:
+        assert done.json["broadcast"] is False
+        assert [record["task_id"] for record in done.json["stored"]] == ["stored-only"]
+    # and workers of a broker that is there honour it
+    gate = Gate(tmp_path / "gate")
+    program.send("shop.render", "--id", "stored-only", gate=gate.path)
+    program.start_worker("--concurrency", "1")
+    assert program.ended("stored-only")["state"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "--task"),
+        (("-t", ""), "task id"),
+        (("-t", "x" * 10_000), "task id"),
+        (("-t", "a", "--expires-in", "soon"), "--expires-in"),
+        (("-t", "a", "--expires-in", "0"), "--expires-in"),
+        (("-t", "a", "--expires-in", "-1s"), "--expires-in"),
+        (("-t", "a", "--reason", "x" * 100_000), "reason"),
+        (("-t", "-"), "standard input"),
+    ],
+    ids=["no task", "empty id", "id of 10 kB", "no duration", "zero", "negative", "endless reason", "empty input"],
+)
+def test_what_can_not_be_meant_is_exit_code_2_and_nothing_is_stored(
+    embedded: Program, arguments: tuple[str, ...], said: str
+) -> None:
+    done = embedded.run("worker", "revoke", *arguments)
+    assert done.code == 2, done
+    assert said in done.err
+    assert done.out == ""
+    assert not (embedded.folder / "state.db").exists() or embedded.run("worker", "inspect").code == 69
+
+
+def test_a_line_that_is_not_utf_8_is_named(embedded: Program) -> None:
+    done = embedded.run("worker", "revoke", "-t", "-", input=b"good\n\xff\xfe\n")
+    assert done.code == 2
+    assert "line 2 of standard input is not UTF-8" in done.err
+
+
+def test_ctrl_c_while_it_waits_keeps_what_is_stored_and_says_so(program_on: Callable[[str], Program]) -> None:
+    program = program_on("redis")
+    worker = program.start_worker("--name", "mute", "--concurrency", "1")
+    with worker.paused():
+        waiting = _who_wait(program.variables["STEM_BROKER_URL"])
+        process = program.popen("worker", "revoke", "-t", "kept", "--timeout", "60s")
+        store = open_revoke_store(program.variables["STEM_RESULT_BACKEND_URL"])
+        eventually(lambda: store.get("stem", "kept") is not None)
+        # once it waits for a reply there is one more who waits at the broker
+        eventually(lambda: _who_wait(program.variables["STEM_BROKER_URL"]) > waiting)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        store.close()
+    assert process.returncode == 130, err
+    assert "1 revocation stored for good" in err
+    assert "interrupted" in err
+
+
+def _who_wait(url: str) -> int:
+    with redis.Redis.from_url(url) as client:
+        return sum(found["cmd"] == "brpop" for found in client.client_list())
