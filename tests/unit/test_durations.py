@@ -27,7 +27,9 @@ def test_the_accepted_forms_are_read_as_seconds(text: str, seconds: float) -> No
     assert parse_duration(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "5 parsecs", "-1s", "1h30m", "nan", "inf", "1e3", "٣s", "5ss", "s", "0x10", "5 s", "5S"])
+@pytest.mark.parametrize(
+    "text", ["", "5 parsecs", "-1s", "1h30m", "nan", "inf", "1e3", "٣s", "5ss", "s", "0x10", "5 s", "5S"]
+)
 def test_anything_else_is_an_error_that_names_the_flag_the_value_and_the_accepted_forms(text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         parse_duration(text, name="--timeout")
