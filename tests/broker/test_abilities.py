@@ -7,24 +7,36 @@ from typing import Any
 import pytest
 
 from stem_kombu.broker import abilities
-from stem_kombu.broker.abilities import Abilities, LeaseKind, abilities_of
+from stem_kombu.broker.abilities import Abilities, LeaseKind, abilities_of, probe
 from stem_kombu.broker.connections import open_connection
 from stem_kombu.errors import BroadcastUnsupported, BrokerUnavailable
 
 
 def test_redis_fans_out_expires_queues_and_has_leases(redis_url: str) -> None:
     found = abilities_of(open_connection(redis_url))
-    assert found == Abilities("redis", True, True, LeaseKind.REDIS, True, True, True, False)
+    assert (
+        found
+        == probe(open_connection(redis_url))
+        == Abilities("redis", True, True, LeaseKind.REDIS, True, True, True, False)
+    )
 
 
 def test_rabbitmq_fans_out_and_expires_queues_that_the_sender_must_not_declare(amqp_url: str) -> None:
     found = abilities_of(open_connection(amqp_url))
-    assert found == Abilities("amqp", True, True, LeaseKind.NONE, True, False, True, False)
+    assert (
+        found
+        == probe(open_connection(amqp_url))
+        == Abilities("amqp", True, True, LeaseKind.NONE, True, False, True, False)
+    )
 
 
 def test_the_embedded_broker_fans_out_expires_queues_and_has_leases(sqlite_url: str) -> None:
     found = abilities_of(open_connection(sqlite_url))
-    assert found == Abilities("sqlite", True, True, LeaseKind.EMBEDDED, True, True, False, False)
+    assert (
+        found
+        == probe(open_connection(sqlite_url))
+        == Abilities("sqlite", True, True, LeaseKind.EMBEDDED, True, True, False, False)
+    )
 
 
 def test_memory_fans_out_within_the_process_only() -> None:
@@ -32,10 +44,10 @@ def test_memory_fans_out_within_the_process_only() -> None:
     assert (found.fanout, found.inbox, found.process_local, found.queue_expiry) == (True, True, True, False)
 
 
-def test_the_answer_is_kept(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    connection = open_connection(redis_url)
+def test_what_was_found_out_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = open_connection("memory://kept")
     first = abilities_of(connection)
-    monkeypatch.setattr(abilities, "_probed", lambda *_: pytest.fail("probed a second time"))
+    monkeypatch.setattr(abilities, "probe", lambda *_, **__: pytest.fail("probed a second time"))
     assert abilities_of(connection.clone()) is first
 
 
@@ -60,4 +72,4 @@ def test_a_transport_that_can_reach_nobody_is_refused() -> None:
 
 def test_a_broker_that_is_away_has_no_abilities() -> None:
     with pytest.raises(BrokerUnavailable):
-        abilities_of(open_connection("redis://127.0.0.1:1/0"))
+        probe(open_connection("redis://127.0.0.1:1/0"))

@@ -145,9 +145,9 @@ def test_the_janitor_has_nothing_to_do_elsewhere(sqlite_url: str) -> None:
 
 
 def test_probing_leaves_nothing_behind(redis_url: str) -> None:
-    from stem_kombu.broker.abilities import abilities_of
+    from stem_kombu.broker.abilities import probe
 
-    abilities_of(open_connection(redis_url))
+    probe(open_connection(redis_url))
     database = redis.Redis.from_url(redis_url)
     assert [key for key in database.scan_iter() if key != b"_kombu.binding_deadlines"] == []
     database.close()
