@@ -109,14 +109,17 @@ class Settings:
         sync_interval: str | float | None = None,
         default_max_retries: int | None = None,
         allow_insecure: bool | None = None,
+        fallback_broker: Source | None = None,
+        fallback_backend: Source | None = None,
     ) -> Settings:
         """Settings from keywords (a CLI passes its flags), then the environment, then defaults.
 
-        Raises :class:`ConfigurationError` naming the flag or variable.
+        ``fallback_broker`` and ``fallback_backend`` are used where neither names one: what an application that Stem is
+        a guest in has configured. Raises :class:`ConfigurationError` naming the flag or variable.
         """
         env = _Environment(os.environ if environ is None else environ)
-        named_broker = env.source(broker, "--broker", "STEM_BROKER_URL")
-        named_backend = env.source(backend, "--backend", "STEM_RESULT_BACKEND_URL")
+        named_broker = env.source(broker, "--broker", "STEM_BROKER_URL") or fallback_broker
+        named_backend = env.source(backend, "--backend", "STEM_RESULT_BACKEND_URL") or fallback_backend
         named_store = env.source(revoke_store, "--revoke-store", "STEM_REVOKE_STORE_URL")
         embedded = named_broker is None
         if named_broker is None:

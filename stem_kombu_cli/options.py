@@ -37,6 +37,11 @@ class Duration(_Type):
 
 DURATION = Duration()
 
+#: What a host program (``celery -A app stem``) knows of broker and backend: asked after flags and variables.
+FALLBACKS: dict[str, Any] = {}
+#: What the application of a host program was given in its own code: asked after flags, before variables.
+GIVEN: dict[str, str] = {}
+
 
 @dataclass(frozen=True)
 class Places:
@@ -53,11 +58,12 @@ class Places:
         from stem_kombu.settings import Settings
 
         settings = Settings.from_env(
-            broker=self.broker,
-            backend=self.backend,
-            revoke_store=self.revoke_store,
-            namespace=self.namespace,
+            broker=self.broker or GIVEN.get("broker"),
+            backend=self.backend or GIVEN.get("backend"),
+            revoke_store=self.revoke_store or GIVEN.get("revoke_store"),
+            namespace=self.namespace or GIVEN.get("namespace"),
             timeout=self.timeout,
+            **FALLBACKS,
             **more,
         )
         if announce:

@@ -1,0 +1,197 @@
+"""Stem beside a running Celery worker: the parts that hydrate, listen, beat and renew, with connections of their own.
+
+Everything is born after Celery's children (they must inherit neither sockets nor threads) and before the first delivery,
+and dies after the pool, so that a draining worker still answers (G16).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+from typing import Any
+
+from celery.worker import state
+
+import stem_kombu
+from stem_kombu.backends.heartbeat import Heartbeat
+from stem_kombu.backends.registry import open_roster
+from stem_kombu.broker.connections import broker_connection
+from stem_kombu.broker.depths import QueueDepths
+from stem_kombu.broker.failures import shown_url
+from stem_kombu.broker.leases import open_leasing
+from stem_kombu.celery import revoked
+from stem_kombu.celery.board import Board
+from stem_kombu.celery.view import CeleryView
+from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.control.base import WorkerIdentity, checked_worker_id
+from stem_kombu.control.listener import ControlListener
+from stem_kombu.errors import BrokerError, StoreError
+from stem_kombu.revocation import RevocationDraft
+from stem_kombu.revocation_cache import RevocationCache
+from stem_kombu.settings import Settings
+from stem_kombu.stores.registry import open_revoke_store
+from stem_kombu.worker.heartbeats import Heartbeats, load_avg, rss_bytes
+from stem_kombu.worker.hydration import Hydration
+
+logger = logging.getLogger(__name__)
+
+#: Seconds within which the revoke store must have been read before Celery consumes.
+HYDRATION_TIMEOUT = 30.0
+
+
+class Agent:
+    """Stem's side of one Celery worker. ``start()`` returns once it hears and everything revoked is known."""
+
+    def __init__(self, worker: Any, settings: Settings, board: Board, *, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
+        self._worker = worker
+        self.settings = settings
+        self.board = board
+        self.cache = RevocationCache(settings.namespace)
+        self._store = open_revoke_store(settings.revoke_store.value, name=settings.revoke_store.name, tls=settings.tls)
+        roster = settings.roster
+        self._roster = open_roster(roster.value, name=roster.name, tls=settings.tls)
+        self._template = broker_connection(settings)
+        self.identity = WorkerIdentity(
+            namespace=settings.namespace,
+            worker=checked_worker_id(str(worker.hostname)),
+            boot=secrets.token_hex(4),
+            hostname=socket.gethostname(),
+            pid=os.getpid(),
+            version=stem_kombu.__version__,
+            started_at=clock.utcnow(),
+        )
+        self._depths = QueueDepths(self._template)
+        self.view = CeleryView(
+            worker,
+            self.identity,
+            settings,
+            self.cache,
+            board,
+            hydration=lambda: self.hydration,
+            depths=self._depths.of,
+            broker_url=shown_url(self._template),
+            clock=clock,
+        )
+        self.hydration = Hydration(
+            self._store,
+            settings.namespace,
+            self.cache,
+            self.view.apply,
+            interval=settings.sync_interval,
+            clock=clock,
+        )
+        self.heartbeats = Heartbeats(
+            self._roster,
+            self._heartbeat,
+            lambda beat: self.listener.publish_heartbeat(beat),
+            lambda: None,
+            interval=settings.heartbeat_interval,
+            clock=clock,
+        )
+        self.listener = ControlListener(
+            self._template,
+            self.view,
+            commands={},
+            roster_now=self.heartbeats.roster_now,
+            reconnected=self.hydration.nudge,
+            clock=clock,
+        )
+        # With the options of Celery's own consumer: its messages stand in the index that those name.
+        self._leasing = open_leasing(worker.app.connection_for_read())
+        self._stopped = threading.Event()
+        self._lease_thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Raises what :meth:`Hydration.start`, :meth:`Heartbeats.claim` and :meth:`ControlListener.start` raise; then
+        nothing is left running."""
+        try:
+            self.hydration.start(timeout=HYDRATION_TIMEOUT)
+            revoked.teach(self.cache)
+            self.heartbeats.claim()
+            self.listener.start()
+            self.heartbeats.start()
+        except BaseException:
+            self.stop()
+            raise
+        if self._leasing is not None:
+            self._lease_thread = threading.Thread(target=self._renew, name="stem-leases", daemon=True)
+            self._lease_thread.start()
+        logger.info(
+            "stem: worker %s of namespace %s, revoke store %s at revision %d",
+            self.identity.worker,
+            self.identity.namespace,
+            self._store.url,
+            self.cache.revision,
+        )
+
+    def drain(self) -> None:
+        """Say to everyone that this worker takes nothing more."""
+        self.view.draining = True
+        self.heartbeats.nudge()
+
+    def stop(self) -> None:
+        """Leave the roster and let everything go. May be called twice."""
+        self._stopped.set()
+        self.heartbeats.stop()
+        self.listener.stop()
+        self.hydration.stop()
+        if self._lease_thread is not None:
+            self._lease_thread.join()
+            self._lease_thread = None
+        if self._leasing is not None:
+            self._leasing.close()
+        revoked.forget()
+        self._depths.close()
+        self._store.close()
+        self._roster.close()
+
+    def make_durable(self, task_ids: list[str], terminate: bool) -> None:
+        """Store what Celery's own ``revoke`` is about to put into its memory, unless it is stored already.
+
+        Raises :class:`~stem_kombu.errors.StoreError`.
+        """
+        new = [task_id for task_id in task_ids if task_id not in self.cache]
+        if new:
+            # Celery itself ends the process of a running task; what must last is that the id never starts again.
+            drafts = [RevocationDraft(task_id, False, "revoked through Celery", None, None) for task_id in new]
+            self.view.apply(self._store.save(self.settings.namespace, drafts))
+
+    def _heartbeat(self) -> Heartbeat:
+        facts = self.view.facts()
+        return Heartbeat(
+            namespace=self.identity.namespace,
+            worker=self.identity.worker,
+            boot=self.identity.boot,
+            inbox=self.listener.inbox,
+            interval=self.settings.heartbeat_interval,
+            hostname=self.identity.hostname,
+            pid=self.identity.pid,
+            version=self.identity.version,
+            state=facts.state,
+            concurrency=facts.concurrency,
+            in_flight=facts.in_flight,
+            queues=tuple(facts.queues),
+            rss_bytes=rss_bytes(),
+            load_avg=load_avg(),
+            uptime=facts.uptime,
+            totals=facts.totals,
+            timestamp=self._clock.utcnow(),
+        )
+
+    def _renew(self) -> None:
+        assert self._leasing is not None
+        while not self._stopped.wait(self._leasing.lifetime / 3):
+            held = [request._message for request in list(state.requests.values()) if not request.acknowledged]
+            if not held:
+                continue
+            try:
+                self._leasing.renew(held)
+            except (BrokerError, StoreError) as error:
+                logger.warning("leases of %d messages can't be renewed: %s", len(held), error)
+            except Exception:
+                # The boundary of the thread that keeps long tasks from running twice.
+                logger.exception("leases of %d messages can't be renewed", len(held))

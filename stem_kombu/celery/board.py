@@ -1,0 +1,113 @@
+"""The board: where a Celery worker writes what its running tasks have to stop for, and where their processes read it.
+
+A piece of memory that is shared with the children that are forked later. No lock and no signal: the worker writes an
+entry and then counts up; a task that sees another count looks for its own id. An entry names the id of its task, so it
+can't hit the task that runs next in the same child (G8).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import struct
+import threading
+from collections.abc import Collection
+
+from stem_kombu.errors import ConfigurationError
+from stem_kombu.revocation import Revocation
+
+#: Bytes of one entry: digest, state, length of the record, the record as JSON.
+ENTRY = 4096
+_HEAD = struct.Struct("16sBxH")
+_COUNT = 16
+#: States of an entry.
+_FREE, _TOLD, _STOPPED = 0, 1, 2
+
+
+def _digest(task_id: str) -> bytes:
+    return hashlib.blake2b(task_id.encode(), digest_size=16).digest()
+
+
+class Board:
+    """Room for ``entries`` tasks at a time. Written by one process, under a lock; read by all."""
+
+    def __init__(self, entries: int) -> None:
+        self._entries = entries
+        self._memory = mmap.mmap(-1, _COUNT + entries * ENTRY)
+        #: ``words[0]`` counts the changes. A task compares it at each checkpoint: nothing is cheaper.
+        self.words = memoryview(self._memory).cast("Q")
+        self._lock = threading.Lock()
+        self._places: dict[str, int] = {}
+
+    # -- the worker's side --------------------------------------------------------------------------------------------
+
+    def tell(self, revocation: Revocation, running: Collection[str]) -> None:
+        """Show a revocation to the process that runs its task. ``running`` are the tasks whose entries are still needed.
+
+        Raises :class:`ConfigurationError` when more tasks are told to stop at a time than there is room for.
+        """
+        record = _shortened(revocation)
+        with self._lock:
+            place = self._place(revocation.task_id, running)
+            at = _COUNT + place * ENTRY
+            # The digest comes last: whoever finds it finds all of the entry.
+            _HEAD.pack_into(self._memory, at, bytes(16), _TOLD, len(record))
+            self._memory[at + _HEAD.size : at + _HEAD.size + len(record)] = record
+            self._memory[at : at + 16] = _digest(revocation.task_id)
+            self.words[0] += 1
+
+    def stopped(self, task_id: str) -> bool:
+        """Whether the task has seen its entry and stopped."""
+        with self._lock:
+            place = self._places.get(task_id)
+            return place is not None and self._memory[_COUNT + place * ENTRY + 16] == _STOPPED
+
+    def _place(self, task_id: str, running: Collection[str]) -> int:
+        if task_id in self._places:
+            return self._places[task_id]
+        if len(self._places) >= self._entries:
+            self._places = {known: place for known, place in self._places.items() if known in running}
+        taken = set(self._places.values())
+        place = next((number for number in range(self._entries) if number not in taken), None)
+        if place is None:
+            raise ConfigurationError(
+                f"{self._entries} running tasks are told to stop already",
+                hint="wait until some have reached a checkpoint",
+            )
+        self._places[task_id] = place
+        return place
+
+    # -- the task's side ------------------------------------------------------------------------------------------------
+
+    def find(self, task_id: str) -> Revocation | None:
+        """The revocation of the task, ``None`` when there is none."""
+        at = self._at(task_id)
+        if at is None:
+            return None
+        _, _, length = _HEAD.unpack_from(self._memory, at)
+        return Revocation.from_record(json.loads(self._memory[at + _HEAD.size : at + _HEAD.size + length]))
+
+    def stop(self, task_id: str) -> None:
+        """Say that the task has stopped for its entry."""
+        if (at := self._at(task_id)) is not None:
+            self._memory[at + 16] = _STOPPED
+
+    def _at(self, task_id: str) -> int | None:
+        wanted = _digest(task_id)
+        for place in range(self._entries):
+            at = _COUNT + place * ENTRY
+            if self._memory[at : at + 16] == wanted:
+                return at
+        return None
+
+
+def _shortened(revocation: Revocation) -> bytes:
+    """The record as JSON that fits into an entry: a long reason is cut, nothing else."""
+    record = revocation.to_record()
+    room = ENTRY - _HEAD.size
+    while len(encoded := json.dumps(record).encode()) > room:
+        reason = record["reason"] or record["requested_by"]
+        key = "reason" if record["reason"] else "requested_by"
+        record[key] = f"{reason[: len(reason) // 2]}…"
+    return encoded

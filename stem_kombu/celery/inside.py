@@ -1,0 +1,176 @@
+"""What a Celery task calls: checkpoints that stop it once a terminate is pending, in whatever pool it runs.
+
+Outside a worker that has Stem installed (a task called as a function, ``task_always_eager``) they do nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import threading
+from typing import Any
+
+from celery import signals, states
+from celery.exceptions import Ignore
+
+from stem_kombu.celery.board import Board
+from stem_kombu.clock import isoformat, monotonic
+from stem_kombu.context import TaskRevoked
+from stem_kombu.revocation import Revocation
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two reports of progress that go to the result backend.
+REPORT_EVERY = 0.1
+#: Bytes of progress data, as in Stem's own tasks.
+_PROGRESS_LIMIT = 16_384
+
+
+class _Here(threading.local):
+    """What this thread (or greenlet) knows of the task that it runs."""
+
+    seen = -1  # the board's count when it was last searched for this task
+    next_report = 0.0
+
+
+_here = _Here()
+#: The board's counter and the board, once a worker has put one up; inherited by its children.
+_words: Any = None
+_board: Board | None = None
+
+
+def put_up(board: Board | None) -> None:
+    """Use this board in this process and in those that it forks."""
+    global _board, _words
+    _board, _words = board, None if board is None else board.words
+
+
+def checkpoint() -> None:
+    """Return at once, or raise :class:`~stem_kombu.context.TaskRevoked` when a terminate of this task is pending.
+
+    Costs a comparison while nothing is pending. ``TaskRevoked`` is a ``BaseException``: let it pass, put clean-up in
+    ``finally``. The task's state then is ``REVOKED``; it is not retried, and its message is acknowledged.
+    """
+    if _words is None or _words[0] == _here.seen:
+        return
+    revocation = _look()
+    if revocation is not None and revocation.terminate:
+        raise TaskRevoked(revocation)
+
+
+#: A checkpoint, under the name that Stem's own tasks know. The worker keeps its messages' leases by itself.
+heartbeat = checkpoint
+
+
+def extend_lease(seconds: float) -> None:
+    """A checkpoint. The lease needs no help: on Redis the worker renews every message that it holds while it lives.
+
+    Raises ``ValueError`` unless ``seconds`` is more than zero.
+    """
+    if not seconds > 0:
+        raise ValueError(f"lease of {seconds!r} s must be more than zero")
+    checkpoint()
+
+
+def progress(fraction: float | None = None, /, **data: Any) -> None:
+    """Report how far the task is, as Celery's state ``PROGRESS`` with ``{"progress": fraction, **data}``, then checkpoint.
+
+    Written to the result backend at most ten times a second. Raises ``ValueError`` for a fraction outside 0 to 1 and for
+    data that is no JSON or longer than 16 kB.
+    """
+    if fraction is not None and not 0.0 <= fraction <= 1.0:
+        raise ValueError(f"progress {fraction!r} is not between 0 and 1")
+    checkpoint()
+    now = monotonic()
+    if now < _here.next_report:
+        return
+    task = _current_task()
+    if task is None or task.request.id is None:
+        return
+    try:
+        length = len(json.dumps(data, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"progress data is no JSON: {error}") from None
+    if length > _PROGRESS_LIMIT:
+        raise ValueError(f"progress data has {length} bytes; at most {_PROGRESS_LIMIT} are kept")
+    _here.next_report = now + REPORT_EVERY
+    if not _ignores_result(task):
+        task.update_state(state="PROGRESS", meta={"progress": fraction, **data})
+
+
+def guarded(task: Any) -> None:
+    """Make the task stop as revoked where :func:`checkpoint` raises, and never start where it is revoked by then."""
+    run = task.run
+    if getattr(run, "stem_guarded", False):
+        return
+
+    @functools.wraps(run)
+    def guard(*args: Any, **kwargs: Any) -> Any:
+        request = task.request
+        if _board is None or request.id is None or request.is_eager:
+            return run(*args, **kwargs)
+        _here.seen, _here.next_report = -1, 0.0
+        revocation = _look()
+        if revocation is not None:
+            _end_as_revoked(task, revocation)
+        try:
+            return run(*args, **kwargs)
+        except TaskRevoked as stop:
+            _end_as_revoked(task, stop.revocation)
+
+    guard.stem_guarded = True  # type: ignore[attr-defined]
+    task.run = guard
+
+
+def _look() -> Revocation | None:
+    """The entry of the task that runs here."""
+    task = _current_task()
+    task_id = None if task is None else task.request.id
+    if _board is None or task_id is None:
+        return None
+    count = _board.words[0]
+    found = _board.find(task_id)
+    if found is None or not found.terminate:
+        _here.seen = count
+    return found
+
+
+def _end_as_revoked(task: Any, revocation: Revocation) -> None:
+    """Record why, tell who listens, and raise what makes Celery acknowledge the message and leave the state alone."""
+    assert _board is not None
+    request = task.request
+    task.backend.mark_as_revoked(
+        request.id,
+        told(revocation),
+        request=request,
+        store_result=not _ignores_result(task),
+        state=states.REVOKED,
+    )
+    _board.stop(request.id)
+    signals.task_revoked.send(sender=task, request=request, terminated=True, signum=None, expired=False)
+    try:
+        task.send_event("task-revoked", retry=False, terminated=True, signum=None, expired=False)
+    except Exception as error:  # noqa: BLE001 - an event that nobody hears must not undo what is recorded
+        # The boundary to the broker: events are for monitors, and lost ones are part of the protocol.
+        logger.warning("the event of task %s being revoked can't be sent: %s", request.id, error)
+    logger.info("task %s stopped: %s", request.id, told(revocation))
+    raise Ignore
+
+
+def told(revocation: Revocation) -> str:
+    """The revocation in words, as the result of the task."""
+    why = f": {revocation.reason}" if revocation.reason else ""
+    who = f" by {revocation.requested_by}" if revocation.requested_by else ""
+    return f"revoked{who} at {isoformat(revocation.issued_at)}{why}"
+
+
+def _ignores_result(task: Any) -> bool:
+    asked = task.request.ignore_result
+    return bool(task.ignore_result if asked is None else asked)
+
+
+def _current_task() -> Any:
+    from celery._state import get_current_task
+
+    return get_current_task()

@@ -1,0 +1,187 @@
+"""What the control plane sees of a Celery worker: an implementation of ``WorkerView`` over Celery's own state."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from celery.worker import state
+
+from stem_kombu.celery.board import Board
+from stem_kombu.clock import Clock
+from stem_kombu.control.base import InFlightTask, PoolSlot, RevocationFacts, WorkerFacts, WorkerIdentity
+from stem_kombu.revocation import Revocation
+from stem_kombu.revocation_cache import Applied, RevocationCache
+from stem_kombu.settings import Settings, mask_url
+from stem_kombu.worker.heartbeats import load_avg, rss_bytes
+from stem_kombu.worker.hydration import Hydration
+
+#: Seconds between two looks at tasks that were told to stop. Celery's parent learns of an end in its own event loop,
+#: and has no hook for it that works in every pool.
+_LOOK = 0.002
+_ARGS_COLUMNS = 60
+
+
+class CeleryView:
+    """See :class:`stem_kombu.control.base.WorkerView`. ``worker`` is Celery's ``WorkController``."""
+
+    def __init__(
+        self,
+        worker: Any,
+        identity: WorkerIdentity,
+        settings: Settings,
+        cache: RevocationCache,
+        board: Board,
+        *,
+        hydration: Callable[[], Hydration],
+        depths: Callable[[Sequence[str]], Mapping[str, int | None]],
+        broker_url: str,
+        clock: Clock,
+    ) -> None:
+        self.identity = identity
+        self._worker = worker
+        self._settings = settings
+        self._cache = cache
+        self._board = board
+        self._hydration = hydration
+        self._depths = depths
+        self._broker_url = broker_url
+        self._clock = clock
+        self._told: dict[str, float] = {}
+        self._cancelled = 0
+        self._pause = threading.Event()
+        #: Set while the worker drains.
+        self.draining = False
+
+    def facts(self) -> WorkerFacts:
+        worker, settings = self._worker, self._settings
+        active, reserved = list(state.active_requests), list(state.reserved_requests)
+        queues = self._queues()
+        consuming = self._consuming()
+        qos = getattr(worker.consumer, "qos", None)
+        accepted = int(state.all_total_count[0])
+        pool = [PoolSlot(slot, pid, *self._doing(pid, active), 0, None) for slot, pid in enumerate(self._children())]
+        return WorkerFacts(
+            state="draining" if self.is_draining else "running",
+            uptime=(self._clock.utcnow() - self.identity.started_at).total_seconds(),
+            concurrency=int(getattr(worker.pool, "num_processes", None) or worker.concurrency or 1),
+            prefetch=int(getattr(qos, "value", 0) or 0),
+            in_flight=len(active),
+            reserved=max(0, len(reserved) - len(active)),
+            consuming=consuming,
+            queues=dict.fromkeys(queues, consuming),
+            # Celery's parent counts what it has accepted and nothing else.
+            totals={
+                "received": accepted + max(0, len(reserved) - len(active)),
+                "started": accepted,
+                "succeeded": 0,
+                "failed": 0,
+                "retried": 0,
+                "cancelled": 0,
+                "redelivered": 0,
+            },
+            pool=pool,
+            rss_bytes=rss_bytes(),
+            load_avg=load_avg(),
+            broker=self._broker_url,
+            backend=None if settings.backend is None else mask_url(settings.backend.value),
+            revoke_store=mask_url(settings.revoke_store.value),
+            transport=str(worker.app.connection_for_read().transport.driver_type),
+            heartbeat_interval=settings.heartbeat_interval,
+            bounds={"sync_interval_s": settings.sync_interval, "pool": type(worker.pool).__module__},
+        )
+
+    @property
+    def is_draining(self) -> bool:
+        return self.draining or state.should_stop not in (None, False) or state.should_terminate not in (None, False)
+
+    def queue_depths(self) -> Mapping[str, int | None]:
+        return self._depths(self._queues())
+
+    def in_flight(self) -> Sequence[InFlightTask]:
+        now = self._clock.now()
+        return sorted((self._task(request, now) for request in list(state.active_requests)), key=lambda t: t.started_at)
+
+    def revocations(self) -> RevocationFacts:
+        hydration = self._hydration()
+        return RevocationFacts(len(self._cache), self._cache.revision, hydration.synced_ago, hydration.trouble)
+
+    def revoked_records(self, limit: int) -> tuple[list[Revocation], bool]:
+        records, truncated = self._cache.newest(limit)
+        return list(records), truncated
+
+    def apply(self, revocations: Sequence[Revocation]) -> Applied:
+        """Into the cache, and onto the board for what is here already: at a checkpoint, or before it starts, it stops."""
+        applied = self._cache.apply(revocations, self._cache.now())
+        for revocation in revocations:
+            if revocation.task_id in state.requests and (held := self._cache.get(revocation.task_id)) is not None:
+                self._board.tell(held, state.requests.keys())
+                if held.terminate:
+                    self._told.setdefault(held.task_id, self._clock.monotonic())
+        known = [
+            task_id
+            for task_id in applied.stale
+            for revocation in revocations
+            if revocation.task_id == task_id
+            and (held := self._cache.get(task_id)) is not None
+            and held.version == revocation.version
+        ]
+        # What was read from the store a moment before the broadcast came is no stale news.
+        stale = tuple(task_id for task_id in applied.stale if task_id not in known)
+        return Applied((*applied.applied, *known), stale, applied.expired)
+
+    def running(self, task_ids: Collection[str]) -> frozenset[str]:
+        return frozenset(request.id for request in list(state.active_requests)) & frozenset(task_ids)
+
+    def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]:
+        deadline = self._clock.monotonic() + timeout
+        while True:
+            endings = {task_id: "cancelled" for task_id in task_ids if self._board.stopped(task_id)}
+            still_here = self.running(task_ids)
+            # Without a note on the board it ended in another way; how, only its result says.
+            endings |= {
+                task_id: "ended" for task_id in task_ids if task_id not in still_here and task_id not in endings
+            }
+            if len(endings) == len(task_ids) or self._clock.monotonic() >= deadline:
+                return endings
+            self._pause.wait(_LOOK)
+
+    def _queues(self) -> list[str]:
+        consumer = getattr(self._worker.consumer, "task_consumer", None)
+        if consumer is not None:
+            return [queue.name for queue in consumer.queues]
+        return list(self._worker.app.amqp.queues.consume_from)
+
+    def _consuming(self) -> bool:
+        return getattr(self._worker.consumer, "task_consumer", None) is not None and not self.is_draining
+
+    def _children(self) -> list[int]:
+        processes = getattr(getattr(self._worker.pool, "_pool", None), "_pool", None) or ()
+        pids = [getattr(process, "pid", None) for process in list(processes)]
+        return [pid for pid in pids if isinstance(pid, int)]
+
+    @staticmethod
+    def _doing(pid: int, active: Sequence[Any]) -> tuple[str, str | None]:
+        task_id = next((request.id for request in active if request.worker_pid == pid), None)
+        return ("idle", None) if task_id is None else ("running", task_id)
+
+    def _task(self, request: Any, now: float) -> InFlightTask:
+        info = request.delivery_info or {}
+        # Celery notes the start as a wall time by the clock of this process.
+        started = float(request.time_start or now)
+        told_at = self._told.get(request.id)
+        shown = ", ".join(text.strip("()[]{}, ") for text in (request.argsrepr, request.kwargsrepr) if text)
+        return InFlightTask(
+            id=request.id,
+            name=request.name,
+            queue=str(info.get("routing_key") or ""),
+            mode="isolate" if self._children() else "inline",
+            attempt=int(request.request_dict.get("retries") or 0) + 1,
+            args=shown if len(shown) <= _ARGS_COLUMNS else shown[: _ARGS_COLUMNS - 1] + "…",
+            started_at=datetime.fromtimestamp(started, timezone.utc),
+            runtime=max(0.0, now - started),
+            pid=int(request.worker_pid or 0),
+            terminate_requested_ago=None if told_at is None else self._clock.monotonic() - told_at,
+        )

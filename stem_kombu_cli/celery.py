@@ -1,0 +1,31 @@
+"""``celery -A app stem …``: the whole program as a sub-command of Celery's, for the fleet of that application."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+
+@click.command(
+    "stem",
+    # Everything, --help included, is for the program inside.
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    short_help="See, stop and steer workers (stem --help).",
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def stem(ctx: click.Context, /, arguments: tuple[str, ...], **_: Any) -> None:
+    """Run ``stem`` with broker and backend of the Celery application, where neither flags nor variables name others."""
+    from stem_kombu.celery.configuration import fallbacks_of
+    from stem_kombu_cli import options
+    from stem_kombu_cli.main import run
+
+    app = ctx.obj.app
+    options.FALLBACKS.update(fallbacks_of(app))
+    for name, value in getattr(app, "stem_options", {}).items():
+        if name in ("broker", "backend", "revoke_store", "namespace"):
+            options.GIVEN[name] = value
+    sys.exit(run(list(arguments) or ["--help"]))

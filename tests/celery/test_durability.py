@@ -1,0 +1,115 @@
+"""The five revokes that a stock Celery worker forgets: with the one line, no revoked task runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+from celery.exceptions import TaskRevokedError
+
+from stem_kombu.testing.gates import Gate
+from tests.celery.conftest import Shop
+from tests.servers.rabbitmq import RabbitServer
+from tests.servers.redis import RedisServer
+from tests.waiting import eventually
+
+TRIALS = 5
+
+
+def none_runs(shop: Shop, ids: list[str], folder: Path) -> None:
+    """Send tasks of these ids, and see each refused."""
+    gates = [Gate(folder / f"gate-{task_id}") for task_id in ids]
+    results = [shop.send("shop.deaf", gate.path, task_id=task_id) for task_id, gate in zip(ids, gates, strict=True)]
+    for result in results:
+        with pytest.raises(TaskRevokedError):
+            result.get(timeout=60)
+    assert [gate.reached() for gate in gates] == [None] * len(ids)
+
+
+def test_g4_a_clean_restart_without_a_state_file(shop: Shop, tmp_path: Path) -> None:
+    ids = [f"restart-{n}" for n in range(TRIALS)]
+    worker = shop.start("-c", "1")
+    assert shop.client.revoke(ids).complete
+    assert worker.terminate() == 0
+    shop.start("-c", "1", name="bravo")
+    none_runs(shop, ids, tmp_path)
+
+
+def test_g4_a_sigkill_with_a_state_file(shop: Shop, tmp_path: Path) -> None:
+    ids = [f"killed-{n}" for n in range(TRIALS)]
+    options = ("-c", "1", "--statedb", str(tmp_path / "state"))
+    worker = shop.start(*options)
+    shop.client.revoke(ids[:2])
+    shop.app.control.revoke(ids[2:], reply=True, timeout=10, limit=1)
+    worker.kill()
+    shop.start(*options)
+    none_runs(shop, ids, tmp_path)
+
+
+def test_g4_no_worker_up_when_it_is_revoked(shop: Shop, tmp_path: Path) -> None:
+    ids = [f"down-{n}" for n in range(TRIALS)]
+    shop.client.revoke(ids)
+    shop.start("-c", "1")
+    none_runs(shop, ids, tmp_path)
+
+
+def test_g4_sixty_thousand_ids(shop_on: Callable[[str], Shop], tmp_path: Path) -> None:
+    shop = shop_on("redis")
+    shop.start("-c", "1")
+    first = [f"first-{n}" for n in range(TRIALS)]
+    shop.client.revoke(first, timeout=30)
+    for start in range(0, 60_000, 20_000):
+        report = shop.client.revoke([f"id-{n}" for n in range(start, start + 20_000)], timeout=60, expires_in=3600)
+        assert report.complete
+    none_runs(shop, first, tmp_path)
+    assert shop.client.ping().complete
+
+
+@pytest.mark.parametrize("kind", ["redis", "amqp"])
+def test_g4_the_broker_restarts_at_that_moment(
+    shop_on: Callable[[str], Shop],
+    kind: str,
+    redis_server: RedisServer,
+    rabbitmq_server: RabbitServer,
+    start_redis: Callable[..., RedisServer],
+    tmp_path: Path,
+) -> None:
+    # given revocations in a store that is not the broker, and a broker that goes down before it hears of them
+    store = start_redis().new_database()
+    shop = shop_on(kind)
+    server = redis_server if kind == "redis" else rabbitmq_server
+    shop.start("-c", "1", STEM_REVOKE_STORE_URL=store)
+    ids = [f"outage-{n}" for n in range(TRIALS)]
+    from stem_kombu.control.client import ControlClient
+    from stem_kombu.settings import Settings
+
+    with ControlClient(Settings.from_env({}, broker=shop.broker, backend=shop.backend, revoke_store=store)) as client:
+        server.stop()
+        report = client.revoke(ids, timeout=2)
+        assert not report.broadcast
+        server.start()
+        eventually(lambda: client.ping(timeout=2).complete, 60)
+
+        def synced() -> bool:
+            replies = client.inspect(timeout=2).replies
+            return bool(replies) and replies[0].payload["revoked_count"] == TRIALS
+
+        eventually(synced, 60)
+    none_runs(shop, ids, tmp_path)
+
+
+def test_g2_a_worker_whose_revocations_can_not_be_read_takes_no_task(
+    shop_on: Callable[[str], Shop], start_redis: Callable[..., RedisServer]
+) -> None:
+    shop = shop_on("redis")
+    gone = start_redis()
+    store = gone.new_database()
+    with redis.Redis.from_url(store) as client:
+        client.set("{stem}:control:revokes", "no hash")  # somebody else wrote there
+    worker = shop.begin("-c", "1", STEM_REVOKE_STORE_URL=store)
+    result = shop.send("shop.add", 1)
+    assert worker.process.wait(60) != 0
+    assert "stem can't start" in worker.log
+    assert result.state == "PENDING"
