@@ -20,6 +20,7 @@ ROWS = {
     "stopping": "revoke stored to TaskRevoked, and the slot's next task",
     "many": "10,000 revocations in one call, and pings meanwhile",
     "million": "a worker with 1,000,000 live revocations",
+    "guest": "Stem in a Celery worker: stop, slot, checkpoint, memory, throughput",
     "programs": "stem --help and stem worker ping as whole processes",
 }
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
+from pathlib import Path
 
 from celery import Celery
+
+from benchmarks.tasks import note
 
 app = Celery(
     "benchmarks",
@@ -19,6 +23,42 @@ app.conf.update(
 if os.environ.get("BENCH_CELERY_TUNED") == "1":
     # What Celery's own guide to optimizing recommends for many short tasks.
     app.conf.update(worker_prefetch_multiplier=64, worker_disable_rate_limits=True, task_acks_late=False)
+if os.environ.get("BENCH_CELERY_STEM") == "1":
+    from stem_kombu.celery import install
+
+    install(app)
+
+
+@app.task(name="bench.busy", max_retries=0)
+def busy(path: str) -> None:
+    """Checkpoints every millisecond, and notes when it was stopped."""
+    from stem_kombu.celery import checkpoint
+
+    note(path, "started")
+    try:
+        while True:
+            time.sleep(0.001)
+            checkpoint()
+    finally:
+        note(path, "stopped")
+
+
+@app.task(name="bench.mark")
+def mark(path: str) -> None:
+    """Notes when it began."""
+    note(path, "marked")
+
+
+@app.task(name="bench.checkpoints")
+def checkpoints(path: str, rounds: int) -> None:
+    """Nanoseconds of a checkpoint with nothing pending."""
+    from stem_kombu.celery import checkpoint
+
+    numbers = range(rounds)
+    began = time.perf_counter_ns()
+    for _ in numbers:
+        checkpoint()
+    Path(path).write_text(str((time.perf_counter_ns() - began) / rounds))
 
 
 @app.task(name="bench.no_op")

@@ -123,10 +123,12 @@ def stem_worker(start: Callable[..., Process], settings: Settings, name: str, *o
     )  # fmt: skip
 
 
-def celery_worker(start: Callable[..., Process], broker: str, backend: str, name: str, *options: str) -> Process:
+def celery_worker(
+    start: Callable[..., Process], broker: str, backend: str, name: str, *options: str, **environment: str
+) -> Process:
     """Begin a Celery worker of ``benchmarks.celery_tasks``; it says ``ready.`` once it consumes."""
     return start(
         sys.executable, "-m", "celery", "-A", "benchmarks.celery_tasks:app", "worker", "-n", f"{name}@bench",
         "-l", "info", *options,
-        BENCH_CELERY_BROKER=broker, BENCH_CELERY_BACKEND=backend, C_FORCE_ROOT="1",
+        BENCH_CELERY_BROKER=broker, BENCH_CELERY_BACKEND=backend, C_FORCE_ROOT="1", **environment,
     )  # fmt: skip

@@ -102,6 +102,7 @@ class Agent:
         )
         # With the options of Celery's own consumer: its messages stand in the index that those name.
         self._leasing = open_leasing(worker.app.connection_for_read())
+        self.view.lease = None if self._leasing is None else self._leasing.lifetime
         self._stopped = threading.Event()
         self._lease_thread: threading.Thread | None = None
 

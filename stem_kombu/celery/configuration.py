@@ -19,7 +19,7 @@ def settings_of(app: Any, **given: Any) -> Settings:
     return Settings.from_env(**fallbacks_of(app), **given)
 
 
-def fallbacks_of(app: Any) -> dict[str, Source | None]:
+def fallbacks_of(app: Any) -> dict[str, Any]:
     """What the application's configuration says of broker and backend, as keywords of :meth:`Settings.from_env`."""
     conf = app.conf
     broker = conf.broker_read_url or conf.broker_url

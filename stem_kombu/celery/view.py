@@ -52,6 +52,8 @@ class CeleryView:
         self._told: dict[str, float] = {}
         self._cancelled = 0
         self._pause = threading.Event()
+        #: Seconds for which a message stays ours without renewal, ``None`` where the broker has no leases.
+        self.lease: float | None = None
         #: Set while the worker drains.
         self.draining = False
 
@@ -90,7 +92,11 @@ class CeleryView:
             revoke_store=mask_url(settings.revoke_store.value),
             transport=str(worker.app.connection_for_read().transport.driver_type),
             heartbeat_interval=settings.heartbeat_interval,
-            bounds={"sync_interval_s": settings.sync_interval, "pool": type(worker.pool).__module__},
+            bounds={
+                "sync_interval_s": settings.sync_interval,
+                "heartbeat_interval_s": settings.heartbeat_interval,
+                "lease_s": self.lease,
+            },
         )
 
     @property
