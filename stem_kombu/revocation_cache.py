@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -110,6 +110,20 @@ class RevocationCache:
             with self._lock:
                 self._apply(batch, epoch_us(now), applied, stale, expired)
         return Applied(tuple(applied), tuple(stale), tuple(expired))
+
+    def in_step(self, revocations: Sequence[Revocation], applied: Applied) -> Applied:
+        """The same, but what is held in this very version counts as applied: it was read from the store a moment before
+        the broadcast came, and an operator would wonder what is stale about it."""
+        if not applied.stale:
+            return applied
+        versions = {revocation.task_id: revocation.version for revocation in revocations}
+        known = [
+            held.task_id
+            for task_id in applied.stale
+            if (held := self.get(task_id)) is not None and held.version == versions[task_id]
+        ]
+        stale = set(applied.stale).difference(known)
+        return Applied((*applied.applied, *known), tuple(t for t in applied.stale if t in stale), applied.expired)
 
     @property
     def revision(self) -> int:

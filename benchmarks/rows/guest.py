@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from celery import Celery
 
 from benchmarks.figures import Figure, Findings, ratio
 from benchmarks.lab import BROKERS, Lab, Process, celery_worker
-from benchmarks.rows.stopping import WARM_UP, waiting
+from benchmarks.rows.stopping import WARM_UP, one_stop, waiting
 from stem_kombu import ControlClient
 from stem_kombu.settings import Settings
 
@@ -26,25 +25,18 @@ def measure(lab: Lab, found: Findings) -> None:
 def stopping(lab: Lab, found: Findings, broker: str) -> None:
     url, backend = lab.url(broker), lab.url("redis")
     stops, slots, checks = [], [], []
+
+    def send(name: str, path: str) -> str:
+        return str(client_app.send_task(name, [path]).id)
+
     client_app = Celery("client", broker=url, backend=backend, set_as_current=False)
     with lab.processes() as start, ControlClient(Settings.from_env({}, broker=url, backend=backend)) as client:
         celery_worker(start, url, backend, "alpha", "-c", "1", BENCH_CELERY_STEM="1").wait_for("ready.")
         for trial in range(20 * lab.rounds + WARM_UP):
-            path = lab.path("stop")
-            busy = client_app.send_task("bench.busy", [str(path)])
-            waiting(path, "started")
-            client_app.send_task("bench.mark", [str(path)])
-            stored_at: list[float] = []
-
-            def stored(_: Sequence[object], stored_at: list[float] = stored_at) -> None:
-                stored_at.append(time.monotonic())
-
-            client.revoke([busy.id], terminate=True, on_stored=stored)
-            (_, started_in, _), (_, stopped_in, stopped), (_, marked_in, marked) = waiting(path, "marked")
-            assert started_in == stopped_in == marked_in, "the child did not survive"
+            stop, slot = one_stop(client, send, lab.path("stop"))
             if trial >= WARM_UP:
-                stops.append((float(stopped) - stored_at[0]) * 1000)
-                slots.append((float(marked) - float(stopped)) * 1000)
+                stops.append(stop)
+                slots.append(slot)
         for _ in range(lab.rounds):
             path = lab.path("checkpoint")
             client_app.send_task("bench.checkpoints", [str(path), 300_000])

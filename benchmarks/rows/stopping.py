@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.figures import Figure, Findings
@@ -25,26 +25,31 @@ def measure(lab: Lab, found: Findings) -> None:
             ControlClient(settings) as client,
         ):
             stem_worker(start, settings, "alpha", "-c", "1").wait_for("ready:")
+
+            def send(name: str, path: str, app: Stem = app) -> str:
+                return app.send_task(name, [path]).id
+
             for trial in range(trials + WARM_UP):
-                path = lab.path("stop")
-                busy = app.send_task("bench.busy", [str(path)])
-                waiting(path, "started")
-                app.send_task("bench.mark", [str(path)])
-                stored_at: list[float] = []
-
-                def stored(_: Sequence[object], stored_at: list[float] = stored_at) -> None:
-                    stored_at.append(time.monotonic())
-
-                client.revoke([busy.id], terminate=True, on_stored=stored)
-                (_, started_in, _), (_, stopped_in, stopped), (_, marked_in, marked) = waiting(path, "marked")
-                assert started_in == stopped_in == marked_in, "the child did not survive"
+                stop, slot = one_stop(client, send, lab.path("stop"))
                 if trial >= WARM_UP:
-                    stops.append((float(stopped) - stored_at[0]) * 1000)
-                    slots.append((float(marked) - float(stopped)) * 1000)
+                    stops.append(stop)
+                    slots.append(slot)
         found.add(
             Figure(f"{broker}: revoke stored to TaskRevoked in an isolate", stops, "ms", "p99 20 at most"),
             Figure(f"{broker}: the same child begins its next task", slots, "ms", "10 at most"),
         )
+
+
+def one_stop(client: ControlClient, send: Callable[[str, str], str], path: Path) -> tuple[float, float]:
+    """Milliseconds from a stored revoke to the stop of a running task, and from there to the child's next task."""
+    busy = send("bench.busy", str(path))
+    waiting(path, "started")
+    send("bench.mark", str(path))
+    stored_at: list[float] = []
+    client.revoke([busy], terminate=True, on_stored=lambda _: stored_at.append(time.monotonic()))
+    (_, started_in, _), (_, stopped_in, stopped), (_, marked_in, marked) = waiting(path, "marked")
+    assert started_in == stopped_in == marked_in, "the child did not survive"
+    return (float(stopped) - stored_at[0]) * 1000, (float(marked) - float(stopped)) * 1000
 
 
 def waiting(path: Path, for_what: str, timeout: float = 30.0) -> list[tuple[str, str, str]]:

@@ -126,17 +126,7 @@ class CeleryView:
                 self._board.tell(held, state.requests.keys())
                 if held.terminate:
                     self._told.setdefault(held.task_id, self._clock.monotonic())
-        known = [
-            task_id
-            for task_id in applied.stale
-            for revocation in revocations
-            if revocation.task_id == task_id
-            and (held := self._cache.get(task_id)) is not None
-            and held.version == revocation.version
-        ]
-        # What was read from the store a moment before the broadcast came is no stale news.
-        stale = tuple(task_id for task_id in applied.stale if task_id not in known)
-        return Applied((*applied.applied, *known), stale, applied.expired)
+        return self._cache.in_step(revocations, applied)
 
     def running(self, task_ids: Collection[str]) -> frozenset[str]:
         return frozenset(request.id for request in list(state.active_requests)) & frozenset(task_ids)

@@ -211,21 +211,7 @@ class Steering:
                 self.executor.withdraw(delivery.token)  # ended() then finds it revoked
             elif delivery.phase is Phase.RUNNING and revocation.terminate:
                 self._stop(delivery, revocation)
-        return self._told(revocations, applied)
-
-    def _told(self, revocations: Sequence[Revocation], applied: Applied) -> Applied:
-        """The same, but what the cache held in this very version already counts as applied: it was read from the store a
-        moment before the broadcast came, and an operator would wonder what is stale about it."""
-        if not applied.stale:
-            return applied
-        versions = {revocation.task_id: revocation.version for revocation in revocations}
-        known = [
-            held.task_id
-            for task_id in applied.stale
-            if (held := self._cache.get(task_id)) is not None and held.version == versions[task_id]
-        ]
-        stale = set(applied.stale).difference(known)
-        return Applied((*applied.applied, *known), tuple(t for t in applied.stale if t in stale), applied.expired)
+        return self._cache.in_step(revocations, applied)
 
     def lease_lost(self, delivery: Delivery) -> None:
         """The broker gave the message to somebody else: stop the handler, keep hands off the message."""
