@@ -83,6 +83,7 @@ class Settings:
     worker_queues: tuple[str, ...] = ()
     prefetch_multiplier: int = 1
     default_max_retries: int = 3
+    celery_events: bool = True
     tls: TlsSettings = TlsSettings()
     signing: SigningSettings = SigningSettings()
 
@@ -150,6 +151,7 @@ class Settings:
             default_max_retries=env.whole(
                 default_max_retries, "default_max_retries", "STEM_DEFAULT_MAX_RETRIES", 3, least=0
             ),
+            celery_events=env.switch(None, "STEM_CELERY_EVENTS", default=True),
             tls=TlsSettings(
                 ca_cert=env.get("STEM_TLS_CA_CERT"),
                 client_cert=env.get("STEM_TLS_CLIENT_CERT"),
@@ -207,11 +209,13 @@ class _Environment:
             raise ConfigurationError(f"{shown}: {given!r} has an empty name in it", hint="write a,b,c")
         return names
 
-    def switch(self, flag: bool | None, name: str) -> bool:
+    def switch(self, flag: bool | None, name: str, *, default: bool = False) -> bool:
         if flag is not None:
             return flag
         text = self.get(name)
-        if text is None or text.lower() in {"0", "false", "no", "off"}:
+        if text is None:
+            return default
+        if text.lower() in {"0", "false", "no", "off"}:
             return False
         if text.lower() in {"1", "true", "yes", "on"}:
             return True

@@ -59,6 +59,11 @@ WALLS = [
     ("stem_kombu.stores", ("stem_kombu.backends",), "each is whole without the other"),
     ("stem_kombu.backends", ("stem_kombu.stores",), "each is whole without the other"),
     (
+        "stem_kombu.monitoring",
+        ("stem_kombu.execution", "stem_kombu.worker", "stem_kombu.stores", "stem_kombu.backends"),
+        "monitors see what WorkerView shows",
+    ),
+    (
         "stem_kombu.broker",
         tuple(f"stem_kombu.{other}" for other in ("control", "execution", "worker", "stores", "backends", "app")),
         "imports go down",
@@ -82,6 +87,7 @@ KNOWN_ONLY_TO = [
             "stem_kombu.broker",
             *(f"stem_kombu.control.{name}" for name in ("mailbox", "listener", "ear", "outbox", "stream")),
             "stem_kombu.worker",
+            "stem_kombu.monitoring.face",
             "stem_kombu.celery",
         ),
     ),
@@ -99,7 +105,7 @@ KNOWN_ONLY_TO = [
         ("stem_kombu.drivers.redis", "stem_kombu.stores.redis", "stem_kombu.backends.redis", "stem_kombu.broker"),
     ),
     (("stem_kombu.testing",), ("stem_kombu.testing",)),
-    (("stem_kombu.celery",), ("stem_kombu.celery",)),
+    (("stem_kombu.celery",), ("stem_kombu.celery", "stem_kombu_cli.celery")),
     # Nothing is unpickled from a broker or a store (G17); frames go over the pipe between a worker and its own child.
     (("pickle", "marshal", "shelve", "dill", "cloudpickle"), ("stem_kombu.execution.frames",)),
 ]

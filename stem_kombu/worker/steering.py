@@ -13,9 +13,11 @@ from typing import Any
 
 from stem_kombu.clock import Clock
 from stem_kombu.execution.base import Executor, Job, Stop
+from stem_kombu.monitoring.events import Events
 from stem_kombu.outcome import Ending, Outcome, TaskRecord, TaskState
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
+from stem_kombu.worker.arguments import redacted_arguments
 from stem_kombu.worker.credit import LOOK_FOR, Credit
 from stem_kombu.worker.inflight import Delivery, InFlight, Phase
 from stem_kombu.worker.intake import Holds, parked_again
@@ -56,6 +58,8 @@ class Steering:
         self.holds: Holds
         self.leases: LeaseThread
         self.credit: Credit
+        #: What Celery's monitors are told, ``None`` when nobody listens on this broker or it is switched off.
+        self.events: Events | None = None
 
     # -- intake's desk ------------------------------------------------------------------------------------------------
 
@@ -81,10 +85,14 @@ class Steering:
         """Record and acknowledge."""
         if settlement.total is not None:
             self._totals.add(settlement.total)
+        if self.events is not None and settlement.record is not None:
+            self.events.settled(settlement.record)
         self.recorder.settle(delivery, settlement)
 
     def leased(self, delivery: Delivery) -> None:
         """Hold on to the delivery; a task may ask for more than the transport's lifetime from the start."""
+        if self.events is not None:
+            self.events.received(delivery.message, redacted_arguments(delivery.message))
         if delivery.task.options.visibility is not None:
             self.leases.extend(delivery, delivery.task.options.visibility)
 
@@ -120,6 +128,8 @@ class Steering:
         if delivery is None:
             return
         self._totals.add("started")
+        if self.events is not None:
+            self.events.started(job.message.task_id)
         self.recorder.running(
             delivery,
             TaskRecord(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from stem_kombu.clock import Clock
@@ -17,16 +16,13 @@ from stem_kombu.execution.base import Executor
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.settings import Settings, mask_url
-from stem_kombu.task import TaskMessage
+from stem_kombu.worker.arguments import redacted_arguments
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.heartbeats import load_avg, rss_bytes
 from stem_kombu.worker.hydration import Hydration
 from stem_kombu.worker.inflight import Delivery, InFlight
 from stem_kombu.worker.steering import Steering
 from stem_kombu.worker.totals import Totals
-
-#: Columns of an argument list that ``inspect`` shows.
-ARGS_COLUMNS = 60
 
 
 class View:
@@ -141,20 +137,3 @@ class View:
             checkpoint_ago=None if checkpoint is None else now - checkpoint,
             terminate_requested_ago=None if terminate is None else now - terminate,
         )
-
-
-def redacted_arguments(message: TaskMessage) -> str:
-    """The arguments as people may see them: at most 60 columns, long values shortened, and nothing at all of keywords whose
-    names say that they are secret."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = 24
-    short.maxlist = short.maxtuple = short.maxdict = 4
-    parts = [short.repr(value) for value in message.args[:8]]
-    parts += [f"{name}={'***' if _is_secret(name) else short.repr(value)}" for name, value in message.kwargs.items()]
-    text = ", ".join(parts)
-    return text if len(text) <= ARGS_COLUMNS else text[: ARGS_COLUMNS - 1] + "…"
-
-
-def _is_secret(name: str) -> bool:
-    lowered = name.lower()
-    return any(word in lowered for word in ("password", "passwd", "secret", "token", "api_key", "apikey", "credential"))

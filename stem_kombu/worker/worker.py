@@ -33,6 +33,8 @@ from stem_kombu.control.client import refuse_signing
 from stem_kombu.control.listener import ControlListener
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
 from stem_kombu.execution.router import Executors
+from stem_kombu.monitoring.face import DRIVERS as FACE_DRIVERS
+from stem_kombu.monitoring.face import Face
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.settings import Settings
 from stem_kombu.task import Mode
@@ -256,6 +258,16 @@ class Worker:
             reconnected=self.hydration.nudge,
             clock=clock,
         )
+        self._face: Face | None = None
+        if settings.celery_events and self.transport in FACE_DRIVERS:
+            self._face = Face(
+                template,
+                self.view,
+                lambda: [task.name for task in app.registry],
+                lambda drafts: self.steering.apply(self._store.save(settings.namespace, drafts)),
+                clock=clock,
+            )
+            steering.events = self._face.events
 
     # -- life -----------------------------------------------------------------------------------------------------------
 
@@ -286,6 +298,7 @@ class Worker:
                 (self.leases.start, self.leases.stop),
                 (self.intake_holds.start, self.intake_holds.stop),
                 (self.consumer.start, self.consumer.stop),
+                *([(self._face.start, self._face.stop)] if self._face is not None else []),
             ]
             undo: list[Callable[[], Any]] = []
             try:
@@ -329,6 +342,8 @@ class Worker:
             self.consumer.stop()
             self.leases.stop()
             self.heartbeats.stop()
+            if self._face is not None:
+                self._face.stop()
             self.listener.stop()
             self.hydration.stop()
             self._close()

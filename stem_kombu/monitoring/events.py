@@ -1,0 +1,111 @@
+"""Celery's event protocol, as far as Flower and exporters read it.
+
+One JSON object an event, or a list of them for the events of tasks, on the exchange ``celeryev``. Field names and types
+are those that Celery 5.7's workers send; monitors take no others.
+"""
+
+from __future__ import annotations
+
+import collections
+import platform
+import reprlib
+import threading
+from datetime import datetime
+from typing import Any
+
+import stem_kombu
+from stem_kombu.clock import Clock, isoformat
+from stem_kombu.outcome import TaskRecord, TaskState
+from stem_kombu.task import TaskMessage
+
+#: Seconds between two events ``worker-heartbeat``; a monitor takes a worker for offline after two of them.
+FREQUENCY = 2.0
+#: Events of tasks that are kept for a broker that is away; older ones are dropped, as Celery's are.
+MOST_WAITING = 10_000
+#: Characters of a result or an error.
+_SHOWN = 1024
+
+SOFTWARE = {"sw_ident": "stem-kombu", "sw_ver": stem_kombu.__version__, "sw_sys": platform.system()}
+
+
+def node_name(worker: str, hostname: str) -> str:
+    """The worker's id as Celery's tools want it: ``name@host``."""
+    return worker if "@" in worker else f"{worker}@{hostname}"
+
+
+class Events:
+    """Takes what happens to tasks from any thread, and hands it over as events; never blocks."""
+
+    def __init__(self, node: str, pid: int, clock: Clock) -> None:
+        self._common = {"hostname": node, "pid": pid, "utcoffset": 0}
+        self._clock = clock
+        self._waiting: collections.deque[dict[str, Any]] = collections.deque(maxlen=MOST_WAITING)
+        self._lock = threading.Lock()
+        self._count = 0
+        short = reprlib.Repr()
+        short.maxstring = short.maxother = _SHOWN
+        short.maxlist = short.maxtuple = short.maxdict = 20
+        self._shown = short.repr
+
+    def received(self, message: TaskMessage, args: str) -> None:
+        """A task has come; ``args`` are its arguments as people may see them."""
+        self._add(
+            "task-received",
+            uuid=message.task_id,
+            name=message.name,
+            args=f"({args})",
+            kwargs="{}",
+            root_id=message.task_id,
+            parent_id=None,
+            retries=message.attempt - 1,
+            eta=_text(message.eta),
+            expires=_text(message.expires_at),
+        )
+
+    def started(self, task_id: str) -> None:
+        self._add("task-started", uuid=task_id)
+
+    def settled(self, record: TaskRecord) -> None:
+        """A task's attempt is over, as that record says."""
+        uuid = record.task_id
+        if record.state is TaskState.SUCCEEDED:
+            runtime = 0.0
+            if record.started_at is not None and record.ended_at is not None:
+                runtime = (record.ended_at - record.started_at).total_seconds()
+            self._add("task-succeeded", uuid=uuid, result=self._shown(record.result), runtime=runtime)
+        elif record.state is TaskState.CANCELLED:
+            self._add("task-revoked", uuid=uuid, terminated=record.started_at is not None, signum=None, expired=False)
+        elif record.state in (TaskState.FAILED, TaskState.RETRYING) and record.error is not None:
+            kind = "task-failed" if record.state is TaskState.FAILED else "task-retried"
+            said = f"{record.error.type}({record.error.message[:_SHOWN]!r})"
+            self._add(kind, uuid=uuid, exception=said, traceback=record.error.traceback or "")
+
+    def of_worker(self, kind: str, *, active: int, processed: int, load: float | None) -> dict[str, Any]:
+        """``worker-online``, ``worker-heartbeat`` or ``worker-offline``."""
+        loads = [0.0 if load is None else load] * 3
+        return self._event(kind, freq=FREQUENCY, active=active, processed=processed, loadavg=loads, **SOFTWARE)
+
+    def taken(self) -> list[dict[str, Any]]:
+        """The events of tasks since the last call, oldest first."""
+        taken = []
+        while self._waiting:
+            taken.append(self._waiting.popleft())
+        return taken
+
+    def put_back(self, events: list[dict[str, Any]]) -> None:
+        """Keep events that could not be sent, as far as there is room."""
+        for event in reversed(events[-(MOST_WAITING - len(self._waiting)) or None :]):
+            self._waiting.appendleft(event)
+
+    def _add(self, kind: str, **fields: Any) -> None:
+        self._waiting.append(self._event(kind, **fields))
+
+    def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
+        with self._lock:
+            self._count += 1
+            count = self._count
+        return {"type": kind, "clock": count, "timestamp": self._clock.now(), **self._common, **fields}
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else isoformat(moment)

@@ -1,0 +1,139 @@
+"""The face that a Stem worker shows to Celery's tools: a thread with a connection of its own, beside everything else.
+
+Monitors are not worth a task: whatever fails here is logged once and tried again, and nothing waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from kombu import Connection, Exchange, Producer
+from kombu.pidbox import Mailbox
+
+from stem_kombu.broker.connections import backoff, connect, pulse
+from stem_kombu.clock import Clock
+from stem_kombu.control.base import WorkerView
+from stem_kombu.monitoring.events import FREQUENCY, Events, node_name
+from stem_kombu.monitoring.panel import Panel, Revoke
+
+logger = logging.getLogger(__name__)
+
+#: Drivers where Celery's monitors can be.
+DRIVERS = frozenset({"redis", "amqp"})
+#: Seconds of one wait for a question: the longest that an event of a task waits here.
+_SLICE = 0.2
+_CONNECT_TIMEOUT = 4.0
+#: Events in one message.
+_BATCH = 200
+
+
+class Face:
+    """Answers Celery's remote control and sends Celery's events. ``start()`` and ``stop()`` may each be called twice."""
+
+    def __init__(
+        self,
+        template: Connection,
+        view: WorkerView,
+        names: Callable[[], Sequence[str]],
+        revoke: Revoke,
+        *,
+        clock: Clock,
+    ) -> None:
+        who = view.identity
+        self._template = template
+        self._view = view
+        self._clock = clock
+        self.node = node_name(who.worker, who.hostname)
+        self.events = Events(self.node, who.pid, clock)
+        self._panel = Panel(self.node, view, names, revoke)
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        if self._thread is None:
+            self._stopped.clear()
+            self._thread = threading.Thread(target=self._run, name="stem-celery-face", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Return when monitors were told that this worker leaves, or could not be."""
+        thread, self._thread = self._thread, None
+        self._stopped.set()
+        if thread is not None:
+            thread.join(5.0)
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stopped.is_set():
+            connection = self._template.clone()
+            try:
+                connect(connection, _CONNECT_TIMEOUT)
+                failures = 0
+                self._serve(connection)
+            except Exception as error:  # noqa: BLE001 - whatever a driver raises, tasks are more important
+                # The boundary of a thread that nothing depends on.
+                failures += 1
+                log = logger.warning if failures == 1 else logger.debug
+                log("Celery's monitors don't see worker %s: %s", self.node, error)
+            finally:
+                _released(connection)
+            self._stopped.wait(backoff(failures) if failures else 0)
+
+    def _serve(self, connection: Any) -> None:
+        channel = connection.default_channel
+        # Celery's own: a topic exchange, but a fanout where Kombu emulates exchanges.
+        kind = "fanout" if connection.transport.driver_type == "redis" else "topic"
+        exchange = Exchange("celeryev", type=kind)
+        producer = Producer(channel, exchange=exchange, serializer="json", auto_declare=True)
+        mailbox = Mailbox("celery", type="fanout", accept=["json"], serializer="json")(connection)
+        node = mailbox.Node(self.node, state=None, channel=connection.channel(), handlers=self._panel.handlers())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a node of this name was here before is no news after a reconnect
+            node.listen()
+        self._send_of_worker(producer, "worker-online")
+        next_beat = self._clock.monotonic() + FREQUENCY
+        while not self._stopped.is_set():
+            pulse(connection, clock=self._clock)
+            try:
+                connection.drain_events(timeout=_SLICE)
+            except TimeoutError as error:
+                if error.errno is not None:
+                    raise
+            self._send_of_tasks(producer)
+            if self._clock.monotonic() >= next_beat:
+                next_beat = self._clock.monotonic() + FREQUENCY
+                self._send_of_worker(producer, "worker-heartbeat")
+        self._send_of_tasks(producer)
+        self._send_of_worker(producer, "worker-offline")
+
+    def _send_of_worker(self, producer: Any, kind: str) -> None:
+        facts = self._view.facts()
+        event = self.events.of_worker(
+            kind, active=facts.in_flight, processed=facts.totals.get("started", 0), load=facts.load_avg
+        )
+        self._publish(producer, event, kind.replace("-", "."))
+
+    def _send_of_tasks(self, producer: Any) -> None:
+        events = self.events.taken()
+        try:
+            for start in range(0, len(events), _BATCH):
+                self._publish(producer, events[start : start + _BATCH], "task.multi")
+        except BaseException:
+            self.events.put_back(events)
+            raise
+
+    def _publish(self, producer: Any, body: Any, routing_key: str) -> None:
+        producer.publish(
+            body, routing_key=routing_key, headers={"hostname": self.node}, delivery_mode="transient", retry=False
+        )
+
+
+def _released(connection: Any) -> None:
+    try:
+        connection.release()
+    except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
+        logger.debug("closing the connection to Celery's monitors: %r", error)

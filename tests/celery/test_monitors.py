@@ -1,0 +1,133 @@
+"""Stem workers in Celery's own tools: ``celery inspect``, its events, and an unmodified Flower."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stem_kombu.testing.gates import Gate
+from stem_kombu.testing.ports import free_port
+from tests.celery.conftest import Shop
+from tests.cli.program import Program
+from tests.waiting import eventually
+
+
+@pytest.fixture
+def stem(shop: Shop, tmp_path: Path) -> Iterator[Program]:
+    """Stem's program on the same broker, with one worker that Celery's tools know as ``stem-1@here``."""
+    program = Program(tmp_path, {"STEM_BROKER_URL": shop.broker, "STEM_RESULT_BACKEND_URL": shop.backend})
+    program.start_worker("--name", "stem-1@here", "-c", "2", "-Q", "stem")
+    yield program
+    program.close()
+
+
+def test_celery_inspect_sees_both_kinds_in_one_fleet(shop: Shop, stem: Program, tmp_path: Path) -> None:
+    shop.start("-c", "1")
+    gate = Gate(tmp_path / "gate")
+    task = stem.send("shop.render", "--queue", "stem", gate=gate.path)
+    gate.wait_reached()
+    inspect = shop.app.control.inspect(timeout=10, limit=2)
+    assert inspect.ping() == {"alpha@shop": {"ok": "pong"}, "stem-1@here": {"ok": "pong"}}
+    assert [found["id"] for found in inspect.active()["stem-1@here"]] == [task]
+    assert "shop.render" in inspect.registered()["stem-1@here"]
+    assert [queue["name"] for queue in inspect.active_queues()["stem-1@here"]] == ["stem"]
+    stats = inspect.stats()["stem-1@here"]
+    assert stats["pid"] == stem.workers[0].process.pid
+    assert stats["pool"]["max-concurrency"] == 2
+    assert inspect.conf()["stem-1@here"]["worker_concurrency"] == 2
+    # and Celery's own revoke stops what runs here, and is durable
+    shop.app.control.revoke(task, terminate=True, destination=["stem-1@here"], reply=True, timeout=10, limit=1)
+    assert stem.ended(task)["state"] == "cancelled"
+    assert inspect.revoked()["stem-1@here"] == [task]
+    assert (
+        "has no 'pool_grow'"
+        in shop.app.control.pool_grow(1, ["stem-1@here"], reply=True, timeout=10, limit=1)[0]["stem-1@here"]["error"]
+    )
+
+
+def test_celerys_events_tell_the_life_of_each_task(shop: Shop, stem: Program, tmp_path: Path) -> None:
+    state = shop.app.events.State()
+    heard = threading.Event()
+
+    def take(event: dict[str, Any]) -> None:
+        state.event(event)
+        if event["type"] == "worker-heartbeat":
+            heard.set()
+
+    with shop.app.connection_for_read() as connection:
+        receiver = shop.app.events.Receiver(connection, handlers={"*": take})
+        monitor = threading.Thread(target=lambda: receiver.capture(limit=None, timeout=None, wakeup=False), daemon=True)
+        monitor.start()
+        assert heard.wait(20)
+        gate = Gate(tmp_path / "gate")
+        added = stem.send("shop.add", "--queue", "stem", a=41, b=1)
+        failing = stem.send("shop.fails", "--queue", "stem")
+        stopped = stem.send("shop.render", "--queue", "stem", gate=gate.path)
+        gate.wait_reached()
+        stem.ok("worker", "revoke", "-t", stopped, "--terminate")
+        wanted = {added: "SUCCESS", failing: "FAILURE", stopped: "REVOKED"}
+        eventually(lambda: {uuid: state.tasks[uuid].state for uuid in wanted if uuid in state.tasks} == wanted)
+        assert state.tasks[added].name == "shop.add"
+        assert state.tasks[added].result == "42"
+        assert state.tasks[added].runtime >= 0
+        assert "ValueError" in state.tasks[failing].exception
+        assert state.workers["stem-1@here"].alive
+        # a worker that stops says so
+        assert stem.workers[0].terminate() == 0
+        eventually(lambda: not state.workers["stem-1@here"].alive)
+        receiver.should_stop = True
+        monitor.join(20)
+
+
+def test_events_can_be_switched_off(shop: Shop, tmp_path: Path) -> None:
+    program = Program(
+        tmp_path,
+        {"STEM_BROKER_URL": shop.broker, "STEM_RESULT_BACKEND_URL": shop.backend, "STEM_CELERY_EVENTS": "false"},
+    )
+    shop.start("-c", "1")
+    try:
+        program.start_worker("--name", "quiet@here", "-c", "1", "-Q", "stem")
+        assert program.ok("worker", "ping", "--json").json["expected"] == ["alpha@shop", "quiet@here"]
+        assert shop.app.control.inspect(timeout=1).ping() == {"alpha@shop": {"ok": "pong"}}
+    finally:
+        program.close()
+
+
+@pytest.mark.parametrize("shop", ["redis"], indirect=True)
+def test_flower_lists_the_worker_and_its_tasks(shop: Shop, stem: Program, tmp_path: Path) -> None:
+    pytest.importorskip("flower")
+    port = free_port()
+    with (tmp_path / "flower.log").open("wb") as log:
+        flower = subprocess.Popen(
+            [sys.executable, "-m", "celery", "--broker", shop.broker, "flower", f"--port={port}", "--address=127.0.0.1"],
+            env={**shop.environment, "FLOWER_UNAUTHENTICATED_API": "true"},
+            cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def api(path: str) -> Any:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/{path}", timeout=10) as answer:
+                return json.load(answer)
+        except OSError:
+            assert flower.poll() is None, (tmp_path / "flower.log").read_text()
+            return {}
+
+    try:
+        eventually(lambda: "stem-1@here" in api("workers?refresh=1"), 60)
+        task = stem.send("shop.add", "--queue", "stem", a=1)
+        eventually(lambda: api("tasks").get(task, {}).get("state") == "SUCCESS", 30)
+        worker = api("workers?refresh=1")["stem-1@here"]
+        assert [queue["name"] for queue in worker["active_queues"]] == ["stem"]
+        assert worker["stats"]["pool"]["max-concurrency"] == 2
+        assert "shop.add" in worker["registered"]
+    finally:
+        flower.terminate()
+        flower.wait(20)
