@@ -49,7 +49,64 @@ def test_the_wheel_names_its_license_its_command_and_its_dependencies(wheel: zip
     assert "Redistribution and use" in described["LICENSE"]
     assert "stem = stem_kombu_cli.main:main" in described["entry_points.txt"]
     required = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", described["METADATA"], re.MULTILINE)
-    assert sorted(required) == ["billiard", "click", "kombu", "psycopg2-binary", "redis"]
+    assert sorted(required) == ["billiard", "click", "kombu", "packaging", "psycopg2-binary", "redis"]
+
+
+#: Lets through the standard library, this project and what it requires; all else is as if it were not installed.
+ONLY_WHAT_IS_REQUIRED = """
+import importlib.metadata as metadata, re, sys
+
+def required(name, found):
+    key = re.sub(r"[-_.]+", "-", name).lower()
+    if key not in found:
+        try:
+            wanted = metadata.requires(key) or []
+        except metadata.PackageNotFoundError:
+            return found  # for another system or interpreter
+        found.add(key)
+        for one in wanted:
+            if "extra ==" not in one:
+                required(re.match(r"[\\w.-]+", one).group(), found)
+    return found
+
+allowed = required("stem-kombu", set())
+outside = {
+    module for module, owners in metadata.packages_distributions().items()
+    if not any(re.sub(r"[-_.]+", "-", owner).lower() in allowed for owner in owners)
+}
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in outside:
+            raise ModuleNotFoundError("No module named " + repr(name) + " (not required by stem-kombu)")
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        *(
+            f"import kombu; kombu.Connection({scheme + '://'!r}).transport"
+            for scheme in ("redis", "rediss", "amqp", "amqps")
+        ),
+        "from stem_kombu.broker.connections import open_connection; open_connection('sqlite:////tmp/absent.db').transport",
+        *(f"from stem_kombu.stores import {module}" for module in ("redis", "postgres", "sqlite", "file", "memory")),
+        "from stem_kombu_cli.main import main; main(['worker', 'start', '--help'])",
+        "from stem_kombu_cli.main import main; main(['demo', '--help'])",
+    ],
+)
+def test_what_is_required_is_enough_for_every_broker_and_store(use: str) -> None:
+    ran = subprocess.run([sys.executable, "-c", ONLY_WHAT_IS_REQUIRED + use], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_what_is_not_required_is_out_of_that_tests_sight() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", ONLY_WHAT_IS_REQUIRED + "import celery"], capture_output=True, text=True
+    )
+    assert "not required by stem-kombu" in ran.stderr
 
 
 def test_every_package_of_the_source_is_packaged() -> None:
