@@ -24,6 +24,8 @@ DEFAULT_SYNC_INTERVAL = 10.0
 #: The :class:`Source` name of what nobody named: files in the state folder, which are made together with their folder.
 EMBEDDED = "the embedded default"
 
+_OFF = frozenset({"0", "false", "no", "off"})
+_REDIS = ("redis://", "rediss://", "redis+socket://", "unix://", "sentinel://", "redis+sentinel://")
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 
 
@@ -68,6 +70,7 @@ class Settings:
 
     ``broker``, ``backend`` and ``revoke_store`` are resolved: ``embedded`` says that no broker was named, and then all
     three live in the platform's per-user state folder. ``backend`` is ``None`` when a broker but no backend was named.
+    ``celery_results`` is where clients of Celery look for their results, ``None`` when nothing is written for them.
     """
 
     broker: Source
@@ -84,6 +87,7 @@ class Settings:
     prefetch_multiplier: int = 1
     default_max_retries: int = 3
     celery_events: bool = True
+    celery_results: Source | None = None
     tls: TlsSettings = TlsSettings()
     signing: SigningSettings = SigningSettings()
 
@@ -128,6 +132,11 @@ class Settings:
             if named_backend is None:
                 named_backend = Source(f"sqlite://{_state_folder(env) / 'state.db'}", EMBEDDED)
         resolved_namespace = env.source(namespace, "--namespace", "STEM_CONTROL_NAMESPACE", "STEM_WORKER_NAMESPACE")
+        celery_results = env.source(None, "", "STEM_CELERY_RESULT_URL")
+        if celery_results is None and named_backend is not None and named_backend.value.lower().startswith(_REDIS):
+            celery_results = named_backend  # where clients with the same result_backend look
+        elif celery_results is not None and celery_results.value.lower() in _OFF:
+            celery_results = None
         checked_namespace = _checked_namespace(resolved_namespace or Source(DEFAULT_NAMESPACE, "default"))
         plain_queue = "default" if checked_namespace == DEFAULT_NAMESPACE else f"{checked_namespace}.default"
         named_default = env.source(default_queue, "default_queue", "STEM_DEFAULT_QUEUE")
@@ -152,6 +161,7 @@ class Settings:
                 default_max_retries, "default_max_retries", "STEM_DEFAULT_MAX_RETRIES", 3, least=0
             ),
             celery_events=env.switch(None, "STEM_CELERY_EVENTS", default=True),
+            celery_results=celery_results,
             tls=TlsSettings(
                 ca_cert=env.get("STEM_TLS_CA_CERT"),
                 client_cert=env.get("STEM_TLS_CLIENT_CERT"),
@@ -215,7 +225,7 @@ class _Environment:
         text = self.get(name)
         if text is None:
             return default
-        if text.lower() in {"0", "false", "no", "off"}:
+        if text.lower() in _OFF:
             return False
         if text.lower() in {"1", "true", "yes", "on"}:
             return True

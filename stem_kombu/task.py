@@ -71,11 +71,29 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class CeleryOrigin:
+    """What a message says that a Celery application sent, beside the task: where it stands among others, and whether the
+    sender waits for its result.
+
+    ``canvas`` names the parts of a canvas that hang on the task (``callbacks``, ``chain`` …) and that Stem can't run;
+    ``dependents`` are the ids of the tasks that would have followed, for whose results somebody may wait.
+    """
+
+    ignore_result: bool = False
+    root_id: str | None = None
+    parent_id: str | None = None
+    group: str | None = None
+    group_index: int | None = None
+    canvas: tuple[str, ...] = ()
+    dependents: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TaskMessage:
     """One task as it travels. ``attempt`` counts from 1; ``eta`` and ``expires_at`` are aware UTC times.
 
     ``headers`` are the user's own, handed to the handler as ``ctx.headers``. ``soft_time_limit`` and ``time_limit``
-    override the task's options, as a Celery producer may ask.
+    override the task's options, as a Celery producer may ask. ``celery`` is set for what a Celery application sent.
     """
 
     task_id: str
@@ -91,6 +109,7 @@ class TaskMessage:
     soft_time_limit: float | None = None
     time_limit: float | None = None
     headers: Mapping[str, Any] = field(default_factory=dict)
+    celery: CeleryOrigin | None = None
 
 
 class TaskRegistry:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from stem_kombu.broker.canvas import celery_origin
 from stem_kombu.broker.encoding import (
     CONTENT_TYPE,
     DEEPEST_NESTING,
@@ -80,12 +81,13 @@ def decode_delivery(raw: Any, *, queue: str | None = None) -> Arrival:
 
     ``queue`` is the queue it was consumed from; without it the routing key is taken, which is the same for all that
     came through the default exchange. Raises :class:`BadMessage`: not JSON, compressed beyond repair, too large, nested
-    too deep, of another protocol, a field missing or of another type, or part of a Celery canvas (see ``hint``).
+    too deep, of another protocol, a field missing or of another type. A task with a Celery canvas on it is decoded, so
+    that whoever waits for its result can be told why it did not run.
     """
     if raw.errors:
         raise BadMessage(f"the message can't be unpacked: {raw.errors[0][1]}")
     headers = raw.headers if isinstance(raw.headers, Mapping) else {}
-    args, kwargs = _arguments(raw, headers)
+    args, kwargs, embed = _arguments(raw, headers)
     info = raw.delivery_info if isinstance(raw.delivery_info, Mapping) else {}
     hard, soft = _time_limits(headers.get("timelimit"))
     message = TaskMessage(
@@ -102,6 +104,7 @@ def decode_delivery(raw: Any, *, queue: str | None = None) -> Arrival:
         soft_time_limit=soft,
         time_limit=hard,
         headers=_own_headers(headers),
+        celery=None if HEADER_ENQUEUED_AT in headers else celery_origin(headers, embed),
     )
     properties = raw.properties if isinstance(raw.properties, Mapping) else {}
     priority = properties.get("priority")
@@ -113,7 +116,8 @@ def decode_delivery(raw: Any, *, queue: str | None = None) -> Arrival:
     )
 
 
-def _arguments(raw: Any, headers: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _arguments(raw: Any, headers: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+    """Arguments, keywords, and what else the body holds (Celery's ``embed``)."""
     body = _decoded_body(raw)
     if "task" not in headers:
         if isinstance(body, dict) and "task" in body:
@@ -127,18 +131,10 @@ def _arguments(raw: Any, headers: Mapping[str, Any]) -> tuple[tuple[Any, ...], d
     args, kwargs = body[0], body[1]
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise BadMessage("the body is not [args, kwargs, embed]: args must be a list and kwargs an object")
-    embed = body[2] if len(body) == 3 else None
-    if embed:
-        if not isinstance(embed, dict):
-            raise BadMessage("the body is not [args, kwargs, embed]: embed must be an object")
-        asked = [part for part in ("callbacks", "errbacks", "chain", "chord") if embed.get(part)]
-        if asked:
-            raise BadMessage(
-                f"task {str(headers['task'])[:80]!r} is part of a canvas ({', '.join(asked)}), which Stem can't run",
-                hint="send it without links, chains and chords, or to a queue that a Celery worker consumes",
-                code="unsupported-canvas",
-            )
-    return tuple(args), kwargs
+    embed = (body[2] if len(body) == 3 else None) or {}
+    if not isinstance(embed, dict):
+        raise BadMessage("the body is not [args, kwargs, embed]: embed must be an object")
+    return tuple(args), kwargs, embed
 
 
 def _decoded_body(raw: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 
 from stem_kombu.clock import isoformat
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.task import TaskMessage
+from stem_kombu.task import CeleryOrigin, TaskMessage
 
 CONTENT_TYPE = "application/json"
 CONTENT_ENCODING = "utf-8"
@@ -52,6 +52,8 @@ def encode_task(message: TaskMessage) -> Envelope:
     Raises :class:`ConfigurationError` naming the task and the argument that JSON can't hold.
     """
     task_id = message.task_id
+    # The next attempt of what a Celery application sent stays one of its tasks.
+    origin = message.celery or CeleryOrigin()
     headers: dict[str, Any] = {
         "lang": "py",
         "task": message.name,
@@ -59,22 +61,23 @@ def encode_task(message: TaskMessage) -> Envelope:
         "shadow": None,
         "eta": None if message.eta is None else isoformat(message.eta),
         "expires": None if message.expires_at is None else isoformat(message.expires_at),
-        "group": None,
-        "group_index": None,
+        "group": origin.group,
+        "group_index": origin.group_index,
         "retries": message.attempt - 1,
         "timelimit": [message.time_limit, message.soft_time_limit],
-        "root_id": task_id,
-        "parent_id": None,
+        "root_id": origin.root_id or task_id,
+        "parent_id": origin.parent_id,
         "argsrepr": _shown(message.args),
         "kwargsrepr": _shown(dict(message.kwargs)),
         "origin": _origin(os.getpid()),
-        "ignore_result": False,
+        "ignore_result": origin.ignore_result,
         "replaced_task_nesting": 0,
         "stamped_headers": None,
         "stamps": {},
     }
-    if message.enqueued_at is not None:
-        headers[HEADER_ENQUEUED_AT] = isoformat(message.enqueued_at)
+    if message.celery is None:
+        # Also when unknown: by its presence the message is told from one that a Celery application sent.
+        headers[HEADER_ENQUEUED_AT] = None if message.enqueued_at is None else isoformat(message.enqueued_at)
     if message.eta is not None:
         headers[HEADER_ETA] = message.eta.timestamp()
     if message.max_retries is not None:

@@ -240,6 +240,8 @@ class Consumer:
             tag = delivery.handle.delivery_tag
             if then is Then.ACKNOWLEDGE:
                 self._connection.default_channel.basic_ack(tag)
+            elif then is Then.REJECT:
+                self._connection.default_channel.basic_reject(tag, requeue=False)
             elif current:
                 give_back(self._connection, tag)
         # A delivery of a lost AMQP connection is the broker's again; its redelivery finds the recorded outcome.

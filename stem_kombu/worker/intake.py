@@ -22,7 +22,7 @@ from stem_kombu.outcome import TaskError
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.task import Mode, Task, TaskMessage, TaskRegistry
 from stem_kombu.worker.inflight import Delivery, InFlight, Phase
-from stem_kombu.worker.settlement import EXPIRED, Settlement, Then, refused
+from stem_kombu.worker.settlement import UNSUPPORTED_CANVAS, Settlement, Then, expiry, refused
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,9 @@ class Intake:
             return False
         delivery = self._inflight.add(message, _UNKNOWN, raw, generation, True, Phase.RESERVED)
         self._inflight.ended(delivery.token)
-        self._desk.settle(delivery, Settlement(None, Then.ACKNOWLEDGE))
+        # The worker that recorded it may have died before a client of Celery was told.
+        again = None if message.celery is None else record
+        self._desk.settle(delivery, Settlement(again, Then.ACKNOWLEDGE))
         return True
 
     def _refusal(self, message: TaskMessage) -> Settlement | None:
@@ -131,11 +133,19 @@ class Intake:
         if revocation is not None:
             logger.info("task %s is revoked and does not start", message.task_id, extra={"task_id": message.task_id})
             return refused(message, worker=self._worker, now=now, revocation=revocation)
-        if message.expires_at is not None and message.expires_at <= now:
+        expired = expiry(message, now)
+        if expired is not None:
+            return refused(message, worker=self._worker, now=now, error=expired)
+        if message.celery is not None and message.celery.canvas:
+            parts = ", ".join(message.celery.canvas)
             error = TaskError(
-                EXPIRED, f"the message expired at {message.expires_at.isoformat()}, before it could start"
+                UNSUPPORTED_CANVAS,
+                f"task {message.name!r} was sent with a canvas ({parts}), which Stem can't run; send it without links, "
+                "chains and chords, or to a queue that a Celery worker consumes",
             )
-            return refused(message, worker=self._worker, now=now, error=error)
+            logger.error("task %s is refused: %s", message.task_id, error.message, extra={"task_id": message.task_id})
+            # Rejected, not acknowledged: with a dead-letter exchange it can still be sent to a worker that can.
+            return refused(message, worker=self._worker, now=now, error=error, then=Then.REJECT)
         try:
             self._registry.get(message.name)
         except TaskNotRegistered as missing:

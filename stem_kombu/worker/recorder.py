@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from stem_kombu.backends.base import TaskStates
+from stem_kombu.backends.celery_results import CeleryResults
 from stem_kombu.broker.connections import backoff
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerError, StoreError, StoreUnavailable
@@ -43,7 +44,7 @@ class Recorder:
     """Takes settlements from any thread and carries them out in order.
 
     ``finish(delivery, then)`` is called once an outcome is recorded; ``send`` publishes a retry and raises
-    :class:`~stem_kombu.errors.BrokerError` when it can't.
+    :class:`~stem_kombu.errors.BrokerError` when it can't. ``celery`` is where clients of Celery look for their results.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class Recorder:
         finish: Callable[[Delivery, Then], None],
         clock: Clock,
         worker: str,
+        celery: CeleryResults | None = None,
     ) -> None:
         self._states = states
+        self._celery = celery
         self._inflight = inflight
         self._send = send
         self._finish = finish
@@ -75,7 +78,7 @@ class Recorder:
 
     def running(self, delivery: Delivery, record: TaskRecord) -> None:
         """Record that the task runs; dropped when its end is known before that is written."""
-        if self._states is not None:
+        if self._states is not None or (self._celery is not None and delivery.message.celery is not None):
             self._queue.put(_Entry(delivery, running=record))
 
     def settle(self, delivery: Delivery, settlement: Settlement) -> None:
@@ -93,6 +96,8 @@ class Recorder:
         self._abandon.set()
         thread.join(5.0)
         self._thread = None
+        if self._celery is not None:
+            self._celery.close()
 
     # -- the thread -------------------------------------------------------------------------------------------------
 
@@ -120,16 +125,26 @@ class Recorder:
                     entry = replace(entry, settlement=Settlement(None, Then.REQUEUE))
             entries.append(entry)
         over = {entry.delivery.token for entry in entries if entry.settlement is not None}
-        records = [record for entry in entries if (record := self._record_of(entry, over)) is not None]
-        try:
-            if records and not self._insist(lambda: self._record(records), "record task states"):
+        told = [(entry.delivery, record) for entry in entries if (record := self._record_of(entry, over)) is not None]
+        records = [record for _, record in told]
+        if records and not self._write(lambda: self._record(records), "record task states"):
+            return
+        if self._celery is not None:
+            write = self._celery.record
+            waited = [(delivery.message, record) for delivery, record in told if delivery.message.celery is not None]
+            if waited and not self._write(lambda: write(waited), "write results for Celery's clients"):
                 return
-        except _HopelessError:
-            pass  # it has been logged; holding every later task up for it would not record it either
         for entry in entries:
             if entry.settlement is not None:
                 self._inflight.settled(entry.delivery.token, entry.settlement.ending)
                 self._finish(entry.delivery, entry.settlement.then)
+
+    def _write(self, act: Callable[[], None], what: str) -> bool:
+        """Whether to go on: ``False`` only when the worker gives up because it is stopping."""
+        try:
+            return self._insist(act, what)
+        except _HopelessError:
+            return True  # it has been logged; holding every later task up for it would not record it either
 
     @staticmethod
     def _record_of(entry: _Entry, over: set[int]) -> TaskRecord | None:

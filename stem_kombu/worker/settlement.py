@@ -19,6 +19,7 @@ class Then(str, Enum):
 
     ACKNOWLEDGE = "acknowledge"
     REQUEUE = "requeue"
+    REJECT = "reject"  # to the dead-letter exchange where there is one
     LEAVE = "leave"  # the lease is lost: it is somebody else's now
 
 
@@ -104,6 +105,7 @@ def refused(
     now: datetime,
     revocation: Revocation | None = None,
     error: TaskError | None = None,
+    then: Then = Then.ACKNOWLEDGE,
 ) -> Settlement:
     """A message that must not run here: revoked, or past its own expiry (both ``cancelled``, the latter with an error that
     says so); with an error and no revocation of another type it ``failed``."""
@@ -120,7 +122,15 @@ def refused(
         enqueued_at=message.enqueued_at,
         ended_at=now,
     )
-    return Settlement(record, Then.ACKNOWLEDGE, "cancelled" if cancelled else "failed")
+    return Settlement(record, then, "cancelled" if cancelled else "failed")
+
+
+def expiry(message: TaskMessage, now: datetime) -> TaskError | None:
+    """Why the message may not start any more, ``None`` while it may."""
+    if message.expires_at is None or message.expires_at > now:
+        return None
+    return TaskError(EXPIRED, f"the message expired at {message.expires_at.isoformat()}, before it could start")
 
 
 EXPIRED = "Expired"
+UNSUPPORTED_CANVAS = "UnsupportedCanvas"

@@ -14,7 +14,7 @@ from typing import Any
 from stem_kombu.clock import Clock
 from stem_kombu.execution.base import Executor, Job, Stop
 from stem_kombu.monitoring.events import Events
-from stem_kombu.outcome import Ending, Outcome, TaskRecord, TaskState
+from stem_kombu.outcome import Ending, Outcome, TaskError, TaskRecord, TaskState
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.worker.arguments import redacted_arguments
@@ -23,7 +23,7 @@ from stem_kombu.worker.inflight import Delivery, InFlight, Phase
 from stem_kombu.worker.intake import Holds, parked_again
 from stem_kombu.worker.leases import LeaseThread
 from stem_kombu.worker.recorder import Recorder
-from stem_kombu.worker.settlement import Settlement, Then, refused, settle
+from stem_kombu.worker.settlement import Settlement, Then, expiry, refused, settle
 from stem_kombu.worker.totals import Totals
 
 logger = logging.getLogger(__name__)
@@ -100,10 +100,11 @@ class Steering:
         self._totals.add(total)
 
     def due(self, delivery: Delivery) -> None:
-        """A held delivery's time has come; it may have been revoked while it waited."""
+        """A held delivery's time has come; it may have been revoked or have expired while it waited."""
         revocation = self._cache.get(delivery.task_id)
-        if revocation is not None:
-            self._refuse(delivery, revocation)
+        expired = expiry(delivery.message, self._clock.utcnow())
+        if revocation is not None or expired is not None:
+            self._refuse(delivery, revocation, expired)
         else:
             self.submit(delivery)
 
@@ -255,10 +256,14 @@ class Steering:
         if self.executor.stop_job(delivery.token, Stop.REVOKED, revocation):
             logger.info("task %s is told to stop", delivery.task_id, extra={"task_id": delivery.task_id})
 
-    def _refuse(self, delivery: Delivery, revocation: Revocation) -> None:
+    def _refuse(self, delivery: Delivery, revocation: Revocation | None, error: TaskError | None = None) -> None:
         if self._inflight.ended(delivery.token) is not None:
             now = self._clock.utcnow()
-            self.settle(delivery, refused(delivery.message, worker=self._worker, now=now, revocation=revocation))
+            if revocation is not None:
+                error = None  # who revoked it wants to see that, however late it was
+            self.settle(
+                delivery, refused(delivery.message, worker=self._worker, now=now, revocation=revocation, error=error)
+            )
 
 
 def _first(*values: Any) -> Any:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import stem_kombu
 from stem_kombu.app import Stem
 from stem_kombu.backends.base import Roster
+from stem_kombu.backends.celery_results import open_celery_results
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.broker.connections import broker_connection
@@ -141,8 +142,8 @@ class Worker:
         self.cache = RevocationCache(settings.namespace)
         self._store = app.open_revoke_store()
         self.store_url = self._store.url
-        source = settings.roster
-        self._roster: Roster = app.backend or open_roster(source.value, name=source.name, tls=settings.tls)
+        at = settings.roster
+        self._roster: Roster = app.backend or open_roster(at.value, name=at.name, tls=settings.tls)
         self.steering = Steering(
             worker,
             self.inflight,
@@ -209,15 +210,12 @@ class Worker:
             finish=self.consumer.finish,
             clock=clock,
             worker=worker,
+            celery=open_celery_results(settings.celery_results, settings.tls),
         )
-        self.leases = LeaseThread(open_leasing(template), self.inflight, lost=self.steering.lease_lost, clock=clock)
         steering = self.steering
-        steering.executor, steering.recorder, steering.holds, steering.leases = (
-            self.executor,
-            self.recorder,
-            self.intake_holds,
-            self.leases,
-        )
+        self.leases = LeaseThread(open_leasing(template), self.inflight, lost=steering.lease_lost, clock=clock)
+        steering.executor, steering.recorder = self.executor, self.recorder
+        steering.holds, steering.leases = self.intake_holds, self.leases
         steering.credit = self._credit
         self._depths = QueueDepths(template)
         self.view = View(

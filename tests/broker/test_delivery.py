@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pickle
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from kombu.message import Message
 
 from stem_kombu.broker import names
 from stem_kombu.broker.delivery import decode_delivery
-from stem_kombu.broker.encoding import DEEPEST_NESTING, LARGEST_BODY
+from stem_kombu.broker.encoding import DEEPEST_NESTING, LARGEST_BODY, encode_task
 from stem_kombu.errors import BadMessage
+from stem_kombu.task import CeleryOrigin, TaskMessage
 from tests.broker.receiving import Inbox, connected
 
 GOOD = {"task": "tasks.render", "id": "t1"}
@@ -106,12 +108,51 @@ def test_g17_what_cannot_be_read_is_refused_with_the_reason(body: Any, headers: 
 
 
 @pytest.mark.parametrize("part", ["callbacks", "errbacks", "chain", "chord"])
-def test_g17_a_part_of_a_canvas_is_refused_rather_than_run_without_the_rest(part: str) -> None:
-    body = json.dumps([[], {}, {part: [{"task": "next"}]}]).encode()
-    with pytest.raises(BadMessage, match="canvas") as refused:
-        decode_delivery(raw(body))
-    assert refused.value.code == "unsupported-canvas"
-    assert refused.value.hint
+def test_g17_a_part_of_a_canvas_is_recognised_with_the_tasks_that_wait_for_it(part: str) -> None:
+    body = json.dumps([[], {}, {part: [{"task": "next", "options": {"task_id": "t2"}}]}]).encode()
+    origin = decode_delivery(raw(body)).message.celery
+    assert origin is not None
+    assert origin.canvas == (part,)
+    assert origin.dependents == (() if part == "errbacks" else ("t2",))
+
+
+def test_the_members_of_canvases_inside_canvases_are_found() -> None:
+    def one(task_id: str, **more: Any) -> dict[str, Any]:
+        return {"task": "next", "options": {"task_id": task_id}, **more}
+
+    inner = {"task": "celery.group", "subtask_type": "group", "kwargs": {"tasks": [one("b"), one("c")]}, "options": {}}
+    last = {
+        "task": "celery.chain",
+        "subtask_type": "chain",
+        "kwargs": {"tasks": [one("d")]},
+        "options": {"task_id": "e"},
+    }
+    origin = decode_delivery(
+        raw(json.dumps([[], {}, {"chain": [one("a"), inner], "chord": last}]).encode())
+    ).message.celery
+    assert origin is not None
+    assert (origin.canvas, sorted(origin.dependents)) == (("chain", "chord"), ["a", "b", "c", "d", "e"])
+
+
+@pytest.mark.parametrize("odd", [7, "x", [3], {"options": 4}, [{"options": {"task_id": 9}}], [[[[[]]]]]])
+def test_an_odd_canvas_is_still_a_canvas(odd: Any) -> None:
+    origin = decode_delivery(raw(json.dumps([[], {}, {"chain": odd}]).encode())).message.celery
+    assert origin is not None
+    assert (origin.canvas, origin.dependents) == (("chain",), ())
+
+
+def test_what_a_celery_application_sent_keeps_its_place_when_it_is_tried_again() -> None:
+    headers = {**GOOD, "group": "g1", "group_index": 3, "root_id": "r", "parent_id": "p", "ignore_result": True}
+    first = decode_delivery(raw(headers=headers)).message
+    envelope = encode_task(replace(first, attempt=2))
+    again = decode_delivery(raw(envelope.body, envelope.headers)).message
+    assert first.celery == again.celery == CeleryOrigin(True, "r", "p", "g1", 3)
+
+
+def test_what_stem_sent_has_no_sender_to_tell() -> None:
+    moment = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+    envelope = encode_task(TaskMessage("t1", "tasks.render", enqueued_at=moment))
+    assert decode_delivery(raw(envelope.body, envelope.headers)).message.celery is None
 
 
 @given(

@@ -1,0 +1,61 @@
+"""What a Celery message says beside its task: its place in a group or a canvas.
+
+A group is a number of plain tasks and runs. Links, chains and chords need what Stem doesn't have (the sender's routes,
+counters in its backend): they are recognised here, and the worker refuses the task before it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stem_kombu.task import CeleryOrigin
+
+#: Keys of the body's third part, in the order in which people are told of them.
+CANVAS_PARTS = ("callbacks", "errbacks", "chain", "chord")
+#: Ids of waiting tasks that are read from one message, and how deep canvases may stand in each other.
+_MOST_DEPENDENTS = 1000
+_DEEPEST = 20
+
+
+def celery_origin(headers: Mapping[str, Any], embed: Mapping[str, Any]) -> CeleryOrigin:
+    """What the message says of its sender; odd values count as absent, since no task depends on them."""
+    canvas = tuple(part for part in CANVAS_PARTS if embed.get(part))
+    index = headers.get("group_index")
+    return CeleryOrigin(
+        ignore_result=bool(headers.get("ignore_result")),
+        root_id=_text(headers.get("root_id")),
+        parent_id=_text(headers.get("parent_id")),
+        group=_text(headers.get("group")),
+        group_index=index if isinstance(index, int) and not isinstance(index, bool) else None,
+        canvas=canvas,
+        dependents=tuple(_dependents(embed)) if canvas else (),
+    )
+
+
+def _dependents(embed: Mapping[str, Any]) -> Iterator[str]:
+    found: dict[str, None] = {}
+    # Error handlers don't wait for anything: they are what a failure would start.
+    layer: list[Any] = [embed.get(part) for part in ("callbacks", "chain", "chord")]
+    for _ in range(_DEEPEST):
+        inner: list[Any] = []
+        for value in layer:
+            if isinstance(value, list):
+                inner.extend(value)
+            elif isinstance(value, dict):
+                options, kwargs = value.get("options"), value.get("kwargs")
+                if isinstance(options, dict):
+                    if (task_id := _text(options.get("task_id"))) is not None:
+                        found[task_id] = None
+                    inner.extend((options.get("link"), options.get("chord")))
+                if value.get("subtask_type") and isinstance(kwargs, dict):
+                    # A group, chain or chord inside: its members stand among its keywords.
+                    inner.extend((kwargs.get("tasks"), kwargs.get("header"), kwargs.get("body")))
+        layer = [value for value in inner if value]
+        if not layer or len(found) >= _MOST_DEPENDENTS:
+            break
+    yield from list(found)[:_MOST_DEPENDENTS]
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= 255 else None

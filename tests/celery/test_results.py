@@ -1,0 +1,124 @@
+"""Unmodified Celery clients that send to Stem workers: results, states, groups, and canvases that are refused."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import chain, chord, group, signature
+from celery.exceptions import TaskRevokedError
+from celery.result import AsyncResult, GroupResult
+
+from stem_kombu.testing.gates import Gate
+from tests.celery.conftest import Shop
+from tests.cli.program import Program
+from tests.waiting import eventually
+
+
+@pytest.fixture
+def stem(shop: Shop, tmp_path: Path) -> Iterator[Program]:
+    """One Stem worker that consumes the queue to which Celery's clients send."""
+    program = Program(tmp_path, {"STEM_BROKER_URL": shop.broker, "STEM_RESULT_BACKEND_URL": shop.backend})
+    program.start_worker("--name", "stem-1@here", "-c", "2", "-Q", "stem")
+    yield program
+    program.close()
+
+
+def send(shop: Shop, name: str, *args: object, **options: object) -> AsyncResult:
+    result: AsyncResult = shop.send(name, *args, queue="stem", **options)
+    return result
+
+
+def test_a_celery_client_gets_what_a_stem_worker_returned(shop: Shop, stem: Program) -> None:
+    result = send(shop, "shop.add", 40, kwargs={"b": 2})
+    assert result.get(timeout=30) == 42
+    assert (result.state, result.successful(), result.date_done is not None) == ("SUCCESS", True, True)
+    # A client that comes later reads the key.
+    assert AsyncResult(result.id, app=shop.app).get(timeout=5) == 42
+
+
+def test_a_failure_is_raised_at_the_client_with_its_traceback(shop: Shop, stem: Program) -> None:
+    result = send(shop, "shop.fails")
+    with pytest.raises(ValueError, match="two"):
+        result.get(timeout=30)
+    assert result.state == "FAILURE"
+    assert "ValueError: two" in result.traceback
+
+
+def test_a_stopped_task_is_revoked_to_the_client_and_says_why(shop: Shop, stem: Program, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+    result = send(shop, "shop.render", kwargs={"gate": str(gate.path)})
+    gate.wait_reached()
+    eventually(lambda: result.state == "STARTED")
+    stem.ok("worker", "revoke", "-t", result.id, "--terminate", "--reason", "wrong colours")
+    with pytest.raises(TaskRevokedError, match="wrong colours"):
+        result.get(timeout=30)
+    assert result.state == "REVOKED"
+
+
+def test_a_task_that_is_revoked_or_expires_before_it_starts_is_revoked_to_the_client(shop: Shop, stem: Program) -> None:
+    task_id = str(uuid.uuid4())
+    stem.ok("worker", "revoke", "-t", task_id, "--reason", "not wanted")
+    with pytest.raises(TaskRevokedError, match="not wanted"):
+        send(shop, "shop.add", 1, task_id=task_id).get(timeout=30)
+    late = send(shop, "shop.add", 1, countdown=0.2, expires=0.1)
+    with pytest.raises(TaskRevokedError, match="expired"):
+        late.get(timeout=30)
+
+
+def test_the_results_of_a_group_come_together(shop: Shop, stem: Program) -> None:
+    tasks = group(signature("shop.add", (n,), {"b": 1}, app=shop.app, queue="stem") for n in range(5))
+    results = tasks.apply_async()
+    assert isinstance(results, GroupResult)
+    assert results.get(timeout=30) == [1, 2, 3, 4, 5]
+
+
+CANVASES: dict[str, Callable[[Shop], AsyncResult]] = {
+    "chain": lambda shop: chain(part(shop, 1), part(shop, 2)).apply_async(),
+    "chord": lambda shop: chord([part(shop, 1), part(shop, 2)], part(shop, 3)).apply_async(),
+    "callbacks": lambda shop: part(shop, 1).apply_async(link=part(shop, 2)),
+    "errbacks": lambda shop: part(shop, 1).apply_async(link_error=part(shop, 2)),
+}
+
+
+def part(shop: Shop, value: int) -> Any:
+    return signature("shop.add", (value,), app=shop.app, queue="stem")
+
+
+@pytest.mark.parametrize("kind", CANVASES)
+@pytest.mark.parametrize("shop", ["redis"], indirect=True)
+def test_g17_a_canvas_is_refused_before_it_runs_and_whoever_waits_is_told(shop: Shop, stem: Program, kind: str) -> None:
+    result = CANVASES[kind](shop)
+    # Of a chain and a chord, that is the last task, which is never sent.
+    with pytest.raises(Exception, match=f"sent with a canvas .{kind}") as told:
+        result.get(timeout=30)
+    assert type(told.value).__name__ == "UnsupportedCanvas"
+    first = result.parent if kind == "chain" else result
+    assert first is not None
+    if kind != "chord":
+        shown = stem.ok("task", "show", first.id, "--json").json
+        assert (shown["state"], shown["error"]["type"]) == ("failed", "UnsupportedCanvas")
+
+
+@pytest.mark.parametrize("shop", ["redis"], indirect=True)
+def test_a_result_that_is_ignored_is_not_written(shop: Shop, stem: Program) -> None:
+    quiet = send(shop, "shop.add", 1, ignore_result=True)
+    eventually(lambda: stem.run("task", "show", quiet.id, "--json").json.get("state") == "succeeded")
+    assert AsyncResult(quiet.id, app=shop.app).state == "PENDING"
+
+
+@pytest.mark.parametrize("shop", ["amqp"], indirect=True)
+def test_results_for_celery_may_lie_elsewhere_than_those_of_stem(shop: Shop, tmp_path: Path) -> None:
+    state = f"sqlite:///{tmp_path}/state.db"
+    program = Program(
+        tmp_path,
+        {"STEM_BROKER_URL": shop.broker, "STEM_RESULT_BACKEND_URL": state, "STEM_CELERY_RESULT_URL": shop.backend},
+    )
+    try:
+        program.start_worker("--name", "stem-2@here", "-c", "1", "-Q", "stem")
+        assert send(shop, "shop.add", 1).get(timeout=30) is not None
+    finally:
+        program.close()
