@@ -239,7 +239,8 @@ def test_isolates_are_shared_between_workers_and_inline_tasks_are_found_behind_b
     renders = [app.send_task("isolate.gated", [gate.path]) for gate in gates[:2]]
     for gate in gates[:2]:
         gate.wait_reached()
-    assert [len(worker.inflight.running()) for worker in workers] == [1, 1]
+    # The gate is reached in the child; its worker hears of the start a moment later.
+    eventually(lambda: [len(worker.inflight.running()) for worker in workers] == [1, 1])
     waiting = app.send_task("isolate.gated", [gates[2].path])
     assert app.send_task("inline.add", [1]).get(timeout=30) == 1
     for gate in gates:
