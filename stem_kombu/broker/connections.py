@@ -289,6 +289,8 @@ def _transport_options(driver: str, connect_timeout: float) -> dict[str, Any]:
             "unacked_key": "stem-unacked",
             "unacked_index_key": "stem-unacked-index",
             "unacked_mutex_key": "stem-unacked-mutex",
+            # A consumer waits on one connection for each queue and priority; this is only a bound.
+            "max_connections": 100,
         }
     if driver in {"memory", "filesystem"}:
         return {"polling_interval": 0.01 if driver == "memory" else SLICE}

@@ -15,7 +15,6 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from stem_kombu.clock import SYSTEM, monotonic
@@ -301,6 +300,7 @@ def checked_progress(data: Mapping[str, Any]) -> dict[str, Any]:
 def rss_bytes() -> int | None:
     """This process's resident memory in bytes, ``None`` where the platform doesn't tell cheaply."""
     try:
-        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        with open("/proc/self/statm", "rb", buffering=0) as statm:  # noqa: PTH123 - once a job: pathlib takes four times as long
+            return int(statm.read(200).split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return None

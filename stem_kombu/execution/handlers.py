@@ -10,6 +10,7 @@ import inspect
 import json
 import traceback as tracebacks
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from stem_kombu.clock import monotonic
@@ -56,9 +57,8 @@ async def call_async(
 
 def refusal(task: Task, message: TaskMessage) -> Outcome | None:
     """``REJECTED`` when the handler can't be called with these arguments at all, else ``None``."""
-    try:
-        signature = inspect.signature(task.handler)
-    except (TypeError, ValueError):
+    signature = _signature(task.handler)
+    if signature is None:
         return None  # a builtin: calling it will tell
     try:
         signature.bind(None, *message.args, **message.kwargs)
@@ -68,6 +68,14 @@ def refusal(task: Task, message: TaskMessage) -> Outcome | None:
     return None
 
 
+@lru_cache(maxsize=1024)
+def _signature(handler: Callable[..., Any]) -> inspect.Signature | None:
+    try:
+        return inspect.signature(handler)
+    except (TypeError, ValueError):
+        return None
+
+
 def failure(error: BaseException, kind: Ending = Ending.FAILED) -> Outcome:
     """An outcome with the error as text, for what went wrong outside a handler."""
     return Outcome(kind, error=TaskError(type(error).__name__, _shortened(str(error), MESSAGE_LIMIT)))
@@ -75,6 +83,8 @@ def failure(error: BaseException, kind: Ending = Ending.FAILED) -> Outcome:
 
 def _returned(task: Task, message: TaskMessage, result: Any, began: float) -> Outcome:
     runtime = monotonic() - began
+    if result is None or result is True or result is False:
+        return Outcome(Ending.SUCCEEDED, result=result, runtime=runtime)
     try:
         text = json.dumps(result, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:

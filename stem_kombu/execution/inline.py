@@ -81,7 +81,10 @@ class InlineExecutor:
         self.slots = slots
         self._observer = observer
         self._clock = clock
-        self._cond = threading.Condition()
+        lock = threading.RLock()
+        self._cond = threading.Condition(lock)
+        # Of the same lock, so that a job wakes one thread and not all of them.
+        self._job_for_thread = threading.Condition(lock)
         self._waiting: collections.deque[Job] = collections.deque()
         self._runs: dict[int, _Run] = {}
         self._tasks_done = [0] * slots
@@ -173,6 +176,7 @@ class InlineExecutor:
                 self._end(run, Outcome(Ending.RELEASED))
         with self._cond:
             self._cond.notify_all()
+            self._job_for_thread.notify_all()
             loop, self._loop = self._loop, None
         if loop is not None and self._loop_thread is not None:
             loop.call_soon_threadsafe(loop.stop)
@@ -215,7 +219,7 @@ class InlineExecutor:
         with self._cond:
             self._jobs_for_threads.append(run)
             if self._idle_threads >= len(self._jobs_for_threads):
-                self._cond.notify_all()
+                self._job_for_thread.notify()
                 return
             thread = threading.Thread(target=self._work, name=f"stem-inline-{run.slot}", daemon=True)
             self._threads.add(thread)
@@ -230,7 +234,7 @@ class InlineExecutor:
                         if not self._running:
                             self._threads.discard(threading.current_thread())
                             return
-                        self._cond.wait()
+                        self._job_for_thread.wait()
                     run = self._jobs_for_threads.popleft()
                 finally:
                     self._idle_threads -= 1

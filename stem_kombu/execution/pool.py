@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import logging
-import os
 import selectors
 import threading
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ from stem_kombu.execution.frames import (
 from stem_kombu.execution.member import Member, spawn
 from stem_kombu.outcome import Ending, Outcome, TaskError
 from stem_kombu.revocation import Revocation
+from stem_kombu.wake import WakePipe
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class IsolatePool:
         self._unfit: str | None = None
         self._stopping = False
         self._release_at: float | None = None
-        self._wake_reader = self._wake_writer = -1
+        self._pipe = WakePipe()
         self._thread: threading.Thread | None = None
         self._settled = threading.Condition(self._lock)
 
@@ -106,9 +106,7 @@ class IsolatePool:
             if self._start_method == "forkserver":
                 module = self._target.partition(":")[0]
                 self._context.set_forkserver_preload([module, "stem_kombu.execution.child"])
-            self._wake_reader, self._wake_writer = os.pipe()
-            os.set_blocking(self._wake_reader, False)
-            os.set_blocking(self._wake_writer, False)
+            self._pipe.open()
             for slot in range(self.slots):
                 self._spawn(slot)
             self._thread = threading.Thread(target=self._supervise, name="stem-pool", daemon=True)
@@ -131,7 +129,7 @@ class IsolatePool:
         if stopping:
             self._observer.ended(job, Outcome(Ending.RELEASED))
         else:
-            self._wake()
+            self._pipe.wake()
 
     def stop_job(self, token: int, why: Stop, revocation: Revocation | None = None) -> bool:
         with self._lock:
@@ -168,23 +166,22 @@ class IsolatePool:
                     self._release_at = self._clock.monotonic() + timeout
             for job in released:
                 self._observer.ended(job, Outcome(Ending.RELEASED))
-            self._wake()
+            self._pipe.wake()
             thread.join()
             self._thread = None
-            os.close(self._wake_reader)
-            os.close(self._wake_writer)
+            self._pipe.close()
 
     def hurry(self) -> None:
         """While :meth:`stop` waits: release what runs now."""
         with self._lock:
             self._release_at = self._clock.monotonic()
-        self._wake()
+        self._pipe.wake()
 
     # -- the supervisor's thread ------------------------------------------------------------------------------------
 
     def _supervise(self) -> None:
         selector = selectors.DefaultSelector()
-        selector.register(self._wake_reader, selectors.EVENT_READ)
+        selector.register(self._pipe.reader, selectors.EVENT_READ)
         watched: dict[int, tuple[Member, bool]] = {}
         while True:
             try:
@@ -195,8 +192,8 @@ class IsolatePool:
                     self._watch(selector, watched)
                     wait = self._next_wait()
                 for key, _ in selector.select(wait):
-                    if key.fd == self._wake_reader:
-                        _drain(self._wake_reader)
+                    if key.fd == self._pipe.reader:
+                        self._pipe.drain()
                     elif key.fd in watched:
                         self._hear(watched[key.fd][0])
             except Exception:
@@ -235,8 +232,10 @@ class IsolatePool:
                 logger.error("child %d broke the protocol and is replaced: %s", member.pid, fault)
                 member.kill()
                 ended = True
-            if ended or member.has_exited():
+            # A child that has just spoken is alive as far as this turn is concerned; its end is another event.
+            if ended or (not frames and member.has_exited()):
                 calls += self._bury(member)
+        self._assign()  # first of all: the child need not idle while its last job is settled
         for call in calls:
             call()
 
@@ -389,7 +388,7 @@ class IsolatePool:
             self._respawn_at[slot] = self._clock.monotonic() + delay
 
     def _spawn(self, slot: int) -> None:
-        foreign = [self._wake_reader, self._wake_writer, *(member.descriptor for member in self._members.values())]
+        foreign = [self._pipe.reader, self._pipe.writer, *(member.descriptor for member in self._members.values())]
         self._members[slot] = spawn(slot, self._target, self._context, self._start_method, foreign, self._clock)
 
     def _next_wait(self) -> float:
@@ -419,17 +418,3 @@ class IsolatePool:
         if self._deaths_at_start >= _DEATHS_AT_START:
             return "they die while they do"
         return None if ready else f"not ready within {START_TIMEOUT:g} s"
-
-    def _wake(self) -> None:
-        try:
-            os.write(self._wake_writer, b"x")
-        except (BlockingIOError, OSError):
-            pass  # full, so the supervisor is about to look anyway; or closed, so there is none
-
-
-def _drain(descriptor: int) -> None:
-    try:
-        while os.read(descriptor, 4096):
-            pass
-    except BlockingIOError:
-        pass

@@ -1,15 +1,14 @@
 """The connection that brings work: consume, hand over, and acknowledge what others have finished.
 
 A Kombu connection belongs to one thread. Whoever finishes a delivery leaves it with :meth:`Consumer.finish` and wakes
-that thread. Transports with an event loop of their own (AMQP, Redis) run under Kombu's hub, where a pipe wakes them at
-once; the others are drained in short slices.
+that thread. Redis is read by scripts of ours (:mod:`stem_kombu.broker.redis_source`); transports with an event loop of
+their own run under Kombu's hub, where a pipe wakes them at once; the others are drained in short slices.
 """
 
 from __future__ import annotations
 
 import collections
 import logging
-import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,8 +19,10 @@ from kombu.asynchronous import Hub
 
 from stem_kombu.broker.connections import backoff, connect, pulse
 from stem_kombu.broker.queues import declared_task_queue, give_back
+from stem_kombu.broker.redis_source import RedisSource, open_redis_source
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerError
+from stem_kombu.wake import WakePipe
 from stem_kombu.worker.inflight import Delivery, InFlight
 from stem_kombu.worker.settlement import Then
 
@@ -30,6 +31,10 @@ logger = logging.getLogger(__name__)
 #: Seconds of one blocking read where nothing can interrupt it: the longest that an acknowledgement waits there.
 _SLICE = 0.02
 _CONNECT_TIMEOUT = 4.0
+#: From a source: messages acknowledged in one round trip, and how many may wait to be recorded beside those in slots.
+_TOGETHER, _SETTLING = 500, 64
+#: Seconds between two round trips while messages keep coming.
+_GATHER = 0.0005
 #: Drivers that Kombu's hub can run, and whose delivery tags outlive a connection.
 _HUB_DRIVERS = frozenset({"amqp", "redis"})
 _LASTING_TAGS = frozenset({"redis"})
@@ -72,7 +77,7 @@ class Consumer:
         #: The last failure while the broker is away, else ``None``.
         self.trouble: str | None = None
         self._finished: collections.deque[tuple[Delivery, Then]] = collections.deque()
-        self._wake_reader, self._wake_writer = -1, -1
+        self._pipe = WakePipe()
         self._wake_transport: Callable[[], object] | None = None
         self._quiet = threading.Event()
         self._ended = threading.Event()
@@ -80,6 +85,7 @@ class Consumer:
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
         self._consumer: KombuConsumer | None = None
+        self._source: RedisSource | None = None
 
     # -- from any thread ------------------------------------------------------------------------------------------------
 
@@ -90,9 +96,7 @@ class Consumer:
         """
         if self._thread is not None:
             return
-        self._wake_reader, self._wake_writer = os.pipe()
-        os.set_blocking(self._wake_reader, False)
-        os.set_blocking(self._wake_writer, False)
+        self._pipe.open()
         self._quiet.clear()
         self._ended.clear()
         self._thread = threading.Thread(target=self._run, name="stem-consumer", daemon=True)
@@ -110,10 +114,7 @@ class Consumer:
         """Make the thread look at what there is to do, now."""
         if self._wake_transport is not None:
             self._wake_transport()
-        try:
-            os.write(self._wake_writer, b"x")
-        except (BlockingIOError, OSError):
-            pass  # The pipe is full, so the thread is about to wake anyway; or it has ended.
+        self._pipe.wake()
 
     def quiesce(self) -> None:
         """Fetch nothing more; acknowledging goes on."""
@@ -129,9 +130,7 @@ class Consumer:
             return
         self.wake()
         thread.join()
-        os.close(self._wake_reader)
-        os.close(self._wake_writer)
-        self._wake_reader, self._wake_writer = -1, -1
+        self._pipe.close()
         self._ready.clear()
 
     # -- the thread -----------------------------------------------------------------------------------------------------
@@ -167,24 +166,29 @@ class Consumer:
 
     def _serve(self, connection: Connection) -> None:
         self._connection = connection
-        channel = connection.default_channel
         generation = self.generation
+        queues = [declared_task_queue(connection, queue) for queue in self.queues]
+        if connection.transport.driver_type == "redis":
+            self._source = open_redis_source(connection, self.queues, clock=self._clock)
         self._consumer = KombuConsumer(
-            channel,
-            [declared_task_queue(connection, queue) for queue in self.queues],
+            connection.default_channel,
+            queues,
             on_message=lambda message: self._receive(message, generation),
             accept=["json"],
             auto_declare=False,
         )
         self._apply_prefetch(force=True)
         if not self._quiet.is_set():
-            self._consumer.consume()
+            if self._source is None:
+                self._consumer.consume()
             self.consuming = True
         self.trouble = None
         if generation > 1:
             self._reconnected()
         self._ready.set()
-        if connection.transport.driver_type in _HUB_DRIVERS and connection.transport.implements.asynchronous:
+        if self._source is not None:
+            self._serve_by_source(self._source)
+        elif connection.transport.driver_type in _HUB_DRIVERS and connection.transport.implements.asynchronous:
             self._serve_by_hub(connection)
         else:
             self._serve_by_slices(connection)
@@ -195,7 +199,7 @@ class Consumer:
             # Kombu's event-loop callbacks swallow what isn't listed here, and a lost connection would go unnoticed.
             hub.propagate_errors = (*connection.connection_errors, *connection.channel_errors)
             connection.transport.register_with_event_loop(connection.connection, hub)
-            hub.add_reader(self._wake_reader, self._drain_wakes)
+            hub.add_reader(self._pipe.reader, self._pipe.drain)
             hub.call_repeatedly(1.0, pulse, connection)
             loop = hub.create_loop()
             while self._keep_serving():
@@ -204,13 +208,58 @@ class Consumer:
                 except StopIteration:
                     loop = hub.create_loop()
         finally:
-            hub.remove_reader(self._wake_reader)
+            hub.remove_reader(self._pipe.reader)
             hub.close()
+
+    def _serve_by_source(self, source: RedisSource) -> None:
+        generation = self.generation
+        sweep_at = turned_at = float("-inf")
+        while self._keep_serving():
+            self._pipe.drain()
+            now = self._clock.monotonic()
+            if now >= sweep_at:
+                source.sweep()
+                sweep_at = now + source.sweep_interval
+            if now - turned_at < _GATHER:
+                # A stream of short tasks: let some of them end, so that one round trip serves many.
+                self._ended.wait(_GATHER - (now - turned_at))
+            room = self._room() if self.consuming else 0
+            done = self._taken_acknowledgements()
+            try:
+                messages = (
+                    source.take(room, [delivery.handle.delivery_tag for delivery in done]) if room or done else []
+                )
+            except BaseException:
+                # Whether they were acknowledged can't be known; to do it again over the next connection is harmless.
+                self._finished.extendleft((delivery, Then.ACKNOWLEDGE) for delivery in reversed(done))
+                raise
+            for delivery in done:
+                self._inflight.remove(delivery.token)
+            for message in messages:
+                self._receive(message, generation)
+            turned_at = self._clock.monotonic()
+            if len(messages) < room or not (messages or done):
+                source.wait(self._pipe.reader, min(1.0, sweep_at - now), more=len(messages) < room)
+
+    def _room(self) -> int:
+        """How many messages may come. What is only being recorded takes no slot, so that recording overlaps with the
+        next tasks; but while a backend is away it must not pile up."""
+        taking_slots, everything = self._inflight.occupying, len(self._inflight)
+        if everything - taking_slots > self.prefetch + _SETTLING:
+            return 0
+        return max(0, self.prefetch - taking_slots)
+
+    def _taken_acknowledgements(self) -> list[Delivery]:
+        """Take out what is to be acknowledged, up to something else: that waits for the next turn."""
+        done: list[Delivery] = []
+        while self._finished and len(done) < _TOGETHER and self._finished[0][1] is Then.ACKNOWLEDGE:
+            done.append(self._finished.popleft()[0])
+        return done
 
     def _serve_by_slices(self, connection: Connection) -> None:
         self._wake_transport = getattr(connection.transport, "wake", None)
         while self._keep_serving():
-            self._drain_wakes()
+            self._pipe.drain()
             pulse(connection, clock=self._clock)
             try:
                 connection.drain_events(timeout=1.0 if self._wake_transport is not None else _SLICE)
@@ -221,12 +270,17 @@ class Consumer:
         """Do what other threads have left here; ``False`` when it is time to end."""
         if self._quiet.is_set() and self.consuming:
             assert self._consumer is not None
-            self._consumer.cancel()
+            if self._source is None:
+                self._consumer.cancel()
+            else:
+                self._source.rest()
             self.consuming = False
         # Before anything is given back, or the broker would send it right here again.
         self._apply_prefetch()
         while self._finished:
             delivery, then = self._finished[0]
+            if self._source is not None and then is Then.ACKNOWLEDGE:
+                break  # it goes with the next burst, in one round trip
             self._carry_out(delivery, then)
             # Only now, so that a connection lost in the middle finds it here again.
             self._finished.popleft()
@@ -256,24 +310,21 @@ class Consumer:
         again = not self._global_prefetch and self.consuming
         if again:
             self._consumer.cancel()
-        self._consumer.qos(prefetch_count=allowance, apply_global=self._global_prefetch)
+        if self._source is None:  # else it is asked for what there is room for
+            self._consumer.qos(prefetch_count=allowance, apply_global=self._global_prefetch)
         if again:
             self._consumer.consume()
         self.prefetch = allowance
-
-    def _drain_wakes(self) -> None:
-        try:
-            while os.read(self._wake_reader, 4096):
-                pass
-        except BlockingIOError:
-            pass
 
     def _forsake(self, connection: Connection) -> None:
         """Let a connection go without giving back what still runs here: where tags outlive the connection, the lease is
         renewed and the acknowledgement goes out over the next one."""
         self._connection = self._consumer = None
+        source, self._source = self._source, None
         stopping = self._ended.is_set()
         try:
+            if source is not None:
+                source.close()
             for channel in list(getattr(connection.connection, "channels", None) or ()) if connection.connected else ():
                 if not stopping and hasattr(channel, "do_restore"):
                     channel.do_restore = False

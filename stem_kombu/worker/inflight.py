@@ -222,6 +222,12 @@ class InFlight:
         with self._lock:
             return sum(delivery.phase in (Phase.HELD, Phase.RESERVED) for delivery in self._by_token.values())
 
+    @property
+    def occupying(self) -> int:
+        """Deliveries that the prefetch count is about: all but those that are out of their handler."""
+        with self._lock:
+            return sum(delivery.phase is not Phase.SETTLING for delivery in self._by_token.values())
+
     def __len__(self) -> int:
         return len(self._by_token)
 

@@ -78,12 +78,20 @@ class Recorder:
 
     def running(self, delivery: Delivery, record: TaskRecord) -> None:
         """Record that the task runs; dropped when its end is known before that is written."""
-        if self._states is not None or (self._celery is not None and delivery.message.celery is not None):
+        if self._states is not None or self._tells(delivery):
             self._queue.put(_Entry(delivery, running=record))
 
     def settle(self, delivery: Delivery, settlement: Settlement) -> None:
         """Carry the settlement out."""
-        self._queue.put(_Entry(delivery, settlement))
+        if self._states is None and settlement.retry is None and not self._tells(delivery):
+            # Nothing has to last before the message is acknowledged, so there is nothing to wait for in a row.
+            self._inflight.settled(delivery.token, settlement.ending)
+            self._finish(delivery, settlement.then)
+        else:
+            self._queue.put(_Entry(delivery, settlement))
+
+    def _tells(self, delivery: Delivery) -> bool:
+        return self._celery is not None and delivery.message.celery is not None
 
     def stop(self, timeout: float | None = None) -> None:
         """Return when everything taken so far is carried out, or after ``timeout`` seconds: what is left then stays

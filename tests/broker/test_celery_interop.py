@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
+import kombu.pools
 import pytest
 
 from stem_kombu.broker import names
@@ -33,6 +34,7 @@ def app(server_url: str) -> Iterator[Any]:
 
     yield made
     made.close()
+    kombu.pools.reset()  # or every child that a later test forks would try to close them
 
 
 def received(url: str, queue: str, count: int = 1) -> list[Any]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import kombu.pools
 import pytest
 from celery import Celery
 
@@ -85,6 +86,9 @@ class Shop:
             if worker.process.poll() is None:
                 worker.kill()
         self.app.close()
+        # Celery leaves its connections in Kombu's pools, and what is in them is closed in each child that this process
+        # forks later: Kombu then reads, without a timeout, the answer to a BRPOP that nobody will ever answer.
+        kombu.pools.reset()
 
 
 @pytest.fixture
