@@ -21,6 +21,7 @@ ROWS = {
     "many": "10,000 revocations in one call, and pings meanwhile",
     "million": "a worker with 1,000,000 live revocations",
     "guest": "Stem in a Celery worker: stop, slot, checkpoint, memory, throughput",
+    "throughput": "no-op tasks a second, and how fast they are sent, beside other libraries",
     "programs": "stem --help and stem worker ping as whole processes",
 }
 

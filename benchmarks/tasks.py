@@ -72,3 +72,23 @@ def checkpoints(ctx: TaskContext, path: str, rounds: int) -> None:
 def inline_checkpoints(ctx: TaskContext, path: str, rounds: int) -> None:
     """The same in a thread."""
     checkpoints(ctx, path, rounds)
+
+
+#: One application for each kind, so that a worker makes room for that kind alone.
+inline_app, async_app, isolate_app = Stem("inline"), Stem("async"), Stem("isolate")
+
+
+def _only_note(ctx: TaskContext, path: str) -> None:
+    note(path, "marked")
+
+
+async def _only_note_async(ctx: TaskContext, path: str) -> None:
+    note(path, "marked")
+
+
+inline_app.task("bench.inline")(inline_no_op)
+inline_app.task("bench.inline-mark")(_only_note)
+async_app.task("bench.async")(async_no_op)
+async_app.task("bench.async-mark")(_only_note_async)
+isolate_app.task("bench.isolate", isolate=True)(isolate_no_op)
+isolate_app.task("bench.isolate-mark", isolate=True)(_only_note)

@@ -1,0 +1,88 @@
+"""How many no-op tasks a second: a queue is filled, workers of two processes start, and the time from the first task to
+the last is taken, so that starting does not count."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from benchmarks.contestants import Contestant, celery, dramatiq, huey, rq, stem, taskiq
+from benchmarks.figures import Figure, Findings, ratio
+from benchmarks.lab import Lab
+
+TASKS = {"redis": 6000, "rabbitmq": 6000, "embedded": 3000}
+CONTESTANTS = [
+    stem("inline", 2),
+    stem("async", 2),
+    stem("isolate", 1, "-c", "2", "--prefetch-multiplier", "32"),
+    celery("celery prefork, tuned", True, "-c", "2"),
+    celery("celery solo, tuned, 2 processes", True, "-P", "solo", processes=2),
+    dramatiq(),
+    huey(),
+    taskiq(),
+    rq(),
+]
+GOALS = {
+    "redis": (
+        ("stem isolate", "celery prefork, tuned", "4 at least"),
+        ("stem inline", "the fastest peer", "1.2 at least"),
+    ),
+    "rabbitmq": (
+        ("stem isolate", "celery prefork, tuned", "2 at least"),
+        ("stem inline", "the fastest peer", "1.2 at least"),
+    ),
+    "embedded": (("stem inline", "huey", "1.2 at least"),),
+}
+
+
+def measure(lab: Lab, found: Findings) -> None:
+    for broker, tasks in TASKS.items():
+        contestants = [one for one in CONTESTANTS if broker in one.brokers]
+        running: dict[str, list[float]] = {one.name: [] for one in contestants}
+        sending: dict[str, list[float]] = {one.name: [] for one in contestants}
+        for _ in range(lab.rounds):
+            for one in contestants:
+                sent, ran = once(lab, one, broker, tasks)
+                sending[one.name].append(sent)
+                running[one.name].append(ran)
+        rates = {name: Figure(f"{broker}: {name}", samples, "tasks/s") for name, samples in running.items()}
+        found.add(*rates.values())
+        peers = [figure for name, figure in rates.items() if not name.startswith("stem")]
+        fastest = max(peers, key=lambda figure: figure.median)
+        for ours, theirs, goal in GOALS[broker]:
+            above = next(figure for name, figure in rates.items() if name.startswith(ours))
+            below = fastest if theirs == "the fastest peer" else next(f for f in peers if theirs in f.what)
+            found.add(ratio(f"{broker}: {ours} against {below.what.partition(': ')[2]}", above, below, goal))
+        sent = {name: Figure(f"{broker}: enqueue, {name}", samples, "tasks/s") for name, samples in sending.items()}
+        ours = sent[contestants[0].name]
+        found.add(ours, *(figure for name, figure in sent.items() if not name.startswith("stem")))
+        if "celery prefork, tuned" in sent:
+            found.add(ratio(f"{broker}: enqueue against celery", ours, sent["celery prefork, tuned"], "2 at least"))
+
+
+def once(lab: Lab, one: Contestant, broker: str, tasks: int) -> tuple[float, float]:
+    """Tasks a second, sent by one process and run by the workers."""
+    url, marks = lab.url(broker), lab.path("marks")
+    with one.sender(url) as send:
+        send("mark", [str(marks)])
+        began = time.perf_counter()
+        for _ in range(tasks):
+            send("no_op", [])
+        sent = tasks / (time.perf_counter() - began)
+        send("mark", [str(marks)])
+        with lab.processes() as start:
+            one.workers(start, url)
+            first, last = marked(marks, 2, 120)
+    return sent, (tasks + 1) / (last - first)
+
+
+def marked(path: Path, count: int, timeout: float) -> list[float]:
+    """The times of that many marks, once they are there."""
+    deadline = time.monotonic() + timeout
+    while True:
+        lines = path.read_text().splitlines() if path.exists() else []
+        if len(lines) >= count:
+            return sorted(float(line.split()[2]) for line in lines)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"only {len(lines)} of {count} marks came")
+        time.sleep(0.02)
