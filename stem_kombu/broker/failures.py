@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def shown_url(connection: Connection) -> str:
     """The connection's URL with its password masked."""
-    return mask_url(str(connection.as_uri(mask="***")))
+    # Kombu's own mask stands there as well where there is no password to hide.
+    return mask_url(str(connection.as_uri(include_password=True)))
 
 
 @contextmanager

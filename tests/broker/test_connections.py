@@ -12,6 +12,7 @@ import pytest
 
 from stem_kombu.broker import names
 from stem_kombu.broker.connections import backoff, broker_connection, connect, open_connection, pump
+from stem_kombu.broker.failures import shown_url
 from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import BrokerUnavailable, ConfigurationError
 from stem_kombu.settings import Settings
@@ -228,3 +229,15 @@ def test_the_back_off_doubles_up_to_its_longest_and_is_spread() -> None:
     assert backoff(3, first=0.1, jitter=0.0) == 0.2
     assert len({backoff(5) for _ in range(20)}) > 1
     assert 0.05 <= backoff(0) <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://10.0.0.1:6379/1", "redis://10.0.0.1:6379/1"),
+        ("redis://:se%40cret@10.0.0.1:6379/1", "redis://:***@10.0.0.1:6379/1"),
+        ("amqp://ops:secret@10.0.0.1:5672/v", "amqp://ops:***@10.0.0.1:5672/v"),
+    ],
+)
+def test_a_url_is_shown_with_its_password_masked_and_without_one_where_there_is_none(url: str, shown: str) -> None:
+    assert shown_url(open_connection(url)) == shown
