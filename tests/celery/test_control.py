@@ -15,7 +15,9 @@ from tests.celery.conftest import Shop
 from tests.waiting import eventually
 
 POOLS = pytest.mark.parametrize(
-    "pool", [("-c", "2"), ("-P", "threads", "-c", "2"), ("-P", "solo")], ids=["prefork", "threads", "solo"]
+    "pool",
+    [("-c", "2"), ("-P", "threads", "-c", "2"), ("-P", "solo"), ("-P", "gevent", "-c", "2")],
+    ids=["prefork", "threads", "solo", "gevent"],
 )
 
 

@@ -131,3 +131,35 @@ def test_flower_lists_the_worker_and_its_tasks(shop: Shop, stem: Program, tmp_pa
     finally:
         flower.terminate()
         flower.wait(20)
+
+
+@pytest.mark.parametrize("shop", ["redis"], indirect=True)
+def test_an_exporter_for_prometheus_counts_the_worker_and_its_tasks(shop: Shop, stem: Program, tmp_path: Path) -> None:
+    pytest.importorskip("celery_prometheus_exporter")
+    port = free_port()
+    with (tmp_path / "exporter.log").open("wb") as log:
+        exporter = subprocess.Popen(
+            [sys.executable, "-m", "celery_prometheus_exporter", "--broker", shop.broker, "--addr", f"127.0.0.1:{port}"],
+            env=shop.environment, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def metrics() -> dict[str, float]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                lines = answer.read().decode().splitlines()
+        except OSError:
+            assert exporter.poll() is None, (tmp_path / "exporter.log").read_text()
+            return {}
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+    try:
+        eventually(lambda: metrics().get("celery_workers") == 1, 60)
+        stem.send("shop.add", "--queue", "stem", a=1)
+        stem.send("shop.fails", "--queue", "stem")
+        by_name = 'celery_tasks_by_name{name="shop.%s",state="%s"}'
+        eventually(lambda: metrics().get(by_name % ("add", "SUCCESS")) == 1, 60, metrics)
+        eventually(lambda: metrics().get(by_name % ("fails", "FAILURE")) == 1, 60, metrics)
+        assert metrics()['celery_tasks_runtime_seconds_count{name="shop.add"}'] == 1
+    finally:
+        exporter.terminate()
+        exporter.wait(20)
