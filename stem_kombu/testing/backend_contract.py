@@ -137,7 +137,7 @@ class TaskStatesContract:
             {"queue": "\x00"},
             {"worker": "\ud800"},
         ],
-        ids=repr,
+        ids=["object", "nan", "nul-in-id", "nul-in-queue", "surrogate"],
     )
     def test_a_record_that_cannot_be_stored_is_refused_by_name_and_the_others_can_be_offered(
         self, states: TaskStates, bad: dict[str, Any]

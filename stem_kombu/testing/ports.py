@@ -9,6 +9,8 @@ from pathlib import Path
 _EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LOWEST = 15_000
 _handed_out: set[int] = set()
+#: Of the system, because tests seed the usual one, and two processes that test side by side would go through the same ports.
+_random = random.SystemRandom()
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -19,7 +21,7 @@ def free_port(host: str = "127.0.0.1") -> int:
     server could not come back.
     """
     for _ in range(1000):
-        port = random.randrange(_LOWEST, _highest())
+        port = _random.randrange(_LOWEST, _highest())
         if port in _handed_out:
             continue
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
