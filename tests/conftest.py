@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,11 @@ for _name in [
     name for name in os.environ if name in _TERMINAL or (name.startswith("STEM_") and not name.startswith("STEM_TEST_"))
 ]:
     del os.environ[_name]
+
+# A shell that starts the suite in the background has its programs ignore Ctrl-C, and they hand that on to theirs: the
+# commands that tests interrupt would never hear it. A handler is not inherited, so that they begin with the default again.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says how busy the machine is. In CI the examples are the same each time, so that a change is
 # judged by what it changed.
