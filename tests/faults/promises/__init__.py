@@ -1,0 +1,49 @@
+"""The checker: does a history keep G1 to G20 (docs/guarantees.md)?  Pure, and as good as linear in the history's length.
+
+Each promise accuses only on what the history shows beyond doubt: an event that nobody noted is no evidence, and a fault
+excuses what the promise lets it excuse and nothing else. For what an event means see :mod:`tests.faults.history`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from tests.faults.history import History
+from tests.faults.promises import control, revocations, stopping, work
+from tests.faults.story import Story, Violation
+
+#: In the order of the guarantees. A name says which promises a function judges.
+PROMISES: tuple[Callable[[Story], Iterator[Violation]], ...] = (
+    revocations.g1_durable_then_visible,
+    revocations.g2_g3_what_is_revoked_does_not_run,
+    revocations.g4_the_store_orders,
+    revocations.g5_pruning_is_safe,
+    revocations.g6_concurrent_writers,
+    stopping.g7_only_at_checkpoints,
+    stopping.g8_the_right_task,
+    stopping.g9_handled_recorded_acknowledged,
+    stopping.g10_one_ending,
+    stopping.g11_swallowing,
+    control.g12_broadcast_reaches_everyone,
+    control.g12_g16_everyone_who_can_answers,
+    control.g13_one_deadline,
+    control.g14_stale_commands_die,
+    control.g15_no_litter,
+    control.g17_bad_input,
+    work.g18_no_task_is_lost,
+    work.g19_not_twice_without_need,
+    work.g20_stopping_is_not_revoking,
+)
+
+
+def check(history: History) -> Violation | None:
+    """The first promise that the history shows to be violated, ``None`` when it shows none."""
+    return next(iter(violations(history)), None)
+
+
+def violations(history: History) -> list[Violation]:
+    """All that it shows, in the order in which they became evident."""
+    story = Story(history)
+    found = [violation for promise in PROMISES for violation in promise(story)]
+    found.sort(key=lambda violation: (violation.events[-1].seq, int(violation.promise[1:])))
+    return found

@@ -1,0 +1,102 @@
+"""G7 to G11: how a task is stopped, and what is recorded of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.faults.history import Event
+from tests.faults.story import (
+    NONE,
+    NOTHING,
+    TERMINAL,
+    Story,
+    Violation,
+    acknowledged_early,
+    first_of,
+    revoked,
+    stored_of,
+    violation,
+)
+
+
+def g7_only_at_checkpoints(story: Story) -> Iterator[Violation]:
+    slack = story.bounds.stop_slack
+    for facts in story.runs.values():
+        started = first_of(facts, "started")
+        for stopped in facts.get("stopped", NONE):
+            if stopped.value not in (None, "checkpoint", "await"):
+                yield violation("G7", f"a task was interrupted {stopped.value}", started, stopped)
+        if slack is None or started is None or "checkpoint" not in facts:
+            continue
+        orders = [
+            applied
+            for applied in story.tasks.get(started.task or "", NOTHING).get("applied", NONE)
+            if applied.terminate and applied.by == started.by
+        ]
+        if not orders:
+            continue
+        stopped_at = first_of(facts, "stopped")
+        for passed in facts["checkpoint"]:
+            if stopped_at is not None and not story.before(passed, stopped_at):
+                continue
+            for order in orders:
+                since = order if story.before(started, order) else started
+                live = all(story.live(s, passed) for s in stored_of(story, started.task))
+                if story.apart(since, passed) > slack and live and not story.disturbed((started.by,), since, passed):
+                    yield violation("G7", "a checkpoint let a terminated task go on", started, order, passed)
+                    break
+
+
+def g8_the_right_task(story: Story) -> Iterator[Violation]:
+    for stopped in story.of("stopped"):
+        if stopped.state not in (None, "revoked"):
+            continue  # for a shutdown, or because its lease was lost
+        if stopped.target is not None and stopped.target != stopped.task:
+            yield violation("G8", f"stopped by the terminate of {stopped.target}", stopped)
+        elif stopped.task is not None and not revoked(story, stopped.task):
+            yield violation("G8", "stopped, and nobody had revoked it", stopped)
+
+
+def g9_handled_recorded_acknowledged(story: Story) -> Iterator[Violation]:
+    for task, facts in story.tasks.items():
+        recorded = facts.get("recorded", NONE)
+        for acknowledged in facts.get("acknowledged", NONE):
+            if revoked(story, task):
+                yield from acknowledged_early("G9", story, recorded, acknowledged)
+        for cancelled in recorded:
+            if cancelled.state != "cancelled" or cancelled.value == "expired":
+                continue
+            if cancelled.version is None and revoked(story, task):
+                yield violation("G9", "cancelled without when, why and by whom", cancelled)
+            for started in facts.get("started", NONE):
+                slack = story.paused(started.by, started, story.bounds.start_slack)
+                if started.attempt > cancelled.attempt and story.apart(cancelled, started) > slack:
+                    yield violation("G9", "a cancelled task was tried again", cancelled, started)
+            runs = [s.run for s in facts.get("started", NONE) if s.attempt == cancelled.attempt and s.run is not None]
+            ends = [first_of(story.runs[run], "ended") for run in runs]
+            finished = [end for end in ends if end is not None and end.state in ("succeeded", "failed")]
+            if len(runs) == 1 and finished and finished[0].state == "succeeded":
+                yield violation(
+                    "G9", "the handler had finished, and it is recorded as cancelled", finished[0], cancelled
+                )
+
+
+def g10_one_ending(story: Story) -> Iterator[Violation]:
+    for facts in story.tasks.values():
+        ending: Event | None = None
+        for recorded in facts.get("recorded", NONE):
+            if ending is None:
+                ending = recorded if recorded.state in TERMINAL else None
+            elif (recorded.state, recorded.attempt) != (ending.state, ending.attempt):
+                if story.before(ending, recorded):
+                    yield violation("G10", f"{ending.state} was overwritten by {recorded.state}", ending, recorded)
+
+
+def g11_swallowing(story: Story) -> Iterator[Violation]:
+    for swallowed in story.of("swallowed"):
+        yield violation("G11", "`except Exception` caught a terminate", swallowed)
+    for facts in story.runs.values():
+        started, stopped, ended = (first_of(facts, kind) for kind in ("started", "stopped", "ended"))
+        if stopped is not None and ended is not None and "cleaned" not in facts:
+            if started is not None and started.value == "cleans":
+                yield violation("G11", "a `finally` block did not run", stopped, ended)

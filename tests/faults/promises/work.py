@@ -1,0 +1,78 @@
+"""G18 to G20: tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.faults.history import Event
+from tests.faults.story import (
+    NONE,
+    NOTHING,
+    TERMINAL,
+    Story,
+    Violation,
+    acknowledged_early,
+    first_of,
+    name_of,
+    revoked,
+    violation,
+)
+
+
+def g18_no_task_is_lost(story: Story) -> Iterator[Violation]:
+    quiet = story.of("quiet")
+    for task, facts in story.tasks.items():
+        recorded = facts.get("recorded", NONE)
+        for acknowledged in facts.get("acknowledged", NONE):
+            if not revoked(story, task):
+                yield from acknowledged_early("G18", story, recorded, acknowledged)
+        sent = first_of(facts, "enqueued")
+        if sent is not None and quiet and story.before(sent, quiet[-1]):
+            if not any(event.state in TERMINAL for event in recorded):
+                yield violation("G18", "a task was lost", sent, quiet[-1])
+    longest = story.bounds.child_loss
+    if longest is None:
+        return
+    for killed in story.of("child-killed"):
+        run = story.runs.get(killed.run or "", NOTHING)
+        lost, ended = first_of(run, "lost"), first_of(run, "ended")
+        if ended is not None and not story.before(killed, ended):
+            continue  # it was out already
+        if lost is not None:
+            if story.apart(killed, lost) > longest and not story.disturbed((killed.by,), killed, lost):
+                yield violation("G18", "a child's loss was reported late", killed, lost)
+        elif quiet and "down" not in story.workers.get(killed.by, NOTHING):
+            yield violation("G18", "a child's loss was never reported", killed, quiet[-1])
+
+
+def g19_not_twice_without_need(story: Story) -> Iterator[Violation]:
+    for facts in story.tasks.values():
+        starts = facts.get("started", NONE)
+        if len(starts) < 2 or len(facts.get("enqueued", NONE)) > 1:
+            continue
+        before: list[Event] = []
+        for started in starts:
+            same = [earlier for earlier in before if earlier.attempt == started.attempt]
+            if same and not any(_may_repeat(story, earlier, started) for earlier in before):
+                yield violation("G19", "a task ran twice though its worker lived", same[-1], started)
+            before.append(started)
+
+
+def _may_repeat(story: Story, first: Event, again: Event) -> bool:
+    worker = first.by
+    facts = story.workers.get(worker, NOTHING)
+    if any(not story.before(again, end) for end in facts.get("down", NONE)):
+        return True
+    ways = (worker, name_of(worker), "broker", f"broker/{worker}")
+    if story.disturbed(ways, first, again):
+        return True
+    run = story.runs.get(first.run or "", NOTHING)
+    ended = first_of(run, "ended")
+    return "child-killed" in run or "lost" in run or (ended is not None and ended.state == "released")
+
+
+def g20_stopping_is_not_revoking(story: Story) -> Iterator[Violation]:
+    for recorded in story.of("recorded"):
+        if recorded.state == "cancelled" and recorded.value != "expired" and not revoked(story, recorded.task):
+            stopping = next(iter(story.workers.get(recorded.by, NOTHING).get("stopping", NONE)), None)
+            yield violation("G20", "cancelled, and nobody had revoked it", stopping, recorded)
