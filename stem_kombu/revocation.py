@@ -3,11 +3,16 @@
 The merge rule stands here once, as a pure function; every store applies it inside its own transaction. The rule: a
 version is assigned by the store and only grows; ``terminate`` once asked for stays asked for; a revocation is never
 shortened by a later one (the longer expiry wins, and none is the longest); an expired record counts as absent.
+
+Where a fleet has keys, each draft comes with a proof, and a record keeps the proofs of what it was merged from: texts
+that :mod:`stem_kombu.signing.proofs` writes and judges, and of which only the retention is decided here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,6 +24,9 @@ from stem_kombu.errors import ConfigurationError
 TASK_ID_LIMIT = 512
 #: Longest reason or requester that is kept, in characters.
 TEXT_LIMIT = 2000
+#: Most proofs that a record keeps, and longest one, in characters: two texts of the above, escaped, and a signature.
+MOST_PROOFS = 12
+PROOF_LIMIT = 2 * 12 * TEXT_LIMIT + 1000
 
 
 def checked_task_id(task_id: object) -> str:
@@ -48,9 +56,12 @@ class RevocationDraft:
     reason: str | None = None
     requested_by: str | None = None
     expires_in: float | None = None
+    proofs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         checked_task_id(self.task_id)
+        if any(len(proof) > PROOF_LIMIT or not proof.isascii() for proof in self.proofs):
+            raise ConfigurationError(f"a proof of the revocation of {self.task_id!r} is too long or not plain text")
         for name in ("reason", "requested_by"):
             text = getattr(self, name)
             if text is not None and len(text) > TEXT_LIMIT:
@@ -75,6 +86,7 @@ class Revocation:
     reason: str | None = None
     requested_by: str | None = None
     expires_at: datetime | None = None
+    proofs: tuple[str, ...] = ()
 
     def is_expired(self, now: datetime) -> bool:
         """Whether the record no longer counts at ``now`` (the store's now)."""
@@ -93,6 +105,10 @@ class Revocation:
             "expires_at": None if self.expires_at is None else isoformat(self.expires_at),
         }
 
+    def to_message(self) -> dict[str, Any]:
+        """The JSON form with its proofs, for those who have to judge them."""
+        return {**self.to_record(), "proofs": list(self.proofs)} if self.proofs else self.to_record()
+
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Revocation:
         """The revocation of a JSON form; raises ``ValueError`` naming the field that is missing or of another type."""
@@ -104,6 +120,9 @@ class Revocation:
         if not isinstance(terminate, bool):
             raise ValueError(f"terminate {terminate!r} is not true or false")
         expires_at = _optional_text(record, "expires_at")
+        proofs = record.get("proofs", [])
+        if not isinstance(proofs, list) or not all(isinstance(proof, str) for proof in proofs):
+            raise ValueError("proofs is not a list of texts")
         return cls(
             namespace=namespace,
             task_id=task_id,
@@ -113,6 +132,7 @@ class Revocation:
             reason=_optional_text(record, "reason"),
             requested_by=_optional_text(record, "requested_by"),
             expires_at=None if expires_at is None else parse_isoformat(expires_at),
+            proofs=tuple(proofs[-MOST_PROOFS:]),
         )
 
 
@@ -128,8 +148,9 @@ def merge(
     expires_at = None if draft.expires_in is None else now + timedelta(seconds=draft.expires_in)
     if held is None:
         return Revocation(
-            namespace, draft.task_id, version, now, draft.terminate, draft.reason, draft.requested_by, expires_at
-        )
+            namespace, draft.task_id, version, now, draft.terminate, draft.reason, draft.requested_by, expires_at,
+            kept_proofs((), draft.proofs),
+        )  # fmt: skip
     if held.expires_at is None or expires_at is None:
         expires_at = None
     else:
@@ -143,7 +164,41 @@ def merge(
         reason=held.reason if draft.reason is None else draft.reason,
         requested_by=held.requested_by if draft.requested_by is None else draft.requested_by,
         expires_at=expires_at,
+        proofs=kept_proofs(held.proofs, draft.proofs),
     )
+
+
+def kept_proofs(held: Iterable[str], new: Iterable[str]) -> tuple[str, ...]:
+    """Those proofs that a record must keep: of each key the newest, the one that lasts longest, and of those that
+    terminate the one that lasts longest. In the order in which they came; at most the last :data:`MOST_PROOFS`.
+
+    Of each key, because a store can't verify: what somebody makes up under one key must not push out what was signed by
+    another. A text that is no proof is dropped.
+    """
+    found = [(text, read) for text in dict.fromkeys((*held, *new)) if (read := _proof_facts(text)) is not None]
+    if len(found) < 2:
+        return tuple(text for text, _ in found)
+    kept: set[str] = set()
+    for key in dict.fromkeys(read[0] for _, read in found):
+        own = [(text, *read[1:]) for text, read in found if read[0] == key][::-1]  # of equals the later one
+        kept.add(max(own, key=lambda proof: proof[1])[0])
+        kept.add(max(own, key=lambda proof: proof[2])[0])
+        if ending := [proof for proof in own if proof[3]]:
+            kept.add(max(ending, key=lambda proof: proof[2])[0])
+    return tuple(text for text, _ in found if text in kept)[-MOST_PROOFS:]
+
+
+def _proof_facts(text: str) -> tuple[str, int, float, bool] | None:
+    """Key, when it was signed, when it expires (microseconds, infinite for never), and whether it terminates."""
+    try:
+        proof = json.loads(text)
+        _, key, _ = proof["s"].split(":")
+        signed_us, expires_us, terminate = proof["t"], proof["e"], proof["x"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    if type(signed_us) is not int or type(terminate) is not bool or type(expires_us) not in (int, type(None)):
+        return None
+    return key, signed_us, math.inf if expires_us is None else expires_us, terminate
 
 
 def _text(record: Mapping[str, Any], name: str) -> str:

@@ -36,6 +36,12 @@ _UNDEFINED_TABLE = "42P01"
 _CONFLICTS = ("40001", "40P01")  # serialization failure, deadlock: the transaction may simply be repeated
 _CONFLICT_ATTEMPTS = 8
 
+# Both read a catalogue: only a session that opens one hears what others have committed since its transaction began.
+_NAMES_THERE = """SELECT count(*) FROM unnest(%s::text[]) AS wanted(name) JOIN pg_class
+    ON pg_class.oid = to_regclass(quote_ident(name))"""
+_COLUMNS_THERE = """SELECT count(*) FROM unnest(%s::text[], %s::text[]) AS wanted(held_by, name)
+    JOIN pg_attribute ON attrelid = to_regclass(quote_ident(held_by)) AND attname = wanted.name AND NOT attisdropped"""
+
 
 class TimedOut(Exception):
     """The server did not answer before the deadline; the connection is of no more use."""
@@ -220,18 +226,26 @@ class PostgresDatabase:
         return connection
 
     def _create_missing(self, session: PostgresSession) -> None:
-        names = list(self._schema.names)
-        found = (
-            "SELECT count(*) FROM unnest(%s::text[]) AS wanted(name) WHERE to_regclass(quote_ident(name)) IS NOT NULL"
-        )
-        if session.rows(found, (names,))[0][0] == len(names):
+        if self._is_complete(session):
             return
         session.execute("BEGIN")
         # IF NOT EXISTS alone is not safe when two sessions create the same table at once: the loser gets an error.
         session.rows("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
-        for statement in self._schema.statements:
-            session.execute(statement)
+        if not self._is_complete(session):  # else a table that is in use would be locked for nothing
+            for statement in self._schema.statements:
+                session.execute(statement)
+            for table, column, type_ in self._schema.columns:
+                session.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} {type_}")
         session.execute("COMMIT")
+
+    def _is_complete(self, session: PostgresSession) -> bool:
+        names, columns = list(self._schema.names), self._schema.columns
+        if session.rows(_NAMES_THERE, (names,))[0][0] < len(names):
+            return False
+        if not columns:
+            return True
+        places = [table for table, _, _ in columns], [column for _, column, _ in columns]
+        return bool(session.rows(_COLUMNS_THERE, places)[0][0] == len(columns))
 
     def _translated(self, error: Any) -> StoreError:
         text = " ".join(mask_url(str(error)).split()) or type(error).__name__

@@ -14,18 +14,20 @@ class Schema:
     """Statements ``CREATE TABLE|INDEX IF NOT EXISTS name …``, in order, and the names that they create.
 
     The names are looked up first and the statements run only when one is missing, so that an account without the right
-    to create tables can use a schema that somebody else made.
+    to create tables can use a schema that somebody else made. ``columns`` (table, column, type) came later than their
+    tables: they are added to tables that an earlier version made.
     """
 
     statements: tuple[str, ...]
     names: tuple[str, ...]
+    columns: tuple[tuple[str, str, str], ...] = ()
 
     @classmethod
-    def of(cls, statements: Iterable[str]) -> Schema:
+    def of(cls, statements: Iterable[str], columns: Iterable[tuple[str, str, str]] = ()) -> Schema:
         """The schema of these statements; raises ``ValueError`` for one that is no CREATE … IF NOT EXISTS."""
         found = []
         for statement in (listed := tuple(statements)):
             if (match := _CREATES.match(statement)) is None:
                 raise ValueError(f"not a CREATE … IF NOT EXISTS statement: {statement[:60]!r}")
             found.append(match.group(1))
-        return cls(listed, tuple(found))
+        return cls(listed, tuple(found), tuple(columns))

@@ -148,11 +148,15 @@ class SqliteDatabase:
     def _create_missing(self, connection: sqlite3.Connection) -> None:
         marks = ",".join("?" * len(self._schema.names))
         count = f"SELECT count(*) FROM sqlite_master WHERE name IN ({marks})"
-        if connection.execute(count, self._schema.names).fetchone()[0] == len(self._schema.names):
+        complete = connection.execute(count, self._schema.names).fetchone()[0] == len(self._schema.names)
+        if complete and all(_has_column(connection, table, column) for table, column, _ in self._schema.columns):
             return
         connection.execute("BEGIN IMMEDIATE")
         for statement in self._schema.statements:
             connection.execute(statement)
+        for table, column, type_ in self._schema.columns:
+            if not _has_column(connection, table, column):  # somebody else may have been quicker
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {type_}")
         connection.execute("COMMIT")
 
     def _translated(self, error: sqlite3.Error) -> StoreError:
@@ -176,6 +180,11 @@ class SqliteDatabase:
         if isinstance(error, sqlite3.OperationalError):
             return StoreUnavailable(f"{where}: {text}")
         return StoreError(f"{where}: {text}")
+
+
+def _has_column(connection: sqlite3.Connection, table: str, column: str) -> bool:
+    found = connection.execute("SELECT 1 FROM pragma_table_info(?) WHERE name = ?", (table, column)).fetchone()
+    return found is not None
 
 
 def _is_locked(error: sqlite3.Error) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,6 +60,19 @@ def life_us(draft: RevocationDraft) -> int | None:
     return None if draft.expires_in is None else timedelta(seconds=draft.expires_in) // timedelta(microseconds=1)
 
 
+def proofs_text(record: Revocation) -> str | None:
+    """A record's proofs as one text for a column, ``None`` where it has none."""
+    return json.dumps(record.proofs, separators=(",", ":")) if record.proofs else None
+
+
+def proofs_of(text: str | None) -> tuple[str, ...]:
+    """The proofs of such a text; raises ``ValueError`` or ``TypeError`` when it is none."""
+    proofs = () if text is None else json.loads(text)
+    if not all(isinstance(proof, str) for proof in proofs):
+        raise ValueError(f"proofs {str(text)[:40]!r} are not texts")
+    return tuple(proofs)
+
+
 def _fold(earlier: RevocationDraft, later: RevocationDraft) -> RevocationDraft:
     lives = (earlier.expires_in, later.expires_in)
     return RevocationDraft(
@@ -67,6 +81,7 @@ def _fold(earlier: RevocationDraft, later: RevocationDraft) -> RevocationDraft:
         reason=earlier.reason if later.reason is None else later.reason,
         requested_by=earlier.requested_by if later.requested_by is None else later.requested_by,
         expires_in=None if None in lives else max(life for life in lives if life is not None),
+        proofs=(*earlier.proofs, *later.proofs),
     )
 
 

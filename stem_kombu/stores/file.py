@@ -329,10 +329,11 @@ def _escaped(text: str) -> bytes:
 
 
 def _encoded(record: Revocation, held: Revocation | None) -> bytes:
-    fields = record.to_record()
+    fields = record.to_message()
     first = {name: fields.pop(name) for name in ("namespace", "task_id", "version")}
     supersedes = None if held is None else held.version
-    return json.dumps({**first, "supersedes": supersedes, **fields}, separators=(",", ":")).encode() + b"\n"
+    last = {"expires_at": fields.pop("expires_at")}  # whoever skims a line looks for it at the end
+    return json.dumps({**first, "supersedes": supersedes, **fields, **last}, separators=(",", ":")).encode() + b"\n"
 
 
 def _mark(namespace: bytes, revision: int, *, pruned_us: int, pruned: int) -> bytes:

@@ -9,10 +9,11 @@ from typing import Any
 
 from stem_kombu.drivers.postgres import PostgresDatabase, PostgresSession
 from stem_kombu.drivers.schema import Schema
+from stem_kombu.errors import StoreCorrupt
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.settings import TlsSettings
 from stem_kombu.stores.base import RevokeStore
-from stem_kombu.stores.batch import folded, merged
+from stem_kombu.stores.batch import folded, merged, proofs_of, proofs_text
 
 SCHEMA = Schema.of(
     (
@@ -25,9 +26,10 @@ SCHEMA = Schema.of(
             WHERE expires_at IS NOT NULL""",
         """CREATE TABLE IF NOT EXISTS stem_revocation_versions (
             namespace text NOT NULL PRIMARY KEY, version bigint NOT NULL)""",
-    )
+    ),
+    columns=[("stem_revocations", "proofs", "text")],
 )
-_COLUMNS = "task_id, version, issued_at, terminate, reason, requested_by, expires_at"
+_COLUMNS = "task_id, version, issued_at, terminate, reason, requested_by, expires_at, proofs"
 #: Rows per read, and per statement that writes or deletes: none may come near the time limit of a statement.
 _PAGE = 5000
 _WRITTEN = 1000
@@ -145,9 +147,19 @@ def _held(session: PostgresSession, namespace: str, task_ids: list[str]) -> Iter
 
 def _write(session: PostgresSession, records: Sequence[Revocation]) -> None:
     rows = session.values(
-        "(%s,%s,%s,%s::timestamptz,%s,%s,%s,%s::timestamptz)",
+        "(%s,%s,%s,%s::timestamptz,%s,%s,%s,%s::timestamptz,%s)",
         [
-            (r.namespace, r.task_id, r.version, r.issued_at, r.terminate, r.reason, r.requested_by, r.expires_at)
+            (
+                r.namespace,
+                r.task_id,
+                r.version,
+                r.issued_at,
+                r.terminate,
+                r.reason,
+                r.requested_by,
+                r.expires_at,
+                proofs_text(r),
+            )
             for r in records
         ],
     )
@@ -161,7 +173,14 @@ def _write(session: PostgresSession, records: Sequence[Revocation]) -> None:
 
 
 def _record(namespace: str, row: tuple[Any, ...]) -> Revocation:
-    task_id, version, issued_at, terminate, reason, requested_by, expires_at = row
+    task_id, version, issued_at, terminate, reason, requested_by, expires_at, proofs = row
+    try:
+        proven_by = proofs_of(proofs)
+    except (TypeError, ValueError) as error:
+        raise StoreCorrupt(
+            f"table stem_revocations, namespace {namespace!r}, task {task_id!r}: {error}",
+            hint="somebody else wrote to this row; set its column proofs to NULL",
+        ) from error
     return Revocation(
         namespace,
         task_id,
@@ -171,4 +190,5 @@ def _record(namespace: str, row: tuple[Any, ...]) -> Revocation:
         reason,
         requested_by,
         None if expires_at is None else expires_at.astimezone(timezone.utc),
+        proven_by,
     )

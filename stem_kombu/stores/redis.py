@@ -10,7 +10,7 @@ from typing import Any
 from stem_kombu.clock import from_epoch_us
 from stem_kombu.drivers.redis import RedisDatabase, RedisScript
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError
-from stem_kombu.revocation import Revocation, RevocationDraft
+from stem_kombu.revocation import MOST_PROOFS, Revocation, RevocationDraft
 from stem_kombu.settings import TlsSettings
 from stem_kombu.stores import redis_scripts
 from stem_kombu.stores.base import RevokeStore
@@ -44,8 +44,8 @@ class RedisRevokeStore(RevokeStore):
                 f"revoke store {self.url}: {len(distinct)} tasks are too many for one batch; nothing was stored",
                 hint=f"revoke at most {_LONGEST_BATCH} at a time: Redis answers nobody else while it stores a batch",
             )
-        batch = [[d.task_id, d.terminate, d.reason, d.requested_by, life_us(d)] for d in distinct]
-        stored = self._evaluate(redis_scripts.SAVE, namespace, [json.dumps(batch, ensure_ascii=False)])
+        batch = [[d.task_id, d.terminate, d.reason, d.requested_by, life_us(d), *d.proofs] for d in distinct]
+        stored = self._evaluate(redis_scripts.SAVE, namespace, [json.dumps(batch, ensure_ascii=False), MOST_PROOFS])
         records = self._decoded(namespace, stored)
         return [self._record(namespace, draft.task_id, found) for draft, found in zip(distinct, records, strict=True)]
 
@@ -126,8 +126,9 @@ class RedisRevokeStore(RevokeStore):
                 fields["reason"],
                 fields["requested_by"],
                 None if expires_us is None else from_epoch_us(expires_us),
+                tuple(str(proof) for proof in fields.get("proofs", ())),
             )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise self._corrupt(f"{_keys(namespace)[0]} field {task_id}", fields) from error
 
     def _corrupt(self, place: str, found: object) -> StoreCorrupt:

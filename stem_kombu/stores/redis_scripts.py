@@ -2,7 +2,7 @@
 
 Keys, all in one hash slot (``{namespace}``):
 
-1. ``…:revokes``   hash, task id to record as JSON; times are whole microseconds since the epoch
+1. ``…:revokes``   hash, task id to record as JSON; times are whole microseconds since the epoch; ``proofs`` where signed
 2. ``…:versions``  sorted set, task id by version
 3. ``…:expiry``    sorted set, task id by expiry, of those that expire
 4. ``…:revision``  the highest version ever given
@@ -23,8 +23,9 @@ local now = time[1] * 1000000 + time[2]
 local function whole(number) return string.format('%.0f', number) end
 """
 
-#: ARGV: JSON list of [task_id, terminate, reason, requested_by, life_us], distinct ids. Answers the records as one JSON
-#: list. The rule is stem_kombu.revocation.merge; a property test holds the two together.
+#: ARGV: JSON list of [task_id, terminate, reason, requested_by, life_us, proof …], distinct ids, and the most proofs that
+#: a record keeps. Answers the records as one JSON list. The rules are stem_kombu.revocation.merge and kept_proofs; a
+#: property test holds them together.
 SAVE = RedisScript(
     _NOW
     + """
@@ -73,13 +74,57 @@ local function expires_text(expires)
   return last_expires_text
 end
 
+-- What matters of a proof: its key, when it was signed, when it expires, whether it terminates. Nil when it is none.
+local function facts(proof)
+  if type(proof) ~= 'string' then return nil end
+  local readable, fields = pcall(cjson.decode, proof)
+  if not (readable and type(fields) == 'table' and type(fields.s) == 'string' and type(fields.t) == 'number'
+      and type(fields.x) == 'boolean' and (fields.e == cjson.null or type(fields.e) == 'number')) then
+    return nil
+  end
+  local key = string.match(fields.s, '^[^:]*:([^:]*):[^:]*$')
+  return key and {key, fields.t, fields.e == cjson.null and math.huge or fields.e, fields.x}
+end
+
+local function kept_proofs(held, draft)
+  local texts, found, seen = {}, {}, {}
+  local function add(proof)
+    local read = not seen[proof] and facts(proof)
+    if read then
+      seen[proof] = true
+      texts[#texts + 1], found[#found + 1] = proof, read
+    end
+  end
+  for _, proof in ipairs(held) do add(proof) end
+  for place = 6, #draft do add(draft[place]) end
+  if #texts < 2 then return texts end
+  local best = {}
+  for place, read in ipairs(found) do
+    local own = best[read[1]]
+    if not own then own = {}; best[read[1]] = own end
+    if not own.newest or read[2] >= found[own.newest][2] then own.newest = place end
+    if not own.longest or read[3] >= found[own.longest][3] then own.longest = place end
+    if read[4] and (not own.ending or read[3] >= found[own.ending][3]) then own.ending = place end
+  end
+  local kept, result = {}, {}
+  for _, own in pairs(best) do
+    kept[own.newest], kept[own.longest] = true, true
+    if own.ending then kept[own.ending] = true end
+  end
+  for place, proof in ipairs(texts) do if kept[place] then result[#result + 1] = proof end end
+  while #result > tonumber(ARGV[2]) do table.remove(result, 1) end
+  return result
+end
+
 local stored, hash, by_version, by_expiry, everlasting = {}, {}, {}, {}, {}
 for place, draft in ipairs(drafts) do
   local id, terminate, reason, requested_by, life = draft[1], draft[2], draft[3], draft[4], draft[5]
   local expires = cjson.null
   if life ~= cjson.null then expires = now + life end
   local record = held[place]
+  local proofs = {}
   if record and (record.expires_us == cjson.null or record.expires_us > now) then
+    if type(record.proofs) == 'table' then proofs = record.proofs end
     terminate = terminate or record.terminate
     if reason == cjson.null then reason = record.reason end
     if requested_by == cjson.null then requested_by = record.requested_by end
@@ -91,6 +136,10 @@ for place, draft in ipairs(drafts) do
   version = version + 1
   local number = whole(version)
   local value = '{"version":' .. number .. rest_of(terminate, reason, requested_by, expires)
+  if #proofs > 0 or #draft > 5 then
+    proofs = kept_proofs(proofs, draft)
+    if #proofs > 0 then value = string.sub(value, 1, -2) .. ',"proofs":' .. cjson.encode(proofs) .. '}' end
+  end
   local pair = 2 * place
   stored[place] = value
   hash[pair - 1], hash[pair] = id, value

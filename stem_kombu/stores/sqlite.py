@@ -14,7 +14,7 @@ from stem_kombu.drivers.sqlite import SqliteDatabase
 from stem_kombu.errors import StoreCorrupt
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.stores.base import RevokeStore
-from stem_kombu.stores.batch import folded, merged
+from stem_kombu.stores.batch import folded, merged, proofs_of, proofs_text
 
 SCHEMA = Schema.of(
     (
@@ -27,11 +27,12 @@ SCHEMA = Schema.of(
             WHERE expires_us IS NOT NULL""",
         """CREATE TABLE IF NOT EXISTS stem_revocation_versions (
             namespace TEXT NOT NULL PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID""",
-    )
+    ),
+    columns=[("stem_revocations", "proofs", "TEXT")],
 )
-_COLUMNS = "task_id, version, issued_us, terminate, reason, requested_by, expires_us"
+_COLUMNS = "task_id, version, issued_us, terminate, reason, requested_by, expires_us, proofs"
 _CHANGES = ", ".join(f"{column} = excluded.{column}" for column in _COLUMNS.split(", "))
-_UPSERT = f"""INSERT INTO stem_revocations (namespace, {_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)
+_UPSERT = f"""INSERT INTO stem_revocations (namespace, {_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)
     ON CONFLICT (namespace, task_id) DO UPDATE SET {_CHANGES}"""
 #: Rows per read or delete: the connection is free for other threads between two pages.
 _PAGE = 2000
@@ -127,16 +128,19 @@ class SqliteRevokeStore(RevokeStore):
         return held
 
     def _record(self, namespace: str, row: tuple[Any, ...]) -> Revocation:
-        task_id, version, issued_us, terminate, reason, requested_by, expires_us = row
+        task_id, version, issued_us, terminate, reason, requested_by, expires_us, proofs = row
         try:
+            proven_by = proofs_of(proofs)
             issued_at = from_epoch_us(issued_us)
             expires_at = None if expires_us is None else from_epoch_us(expires_us)
-        except (TypeError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise StoreCorrupt(
                 f"revoke store {self.url}: table stem_revocations, task {task_id!r}: {error}",
                 hint="restore the file from a backup",
             ) from error
-        return Revocation(namespace, task_id, version, issued_at, bool(terminate), reason, requested_by, expires_at)
+        return Revocation(
+            namespace, task_id, version, issued_at, bool(terminate), reason, requested_by, expires_at, proven_by
+        )
 
 
 def _revision(connection: sqlite3.Connection, namespace: str) -> int:
@@ -154,4 +158,5 @@ def _row(record: Revocation) -> tuple[Any, ...]:
         record.reason,
         record.requested_by,
         None if record.expires_at is None else epoch_us(record.expires_at),
+        proofs_text(record),
     )

@@ -14,6 +14,7 @@ proves the guarantee of that number (G4).
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -129,6 +130,40 @@ class RevokeStoreContract:
         (record,) = store.save(namespace, [Draft("t", reason="second", requested_by="bob")])
 
         assert (record.reason, record.requested_by) == ("second", "bob")
+
+    def test_it_keeps_the_proofs_of_what_a_record_was_merged_from(self, store: RevokeStore, namespace: str) -> None:
+        first, second = _proof("ops", 1), _proof("root", 2, terminate=True)
+        store.save(namespace, [Draft("t", proofs=(first,)), Draft("u")])
+
+        (record,) = store.save(namespace, [Draft("t", terminate=True, proofs=(second,))])
+
+        assert record.proofs == (first, second)
+        assert store.get(namespace, "t") == record
+        assert [held.proofs for held in store.load(namespace)] == [(), (first, second)]
+        assert [held.proofs for held in store.since(namespace, 0)] == [(), (first, second)]
+
+    def test_a_draft_without_a_proof_destroys_none(self, store: RevokeStore, namespace: str) -> None:
+        """Somebody without a key revokes what was revoked with one: workers with keys must still find the proof."""
+        proof = _proof("ops", 1, reason='"expires_at":"2001-01-01T00:00:00Z"} \\ ümlaut')
+        store.save(namespace, [Draft("t", expires_in=HOUR, proofs=(proof,))])
+
+        (record,) = store.save(namespace, [Draft("t", terminate=True, reason="me too")])
+
+        assert record.proofs == (proof,)
+        assert record.expires_at is None
+        assert store.get(namespace, "t") == record
+
+    def test_proofs_are_bounded_and_one_key_can_not_push_out_anothers(self, store: RevokeStore, namespace: str) -> None:
+        lasting = _proof("ops", 1, terminate=True)
+        store.save(namespace, [Draft("t", proofs=(lasting,))])
+
+        for signed_us in range(2, 40):
+            store.save(namespace, [Draft("t", proofs=(_proof("viewer", signed_us, terminate=True, expires_us=99),))])
+
+        record = store.get(namespace, "t")
+        assert record is not None
+        assert len(record.proofs) == 2
+        assert record.proofs[0] == lasting
 
     def test_it_merges_as_the_rule_says(self, store: RevokeStore, namespace: str) -> None:
         """Random batches against :func:`stem_kombu.revocation.merge`, the rule itself."""
@@ -487,6 +522,14 @@ class RevokeStoreContract:
     def _needs_processes(self) -> None:
         if not self.shared_between_processes:
             pytest.skip("other processes do not see this store")
+
+
+def _proof(
+    key: str, signed_us: int, *, terminate: bool = False, expires_us: int | None = None, reason: str | None = None
+) -> str:
+    """What stands for a proof in a store, which can't verify it."""
+    fields = {"t": signed_us, "e": expires_us, "x": terminate, "r": reason, "q": None, "s": f"hmac-sha256:{key}:AA=="}
+    return json.dumps(fields, separators=(",", ":"))
 
 
 def _any_draft(dice: random.Random) -> RevocationDraft:

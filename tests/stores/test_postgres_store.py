@@ -29,6 +29,7 @@ from tests.stores.certificates import Certificates
 from tests.waiting import eventually
 
 NS = "shop"
+PROOF = '{"t":1,"e":null,"x":false,"r":null,"q":null,"s":"hmac-sha256:ops:AA=="}'
 NO_TABLES = Schema.of(["CREATE TABLE IF NOT EXISTS nothing (a int)"])
 
 
@@ -384,3 +385,16 @@ def test_tls_verifies_the_server(tls_server: PostgresServer, certificates: Certi
         assert "STEM_TLS_CA_CERT" in (refused.value.hint or "")
     with pytest.raises(ConfigurationError, match="STEM_TLS_CA_CERT: there is no file"):
         is_encrypted(TlsSettings(ca_cert="/no/such/ca.pem"))
+
+
+def test_a_table_of_an_earlier_version_gets_its_column_for_proofs(
+    postgres_url: str, store: PostgresRevokeStore
+) -> None:
+    with session(postgres_url) as cursor:
+        for statement in SCHEMA.statements:
+            cursor.execute(statement)
+        cursor.execute(f"INSERT INTO stem_revocations VALUES ('{NS}', 'old', 7, now(), true)")
+
+    store.save(NS, [Draft("new", proofs=(PROOF,))])
+
+    assert [(record.task_id, record.proofs) for record in store.load(NS)] == [("old", ()), ("new", (PROOF,))]

@@ -17,6 +17,7 @@ from stem_kombu.revocation import RevocationDraft as Draft
 from stem_kombu.stores.sqlite import SCHEMA, SqliteRevokeStore
 
 NS = "shop"
+PROOF = '{"t":1,"e":null,"x":false,"r":null,"q":null,"s":"hmac-sha256:ops:AA=="}'
 PLAIN = Schema.of(["CREATE TABLE IF NOT EXISTS plain (a INTEGER PRIMARY KEY)"])
 
 
@@ -228,3 +229,16 @@ def test_no_connection_is_open_while_a_process_forks(database: SqliteDatabase) -
 
     assert os.waitstatus_to_exitcode(status) == 0
     assert database.read(lambda connection: connection.execute("SELECT a FROM plain").fetchall()) == [(1,), (2,)]
+
+
+def test_a_file_of_an_earlier_version_gets_its_column_for_proofs(path: Path, store: SqliteRevokeStore) -> None:
+    earlier = SqliteDatabase(path, schema=Schema(SCHEMA.statements, SCHEMA.names))
+    held = "task_id, version, issued_us, terminate"
+    earlier.write(lambda connection: connection.execute(
+        f"INSERT INTO stem_revocations (namespace, {held}) VALUES ('{NS}', 'old', 7, 1000, 1)"
+    ))  # fmt: skip
+    earlier.close()
+
+    store.save(NS, [Draft("new", proofs=(PROOF,))])
+
+    assert [(record.task_id, record.proofs) for record in store.load(NS)] == [("old", ()), ("new", (PROOF,))]
