@@ -52,16 +52,19 @@ class TlsSettings:
 
 @dataclass(frozen=True, slots=True)
 class SigningSettings:
-    """The signing variables as given, unparsed; ``None`` where unset."""
+    """The signing variables as given, unparsed; ``None`` where unset. :mod:`stem_kombu.signing.configuration` reads them."""
 
     algorithm: str | None = None
     keys: str | None = field(default=None, repr=False)
     active_key: str | None = None
     public_keys: str | None = field(default=None, repr=False)
     private_keys: str | None = field(default=None, repr=False)
+    key_scopes: str | None = None
+    tasks: str | None = None
 
     def __bool__(self) -> bool:
-        return any((self.algorithm, self.keys, self.active_key, self.public_keys, self.private_keys))
+        asked = (getattr(self, one.name) for one in fields(self) if one.name != "tasks")
+        return any(asked) or (self.tasks or "off").lower() != "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +117,15 @@ class Settings:
         sync_interval: str | float | None = None,
         default_max_retries: int | None = None,
         allow_insecure: bool | None = None,
+        signing: SigningSettings | None = None,
         fallback_broker: Source | None = None,
         fallback_backend: Source | None = None,
     ) -> Settings:
         """Settings from keywords (a CLI passes its flags), then the environment, then defaults.
 
-        ``fallback_broker`` and ``fallback_backend`` are used where neither names one: what an application that Stem is
-        a guest in has configured. Raises :class:`ConfigurationError` naming the flag or variable.
+        ``signing`` beats the variables field by field. ``fallback_broker`` and ``fallback_backend`` are used where
+        neither names one: what an application that Stem is a guest in has configured. Raises :class:`ConfigurationError`
+        naming the flag or variable.
         """
         env = _Environment(os.environ if environ is None else environ)
         named_broker = env.source(broker, "--broker", "STEM_BROKER_URL") or fallback_broker
@@ -169,7 +174,10 @@ class Settings:
                 allow_insecure=env.switch(allow_insecure, "STEM_TLS_ALLOW_INSECURE"),
             ),
             signing=SigningSettings(
-                **{f.name: env.get(f"STEM_SIGNING_{f.name.upper()}") for f in fields(SigningSettings)}
+                **{
+                    one.name: getattr(signing, one.name, None) or env.get(f"STEM_SIGNING_{one.name.upper()}")
+                    for one in fields(SigningSettings)
+                }
             ),
         )
 

@@ -87,6 +87,7 @@ _COMMANDS = "stem_kombu_cli.commands"
         "worker": (f"{_COMMANDS}.worker:worker", "Run, see, stop and steer workers."),
         "task": (f"{_COMMANDS}.task:task", "Enqueue a task; show a task's recorded state."),
         "health": (f"{_COMMANDS}.health:health", "Can broker, backend and revoke store be reached?"),
+        "keys": (f"{_COMMANDS}.keys:keys", "Keys that sign commands and answers."),
         "demo": (f"{_COMMANDS}.demo:demo", "The whole story in one command, no server needed."),
     },
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from stem_kombu.settings import Settings
+    from stem_kombu.settings import Settings, SigningSettings
 
     _Type = click.ParamType[float]
 else:
@@ -52,6 +52,7 @@ class Places:
     revoke_store: str | None = None
     namespace: str | None = None
     timeout: float | None = None
+    signing: SigningSettings | None = None
 
     def settings(self, *, announce: bool = True, **more: Any) -> Settings:
         """The resolved settings. Says on stderr when nothing was named and the embedded default is used."""
@@ -63,6 +64,7 @@ class Places:
             revoke_store=self.revoke_store or GIVEN.get("revoke_store"),
             namespace=self.namespace or GIVEN.get("namespace"),
             timeout=self.timeout,
+            signing=self.signing,
             **FALLBACKS,
             **more,
         )
@@ -86,9 +88,9 @@ def announce_places(settings: Settings) -> None:
 
 
 def place_options(function: F) -> F:
-    """``--broker --backend --revoke-store -n``, as one ``places`` argument, and ``--timeout``."""
+    """``--broker --backend --revoke-store -n``, and what signs."""
     return _stacked(
-        function,
+        signing_options(function),
         click.option("--broker", metavar="URL", help="Broker, any Kombu URL.  [env: STEM_BROKER_URL]"),
         click.option("--backend", metavar="URL", help="Result backend.  [env: STEM_RESULT_BACKEND_URL]"),
         click.option(
@@ -98,6 +100,34 @@ def place_options(function: F) -> F:
         ),
         click.option(
             "-n", "--namespace", metavar="NS", help="Control namespace (default: stem).  [env: STEM_CONTROL_NAMESPACE]"
+        ),
+    )
+
+
+#: What signs: the fields of ``SigningSettings``, their metavars and meanings.
+_SIGNING = {
+    "algorithm": ("NAME", "hmac-sha256 (default) or ed25519."),
+    "keys": ("ID:BASE64,…", "HMAC secrets; better @FILE, as others see arguments."),
+    "active_key": ("ID", "The key to sign with."),
+    "public_keys": ("ID:BASE64,…", "ed25519 public keys, or @FILE."),
+    "private_keys": ("ID:BASE64,…", "ed25519 private keys; better @FILE."),
+    "key_scopes": ("ID:SCOPE,…;…", "What each key may do."),
+    "tasks": ("WAY", "Tasks: off (default), sign or require."),
+}
+
+
+def signing_options(function: F) -> F:
+    """``--signing-…``, by the names of the variables."""
+    return _stacked(
+        function,
+        *(
+            click.option(
+                f"--signing-{field.replace('_', '-')}",
+                f"signing_{field}",
+                metavar=metavar,
+                help=f"{meaning}  [env: STEM_SIGNING_{field.upper()}]",
+            )
+            for field, (metavar, meaning) in _SIGNING.items()
         ),
     )
 
@@ -140,7 +170,15 @@ def control_options(function: F) -> F:
 def places_of(values: dict[str, Any]) -> Places:
     """Take the place options out of a command's values."""
     names = ("broker", "backend", "revoke_store", "namespace", "timeout")
-    return Places(**{name: values.pop(name, None) for name in names})
+    return Places(**{name: values.pop(name, None) for name in names}, signing=signing_of(values))
+
+
+def signing_of(values: dict[str, Any]) -> SigningSettings | None:
+    """Take the signing options out of a command's values; ``None`` when none was given."""
+    from stem_kombu.settings import SigningSettings
+
+    given = {field: values.pop(f"signing_{field}", None) for field in _SIGNING}
+    return SigningSettings(**given) if any(given.values()) else None
 
 
 def wants_json(values: dict[str, Any]) -> bool:

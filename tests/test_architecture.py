@@ -59,6 +59,14 @@ WALLS = [
     ("stem_kombu.stores", ("stem_kombu.backends",), "each is whole without the other"),
     ("stem_kombu.backends", ("stem_kombu.stores",), "each is whole without the other"),
     (
+        "stem_kombu.signing",
+        tuple(
+            f"stem_kombu.{room}"
+            for room in ("app", "backends", "broker", "control", "drivers", "execution", "stores", "worker")
+        ),
+        "keys and signatures know bytes, not who says them",
+    ),
+    (
         "stem_kombu.monitoring",
         ("stem_kombu.execution", "stem_kombu.worker", "stem_kombu.stores", "stem_kombu.backends"),
         "monitors see what WorkerView shows",
@@ -104,6 +112,7 @@ KNOWN_ONLY_TO = [
         ("redis",),
         ("stem_kombu.drivers.redis", "stem_kombu.stores.redis", "stem_kombu.backends.redis", "stem_kombu.broker"),
     ),
+    (("cryptography",), ("stem_kombu.signing.algorithms",)),
     (("stem_kombu.testing",), ("stem_kombu.testing",)),
     (("stem_kombu.celery",), ("stem_kombu.celery", "stem_kombu_cli.celery")),
     # Nothing is unpickled from a broker or a store (G17); frames go over the pipe between a worker and its own child.

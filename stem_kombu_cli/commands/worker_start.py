@@ -80,6 +80,7 @@ def start(
         "backend": places.backend,
         "revoke_store": places.revoke_store,
         "namespace": places.namespace,
+        "signing": places.signing,
         "queues": queues,
         "prefetch_multiplier": prefetch_multiplier,
         "heartbeat_interval": heartbeat_interval,

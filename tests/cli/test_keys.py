@@ -1,0 +1,73 @@
+"""``stem keys``: variables to paste, and what they amount to."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+
+from tests.cli.program import Program
+
+
+def pasted(text: str) -> dict[str, str]:
+    """The variables that a shell has after these lines."""
+    words = [shlex.split(line) for line in text.splitlines()]
+    assert all(line[0] == "export" for line in words)
+    return dict(word.split("=", 1) for _, word in words)
+
+
+@pytest.mark.parametrize("algorithm", ["hmac-sha256", "ed25519"])
+def test_what_generate_prints_is_complete_and_check_shows_no_secret(stem: Program, algorithm: str) -> None:
+    made = stem.run("keys", "generate", "--algorithm", algorithm, "--id", "ops")
+    variables = pasted(made.out)
+    secret = variables.get("STEM_SIGNING_PRIVATE_KEYS") or variables["STEM_SIGNING_KEYS"]
+    assert secret.partition(":")[2] not in made.err
+
+    checked = stem.run("keys", "check", "--json", env=variables)
+
+    assert checked.code == 0, checked
+    assert [(key["id"], key["algorithm"], key["active"]) for key in checked.json["keys"]] == [("ops", algorithm, True)]
+    assert secret.partition(":")[2] not in checked.out + checked.err
+    assert stem.run("keys", "check", env=variables).out.startswith("KEY")
+
+
+def test_generated_keys_differ_and_are_flags_as_well(stem: Program) -> None:
+    one, two = (stem.run("keys", "generate", "--json").json for _ in range(2))
+    assert one["id"] != two["id"]
+    assert one["variables"]["STEM_SIGNING_KEYS"] != two["variables"]["STEM_SIGNING_KEYS"]
+
+    flags = [
+        part
+        for name, value in one["variables"].items()
+        for part in (f"--{name.removeprefix('STEM_').lower().replace('_', '-')}", value)
+    ]
+    checked = stem.run("keys", "check", "--json", *flags)
+    assert json.loads(checked.out)["active"] == one["id"]
+
+
+def test_check_names_the_variable_that_is_missing(stem: Program) -> None:
+    assert stem.run("keys", "check").code == 2
+
+    variables = pasted(stem.run("keys", "generate").out)
+    del variables["STEM_SIGNING_ACTIVE_KEY"]
+    done = stem.run("keys", "check", env=variables)
+
+    assert done.code == 2
+    assert "STEM_SIGNING_ACTIVE_KEY" in done.err
+
+
+def test_check_warns_of_a_secret_that_may_more_than_the_active_key(stem: Program) -> None:
+    variables = pasted(stem.run("keys", "generate", "--id", "viewer").out)
+    other = pasted(stem.run("keys", "generate", "--id", "root").out)
+    variables["STEM_SIGNING_KEYS"] += f",{other['STEM_SIGNING_KEYS']}"
+    variables["STEM_SIGNING_KEY_SCOPES"] = "viewer:read;root:*"
+
+    done = stem.run("keys", "check", env=variables)
+
+    assert done.code == 0, done
+    assert "'root'" in done.err
+
+
+def test_an_id_that_can_not_stand_in_a_list_is_refused(stem: Program) -> None:
+    assert stem.run("keys", "generate", "--id", "a:b").code == 2
