@@ -37,6 +37,8 @@ class Duration(_Type):
 
 DURATION = Duration()
 
+_PLACES = ("broker", "backend", "revoke_store", "namespace")
+
 #: What a host program (``celery -A app stem``) knows of broker and backend: asked after flags and variables.
 FALLBACKS: dict[str, Any] = {}
 #: What the application of a host program was given in its own code: asked after flags, before variables.
@@ -59,10 +61,10 @@ class Places:
         from stem_kombu.settings import Settings
 
         settings = Settings.from_env(
-            broker=self.broker or GIVEN.get("broker"),
-            backend=self.backend or GIVEN.get("backend"),
-            revoke_store=self.revoke_store or GIVEN.get("revoke_store"),
-            namespace=self.namespace or GIVEN.get("namespace"),
+            broker=_first(self.broker, "broker"),
+            backend=_first(self.backend, "backend"),
+            revoke_store=_first(self.revoke_store, "revoke_store"),
+            namespace=_first(self.namespace, "namespace"),
             timeout=self.timeout,
             signing=self.signing,
             **FALLBACKS,
@@ -71,6 +73,11 @@ class Places:
         if announce:
             announce_places(settings)
         return settings
+
+
+def _first(flag: str | None, given: str | None) -> str | None:
+    """The flag wherever it was given: one that is blank (``-n "$UNSET"``) must be refused, not taken for none."""
+    return given if flag is None else flag
 
 
 def announce_places(settings: Settings) -> None:
@@ -169,8 +176,7 @@ def control_options(function: F) -> F:
 
 def places_of(values: dict[str, Any]) -> Places:
     """Take the place options out of a command's values."""
-    names = ("broker", "backend", "revoke_store", "namespace", "timeout")
-    return Places(**{name: values.pop(name, None) for name in names}, signing=signing_of(values))
+    return Places(**{name: values.pop(name, None) for name in (*_PLACES, "timeout")}, signing=signing_of(values))
 
 
 def signing_of(values: dict[str, Any]) -> SigningSettings | None:
@@ -188,8 +194,14 @@ def wants_json(values: dict[str, Any]) -> bool:
 
 
 def targets_of(values: dict[str, Any]) -> list[str] | None:
-    """Take the workers out of a command's values; ``None`` for everyone."""
-    return list(values.pop("workers", ())) or None
+    """Take the workers out of a command's values; ``None`` for everyone.
+
+    Raises ``click.UsageError`` for a blank one: ``-w "$UNSET"`` must not become everyone.
+    """
+    workers = list(values.pop("workers", ()))
+    if not all(worker.strip() for worker in workers):
+        raise click.UsageError("--worker is blank; leave it out to mean every worker", click.get_current_context(True))
+    return workers or None
 
 
 def _stacked(function: F, *options: Callable[[F], F]) -> F:

@@ -50,6 +50,7 @@ def tell(report: Report) -> None:
             note(f"silent: {worker} (no answer within {span(report.timeout)})")
     answered, expected = len(report.replies), len(report.expected)
     if not answered and not expected:
-        note(f"no worker is alive in namespace {report.namespace!r}")
+        whom = f"whom {' or '.join(report.unknown)} matches " if report.unknown else ""
+        note(f"no worker {whom}is alive in namespace {report.namespace!r}")
     else:
         note(f"{answered} answered, {expected} expected, in {span(report.elapsed)}")

@@ -10,6 +10,7 @@ import click
 from stem_kombu.backends.registry import open_backend
 from stem_kombu.clock import isoformat
 from stem_kombu.errors import ConfigurationError, StemError
+from stem_kombu.revocation import checked_task_id
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.options import output_options, place_options, places_of, wants_json
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 def show(ctx: click.Context, /, task_id: str, **values: Any) -> None:
     """Show a task's recorded state, attempt, worker, times, and its revocation if there is one."""
     as_json = wants_json(values)
+    checked_task_id(task_id)
     settings = places_of(values).settings()
     if settings.backend is None:
         raise ConfigurationError(

@@ -27,6 +27,16 @@ def test_the_namespace_comes_from_the_flag_or_one_of_two_variables(embedded: Pro
     assert namespace("-n", "flag", STEM_CONTROL_NAMESPACE="c") == "flag"
 
 
+@pytest.mark.parametrize("flag", ["--broker", "--backend", "--revoke-store", "--namespace", "--worker"])
+def test_a_blank_flag_is_refused_where_an_unset_shell_variable_would_mean_another_fleet(
+    embedded: Program, flag: str
+) -> None:
+    done = embedded.run("worker", "revoke", "-t", "any", flag, "")
+    assert done.code == 2, done
+    assert f"{flag} is blank" in done.err
+    assert done.out == ""
+
+
 @pytest.mark.parametrize(
     ("given", "seconds"),
     [("250ms", 0.25), ("0.3s", 0.3), ("0.01m", 0.6), ("0.0001h", 0.36), ("0.4", 0.4), ("0.000005d", 0.432)],

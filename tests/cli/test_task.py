@@ -67,6 +67,14 @@ def test_a_task_that_nobody_knows_is_exit_code_4(fleet: Program, form: tuple[str
     assert done.out == ""
 
 
+@pytest.mark.parametrize("task_id", ["", "x" * 10_000, "two\nlines"], ids=["empty", "long", "two lines"])
+def test_an_id_that_can_not_be_one_is_exit_code_2_and_not_printed_whole(embedded: Program, task_id: str) -> None:
+    done = embedded.run("task", "show", task_id)
+    assert done.code == 2, done
+    assert done.err.startswith("error: task id ")
+    assert len(done.err) < 300
+
+
 @FORMS
 def test_a_task_that_is_revoked_before_anybody_sent_it_is_said_to_be(fleet: Program, form: tuple[str, ...]) -> None:
     fleet.ok("worker", "revoke", "-t", "not-yet-sent")
