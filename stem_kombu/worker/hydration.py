@@ -50,6 +50,7 @@ class Hydration:
         self._sync_lock = threading.Lock()
         self._nudged = threading.Event()
         self._stopped = threading.Event()
+        self._given_up = threading.Event()
         self._thread: threading.Thread | None = None
         self._synced_mono: float | None = None
         self._kept_house_mono: float | None = None
@@ -66,7 +67,8 @@ class Hydration:
         """Return once the store has been read; then stay in step.
 
         Raises :class:`~stem_kombu.errors.StoreUnavailable` when that can't be done within ``timeout`` seconds, unless
-        ``allow_unsynced``; a store that holds garbage raises :class:`~stem_kombu.errors.StoreCorrupt` at once.
+        ``allow_unsynced``, or when :meth:`give_up` was called; a store that holds garbage raises
+        :class:`~stem_kombu.errors.StoreCorrupt` at once.
         """
         if self._thread is not None:
             return
@@ -77,7 +79,10 @@ class Hydration:
             if allow_unsynced:
                 logger.warning("starting without having read the revoke store: %s", self.trouble)
                 break
-            if self._clock.monotonic() >= deadline or self._stopped.wait(backoff(attempt)):
+            left = deadline - self._clock.monotonic()
+            if left <= 0 or self._given_up.wait(min(left, backoff(attempt))):
+                if self.gave_up:
+                    raise StoreUnavailable(f"told to stop before the revoke store could be read: {self.trouble}")
                 raise StoreUnavailable(
                     f"the revoke store could not be read within {timeout:g} s: {self.trouble}",
                     hint="start it, or pass --allow-unsynced to run tasks that may have been revoked",
@@ -85,6 +90,15 @@ class Hydration:
         self._stopped.clear()
         self._thread = threading.Thread(target=self._run, name="stem-hydration", daemon=True)
         self._thread.start()
+
+    def give_up(self) -> None:
+        """Don't wait for the store any longer: :meth:`start` raises, unless it has read the store already."""
+        self._given_up.set()
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether :meth:`give_up` was called."""
+        return self._given_up.is_set()
 
     def nudge(self) -> None:
         """Sync soon, in the thread of this object: the control connection was lost for a while."""

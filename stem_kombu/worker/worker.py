@@ -32,7 +32,7 @@ from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.base import WorkerIdentity, checked_worker_id
 from stem_kombu.control.client import refuse_signing
 from stem_kombu.control.listener import ControlListener
-from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
+from stem_kombu.errors import BrokerError, ConfigurationError, StoreError, StoreUnavailable
 from stem_kombu.execution.router import Executors
 from stem_kombu.monitoring.face import DRIVERS as FACE_DRIVERS
 from stem_kombu.monitoring.face import Face
@@ -318,8 +318,10 @@ class Worker:
         """Stop fetching, let what runs finish, and return when everything is down (G20).
 
         After ``timeout`` seconds what still runs goes back to the queue: asked to stop at its next checkpoint, then
-        isolates are killed. Nothing is ever recorded as cancelled by this.
+        isolates are killed. Nothing is ever recorded as cancelled by this. A :meth:`start` that waits for the revoke store
+        in another thread raises instead of waiting on.
         """
+        self.hydration.give_up()
         with self._lifecycle:
             if self._state == "new":
                 self._state = "stopped"
@@ -375,7 +377,13 @@ class Worker:
         # CPU-bound inline handlers would otherwise keep a reply waiting for the default five milliseconds a turn.
         sys.setswitchinterval(0.001)
         try:
-            self.start()
+            try:
+                self.start()
+            except StoreUnavailable as error:
+                if not self.hydration.gave_up:
+                    raise
+                logger.info("worker %s ends before it has started: %s", self.identity.worker, error)
+                return
             if on_ready is not None:
                 on_ready(self)
             while not self._stopped.wait(3600.0):

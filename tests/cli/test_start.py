@@ -124,6 +124,19 @@ def test_g2_a_worker_whose_store_can_not_be_read_does_not_start_unless_it_is_all
     assert "--allow-unsynced" in refused.err
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "SIGTERM"])
+def test_a_signal_ends_a_worker_that_waits_for_its_store(
+    program_on: Callable[[str], Program], number: signal.Signals
+) -> None:
+    worker = program_on("embedded").begin_worker("--revoke-store", f"redis://127.0.0.1:{free_port()}/0", "-c", "1")
+    eventually(lambda: "the revoke store can't be read" in worker.err)
+    worker.signal(number)
+    # 74 would say that it waited for half a minute more.
+    assert worker.wait_code() == 0, worker.err
+    assert "ends before it has started" in worker.err
+    assert "ready:" not in worker.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
