@@ -75,9 +75,9 @@ class Places:
         return settings
 
 
-def _first(flag: str | None, given: str | None) -> str | None:
+def _first(flag: str | None, name: str) -> str | None:
     """The flag wherever it was given: one that is blank (``-n "$UNSET"``) must be refused, not taken for none."""
-    return given if flag is None else flag
+    return GIVEN.get(name) if flag is None else flag
 
 
 def announce_places(settings: Settings) -> None:

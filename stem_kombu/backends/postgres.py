@@ -52,8 +52,11 @@ class PostgresBackend(Backend):
         tls: TlsSettings | None = None,
         result_ttl: float = RESULT_TTL,
         purpose: str = "result backend",
+        patience: float | None = None,
     ) -> None:
-        self._database = PostgresDatabase(url, schema=sql.SCHEMA, name=name, tls=tls, purpose=purpose)
+        self._database = PostgresDatabase(
+            url, schema=sql.SCHEMA, name=name, tls=tls, purpose=purpose, patience=patience
+        )
         self._result_ttl = checked_ttl(result_ttl)
         self._pace = PruningPace()
         self._roster_pace = PruningPace()

@@ -44,8 +44,9 @@ class RedisBackend(Backend):
         tls: TlsSettings | None = None,
         result_ttl: float = RESULT_TTL,
         purpose: str = "result backend",
+        patience: float | None = None,
     ) -> None:
-        self._database = RedisDatabase(url, name=name, tls=tls, purpose=purpose)
+        self._database = RedisDatabase(url, name=name, tls=tls, purpose=purpose, patience=patience)
         self.url = self._database.url
         lives = (lifetime(state, checked_ttl(result_ttl)) for state in (TaskState.SUCCEEDED, TaskState.RUNNING))
         self._lives_ms = [max(1, int(life * 1000)) for life in lives]

@@ -29,31 +29,37 @@ def open_backend(
     return backend
 
 
-def open_roster(source_url: str, *, name: str = "URL", tls: TlsSettings | None = None) -> Roster:
+def open_roster(
+    source_url: str, *, name: str = "URL", tls: TlsSettings | None = None, patience: float | None = None
+) -> Roster:
     """The roster of live workers at the URL of a backend or a revoke store; nothing is connected or created yet.
+
+    A server that is silent for ``patience`` seconds (default: the driver's own timeouts) counts as down.
 
     Beside a revoke store that is a file (``file:///path`` or a bare path) it is the SQLite file ``<path>.roster``.
     Raises :class:`ConfigurationError` as :func:`open_backend` does.
     """
     if _scheme(source_url) in {"file", None}:
         return _sqlite(Path(f"{file_path(source_url, name=name)}.roster"), name, RESULT_TTL, "roster")
-    roster = _opened(source_url, name, tls, RESULT_TTL, "roster")
+    roster = _opened(source_url, name, tls, RESULT_TTL, "roster", patience)
     if roster is None:
         raise _refusal(source_url, name, "the roster of live workers", "no place for it")
     return roster
 
 
-def _opened(url: str, name: str, tls: TlsSettings | None, result_ttl: float, purpose: str) -> Backend | None:
+def _opened(
+    url: str, name: str, tls: TlsSettings | None, result_ttl: float, purpose: str, patience: float | None = None
+) -> Backend | None:
     # Each driver is imported only when it is asked for.
     scheme = _scheme(url)
     if scheme in _REDIS:
         from stem_kombu.backends.redis import RedisBackend
 
-        return RedisBackend(url, name=name, tls=tls, result_ttl=result_ttl, purpose=purpose)
+        return RedisBackend(url, name=name, tls=tls, result_ttl=result_ttl, purpose=purpose, patience=patience)
     if scheme in _POSTGRES:
         from stem_kombu.backends.postgres import PostgresBackend
 
-        return PostgresBackend(url, name=name, tls=tls, result_ttl=result_ttl, purpose=purpose)
+        return PostgresBackend(url, name=name, tls=tls, result_ttl=result_ttl, purpose=purpose, patience=patience)
     if scheme == "sqlite":
         return _sqlite(sqlite_path(url, name=name), name, result_ttl, purpose)
     if scheme == "memory":

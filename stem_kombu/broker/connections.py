@@ -197,7 +197,7 @@ class _Attempt:
             self._abandoned = not self._done
         if self._abandoned:
             raise BrokerUnavailable(
-                f"broker {shown_url(self._connection)}: not connected within {timeout:g} s",
+                f"broker {shown_url(self._connection)}: not connected within {timeout:.2g} s",
                 hint=f"check host, port and firewall{', and that the port speaks TLS' if self._connection.ssl else ''}",
             )
         if self._error is not None:

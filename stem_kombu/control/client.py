@@ -339,14 +339,19 @@ class ControlClient:
         with self._lock:
             if self._roster is None:
                 source = self.settings.roster
-                self._roster = open_roster(source.value, name=source.name, tls=self.settings.tls)
+                # Half of the time, so that a roster which hangs leaves the other half for the workers (G13).
+                self._roster = open_roster(
+                    source.value, name=source.name, tls=self.settings.tls, patience=self.settings.control_timeout / 2
+                )
             return self._roster
 
     def _revoke_store(self) -> RevokeStore:
         with self._lock:
             if self._store is None:
                 source = self.settings.revoke_store
-                self._store = open_revoke_store(source.value, name=source.name, tls=self.settings.tls)
+                self._store = open_revoke_store(
+                    source.value, name=source.name, tls=self.settings.tls, patience=self.settings.control_timeout
+                )
             return self._store
 
     def _timeout(self, timeout: float | None) -> float:

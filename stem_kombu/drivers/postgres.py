@@ -78,7 +78,7 @@ class PostgresSession:
     def _executed(self, statement: str | bytes, parameters: Any) -> Any:
         cursor = self._connection.cursor()
         cursor.execute(statement, parameters)
-        _wait(self._connection, SYSTEM.monotonic() + self._timeout + _GRACE)
+        _wait(self._connection, SYSTEM.monotonic() + self._timeout + min(_GRACE, self._timeout))
         return cursor
 
 
@@ -88,7 +88,8 @@ class PostgresDatabase:
     ``read`` and ``write`` run an operation with a :class:`PostgresSession`. A lost connection is opened again and the
     operation repeated once; a transaction is repeated as well after a deadlock. An operation that must not happen twice
     when the answer to its COMMIT was lost is given ``repeat=False``. A forked child opens its own connections. ``name``
-    is the flag or variable that the URL came from. Raises :class:`ConfigurationError` for a URL that can't be read and
+    is the flag or variable that the URL came from; ``patience`` shortens both timeouts for a caller that has a deadline, in
+    seconds. Raises :class:`ConfigurationError` for a URL that can't be read and
     :class:`StoreUnavailable` when the server can't be reached, refuses, or does not answer in time.
     """
 
@@ -102,13 +103,14 @@ class PostgresDatabase:
         purpose: str = "store",
         connect_timeout: float = CONNECT_TIMEOUT,
         timeout: float = STATEMENT_TIMEOUT,
+        patience: float | None = None,
     ) -> None:
         self.url = mask_url(url)
         self._driver = _driver(name, self.url)
         self._schema = schema
         self._purpose = purpose
-        self._connect_timeout = connect_timeout
-        self._timeout = timeout
+        self._connect_timeout = connect_timeout if patience is None else min(connect_timeout, patience)
+        self._timeout = timeout if patience is None else min(timeout, patience)
         try:
             given = self._driver.extensions.parse_dsn(url)
         except self._driver.ProgrammingError as error:

@@ -43,7 +43,8 @@ class RedisDatabase:
 
     ``run`` calls the operation with a ``redis.Redis``. A lost connection is opened again and the operation repeated
     once, unless ``repeat=False`` (for what must not happen twice). A forked child gets a client of its own. ``name`` is
-    the flag or variable that the URL came from. Raises :class:`ConfigurationError` for a URL that can't be read and
+    the flag or variable that the URL came from; ``patience`` shortens both timeouts for a caller that has a deadline,
+    in seconds. Raises :class:`ConfigurationError` for a URL that can't be read and
     :class:`StoreUnavailable` when the server can't be reached, refuses, or does not answer in time.
     """
 
@@ -56,13 +57,14 @@ class RedisDatabase:
         purpose: str = "store",
         connect_timeout: float = CONNECT_TIMEOUT,
         timeout: float = REPLY_TIMEOUT,
+        patience: float | None = None,
     ) -> None:
         self.url = mask_url(url)
         self._redis = _driver(name, self.url)
         self._purpose = purpose
         self._options: dict[str, Any] = {
-            "socket_connect_timeout": connect_timeout,
-            "socket_timeout": timeout,
+            "socket_connect_timeout": connect_timeout if patience is None else min(connect_timeout, patience),
+            "socket_timeout": timeout if patience is None else min(timeout, patience),
             # The driver's own retries sleep for seconds (redis-py 6 and later); repeating is decided here, once.
             "retry": self._redis.retry.Retry(self._redis.backoff.NoBackoff(), 0),
             **_tls_options(url, tls or TlsSettings()),

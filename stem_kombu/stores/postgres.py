@@ -49,8 +49,12 @@ class PostgresRevokeStore(RevokeStore):
     that no transaction stays open while somebody consumes a stream slowly.
     """
 
-    def __init__(self, url: str, *, name: str = "URL", tls: TlsSettings | None = None) -> None:
-        self._database = PostgresDatabase(url, schema=SCHEMA, name=name, tls=tls, purpose="revoke store")
+    def __init__(
+        self, url: str, *, name: str = "URL", tls: TlsSettings | None = None, patience: float | None = None
+    ) -> None:
+        self._database = PostgresDatabase(
+            url, schema=SCHEMA, name=name, tls=tls, purpose="revoke store", patience=patience
+        )
         self.url = self._database.url
 
     def save(self, namespace: str, drafts: Sequence[RevocationDraft]) -> list[Revocation]:

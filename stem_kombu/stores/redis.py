@@ -31,8 +31,10 @@ class RedisRevokeStore(RevokeStore):
     so that they go on rising after a restart or a fail-over that lost the latest writes.
     """
 
-    def __init__(self, url: str, *, name: str = "URL", tls: TlsSettings | None = None) -> None:
-        self._database = RedisDatabase(url, name=name, tls=tls, purpose="revoke store")
+    def __init__(
+        self, url: str, *, name: str = "URL", tls: TlsSettings | None = None, patience: float | None = None
+    ) -> None:
+        self._database = RedisDatabase(url, name=name, tls=tls, purpose="revoke store", patience=patience)
         self.url = self._database.url
 
     def save(self, namespace: str, drafts: Sequence[RevocationDraft]) -> list[Revocation]:

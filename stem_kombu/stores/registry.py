@@ -12,20 +12,23 @@ from stem_kombu.stores.base import RevokeStore
 #: Plug-ins register here: the entry point's name is the URL scheme, its value a callable ``(url, tls) -> RevokeStore``.
 ENTRY_POINT_GROUP = "stem_kombu.revoke_stores"
 
-_Opener = Callable[[str, str, "TlsSettings | None"], RevokeStore]
+_Opener = Callable[[str, str, "TlsSettings | None", "float | None"], RevokeStore]
 
 
-def open_revoke_store(url: str, *, name: str = "URL", tls: TlsSettings | None = None) -> RevokeStore:
+def open_revoke_store(
+    url: str, *, name: str = "URL", tls: TlsSettings | None = None, patience: float | None = None
+) -> RevokeStore:
     """The revoke store of a URL; nothing is connected or created yet.
 
-    ``name`` is the flag or variable that the URL came from. Raises :class:`ConfigurationError`, naming it, for a URL
-    that can't be read, for one that can't hold revocations, and when the driver is not installed.
+    ``name`` is the flag or variable that the URL came from. A server that is silent for ``patience`` seconds (default: the
+    driver's own timeouts; plug-ins and files have theirs) counts as down. Raises :class:`ConfigurationError`, naming
+    ``name``, for a URL that can't be read, for one that can't hold revocations, and when the driver is not installed.
     """
     if "://" not in url:
-        return _file(url, name, tls)
+        return _file(url, name, tls, patience)
     scheme = url.partition("://")[0].lower()
     if (opener := _BUILT_IN.get(scheme)) is not None:
-        return opener(url, name, tls)
+        return opener(url, name, tls, patience)
     plugins = _plugins()
     if scheme in plugins:
         return _open_plugin(plugins[scheme], url, name, tls)
@@ -36,31 +39,31 @@ def open_revoke_store(url: str, *, name: str = "URL", tls: TlsSettings | None = 
     )
 
 
-def _redis(url: str, name: str, tls: TlsSettings | None) -> RevokeStore:
+def _redis(url: str, name: str, tls: TlsSettings | None, patience: float | None) -> RevokeStore:
     from stem_kombu.stores.redis import RedisRevokeStore
 
-    return RedisRevokeStore(url, name=name, tls=tls)
+    return RedisRevokeStore(url, name=name, tls=tls, patience=patience)
 
 
-def _postgres(url: str, name: str, tls: TlsSettings | None) -> RevokeStore:
+def _postgres(url: str, name: str, tls: TlsSettings | None, patience: float | None) -> RevokeStore:
     from stem_kombu.stores.postgres import PostgresRevokeStore
 
-    return PostgresRevokeStore(url, name=name, tls=tls)
+    return PostgresRevokeStore(url, name=name, tls=tls, patience=patience)
 
 
-def _sqlite(url: str, name: str, tls: TlsSettings | None) -> RevokeStore:
+def _sqlite(url: str, name: str, tls: TlsSettings | None, patience: float | None) -> RevokeStore:
     from stem_kombu.stores.sqlite import SqliteRevokeStore
 
     return SqliteRevokeStore(sqlite_path(url, name=name), create_folder=name == EMBEDDED)
 
 
-def _memory(url: str, name: str, tls: TlsSettings | None) -> RevokeStore:
+def _memory(url: str, name: str, tls: TlsSettings | None, patience: float | None) -> RevokeStore:
     from stem_kombu.stores.memory import MemoryRevokeStore
 
     return MemoryRevokeStore(url.partition("://")[2].strip("/"))
 
 
-def _file(url: str, name: str, tls: TlsSettings | None) -> RevokeStore:
+def _file(url: str, name: str, tls: TlsSettings | None, patience: float | None) -> RevokeStore:
     from stem_kombu.stores.file import FileRevokeStore
 
     return FileRevokeStore(file_path(url, name=name))

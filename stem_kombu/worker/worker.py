@@ -9,12 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Sequence
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import stem_kombu
@@ -32,7 +30,7 @@ from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.base import WorkerIdentity, checked_worker_id
 from stem_kombu.control.client import refuse_signing
 from stem_kombu.control.listener import ControlListener
-from stem_kombu.errors import BrokerError, ConfigurationError, StoreError, StoreUnavailable
+from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
 from stem_kombu.execution.router import Executors
 from stem_kombu.monitoring.face import DRIVERS as FACE_DRIVERS
 from stem_kombu.monitoring.face import Face
@@ -47,6 +45,7 @@ from stem_kombu.worker.inflight import InFlight
 from stem_kombu.worker.intake import Holds, Intake
 from stem_kombu.worker.leases import LeaseThread
 from stem_kombu.worker.recorder import Recorder
+from stem_kombu.worker.running import run_until_stopped
 from stem_kombu.worker.steering import Steering
 from stem_kombu.worker.totals import Totals
 from stem_kombu.worker.view import View
@@ -361,36 +360,13 @@ class Worker:
 
         With ``signals`` the first SIGTERM or SIGINT drains, the second returns what runs to the queue.
         """
-        received: list[int] = []
-
-        def on_signal(number: int, _frame: FrameType | None) -> None:
-            received.append(number)
-            if len(received) == 1:
-                threading.Thread(target=self.stop, name="stem-stop", daemon=True).start()
-            elif len(received) == 2:
-                threading.Thread(target=self.release, name="stem-release", daemon=True).start()
-
-        # Handlers are installed first: a signal during start-up then stops the worker in order as well.
-        held = (
-            {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)} if signals else {}
+        run_until_stopped(
+            self,
+            self._stopped,
+            lambda: None if on_ready is None else on_ready(self),
+            gave_up=lambda: self.hydration.gave_up,
+            signals=signals,
         )
-        # CPU-bound inline handlers would otherwise keep a reply waiting for the default five milliseconds a turn.
-        sys.setswitchinterval(0.001)
-        try:
-            try:
-                self.start()
-            except StoreUnavailable as error:
-                if not self.hydration.gave_up:
-                    raise
-                logger.info("worker %s ends before it has started: %s", self.identity.worker, error)
-                return
-            if on_ready is not None:
-                on_ready(self)
-            while not self._stopped.wait(3600.0):
-                pass
-        finally:
-            for number, handler in held.items():
-                signal.signal(number, handler)
 
     def __enter__(self) -> Worker:
         return self.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import click
@@ -30,7 +31,10 @@ from stem_kombu_cli.render import emit, note, print_json, shown, size, span, tab
 @click.option("--once", is_flag=True, help="A snapshot; this is the default.")
 @click.option("-f", "--follow", is_flag=True, help="One line a heartbeat, until Ctrl-C.")
 @click.option(
-    "--timeout", type=DURATION, help="With --follow: leave with 1 after so long without a heartbeat (default: never)."
+    "--timeout",
+    type=DURATION,
+    help="One deadline for the snapshot (default: 5s); with --follow: leave with 1 after so long without a heartbeat "
+    "(default: never).  [env, for a snapshot: STEM_CONTROL_TIMEOUT]",
 )
 @place_options
 @worker_option
@@ -44,12 +48,12 @@ def status(ctx: click.Context, /, once: bool, follow: bool, timeout: float | Non
     if once and follow:
         raise click.UsageError("--once and --follow exclude each other", ctx)
     as_json, targets = wants_json(values), targets_of(values)
-    settings = places_of(values).settings()
+    settings = places_of({**values, "timeout": None if follow else timeout}).settings()
     with ControlClient(settings) as client, Progress() as progress:
         if follow:
             ctx.exit(_follow(client, targets, timeout, as_json))
         if settings.backend is None:
-            report = _listened(client, targets, settings, progress)
+            report = _listened(client, targets, settings, timeout, progress)
         else:
             report = client.status(workers=targets)
     if as_json:
@@ -84,8 +88,10 @@ def text(report: StatusReport, color: bool) -> str:
     return table(headers, rows, color=color)
 
 
-def _listened(client: ControlClient, targets: list[str] | None, settings: Settings, progress: Progress) -> StatusReport:
-    window = settings.heartbeat_interval * 1.1
+def _listened(
+    client: ControlClient, targets: list[str] | None, settings: Settings, timeout: float | None, progress: Progress
+) -> StatusReport:
+    window = min(settings.heartbeat_interval * 1.1, settings.control_timeout if timeout is not None else math.inf)
     note(f"note: there is no backend to read heartbeats from; listening for {span(window)}")
     stream = client.heartbeats()
     beats: dict[str, Heartbeat] = {}

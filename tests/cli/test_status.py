@@ -92,7 +92,8 @@ def test_g15_a_worker_leaves_the_roster_when_it_stops_and_grows_stale_and_dead_w
     program_on: Callable[[str], Program], tmp_path: Path
 ) -> None:
     program = program_on("redis")
-    interval = ("--heartbeat-interval", "200ms", "--concurrency", "1")
+    # Stale lasts for three intervals: long enough for a look on a busy machine, where a command takes a second.
+    interval = ("--heartbeat-interval", "1s", "--concurrency", "1")
     leaving = program.begin_worker("--name", "leaving", *interval)
     killed = program.begin_worker("--name", "killed", *interval)
     leaving.wait_ready()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -143,6 +144,18 @@ def test_g16_workers_answer_while_the_roster_is_down(fleet: Fleet, fleet_on: Cal
     assert report.complete
     assert "who is alive can't be told" in report.notes[0]
     assert report.elapsed >= 1.0
+
+
+@pytest.mark.parametrize("scheme", ["redis", "postgresql"])
+def test_g13_a_roster_that_accepts_and_never_answers_leaves_time_for_the_workers(fleet: Fleet, scheme: str) -> None:
+    fleet.start("alpha", "bravo")
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        hanging = f"{scheme}://127.0.0.1:{mute.getsockname()[1]}/0"
+        settings = Settings.from_env({}, broker=fleet.url, backend=hanging, timeout=3.0)
+        with ControlClient(settings) as client:
+            report = client.ping()
+    assert [reply.worker for reply in report.replies] == ["alpha", "bravo"]
+    assert "who is alive can't be told" in report.notes[0]
 
 
 def test_g16_a_failing_part_of_the_worker_is_an_error_for_the_sender_and_no_end(fleet: Fleet, wire: Wire) -> None:
