@@ -35,6 +35,9 @@ class Census:
         self._asked_at = asked_at
         # Workers that were named are expected whether or not the roster knows them.
         self._expected = {target for target in targets or () if not is_glob(target)}
+        self._silent = set(self._expected)
+        # How many of those expected have answered 0, 1 … parts: kept, because it is asked for after every reply.
+        self._tally = [len(self._expected), *[0] * parts]
         self._replies: dict[str, dict[int, Reply]] = {}
         self._boots: dict[str, str] = {}
         self._heard_at: dict[str, float] = {}
@@ -45,6 +48,10 @@ class Census:
         """Expect these as well; returns those that are new."""
         new = sorted(set(workers) - self._expected)
         self._expected.update(new)
+        for worker in new:
+            self._tally[answered := len(self._replies.get(worker, ()))] += 1
+            if answered < self._parts:
+                self._silent.add(worker)
         return new
 
     def hear(self, reply: Reply, at: float) -> bool:
@@ -61,8 +68,14 @@ class Census:
             self.dropped += 1
             return False
         self._boots[reply.worker] = reply.boot
-        self._replies.setdefault(reply.worker, {})[reply.part] = reply
+        heard = self._replies.setdefault(reply.worker, {})
+        heard[reply.part] = reply
         self._heard_at[reply.worker] = at
+        if reply.worker in self._expected:
+            self._tally[len(heard) - 1] -= 1
+            self._tally[len(heard)] += 1
+            if len(heard) == self._parts:
+                self._silent.discard(reply.worker)
         return True
 
     @property
@@ -72,7 +85,17 @@ class Census:
     @property
     def silent(self) -> tuple[str, ...]:
         """Those expected whose answer is not whole."""
-        return tuple(worker for worker in sorted(self._expected) if len(self._replies.get(worker, ())) < self._parts)
+        return tuple(sorted(self._silent))
+
+    @property
+    def waits_for(self) -> int:
+        """How many are silent."""
+        return len(self._silent)
+
+    @property
+    def wants(self) -> int:
+        """How many are expected."""
+        return len(self._expected)
 
     def missing_parts(self, worker: str) -> list[int]:
         """The parts of the question that the worker has not answered."""
@@ -82,12 +105,12 @@ class Census:
     @property
     def answered_parts(self) -> int:
         """How many parts of the question everyone expected has answered; all where nobody is expected."""
-        return min((len(self._replies.get(worker, ())) for worker in self._expected), default=self._parts)
+        return next((parts for parts, workers in enumerate(self._tally) if workers), self._parts)
 
     @property
     def is_whole(self) -> bool:
         """Everyone expected has answered, and somebody was expected."""
-        return bool(self._expected) and not self.silent
+        return bool(self._expected) and not self._silent
 
     def answers(self) -> dict[str, list[Reply]]:
         """The replies of each worker, in the order of parts."""

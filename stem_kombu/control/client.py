@@ -21,6 +21,7 @@ from stem_kombu.control.mailbox import Mailbox
 from stem_kombu.control.messages import Call, Inspect, Order, Ping, Revoke, Stats, matches
 from stem_kombu.control.question import Question, chunks, default_requester
 from stem_kombu.control.reports import Report, RevokeReport, StatusReport, WorkerStatus
+from stem_kombu.control.roster_clock import RosterClock
 from stem_kombu.control.stream import HeartbeatStream
 from stem_kombu.durations import checked_duration
 from stem_kombu.errors import BrokerError, BrokerUnavailable, ConfigurationError, StoreError
@@ -75,6 +76,8 @@ class ControlClient:
         self._roster: Roster | None = None
         self._store: RevokeStore | None = None
         self._closed = False
+        self._roster_clock = RosterClock(clock)
+        self._fans_out = False
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
@@ -221,18 +224,25 @@ class ControlClient:
         deadline = asked + timeout
         notes: list[str] = []
         self._connection_template()  # first, so that a wrong broker URL is not blamed on the roster beside it
-        view = self._roster_view(notes)
+        # Who must answer can be looked up while the workers are at it, unless it decides what is sent, and how fast.
+        now = self._roster_clock.now() if self._fans_out and len(orders) == 1 else None
+        look_later = now is not None
+        view = None if look_later else self._roster_view(notes)
         question = Question(
-            self.settings.namespace, orders, targets, timeout, view, self._clock, asked_at=asked, deadline=deadline
-        )
+            self.settings.namespace, orders, targets, timeout,
+            now=now or (self._clock.utcnow() if view is None else view.now), asked_at=asked, deadline=deadline,
+        )  # fmt: skip
+        question.expect(view)
         mailbox = self._put(question, deadline)
         try:
+            if look_later:
+                question.expect(self._roster_view(notes))
             self._send_the_rest(question, mailbox, progress)
         except BaseException:
             mailbox.close()
             raise
         try:
-            self._collect(question, mailbox, began=self._clock.monotonic())
+            self._collect(question, mailbox, began=self._clock.monotonic(), looked_since=look_later)
         except BrokerUnavailable as error:
             notes.append(f"the connection was lost while waiting for replies: {error}")
             mailbox.close()
@@ -266,6 +276,7 @@ class ControlClient:
                 mailbox.close()
                 raise
             else:
+                self._fans_out = mailbox.fans_out
                 return mailbox
 
     def _send_the_rest(self, question: Question, mailbox: Mailbox, progress: Callable[[int, int], None] | None) -> None:
@@ -283,27 +294,27 @@ class ControlClient:
             question.send_next(mailbox)
             next_at = clock.monotonic() + WINDOW_WAIT
 
-    def _collect(self, question: Question, mailbox: Mailbox, *, began: float) -> None:
+    def _collect(self, question: Question, mailbox: Mailbox, *, began: float, looked_since: bool) -> None:
+        """Listen until everyone has answered. ``looked_since``: the roster was read after the question was sent, so that it
+        needs no second look for who came too late to hear it."""
         census, clock = question.census, self._clock
         retry_at = began + min(RETRY_LATEST, RETRY_SHARE * question.timeout)
-        looked_again = False
         while (now := clock.monotonic()) < question.deadline:
             if census.is_whole:
-                if looked_again:
+                if looked_since:
                     return
-                looked_again = True
+                looked_since = True
                 if not question.greet_newcomers(mailbox, self._roster_view([])):
                     return
                 continue
-            if not census.expected and question.knows_roster and now >= began + min(NOBODY_WINDOW, question.timeout):
+            if not census.wants and question.knows_roster and now >= began + min(NOBODY_WINDOW, question.timeout):
                 return
             if now >= retry_at:
                 # Redis forgets what is broadcast while a socket is down; an inbox is a list and keeps it.
                 question.remind(mailbox)
                 retry_at = now + max(RETRY_LATEST, RETRY_SHARE * question.timeout)
             if self._on_wait is not None:
-                expected = len(census.expected)
-                self._on_wait(expected - len(census.silent), expected, question.deadline - now)
+                self._on_wait(census.wants - census.waits_for, census.wants, question.deadline - now)
             mailbox.listen(lambda reply: census.hear(reply, clock.monotonic()), min(question.deadline, now + 0.05))
 
     def _take(self, deadline: float) -> tuple[Mailbox, bool]:
@@ -330,10 +341,12 @@ class ControlClient:
 
     def _roster_view(self, notes: list[str]) -> RosterView | None:
         try:
-            return self._open_roster().view(self.settings.namespace)
+            view = self._open_roster().view(self.settings.namespace)
         except StoreError as error:
             notes.append(f"who is alive can't be told, waiting for the whole timeout: {error}")
             return None
+        self._roster_clock.read(view.now)
+        return view
 
     def _open_roster(self) -> Roster:
         with self._lock:

@@ -21,6 +21,9 @@ from stem_kombu.control.outbox import Speaker
 from stem_kombu.errors import BrokerError, BrokerUnavailable
 
 _PREFETCH = 16
+#: Messages on AMQP that are acknowledged together, or when nothing has come for a moment: an acknowledgement each would be
+#: written in front of each answer.
+_ACK_TOGETHER = 8
 _CONNECT_TIMEOUT, _REPLY_TIMEOUT = 4.0, 5.0
 #: Seconds after which a message to oneself is sent again, at first and later, and seconds after which it is given up.
 _AGAIN_SOON, _AGAIN_LATER = 0.05, 1.0
@@ -61,7 +64,11 @@ class Ear:
         self._hearing_check = hearing_check
         self._clock = clock
         self._connection = line(template, reply_timeout=_REPLY_TIMEOUT, confirms=False, heartbeats=True)
-        self._ack = acknowledges(str(self._connection.transport.driver_type))
+        driver = str(self._connection.transport.driver_type)
+        self._ack = acknowledges(driver)
+        # Kombu's virtual transports know no acknowledgement of several.
+        self._together = _ACK_TOGETHER if driver == "amqp" else 1
+        self._unacknowledged: list[Any] = []
         #: What is raised here when the connection is lost or an operation refused.
         self.errors: tuple[type[Exception], ...] = (
             BrokerError,
@@ -135,7 +142,8 @@ class Ear:
 
     def _drain(self) -> None:
         before = self._unreadable
-        drain(self._connection, SLICE, clock=self._clock, garbage=self._on_garbage)
+        if not drain(self._connection, SLICE, clock=self._clock, garbage=self._on_garbage):
+            self._acknowledge()
         if self._unreadable == before:
             self._unreadable = 0
         elif self._unreadable >= _MOST_GARBAGE:
@@ -161,9 +169,19 @@ class Ear:
     def _on_inbox(self, message: Any) -> None:
         self._on_message(message)
 
-    def _on_message(self, message: Any) -> None:
+    def _take(self, message: Any) -> None:
         if self._ack:
-            message.ack()
+            self._unacknowledged.append(message)
+            if len(self._unacknowledged) >= self._together:
+                self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        taken, self._unacknowledged = self._unacknowledged, []
+        if taken:
+            taken[-1].ack(multiple=len(taken) > 1)
+
+    def _on_message(self, message: Any) -> None:
+        self._take(message)
         try:
             body = body_of(message)
         except ValueError as error:
@@ -178,8 +196,7 @@ class Ear:
             self._believe()
 
     def _on_decode_error(self, message: Any, error: Exception) -> None:
-        if self._ack:
-            message.ack()
+        self._take(message)
         self._on_garbage(error)
 
     def _on_garbage(self, error: Exception) -> None:

@@ -14,6 +14,7 @@ from stem_kombu.broker import names
 from stem_kombu.broker.abilities import Abilities, abilities_of
 from stem_kombu.broker.connections import SLICE, connect
 from stem_kombu.broker.failures import broker_errors, shown_url
+from stem_kombu.broker.redis_mail import body_in, open_redis_inbox
 from stem_kombu.clock import Clock
 from stem_kombu.control.codec import decode_reply
 from stem_kombu.control.complaints import Complaints
@@ -69,16 +70,20 @@ class Mailbox:
 
         channel = self._connection.default_channel
         self._producer = Producer(channel, auto_declare=False)
-        self._acks = acknowledges(self.abilities.driver)
-        self._consumer = Consumer(
-            channel,
-            [names.direct_queue(self.reply_to)],
-            on_message=self._on_message,
-            on_decode_error=self._on_decode_error,
-            no_ack=not self._acks,
-            accept=["json"],
-        )
-        self._consumer.consume()
+        # Unlike a worker a client is not asked unasked: RabbitMQ may push all that it has for it.
+        self._acks = acknowledges(self.abilities.driver) and self.abilities.driver != "amqp"
+        redis = self.abilities.driver == "redis"
+        self._inbox = open_redis_inbox(self._connection, self.reply_to) if redis else None
+        if self._inbox is None:
+            self._consumer = Consumer(
+                channel,
+                [names.direct_queue(self.reply_to)],
+                on_message=self._on_message,
+                on_decode_error=self._on_decode_error,
+                no_ack=not self._acks,
+                accept=["json"],
+            )
+            self._consumer.consume()
         # A sender that has not declared the exchange takes it for a direct one on Kombu's virtual transports.
         self._exchange = names.broadcast_exchange(self._namespace)
         if self.abilities.fanout:
@@ -113,12 +118,23 @@ class Mailbox:
         if left <= 0:
             return
         with broker_errors(self._connection, "waiting for replies"):
-            drain(self._connection, min(left, SLICE), clock=self._clock, garbage=self._on_garbage)
+            if self._inbox is None:
+                drain(self._connection, min(left, SLICE), clock=self._clock, garbage=self._on_garbage)
+                return
+            for text in self._inbox.wait(min(left, SLICE)):
+                try:
+                    self._hear(body_in(text))
+                except ValueError as error:
+                    self._on_garbage(error)
 
     def close(self) -> None:
         """Let the connection go, and the inbox with it."""
         self._heard = lambda reply: None
-        hang_up(self._connection, lambda body: self._publish(body, "", self.reply_to, 1.0), clock=self._clock)
+        if self._inbox is not None:
+            self._inbox.close()
+            hang_up(self._connection, clock=self._clock)
+        else:
+            hang_up(self._connection, lambda body: self._publish(body, "", self.reply_to, 1.0), clock=self._clock)
 
     def _publish(self, body: bytes, exchange: Any, routing_key: str, expires: float) -> None:
         self._producer.publish(
@@ -136,11 +152,19 @@ class Mailbox:
         if self._acks:
             message.ack()
         try:
-            body = body_of(message)
-            if looped_token(body) is None:
-                self._heard(decode_reply(body))
-        except (BadMessage, ValueError) as error:
+            self._hear(body_of(message))
+        except ValueError as error:
             self._complaints.drop("bad-message", str(error))
+
+    def _hear(self, body: bytes) -> None:
+        if looped_token(body) is not None:
+            return
+        try:
+            reply = decode_reply(body)
+        except BadMessage as error:
+            self._complaints.drop("bad-message", str(error))
+        else:
+            self._heard(reply)
 
     def _on_decode_error(self, message: Any, error: Exception) -> None:
         if self._acks:

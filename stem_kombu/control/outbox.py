@@ -16,6 +16,7 @@ from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.broker import names
 from stem_kombu.broker.connections import backoff, connect
 from stem_kombu.broker.failures import broker_errors
+from stem_kombu.broker.redis_mail import RedisPost
 from stem_kombu.clock import Clock
 from stem_kombu.control.lines import CONTENT_TYPE, ENCODING, hang_up, line
 from stem_kombu.errors import BrokerError
@@ -50,11 +51,18 @@ class Speaker:
         from kombu import Producer
 
         self._channel = connection.default_channel
-        self._declares = connection.transport.driver_type != "amqp"
+        driver = connection.transport.driver_type
+        self._post = RedisPost(connection) if driver == "redis" else None
+        self._declares = driver != "amqp"
         self._declared: OrderedDict[str, None] = OrderedDict()
         self.producer = Producer(self._channel, auto_declare=False)
 
     def reply(self, reply_to: str, body: bytes) -> None:
+        post = self._post
+        if post is not None and post.put(
+            reply_to, body, content_type=CONTENT_TYPE, encoding=ENCODING, expires=_REPLY_EXPIRES
+        ):
+            return
         if self._declares and reply_to not in self._declared:
             names.direct_queue(reply_to)(self._channel).declare()
             self._declared[reply_to] = None

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from stem_kombu.backends.base import RosterView
-from stem_kombu.clock import Clock
 from stem_kombu.control.census import Census, living
 from stem_kombu.control.codec import encode_command, order_size
 from stem_kombu.control.mailbox import Mailbox
@@ -21,7 +20,8 @@ CHUNK, CHUNK_BYTES = 500, 400_000
 
 
 class Question:
-    """One command on its way: its messages, and who is asked."""
+    """One command on its way: its messages, and who is asked. ``now`` is the roster's clock, which workers know from their
+    heartbeats: a skew between hosts then does no harm."""
 
     def __init__(
         self,
@@ -29,9 +29,8 @@ class Question:
         orders: Sequence[Order],
         targets: tuple[str, ...] | None,
         timeout: float,
-        view: RosterView | None,
-        clock: Clock,
         *,
+        now: datetime,
         asked_at: float,
         deadline: float,
     ) -> None:
@@ -40,15 +39,19 @@ class Question:
         self._targets = targets
         self.timeout = timeout
         self.deadline = deadline
-        self.knows_roster = view is not None
-        # The roster's clock, which workers know from their heartbeats: a skew between hosts then does no harm.
-        self._now: datetime = clock.utcnow() if view is None else view.now
+        self.knows_roster = False
+        self._now = now
         self.census = Census(secrets.token_hex(16), namespace, targets, len(orders), asked_at=asked_at)
-        self._alive = [] if view is None else living(view, targets)
-        self._on_roster = {beat.worker for beat in view.heartbeats} if view is not None else set()
-        self.census.expect(self._alive)
+        self._on_roster: set[str] = set()
         self._bodies: list[bytes] = []
         self.parts, self.sent = len(orders), 0
+
+    def expect(self, view: RosterView | None) -> None:
+        """Expect answers of those who live according to the roster; ``None`` when it could not be read."""
+        if view is not None:
+            self.knows_roster = True
+            self._on_roster.update(beat.worker for beat in view.heartbeats)
+            self.census.expect(living(view, self._targets))
 
     def begin(self, mailbox: Mailbox) -> None:
         """Publish the first message, with the mailbox as the address of the answers."""

@@ -1,0 +1,122 @@
+"""Control messages into and out of Redis lists, in Kombu's form, with one command for a reply and one for a burst of them.
+
+Kombu's producer makes a client for each message and renews the expiry of four lists in a transaction; its consumer asks for
+one message at a time. Both work on the same lists as what is here, and do so where a server is too old for it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from stem_kombu.broker.redis_line import raw_client
+
+if TYPE_CHECKING:
+    from kombu import Connection
+
+logger = logging.getLogger(__name__)
+
+#: A message is never without its expiry, whenever its sender is killed. ARGV: the message, milliseconds.
+_PUT = "redis.call('LPUSH', KEYS[1], ARGV[1]) return redis.call('PEXPIRE', KEYS[1], ARGV[2])"
+#: Messages of one burst.
+_BURST = 1000
+
+
+class RedisPost:
+    """Puts messages into queues; used by one thread at a time, and closed with its connection. Raises what the driver raises."""
+
+    def __init__(self, connection: Connection) -> None:
+        channel: Any = connection.default_channel
+        self._prefix = channel.global_keyprefix
+        self._client = raw_client(channel)
+        self._put = self._client.register_script(_PUT)
+        self._refusal = channel.ResponseError
+        self._allowed = True
+
+    def put(self, queue: str, body: bytes, *, content_type: str, encoding: str, expires: float) -> bool:
+        """Whether the message is in the queue, which expires that many seconds later; not where scripts are not allowed."""
+        if not self._allowed:
+            return False
+        text = json.dumps(
+            {
+                "body": base64.b64encode(body).decode(),
+                "content-encoding": encoding,
+                "content-type": content_type,
+                "headers": {},
+                "properties": {
+                    "delivery_mode": 1,
+                    "delivery_info": {"exchange": "", "routing_key": queue},
+                    "priority": 0,
+                    "body_encoding": "base64",
+                    "delivery_tag": str(uuid.uuid4()),
+                },
+            }
+        )
+        try:
+            self._put(keys=[self._prefix + queue], args=[text, int(expires * 1000)])
+        except self._refusal as error:
+            logger.info("replies are sent by Kombu: %s", error)
+            self._allowed = False
+        return self._allowed
+
+
+def open_redis_inbox(connection: Connection, queue: str) -> RedisInbox | None:
+    """The inbox of that name, ``None`` where the server lacks what it needs (Redis 6.2). Raises what the driver raises."""
+    channel: Any = connection.default_channel
+    inbox = RedisInbox(channel, queue)
+    try:
+        inbox.wait(0.001)
+    except channel.ResponseError as error:
+        inbox.close()
+        logger.info("replies are read one by one, by Kombu: %s", error)
+        return None
+    return inbox
+
+
+class RedisInbox:
+    """Messages of one queue that this process alone reads, in bursts; they are off the queue when they are returned.
+
+    Used by one thread at a time. Every method raises what the driver raises when the connection is lost."""
+
+    def __init__(self, channel: Any, queue: str) -> None:
+        self._key = channel.global_keyprefix + queue
+        self._pool = channel.pool
+        self._refusal = channel.ResponseError
+        self._connection = self._pool.get_connection()
+
+    def wait(self, seconds: float) -> list[bytes]:
+        """What has come, in order, after waiting at most ``seconds`` for the first; empty when nothing came."""
+        connection = self._connection
+        # In one packet: the second is carried out as soon as the first has ended.
+        commands = [("BRPOP", self._key, f"{max(seconds, 0.001):.3f}"), ("RPOP", self._key, _BURST)]
+        connection.send_packed_command(connection.pack_commands(commands))
+        first, more = self._answer(), self._answer()
+        for answer in (first, more):
+            if isinstance(answer, Exception):
+                raise answer
+        return [*((first[1],) if first else ()), *(more or ())]
+
+    def close(self) -> None:
+        """Let the connection go; what is still in the queue expires. May be called from any thread."""
+        self._connection.disconnect()
+        self._pool.release(self._connection)
+
+    def _answer(self) -> Any:
+        try:
+            return self._connection.read_response()
+        except self._refusal as error:  # an answer too: the next one must be read before it is raised
+            return error
+
+
+def body_in(text: bytes) -> bytes:
+    """The body of a message as it lies in a list. Raises :class:`ValueError` when it is no message of Kombu's."""
+    try:
+        message = json.loads(text)
+        if message["properties"]["body_encoding"] == "base64":
+            return base64.b64decode(message["body"])
+        return str(message["body"]).encode()
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"no message of Kombu's: {error!r}") from None
