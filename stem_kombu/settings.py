@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from stem_kombu.durations import checked_duration, parse_duration
@@ -68,12 +69,29 @@ class SigningSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Host:
+    """What the application that Stem is a guest in (a Celery one) has configured: flags and variables beat it.
+
+    ``broker_options`` are Kombu's transport options; they go with ``broker``. ``tls`` counts where no ``STEM_TLS_…``
+    variable is set.
+    """
+
+    broker: Source | None = None
+    broker_options: Mapping[str, Any] = field(default_factory=dict)
+    backend: Source | None = None
+    revoke_store: Source | None = None
+    namespace: Source | None = None
+    tls: TlsSettings = TlsSettings()
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that flags and variables decide. Spans are seconds.
 
     ``broker``, ``backend`` and ``revoke_store`` are resolved: ``embedded`` says that no broker was named, and then all
     three live in the platform's per-user state folder. ``backend`` is ``None`` when a broker but no backend was named.
     ``celery_results`` is where clients of Celery look for their results, ``None`` when nothing is written for them.
+    ``broker_options`` are transport options of Kombu that a host application gave for its broker.
     """
 
     broker: Source
@@ -91,6 +109,7 @@ class Settings:
     default_max_retries: int = 3
     celery_events: bool = True
     celery_results: Source | None = None
+    broker_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     tls: TlsSettings = TlsSettings()
     signing: SigningSettings = SigningSettings()
 
@@ -118,19 +137,18 @@ class Settings:
         default_max_retries: int | None = None,
         allow_insecure: bool | None = None,
         signing: SigningSettings | None = None,
-        fallback_broker: Source | None = None,
-        fallback_backend: Source | None = None,
+        host: Host | None = None,
     ) -> Settings:
         """Settings from keywords (a CLI passes its flags), then the environment, then defaults.
 
-        ``signing`` beats the variables field by field. ``fallback_broker`` and ``fallback_backend`` are used where
-        neither names one: what an application that Stem is a guest in has configured. Raises :class:`ConfigurationError`
-        naming the flag or variable.
+        ``signing`` beats the variables field by field. ``host`` is asked after the environment. Raises
+        :class:`ConfigurationError` naming the flag or variable.
         """
         env = _Environment(os.environ if environ is None else environ)
-        named_broker = env.source(broker, "--broker", "STEM_BROKER_URL") or fallback_broker
-        named_backend = env.source(backend, "--backend", "STEM_RESULT_BACKEND_URL") or fallback_backend
-        named_store = env.source(revoke_store, "--revoke-store", "STEM_REVOKE_STORE_URL")
+        host = host or Host()
+        named_broker = env.source(broker, "--broker", "STEM_BROKER_URL") or host.broker
+        named_backend = env.source(backend, "--backend", "STEM_RESULT_BACKEND_URL") or host.backend
+        named_store = env.source(revoke_store, "--revoke-store", "STEM_REVOKE_STORE_URL") or host.revoke_store
         embedded = named_broker is None
         if named_broker is None:
             named_broker = Source(f"sqlite://{_state_folder(env) / 'broker.db'}", EMBEDDED)
@@ -142,7 +160,15 @@ class Settings:
             celery_results = named_backend  # where clients with the same result_backend look
         elif celery_results is not None and celery_results.value.lower() in _OFF:
             celery_results = None
-        checked_namespace = _checked_namespace(resolved_namespace or Source(DEFAULT_NAMESPACE, "default"))
+        checked_namespace = _checked_namespace(
+            resolved_namespace or host.namespace or Source(DEFAULT_NAMESPACE, "default")
+        )
+        tls = TlsSettings(
+            ca_cert=env.get("STEM_TLS_CA_CERT"),
+            client_cert=env.get("STEM_TLS_CLIENT_CERT"),
+            client_key=env.get("STEM_TLS_CLIENT_KEY"),
+            allow_insecure=env.switch(allow_insecure, "STEM_TLS_ALLOW_INSECURE"),
+        )
         plain_queue = "default" if checked_namespace == DEFAULT_NAMESPACE else f"{checked_namespace}.default"
         named_default = env.source(default_queue, "default_queue", "STEM_DEFAULT_QUEUE")
         return cls(
@@ -167,12 +193,8 @@ class Settings:
             ),
             celery_events=env.switch(None, "STEM_CELERY_EVENTS", default=True),
             celery_results=celery_results,
-            tls=TlsSettings(
-                ca_cert=env.get("STEM_TLS_CA_CERT"),
-                client_cert=env.get("STEM_TLS_CLIENT_CERT"),
-                client_key=env.get("STEM_TLS_CLIENT_KEY"),
-                allow_insecure=env.switch(allow_insecure, "STEM_TLS_ALLOW_INSECURE"),
-            ),
+            broker_options=host.broker_options if named_broker is host.broker else {},
+            tls=tls or host.tls,
             signing=SigningSettings(
                 **{
                     one.name: getattr(signing, one.name, None) or env.get(f"STEM_SIGNING_{one.name.upper()}")

@@ -18,13 +18,13 @@ import click
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def stem(ctx: click.Context, /, arguments: tuple[str, ...], **_: Any) -> None:
-    """Run ``stem`` with broker and backend of the Celery application, where neither flags nor variables name others."""
-    from stem_kombu.celery.configuration import fallbacks_of
+    """Run ``stem`` with broker, backend and namespace of the Celery application, unless flags or variables name others."""
+    from stem_kombu.celery.configuration import host_of
     from stem_kombu_cli import options
     from stem_kombu_cli.main import run
 
     app = ctx.obj.app
-    options.FALLBACKS.update(fallbacks_of(app))
+    options.HOST["host"] = host_of(app)
     for name, value in getattr(app, "stem_options", {}).items():
         if name in ("broker", "backend", "revoke_store", "namespace"):
             options.GIVEN[name] = value

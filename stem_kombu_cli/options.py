@@ -39,8 +39,8 @@ DURATION = Duration()
 
 _PLACES = ("broker", "backend", "revoke_store", "namespace")
 
-#: What a host program (``celery -A app stem``) knows of broker and backend: asked after flags and variables.
-FALLBACKS: dict[str, Any] = {}
+#: ``host=`` of :meth:`Settings.from_env`, when a host program (``celery -A app stem``) runs this one.
+HOST: dict[str, Any] = {}
 #: What the application of a host program was given in its own code: asked after flags, before variables.
 GIVEN: dict[str, str] = {}
 
@@ -67,7 +67,7 @@ class Places:
             namespace=_first(self.namespace, "namespace"),
             timeout=self.timeout,
             signing=self.signing,
-            **FALLBACKS,
+            **HOST,
             **more,
         )
         if announce:

@@ -44,7 +44,13 @@ ACCEPTED = "sqlite:///path, redis://, rediss://, amqp://, amqps://, memory://, o
 def broker_connection(settings: Settings, *, connect_timeout: float = CONNECT_TIMEOUT) -> Connection:
     """A connection to the broker that the settings name, not yet connected. Raises :class:`ConfigurationError`."""
     source = settings.broker
-    return open_connection(source.value, tls=settings.tls, name=source.name, connect_timeout=connect_timeout)
+    return open_connection(
+        source.value,
+        tls=settings.tls,
+        name=source.name,
+        connect_timeout=connect_timeout,
+        defaults=settings.broker_options,
+    )
 
 
 def open_connection(
@@ -54,10 +60,12 @@ def open_connection(
     name: str = "URL",
     connect_timeout: float = CONNECT_TIMEOUT,
     options: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Connection:
     """A Kombu connection for the URL, not yet connected; ``name`` is the flag or variable that the URL came from.
 
-    ``options`` are transport options of Kombu (``visibility_timeout``, ``global_keyprefix`` …) that win over ours.
+    ``options`` are transport options of Kombu (``visibility_timeout``, ``global_keyprefix`` …) that win over ours;
+    ``defaults`` are such that ours win over.
     Several URLs, separated by ``;``, are tried in turn. Raises :class:`ConfigurationError` for a scheme or a URL that
     Kombu can't use, a driver that isn't installed, or TLS files that can't be loaded; nothing connects here.
     """
@@ -73,7 +81,7 @@ def open_connection(
             ssl=ssl_options or False,
             connect_timeout=connect_timeout,
             heartbeat=HEARTBEAT if driver == "amqp" else 0,
-            transport_options=_transport_options(driver, connect_timeout) | dict(options or {}),
+            transport_options={**(defaults or {}), **_transport_options(driver, connect_timeout), **(options or {})},
         )
         if ssl_options is not None:
             # Kombu lets a single ssl_… field of the URL replace all that is given; here it replaces its own field.

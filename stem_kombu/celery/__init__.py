@@ -14,7 +14,7 @@ _HOMES = {
     "checkpoint": "stem_kombu.celery.inside",
     "extend_lease": "stem_kombu.celery.inside",
     "heartbeat": "stem_kombu.celery.inside",
-    "install": "stem_kombu.celery.step",
+    "install": "stem_kombu.celery.installation",
     "progress": "stem_kombu.celery.inside",
     "settings_of": "stem_kombu.celery.configuration",
 }
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stem_kombu.celery.inside import extend_lease as extend_lease
     from stem_kombu.celery.inside import heartbeat as heartbeat
     from stem_kombu.celery.inside import progress as progress
-    from stem_kombu.celery.step import install as install
+    from stem_kombu.celery.installation import install as install
     from stem_kombu.context import TaskRevoked as TaskRevoked
 
 

@@ -13,6 +13,7 @@ import socket
 import threading
 from typing import Any
 
+from celery.concurrency.base import BasePool
 from celery.worker import state
 
 import stem_kombu
@@ -24,6 +25,7 @@ from stem_kombu.broker.failures import shown_url
 from stem_kombu.broker.leases import open_leasing
 from stem_kombu.celery import revoked
 from stem_kombu.celery.board import Board
+from stem_kombu.celery.control import THROUGH_CELERY
 from stem_kombu.celery.view import CeleryView
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.base import WorkerIdentity, checked_worker_id
@@ -35,6 +37,7 @@ from stem_kombu.settings import Settings
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.worker.heartbeats import Heartbeats, load_avg, rss_bytes
 from stem_kombu.worker.hydration import Hydration
+from stem_kombu.worker.totals import Totals
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +48,7 @@ HYDRATION_TIMEOUT = 30.0
 class Agent:
     """Stem's side of one Celery worker. ``start()`` returns once it hears and everything revoked is known."""
 
-    def __init__(self, worker: Any, settings: Settings, board: Board, *, clock: Clock = SYSTEM) -> None:
+    def __init__(self, worker: Any, settings: Settings, board: Board, totals: Totals, *, clock: Clock = SYSTEM) -> None:
         self._clock = clock
         self._worker = worker
         self.settings = settings
@@ -71,6 +74,7 @@ class Agent:
             settings,
             self.cache,
             board,
+            totals,
             hydration=lambda: self.hydration,
             depths=self._depths.of,
             broker_url=shown_url(self._template),
@@ -149,16 +153,22 @@ class Agent:
         self._depths.close()
         self._store.close()
         self._roster.close()
+        self.board.close()
 
-    def make_durable(self, task_ids: list[str], terminate: bool) -> None:
+    @property
+    def kills(self) -> bool:
+        """Whether Celery can end a running task of this worker's pool: by its process, or its greenlet."""
+        # Prefork pools have one of their process pool's, once they have started.
+        return getattr(self._worker.pool.terminate_job, "__func__", None) is not BasePool.terminate_job
+
+    def make_durable(self, task_ids: list[str], *, terminate: bool) -> None:
         """Store what Celery's own ``revoke`` is about to put into its memory, unless it is stored already.
 
-        Raises :class:`~stem_kombu.errors.StoreError`.
+        ``terminate`` stops what runs at its next checkpoint. Raises :class:`~stem_kombu.errors.StemError`.
         """
-        new = [task_id for task_id in task_ids if task_id not in self.cache]
+        new = [one for one in task_ids if (held := self.cache.get(one)) is None or (terminate and not held.terminate)]
         if new:
-            # Celery itself ends the process of a running task; what must last is that the id never starts again.
-            drafts = [RevocationDraft(task_id, False, "revoked through Celery", None, None) for task_id in new]
+            drafts = [RevocationDraft(task_id, terminate, THROUGH_CELERY, None, None) for task_id in new]
             self.view.apply(self._store.save(self.settings.namespace, drafts))
 
     def _heartbeat(self) -> Heartbeat:
@@ -183,10 +193,16 @@ class Agent:
             timestamp=self._clock.utcnow(),
         )
 
+    def _requests(self) -> list[Any]:
+        """What this worker holds: running, waiting for a slot or an eta, and waiting for a rate limit."""
+        buckets = list(getattr(self._worker.consumer, "task_buckets", {}).values())
+        waiting = [held[0] for bucket in buckets if bucket for held in list(bucket.contents)]
+        return [*list(state.requests.values()), *waiting]
+
     def _renew(self) -> None:
         assert self._leasing is not None
         while not self._stopped.wait(self._leasing.lifetime / 3):
-            held = [request._message for request in list(state.requests.values()) if not request.acknowledged]
+            held = [request._message for request in self._requests() if not request.acknowledged]
             if not held:
                 continue
             try:

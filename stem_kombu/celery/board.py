@@ -1,8 +1,8 @@
 """The board: where a Celery worker writes what its running tasks have to stop for, and where their processes read it.
 
-A piece of memory that is shared with the children that are forked later. No lock and no signal: the worker writes an
-entry and then counts up; a task that sees another count looks for its own id. An entry names the id of its task, so it
-can't hit the task that runs next in the same child (G8).
+A piece of memory that is shared with the children that are forked later, or a file that those map which are started in
+another way. No lock and no signal: the worker writes an entry and then counts up; a task that sees another count looks
+for its own id. An entry names the id of its task, so it can't hit the task that runs next in the same child (G8).
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import hashlib
 import json
 import mmap
 import struct
+import tempfile
 import threading
 from collections.abc import Collection
+from pathlib import Path
 
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import Revocation
@@ -30,11 +32,36 @@ def _digest(task_id: str) -> bytes:
 
 
 class Board:
-    """Room for ``entries`` tasks at a time. Written by one process, under a lock; read by all."""
+    """Room for ``entries`` tasks at a time. Written by one process, under a lock; read by all.
 
-    def __init__(self, entries: int) -> None:
-        self._entries = entries
-        self._memory = mmap.mmap(-1, _COUNT + entries * ENTRY)
+    ``in_file=True`` puts it into a new file, :attr:`path`, for processes that inherit no memory; :meth:`opened` is theirs.
+    """
+
+    def __init__(self, entries: int, *, in_file: bool = False) -> None:
+        size = _COUNT + entries * ENTRY
+        if in_file:
+            with tempfile.NamedTemporaryFile(prefix="stem-board-", delete=False) as file:
+                file.truncate(size)
+            self._map(Path(file.name))
+        else:
+            self._map(None, size)
+
+    @classmethod
+    def opened(cls, path: str) -> Board:
+        """The board in that file; raises ``OSError``."""
+        board = cls.__new__(cls)
+        board._map(Path(path))
+        return board
+
+    def _map(self, path: Path | None, size: int = 0) -> None:
+        #: The file that it is in, ``None`` for memory that is only inherited.
+        self.path = path
+        if path is None:
+            self._memory = mmap.mmap(-1, size)
+        else:
+            with path.open("r+b") as file:
+                self._memory = mmap.mmap(file.fileno(), 0)
+        self._entries = (len(self._memory) - _COUNT) // ENTRY
         #: ``words[0]`` counts the changes. A task compares it at each checkpoint: nothing is cheaper.
         self.words = memoryview(self._memory).cast("Q")
         self._lock = threading.Lock()
@@ -49,6 +76,8 @@ class Board:
         """
         record = _shortened(revocation)
         with self._lock:
+            if self._state(revocation.task_id) == _STOPPED:
+                return  # the worker has not learned of that yet
             place = self._place(revocation.task_id, running)
             at = _COUNT + place * ENTRY
             # The digest comes last: whoever finds it finds all of the entry.
@@ -60,8 +89,16 @@ class Board:
     def stopped(self, task_id: str) -> bool:
         """Whether the task has seen its entry and stopped."""
         with self._lock:
-            place = self._places.get(task_id)
-            return place is not None and self._memory[_COUNT + place * ENTRY + 16] == _STOPPED
+            return self._state(task_id) == _STOPPED
+
+    def _state(self, task_id: str) -> int:
+        place = self._places.get(task_id)
+        return _FREE if place is None else self._memory[_COUNT + place * ENTRY + 16]
+
+    def close(self) -> None:
+        """Remove its file, if it has one. Who has it open keeps it."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
     def _place(self, task_id: str, running: Collection[str]) -> int:
         if task_id in self._places:

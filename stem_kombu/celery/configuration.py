@@ -2,40 +2,108 @@
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from stem_kombu.settings import Settings, Source
+from stem_kombu.settings import Host, Settings, Source, TlsSettings
 
 #: Schemes of result backends that Stem can keep a roster and revocations in.
-_USABLE = frozenset({"redis", "rediss", "sentinel", "postgres", "postgresql", "sqlite"})
+_USABLE = frozenset({"redis", "rediss", "redis+socket", "postgres", "postgresql"})
+#: What TLS turns a scheme into.
+_ENCRYPTED = {"amqp": "amqps", "pyamqp": "amqps", "redis": "rediss"}
 
 
 def settings_of(app: Any, **given: Any) -> Settings:
     """The settings of ``app``. Keywords are those of :meth:`Settings.from_env` and beat variables and configuration.
 
-    Without ``STEM_BROKER_URL`` the broker is the application's, and without ``STEM_RESULT_BACKEND_URL`` so is the backend
-    where Stem can use it (Redis, PostgreSQL, SQLite). Raises :class:`ConfigurationError`.
+    What neither names is the Celery application's: see :func:`host_of`. Raises :class:`ConfigurationError`.
     """
-    return Settings.from_env(**fallbacks_of(app), **given)
+    return Settings.from_env(host=host_of(app), **given)
 
 
-def fallbacks_of(app: Any) -> dict[str, Any]:
-    """What the application's configuration says of broker and backend, as keywords of :meth:`Settings.from_env`."""
+def host_of(app: Any) -> Host:
+    """What the application's configuration says: ``broker_url`` with its transport options and TLS, ``result_backend``
+    where Stem can use it (Redis, PostgreSQL, SQLite), and Stem's own ``stem_namespace`` and ``stem_revoke_store``."""
     conf = app.conf
-    broker = conf.broker_read_url or conf.broker_url
-    if isinstance(broker, (list, tuple)):
-        broker = broker[0]
-    broker = str(broker).partition(";")[0] if broker else app.connection_for_read().as_uri(include_password=True)
-    backend = _usable(conf.result_backend)
-    return {
-        "fallback_broker": Source(broker, "broker_url of the Celery application"),
-        "fallback_backend": None if backend is None else Source(backend, "result_backend of the Celery application"),
-    }
+    brokers = list(_brokers(app))
+    if conf.broker_use_ssl:
+        brokers = [_encrypted(url) for url in brokers]
+    backend = _backend(conf)
+    store = conf.get("stem_revoke_store")
+    if store is None and backend is None and len(brokers) > 1:
+        store = brokers[0]  # a store has one place, whatever the broker can fall back to
+    return Host(
+        broker=Source(";".join(brokers), "broker_url of the Celery application"),
+        broker_options=dict(conf.broker_transport_options or {}),
+        backend=None if backend is None else Source(backend, "result_backend of the Celery application"),
+        revoke_store=None if store is None else Source(str(store), "stem_revoke_store of the Celery application"),
+        namespace=_own(conf, "stem_namespace"),
+        tls=_tls(conf.broker_use_ssl) or _tls(conf.redis_backend_use_ssl),
+    )
 
 
-def _usable(url: str | None) -> str | None:
+def _brokers(app: Any) -> Iterator[str]:
+    conf = app.conf
+    given = conf.broker_read_url or conf.broker_url
+    if not given:
+        given = app.connection_for_read().as_uri(include_password=True)
+    for urls in given if isinstance(given, (list, tuple)) else (given,):
+        yield from filter(None, str(urls).split(";"))
+
+
+def _backend(conf: Any) -> str | None:
     """Celery's result backend as a URL that Stem can use, ``None`` when it can't."""
+    url = str(conf.result_backend or "")
+    if url.startswith("sentinel://"):
+        return _sentinels(url, conf)
     # SQLAlchemy's spelling is db+postgresql+psycopg2://…
-    scheme, separator, rest = str(url or "").removeprefix("db+").partition("://")
-    scheme = scheme.partition("+")[0]
-    return f"{scheme}://{rest}" if separator and scheme in _USABLE else None
+    scheme, separator, rest = url.removeprefix("db+").partition("://")
+    if not separator:
+        return None
+    if scheme.partition("+")[0] == "sqlite":
+        # As SQLAlchemy reads it: sqlite:////absolute, and sqlite:///relative to where the worker was started.
+        path = rest.partition("?")[0].removeprefix("/")
+        return f"sqlite:///{Path(path).absolute()}" if path and path != ":memory:" else None
+    scheme = scheme if scheme in _USABLE else scheme.partition("+")[0]
+    if scheme not in _USABLE:
+        return None
+    url = f"{scheme}://{rest}"
+    return _encrypted(url) if conf.redis_backend_use_ssl else url
+
+
+def _sentinels(url: str, conf: Any) -> str | None:
+    """Celery's ``sentinel://:password@a:26379/0;sentinel://b:26379/0`` and ``master_name`` as one URL of Stem's."""
+    master = (conf.result_backend_transport_options or {}).get("master_name")
+    if not master:
+        return None
+    places = [part.partition("://")[2].partition("?")[0] for part in url.split(";") if part]
+    credentials, _, _ = places[0].rpartition("@")
+    hosts = ",".join(place.rpartition("@")[2].partition("/")[0] for place in places)
+    db = places[0].rpartition("@")[2].partition("/")[2]
+    return f"redis+sentinel://{f'{credentials}@' if credentials else ''}{hosts}/{master}/{db or 0}"
+
+
+def _encrypted(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    return f"{_ENCRYPTED.get(scheme, scheme)}{separator}{rest}"
+
+
+def _tls(given: Any) -> TlsSettings:
+    """Celery's ``broker_use_ssl`` or ``redis_backend_use_ssl``: ``True``, or a mapping whose keys Redis prefixes."""
+    if not isinstance(given, Mapping):
+        return TlsSettings()
+    named = {str(key).removeprefix("ssl_"): value for key, value in given.items()}
+    unverified = named.get("cert_reqs") in (ssl.CERT_NONE, "CERT_NONE", "none")
+    return TlsSettings(
+        ca_cert=named.get("ca_certs"),
+        client_cert=named.get("certfile"),
+        client_key=named.get("keyfile"),
+        allow_insecure=unverified,
+    )
+
+
+def _own(conf: Any, key: str) -> Source | None:
+    value = conf.get(key)
+    return None if value is None else Source(str(value), f"{key} of the Celery application")

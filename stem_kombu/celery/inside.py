@@ -28,8 +28,14 @@ _PROGRESS_LIMIT = 16_384
 
 
 class _Here(threading.local):
-    """What this thread (or greenlet) knows of the task that it runs."""
+    """What this thread (or greenlet) knows of the task that it runs for the worker.
 
+    Not what Celery calls the current task: a task that another one calls as a function is that for a while, and a
+    checkpoint in it is one of the task that was called by the worker.
+    """
+
+    task: Any = None
+    task_id: str | None = None
     seen = -1  # the board's count when it was last searched for this task
     next_report = 0.0
 
@@ -44,6 +50,11 @@ def put_up(board: Board | None) -> None:
     """Use this board in this process and in those that it forks."""
     global _board, _words
     _board, _words = board, None if board is None else board.words
+
+
+def is_put_up() -> bool:
+    """Whether this process has a board."""
+    return _board is not None
 
 
 def checkpoint() -> None:
@@ -85,8 +96,8 @@ def progress(fraction: float | None = None, /, **data: Any) -> None:
     now = monotonic()
     if now < _here.next_report:
         return
-    task = _current_task()
-    if task is None or task.request.id is None:
+    task = _here.task
+    if task is None:
         return
     try:
         length = len(json.dumps(data, allow_nan=False))
@@ -96,7 +107,7 @@ def progress(fraction: float | None = None, /, **data: Any) -> None:
         raise ValueError(f"progress data has {length} bytes; at most {_PROGRESS_LIMIT} are kept")
     _here.next_report = now + REPORT_EVERY
     if not _ignores_result(task):
-        task.update_state(state="PROGRESS", meta={"progress": fraction, **data})
+        task.update_state(_here.task_id, state="PROGRESS", meta={"progress": fraction, **data})
 
 
 def guarded(task: Any) -> None:
@@ -110,14 +121,16 @@ def guarded(task: Any) -> None:
         request = task.request
         if _board is None or request.id is None or request.is_eager:
             return run(*args, **kwargs)
-        _here.seen, _here.next_report = -1, 0.0
-        revocation = _look()
-        if revocation is not None:
-            _end_as_revoked(task, revocation)
+        _here.task, _here.task_id, _here.seen, _here.next_report = task, request.id, -1, 0.0
         try:
+            revocation = _look()
+            if revocation is not None:
+                _end_as_revoked(task, revocation, terminated=False)
             return run(*args, **kwargs)
         except TaskRevoked as stop:
-            _end_as_revoked(task, stop.revocation)
+            _end_as_revoked(task, stop.revocation, terminated=True)
+        finally:
+            _here.task = _here.task_id = None
 
     guard.stem_guarded = True  # type: ignore[attr-defined]
     task.run = guard
@@ -125,8 +138,7 @@ def guarded(task: Any) -> None:
 
 def _look() -> Revocation | None:
     """The entry of the task that runs here."""
-    task = _current_task()
-    task_id = None if task is None else task.request.id
+    task_id = _here.task_id
     if _board is None or task_id is None:
         return None
     count = _board.words[0]
@@ -136,7 +148,7 @@ def _look() -> Revocation | None:
     return found
 
 
-def _end_as_revoked(task: Any, revocation: Revocation) -> None:
+def _end_as_revoked(task: Any, revocation: Revocation, *, terminated: bool) -> None:
     """Record why, tell who listens, and raise what makes Celery acknowledge the message and leave the state alone."""
     assert _board is not None
     request = task.request
@@ -148,9 +160,9 @@ def _end_as_revoked(task: Any, revocation: Revocation) -> None:
         state=states.REVOKED,
     )
     _board.stop(request.id)
-    signals.task_revoked.send(sender=task, request=request, terminated=True, signum=None, expired=False)
+    signals.task_revoked.send(sender=task, request=request, terminated=terminated, signum=None, expired=False)
     try:
-        task.send_event("task-revoked", retry=False, terminated=True, signum=None, expired=False)
+        task.send_event("task-revoked", retry=False, terminated=terminated, signum=None, expired=False)
     except Exception as error:  # noqa: BLE001 - an event that nobody hears must not undo what is recorded
         # The boundary to the broker: events are for monitors, and lost ones are part of the protocol.
         logger.warning("the event of task %s being revoked can't be sent: %s", request.id, error)
@@ -168,9 +180,3 @@ def told(revocation: Revocation) -> str:
 def _ignores_result(task: Any) -> bool:
     asked = task.request.ignore_result
     return bool(task.ignore_result if asked is None else asked)
-
-
-def _current_task() -> Any:
-    from celery._state import get_current_task
-
-    return get_current_task()

@@ -22,6 +22,11 @@ class DurableRevoked(LimitedSet):  # type: ignore[misc]  # Celery publishes no t
     def __contains__(self, task_id: Any) -> bool:
         return task_id in self.stem_cache or super().__contains__(task_id)
 
+    def __reduce__(self) -> Any:
+        # What a worker writes to its --statedb must be readable without Stem.
+        _, *rest = super().__reduce__()
+        return LimitedSet, *rest
+
 
 def teach(cache: RevocationCache) -> None:
     """Make this process's Celery worker refuse what the cache holds."""

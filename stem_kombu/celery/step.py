@@ -1,4 +1,4 @@
-"""``install(app)``: the one line. A step of Celery's worker that has Stem born and die at the right moments."""
+"""A step of Celery's worker that has Stem born and die at the right moments."""
 
 from __future__ import annotations
 
@@ -6,31 +6,24 @@ import functools
 import logging
 from typing import Any
 
-from celery import bootsteps, signals
+from celery import bootsteps, current_app, signals
+from celery.app.trace import build_tracer
 from celery.worker.control import Panel
 
 from stem_kombu.celery import inside
 from stem_kombu.celery.agent import Agent
 from stem_kombu.celery.board import Board
 from stem_kombu.celery.configuration import settings_of
-from stem_kombu.errors import StemError
+from stem_kombu.celery.requests import taught
+from stem_kombu.errors import ConfigurationError, StemError
+from stem_kombu.worker.totals import Totals
 
 logger = logging.getLogger(__name__)
 
 #: Entries of the board for each process or thread that runs tasks, at least so many in all.
 _ENTRIES_EACH, _ENTRIES = 4, 64
-
-
-def install(app: Any, **given: Any) -> Any:
-    """Give the workers of this Celery application Stem's control plane; returns the application. May be called twice.
-
-    Keywords are those of :func:`stem_kombu.celery.settings_of`: ``namespace=``, ``revoke_store=``, ``backend=`` …
-    Nothing happens until a worker starts; producers pay for nothing. A worker then raises
-    :class:`~stem_kombu.errors.StemError` at its start when its revocations can't be read: it would run what was revoked.
-    """
-    app.stem_options = given
-    app.steps["worker"].add(StemStep)
-    return app
+#: Key of Celery's configuration under which spawned children find the file of the board.
+_BOARD = "stem_board"
 
 
 class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publishes no types
@@ -45,13 +38,22 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
         worker.stem = None
 
     def create(self, worker: Any) -> StemStep:
-        """Before the pool forks: put the board up and make tasks look at it."""
-        board = Board(max(_ENTRIES, _ENTRIES_EACH * int(worker.concurrency or 1)))
+        """Before the pool starts its children: put the board up and make tasks look at it."""
+        spawned = getattr(worker, "pool_start_method", "fork") != "fork" or worker.app.IS_macOS
+        board = Board(max(_ENTRIES, _ENTRIES_EACH * int(worker.concurrency or 1)), in_file=spawned)
+        if board.path is not None:
+            # The configuration travels to children that inherit nothing else.
+            worker.app.conf[_BOARD] = str(board.path)
         inside.put_up(board)
+        totals = Totals()
         for task in worker.app.tasks.values():
             inside.guarded(task)
-        settings = settings_of(worker.app, **worker.app.stem_options)
-        self._agent = worker.stem = Agent(worker, settings, board)
+            taught(task, totals, board)
+        try:
+            settings = settings_of(worker.app, **getattr(worker.app, "stem_options", {}))
+            self._agent = worker.stem = Agent(worker, settings, board, totals)
+        except StemError as error:
+            raise _told(error) from error
         return self
 
     def start(self, worker: Any) -> None:
@@ -60,8 +62,7 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
         try:
             self._agent.start()
         except StemError as error:
-            logger.critical("stem can't start: %s%s", error, f" ({error.hint})" if error.hint else "")
-            raise SystemExit(74) from error
+            raise _told(error) from error
         _make_revoke_durable(self._agent)
         agent = self._agent
 
@@ -84,6 +85,27 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
             self._agent.stop()
 
 
+def _told(error: StemError) -> SystemExit:
+    logger.critical("stem can't start: %s%s", error, f" ({error.hint})" if error.hint else "")
+    return SystemExit(2 if isinstance(error, ConfigurationError) else 74)
+
+
+def join_spawned(hostname: str | None) -> None:
+    """In a child that was not forked: open the board that its worker put up, and make its tasks look at it.
+
+    ``hostname`` is the worker's.
+    """
+    app = current_app._get_current_object()
+    path = app.conf.get(_BOARD)
+    if path is None or inside.is_put_up():
+        return
+    inside.put_up(Board.opened(path))
+    for name, task in app.tasks.items():
+        inside.guarded(task)
+        # Celery has looked at task.run already.
+        task.__trace__ = build_tracer(name, task, app.loader, hostname, app=app)
+
+
 def _make_revoke_durable(agent: Agent) -> None:
     """Let Celery's own ``revoke`` store the ids before Celery takes them."""
     original = Panel.data["revoke"]
@@ -92,11 +114,13 @@ def _make_revoke_durable(agent: Agent) -> None:
     @functools.wraps(original)
     def revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = None, **kwargs: Any) -> Any:
         ids = [task_id] if isinstance(task_id, str) else [str(one) for one in task_id or ()]
+        cooperatively = terminate and not agent.kills
         try:
-            agent.make_durable(ids, terminate)
+            agent.make_durable(ids, terminate=cooperatively)
         except StemError as error:
             logger.error("revoke of %d ids is not durable: %s", len(ids), error)
-        return original(state, task_id, terminate=terminate, signal=signal, **kwargs)
+        answer = original(state, task_id, terminate=terminate and not cooperatively, signal=signal, **kwargs)
+        return {"ok": f"terminate at their next checkpoint: {', '.join(ids)}"} if cooperatively else answer
 
     revoke.stem_original = original  # type: ignore[attr-defined]
     Panel.data["revoke"] = revoke

@@ -17,10 +17,14 @@ from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.settings import Settings, mask_url
 from stem_kombu.worker.heartbeats import load_avg, rss_bytes
 from stem_kombu.worker.hydration import Hydration
+from stem_kombu.worker.totals import Totals
 
 #: Seconds between two looks at tasks that were told to stop. Celery's parent learns of an end in its own event loop,
 #: and has no hook for it that works in every pool.
 _LOOK = 0.002
+#: Seconds for which a task that was told to stop, and has ended, is still worth an answer: the broadcast of a revoke may
+#: come after the revocation was read from the store.
+_REMEMBERED = 10.0
 _ARGS_COLUMNS = 60
 
 
@@ -34,6 +38,7 @@ class CeleryView:
         settings: Settings,
         cache: RevocationCache,
         board: Board,
+        totals: Totals,
         *,
         hydration: Callable[[], Hydration],
         depths: Callable[[Sequence[str]], Mapping[str, int | None]],
@@ -45,12 +50,12 @@ class CeleryView:
         self._settings = settings
         self._cache = cache
         self._board = board
+        self._totals = totals
         self._hydration = hydration
         self._depths = depths
         self._broker_url = broker_url
         self._clock = clock
         self._told: dict[str, float] = {}
-        self._cancelled = 0
         self._pause = threading.Event()
         #: Seconds for which a message stays ours without renewal, ``None`` where the broker has no leases.
         self.lease: float | None = None
@@ -63,7 +68,6 @@ class CeleryView:
         queues = self._queues()
         consuming = self._consuming()
         qos = getattr(worker.consumer, "qos", None)
-        accepted = int(state.all_total_count[0])
         pool = [PoolSlot(slot, pid, *self._doing(pid, active), 0, None) for slot, pid in enumerate(self._children())]
         return WorkerFacts(
             state="draining" if self.is_draining else "running",
@@ -74,16 +78,7 @@ class CeleryView:
             reserved=max(0, len(reserved) - len(active)),
             consuming=consuming,
             queues=dict.fromkeys(queues, consuming),
-            # Celery's parent counts what it has accepted and nothing else.
-            totals={
-                "received": accepted + max(0, len(reserved) - len(active)),
-                "started": accepted,
-                "succeeded": 0,
-                "failed": 0,
-                "retried": 0,
-                "cancelled": 0,
-                "redelivered": 0,
-            },
+            totals={**self._totals.snapshot(), "started": int(state.all_total_count[0])},
             pool=pool,
             rss_bytes=rss_bytes(),
             load_avg=load_avg(),
@@ -101,7 +96,10 @@ class CeleryView:
 
     @property
     def is_draining(self) -> bool:
-        return self.draining or state.should_stop not in (None, False) or state.should_terminate not in (None, False)
+        # Celery says so with an exit code, of which 0 is one.
+        return self.draining or any(
+            asked is not None and asked is not False for asked in (state.should_stop, state.should_terminate)
+        )
 
     def queue_depths(self) -> Mapping[str, int | None]:
         return self._depths(self._queues())
@@ -121,21 +119,25 @@ class CeleryView:
     def apply(self, revocations: Sequence[Revocation]) -> Applied:
         """Into the cache, and onto the board for what is here already: at a checkpoint, or before it starts, it stops."""
         applied = self._cache.apply(revocations, self._cache.now())
+        active = self._active()
+        self._forget_the_told(active)
         for revocation in revocations:
             if revocation.task_id in state.requests and (held := self._cache.get(revocation.task_id)) is not None:
                 self._board.tell(held, state.requests.keys())
-                if held.terminate:
+                if held.terminate and held.task_id in active:
                     self._told.setdefault(held.task_id, self._clock.monotonic())
         return self._cache.in_step(revocations, applied)
 
     def running(self, task_ids: Collection[str]) -> frozenset[str]:
-        return frozenset(request.id for request in list(state.active_requests)) & frozenset(task_ids)
+        """Which of them run here, or did a moment ago and were told to stop."""
+        asked = frozenset(task_ids)
+        return (self._active() | frozenset(list(self._told))) & asked
 
     def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]:
         deadline = self._clock.monotonic() + timeout
         while True:
             endings = {task_id: "cancelled" for task_id in task_ids if self._board.stopped(task_id)}
-            still_here = self.running(task_ids)
+            still_here = self._active()
             # Without a note on the board it ended in another way; how, only its result says.
             endings |= {
                 task_id: "ended" for task_id in task_ids if task_id not in still_here and task_id not in endings
@@ -143,6 +145,16 @@ class CeleryView:
             if len(endings) == len(task_ids) or self._clock.monotonic() >= deadline:
                 return endings
             self._pause.wait(_LOOK)
+
+    @staticmethod
+    def _active() -> frozenset[str]:
+        return frozenset(request.id for request in list(state.active_requests))
+
+    def _forget_the_told(self, active: frozenset[str]) -> None:
+        long_ago = self._clock.monotonic() - _REMEMBERED
+        for task_id, told_at in list(self._told.items()):
+            if told_at < long_ago and task_id not in active:
+                self._told.pop(task_id, None)
 
     def _queues(self) -> list[str]:
         consumer = getattr(self._worker.consumer, "task_consumer", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import kombu.pools
 import pytest
 from celery import Celery
 
+from stem_kombu.celery.configuration import host_of
 from stem_kombu.control.client import ControlClient
 from stem_kombu.settings import Settings
 from tests.waiting import eventually
@@ -49,20 +51,32 @@ class CeleryWorker:
 class Shop:
     """A Celery client, a Stem client, and the workers of one broker."""
 
-    def __init__(self, broker: str, backend: str, folder: Path) -> None:
+    def __init__(self, broker: str, backend: str, folder: Path, options: dict[str, Any] | None = None) -> None:
         self.broker, self.backend, self.folder = broker, backend, folder
+        self.options = options or {}
         self.workers: list[CeleryWorker] = []
         self.app = Celery("client", broker=broker, backend=backend, set_as_current=False)
-        self.settings = Settings.from_env({}, broker=broker, backend=backend)
+        self.app.conf.broker_transport_options = self.options
+        self.settings = Settings.from_env({}, host=host_of(self.app))
         self.client = ControlClient(self.settings)
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "SHOP_BROKER": self.broker, "SHOP_BACKEND": self.backend, "PYTHONPATH": str(ROOT)}
+        return {
+            **os.environ,
+            "SHOP_BROKER": self.broker,
+            "SHOP_BACKEND": self.backend,
+            "SHOP_OPTIONS": json.dumps(self.options),
+            "PYTHONPATH": str(ROOT),
+        }
 
     def begin(self, *options: str, name: str = "alpha", **env: str) -> CeleryWorker:
         log = self.folder / f"celery-{next(_numbers)}.log"
         options = options or ("-c", "2")
+        if "--with-mingle" in options:  # Celery's default: a second in which it asks its neighbours what they know
+            options = tuple(option for option in options if option != "--with-mingle")
+        else:
+            options = ("--without-mingle", *options)
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [sys.executable, "-m", "celery", "-A", "tests.celery.shop:app", "worker", "-n", f"{name}@shop",
@@ -89,6 +103,19 @@ class Shop:
         # Celery leaves its connections in Kombu's pools, and what is in them is closed in each child that this process
         # forks later: Kombu then reads, without a timeout, the answer to a BRPOP that nobody will ever answer.
         kombu.pools.reset()
+
+
+@pytest.fixture
+def shop_on_files(tmp_path: Path, redis_url: str) -> Iterator[Shop]:
+    """Celery on a transport of Kombu that its event loop can't wait for: it then has another pool and another loop."""
+    folder = tmp_path / "queues"
+    folder.mkdir()
+    shop = Shop(
+        "filesystem://", redis_url, tmp_path,
+        {"data_folder_in": str(folder), "data_folder_out": str(folder), "control_folder": str(tmp_path / "control")},
+    )  # fmt: skip
+    yield shop
+    shop.close()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 
@@ -21,13 +22,20 @@ app = Celery("shop", broker=os.environ["SHOP_BROKER"], backend=os.environ["SHOP_
 app.conf.update(
     broker_connection_retry_on_startup=True,
     worker_hijack_root_logger=False,
-    broker_transport_options=_leases(float(os.environ.get("SHOP_VISIBILITY", "3600")))
-    if app.conf.broker_url.startswith("redis")
-    else {},
+    broker_transport_options={
+        **(
+            _leases(float(os.environ.get("SHOP_VISIBILITY", "3600"))) if app.conf.broker_url.startswith("redis") else {}
+        ),
+        **json.loads(os.environ.get("SHOP_OPTIONS", "{}")),
+    },
     worker_cancel_long_running_tasks_on_connection_loss=False,
+    worker_pool_start_method=os.environ.get("SHOP_START", "fork"),
 )
-if os.environ.get("SHOP_PLAIN") != "1":
-    install(app)
+match os.environ.get("SHOP_INSTALL", "line"):
+    case "line":
+        install(app)
+    case "step":  # what the line does for workers, said in Celery's words
+        app.steps["worker"].add("stem_kombu.celery.step:StemStep")
 
 
 @app.task(name="shop.add")
@@ -54,6 +62,29 @@ def _swallowing(call):  # type: ignore[no-untyped-def]
         call()
     except Exception:  # noqa: BLE001 - as careless handlers do
         pass
+
+
+@app.task(name="shop.outer")
+def outer(gate: str) -> str:
+    """Calls another task as a function, and that one checkpoints."""
+    return str(render(gate))
+
+
+@app.task(name="shop.fails")
+def fails() -> None:
+    raise ValueError("two")
+
+
+@app.task(name="shop.again", bind=True, max_retries=1)
+def again(self) -> str:  # type: ignore[no-untyped-def]
+    if self.request.retries == 0:
+        raise self.retry(countdown=0)
+    return "again"
+
+
+@app.task(name="shop.seldom", rate_limit="1/h")
+def seldom() -> None:
+    """May run once an hour."""
 
 
 @app.task(name="shop.deaf")

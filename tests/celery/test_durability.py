@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import redis
+from celery import Celery
+from celery.app.control import Control
 from celery.exceptions import TaskRevokedError
+from celery.utils.collections import LimitedSet
 
+from stem_kombu.celery import install
+from stem_kombu.errors import StoreUnavailable
 from stem_kombu.testing.gates import Gate
 from tests.celery.conftest import Shop
 from tests.servers.rabbitmq import RabbitServer
@@ -55,8 +61,32 @@ def test_g4_no_worker_up_when_it_is_revoked(shop: Shop, tmp_path: Path) -> None:
     none_runs(shop, ids, tmp_path)
 
 
-def test_g4_sixty_thousand_ids(shop_on: Callable[[str], Shop], tmp_path: Path) -> None:
-    shop = shop_on("redis")
+def test_g4_no_worker_up_when_celery_s_own_client_revokes_it(shop: Shop, tmp_path: Path) -> None:
+    """The same line in the application that revokes, which is usually the same module."""
+    ids = [f"down-{n}" for n in range(TRIALS)]
+    client = install(shop.app, revoke_store=shop.backend)
+    assert client.control.revoke(ids[1:], reply=True, timeout=0.1) == []
+    client.AsyncResult(ids[0]).revoke()
+    shop.start("-c", "1")
+    none_runs(shop, ids, tmp_path)
+    # and a store that is away is no reason to keep quiet about it, nor to leave the workers that are up in the dark
+    elsewhere = Celery("elsewhere", broker=shop.broker, control=OwnControl, set_as_current=False)
+    install(elsewhere, revoke_store="redis://127.0.0.1:1/0")
+    with pytest.raises(StoreUnavailable):
+        elsewhere.control.revoke("heard", reply=True, timeout=10, limit=1)
+    assert "heard" in shop.app.control.inspect(limit=1, timeout=10).revoked()["alpha@shop"]
+    assert elsewhere.control.own() == "kept"
+    elsewhere.close()
+
+
+class OwnControl(Control):  # type: ignore[misc]  # Celery publishes no types
+    """As an application may have it."""
+
+    def own(self) -> str:
+        return "kept"
+
+
+def test_g4_sixty_thousand_ids(shop: Shop, tmp_path: Path) -> None:
     shop.start("-c", "1")
     first = [f"first-{n}" for n in range(TRIALS)]
     shop.client.revoke(first, timeout=30)
@@ -113,3 +143,29 @@ def test_g2_a_worker_whose_revocations_can_not_be_read_takes_no_task(
     assert worker.process.wait(60) != 0
     assert "stem can't start" in worker.log
     assert result.state == "PENDING"
+
+
+def test_a_worker_without_a_place_for_revocations_says_which_to_name(shop_on: Callable[[str], Shop]) -> None:
+    shop = shop_on("amqp")
+    shop.backend = "rpc://"
+    worker = shop.begin("-c", "1")
+    assert worker.process.wait(60) == 2
+    assert "set STEM_REVOKE_STORE_URL" in worker.log
+    assert "Traceback" not in worker.log
+
+
+def test_what_celery_writes_to_its_own_state_file_can_be_read_without_stem() -> None:
+    from celery.worker import state
+
+    from stem_kombu.celery import revoked
+    from stem_kombu.revocation_cache import RevocationCache
+
+    revoked.teach(RevocationCache("stem"))
+    try:
+        state.revoked.add("held")
+        assert isinstance(state.revoked, revoked.DurableRevoked)
+        read = pickle.loads(pickle.dumps(state.revoked))  # noqa: S301 - as Celery does with its own file
+    finally:
+        revoked.forget()
+        state.revoked.discard("held")
+    assert (type(read), list(read)) == (LimitedSet, ["held"])

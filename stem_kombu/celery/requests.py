@@ -1,0 +1,89 @@
+"""Celery's requests, taught two things: to say who revoked them, and to count how they ended.
+
+Celery has no hook for either that works in every pool. ``Task.Request`` is its documented place for a class of one's
+own; a worker makes a subclass of it for each task.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from celery.exceptions import Ignore, Reject, Retry
+from celery.worker import state
+from kombu.utils.imports import symbol_by_name
+
+from stem_kombu.celery.board import Board
+from stem_kombu.celery.inside import told
+from stem_kombu.worker.totals import Totals
+
+
+class StemRequest:
+    """Goes before Celery's ``Request`` among the bases of a class that :func:`taught` makes."""
+
+    stem_totals: Totals
+    stem_board: Board
+
+    id: str
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if (on_success := cls.__dict__.get("on_success")) is not None:
+            cls.on_success = _counted(on_success)  # type: ignore[attr-defined]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.stem_totals.add("received")
+        if (self.delivery_info or {}).get("redelivered"):  # type: ignore[attr-defined]
+            self.stem_totals.add("redelivered")
+
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        answer = super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]
+        error = exc_info.exception
+        if type(error).__name__ == "ExceptionWithTraceback":
+            error = error.exc
+        if isinstance(error, Ignore):
+            if self.stem_board.stopped(self.id):
+                self.stem_totals.add("cancelled")
+        elif isinstance(error, Retry):
+            self.stem_totals.add("retried")
+        # What was revoked while it ran was counted when that was announced; what is requeued has not ended.
+        elif not self._already_revoked and not (isinstance(error, Reject) and error.requeue):  # type: ignore[attr-defined]
+            self.stem_totals.add("failed")
+        return answer
+
+    def on_timeout(self, soft: bool, timeout: Any) -> Any:
+        if not soft:
+            self.stem_totals.add("failed")
+        return super().on_timeout(soft, timeout)  # type: ignore[misc]
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> Any:
+        cache = getattr(state.revoked, "stem_cache", None)
+        revocation = None if cache is None or reason != "revoked" else cache.get(self.id)
+        self.stem_totals.add("cancelled")
+        return super()._announce_revoked(  # type: ignore[misc]
+            reason if revocation is None else told(revocation), terminated, signum, expired
+        )
+
+
+def taught(task: Any, totals: Totals, board: Board) -> None:
+    """Have the worker make requests for this task that know both. May be called again, for another worker."""
+    base = symbol_by_name(task.Request)
+    plain = getattr(base, "stem_base", base)
+    task.Request = _class_of(plain, totals, board)
+
+
+@functools.lru_cache(maxsize=64)
+def _class_of(base: type, totals: Totals, board: Board) -> type:
+    names = {"stem_base": base, "stem_totals": totals, "stem_board": board, "__module__": base.__module__}
+    return type(base.__name__, (StemRequest, base), names)
+
+
+def _counted(on_success: Any) -> Any:
+    @functools.wraps(on_success)
+    def counted(self: Any, failed__retval__runtime: Any, **kwargs: Any) -> Any:
+        if not failed__retval__runtime[0]:
+            self.stem_totals.add("succeeded")
+        return on_success(self, failed__retval__runtime, **kwargs)
+
+    return counted
