@@ -64,6 +64,7 @@ class RevocationCache:
         self._texts = _Texts()
         self._undone: dict[str, int] = {}
         self._revision = 0
+        self._highest = 0
         self._next_expiry_us: int | None = None
         # Odd while records are being moved, so that a look-up which missed one in that moment looks again.
         self._moves = 0
@@ -129,6 +130,11 @@ class RevocationCache:
     def revision(self) -> int:
         """The version up to which the store was read without a gap: what to give to the store's ``since``."""
         return self._revision
+
+    @property
+    def highest(self) -> int:
+        """The highest version that was applied, by whatever way it came; at least :attr:`revision`."""
+        return max(self._highest, self._revision)
 
     def advance(self, version: int) -> None:
         """Say that everything up to this version was read from the store and applied. Never goes back."""
@@ -221,6 +227,7 @@ class RevocationCache:
                 fresh.append(last)
             fresh.sort(key=_version_of)
             records.update(fresh)
+            self._highest = max(self._highest, _version_of(fresh[-1]))
         finally:
             self._moves += 1
 

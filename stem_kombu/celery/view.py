@@ -110,7 +110,7 @@ class CeleryView:
 
     def revocations(self) -> RevocationFacts:
         hydration = self._hydration()
-        return RevocationFacts(len(self._cache), self._cache.revision, hydration.synced_ago, hydration.trouble)
+        return RevocationFacts(len(self._cache), self._cache.highest, hydration.synced_ago, hydration.trouble)
 
     def revoked_records(self, limit: int) -> tuple[list[Revocation], bool]:
         records, truncated = self._cache.newest(limit)

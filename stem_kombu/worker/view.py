@@ -101,7 +101,7 @@ class View:
     def revocations(self) -> RevocationFacts:
         return RevocationFacts(
             count=len(self._cache),
-            revision=self._cache.revision,
+            revision=self._cache.highest,
             synced_ago=self._hydration.synced_ago,
             store_error=self._hydration.trouble,
         )

@@ -42,6 +42,14 @@ def test_g1_a_revoke_is_stored_then_broadcast_and_says_both(fleet: Program) -> N
     store.close()
 
 
+def test_a_worker_s_revision_is_the_version_that_it_has_just_applied(fleet: Program) -> None:
+    document = fleet.ok("worker", "revoke", "-t", "seen-at-once", "--json").json
+    (version,) = {record["version"] for record in document["stored"]}
+    # no worker has looked into the store since: the broadcast is enough
+    for reply in fleet.ok("worker", "inspect", "--json").json["replies"]:
+        assert reply["payload"]["revision"] >= version
+
+
 def test_the_requester_is_user_and_host_unless_named(fleet: Program) -> None:
     (record,) = fleet.ok("worker", "revoke", "-t", "queued-2", "--json").json["stored"]
     assert "@" in record["requested_by"]

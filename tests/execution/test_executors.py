@@ -84,6 +84,21 @@ def test_g7_each_checkpoint_raises_in_the_handler_once_a_terminate_is_pending(
     assert gate.reached("finally") is not None
 
 
+@pytest.mark.parametrize(
+    ("how", "reported"),
+    [("check", "heartbeat"), ("heartbeat", "heartbeat"), ("progress", "progress"), ("extend_lease", "extend_lease")],
+)
+def test_each_checkpoint_tells_the_worker_that_the_handler_has_checkpoints(
+    executor: Executor, observer: Recording, job: JobMaker, gate: Gate, how: str, reported: str
+) -> None:
+    running = job("at_checkpoint", gate.path, how)
+    executor.submit(running)
+    # an operator would take a handler that is not heard of for one that a terminate can't stop
+    observer.wait_for(reported, running)
+    gate.open()
+    assert observer.outcome(running).result == "opened"
+
+
 def test_g7_a_handler_without_checkpoints_finishes_naturally(
     executor: Executor, observer: Recording, job: JobMaker, gate: Gate
 ) -> None:

@@ -119,12 +119,17 @@ def test_a_task_that_is_revoked_and_undone_in_one_batch_is_not_revoked(cache: Re
 
 def test_g2_the_revision_is_moved_by_syncs_alone(cache: RevocationCache) -> None:
     cache.apply([record("t", 70)], NOW)
-    assert cache.revision == 0
+    assert (cache.revision, cache.highest) == (0, 70)
 
     cache.advance(60)
     cache.advance(50)
+    cache.apply([record("earlier", 65)], NOW)
 
-    assert cache.revision == 60
+    assert (cache.revision, cache.highest) == (60, 70)
+
+    cache.advance(80)
+
+    assert cache.highest == 80
 
 
 def test_g4_expiry_is_judged_by_the_clock_of_the_store(cache: RevocationCache, clock: Clock) -> None:
