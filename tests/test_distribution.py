@@ -47,7 +47,7 @@ def test_the_wheel_has_every_module_and_both_markers_of_types(wheel: zipfile.Zip
 def test_the_wheel_names_its_license_its_command_and_its_dependencies(wheel: zipfile.ZipFile) -> None:
     described = {Path(name).name: wheel.read(name).decode() for name in wheel.namelist() if ".dist-info/" in name}
     assert "Redistribution and use" in described["LICENSE"]
-    assert "stem = stem_kombu_cli.main:main" in described["entry_points.txt"]
+    assert "stem = stem_kombu_cli.__main__:main" in described["entry_points.txt"]
     required = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", described["METADATA"], re.MULTILINE)
     assert sorted(required) == ["billiard", "click", "kombu", "packaging", "psycopg2-binary", "redis"]
 

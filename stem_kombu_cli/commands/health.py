@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,15 +53,15 @@ def health(ctx: click.Context, /, skip_backend: bool, allow_insecure: bool, **va
     as_json = wants_json(values)
     settings = places_of(values).settings(announce=False, allow_insecure=True if allow_insecure else None)
     announce_places(settings)
-    checks = [
-        _tried("broker", lambda: _broker(settings)),
-        Check("backend", "skipped", "left out on request")
-        if skip_backend
-        else _tried("backend", lambda: _backend(settings)),
-        _tried("revoke_store", lambda: _store(settings)),
-        _tried("signing", lambda: _signing(settings)),
-        _tried("tls", lambda: _tls(settings)),
-    ]
+    checks = _all_at_once(
+        {
+            "broker": lambda: _broker(settings),
+            "backend": lambda: _left_out() if skip_backend else _backend(settings),
+            "revoke_store": lambda: _store(settings),
+            "signing": lambda: _signing(settings),
+            "tls": lambda: _tls(settings),
+        }
+    )
     failed = [check for check in checks if check.status == "error"]
     if as_json:
         status = "error" if failed else "ok"
@@ -75,6 +76,32 @@ def health(ctx: click.Context, /, skip_backend: bool, allow_insecure: bool, **va
     if any(check.is_configuration for check in failed):
         ctx.exit(exit_codes.USAGE)
     ctx.exit(exit_codes.UNREACHABLE if failed else exit_codes.OK)
+
+
+def _all_at_once(questions: dict[str, Callable[[], Check]]) -> list[Check]:
+    """The verdicts in the order of the questions. Where several servers hang, the answer takes as long as one of them."""
+    found: dict[str, Check] = {}
+    crashed: list[BaseException] = []
+
+    def ask(component: str) -> None:
+        try:
+            found[component] = _tried(component, questions[component])
+        except Exception as error:  # noqa: BLE001 - raised again below, where the program explains it
+            crashed.append(error)
+
+    # Daemons, so that Ctrl-C need not wait for a server that hangs.
+    threads = [threading.Thread(target=ask, args=(component,), daemon=True) for component in questions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if crashed:
+        raise crashed[0]
+    return [found[component] for component in questions]
+
+
+def _left_out() -> Check:
+    return Check("backend", "skipped", "left out on request")
 
 
 def _tried(component: str, check: Callable[[], Check]) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,33 @@ def test_a_server_that_is_not_there_is_exit_code_74_and_the_others_are_looked_at
     assert done.code == 74, done
     assert "s3cret" not in done.out + done.err
     assert f"hint: {component}: " in done.err
+
+
+def test_servers_that_hang_are_waited_for_together(embedded: Program) -> None:
+    # three servers that accept and never answer
+    mutes = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    options = [
+        text
+        for option, mute in zip(("--broker", "--backend", "--revoke-store"), mutes, strict=True)
+        for text in (option, f"redis://127.0.0.1:{mute.getsockname()[1]}/0")
+    ]
+    health = embedded.popen("health", *options)
+    for mute in mutes:
+        mute.settimeout(60)
+    callers = [mute.accept()[0] for mute in mutes]
+    # when the last has been reached, the first has not been given up yet
+    for caller in callers:
+        caller.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while caller.recv(4096):
+                pass
+    out, _ = health.communicate(timeout=60)
+    assert health.returncode == 74
+    assert [line.split()[:2] for line in out.splitlines()[1:4]] == [
+        ["broker", "error"], ["backend", "error"], ["revoke_store", "error"],
+    ]  # fmt: skip
+    for closing in (*mutes, *callers):
+        closing.close()
 
 
 @FORMS
