@@ -55,11 +55,24 @@ class TaskOptions:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A named handler with its options. ``takes_context`` is false for a handler without a ``ctx`` first parameter."""
+    """A named handler with its options. The handler's first parameter is the :class:`~stem_kombu.context.TaskContext`;
+    one that can't take it raises :class:`ConfigurationError` here, where it is defined."""
 
     name: str
     handler: Callable[..., Any]
     options: TaskOptions = field(default_factory=TaskOptions)
+
+    def __post_init__(self) -> None:
+        try:
+            parameters = inspect.signature(self.handler).parameters.values()
+        except (TypeError, ValueError):
+            return  # a builtin: calling it will tell
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        if not any(p.kind in positional or p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
+            raise ConfigurationError(
+                f"the handler of task {self.name!r} takes no context",
+                hint="its first parameter is a TaskContext: def handler(ctx, ...)",
+            )
 
     @property
     def mode(self) -> Mode:

@@ -63,7 +63,7 @@ def refusal(task: Task, message: TaskMessage) -> Outcome | None:
     try:
         signature.bind(None, *message.args, **message.kwargs)
     except TypeError as error:
-        text = f"task {task.name!r} can't be called with these arguments: {error}"
+        text = f"task {task.name!r} can't be called with these arguments: {error} (the context comes first)"
         return Outcome(Ending.REJECTED, error=TaskError("TypeError", text))
     return None
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from stem_kombu.control.codec import BUILT_IN
 from stem_kombu.control.reports import Report
 from stem_kombu_cli.commands.asking import ask
 from stem_kombu_cli.options import control_options
@@ -26,6 +27,8 @@ def call(ctx: click.Context, /, name: str, arguments: str, **values: Any) -> Non
         raise click.UsageError(f"--args: {arguments!r} is no JSON: {error}", ctx) from None
     if not isinstance(decoded, dict):
         raise click.UsageError(f"--args: {arguments!r} is no JSON object", ctx)
+    if name in BUILT_IN:
+        raise click.UsageError(f"{name!r} is a command of its own: stem worker {name}", ctx)
     ask(ctx, values, lambda client, workers: client.call(name, decoded, workers=workers), text)
 
 

@@ -8,10 +8,13 @@ from typing import Any
 import click
 
 from stem_kombu.backends.heartbeat import Heartbeat
+from stem_kombu.broker.connections import backoff
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client import ControlClient
 from stem_kombu.control.messages import matches
 from stem_kombu.control.reports import StatusReport, WorkerStatus
+from stem_kombu.control.stream import HeartbeatStream
+from stem_kombu.errors import BrokerUnavailable
 from stem_kombu.settings import Settings
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.options import (
@@ -25,6 +28,9 @@ from stem_kombu_cli.options import (
 )
 from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import emit, note, print_json, shown, size, span, table, use_color
+
+#: Seconds for one try to reach a broker that was lost while its heartbeats were followed.
+_RECONNECT_TIMEOUT = 5.0
 
 
 @click.command(epilog="Example:  stem worker status --follow --json")
@@ -109,8 +115,42 @@ def _listened(
     return StatusReport(settings.namespace, found, listened=window)
 
 
+class _Beats:
+    """Heartbeats over as many connections as it takes: whoever follows a fleet follows it through the broker's restart.
+
+    Raises :class:`BrokerUnavailable` only when there is no first connection.
+    """
+
+    def __init__(self, client: ControlClient) -> None:
+        self._client = client
+        self._stream: HeartbeatStream | None = client.heartbeats()
+
+    def next(self, timeout: float | None) -> Heartbeat | None:
+        """The next beat, ``None`` when none came within ``timeout`` seconds, connected or not."""
+        deadline = math.inf if timeout is None else SYSTEM.monotonic() + timeout
+        attempt = 0
+        while (left := deadline - SYSTEM.monotonic()) > 0:
+            try:
+                if self._stream is None:
+                    self._stream = self._client.heartbeats(timeout=min(left, _RECONNECT_TIMEOUT))
+                    note("note: the broker is back")
+                return self._stream.next(None if timeout is None else left)
+            except BrokerUnavailable as error:
+                if self._stream is not None:
+                    note(f"note: {error}; trying again")
+                self.close()
+                attempt += 1
+                SYSTEM.sleep(min(backoff(attempt), max(left, 0.0)))
+        return None
+
+    def close(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+
+
 def _follow(client: ControlClient, targets: list[str] | None, timeout: float | None, as_json: bool) -> int:
-    stream = client.heartbeats()
+    stream = _Beats(client)
     try:
         while True:
             beat = _next_of(stream, targets, timeout)
@@ -132,7 +172,7 @@ def _follow(client: ControlClient, targets: list[str] | None, timeout: float | N
         stream.close()
 
 
-def _next_of(stream: Any, targets: list[str] | None, timeout: float | None) -> Heartbeat | None:
+def _next_of(stream: _Beats, targets: list[str] | None, timeout: float | None) -> Heartbeat | None:
     deadline = None if timeout is None else SYSTEM.monotonic() + timeout
     while True:
         beat: Heartbeat | None = stream.next(None if deadline is None else deadline - SYSTEM.monotonic())

@@ -11,6 +11,7 @@ import pytest
 
 from stem_kombu.testing.gates import Gate
 from tests.cli.program import Program
+from tests.servers.redis import RedisServer
 from tests.waiting import eventually
 
 
@@ -65,6 +66,26 @@ def test_following_prints_a_line_a_beat_until_ctrl_c(program_on: Callable[[str],
             assert sorted(beat["timestamp"] for beat in beats) == [beat["timestamp"] for beat in beats]
         else:
             assert all("  alpha  live  0/1 in flight" in line for line in lines)
+
+
+def test_following_goes_on_after_the_broker_was_restarted(
+    program_on: Callable[[str], Program], start_redis: Callable[..., RedisServer]
+) -> None:
+    program, broker = program_on("embedded"), start_redis()
+    program.variables["STEM_BROKER_URL"] = broker.new_database()
+    program.start_worker("--name", "alpha", "--concurrency", "1", "--heartbeat-interval", "200ms")
+    process = program.popen("worker", "status", "--follow")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert "  alpha  live  " in process.stdout.readline()
+    broker.kill()
+    assert "trying again" in process.stderr.readline()
+    broker.start()
+    assert process.stderr.readline() == "note: the broker is back\n"
+    assert any("  alpha  live  " in process.stdout.readline() for _ in range(20))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize("kind", ["embedded", "redis"])
