@@ -17,6 +17,8 @@ from urllib.parse import unquote, urlsplit
 
 from stem_kombu.durations import checked_duration, parse_duration
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.redaction import is_misread
+from stem_kombu.redaction import mask_url as mask_url
 
 DEFAULT_NAMESPACE = "stem"
 DEFAULT_CONTROL_TIMEOUT = 5.0
@@ -36,6 +38,9 @@ class Source:
 
     value: str
     name: str
+
+    def __repr__(self) -> str:
+        return f"Source({mask_url(self.value)!r}, {self.name!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +168,8 @@ class Settings:
         checked_namespace = _checked_namespace(
             resolved_namespace or host.namespace or Source(DEFAULT_NAMESPACE, "default")
         )
-        tls = TlsSettings(
-            ca_cert=env.get("STEM_TLS_CA_CERT"),
-            client_cert=env.get("STEM_TLS_CLIENT_CERT"),
-            client_key=env.get("STEM_TLS_CLIENT_KEY"),
-            allow_insecure=env.switch(allow_insecure, "STEM_TLS_ALLOW_INSECURE"),
-        )
+        ca_cert, cert, key = (env.get(f"STEM_TLS_{name}") for name in ("CA_CERT", "CLIENT_CERT", "CLIENT_KEY"))
+        tls = TlsSettings(ca_cert, cert, key, env.switch(allow_insecure, "STEM_TLS_ALLOW_INSECURE"))
         plain_queue = "default" if checked_namespace == DEFAULT_NAMESPACE else f"{checked_namespace}.default"
         named_default = env.source(default_queue, "default_queue", "STEM_DEFAULT_QUEUE")
         return cls(
@@ -275,13 +276,15 @@ def terminal_color(environ: Mapping[str, str] | None = None) -> bool | None:
     return True if env.get("FORCE_COLOR") else None
 
 
-def mask_url(url: str) -> str:
-    """The URL with its password (and any password in its query) replaced by ``***``; text that is no URL comes back as it is.
-
-    Works on the text, not on a parsed URL, so that a malformed URL can't leak its password through an error message.
-    """
-    masked = re.sub(r"(?<=://)([^/?#@:]*):(.*)@(?=[^@]*$)", r"\1:***@", url)
-    return re.sub(r"(?i)([?&;](?:password|passwd|pwd|secret|token|sslpassword)=)[^&;#]*", r"\1***", masked)
+def checked_server_url(url: str, name: str) -> str:
+    """The URL of a server, unless a sign in its user or password has to be percent-encoded: then parsers take the rest of the
+    password for something else, and messages about that would show it. Raises :class:`ConfigurationError`."""
+    if is_misread(url):
+        raise ConfigurationError(
+            f"{name}: a sign in the URL's user or password must be percent-encoded",
+            hint="write %40 for @, %2F for /, %3F for ?, %23 for #, %3A for : and %25 for %",
+        )
+    return url
 
 
 def sqlite_path(url: str, *, name: str = "URL") -> Path:
@@ -304,9 +307,10 @@ def file_path(text: str, *, name: str = "URL") -> Path:
     """
     if "://" not in text:
         if not ("/" in text or text.startswith((".", "~"))):
+            shown = mask_url(text)
             raise ConfigurationError(
-                f"{name}: {text!r} is neither a URL nor the path of a file",
-                hint=f"write file:///path/to/{text}, or ./{text} if the current folder is really meant",
+                f"{name}: {shown!r} is neither a URL nor the path of a file",
+                hint=f"write file:///path/to/{shown}, or ./{shown} if the current folder is really meant",
             )
         return Path(text).expanduser().absolute()
     parts = urlsplit(text)

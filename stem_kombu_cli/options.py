@@ -72,6 +72,7 @@ class Places:
         )
         if announce:
             announce_places(settings)
+            check_tls(settings)
         return settings
 
 
@@ -90,8 +91,20 @@ def announce_places(settings: Settings) -> None:
     for source in dict.fromkeys((settings.broker, settings.backend, settings.revoke_store)):
         if source is not None and source.value.startswith("memory:"):
             click.echo(f"warning: {source.name} is {source.value}, which no other process can see", err=True)
-    if settings.tls.allow_insecure:
-        click.echo("warning: STEM_TLS_ALLOW_INSECURE is on: servers are not verified", err=True)
+    if settings.embedded and not settings.tls:
+        return  # nothing leaves this machine
+    from stem_kombu.drivers.routes import cautions
+
+    for caution in cautions(settings):
+        click.echo(f"warning: {caution}", err=True)
+
+
+def check_tls(settings: Settings) -> None:
+    """Raises :class:`ConfigurationError` for TLS files that can't be used, whether or not a URL asks for TLS."""
+    if settings.tls:
+        from stem_kombu.drivers.tls import checked_tls
+
+        checked_tls(settings.tls)
 
 
 def place_options(function: F) -> F:

@@ -28,6 +28,7 @@ ROOT_WORDS = [
         "errors",
         "clock",
         "durations",
+        "redaction",
         "settings",
         "revocation",
         "revocation_cache",

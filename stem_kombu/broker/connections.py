@@ -16,7 +16,7 @@ from stem_kombu.broker.failures import described, shown_url
 from stem_kombu.broker.tls import tls_options
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import BrokerUnavailable, ConfigurationError
-from stem_kombu.settings import Settings, TlsSettings, mask_url
+from stem_kombu.settings import Settings, TlsSettings, checked_server_url, mask_url
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -71,10 +71,15 @@ def open_connection(
     """
     from kombu import Connection
 
-    driver = ""
-    for part in reversed(url.split(";")):
+    driver, parts = "", url.split(";")
+    if len(parts) > 1 and not all("://" in part for part in parts):
+        # Nothing of it is shown: it may be the rest of a password with a ; in it.
+        raise ConfigurationError(
+            f"{name}: what a ; separates are not URLs", hint=f"accepted: {ACCEPTED}; in a password write %3B for ;"
+        )
+    for part in reversed(parts):
         driver = _checked_driver(part, name)
-    ssl_options = tls_options(url.split(";")[0], tls or TlsSettings())
+    ssl_options = tls_options(url, tls or TlsSettings(), name=name)
     try:
         connection = Connection(
             url,
@@ -169,6 +174,8 @@ def pulse(connection: Connection, *, clock: Clock = SYSTEM) -> None:
 _last_pulse: weakref.WeakKeyDictionary[Connection, float] = weakref.WeakKeyDictionary()
 
 _NETWORK_DRIVERS = frozenset({"amqp", "redis"})
+#: Schemes of URLs in which an @ is a letter of a path.
+_LOCAL = frozenset({EMBEDDED_SCHEME, "memory", "filesystem", "redis+socket", "unix"})
 
 
 class _Attempt:
@@ -187,7 +194,7 @@ class _Attempt:
             self._connect()
         except Exception as error:
             # The boundary to some thirty drivers, each with exceptions of its own; all mean that it did not connect.
-            raise described(error, shown_url(self._connection)) from error
+            raise described(error, self._connection) from error
 
     def run_here(self) -> None:
         try:
@@ -209,7 +216,7 @@ class _Attempt:
                 hint=f"check host, port and firewall{', and that the port speaks TLS' if self._connection.ssl else ''}",
             )
         if self._error is not None:
-            raise described(self._error, shown_url(self._connection)) from self._error
+            raise described(self._error, self._connection) from self._error
 
     def _connect(self) -> None:
         connection = self._connection
@@ -247,7 +254,7 @@ def _checked_driver(url: str, name: str) -> str:
     if alias not in TRANSPORT_ALIASES:
         raise ConfigurationError(f"{name}: {masked!r} has the unknown scheme {scheme!r}", hint=f"accepted: {ACCEPTED}")
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(checked_server_url(url, name) if alias not in _LOCAL else url)
         if parts.port == 0:
             raise ValueError("port 0")
     except ValueError as error:

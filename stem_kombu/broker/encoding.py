@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import reprlib
 import socket
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +16,7 @@ from typing import Any
 
 from stem_kombu.clock import isoformat
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.redaction import ShortRepr
 from stem_kombu.task import CeleryOrigin, TaskMessage
 
 CONTENT_TYPE = "application/json"
@@ -164,12 +164,12 @@ def _origin(pid: int) -> str:
     return f"{pid}@{socket.gethostname()}"
 
 
-_repr = reprlib.Repr()
-_repr.maxstring = _repr.maxother = 60
+_repr = ShortRepr(text=60, items=6)
 
 
 def _shown(value: Any) -> str:
-    """A short text for people who watch the queue (Flower shows it); never the whole of something large."""
+    """A short text for people who watch the queue (Flower shows it); never the whole of something large,
+    nor what a name says is secret."""
     try:
         return _repr.repr(value)[:_LONGEST_REPR]
     except Exception as error:  # noqa: BLE001 - a user's __repr__ may raise anything, and nothing depends on this text

@@ -110,7 +110,7 @@ class ConfirmingLine(Line):
             left = deadline - self._clock.monotonic()
             if left <= 0:
                 error = TimeoutError(f"{len(self._unconfirmed)} messages were not confirmed in time")
-                raise described(error, shown_url(self.connection), "sending")
+                raise described(error, self.connection, "sending")
             try:
                 self.connection.drain_events(timeout=min(left, 1.0))
             except TimeoutError:

@@ -1,4 +1,4 @@
-"""TLS for brokers: from the ``STEM_TLS_*`` settings to what each driver wants to be told.
+"""TLS for brokers: from the ``STEM_TLS_*`` settings to what each driver wants to be told, and back.
 
 The URL decides whether TLS is used (``rediss://``, ``amqps://``, or ``?ssl=true``); the settings decide how. A server's
 certificate and name are verified unless ``STEM_TLS_ALLOW_INSECURE`` says otherwise.
@@ -7,37 +7,62 @@ certificate and name are verified unless ``STEM_TLS_ALLOW_INSECURE`` says otherw
 from __future__ import annotations
 
 import ssl
-from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from stem_kombu.drivers.tls import checked_tls
-from stem_kombu.settings import TlsSettings
+from stem_kombu.drivers.handshake import Endpoint
+from stem_kombu.drivers.tls import checked_tls, uses_tls
+from stem_kombu.errors import ConfigurationError
+from stem_kombu.settings import TlsSettings, mask_url
 
-_TLS_SCHEMES = frozenset({"rediss", "amqps"})
-_ON = frozenset({"1", "true", "yes", "on"})
+if TYPE_CHECKING:
+    from kombu import Connection
 
 
-def uses_tls(url: str) -> bool:
-    """Whether that broker URL asks for an encrypted connection."""
-    parts = urlsplit(url)
-    scheme = parts.scheme.lower()
-    return scheme in _TLS_SCHEMES or any(
-        (key == "ssl" and value.lower() in _ON) or (key.startswith("ssl_") and scheme.startswith(("redis", "sentinel")))
-        for key, value in parse_qsl(parts.query)
+def tls_options(url: str, tls: TlsSettings, *, name: str = "URL") -> dict[str, Any] | None:
+    """What Kombu's ``Connection(ssl=…)`` gets for that URL (or several, separated by ``;``), ``None`` for a plain one.
+
+    Raises :class:`ConfigurationError`; also for alternates of which some are encrypted and some are not: Kombu has one
+    setting for all, and would reach some without verification.
+    """
+    alternates = url.split(";")
+    encrypted = [uses_tls(part) for part in alternates]
+    if not any(encrypted):
+        return None
+    if not all(encrypted):
+        raise ConfigurationError(
+            f"{name}: {mask_url(url)!r} names brokers with TLS and brokers without it",
+            hint="write rediss:// or amqps:// for all of them",
+        )
+    checked_tls(tls)
+    if urlsplit(alternates[0]).scheme.lower().startswith(("redis", "sentinel")):
+        return _redis_options(tls)
+    return _amqp_options(tls)
+
+
+def tls_of(connection: Connection) -> TlsSettings:
+    """The settings that a connection was given."""
+    given = connection.ssl
+    if not isinstance(given, dict):
+        return TlsSettings()
+    values = {key.removeprefix("ssl_"): value for key, value in given.items()}
+    return TlsSettings(
+        values.get("ca_certs"),
+        values.get("certfile"),
+        values.get("keyfile"),
+        allow_insecure=values.get("cert_reqs") in (ssl.CERT_NONE, "none"),
     )
 
 
-def tls_options(url: str, tls: TlsSettings) -> dict[str, Any] | None:
-    """What Kombu's ``Connection(ssl=…)`` gets for that URL, ``None`` for a plain one.
-
-    Raises :class:`ConfigurationError`.
-    """
-    if not uses_tls(url):
+def endpoint_of_connection(connection: Any) -> Endpoint | None:
+    """Where a connection speaks TLS; ``None`` for a plain one, and where several servers stand behind it."""
+    if not connection.ssl or str(connection.transport_cls).startswith("sentinel"):
         return None
-    checked_tls(tls)
-    if urlsplit(url).scheme.lower().startswith(("redis", "sentinel")):
-        return _redis_options(tls)
-    return _amqp_options(tls)
+    named = connection.ssl.get("server_hostname") if isinstance(connection.ssl, dict) else None
+    # Kombu replaces localhost by an address, which is not the name that was verified.
+    host = named or connection.hostname or "localhost"
+    port = connection.port or (5671 if connection.transport.driver_type == "amqp" else 6379)
+    return Endpoint(str(host), int(port))
 
 
 def _redis_options(tls: TlsSettings) -> dict[str, Any]:

@@ -30,6 +30,8 @@ from stem_kombu.celery.view import CeleryView
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.base import WorkerIdentity, checked_worker_id
 from stem_kombu.control.listener import ControlListener
+from stem_kombu.drivers.routes import warn_of_routes
+from stem_kombu.drivers.tls import checked_tls
 from stem_kombu.errors import BrokerError, StoreError
 from stem_kombu.revocation import RevocationDraft
 from stem_kombu.revocation_cache import RevocationCache
@@ -52,6 +54,7 @@ class Agent:
         self._clock = clock
         self._worker = worker
         self.settings = settings
+        checked_tls(settings.tls)
         self.board = board
         self.cache = RevocationCache(settings.namespace)
         self._store = open_revoke_store(settings.revoke_store.value, name=settings.revoke_store.name, tls=settings.tls)
@@ -113,6 +116,7 @@ class Agent:
     def start(self) -> None:
         """Raises what :meth:`Hydration.start`, :meth:`Heartbeats.claim` and :meth:`ControlListener.start` raise; then
         nothing is left running."""
+        warn_of_routes(self.settings)
         try:
             self.hydration.start(timeout=HYDRATION_TIMEOUT)
             revoked.teach(self.cache)

@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from stem_kombu.clock import SYSTEM
+from stem_kombu.drivers.handshake import Endpoint, explained
 from stem_kombu.drivers.schema import Schema
-from stem_kombu.drivers.tls import checked_tls
+from stem_kombu.drivers.tls import postgres_options, tls_for
 from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
-from stem_kombu.settings import TlsSettings, mask_url
+from stem_kombu.settings import TlsSettings, checked_server_url, mask_url
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ _SCHEMA_LOCK = 0x5354454D4B4F4D42
 #: The server's own statement_timeout comes first and leaves the connection usable; this is for one that is silent.
 _GRACE = 1.0
 _UNDEFINED_TABLE = "42P01"
+_TLS_MODES = frozenset({"require", "verify-ca", "verify-full"})
 _CONFLICTS = ("40001", "40P01")  # serialization failure, deadlock: the transaction may simply be repeated
 _CONFLICT_ATTEMPTS = 8
 
@@ -106,19 +108,22 @@ class PostgresDatabase:
         patience: float | None = None,
     ) -> None:
         self.url = mask_url(url)
+        self._address = url
         self._driver = _driver(name, self.url)
         self._schema = schema
         self._purpose = purpose
         self._connect_timeout = connect_timeout if patience is None else min(connect_timeout, patience)
         self._timeout = timeout if patience is None else min(timeout, patience)
         try:
-            given = self._driver.extensions.parse_dsn(url)
+            given = self._driver.extensions.parse_dsn(checked_server_url(url, name))
         except self._driver.ProgrammingError as error:
             raise ConfigurationError(
                 f"{name}: {self.url!r} is not a PostgreSQL URL: {mask_url(str(error)).strip()}",
                 hint="write postgresql://user:password@host:5432/database",
             ) from error
-        self._dsn: dict[str, Any] = {"application_name": "stem", **_tls_options(given, tls or TlsSettings()), **given}
+        self._tls = tls or TlsSettings()
+        libpq = self._driver.extensions.libpq_version()
+        self._dsn: dict[str, Any] = {"application_name": "stem", **postgres_options(given, self._tls, libpq), **given}
         self._lock = threading.Lock()
         self._idle: list[Any] = []
         self._pid = os.getpid()
@@ -249,6 +254,13 @@ class PostgresDatabase:
         places = [table for table, _, _ in columns], [column for _, column, _ in columns]
         return bool(session.rows(_COLUMNS_THERE, places)[0][0] == len(columns))
 
+    def _endpoint(self) -> Endpoint | None:
+        """Where TLS must be spoken; ``None`` where it need not, or where several servers stand behind the URL."""
+        host, port = self._dsn.get("host", "localhost"), self._dsn.get("port", "5432")
+        if self._dsn.get("sslmode") not in _TLS_MODES or "," in host or host.startswith("/") or not port.isdigit():
+            return None
+        return Endpoint(host, int(port), asks_first=True)
+
     def _translated(self, error: Any) -> StoreError:
         text = " ".join(mask_url(str(error)).split()) or type(error).__name__
         where, code = f"{self._purpose} {self.url}", error.pgcode or ""
@@ -256,15 +268,16 @@ class PostgresDatabase:
             return StoreUnavailable(
                 f"{where}: no answer in time ({text})", hint="check that the server runs and is not locked up"
             )
+        if not code and (told := explained(text, self._endpoint(), tls_for(self._address, self._tls))) is not None:
+            return StoreUnavailable(f"{where}: {told[0]}", hint=told[1])
+        if "pg_hba.conf" in text and "no encryption" in text:
+            return StoreUnavailable(
+                f"{where}: {text}", hint="set STEM_TLS_CA_CERT, and this server is reached with TLS and verified"
+            )
         if "password" in text or "authentication failed" in text or "role" in text or "pg_hba.conf" in text:
             return StoreUnavailable(f"{where}: {text}", hint="check user and password")
         if "database" in text and "does not exist" in text:
             return StoreUnavailable(f"{where}: {text}", hint="create the database (createdb), or name one that exists")
-        if "SSL" in text or "certificate" in text:
-            return StoreUnavailable(
-                f"{where}: {text}",
-                hint="check STEM_TLS_CA_CERT, or say what is meant: ?sslmode=disable or ?sslmode=require",
-            )
         if code == "42501":
             return StoreUnavailable(f"{where}: {text}", hint="grant this user CREATE on the schema, and its tables")
         if code.startswith(("53", "57")) or code == "25006" or isinstance(error, self._driver.OperationalError):
@@ -305,19 +318,3 @@ def _driver(name: str, masked: str) -> Any:
             f"{name}: {masked!r} needs the package psycopg2, which can't be imported: {error}",
             hint="install it: pip install 'stem-kombu[postgres]'",
         ) from error
-
-
-def _tls_options(given: dict[str, str], tls: TlsSettings) -> dict[str, str]:
-    """What the settings add to a URL; what the URL itself says goes first, ``sslmode`` above all."""
-    if not tls or given.get("sslmode") == "disable":
-        return {}
-    checked_tls(tls)
-    paths = {"sslrootcert": tls.ca_cert, "sslcert": tls.client_cert, "sslkey": tls.client_key}
-    options = {key: path for key, path in paths.items() if path is not None}
-    if "sslmode" not in given:
-        if tls.allow_insecure:
-            options["sslmode"] = "require"
-            options.pop("sslrootcert", None)  # libpq verifies against it even in the mode "require"
-        elif tls.ca_cert is not None:
-            options["sslmode"] = "verify-full"
-    return options

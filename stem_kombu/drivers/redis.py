@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from stem_kombu.drivers.tls import checked_tls
+from stem_kombu.drivers.handshake import endpoint_of, explained
+from stem_kombu.drivers.tls import checked_tls, tls_for, uses_tls
 from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
-from stem_kombu.settings import TlsSettings, mask_url
+from stem_kombu.settings import TlsSettings, checked_server_url, mask_url
 
 T = TypeVar("T")
 
@@ -60,14 +61,16 @@ class RedisDatabase:
         patience: float | None = None,
     ) -> None:
         self.url = mask_url(url)
+        self._address = url
         self._redis = _driver(name, self.url)
         self._purpose = purpose
+        self._tls, self._endpoint = tls or TlsSettings(), endpoint_of(checked_server_url(url, name))
         self._options: dict[str, Any] = {
             "socket_connect_timeout": connect_timeout if patience is None else min(connect_timeout, patience),
             "socket_timeout": timeout if patience is None else min(timeout, patience),
             # The driver's own retries sleep for seconds (redis-py 6 and later); repeating is decided here, once.
             "retry": self._redis.retry.Retry(self._redis.backoff.NoBackoff(), 0),
-            **_tls_options(url, tls or TlsSettings()),
+            **_tls_options(url, self._tls),
         }
         self._open = self._opener(url, name)
         self._lock = threading.Lock()
@@ -129,8 +132,14 @@ class RedisDatabase:
         if parts.scheme == "redis+socket":  # Kombu's spelling of redis-py's unix://
             query = [("db" if key == "virtual_host" else key, value) for key, value in parse_qsl(parts.query)]
             parts = parts._replace(scheme="unix", query=urlencode(query))
-        # Kombu and Celery write CERT_NONE where redis-py wants none.
-        query = [(k, v.lower().removeprefix("cert_") if k == "ssl_cert_reqs" else v) for k, v in parse_qsl(parts.query)]
+        # Kombu and Celery write CERT_NONE where redis-py wants none, and ?ssl=true where it wants rediss://.
+        query = [
+            (k, v.lower().removeprefix("cert_") if k == "ssl_cert_reqs" else v)
+            for k, v in parse_qsl(parts.query)
+            if k != "ssl"
+        ]
+        if parts.scheme == "redis" and uses_tls(url):
+            parts = parts._replace(scheme="rediss")
         # Not by urlunsplit(), which leaves out the slashes of unix:///path.
         address = f"{parts.scheme}://{parts.netloc}{parts.path}?{urlencode(query, quote_via=quote)}"
         try:
@@ -178,14 +187,19 @@ class RedisDatabase:
         if isinstance(error, self._redis.sentinel.MasterNotFoundError):
             text = text.partition(" : ")[0]  # the rest is the repr of every client that was tried
             return StoreUnavailable(f"{where}: {text}", hint="check the sentinels' addresses and the master's name")
+        if isinstance(error, (errors.ConnectionError, OSError)):
+            if (
+                told := explained(" ".join(text.split()), self._endpoint, tls_for(self._address, self._tls))
+            ) is not None:
+                return StoreUnavailable(f"{where}: {told[0]}", hint=told[1])
+            if self._endpoint is None and ("closed" in text or "reset" in text):
+                return StoreUnavailable(f"{where}: {text}", hint="if the server expects TLS, write rediss://")
         if isinstance(error, errors.InvalidResponse):
             return StoreUnavailable(f"{where}: what answers there is not Redis ({text})", hint="check host and port")
         if isinstance(error, errors.TimeoutError):
             return StoreUnavailable(
                 f"{where}: no answer in time ({text})", hint="check that the server runs and is reachable"
             )
-        if "SSL" in text or "certificate" in text:
-            return StoreUnavailable(f"{where}: {text}", hint="check STEM_TLS_CA_CERT, and that this port speaks TLS")
         if isinstance(error, (errors.ConnectionError, OSError)):
             return StoreUnavailable(f"{where}: {text}", hint="check that the server runs at that host and port")
         if "DB index" in text:
@@ -219,14 +233,14 @@ def _driver(name: str, masked: str) -> Any:
 
 
 def _tls_options(url: str, tls: TlsSettings) -> dict[str, Any]:
-    scheme = urlsplit(url).scheme
-    if scheme != "rediss" and not (scheme == "redis+sentinel" and tls):
+    sentinel = urlsplit(url).scheme in {"sentinel", "redis+sentinel"}
+    if not (tls if sentinel else uses_tls(url)):
         return {}
     checked_tls(tls)
     given = {"ssl_ca_certs": tls.ca_cert, "ssl_certfile": tls.client_cert, "ssl_keyfile": tls.client_key}
     options: dict[str, Any] = {key: path for key, path in given.items() if path is not None}
-    if tls.allow_insecure:
-        options |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
-    if scheme == "redis+sentinel":
+    options |= {"ssl_cert_reqs": "none" if tls.allow_insecure else "required"}
+    options |= {"ssl_check_hostname": not tls.allow_insecure}
+    if sentinel:
         options["ssl"] = True
     return options

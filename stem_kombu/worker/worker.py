@@ -30,6 +30,7 @@ from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.base import WorkerIdentity, checked_worker_id
 from stem_kombu.control.client import refuse_signing
 from stem_kombu.control.listener import ControlListener
+from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
 from stem_kombu.execution.router import Executors
 from stem_kombu.monitoring.face import DRIVERS as FACE_DRIVERS
@@ -285,6 +286,7 @@ class Worker:
                 return self
             if self._state != "new":
                 raise ConfigurationError(f"worker {self.identity.worker} was stopped", hint="make a new Worker")
+            warn_of_routes(self.settings)
             births: list[tuple[Callable[[], Any], Callable[[], Any]]] = [
                 (self.executor.start, lambda: self.executor.stop(0.0)),
                 (self._hydrate, self.hydration.stop),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,10 +16,20 @@ from stem_kombu_cli import exit_codes
 from stem_kombu_cli.options import announce_places, output_options, place_options, places_of, wants_json
 from stem_kombu_cli.render import emit, note, print_json, span, table, use_color
 
+if TYPE_CHECKING:
+    from stem_kombu.drivers.certificate import Certificate
+    from stem_kombu.drivers.routes import Route
+    from stem_kombu.settings import TlsSettings
+
+#: Days before the end of a certificate from which on it is worth a hint.
+_SOON = 14
+#: Seconds in which a server that refuses the client's certificate says so.
+_ALERT = 0.2
+
 
 @dataclass(frozen=True)
 class Check:
-    """One component's verdict: ``ok``, ``error`` or ``skipped``; ``latency`` in seconds."""
+    """One component's verdict: ``ok``, ``error`` or ``skipped``; ``latency`` in seconds; ``more`` are fields of its own."""
 
     component: str
     status: str
@@ -28,6 +37,7 @@ class Check:
     latency: float | None = None
     hint: str | None = None
     is_configuration: bool = False
+    more: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -36,6 +46,7 @@ class Check:
             "message": self.message,
             "latency_s": None if self.latency is None else round(self.latency, 6),
             "hint": self.hint,
+            **self.more,
         }
 
 
@@ -70,7 +81,7 @@ def health(ctx: click.Context, /, skip_backend: bool, allow_insecure: bool, **va
         rows = [(c.component, c.status, span(c.latency) if c.latency is not None else None, c.message) for c in checks]
         color = use_color(ctx.obj.color)
         emit(table(("COMPONENT", "STATUS", "LATENCY", "MESSAGE"), rows, color=color), color=color)
-    for check in failed:
+    for check in checks:
         if check.hint:
             note(f"hint: {check.component}: {check.hint}")
     if any(check.is_configuration for check in failed):
@@ -167,19 +178,75 @@ def _signing(settings: Settings) -> Check:
 
 
 def _tls(settings: Settings) -> Check:
-    tls = settings.tls
-    if not tls:
-        return Check("tls", "skipped", "not configured (STEM_TLS_…)")
-    if bool(tls.client_cert) != bool(tls.client_key):
-        missing = "STEM_TLS_CLIENT_KEY" if tls.client_cert else "STEM_TLS_CLIENT_CERT"
-        raise ConfigurationError(f"half a client pair: {missing} is not set", hint="set both, or neither")
-    try:
-        context = ssl.create_default_context(cafile=tls.ca_cert)
-        if tls.client_cert is not None:
-            context.load_cert_chain(tls.client_cert, tls.client_key)
-    except (OSError, ssl.SSLError) as error:
-        named = " or ".join(path for path in (tls.ca_cert, tls.client_cert, tls.client_key) if path)
-        raise ConfigurationError(f"TLS files can't be loaded: {error}", hint=f"check {named}") from error
+    """A handshake of its own with each encrypted route; what the others say of theirs is not repeated here."""
+    from stem_kombu.drivers.routes import routes
+    from stem_kombu.drivers.tls import checked_tls, client_certificate
+
+    tls = checked_tls(settings.tls)
+    encrypted = [route for route in routes(settings) if route.encrypted]
+    if not tls and not encrypted:
+        return Check("tls", "skipped", "not configured (STEM_TLS_…)", more=_seen([], None))
+    found = [_seen_route(route, tls) for route in encrypted]
+    own = client_certificate(tls)
+    said = ["files can be loaded"] if tls else []
     if tls.allow_insecure:
-        return Check("tls", "ok", "files can be loaded, but verification is switched off (STEM_TLS_ALLOW_INSECURE)")
-    return Check("tls", "ok", "files can be loaded")
+        said = ["files can be loaded, but verification is switched off (STEM_TLS_ALLOW_INSECURE)"]
+    said += dict.fromkeys(_in_words(one) for one in found)
+    ends = [(f"{one['subject']} of {one['endpoint']}", one["days_left"]) for one in found if "days_left" in one]
+    client = None
+    if own is not None:
+        client = {"path": tls.client_cert, **_dated(own)}
+        said.append(f"client certificate {own.subject}, {client['days_left']} days left")
+        ends.append((f"the client certificate {own.subject}", client["days_left"]))
+    soon = [f"{name} in {days} days" for name, days in dict(ends).items() if 0 <= days < _SOON]
+    hint = f"expires soon: {'; '.join(soon)}" if soon else None
+    failed = [one for one in found if "error" in one]
+    if failed:
+        hint = failed[0]["hint"]
+    return Check("tls", "error" if failed else "ok", "; ".join(said), hint=hint, more=_seen(found, client))
+
+
+def _seen(found: list[dict[str, Any]], client: dict[str, Any] | None) -> dict[str, Any]:
+    return {"endpoints": found, "client_certificate": client}
+
+
+def _seen_route(route: Route, tls: TlsSettings) -> dict[str, Any]:
+    from stem_kombu.drivers.handshake import explained, shake_hands
+    from stem_kombu.drivers.tls import tls_for
+
+    endpoint, asked = route.endpoint, tls_for(route.source.value, tls)
+    seen: dict[str, Any] = {
+        "component": route.component,
+        "endpoint": None if endpoint is None else str(endpoint),
+        "verified": route.verified,
+        "name_checked": route.name_checked,
+    }
+    if endpoint is None:  # several servers, of which the driver picks one
+        return seen
+    try:
+        shaken = shake_hands(endpoint, asked, verify=route.verified, check_name=route.name_checked, hear=_ALERT)
+    except (OSError, ValueError) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        what, hint = explained(text, endpoint, asked) or (f"{endpoint}: {text}", "check host and port")
+        return {**seen, "error": what, "hint": hint}
+    return {**seen, "protocol": shaken.protocol, "cipher": shaken.cipher, **_dated(shaken.certificate)}
+
+
+def _dated(certificate: Certificate) -> dict[str, Any]:
+    from stem_kombu.clock import isoformat
+
+    return {
+        "subject": certificate.subject,
+        "issuer": certificate.issuer,
+        "expires_at": isoformat(certificate.not_after),
+        "days_left": certificate.days_left(SYSTEM.utcnow()),
+    }
+
+
+def _in_words(seen: dict[str, Any]) -> str:
+    if "error" in seen:
+        return str(seen["error"])
+    if seen["endpoint"] is None:
+        return "one of several servers"
+    doubt = "" if seen["verified"] and seen["name_checked"] else ", not verified"
+    return f"{seen['endpoint']} {seen['protocol']} {seen['subject']}, {seen['days_left']} days left{doubt}"

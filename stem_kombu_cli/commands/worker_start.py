@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stem_kombu.errors import ConfigurationError, StemError
-from stem_kombu_cli.options import DURATION, announce_places, place_options, places_of
+from stem_kombu_cli.options import DURATION, announce_places, check_tls, place_options, places_of
 from stem_kombu_cli.render import ReaderGone, emit
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def start(
     application = load_app(target)
     application.reconfigure(**{flag: value for flag, value in flags.items() if value is not None})
     announce_places(application.settings)
+    check_tls(application.settings)
     logging.basicConfig(
         level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

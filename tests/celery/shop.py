@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import time
 
 from celery import Celery
@@ -31,6 +32,13 @@ app.conf.update(
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_pool_start_method=os.environ.get("SHOP_START", "fork"),
 )
+if "SHOP_TLS" in os.environ:
+    # As Celery wants it for a broker that is a Redis or a RabbitMQ, and for a backend that is a Redis.
+    files = json.loads(os.environ["SHOP_TLS"])
+    prefixed = {f"ssl_{key}": value for key, value in files.items()} | {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    plain = {**files, "cert_reqs": ssl.CERT_REQUIRED, "server_hostname": "localhost"}
+    app.conf.broker_use_ssl = prefixed if app.conf.broker_url.startswith("redis") else plain
+    app.conf.redis_backend_use_ssl = prefixed
 match os.environ.get("SHOP_INSTALL", "line"):
     case "line":
         install(app)

@@ -169,8 +169,10 @@ class Program:
     def ended(self, task_id: str) -> Any:
         """The record of a task that has ended."""
         from stem_kombu.backends.registry import open_backend
+        from stem_kombu.settings import Settings
 
-        backend = open_backend(self.variables["STEM_RESULT_BACKEND_URL"])
+        settings = Settings.from_env(self.variables)
+        backend = open_backend(self.variables["STEM_RESULT_BACKEND_URL"], tls=settings.tls)
         try:
             eventually(lambda: (held := backend.get(task_id)) is not None and held.state.is_terminal, 60)
         finally:

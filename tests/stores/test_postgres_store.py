@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -16,16 +15,13 @@ import pytest
 
 from stem_kombu.drivers.postgres import PostgresDatabase, PostgresSession
 from stem_kombu.drivers.schema import Schema
-from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
+from stem_kombu.errors import StoreError, StoreUnavailable
 from stem_kombu.revocation import RevocationDraft as Draft
-from stem_kombu.settings import TlsSettings
 from stem_kombu.stores import postgres as postgres_module
 from stem_kombu.stores.postgres import SCHEMA, PostgresRevokeStore
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.testing.ports import free_port
 from tests.servers.postgres import PostgresServer
-from tests.servers.process import Reaper
-from tests.stores.certificates import Certificates
 from tests.waiting import eventually
 
 NS = "shop"
@@ -348,43 +344,6 @@ def test_the_schema_of_the_store_is_checked_by_name() -> None:
     }
     with pytest.raises(ValueError, match="not a CREATE"):
         Schema.of(["DROP TABLE users"])
-
-
-@pytest.fixture
-def tls_server(server_reaper: Reaper, certificates: Certificates, postgres_server: PostgresServer) -> Iterator[Any]:
-    server = PostgresServer(server_reaper, options=["-c", "ssl=on"])
-    files = {"ssl_cert_file": certificates.cert, "ssl_key_file": certificates.key}
-    for name, path in files.items():
-        copy = server.directory / path.name
-        shutil.copy(path, copy)
-        copy.chmod(0o600)
-        if os.geteuid() == 0:
-            shutil.chown(copy, "postgres")
-        server._options += ["-c", f"{name}={copy}"]
-    server.start()
-    yield server
-    server.close()
-
-
-def test_tls_verifies_the_server(tls_server: PostgresServer, certificates: Certificates) -> None:
-    ca = TlsSettings(ca_cert=str(certificates.ca))
-
-    def is_encrypted(tls: TlsSettings, query: str = "") -> bool:
-        opened = database(tls_server.url + query, tls=tls)
-        found = opened.read(lambda this: this.rows("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"))
-        opened.close()
-        return bool(found[0][0])
-
-    assert is_encrypted(ca)
-    assert is_encrypted(TlsSettings(allow_insecure=True, ca_cert=str(certificates.stranger)))
-    assert is_encrypted(ca, "?sslmode=verify-ca")
-    assert not is_encrypted(ca, "?sslmode=disable")
-    for query in ("", "?sslmode=verify-ca"):
-        with pytest.raises(StoreUnavailable, match="certificate verify failed") as refused:
-            is_encrypted(TlsSettings(ca_cert=str(certificates.stranger)), query)
-        assert "STEM_TLS_CA_CERT" in (refused.value.hint or "")
-    with pytest.raises(ConfigurationError, match="STEM_TLS_CA_CERT: there is no file"):
-        is_encrypted(TlsSettings(ca_cert="/no/such/ca.pem"))
 
 
 def test_a_table_of_an_earlier_version_gets_its_column_for_proofs(

@@ -18,7 +18,6 @@ from stem_kombu.drivers.redis import RedisDatabase
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError, StoreUnavailable
 from stem_kombu.revocation import Revocation, merge
 from stem_kombu.revocation import RevocationDraft as Draft
-from stem_kombu.settings import TlsSettings
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.batch import LONGEST_LIFE, folded
 from stem_kombu.stores.redis import RedisRevokeStore
@@ -26,7 +25,6 @@ from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.testing.ports import free_port
 from tests.servers.process import Reaper, ServerProcess
 from tests.servers.redis import RedisServer
-from tests.stores.certificates import Certificates
 from tests.waiting import eventually
 
 NS = "shop"
@@ -282,22 +280,6 @@ def test_a_socket_file_in_kombus_spelling(start_redis: Callable[..., RedisServer
     open_revoke_store(f"redis+socket://{socket}?virtual_host=3").save(NS, [Draft("t")])
 
     assert open_revoke_store(f"redis://{server.host}:{server.port}/3").get(NS, "t") is not None
-
-
-def test_tls_verifies_the_server(start_redis: Callable[..., RedisServer], certificates: Certificates) -> None:
-    port = free_port()
-    files = {"cert": certificates.cert, "key": certificates.key, "ca-cert": certificates.ca}
-    tls_options = [word for name, path in files.items() for word in (f"--tls-{name}-file", str(path))]
-    start_redis(options=["--tls-port", str(port), "--tls-auth-clients", "no", *tls_options])
-    url = f"rediss://127.0.0.1:{port}/0"
-
-    open_revoke_store(url, tls=TlsSettings(ca_cert=str(certificates.ca))).save(NS, [Draft("t")])
-    assert open_revoke_store(url, tls=TlsSettings(allow_insecure=True)).get(NS, "t") is not None
-    assert open_revoke_store(f"{url}?ssl_cert_reqs=CERT_NONE&ssl_check_hostname=false").get(NS, "t") is not None
-    for tls in (None, TlsSettings(ca_cert=str(certificates.stranger))):
-        with pytest.raises(StoreUnavailable, match="certificate verify failed") as refused:
-            open_revoke_store(url, tls=tls).ping()
-        assert "STEM_TLS_CA_CERT" in (refused.value.hint or "")
 
 
 class Sentinel(ServerProcess):
