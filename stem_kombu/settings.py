@@ -1,7 +1,7 @@
 """The only reader of the environment: what flags and variables mean, and which store a worker and a CLI agree on.
 
 Flag (or keyword) beats variable beats default; a blank variable counts as unset; a malformed one is an error that
-names it (spec/cli.md §2). URLs are kept as given here and masked by :func:`mask_url` wherever people can see them.
+names it (spec/cli.md §2). URLs are kept as given here and masked (:func:`stem_kombu.urls.mask_url`) wherever people can see them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from stem_kombu.durations import checked_duration, parse_duration
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.redaction import is_misread
 from stem_kombu.redaction import mask_url as mask_url
+from stem_kombu.urls import checked_server_url as checked_server_url
+from stem_kombu.urls import file_path as file_path
+from stem_kombu.urls import sqlite_path as sqlite_path
 
 DEFAULT_NAMESPACE = "stem"
 DEFAULT_CONTROL_TIMEOUT = 5.0
@@ -274,52 +275,6 @@ def terminal_color(environ: Mapping[str, str] | None = None) -> bool | None:
     if env.get("NO_COLOR"):
         return False
     return True if env.get("FORCE_COLOR") else None
-
-
-def checked_server_url(url: str, name: str) -> str:
-    """The URL of a server, unless a sign in its user or password has to be percent-encoded: then parsers take the rest of the
-    password for something else, and messages about that would show it. Raises :class:`ConfigurationError`."""
-    if is_misread(url):
-        raise ConfigurationError(
-            f"{name}: a sign in the URL's user or password must be percent-encoded",
-            hint="write %40 for @, %2F for /, %3F for ?, %23 for #, %3A for : and %25 for %",
-        )
-    return url
-
-
-def sqlite_path(url: str, *, name: str = "URL") -> Path:
-    """The file of ``sqlite:///path`` (absolute; ``sqlite:////path`` names the same file).
-
-    Raises :class:`ConfigurationError` for a host, or no path: nothing is ever created in the current directory unasked.
-    """
-    parts = urlsplit(url)
-    path = unquote(parts.path).lstrip("/")
-    if parts.netloc or not path:
-        raise ConfigurationError(f"{name}: {mask_url(url)!r} names no file", hint="write sqlite:////absolute/path.db")
-    return Path("/" + path)
-
-
-def file_path(text: str, *, name: str = "URL") -> Path:
-    """The file of ``file:///path`` or of a bare path (which must have a slash, or begin with ``.`` or ``~``).
-
-    Raises :class:`ConfigurationError` for a host, for no path, and for a bare word: that would name a file in whatever
-    folder the command happens to run in, and a worker that runs in another one would never see it.
-    """
-    if "://" not in text:
-        if not ("/" in text or text.startswith((".", "~"))):
-            shown = mask_url(text)
-            raise ConfigurationError(
-                f"{name}: {shown!r} is neither a URL nor the path of a file",
-                hint=f"write file:///path/to/{shown}, or ./{shown} if the current folder is really meant",
-            )
-        return Path(text).expanduser().absolute()
-    parts = urlsplit(text)
-    path = unquote(parts.path)
-    if parts.netloc not in {"", "localhost"} or not path.strip("/"):
-        raise ConfigurationError(
-            f"{name}: {mask_url(text)!r} names no file on this host", hint="write file:///absolute/path (three slashes)"
-        )
-    return Path(path)
 
 
 def _checked_namespace(source: Source) -> str:

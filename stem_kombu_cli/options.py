@@ -84,7 +84,7 @@ def _first(flag: str | None, name: str) -> str | None:
 def announce_places(settings: Settings) -> None:
     """Tell on stderr what a user may not expect of the places that were resolved."""
     if settings.embedded:
-        from stem_kombu.settings import sqlite_path
+        from stem_kombu.urls import sqlite_path
 
         folder = sqlite_path(settings.broker.value).parent
         click.echo(f"note: no broker is named (STEM_BROKER_URL); using the embedded one in {folder}", err=True)

@@ -29,6 +29,7 @@ ROOT_WORDS = [
         "clock",
         "durations",
         "redaction",
+        "urls",
         "settings",
         "revocation",
         "revocation_cache",

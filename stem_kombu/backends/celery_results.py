@@ -16,7 +16,8 @@ from stem_kombu.clock import isoformat
 from stem_kombu.drivers.redis import SCHEMES, RedisDatabase, RedisScript
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.outcome import TaskRecord, TaskState
-from stem_kombu.settings import Source, TlsSettings, mask_url
+from stem_kombu.redaction import mask_url
+from stem_kombu.settings import Source, TlsSettings
 from stem_kombu.task import TaskMessage
 
 _STATES = {

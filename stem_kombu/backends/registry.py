@@ -7,7 +7,9 @@ from pathlib import Path
 from stem_kombu.backends.base import Backend, Roster
 from stem_kombu.backends.stored import RESULT_TTL
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.settings import EMBEDDED, TlsSettings, file_path, mask_url, sqlite_path
+from stem_kombu.redaction import mask_url
+from stem_kombu.settings import EMBEDDED, TlsSettings
+from stem_kombu.urls import file_path, sqlite_path
 
 _REDIS = frozenset({"redis", "rediss", "redis+socket", "unix", "sentinel", "redis+sentinel"})
 _POSTGRES = frozenset({"postgres", "postgresql"})

@@ -16,7 +16,9 @@ from stem_kombu.broker.failures import described, shown_url
 from stem_kombu.broker.tls import tls_options
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import BrokerUnavailable, ConfigurationError
-from stem_kombu.settings import Settings, TlsSettings, checked_server_url, mask_url
+from stem_kombu.redaction import mask_url
+from stem_kombu.settings import Settings, TlsSettings
+from stem_kombu.urls import checked_server_url, checked_url
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -71,7 +73,7 @@ def open_connection(
     """
     from kombu import Connection
 
-    driver, parts = "", url.split(";")
+    driver, parts = "", checked_url(url, name=name).split(";")
     if len(parts) > 1 and not all("://" in part for part in parts):
         # Nothing of it is shown: it may be the rest of a password with a ; in it.
         raise ConfigurationError(

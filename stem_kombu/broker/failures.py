@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from stem_kombu.broker.tls import endpoint_of_connection, tls_of
 from stem_kombu.drivers.handshake import explained
 from stem_kombu.errors import BrokerUnavailable
-from stem_kombu.settings import mask_url
+from stem_kombu.redaction import mask_url
 
 if TYPE_CHECKING:
     from kombu import Connection

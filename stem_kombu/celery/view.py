@@ -12,9 +12,10 @@ from celery.worker import state
 from stem_kombu.celery.board import Board
 from stem_kombu.clock import Clock
 from stem_kombu.control.base import InFlightTask, PoolSlot, RevocationFacts, WorkerFacts, WorkerIdentity
+from stem_kombu.redaction import mask_url
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
-from stem_kombu.settings import Settings, mask_url
+from stem_kombu.settings import Settings
 from stem_kombu.worker.heartbeats import load_avg, rss_bytes
 from stem_kombu.worker.hydration import Hydration
 from stem_kombu.worker.totals import Totals

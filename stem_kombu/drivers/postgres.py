@@ -20,7 +20,9 @@ from stem_kombu.drivers.handshake import Endpoint, explained
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.tls import postgres_options, tls_for
 from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
-from stem_kombu.settings import TlsSettings, checked_server_url, mask_url
+from stem_kombu.redaction import mask_url
+from stem_kombu.settings import TlsSettings
+from stem_kombu.urls import checked_server_url, checked_url
 
 T = TypeVar("T")
 
@@ -115,7 +117,7 @@ class PostgresDatabase:
         self._connect_timeout = connect_timeout if patience is None else min(connect_timeout, patience)
         self._timeout = timeout if patience is None else min(timeout, patience)
         try:
-            given = self._driver.extensions.parse_dsn(checked_server_url(url, name))
+            given = self._driver.extensions.parse_dsn(checked_server_url(checked_url(url, name=name), name))
         except self._driver.ProgrammingError as error:
             raise ConfigurationError(
                 f"{name}: {self.url!r} is not a PostgreSQL URL: {mask_url(str(error)).strip()}",

@@ -18,7 +18,9 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 from stem_kombu.drivers.handshake import endpoint_of, explained
 from stem_kombu.drivers.tls import checked_tls, tls_for, uses_tls
 from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
-from stem_kombu.settings import TlsSettings, checked_server_url, mask_url
+from stem_kombu.redaction import mask_url
+from stem_kombu.settings import TlsSettings
+from stem_kombu.urls import checked_server_url, checked_url
 
 T = TypeVar("T")
 
@@ -62,6 +64,12 @@ class RedisDatabase:
     ) -> None:
         self.url = mask_url(url)
         self._address = url
+        try:
+            urlsplit(checked_url(url, name=name))
+        except ValueError as error:
+            raise ConfigurationError(
+                f"{name}: {self.url!r} is not a Redis URL: {error}", hint="write redis://:password@host:6379/0"
+            ) from error
         self._redis = _driver(name, self.url)
         self._purpose = purpose
         self._tls, self._endpoint = tls or TlsSettings(), endpoint_of(checked_server_url(url, name))

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.settings import EMBEDDED, TlsSettings, file_path, mask_url, sqlite_path
+from stem_kombu.redaction import mask_url
+from stem_kombu.settings import EMBEDDED, TlsSettings
 from stem_kombu.stores.base import RevokeStore
+from stem_kombu.urls import file_path, sqlite_path
 
 #: Plug-ins register here: the entry point's name is the URL scheme, its value a callable ``(url, tls) -> RevokeStore``.
 ENTRY_POINT_GROUP = "stem_kombu.revoke_stores"

@@ -13,9 +13,10 @@ from stem_kombu.control.base import (
     WorkerIdentity,
 )
 from stem_kombu.execution.base import Executor
+from stem_kombu.redaction import mask_url
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
-from stem_kombu.settings import Settings, mask_url
+from stem_kombu.settings import Settings
 from stem_kombu.worker.arguments import redacted_arguments
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.heartbeats import load_avg, rss_bytes
@@ -43,6 +44,7 @@ class View:
         consumer: Consumer,
         totals: Totals,
         depths: Callable[[Sequence[str]], Mapping[str, int | None]],
+        dropped: Callable[[], Mapping[str, Mapping[str, int]]],
         bounds: Mapping[str, float | None],
         broker_url: str,
         transport: str,
@@ -60,6 +62,7 @@ class View:
         self._consumer = consumer
         self._totals = totals
         self._depths = depths
+        self._dropped = dropped
         self._bounds = bounds
         self._broker_url = broker_url
         self._transport = transport
@@ -89,6 +92,7 @@ class View:
             transport=self._transport,
             heartbeat_interval=self._settings.heartbeat_interval,
             bounds=self._bounds,
+            dropped={door: dict(reasons) for door, reasons in self._dropped().items()},
         )
 
     def queue_depths(self) -> Mapping[str, int | None]:

@@ -11,7 +11,8 @@ import click
 
 from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import ConfigurationError, StemError
-from stem_kombu.settings import Settings, mask_url
+from stem_kombu.redaction import mask_url
+from stem_kombu.settings import Settings
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.options import announce_places, output_options, place_options, places_of, wants_json
 from stem_kombu_cli.render import emit, note, print_json, span, table, use_color

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.settings import Settings, mask_url, sqlite_path
+from stem_kombu.redaction import mask_url
+from stem_kombu.settings import Settings
+from stem_kombu.urls import sqlite_path
 
 
 def test_a_flag_beats_the_variable_and_the_variable_beats_the_default() -> None:

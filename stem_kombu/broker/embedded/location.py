@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from stem_kombu.broker.embedded.faults import EmbeddedBrokerUnavailable
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.settings import sqlite_path
+from stem_kombu.urls import sqlite_path
 
 #: WAL keeps its index in memory shared by the processes of one machine, and our leases trust file locks: neither
 #: works there.
