@@ -62,12 +62,15 @@ def isoformat(moment: datetime) -> str:
 def parse_isoformat(text: str) -> datetime:
     """The aware UTC datetime that :func:`isoformat` wrote; other ISO 8601 spellings with an offset are read as well.
 
-    Raises ``ValueError`` for text that is no time or has no offset.
+    Raises ``ValueError`` for text that is no time, has no offset, or is in no year from 1 to 9999 in UTC.
     """
     moment = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
     if moment.tzinfo is None:
         raise ValueError(f"time {text!r} has no offset from UTC")
-    return moment.astimezone(timezone.utc)
+    try:
+        return moment.astimezone(timezone.utc)
+    except OverflowError as error:
+        raise ValueError(f"time {text!r} is beyond the calendar in UTC") from error
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -80,5 +83,8 @@ def epoch_us(moment: datetime) -> int:
 
 
 def from_epoch_us(microseconds: int) -> datetime:
-    """The aware UTC datetime of :func:`epoch_us`; raises ``OverflowError`` outside of the years 1 to 9999."""
+    """The aware UTC datetime of :func:`epoch_us`; raises ``OverflowError`` outside of the years 1 to 9999, and
+    ``TypeError`` for what is no whole number, as a store may hold."""
+    if type(microseconds) is not int:
+        raise TypeError(f"{str(microseconds)[:40]!r} is no whole number of microseconds")
     return _EPOCH + timedelta(microseconds=microseconds)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,6 +28,11 @@ TEXT_LIMIT = 2000
 #: Most proofs that a record keeps, and longest one, in characters: two texts of the above, escaped, and a signature.
 MOST_PROOFS = 12
 PROOF_LIMIT = 2 * 12 * TEXT_LIMIT + 1000
+#: Versions are below this, so that the doubles of Lua and JSON hold them exactly.
+VERSION_LIMIT = 2**53
+
+_CONTROL_CHARACTER = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def checked_task_id(task_id: object) -> str:
@@ -37,7 +43,7 @@ def checked_task_id(task_id: object) -> str:
         raise ConfigurationError(
             f"task id {task_id[:40]!r}… has {len(task_id)} characters", hint=f"at most {TASK_ID_LIMIT} are accepted"
         )
-    if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) <= 0xDFFF for char in task_id):
+    if _CONTROL_CHARACTER.search(task_id):
         raise ConfigurationError(
             f"task id {task_id!r} holds a control character", hint="ids are one line of plain text"
         )
@@ -112,28 +118,58 @@ class Revocation:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Revocation:
         """The revocation of a JSON form; raises ``ValueError`` naming the field that is missing or of another type."""
-        namespace, task_id = _text(record, "namespace"), _text(record, "task_id")
-        version = record.get("version")
-        if not isinstance(version, int) or isinstance(version, bool) or version < 0:
-            raise ValueError(f"version {version!r} is not a whole number")
-        terminate = record.get("terminate", False)
-        if not isinstance(terminate, bool):
-            raise ValueError(f"terminate {terminate!r} is not true or false")
         expires_at = _optional_text(record, "expires_at")
         proofs = record.get("proofs", [])
-        if not isinstance(proofs, list) or not all(isinstance(proof, str) for proof in proofs):
+        if not isinstance(proofs, list):
             raise ValueError("proofs is not a list of texts")
-        return cls(
-            namespace=namespace,
-            task_id=task_id,
-            version=version,
-            issued_at=parse_isoformat(_text(record, "issued_at")),
-            terminate=terminate,
-            reason=_optional_text(record, "reason"),
-            requested_by=_optional_text(record, "requested_by"),
-            expires_at=None if expires_at is None else parse_isoformat(expires_at),
-            proofs=tuple(proofs[-MOST_PROOFS:]),
+        return checked_revocation(
+            cls(
+                namespace=_text(record, "namespace"),
+                task_id=_text(record, "task_id"),
+                version=record.get("version"),  # type: ignore[arg-type]  # checked with all the others
+                issued_at=parse_isoformat(_text(record, "issued_at")),
+                terminate=record.get("terminate", False),
+                reason=record.get("reason"),
+                requested_by=record.get("requested_by"),
+                expires_at=None if expires_at is None else parse_isoformat(expires_at),
+                proofs=tuple(proofs[-MOST_PROOFS:]),
+            )
         )
+
+
+def checked_revocation(record: Revocation) -> Revocation:
+    """The record itself, which was put together from what came over the wire or lay in a store.
+
+    Raises ``ValueError`` naming the field that no store can have given: of another type, out of range, or text that
+    not every store can hold. Workers stop tasks because of a revocation; it is never made up from something else.
+    """
+    version: object = record.version
+    terminate: object = record.terminate
+    namespace: object = record.namespace
+    if type(version) is not int or not 0 <= version < VERSION_LIMIT:
+        raise ValueError(f"version {str(version)[:40]!r} is not a whole number below 2**53")
+    if type(terminate) is not bool:
+        raise ValueError(f"terminate {str(terminate)[:40]!r} is not true or false")
+    if not isinstance(namespace, str) or not namespace or _UNSTORABLE.search(namespace):
+        raise ValueError(f"namespace {str(namespace)[:40]!r} is not text")
+    try:
+        checked_task_id(record.task_id)
+    except ConfigurationError as error:
+        raise ValueError(error.message) from None
+    texts: tuple[tuple[str, object], ...] = (("reason", record.reason), ("requested_by", record.requested_by))
+    for name, text in texts:
+        if text is None:
+            continue
+        if not isinstance(text, str) or len(text) > TEXT_LIMIT or _UNSTORABLE.search(text):
+            raise ValueError(f"{name} {str(text)[:40]!r} is not text of at most {TEXT_LIMIT} characters")
+    if record.proofs:
+        proofs: tuple[object, ...] = record.proofs
+        if len(proofs) > MOST_PROOFS or not all(
+            isinstance(proof, str) and len(proof) <= PROOF_LIMIT and proof.isascii() and "\0" not in proof
+            for proof in proofs
+        ):
+            raise ValueError(f"proofs are not at most {MOST_PROOFS} texts of at most {PROOF_LIMIT} characters")
+    return record
 
 
 def merge(

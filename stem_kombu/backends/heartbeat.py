@@ -18,6 +18,8 @@ STALE_AFTER = 3.0
 DEAD_AFTER = 6.0
 #: Seconds for which a roster keeps a dead worker's entry beyond that, so that an operator can still see it die.
 ENTRY_MARGIN = 60.0
+#: Characters of a text, and queues or totals, of one beat.
+_LONGEST_TEXT, _MOST = 512, 10_000
 
 
 class Liveness(str, Enum):
@@ -103,30 +105,53 @@ class Heartbeat:
     def from_record(cls, record: Mapping[str, Any], *, timestamp: datetime | None = None) -> Heartbeat:
         """The heartbeat of a JSON form, with ``timestamp`` instead of its own where that is given.
 
-        Raises ``ValueError``, ``KeyError`` or ``TypeError`` when it isn't one.
+        Raises ``ValueError``, ``KeyError`` or ``TypeError`` when it isn't one: a field is missing, of another type, or
+        no value that a worker can have. What is read here is shown to people and steers who is asked.
         """
-        interval = float(record["interval_s"])
+        interval = _number(record["interval_s"], "interval_s")
         if not 0 < interval < 1e9:
             raise ValueError(f"interval {interval!r} is not a span of time")
         rss, load = record.get("rss_bytes"), record.get("load_avg")
         if timestamp is None and (written := record.get("timestamp")) is not None:
-            timestamp = parse_isoformat(str(written))
+            timestamp = parse_isoformat(_text(written, "timestamp"))
+        queues, totals = record["queues"], record["totals"]
+        if not isinstance(queues, list) or not isinstance(totals, dict) or max(len(queues), len(totals)) > _MOST:
+            raise ValueError("queues and totals are not a list and an object of some names")
         return cls(
-            namespace=str(record["namespace"]),
-            worker=str(record["worker"]),
-            boot=str(record["boot"]),
-            inbox=str(record["inbox"]),
+            namespace=_text(record["namespace"], "namespace"),
+            worker=_text(record["worker"], "worker"),
+            boot=_text(record["boot"], "boot"),
+            inbox=_text(record["inbox"], "inbox"),
             interval=interval,
-            hostname=str(record["hostname"]),
-            pid=int(record["pid"]),
-            version=str(record["version"]),
-            state=str(record["state"]),
-            concurrency=int(record["concurrency"]),
-            in_flight=int(record["in_flight"]),
-            queues=tuple(str(queue) for queue in record["queues"]),
-            rss_bytes=None if rss is None else int(rss),
-            load_avg=None if load is None else float(load),
-            uptime=float(record["uptime_s"]),
-            totals={str(name): int(count) for name, count in dict(record["totals"]).items()},
+            hostname=_text(record["hostname"], "hostname", least=0),
+            pid=_whole(record["pid"], "pid"),
+            version=_text(record["version"], "version", least=0),
+            state=_text(record["state"], "state"),
+            concurrency=_whole(record["concurrency"], "concurrency"),
+            in_flight=_whole(record["in_flight"], "in_flight"),
+            queues=tuple(_text(queue, "a queue") for queue in queues),
+            rss_bytes=None if rss is None else _whole(rss, "rss_bytes"),
+            load_avg=None if load is None else _number(load, "load_avg"),
+            uptime=_number(record["uptime_s"], "uptime_s"),
+            totals={_text(name, "a total"): _whole(count, "a total") for name, count in totals.items()},
             timestamp=timestamp,
         )
+
+
+def _text(value: object, name: str, *, least: int = 1) -> str:
+    if not isinstance(value, str) or not least <= len(value) <= _LONGEST_TEXT:
+        raise ValueError(f"{name} {str(value)[:40]!r} is not text of {least} to {_LONGEST_TEXT} characters")
+    value.encode()  # half a surrogate pair is a ValueError as well
+    return value
+
+
+def _whole(value: object, name: str) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"{name} {str(value)[:40]!r} is not a whole number")
+    return value
+
+
+def _number(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e15:
+        raise ValueError(f"{name} {str(value)[:40]!r} is not a number of at least 0")
+    return float(value)

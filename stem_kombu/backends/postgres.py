@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -18,6 +17,7 @@ from stem_kombu.backends.stored import (
     body_text,
     checked_ttl,
     corrupt,
+    decoded_json,
     lifetime,
     slices,
     storable_id,
@@ -127,7 +127,7 @@ class PostgresBackend(Backend):
         task_id, state, attempt, queue, worker, enqueued_at, started_at, text = row
         place = f"result backend {self.url}: table stem_tasks, task {task_id!r}"
         try:
-            body = json.loads(text)
+            body = decoded_json(text)
         except (ValueError, RecursionError) as error:
             raise corrupt(place, text, error) from error
         return assembled(task_id, state, attempt, queue, worker, _utc(enqueued_at), _utc(started_at), body, place=place)

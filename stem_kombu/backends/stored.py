@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -33,6 +34,7 @@ UNFINISHED_TTL = 30 * 86_400.0
 _LONGEST_TTL = 100 * 365 * 86_400.0
 #: Attempts are numbers of at most 53 bits everywhere, which is what Lua's doubles hold exactly.
 _HIGHEST_ATTEMPT = 2**53
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 #: The most records, and about the most bytes of them, that go to a server at once: it answers nobody else meanwhile.
 _SLICE_RECORDS, _SLICE_BYTES = 512, 4 * 1024 * 1024
 
@@ -78,7 +80,7 @@ def body_text(record: TaskRecord) -> str:
     try:
         checked_task_id(record.task_id)
         for text in (record.queue, record.worker):
-            if text is not None and ("\0" in text or any("\ud800" <= char <= "\udfff" for char in text)):
+            if text is not None and _UNSTORABLE.search(text):
                 raise ValueError(f"{text!r} holds a character that can't be stored")
         if not 0 <= record.attempt < _HIGHEST_ATTEMPT:
             raise ValueError(f"attempt {record.attempt} is out of range")
@@ -112,7 +114,7 @@ def record_text(record: TaskRecord) -> str:
 def parsed_record(task_id: str, text: str | bytes, *, place: str) -> TaskRecord:
     """The record of a stored form; raises :class:`StoreCorrupt` naming ``place`` when it isn't one."""
     try:
-        state, attempt, queue, worker, enqueued_us, started_us, body = json.loads(text)
+        state, attempt, queue, worker, enqueued_us, started_us, body = decoded_json(text)
         return assembled(
             task_id, state, attempt, queue, worker, _moment(enqueued_us), _moment(started_us), body, place=place
         )
@@ -120,12 +122,21 @@ def parsed_record(task_id: str, text: str | bytes, *, place: str) -> TaskRecord:
         raise corrupt(place, text, error) from error
 
 
+def decoded_json(text: str | bytes) -> Any:
+    """The value of JSON that a store wrote: without the numbers that JSON has not, which Python would read as well.
+
+    Raises ``ValueError`` or ``RecursionError``.
+    """
+    return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+
+
 def merged_head(record: TaskRecord, head: bytes, *, place: str) -> TaskRecord:
     """``record`` with the fields of a stored form's first lines, which a script has merged."""
     try:
         _, _, queue, worker, enqueued_us, started_us, _ = json.loads(head + b"0]")
+        _check_texts(queue, worker)
         return with_carried(record, queue, worker, _moment(enqueued_us), _moment(started_us))
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise corrupt(place, head, error) from error
 
 
@@ -161,21 +172,19 @@ def assembled(
 ) -> TaskRecord:
     """The record of these parts as JSON gave them; raises :class:`StoreCorrupt` when they make none."""
     try:
-        if not isinstance(attempt, int) or isinstance(attempt, bool) or attempt < 0:
-            raise ValueError(f"attempt {attempt!r} is not a whole number")
-        for text in (queue, worker):
-            if text is not None and not isinstance(text, str):
-                raise ValueError(f"{text!r} is not text")
+        if type(attempt) is not int or not 0 <= attempt < _HIGHEST_ATTEMPT:
+            raise ValueError(f"attempt {str(attempt)[:40]!r} is not a whole number")
+        _check_texts(queue, worker)
         error, revocation = body.get("error"), body.get("revocation")
         return TaskRecord(
             task_id=task_id,
-            name=str(body["name"]),
+            name=_text(body["name"]),
             state=TaskState(state),
             attempt=attempt,
             queue=queue,
             worker=worker,
             result=body.get("result"),
-            error=None if error is None else TaskError(error["type"], error["message"], error.get("traceback")),
+            error=None if error is None else _error(error),
             revocation=None if revocation is None else Revocation.from_record(revocation),
             enqueued_at=enqueued_at,
             started_at=started_at,
@@ -184,6 +193,31 @@ def assembled(
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as failure:
         raise corrupt(place, repr(body), failure) from failure
+
+
+def _finite(text: str) -> float:
+    return float(text) if math.isfinite(float(text)) else _refuse(text)
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(f"{text[:40]} is no number that JSON can hold")
+
+
+def _check_texts(*texts: object) -> None:
+    for text in texts:
+        if text is not None and _UNSTORABLE.search(_text(text)):
+            raise ValueError(f"{text!r} holds a character that can't be stored")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{str(value)[:80]!r} is not text")
+    return value
+
+
+def _error(fields: Any) -> TaskError:
+    traceback = fields.get("traceback")
+    return TaskError(_text(fields["type"]), _text(fields["message"]), None if traceback is None else _text(traceback))
 
 
 def corrupt(place: str, found: str | bytes, error: Exception) -> StoreCorrupt:

@@ -67,8 +67,11 @@ def proofs_text(record: Revocation) -> str | None:
 
 def proofs_of(text: str | None) -> tuple[str, ...]:
     """The proofs of such a text; raises ``ValueError`` or ``TypeError`` when it is none."""
-    proofs = () if text is None else json.loads(text)
-    if not all(isinstance(proof, str) for proof in proofs):
+    try:
+        proofs = [] if text is None else json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"proofs {str(text)[:40]!r} are not texts") from error
+    if not isinstance(proofs, list) or not all(isinstance(proof, str) for proof in proofs):
         raise ValueError(f"proofs {str(text)[:40]!r} are not texts")
     return tuple(proofs)
 

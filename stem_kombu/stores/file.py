@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -26,9 +26,10 @@ from stem_kombu.stores.journal import MORE, Extent, Journal, Replaced
 _TEXT = rb'"((?:[^"\\]|\\.)*)"'
 #: The beginning of every line: a record, or the mark of a namespace. Enough to skip a line without decoding it.
 _LINE = re.compile(
-    rb'\{"namespace":' + _TEXT + rb',(?:"task_id":' + _TEXT + rb',"version":(\d+),"supersedes":(\d+|null),'
-    rb'|"revision":(\d+),"pruned_us":(\d+),"pruned":(\d+)\}$)'
+    rb'\{"namespace":' + _TEXT + rb',(?:"task_id":' + _TEXT + rb',"version":(\d{1,16}),"supersedes":(\d{1,16}|null),'
+    rb'|"revision":(\d{1,16}),"pruned_us":(\d{1,16}),"pruned":(\d{1,16})\}$)'
 )
+_Corrupt = Callable[[int, object], StoreCorrupt]
 #: The file is rewritten when this many of its records, and more than half of them, are of no use any more.
 _GARBAGE = 1000
 
@@ -82,18 +83,33 @@ class _ReadTo:
 
 
 class _Line:
-    """One record's line and where it ends, decoded no further than needed."""
+    """One record's line and where it ends, decoded no further than needed; ``corrupt(offset, why)`` makes an exception."""
 
-    __slots__ = ("match", "offset", "text", "version")
+    __slots__ = ("_corrupt", "match", "offset", "text", "version")
 
-    def __init__(self, offset: int, text: bytes, match: re.Match[bytes]) -> None:
-        self.offset, self.text, self.match = offset, text, match
+    def __init__(self, offset: int, text: bytes, match: re.Match[bytes], corrupt: _Corrupt) -> None:
+        self.offset, self.text, self.match, self._corrupt = offset, text, match, corrupt
         self.version = int(match[3])
 
     @property
     def expires_us(self) -> int | None:
         value = self.text.rpartition(b'"expires_at":')[2]
-        return None if value.startswith(b"null") else epoch_us(parse_isoformat(value.split(b'"')[1].decode()))
+        if value.startswith(b"null"):
+            return None
+        try:
+            return epoch_us(parse_isoformat(value.split(b'"')[1].decode()))
+        except (ValueError, IndexError) as error:
+            raise self._corrupt(self.offset, error) from error
+
+    def decoded(self) -> Revocation:
+        try:
+            record = Revocation.from_record(json.loads(self.text.decode()))
+        except (ValueError, RecursionError) as error:
+            raise self._corrupt(self.offset, error) from error
+        said = (_escaped(record.namespace), _escaped(record.task_id), record.version)
+        if said != (self.match[1], self.match[2], self.version):  # a name stands in the line twice
+            raise self._corrupt(self.offset, "it names two tasks")
+        return record
 
     def alone(self) -> bytes:
         """The line as one that replaces nothing and is a batch of its own."""
@@ -219,9 +235,11 @@ class FileRevokeStore(RevokeStore):
         wanted = _escaped(namespace)
         gone = self._gone(extent, start).get(wanted, _Gone())
         for record in self._records(extent, wanted, start):
+            if record.version <= last:
+                raise self._corrupt(record.offset, f"version {record.version} stands behind {last}")
             last = record.version
             if last > version and only in (None, record.match[2]) and record not in gone:
-                yield self._decoded(record)
+                yield record.decoded()
         self._read_to[namespace] = _ReadTo(extent.header, extent.end, last)
 
     def _learnt(self, extent: Extent, *, index: bool = False) -> _Known:
@@ -237,10 +255,13 @@ class FileRevokeStore(RevokeStore):
                 shelf.revision = max(shelf.revision, int(match[5]))
                 known.garbage += int(match[7])
                 continue
-            shelf.revision = int(match[3])
+            record = _Line(offset, line, match, self._corrupt)
+            if record.version <= shelf.revision:
+                raise self._corrupt(offset, f"version {record.version} stands behind {shelf.revision}")
+            shelf.revision = record.version
             known.records += 1
             known.garbage += match[4] != b"null"
-            expires_us = self._checked_expiry(_Line(offset, line, match))
+            expires_us = record.expires_us
             if expires_us is not None and (shelf.next_expiry_us is None or expires_us < shelf.next_expiry_us):
                 shelf.next_expiry_us = expires_us
             if known.indexed:
@@ -266,7 +287,7 @@ class FileRevokeStore(RevokeStore):
         for offset, line in self._journal.lines(extent, start):
             match = self._matched(offset, line)
             if match[3] is not None and match[1] == namespace:
-                yield _Line(offset, line, match)
+                yield _Line(offset, line, match, self._corrupt)
 
     def _rewrite(self, now: datetime) -> None:
         """Replace the file by one without what is expired or superseded, in any namespace; needs the write lock."""
@@ -290,7 +311,7 @@ class FileRevokeStore(RevokeStore):
         held: dict[str, Revocation] = {}
         for start, line in zip(starts, self._journal.lines_at(starts), strict=True):
             offset = start + len(line)
-            record = self._decoded(_Line(offset, line, self._matched(offset, line)))
+            record = _Line(offset, line, self._matched(offset, line), self._corrupt).decoded()
             held[record.task_id] = record
         return held
 
@@ -299,18 +320,6 @@ class FileRevokeStore(RevokeStore):
         if match is None:
             raise self._corrupt(offset, "it is neither a record nor a mark")
         return match
-
-    def _checked_expiry(self, record: _Line) -> int | None:
-        try:
-            return record.expires_us
-        except (ValueError, IndexError) as error:
-            raise self._corrupt(record.offset, error) from error
-
-    def _decoded(self, record: _Line) -> Revocation:
-        try:
-            return Revocation.from_record(json.loads(record.text.decode()))
-        except ValueError as error:
-            raise self._corrupt(record.offset, error) from error
 
     def _corrupt(self, offset: int, why: object) -> StoreCorrupt:
         return StoreCorrupt(

@@ -10,7 +10,7 @@ from typing import Any
 from stem_kombu.drivers.postgres import PostgresDatabase, PostgresSession
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.errors import StoreCorrupt
-from stem_kombu.revocation import Revocation, RevocationDraft
+from stem_kombu.revocation import Revocation, RevocationDraft, checked_revocation
 from stem_kombu.settings import TlsSettings
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.batch import folded, merged, proofs_of, proofs_text
@@ -179,20 +179,21 @@ def _write(session: PostgresSession, records: Sequence[Revocation]) -> None:
 def _record(namespace: str, row: tuple[Any, ...]) -> Revocation:
     task_id, version, issued_at, terminate, reason, requested_by, expires_at, proofs = row
     try:
-        proven_by = proofs_of(proofs)
-    except (TypeError, ValueError) as error:
+        return checked_revocation(
+            Revocation(
+                namespace,
+                task_id,
+                version,
+                issued_at.astimezone(timezone.utc),
+                terminate,
+                reason,
+                requested_by,
+                None if expires_at is None else expires_at.astimezone(timezone.utc),
+                proofs_of(proofs),
+            )
+        )
+    except (TypeError, ValueError, OverflowError) as error:  # the database's calendar is longer than Python's
         raise StoreCorrupt(
             f"table stem_revocations, namespace {namespace!r}, task {task_id!r}: {error}",
-            hint="somebody else wrote to this row; set its column proofs to NULL",
+            hint="somebody else writes to this table; delete the row",
         ) from error
-    return Revocation(
-        namespace,
-        task_id,
-        version,
-        issued_at.astimezone(timezone.utc),
-        terminate,
-        reason,
-        requested_by,
-        None if expires_at is None else expires_at.astimezone(timezone.utc),
-        proven_by,
-    )

@@ -10,7 +10,7 @@ from typing import Any
 from stem_kombu.clock import from_epoch_us
 from stem_kombu.drivers.redis import RedisDatabase, RedisScript
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError
-from stem_kombu.revocation import MOST_PROOFS, Revocation, RevocationDraft
+from stem_kombu.revocation import MOST_PROOFS, Revocation, RevocationDraft, checked_revocation
 from stem_kombu.settings import TlsSettings
 from stem_kombu.stores import redis_scripts
 from stem_kombu.stores.base import RevokeStore
@@ -91,7 +91,7 @@ class RedisRevokeStore(RevokeStore):
     def _pages(self, namespace: str, version: int) -> Iterator[tuple[datetime, Revocation]]:
         while True:
             now_us, page = self._evaluate(redis_scripts.PAGE, namespace, [version, _PAGE])
-            now, found = from_epoch_us(int(now_us)), self._decoded(namespace, page)
+            now, found = from_epoch_us(int(now_us)), self._page_of(namespace, page)
             for task_id, fields in found:
                 record = self._record(namespace, task_id, fields)
                 version = record.version
@@ -113,31 +113,45 @@ class RedisRevokeStore(RevokeStore):
     def _decoded(self, namespace: str, text: bytes) -> Any:
         try:
             return json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._corrupt(_keys(namespace)[0], text[:80]) from error
+
+    def _page_of(self, namespace: str, page: bytes) -> list[tuple[str, Any]]:
+        try:
+            return [(task_id, fields) for task_id, fields in self._decoded(namespace, page)]
+        except (TypeError, ValueError) as error:
+            raise self._corrupt(_keys(namespace)[0], page[:80]) from error
 
     def _record(self, namespace: str, task_id: str, fields: Any) -> Revocation:
         try:
             expires_us = fields["expires_us"]
-            return Revocation(
-                namespace,
-                task_id,
-                int(fields["version"]),
-                from_epoch_us(fields["issued_us"]),
-                bool(fields["terminate"]),
-                fields["reason"],
-                fields["requested_by"],
-                None if expires_us is None else from_epoch_us(expires_us),
-                tuple(str(proof) for proof in fields.get("proofs", ())),
+            return checked_revocation(
+                Revocation(
+                    namespace,
+                    task_id,
+                    fields["version"],
+                    from_epoch_us(fields["issued_us"]),
+                    fields["terminate"],
+                    fields["reason"],
+                    fields["requested_by"],
+                    None if expires_us is None else from_epoch_us(expires_us),
+                    tuple(_listed(fields.get("proofs", []))),
+                )
             )
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise self._corrupt(f"{_keys(namespace)[0]} field {task_id}", fields) from error
 
     def _corrupt(self, place: str, found: object) -> StoreCorrupt:
         return StoreCorrupt(
-            f"revoke store {self.url}: {place} holds {found!r}, which is no revocation",
+            f"revoke store {self.url}: {place} holds {str(found)[:80]!r}, which is no revocation",
             hint="somebody else writes to this key; delete the field, or use another namespace",
         )
+
+
+def _listed(proofs: Any) -> list[str]:
+    if not isinstance(proofs, list):
+        raise TypeError(f"proofs {str(proofs)[:40]!r} are no list")
+    return proofs
 
 
 def _keys(namespace: str) -> list[str]:

@@ -12,7 +12,7 @@ from stem_kombu.clock import SYSTEM, Clock, epoch_us, from_epoch_us
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.sqlite import SqliteDatabase
 from stem_kombu.errors import StoreCorrupt
-from stem_kombu.revocation import Revocation, RevocationDraft
+from stem_kombu.revocation import Revocation, RevocationDraft, checked_revocation
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.batch import folded, merged, proofs_of, proofs_text
 
@@ -133,14 +133,24 @@ class SqliteRevokeStore(RevokeStore):
             proven_by = proofs_of(proofs)
             issued_at = from_epoch_us(issued_us)
             expires_at = None if expires_us is None else from_epoch_us(expires_us)
+            return checked_revocation(
+                Revocation(
+                    namespace,
+                    task_id,
+                    version,
+                    issued_at,
+                    {0: False, 1: True}.get(terminate, terminate),
+                    reason,
+                    requested_by,
+                    expires_at,
+                    proven_by,
+                )
+            )
         except (TypeError, ValueError, OverflowError) as error:
             raise StoreCorrupt(
                 f"revoke store {self.url}: table stem_revocations, task {task_id!r}: {error}",
                 hint="restore the file from a backup",
             ) from error
-        return Revocation(
-            namespace, task_id, version, issued_at, bool(terminate), reason, requested_by, expires_at, proven_by
-        )
 
 
 def _revision(connection: sqlite3.Connection, namespace: str) -> int:
