@@ -3,6 +3,7 @@
 #   make demo    the whole story on this machine, on the embedded broker
 #   make test    lint, types, docs and all tests, against real Redis, RabbitMQ and PostgreSQL
 #   make bench   the benchmarks
+#   make fuzz    every door against a coverage-guided fuzzer: SECONDS=60 of processor time each, TARGETS="url …" for some
 #   make docs    the documentation, in docs/_build/html
 #   make format  mends what the linter can mend by itself
 #   make clean   removes what these made
@@ -11,7 +12,7 @@ SHELL := /bin/sh
 VENV := .venv
 TOX := $(VENV)/bin/tox run -q
 
-.PHONY: demo test bench docs format clean
+.PHONY: demo test bench fuzz docs format clean
 
 demo: $(VENV)/.installed
 	@$(VENV)/bin/stem demo
@@ -23,6 +24,11 @@ test: $(VENV)/.tox-installed
 bench: $(VENV)/.tox-installed
 	@scripts/provide-servers.sh
 	@$(TOX) -e bench
+
+SECONDS := 60
+TARGETS :=
+fuzz: $(VENV)/.tox-installed
+	@$(TOX) -e fuzz -- --seconds $(SECONDS) $(TARGETS)
 
 docs: $(VENV)/.tox-installed
 	@$(TOX) -e docs

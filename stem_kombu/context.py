@@ -112,7 +112,7 @@ class TaskContext:
         if fraction is not None and not 0.0 <= fraction <= 1.0:
             raise ValueError(f"progress {fraction!r} of task {self.task_id} is not between 0 and 1")
         self._signals.check()
-        self._signals.progress(fraction, data)
+        self._signals.progress(None if fraction is None else float(fraction), data)
 
     def extend_lease(self, seconds: float) -> None:
         """Keep the message for ``seconds`` from now where the transport has such a thing, then checkpoint.

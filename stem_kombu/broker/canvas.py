@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from stem_kombu.revocation import TASK_ID_LIMIT
 from stem_kombu.task import CeleryOrigin
 
 #: Keys of the body's third part, in the order in which people are told of them.
@@ -58,4 +59,4 @@ def _dependents(embed: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and 0 < len(value) <= 255 else None
+    return value if isinstance(value, str) and 0 < len(value) <= TASK_ID_LIMIT else None

@@ -22,6 +22,7 @@ from stem_kombu.broker.encoding import (
     LARGEST_BODY,
     nesting,
 )
+from stem_kombu.durations import LONGEST
 from stem_kombu.errors import BadMessage, ConfigurationError
 from stem_kombu.revocation import checked_task_id
 from stem_kombu.task import TaskMessage
@@ -209,7 +210,9 @@ def _time_limits(value: object) -> tuple[float | None, float | None]:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise BadMessage(f"header 'timelimit': {str(value)[:80]!r} is not [hard, soft]")
     for limit in value:
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or limit < 0):
+        if limit is None:
+            continue
+        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 <= limit <= LONGEST:
             raise BadMessage(f"header 'timelimit': {str(value)[:80]!r} is not [hard, soft] in seconds")
     hard, soft = value
     return (float(hard) if hard else None), (float(soft) if soft else None)

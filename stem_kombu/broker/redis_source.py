@@ -11,7 +11,7 @@ import json
 import logging
 import secrets
 import select
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.broker import redis_scripts
@@ -33,12 +33,22 @@ _LOOK = 0.02
 _SPARE = 4
 #: Messages of one burst: short enough for a script that nobody else's commands can interrupt.
 _BURST = 128
+#: What reading something that is no message of Kombu's raises.
+NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 #: Between the two keys in the name of a landing; Kombu has it in the names of keys as well, but never doubled.
 _BETWEEN = "\x06\x16\x06\x16"
 
 
-def open_redis_source(connection: Connection, queues: Sequence[str], *, clock: Clock = SYSTEM) -> RedisSource | None:
+def open_redis_source(
+    connection: Connection,
+    queues: Sequence[str],
+    *,
+    clock: Clock = SYSTEM,
+    garbage: Callable[[Exception], None] | None = None,
+) -> RedisSource | None:
     """The source for a connected Redis connection, ``None`` where the server lacks what it needs (Redis 6.2).
+
+    ``garbage`` is told of each entry of a queue that is no message, which is dropped; without it the log is told.
 
     Raises what the driver raises.
     """
@@ -51,7 +61,23 @@ def open_redis_source(connection: Connection, queues: Sequence[str], *, clock: C
         except (AttributeError, channel.ResponseError) as error:
             logger.info("messages are read one by one, by Kombu: %s", error)
             return None
-    return RedisSource(connection, queues, raw, clock)
+    return RedisSource(connection, queues, raw, clock, garbage or _tell)
+
+
+def _tell(error: Exception) -> None:
+    logger.error("an entry of a queue is no message and is dropped: %r", error)
+
+
+def message_of(text: bytes, tag: str, queue: str, channel: Any) -> Any:
+    """The Kombu message of what lay in a queue's list; raises one of :data:`NO_MESSAGE` where there is none."""
+    from kombu.utils.json import loads
+
+    payload = loads(text)
+    payload["properties"]["delivery_tag"] = tag
+    info = payload["properties"]["delivery_info"]
+    info.setdefault("exchange", "")
+    info.setdefault("routing_key", queue)
+    return channel.Message(payload, channel=channel)
 
 
 class _Waiter:
@@ -90,7 +116,15 @@ class RedisSource:
     held stays leased, and may be acknowledged with the new one.
     """
 
-    def __init__(self, connection: Connection, queues: Sequence[str], client: Any, clock: Clock) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        queues: Sequence[str],
+        client: Any,
+        clock: Clock,
+        garbage: Callable[[Exception], None],
+    ) -> None:
+        self._garbage = garbage
         channel: Any = connection.default_channel
         self._channel = channel
         self._client = client
@@ -197,17 +231,10 @@ class RedisSource:
         self._client.close()
 
     def _message(self, tag: str, queue: str, text: bytes) -> Any:
-        from kombu.utils.json import loads
-
         try:
-            payload = loads(text)
-            payload["properties"]["delivery_tag"] = tag
-            info = payload["properties"]["delivery_info"]
-            info.setdefault("exchange", "")
-            info.setdefault("routing_key", queue)
-            return self._channel.Message(payload, channel=self._channel)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            return message_of(text, tag, queue, self._channel)
+        except NO_MESSAGE as error:
             # No consumer of Kombu could do anything with it either.
-            logger.error("queue %s held %r, which is no message (%r); it is dropped", queue, text[:200], error)
+            self._garbage(ValueError(f"queue {queue} held {text[:200]!r}, which is no message ({error!r})"))
             self.take(0, [tag])
             return None

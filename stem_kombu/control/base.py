@@ -80,7 +80,8 @@ class PoolSlot:
 @dataclass(frozen=True, slots=True)
 class WorkerFacts:
     """What changes while a worker lives. ``queues`` maps each name to its depth (``None`` where the transport can't tell)
-    and whether it is being consumed; URLs are masked; spans are seconds."""
+    and whether it is being consumed; URLs are masked; spans are seconds. ``dropped`` counts, by door (``control``,
+    ``tasks``) and reason, the messages that were not obeyed."""
 
     state: str
     uptime: float
@@ -100,6 +101,7 @@ class WorkerFacts:
     transport: str
     heartbeat_interval: float
     bounds: Mapping[str, Any] = field(default_factory=dict)
+    dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

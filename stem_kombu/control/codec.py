@@ -7,6 +7,7 @@ the sender could still be told, the exception carries the address (:class:`Unrea
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
@@ -245,12 +246,19 @@ def _object(body: bytes, largest: int) -> dict[str, Any]:
     if len(body) > largest:
         raise BadMessage(f"a message of {len(body)} bytes; at most {largest} are read", code="too-large")
     try:
-        fields = json.loads(body, parse_constant=_refuse_constant)
+        fields = json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:  # bytes that are no UTF-8 are a ValueError as well
         raise BadMessage(f"a message is no JSON: {error}") from None
     if not isinstance(fields, dict):
         raise BadMessage(f"a message is {type(fields).__name__}, not an object")
     return fields
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is more than a number can hold")
+    return number
 
 
 def _refuse_constant(name: str) -> Any:

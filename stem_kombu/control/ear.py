@@ -15,7 +15,9 @@ from typing import Any
 
 from stem_kombu.broker import names
 from stem_kombu.broker.connections import SLICE, connect
+from stem_kombu.broker.unpacking import bound
 from stem_kombu.clock import Clock
+from stem_kombu.control.codec import LARGEST_COMMAND
 from stem_kombu.control.lines import acknowledges, body_of, drain, hang_up, line, loop_body, looped_token
 from stem_kombu.control.outbox import Speaker
 from stem_kombu.errors import BrokerError, BrokerUnavailable
@@ -92,7 +94,7 @@ class Ear:
 
         connect(self._connection, _CONNECT_TIMEOUT)
         self.wake = getattr(self._connection.transport, "wake", None)
-        channel = self._connection.default_channel
+        channel = bound(self._connection.default_channel, LARGEST_COMMAND)
         self._speaker = Speaker(self._connection)
         ways: list[tuple[Any, Callable[[Any], None]]] = [(self._inbox, self._on_inbox)]
         if self._fanout:

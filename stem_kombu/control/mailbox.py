@@ -15,8 +15,9 @@ from stem_kombu.broker.abilities import Abilities, abilities_of
 from stem_kombu.broker.connections import SLICE, connect
 from stem_kombu.broker.failures import broker_errors, shown_url
 from stem_kombu.broker.redis_mail import body_in, open_redis_inbox
+from stem_kombu.broker.unpacking import bound
 from stem_kombu.clock import Clock
-from stem_kombu.control.codec import decode_reply
+from stem_kombu.control.codec import LARGEST_REPLY, decode_reply
 from stem_kombu.control.complaints import Complaints
 from stem_kombu.control.lines import (
     CONTENT_TYPE,
@@ -68,7 +69,7 @@ class Mailbox:
     def _open(self) -> None:
         from kombu import Consumer, Producer
 
-        channel = self._connection.default_channel
+        channel = bound(self._connection.default_channel, LARGEST_REPLY)
         self._producer = Producer(channel, auto_declare=False)
         # Unlike a worker a client is not asked unasked: RabbitMQ may push all that it has for it.
         self._acks = acknowledges(self.abilities.driver) and self.abilities.driver != "amqp"

@@ -12,7 +12,9 @@ from stem_kombu.broker import names
 from stem_kombu.broker.abilities import abilities_of
 from stem_kombu.broker.connections import SLICE, connect
 from stem_kombu.broker.failures import broker_errors, shown_url
+from stem_kombu.broker.unpacking import bound
 from stem_kombu.clock import Clock
+from stem_kombu.control.codec import LARGEST_COMMAND
 from stem_kombu.control.complaints import Complaints
 from stem_kombu.control.lines import acknowledges, body_of, drain, hang_up, line
 from stem_kombu.errors import BroadcastUnsupported
@@ -70,7 +72,7 @@ class HeartbeatStream:
         from kombu import Consumer
 
         self._consumer = Consumer(
-            self._connection.default_channel,
+            bound(self._connection.default_channel, LARGEST_COMMAND),
             [names.heartbeat_queue(self._namespace, secrets.token_hex(16))],
             on_message=self._on_message,
             on_decode_error=self._on_decode_error,

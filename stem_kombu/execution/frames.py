@@ -9,12 +9,12 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
 
 from stem_kombu.execution.base import Stop
-from stem_kombu.outcome import Outcome
+from stem_kombu.outcome import Outcome, TaskError
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import TaskMessage
 
@@ -147,6 +147,36 @@ _LENGTH = struct.Struct("!Q")
 LONGEST = 1 << 30
 
 
+#: The fields of each frame that its receiver looks at, and of what types they may be.
+_FIELDS: dict[type, tuple[tuple[str, tuple[type, ...]], ...]] = {
+    Run: (("token", (int,)), ("message", (TaskMessage,))),
+    Halt: (("token", (int,)), ("why", (Stop,)), ("revocation", (Revocation, type(None)))),
+    Retire: (),
+    Ready: (("pid", (int,)),),
+    Unfit: (("message", (str,)),),
+    Started: (("token", (int,)),),
+    Report: (("token", (int,)), ("fraction", (float, int, type(None))), ("data", (dict, type(None)))),
+    ExtendLease: (("token", (int,)), ("seconds", (float, int))),
+    Finished: (("token", (int,)), ("outcome", (Outcome,)), ("rss_bytes", (int, type(None)))),
+}
+#: What stands in frames, of which a pickle that was cut or scribbled on can make objects without their attributes.
+_PARTS: dict[type, tuple[str, ...]] = {
+    kind: tuple(one.name for one in fields(kind)) for kind in (TaskMessage, Outcome, Revocation, TaskError)
+}
+
+
+def _check(frame: object) -> None:
+    """Raise ``TypeError`` or ``AttributeError`` unless that is a whole frame."""
+    for name, kinds in _FIELDS[type(frame)]:
+        value = getattr(frame, name)
+        if not isinstance(value, kinds):
+            raise TypeError(f"{name} of a {type(frame).__name__} is a {type(value).__name__}")
+        for part in _PARTS.get(type(value), ()):
+            inner = getattr(value, part)
+            for deeper in _PARTS.get(type(inner), ()):
+                getattr(inner, deeper)
+
+
 def encode(frame: object) -> bytes:
     """The frame with its length in front."""
     body = pickle.dumps(frame, protocol=pickle.HIGHEST_PROTOCOL)
@@ -172,7 +202,9 @@ class FrameReader:
             body = bytes(memoryview(self._buffer)[_LENGTH.size : end])
             del self._buffer[:end]
             try:
-                yield pickle.loads(body)  # noqa: S301 - our own child, on a pipe that nobody else can reach
+                frame = pickle.loads(body)  # noqa: S301 - our own child, on a pipe that nobody else can reach
+                _check(frame)
             except Exception as error:
                 # Unpickling may raise anything; whatever it is, the peer doesn't speak our language.
-                raise ProtocolFault(f"a frame that can't be read: {error!r}") from error
+                raise ProtocolFault(f"a frame that can't be read: {error!r}"[:500]) from error
+            yield frame

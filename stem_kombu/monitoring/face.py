@@ -12,13 +12,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kombu import Connection, Exchange, Producer
+from kombu.exceptions import KombuError
 from kombu.pidbox import Mailbox
 
-from stem_kombu.broker.connections import backoff, connect, pulse
+from stem_kombu.broker.connections import backoff, connect
+from stem_kombu.broker.unpacking import bound
 from stem_kombu.clock import Clock
 from stem_kombu.control.base import WorkerView
+from stem_kombu.control.codec import LARGEST_COMMAND
+from stem_kombu.control.complaints import Complaints
+from stem_kombu.control.lines import drain
+from stem_kombu.errors import BadMessage
 from stem_kombu.monitoring.events import FREQUENCY, Events, node_name
 from stem_kombu.monitoring.panel import Panel, Revoke
+from stem_kombu.monitoring.switchboard import REPLY_EXCHANGE, Switchboard
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +57,7 @@ class Face:
         self.node = node_name(who.worker, who.hostname)
         self.events = Events(self.node, who.pid, clock)
         self._panel = Panel(self.node, view, names, revoke)
+        self._complaints = Complaints("messages of Celery's remote control", clock)
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -90,25 +98,41 @@ class Face:
         exchange = Exchange("celeryev", type=kind)
         producer = Producer(channel, exchange=exchange, serializer="json", auto_declare=True)
         mailbox = Mailbox("celery", type="fanout", accept=["json"], serializer="json")(connection)
-        node = mailbox.Node(self.node, state=None, channel=connection.channel(), handlers=self._panel.handlers())
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a node of this name was here before is no news after a reconnect
-            node.listen()
+        node = mailbox.Node(self.node, state=None, channel=bound(connection.channel(), LARGEST_COMMAND))
+        self._consume(node)
         self._send_of_worker(producer, "worker-online")
         next_beat = self._clock.monotonic() + FREQUENCY
         while not self._stopped.is_set():
-            pulse(connection, clock=self._clock)
-            try:
-                connection.drain_events(timeout=_SLICE)
-            except TimeoutError as error:
-                if error.errno is not None:
-                    raise
+            drain(connection, _SLICE, clock=self._clock, garbage=self._on_garbage)
             self._send_of_tasks(producer)
             if self._clock.monotonic() >= next_beat:
                 next_beat = self._clock.monotonic() + FREQUENCY
                 self._send_of_worker(producer, "worker-heartbeat")
         self._send_of_tasks(producer)
         self._send_of_worker(producer, "worker-offline")
+
+    def _consume(self, node: Any) -> None:
+        board = Switchboard(
+            self.node,
+            self._panel.handlers(),
+            lambda answer, routing_key, ticket: node.reply(answer, REPLY_EXCHANGE, routing_key, ticket),
+        )
+
+        def on_message(message: Any) -> None:
+            try:
+                board.heard(message.payload)
+            except BadMessage as error:
+                self._complaints.drop(error.code, str(error))
+            except (KombuError, ValueError, RecursionError) as error:
+                # Of another content type than JSON, or JSON that isn't any.
+                self._complaints.drop("bad-message", repr(error))
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a node of this name was here before is no news after a reconnect
+            node.Consumer(on_message=on_message, on_decode_error=lambda _, error: self._on_garbage(error)).consume()
+
+    def _on_garbage(self, error: Exception) -> None:
+        self._complaints.drop("envelope", repr(error))
 
     def _send_of_worker(self, producer: Any, kind: str) -> None:
         facts = self._view.facts()

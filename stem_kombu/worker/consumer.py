@@ -18,8 +18,10 @@ from kombu import Consumer as KombuConsumer
 from kombu.asynchronous import Hub
 
 from stem_kombu.broker.connections import backoff, connect, pulse
+from stem_kombu.broker.encoding import LARGEST_BODY
 from stem_kombu.broker.queues import declared_task_queue, give_back
 from stem_kombu.broker.redis_source import RedisSource, open_redis_source
+from stem_kombu.broker.unpacking import bound
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerError
 from stem_kombu.wake import WakePipe
@@ -47,6 +49,7 @@ class Consumer:
 
     ``allowance()`` says how many messages may be here, and is asked in every turn.
     ``receive(message, generation)`` is called for each delivery, in that thread; ``generation`` numbers the connections.
+    ``garbage`` is told of what lay in a queue and is no message at all.
     ``reconnected`` is called, in that thread, after each connection but the first.
     """
 
@@ -58,9 +61,11 @@ class Consumer:
         *,
         allowance: Callable[[], int],
         receive: Callable[[Any, int], None],
+        garbage: Callable[[Exception], None],
         reconnected: Callable[[], None],
         clock: Clock,
     ) -> None:
+        self._garbage = garbage
         self._template = connection
         self.queues = tuple(queues)
         self._inflight = inflight
@@ -167,13 +172,16 @@ class Consumer:
     def _serve(self, connection: Connection) -> None:
         self._connection = connection
         generation = self.generation
+        bound(connection.default_channel, LARGEST_BODY)
         queues = [declared_task_queue(connection, queue) for queue in self.queues]
         if connection.transport.driver_type == "redis":
-            self._source = open_redis_source(connection, self.queues, clock=self._clock)
+            self._source = open_redis_source(connection, self.queues, clock=self._clock, garbage=self._garbage)
         self._consumer = KombuConsumer(
             connection.default_channel,
             queues,
             on_message=lambda message: self._receive(message, generation),
+            # What Kombu could not unpack is told by the message itself; without this it would end the connection.
+            on_decode_error=lambda message, _: self._receive(message, generation),
             accept=["json"],
             auto_declare=False,
         )

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from stem_kombu.backends.base import TaskStates
 from stem_kombu.broker.delivery import decode_delivery
 from stem_kombu.clock import Clock
+from stem_kombu.control.complaints import Complaints
 from stem_kombu.errors import ControlError, StoreError, TaskNotRegistered
 from stem_kombu.outcome import TaskError
 from stem_kombu.revocation_cache import RevocationCache
@@ -74,13 +75,23 @@ class Intake:
         self._ensure_fresh = ensure_fresh
         self._worker = worker
         self._clock = clock
+        self._complaints = Complaints(f"messages of the task queues of worker {worker}", clock)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many messages could not be read, by reason."""
+        return self._complaints.dropped
+
+    def garbage(self, error: Exception) -> None:
+        """Count what lay in a queue and was no message."""
+        self._complaints.drop("envelope", repr(error))
 
     def receive(self, raw: Any, generation: int) -> None:
         """Take one message of connection ``generation`` in."""
         try:
             arrived = decode_delivery(raw)
         except ControlError as error:
-            logger.error("a message can't be read and is dropped: %s", error, extra={"worker": self._worker})
+            self._complaints.drop(error.code, str(error))
             self._desk.reject(raw)
             return
         message, redelivered = arrived.message, arrived.redelivered

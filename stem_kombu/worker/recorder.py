@@ -18,11 +18,11 @@ from stem_kombu.backends.base import TaskStates
 from stem_kombu.backends.celery_results import CeleryResults
 from stem_kombu.broker.connections import backoff
 from stem_kombu.clock import Clock
-from stem_kombu.errors import BrokerError, StoreError, StoreUnavailable
+from stem_kombu.errors import BrokerError, ConfigurationError, StoreError, StoreUnavailable
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.task import TaskMessage
 from stem_kombu.worker.inflight import Delivery, InFlight
-from stem_kombu.worker.settlement import Settlement, Then
+from stem_kombu.worker.settlement import Settlement, Then, unsendable
 
 logger = logging.getLogger(__name__)
 
@@ -128,9 +128,13 @@ class Recorder:
                 try:
                     if not self._insist(partial(self._send, settlement.retry), "publish the next attempt"):
                         return
-                except _HopelessError:
-                    # Not lost: the broker delivers this attempt again.
-                    entry = replace(entry, settlement=Settlement(None, Then.REQUEUE))
+                except _HopelessError as hopeless:
+                    if isinstance(hopeless.__cause__, ConfigurationError):
+                        # It can never be sent, so to give this attempt back would run it again for ever.
+                        entry = replace(entry, settlement=unsendable(settlement, hopeless.__cause__))
+                    else:
+                        # Not lost: the broker delivers this attempt again.
+                        entry = replace(entry, settlement=Settlement(None, Then.REQUEUE))
             entries.append(entry)
         over = {entry.delivery.token for entry in entries if entry.settlement is not None}
         told = [(entry.delivery, record) for entry in entries if (record := self._record_of(entry, over)) is not None]

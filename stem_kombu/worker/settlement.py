@@ -98,6 +98,22 @@ def settle(
     )
 
 
+def unsendable(settlement: Settlement, why: Exception) -> Settlement:
+    """The settlement whose next attempt can't be sent (a Celery producer may put into a message what JSON has not): the
+    attempt was the last one."""
+    assert settlement.record is not None
+    error = settlement.record.error
+    said = (
+        f"{error.message}; it can't be tried again: {why}" if error is not None else f"it can't be tried again: {why}"
+    )
+    failed = TaskError(
+        error.type if error is not None else "Unsendable", said, None if error is None else error.traceback
+    )
+    return Settlement(
+        replace(settlement.record, state=TaskState.FAILED, error=failed, retry_at=None), Then.ACKNOWLEDGE, "failed"
+    )
+
+
 def refused(
     message: TaskMessage,
     *,

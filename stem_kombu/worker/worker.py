@@ -200,6 +200,7 @@ class Worker:
             self.inflight,
             allowance=self._allowance,
             receive=self.intake.receive,
+            garbage=self.intake.garbage,
             reconnected=self.hydration.nudge,
             clock=clock,
         )
@@ -231,6 +232,7 @@ class Worker:
             consumer=self.consumer,
             totals=self.totals,
             depths=self._depths.of,
+            dropped=lambda: {"control": self.listener.admission.dropped, "tasks": self.intake.dropped},
             bounds={
                 "sync_interval_s": settings.sync_interval,
                 "heartbeat_interval_s": self._interval,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import click
 
@@ -13,6 +14,8 @@ from stem_kombu_cli import exit_codes
 from stem_kombu_cli.options import places_of, targets_of, wants_json
 from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import emit, note, print_json, span, use_color
+
+ReportT = TypeVar("ReportT", bound=Report)
 
 
 def ask(
@@ -30,10 +33,34 @@ def ask(
     if as_json:
         print_json(report.to_dict())
     elif report.replies:
-        color = use_color(ctx.obj.color)
-        emit(text(report, color), color=color)
+        show(report, text, use_color(ctx.obj.color))
     tell(report)
     ctx.exit(exit_codes.of_report(report))
+
+
+def show(report: ReportT, text: Callable[[ReportT, bool], str], color: bool) -> None:
+    """Print the report as text, but for answers that can't be shown so: a worker of another version, or a strange
+    command of an application, must not hide what the others said."""
+    readable, unreadable = readable_part(report, text)
+    for worker in unreadable:
+        note(f"note: worker {worker} answered in a form that is not known here; --json shows it as it came")
+    if readable.replies:
+        emit(text(readable, color), color=color)
+
+
+def readable_part(report: ReportT, text: Callable[[ReportT, bool], str]) -> tuple[ReportT, list[str]]:
+    """The report with the answers that ``text`` can show, and the workers of the others."""
+    unreadable = [reply.worker for reply in report.replies if not _can_show(replace(report, replies=(reply,)), text)]
+    readable = tuple(reply for reply in report.replies if reply.worker not in unreadable)
+    return (replace(report, replies=readable) if unreadable else report), unreadable
+
+
+def _can_show(report: ReportT, text: Callable[[ReportT, bool], str]) -> bool:
+    try:
+        text(report, False)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
+        return False
+    return True
 
 
 def tell(report: Report) -> None:

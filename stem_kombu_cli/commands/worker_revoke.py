@@ -13,10 +13,10 @@ from stem_kombu.control.reports import RevokeReport
 from stem_kombu.errors import ConfigurationError, StoreError
 from stem_kombu.revocation import Revocation
 from stem_kombu_cli import exit_codes
-from stem_kombu_cli.commands.asking import tell
+from stem_kombu_cli.commands.asking import show, tell
 from stem_kombu_cli.options import DURATION, control_options, places_of, targets_of, wants_json
 from stem_kombu_cli.progress import Progress
-from stem_kombu_cli.render import emit, note, print_json, shown, table, use_color
+from stem_kombu_cli.render import note, print_json, shown, table, use_color
 
 
 @click.command(
@@ -78,8 +78,7 @@ def revoke(
     if as_json:
         print_json(report.to_dict())
     elif report.replies:
-        color = use_color(ctx.obj.color)
-        emit(text(report, color), color=color)
+        show(report, text, use_color(ctx.obj.color))
     _tell(report)
     ctx.exit(exit_codes.of_report(report))
 

@@ -37,6 +37,7 @@ def _worker(reply: WorkerReply, color: bool) -> str:
         ("process", f"{facts['hostname']}, {facts['pid']}, {size(facts['rss_bytes'])}{load}"),
         ("tasks", f"{tasks}; {facts['concurrency']} isolates, prefetch {facts['prefetch']}"),
         ("totals", ", ".join(f"{count} {name}" for name, count in facts["totals"].items())),
+        ("dropped", _dropped(facts.get("dropped", {}))),
         ("broker", f"{facts['broker']} ({facts['transport']})"),
         ("backend", facts["backend"] or "none"),
         ("revocations", f"{facts['revoked_count']} held; {facts['revoke_store']}"),
@@ -47,6 +48,12 @@ def _worker(reply: WorkerReply, color: bool) -> str:
     if facts["pool"]:
         lines += ["", _pool(facts["pool"], color)]
     return "\n".join(lines)
+
+
+def _dropped(doors: Mapping[str, Mapping[str, int]]) -> str:
+    """Messages that were not obeyed, by door and reason."""
+    parts = [f"{count} {door} ({reason})" for door, found in doors.items() for reason, count in found.items()]
+    return ", ".join(parts) or "nothing"
 
 
 def _spoken(name: str) -> str:

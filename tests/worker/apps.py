@@ -67,6 +67,12 @@ def fails(ctx: TaskContext, gate: str) -> None:
     raise ValueError(f"attempt {ctx.attempt}")
 
 
+@task("takes_anything", retry_backoff=0.0, retry_jitter=0.0)
+def takes_anything(ctx: TaskContext, gate: str, extra: Any = None) -> None:
+    Gate(gate).reach(f"attempt-{ctx.attempt}")
+    raise ValueError("whatever it is")
+
+
 @task("fails_when_open", retry_backoff=0.0, retry_jitter=0.0)
 def fails_when_open(ctx: TaskContext, gate: str) -> None:
     Gate(gate).reach(f"attempt-{ctx.attempt}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ from stem_kombu.broker.embedded.publishing import PublishBatch, commit, parcel_o
 from stem_kombu.broker.embedded.session import Session
 from stem_kombu.broker.embedded.topology import QueueSpec, QueueState
 from stem_kombu.clock import SYSTEM
+
+logger = logging.getLogger(__name__)
 
 
 class Credit:
@@ -235,7 +238,13 @@ class Channel(VirtualChannel):
         tag = consumer_tag or f"ctag-{uuid()}"
 
         def receive(payload: dict[str, Any]) -> None:
-            message = self.Message(payload, channel=self)
+            try:
+                message = self.Message(payload, channel=self)
+            except messages.UNREADABLE as error:
+                logger.error("embedded broker: a message of queue %r can't be read and is dropped: %r", queue, error)
+                if not no_ack:
+                    self.basic_ack(payload["properties"]["delivery_tag"])
+                return
             if callback is not None:
                 callback(message)
 

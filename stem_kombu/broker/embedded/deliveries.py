@@ -161,7 +161,7 @@ class Deliveries:
     def _taken(self, delivery: Delivery, no_ack: bool, consumer_tag: str | None) -> dict[str, Any] | None:
         try:
             payload = delivery.payload(consumer_tag)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except messages.UNREADABLE as error:
             logger.error("embedded broker: message %d can't be read and is dropped: %r", delivery.id, error)
             self._session.settle(delivery.id, delivery.tries)
             return None

@@ -18,6 +18,8 @@ MAX_PRIORITY = 9
 
 #: Header with the time (epoch seconds) before which a message is not delivered.
 ETA_HEADER = "stem-eta"
+#: What reading a row that somebody scribbled on raises.
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Delivery(NamedTuple):
         return f"{self.id}.{self.tries}"
 
     def payload(self, consumer_tag: str | None) -> dict[str, Any]:
-        """The message as Kombu's virtual ``Message`` reads it; ``ValueError`` for a row that somebody scribbled on."""
+        """The message as Kombu's virtual ``Message`` reads it; raises one of :data:`UNREADABLE` where the row holds none."""
         content_type, content_encoding, headers, properties = loads(self.envelope)
         info = {**properties["delivery_info"], "redelivered": self.tries > 1, "delivery_count": self.tries - 1}
         if consumer_tag is not None:

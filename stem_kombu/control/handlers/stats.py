@@ -31,6 +31,7 @@ def stats(order: Stats, view: WorkerView) -> dict[str, Any]:
             for name, consuming in sorted(facts.queues.items())
         },
         "totals": dict(facts.totals),
+        "dropped": {door: dict(reasons) for door, reasons in facts.dropped.items()},
         "pool": [
             {
                 "slot": slot.slot,

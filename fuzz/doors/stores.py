@@ -1,0 +1,192 @@
+"""What a revoke store reads back: the lines of its file, the values of Redis, the rows of SQLite.
+
+A store that holds garbage says so, naming the place (:class:`~stem_kombu.errors.StoreCorrupt`); it never hands something
+out that is no revocation, since workers stop tasks because of it.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fuzz.oracle import Refused, asked, holds, is_json, same
+from stem_kombu.clock import epoch_us
+from stem_kombu.errors import StoreCorrupt, StoreError
+from stem_kombu.revocation import Revocation, RevocationDraft, checked_task_id
+from stem_kombu.stores.base import RevokeStore
+from stem_kombu.stores.file import FileRevokeStore
+from stem_kombu.stores.redis import RedisRevokeStore
+from stem_kombu.stores.sqlite import SqliteRevokeStore
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
+NAMESPACE = "stem"
+
+
+@lru_cache(maxsize=1)
+def _folder() -> Path:
+    memory = Path("/dev/shm")  # files there cost no disk
+    return Path(tempfile.mkdtemp(prefix="stem-fuzz-", dir=memory if memory.is_dir() else None))
+
+
+def store_file(data: bytes) -> None:
+    path = _folder() / "revokes.json"
+    path.write_bytes(data)
+    store = FileRevokeStore(path)
+    refused = None
+    records: list[Revocation] = []
+    try:
+        records = asked(StoreError, lambda: list(store.since(NAMESPACE, 0)))
+    except Refused as refusal:
+        refused = refusal
+    for record in records:
+        sound(record)
+    versions = [record.version for record in records]
+    holds(versions == sorted(set(versions)), "versions are not in order", versions)
+    for call in (
+        lambda: store.revision(NAMESPACE),
+        lambda: list(store.load(NAMESPACE)),
+        lambda: store.get(NAMESPACE, "t-1"),
+        lambda: store.prune(NAMESPACE),
+    ):
+        try:
+            asked(StoreError, call)
+        except Refused:
+            refused = refused or Refused()
+    if refused is not None:
+        raise refused
+    live = {record.task_id for record in store.load(NAMESPACE)}
+    (saved,) = asked(StoreError, store.save, NAMESPACE, [RevocationDraft("t-new", reason="new")])
+    after = {record.task_id for record in FileRevokeStore(path).load(NAMESPACE)}
+    holds(after == live | {"t-new"}, "a save lost or made records", live, after)
+    holds(saved.version > max(versions, default=0), "a version is not above those before", saved, versions)
+
+
+def sound(record: Revocation) -> None:
+    """Raise a finding unless that is a revocation as a store may hold it."""
+    holds(record.namespace == NAMESPACE, "a record of another namespace", record)
+    try:
+        checked_task_id(record.task_id)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the id is none
+        holds(False, f"a record of no task ({error})", record)
+    fields = (record.version, record.terminate, record.reason, record.requested_by)
+    holds(isinstance(record.version, int) and 0 <= record.version < 2**63, "a version that no store can hold", record)
+    holds(isinstance(record.terminate, bool), "terminate is neither true nor false", record)
+    holds(all(text is None or isinstance(text, str) for text in fields[2:]), "a text is none", record)
+    holds(record.issued_at.tzinfo is not None, "a time without an offset", record)
+    record.is_expired(NOW)
+    is_json(record.to_record(), "a revocation")
+    same(Revocation.from_record(json.loads(json.dumps(record.to_message()))), record, "a revocation")
+
+
+def store_file_seeds() -> Iterator[bytes]:
+    path = _folder() / "seed.json"
+    path.unlink(missing_ok=True)
+    store = FileRevokeStore(path)
+    yield b""
+    store.save(NAMESPACE, [RevocationDraft("t-1")])
+    yield path.read_bytes()
+    store.save(NAMESPACE, [RevocationDraft("t-1", True, "why", "me"), RevocationDraft("t-2", expires_in=3600.0)])
+    store.save("other", [RevocationDraft("t-3", reason='quo"te')])
+    yield path.read_bytes()
+    store.save(NAMESPACE, [RevocationDraft("t-1", proofs=("proof-1",))])
+    yield path.read_bytes()
+    later = FileRevokeStore(path, clock=_At(datetime(2099, 1, 1, tzinfo=timezone.utc)))
+    later.prune(NAMESPACE)
+    yield path.read_bytes()
+    yield path.read_bytes()[:-20]
+
+
+class _At:
+    """A clock that stands."""
+
+    def __init__(self, moment: datetime) -> None:
+        self._moment = moment
+
+    def utcnow(self) -> datetime:
+        return self._moment
+
+    def now(self) -> float:
+        return self._moment.timestamp()
+
+    def monotonic(self) -> float:
+        return 0.0
+
+    def sleep(self, seconds: float) -> None:
+        raise AssertionError("nothing sleeps here")
+
+
+# -- rows -----------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _redis() -> Any:
+    return RedisRevokeStore("redis://localhost:1/0")  # nothing connects: only what is read is decoded here
+
+
+def redis_row(data: bytes) -> None:
+    """A page of the script, ``[[task id, record], …]``, in which each record is what somebody put into the hash."""
+    store = _redis()
+    for task_id, fields in asked(StoreCorrupt, store._page_of, NAMESPACE, data):
+        sound(asked(StoreCorrupt, store._record, NAMESPACE, task_id, fields))
+
+
+def redis_row_seeds() -> Iterator[bytes]:
+    fields = {
+        "version": 1_769_860_800_000_001, "issued_us": epoch_us(NOW), "terminate": True, "reason": "why",
+        "requested_by": None, "expires_us": epoch_us(NOW + timedelta(days=7)),
+    }  # fmt: skip
+    yield json.dumps([["t-1", fields]]).encode()
+    yield json.dumps([["t-1", {**fields, "proofs": ["proof-1", "proof-2"]}]]).encode()
+    yield json.dumps([["t-1", fields], ["t-2", {**fields, "version": 2, "expires_us": None}]]).encode()
+    yield b"[]"
+
+
+@lru_cache(maxsize=1)
+def _sqlite() -> SqliteRevokeStore:
+    return SqliteRevokeStore(_folder() / "rows.db")
+
+
+def sqlite_row(data: bytes) -> None:
+    """The columns of a row, which SQLite holds whatever their types."""
+    row = asked((ValueError, RecursionError), json.loads, data)
+    if not (isinstance(row, list) and len(row) == 8 and all(_storable(value) for value in row)):
+        raise Refused
+    store = _sqlite()
+    sound(asked(StoreCorrupt, store._record, NAMESPACE, tuple(row)))
+
+
+def _storable(value: object) -> bool:
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return value is None or isinstance(value, (str, float))
+
+
+def sqlite_row_seeds() -> Iterator[bytes]:
+    row = ["t-1", 1_769_860_800_000_001, epoch_us(NOW), 1, "why", "me", epoch_us(NOW + timedelta(days=7))]
+    yield json.dumps([*row, None]).encode()
+    yield json.dumps([*row[:4], None, None, None, '["proof-1"]']).encode()
+
+
+def check_store(store: RevokeStore) -> None:
+    """What any store gives after somebody wrote to it: sound records, or a refusal."""
+    for call in (lambda: list(store.since(NAMESPACE, 0)), lambda: list(store.load(NAMESPACE))):
+        try:
+            for record in asked(StoreError, call):
+                sound(record)
+        except Refused:
+            pass
+    for refusing in (
+        lambda: store.revision(NAMESPACE),
+        lambda: store.get(NAMESPACE, "t-1"),
+        lambda: store.prune(NAMESPACE),
+        lambda: store.save(NAMESPACE, [RevocationDraft("t-1", reason="new")]),
+    ):
+        try:
+            asked(StoreError, refusing)
+        except Refused:
+            pass
