@@ -25,7 +25,7 @@ from stem_kombu.broker.encoding import (
 from stem_kombu.durations import LONGEST
 from stem_kombu.errors import BadMessage, ConfigurationError
 from stem_kombu.revocation import checked_task_id
-from stem_kombu.task import TaskMessage
+from stem_kombu.task import CeleryOrigin, TaskMessage
 
 _LONGEST_NAME = 512
 _MOST_RETRIES = 2**31
@@ -67,6 +67,17 @@ _PROTOCOL_HEADERS = frozenset(
 )
 
 
+class ForeignMessage(BadMessage):
+    """A Celery task in a form that is not read here: another serializer, another protocol.
+
+    ``task`` is as much of it as is known, for whom its sender may be waiting: it has no arguments.
+    """
+
+    def __init__(self, message: str, *, hint: str, task: TaskMessage) -> None:
+        super().__init__(message, hint=hint)
+        self.task = task
+
+
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """A decoded delivery. ``redelivered``: delivered before, says the broker; ``priority``: 0 where unset."""
@@ -82,14 +93,15 @@ def decode_delivery(raw: Any, *, queue: str | None = None) -> Arrival:
 
     ``queue`` is the queue it was consumed from; without it the routing key is taken, which is the same for all that
     came through the default exchange. Raises :class:`BadMessage`: not JSON, compressed beyond repair, too large, nested
-    too deep, of another protocol, a field missing or of another type. A task with a Celery canvas on it is decoded, so
-    that whoever waits for its result can be told why it did not run.
+    too deep, of another protocol, a field missing or of another type; as :class:`ForeignMessage` where a Celery client
+    may wait for it. A task with a Celery canvas on it is decoded, so that whoever waits for its result can be told why it
+    did not run.
     """
     if raw.errors:
         raise BadMessage(f"the message can't be unpacked: {raw.errors[0][1]}")
     headers = raw.headers if isinstance(raw.headers, Mapping) else {}
-    args, kwargs, embed = _arguments(raw, headers)
     info = raw.delivery_info if isinstance(raw.delivery_info, Mapping) else {}
+    args, kwargs, embed = _arguments(raw, headers, queue or str(info.get("routing_key") or ""))
     hard, soft = _time_limits(headers.get("timelimit"))
     message = TaskMessage(
         task_id=_task_id(headers.get("id")),
@@ -117,14 +129,18 @@ def decode_delivery(raw: Any, *, queue: str | None = None) -> Arrival:
     )
 
 
-def _arguments(raw: Any, headers: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+def _arguments(
+    raw: Any, headers: Mapping[str, Any], queue: str
+) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
     """Arguments, keywords, and what else the body holds (Celery's ``embed``)."""
-    body = _decoded_body(raw)
+    body = _decoded_body(raw, headers, queue)
     if "task" not in headers:
         if isinstance(body, dict) and "task" in body:
-            raise BadMessage(
+            raise _foreign(
                 f"task {str(body['task'])[:80]!r} came in Celery's message protocol 1",
-                hint="set task_protocol = 2 in the application that sends it",
+                "set task_protocol = 2 in the application that sends it",
+                body,
+                queue,
             )
         raise BadMessage("the message has no header 'task'", hint="only tasks of Stem or Celery belong into this queue")
     if not isinstance(body, list) or not 2 <= len(body) <= 3:
@@ -138,13 +154,21 @@ def _arguments(raw: Any, headers: Mapping[str, Any]) -> tuple[tuple[Any, ...], d
     return tuple(args), kwargs, embed
 
 
-def _decoded_body(raw: Any) -> Any:
+def _foreign(message: str, hint: str, facts: Mapping[str, Any], queue: str) -> BadMessage:
+    """The refusal; ``facts`` say which task it was, as far as they can be believed."""
+    try:
+        origin = CeleryOrigin(ignore_result=bool(facts.get("ignore_result")))
+        task = TaskMessage(_task_id(facts.get("id")), _name(facts.get("task")), queue=queue, celery=origin)
+    except BadMessage:
+        return BadMessage(message, hint=hint)
+    return ForeignMessage(message, hint=hint, task=task)
+
+
+def _decoded_body(raw: Any, headers: Mapping[str, Any], queue: str) -> Any:
     content_type = raw.content_type or CONTENT_TYPE
     if content_type != CONTENT_TYPE:
-        raise BadMessage(
-            f"the message is {str(content_type)[:80]!r}, not {CONTENT_TYPE!r}",
-            hint="set task_serializer = 'json' in the sender",
-        )
+        said = f"the message is {str(content_type)[:80]!r}, not {CONTENT_TYPE!r}"
+        raise _foreign(said, "set task_serializer = 'json' in the sender", headers, queue)
     body = raw.body
     if isinstance(body, memoryview):
         body = body.tobytes()

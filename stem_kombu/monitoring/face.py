@@ -56,7 +56,8 @@ class Face:
         self._clock = clock
         self.node = node_name(who.worker, who.hostname)
         self.events = Events(self.node, who.pid, clock)
-        self._panel = Panel(self.node, view, names, revoke)
+        self._next_beat = 0.0
+        self._panel = Panel(self.node, view, names, revoke, self._beat_soon)
         self._complaints = Complaints("messages of Celery's remote control", clock)
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -101,12 +102,12 @@ class Face:
         node = mailbox.Node(self.node, state=None, channel=bound(connection.channel(), LARGEST_COMMAND))
         self._consume(node)
         self._send_of_worker(producer, "worker-online")
-        next_beat = self._clock.monotonic() + FREQUENCY
+        self._next_beat = self._clock.monotonic() + FREQUENCY
         while not self._stopped.is_set():
             drain(connection, _SLICE, clock=self._clock, garbage=self._on_garbage)
             self._send_of_tasks(producer)
-            if self._clock.monotonic() >= next_beat:
-                next_beat = self._clock.monotonic() + FREQUENCY
+            if self._clock.monotonic() >= self._next_beat:
+                self._next_beat = self._clock.monotonic() + FREQUENCY
                 self._send_of_worker(producer, "worker-heartbeat")
         self._send_of_tasks(producer)
         self._send_of_worker(producer, "worker-offline")
@@ -133,6 +134,10 @@ class Face:
 
     def _on_garbage(self, error: Exception) -> None:
         self._complaints.drop("envelope", repr(error))
+
+    def _beat_soon(self) -> None:
+        """A monitor that has just come asks for a heartbeat, so that it need not wait to know us."""
+        self._next_beat = 0.0
 
     def _send_of_worker(self, producer: Any, kind: str) -> None:
         facts = self._view.facts()

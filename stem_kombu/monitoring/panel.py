@@ -17,7 +17,7 @@ from stem_kombu.revocation import RevocationDraft
 #: Celery's verbs that change what Stem does not have.
 UNKNOWN = (
     "rate_limit", "time_limit", "pool_grow", "pool_shrink", "pool_restart", "autoscale", "add_consumer",
-    "cancel_consumer", "shutdown",
+    "cancel_consumer", "shutdown", "revoke_by_stamped_headers",
 )  # fmt: skip
 
 #: Stores revocations, then takes them: durable before they are visible (G1).
@@ -27,8 +27,16 @@ Revoke = Callable[[Sequence[RevocationDraft]], object]
 class Panel:
     """``handlers()`` is what Kombu's pidbox calls, each with its state first and the arguments as keywords."""
 
-    def __init__(self, node: str, view: WorkerView, names: Callable[[], Sequence[str]], revoke: Revoke) -> None:
+    def __init__(
+        self,
+        node: str,
+        view: WorkerView,
+        names: Callable[[], Sequence[str]],
+        revoke: Revoke,
+        beat: Callable[[], None],
+    ) -> None:
         self._node = node
+        self._beat = beat
         self._view = view
         self._names = names
         self._revoke = revoke
@@ -51,6 +59,11 @@ class Panel:
             "enable_events": lambda state, **_: {"ok": "task events already enabled"},
             "disable_events": lambda state, **_: {"error": "set STEM_CELERY_EVENTS=false to switch events off"},
             "revoke": lambda state, task_id=(), terminate=False, **_: self._revoked(task_id, terminate),
+            "terminate": lambda state, task_id=(), **_: self._revoked(task_id, True),
+            "heartbeat": lambda state, **_: self._beat(),
+            # What Celery's workers say to each other: nothing to tell them.
+            "hello": lambda state, **_: None,
+            "election": lambda state, **_: None,
         }
         aliases = {"dump_active": "active", "dump_reserved": "reserved", "dump_revoked": "revoked",
                    "dump_schedule": "scheduled", "dump_tasks": "registered"}  # fmt: skip
@@ -143,4 +156,9 @@ def _queue(name: str) -> dict[str, Any]:
 
 
 def _refused(verb: str) -> Callable[..., Any]:
-    return lambda state, **_: {"error": f"a Stem worker has no {verb!r}; see stem worker --help"}
+    return lambda state, **_: refusal(verb)
+
+
+def refusal(verb: str) -> dict[str, str]:
+    """The answer to a verb that means nothing here."""
+    return {"error": f"a Stem worker has no {verb!r}; see stem worker --help"}

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from stem_kombu.errors import BadMessage
+from stem_kombu.monitoring.panel import refusal
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ class Switchboard:
         reply_to, ticket = _reply_to(body), None if body.get("ticket") is None else _text(body, "ticket")
         handler = self._handlers.get(method)
         if handler is None:
+            if reply_to is not None:
+                self._answer({self._node: refusal(method)}, reply_to, ticket)
             raise BadMessage(f"method {method!r} of Celery's remote control is not known here", code="unknown-command")
         try:
             answer = handler(None, **arguments)

@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from stem_kombu.backends.base import TaskStates
-from stem_kombu.broker.delivery import decode_delivery
+from stem_kombu.broker.delivery import ForeignMessage, decode_delivery
 from stem_kombu.clock import Clock
 from stem_kombu.control.complaints import Complaints
 from stem_kombu.errors import ControlError, StoreError, TaskNotRegistered
@@ -92,7 +92,10 @@ class Intake:
             arrived = decode_delivery(raw)
         except ControlError as error:
             self._complaints.drop(error.code, str(error))
-            self._desk.reject(raw)
+            if isinstance(error, ForeignMessage):
+                self._refuse_foreign(error, raw, generation)
+            else:
+                self._desk.reject(raw)
             return
         message, redelivered = arrived.message, arrived.redelivered
         self._desk.count("received")
@@ -116,6 +119,16 @@ class Intake:
             self._holds.hold(delivery)
         else:
             self._desk.submit(delivery)
+
+    def _refuse_foreign(self, error: ForeignMessage, raw: Any, generation: int) -> None:
+        """Have whoever waits for it told; with a dead-letter exchange its message can still be sent to a Celery worker."""
+        delivery = self._inflight.add(error.task, _UNKNOWN, raw, generation, True, Phase.RESERVED)
+        self._inflight.ended(delivery.token)
+        said = TaskError(type(error).__name__, f"{error}; {error.hint}")
+        self._desk.settle(
+            delivery,
+            refused(error.task, worker=self._worker, now=self._clock.utcnow(), error=said, then=Then.REJECT),
+        )
 
     def _recognise(self, message: TaskMessage, raw: Any, generation: int) -> bool:
         """Whether a redelivery needs no second run: it runs here already, or its outcome is recorded already."""

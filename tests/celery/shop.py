@@ -72,6 +72,11 @@ def _swallowing(call):  # type: ignore[no-untyped-def]
         pass
 
 
+@app.task(name="shop.echo", bind=True)
+def echo(self, *args: object, **kwargs: object) -> list[object]:  # type: ignore[no-untyped-def]
+    return [list(args), kwargs, self.request.retries]
+
+
 @app.task(name="shop.outer")
 def outer(gate: str) -> str:
     """Calls another task as a function, and that one checkpoints."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery.exceptions import TaskRevokedError
 
 from stem_kombu.testing.gates import Gate
 from stem_kombu.testing.ports import free_port
@@ -51,6 +52,30 @@ def test_celery_inspect_sees_both_kinds_in_one_fleet(shop: Shop, stem: Program, 
         "has no 'pool_grow'"
         in shop.app.control.pool_grow(1, ["stem-1@here"], reply=True, timeout=10, limit=1)[0]["stem-1@here"]["error"]
     )
+
+
+@pytest.mark.parametrize("shop", ["redis"], indirect=True)
+def test_every_verb_of_celery_is_answered_and_none_is_an_error_in_the_log(shop: Shop, stem: Program) -> None:
+    arguments: dict[str, dict[str, Any]] = {
+        "revoke": {"task_id": "one"}, "terminate": {"task_id": "two", "signal": "TERM"}, "query_task": {"ids": ["one"]},
+        "revoke_by_stamped_headers": {"headers": {"a": "b"}}, "election": {"id": "1", "topic": "t"},
+        "hello": {"from_node": "alpha@shop", "revoked": {}},
+    }  # fmt: skip
+    from celery.worker.control import Panel
+
+    silent = {"heartbeat", "election", "hello"}  # of which Celery's workers expect nothing
+    for verb in [*sorted(Panel.data), "somebody_s_own"]:
+        (answer,) = eventually(
+            lambda verb=verb: shop.app.control.broadcast(  # type: ignore[misc]
+                verb, arguments.get(verb, {}), ["stem-1@here"], reply=True, timeout=10, limit=1
+            )
+        )
+        assert (answer["stem-1@here"] is None) == (verb in silent), verb
+    assert "has no 'somebody_s_own'" in answer["stem-1@here"]["error"]
+    assert set(shop.app.control.inspect(timeout=10, limit=1).revoked()["stem-1@here"]) == {"one", "two"}
+    assert "Traceback" not in stem.workers[0].err
+    # and a Celery worker that comes asks its neighbours without stumbling over the answer
+    assert "mingle: all alone" not in shop.start("-c", "1", "--with-mingle").log
 
 
 def test_celerys_events_tell_the_life_of_each_task(shop: Shop, stem: Program, tmp_path: Path) -> None:
@@ -101,9 +126,8 @@ def test_events_can_be_switched_off(shop: Shop, tmp_path: Path) -> None:
         program.close()
 
 
-@pytest.mark.parametrize("shop", ["redis"], indirect=True)
-def test_flower_lists_the_worker_and_its_tasks(shop: Shop, stem: Program, tmp_path: Path) -> None:
-    pytest.importorskip("flower")
+def test_flower_lists_both_kinds_and_its_button_revokes_for_good(shop: Shop, stem: Program, tmp_path: Path) -> None:
+    celery_worker = shop.start("-c", "1", "-E")
     port = free_port()
     with (tmp_path / "flower.log").open("wb") as log:
         flower = subprocess.Popen(
@@ -112,30 +136,55 @@ def test_flower_lists_the_worker_and_its_tasks(shop: Shop, stem: Program, tmp_pa
             cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
-    def api(path: str) -> Any:
+    def api(path: str, method: str = "GET") -> Any:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/api/{path}", method=method)
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/{path}", timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=10) as answer:
                 return json.load(answer)
         except OSError:
             assert flower.poll() is None, (tmp_path / "flower.log").read_text()
             return {}
 
     try:
-        eventually(lambda: "stem-1@here" in api("workers?refresh=1"), 60)
-        task = stem.send("shop.add", "--queue", "stem", a=1)
-        eventually(lambda: api("tasks").get(task, {}).get("state") == "SUCCESS", 30)
+        both = {"stem-1@here", "alpha@shop"}
+        eventually(lambda: both <= api("workers?refresh=1").keys(), 60)
+        # It hears events from the moment on in which a worker is alive to it.
+        eventually(lambda: api("workers?status=1").get("stem-1@here"), 60)
+
+        def shown_task() -> Any:
+            # On RabbitMQ an event that waits for five seconds is dropped (event_queue_ttl), so a busy Flower misses some.
+            stem.send("shop.add", "--queue", "stem", a=1)
+            return next((task for task in api("tasks").values() if task["state"] == "SUCCESS"), None)
+
+        shown = eventually(shown_task, 60, interval=1.0)
+        assert (shown["name"], shown["worker"], shown["result"]) == ("shop.add", "stem-1@here", "1")
+        assert shown["runtime"] >= 0
         worker = api("workers?refresh=1")["stem-1@here"]
         assert [queue["name"] for queue in worker["active_queues"]] == ["stem"]
         assert worker["stats"]["pool"]["max-concurrency"] == 2
         assert "shop.add" in worker["registered"]
+        # when its button is pressed for a task of each kind, one that runs and one that nobody has seen yet
+        gate = Gate(tmp_path / "gate")
+        running = stem.send("shop.render", "--queue", "stem", gate=gate.path)
+        gate.wait_reached()
+        for task_id in (running, "unseen"):
+            assert api(f"task/revoke/{task_id}?terminate=true", "POST")["message"]
+        assert stem.ended(running)["state"] == "cancelled"
+        eventually(lambda: shop.client.inspect().replies[0].payload["revoked_count"] == 2)
+        # then a worker that comes later knows
+        celery_worker.kill()
+        shop.start("-c", "1", name="bravo")
+        gate = Gate(tmp_path / "unseen")
+        with pytest.raises(TaskRevokedError):
+            shop.send("shop.deaf", gate.path, task_id="unseen").get(timeout=30)
+        shop.send("shop.add", 1).get(timeout=30)
+        assert gate.reached() is None
     finally:
         flower.terminate()
         flower.wait(20)
 
 
-@pytest.mark.parametrize("shop", ["redis"], indirect=True)
 def test_an_exporter_for_prometheus_counts_the_worker_and_its_tasks(shop: Shop, stem: Program, tmp_path: Path) -> None:
-    pytest.importorskip("celery_prometheus_exporter")
     port = free_port()
     with (tmp_path / "exporter.log").open("wb") as log:
         exporter = subprocess.Popen(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import chain, chord, group, signature
+from celery import Celery, chain, chord, group, signature
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult, GroupResult
 
@@ -74,6 +75,77 @@ def test_the_results_of_a_group_come_together(shop: Shop, stem: Program) -> None
     results = tasks.apply_async()
     assert isinstance(results, GroupResult)
     assert results.get(timeout=30) == [1, 2, 3, 4, 5]
+
+
+def test_every_part_of_a_message_is_honoured(shop: Shop, stem: Program, tmp_path: Path) -> None:
+    text = "Grüße, 任务 \U0001f680"
+    # what it is called with, which attempt it is, and the sender's own headers
+    echoed = send(shop, "shop.echo", 1, text, kwargs={"k": [None, {"x": 1.5}]}, retries=2, headers={"tenant": "acme"})
+    assert echoed.get(timeout=30) == [[1, text], {"k": [None, {"x": 1.5}]}, 3, {"tenant": "acme"}]
+    for compression in ("gzip", "bzip2", "zlib"):
+        long = text * 10_000
+        assert send(shop, "shop.echo", long, compression=compression).get(timeout=30)[0] == [long]
+    # times
+    sent_at = datetime.now(timezone.utc)
+    for when in ({"countdown": 0.7}, {"eta": sent_at + timedelta(seconds=0.7)}):
+        later = send(shop, "shop.echo", **when)
+        later.get(timeout=30)
+        assert later.date_done - sent_at.replace(tzinfo=later.date_done.tzinfo) >= timedelta(seconds=0.7)
+    # limits: of what never checkpoints, and of what does
+    for name, limit in (("hard", {"time_limit": 0.3}), ("soft", {"soft_time_limit": 0.3})):
+        gate = Gate(tmp_path / name)
+        limited = send(shop, "shop.render", kwargs={"gate": str(gate.path), "deaf": name == "hard"}, **limit)
+        with pytest.raises(Exception, match="limit") as told:
+            limited.get(timeout=30)
+        assert type(told.value).__name__ == ("TimeLimitExceeded" if name == "hard" else "SoftTimeLimitExceeded")
+
+
+def test_a_client_revokes_what_a_stem_worker_runs_and_what_it_has_not_seen(
+    shop: Shop, stem: Program, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path / "gate")
+    running = send(shop, "shop.render", kwargs={"gate": str(gate.path)})
+    gate.wait_reached()
+    running.revoke(terminate=True)
+    unseen = str(uuid.uuid4())
+    shop.app.control.revoke(unseen, reply=True, timeout=10, limit=1)
+    for result in (running, send(shop, "shop.add", 1, task_id=unseen)):
+        with pytest.raises(TaskRevokedError, match="revoked through Celery"):
+            result.get(timeout=30)
+
+
+@pytest.mark.parametrize("shop", ["redis", "amqp"], indirect=True)
+def test_priorities_of_celery_are_kept(shop: Shop, tmp_path: Path) -> None:
+    # given tasks that wait; on Redis 0 is the most urgent, on RabbitMQ the highest, in a queue that has priorities
+    shop.app.conf.task_queue_max_priority = 10
+    urgent = [9, 6, 3, 0] if shop.broker.startswith("amqp") else [0, 3, 6, 9]
+    mixed = [urgent[n] for n in (3, 1, 2, 0, 2, 3, 0, 1)]
+    results = [send(shop, "shop.stamp", n, kwargs={"folder": str(tmp_path)}, priority=p) for n, p in enumerate(mixed)]
+    # when a worker with one slot comes
+    program = Program(tmp_path, {"STEM_BROKER_URL": shop.broker, "STEM_RESULT_BACKEND_URL": shop.backend})
+    try:
+        program.start_worker("--name", "stem-1@here", "-c", "1", "-Q", "stem")
+        [result.get(timeout=30) for result in results]
+    finally:
+        program.close()
+    begun = [mixed[int(n)] for n in (tmp_path / "stamps").read_text().split()]
+    assert begun == sorted(mixed, key=urgent.index)
+
+
+@pytest.mark.parametrize("shop", ["redis"], indirect=True)
+def test_g17_what_is_not_json_is_refused_and_whoever_waits_is_told(shop: Shop, stem: Program) -> None:
+    pickled = send(shop, "shop.add", 1, serializer="pickle")
+    with pytest.raises(Exception, match="not 'application/json'; set task_serializer = 'json'") as told:
+        pickled.get(timeout=30)
+    assert type(told.value).__name__ == "ForeignMessage"
+    shown = stem.ok("task", "show", pickled.id, "--json").json
+    assert (shown["state"], shown["error"]["type"]) == ("failed", "ForeignMessage")
+    old = Celery("old", broker=shop.broker, backend=shop.backend, set_as_current=False)
+    old.conf.task_protocol = 1
+    with pytest.raises(Exception, match="protocol 1; set task_protocol = 2"):
+        old.send_task("shop.add", [1], queue="stem").get(timeout=30)
+    old.close()
+    assert send(shop, "shop.add", 1).get(timeout=30) == 1
 
 
 CANVASES: dict[str, Callable[[Shop], AsyncResult]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 from typing import Any
 
 from stem_kombu import Stem, TaskContext
@@ -55,6 +56,17 @@ def double(view: Any, number: int) -> dict[str, int]:
 @app.control_command("broken")
 def broken(view: Any) -> dict[str, int]:
     raise ValueError("kaputt")
+
+
+@app.task("shop.echo", max_retries=0)
+def echo(ctx: TaskContext, *args: Any, **kwargs: Any) -> list[Any]:
+    return [list(args), kwargs, ctx.attempt, dict(ctx.headers)]
+
+
+@app.task("shop.stamp", isolate=True, max_retries=0)
+def stamp(ctx: TaskContext, number: int, folder: str) -> None:
+    with (Path(folder) / "stamps").open("a") as file:
+        file.write(f"{number}\n")
 
 
 @app.task("shop.who", isolate=True)
