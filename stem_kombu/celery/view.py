@@ -129,9 +129,9 @@ class CeleryView:
                     self._told.setdefault(held.task_id, self._clock.monotonic())
         return self._cache.in_step(revocations, applied)
 
-    def running(self, task_ids: Collection[str]) -> frozenset[str]:
-        """Which of them run here, or did a moment ago and were told to stop."""
-        asked = frozenset(task_ids)
+    def running(self, revocations: Sequence[Revocation]) -> frozenset[str]:
+        """Which of the tasks run here, or did a moment ago and were told to stop."""
+        asked = frozenset(revocation.task_id for revocation in revocations)
         return (self._active() | frozenset(list(self._told))) & asked
 
     def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]:

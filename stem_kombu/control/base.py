@@ -140,8 +140,9 @@ class WorkerView(Protocol):
     def apply(self, revocations: Sequence[Revocation]) -> Applied:
         """Take the revocations into the cache, withdraw what is reserved, and tell running tasks to stop where asked."""
 
-    def running(self, task_ids: Collection[str]) -> frozenset[str]:
-        """Those of the ids that run here now."""
+    def running(self, revocations: Sequence[Revocation]) -> frozenset[str]:
+        """The ids of the tasks that run here, or ran here until this very revocation stopped them: a look into the store
+        may be quicker than the broadcast, and whoever revoked them is to hear what came of it."""
 
     def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]:
         """How those of the ids ended that are out of their handlers, after waiting at most ``timeout`` seconds for all:

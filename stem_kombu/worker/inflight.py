@@ -75,6 +75,8 @@ class InFlight:
         self._running = 0
         # How the latest tasks ended, so that who asks a moment after the end is still told.
         self._endings: collections.OrderedDict[str, str] = collections.OrderedDict()
+        # And the version of the revocation that told each of the latest to stop.
+        self._told: collections.OrderedDict[str, int] = collections.OrderedDict()
 
     def add(
         self, message: TaskMessage, task: Task, handle: Any, generation: int, redelivered: bool, phase: Phase
@@ -138,7 +140,12 @@ class InFlight:
         """Remember when the running task was first told to stop."""
         with self._lock:
             delivery = self._by_token.get(token)
-            if delivery is not None and delivery.terminate is None:
+            if delivery is None:
+                return
+            self._told[delivery.task_id] = revocation.version
+            if len(self._told) > _ENDINGS:
+                self._told.popitem(last=False)
+            if delivery.terminate is None:
                 delivery.terminate, delivery.terminate_mono = revocation, self._clock.monotonic()
 
     def ended(self, token: int) -> Delivery | None:
@@ -203,6 +210,16 @@ class InFlight:
                 task_id
                 for task_id in task_ids
                 if any(delivery.phase is Phase.RUNNING for delivery in self._by_id.get(task_id, ()))
+            )
+
+    def stopped_by(self, revocations: Iterable[Revocation]) -> frozenset[str]:
+        """The ids of those tasks that were told to stop by this version of their revocation, not by another, whether or
+        not they are still here."""
+        with self._lock:
+            return frozenset(
+                revocation.task_id
+                for revocation in revocations
+                if self._told.get(revocation.task_id) == revocation.version
             )
 
     @property

@@ -117,8 +117,10 @@ class View:
     def apply(self, revocations: Sequence[Revocation]) -> Applied:
         return self._steering.apply(revocations)
 
-    def running(self, task_ids: Collection[str]) -> frozenset[str]:
-        return self._inflight.running_ids(task_ids)
+    def running(self, revocations: Sequence[Revocation]) -> frozenset[str]:
+        return self._inflight.running_ids(
+            [revocation.task_id for revocation in revocations]
+        ) | self._inflight.stopped_by(revocations)
 
     def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]:
         return self._inflight.wait_ended(task_ids, timeout)

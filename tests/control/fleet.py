@@ -94,8 +94,8 @@ class FakeWorker:
         self.records += revocations
         return Applied(ids, (), ())
 
-    def running(self, task_ids: Collection[str]) -> frozenset[str]:
-        return frozenset(task.id for task in self.tasks) & frozenset(task_ids)
+    def running(self, revocations: Sequence[Revocation]) -> frozenset[str]:
+        return frozenset(task.id for task in self.tasks) & {revocation.task_id for revocation in revocations}
 
     def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]:
         self.waiting.release()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
 from stem_kombu.app import Stem
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client import ControlClient
+from stem_kombu.control.handlers.revoke import settled, take
+from stem_kombu.control.messages import Revoke
 from stem_kombu.errors import ConfigurationError, TaskFailed
 from stem_kombu.outcome import TaskState
 from stem_kombu.revocation import RevocationDraft
@@ -42,6 +47,27 @@ def test_g7_g9_a_terminate_stops_what_runs_and_is_recorded_with_when_why_and_by_
     assert gate.reached("finally") is not None
     eventually(lambda: len(worker.inflight) == 0)
     assert worker.totals.snapshot() == {**worker.totals.snapshot(), "cancelled": 1, "failed": 0, "retried": 0}
+
+
+def test_g9_whoever_revoked_hears_what_was_stopped_though_a_sync_was_quicker_than_the_broadcast(
+    worker: Worker, app: Stem, store: RevokeStore, gate: Gate
+) -> None:
+    result = app.send_task("isolate.gated", [gate.path])
+    gate.wait_reached()
+    eventually(lambda: worker.inflight.running_count == 1)
+
+    def revoked() -> Mapping[str, Any]:
+        stored = store.save(app.settings.namespace, [RevocationDraft(result.id, True)])
+        assert worker.hydration.sync()
+        eventually(lambda: len(worker.inflight) == 0)
+        return settled(take(Revoke(tuple(stored), 1.0), worker.view), worker.view, 1.0)
+
+    # when the worker's look into the store falls between the client's save and its broadcast
+    answer = revoked()
+    assert (answer["in_flight"], answer["terminated"]) == ([result.id], [result.id])
+    # then a later revoke of the same task is told that nothing ran
+    later = revoked()
+    assert (later["in_flight"], later["terminated"]) == ([], [])
 
 
 def test_g7_a_handler_without_checkpoints_finishes_and_the_reply_says_that_it_is_pending(

@@ -27,7 +27,7 @@ class Taken:
 def take(order: Revoke, view: WorkerView) -> Taken:
     """Put the revocations into the cache and tell running tasks to stop where asked."""
     mine = [revocation for revocation in order.revocations if revocation.namespace == view.identity.namespace]
-    running = view.running([revocation.task_id for revocation in mine])
+    running = view.running(mine)
     applied = view.apply(mine)
     told = running & {revocation.task_id for revocation in mine if revocation.terminate}
     return Taken(applied, running, told)
