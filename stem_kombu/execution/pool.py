@@ -102,7 +102,7 @@ class IsolatePool:
             if self._thread is not None:
                 return
             self._stopping, self._release_at, self._unfit, self._deaths_at_start = False, None, None, 0
-            self._context = billiard.get_context(self._start_method)
+            self._method, self._context = self._start_method, billiard.get_context(self._start_method)
             if self._start_method == "forkserver":
                 module = self._target.partition(":")[0]
                 self._context.set_forkserver_preload([module, "stem_kombu.execution.child"])
@@ -389,7 +389,16 @@ class IsolatePool:
 
     def _spawn(self, slot: int) -> None:
         foreign = [self._pipe.reader, self._pipe.writer, *(member.descriptor for member in self._members.values())]
-        self._members[slot] = spawn(slot, self._target, self._context, self._start_method, foreign, self._clock)
+        method = self._method
+        try:
+            self._members[slot] = spawn(slot, self._target, self._context, method, foreign, self._clock)
+        except (ConnectionError, FileNotFoundError) as error:
+            if method != "forkserver":
+                raise
+            # billiard's forkserver ends when a fork fails, and it starts no other one: without it there is still spawn.
+            logger.warning("the process that forks children is gone, they are spawned from now on: %s", error)
+            self._method, self._context = "spawn", billiard.get_context("spawn")
+            self._members[slot] = spawn(slot, self._target, self._context, self._method, foreign, self._clock)
 
     def _next_wait(self) -> float:
         """Seconds until something is due; a second at most, so that a lost wake-up can't matter for longer."""

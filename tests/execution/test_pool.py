@@ -295,3 +295,42 @@ def test_a_program_without_a_main_guard_runs_once_and_not_again_in_each_child(
         check=False,
     )
     assert done.stdout.split("\n") == ["main runs", "ran", ""], done.stderr
+
+
+WITHOUT_FORKSERVER = """
+    import os, signal
+    from pathlib import Path
+    from stem_kombu.execution.pool import IsolatePool
+    from stem_kombu.testing.executors import JobMaker, Recording
+    from tests.execution.handlers import app
+    from tests.waiting import eventually
+
+    observer = Recording()
+    pool = IsolatePool(2, "tests.execution.handlers:app", observer)
+    pool.start()
+    children = {slot.pid for slot in pool.view()}
+    (forkserver,) = {int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in children}
+    for pid in (forkserver, *children):
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: len([s for s in pool.view() if s.state == "idle" and s.pid not in children]) == 2, 60)
+    job = JobMaker(app.registry, "isolate")("echo", value="ran")
+    pool.submit(job)
+    print(observer.outcome(job).result)
+    pool.stop(0.0)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="who forks the children is read from /proc")
+def test_g18_lost_children_are_replaced_although_the_process_that_forks_them_was_lost_too(tmp_path: Path) -> None:
+    """A fork that fails ends billiard's forkserver, and it never starts another one."""
+    script = tmp_path / "without_forkserver.py"
+    script.write_text(textwrap.dedent(WITHOUT_FORKSERVER))
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        check=False,
+    )
+    assert done.stdout == "ran\n", done.stderr
