@@ -27,6 +27,8 @@ from stem_kombu.worker.settlement import Settlement, Then, unsendable
 logger = logging.getLogger(__name__)
 
 _BATCH = 256
+#: Seconds for which a worker that is told twice to stop still tries to record what ended.
+_PATIENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,12 @@ class Recorder:
         self._thread = None
         if self._celery is not None:
             self._celery.close()
+
+    def hurry(self) -> None:
+        """Give up what can't be recorded soon, however long :meth:`stop` may wait; what can be, still is."""
+        giving_up = threading.Timer(_PATIENCE, self._abandon.set)
+        giving_up.daemon = True
+        giving_up.start()
 
     # -- the thread -------------------------------------------------------------------------------------------------
 

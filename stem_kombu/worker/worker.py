@@ -355,9 +355,11 @@ class Worker:
         logger.info("worker %s is down", self.identity.worker, extra={"worker": self.identity.worker})
 
     def release(self) -> None:
-        """While :meth:`stop` waits for what runs: send it back to the queue now (the second signal)."""
+        """While :meth:`stop` waits: send what runs, and what a backend that is away can't record, back to the queue now
+        (the second signal)."""
         self.steering.release_running()
         self.executor.hurry()
+        self.recorder.hurry()
 
     def run(self, on_ready: Callable[[Worker], None] | None = None, *, signals: bool = True) -> None:
         """Start, call ``on_ready(self)``, and return when the worker was stopped, by :meth:`stop` or a signal.

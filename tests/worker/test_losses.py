@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from urllib.parse import urlsplit, urlunsplit
 
@@ -177,6 +178,33 @@ def test_g9_nothing_is_acknowledged_before_it_is_recorded_however_long_the_backe
     server.start()
     eventually(lambda: len(worker.inflight) == 0, 30)
     assert result.get(timeout=10) == "finished"
+
+
+@pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
+def test_g18_a_worker_that_is_told_twice_to_stop_ends_though_its_backend_is_away_and_its_task_runs_again(
+    embedded_url: str, start_redis: Callable[..., RedisServer], make_worker: WorkerMaker, app: Stem, gate: Gate
+) -> None:
+    server = start_redis()
+    app.configure(
+        Settings.from_env({}, broker=embedded_url, backend=server.url, sync_interval=0.3, heartbeat_interval=0.5)
+    )
+    worker = make_worker("first")
+    result = app.send_task("inline.deaf", [gate.path])
+    gate.wait_reached()
+    server.kill()
+    gate.open()
+    eventually(lambda: worker.recorder.trouble is not None)
+    stopping = threading.Thread(target=worker.stop, daemon=True)
+    stopping.start()
+    eventually(lambda: worker.state == "draining")
+    worker.release()
+    stopping.join(60)
+    assert not stopping.is_alive()
+    server.start()
+    make_worker("second")
+    assert result.get(timeout=60) == "finished"
+    record = result.record
+    assert record is not None and record.worker == "second"
 
 
 @pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
