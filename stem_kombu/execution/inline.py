@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that handlers get to reach a checkpoint after they were asked to go back to the queue.
 RELEASE_GRACE = 1.0
+#: Seconds before a job goes back that could not be started.
+_BREATH = 0.2
 
 
 class InlineSignals:
@@ -209,11 +211,19 @@ class InlineExecutor:
             with self._cond:
                 self._runs[job.token] = run
             self._observer.started(job, os.getpid())
-            self._set_timers(run)
-            if job.task.is_async:
-                asyncio.run_coroutine_threadsafe(self._run_async(run), self._event_loop())
-            else:
-                self._give_to_thread(run)
+            try:
+                self._set_timers(run)
+                if job.task.is_async:
+                    loop = self._event_loop()
+                    asyncio.run_coroutine_threadsafe(self._run_async(run), loop)
+                else:
+                    self._give_to_thread(run)
+            except (OSError, RuntimeError) as error:
+                # Out of descriptors or threads. It goes back, for whoever has some; a breath keeps it from coming round
+                # and round at full speed.
+                logger.error("task %s can't be started here and goes back: %s", job.message.task_id, error)
+                self._hurry.wait(_BREATH)
+                self._end(run, Outcome(Ending.RELEASED))
 
     def _give_to_thread(self, run: _Run) -> None:
         with self._cond:
@@ -223,7 +233,15 @@ class InlineExecutor:
                 return
             thread = threading.Thread(target=self._work, name=f"stem-inline-{run.slot}", daemon=True)
             self._threads.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            with self._cond:
+                self._threads.discard(thread)
+                if self._threads or run not in self._jobs_for_threads:
+                    return  # a thread that comes free takes it
+                self._jobs_for_threads.remove(run)
+            raise
 
     def _work(self) -> None:
         while True:
@@ -301,8 +319,12 @@ class InlineExecutor:
             if self._loop is None:
                 loop = asyncio.new_event_loop()
                 thread = threading.Thread(target=_run_loop, args=(loop,), name="stem-loop", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    loop.close()
+                    raise
                 self._loop, self._loop_thread = loop, thread
-                thread.start()
             return self._loop
 
     def _wait_for_runs(self, timeout: float | None) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -343,3 +346,41 @@ def test_stopping_before_the_start_is_fine(observer: Recording) -> None:
 def test_an_unknown_start_method_is_refused(observer: Recording) -> None:
     with pytest.raises(ConfigurationError, match="teleport"):
         IsolatePool(1, "tests.execution.handlers:app", observer, start_method="teleport")
+
+
+WITHOUT_DESCRIPTORS = """
+    import os, resource
+    from pathlib import Path
+    from stem_kombu.execution.inline import InlineExecutor
+    from stem_kombu.testing.executors import JobMaker, Recording
+    from tests.execution.handlers import app
+
+    observer = Recording()
+    executor = InlineExecutor(1, observer)
+    executor.start()
+    make = JobMaker(app.registry, "inline")
+    refused, later = make("adds", 1, 1), make("adds", 1, 1)
+    held = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spare = [os.open(os.devnull, os.O_RDONLY) for _ in range(64)]  # no hole is left below the limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(spare) + 1, held[1]))
+    executor.submit(refused)
+    print(observer.outcome(refused, 20).kind.value)
+    resource.setrlimit(resource.RLIMIT_NOFILE, held)
+    executor.submit(later)
+    print(observer.outcome(later, 20).result)
+    executor.stop(0.0)
+"""
+
+
+def test_g18_a_job_that_can_not_be_started_for_lack_of_descriptors_is_given_back(tmp_path: Path) -> None:
+    script = tmp_path / "without_descriptors.py"
+    script.write_text(textwrap.dedent(WITHOUT_DESCRIPTORS))
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        check=False,
+    )
+    assert done.stdout == "released\n2\n", done.stderr
