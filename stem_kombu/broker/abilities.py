@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from stem_kombu.broker.connections import connect, pump
+from stem_kombu.broker.connections import connect, pump, release
 from stem_kombu.broker.failures import broker_errors, shown_url
 from stem_kombu.broker.leases import EMBEDDED_DRIVER
 from stem_kombu.clock import SYSTEM, Clock
@@ -106,8 +106,8 @@ def probe(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = PRO
             inbox = _arrives(hearer, speaker, "direct", clock, timeout)
             arguments: dict[str, Any] = hearer.default_channel.prepare_queue_arguments({}, expires=_PROBE_EXPIRES)
     finally:
-        hearer.release()
-        speaker.release()
+        release(hearer)
+        release(speaker)
     return Abilities(
         driver=driver,
         fanout=fanout,

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 4.0
 #: Longest wait for one reply of the broker, in seconds. More than the second that a blocking read of Redis may take.
 REPLY_TIMEOUT = 10.0
+#: Seconds that a peer has to answer each step of a goodbye.
+CLOSE_TIMEOUT = 1.0
 #: AMQP: the broker gives a silent client up after two of these.
 HEARTBEAT = 20.0
 #: Longest blocking read of an idle Redis connection, in seconds (fractions need Redis 6). Closing a connection waits
@@ -130,6 +132,19 @@ def connect(connection: Connection, timeout: float = CONNECT_TIMEOUT) -> Connect
     return connection
 
 
+def release(connection: Connection) -> None:
+    """Close the connection in order, if its peer goes along with that within :data:`CLOSE_TIMEOUT` seconds a step.
+
+    AMQP says goodbye on each channel and waits for the answer, by itself for ever: a peer behind a link that was cut off
+    never gives one. Raises what the driver raises.
+    """
+    link = getattr(connection.connection, "transport", None) if connection.connected else None
+    sock = getattr(link, "sock", None)
+    if sock is not None:
+        sock.settimeout(CLOSE_TIMEOUT)
+    connection.release()
+
+
 def backoff(attempt: int, *, first: float = 0.1, longest: float = 5.0, jitter: float | None = None) -> float:
     """Seconds to wait before try number ``attempt`` + 1: doubling from ``first`` up to ``longest``, and spread.
 
@@ -207,7 +222,7 @@ class _Attempt:
             self._done = True
             abandoned = self._abandoned
         if abandoned and self._error is None:
-            self._connection.release()
+            release(self._connection)
 
     def finish(self, timeout: float) -> None:
         with self._lock:
@@ -285,7 +300,8 @@ def _driver_missing(url: str, name: str, error: Exception) -> ConfigurationError
 def _transport_options(driver: str, connect_timeout: float) -> dict[str, Any]:
     if driver == "amqp":
         # Without confirms a publish that the broker never got looks the same as one that it did.
-        return {"confirm_publish": True}
+        # And without timeouts a declaration waits for ever for the answer of a peer that is cut off.
+        return {"confirm_publish": True, "read_timeout": REPLY_TIMEOUT, "write_timeout": REPLY_TIMEOUT}
     if driver == "redis":
         return {
             "socket_connect_timeout": connect_timeout,

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from stem_kombu.broker.connections import connect
+from stem_kombu.broker.connections import connect, release
 from stem_kombu.broker.failures import broker_errors
 from stem_kombu.broker.names import task_queue
 from stem_kombu.clock import SYSTEM, Clock
@@ -87,6 +87,6 @@ class QueueDepths:
         connection, self._connection = self._connection, None
         if connection is not None:
             try:
-                connection.release()
+                release(connection)
             except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
                 logger.debug("closing the connection for queue depths: %r", error)

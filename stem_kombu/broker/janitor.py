@@ -10,7 +10,7 @@ import logging
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from stem_kombu.broker.connections import connect
+from stem_kombu.broker.connections import connect, release
 from stem_kombu.broker.failures import broker_errors
 from stem_kombu.broker.names import broadcast_exchange, broadcast_queue, heartbeat_exchange
 
@@ -38,7 +38,7 @@ def sweep(connection: Connection, namespace: str, live_workers: Collection[str])
             # Followers of heartbeats are in no roster.
             removed += _unbind_all_but(mine, heartbeat_exchange(namespace), frozenset())
     finally:
-        mine.release()
+        release(mine)
     if removed:
         logger.info("removed %d bindings of dead workers and followers in namespace %r", removed, namespace)
     return removed

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from stem_kombu.broker.connections import connect
+from stem_kombu.broker.connections import connect, release
 from stem_kombu.broker.failures import broker_errors
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import BrokerUnavailable
@@ -156,7 +156,7 @@ class RedisLeasing:
     def _drop(self) -> None:
         connection, self._connection, self._script = self._connection, None, None
         if connection is not None:
-            connection.release()
+            release(connection)
 
 
 class EmbeddedLeasing:

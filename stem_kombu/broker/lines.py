@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu.broker.connections import release
 from stem_kombu.broker.encoding import CONTENT_ENCODING, CONTENT_TYPE, Envelope
 from stem_kombu.broker.failures import described, shown_url
 from stem_kombu.broker.queues import declared_task_queue
@@ -50,7 +51,7 @@ class Line:
 
     def close(self) -> None:
         try:
-            self.connection.release()
+            release(self.connection)
         except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
             _log_close(self.connection, error)
 

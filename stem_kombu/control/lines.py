@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from stem_kombu.broker.connections import SLICE, pulse
+from stem_kombu.broker.connections import SLICE, pulse, release
 from stem_kombu.clock import Clock
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def hang_up(connection: Any, say: Callable[[bytes], object] | None = None, *, cl
         # The connection may be broken or half closed, in any way that its driver knows.
         logger.debug("hanging up: %r", error)
     try:
-        connection.release()
+        release(connection)
     except Exception as error:  # noqa: BLE001 - see below
         logger.debug("closing a control connection: %r", error)
 

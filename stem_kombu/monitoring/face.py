@@ -15,7 +15,7 @@ from kombu import Connection, Exchange, Producer
 from kombu.exceptions import KombuError
 from kombu.pidbox import Mailbox
 
-from stem_kombu.broker.connections import backoff, connect
+from stem_kombu.broker.connections import backoff, connect, release
 from stem_kombu.broker.unpacking import bound
 from stem_kombu.clock import Clock
 from stem_kombu.control.base import WorkerView
@@ -163,6 +163,6 @@ class Face:
 
 def _released(connection: Any) -> None:
     try:
-        connection.release()
+        release(connection)
     except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
         logger.debug("closing the connection to Celery's monitors: %r", error)

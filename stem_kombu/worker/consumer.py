@@ -17,7 +17,7 @@ from kombu import Connection
 from kombu import Consumer as KombuConsumer
 from kombu.asynchronous import Hub
 
-from stem_kombu.broker.connections import backoff, connect, pulse
+from stem_kombu.broker.connections import backoff, connect, pulse, release
 from stem_kombu.broker.encoding import LARGEST_BODY
 from stem_kombu.broker.queues import declared_task_queue, give_back
 from stem_kombu.broker.redis_source import RedisSource, open_redis_source
@@ -336,7 +336,7 @@ class Consumer:
             for channel in list(getattr(connection.connection, "channels", None) or ()) if connection.connected else ():
                 if not stopping and hasattr(channel, "do_restore"):
                     channel.do_restore = False
-            connection.release()
+            release(connection)
         except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
             # The connection is broken or half closed; what matters is that nothing uses it any more.
             logger.debug("closing a broker connection: %r", error)

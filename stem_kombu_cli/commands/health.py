@@ -133,14 +133,14 @@ def _tried(component: str, check: Callable[[], Check]) -> Check:
 
 
 def _broker(settings: Settings) -> Check:
-    from stem_kombu.broker.connections import broker_connection, connect
+    from stem_kombu.broker.connections import broker_connection, connect, release
 
     connection: Any = broker_connection(settings)
     try:
         connect(connection)
         return Check("broker", "ok", f"{mask_url(settings.broker.value)} ({connection.transport.driver_type})")
     finally:
-        connection.release()
+        release(connection)
 
 
 def _backend(settings: Settings) -> Check:

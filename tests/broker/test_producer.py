@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -21,6 +21,7 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import BrokerUnavailable, ConfigurationError
 from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage
+from stem_kombu.testing.proxy import TcpProxy
 from tests.broker.receiving import Inbox, Relay, connected
 
 
@@ -299,3 +300,33 @@ def test_the_errors_of_one_thread_do_not_leak_connections(through: tuple[str, Re
         with pytest.raises(BrokerUnavailable):
             producer.send(task(2, queue_name))
     assert not any(connection.connected for connection in opened)
+
+
+@pytest.mark.parametrize("fault", ["stall", "half_open"])
+def test_sending_ends_with_an_error_when_the_broker_has_gone_silent(
+    server_url: str, proxy_for: Callable[[str, int], TcpProxy], fault: str
+) -> None:
+    """Not even closing the connection may wait for a peer that says nothing any more."""
+    parts = urlsplit(server_url)
+    proxy = proxy_for(parts.hostname or "", parts.port or 0)
+    url = urlunsplit(parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@{proxy.host}:{proxy.port}".lstrip("@")))
+    producer = TaskProducer(lambda: open_connection(url), timeout=1.0)
+    producer.send(task(1, "silent"))
+    getattr(proxy, fault)()
+    if fault == "half_open":
+        proxy.stall()  # what connects anew finds nobody either
+    raised: list[Exception] = []
+
+    def send() -> None:
+        try:
+            producer.send(task(2, "silent"))
+        except Exception as error:  # noqa: BLE001 - looked at in the thread of the test
+            raised.append(error)
+
+    sending = threading.Thread(target=send, daemon=True)
+    sending.start()
+    sending.join(60)
+    assert not sending.is_alive()
+    assert isinstance(raised[0], BrokerUnavailable)
+    proxy.resume()
+    producer.close()
