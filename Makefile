@@ -4,6 +4,8 @@
 #   make test    lint, types, docs and all tests, against real Redis, RabbitMQ and PostgreSQL
 #   make bench   the benchmarks
 #   make fuzz    every door against a coverage-guided fuzzer: SECONDS=60 of processor time each, TARGETS="url …" for some
+#   make soak    randomised faults over real processes for SECONDS=60, from SEED=… on; writes docs/reliability.md
+#   make reliability   the targets of docs/reliability.md, measured anew
 #   make docs    the documentation, in docs/_build/html
 #   make format  mends what the linter can mend by itself
 #   make clean   removes what these made
@@ -12,7 +14,7 @@ SHELL := /bin/sh
 VENV := .venv
 TOX := $(VENV)/bin/tox run -q
 
-.PHONY: demo test bench fuzz docs format clean
+.PHONY: demo test bench fuzz soak reliability docs format clean
 
 demo: $(VENV)/.installed
 	@$(VENV)/bin/stem demo
@@ -29,6 +31,15 @@ SECONDS := 60
 TARGETS :=
 fuzz: $(VENV)/.tox-installed
 	@$(TOX) -e fuzz -- --seconds $(SECONDS) $(TARGETS)
+
+SEED :=
+soak: $(VENV)/.tox-installed
+	@scripts/provide-servers.sh
+	@$(TOX) -e soak -- $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+reliability: $(VENV)/.tox-installed
+	@scripts/provide-servers.sh
+	@$(TOX) -e reliability
 
 docs: $(VENV)/.tox-installed
 	@$(TOX) -e docs

@@ -21,6 +21,7 @@ Work
 ``ended``            the handler of ``run`` is out: ``state`` is succeeded, failed, cancelled, or released
 ``child-killed``     the child that holds ``run`` was killed
 ``lost``             worker ``by`` reports that the child of ``run`` is lost
+``pool``             worker ``by`` was seen with ``value`` = (children that work or wait, children that it should have)
 ``recorded``         the backend holds ``state`` for ``task``, ``attempt``; ``version`` of the revocation when cancelled
 ``acknowledged``     the message of ``task``, ``attempt`` was acknowledged
 Revocations
@@ -69,7 +70,18 @@ WORLD = "world"
 
 KINDS = frozenset(
     {
-        *("enqueued", "started", "checkpoint", "stopped", "swallowed", "cleaned", "ended", "child-killed", "lost"),
+        *(
+            "enqueued",
+            "started",
+            "checkpoint",
+            "stopped",
+            "swallowed",
+            "cleaned",
+            "ended",
+            "child-killed",
+            "lost",
+            "pool",
+        ),
         *("recorded", "acknowledged"),
         *("stored", "store-failed", "broadcast", "applied", "undone", "pruned", "read", "cached"),
         *("asked", "obeyed", "heard", "answered", "left", "fed", "complained", "unpickled"),

@@ -123,6 +123,12 @@ def name_of(worker: str) -> str:
     return worker.partition("#")[0]
 
 
+def sides(who: str, *servers: str) -> tuple[str, ...]:
+    """What a fault may befall that comes between somebody and those servers: itself, the servers, its links to them."""
+    names = (who, name_of(who))
+    return (*names, *servers, *(f"{server}/{name}" for server in servers for name in names))
+
+
 def stored_of(story: Story, task: str | None) -> list[Event]:
     return story.tasks.get(task or "", NOTHING).get("stored", NONE)
 
@@ -149,3 +155,16 @@ def acknowledged_early(promise: str, story: Story, recorded: list[Event], acknow
         yield violation(promise, "acknowledged, and no outcome was recorded", acknowledged)
     elif all(story.before(acknowledged, event) for event in outcomes):
         yield violation(promise, "acknowledged before its outcome was recorded", acknowledged, outcomes[0])
+
+
+def may_run_again(story: Story, first: Event, again: Event) -> bool:
+    """Whether what became of the run that began with ``first`` may have been lost before ``again``."""
+    worker = first.by
+    facts = story.workers.get(worker, NOTHING)
+    if any(not story.before(again, end) for end in facts.get("down", NONE)):
+        return True
+    if story.disturbed(sides(worker, "broker"), first, again):
+        return True
+    run = story.runs.get(first.run or "", NOTHING)
+    ended = first_of(run, "ended")
+    return "child-killed" in run or "lost" in run or (ended is not None and ended.state == "released")

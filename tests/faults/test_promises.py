@@ -187,6 +187,7 @@ VIOLATING: dict[str, list[Event]] = {
         recorded(3, "failed"),
         quiet(60),
     ],
+    "G18 a pool stays short of children": [*up(), e("pool", 9, A, value=(1, 2)), quiet(60)],
     "G19 twice": [*up(), *up(B), sent(), run(2), run(9, by=B, run="r2")],
     "G20 a shutdown cancelled": [*up(), sent(), run(2), e("stopping", 3, A), cancelled(4, by=A)],
 }
@@ -276,6 +277,30 @@ CLEAN: dict[str, list[Event]] = {
         e("ended", 3.2, A, run="r1", state="released"),
         run(4, by=B, run="r2"),
         recorded(5, "succeeded"),
+    ],
+    "it had finished, and its worker died before that was recorded": [
+        *up(),
+        *up(B),
+        sent(),
+        run(1.5),
+        e("ended", 2, A, run="r1", state="succeeded"),
+        e("down", 2.1, A),
+        stored(3),
+        cancelled(4, by=B),
+    ],
+    "a broker without persistence was killed": [
+        *up(),
+        sent(),
+        fault(2, "broker", "emptied"),
+        healed(3, "broker"),
+        quiet(60),
+    ],
+    "a pool that is being filled again": [
+        *up(),
+        fault(2, A, "child killed"),
+        e("pool", 2.5, A, value=(1, 2)),
+        healed(3, A),
+        e("pool", 9, A, value=(2, 2)),
     ],
     "a message that had expired": [*up(), sent(), cancelled(4, None, value="expired")],
     "pruned after its time": [

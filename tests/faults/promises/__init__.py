@@ -47,3 +47,37 @@ def violations(history: History) -> list[Violation]:
     found = [violation for promise in PROMISES for violation in promise(story)]
     found.sort(key=lambda violation: (violation.events[-1].seq, int(violation.promise[1:])))
     return found
+
+
+#: What has to have happened for a promise to be judged on it.
+EVIDENCE: dict[str, tuple[str, ...]] = {
+    "G1": ("broadcast", "applied", "read"),
+    "G2": ("started",),
+    "G3": ("started",),
+    "G4": ("stored", "read"),
+    "G5": ("pruned", "cached", "read"),
+    "G6": ("read",),
+    "G7": ("checkpoint", "stopped"),
+    "G8": ("stopped",),
+    "G9": ("recorded", "acknowledged"),
+    "G10": ("recorded",),
+    "G11": ("ended", "swallowed"),
+    "G12": ("heard", "answered", "obeyed"),
+    "G13": ("answered",),
+    "G14": ("obeyed",),
+    "G15": ("left",),
+    "G16": ("answered",),
+    "G17": ("fed", "complained", "unpickled"),
+    "G18": ("enqueued", "pool", "acknowledged"),
+    "G19": ("started",),
+    "G20": ("recorded",),
+}
+
+
+def judged(history: History) -> dict[str, int]:
+    """How many events of a history each promise was judged on; promises with none are left out."""
+    kinds: dict[str, int] = {}
+    for event in history:
+        kinds[event.kind] = kinds.get(event.kind, 0) + 1
+    counted = {promise: sum(kinds.get(kind, 0) for kind in evidence) for promise, evidence in EVIDENCE.items()}
+    return {promise: count for promise, count in counted.items() if count}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 
 from tests.faults.history import Event
-from tests.faults.story import NONE, NOTHING, Story, Violation, first_of, name_of, violation
+from tests.faults.story import NONE, NOTHING, Story, Violation, first_of, name_of, sides, violation
 
 
 def g12_broadcast_reaches_everyone(story: Story) -> Iterator[Violation]:
@@ -43,11 +43,11 @@ def g12_g16_everyone_who_can_answers(story: Story) -> Iterator[Violation]:
             for worker in story.workers:
                 if name_of(worker) != name_of(name) or not story.alive(worker, asked, answered):
                     continue
-                ways = (worker, name_of(worker), "broker", f"broker/{worker}", f"broker/{asked.by}", asked.by)
+                ways = (*sides(worker, "broker"), *sides(asked.by, "broker"))
                 if story.disturbed(ways, asked, answered):
                     continue
                 busy = _busy(story, worker, asked, answered)
-                stores = ("store", f"store/{worker}", "backend", f"backend/{worker}")
+                stores = sides(worker, "store", "backend")
                 if busy is not None:
                     yield violation("G16", "a busy worker did not answer", busy, asked, answered)
                 elif story.disturbed(stores, asked, answered):
@@ -71,15 +71,7 @@ def g13_one_deadline(story: Story) -> Iterator[Violation]:
         asked, answered = first_of(facts, "asked"), first_of(facts, "answered")
         if asked is None or answered is None or asked.value is None:
             continue
-        ways = (
-            asked.by,
-            "broker",
-            f"broker/{asked.by}",
-            "store",
-            f"store/{asked.by}",
-            "backend",
-            f"backend/{asked.by}",
-        )
+        ways = sides(asked.by, "broker", "store", "backend")
         slack = story.bounds.answer_slack
         if slack is not None and story.apart(asked, answered) > asked.value + slack:
             if not story.disturbed((asked.by,), asked, answered):

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from tests.faults.history import Event
-from tests.faults.story import NONE, NOTHING, Story, Violation, seen_at, stored_of, violation
+from tests.faults.story import NONE, NOTHING, Story, Violation, seen_at, sides, stored_of, violation
 
 
 def g1_durable_then_visible(story: Story) -> Iterator[Violation]:
@@ -62,7 +62,7 @@ def g2_g3_what_is_revoked_does_not_run(story: Story) -> Iterator[Violation]:
                 elif born is not None and born.value != "unsynced" and story.before(stored, born):
                     what = "a worker that was started later ran a revoked task"
                     yield violation("G2", what, stored, born, started)
-                elif lead > bounds.freshness and not story.disturbed(("store", f"store/{worker}"), stored, started):
+                elif lead > bounds.freshness and not story.disturbed(sides(worker, "store"), stored, started):
                     what = f"a worker did not know of a revoke {lead:.1f} s later"
                     yield violation("G2", what, stored, started)
 

@@ -13,6 +13,7 @@ from tests.faults.story import (
     Violation,
     acknowledged_early,
     first_of,
+    may_run_again,
     revoked,
     stored_of,
     violation,
@@ -72,13 +73,12 @@ def g9_handled_recorded_acknowledged(story: Story) -> Iterator[Violation]:
                 slack = story.paused(started.by, started, story.bounds.start_slack)
                 if started.attempt > cancelled.attempt and story.apart(cancelled, started) > slack:
                     yield violation("G9", "a cancelled task was tried again", cancelled, started)
-            runs = [s.run for s in facts.get("started", NONE) if s.attempt == cancelled.attempt and s.run is not None]
-            ends = [first_of(story.runs[run], "ended") for run in runs]
-            finished = [end for end in ends if end is not None and end.state in ("succeeded", "failed")]
-            if len(runs) == 1 and finished and finished[0].state == "succeeded":
-                yield violation(
-                    "G9", "the handler had finished, and it is recorded as cancelled", finished[0], cancelled
-                )
+            runs = [s for s in facts.get("started", NONE) if s.attempt == cancelled.attempt and s.run is not None]
+            if len(runs) == 1 and not may_run_again(story, runs[0], cancelled):
+                finished = first_of(story.runs[runs[0].run or ""], "ended")
+                if finished is not None and finished.state == "succeeded":
+                    what = "the handler had finished, and it is recorded as cancelled"
+                    yield violation("G9", what, finished, cancelled)
 
 
 def g10_one_ending(story: Story) -> Iterator[Violation]:

@@ -13,8 +13,9 @@ from tests.faults.story import (
     Violation,
     acknowledged_early,
     first_of,
-    name_of,
+    may_run_again,
     revoked,
+    sides,
     violation,
 )
 
@@ -28,8 +29,12 @@ def g18_no_task_is_lost(story: Story) -> Iterator[Violation]:
                 yield from acknowledged_early("G18", story, recorded, acknowledged)
         sent = first_of(facts, "enqueued")
         if sent is not None and quiet and story.before(sent, quiet[-1]):
-            if not any(event.state in TERMINAL for event in recorded):
+            if not any(event.state in TERMINAL for event in recorded) and not _emptied(story, sent):
                 yield violation("G18", "a task was lost", sent, quiet[-1])
+    for pool in story.of("pool"):
+        alive, wanted = pool.value
+        if alive < wanted and not story.disturbed(sides(pool.by), pool, pool):
+            yield violation("G18", "lost children are not replaced", pool)
     longest = story.bounds.child_loss
     if longest is None:
         return
@@ -45,6 +50,14 @@ def g18_no_task_is_lost(story: Story) -> Iterator[Violation]:
             yield violation("G18", "a child's loss was never reported", killed, quiet[-1])
 
 
+def _emptied(story: Story, sent: Event) -> bool:
+    """Whether the broker itself may have forgotten the message: one without persistence was killed."""
+    return any(
+        begin is not None and begin.value == "emptied" and (end is None or not story.before(end, sent))
+        for begin, end in story.faults.get("broker", ())
+    )
+
+
 def g19_not_twice_without_need(story: Story) -> Iterator[Violation]:
     for facts in story.tasks.values():
         starts = facts.get("started", NONE)
@@ -53,22 +66,9 @@ def g19_not_twice_without_need(story: Story) -> Iterator[Violation]:
         before: list[Event] = []
         for started in starts:
             same = [earlier for earlier in before if earlier.attempt == started.attempt]
-            if same and not any(_may_repeat(story, earlier, started) for earlier in before):
+            if same and not any(may_run_again(story, earlier, started) for earlier in before):
                 yield violation("G19", "a task ran twice though its worker lived", same[-1], started)
             before.append(started)
-
-
-def _may_repeat(story: Story, first: Event, again: Event) -> bool:
-    worker = first.by
-    facts = story.workers.get(worker, NOTHING)
-    if any(not story.before(again, end) for end in facts.get("down", NONE)):
-        return True
-    ways = (worker, name_of(worker), "broker", f"broker/{worker}")
-    if story.disturbed(ways, first, again):
-        return True
-    run = story.runs.get(first.run or "", NOTHING)
-    ended = first_of(run, "ended")
-    return "child-killed" in run or "lost" in run or (ended is not None and ended.state == "released")
 
 
 def g20_stopping_is_not_revoking(story: Story) -> Iterator[Violation]:

@@ -1,0 +1,68 @@
+"""The ``stem`` command that dies at a step of a revoke: ``python -m tests.faults.command STEP worker revoke …``.
+
+STEP is one of :data:`STEPS`. The command is the real one; the wrapper only kills its own process with SIGKILL there, and
+notes what it knows: what the store has said that it holds.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from stem_kombu.control.client import ControlClient
+from stem_kombu.control.question import Question
+from stem_kombu_cli.main import main
+from tests.faults.notes import note, now
+
+STEPS = ("never", "before-store", "after-store", "before-broadcast", "after-broadcast", "before-replies")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def around(owner: Any, name: str, *, before: Callable[[], None] | None = None, after: Any = None) -> None:
+    held = getattr(owner, name)
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if before is not None:
+            before()
+        began = now()
+        result = held(*args, **kwargs)
+        if after is not None:
+            after(began, result)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def arm(step: str) -> None:
+    held = ControlClient._revoke_store
+
+    def opened(self: ControlClient) -> Any:
+        store = held(self)
+
+        def stored(began: float, records: Any) -> None:
+            for record in records:
+                note("stored", began=began, task=record.task_id, version=record.version, terminate=record.terminate)
+            if step == "after-store":
+                die()
+
+        around(store, "save", before=die if step == "before-store" else None, after=stored)
+        return store
+
+    ControlClient._revoke_store = opened  # type: ignore[method-assign]
+    if step == "before-broadcast":
+        around(Question, "begin", before=die)
+    if step == "after-broadcast":
+        around(Question, "begin", after=lambda *_: die())
+    if step == "before-replies":
+        around(ControlClient, "_collect", before=die)
+
+
+if __name__ == "__main__":
+    arm(sys.argv[1])
+    main(sys.argv[2:])

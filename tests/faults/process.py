@@ -1,0 +1,33 @@
+"""A worker to be tormented: ``python -m tests.faults.process '{"name": "alpha", "broker": …}'``.
+
+A real worker in a real process; what differs from ``stem worker start`` are leases and intervals that are short enough
+for a test, and a date that may be wrong. Prints ``ready`` once it consumes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+from stem_kombu.broker.connections import open_connection
+from stem_kombu.settings import Settings
+from stem_kombu.worker.worker import Worker
+from tests.faults.app import app
+
+#: Redis and the embedded broker give messages back that nobody renews for so long.
+LEASES = {"visibility_timeout": 6, "unacked_restore_interval": 0.5, "unacked_restore_throttle": 1}
+
+
+def main(argument: str) -> None:
+    options = json.loads(argument)
+    urls = {name: options.pop(name) for name in ("broker", "backend", "revoke_store")}
+    intervals = {"sync_interval": options.pop("sync_interval"), "heartbeat_interval": options.pop("heartbeat_interval")}
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(threadName)s %(levelname)s %(name)s: %(message)s")
+    app.configure(Settings.from_env({"STEM_CELERY_EVENTS": "off"}, **urls, **intervals))
+    connection = open_connection(urls["broker"], options=LEASES)
+    Worker(app, connection=connection, **options).run(on_ready=lambda _: print("ready", flush=True))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
