@@ -72,20 +72,26 @@ def lease_note(driver: str) -> str | None:
 
 #: Moves a tag's time of delivery in Kombu's index of unacknowledged messages, only if the tag is still there and still
 #: where we left it: Redis has no fencing, a message that was restored comes back under the same tag with a time of its
-#: own. ARGV: triples of tag, the time we left it at (or ''), the new time. Returns 1 or 0 for each.
+#: own. ARGV: for each the tag, the time we left it at (or ''), the time it is (or '': by the server's clock), seconds to
+#: add. Returns the new time or '' for each.
 _RENEW = """
 local kept = {}
-for i = 1, #ARGV, 3 do
+local time = redis.call('TIME')
+for i = 1, #ARGV, 4 do
   local held = redis.call('ZSCORE', KEYS[1], ARGV[i])
   if not held or (ARGV[i + 1] ~= '' and tonumber(held) ~= tonumber(ARGV[i + 1])) then
-    kept[#kept + 1] = 0
+    kept[#kept + 1] = ''
   else
-    redis.call('ZADD', KEYS[1], 'XX', ARGV[i + 2], ARGV[i])
-    kept[#kept + 1] = 1
+    local now = tonumber(ARGV[i + 2]) or (time[1] + time[2] / 1000000)
+    local moment = string.format('%.6f', now + ARGV[i + 3])
+    redis.call('ZADD', KEYS[1], 'XX', moment, ARGV[i])
+    kept[#kept + 1] = moment
   end
 end
 return kept
 """
+#: The attribute of a Kombu message that was taken by a script, which dates it by the server's clock.
+DATED_BY_SERVER = "stem_dated_by_server"
 #: Renewed in one script: far below the arguments that Redis accepts, and short enough not to hold it up.
 _BATCH = 1000
 
@@ -105,7 +111,7 @@ class RedisLeasing:
         self._script: Any = None
         self._index_key = ""
         # By message, not by tag: a redelivery to ourselves has the same tag and is another message.
-        self._left_at: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
+        self._left_at: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
     @property
     def lifetime(self) -> float:
@@ -124,11 +130,12 @@ class RedisLeasing:
             self._drop()
 
     def _renew(self, handles: Sequence[Any], ahead: float) -> list[bool]:
-        moment = self._clock.now() + ahead
         arguments: list[str] = []
+        here = repr(self._clock.now())
         for handle in handles:
-            left_at = self._left_at.get(handle)
-            arguments += [handle.delivery_tag, "" if left_at is None else repr(left_at), repr(moment)]
+            # Whoever sweeps goes by the clock that dated the message: the server's for ours, a worker's for Kombu's.
+            now = "" if getattr(handle, DATED_BY_SERVER, False) else here
+            arguments += [handle.delivery_tag, self._left_at.get(handle, ""), now, repr(ahead)]
         with broker_errors(self._template, "renewing leases"):
             try:
                 answers = self._connected()(keys=[self._index_key], args=arguments)
@@ -137,7 +144,7 @@ class RedisLeasing:
                 raise
         for handle, answer in zip(handles, answers, strict=True):
             if answer:
-                self._left_at[handle] = moment
+                self._left_at[handle] = answer.decode() if isinstance(answer, bytes) else answer
         return [bool(answer) for answer in answers]
 
     def _connected(self) -> Any:

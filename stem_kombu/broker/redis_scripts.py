@@ -10,21 +10,29 @@ From there the next call of :data:`TAKE` fetches it, and :data:`RESCUE` brings i
 
 from __future__ import annotations
 
-# KEYS: hash, index, then a pair for each source: queue, landing. ARGV: how many messages may come, the tag prefix, the
-# time for the index, then for each source the end of a hash entry, then the tags that are acknowledged. Returns for each
-# message: its tag, the number of its source, its text. What has landed comes first; what there is no room for goes back
-# to the head of its queue.
-TAKE = """
-local room, prefix, now = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+#: The server's clock, in seconds: leases begin and end by it, so that no worker's date can make one longer or shorter.
+NOW = """
+local time = redis.call('TIME')
+local now = time[1] .. '.' .. string.format('%06d', time[2])
+"""
+
+# KEYS: hash, index, then a pair for each source: queue, landing. ARGV: how many messages may come, the tag prefix, then
+# for each source the end of a hash entry, then the tags that are acknowledged. Returns for each message: its tag, the
+# number of its source, its text. What has landed comes first; what there is no room for goes back to the head of its
+# queue.
+TAKE = (
+    NOW
+    + """
+local room, prefix = tonumber(ARGV[1]), ARGV[2]
 local taken, number = {}, 0
-for i = 4 + (#KEYS - 2) / 2, #ARGV do
+for i = 3 + (#KEYS - 2) / 2, #ARGV do
   redis.call('HDEL', KEYS[1], ARGV[i])
   redis.call('ZREM', KEYS[2], ARGV[i])
 end
 local function take(source, text)
   number = number + 1
   local tag = prefix .. number
-  redis.call('HSET', KEYS[1], tag, '[' .. text .. ARGV[3 + source])
+  redis.call('HSET', KEYS[1], tag, '[' .. text .. ARGV[2 + source])
   redis.call('ZADD', KEYS[2], now, tag)
   taken[#taken + 1] = tag
   taken[#taken + 1] = source
@@ -45,6 +53,7 @@ for source = 1, sources do
 end
 return taken
 """
+)
 
 # KEYS: the registry of landings. ARGV: their names. By the server's clock, which all sweepers share.
 REGISTER = """
@@ -69,4 +78,11 @@ for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', before, 'LIMI
   redis.call('ZREM', KEYS[1], name)
 end
 return back
+"""
+
+# KEYS: the index. ARGV: seconds for which a message that nobody renews stays with its consumer, how many may come.
+# Returns the tags of those that have been left for longer.
+OVERDUE = """
+local before = redis.call('TIME')[1] - ARGV[1]
+return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', before, 'LIMIT', 0, ARGV[2])
 """

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.broker import redis_scripts
+from stem_kombu.broker.leases import DATED_BY_SERVER
 from stem_kombu.broker.redis_line import raw_client
 from stem_kombu.clock import SYSTEM, Clock
 
@@ -35,6 +36,8 @@ _SPARE = 4
 _BURST = 128
 #: What reading something that is no message of Kombu's raises.
 NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+#: Messages of dead consumers that one sweep brings back, where no option says how many.
+_RESTORED_AT_ONCE = 1000
 #: Between the two keys in the name of a landing; Kombu has it in the names of keys as well, but never doubled.
 _BETWEEN = "\x06\x16\x06\x16"
 
@@ -151,6 +154,7 @@ class RedisSource:
         self._take = client.register_script(redis_scripts.TAKE)
         self._register = client.register_script(redis_scripts.REGISTER)
         self._rescue = client.register_script(redis_scripts.RESCUE)
+        self._overdue = client.register_script(redis_scripts.OVERDUE)
         sources = [source for step in self._by_priority for source in step]
         self._names = [f"{landing}{_BETWEEN}{key}" for _, key, landing in sources]
         most = max(1, channel.pool.max_connections - _SPARE)
@@ -173,8 +177,8 @@ class RedisSource:
         for queue, key, landing in sources:
             keys += (key, landing)
             ends.append(f', "", {json.dumps(queue)}]')
-        room, now = min(room, _BURST), repr(self._clock.now())
-        found = self._take(keys=keys, args=[room, f"{self._tags}{self._bursts}.", now, *ends, *acknowledged])
+        room = min(room, _BURST)
+        found = self._take(keys=keys, args=[room, f"{self._tags}{self._bursts}.", *ends, *acknowledged])
         messages = []
         for tag, source, text in zip(found[::3], found[1::3], found[2::3], strict=True):
             message = self._message(tag.decode(), sources[source - 1][0], text)
@@ -220,9 +224,22 @@ class RedisSource:
         self._client.zrem(self._registry, *self._names)
 
     def sweep(self) -> None:
-        """Bring back what dead consumers held, ours and Kombu's."""
+        """Bring back what dead consumers held, ours and Kombu's.
+
+        As Kombu's ``restore_visible`` does it, one consumer at a time, but by the server's clock.
+        """
+        from kombu.transport.redis import Mutex, MutexHeld
+
         self._rescue(keys=[self._registry], args=[self._lease, _BETWEEN])
-        self._channel.qos.restore_visible(num=self._channel.unacked_restore_limit, interval=1)
+        channel = self._channel
+        with channel.conn_or_acquire() as client:
+            try:
+                with Mutex(client, channel.unacked_mutex_key, channel.unacked_mutex_expire):
+                    wanted = [channel.visibility_timeout, channel.unacked_restore_limit or _RESTORED_AT_ONCE]
+                    for tag in self._overdue(keys=[self._index], args=wanted):
+                        channel.qos.restore_by_tag(tag.decode(), client)
+            except MutexHeld:
+                pass  # another consumer is at it
 
     def close(self) -> None:
         for waiter in self._waiters:
@@ -232,7 +249,9 @@ class RedisSource:
 
     def _message(self, tag: str, queue: str, text: bytes) -> Any:
         try:
-            return message_of(text, tag, queue, self._channel)
+            message = message_of(text, tag, queue, self._channel)
+            setattr(message, DATED_BY_SERVER, True)
+            return message
         except NO_MESSAGE as error:
             # No consumer of Kombu could do anything with it either.
             self._garbage(ValueError(f"queue {queue} held {text[:200]!r}, which is no message ({error!r})"))

@@ -14,8 +14,10 @@ import redis
 from stem_kombu.broker import names
 from stem_kombu.broker.delivery import decode_delivery
 from stem_kombu.broker.encoding import encode_task
+from stem_kombu.broker.leases import open_leasing
 from stem_kombu.broker.producer import TaskProducer
 from stem_kombu.broker.redis_source import _BETWEEN, WAIT, RedisSource, open_redis_source
+from stem_kombu.clock import SYSTEM, Clock, SystemClock
 from stem_kombu.task import TaskMessage
 from stem_kombu.testing.proxy import TcpProxy
 from tests.broker.receiving import Inbox, child, connected
@@ -25,9 +27,9 @@ from tests.waiting import eventually
 class Reader:
     """A source over a connection of its own, and a pipe to wake it."""
 
-    def __init__(self, url: str, *queues: str, **options: Any) -> None:
+    def __init__(self, url: str, *queues: str, clock: Clock = SYSTEM, **options: Any) -> None:
         self.connection = connected(url, **options)
-        source = open_redis_source(self.connection, queues)
+        source = open_redis_source(self.connection, queues, clock=clock)
         assert source is not None
         self.source: RedisSource = source
         self.wake, self.waker = os.pipe()
@@ -339,3 +341,47 @@ def test_what_the_producer_puts_into_a_queue_is_what_kombus_would(redis_url: str
     assert ours == kombus
     assert len({*tags}) == 2
     server.close()
+
+
+class OffByAnHour(SystemClock):
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def now(self) -> float:
+        return super().now() + self._seconds
+
+
+@pytest.mark.parametrize("seconds", [-3600.0, 3600.0])
+@pytest.mark.parametrize("renewed", [False, True])
+def test_g19_a_lease_is_as_long_as_the_server_says_whatever_the_date_of_a_worker(
+    redis_url: str,
+    queue_name: str,
+    reader: Callable[..., Reader],
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    renewed: bool,
+) -> None:
+    # given two that hold a message each, and the date of one is wrong
+    send(redis_url, queue_name, "first", "second")
+    wrong = OffByAnHour(seconds)
+    with monkeypatch.context() as patched:
+        patched.setattr("kombu.transport.redis.time", wrong.now)
+        lost = reader(queue_name, clock=wrong)
+        mistaken = open_leasing(lost.connection, clock=wrong)
+        (first,) = lost.source.take(1)
+    right = reader(queue_name)
+    leasing = open_leasing(right.connection)
+    (second,) = right.source.take(1)
+    assert leasing is not None and mistaken is not None
+    if renewed:
+        assert mistaken.renew([first]) == leasing.renew([second]) == [True]
+    # when both look for what the dead have left
+    right.source.sweep()
+    with monkeypatch.context() as patched:
+        patched.setattr("kombu.transport.redis.time", wrong.now)
+        lost.source.sweep()
+    # then each holds what it held
+    assert right.take(2) == []
+    assert mistaken.renew([first]) == leasing.renew([second]) == [True]
+    leasing.close()
+    mistaken.close()
