@@ -149,7 +149,11 @@ def _look() -> Revocation | None:
 
 
 def _end_as_revoked(task: Any, revocation: Revocation, *, terminated: bool) -> None:
-    """Record why, tell who listens, and raise what makes Celery acknowledge the message and leave the state alone."""
+    """Record why, tell who listens, and raise what makes Celery acknowledge the message and leave the state alone.
+
+    Monitors are told by the worker (see :class:`~stem_kombu.celery.requests.StemRequest`): a child that connected to the
+    broker for that would keep its slot from the next task.
+    """
     assert _board is not None
     request = task.request
     task.backend.mark_as_revoked(
@@ -161,11 +165,6 @@ def _end_as_revoked(task: Any, revocation: Revocation, *, terminated: bool) -> N
     )
     _board.stop(request.id)
     signals.task_revoked.send(sender=task, request=request, terminated=terminated, signum=None, expired=False)
-    try:
-        task.send_event("task-revoked", retry=False, terminated=terminated, signum=None, expired=False)
-    except Exception as error:  # noqa: BLE001 - an event that nobody hears must not undo what is recorded
-        # The boundary to the broker: events are for monitors, and lost ones are part of the protocol.
-        logger.warning("the event of task %s being revoked can't be sent: %s", request.id, error)
     logger.info("task %s stopped: %s", request.id, told(revocation))
     raise Ignore
 

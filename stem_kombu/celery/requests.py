@@ -1,6 +1,6 @@
-"""Celery's requests, taught two things: to say who revoked them, and to count how they ended.
+"""Celery's requests, taught to say who revoked them, to count how they ended, and to tell monitors that they stopped.
 
-Celery has no hook for either that works in every pool. ``Task.Request`` is its documented place for a class of one's
+Celery has no hook for these that works in every pool. ``Task.Request`` is its documented place for a class of one's
 own; a worker makes a subclass of it for each task.
 """
 
@@ -45,6 +45,7 @@ class StemRequest:
         if isinstance(error, Ignore):
             if self.stem_board.stopped(self.id):
                 self.stem_totals.add("cancelled")
+                self.send_event("task-revoked", terminated=True, signum=None, expired=False)  # type: ignore[attr-defined]
         elif isinstance(error, Retry):
             self.stem_totals.add("retried")
         # What was revoked while it ran was counted when that was announced; what is requeued has not ended.
