@@ -32,20 +32,25 @@ def embedded(tmp_path: Path) -> Iterator[Program]:
     program.close()
 
 
+#: Commands end when everybody has answered; on a busy machine that may take longer than the default of five seconds.
+_PATIENT = {"STEM_CONTROL_TIMEOUT": "30s"}
+
+
 def _program(kind: str, folder: Path, request: pytest.FixtureRequest) -> Program:
     state = f"sqlite://{folder / 'state.db'}"
     if kind == "embedded":
         return Program(
-            folder, {"STEM_BROKER_URL": f"sqlite://{folder / 'broker.db'}", "STEM_RESULT_BACKEND_URL": state}
+            folder,
+            {**_PATIENT, "STEM_BROKER_URL": f"sqlite://{folder / 'broker.db'}", "STEM_RESULT_BACKEND_URL": state},
         )
     if kind == "redis":
         server = request.getfixturevalue("redis_server")
         server.start()
         url = server.new_database()
-        return Program(folder, {"STEM_BROKER_URL": url, "STEM_RESULT_BACKEND_URL": url})
+        return Program(folder, {**_PATIENT, "STEM_BROKER_URL": url, "STEM_RESULT_BACKEND_URL": url})
     server = request.getfixturevalue("rabbitmq_server")
     server.start()
-    return Program(folder, {"STEM_BROKER_URL": server.new_vhost(), "STEM_RESULT_BACKEND_URL": state})
+    return Program(folder, {**_PATIENT, "STEM_BROKER_URL": server.new_vhost(), "STEM_RESULT_BACKEND_URL": state})
 
 
 @pytest.fixture(scope="session", params=["embedded", "redis", "amqp"])

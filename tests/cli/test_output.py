@@ -100,7 +100,7 @@ def test_a_terminal_gets_colour_and_progress(fleet: Program) -> None:
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     with fleet.workers[1].paused():
         process = subprocess.Popen(
-            [STEM, "worker", "ping", "--timeout", "1s"],
+            [STEM, "worker", "ping", "--timeout", "3s"],
             env={**fleet.environment, "TERM": "xterm"},
             stdout=theirs,
             stderr=theirs,

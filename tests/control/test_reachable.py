@@ -146,6 +146,7 @@ def test_g16_workers_answer_while_the_roster_is_down(fleet: Fleet, fleet_on: Cal
     assert report.elapsed >= 1.0
 
 
+@pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
 @pytest.mark.parametrize("scheme", ["redis", "postgresql"])
 def test_g13_a_roster_that_accepts_and_never_answers_leaves_time_for_the_workers(fleet: Fleet, scheme: str) -> None:
     fleet.start("alpha", "bravo")

@@ -76,7 +76,7 @@ def test_g7_a_handler_without_checkpoints_finishes_and_the_reply_says_that_it_is
     result = app.send_task(f"{mode}.deaf", [gate.path])
     gate.wait_reached()
     eventually(lambda: worker.inflight.running_count == 1)
-    (reply,) = control.revoke([result.id], terminate=True, timeout=1.0).replies
+    (reply,) = control.revoke([result.id], terminate=True, timeout=3.0).replies
     assert (reply.payload["pending"], reply.payload["terminated"]) == ([result.id], [])
     (task,) = control.inspect().replies[0].payload["in_flight"]
     assert task["terminate_requested_s_ago"] is not None
