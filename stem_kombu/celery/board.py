@@ -62,7 +62,8 @@ class Board:
             with path.open("r+b") as file:
                 self._memory = mmap.mmap(file.fileno(), 0)
         self._entries = (len(self._memory) - _COUNT) // ENTRY
-        #: ``words[0]`` counts the changes. A task compares it at each checkpoint: nothing is cheaper.
+        #: ``words[0]`` counts the changes: a task compares it at each checkpoint, nothing is cheaper. ``words[1]`` is the
+        #: number of places that were ever used.
         self.words = memoryview(self._memory).cast("Q")
         self._lock = threading.Lock()
         self._places: dict[str, int] = {}
@@ -84,6 +85,7 @@ class Board:
             _HEAD.pack_into(self._memory, at, bytes(16), _TOLD, len(record))
             self._memory[at + _HEAD.size : at + _HEAD.size + len(record)] = record
             self._memory[at : at + 16] = _digest(revocation.task_id)
+            self.words[1] = max(self.words[1], place + 1)
             self.words[0] += 1
 
     def stopped(self, task_id: str) -> bool:
@@ -132,7 +134,8 @@ class Board:
 
     def _at(self, task_id: str) -> int | None:
         wanted = _digest(task_id)
-        for place in range(self._entries):
+        # Each task that begins looks once: it must cost nothing while nobody was ever told to stop.
+        for place in range(self.words[1]):
             at = _COUNT + place * ENTRY
             if self._memory[at : at + 16] == wanted:
                 return at
