@@ -10,14 +10,19 @@ class WakePipe:
 
     def __init__(self) -> None:
         self.reader = self.writer = -1
+        self._awake = False
 
     def open(self) -> None:
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.reader, False)
         os.set_blocking(self.writer, False)
+        self._awake = False
 
     def wake(self) -> None:
         """Make the reader readable; safe from any thread."""
+        if self._awake:
+            return  # whoever drains it looks at what there is to do after that, and so at what was put there before this
+        self._awake = True
         try:
             os.write(self.writer, b"x")
         except OSError:
@@ -30,6 +35,7 @@ class WakePipe:
                 pass
         except BlockingIOError:
             pass
+        self._awake = False
 
     def close(self) -> None:
         if self.reader >= 0:

@@ -119,6 +119,9 @@ class RedisSource:
     held stays leased, and may be acknowledged with the new one.
     """
 
+    #: With no room there is nothing to ask for.
+    pushes = False
+
     def __init__(
         self,
         connection: Connection,
@@ -222,6 +225,9 @@ class RedisSource:
                 waiter.answered()
         self.take(0)
         self._client.zrem(self._registry, *self._names)
+
+    def settled(self, tag: str) -> None:
+        """The message of that tag was rejected or given back, through Kombu."""
 
     def sweep(self) -> None:
         """Bring back what dead consumers held, ours and Kombu's.

@@ -6,17 +6,19 @@ pipe is private to the two processes, which is why pickle is allowed on it, and 
 
 from __future__ import annotations
 
+import io
 import pickle
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
+from operator import attrgetter
 from typing import Any
 
 from stem_kombu.execution.base import Stop
 from stem_kombu.outcome import Outcome, TaskError
 from stem_kombu.revocation import Revocation
-from stem_kombu.task import TaskMessage
+from stem_kombu.task import CeleryOrigin, TaskMessage
 
 # -- down, to the child -----------------------------------------------------------------------------------------------
 
@@ -179,8 +181,31 @@ def _check(frame: object) -> None:
 
 def encode(frame: object) -> bytes:
     """The frame with its length in front."""
-    body = pickle.dumps(frame, protocol=pickle.HIGHEST_PROTOCOL)
-    return _LENGTH.pack(len(body)) + body
+    out = io.BytesIO()
+    pickler = pickle.Pickler(out, protocol=pickle.HIGHEST_PROTOCOL)
+    pickler.dispatch_table = _CALLS
+    pickler.dump(frame)
+    body = out.getbuffer()
+    return b"".join((_LENGTH.pack(len(body)), body))
+
+
+def _as_call(kind: type) -> Callable[[Any], tuple[type, tuple[Any, ...]]]:
+    """How to write a value as a call of its class with its fields, in order. Left to themselves, frozen dataclasses with
+    slots look every field up by name at both ends, in Python: three times the rest of a short task's way to its child."""
+    names = [field.name for field in fields(kind)]
+    if len(names) < 2:
+        return lambda value: (kind, tuple(getattr(value, name) for name in names))
+    values = attrgetter(*names)
+    return lambda value: (kind, values(value))
+
+
+_CALLS: dict[type, Any] = {
+    kind: _as_call(kind)
+    for kind in (
+        *(Run, Halt, Retire, Ready, Unfit, Started, Report, ExtendLease, Finished),
+        *(TaskMessage, CeleryOrigin, Outcome, TaskError, Revocation),
+    )
+}
 
 
 class FrameReader:

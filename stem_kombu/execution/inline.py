@@ -93,7 +93,11 @@ class InlineExecutor:
         self._free: list[int] = []
         self._threads: set[threading.Thread] = set()
         self._idle_threads = 0
+        # One thread at a time is woken, and wakes the next: a wake-up costs more than a short task, and few do them all.
+        self._one_comes = False
         self._jobs_for_threads: collections.deque[_Run] = collections.deque()
+        self._jobs_for_loop: collections.deque[_Run] = collections.deque()
+        self._tasks_of_loop: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread: threading.Thread | None = None
         self._running = False
@@ -180,6 +184,7 @@ class InlineExecutor:
             self._cond.notify_all()
             self._job_for_thread.notify_all()
             loop, self._loop = self._loop, None
+            self._jobs_for_loop.clear()
         if loop is not None and self._loop_thread is not None:
             loop.call_soon_threadsafe(loop.stop)
             self._loop_thread.join(RELEASE_GRACE)
@@ -214,8 +219,7 @@ class InlineExecutor:
             try:
                 self._set_timers(run)
                 if job.task.is_async:
-                    loop = self._event_loop()
-                    asyncio.run_coroutine_threadsafe(self._run_async(run), loop)
+                    self._give_to_loop(run, self._event_loop())
                 else:
                     self._give_to_thread(run)
             except (OSError, RuntimeError) as error:
@@ -229,7 +233,7 @@ class InlineExecutor:
         with self._cond:
             self._jobs_for_threads.append(run)
             if self._idle_threads >= len(self._jobs_for_threads):
-                self._job_for_thread.notify()
+                self._summon()
                 return
             thread = threading.Thread(target=self._work, name=f"stem-inline-{run.slot}", daemon=True)
             self._threads.add(thread)
@@ -243,6 +247,11 @@ class InlineExecutor:
                 self._jobs_for_threads.remove(run)
             raise
 
+    def _summon(self) -> None:
+        if not self._one_comes:
+            self._one_comes = True
+            self._job_for_thread.notify()
+
     def _work(self) -> None:
         while True:
             with self._cond:
@@ -253,10 +262,27 @@ class InlineExecutor:
                             self._threads.discard(threading.current_thread())
                             return
                         self._job_for_thread.wait()
+                        self._one_comes = False
                     run = self._jobs_for_threads.popleft()
                 finally:
                     self._idle_threads -= 1
+                if self._jobs_for_threads and self._idle_threads:
+                    self._summon()
             self._end(run, call(run.job.task, run.job.message, self._context(run)))
+
+    def _give_to_loop(self, run: _Run, loop: asyncio.AbstractEventLoop) -> None:
+        with self._cond:
+            self._jobs_for_loop.append(run)
+            if len(self._jobs_for_loop) > 1:
+                return  # it has been told, and has not looked yet
+        loop.call_soon_threadsafe(self._take_to_loop, loop)
+
+    def _take_to_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._cond:
+            runs, self._jobs_for_loop = self._jobs_for_loop, collections.deque()
+        for run in runs:
+            self._tasks_of_loop.add(task := loop.create_task(self._run_async(run)))  # a loop keeps only weak references
+            task.add_done_callback(self._tasks_of_loop.discard)
 
     async def _run_async(self, run: _Run) -> None:
         def cancelled_by() -> BaseException | None:

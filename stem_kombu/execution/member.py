@@ -32,6 +32,9 @@ _SHOWN = {
     ChildState.RETIRING: "stopping",
 }
 
+#: Bytes that are read at once.
+_READ = 262_144
+
 
 class Member:
     """A child in a slot. Used under the pool's lock only."""
@@ -89,7 +92,7 @@ class Member:
         frames: list[Any] = []
         while True:
             try:
-                data = os.read(self.descriptor, 1_048_576)
+                data = os.read(self.descriptor, _READ)
             except BlockingIOError:
                 return frames, False
             except ConnectionResetError:
@@ -97,6 +100,8 @@ class Member:
             if not data:
                 return frames, True
             frames.extend(self._reader.feed(data))
+            if len(data) < _READ:
+                return frames, False  # all there was; its end, if that has come as well, is the next event
 
     def accept(self, frame: Any) -> None:
         """Move on to the state after the frame."""

@@ -126,9 +126,11 @@ class IsolatePool:
             stopping = self._stopping or self._thread is None
             if not stopping:
                 self._waiting.append(job)
+            # Whoever becomes idle later is given what waits by then.
+            wanted = any(member.state is ChildState.IDLE for member in self._members.values())
         if stopping:
             self._observer.ended(job, Outcome(Ending.RELEASED))
-        else:
+        elif wanted:
             self._pipe.wake()
 
     def stop_job(self, token: int, why: Stop, revocation: Revocation | None = None) -> bool:

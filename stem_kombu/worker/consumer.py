@@ -1,8 +1,8 @@
 """The connection that brings work: consume, hand over, and acknowledge what others have finished.
 
 A Kombu connection belongs to one thread. Whoever finishes a delivery leaves it with :meth:`Consumer.finish` and wakes
-that thread. Redis is read by scripts of ours (:mod:`stem_kombu.broker.redis_source`); transports with an event loop of
-their own run under Kombu's hub, where a pipe wakes them at once; the others are drained in short slices.
+that thread. Redis is read by scripts of ours (:mod:`stem_kombu.broker.redis_source`), RabbitMQ's messages are taken in as
+they arrive (:mod:`stem_kombu.broker.amqp_source`); a pipe wakes both at once. The others are drained in short slices.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 from kombu import Connection
 from kombu import Consumer as KombuConsumer
-from kombu.asynchronous import Hub
 
+from stem_kombu.broker.amqp_source import AmqpSource
 from stem_kombu.broker.connections import backoff, connect, pulse, release
 from stem_kombu.broker.encoding import LARGEST_BODY
 from stem_kombu.broker.queues import declared_task_queue, give_back
@@ -37,8 +37,7 @@ _CONNECT_TIMEOUT = 4.0
 _TOGETHER, _SETTLING = 500, 64
 #: Seconds between two round trips while messages keep coming.
 _GATHER = 0.0005
-#: Drivers that Kombu's hub can run, and whose delivery tags outlive a connection.
-_HUB_DRIVERS = frozenset({"amqp", "redis"})
+#: Drivers whose delivery tags outlive a connection.
 _LASTING_TAGS = frozenset({"redis"})
 #: AMQP's codes for what a queue or a broker does not do.
 _REFUSED = frozenset({540, 541})
@@ -90,7 +89,7 @@ class Consumer:
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
         self._consumer: KombuConsumer | None = None
-        self._source: RedisSource | None = None
+        self._source: RedisSource | AmqpSource | None = None
 
     # -- from any thread ------------------------------------------------------------------------------------------------
 
@@ -174,20 +173,24 @@ class Consumer:
         generation = self.generation
         bound(connection.default_channel, LARGEST_BODY)
         queues = [declared_task_queue(connection, queue) for queue in self.queues]
+        arrived: Callable[[Any], None] = lambda message: self._receive(message, generation)  # noqa: E731
         if connection.transport.driver_type == "redis":
             self._source = open_redis_source(connection, self.queues, clock=self._clock, garbage=self._garbage)
+        elif connection.transport.driver_type == "amqp":
+            self._source = pushed = AmqpSource(connection, clock=self._clock)
+            arrived = pushed.arrived
         self._consumer = KombuConsumer(
             connection.default_channel,
             queues,
-            on_message=lambda message: self._receive(message, generation),
+            on_message=arrived,
             # What Kombu could not unpack is told by the message itself; without this it would end the connection.
-            on_decode_error=lambda message, _: self._receive(message, generation),
+            on_decode_error=lambda message, _: arrived(message),
             accept=["json"],
             auto_declare=False,
         )
         self._apply_prefetch(force=True)
         if not self._quiet.is_set():
-            if self._source is None:
+            if self._is_pushed:
                 self._consumer.consume()
             self.consuming = True
         self.trouble = None
@@ -196,34 +199,18 @@ class Consumer:
         self._ready.set()
         if self._source is not None:
             self._serve_by_source(self._source)
-        elif connection.transport.driver_type in _HUB_DRIVERS and connection.transport.implements.asynchronous:
-            self._serve_by_hub(connection)
         else:
             self._serve_by_slices(connection)
 
-    def _serve_by_hub(self, connection: Connection) -> None:
-        hub = Hub()
-        try:
-            # Kombu's event-loop callbacks swallow what isn't listed here, and a lost connection would go unnoticed.
-            hub.propagate_errors = (*connection.connection_errors, *connection.channel_errors)
-            connection.transport.register_with_event_loop(connection.connection, hub)
-            hub.add_reader(self._pipe.reader, self._pipe.drain)
-            hub.call_repeatedly(1.0, pulse, connection)
-            loop = hub.create_loop()
-            while self._keep_serving():
-                try:
-                    next(loop)
-                except StopIteration:
-                    loop = hub.create_loop()
-        finally:
-            hub.remove_reader(self._pipe.reader)
-            hub.close()
+    @property
+    def _is_pushed(self) -> bool:
+        """Whether the broker sends messages of its own accord, as many as the prefetch count allows."""
+        return self._source is None or self._source.pushes
 
-    def _serve_by_source(self, source: RedisSource) -> None:
+    def _serve_by_source(self, source: Any) -> None:
         generation = self.generation
         sweep_at = turned_at = float("-inf")
         while self._keep_serving():
-            self._pipe.drain()
             now = self._clock.monotonic()
             if now >= sweep_at:
                 source.sweep()
@@ -234,9 +221,8 @@ class Consumer:
             room = self._room() if self.consuming else 0
             done = self._taken_acknowledgements()
             try:
-                messages = (
-                    source.take(room, [delivery.handle.delivery_tag for delivery in done]) if room or done else []
-                )
+                tags = [delivery.handle.delivery_tag for delivery in done if self._may_settle(delivery)]
+                messages = source.take(room, tags) if room or done or source.pushes else []
             except BaseException:
                 # Whether they were acknowledged can't be known; to do it again over the next connection is harmless.
                 self._finished.extendleft((delivery, Then.ACKNOWLEDGE) for delivery in reversed(done))
@@ -245,6 +231,8 @@ class Consumer:
                 self._inflight.remove(delivery.token)
             for message in messages:
                 self._receive(message, generation)
+                if message.acknowledged:
+                    source.settled(message.delivery_tag)
             turned_at = self._clock.monotonic()
             if len(messages) < room or not (messages or done):
                 source.wait(self._pipe.reader, min(1.0, sweep_at - now), more=len(messages) < room)
@@ -267,7 +255,6 @@ class Consumer:
     def _serve_by_slices(self, connection: Connection) -> None:
         self._wake_transport = getattr(connection.transport, "wake", None)
         while self._keep_serving():
-            self._pipe.drain()
             pulse(connection, clock=self._clock)
             try:
                 connection.drain_events(timeout=1.0 if self._wake_transport is not None else _SLICE)
@@ -276,11 +263,12 @@ class Consumer:
 
     def _keep_serving(self) -> bool:
         """Do what other threads have left here; ``False`` when it is time to end."""
+        self._pipe.drain()  # first: what is left here after this wakes the thread again
         if self._quiet.is_set() and self.consuming:
             assert self._consumer is not None
-            if self._source is None:
+            if self._is_pushed:
                 self._consumer.cancel()
-            else:
+            if self._source is not None:
                 self._source.rest()
             self.consuming = False
         # Before anything is given back, or the broker would send it right here again.
@@ -298,8 +286,10 @@ class Consumer:
     def _carry_out(self, delivery: Delivery, then: Then) -> None:
         assert self._connection is not None
         current = delivery.generation == self.generation
-        if then is not Then.LEAVE and (current or self._connection.transport.driver_type in _LASTING_TAGS):
+        if then is not Then.LEAVE and self._may_settle(delivery):
             tag = delivery.handle.delivery_tag
+            if self._source is not None:
+                self._source.settled(tag)
             if then is Then.ACKNOWLEDGE:
                 self._connection.default_channel.basic_ack(tag)
             elif then is Then.REJECT:
@@ -308,6 +298,11 @@ class Consumer:
                 give_back(self._connection, tag)
         # A delivery of a lost AMQP connection is the broker's again; its redelivery finds the recorded outcome.
         self._inflight.remove(delivery.token)
+
+    def _may_settle(self, delivery: Delivery) -> bool:
+        """Whether its tag means anything to this connection: AMQP counts tags anew in each, and means others by them."""
+        assert self._connection is not None
+        return delivery.generation == self.generation or self._connection.transport.driver_type in _LASTING_TAGS
 
     def _apply_prefetch(self, force: bool = False) -> None:
         allowance = self._allowance()
@@ -318,7 +313,7 @@ class Consumer:
         again = not self._global_prefetch and self.consuming
         if again:
             self._consumer.cancel()
-        if self._source is None:  # else it is asked for what there is room for
+        if self._is_pushed:  # else it is asked for what there is room for
             self._consumer.qos(prefetch_count=allowance, apply_global=self._global_prefetch)
         if again:
             self._consumer.consume()

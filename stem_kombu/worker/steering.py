@@ -66,7 +66,9 @@ class Steering:
     def submit(self, delivery: Delivery) -> None:
         """Run the delivery as soon as a slot is free; set it aside when none is here, and may be at another worker."""
         self._inflight.waits(delivery.token, Phase.RESERVED)
-        if not self.credit.takes(delivery.task.mode, self._inflight.load(), self._clock.monotonic()):
+        if self.credit.is_mixed and not self.credit.takes(
+            delivery.task.mode, self._inflight.load(), self._clock.monotonic()
+        ):
             self._inflight.waits(delivery.token, Phase.HELD)
             self.holds.set_aside(delivery, LOOK_FOR)
             return

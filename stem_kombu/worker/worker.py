@@ -39,7 +39,7 @@ from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.settings import Settings
 from stem_kombu.task import Mode
 from stem_kombu.worker.consumer import Consumer
-from stem_kombu.worker.credit import Credit
+from stem_kombu.worker.credit import Credit, Load
 from stem_kombu.worker.heartbeats import Heartbeats, load_avg, rss_bytes
 from stem_kombu.worker.hydration import Hydration
 from stem_kombu.worker.inflight import InFlight
@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     from kombu import Connection
 
 logger = logging.getLogger(__name__)
+
+#: What runs plays no part in the allowance of a worker with one kind of task.
+_UNASKED = Load(0, 0)
 
 #: Inline handlers that run at once: threads, and coroutines on the loop.
 INLINE_SLOTS = 16
@@ -387,7 +390,8 @@ class Worker:
     def _allowance(self) -> int:
         # What waits for its eta takes no slot, so it must not use up the allowance.
         holds = self.intake_holds
-        return self._credit.allowance(self.inflight.load(), self.clock.monotonic(), holds.aside) + holds.count
+        load = self.inflight.load() if self._credit.is_mixed else _UNASKED
+        return self._credit.allowance(load, self.clock.monotonic(), holds.aside) + holds.count
 
     def _hydrate(self) -> None:
         self.hydration.start(timeout=self._hydration_timeout, allow_unsynced=self._allow_unsynced)

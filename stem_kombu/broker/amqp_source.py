@@ -1,0 +1,117 @@
+"""Task queues on AMQP, taken in as they are pushed, with acknowledgements that go out together.
+
+Used by one thread. The broker pushes as much as the prefetch count allows; :meth:`AmqpSource.take` hands over all that has
+arrived, so that a burst of short tasks costs one turn of its consumer and not one each.
+"""
+
+from __future__ import annotations
+
+import select
+import ssl
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from stem_kombu.broker.connections import pulse
+from stem_kombu.clock import SYSTEM, Clock
+
+if TYPE_CHECKING:
+    from kombu import Connection
+
+#: Frames that are taken in before anything else is done; a message is three of them.
+_BURST = 768
+#: Seconds that the rest of a frame may take when its beginning has come, and an acknowledgement to be written.
+_STALLED = 5.0
+
+
+class AmqpSource:
+    """Messages of one connected AMQP connection, whose consumer calls :meth:`arrived`.
+
+    Every method raises what the driver raises when the connection is lost; then everything that was not acknowledged is
+    the broker's again."""
+
+    #: Seconds between two calls of :meth:`sweep`.
+    sweep_interval = 1.0
+    #: It has to be asked although there is no room: the broker may have something else to say.
+    pushes = True
+
+    def __init__(self, connection: Connection, *, clock: Clock = SYSTEM) -> None:
+        self._connection = connection
+        self._channel: Any = connection.default_channel
+        self._amqp: Any = connection.connection
+        self._socket: Any = self._amqp.sock
+        # Once, and not around each frame as py-amqp does when the socket has another.
+        self._socket.settimeout(_STALLED)
+        self._poller = select.poll()
+        self._poller.register(self._socket, select.POLLIN)
+        self._clock = clock
+        self._arrived: list[Any] = []
+        # In the order of delivery, in which a channel counts its tags.
+        self._unsettled: dict[int, None] = {}
+        self._more_to_read = True
+
+    def arrived(self, message: Any) -> None:
+        """Called by Kombu's consumer."""
+        self._unsettled[message.delivery_tag] = None
+        self._arrived.append(message)
+
+    def take(self, room: int, acknowledged: Sequence[int] = ()) -> list[Any]:
+        """What has arrived, as Kombu messages; those of the tags in ``acknowledged`` are acknowledged. How many come is
+        bounded by the prefetch count, not by ``room``."""
+        self._acknowledge(acknowledged)
+        self._more_to_read = True
+        for _ in range(_BURST):
+            if not self._readable():
+                self._more_to_read = False
+                break
+            try:
+                # By frames: what Kombu calls an event may not come for hours after a frame that is only a heartbeat.
+                self._amqp.blocking_read(timeout=_STALLED)
+            except TimeoutError as error:
+                if error.errno is not None:
+                    raise  # the network has given the connection up
+                self._more_to_read = False  # half of a frame, which py-amqp keeps
+                break
+        messages, self._arrived = self._arrived, []
+        return messages
+
+    def wait(self, wake: int, timeout: float, *, more: bool) -> None:
+        """Return when there is something to read, when ``wake`` is readable, or after ``timeout`` seconds."""
+        if self._more_to_read:
+            return
+        poller = select.poll()  # not select(), which knows no descriptors above 1023
+        poller.register(wake, select.POLLIN)
+        poller.register(self._socket, select.POLLIN)
+        poller.poll(max(0.0, timeout) * 1000)
+
+    def settled(self, tag: int) -> None:
+        """The message of that tag was rejected or given back."""
+        self._unsettled.pop(tag, None)
+
+    def rest(self) -> None:
+        """What has been pushed already is given back by the broker when the connection ends."""
+
+    def sweep(self) -> None:
+        """Send the heartbeat that is due."""
+        pulse(self._connection, clock=self._clock)
+
+    def close(self) -> None:
+        """Nothing of its own."""
+
+    def _readable(self) -> bool:
+        # A record of TLS may hold several frames, which the descriptor knows nothing of.
+        return bool(self._poller.poll(0)) or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0)
+
+    def _acknowledge(self, tags: Sequence[int]) -> None:
+        """All up to a tag in one frame where nothing before it is still at work, the others one by one."""
+        done = set(tags)
+        together = 0
+        for tag in self._unsettled:
+            if tag not in done:
+                break
+            together = tag
+        for tag in tags:
+            self._unsettled.pop(tag, None)
+            if tag > together:
+                self._channel.basic_ack(tag)
+        if together:
+            self._channel.basic_ack(together, multiple=True)
