@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
+import ssl
+from typing import Any
 
 
 class WakePipe:
@@ -42,3 +45,15 @@ class WakePipe:
             os.close(self.reader)
             os.close(self.writer)
             self.reader = self.writer = -1
+
+
+def wait_readable(sock: Any, wake: int, seconds: float) -> bool:
+    """Whether the socket has something to read, after waiting at most ``seconds`` for it, or until ``wake`` is readable."""
+    # A record of TLS may hold several frames, which the descriptor knows nothing of.
+    if isinstance(sock, ssl.SSLSocket) and sock.pending():
+        return True
+    poller = select.poll()  # not select(), which knows no descriptors above 1023
+    poller.register(sock, select.POLLIN)
+    poller.register(wake, select.POLLIN)
+    descriptor = sock.fileno()
+    return any(ready == descriptor for ready, _ in poller.poll(max(0.0, seconds) * 1000))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stem_kombu.broker.connections import pulse
 from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.wake import wait_readable
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -78,10 +79,7 @@ class AmqpSource:
         """Return when there is something to read, when ``wake`` is readable, or after ``timeout`` seconds."""
         if self._more_to_read:
             return
-        poller = select.poll()  # not select(), which knows no descriptors above 1023
-        poller.register(wake, select.POLLIN)
-        poller.register(self._socket, select.POLLIN)
-        poller.poll(max(0.0, timeout) * 1000)
+        wait_readable(self._socket, wake, timeout)
 
     def settled(self, tag: int) -> None:
         """The message of that tag was rejected or given back."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import select
 import uuid
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.broker.redis_line import raw_client
@@ -21,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: A message is never without its expiry, whenever its sender is killed. ARGV: the message, milliseconds.
 _PUT = "redis.call('LPUSH', KEYS[1], ARGV[1]) return redis.call('PEXPIRE', KEYS[1], ARGV[2])"
+#: Seconds for which the server lets a reader wait, and after which one that was not answered is on a dead connection.
+_WAIT, _OVERDUE = 5.0, 10.0
 #: Messages of one burst.
 _BURST = 1000
 
@@ -86,13 +90,27 @@ class RedisInbox:
         self._pool = channel.pool
         self._refusal = channel.ResponseError
         self._connection = self._pool.get_connection()
+        self._armed_at: float | None = None
 
     def wait(self, seconds: float) -> list[bytes]:
         """What has come, in order, after waiting at most ``seconds`` for the first; empty when nothing came."""
-        connection = self._connection
-        # In one packet: the second is carried out as soon as the first has ended.
-        commands = [("BRPOP", self._key, f"{max(seconds, 0.001):.3f}"), ("RPOP", self._key, _BURST)]
-        connection.send_packed_command(connection.pack_commands(commands))
+        self._ask(seconds)
+        return self.taken()
+
+    def arm(self, now: float) -> None:
+        """Have the server answer as soon as something comes. ``now`` is the monotonic time."""
+        if self._armed_at is None:
+            self._ask(_WAIT)
+            self._armed_at = now
+        elif now - self._armed_at > _OVERDUE:
+            raise ConnectionError("Redis has not answered a wait in time")
+
+    def fileno(self) -> int:
+        return int(self._connection._sock.fileno())
+
+    def taken(self) -> list[bytes]:
+        """The answer: what has come, in order; waits for it."""
+        self._armed_at = None
         first, more = self._answer(), self._answer()
         for answer in (first, more):
             if isinstance(answer, Exception):
@@ -104,11 +122,84 @@ class RedisInbox:
         self._connection.disconnect()
         self._pool.release(self._connection)
 
+    def _ask(self, seconds: float) -> None:
+        connection = self._connection
+        # In one packet: the second is carried out as soon as the first has ended.
+        commands = [("BRPOP", self._key, f"{max(seconds, 0.001):.3f}"), ("RPOP", self._key, _BURST)]
+        connection.send_packed_command(connection.pack_commands(commands))
+
     def _answer(self) -> Any:
         try:
             return self._connection.read_response()
         except self._refusal as error:  # an answer too: the next one must be read before it is raised
             return error
+
+
+def open_redis_hearing(connection: Connection, exchange: str | None, queue: str) -> RedisHearing | None:
+    """What is broadcast on the fanout exchange and put into the queue; ``None`` where the server lacks what it needs (6.2).
+
+    Raises what the driver raises."""
+    channel: Any = connection.default_channel
+    inbox = RedisInbox(channel, queue)
+    try:
+        first = inbox.wait(0.001)
+    except channel.ResponseError as error:
+        inbox.close()
+        logger.info("commands are read one by one, by Kombu: %s", error)
+        return None
+    topic = None if exchange is None else f"{channel.global_keyprefix}{channel.keyprefix_fanout}{exchange}"
+    return RedisHearing(channel, topic, inbox, first)
+
+
+class RedisHearing:
+    """Hears a topic and reads an inbox, on a connection each, and otherwise sleeps. Used by one thread, but for ``close``.
+
+    Raises what the driver raises when a connection is lost, and an inbox's server that answers no longer counts as that. Of
+    a topic's nothing can be told; who needs to know speaks to itself."""
+
+    def __init__(self, channel: Any, topic: str | None, inbox: RedisInbox, first: list[bytes]) -> None:
+        self._inbox, self._first = inbox, first
+        self._pool = channel.pool
+        self._topic: Any = None
+        if topic is not None:
+            self._topic = self._pool.get_connection()
+            self._topic.send_command("SUBSCRIBE", topic)
+
+    def wait(self, wake: int, seconds: float, now: float) -> list[tuple[bool, bytes]]:
+        """What has come, as Kombu's texts, each with whether it was broadcast; after waiting at most ``seconds`` for the
+        first, or until ``wake`` is readable. ``now`` is the monotonic time."""
+        self._inbox.arm(now)
+        poller = select.poll()
+        poller.register(wake, select.POLLIN)
+        inbox = self._inbox.fileno()
+        poller.register(inbox, select.POLLIN)
+        topic = -1
+        if self._topic is not None:
+            topic = self._topic._sock.fileno()
+            poller.register(topic, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poller.poll(0 if self._first else max(0.0, seconds) * 1000)}
+        heard = [(False, text) for text in self._first]
+        self._first = []
+        if topic in ready:
+            heard += [(True, text) for text in self._broadcast()]
+        if inbox in ready:
+            heard += [(False, text) for text in self._inbox.taken()]
+        return heard
+
+    def close(self) -> None:
+        """Let the connections go, from any thread."""
+        self._inbox.close()
+        if self._topic is not None:
+            self._topic.disconnect()
+            self._pool.release(self._topic)
+
+    def _broadcast(self) -> Iterator[bytes]:
+        while True:
+            answer = self._topic.read_response(push_request=True)
+            if isinstance(answer, list) and len(answer) == 3 and answer[0] in (b"message", "message"):
+                yield answer[2]
+            if not self._topic.can_read(timeout=0):
+                return
 
 
 def body_in(text: bytes) -> bytes:

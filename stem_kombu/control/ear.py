@@ -14,13 +14,15 @@ from collections.abc import Callable
 from typing import Any
 
 from stem_kombu.broker import names
-from stem_kombu.broker.connections import SLICE, connect
+from stem_kombu.broker.connections import SLICE, connect, pulse
+from stem_kombu.broker.redis_mail import RedisHearing, body_in, open_redis_hearing
 from stem_kombu.broker.unpacking import bound
 from stem_kombu.clock import Clock
 from stem_kombu.control.codec import LARGEST_COMMAND
 from stem_kombu.control.lines import acknowledges, body_of, drain, hang_up, line, loop_body, looped_token
 from stem_kombu.control.outbox import Speaker
 from stem_kombu.errors import BrokerError, BrokerUnavailable
+from stem_kombu.wake import WakePipe, wait_readable
 
 _PREFETCH = 16
 #: Messages on AMQP that are acknowledged together, or when nothing has come for a moment: an acknowledgement each would be
@@ -32,6 +34,8 @@ _AGAIN_SOON, _AGAIN_LATER = 0.05, 1.0
 _GIVE_UP = 5.0
 #: Seconds for which it is sent again that soon: one worker that hears nothing must not shout at all the others.
 _SOON = 1.0
+#: Longest wait, in seconds: AMQP's heartbeats want to be looked after.
+_LONGEST_WAIT = 1.0
 #: Unreadable messages with nothing else between them, after which the connection itself is suspected.
 _MOST_GARBAGE = 100
 
@@ -42,7 +46,7 @@ class Ear:
     ``receive(body, say)`` is called with each message and the means to answer it, ``garbage(reason, text)`` with what
     could not be read. ``later(reply_to, body)`` answers from any thread. After ``hearing_check`` to twice as many
     seconds without a broadcast the ear speaks to itself; it proves thereby for all others that they hear, so that a
-    fleet as a whole speaks that often. Used by the thread that made it.
+    fleet as a whole speaks that often. ``pipe`` is open. Used by the thread that made it.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Ear:
         garbage: Callable[[str, str], None],
         later: Callable[[str, bytes], None],
         hearing_check: float,
+        pipe: WakePipe,
         clock: Clock,
     ) -> None:
         self._namespace, self._worker = namespace, worker
@@ -77,8 +82,12 @@ class Ear:
             *self._connection.connection_errors,
             *self._connection.channel_errors,
         )
-        #: Ends a wait from another thread, where the transport can do that.
-        self.wake: Callable[[], object] | None = None
+        #: Ends a wait from another thread.
+        self.wake: Callable[[], object] = pipe.wake
+        self._pipe = pipe
+        self._hearing: RedisHearing | None = None
+        # Where there is one that says when it is worth to drain.
+        self._socket: Any = None
         self._thread = threading.current_thread()
         self._inbox = names.inbox_queue(namespace, worker)
         self._speaker: Speaker
@@ -93,9 +102,21 @@ class Ear:
         from kombu import Consumer
 
         connect(self._connection, _CONNECT_TIMEOUT)
-        self.wake = getattr(self._connection.transport, "wake", None)
+        self.wake = getattr(self._connection.transport, "wake", self._pipe.wake)
+        if self._connection.transport.driver_type == "amqp":
+            self._socket = self._connection.connection.sock
         channel = bound(self._connection.default_channel, LARGEST_COMMAND)
         self._speaker = Speaker(self._connection)
+        if self._connection.transport.driver_type == "redis":
+            exchange = names.broadcast_exchange(self._namespace) if self._fanout else None
+            self._hearing = open_redis_hearing(
+                self._connection, None if exchange is None else exchange.name, self._inbox.name
+            )
+            if self._hearing is not None:
+                if exchange is not None:
+                    exchange(channel).declare()  # or its sender takes it for a direct one
+                self._doubt(self._clock.monotonic())
+                return
         ways: list[tuple[Any, Callable[[Any], None]]] = [(self._inbox, self._on_inbox)]
         if self._fanout:
             ways.append((names.broadcast_queue(self._namespace, self._worker), self._on_broadcast))
@@ -137,6 +158,9 @@ class Ear:
 
     def close(self, *, gracefully: bool) -> None:
         """Let the connection go, from any thread. Waits for a blocking read, unless there is a graceful end to it."""
+        if self._hearing is not None:
+            self._hearing.close()
+            gracefully = False
         say = (lambda body: self._speaker.say(body, "", self._inbox.name, 1.0)) if gracefully else None
         hang_up(self._connection, say, clock=self._clock)
 
@@ -144,12 +168,35 @@ class Ear:
 
     def _drain(self) -> None:
         before = self._unreadable
-        if not drain(self._connection, SLICE, clock=self._clock, garbage=self._on_garbage):
+        if self._hearing is not None:
+            self._hear(self._hearing)
+        elif self._socket is None or wait_readable(self._socket, self._pipe.reader, self._patience()):
+            drain(self._connection, SLICE, clock=self._clock, garbage=self._on_garbage)
+        else:
             self._acknowledge()
+            pulse(self._connection, clock=self._clock)
         if self._unreadable == before:
             self._unreadable = 0
         elif self._unreadable >= _MOST_GARBAGE:
             raise BrokerUnavailable(f"{_MOST_GARBAGE} messages in a row could not be read")
+
+    def _patience(self) -> float:
+        """Seconds for which nothing has to be done."""
+        if self._unacknowledged:
+            return SLICE
+        due = self._doubt_at if self._token is None else self._speak_at
+        return min(_LONGEST_WAIT, max(0.0, due - self._clock.monotonic()))
+
+    def _hear(self, hearing: RedisHearing) -> None:
+        for broadcast, text in hearing.wait(self._pipe.reader, self._patience(), self._clock.monotonic()):
+            try:
+                body = body_in(text)
+            except ValueError as error:
+                self._on_garbage(error)
+                continue
+            if broadcast and self._proven:
+                self._believe()
+            self._on_body(body)
 
     def _doubt(self, now: float) -> None:
         self._token = secrets.token_hex(16)
@@ -189,6 +236,9 @@ class Ear:
         except ValueError as error:
             self._garbage("bad-message", f"a message is no text: {error}")
             return
+        self._on_body(body)
+
+    def _on_body(self, body: bytes) -> None:
         token = looped_token(body)
         if token is None:
             # Closing a connection may hand over a last message, in the thread that closes it.

@@ -23,6 +23,7 @@ from stem_kombu.control.ear import Ear
 from stem_kombu.control.outbox import Outbox
 from stem_kombu.control.reception import Reception
 from stem_kombu.errors import BrokerUnavailable
+from stem_kombu.wake import WakePipe
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -70,6 +71,7 @@ class ControlListener:
         self._thread: threading.Thread | None = None
         self._wanted = self._ready = False
         self._failure: str | None = None
+        self._pipe = WakePipe()
         self._wake: Callable[[], object] | None = None
 
     @property
@@ -88,6 +90,7 @@ class ControlListener:
                 abilities.require_control(shown_url(self._template))
                 self._fanout = abilities.fanout
                 self._reception.open()
+                self._pipe.open()
                 self._wanted, self._ready, self._failure = True, False, None
                 self._thread = threading.Thread(target=self._run, name="stem-control", daemon=True)
                 self._thread.start()
@@ -118,7 +121,9 @@ class ControlListener:
             if thread is not None:
                 if (wake := self._wake) is not None:
                     wake()
+                self._pipe.wake()
                 thread.join()
+                self._pipe.close()
             self._reception.close()
             self._outbox.close()
 
@@ -141,6 +146,7 @@ class ControlListener:
                 garbage=self.admission.drop,
                 later=self._outbox.reply,
                 hearing_check=self._hearing_check,
+                pipe=self._pipe,
                 clock=self._clock,
             )
             try:
