@@ -36,7 +36,7 @@ def _revoke(drafts: Sequence[RevocationDraft]) -> None:
 @lru_cache(maxsize=1)
 def _board() -> Switchboard:
     worker = FakeWorker(identity("worker-1"), tasks=[running_task("t-1")])
-    panel = Panel("worker-1@host", worker, lambda: ["tasks.add"], _revoke)
+    panel = Panel("worker-1@host", worker, lambda: ["tasks.add"], _revoke, lambda: None)
     return Switchboard("worker-1@host", panel.handlers(), _Exchange())
 
 

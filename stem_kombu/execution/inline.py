@@ -18,6 +18,7 @@ from stem_kombu.clock import SYSTEM, Clock, monotonic
 from stem_kombu.context import TaskContext
 from stem_kombu.execution.base import Job, Observer, SlotView, Stop
 from stem_kombu.execution.child import GATE, checked_progress
+from stem_kombu.execution.crew import Crew
 from stem_kombu.execution.handlers import call, call_async, failure, refusal
 from stem_kombu.execution.stops import PendingStop
 from stem_kombu.outcome import Ending, Outcome
@@ -83,19 +84,12 @@ class InlineExecutor:
         self.slots = slots
         self._observer = observer
         self._clock = clock
-        lock = threading.RLock()
-        self._cond = threading.Condition(lock)
-        # Of the same lock, so that a job wakes one thread and not all of them.
-        self._job_for_thread = threading.Condition(lock)
+        self._cond = threading.Condition(threading.RLock())
         self._waiting: collections.deque[Job] = collections.deque()
         self._runs: dict[int, _Run] = {}
         self._tasks_done = [0] * slots
         self._free: list[int] = []
-        self._threads: set[threading.Thread] = set()
-        self._idle_threads = 0
-        # One thread at a time is woken, and wakes the next: a wake-up costs more than a short task, and few do them all.
-        self._one_comes = False
-        self._jobs_for_threads: collections.deque[_Run] = collections.deque()
+        self._crew = Crew(self._work)
         self._jobs_for_loop: collections.deque[_Run] = collections.deque()
         self._tasks_of_loop: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -108,6 +102,7 @@ class InlineExecutor:
             if not self._running:
                 self._running = True
                 self._hurry.clear()
+                self._crew.open()
                 self._free = [
                     slot for slot in reversed(range(self.slots)) if slot not in {r.slot for r in self._runs.values()}
                 ]
@@ -182,9 +177,9 @@ class InlineExecutor:
                 self._end(run, Outcome(Ending.RELEASED))
         with self._cond:
             self._cond.notify_all()
-            self._job_for_thread.notify_all()
             loop, self._loop = self._loop, None
             self._jobs_for_loop.clear()
+        self._crew.close()
         if loop is not None and self._loop_thread is not None:
             loop.call_soon_threadsafe(loop.stop)
             self._loop_thread.join(RELEASE_GRACE)
@@ -221,7 +216,7 @@ class InlineExecutor:
                 if job.task.is_async:
                     self._give_to_loop(run, self._event_loop())
                 else:
-                    self._give_to_thread(run)
+                    self._crew.give(run, f"stem-inline-{run.slot}")
             except (OSError, RuntimeError) as error:
                 # Out of descriptors or threads. It goes back, for whoever has some; a breath keeps it from coming round
                 # and round at full speed.
@@ -229,46 +224,8 @@ class InlineExecutor:
                 self._hurry.wait(_BREATH)
                 self._end(run, Outcome(Ending.RELEASED))
 
-    def _give_to_thread(self, run: _Run) -> None:
-        with self._cond:
-            self._jobs_for_threads.append(run)
-            if self._idle_threads >= len(self._jobs_for_threads):
-                self._summon()
-                return
-            thread = threading.Thread(target=self._work, name=f"stem-inline-{run.slot}", daemon=True)
-            self._threads.add(thread)
-        try:
-            thread.start()
-        except RuntimeError:
-            with self._cond:
-                self._threads.discard(thread)
-                if self._threads or run not in self._jobs_for_threads:
-                    return  # a thread that comes free takes it
-                self._jobs_for_threads.remove(run)
-            raise
-
-    def _summon(self) -> None:
-        if not self._one_comes:
-            self._one_comes = True
-            self._job_for_thread.notify()
-
-    def _work(self) -> None:
-        while True:
-            with self._cond:
-                self._idle_threads += 1
-                try:
-                    while not self._jobs_for_threads:
-                        if not self._running:
-                            self._threads.discard(threading.current_thread())
-                            return
-                        self._job_for_thread.wait()
-                        self._one_comes = False
-                    run = self._jobs_for_threads.popleft()
-                finally:
-                    self._idle_threads -= 1
-                if self._jobs_for_threads and self._idle_threads:
-                    self._summon()
-            self._end(run, call(run.job.task, run.job.message, self._context(run)))
+    def _work(self, run: _Run) -> None:
+        self._end(run, call(run.job.task, run.job.message, self._context(run)))
 
     def _give_to_loop(self, run: _Run, loop: asyncio.AbstractEventLoop) -> None:
         with self._cond:
