@@ -43,6 +43,10 @@ def is_misread(url: str) -> bool:
     path, _, query = rest[len(authority) :].partition("?")
     path, _, fragment = path.partition("#")
     query, _, more = query.partition("#")
+    user, at, _ = authority.rpartition("@")
+    # Brackets are those of an address. To libpq a user and password end at the first @, to all others at the last.
+    if at and ("[" in user or "]" in user or ("@" in user and url.startswith("postgres"))):
+        return True
     # An @ after the authority stands behind a password that was cut off, or in the value of an option.
     return "@" in path or "@" in fragment or "@" in more or "@" in query.partition("=")[0]
 

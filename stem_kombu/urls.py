@@ -19,8 +19,9 @@ def checked_server_url(url: str, name: str) -> str:
     if is_misread(url):
         raise ConfigurationError(
             f"{name}: a sign in the URL's user or password must be percent-encoded",
-            hint="write %40 for @, %2F for /, %3F for ?, %23 for #, %3A for : and %25 for %",
+            hint="write %40 for @, %2F for /, %3F for ?, %23 for #, %3A for :, %5B for [ and %25 for %",
         )
+    _split(url, name)
     return url
 
 
@@ -81,5 +82,5 @@ def checked_url(url: str, *, name: str) -> str:
 def _split(url: str, name: str) -> SplitResult:
     try:
         return urlsplit(checked_url(url, name=name))
-    except ValueError as error:
-        raise ConfigurationError(f"{name}: {mask_url(url)!r} is not a URL: {error}") from error
+    except ValueError:  # which may quote what was taken for a host, and is the end of a password
+        raise ConfigurationError(f"{name}: {mask_url(url)!r} is not a URL: its host can't be read") from None

@@ -137,7 +137,9 @@ def run(argv: Sequence[str]) -> int:
         return exit_codes.BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the boundary of the program: the user gets a sentence and a code
         if debug:
-            traceback.print_exc()
+            from stem_kombu.redaction import mask_url
+
+            note(mask_url(traceback.format_exc()).rstrip())
         return _explained(error)
 
 
@@ -145,8 +147,12 @@ def _explained(error: Exception) -> int:
     from stem_kombu.errors import BrokerError, ConfigurationError, StemError, StoreError
 
     if not isinstance(error, StemError):
+        from stem_kombu.redaction import mask_url
+
         return _told(
-            f"{type(error).__name__}: {error}", "run it again with --debug and report what it prints", exit_codes.NO
+            f"{type(error).__name__}: {mask_url(str(error))}",
+            "run it again with --debug and report what it prints",
+            exit_codes.NO,
         )
     code = exit_codes.NO
     if isinstance(error, ConfigurationError):

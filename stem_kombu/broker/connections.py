@@ -274,8 +274,9 @@ def _checked_driver(url: str, name: str) -> str:
         parts = urlsplit(checked_server_url(url, name) if alias not in _LOCAL else url)
         if parts.port == 0:
             raise ValueError("port 0")
-    except ValueError as error:
-        raise ConfigurationError(f"{name}: {masked!r} has a bad port: {error}", hint=f"accepted: {ACCEPTED}") from error
+    except ValueError:
+        # Not its text: what was taken for a port may be the rest of a password.
+        raise ConfigurationError(f"{name}: {masked!r} has a bad port", hint=f"accepted: {ACCEPTED}") from None
     if scheme in {"redis", "rediss"} and parts.path.strip("/") and not parts.path.strip("/").isdigit():
         raise ConfigurationError(
             f"{name}: {masked!r} names the database {parts.path.strip('/')!r}",

@@ -6,6 +6,7 @@ JSON only: nothing here unpickles. What can't be read raises :class:`~stem_kombu
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -185,12 +186,19 @@ def _decoded_body(raw: Any, headers: Mapping[str, Any], queue: str) -> Any:
     except RecursionError as error:
         raise BadMessage(f"the body is nested deeper than {DEEPEST_NESTING} levels") from error
     except (ValueError, TypeError, ArithmeticError, AttributeError, KeyError) as error:
-        # Beside bad JSON: a value of Celery's typed JSON (date, UUID …) that its decoder does not take.
-        raise BadMessage(f"the body is not JSON: {error}") from error
+        raise BadMessage(f"the body is not JSON: {_reason(error)}") from error
     # Every level has a bracket of its own: only a body with many of them has to be walked.
     if body.count(b"[") + body.count(b"{") > DEEPEST_NESTING and nesting(decoded) > DEEPEST_NESTING:
         raise BadMessage(f"the body is nested deeper than {DEEPEST_NESTING} levels")
     return decoded
+
+
+def _reason(error: Exception) -> str:
+    """Why JSON can't be read, without a word of what it holds: those are somebody's arguments."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at {error.pos}"
+    # A number of too many digits, or a value of Celery's typed JSON (date, UUID …) that its decoder does not take.
+    return f"a value in it can't be read ({type(error).__name__})"
 
 
 def _task_id(value: object) -> str:
@@ -256,7 +264,7 @@ def _own_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
     try:
         sent = loads(text)
     except (ValueError, TypeError, ArithmeticError, AttributeError, KeyError, RecursionError) as error:
-        raise BadMessage(f"header {HEADER_HEADERS!r} is not JSON: {error}") from error
+        raise BadMessage(f"header {HEADER_HEADERS!r} is not JSON: {_reason(error)}") from error
     if not isinstance(sent, dict):
         raise BadMessage(f"header {HEADER_HEADERS!r} is not an object")
     return own | sent

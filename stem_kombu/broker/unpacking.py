@@ -13,6 +13,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 #: Bytes that LZMA may take for its dictionary, whose size the body names.
@@ -57,13 +58,10 @@ def _by(make: Callable[[], Any]) -> Callable[[bytes, int], bytes]:
     return unpack
 
 
-def _zstandard(body: bytes, most: int) -> bytes:
-    from importlib import import_module
-
-    decompressor: Any = import_module("zstandard").ZstdDecompressor()
-    with decompressor.stream_reader(body) as reader:
-        found: bytes = reader.read(most)
-    return found
+def _zstandard() -> Any:
+    # The module that Kombu registers it with.
+    module = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    return module.ZstdDecompressor()
 
 
 #: By the content types and aliases that Kombu registers. Brotli's older releases know no bound.
@@ -71,7 +69,7 @@ _UNPACKERS: dict[str, Callable[[bytes, int], bytes]] = {
     **dict.fromkeys(("application/x-gzip", "gzip", "zlib"), _by(zlib.decompressobj)),
     **dict.fromkeys(("application/x-bz2", "bzip2", "bzip"), _by(bz2.BZ2Decompressor)),
     **dict.fromkeys(("application/x-lzma", "lzma", "xz"), _by(lambda: lzma.LZMADecompressor(memlimit=_DICTIONARY))),
-    **dict.fromkeys(("application/zstd", "zstd", "zstandard"), _zstandard),
+    **dict.fromkeys(("application/zstd", "zstd", "zstandard"), _by(_zstandard)),
 }
 
 

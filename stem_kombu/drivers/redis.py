@@ -20,7 +20,7 @@ from stem_kombu.drivers.tls import checked_tls, tls_for, uses_tls
 from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import TlsSettings
-from stem_kombu.urls import checked_server_url, checked_url
+from stem_kombu.urls import checked_server_url
 
 T = TypeVar("T")
 
@@ -64,12 +64,6 @@ class RedisDatabase:
     ) -> None:
         self.url = mask_url(url)
         self._address = url
-        try:
-            urlsplit(checked_url(url, name=name))
-        except ValueError as error:
-            raise ConfigurationError(
-                f"{name}: {self.url!r} is not a Redis URL: {error}", hint="write redis://:password@host:6379/0"
-            ) from error
         self._redis = _driver(name, self.url)
         self._purpose = purpose
         self._tls, self._endpoint = tls or TlsSettings(), endpoint_of(checked_server_url(url, name))
@@ -153,13 +147,29 @@ class RedisDatabase:
         try:
             self._redis.connection.parse_url(address)  # nothing connects here; a bad URL is told before anything starts
         except ValueError as error:
+            # Of its text no more than the name of an option: what was taken for a port may be the rest of a password.
+            said = str(error)
+            known = said if said.startswith("Invalid value for") else "its port or one of its options can't be read"
             raise ConfigurationError(
-                f"{name}: {self.url!r} is not a Redis URL: {error}", hint="write redis://:password@host:6379/0"
-            ) from error
+                f"{name}: {self.url!r} is not a Redis URL: {known}", hint="write redis://:password@host:6379/0"
+            ) from None
         options = dict(self._options)
         if parts.scheme == "unix":
             del options["socket_connect_timeout"]  # redis-py 4 does not know it there, and a socket file never waits
-        return lambda: self._redis.Redis.from_url(address, **options)
+
+        def open_() -> Any:
+            client = self._redis.Redis.from_url(address, **options)
+            pool = client.connection_pool
+            try:
+                pool.connection_class(**pool.connection_kwargs)  # nothing connects here either
+            except TypeError as error:
+                raise ConfigurationError(
+                    f"{name}: {self.url!r} has an option that Redis does not know: {str(error).rpartition(' ')[2]}",
+                    hint="write redis://:password@host:6379/0",
+                ) from None
+            return client
+
+        return open_
 
     def _sentinel_opener(self, url: str, name: str) -> Callable[[], Any]:
         hint = "write redis+sentinel://host1:26379,host2:26379/master-name/0"

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from stem_kombu.drivers.handshake import Endpoint, endpoint_of
 from stem_kombu.drivers.tls import CA_CERT, postgres_mode, uses_tls, verifies, verifies_name
-from stem_kombu.redaction import mask_url, passwords_of
+from stem_kombu.redaction import is_misread, mask_url, passwords_of
 from stem_kombu.settings import Settings, Source, TlsSettings
 
 logger = logging.getLogger(__name__)
@@ -43,13 +43,12 @@ def routes(settings: Settings) -> list[Route]:
         ("revoke_store", settings.revoke_store),
         ("celery_results", settings.celery_results),
     ]
-    return [
-        _route(component, Source(url, source.name), settings.tls)
-        for component, source in named
-        if source is not None
-        for url in source.value.split(";")
-        if "://" in url and not url.startswith(_LOCAL)
-    ]
+    found = []
+    for component, source in named:
+        for url in source.value.split(";") if source is not None else ():
+            if source is not None and "://" in url and not url.startswith(_LOCAL) and _can_be_read(url):
+                found.append(_route(component, Source(url, source.name), settings.tls))
+    return found
 
 
 def cautions(settings: Settings) -> list[str]:
@@ -76,6 +75,15 @@ def warn_of_routes(settings: Settings) -> None:
     """Have the log say what :func:`cautions` says."""
     for caution in cautions(settings):
         logger.warning("%s", caution)
+
+
+def _can_be_read(url: str) -> bool:
+    """Whether it is a URL at all; what is wrong with one that isn't is told where it is opened."""
+    try:
+        urlsplit(url)
+    except ValueError:
+        return False
+    return not is_misread(url)
 
 
 def _route(component: str, source: Source, tls: TlsSettings) -> Route:

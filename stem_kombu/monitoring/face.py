@@ -81,8 +81,9 @@ class Face:
             connection = self._template.clone()
             try:
                 connect(connection, _CONNECT_TIMEOUT)
+                producer = self._opened(connection)
                 failures = 0
-                self._serve(connection)
+                self._serve(connection, producer)
             except Exception as error:  # noqa: BLE001 - whatever a driver raises, tasks are more important
                 # The boundary of a thread that nothing depends on.
                 failures += 1
@@ -92,7 +93,8 @@ class Face:
                 _released(connection)
             self._stopped.wait(backoff(failures) if failures else 0)
 
-    def _serve(self, connection: Any) -> None:
+    def _opened(self, connection: Any) -> Any:
+        """What sends events, once monitors were told that this worker is there, and are heard."""
         channel = connection.default_channel
         # Celery's own: a topic exchange, but a fanout where Kombu emulates exchanges.
         kind = "fanout" if connection.transport.driver_type == "redis" else "topic"
@@ -102,6 +104,9 @@ class Face:
         node = mailbox.Node(self.node, state=None, channel=bound(connection.channel(), LARGEST_COMMAND))
         self._consume(node)
         self._send_of_worker(producer, "worker-online")
+        return producer
+
+    def _serve(self, connection: Any, producer: Any) -> None:
         self._next_beat = self._clock.monotonic() + FREQUENCY
         while not self._stopped.is_set():
             drain(connection, _SLICE, clock=self._clock, garbage=self._on_garbage)
@@ -166,3 +171,4 @@ def _released(connection: Any) -> None:
         release(connection)
     except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
         logger.debug("closing the connection to Celery's monitors: %r", error)
+        connection.collect()  # or the broker would keep for it what is exclusively its own

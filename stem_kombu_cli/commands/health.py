@@ -71,7 +71,7 @@ def health(ctx: click.Context, /, skip_backend: bool, allow_insecure: bool, **va
             "backend": lambda: _left_out() if skip_backend else _backend(settings),
             "revoke_store": lambda: _store(settings),
             "signing": lambda: _signing(settings),
-            "tls": lambda: _tls(settings),
+            "tls": lambda: _tls(settings, without="backend" if skip_backend else None),
         }
     )
     failed = [check for check in checks if check.status == "error"]
@@ -178,16 +178,29 @@ def _signing(settings: Settings) -> Check:
     return Check("signing", "ok", "configured")
 
 
-def _tls(settings: Settings) -> Check:
+def _tls(settings: Settings, *, without: str | None) -> Check:
     """A handshake of its own with each encrypted route; what the others say of theirs is not repeated here."""
     from stem_kombu.drivers.routes import routes
     from stem_kombu.drivers.tls import checked_tls, client_certificate
 
     tls = checked_tls(settings.tls)
-    encrypted = [route for route in routes(settings) if route.encrypted]
+    encrypted = [route for route in routes(settings) if route.encrypted and route.component != without]
     if not tls and not encrypted:
         return Check("tls", "skipped", "not configured (STEM_TLS_…)", more=_seen([], None))
-    found = [_seen_route(route, tls) for route in encrypted]
+    # One place may have several parts, and is asked once.
+    shaken = {
+        route.source.value: _shaken(route, tls) for route in {one.source.value: one for one in encrypted}.values()
+    }
+    found = [
+        {
+            "component": route.component,
+            "endpoint": None if route.endpoint is None else str(route.endpoint),
+            "verified": route.verified,
+            "name_checked": route.name_checked,
+            **shaken[route.source.value],
+        }
+        for route in encrypted
+    ]
     own = client_certificate(tls)
     said = ["files can be loaded"] if tls else []
     if tls.allow_insecure:
@@ -211,26 +224,21 @@ def _seen(found: list[dict[str, Any]], client: dict[str, Any] | None) -> dict[st
     return {"endpoints": found, "client_certificate": client}
 
 
-def _seen_route(route: Route, tls: TlsSettings) -> dict[str, Any]:
+def _shaken(route: Route, tls: TlsSettings) -> dict[str, Any]:
+    """How a handshake with its endpoint went; nothing for several servers, of which the driver picks one."""
     from stem_kombu.drivers.handshake import explained, shake_hands
     from stem_kombu.drivers.tls import tls_for
 
     endpoint, asked = route.endpoint, tls_for(route.source.value, tls)
-    seen: dict[str, Any] = {
-        "component": route.component,
-        "endpoint": None if endpoint is None else str(endpoint),
-        "verified": route.verified,
-        "name_checked": route.name_checked,
-    }
-    if endpoint is None:  # several servers, of which the driver picks one
-        return seen
+    if endpoint is None:
+        return {}
     try:
         shaken = shake_hands(endpoint, asked, verify=route.verified, check_name=route.name_checked, hear=_ALERT)
     except (OSError, ValueError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
         what, hint = explained(text, endpoint, asked) or (f"{endpoint}: {text}", "check host and port")
-        return {**seen, "error": what, "hint": hint}
-    return {**seen, "protocol": shaken.protocol, "cipher": shaken.cipher, **_dated(shaken.certificate)}
+        return {"error": what, "hint": hint}
+    return {"protocol": shaken.protocol, "cipher": shaken.cipher, **_dated(shaken.certificate)}
 
 
 def _dated(certificate: Certificate) -> dict[str, Any]:

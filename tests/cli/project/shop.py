@@ -72,3 +72,11 @@ def stamp(ctx: TaskContext, number: int, folder: str) -> None:
 @app.task("shop.who", isolate=True)
 def who(ctx: TaskContext) -> int:
     return os.getpid()
+
+
+@app.task("shop.holds", isolate=True, max_retries=0)
+def holds(ctx: TaskContext, place: str, gate: str, **secrets: Any) -> None:
+    """Holds secrets until the test opens the gate, and then fails without a word about them."""
+    Gate(gate).reach()
+    Gate(gate).wait_open(checkpoint=ctx.heartbeat)
+    raise ValueError("something went wrong")
