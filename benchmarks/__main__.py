@@ -22,6 +22,7 @@ ROWS = {
     "million": "a worker with 1,000,000 live revocations",
     "guest": "Stem in a Celery worker: stop, slot, checkpoint, memory, throughput",
     "throughput": "no-op tasks a second, and how fast they are sent, beside other libraries",
+    "signing": "what signing costs: a command, a revocation, a ping of eight workers",
     "programs": "stem --help and stem worker ping as whole processes",
 }
 

@@ -24,6 +24,11 @@ def of_report(report: Report) -> int:
     """The code for a command's report."""
     if getattr(report, "broadcast", True) is False:
         return PARTIAL
+    refused = any(reply.error is not None and reply.error.code == "refused" for reply in report.replies)
+    if refused or any(reply.payload.get("refused") for reply in report.replies):
+        return REFUSED
+    if report.untrusted and (report.silent or not report.replies):
+        return REFUSED  # somebody answered, and can't be believed
     if not report.replies:
         named = set(report.unknown)
         return NOTHING_MATCHED if named and named >= set(report.expected) else NOBODY_ANSWERED

@@ -144,7 +144,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _explained(error: Exception) -> int:
-    from stem_kombu.errors import BrokerError, ConfigurationError, StemError, StoreError
+    from stem_kombu.errors import BrokerError, ConfigurationError, ControlError, StemError, StoreError
 
     if not isinstance(error, StemError):
         from stem_kombu.redaction import mask_url
@@ -159,6 +159,8 @@ def _explained(error: Exception) -> int:
         code = exit_codes.USAGE
     elif isinstance(error, (StoreError, BrokerError)):
         code = exit_codes.UNREACHABLE
+    elif isinstance(error, ControlError) and error.code == "refused":
+        code = exit_codes.REFUSED
     return _told(str(error), error.hint, code)
 
 

@@ -56,6 +56,9 @@ class Heartbeat:
     uptime: float = 0.0
     totals: Mapping[str, int] = field(default_factory=dict)
     timestamp: datetime | None = None
+    #: Where the fleet has keys: when the worker made it, by the roster's clock, and its signature.
+    issued_at: datetime | None = None
+    signature: str | None = None
 
     @property
     def lifetime(self) -> float:
@@ -81,7 +84,7 @@ class Heartbeat:
 
     def to_record(self) -> dict[str, Any]:
         """The JSON form that rosters keep and the heartbeat stream carries."""
-        return {
+        record = {
             "namespace": self.namespace,
             "worker": self.worker,
             "boot": self.boot,
@@ -100,6 +103,9 @@ class Heartbeat:
             "totals": dict(self.totals),
             "timestamp": None if self.timestamp is None else isoformat(self.timestamp),
         }
+        if self.issued_at is not None:
+            record |= {"issued_at": isoformat(self.issued_at), "signature": self.signature}
+        return record
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], *, timestamp: datetime | None = None) -> Heartbeat:
@@ -117,6 +123,7 @@ class Heartbeat:
         queues, totals = record["queues"], record["totals"]
         if not isinstance(queues, list) or not isinstance(totals, dict) or max(len(queues), len(totals)) > _MOST:
             raise ValueError("queues and totals are not a list and an object of some names")
+        issued, signature = record.get("issued_at"), record.get("signature")
         return cls(
             namespace=_text(record["namespace"], "namespace"),
             worker=_text(record["worker"], "worker"),
@@ -135,6 +142,8 @@ class Heartbeat:
             uptime=_number(record["uptime_s"], "uptime_s"),
             totals={_text(name, "a total"): _whole(count, "a total") for name, count in totals.items()},
             timestamp=timestamp,
+            issued_at=None if issued is None else parse_isoformat(_text(issued, "issued_at")),
+            signature=None if signature is None else _text(signature, "signature"),
         )
 
 

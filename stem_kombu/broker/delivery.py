@@ -89,14 +89,14 @@ class Arrival:
     priority: int
 
 
-def decode_delivery(raw: Any, *, queue: str | None = None) -> Arrival:
+def decode_delivery(raw: Any, *, queue: str | None = None, signed: bool = False) -> Arrival:
     """The task that a Kombu message carries, and how it was delivered.
 
     ``queue`` is the queue it was consumed from; without it the routing key is taken, which is the same for all that
-    came through the default exchange. Raises :class:`BadMessage`: not JSON, compressed beyond repair, too large, nested
-    too deep, of another protocol, a field missing or of another type; as :class:`ForeignMessage` where a Celery client
-    may wait for it. A task with a Celery canvas on it is decoded, so that whoever waits for its result can be told why it
-    did not run.
+    came through the default exchange. ``signed``: its signature was verified, and so headers that it doesn't cover don't
+    reach the handler. Raises :class:`BadMessage`: not JSON, compressed beyond repair, too large, nested too deep, of
+    another protocol, a field missing or of another type; as :class:`ForeignMessage` where a Celery client may wait for
+    it. A task with a Celery canvas on it is decoded, so that whoever waits for its result can be told why it did not run.
     """
     if raw.errors:
         raise BadMessage(f"the message can't be unpacked: {raw.errors[0][1]}")
@@ -117,7 +117,7 @@ def decode_delivery(raw: Any, *, queue: str | None = None) -> Arrival:
         max_retries=None if headers.get(HEADER_MAX_RETRIES) is None else _whole(headers, HEADER_MAX_RETRIES, default=0),
         soft_time_limit=soft,
         time_limit=hard,
-        headers=_own_headers(headers),
+        headers=_own_headers(headers, signed=signed),
         celery=None if HEADER_ENQUEUED_AT in headers else celery_origin(headers, embed),
     )
     properties = raw.properties if isinstance(raw.properties, Mapping) else {}
@@ -250,11 +250,11 @@ def _time_limits(value: object) -> tuple[float | None, float | None]:
     return (float(hard) if hard else None), (float(soft) if soft else None)
 
 
-def _own_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+def _own_headers(headers: Mapping[str, Any], *, signed: bool) -> dict[str, Any]:
     own = {
         str(key): value
         for key, value in headers.items()
-        if key not in _PROTOCOL_HEADERS and not str(key).startswith("stem-")
+        if not signed and key not in _PROTOCOL_HEADERS and not str(key).startswith("stem-")
     }
     text = headers.get(HEADER_HEADERS)
     if text is None:

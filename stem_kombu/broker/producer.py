@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from stem_kombu.broker.connections import CONNECT_TIMEOUT, backoff, broker_connection, connect
-from stem_kombu.broker.encoding import encode_task
+from stem_kombu.broker.encoding import Envelope, encode_task
 from stem_kombu.broker.failures import broker_errors
 from stem_kombu.broker.lines import CHUNK, ConfirmingLine, Line, Parcel
 from stem_kombu.broker.names import checked_queue_name
+from stem_kombu.broker.task_signatures import task_signer
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import BrokerError, BrokerUnavailable
 from stem_kombu.settings import Settings
@@ -32,10 +33,11 @@ SEND_TIMEOUT = 10.0
 def open_producer(settings: Settings) -> TaskProducer:
     """A producer for the broker that the settings name; it connects when it first sends.
 
-    Raises :class:`~stem_kombu.errors.ConfigurationError` for a URL that can't be used.
+    Raises :class:`~stem_kombu.errors.ConfigurationError` for a URL that can't be used and for incomplete signing settings,
+    and :class:`~stem_kombu.signing.keyring.Untrusted` where tasks are signed by a key that may not send.
     """
     broker_connection(settings)
-    return TaskProducer(lambda: broker_connection(settings))
+    return TaskProducer(lambda: broker_connection(settings), sign=task_signer(settings.signing))
 
 
 class TaskProducer:
@@ -53,7 +55,9 @@ class TaskProducer:
         lines: int = 4,
         timeout: float = SEND_TIMEOUT,
         clock: Clock = SYSTEM,
+        sign: Callable[[str, Envelope], Envelope] | None = None,
     ) -> None:
+        self._sign = sign
         self._factory = connection_factory
         self._limit = lines
         self._timeout = timeout
@@ -75,7 +79,7 @@ class TaskProducer:
 
         All are checked before the first is sent. When the broker fails half-way, the error says how many it has taken.
         """
-        parcels = [Parcel(checked_queue_name(message.queue), encode_task(message)) for message in messages]
+        parcels = [self._parcel(message) for message in messages]
         deadline = self._clock.monotonic() + self._timeout
         for start in range(0, len(parcels), CHUNK):
             try:
@@ -95,6 +99,10 @@ class TaskProducer:
             idle, self._idle = self._idle, []
         for line in idle:
             line.close()
+
+    def _parcel(self, message: TaskMessage) -> Parcel:
+        queue, envelope = checked_queue_name(message.queue), encode_task(message)
+        return Parcel(queue, envelope if self._sign is None else self._sign(queue, envelope))
 
     # -- lines ---------------------------------------------------------------------------------------------------------
 

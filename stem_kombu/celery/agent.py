@@ -29,15 +29,18 @@ from stem_kombu.celery.control import THROUGH_CELERY
 from stem_kombu.celery.view import CeleryView
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.base import WorkerIdentity, checked_worker_id
+from stem_kombu.control.complaints import Complaints
 from stem_kombu.control.listener import ControlListener
+from stem_kombu.control.trust import Trust
 from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.drivers.tls import checked_tls
 from stem_kombu.errors import BrokerError, StoreError
 from stem_kombu.revocation import RevocationDraft
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.settings import Settings
+from stem_kombu.signing.keyring import Scope
 from stem_kombu.stores.registry import open_revoke_store
-from stem_kombu.worker.heartbeats import Heartbeats, load_avg, rss_bytes
+from stem_kombu.worker.heartbeats import Heartbeats, beat_of
 from stem_kombu.worker.hydration import Hydration
 from stem_kombu.worker.totals import Totals
 
@@ -57,6 +60,9 @@ class Agent:
         checked_tls(settings.tls)
         self.board = board
         self.cache = RevocationCache(settings.namespace)
+        self.trust = Trust.of(settings.signing, scope=Scope.WORK, what="speak for a worker", clock=clock)
+        #: Celery's own remote control: what of it was refused, because nobody signs it.
+        self.refused = Complaints("Celery's remote control", clock)
         self._store = open_revoke_store(settings.revoke_store.value, name=settings.revoke_store.name, tls=settings.tls)
         roster = settings.roster
         self._roster = open_roster(roster.value, name=roster.name, tls=settings.tls)
@@ -87,7 +93,7 @@ class Agent:
             self._store,
             settings.namespace,
             self.cache,
-            self.view.apply,
+            lambda records: self.view.apply(self.trust.proven(records, self.cache.now())[0]),
             interval=settings.sync_interval,
             clock=clock,
         )
@@ -98,6 +104,8 @@ class Agent:
             lambda: None,
             interval=settings.heartbeat_interval,
             clock=clock,
+            sign=self.trust.sign,
+            believed=self.trust.believed,
         )
         self.listener = ControlListener(
             self._template,
@@ -106,7 +114,15 @@ class Agent:
             roster_now=self.heartbeats.roster_now,
             reconnected=self.hydration.nudge,
             clock=clock,
+            trust=self.trust,
+            born=lambda: self.heartbeats.born,
         )
+        self.view.dropped = lambda: {
+            "control": self.listener.admission.dropped,
+            "revocations": self.trust.revocations.dropped,
+            "roster": self.trust.roster.dropped,
+            "celery": self.refused.dropped,
+        }
         # With the options of Celery's own consumer: its messages stand in the index that those name.
         self._leasing = open_leasing(worker.app.connection_for_read())
         self.view.lease = None if self._leasing is None else self._leasing.lifetime
@@ -119,7 +135,7 @@ class Agent:
         warn_of_routes(self.settings)
         try:
             self.hydration.start(timeout=HYDRATION_TIMEOUT)
-            revoked.teach(self.cache)
+            revoked.teach(self.cache, alone=self.trust.keyring is not None)
             self.heartbeats.claim()
             self.listener.start()
             self.heartbeats.start()
@@ -176,26 +192,8 @@ class Agent:
             self.view.apply(self._store.save(self.settings.namespace, drafts))
 
     def _heartbeat(self) -> Heartbeat:
-        facts = self.view.facts()
-        return Heartbeat(
-            namespace=self.identity.namespace,
-            worker=self.identity.worker,
-            boot=self.identity.boot,
-            inbox=self.listener.inbox,
-            interval=self.settings.heartbeat_interval,
-            hostname=self.identity.hostname,
-            pid=self.identity.pid,
-            version=self.identity.version,
-            state=facts.state,
-            concurrency=facts.concurrency,
-            in_flight=facts.in_flight,
-            queues=tuple(facts.queues),
-            rss_bytes=rss_bytes(),
-            load_avg=load_avg(),
-            uptime=facts.uptime,
-            totals=facts.totals,
-            timestamp=self._clock.utcnow(),
-        )
+        now, interval = self._clock.utcnow(), self.settings.heartbeat_interval
+        return beat_of(self.identity, self.view.facts(), inbox=self.listener.inbox, interval=interval, now=now)
 
     def _requests(self) -> list[Any]:
         """What this worker holds: running, waiting for a slot or an eta, and waiting for a rate limit."""

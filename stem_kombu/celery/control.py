@@ -13,6 +13,9 @@ from stem_kombu.celery.configuration import settings_of
 from stem_kombu.control.question import default_requester
 from stem_kombu.errors import StemError
 from stem_kombu.revocation import RevocationDraft
+from stem_kombu.signing.configuration import open_keyring
+from stem_kombu.signing.keyring import Keyring
+from stem_kombu.signing.proofs import signed_drafts
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.registry import open_revoke_store
 
@@ -21,7 +24,9 @@ THROUGH_CELERY = "revoked through Celery"
 
 
 class DurableRevokes:
-    """Goes before a Celery ``Control`` among the bases of a class."""
+    """Goes before a Celery ``Control`` among the bases of a class. Where there are keys, what is stored is signed, and
+    workers learn of it from the store alone: what Celery broadcasts is not signed.
+    """
 
     app: Any
 
@@ -40,15 +45,18 @@ class DurableRevokes:
 
     def _store_revocations(self, task_ids: list[str], terminate: bool) -> None:
         # Made when first needed: nearly every program that sends tasks never revokes one.
-        namespace, store = self._stem_store
+        namespace, store, keyring = self._stem_store
         who = default_requester()
-        store.save(namespace, [RevocationDraft(str(one), terminate, THROUGH_CELERY, who, None) for one in task_ids])
+        drafts = [RevocationDraft(str(one), terminate, THROUGH_CELERY, who, None) for one in task_ids]
+        if keyring is not None:
+            drafts = signed_drafts(drafts, keyring, namespace=namespace, now=store.now())
+        store.save(namespace, drafts)
 
     @functools.cached_property
-    def _stem_store(self) -> tuple[str, RevokeStore]:
+    def _stem_store(self) -> tuple[str, RevokeStore, Keyring | None]:
         settings = settings_of(self.app, **getattr(self.app, "stem_options", {}))
-        place = settings.revoke_store
-        return settings.namespace, open_revoke_store(place.value, name=place.name, tls=settings.tls)
+        place, keyring = settings.revoke_store, open_keyring(settings.signing)
+        return settings.namespace, open_revoke_store(place.value, name=place.name, tls=settings.tls), keyring
 
 
 class DurableControl(DurableRevokes, Control):  # type: ignore[misc]  # Celery publishes no types

@@ -15,12 +15,14 @@ from stem_kombu.revocation_cache import RevocationCache
 
 
 class DurableRevoked(LimitedSet):  # type: ignore[misc]  # Celery publishes no types
-    """A :class:`LimitedSet` that also holds whatever the cache holds."""
+    """A :class:`LimitedSet` that also holds whatever the cache holds, or that alone: where there are keys, what other
+    workers and Celery's remote control put into the set is hearsay."""
 
     stem_cache: RevocationCache
+    stem_alone: bool
 
     def __contains__(self, task_id: Any) -> bool:
-        return task_id in self.stem_cache or super().__contains__(task_id)
+        return task_id in self.stem_cache or (not self.stem_alone and super().__contains__(task_id))
 
     def __reduce__(self) -> Any:
         # What a worker writes to its --statedb must be readable without Stem.
@@ -28,14 +30,15 @@ class DurableRevoked(LimitedSet):  # type: ignore[misc]  # Celery publishes no t
         return LimitedSet, *rest
 
 
-def teach(cache: RevocationCache) -> None:
-    """Make this process's Celery worker refuse what the cache holds."""
+def teach(cache: RevocationCache, *, alone: bool = False) -> None:
+    """Make this process's Celery worker refuse what the cache holds, and with ``alone`` nothing else."""
     state.revoked.__class__ = DurableRevoked
     state.revoked.stem_cache = cache
+    state.revoked.stem_alone = alone
 
 
 def forget() -> None:
     """Let the set be Celery's own again."""
     if isinstance(state.revoked, DurableRevoked):
-        del state.revoked.stem_cache
+        del state.revoked.stem_cache, state.revoked.stem_alone
         state.revoked.__class__ = LimitedSet

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 _ENTRIES_EACH, _ENTRIES = 4, 64
 #: Key of Celery's configuration under which spawned children find the file of the board.
 _BOARD = "stem_board"
+#: Verbs of Celery's that count as control and do no more than make a worker speak.
+_HARMLESS = frozenset({"enable_events", "heartbeat"})
 
 
 class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publishes no types
@@ -63,7 +65,10 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
             self._agent.start()
         except StemError as error:
             raise _told(error) from error
-        _make_revoke_durable(self._agent)
+        if self._agent.trust.keyring is None:
+            _make_revoke_durable(self._agent)
+        else:
+            _refuse_unsigned(self._agent)
         agent = self._agent
 
         # The very end, after the pool has finished what it ran: until then commands are answered.
@@ -104,6 +109,26 @@ def join_spawned(hostname: str | None) -> None:
         inside.guarded(task)
         # Celery has looked at task.run already.
         task.__trace__ = build_tracer(name, task, app.loader, hostname, app=app)
+
+
+def _refuse_unsigned(agent: Agent) -> None:
+    """Where there are keys: let Celery's own remote control change nothing, as nobody signs it."""
+    kinds = {known: verb.type for name, verb in Panel.meta.items() for known in (name, verb.alias)}
+    for name, function in list(Panel.data.items()):
+        if kinds.get(name) == "inspect" or name in _HARMLESS:
+            continue
+
+        @functools.wraps(getattr(function, "stem_original", function))
+        def refused(state: Any, *args: Any, _name: str = name, **kwargs: Any) -> Any:
+            agent.refused.drop("unsigned", f"{_name!r}: nobody signs it")
+            if _name == "revoke":
+                agent.hydration.nudge()  # an application with a key has signed and stored it before it said so
+            return {
+                "error": f"refused: {_name} is not signed, and this fleet obeys signed commands only (stem worker …)"
+            }
+
+        refused.stem_original = getattr(function, "stem_original", function)  # type: ignore[attr-defined]
+        Panel.data[name] = refused
 
 
 def _make_revoke_durable(agent: Agent) -> None:

@@ -60,6 +60,8 @@ class CeleryView:
         self._pause = threading.Event()
         #: Seconds for which a message stays ours without renewal, ``None`` where the broker has no leases.
         self.lease: float | None = None
+        #: What was not obeyed or believed, by door and reason.
+        self.dropped: Callable[[], Mapping[str, Mapping[str, int]]] = dict
         #: Set while the worker drains.
         self.draining = False
 
@@ -93,6 +95,7 @@ class CeleryView:
                 "heartbeat_interval_s": settings.heartbeat_interval,
                 "lease_s": self.lease,
             },
+            dropped=self.dropped(),
         )
 
     @property
@@ -116,6 +119,9 @@ class CeleryView:
     def revoked_records(self, limit: int) -> tuple[list[Revocation], bool]:
         records, truncated = self._cache.newest(limit)
         return list(records), truncated
+
+    def store_now(self) -> datetime:
+        return self._cache.now()
 
     def apply(self, revocations: Sequence[Revocation]) -> Applied:
         """Into the cache, and onto the board for what is here already: at a checkpoint, or before it starts, it stops."""

@@ -27,10 +27,20 @@ class Verdict(Enum):
     OBEY = "obey"
     #: Not for this worker, or not any more: nothing is said.
     IGNORE = "ignore"
+    #: Too late, or said to a predecessor.
+    STALE = "stale"
     #: Seen before; there may be an answer to give again.
     KNOWN = "known"
     #: More commands are alive than can be remembered.
     REFUSE = "refuse"
+
+
+#: Request id, part, and the key that signed it: nobody can use up the number of another's command.
+_Number = tuple[str, int, str | None]
+
+
+def _number(command: Command) -> _Number:
+    return command.request_id, command.part, None if command.signer is None else command.signer.id
 
 
 @dataclass(slots=True)
@@ -42,21 +52,31 @@ class _Seen:
 class Admission:
     """Remembers, until it expires, each command that was admitted, and the answer once there is one. Thread-safe.
 
-    ``roster_now()`` is the roster's clock in seconds since the epoch: by it commands are stamped.
+    ``roster_now()`` is the roster's clock in seconds since the epoch: by it commands are stamped. What was seen is forgotten
+    with the process; so a worker with keys obeys nothing that was issued before it was ``born()``, by the same clock:
+    its predecessor may have obeyed that already.
     """
 
-    def __init__(self, worker: str, namespace: str, roster_now: Callable[[], float], clock: Clock) -> None:
+    def __init__(
+        self,
+        worker: str,
+        namespace: str,
+        roster_now: Callable[[], float],
+        clock: Clock,
+        born: Callable[[], float | None] = lambda: None,
+    ) -> None:
         self._worker = worker
         self._namespace = namespace
         self._roster_now = roster_now
+        self._born = born
         self._clock = clock
         self._lock = threading.Lock()
         # In order of arrival. Ages are counted here by the monotonic clock, so that a step of the wall clock neither
         # brings a command back nor keeps it for ever.
-        self._seen: OrderedDict[tuple[str, int], _Seen] = OrderedDict()
-        self._answers: OrderedDict[tuple[str, int], int] = OrderedDict()
+        self._seen: OrderedDict[_Number, _Seen] = OrderedDict()
+        self._answers: OrderedDict[_Number, int] = OrderedDict()
         self._bytes = 0
-        self._complaints = Complaints("control messages were", clock)
+        self._complaints = Complaints("control messages", clock)
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -70,11 +90,14 @@ class Admission:
         left = self.time_left(command)
         if left < 0 or command.issued_at - from_epoch(self._roster_now()) > LONGEST_LIFE:
             self.drop("stale", f"command {command.order.name!r} of {command.sender or 'somebody'} has expired")
-            return Verdict.IGNORE
+            return Verdict.STALE
+        if command.signer is not None and self._is_of_another_time(command):
+            self.drop("stale", f"command {command.order.name!r} was issued before this worker started, or after now")
+            return Verdict.STALE
         if command.expires_at - command.issued_at > LONGEST_LIFE:
             self.drop("bad-message", f"command {command.order.name!r} lives longer than {LONGEST_LIFE}")
             return Verdict.IGNORE
-        key = (command.request_id, command.part)
+        key = _number(command)
         now = self._clock.monotonic()
         with self._lock:
             if key in self._seen:
@@ -93,7 +116,7 @@ class Admission:
 
     def answered(self, command: Command, answer: bytes) -> None:
         """Remember the answer, for a sender whose first reply got lost."""
-        key = (command.request_id, command.part)
+        key = _number(command)
         with self._lock:
             seen = self._seen.get(key)
             if seen is None or len(answer) > MOST_BYTES:
@@ -109,12 +132,16 @@ class Admission:
     def answer_to(self, command: Command) -> bytes | None:
         """The answer that was given to this command already, ``None`` when there is none yet or it was forgotten."""
         with self._lock:
-            seen = self._seen.get((command.request_id, command.part))
+            seen = self._seen.get(_number(command))
             return None if seen is None else seen.answer
 
     def drop(self, reason: str, text: str) -> None:
         """Count a message that is not obeyed, and log it, but no more than once a minute (G17)."""
         self._complaints.drop(reason, text)
+
+    def _is_of_another_time(self, command: Command) -> bool:
+        issued, born = epoch_us(command.issued_at) / 1e6, self._born()
+        return issued > self._roster_now() + TOLERANCE or (born is not None and issued < born)
 
     def _forget_stale(self, now: float) -> None:
         # Most commands live equally long, so the front is stale first; one that lives longer holds up a few others.
@@ -129,6 +156,6 @@ class Admission:
                 return
             self._forget(key)
 
-    def _forget(self, key: tuple[str, int]) -> None:
+    def _forget(self, key: _Number) -> None:
         del self._seen[key]
         self._bytes -= self._answers.pop(key, 0)

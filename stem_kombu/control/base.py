@@ -80,8 +80,8 @@ class PoolSlot:
 @dataclass(frozen=True, slots=True)
 class WorkerFacts:
     """What changes while a worker lives. ``queues`` maps each name to its depth (``None`` where the transport can't tell)
-    and whether it is being consumed; URLs are masked; spans are seconds. ``dropped`` counts, by door (``control``,
-    ``tasks``) and reason, the messages that were not obeyed."""
+    and whether it is being consumed; URLs are masked; spans are seconds. ``dropped`` counts, by door (``control``, ``tasks``,
+    ``revocations``, ``roster``, ``celery``) and reason, what was not obeyed or believed."""
 
     state: str
     uptime: float
@@ -136,6 +136,9 @@ class WorkerView(Protocol):
 
     def revoked_records(self, limit: int) -> tuple[list[Revocation], bool]:
         """The newest live revocations, at most ``limit``, and whether there were more."""
+
+    def store_now(self) -> datetime:
+        """The revoke store's time, as far as it is known here."""
 
     def apply(self, revocations: Sequence[Revocation]) -> Applied:
         """Take the revocations into the cache, withdraw what is reserved, and tell running tasks to stop where asked."""

@@ -40,6 +40,7 @@ class Census:
         self._tally = [len(self._expected), *[0] * parts]
         self._replies: dict[str, dict[int, Reply]] = {}
         self._boots: dict[str, str] = {}
+        self._asked: dict[int, set[str]] = {}
         self._heard_at: dict[str, float] = {}
         #: Replies that were not counted: duplicates, strangers', and those to other questions.
         self.dropped = 0
@@ -54,6 +55,10 @@ class Census:
                 self._silent.add(worker)
         return new
 
+    def asked(self, part: int, signature: str) -> None:
+        """Count only replies to commands with these signatures; a part may be asked again under another one."""
+        self._asked.setdefault(part, set()).add(signature)
+
     def hear(self, reply: Reply, at: float) -> bool:
         """Whether the reply was counted; ``at`` is the monotonic time."""
         known_boot = self._boots.get(reply.worker, reply.boot)
@@ -64,6 +69,8 @@ class Census:
             or not 0 <= reply.part < self._parts
             or known_boot != reply.boot
             or reply.part in self._replies.get(reply.worker, ())
+            # The answer to another command under this request's id, which somebody with another key may have sent.
+            or (self._asked and reply.answers not in self._asked.get(reply.part, ()))
         ):
             self.dropped += 1
             return False

@@ -9,6 +9,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +19,18 @@ from stem_kombu.broker.connections import broker_connection
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.codec import BUILT_IN
 from stem_kombu.control.mailbox import Mailbox
-from stem_kombu.control.messages import Call, Inspect, Order, Ping, Revoke, Stats, matches
+from stem_kombu.control.messages import Call, Inspect, Order, Ping, Revoke, Stats, matches, scope_of
 from stem_kombu.control.question import Question, chunks, default_requester
 from stem_kombu.control.reports import Report, RevokeReport, StatusReport, WorkerStatus
 from stem_kombu.control.roster_clock import RosterClock
 from stem_kombu.control.stream import HeartbeatStream
+from stem_kombu.control.trust import Trust
 from stem_kombu.durations import checked_duration
 from stem_kombu.errors import BrokerError, BrokerUnavailable, ConfigurationError, StoreError
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.settings import Settings
+from stem_kombu.signing.keyring import Scope
+from stem_kombu.signing.proofs import signed_drafts
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.registry import open_revoke_store
 
@@ -53,7 +57,9 @@ class ControlClient:
 
     Each command takes ``workers=`` (ids and globs, default everyone) and ``timeout=`` in seconds (default: the settings'),
     one deadline for the whole command, and returns a report. Raises :class:`~stem_kombu.errors.BrokerUnavailable` when
-    the broker can't be reached, and :class:`ConfigurationError` for arguments that can't be meant.
+    the broker can't be reached, and :class:`ConfigurationError` for arguments that can't be meant and for incomplete
+    signing settings. With keys, what the active one may not do raises :class:`~stem_kombu.signing.keyring.Untrusted`
+    before anything is stored or said, and only answers that a worker of the fleet signed are counted.
 
     While a command waits, ``on_wait(answered, expected, left)`` is called in its thread about twenty times a second, with
     the seconds that are left.
@@ -67,7 +73,7 @@ class ControlClient:
         clock: Clock = SYSTEM,
     ) -> None:
         self.settings: Settings = target if isinstance(target, Settings) else target.settings
-        refuse_signing(self.settings)
+        self._trust = Trust.of(self.settings.signing, clock=clock, level=logging.DEBUG)  # reports tell it
         self._on_wait = on_wait
         self._clock = clock
         self._template: Any = None
@@ -144,9 +150,13 @@ class ControlClient:
         drafts = [RevocationDraft(task_id, terminate, reason, who, expires_in) for task_id in dict.fromkeys(task_ids)]
         if not drafts:
             raise ConfigurationError("there is no task id to revoke")
+        self._trust.require(Scope.OPERATE, "revoke")
         self._connection_template()  # a broker URL that can't be meant is refused before anything is stored
         began = self._clock.monotonic()
-        stored = self._revoke_store().save(self.settings.namespace, drafts)  # StoreError: nothing was said
+        store = self._revoke_store()
+        if self._trust.keyring is not None:
+            drafts = signed_drafts(drafts, self._trust.keyring, namespace=self.settings.namespace, now=store.now())
+        stored = store.save(self.settings.namespace, drafts)  # StoreError: nothing was said
         if on_stored is not None:
             on_stored(stored)
         settle = min(SETTLE_LONGEST, SETTLE_SHARE * timeout) if terminate else 0.0
@@ -161,7 +171,7 @@ class ControlClient:
             )  # fmt: skip
         return RevokeReport(
             report.command, report.namespace, report.request_id, report.timeout, report.elapsed, report.expected,
-            report.silent, report.replies, report.notes, report.unknown, stored=tuple(stored),
+            report.silent, report.replies, report.notes, report.unknown, report.untrusted, stored=tuple(stored),
         )  # fmt: skip
 
     def status(self, *, workers: Sequence[str] | None = None, timeout: float | None = None) -> StatusReport:
@@ -169,15 +179,22 @@ class ControlClient:
 
         Raises :class:`~stem_kombu.errors.StoreUnavailable` when the roster can't be read.
         """
+        self._trust.require(Scope.READ, "see who is alive")
         targets = self._targets(workers)
-        view = self._open_roster().view(self.settings.namespace)
+        view = self._trust.view(self._open_roster().view(self.settings.namespace), self.settings.namespace)
         found = [WorkerStatus.at(beat, view.now) for beat in view.heartbeats if matches(targets, beat.worker)]
-        return StatusReport(self.settings.namespace, tuple(found))
+        return StatusReport(self.settings.namespace, tuple(found), untrusted=dict(self._trust.roster.dropped))
 
     def heartbeats(self, *, timeout: float | None = None) -> HeartbeatStream:
         """A stream of heartbeats as they are sent, connected when it is returned; close it."""
+        self._trust.require(Scope.READ, "see who is alive")
         return HeartbeatStream(
-            self._connection_template(), self.settings.namespace, timeout=self._timeout(timeout), clock=self._clock
+            self._connection_template(),
+            self.settings.namespace,
+            timeout=self._timeout(timeout),
+            clock=self._clock,
+            trust=self._trust,
+            roster_now=self._roster_now(),
         )
 
     # -- life -----------------------------------------------------------------------------------------------------------
@@ -207,6 +224,7 @@ class ControlClient:
     # -- asking -------------------------------------------------------------------------------------------------------
 
     def _ask(self, order: Order, workers: Sequence[str] | None, timeout: float | None) -> Report:
+        self._trust.require(scope_of(order), f"give the command {order.name!r}")
         return self._ask_orders([order], self._targets(workers), self._timeout(timeout))
 
     def _ask_orders(
@@ -231,6 +249,7 @@ class ControlClient:
         question = Question(
             self.settings.namespace, orders, targets, timeout,
             now=now or (self._clock.utcnow() if view is None else view.now), asked_at=asked, deadline=deadline,
+            clock=self._clock, keyring=self._trust.keyring,
         )  # fmt: skip
         question.expect(view)
         mailbox = self._put(question, deadline)
@@ -249,6 +268,10 @@ class ControlClient:
         else:
             self._put_back(mailbox)
         census = question.census
+        untrusted, mailbox.untrusted = mailbox.untrusted, {}
+        if untrusted:
+            counted = ", ".join(f"{count} {reason}" for reason, count in sorted(untrusted.items()))
+            notes.append(f"replies that can't be believed were dropped: {counted}")
         return Report(
             command=orders[0].name,
             namespace=self.settings.namespace,
@@ -260,6 +283,7 @@ class ControlClient:
             replies=census.replies(),
             notes=tuple(notes),
             unknown=question.unknown(),
+            untrusted=untrusted,
         )
 
     def _put(self, question: Question, deadline: float) -> Mailbox:
@@ -324,7 +348,14 @@ class ControlClient:
             if self._idle:
                 return self._idle.pop(), False
         left = max(0.05, deadline - self._clock.monotonic())
-        return Mailbox(self._connection_template(), self.settings.namespace, timeout=left, clock=self._clock), True
+        mailbox = Mailbox(
+            self._connection_template(),
+            self.settings.namespace,
+            timeout=left,
+            clock=self._clock,
+            keyring=self._trust.keyring,
+        )
+        return mailbox, True
 
     def _put_back(self, mailbox: Mailbox) -> None:
         with self._lock:
@@ -341,12 +372,21 @@ class ControlClient:
 
     def _roster_view(self, notes: list[str]) -> RosterView | None:
         try:
-            view = self._open_roster().view(self.settings.namespace)
+            whole = self._open_roster().view(self.settings.namespace)
+            view = self._trust.view(whole, self.settings.namespace)
         except StoreError as error:
             notes.append(f"who is alive can't be told, waiting for the whole timeout: {error}")
             return None
         self._roster_clock.read(view.now)
+        if left_out := len(whole.heartbeats) - len(view.heartbeats):
+            notes.append(f"{left_out} heartbeats that can't be believed were left out")
         return view
+
+    def _roster_now(self) -> Callable[[], datetime]:
+        """The roster's clock from one look at it, or ours where it can't be read."""
+        view = self._roster_view([])
+        offset = timedelta() if view is None else view.now - self._clock.utcnow()
+        return lambda: self._clock.utcnow() + offset
 
     def _open_roster(self) -> Roster:
         with self._lock:
@@ -377,12 +417,3 @@ class ControlClient:
         if isinstance(workers, str) or not all(worker.strip() for worker in workers):
             raise ConfigurationError(f"workers {workers!r} must be a list of worker ids or globs")
         return tuple(dict.fromkeys(worker.strip() for worker in workers)) or None
-
-
-def refuse_signing(settings: Settings) -> None:
-    """Raises :class:`ConfigurationError` when signing is asked for: to go on unsigned would only look protected."""
-    if settings.signing:
-        raise ConfigurationError(
-            "signing is configured (STEM_SIGNING_…) but is not available in this version",
-            hint="unset the STEM_SIGNING_ variables, knowing that control messages are not signed",
-        )

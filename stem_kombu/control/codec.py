@@ -10,13 +10,15 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from stem_kombu.broker.names import is_reply_name
 from stem_kombu.clock import isoformat, parse_isoformat
 from stem_kombu.control.messages import Call, Command, Inspect, Order, Ping, Reply, ReplyError, Revoke, Stats
 from stem_kombu.errors import BadMessage
 from stem_kombu.revocation import Revocation
+from stem_kombu.signing.keyring import LONGEST_SIGNATURE, Keyring
+from stem_kombu.signing.seal import COMMAND, REPLY, sealed
 
 T = TypeVar("T")
 
@@ -54,8 +56,18 @@ class Unreadable(BadMessage):
         self.targets = targets
 
 
-def encode_command(command: Command) -> bytes:
-    """The command as JSON; raises :class:`BadMessage` when it is too large for one message."""
+class Address(NamedTuple):
+    """Where a command came from and whom it is for: what can be said of one that is not believed."""
+
+    namespace: str
+    request_id: str
+    reply_to: str
+    part: int
+    targets: tuple[str, ...] | None
+
+
+def encode_command(command: Command, keyring: Keyring | None = None) -> bytes:
+    """The command as JSON, sealed where there are keys; raises :class:`BadMessage` when it is too large for one message."""
     return _encode(
         {
             "v": VERSION,
@@ -73,7 +85,25 @@ def encode_command(command: Command) -> bytes:
         },
         LARGEST_COMMAND,
         f"command {command.order.name!r}",
+        COMMAND,
+        keyring,
     )
+
+
+def address_of(body: bytes) -> Address:
+    """The address of a command; raises :class:`BadMessage` when there is none."""
+    return _address(_object(body, LARGEST_COMMAND))
+
+
+def _address(fields: Mapping[str, Any]) -> Address:
+    try:
+        namespace, request_id, reply_to = _text(fields, "ns"), _text(fields, "id"), _text(fields, "reply_to")
+        part = _whole(fields, "part")
+        if not is_reply_name(namespace, reply_to):
+            raise ValueError(f"reply_to {reply_to[:40]!r} is no reply inbox of namespace {namespace[:40]!r}")
+        return Address(namespace, request_id, reply_to, part, _targets(fields.get("targets")))
+    except ValueError as error:
+        raise BadMessage(f"a command can't be read: {error}") from None
 
 
 def decode_command(body: bytes, *, known: Callable[[str], bool]) -> Command:
@@ -82,14 +112,7 @@ def decode_command(body: bytes, *, known: Callable[[str], bool]) -> Command:
     Raises :class:`Unreadable` where the sender can be told, else :class:`BadMessage`.
     """
     fields = _object(body, LARGEST_COMMAND)
-    try:
-        namespace, request_id, reply_to = _text(fields, "ns"), _text(fields, "id"), _text(fields, "reply_to")
-        part = _whole(fields, "part")
-        if not is_reply_name(namespace, reply_to):
-            raise ValueError(f"reply_to {reply_to[:40]!r} is no reply inbox of namespace {namespace[:40]!r}")
-        targets = _targets(fields.get("targets"))
-    except ValueError as error:
-        raise BadMessage(f"a command can't be read: {error}") from None
+    namespace, request_id, reply_to, part, targets = _address(fields)
 
     def unreadable(message: str, code: str) -> Unreadable:
         return Unreadable(message, code=code, reply_to=reply_to, request_id=request_id, part=part, targets=targets)
@@ -117,8 +140,10 @@ def decode_command(body: bytes, *, known: Callable[[str], bool]) -> Command:
         raise unreadable(f"a command can't be read: {error}", "bad-message") from None
 
 
-def encode_reply(reply: Reply) -> bytes:
-    """The reply as JSON; raises :class:`BadMessage` when the payload is too large or can't be JSON."""
+def encode_reply(reply: Reply, keyring: Keyring | None = None) -> bytes:
+    """The reply as JSON, sealed where there are keys; raises :class:`BadMessage` when the payload is too large or can't be
+    JSON."""
+    answers = {} if reply.answers is None else {"answers": reply.answers}
     return _encode(
         {
             "v": VERSION,
@@ -130,9 +155,12 @@ def encode_reply(reply: Reply) -> bytes:
             "status": reply.status,
             "payload": reply.payload,
             "error": None if reply.error is None else _told(reply.error),
+            **answers,
         },
         LARGEST_REPLY,
         "a reply",
+        REPLY,
+        keyring,
     )
 
 
@@ -166,6 +194,7 @@ def decode_reply(body: bytes) -> Reply:
             payload=_mapping(fields, "payload"),
             error=error,
             part=_whole(fields, "part"),
+            answers=None if fields.get("answers") is None else _text(fields, "answers", longest=LONGEST_SIGNATURE),
         )
     except ValueError as error_:
         raise BadMessage(f"a reply can't be read: {error_}") from None
@@ -175,7 +204,8 @@ def order_size(revocation: Revocation) -> int:
     """About how many bytes a revocation takes in a command."""
     texts = (revocation.task_id, revocation.reason or "", revocation.requested_by or "", revocation.namespace)
     # JSON escapes a quote in two characters, and what is beyond ASCII in up to twelve.
-    return 300 + sum(len(text) * (2 if text.isascii() and text.isprintable() else 12) for text in texts)
+    size = 300 + sum(len(text) * (2 if text.isascii() and text.isprintable() else 12) for text in texts)
+    return size + 2 * sum(len(proof) for proof in revocation.proofs)  # in which each quote is escaped once more
 
 
 # -- orders -------------------------------------------------------------------------------------------------------------
@@ -185,7 +215,7 @@ def _encode_order(order: Order) -> dict[str, Any]:
     if isinstance(order, Inspect):
         return {"revoked": order.revoked, "limit": order.limit}
     if isinstance(order, Revoke):
-        return {"revocations": [revocation.to_record() for revocation in order.revocations], "settle_s": order.settle}
+        return {"revocations": [revocation.to_message() for revocation in order.revocations], "settle_s": order.settle}
     if isinstance(order, Call):
         return dict(order.args)
     return {}
@@ -232,11 +262,13 @@ BUILT_IN = frozenset(_ORDERS)
 # -- fields -------------------------------------------------------------------------------------------------------------
 
 
-def _encode(fields: Mapping[str, Any], largest: int, what: str) -> bytes:
+def _encode(fields: Mapping[str, Any], largest: int, what: str, domain: bytes, keyring: Keyring | None) -> bytes:
     try:
         body = json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise BadMessage(f"{what} holds what JSON can't: {error}", code="not-json") from None
+    if keyring is not None:
+        body = sealed(body, domain, keyring)
     if len(body) > largest:
         raise BadMessage(f"{what} has {len(body)} bytes; at most {largest} are sent", code="too-large")
     return body

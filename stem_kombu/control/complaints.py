@@ -15,7 +15,8 @@ LOG_EVERY = 60.0
 class Complaints:
     """Counts what was dropped, by reason, and logs it once a minute at most. Used by one thread, or approximate."""
 
-    def __init__(self, what: str, clock: Clock) -> None:
+    def __init__(self, what: str, clock: Clock, *, level: int = logging.WARNING) -> None:
+        self._level = level
         self._what = what
         self._clock = clock
         self._next_log = float("-inf")
@@ -29,6 +30,6 @@ class Complaints:
         self._unlogged += 1
         now = self._clock.monotonic()
         if now >= self._next_log:
-            logger.warning("%s: %d dropped, the last because: %s", self._what, self._unlogged, text[:500])
+            logger.log(self._level, "%s: %d dropped, the last because: %s", self._what, self._unlogged, text[:500])
             self._unlogged = 0
             self._next_log = now + LOG_EVERY

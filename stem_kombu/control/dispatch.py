@@ -13,7 +13,9 @@ from stem_kombu.control.handlers.ping import ping
 from stem_kombu.control.handlers.revoke import Taken, settled, take
 from stem_kombu.control.handlers.stats import stats
 from stem_kombu.control.messages import Call, Command, Inspect, Order, Ping, Reply, ReplyError, Revoke, Stats
+from stem_kombu.control.trust import Trust
 from stem_kombu.errors import BadMessage, ConfigurationError, StemError, UnknownCommand
+from stem_kombu.signing.keyring import Scope
 
 logger = logging.getLogger(__name__)
 
@@ -21,11 +23,12 @@ logger = logging.getLogger(__name__)
 class Dispatch:
     """The commands that one worker knows. ``custom`` are the application's, called as ``function(view, **args)``."""
 
-    def __init__(self, view: WorkerView, custom: Mapping[str, Callable[..., Any]]) -> None:
+    def __init__(self, view: WorkerView, custom: Mapping[str, Callable[..., Any]], trust: Trust) -> None:
         taken = BUILT_IN & custom.keys()
         if taken:
             raise ConfigurationError(f"control command {sorted(taken)[0]!r} is built in and can't be defined again")
         self._view = view
+        self._trust = trust
         # Kept, not copied: an application may define commands after its worker was made.
         self._custom = custom
 
@@ -35,7 +38,7 @@ class Dispatch:
 
     def take(self, order: Revoke) -> Taken:
         """The quick half of a revoke; :meth:`settled` is the half that may wait."""
-        return take(order, self._view)
+        return take(order, self._view, self._trust)
 
     def settled(self, command: Command, taken: Taken, budget: float) -> bytes:
         """The reply to a revoke, after waiting at most ``budget`` seconds for the tasks that were told to stop."""
@@ -43,7 +46,7 @@ class Dispatch:
 
     def reply(self, command: Command) -> bytes:
         """Carry out a command that is no revoke; every failure becomes a reply with an error."""
-        return self._reply(command, lambda: self._payload(command.order))
+        return self._reply(command, lambda: self._payload(command))
 
     def failed(self, command: Command, failure: Exception) -> bytes:
         """The reply that tells of a failure."""
@@ -55,28 +58,33 @@ class Dispatch:
                 extra={"request_id": command.request_id},
             )  # fmt: skip
             error = ReplyError("failed", f"{type(failure).__name__}: {failure}")
-        return self.refusal(command.request_id, command.part, error)
+        return self.refusal(command.request_id, command.part, error, command.signature)
 
-    def refusal(self, request_id: str, part: int, error: ReplyError) -> bytes:
-        """A reply that holds nothing but an error."""
-        return encode_reply(self._answer(request_id, part, {}, error))
+    def refusal(self, request_id: str, part: int, error: ReplyError, answers: str | None = None) -> bytes:
+        """A reply that holds nothing but an error; ``answers`` is the command's signature, believed or not."""
+        return encode_reply(self._answer(request_id, part, {}, error, answers), self._trust.keyring)
 
     def _reply(self, command: Command, payload: Callable[[], Mapping[str, Any]]) -> bytes:
         try:
-            return encode_reply(self._answer(command.request_id, command.part, payload(), None))
+            answer = self._answer(command.request_id, command.part, payload(), None, command.signature)
+            return encode_reply(answer, self._trust.keyring)
         except Exception as failure:  # noqa: BLE001 - it becomes a reply
             # The boundary between a handler, perhaps an application's, and the sender, who must hear something.
             return self.failed(command, failure)
 
-    def _answer(self, request_id: str, part: int, payload: Mapping[str, Any], error: ReplyError | None) -> Reply:
+    def _answer(
+        self, request_id: str, part: int, payload: Mapping[str, Any], error: ReplyError | None, answers: str | None
+    ) -> Reply:
         who = self._view.identity
-        return Reply(request_id, who.namespace, who.worker, who.boot, payload, error, part)
+        return Reply(request_id, who.namespace, who.worker, who.boot, payload, error, part, answers)
 
-    def _payload(self, order: Order) -> Mapping[str, Any]:
+    def _payload(self, command: Command) -> Mapping[str, Any]:
+        order: Order = command.order
         if isinstance(order, Ping):
             return ping(order, self._view)
         if isinstance(order, Inspect):
-            return inspect(order, self._view)
+            key = command.signer
+            return inspect(order, self._view, show_args=key is None or Scope.READ_ARGS in key.scopes)
         if isinstance(order, Stats):
             return stats(order, self._view)
         if isinstance(order, Call):

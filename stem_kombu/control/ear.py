@@ -11,7 +11,7 @@ import random
 import secrets
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from stem_kombu.broker import names
 from stem_kombu.broker.connections import SLICE, connect, pulse
@@ -40,13 +40,19 @@ _LONGEST_WAIT = 1.0
 _MOST_GARBAGE = 100
 
 
+class Receive(Protocol):
+    """Takes a message; ``say(reply_to, body)`` answers it."""
+
+    def __call__(self, body: bytes, say: Callable[[str, bytes], None], /, *, private: bool) -> None: ...
+
+
 class Ear:
     """Hears what is broadcast in a namespace (``fanout``) and what is sent to one worker's inbox.
 
-    ``receive(body, say)`` is called with each message and the means to answer it, ``garbage(reason, text)`` with what
-    could not be read. ``later(reply_to, body)`` answers from any thread. After ``hearing_check`` to twice as many
-    seconds without a broadcast the ear speaks to itself; it proves thereby for all others that they hear, so that a
-    fleet as a whole speaks that often. ``pipe`` is open. Used by the thread that made it.
+    ``receive(body, say, private=…)`` is called with each message and the means to answer it, and whether it came to the
+    inbox; ``garbage(reason, text)`` with what could not be read. ``later(reply_to, body)`` answers from any thread.
+    After ``hearing_check`` to twice as many seconds without a broadcast the ear speaks to itself; it proves thereby for
+    all others that they hear, so that a fleet as a whole speaks that often. ``pipe`` is open. Used by the thread that made it.
     """
 
     def __init__(
@@ -56,7 +62,7 @@ class Ear:
         worker: str,
         *,
         fanout: bool,
-        receive: Callable[[bytes, Callable[[str, bytes], None]], None],
+        receive: Receive,
         garbage: Callable[[str, str], None],
         later: Callable[[str, bytes], None],
         hearing_check: float,
@@ -196,7 +202,7 @@ class Ear:
                 continue
             if broadcast and self._proven:
                 self._believe()
-            self._on_body(body)
+            self._on_body(body, private=not broadcast)
 
     def _doubt(self, now: float) -> None:
         self._token = secrets.token_hex(16)
@@ -213,10 +219,10 @@ class Ear:
     def _on_broadcast(self, message: Any) -> None:
         if self._proven:
             self._believe()
-        self._on_message(message)
+        self._on_message(message, private=False)
 
     def _on_inbox(self, message: Any) -> None:
-        self._on_message(message)
+        self._on_message(message, private=True)
 
     def _take(self, message: Any) -> None:
         if self._ack:
@@ -229,21 +235,21 @@ class Ear:
         if taken:
             taken[-1].ack(multiple=len(taken) > 1)
 
-    def _on_message(self, message: Any) -> None:
+    def _on_message(self, message: Any, *, private: bool) -> None:
         self._take(message)
         try:
             body = body_of(message)
         except ValueError as error:
             self._garbage("bad-message", f"a message is no text: {error}")
             return
-        self._on_body(body)
+        self._on_body(body, private=private)
 
-    def _on_body(self, body: bytes) -> None:
+    def _on_body(self, body: bytes, *, private: bool) -> None:
         token = looped_token(body)
         if token is None:
             # Closing a connection may hand over a last message, in the thread that closes it.
             here = threading.current_thread() is self._thread
-            self._receive(body, self._speaker.reply if here else self._later)
+            self._receive(body, self._speaker.reply if here else self._later, private=private)
         elif token == self._token:
             self._believe()
 

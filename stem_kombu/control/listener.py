@@ -22,6 +22,7 @@ from stem_kombu.control.base import WorkerView
 from stem_kombu.control.ear import Ear
 from stem_kombu.control.outbox import Outbox
 from stem_kombu.control.reception import Reception
+from stem_kombu.control.trust import Trust
 from stem_kombu.errors import BrokerUnavailable
 from stem_kombu.wake import WakePipe
 
@@ -43,6 +44,7 @@ class ControlListener:
 
     ``commands`` are the application's own; ``roster_now()`` is the roster's clock in seconds since the epoch;
     ``reconnected()`` is called whenever this worker is heard again after a while in which it may have missed something.
+    With keys in ``trust``, only what is signed is obeyed; ``born()`` is when this worker took its id, by the roster's clock.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class ControlListener:
         reconnected: Callable[[], None],
         clock: Clock,
         hearing_check: float = HEARING_CHECK,
+        trust: Trust | None = None,
+        born: Callable[[], float | None] = lambda: None,
     ) -> None:
         who = view.identity
         self._template = template
@@ -65,7 +69,15 @@ class ControlListener:
         self._hearing_check = hearing_check
         self._fanout = True
         self._outbox = Outbox(template, clock=clock)
-        self._reception = Reception(view, commands, later=self._outbox.reply, roster_now=roster_now, clock=clock)
+        self._reception = Reception(
+            view,
+            commands,
+            later=self._outbox.reply,
+            roster_now=roster_now,
+            clock=clock,
+            trust=trust,
+            born=born,
+        )
         self._lifecycle = threading.Lock()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None

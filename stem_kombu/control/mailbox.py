@@ -31,6 +31,8 @@ from stem_kombu.control.lines import (
 )
 from stem_kombu.control.messages import Reply
 from stem_kombu.errors import BadMessage
+from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
+from stem_kombu.signing.seal import REPLY, unsealed
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -43,12 +45,18 @@ _REPLY_TIMEOUT = 10.0
 class Mailbox:
     """Used by one thread at a time. ``template`` is cloned, never used itself.
 
-    Raises :class:`~stem_kombu.errors.BrokerUnavailable` when it can't be opened within ``timeout`` seconds.
+    With a keyring, replies that no worker of the fleet signed are dropped. Raises
+    :class:`~stem_kombu.errors.BrokerUnavailable` when it can't be opened within ``timeout`` seconds.
     """
 
-    def __init__(self, template: Connection, namespace: str, *, timeout: float, clock: Clock) -> None:
+    def __init__(
+        self, template: Connection, namespace: str, *, timeout: float, clock: Clock, keyring: Keyring | None = None
+    ) -> None:
         self._clock = clock
         self._namespace = namespace
+        self._keyring = keyring
+        #: How many replies were not believed, by reason, since somebody last took this away.
+        self.untrusted: dict[str, int] = {}
         deadline = clock.monotonic() + timeout
         self.abilities: Abilities = abilities_of(template, clock=clock, timeout=min(timeout, 2.0))
         self.abilities.require_control(shown_url(template))
@@ -161,7 +169,12 @@ class Mailbox:
         if looped_token(body) is not None:
             return
         try:
+            if self._keyring is not None:
+                unsealed(body, REPLY, self._keyring).require(Scope.WORK, "speak for a worker")
             reply = decode_reply(body)
+        except Untrusted as error:
+            self.untrusted[error.reason] = self.untrusted.get(error.reason, 0) + 1
+            self._complaints.drop(error.reason, f"a reply: {error}")
         except BadMessage as error:
             self._complaints.drop("bad-message", str(error))
         else:

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from stem_kombu.revocation import Revocation
+from stem_kombu.signing.keyring import Key, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,11 @@ class Call:
 Order = Ping | Inspect | Stats | Revoke | Call
 
 
+def scope_of(order: Order) -> Scope:
+    """What a key must be good for to give that order: whatever isn't known to change nothing changes something."""
+    return Scope.READ if isinstance(order, (Ping, Inspect, Stats)) else Scope.OPERATE
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """An order on its way. ``targets`` are worker ids and globs, ``None`` for everyone.
@@ -78,6 +84,14 @@ class Command:
     part: int = 0
     parts: int = 1
     sender: str | None = None
+    #: Set where keys are checked: the key that signed it, and its signature.
+    signer: Key | None = None
+    signature: str | None = None
+
+    @property
+    def scope(self) -> Scope:
+        """What a key must be good for to give this order."""
+        return scope_of(self.order)
 
     def is_for(self, worker: str) -> bool:
         """Whether that worker must obey."""
@@ -86,7 +100,8 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A worker's answer to one part of a command. ``error`` is set instead of a payload when ``status`` is ``error``."""
+    """A worker's answer to one part of a command. ``error`` is set instead of a payload when ``status`` is ``error``;
+    ``answers`` is the signature of the very command that it answers, where that had one."""
 
     request_id: str
     namespace: str
@@ -95,6 +110,7 @@ class Reply:
     payload: Mapping[str, Any]
     error: ReplyError | None = None
     part: int = 0
+    answers: str | None = None
 
     @property
     def status(self) -> str:

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from stem_kombu.backends.base import RosterView
+from stem_kombu.clock import Clock
 from stem_kombu.control.census import Census, living
 from stem_kombu.control.codec import encode_command, order_size
 from stem_kombu.control.mailbox import Mailbox
 from stem_kombu.control.messages import Command, Order, matches
 from stem_kombu.revocation import Revocation
+from stem_kombu.signing.keyring import Keyring
+from stem_kombu.signing.seal import signature_of
 
 #: Revocations and bytes in one message.
 CHUNK, CHUNK_BYTES = 500, 400_000
@@ -33,7 +36,11 @@ class Question:
         now: datetime,
         asked_at: float,
         deadline: float,
+        clock: Clock,
+        keyring: Keyring | None = None,
     ) -> None:
+        self._keyring = keyring
+        self._clock, self._asked_at = clock, asked_at
         self._namespace = namespace
         self._orders = orders
         self._targets = targets
@@ -44,6 +51,7 @@ class Question:
         self.census = Census(secrets.token_hex(16), namespace, targets, len(orders), asked_at=asked_at)
         self._on_roster: set[str] = set()
         self._bodies: list[bytes] = []
+        self._reply_to = ""
         self.parts, self.sent = len(orders), 0
 
     def expect(self, view: RosterView | None) -> None:
@@ -55,7 +63,8 @@ class Question:
 
     def begin(self, mailbox: Mailbox) -> None:
         """Publish the first message, with the mailbox as the address of the answers."""
-        self._bodies = [self._encoded(part, order, mailbox.reply_to) for part, order in enumerate(self._orders)]
+        self._reply_to = mailbox.reply_to
+        self._bodies = [self._encoded(part, self._now) for part in range(self.parts)]
         self.sent = 0
         self.send_next(mailbox)
 
@@ -77,13 +86,13 @@ class Question:
         """Ask the silent again, each through its inbox; who has the question already ignores it, or answers again."""
         for worker in self.census.silent:
             for part in self.census.missing_parts(worker):
-                mailbox.send_to(self._bodies[part], [worker], expires=self.timeout)
+                mailbox.send_to(self._again(part), [worker], expires=self.timeout)
 
     def greet_newcomers(self, mailbox: Mailbox, view: RosterView | None) -> bool:
         """Ask who has appeared on the roster since; whether there was somebody."""
         new = self.census.expect(living(view, self._targets)) if view is not None else []
-        for body in self._bodies if new else ():
-            mailbox.send_to(body, new, expires=self.timeout)
+        for part in range(self.parts) if new else ():
+            mailbox.send_to(self._again(part), new, expires=self.timeout)
         return bool(new) and not self.census.is_whole
 
     def unknown(self) -> tuple[str, ...]:
@@ -91,21 +100,31 @@ class Question:
         named = self._targets or ()
         return tuple(t for t in named if not any(matches((t,), worker) for worker in answered | self._on_roster))
 
-    def _encoded(self, part: int, order: Order, reply_to: str) -> bytes:
-        return encode_command(
+    def _again(self, part: int) -> bytes:
+        """The message once more. With keys it is issued anew: a worker obeys nothing that is older than itself."""
+        if self._keyring is None:
+            return self._bodies[part]
+        return self._encoded(part, self._now + timedelta(seconds=self._clock.monotonic() - self._asked_at))
+
+    def _encoded(self, part: int, issued_at: datetime) -> bytes:
+        body = encode_command(
             Command(
                 request_id=self.census.request_id,
                 namespace=self._namespace,
-                order=order,
-                issued_at=self._now,
+                order=self._orders[part],
+                issued_at=issued_at,
                 expires_at=self._now + timedelta(seconds=self.timeout),
-                reply_to=reply_to,
+                reply_to=self._reply_to,
                 targets=self._targets,
                 part=part,
                 parts=len(self._orders),
                 sender=default_requester(),
-            )
+            ),
+            self._keyring,
         )
+        if self._keyring is not None and (signature := signature_of(body)) is not None:
+            self.census.asked(part, signature)
+        return body
 
 
 def default_requester() -> str:

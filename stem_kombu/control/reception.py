@@ -15,12 +15,15 @@ from stem_kombu.broker.names import is_reply_name
 from stem_kombu.clock import Clock
 from stem_kombu.control.admission import Admission, Verdict
 from stem_kombu.control.base import WorkerView
-from stem_kombu.control.codec import Unreadable, decode_command
+from stem_kombu.control.codec import Unreadable, address_of, decode_command
 from stem_kombu.control.dispatch import Dispatch
 from stem_kombu.control.handlers.revoke import Taken
 from stem_kombu.control.lanes import Lane
 from stem_kombu.control.messages import Call, Command, Inspect, Ping, ReplyError, Revoke, matches
+from stem_kombu.control.trust import Trust
 from stem_kombu.errors import BadMessage
+from stem_kombu.signing.keyring import Untrusted
+from stem_kombu.signing.seal import signature_of
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +49,14 @@ class Reception:
         later: Say,
         roster_now: Callable[[], float],
         clock: Clock,
+        trust: Trust | None = None,
+        born: Callable[[], float | None] = lambda: None,
     ) -> None:
         who = view.identity
         self._worker, self._namespace = who.worker, who.namespace
-        self._dispatch = Dispatch(view, commands)
-        self.admission = Admission(who.worker, who.namespace, roster_now, clock)
+        self._trust = trust or Trust(None, clock=clock)
+        self._dispatch = Dispatch(view, commands, self._trust)
+        self.admission = Admission(who.worker, who.namespace, roster_now, clock, born)
         self._later = later
         self._clock = clock
         self._lanes: list[Lane] = []
@@ -73,31 +79,78 @@ class Reception:
             lane.stop(max(0.0, deadline - self._clock.monotonic()))
         self._lanes = []
 
-    def receive(self, body: bytes, say: Say) -> None:
-        """Handle one message; ``say`` sends a reply at once, in this thread."""
+    def receive(self, body: bytes, say: Say, *, private: bool = False) -> None:
+        """Handle one message; ``say`` sends a reply at once, in this thread. ``private``: it came to this worker alone."""
         try:
-            command = decode_command(body, known=self._dispatch.knows)
+            signed = self._trust.check(body)  # first of all: what nobody signed is not even parsed
+        except Untrusted as error:
+            self._distrust(body, error, say)
+            return
+        try:
+            command = signed(decode_command(body, known=self._dispatch.knows))
         except Unreadable as error:
-            self._refuse(error, say)
+            self._refuse(error, say, None if self._trust.keyring is None else signature_of(body))
             return
         except BadMessage as error:
             self.admission.drop(error.code, str(error))
             return
+        if command.signer is not None and not self._permits(command, say, private):
+            return
         verdict = self.admission.judge(command)
         if verdict is Verdict.OBEY:
             self._obey(command, say)
+        elif verdict is Verdict.STALE and command.signer is not None:
+            say(command.reply_to, self._refusal(command, "it has expired, or was issued before this worker started"))
         elif verdict is Verdict.KNOWN:
+            if command.signer is not None:
+                self.admission.drop("replayed", f"command {command.order.name!r} was heard before")
             answer = self.admission.answer_to(command)
             if answer is not None:
                 say(command.reply_to, answer)
         elif verdict is Verdict.REFUSE:
             say(command.reply_to, self._busy(command))
 
-    def _refuse(self, error: Unreadable, say: Say) -> None:
+    def _distrust(self, body: bytes, error: Untrusted, say: Say) -> None:
+        """Count what nobody signed, and tell its sender, if there is one in this namespace and this worker was meant."""
+        try:
+            to = address_of(body)
+        except BadMessage:
+            self.admission.drop(error.reason, f"a message: {error}")
+            return
+        if not matches(to.targets, self._worker):
+            return
+        self.admission.drop(error.reason, f"a command: {error}")
+        if is_reply_name(self._namespace, to.reply_to):
+            told = ReplyError(error.code, f"{error.reason}: {error}")
+            say(to.reply_to, self._dispatch.refusal(to.request_id, to.part, told, signature_of(body) or None))
+
+    def _permits(self, command: Command, say: Say, private: bool) -> bool:
+        """Whether a signed command may be judged: it is this namespace's, not another worker's, and its key suffices."""
+        assert command.signer is not None
+        addressed = command.is_for(self._worker)
+        if command.namespace != self._namespace or (private and not addressed):
+            self.admission.drop("misaddressed", f"command {command.order.name!r} was sent to somebody else")
+            return False
+        if not addressed:
+            return False
+        try:
+            command.signer.require(command.scope, f"give the command {command.order.name!r}")
+        except Untrusted as error:
+            self.admission.drop(error.reason, str(error))
+            say(command.reply_to, self._refusal(command, str(error)))
+            return False
+        return True
+
+    def _refusal(self, command: Command, text: str) -> bytes:
+        error = ReplyError("refused", text)
+        return self._dispatch.refusal(command.request_id, command.part, error, command.signature)
+
+    def _refuse(self, error: Unreadable, say: Say, answers: str | None) -> None:
         if not is_reply_name(self._namespace, error.reply_to) or not matches(error.targets, self._worker):
             return  # another namespace's, or for others
         self.admission.drop(error.code, str(error))
-        say(error.reply_to, self._dispatch.refusal(error.request_id, error.part, ReplyError(error.code, str(error))))
+        told = ReplyError(error.code, str(error))
+        say(error.reply_to, self._dispatch.refusal(error.request_id, error.part, told, answers))
 
     def _obey(self, command: Command, say: Say) -> None:
         order = command.order
@@ -147,7 +200,7 @@ class Reception:
 
     def _busy(self, command: Command) -> bytes:
         error = ReplyError("busy", f"worker {self._worker} has too many commands to carry out")
-        return self._dispatch.refusal(command.request_id, command.part, error)
+        return self._dispatch.refusal(command.request_id, command.part, error, command.signature)
 
 
 def _complain(future: Future[None]) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -57,6 +57,8 @@ class Report:
     notes: tuple[str, ...] = ()
     #: Targets that no roster entry matches and nobody answered for.
     unknown: tuple[str, ...] = ()
+    #: How many replies were not believed, by reason, where there are keys.
+    untrusted: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -81,6 +83,7 @@ class Report:
             "silent": list(self.silent),
             "replies": [reply.to_dict() for reply in self.replies],
             "notes": list(self.notes),
+            **({"untrusted": dict(self.untrusted)} if self.untrusted else {}),
         }
 
 
@@ -143,6 +146,8 @@ class StatusReport:
     namespace: str
     workers: tuple[WorkerStatus, ...]
     listened: float | None = None
+    #: How many heartbeats were not believed, by reason, where there are keys.
+    untrusted: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -150,4 +155,5 @@ class StatusReport:
             "namespace": self.namespace,
             "listened_s": self.listened,
             "workers": [worker.to_dict() for worker in self.workers],
+            **({"untrusted": dict(self.untrusted)} if self.untrusted else {}),
         }

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import secrets
 from collections import deque
+from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from stem_kombu.backends.heartbeat import Heartbeat
+from stem_kombu.backends.heartbeat import Heartbeat, Liveness
 from stem_kombu.broker import names
 from stem_kombu.broker.abilities import abilities_of
 from stem_kombu.broker.connections import SLICE, connect
@@ -17,6 +19,7 @@ from stem_kombu.clock import Clock
 from stem_kombu.control.codec import LARGEST_COMMAND
 from stem_kombu.control.complaints import Complaints
 from stem_kombu.control.lines import acknowledges, body_of, drain, hang_up, line
+from stem_kombu.control.trust import Trust
 from stem_kombu.errors import BroadcastUnsupported
 
 if TYPE_CHECKING:
@@ -26,15 +29,28 @@ _REPLY_TIMEOUT = 10.0
 
 
 class HeartbeatStream:
-    """Subscribed from the moment it is made; used by one thread.
+    """Subscribed from the moment it is made; used by one thread. With keys in ``trust``, beats are passed on that the fleet
+    signed, each once and while it is fresh by the roster's clock.
 
     Raises :class:`~stem_kombu.errors.BrokerUnavailable`, and :class:`~stem_kombu.errors.BroadcastUnsupported` for a
     transport that can't send to all who listen.
     """
 
-    def __init__(self, template: Connection, namespace: str, *, timeout: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        template: Connection,
+        namespace: str,
+        *,
+        timeout: float,
+        clock: Clock,
+        trust: Trust | None = None,
+        roster_now: Callable[[], datetime] | None = None,
+    ) -> None:
         self._clock = clock
         self._namespace = namespace
+        self._trust = trust or Trust(None, clock=clock)
+        self._roster_now = roster_now or clock.utcnow
+        self._latest: dict[str, datetime] = {}
         abilities = abilities_of(template, clock=clock, timeout=min(timeout, 2.0))
         if not abilities.fanout:
             raise BroadcastUnsupported(
@@ -93,8 +109,21 @@ class HeartbeatStream:
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             self._complaints.drop("bad-message", repr(error))
             return
-        if beat.namespace == self._namespace:
+        if beat.namespace == self._namespace and self._is_news(beat):
             self._heard.append(beat)
+
+    def _is_news(self, beat: Heartbeat) -> bool:
+        if self._trust.keyring is None:
+            return True
+        now = self._roster_now()
+        if (believed := self._trust.believed(beat, now)) is None or believed.issued_at is None:
+            return False
+        held = self._latest.get(beat.worker)
+        if (held is not None and believed.issued_at <= held) or believed.liveness(now) is Liveness.DEAD:
+            self._trust.roster.drop("replayed", f"a heartbeat of worker {beat.worker!r} was heard before")
+            return False
+        self._latest[beat.worker] = believed.issued_at
+        return True
 
     def _on_decode_error(self, message: Any, error: Exception) -> None:
         if self._ack:

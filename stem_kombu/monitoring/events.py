@@ -36,7 +36,8 @@ def node_name(worker: str, hostname: str) -> str:
 class Events:
     """Takes what happens to tasks from any thread, and hands it over as events; never blocks."""
 
-    def __init__(self, node: str, pid: int, clock: Clock) -> None:
+    def __init__(self, node: str, pid: int, clock: Clock, *, hide_args: bool = False) -> None:
+        self._hide_args = hide_args
         self._common = {"hostname": node, "pid": pid, "utcoffset": 0}
         self._clock = clock
         self._waiting: collections.deque[dict[str, Any]] = collections.deque(maxlen=MOST_WAITING)
@@ -53,7 +54,7 @@ class Events:
             "task-received",
             uuid=message.task_id,
             name=message.name,
-            args=f"({args})",
+            args="(***)" if self._hide_args else f"({args})",
             kwargs="{}",
             root_id=message.task_id,
             parent_id=None,

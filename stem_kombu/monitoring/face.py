@@ -49,18 +49,25 @@ class Face:
         revoke: Revoke,
         *,
         clock: Clock,
+        closed: bool = False,
     ) -> None:
         who = view.identity
         self._template = template
         self._view = view
         self._clock = clock
         self.node = node_name(who.worker, who.hostname)
-        self.events = Events(self.node, who.pid, clock)
+        self.events = Events(self.node, who.pid, clock, hide_args=closed)
         self._next_beat = 0.0
-        self._panel = Panel(self.node, view, names, revoke, self._beat_soon)
         self._complaints = Complaints("messages of Celery's remote control", clock)
+        refuse = self._complaints.drop if closed else None
+        self._panel = Panel(self.node, view, names, revoke, self._beat_soon, refuse=refuse)
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many messages could not be read or were refused, by reason."""
+        return self._complaints.dropped
 
     def start(self) -> None:
         if self._thread is None:

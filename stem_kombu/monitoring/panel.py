@@ -25,7 +25,11 @@ Revoke = Callable[[Sequence[RevocationDraft]], object]
 
 
 class Panel:
-    """``handlers()`` is what Kombu's pidbox calls, each with its state first and the arguments as keywords."""
+    """``handlers()`` is what Kombu's pidbox calls, each with its state first and the arguments as keywords.
+
+    Nobody signs what Celery's tools say. Where the fleet has keys, ``refuse(reason, text)`` counts what is refused for that,
+    which is ``revoke``, and arguments are hidden.
+    """
 
     def __init__(
         self,
@@ -34,12 +38,15 @@ class Panel:
         names: Callable[[], Sequence[str]],
         revoke: Revoke,
         beat: Callable[[], None],
+        *,
+        refuse: Callable[[str, str], None] | None = None,
     ) -> None:
         self._node = node
         self._beat = beat
         self._view = view
         self._names = names
         self._revoke = revoke
+        self._refuse = refuse
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
         """Each verb with its answer."""
@@ -72,6 +79,11 @@ class Panel:
         return known
 
     def _revoked(self, given: Any, terminate: bool) -> dict[str, Any]:
+        if self._refuse is not None:
+            self._refuse("unsigned", "'revoke': nobody signs it")
+            return {
+                "error": "refused: revoke is not signed, and this fleet obeys signed commands only (stem worker revoke)"
+            }
         ids = [given] if isinstance(given, str) else [str(one) for one in given or ()]
         self._revoke([RevocationDraft(task_id, bool(terminate), "revoked through Celery") for task_id in ids])
         return {"ok": f"tasks {', '.join(ids)} flagged as revoked"}
@@ -80,7 +92,7 @@ class Panel:
         return {
             "id": task.id,
             "name": task.name,
-            "args": f"({task.args})",
+            "args": "(***)" if self._refuse is not None else f"({task.args})",
             "kwargs": "{}",
             "type": task.name,
             "hostname": self._node,

@@ -9,11 +9,13 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 from stem_kombu.backends.base import Roster
 from stem_kombu.backends.heartbeat import Heartbeat
-from stem_kombu.clock import Clock
+from stem_kombu.clock import Clock, from_epoch
+from stem_kombu.control.base import WorkerFacts, WorkerIdentity
 from stem_kombu.errors import ConfigurationError, StoreError
 
 logger = logging.getLogger(__name__)
@@ -23,7 +25,8 @@ class Heartbeats:
     """Beats in a thread of its own.
 
     ``make()`` says how the worker stands; ``publish(beat)`` puts a beat on the stream and never blocks; ``tick()`` is
-    called after each beat, for what must happen now and then.
+    called after each beat, for what must happen now and then. Where the fleet has keys, ``sign(beat, now)`` signs a beat, and
+    ``believed(beat, now)`` says whether another's can be believed, at what age.
     """
 
     def __init__(
@@ -35,9 +38,12 @@ class Heartbeats:
         *,
         interval: float,
         clock: Clock,
+        sign: Callable[[Heartbeat, datetime], Heartbeat] | None = None,
+        believed: Callable[[Heartbeat, datetime], Heartbeat | None] | None = None,
     ) -> None:
         self._roster = roster
-        self._make = make
+        self._plain = make
+        self._sign, self._believed = sign, believed
         self._publish = publish
         self._tick = tick
         self._interval = interval
@@ -48,6 +54,9 @@ class Heartbeats:
         self._thread: threading.Thread | None = None
         #: The roster's last failure while it is down, else ``None``.
         self.trouble: str | None = None
+        #: When this worker took its id, in seconds by the roster's clock; ``None`` before. What was issued earlier was
+        #: said to a predecessor.
+        self.born: float | None = None
 
     def roster_now(self) -> float:
         """Seconds since the epoch by the roster's clock, as far as the last beat told."""
@@ -59,12 +68,19 @@ class Heartbeats:
         A worker that was killed leaves its entry behind; when its process was on this host and is gone, its successor
         takes the id over at once instead of waiting for the entry to age.
         """
+        before = self._clock.now()
+        now = self._roster.view(self._plain().namespace).now
+        self._note(before, now)
         beat = self._make()
         holder = self._roster.claim(beat)
-        if holder is None:
-            return
-        if holder.hostname == beat.hostname and (holder.pid == beat.pid or not _is_running(holder.pid)):
-            self._beat(beat)
+        if holder is not None and self._believed is not None:
+            holder = self._believed(holder, now)
+            if holder is not None and not holder.holds_its_id(now):
+                holder = None  # an old beat that somebody put back
+        if holder is None or (
+            holder.hostname == beat.hostname and (holder.pid == beat.pid or not _is_running(holder.pid))
+        ):
+            self.born = self._roster.beat(beat).timestamp()
             return
         raise ConfigurationError(
             f"worker id {beat.worker!r} is taken by a live worker: host {holder.hostname}, process {holder.pid}",
@@ -100,9 +116,15 @@ class Heartbeats:
 
     def _beat(self, beat: Heartbeat) -> None:
         before = self._clock.now()
-        now = self._roster.beat(beat)
-        self._offset = now.timestamp() - (before + self._clock.now()) / 2
+        self._note(before, self._roster.beat(beat))
         self._publish(beat)
+
+    def _note(self, before: float, roster_now: datetime) -> None:
+        self._offset = roster_now.timestamp() - (before + self._clock.now()) / 2
+
+    def _make(self) -> Heartbeat:
+        beat = self._plain()
+        return beat if self._sign is None else self._sign(beat, from_epoch(self.roster_now()))
 
     def _run(self) -> None:
         while True:
@@ -126,6 +148,29 @@ class Heartbeats:
             except Exception:
                 # The same: what is done on the side must not end it.
                 logger.exception("housekeeping failed")
+
+
+def beat_of(who: WorkerIdentity, facts: WorkerFacts, *, inbox: str, interval: float, now: datetime) -> Heartbeat:
+    """What a worker says of itself."""
+    return Heartbeat(
+        namespace=who.namespace,
+        worker=who.worker,
+        boot=who.boot,
+        inbox=inbox,
+        interval=interval,
+        hostname=who.hostname,
+        pid=who.pid,
+        version=who.version,
+        state=facts.state,
+        concurrency=facts.concurrency,
+        in_flight=facts.in_flight,
+        queues=tuple(facts.queues),
+        rss_bytes=rss_bytes(),
+        load_avg=load_avg(),
+        uptime=facts.uptime,
+        totals=facts.totals,
+        timestamp=now,
+    )
 
 
 def _is_running(pid: int) -> bool:

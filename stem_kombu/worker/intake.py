@@ -21,6 +21,7 @@ from stem_kombu.control.complaints import Complaints
 from stem_kombu.errors import ControlError, StoreError, TaskNotRegistered
 from stem_kombu.outcome import TaskError
 from stem_kombu.revocation_cache import RevocationCache
+from stem_kombu.signing.keyring import Untrusted
 from stem_kombu.task import Mode, Task, TaskMessage, TaskRegistry
 from stem_kombu.worker.inflight import Delivery, InFlight, Phase
 from stem_kombu.worker.settlement import UNSUPPORTED_CANVAS, Settlement, Then, expiry, refused
@@ -51,7 +52,11 @@ class Desk(Protocol):
 
 
 class Intake:
-    """Decides about deliveries, in the consumer's thread."""
+    """Decides about deliveries, in the consumer's thread.
+
+    ``signed(raw)`` says whether a message is signed, and raises :class:`Untrusted` for one that must not run; without it
+    nobody asks.
+    """
 
     def __init__(
         self,
@@ -65,7 +70,9 @@ class Intake:
         ensure_fresh: Callable[[], None],
         worker: str,
         clock: Clock,
+        signed: Callable[[Any], bool] | None = None,
     ) -> None:
+        self._signed = signed
         self._registry = registry
         self._inflight = inflight
         self._cache = cache
@@ -79,7 +86,7 @@ class Intake:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """How many messages could not be read, by reason."""
+        """How many messages could not be read or were not believed, by reason."""
         return self._complaints.dropped
 
     def garbage(self, error: Exception) -> None:
@@ -89,7 +96,13 @@ class Intake:
     def receive(self, raw: Any, generation: int) -> None:
         """Take one message of connection ``generation`` in."""
         try:
-            arrived = decode_delivery(raw)
+            # Before anything is read of it: a forged message with a real task's id must leave no trace on that task.
+            signed = self._signed is not None and self._signed(raw)
+            arrived = decode_delivery(raw, signed=signed)
+        except Untrusted as error:
+            self._complaints.drop(error.reason, str(error))
+            self._desk.reject(raw)
+            return
         except ControlError as error:
             self._complaints.drop(error.code, str(error))
             if isinstance(error, ForeignMessage):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
 
 from stem_kombu.clock import Clock
 from stem_kombu.control.base import (
@@ -113,6 +114,9 @@ class View:
     def revoked_records(self, limit: int) -> tuple[list[Revocation], bool]:
         records, truncated = self._cache.newest(limit)
         return list(records), truncated
+
+    def store_now(self) -> datetime:
+        return self._cache.now()
 
     def apply(self, revocations: Sequence[Revocation]) -> Applied:
         return self._steering.apply(revocations)

@@ -26,10 +26,11 @@ from stem_kombu.broker.depths import QueueDepths
 from stem_kombu.broker.failures import shown_url
 from stem_kombu.broker.janitor import sweep
 from stem_kombu.broker.leases import open_leasing
+from stem_kombu.broker.task_signatures import task_verifier
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.base import WorkerIdentity, checked_worker_id
-from stem_kombu.control.client import refuse_signing
 from stem_kombu.control.listener import ControlListener
+from stem_kombu.control.trust import Trust
 from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
 from stem_kombu.execution.router import Executors
@@ -37,10 +38,11 @@ from stem_kombu.monitoring.face import DRIVERS as FACE_DRIVERS
 from stem_kombu.monitoring.face import Face
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.settings import Settings
+from stem_kombu.signing.keyring import Scope
 from stem_kombu.task import Mode
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.credit import Credit, Load
-from stem_kombu.worker.heartbeats import Heartbeats, load_avg, rss_bytes
+from stem_kombu.worker.heartbeats import Heartbeats, beat_of
 from stem_kombu.worker.hydration import Hydration
 from stem_kombu.worker.inflight import InFlight
 from stem_kombu.worker.intake import Holds, Intake
@@ -99,7 +101,7 @@ class Worker:
         clock: Clock = SYSTEM,
     ) -> None:
         settings = app.settings
-        refuse_signing(settings)
+        self._trust = Trust.of(settings.signing, scope=Scope.WORK, what="speak for a worker", clock=clock)
         if concurrency is not None and concurrency < 1:
             raise ConfigurationError(f"concurrency {concurrency!r} must be at least 1")
         if inline_slots < 1:
@@ -161,7 +163,7 @@ class Worker:
             self._store,
             settings.namespace,
             self.cache,
-            self.steering.apply,
+            lambda records: self.steering.apply(self._trust.proven(records, self.cache.now())[0]),
             interval=settings.sync_interval,
             clock=clock,
         )
@@ -196,6 +198,7 @@ class Worker:
             ensure_fresh=self.hydration.ensure_fresh,
             worker=worker,
             clock=clock,
+            signed=task_verifier(settings.signing, self._trust.keyring),
         )
         self.consumer = Consumer(
             template,
@@ -235,7 +238,6 @@ class Worker:
             consumer=self.consumer,
             totals=self.totals,
             depths=self._depths.of,
-            dropped=lambda: {"control": self.listener.admission.dropped, "tasks": self.intake.dropped},
             bounds={
                 "sync_interval_s": settings.sync_interval,
                 "heartbeat_interval_s": self._interval,
@@ -244,6 +246,7 @@ class Worker:
             broker_url=self.broker_url,
             transport=self.transport,
             clock=clock,
+            dropped=self._dropped,
         )
         self.heartbeats = Heartbeats(
             self._roster,
@@ -252,6 +255,8 @@ class Worker:
             self._housekeeping,
             interval=self._interval,
             clock=clock,
+            sign=self._trust.sign,
+            believed=self._trust.believed,
         )
         self.listener = ControlListener(
             template,
@@ -260,6 +265,8 @@ class Worker:
             roster_now=self.heartbeats.roster_now,
             reconnected=self.hydration.nudge,
             clock=clock,
+            trust=self._trust,
+            born=lambda: self.heartbeats.born,
         )
         self._face: Face | None = None
         if settings.celery_events and self.transport in FACE_DRIVERS:
@@ -269,6 +276,7 @@ class Worker:
                 lambda: [task.name for task in app.registry],
                 lambda drafts: self.steering.apply(self._store.save(settings.namespace, drafts)),
                 clock=clock,
+                closed=self._trust.keyring is not None,
             )
             steering.events = self._face.events
 
@@ -393,31 +401,21 @@ class Worker:
         load = self.inflight.load() if self._credit.is_mixed else _UNASKED
         return self._credit.allowance(load, self.clock.monotonic(), holds.aside) + holds.count
 
+    def _dropped(self) -> dict[str, dict[str, int]]:
+        return {
+            "control": self.listener.admission.dropped,
+            "revocations": self._trust.revocations.dropped,
+            "roster": self._trust.roster.dropped,
+            "tasks": self.intake.dropped,
+            "celery": {} if self._face is None else self._face.dropped,
+        }
+
     def _hydrate(self) -> None:
         self.hydration.start(timeout=self._hydration_timeout, allow_unsynced=self._allow_unsynced)
 
     def _heartbeat(self) -> Heartbeat:
-        facts = self.view.facts()
-        who = self.identity
-        return Heartbeat(
-            namespace=who.namespace,
-            worker=who.worker,
-            boot=who.boot,
-            inbox=self.listener.inbox,
-            interval=self._interval,
-            hostname=who.hostname,
-            pid=who.pid,
-            version=who.version,
-            state=facts.state,
-            concurrency=facts.concurrency,
-            in_flight=facts.in_flight,
-            queues=self.queues,
-            rss_bytes=rss_bytes(),
-            load_avg=load_avg(),
-            uptime=facts.uptime,
-            totals=facts.totals,
-            timestamp=self.clock.utcnow(),
-        )
+        now = self.clock.utcnow()
+        return beat_of(self.identity, self.view.facts(), inbox=self.listener.inbox, interval=self._interval, now=now)
 
     def _housekeeping(self) -> None:
         now = self.clock.monotonic()

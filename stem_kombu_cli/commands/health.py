@@ -170,12 +170,19 @@ def _store(settings: Settings) -> Check:
 
 
 def _signing(settings: Settings) -> Check:
-    from stem_kombu.control.client import refuse_signing
+    from stem_kombu.signing.configuration import open_keyring, task_signing
+    from stem_kombu.signing.selftest import self_test
 
-    if not settings.signing:
+    keyring = open_keyring(settings.signing)
+    if keyring is None:
         return Check("signing", "skipped", "not configured: control messages are not signed")
-    refuse_signing(settings)
-    return Check("signing", "ok", "configured")
+    signing, known = self_test(keyring), keyring.keys
+    return Check(
+        "signing",
+        "ok",
+        f"signs with {keyring.active.id} ({keyring.active.algorithm}), verifies {', '.join(known)}; "
+        f"self-test passed with {', '.join(signing)}; tasks: {task_signing(settings.signing)}",
+    )
 
 
 def _tls(settings: Settings, *, without: str | None) -> Check:

@@ -14,6 +14,7 @@ _HERE = "stem_kombu_cli.commands"
     epilog="Example:  stem keys generate --algorithm ed25519 --id ops",
     lazy={
         "generate": (f"{_HERE}.keys_generate:generate", "Make a key and print the variables to paste."),
+        "endorse": (f"{_HERE}.keys_endorse:endorse", "Sign revocations that the store holds from before."),
         "check": (f"{_HERE}.keys_check:check", "Are the signing variables complete, and what may each key do?"),
     },
 )

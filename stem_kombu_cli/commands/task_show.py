@@ -9,6 +9,7 @@ import click
 
 from stem_kombu.backends.registry import open_backend
 from stem_kombu.clock import isoformat
+from stem_kombu.control.trust import Trust
 from stem_kombu.errors import ConfigurationError, StemError
 from stem_kombu.revocation import checked_task_id
 from stem_kombu.stores.registry import open_revoke_store
@@ -88,7 +89,13 @@ def _revocation(settings: Settings, task_id: str) -> Revocation | None:
     try:
         store = open_revoke_store(source.value, name=source.name, tls=settings.tls)
         try:
-            return store.get(settings.namespace, task_id)
+            held = store.get(settings.namespace, task_id)
+            if held is None:
+                return None
+            believed, refused = Trust.of(settings.signing).proven([held], store.now())
+            if refused:
+                note("note: the store holds a revocation of it that nobody signed who may; workers don't obey it")
+            return believed[0] if believed else None
         finally:
             store.close()
     except StemError as error:

@@ -67,6 +67,9 @@ def status(ctx: click.Context, /, once: bool, follow: bool, timeout: float | Non
     elif report.workers:
         color = use_color(ctx.obj.color)
         emit(text(report, color), color=color)
+    if report.untrusted:
+        counted = ", ".join(f"{count} {reason}" for reason, count in sorted(report.untrusted.items()))
+        note(f"note: heartbeats that can't be believed were left out: {counted}")
     if not report.workers:
         note(f"no worker{' of that name' if targets else ''} in namespace {report.namespace!r}")
     ctx.exit(exit_codes.NOTHING_MATCHED if targets and not report.workers else exit_codes.OK)

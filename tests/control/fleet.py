@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from stem_kombu.backends.heartbeat import Heartbeat
@@ -87,6 +88,9 @@ class FakeWorker:
     def revoked_records(self, limit: int) -> tuple[list[Revocation], bool]:
         newest = self.records[::-1]
         return newest[:limit], len(newest) > limit
+
+    def store_now(self) -> datetime:
+        return SYSTEM.utcnow()
 
     def apply(self, revocations: Sequence[Revocation]) -> Applied:
         ids = tuple(revocation.task_id for revocation in revocations)

@@ -8,12 +8,15 @@ from stem_kombu.clock import isoformat
 from stem_kombu.control.base import InFlightTask, WorkerView
 from stem_kombu.control.messages import Inspect
 
+#: What stands in the place of arguments that the sender may not see.
+HIDDEN = "***"
 
-def inspect(order: Inspect, view: WorkerView) -> dict[str, Any]:
+
+def inspect(order: Inspect, view: WorkerView, *, show_args: bool = True) -> dict[str, Any]:
     """The payload of ``spec/cli.md``; ``store_error`` says why the cache isn't fresh while the store is down (G16)."""
     facts = view.revocations()
     payload: dict[str, Any] = {
-        "in_flight": [_task(task) for task in view.in_flight()],
+        "in_flight": [_task(task, show_args) for task in view.in_flight()],
         "reserved": view.facts().reserved,
         "revoked_count": facts.count,
         "revision": facts.revision,
@@ -27,14 +30,14 @@ def inspect(order: Inspect, view: WorkerView) -> dict[str, Any]:
     return payload
 
 
-def _task(task: InFlightTask) -> dict[str, Any]:
+def _task(task: InFlightTask, show_args: bool) -> dict[str, Any]:
     return {
         "id": task.id,
         "name": task.name,
         "queue": task.queue,
         "mode": task.mode,
         "attempt": task.attempt,
-        "args": task.args,
+        "args": task.args if show_args else HIDDEN,
         "started_at": isoformat(task.started_at),
         "runtime_s": round(task.runtime, 3),
         "progress": task.progress,

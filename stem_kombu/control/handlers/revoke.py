@@ -12,6 +12,7 @@ from typing import Any
 
 from stem_kombu.control.base import WorkerView
 from stem_kombu.control.messages import Revoke
+from stem_kombu.control.trust import Trust
 from stem_kombu.revocation_cache import Applied
 
 
@@ -22,19 +23,26 @@ class Taken:
     applied: Applied
     running: frozenset[str]
     told: frozenset[str]
+    refused: tuple[str, ...] = ()
 
 
-def take(order: Revoke, view: WorkerView) -> Taken:
-    """Put the revocations into the cache and tell running tasks to stop where asked."""
-    mine = [revocation for revocation in order.revocations if revocation.namespace == view.identity.namespace]
+def take(order: Revoke, view: WorkerView, trust: Trust) -> Taken:
+    """Put the revocations into the cache and tell running tasks to stop where asked.
+
+    Where there are keys, the records must prove themselves: what a store held before may stand in a command that is
+    signed as a whole.
+    """
+    own = [revocation for revocation in order.revocations if revocation.namespace == view.identity.namespace]
+    mine, refused = trust.proven(own, view.store_now())
     running = view.running(mine)
     applied = view.apply(mine)
     told = running & {revocation.task_id for revocation in mine if revocation.terminate}
-    return Taken(applied, running, told)
+    return Taken(applied, running, told, refused)
 
 
 def settled(taken: Taken, view: WorkerView, budget: float) -> dict[str, Any]:
-    """The payload of ``spec/cli.md``, and ``finished``: ids that ended otherwise than cancelled, with how.
+    """The payload of ``spec/cli.md``, and ``finished``: ids that ended otherwise than cancelled, with how; ``refused``: ids
+    whose revocations nobody signed who may.
 
     Waits at most ``budget`` seconds for tasks that were told to stop.
     """
@@ -43,6 +51,7 @@ def settled(taken: Taken, view: WorkerView, budget: float) -> dict[str, Any]:
         "applied": list(taken.applied.applied),
         "stale": list(taken.applied.stale),
         "expired": list(taken.applied.expired),
+        "refused": list(taken.refused),
         "in_flight": sorted(taken.running),
         "terminated": sorted(task_id for task_id, ending in endings.items() if ending in ("cancelled", "settling")),
         "pending": sorted(taken.told - endings.keys()),

@@ -10,7 +10,8 @@ from stem_kombu.control.messages import Stats
 
 
 def stats(order: Stats, view: WorkerView) -> dict[str, Any]:
-    """The payload of ``spec/cli.md``, and ``bounds``: the spans that the guarantees depend on. Asks the broker for depths."""
+    """The payload of ``spec/cli.md``, ``bounds``: the spans that the guarantees depend on, and ``dropped``: what was not
+    obeyed or believed, by door and reason. Asks the broker for depths."""
     who, facts = view.identity, view.facts()
     depths = view.queue_depths()
     return {

@@ -1,0 +1,66 @@
+"""Heartbeats that prove which fleet they are of, and when they were made.
+
+A roster is a place where anyone may write who has its password. With keys, a reader believes an entry as far as it is
+signed, and judges its age by the time that is signed with it as well: an old beat that somebody puts back looks as old as
+it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from stem_kombu.backends.base import RosterView
+from stem_kombu.backends.heartbeat import Heartbeat
+from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
+
+HEARTBEAT = b"stem-heartbeat/1"
+#: How far ahead of the reader's the writer's idea of the roster's clock may be.
+TOLERANCE = timedelta(seconds=2)
+
+
+def signed_beat(beat: Heartbeat, keyring: Keyring, now: datetime) -> Heartbeat:
+    """The beat with its time by the roster's clock and the active key's signature."""
+    stamped = replace(beat, issued_at=now, signature=None)
+    return replace(stamped, signature=keyring.sign(HEARTBEAT, _message(stamped)))
+
+
+def verified_beat(beat: Heartbeat, keyring: Keyring, namespace: str, now: datetime) -> Heartbeat:
+    """The beat, no younger than it was signed; ``now`` is the roster's. Raises :class:`Untrusted` with the reason."""
+    if beat.signature is None or beat.issued_at is None:
+        raise Untrusted("unsigned", f"the heartbeat of worker {beat.worker!r} is not signed")
+    key = keyring.verify(HEARTBEAT, _message(beat), beat.signature)
+    key.require(Scope.WORK, "speak for a worker")
+    if beat.namespace != namespace:
+        raise Untrusted("misaddressed", f"the heartbeat of worker {beat.worker!r} is of namespace {beat.namespace!r}")
+    if beat.issued_at - now > TOLERANCE:
+        raise Untrusted("stale", f"the heartbeat of worker {beat.worker!r} is from the future")
+    written = beat.issued_at if beat.timestamp is None else min(beat.timestamp, beat.issued_at)
+    return replace(beat, timestamp=written)
+
+
+def trusted_view(view: RosterView, keyring: Keyring, namespace: str, drop: Callable[[str, str], object]) -> RosterView:
+    """What of the roster can be believed: one beat a worker, the newest. ``drop(reason, text)`` is told of each other."""
+    found: dict[str, Heartbeat] = {}
+    for beat in view.heartbeats:
+        try:
+            verified = verified_beat(beat, keyring, namespace, view.now)
+        except Untrusted as error:
+            drop(error.reason, str(error))
+            continue
+        held = found.get(beat.worker)
+        if held is not None:  # a copy under another name
+            drop("replayed", f"there is more than one heartbeat of worker {beat.worker!r}")
+        if held is None or (verified.issued_at or view.now) > (held.issued_at or view.now):
+            found[beat.worker] = verified
+    return RosterView(tuple(found[worker] for worker in sorted(found)), view.now, view.unreadable)
+
+
+def _message(beat: Heartbeat) -> bytes:
+    """What is signed: every field as a reader takes it, whatever the JSON around it looked like."""
+    fields = beat.to_record()
+    del fields["timestamp"]  # the roster's to give
+    fields.pop("signature", None)
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()

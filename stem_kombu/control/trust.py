@@ -1,0 +1,117 @@
+"""What a process with keys believes, at each of its doors, and a count of what it did not.
+
+A door that is given no keys believes everything: that is a fleet without signing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from stem_kombu.backends.base import RosterView
+from stem_kombu.backends.heartbeat import Heartbeat
+from stem_kombu.backends.signed_beats import signed_beat, trusted_view, verified_beat
+from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.control.complaints import Complaints
+from stem_kombu.control.messages import Command
+from stem_kombu.revocation import Revocation
+from stem_kombu.settings import SigningSettings
+from stem_kombu.signing.configuration import open_keyring
+from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
+from stem_kombu.signing.proofs import proven
+from stem_kombu.signing.seal import COMMAND, signature_of, unsealed
+
+
+class Trust:
+    """The keys of one worker or client, and what it dropped for their sake, which is logged at ``level``. ``keyring`` is
+    ``None`` without signing."""
+
+    def __init__(self, keyring: Keyring | None, *, clock: Clock = SYSTEM, level: int = logging.WARNING) -> None:
+        self.keyring = keyring
+        self.revocations = Complaints("revocations", clock, level=level)
+        self.roster = Complaints("heartbeats", clock, level=level)
+
+    @classmethod
+    def of(
+        cls,
+        settings: SigningSettings,
+        *,
+        scope: Scope | None = None,
+        what: str = "",
+        clock: Clock = SYSTEM,
+        level: int = logging.WARNING,
+    ) -> Trust:
+        """The trust of these settings, whose active key must be good for ``scope``.
+
+        Raises :class:`~stem_kombu.errors.ConfigurationError` for an incomplete configuration, and where the key isn't.
+        """
+        from stem_kombu.errors import ConfigurationError
+
+        keyring = open_keyring(settings)
+        if keyring is not None and scope is not None:
+            try:
+                keyring.active.require(scope, what)
+            except Untrusted as error:
+                raise ConfigurationError(
+                    f"STEM_SIGNING_KEY_SCOPES: the active {error}",
+                    hint=f"give it {scope.value!r}, or choose another key",
+                ) from None
+        return cls(keyring, clock=clock, level=level)
+
+    # -- commands -----------------------------------------------------------------------------------------------------
+
+    def require(self, scope: Scope, what: str) -> None:
+        """Raises :class:`Untrusted` when the active key may not do that: before anything is stored or said."""
+        if self.keyring is not None:
+            self.keyring.active.require(scope, what)
+
+    def check(self, body: bytes) -> Callable[[Command], Command]:
+        """What adds to the decoded command who signed its bytes; raises :class:`Untrusted` for bytes that nobody signed."""
+        if self.keyring is None:
+            return _as_it_is
+        key, signature = unsealed(body, COMMAND, self.keyring), signature_of(body)
+        return lambda command: replace(command, signer=key, signature=signature)
+
+    # -- revocations --------------------------------------------------------------------------------------------------
+
+    def proven(self, records: Sequence[Revocation], now: datetime) -> tuple[Sequence[Revocation], tuple[str, ...]]:
+        """Those of the records that were asked for by keys that may, as far as they were, and the ids of the others.
+
+        ``now`` is the store's.
+        """
+        if self.keyring is None:
+            return records, ()
+        found, refused = [], []
+        for record in records:
+            try:
+                found.append(proven(record, self.keyring, now))
+            except Untrusted as error:
+                refused.append(record.task_id)
+                self.revocations.drop(error.reason, str(error))
+        return found, tuple(refused)
+
+    # -- heartbeats ---------------------------------------------------------------------------------------------------
+
+    def sign(self, beat: Heartbeat, now: datetime) -> Heartbeat:
+        """The beat as this worker sends it; ``now`` is the roster's."""
+        return beat if self.keyring is None else signed_beat(beat, self.keyring, now)
+
+    def believed(self, beat: Heartbeat, now: datetime) -> Heartbeat | None:
+        """The beat, as old as it was signed to be, or ``None`` when it can't be believed."""
+        if self.keyring is None:
+            return beat
+        try:
+            return verified_beat(beat, self.keyring, beat.namespace, now)
+        except Untrusted as error:
+            self.roster.drop(error.reason, str(error))
+            return None
+
+    def view(self, view: RosterView, namespace: str) -> RosterView:
+        """What of the roster can be believed."""
+        return view if self.keyring is None else trusted_view(view, self.keyring, namespace, self.roster.drop)
+
+
+def _as_it_is(command: Command) -> Command:
+    return command

@@ -1,0 +1,116 @@
+"""Signing as operators meet it: exit code 5 where a key does not suffice, 2 where the configuration does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import Program
+from tests.signing.keys import SCOPES, hmac_keys
+
+
+def variables(active: str, **more: str) -> dict[str, str]:
+    return {
+        "STEM_SIGNING_KEYS": hmac_keys("fleet", "ops", "viewer"),
+        "STEM_SIGNING_ACTIVE_KEY": active,
+        "STEM_SIGNING_KEY_SCOPES": SCOPES,
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """A worker with keys on the embedded broker."""
+    folder = tmp_path_factory.mktemp("signed")
+    places = {
+        "STEM_BROKER_URL": f"sqlite://{folder}/broker.db",
+        "STEM_RESULT_BACKEND_URL": f"sqlite://{folder}/state.db",
+    }
+    program = Program(folder, places)
+    program.start_worker("--name", "alpha", "-c", "1", env=variables("fleet"))
+    yield program
+    program.close()
+
+
+def test_an_operator_with_a_key_pings_and_revokes(signed: Program) -> None:
+    ops = variables("ops")
+    assert signed.ok("worker", "ping", "--json", env=ops).json["complete"]
+    assert signed.ok("worker", "status", "--json", env=ops).json["workers"][0]["worker"] == "alpha"
+    document = signed.ok("worker", "revoke", "-t", "t1", "--json", env=ops).json
+    assert document["replies"][0]["payload"]["applied"] == ["t1"]
+    assert "proofs" not in document["stored"][0]
+
+
+def test_a_read_key_that_revokes_is_refused_before_anything_is_stored(signed: Program) -> None:
+    done = signed.run("worker", "revoke", "-t", "t2", "--terminate", env=variables("viewer"))
+
+    assert done.code == 5, done
+    assert "operate" in done.err
+    assert "stored" not in done.err
+    inspected = signed.ok("worker", "inspect", "--revoked", "--json", env=variables("viewer")).json
+    assert "t2" not in [record["task_id"] for record in inspected["replies"][0]["payload"]["revoked"]]
+
+
+def test_who_has_no_key_or_another_one_is_refused(signed: Program) -> None:
+    done = signed.run("worker", "ping")
+    assert done.code == 5, done
+    assert "unsigned" in done.err
+
+    stranger = {"STEM_SIGNING_KEYS": hmac_keys("eve"), "STEM_SIGNING_ACTIVE_KEY": "eve"}
+    done = signed.run("worker", "ping", "--worker", "alpha", "--timeout", "3s", env=stranger)
+    assert done.code == 5, done
+    assert "unknown-key" in done.err
+
+    stored = signed.run("worker", "revoke", "-t", "t3", env={})
+    assert stored.code == 5, stored
+
+
+@pytest.mark.parametrize("command", [("worker", "ping"), ("worker", "status"), ("health",),
+                                     ("worker", "revoke", "-t", "x"), ("task", "send", "t")])  # fmt: skip
+def test_half_a_configuration_is_an_error_that_names_the_variable(signed: Program, command: tuple[str, ...]) -> None:
+    done = signed.run(*command, env={"STEM_SIGNING_KEYS": hmac_keys("ops")})
+
+    assert done.code == 2, done
+    assert "STEM_SIGNING_ACTIVE_KEY" in done.err + done.out
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (variables("viewer"), "STEM_SIGNING_KEY_SCOPES"),
+        ({"STEM_SIGNING_KEYS": hmac_keys("ops")}, "STEM_SIGNING_ACTIVE_KEY"),
+        ({"STEM_SIGNING_TASKS": "require"}, "STEM_SIGNING_KEYS"),
+    ],
+)
+def test_a_worker_that_could_not_sign_does_not_start(signed: Program, given: dict[str, str], named: str) -> None:
+    worker = signed.begin_worker("--name", "wrong", env=given)
+
+    assert worker.wait_code() == 2
+    assert named in worker.err
+
+
+def test_health_tests_the_keys(signed: Program) -> None:
+    checks = {check["component"]: check for check in signed.ok("health", "--json", env=variables("ops")).json["checks"]}
+
+    assert checks["signing"]["status"] == "ok"
+    assert "signs with ops" in checks["signing"]["message"]
+
+
+def test_no_secret_is_in_what_anything_says(signed: Program, tmp_path: Path) -> None:
+    secrets = [entry.partition(":")[2] for entry in hmac_keys("fleet", "ops", "viewer").split(",")]
+    said = "".join(
+        done.out + done.err
+        for done in (
+            signed.run("--debug", "worker", "ping", env=variables("ops")),
+            signed.run("--debug", "worker", "stats", "--json", env=variables("ops")),
+            signed.run("--debug", "worker", "ping", env=variables("nobody")),
+            signed.run("health", env=variables("ops")),
+            signed.run("keys", "check", env=variables("ops")),
+        )
+    )
+    said += "".join(worker.out + worker.err for worker in signed.workers)
+    stored = b"".join(path.read_bytes() for path in signed.folder.glob("*.db*"))
+
+    assert not [secret for secret in secrets if secret in said or secret.encode() in stored]
