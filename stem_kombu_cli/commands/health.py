@@ -164,6 +164,8 @@ def _store(settings: Settings) -> Check:
     store = open_revoke_store(source.value, name=source.name, tls=settings.tls)
     try:
         store.ping()
+        # What is reached must be readable as well: a worker does not start on a store that holds garbage.
+        store.revision(settings.namespace)
     finally:
         store.close()
     return Check("revoke_store", "ok", f"{store.url} (from {source.name})")

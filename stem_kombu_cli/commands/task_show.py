@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stem_kombu.backends.registry import open_backend
+from stem_kombu.backends.registry import open_backend, open_roster
 from stem_kombu.clock import isoformat
 from stem_kombu.control.trust import Trust
 from stem_kombu.errors import ConfigurationError, StemError
+from stem_kombu.outcome import TaskState
 from stem_kombu.revocation import checked_task_id
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu_cli import exit_codes
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from stem_kombu.outcome import TaskRecord
     from stem_kombu.revocation import Revocation
     from stem_kombu.settings import Settings
+
+#: What the roster says of a worker that will not end a task any more.
+_GONE = {"absent": "is not on the roster any more", "dead": "has not been heard of for six heartbeats"}
 
 
 @click.command(epilog="Example:  stem task show 7c9e6679-7425-40de-944b-e07fc1f90ae7")
@@ -43,15 +47,21 @@ def show(ctx: click.Context, /, task_id: str, **values: Any) -> None:
     finally:
         backend.close()
     revocation = _revocation(settings, task_id)
+    worker_state = _worker_state(settings, record)
     if record is None:
         note(f"error: task {task_id!r} is unknown" + (", and revoked" if revocation is not None else ""))
         ctx.exit(exit_codes.NOTHING_MATCHED)
     if as_json:
         held = revocation or record.revocation
         document = {"schema": "stem.task/1", **record.to_record()}
-        print_json({**document, "revocation": None if held is None else held.to_record()})
+        told = {"revocation": None if held is None else held.to_record(), "worker_state": worker_state}
+        print_json({**document, **told})
     else:
         emit(text(record, revocation))
+        if worker_state in _GONE:
+            note(
+                f"note: worker {record.worker} {_GONE[worker_state]}; the task runs again once its message is delivered"
+            )
 
 
 def text(record: TaskRecord, revocation: Revocation | None) -> str:
@@ -101,3 +111,24 @@ def _revocation(settings: Settings, task_id: str) -> Revocation | None:
     except StemError as error:
         note(f"note: whether it is revoked can't be told: {error}")
         return None
+
+
+def _worker_state(settings: Settings, record: TaskRecord | None) -> str | None:
+    """How the worker of a running task is: as ``stem worker status`` says, or ``absent``; ``None`` where nobody can tell.
+
+    A task's record is the last that was known of it. Who is killed, or leaves before the task has ended, can't change it.
+    """
+    if record is None or record.worker is None or record.state is not TaskState.RUNNING:
+        return None
+    source = settings.roster
+    try:
+        roster = open_roster(source.value, name=source.name, tls=settings.tls)
+        try:
+            view = roster.view(settings.namespace)
+        finally:
+            roster.close()
+    except StemError as error:
+        note(f"note: whether its worker lives can't be told: {error}")
+        return None
+    beats = [beat.liveness(view.now).value for beat in view.heartbeats if beat.worker == record.worker]
+    return beats[0] if beats else "absent"

@@ -96,6 +96,24 @@ def test_servers_that_hang_are_waited_for_together(embedded: Program) -> None:
 
 
 @FORMS
+def test_a_revoke_store_that_holds_garbage_is_exit_code_74_and_says_where(
+    embedded: Program, tmp_path: Path, form: tuple[str, ...]
+) -> None:
+    # a worker would refuse to start on it, so health must not call it well
+    path = tmp_path / "revokes.stem"
+    store = ("--revoke-store", f"file://{path}")
+    embedded.run("worker", "revoke", "-t", "one", *store)
+    embedded.run("worker", "revoke", "-t", "two", *store)
+    assert embedded.run("health", *store).code == 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:-1], b"rubbish\n", lines[-1]]))
+    done = embedded.run("health", *store, *form)
+    assert done.code == 74, done
+    assert f"{path}" in done.out
+    assert f"line {len(lines)}" in done.out
+
+
+@FORMS
 def test_a_wrong_password_is_exit_code_74(
     embedded: Program,
     start_redis,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from stem_kombu.testing.gates import Gate
 from stem_kombu.testing.ports import free_port
 from tests.cli.program import Program
+from tests.waiting import eventually
 
 FORMS = pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
 
@@ -28,18 +30,39 @@ def test_show_tells_state_attempt_worker_and_times(fleet: Program, tmp_path: Pat
     gate = Gate(tmp_path / "gate")
     task = fleet.send("shop.render", gate=gate.path)
     gate.wait_reached()
-    text = fleet.ok("task", "show", task).out
-    assert "state     running" in text
+    text = fleet.ok("task", "show", task)
+    assert "state     running" in text.out
+    assert "note:" not in text.err
+    assert fleet.record(task)["worker_state"] == "live"
     gate.open()
     record = fleet.ended(task)
     assert record["schema"] == "stem.task/1"
     assert (record["task_id"], record["name"], record["state"]) == (task, "shop.render", "succeeded")
     assert (record["attempt"], record["result"], record["revocation"]) == (1, "rendered", None)
     assert record["worker"] in ("alpha", "bravo")
+    assert record["worker_state"] is None  # of what has ended nobody asks
     assert record["enqueued_at"] <= record["started_at"] <= record["ended_at"]
     text = fleet.ok("task", "show", task).out
     for line in ("state     succeeded", 'result    "rendered"', "attempt   1"):
         assert line in text
+
+
+def test_a_running_task_whose_worker_has_left_is_said_to_wait_for_its_next_delivery(
+    embedded: Program, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path / "gate")
+    worker = embedded.start_worker("--name", "alpha", "--concurrency", "1")
+    task = embedded.send("shop.render", gate=gate.path)
+    gate.wait_reached()
+    worker.signal(signal.SIGTERM)
+    eventually(lambda: embedded.run("worker", "status", "--json").json["workers"][0]["state"] == "draining")
+    assert embedded.record(task)["worker_state"] == "draining"
+    worker.signal(signal.SIGTERM)
+    worker.wait_code()
+    # what is recorded is the last that was known of it: a worker that stops doesn't speak for whoever runs it next
+    assert (embedded.record(task)["state"], embedded.record(task)["worker_state"]) == ("running", "absent")
+    said = embedded.ok("task", "show", task).err
+    assert "note: worker alpha is not on the roster any more" in said
 
 
 def test_a_failure_is_shown_on_one_line_and_can_not_colour_the_terminal(fleet: Program) -> None:
