@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from importlib import import_module
 
 from stem_kombu.broker.connections import open_connection
 from stem_kombu.settings import Settings
 from stem_kombu.worker.worker import Worker
-from tests.faults.app import app
 
 #: Redis and the embedded broker give messages back that nobody renews for so long.
 LEASES = {"visibility_timeout": 6, "unacked_restore_interval": 0.5, "unacked_restore_throttle": 1}
@@ -21,6 +21,7 @@ LEASES = {"visibility_timeout": 6, "unacked_restore_interval": 0.5, "unacked_res
 
 def main(argument: str) -> None:
     options = json.loads(argument)
+    app = import_module(options.pop("app", "tests.faults.app")).app
     urls = {name: options.pop(name) for name in ("broker", "backend", "revoke_store")}
     intervals = {"sync_interval": options.pop("sync_interval"), "heartbeat_interval": options.pop("heartbeat_interval")}
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(threadName)s %(levelname)s %(name)s: %(message)s")

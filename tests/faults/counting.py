@@ -1,0 +1,20 @@
+"""An application whose one task leaves a mark that it ran, and which needs no children."""
+
+from __future__ import annotations
+
+import os
+
+from stem_kombu.app import Stem
+from stem_kombu.context import TaskContext
+
+app = Stem("counting", broker="memory://counting")
+
+
+@app.task("count", max_retries=0)
+def count(ctx: TaskContext, file: str) -> None:
+    """Add the task's id to the file, in one write."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, f"{ctx.task_id}\n".encode())
+    finally:
+        os.close(descriptor)

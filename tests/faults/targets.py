@@ -1,0 +1,260 @@
+"""The targets of docs/reliability.md, each with at least 200 trials on Redis and on RabbitMQ.
+
+    python -m tests.faults.targets [--quick]        # or: make reliability;  --quick: a tenth, to try it out
+
+Revoked tasks that ran (after a restart, a SIGKILL, or when nobody was up), pools stuck after SIGKILL of an idle child,
+messages lost when consumers are killed. The workers are real processes; a task that runs leaves a mark in a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stem_kombu.app import Stem
+from stem_kombu.control.client import ControlClient
+from stem_kombu.settings import Settings
+from stem_kombu.task import TaskMessage
+from tests.faults.fleet import ROOT, Servers, WorkerProcess, be_quiet
+from tests.faults.notes import now
+from tests.faults.report import Figures, Target, commit
+from tests.faults.report import main as render
+from tests.waiting import eventually
+
+BROKERS = {"Redis": ("redis", "redis"), "RabbitMQ": ("rabbitmq", "postgres")}
+ABOUT = """\
+Workers and brokers are real processes. A revoke is acknowledged, then the worker is restarted (SIGTERM), killed (SIGKILL), or
+was not there in the first place; then the revoked tasks are sent, together with others that must run. Children are killed
+while they are idle, and tasks that follow at once must end. Two workers read 20,000 messages and are killed again and
+again while they do; each message must have run at least once."""
+#: Seconds within which what must come about does, on a machine that is busy with other things.
+PATIENCE = 240.0
+
+
+class Lab:
+    """One broker and one store, and workers on them."""
+
+    def __init__(self, servers: Servers, broker: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="stem-targets-"))
+        broker_kind, state_kind = BROKERS[broker]
+        state = servers.new_url(state_kind, self.folder)
+        self.urls = {
+            "broker": state if broker_kind == state_kind else servers.new_url(broker_kind, self.folder),
+            "backend": state,
+            "revoke_store": state,
+        }
+        self.app = Stem("targets")
+        self.app.configure(Settings.from_env({"STEM_CELERY_EVENTS": "off"}, **self.urls))
+        self.marks = self.folder / "marks"
+        self.marks.touch()
+        self._workers: list[WorkerProcess] = []
+
+    def begin_worker(self, name: str, **options: Any) -> WorkerProcess:
+        log = self.folder / f"{name}-{len(self._workers)}.log"
+        given = {**self.urls, "name": name, "sync_interval": 1.0, "heartbeat_interval": 1.0, **options}
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.process", json.dumps(given)],
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(self.folder)},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        self._workers.append(WorkerProcess(name, process, log))
+        return self._workers[-1]
+
+    def start_worker(self, name: str, **options: Any) -> WorkerProcess:
+        return self.wait_ready(self.begin_worker(name, **options))
+
+    def wait_ready(self, worker: WorkerProcess) -> WorkerProcess:
+        def is_ready() -> bool:
+            text = worker.log.read_text(errors="replace")
+            assert worker.process.poll() is None, text
+            return "ready\n" in text
+
+        eventually(is_ready, PATIENCE)
+        return worker
+
+    def end(self, worker: WorkerProcess, number: int) -> None:
+        worker.process.send_signal(number)
+        worker.process.wait(PATIENCE)
+
+    def send(self, *ids: str) -> None:
+        queue = self.app.settings.default_queue
+        self.app.producer.send_many(TaskMessage(each, "count", (str(self.marks),), queue=queue) for each in ids)
+
+    def ran(self) -> list[str]:
+        return self.marks.read_text().split()
+
+    def close(self) -> None:
+        for worker in self._workers:
+            if worker.process.poll() is None:
+                worker.process.kill()
+                worker.process.wait()
+        self.app.close()
+
+
+@contextlib.contextmanager
+def lab(servers: Servers, broker: str) -> Iterator[Lab]:
+    made = Lab(servers, broker)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def revoked(servers: Servers, broker: str, how: str, trials: int) -> Target:
+    """Revoked tasks that ran, of ``trials``: eight for each restart, SIGKILL or absence."""
+    what, peer = {
+        "restart": ("revoked tasks that ran after a restart of their worker", "Celery 5.7: 5 of 5"),
+        "kill": ("revoked tasks that ran after SIGKILL of their worker", "Celery 5.7 with --statedb: 5 of 5"),
+        "absent": ("revoked tasks that ran, revoked while no worker was up", "Celery 5.7: 5 of 5"),
+    }[how]
+    done: list[str] = []
+    with lab(servers, broker) as here, ControlClient(here.app) as control:
+        worker = None if how == "absent" else here.start_worker("alpha", app="tests.faults.counting")
+        while len(done) < trials:
+            ids = [f"revoked-{len(done) + n}" for n in range(8)]
+            free = [f"free-{len(done) + n}" for n in range(2)]
+            report = control.revoke(ids, timeout=PATIENCE if worker is not None else 1.0)
+            assert len(report.stored) == len(ids)
+            if worker is not None:
+                assert report.complete, report
+                here.end(worker, signal.SIGTERM if how == "restart" else signal.SIGKILL)
+            here.send(*ids, *free)
+            worker = here.start_worker("alpha", app="tests.faults.counting")
+            backend = here.app.backend
+            assert backend is not None
+
+            def ended(task: str, backend: Any = backend) -> bool:
+                record = backend.get(task)
+                return record is not None and record.state.is_terminal
+
+            for task in (*ids, *free):
+                eventually(lambda task=task: ended(task), PATIENCE, f"{task} has not ended")  # type: ignore[misc]
+            assert set(free) <= set(here.ran())
+            done += ids
+            if how == "absent":
+                here.end(worker, signal.SIGTERM)
+                worker = None
+        return Target(f"{what}, {broker}", len(set(done) & set(here.ran())), len(done), 200, peer)
+
+
+def stuck(servers: Servers, broker: str, trials: int) -> Target:
+    """Pools that ran nothing more after an idle child was killed, of so many kills."""
+    rng = random.Random(trials)
+    bad = 0
+    with lab(servers, broker) as here:
+        worker = here.start_worker("alpha", concurrency=2)
+        for _ in range(trials):
+            victims = eventually(worker.children, PATIENCE)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rng.choice(victims), signal.SIGKILL)
+            results = [here.app.send_task("child.count") for _ in range(2)]
+            for result in results:
+                record = result.wait(timeout=PATIENCE)
+                if record is None or not record.state.is_terminal:
+                    bad += 1
+                    break
+    peer = "`billiard.Pool`: 12 of 24"
+    return Target(f"pools stuck after SIGKILL of an idle child, {broker}", bad, trials, 200, peer)
+
+
+def lost(servers: Servers, broker: str, kills: int, messages: int) -> tuple[Target, dict[str, int]]:
+    """Messages that never ran, of ``messages`` that two workers read while they are killed ``kills`` times."""
+    names = ("alpha", "bravo")
+    options = {"app": "tests.faults.counting", "inline_slots": 4}
+    with lab(servers, broker) as here:
+        here.urls["backend"] = None  # type: ignore[assignment] - the messages are judged by their marks alone
+        workers = {name: here.start_worker(name, **options) for name in names}
+        sent = [f"m{n}" for n in range(messages)]
+        share = messages // kills
+        for kill in range(kills):
+            here.send(*sent[kill * share : (kill + 1) * share])
+            name = names[kill % 2]
+            before = here.marks.stat().st_size
+            eventually(lambda before=before: here.marks.stat().st_size > before, PATIENCE)  # type: ignore[misc]
+            here.end(workers[name], signal.SIGKILL)
+            here.wait_ready(workers[names[1 - kill % 2]])
+            workers[name] = here.begin_worker(name, **options)
+        here.send(*sent[kills * share :])
+        deadline = now() + PATIENCE
+        missing = set(sent)
+        while missing and now() < deadline:
+            time.sleep(0.2)
+            found = len(missing)
+            missing = set(sent) - set(here.ran())
+            if len(missing) < found:
+                deadline = now() + PATIENCE  # while something comes, the rest may be under way
+        ran = here.ran()
+        facts = {
+            f"Consumer kills, {broker}": kills,
+            f"Messages, {broker}": messages,
+            f"Runs of these messages, {broker}": len(ran),
+        }
+        what = f"messages lost in {kills} consumer kills, {broker}"
+        return Target(what, len(missing), messages, 20_000, "Kombu 5.7 on Redis, 30 kills: 5 of 20,000"), facts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the trials; the figures are not kept")
+    parser.add_argument("--only", default="", help="measure what has this in its name, and keep the other figures")
+    options = parser.parse_args()
+    be_quiet()
+    trials, messages = (20, 2_000) if options.quick else (200, 20_000)
+    servers, began = Servers(), now()
+    held = Path(Figures("targets", "", "", "").write(Path(tempfile.mkdtemp()))).parent  # where --quick writes
+    from tests.faults.report import FOLDER
+
+    folder = held if options.quick else FOLDER
+    kept = FOLDER / "targets.json"
+    figures = Figures(
+        suite="targets",
+        title="The targets, measured",
+        about=ABOUT,
+        command="make reliability",
+        order=10,
+    )
+    if options.only and kept.exists():
+        earlier = Figures.read(kept)
+        figures.targets, figures.counts, figures.seconds = earlier.targets, earlier.counts, earlier.seconds
+    rows: list[tuple[str, Any]] = []
+    for broker in BROKERS:
+        for how in ("restart", "kill", "absent"):
+            rows.append((f"revoked {how} {broker}", lambda b=broker, h=how: (revoked(servers, b, h, trials), {})))
+        rows.append((f"stuck {broker}", lambda b=broker: (stuck(servers, b, trials), {})))
+        rows.append((f"lost {broker}", lambda b=broker: lost(servers, b, trials, messages)))
+    try:
+        for name, measure in rows:
+            if options.only not in name:
+                continue
+            at = now()
+            target, facts = measure()
+            print(f"{target.what}: {target.bad} of {target.trials} ({now() - at:.0f} s)", flush=True)
+            figures.targets = [other for other in figures.targets if other.what != target.what] + [target]
+            figures.counts.update(facts)
+            figures.counts["Commit"] = commit() or "unknown"
+            figures.seconds = round(now() - began, 1)
+            figures.write(folder)
+    finally:
+        servers.close()
+    if not options.quick:
+        render()
+    sys.exit(any(target.bad for target in figures.targets))
+
+
+if __name__ == "__main__":
+    main()
