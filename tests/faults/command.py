@@ -1,7 +1,7 @@
-"""The ``stem`` command that dies at a step of a revoke: ``python -m tests.faults.command STEP worker revoke …``.
+"""The ``stem`` command that dies or halts at a step of a revoke: ``python -m tests.faults.command STEP worker revoke …``.
 
-STEP is one of :data:`STEPS`. The command is the real one; the wrapper only kills its own process with SIGKILL there, and
-notes what it knows: what the store has said that it holds.
+STEP is one of :data:`STEPS`, or that after ``halt-``. The command is the real one; the wrapper only kills its own process
+there (SIGKILL) or stops it until somebody continues it (SIGSTOP), and notes what the store has said that it holds.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tests.faults.notes import note, now
 STEPS = ("never", "before-store", "after-store", "before-broadcast", "after-broadcast", "before-replies")
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+#: What goes before a step at which the command is to stop and not to die.
+HALT = "halt-"
 
 
 def around(owner: Any, name: str, *, before: Callable[[], None] | None = None, after: Any = None) -> None:
@@ -41,6 +41,11 @@ def around(owner: Any, name: str, *, before: Callable[[], None] | None = None, a
 
 def arm(step: str) -> None:
     held = ControlClient._revoke_store
+    number = signal.SIGSTOP if step.startswith(HALT) else signal.SIGKILL
+    step = step.removeprefix(HALT)
+
+    def die() -> None:
+        os.kill(os.getpid(), number)
 
     def opened(self: ControlClient) -> Any:
         store = held(self)

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from stem_kombu.settings import Settings
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.testing.proxy import TcpProxy
 from tests.faults import notes
+from tests.faults.command import HALT
 from tests.faults.history import Bounds, Event, History
 from tests.faults.notes import now
 from tests.servers.postgres import PostgresServer
@@ -133,6 +135,15 @@ def _children(pid: int) -> list[int]:
 
 
 @dataclass
+class Command:
+    """A ``stem …`` under way. One that halts is continued at ``continue_at`` or later."""
+
+    process: subprocess.Popen[str]
+    continue_at: float | None
+    disk_full: bool
+
+
+@dataclass
 class Counts:
     """What a schedule did."""
 
@@ -175,7 +186,7 @@ class Fleet:
                     self.links[party, role] = proxy
         self.workers: dict[str, WorkerProcess] = {}
         self._incarnations = dict.fromkeys(NAMES, 0)
-        self._commands: list[tuple[subprocess.Popen[str], Event | None]] = []
+        self._commands: list[Command] = []
         self.app = Stem("client")
         self.app.configure(
             Settings.from_env({"STEM_CELERY_EVENTS": "off"}, **self.urls_of("client"), sync_interval=SYNC)
@@ -203,9 +214,9 @@ class Fleet:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                 worker.process.wait()
-        for process, _ in self._commands:
-            process.kill()
-            process.communicate()
+        for command in self._commands:
+            command.process.kill()
+            command.process.communicate()
         with contextlib.suppress(StemError):
             self.control.close()
         with contextlib.suppress(StemError):
@@ -351,8 +362,11 @@ class Fleet:
 
     # -- commands in processes of their own ---------------------------------------------------------------------------
 
-    def begin_command(self, step: str, *arguments: str) -> None:
-        """Start ``stem …`` that dies at ``step``; :meth:`collect_commands` looks at what became of it."""
+    def begin_command(self, step: str, *arguments: str, disk_full: bool = False) -> None:
+        """Start ``stem …`` that dies or halts at ``step``; :meth:`collect_commands` looks at what became of it.
+
+        ``disk_full``: it can't add one byte to any file.
+        """
         urls = self.urls_of("client")
         variables = {
             "STEM_BROKER_URL": urls["broker"],
@@ -367,31 +381,43 @@ class Fleet:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))) if disk_full else None,
         )
         self.counts.commands += 1
-        self._commands.append((process, None))
+        halted = step.startswith(HALT)
+        self._commands.append(Command(process, now() + self.rng.choice((1.0, 6.0)) if halted else None, disk_full))
 
     def collect_commands(self, *, wait: bool = False) -> None:
         left = []
-        for process, begun in self._commands:
+        for command in self._commands:
+            process = command.process
+            if command.continue_at is not None and (wait or now() >= command.continue_at):
+                process.send_signal(signal.SIGCONT)
             if process.poll() is None and not wait:
-                left.append((process, begun))
+                left.append(command)
                 continue
             try:
-                out, err = process.communicate(timeout=60)
+                out, err = self._end_of(process)
             except subprocess.TimeoutExpired:
                 process.kill()
                 out, err = process.communicate()
                 self.troubles.append(f"a command did not end: {process.args}\n{err}")
             if "Traceback" in err or "report what it prints" in err:
                 self.troubles.append(f"a command failed in an unexpected way ({process.returncode}):\n{err}")
+            elif command.disk_full and process.returncode in (0, 3):
+                self.troubles.append(f"a command claims to have stored on a full disk:\n{out}{err}")
             elif process.returncode in (0, 3) and out:
                 self.counts.revokes_acknowledged += 1
         self._commands = left
 
-    @property
-    def client_skewed(self) -> bool:
-        return bool(self.skews.get("client"))
+    @staticmethod
+    def _end_of(process: subprocess.Popen[str]) -> tuple[str, str]:
+        """What it wrote; it may reach the step at which it halts only now."""
+        for _ in range(60):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.communicate(timeout=1)
+            process.send_signal(signal.SIGCONT)
+        return process.communicate(timeout=1)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

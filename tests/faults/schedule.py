@@ -22,7 +22,7 @@ from stem_kombu.control.reports import Report
 from stem_kombu.errors import StemError
 from stem_kombu.revocation import RevocationDraft
 from stem_kombu.stores.registry import open_revoke_store
-from tests.faults.command import STEPS
+from tests.faults.command import HALT, STEPS
 from tests.faults.fleet import BOUNDS, NAMES, STACKS, SYNC, Counts, Fleet, Servers, be_quiet, wait_ready
 from tests.faults.history import Event, History
 from tests.faults.nemeses import NEMESES, Heal, stop_in_order
@@ -148,6 +148,7 @@ class Schedule:
             (3, self.revoke_ahead),
             (2, self.revoke_unheard),
             (3, self.revoke_by_command),
+            (2, self.revoke_on_a_full_disk),
             (2, self.ping),
             (2, self.mark),
             (1, self.garbage),
@@ -210,13 +211,24 @@ class Schedule:
         self.send(task, 1)
 
     def revoke_by_command(self) -> None:
-        """The command line, killed at a step of the revoke or not at all."""
+        """The command line, killed or halted at a step of the revoke, or neither."""
         step = self.rng.choice(STEPS)
         task = self.rng.choice(self.fleet.tasks[-5:]) if self.fleet.tasks else self._new_id()
-        if step != "never":
+        if step != "never" and self.rng.random() < 0.3:
+            self._count(f"SIGSTOP of the CLI {step.replace('-', ' ')}")
+            step = HALT + step
+        elif step != "never":
             self._count(f"SIGKILL of the CLI {step.replace('-', ' ')}")
         terminate = ("--terminate",) if self.rng.random() < 0.7 else ()
         self.fleet.begin_command(step, "worker", "revoke", "-t", task, *terminate, "--timeout", "3s", "--json")
+
+    def revoke_on_a_full_disk(self) -> None:
+        """The command line, which must not claim to have stored what it could not."""
+        if self.fleet.kinds["store"] in ("file", "sqlite"):
+            self._count("disk full for the CLI")
+            self.fleet.begin_command(
+                "never", "worker", "revoke", "-t", self._new_id(), "--timeout", "3s", "--json", disk_full=True
+            )
 
     def _stored(self, began: float, at: float, task: str, version: int, terminate: bool) -> None:
         self.fleet.note("stored", "client", at=at, began=began, task=task, version=version, terminate=terminate)
