@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import configparser
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -10,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "stem_kombu", "stem_kombu_cli")
@@ -118,3 +121,36 @@ def test_every_package_of_the_source_is_packaged() -> None:
         if not (path.parent / "__init__.py").exists()
     }
     assert bare == set()
+
+
+def _bounds(section: str, key: str) -> dict[str, Version]:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    lines = [line for line in setup[section][key].splitlines() if line and not line.startswith("#")]
+    return {name: Version(bound) for name, _, bound in (line.partition(">=") for line in lines)}
+
+
+def test_every_lower_bound_is_the_version_that_tox_e_lowest_tests() -> None:
+    asked = _bounds("options", "install_requires")
+    asked |= _bounds("options.extras_require", "celery") | _bounds("options.extras_require", "signing")
+    lines = (ROOT / "constraints" / "lowest.txt").read_text().splitlines()
+    tested: dict[str, Version] = {}
+    for name, _, version in (line.partition("==") for line in lines if not line.startswith("#")):
+        tested.setdefault(name, Version(version.partition(";")[0].strip()))  # others are for newer Pythons
+    assert tested == asked
+
+
+def test_an_audit_that_could_not_ask_is_no_clean_one() -> None:
+    spec = importlib.util.spec_from_file_location("audit", ROOT / "scripts" / "audit.py")
+    assert spec is not None
+    assert spec.loader is not None
+    audit = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(audit)
+    good = {"name": "kombu", "version": "5.7.0", "vulns": []}
+    bad = {"name": "amqp", "version": "5.0", "vulns": [{"id": "CVE-1", "fix_versions": ["5.1"]}]}
+    skipped = {"name": "vine", "skip_reason": "Dependency not found"}
+    assert audit.verdict({"dependencies": [good]}) == (0, "1 packages, no known vulnerability")
+    assert audit.verdict({"dependencies": [good, bad, skipped]}) == (1, "amqp 5.0: CVE-1, mended in 5.1")
+    code, said = audit.verdict({"dependencies": [good, skipped]})
+    assert code == 69
+    assert said.startswith("not audited: 1 of 2 packages (vine …) could not be asked for")

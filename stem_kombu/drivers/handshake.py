@@ -121,6 +121,13 @@ def explained(text: str, endpoint: Endpoint | None, tls: TlsSettings) -> tuple[s
         return f"the client's key can't be used ({text})", f"let nobody else read the file of {CLIENT_KEY} (chmod 600)"
     if endpoint is None:
         return None
+    if (
+        "root certificate file" in lowered and "does not exist" in lowered
+    ):  # a libpq before 16 knows no system's authorities
+        return (
+            f"there is no authority to verify {endpoint} with",
+            f"set {CA_CERT} to the certificate of the authority that signed its certificate",
+        )
     if "verify failed" in lowered or "does not match host name" in lowered:
         return _not_verified(text, endpoint, tls)
     if "requires a valid client certificate" in lowered:
