@@ -199,8 +199,15 @@ class Settings:
             tls=tls or host.tls,
             signing=SigningSettings(
                 **{
-                    one.name: getattr(signing, one.name, None) or env.get(f"STEM_SIGNING_{one.name.upper()}")
+                    one.name: found.value if found is not None else None
                     for one in fields(SigningSettings)
+                    for found in [
+                        env.source(
+                            getattr(signing, one.name, None),
+                            f"--signing-{one.name.replace('_', '-')}",
+                            f"STEM_SIGNING_{one.name.upper()}",
+                        )
+                    ]
                 }
             ),
         )

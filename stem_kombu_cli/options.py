@@ -197,7 +197,14 @@ def signing_of(values: dict[str, Any]) -> SigningSettings | None:
     from stem_kombu.settings import SigningSettings
 
     given = {field: values.pop(f"signing_{field}", None) for field in _SIGNING}
-    return SigningSettings(**given) if any(given.values()) else None
+    for field in ("keys", "private_keys"):
+        if (value := given[field]) and not value.startswith("@"):
+            click.echo(
+                f"warning: --signing-{field.replace('_', '-')} has secrets in it, which every user of this machine can read in"
+                f" the list of processes: set STEM_SIGNING_{field.upper()} instead, or write @FILE",
+                err=True,
+            )
+    return SigningSettings(**given) if any(value is not None for value in given.values()) else None
 
 
 def wants_json(values: dict[str, Any]) -> bool:

@@ -69,5 +69,38 @@ def test_check_warns_of_a_secret_that_may_more_than_the_active_key(stem: Program
     assert "'root'" in done.err
 
 
+def test_a_secret_in_a_flag_is_warned_of_and_a_blank_flag_is_refused(stem: Program) -> None:
+    """``--signing-keys "$UNSET"`` must not go on unsigned."""
+    variables = pasted(stem.run("keys", "generate").out)
+    secret = variables.pop("STEM_SIGNING_KEYS")
+
+    done = stem.run("keys", "check", "--signing-keys", secret, env=variables)
+    assert done.code == 0, done
+    assert "list of processes" in done.err
+    assert secret.partition(":")[2] not in done.out + done.err
+
+    done = stem.run("worker", "ping", "--signing-keys", " ")
+    assert done.code == 2, done
+    assert "--signing-keys" in done.err
+
+
+def test_revocations_from_before_the_first_key_are_shown_and_then_signed(embedded: Program) -> None:
+    embedded.run("worker", "revoke", "-t", "old", "--terminate", "--reason", "INC-7", "--timeout", "250ms")
+    variables = pasted(embedded.run("keys", "generate", "--id", "ops").out)
+    assert embedded.run("keys", "endorse").code == 2
+
+    shown = embedded.run("keys", "endorse", "--json", env=variables)
+    assert shown.code == 5, shown
+    assert [record["task_id"] for record in shown.json["unbelieved"]] == ["old"]
+    viewer = embedded.run("keys", "endorse", "--yes", env={**variables, "STEM_SIGNING_KEY_SCOPES": "ops:read"})
+    assert viewer.code == 5, viewer
+
+    embedded.ok("keys", "endorse", "--yes", env=variables)
+
+    assert embedded.ok("keys", "endorse", "--json", env=variables).json["unbelieved"] == []
+    other = pasted(embedded.run("keys", "generate", "--id", "new").out)
+    assert embedded.run("keys", "endorse", env=other).code == 5  # with other keys none of it is in force
+
+
 def test_an_id_that_can_not_stand_in_a_list_is_refused(stem: Program) -> None:
     assert stem.run("keys", "generate", "--id", "a:b").code == 2
