@@ -26,6 +26,6 @@ def stem(ctx: click.Context, /, arguments: tuple[str, ...], **_: Any) -> None:
     app = ctx.obj.app
     options.HOST["host"] = host_of(app)
     for name, value in getattr(app, "stem_options", {}).items():
-        if name in ("broker", "backend", "revoke_store", "namespace"):
+        if name in ("broker", "backend", "revoke_store", "namespace", "signing"):
             options.GIVEN[name] = value
     sys.exit(run(list(arguments) or ["--help"]))

@@ -42,7 +42,7 @@ _PLACES = ("broker", "backend", "revoke_store", "namespace")
 #: ``host=`` of :meth:`Settings.from_env`, when a host program (``celery -A app stem``) runs this one.
 HOST: dict[str, Any] = {}
 #: What the application of a host program was given in its own code: asked after flags, before variables.
-GIVEN: dict[str, str] = {}
+GIVEN: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Places:
             revoke_store=_first(self.revoke_store, "revoke_store"),
             namespace=_first(self.namespace, "namespace"),
             timeout=self.timeout,
-            signing=self.signing,
+            signing=self.signing or GIVEN.get("signing"),
             **HOST,
             **more,
         )
@@ -78,7 +78,8 @@ class Places:
 
 def _first(flag: str | None, name: str) -> str | None:
     """The flag wherever it was given: one that is blank (``-n "$UNSET"``) must be refused, not taken for none."""
-    return GIVEN.get(name) if flag is None else flag
+    given: str | None = GIVEN.get(name)
+    return given if flag is None else flag
 
 
 def announce_places(settings: Settings) -> None:

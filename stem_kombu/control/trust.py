@@ -12,7 +12,7 @@ from datetime import datetime
 
 from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Heartbeat
-from stem_kombu.backends.signed_beats import signed_beat, trusted_view, verified_beat
+from stem_kombu.backends.signed_beats import BelievedRoster, signed_beat, verified_beat
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.complaints import Complaints
 from stem_kombu.control.messages import Command
@@ -32,6 +32,7 @@ class Trust:
         self.keyring = keyring
         self.revocations = Complaints("revocations", clock, level=level)
         self.roster = Complaints("heartbeats", clock, level=level)
+        self._believed = None if keyring is None else BelievedRoster(keyring, self.roster.drop)
 
     @classmethod
     def of(
@@ -110,7 +111,7 @@ class Trust:
 
     def view(self, view: RosterView, namespace: str) -> RosterView:
         """What of the roster can be believed."""
-        return view if self.keyring is None else trusted_view(view, self.keyring, namespace, self.roster.drop)
+        return view if self._believed is None else self._believed.view(view, namespace)
 
 
 def _as_it_is(command: Command) -> Command:
