@@ -34,10 +34,11 @@ from stem_kombu.control.listener import ControlListener
 from stem_kombu.control.trust import Trust
 from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.drivers.tls import checked_tls
-from stem_kombu.errors import BrokerError, StoreError
+from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
 from stem_kombu.revocation import RevocationDraft
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.settings import Settings
+from stem_kombu.signing.configuration import REQUIRE, task_signing
 from stem_kombu.signing.keyring import Scope
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.worker.heartbeats import Heartbeats, beat_of
@@ -61,6 +62,11 @@ class Agent:
         self.board = board
         self.cache = RevocationCache(settings.namespace)
         self.trust = Trust.of(settings.signing, scope=Scope.WORK, what="speak for a worker", clock=clock)
+        if task_signing(settings.signing) == REQUIRE:
+            raise ConfigurationError(
+                "STEM_SIGNING_TASKS: a Celery worker can't require that tasks are signed: Celery itself takes them in",
+                hint="set it to sign or off for Celery's workers, and require where Stem's workers consume",
+            )
         #: Celery's own remote control: what of it was refused, because nobody signs it.
         self.refused = Complaints("Celery's remote control", clock)
         self._store = open_revoke_store(settings.revoke_store.value, name=settings.revoke_store.name, tls=settings.tls)

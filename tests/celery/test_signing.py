@@ -86,6 +86,15 @@ def test_g12_a_celery_worker_with_keys_obeys_signed_commands_only(
     assert shop.app.AsyncResult(sent.out.strip()).get(timeout=30) == 42
 
 
+def test_a_celery_worker_does_not_look_as_if_it_required_signed_tasks(shop_on: Callable[[str], Shop]) -> None:
+    shop = shop_on("redis")
+
+    worker = shop.begin("-c", "1", **variables("fleet", STEM_SIGNING_TASKS="require"))
+
+    assert worker.process.wait(60) == 2
+    assert "STEM_SIGNING_TASKS" in worker.log
+
+
 def test_g12_what_celerys_tools_say_to_a_stem_worker_with_keys_changes_nothing(
     shop_on: Callable[[str], Shop], tmp_path: Path
 ) -> None:
