@@ -190,6 +190,8 @@ class RedisDatabase:
         extra = dict(parse_qsl(query))
         own = {key: self._options[key] for key in ("socket_connect_timeout", "socket_timeout", "retry")}
         own |= {"username": extra.get("sentinel_username"), "password": extra.get("sentinel_password")}
+        # Who asks for TLS asks the sentinels with it as well: they are told a password, and say where the master is.
+        own |= {key: value for key, value in self._options.items() if key.startswith("ssl")}
 
         def connect() -> Any:
             watch = self._redis.sentinel.Sentinel(sentinels, sentinel_kwargs=own, db=int(db or 0), **options)

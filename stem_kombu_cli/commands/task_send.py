@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import click
@@ -14,8 +15,12 @@ from stem_kombu_cli.render import emit, print_json
 
 @click.command(epilog="""Example:  stem task send tasks.render-image --kwargs '{"tiles": 4}' --queue images""")
 @click.argument("name")
-@click.option("--args", "args", metavar="JSON", default="[]", help="Positional arguments, a JSON array.")
-@click.option("--kwargs", "kwargs", metavar="JSON", default="{}", help="Keyword arguments, a JSON object.")
+@click.option(
+    "--args", "args", metavar="JSON", default="[]", help="Positional arguments, a JSON array; - reads it from stdin."
+)
+@click.option(
+    "--kwargs", "kwargs", metavar="JSON", default="{}", help="Keyword arguments, a JSON object; - reads it from stdin."
+)
 @click.option("--queue", metavar="Q", help="Queue (default: the namespace's default queue).")
 @click.option("--id", "task_id", metavar="ID", help="Task id (default: a new UUID).")
 @click.option("--countdown", type=Duration(allow_zero=True), help="Start it no sooner than this from now.")
@@ -35,6 +40,8 @@ def send(
 ) -> None:
     """Enqueue a task by name and print its id; the handler need not be installed here."""
     as_json = wants_json(values)
+    if args == kwargs == "-":
+        raise click.UsageError("only one of --args and --kwargs can be read from stdin", ctx)
     positional = _decoded(ctx, "--args", args, list)
     keywords = _decoded(ctx, "--kwargs", kwargs, dict)
     app = Stem("stem task send", settings=places_of(values).settings())
@@ -51,6 +58,8 @@ def send(
 
 
 def _decoded(ctx: click.Context, option: str, text: str, kind: type) -> Any:
+    if text == "-":  # for what nobody should read in the list of processes
+        text = sys.stdin.read()
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

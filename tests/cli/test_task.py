@@ -26,6 +26,14 @@ def test_send_prints_the_id_and_nothing_else(fleet: Program) -> None:
     assert fleet.ended("of-my-own")["result"] == 1
 
 
+def test_arguments_are_read_from_stdin_where_nobody_sees_them_in_the_list_of_processes(fleet: Program) -> None:
+    task = fleet.ok("task", "send", "shop.add", "--args", "[1]", "--kwargs", "-", input='{"b": 2}').out.strip()
+    assert fleet.ended(task)["result"] == 3
+    both = fleet.run("task", "send", "shop.add", "--args", "-", "--kwargs", "-", input="[]")
+    assert both.code == 2, both
+    assert "only one of --args and --kwargs" in both.err
+
+
 def test_show_tells_state_attempt_worker_and_times(fleet: Program, tmp_path: Path) -> None:
     gate = Gate(tmp_path / "gate")
     task = fleet.send("shop.render", gate=gate.path)

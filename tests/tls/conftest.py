@@ -23,7 +23,7 @@ from stem_kombu.testing.ports import free_port
 from tests.broker.receiving import Relay
 from tests.servers.papers import Pair, Papers, make_papers
 from tests.servers.postgres import PostgresServer
-from tests.servers.process import Reaper
+from tests.servers.process import Reaper, ServerProcess
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import RedisServer
 from tests.waiting import eventually
@@ -159,3 +159,45 @@ def tls_rabbit(rabbitmq_server: RabbitServer, papers: Papers) -> TlsRabbit:
 @pytest.fixture(scope="session")
 def tls_postgres(server_reaper: Reaper, postgres_server: PostgresServer, papers: Papers) -> Iterator[TlsPostgres]:
     yield from _started(TlsPostgres(server_reaper, papers))  # type: ignore[misc]
+
+
+class TlsSentinel(ServerProcess):
+    """A sentinel that speaks TLS alone, to its clients and to the master that it watches."""
+
+    name = "Sentinel"
+
+    def __init__(self, reaper: Reaper, master: TlsRedis, papers: Papers) -> None:
+        super().__init__(reaper)
+        self._master, self._papers = master, papers
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://:redis-secret@localhost:{self.port}/main/3"
+
+    def prepare(self) -> None:
+        shown, ca = self._papers.server, self._papers.ca
+        (self.directory / "sentinel.conf").write_text(
+            f"port 0\ntls-port {self.port}\nbind {self.host}\ntls-auth-clients yes\ntls-replication yes\n"
+            f"tls-cert-file {shown.cert}\ntls-key-file {shown.key}\ntls-ca-cert-file {ca}\n"
+            "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes\n"
+            f"sentinel monitor main localhost {self._master.tls_port} 1\nsentinel auth-pass main redis-secret\n"
+        )
+
+    def command(self) -> list[str]:
+        program = shutil.which("redis-server")
+        assert program is not None
+        return [program, str(self.directory / "sentinel.conf"), "--sentinel"]
+
+    def answers(self) -> bool:
+        shake_hands(Endpoint("localhost", self.port), self._papers.tls(self._papers.client), verify=True)
+        return True
+
+
+@pytest.fixture
+def tls_sentinel(server_reaper: Reaper, tls_redis: TlsRedis, papers: Papers) -> Iterator[TlsSentinel]:
+    sentinel = TlsSentinel(server_reaper, tls_redis, papers)
+    try:
+        sentinel.start()
+        yield sentinel
+    finally:
+        sentinel.close()

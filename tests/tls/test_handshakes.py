@@ -18,7 +18,7 @@ from stem_kombu.revocation import RevocationDraft
 from stem_kombu.settings import TlsSettings
 from stem_kombu.stores.registry import open_revoke_store
 from tests.servers.papers import Papers
-from tests.tls.conftest import TlsPostgres, TlsRabbit, TlsRedis
+from tests.tls.conftest import TlsPostgres, TlsRabbit, TlsRedis, TlsSentinel
 
 #: Reaches a server with settings and shows how that went; the address is ``localhost`` unless told otherwise.
 Reach = Callable[..., None]
@@ -193,6 +193,13 @@ def test_ssl_true_in_a_redis_url_is_rediss_for_broker_and_store_alike(
     reach(url, papers.tls(papers.client))
     with pytest.raises((BrokerUnavailable, StoreUnavailable), match="is not trusted"):
         reach(url, papers.tls(papers.client, ca=papers.stranger))
+
+
+def test_sentinels_are_asked_over_tls_as_well_as_their_master(tls_sentinel: TlsSentinel, papers: Papers) -> None:
+    reach_store(tls_sentinel.url, papers.tls(papers.client))
+    for tls in (papers.tls(papers.client, ca=papers.stranger), papers.tls(), TlsSettings()):
+        with pytest.raises(StoreUnavailable):
+            reach_store(tls_sentinel.url, tls)
 
 
 def test_amqp_with_ssl_in_its_query_is_amqps(tls_rabbit: TlsRabbit, papers: Papers) -> None:
