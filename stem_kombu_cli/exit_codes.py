@@ -24,7 +24,7 @@ def of_report(report: Report) -> int:
     """The code for a command's report."""
     if getattr(report, "broadcast", True) is False:
         return PARTIAL
-    refused = any(reply.error is not None and reply.error.code == "refused" for reply in report.replies)
+    refused = any(reply.error is not None and reply.error.code in ("refused", "stale") for reply in report.replies)
     if refused or any(reply.payload.get("refused") for reply in report.replies):
         return REFUSED
     if report.untrusted and (report.silent or not report.replies):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Liveness
-from stem_kombu.control.messages import Reply, is_glob, matches
+from stem_kombu.control.messages import STALE, Reply, is_glob, matches
 from stem_kombu.control.reports import WorkerReply
 
 
@@ -41,6 +41,7 @@ class Census:
         self._replies: dict[str, dict[int, Reply]] = {}
         self._boots: dict[str, str] = {}
         self._asked: dict[int, set[str]] = {}
+        self._too_early: list[tuple[Reply, float]] = []
         self._heard_at: dict[str, float] = {}
         #: Replies that were not counted: duplicates, strangers', and those to other questions.
         self.dropped = 0
@@ -60,7 +61,10 @@ class Census:
         self._asked.setdefault(part, set()).add(signature)
 
     def hear(self, reply: Reply, at: float) -> bool:
-        """Whether the reply was counted; ``at`` is the monotonic time."""
+        """Whether the reply was counted; ``at`` is the monotonic time.
+
+        That a command was issued before its worker started is no answer while the worker can be asked again.
+        """
         known_boot = self._boots.get(reply.worker, reply.boot)
         if (
             reply.request_id != self.request_id
@@ -74,6 +78,21 @@ class Census:
         ):
             self.dropped += 1
             return False
+        if self._asked and reply.error is not None and reply.error.code == STALE:
+            self._too_early.append((reply, at))
+            return False
+        self._count(reply, at)
+        return True
+
+    def give_up(self) -> None:
+        """Nobody is asked again: what was too early for a worker is its answer after all."""
+        for reply, at in self._too_early:
+            known = reply.part in self._replies.get(reply.worker, ())
+            if not known and (reply.worker in self._expected or not self._replies):
+                self._count(reply, at)
+        self._too_early = []
+
+    def _count(self, reply: Reply, at: float) -> None:
         self._boots[reply.worker] = reply.boot
         heard = self._replies.setdefault(reply.worker, {})
         heard[reply.part] = reply
@@ -83,7 +102,6 @@ class Census:
             self._tally[len(heard)] += 1
             if len(heard) == self._parts:
                 self._silent.discard(reply.worker)
-        return True
 
     @property
     def expected(self) -> tuple[str, ...]:

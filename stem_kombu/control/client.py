@@ -268,6 +268,7 @@ class ControlClient:
         else:
             self._put_back(mailbox)
         census = question.census
+        census.give_up()
         untrusted, mailbox.untrusted = mailbox.untrusted, {}
         if untrusted:
             counted = ", ".join(f"{count} {reason}" for reason, count in sorted(untrusted.items()))

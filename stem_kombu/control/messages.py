@@ -58,6 +58,9 @@ class Call:
     args: Mapping[str, Any] = field(default_factory=dict)
 
 
+#: The code of a refusal because of the command's times: it expired, or is older than its worker.
+STALE = "stale"
+
 Order = Ping | Inspect | Stats | Revoke | Call
 
 

@@ -19,7 +19,7 @@ from stem_kombu.control.codec import Unreadable, address_of, decode_command
 from stem_kombu.control.dispatch import Dispatch
 from stem_kombu.control.handlers.revoke import Taken
 from stem_kombu.control.lanes import Lane
-from stem_kombu.control.messages import Call, Command, Inspect, Ping, ReplyError, Revoke, matches
+from stem_kombu.control.messages import STALE, Call, Command, Inspect, Ping, ReplyError, Revoke, matches
 from stem_kombu.control.trust import Trust
 from stem_kombu.errors import BadMessage
 from stem_kombu.signing.keyring import Untrusted
@@ -100,7 +100,10 @@ class Reception:
         if verdict is Verdict.OBEY:
             self._obey(command, say)
         elif verdict is Verdict.STALE and command.signer is not None:
-            say(command.reply_to, self._refusal(command, "it has expired, or was issued before this worker started"))
+            say(
+                command.reply_to,
+                self._refusal(command, "it has expired, or was issued before this worker started", STALE),
+            )
         elif verdict is Verdict.KNOWN:
             if command.signer is not None:
                 self.admission.drop("replayed", f"command {command.order.name!r} was heard before")
@@ -141,8 +144,8 @@ class Reception:
             return False
         return True
 
-    def _refusal(self, command: Command, text: str) -> bytes:
-        error = ReplyError("refused", text)
+    def _refusal(self, command: Command, text: str, code: str = "refused") -> bytes:
+        error = ReplyError(code, text)
         return self._dispatch.refusal(command.request_id, command.part, error, command.signature)
 
     def _refuse(self, error: Unreadable, say: Say, answers: str | None) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.settings import Settings
+from stem_kombu.settings import Settings, SigningSettings
 from stem_kombu.signing.configuration import open_keyring, task_signing
 from stem_kombu.signing.keyring import Key, Keyring, Scope
 from stem_kombu.signing.selftest import self_test
@@ -30,7 +31,7 @@ def check(ctx: click.Context, /, **values: Any) -> None:
     if ring is None:
         raise ConfigurationError("signing is not configured", hint="stem keys generate prints what to set")
     self_test(ring)
-    warnings = list(_warnings(ring))
+    warnings = _warnings(ring) + _open_files(settings)
     rows = [_row(ring, key) for key in ring.keys.values()]
     if as_json:
         print_json(
@@ -70,6 +71,13 @@ def _row(ring: Keyring, key: Key) -> dict[str, Any]:
         "scopes": [scope.value for scope in Scope if scope in key.scopes],
         "fingerprint": key.material.fingerprint(),
     }
+
+
+def _open_files(settings: SigningSettings) -> list[str]:
+    """Files of secrets that others on this machine may read."""
+    given = [text for text in (settings.keys, settings.private_keys) if text is not None and text.startswith("@")]
+    paths = [Path(text[1:]).expanduser() for text in given]
+    return [f"{path} can be read by others: chmod 600 {path}" for path in paths if path.stat().st_mode & 0o077]
 
 
 def _warnings(ring: Keyring) -> list[str]:

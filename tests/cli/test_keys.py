@@ -69,6 +69,18 @@ def test_check_warns_of_a_secret_that_may_more_than_the_active_key(stem: Program
     assert "'root'" in done.err
 
 
+def test_keys_may_stand_in_a_file_that_nobody_else_should_read(stem: Program) -> None:
+    variables = pasted(stem.run("keys", "generate", "--id", "ops").out)
+    path = stem.folder / "keys"
+    path.write_text(variables["STEM_SIGNING_KEYS"])
+    variables["STEM_SIGNING_KEYS"] = f"@{path}"
+
+    path.chmod(0o644)
+    assert f"chmod 600 {path}" in stem.ok("keys", "check", env=variables).err
+    path.chmod(0o600)
+    assert "warning" not in stem.ok("keys", "check", env=variables).err
+
+
 def test_a_secret_in_a_flag_is_warned_of_and_a_blank_flag_is_refused(stem: Program) -> None:
     """``--signing-keys "$UNSET"`` must not go on unsigned."""
     variables = pasted(stem.run("keys", "generate").out)

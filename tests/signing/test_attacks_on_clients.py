@@ -16,17 +16,19 @@ from stem_kombu.backends.registry import open_backend
 from stem_kombu.backends.signed_beats import signed_beat
 from stem_kombu.broker.connections import open_connection
 from stem_kombu.clock import SYSTEM
+from stem_kombu.control.client import ControlClient
 from stem_kombu.control.codec import encode_reply
 from stem_kombu.control.ear import Ear
 from stem_kombu.control.messages import Call, Reply, ReplyError
 from stem_kombu.control.outbox import Outbox
+from stem_kombu.control.reports import Report
 from stem_kombu.signing.keyring import Keyring
 from stem_kombu.signing.seal import sealed, signature_of
 from stem_kombu.wake import WakePipe
 from stem_kombu.worker.worker import Worker
 from tests.servers.redis import RedisServer
 from tests.signing.keys import ring, shared
-from tests.signing.scene import EVE, FLEET, VIEWER, WORKERS, Scene, plain
+from tests.signing.scene import EVE, FLEET, VIEWER, WORKERS, Scene, operator, plain
 from tests.signing.test_attacks_on_workers import CALLS
 from tests.waiting import eventually
 from tests.worker import apps
@@ -261,6 +263,27 @@ def test_g12_heartbeats_on_the_stream_are_the_fleets_and_each_is_told_once(scene
         finally:
             outbox.close()
             stream.close()
+
+
+def test_g12_a_worker_answers_a_question_that_began_before_it_did(scene: Scene) -> None:
+    """It obeys nothing that is older than itself, so the question is issued anew when the silent are asked again."""
+    asked = threading.Event()
+    settings = scene.client_settings(operator("ops"))
+    reports: list[Report] = []
+    with ControlClient(settings, on_wait=lambda *_: asked.set()) as client:
+        asking = threading.Thread(target=lambda: reports.append(client.ping(workers=["late"], timeout=30.0)))
+        asking.start()
+        assert asked.wait(10)
+
+        late = Worker(apps.app, name="late", concurrency=1, inline_slots=1)
+        try:
+            late.start()
+            asking.join(30)
+        finally:
+            late.stop(0.0)
+
+    (report,) = reports
+    assert [(reply.worker, reply.error) for reply in report.replies] == [("late", None)]
 
 
 # -- a worker that starts again -----------------------------------------------------------------------------------------
