@@ -20,7 +20,7 @@ from stem_kombu.control.dispatch import Dispatch
 from stem_kombu.control.handlers.revoke import Taken
 from stem_kombu.control.lanes import Lane
 from stem_kombu.control.messages import STALE, Call, Command, Inspect, Ping, ReplyError, Revoke, matches
-from stem_kombu.control.trust import Trust
+from stem_kombu.control.trust import NO_KEYS, Trust
 from stem_kombu.errors import BadMessage
 from stem_kombu.signing.keyring import Untrusted
 from stem_kombu.signing.seal import signature_of
@@ -54,7 +54,7 @@ class Reception:
     ) -> None:
         who = view.identity
         self._worker, self._namespace = who.worker, who.namespace
-        self._trust = trust or Trust(None, clock=clock)
+        self._trust = trust or NO_KEYS
         self._dispatch = Dispatch(view, commands, self._trust)
         self.admission = Admission(who.worker, who.namespace, roster_now, clock, born)
         self._later = later

@@ -19,7 +19,7 @@ from stem_kombu.clock import Clock
 from stem_kombu.control.codec import LARGEST_COMMAND
 from stem_kombu.control.complaints import Complaints
 from stem_kombu.control.lines import acknowledges, body_of, drain, hang_up, line
-from stem_kombu.control.trust import Trust
+from stem_kombu.control.trust import NO_KEYS, Trust
 from stem_kombu.errors import BroadcastUnsupported
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class HeartbeatStream:
     ) -> None:
         self._clock = clock
         self._namespace = namespace
-        self._trust = trust or Trust(None, clock=clock)
+        self._trust = trust or NO_KEYS
         self._roster_now = roster_now or clock.utcnow
         self._latest: dict[str, datetime] = {}
         abilities = abilities_of(template, clock=clock, timeout=min(timeout, 2.0))

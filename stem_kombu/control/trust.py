@@ -116,3 +116,7 @@ class Trust:
 
 def _as_it_is(command: Command) -> Command:
     return command
+
+
+#: The trust of a fleet without signing.
+NO_KEYS = Trust(None)
