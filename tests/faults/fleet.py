@@ -31,6 +31,7 @@ from tests.faults import notes
 from tests.faults.command import HALT
 from tests.faults.history import Bounds, Event, History
 from tests.faults.notes import now
+from tests.faults.story import MACHINE
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import Reaper, ServerProcess, _descendants
 from tests.servers.rabbitmq import RabbitServer
@@ -54,6 +55,8 @@ STACKS = {
     "redis without persistence, postgres": ("volatile", "postgres", "postgres"),
 }
 NAMES = ("alpha", "bravo")
+#: Seconds that a thread which sleeps for 20 ms may stay away before the machine itself counts as disturbed.
+STARVED = 0.5
 
 
 class Servers:
@@ -306,8 +309,13 @@ class Fleet:
         worker.process.send_signal(number)
 
     def _watch(self) -> None:
-        """Notice who is ready and who has ended."""
+        """Notice who is ready, who has ended, and when this machine has no time for anybody."""
+        last = now()
         while not self._stopped.wait(0.02):
+            before, last = last, now()
+            if last - before > STARVED:
+                self.note("fault", target=MACHINE, value="starved", at=before)
+                self.note("healed", target=MACHINE, value="starved", at=last)
             for worker in list(self.workers.values()):
                 if (
                     not worker.ready
@@ -451,7 +459,7 @@ def be_quiet() -> None:
     logging.getLogger("stem_kombu").propagate = False
 
 
-def wait_ready(worker: WorkerProcess, timeout: float = 60.0) -> None:
+def wait_ready(worker: WorkerProcess, timeout: float = 240.0) -> None:
     eventually(
         lambda: worker.ready or worker.process.poll() is not None,
         timeout,

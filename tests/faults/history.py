@@ -50,8 +50,8 @@ Processes and faults
 ``idle``             it isn't any more
 ``stopping``         worker ``by`` was told to stop
 ``down``             worker ``by`` is no more; ``value`` is ``crashed`` where nobody killed or stopped it
-``fault``            ``value`` befalls ``target``: a worker or client, ``broker``, ``store``, ``backend``, or one's link to
-                     one of them (``broker/alpha``); until ``healed``
+``fault``            ``value`` befalls ``target``: a worker or client, ``broker``, ``store``, ``backend``, one's link to one
+                     of them (``broker/alpha``), or the ``machine`` and so everybody; until ``healed``
 ``healed``           it is over
 ``quiet``            all faults are healed, and nothing waits or runs any more
 ===================  ==================================================================================================

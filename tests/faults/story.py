@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from tests.faults.history import Bounds, Event, History
 
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+#: The target of what befalls everybody: the machine had no time for the processes on it.
+MACHINE = "machine"
 #: What an index holds of somebody nothing is known of. Never changed.
 NOTHING: dict[str, list[Event]] = {}
 NONE: list[Event] = []
@@ -77,7 +79,7 @@ class Story:
         """Whether a fault of one of the targets may have had an effect between two events."""
         if not self.faults:
             return False
-        for target in targets:
+        for target in (MACHINE, *targets):
             for begin, end in self.faults.get(target, ()):
                 assert begin is not None
                 over = end is not None and self.apart(end, since) > self.bounds.recovery
@@ -87,7 +89,7 @@ class Story:
 
     def paused(self, worker: str, at: Event, slack: float) -> float:
         """``slack``, and what a fault of the worker itself may have added to it before ``at``."""
-        for begin, end in self.faults.get(worker, ()):
+        for begin, end in (*self.faults.get(worker, ()), *self.faults.get(MACHINE, ())):
             assert begin is not None
             if end is not None and self.apart(end, at) > slack:
                 continue

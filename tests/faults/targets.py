@@ -28,6 +28,7 @@ from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage
 from tests.faults.fleet import ROOT, Servers, WorkerProcess, be_quiet
 from tests.faults.notes import now
+from tests.faults.nursery import Fostered
 from tests.faults.report import Figures, Target, commit
 from tests.faults.report import main as render
 from tests.waiting import eventually
@@ -59,20 +60,25 @@ class Lab:
         self.marks = self.folder / "marks"
         self.marks.touch()
         self._workers: list[WorkerProcess] = []
+        self._nursery = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.nursery"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(self.folder)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def begin_worker(self, name: str, **options: Any) -> WorkerProcess:
         log = self.folder / f"{name}-{len(self._workers)}.log"
         given = {**self.urls, "name": name, "sync_interval": 1.0, "heartbeat_interval": 1.0, **options}
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.process", json.dumps(given)],
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(self.folder)},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
-        self._workers.append(WorkerProcess(name, process, log))
+        log.touch()
+        assert self._nursery.stdin is not None
+        assert self._nursery.stdout is not None
+        self._nursery.stdin.write(json.dumps({**given, "log": str(log)}) + "\n")
+        self._nursery.stdin.flush()
+        process = Fostered(int(self._nursery.stdout.readline()))
+        self._workers.append(WorkerProcess(name, process, log))  # type: ignore[arg-type]
         return self._workers[-1]
 
     def start_worker(self, name: str, **options: Any) -> WorkerProcess:
@@ -108,6 +114,7 @@ class Lab:
             if worker.process.poll() is None:
                 worker.process.kill()
                 worker.process.wait()
+        self._nursery.communicate("")
         self.app.close()
 
 

@@ -266,6 +266,13 @@ CLEAN: dict[str, list[Event]] = {
         run(6, run="r2"),
     ],
     "silent while it was paused": [*up(), fault(0.8, A, "paused"), asked(1), answered(6, "alpha"), healed(7, A)],
+    "silent while the machine was starved": [
+        *up(),
+        fault(0.8, "machine"),
+        healed(2, "machine"),
+        asked(1),
+        answered(6, "alpha"),
+    ],
     "silent while it was starting": [e("up", 0, A), asked(1), answered(6, "alpha"), e("ready", 7, A)],
     "released by a shutdown": [
         *up(),
