@@ -31,6 +31,8 @@ from tests.faults.promises import violations
 from tests.faults.story import Violation
 from tests.waiting import eventually
 
+#: The timeout of commands: they end as soon as everybody has answered, however busy this machine is.
+PATIENCE = 8.0
 #: Seconds within which everybody answers again once all faults are over.
 ANSWERS_AGAIN = 60.0
 #: Seconds without any progress after which what has not ended is taken to be lost.
@@ -220,14 +222,24 @@ class Schedule:
         elif step != "never":
             self._count(f"SIGKILL of the CLI {step.replace('-', ' ')}")
         terminate = ("--terminate",) if self.rng.random() < 0.7 else ()
-        self.fleet.begin_command(step, "worker", "revoke", "-t", task, *terminate, "--timeout", "3s", "--json")
+        self.fleet.begin_command(
+            step, "worker", "revoke", "-t", task, *terminate, "--timeout", f"{PATIENCE:g}s", "--json"
+        )
 
     def revoke_on_a_full_disk(self) -> None:
         """The command line, which must not claim to have stored what it could not."""
         if self.fleet.kinds["store"] in ("file", "sqlite"):
             self._count("disk full for the CLI")
             self.fleet.begin_command(
-                "never", "worker", "revoke", "-t", self._new_id(), "--timeout", "3s", "--json", disk_full=True
+                "never",
+                "worker",
+                "revoke",
+                "-t",
+                self._new_id(),
+                "--timeout",
+                f"{PATIENCE:g}s",
+                "--json",
+                disk_full=True,
             )
 
     def _stored(self, began: float, at: float, task: str, version: int, terminate: bool) -> None:
@@ -238,7 +250,9 @@ class Schedule:
         incarnations = {worker.name: worker.incarnation for worker in fleet.running()}
         began = now()
         saved: list[float] = []
-        report = fleet.control.revoke(tasks, terminate=terminate, timeout=3.0, on_stored=lambda _: saved.append(now()))
+        report = fleet.control.revoke(
+            tasks, terminate=terminate, timeout=PATIENCE, on_stored=lambda _: saved.append(now())
+        )
         for record in report.stored:
             self._stored(began, saved[0], record.task_id, record.version, record.terminate)
         fleet.counts.revokes_acknowledged += 1
@@ -257,7 +271,7 @@ class Schedule:
                 )
 
     def ping(self) -> None:
-        self._asked("ping", lambda: self.fleet.control.ping(timeout=3.0))
+        self._asked("ping", lambda: self.fleet.control.ping(timeout=PATIENCE))
 
     def mark(self) -> None:
         """A command of the application's own, which notes who obeys it."""
@@ -265,14 +279,19 @@ class Schedule:
         targets = self.rng.choice((None, ["alpha"], ["bravo"], ["al*"]))
         call = self.fleet.control.call
         self._asked(
-            "mark", lambda: call("mark", {"token": token}, workers=targets, timeout=3.0), targets=targets, request=token
+            "mark",
+            lambda: call("mark", {"token": token}, workers=targets, timeout=PATIENCE),
+            targets=targets,
+            request=token,
         )
 
     def _asked(
         self, name: str, ask: Callable[[], Report], *, targets: list[str] | None = None, request: str | None = None
     ) -> Report:
         fleet = self.fleet
-        asked = fleet.note("asked", "client", request=request or self._new_id(), state=name, value=3.0, targets=targets)
+        asked = fleet.note(
+            "asked", "client", request=request or self._new_id(), state=name, value=PATIENCE, targets=targets
+        )
         report = ask()
         for reply in report.replies:
             fleet.note("heard", "client", request=asked.request, target=reply.worker)
@@ -315,7 +334,7 @@ class Schedule:
             if now() > until:
                 break
             self._stopped.wait(0.2)
-        self._asked("ping", lambda: fleet.control.ping(timeout=3.0, workers=list(NAMES)))
+        self._asked("ping", lambda: fleet.control.ping(timeout=PATIENCE, workers=list(NAMES)))
         fleet.troubles.append(f"not everybody answered {ANSWERS_AGAIN:g} s after all faults were over")
 
     def _everybody(self) -> None:
@@ -334,7 +353,7 @@ class Schedule:
         raise AssertionError("a worker does not start: " + fleet.workers[name].log.read_text()[-2000:])
 
     def _asked_silently(self) -> Report:
-        return self.fleet.control.ping(timeout=3.0, workers=list(NAMES))
+        return self.fleet.control.ping(timeout=PATIENCE, workers=list(NAMES))
 
     def _examine(self) -> None:
         """With all faults over, each promise is asked for once more, of everybody."""
@@ -372,7 +391,7 @@ class Schedule:
 
         eventually(done, 600, interval=0.1)
         fleet.read_store()
-        self._asked("ping", lambda: fleet.control.ping(timeout=3.0))
+        self._asked("ping", lambda: fleet.control.ping(timeout=PATIENCE))
         self._count_children()
         fleet.note("quiet")
         for worker in fleet.running():
@@ -387,7 +406,7 @@ class Schedule:
         while True:
             seen = {
                 reply.worker: (sum(slot["state"] in ("idle", "running") for slot in reply.payload["pool"]), 2)
-                for reply in fleet.control.stats(timeout=3.0).replies
+                for reply in fleet.control.stats(timeout=PATIENCE).replies
                 if reply.error is None
             }
             if all(alive == wanted for alive, wanted in seen.values()) or now() > until:
