@@ -12,6 +12,7 @@ from enum import Enum
 from stem_kombu.clock import Clock, epoch_us, from_epoch
 from stem_kombu.control.complaints import Complaints
 from stem_kombu.control.messages import Command
+from stem_kombu.signing.keyring import Scope
 
 #: Seconds by which the roster's clock, as two processes know it, may differ.
 TOLERANCE = 2.0
@@ -19,6 +20,8 @@ TOLERANCE = 2.0
 LONGEST_LIFE = timedelta(hours=24)
 #: Commands that are remembered until they would be stale anyway; while there are so many, no further one is obeyed.
 MOST_COMMANDS = 50_000
+#: So many of them may be of keys that can only ask: whoever may look must not keep an operator from acting.
+MOST_QUESTIONS = MOST_COMMANDS // 2
 #: Bytes of answers that are remembered, for senders whose first reply got lost. The oldest are forgotten first.
 MOST_BYTES = 16 * 1024 * 1024
 
@@ -46,6 +49,7 @@ def _number(command: Command) -> _Number:
 @dataclass(slots=True)
 class _Seen:
     expires: float
+    asks_only: bool = False
     answer: bytes | None = None
 
 
@@ -76,6 +80,7 @@ class Admission:
         self._seen: OrderedDict[_Number, _Seen] = OrderedDict()
         self._answers: OrderedDict[_Number, int] = OrderedDict()
         self._bytes = 0
+        self._questions = 0
         self._complaints = Complaints("control messages", clock)
 
     @property
@@ -106,7 +111,14 @@ class Admission:
             if len(self._seen) >= MOST_COMMANDS:
                 self.drop("overload", f"{MOST_COMMANDS} commands are alive; {command.order.name!r} is refused")
                 return Verdict.REFUSE
-            self._seen[key] = _Seen(now + left)
+            asks_only = command.signer is not None and Scope.OPERATE not in command.signer.scopes
+            if asks_only and self._questions >= MOST_QUESTIONS:
+                self.drop(
+                    "overload", f"{MOST_QUESTIONS} commands of readers are alive; {command.order.name!r} is refused"
+                )
+                return Verdict.REFUSE
+            self._questions += asks_only
+            self._seen[key] = _Seen(now + left, asks_only)
         return Verdict.OBEY
 
     def time_left(self, command: Command) -> float:
@@ -157,5 +169,5 @@ class Admission:
             self._forget(key)
 
     def _forget(self, key: _Number) -> None:
-        del self._seen[key]
+        self._questions -= self._seen.pop(key).asks_only
         self._bytes -= self._answers.pop(key, 0)

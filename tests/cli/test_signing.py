@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.program import Program
-from tests.signing.keys import SCOPES, hmac_keys
+from tests.signing.keys import SCOPES, hmac_keys, private_keys, public_keys
 
 
 def variables(active: str, **more: str) -> dict[str, str]:
@@ -114,3 +114,38 @@ def test_no_secret_is_in_what_anything_says(signed: Program, tmp_path: Path) -> 
     stored = b"".join(path.read_bytes() for path in signed.folder.glob("*.db*"))
 
     assert not [secret for secret in secrets if secret in said or secret.encode() in stored]
+
+
+def test_with_key_pairs_nobody_holds_more_than_his_own_secret(tmp_path: Path) -> None:
+    """What docs/signing.md recommends: private keys stay with their owners, everybody has the public ones."""
+    everyone = {
+        "STEM_SIGNING_ALGORITHM": "ed25519",
+        "STEM_SIGNING_PUBLIC_KEYS": public_keys("fleet", "ops", "viewer"),
+        "STEM_SIGNING_KEY_SCOPES": SCOPES,
+    }
+
+    def owner(name: str) -> dict[str, str]:
+        return {**everyone, "STEM_SIGNING_ACTIVE_KEY": name, "STEM_SIGNING_PRIVATE_KEYS": private_keys(name)}
+
+    places = {
+        "STEM_BROKER_URL": f"sqlite://{tmp_path}/broker.db",
+        "STEM_RESULT_BACKEND_URL": f"sqlite://{tmp_path}/state.db",
+    }
+    program = Program(tmp_path, places)
+    try:
+        program.start_worker("--name", "alpha", "-c", "1", env=owner("fleet"))
+
+        assert program.ok("worker", "ping", "--json", env=owner("viewer")).json["complete"]
+        assert program.run("worker", "revoke", "-t", "t1", env=owner("viewer")).code == 5
+        document = program.ok("worker", "revoke", "-t", "t1", "--json", env=owner("ops")).json
+        assert document["replies"][0]["payload"]["applied"] == ["t1"]
+        assert "warning" not in program.ok("keys", "check", env=owner("viewer")).err
+        # who makes himself an operator by changing his own variables is refused by the worker
+        changed = {**owner("viewer"), "STEM_SIGNING_KEY_SCOPES": "viewer:*;fleet:work"}
+        done = program.run("worker", "revoke", "-t", "t2", "--json", env=changed)
+        assert done.code == 5, done
+        assert done.json["replies"][0]["error"]["code"] == "refused"
+        held = program.ok("worker", "inspect", "--revoked", "--json", env=owner("ops")).json
+        assert [record["task_id"] for record in held["replies"][0]["payload"]["revoked"]] == ["t1"]
+    finally:
+        program.close()
