@@ -11,10 +11,12 @@ import os
 import secrets
 import socket
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from celery.concurrency.base import BasePool
 from celery.worker import state
+from celery.worker.request import Request
 
 import stem_kombu
 from stem_kombu.backends.heartbeat import Heartbeat
@@ -203,9 +205,18 @@ class Agent:
 
     def _requests(self) -> list[Any]:
         """What this worker holds: running, waiting for a slot or an eta, and waiting for a rate limit."""
+        known = {request.id: request for request in [*self._on_timer(), *list(state.requests.values())]}
         buckets = list(getattr(self._worker.consumer, "task_buckets", {}).values())
         waiting = [held[0] for bucket in buckets if bucket for held in list(bucket.contents)]
-        return [*list(state.requests.values()), *waiting]
+        return [*known.values(), *waiting]
+
+    def _on_timer(self) -> Iterator[Any]:
+        """What waits for an eta: Celery before 5.7 knows it only as arguments of its timer's entries."""
+        timer = getattr(self._worker.consumer, "timer", None)
+        for waiting in list(timer.schedule.queue) if timer is not None else ():
+            arguments = getattr(waiting.entry, "args", None) or ()
+            if arguments and isinstance(arguments[0], Request):
+                yield arguments[0]
 
     def _renew(self) -> None:
         assert self._leasing is not None
