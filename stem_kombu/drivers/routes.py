@@ -6,8 +6,9 @@ import logging
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
+from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers.handshake import Endpoint, endpoint_of
-from stem_kombu.drivers.tls import CA_CERT, postgres_mode, uses_tls, verifies, verifies_name
+from stem_kombu.drivers.tls import CA_CERT, SOON, client_certificate, postgres_mode, uses_tls, verifies, verifies_name
 from stem_kombu.redaction import is_misread, mask_url, passwords_of
 from stem_kombu.settings import Settings, Source, TlsSettings
 
@@ -56,6 +57,9 @@ def cautions(settings: Settings) -> list[str]:
     said = []
     if settings.tls.allow_insecure:
         said.append("STEM_TLS_ALLOW_INSECURE is on: servers are not verified")
+    own, now = client_certificate(settings.tls), SYSTEM.utcnow()
+    if own is not None and own.days_left(now) < SOON:
+        said.append(f"renew STEM_TLS_CLIENT_CERT ({settings.tls.client_cert}, {own.subject}): {own.validity(now)}")
     for route in routes(settings):
         name, shown = route.source.name, mask_url(route.source.value)
         if name in _VARIABLES and passwords_of(route.source.value):

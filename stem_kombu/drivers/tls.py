@@ -14,6 +14,8 @@ from stem_kombu.settings import TlsSettings
 CA_CERT, CLIENT_CERT, CLIENT_KEY = "STEM_TLS_CA_CERT", "STEM_TLS_CLIENT_CERT", "STEM_TLS_CLIENT_KEY"
 #: The first libpq that knows ``sslrootcert=system``.
 _SYSTEM_AUTHORITIES = 160_000
+#: Days before the end of a certificate from which on it is worth a word.
+SOON = 14
 _TLS_SCHEMES = frozenset({"rediss", "amqps"})
 _ON = frozenset({"1", "true", "yes", "on"})
 _OFF = frozenset({"0", "false", "no", "off"})
@@ -111,6 +113,8 @@ def client_certificate(tls: TlsSettings) -> Certificate | None:
 def client_context(tls: TlsSettings, *, verify: bool) -> ssl.SSLContext:
     """How Python's ``ssl`` connects with these settings; the system's authorities are trusted where none is given."""
     context = ssl.create_default_context(cafile=tls.ca_cert)
+    # From Python 3.13 on the default, and stricter than what py-amqp and libpq ask: a handshake here must end as theirs.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

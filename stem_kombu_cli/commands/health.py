@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from stem_kombu.drivers.routes import Route
     from stem_kombu.settings import TlsSettings
 
-#: Days before the end of a certificate from which on it is worth a hint.
-_SOON = 14
 #: Seconds in which a server that refuses the client's certificate says so.
 _ALERT = 0.2
 
@@ -190,7 +188,7 @@ def _signing(settings: Settings) -> Check:
 def _tls(settings: Settings, *, without: str | None) -> Check:
     """A handshake of its own with each encrypted route; what the others say of theirs is not repeated here."""
     from stem_kombu.drivers.routes import routes
-    from stem_kombu.drivers.tls import checked_tls, client_certificate
+    from stem_kombu.drivers.tls import SOON, checked_tls, client_certificate
 
     tls = checked_tls(settings.tls)
     encrypted = [route for route in routes(settings) if route.encrypted and route.component != without]
@@ -221,7 +219,7 @@ def _tls(settings: Settings, *, without: str | None) -> Check:
         client = {"path": tls.client_cert, **_dated(own)}
         said.append(f"client certificate {own.subject}, {client['days_left']} days left")
         ends.append((f"the client certificate {own.subject}", client["days_left"]))
-    soon = [f"{name} in {days} days" for name, days in dict(ends).items() if 0 <= days < _SOON]
+    soon = [f"{name} in {days} days" for name, days in dict(ends).items() if 0 <= days < SOON]
     hint = f"expires soon: {'; '.join(soon)}" if soon else None
     failed = [one for one in found if "error" in one]
     if failed:

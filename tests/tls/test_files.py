@@ -22,7 +22,7 @@ from stem_kombu.drivers.routes import cautions, routes
 from stem_kombu.drivers.tls import checked_tls
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.settings import Settings, TlsSettings
-from tests.servers.papers import Authority, Papers
+from tests.servers.papers import Authority, Pair, Papers
 
 
 @pytest.mark.parametrize("missing", ["STEM_TLS_CLIENT_CERT", "STEM_TLS_CLIENT_KEY"])
@@ -156,6 +156,16 @@ def test_a_server_without_tls_is_told_where_tls_is_configured() -> None:
     )
     assert said_of(BROKER_URL="redis://h/0") == []
     assert said_of(TLS_CA_CERT="/ca.pem", BROKER_URL="sqlite:///b.db", REVOKE_STORE_URL="postgresql://h/d") == []
+
+
+def test_a_client_certificate_that_ends_soon_or_has_ended_is_told(papers: Papers, tmp_path: Path) -> None:
+    def said_with(pair: Pair) -> list[str]:
+        return said_of(TLS_CLIENT_CERT=str(pair.cert), TLS_CLIENT_KEY=str(pair.key), BROKER_URL="rediss://h")
+
+    (soon,), (ended,) = said_with(papers.client), said_with(papers.expired_client)
+    assert soon.startswith(f"renew STEM_TLS_CLIENT_CERT ({papers.client.cert}, CN=client): valid until")
+    assert "CN=expired-client): expired on" in ended
+    assert said_with(Authority(tmp_path, "ca").pair("lasting", days=30)) == []
 
 
 def test_verification_that_is_off_is_told() -> None:
