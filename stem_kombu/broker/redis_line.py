@@ -14,18 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from stem_kombu.broker.encoding import CONTENT_ENCODING, CONTENT_TYPE
 from stem_kombu.broker.lines import Line, Parcel
+from stem_kombu.broker.redis_mail import raw_client
 from stem_kombu.clock import Clock
 
 if TYPE_CHECKING:
     from kombu import Connection
-
-
-def raw_client(channel: Any) -> Any:
-    """A client that keeps one connection of the channel's pool, for one thread, and changes no keys: the prefix is put on
-    by us, also where Kombu's own client does not."""
-    import redis
-
-    return redis.Redis(connection_pool=channel.pool, single_connection_client=True)
 
 
 class RedisLine(Line):

@@ -14,8 +14,6 @@ import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from stem_kombu.broker.redis_line import raw_client
-
 if TYPE_CHECKING:
     from kombu import Connection
 
@@ -27,6 +25,14 @@ _PUT = "redis.call('LPUSH', KEYS[1], ARGV[1]) return redis.call('PEXPIRE', KEYS[
 _WAIT, _OVERDUE = 5.0, 10.0
 #: Messages of one burst.
 _BURST = 1000
+
+
+def raw_client(channel: Any) -> Any:
+    """A client that keeps one connection of the channel's pool, for one thread, and changes no keys: the prefix is put on
+    by us, also where Kombu's own client does not."""
+    import redis
+
+    return redis.Redis(connection_pool=channel.pool, single_connection_client=True)
 
 
 class RedisPost:
@@ -102,8 +108,10 @@ class RedisInbox:
         if self._armed_at is None:
             self._ask(_WAIT)
             self._armed_at = now
-        elif now - self._armed_at > _OVERDUE:
-            raise ConnectionError("Redis has not answered a wait in time")
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether the server, of which nothing has come, should have answered by ``now``."""
+        return self._armed_at is not None and now - self._armed_at > _OVERDUE
 
     def fileno(self) -> int:
         return int(self._connection._sock.fileno())
@@ -184,6 +192,9 @@ class RedisHearing:
             heard += [(True, text) for text in self._broadcast()]
         if inbox in ready:
             heard += [(False, text) for text in self._inbox.taken()]
+        elif self._inbox.is_overdue(now):
+            # Not before it was looked: this process may have been suspended, and the answer be there.
+            raise ConnectionError("Redis has not answered a wait in time")
         return heard
 
     def close(self) -> None:

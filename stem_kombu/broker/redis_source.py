@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from stem_kombu.broker import redis_scripts
 from stem_kombu.broker.leases import DATED_BY_SERVER
-from stem_kombu.broker.redis_line import raw_client
+from stem_kombu.broker.redis_mail import raw_client
 from stem_kombu.clock import SYSTEM, Clock
 
 if TYPE_CHECKING:

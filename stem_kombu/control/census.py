@@ -43,6 +43,8 @@ class Census:
         self._asked: dict[int, set[str]] = {}
         self._too_early: list[tuple[Reply, float]] = []
         self._heard_at: dict[str, float] = {}
+        #: The monotonic time of the last reply that counted; of the question while there is none.
+        self.last_heard = asked_at
         #: Replies that were not counted: duplicates, strangers', and those to other questions.
         self.dropped = 0
 
@@ -96,7 +98,7 @@ class Census:
         self._boots[reply.worker] = reply.boot
         heard = self._replies.setdefault(reply.worker, {})
         heard[reply.part] = reply
-        self._heard_at[reply.worker] = at
+        self._heard_at[reply.worker] = self.last_heard = at
         if reply.worker in self._expected:
             self._tally[len(heard) - 1] -= 1
             self._tally[len(heard)] += 1

@@ -23,7 +23,6 @@ from stem_kombu.control.messages import Call, Inspect, Order, Ping, Revoke, Stat
 from stem_kombu.control.question import Question, chunks, default_requester
 from stem_kombu.control.reports import Report, RevokeReport, StatusReport, WorkerStatus
 from stem_kombu.control.roster_clock import RosterClock
-from stem_kombu.control.stream import HeartbeatStream
 from stem_kombu.control.trust import Trust
 from stem_kombu.durations import checked_duration
 from stem_kombu.errors import BrokerError, BrokerUnavailable, ConfigurationError, StoreError
@@ -32,16 +31,17 @@ from stem_kombu.settings import Settings
 from stem_kombu.signing.keyring import Scope
 from stem_kombu.signing.proofs import signed_drafts
 from stem_kombu.stores.base import RevokeStore
-from stem_kombu.stores.registry import open_revoke_store
 
 if TYPE_CHECKING:
     from stem_kombu.app import Stem
+    from stem_kombu.control.stream import HeartbeatStream
 
 logger = logging.getLogger(__name__)
 
 #: Seconds for which a question listens when the roster says that nobody is alive: somebody may just be starting.
 NOBODY_WINDOW = 0.5
-#: The silent are asked again, through their inboxes, after this share of the timeout and at most so many seconds.
+#: The silent are asked again, through their inboxes, when nobody has answered for this share of the timeout and at most so
+#: many seconds, or at half of the time.
 RETRY_SHARE, RETRY_LATEST = 0.3, 0.3
 #: A worker waits at most this share of the timeout, and so many seconds, for tasks it told to stop.
 SETTLE_SHARE, SETTLE_LONGEST = 0.4, 2.0
@@ -188,6 +188,8 @@ class ControlClient:
     def heartbeats(self, *, timeout: float | None = None) -> HeartbeatStream:
         """A stream of heartbeats as they are sent, connected when it is returned; close it."""
         self._trust.require(Scope.READ, "see who is alive")
+        from stem_kombu.control.stream import HeartbeatStream
+
         return HeartbeatStream(
             self._connection_template(),
             self.settings.namespace,
@@ -323,7 +325,8 @@ class ControlClient:
         """Listen until everyone has answered. ``looked_since``: the roster was read after the question was sent, so that it
         needs no second look for who came too late to hear it."""
         census, clock = question.census, self._clock
-        retry_at = began + min(RETRY_LATEST, RETRY_SHARE * question.timeout)
+        patience = min(RETRY_LATEST, RETRY_SHARE * question.timeout)
+        retry_at, at_last = began + patience, began + question.timeout / 2
         while (now := clock.monotonic()) < question.deadline:
             if census.is_whole:
                 if looked_since:
@@ -334,10 +337,12 @@ class ControlClient:
                 continue
             if not census.wants and question.knows_roster and now >= began + min(NOBODY_WINDOW, question.timeout):
                 return
+            if now >= retry_at and now < min(census.last_heard + patience, at_last):
+                retry_at = min(census.last_heard + patience, at_last)  # they are still coming in
             if now >= retry_at:
                 # Redis forgets what is broadcast while a socket is down; an inbox is a list and keeps it.
                 question.remind(mailbox)
-                retry_at = now + max(RETRY_LATEST, RETRY_SHARE * question.timeout)
+                at_last = retry_at = now + max(RETRY_LATEST, RETRY_SHARE * question.timeout)
             if self._on_wait is not None:
                 self._on_wait(census.wants - census.waits_for, census.wants, question.deadline - now)
             mailbox.listen(lambda reply: census.hear(reply, clock.monotonic()), min(question.deadline, now + 0.05))
@@ -400,6 +405,8 @@ class ControlClient:
             return self._roster
 
     def _revoke_store(self) -> RevokeStore:
+        from stem_kombu.stores.registry import open_revoke_store
+
         with self._lock:
             if self._store is None:
                 source = self.settings.revoke_store

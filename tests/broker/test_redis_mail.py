@@ -11,7 +11,8 @@ import redis
 from kombu import Consumer, Producer
 
 from stem_kombu.broker import names
-from stem_kombu.broker.redis_mail import RedisPost, body_in, open_redis_inbox
+from stem_kombu.broker.redis_mail import RedisPost, body_in, open_redis_hearing, open_redis_inbox
+from stem_kombu.wake import WakePipe
 from tests.broker.receiving import connected
 
 FORM = {"content_type": "application/json", "encoding": "utf-8", "expires": 60.0}
@@ -76,3 +77,22 @@ def test_a_server_that_runs_no_scripts_is_left_to_kombu(redis_url: str, queue_na
 def test_what_is_no_message_is_told(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         body_in(text)
+
+
+def test_an_answer_that_came_while_the_process_was_suspended_is_taken_and_no_answer_is_a_lost_connection(
+    redis_url: str, queue_name: str
+) -> None:
+    connection, wake = connected(redis_url), WakePipe()
+    wake.open()
+    hearing = open_redis_hearing(connection, "an-exchange", queue_name)
+    assert hearing is not None
+    assert hearing.wait(wake.reader, 0.0, now=100.0) == []
+    RedisPost(connection).put(queue_name, b"1", **FORM)
+    ((broadcast, text),) = hearing.wait(wake.reader, 5.0, now=1000.0)
+    assert (broadcast, body_in(text)) == (False, b"1")
+    assert hearing.wait(wake.reader, 0.0, now=1000.0) == []
+    with pytest.raises(ConnectionError, match="not answered"):
+        hearing.wait(wake.reader, 0.0, now=1011.0)
+    hearing.close()
+    wake.close()
+    connection.release()

@@ -105,7 +105,7 @@ def test_g13_a_worker_that_does_not_answer_is_named_and_the_exit_code_is_3(
         if form:
             assert (done.json["silent"], done.json["complete"]) == (["bravo"], False)
         # and nobody at all is another code
-        nobody = fleet.run("worker", "ping", "-w", "bravo", "--timeout", "500ms", *form)
+        nobody = fleet.run("worker", "ping", "-w", "bravo", "--timeout", "2s", *form)
         assert nobody.code == 69, nobody
     eventually(lambda: fleet.run("worker", "ping").code == 0)
 
