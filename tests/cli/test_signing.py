@@ -149,3 +149,15 @@ def test_with_key_pairs_nobody_holds_more_than_his_own_secret(tmp_path: Path) ->
         assert [record["task_id"] for record in held["replies"][0]["payload"]["revoked"]] == ["t1"]
     finally:
         program.close()
+
+
+def test_task_show_tells_no_revocation_that_workers_do_not_obey(signed: Program) -> None:
+    task = signed.ok("task", "send", "shop.add", "--queue", "nowhere", env=variables("ops")).out.strip()
+    assert signed.run("worker", "revoke", "-t", task).code == 5  # by somebody without a key; the store holds it
+
+    shown = signed.ok("task", "show", task, "--json", env=variables("viewer"))
+    assert shown.json["revocation"] is None
+    assert "nobody signed" in shown.err
+
+    signed.ok("worker", "revoke", "-t", task, "--reason", "INC-9", env=variables("ops"))
+    assert signed.ok("task", "show", task, "--json", env=variables("viewer")).json["revocation"]["reason"] == "INC-9"
