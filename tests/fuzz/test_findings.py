@@ -340,6 +340,12 @@ def test_a_password_with_a_line_break_is_not_shown() -> None:
     assert "secret" not in str(refused.value)
 
 
+def test_a_password_in_the_query_of_the_embedded_broker_is_not_shown() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        open_connection("sqlite:///tmp/x.db?at=redis://user:hunter2-0e1f@h/0", name="--broker")
+    assert "hunter2" not in f"{refused.value} {refused.value.hint}"
+
+
 # -- Celery's remote control ----------------------------------------------------------------------------------------------
 
 

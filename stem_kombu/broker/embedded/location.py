@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from stem_kombu.broker.embedded.faults import EmbeddedBrokerUnavailable
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.redaction import mask_url
 from stem_kombu.urls import sqlite_path
 
 #: WAL keeps its index in memory shared by the processes of one machine, and our leases trust file locks: neither
@@ -25,7 +26,7 @@ def path_of(url: str) -> Path:
     """
     if query := urlsplit(url).query:
         raise ConfigurationError(
-            f"broker URL {url!r}: nothing is known of {query!r}",
+            f"broker URL {mask_url(url)!r}: nothing is known of {mask_url(query)!r}",
             hint="give options in transport_options, not in the URL",
         )
     return Path(os.path.realpath(sqlite_path(url, name="broker URL")))
