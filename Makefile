@@ -9,12 +9,13 @@
 #   make docs    the documentation, in docs/_build/html
 #   make format  mends what the linter can mend by itself
 #   make clean   removes what these made
+#   make soak-resources   200,000 tasks and 20,000 commands through a worker on each broker, 100 clients killed: what is left
 
 SHELL := /bin/sh
 VENV := .venv
 TOX := $(VENV)/bin/tox run -q
 
-.PHONY: demo test bench fuzz soak reliability docs format clean
+.PHONY: demo test bench fuzz soak soak-resources reliability docs format clean
 
 demo: $(VENV)/.installed
 	@$(VENV)/bin/stem demo
@@ -40,6 +41,14 @@ soak: $(VENV)/.tox-installed
 reliability: $(VENV)/.tox-installed
 	@scripts/provide-servers.sh
 	@$(TOX) -e reliability
+
+TASKS := 200000
+COMMANDS := 20000
+KILLS := 100
+OUT := soak-resources.json
+soak-resources: $(VENV)/.tox-installed
+	@scripts/provide-servers.sh
+	@$(TOX) -e soak-resources -- --tasks $(TASKS) --commands $(COMMANDS) --kills $(KILLS) --out $(OUT)
 
 docs: $(VENV)/.tox-installed
 	@$(TOX) -e docs

@@ -1,0 +1,103 @@
+"""What a process and a broker hold at one moment."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from tests.servers.rabbitmq import RabbitServer
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """A process, and its descendants together. Memory in bytes."""
+
+    rss: int
+    descriptors: int
+    threads: int
+    processes: int
+    rss_of_children: int
+    descriptors_of_children: int
+
+    def to_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def footprint(pid: int) -> Footprint:
+    """What that process holds now; Linux."""
+    below = _descendants(pid)
+    status = _status(pid)
+    return Footprint(
+        rss=status["VmRSS"] * 1024,
+        descriptors=_descriptors(pid),
+        threads=status["Threads"],
+        processes=len(below),
+        rss_of_children=sum(_status(child).get("VmRSS", 0) for child in below) * 1024,
+        descriptors_of_children=sum(_descriptors(child) for child in below),
+    )
+
+
+def _status(pid: int) -> dict[str, int]:
+    wanted = ("VmRSS", "Threads")
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines) if name in wanted}
+
+
+def _descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - a count is all that is wanted
+
+
+def _descendants(pid: int) -> list[int]:
+    children: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        children += map(int, (task / "children").read_text().split())
+    return [*children, *(deeper for child in children for deeper in _descendants(child))]
+
+
+def held_by(url: str, rabbitmq: RabbitServer | None = None) -> Mapping[str, Any]:
+    """What the broker holds: queues with their lengths, keys with their sizes, rows by table."""
+    if url.startswith("redis"):
+        return _in_redis(url)
+    if url.startswith("sqlite"):
+        return _in_sqlite(Path(url.partition("://")[2]))
+    assert rabbitmq is not None
+    vhost = url.rpartition("/")[2]
+    lengths = f'[amqqueue:get_name(Q) || Q <- rabbit_amqqueue:list(<<"{vhost}">>)]'
+    connections = rabbitmq.evaluate("length(rabbit_networking:connections())")
+    bindings = rabbitmq.evaluate(f'length(rabbit_binding:list(<<"{vhost}">>))')
+    queues = sorted(rabbitmq.queues(url))
+    assert len(queues) <= rabbitmq.evaluate(lengths).count("resource") + 1
+    return {"queues": queues, "bindings": int(bindings), "connections": int(connections)}
+
+
+#: A living worker's while it sweeps; and Kombu's list of exchanges whose bindings it sweeps: one entry an exchange, however
+#: many queues were bound to it, taken off by whoever consumes some minutes after the last one went.
+_FLEETING = (b"stem-unacked-mutex", b"_kombu.binding_deadlines")
+_SIZES = {"list": "llen", "hash": "hlen", "set": "scard", "zset": "zcard"}
+
+
+def _in_redis(url: str) -> dict[str, Any]:
+    with redis.Redis.from_url(url) as client:
+        held: dict[str, Any] = {}
+        for key in sorted(client.scan_iter(count=1000)):
+            if key in _FLEETING:
+                continue
+            kind = client.type(key).decode()
+            held[key.decode()] = getattr(client, _SIZES[kind])(key) if kind in _SIZES else kind
+        number = int(url.rpartition("/")[2])
+        clients = [one for one in client.client_list() if int(one["db"]) == number]
+        return {"keys": held, "connections": len(clients) - 1}
+
+
+def _in_sqlite(path: Path) -> dict[str, Any]:
+    with closing(sqlite3.connect(path, timeout=10)) as database:
+        tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'stem_broker_%'")
+        names = [name for (name,) in tables.fetchall()]
+        return {name: database.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in names}
