@@ -14,8 +14,10 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import amqp
 import redis
 from kombu import Connection
+from kombu.exceptions import OperationalError
 
 from tests.faults.fleet import Fleet, WorkerProcess
 
@@ -327,9 +329,14 @@ def shuffle_deliveries(fleet: Fleet) -> Heal | None:
             _shuffle_amqp(fleet)
         else:
             _shuffle_redis(fleet)
-    except (OSError, redis.RedisError):
+    except (OSError, *driver_errors()):
         pass  # it is down by another fault
     return lambda: _healed(fleet, "broker", "duplicated")
+
+
+def driver_errors() -> tuple[type[Exception], ...]:
+    """What talking to a broker raises that is down by another fault."""
+    return (OperationalError, redis.RedisError, amqp.exceptions.AMQPError)
 
 
 def _shuffle_redis(fleet: Fleet) -> None:

@@ -25,7 +25,7 @@ from stem_kombu.stores.registry import open_revoke_store
 from tests.faults.command import HALT, STEPS
 from tests.faults.fleet import BOUNDS, NAMES, STACKS, SYNC, Counts, Fleet, Servers, be_quiet, wait_ready
 from tests.faults.history import Event, History
-from tests.faults.nemeses import NEMESES, Heal, stop_in_order
+from tests.faults.nemeses import NEMESES, Heal, driver_errors, stop_in_order
 from tests.faults.notes import now
 from tests.faults.promises import violations
 from tests.faults.story import Violation
@@ -314,7 +314,7 @@ class Schedule:
                 connection.Producer().publish(
                     body, routing_key="default", content_type=kind, content_encoding="utf-8", retry=False
                 )
-        except (OSError, *_driver_errors()):
+        except (OSError, *driver_errors()):
             pass  # the broker is down by another fault
 
     # -- the end ----------------------------------------------------------------------------------------------------
@@ -424,14 +424,6 @@ class Schedule:
         emptied = [event.at for event in events if event.kind == "fault" and event.value == "emptied"]
         sent = {event.task: event.at for event in events if event.kind == "enqueued"}
         return [task for task in left if not emptied or sent.get(task, 0) > max(emptied)]
-
-
-def _driver_errors() -> tuple[type[Exception], ...]:
-    import amqp
-    import redis
-    from kombu.exceptions import OperationalError
-
-    return (OperationalError, redis.RedisError, amqp.exceptions.AMQPError)
 
 
 def run(servers: Servers, seed: int, **options: object) -> Result:
