@@ -194,9 +194,9 @@ def lost(servers: Servers, broker: str, kills: int, messages: int) -> tuple[Targ
         sent = [f"m{n}" for n in range(messages)]
         share = messages // kills
         for kill in range(kills):
-            here.send(*sent[kill * share : (kill + 1) * share])
             name = names[kill % 2]
             before = here.marks.stat().st_size
+            here.send(*sent[kill * share : (kill + 1) * share])
             eventually(lambda before=before: here.marks.stat().st_size > before, PATIENCE)  # type: ignore[misc]
             here.end(workers[name], signal.SIGKILL)
             other = names[1 - kill % 2]
