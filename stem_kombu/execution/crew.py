@@ -1,4 +1,4 @@
-"""Threads that are made when they are needed and stay for the next jobs."""
+"""Threads that are made when they are needed, stay for the next jobs, and end when none have come for a while."""
 
 from __future__ import annotations
 
@@ -10,11 +10,20 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Crew(Generic[T]):
-    """Carries ``work(item)`` out for each item that is given, at once, in threads of its own."""
+#: Seconds after which a thread that has nothing to do ends.
+IDLE = 30.0
 
-    def __init__(self, work: Callable[[T], None]) -> None:
+
+class Crew(Generic[T]):
+    """Carries ``work(item)`` out for each item that is given, at once, in threads of its own.
+
+    A thread that has just done its work is not idle yet when its slot is given to the next item, which then gets a new
+    thread: so there may be more of them than items at a time, and those of ``idle`` seconds without work end.
+    """
+
+    def __init__(self, work: Callable[[T], None], *, idle: float = IDLE) -> None:
         self._work = work
+        self._longest_idle = idle
         self._changed = threading.Condition()
         self._items: collections.deque[T] = collections.deque()
         self._threads: set[threading.Thread] = set()
@@ -55,6 +64,11 @@ class Crew(Generic[T]):
                 self._items.remove(item)
             raise
 
+    def __len__(self) -> int:
+        """How many threads there are."""
+        with self._changed:
+            return len(self._threads)
+
     def _summon(self) -> None:
         if not self._one_comes:
             self._one_comes = True
@@ -69,8 +83,11 @@ class Crew(Generic[T]):
                         if not self._open:
                             self._threads.discard(threading.current_thread())
                             return
-                        self._changed.wait()
+                        called = self._changed.wait(self._longest_idle)
                         self._one_comes = False
+                        if not called and not self._items:
+                            self._threads.discard(threading.current_thread())
+                            return
                     item = self._items.popleft()
                 finally:
                     self._idle -= 1

@@ -40,3 +40,23 @@ def test_nothing_is_forgotten_in_a_stream_from_several_threads() -> None:
     assert sorted(done) == list(range(6000))
     crew.close()
     eventually(lambda: not crew._threads)
+
+
+def test_threads_without_work_end_and_new_work_gets_new_ones() -> None:
+    gate, done = threading.Event(), threading.Semaphore(0)
+
+    def work(number: int) -> None:
+        gate.wait(60)
+        done.release()
+
+    crew: Crew[int] = Crew(work, idle=0.05)
+    crew.open()
+    for _ in range(3):  # and again, after all have gone
+        gate.clear()
+        for number in range(8):
+            crew.give(number, f"crew-{number}")
+        assert len(crew) == 8
+        gate.set()
+        assert all(done.acquire(timeout=60) for _ in range(8))
+        eventually(lambda: len(crew) == 0, message="threads stay that have nothing to do")
+    crew.close()
