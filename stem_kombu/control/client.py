@@ -18,6 +18,7 @@ from stem_kombu.backends.registry import open_roster
 from stem_kombu.broker.connections import broker_connection
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.codec import BUILT_IN
+from stem_kombu.control.lookout import Lookout
 from stem_kombu.control.mailbox import Mailbox
 from stem_kombu.control.messages import Call, Inspect, Order, Ping, Revoke, Stats, matches, scope_of
 from stem_kombu.control.question import Question, chunks, default_requester
@@ -25,7 +26,7 @@ from stem_kombu.control.reports import Report, RevokeReport, StatusReport, Worke
 from stem_kombu.control.roster_clock import RosterClock
 from stem_kombu.control.trust import Trust
 from stem_kombu.durations import checked_duration
-from stem_kombu.errors import BrokerError, BrokerUnavailable, ConfigurationError, StoreError
+from stem_kombu.errors import BrokerError, BrokerUnavailable, ConfigurationError
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.settings import Settings
 from stem_kombu.signing.keyring import Scope
@@ -45,6 +46,9 @@ NOBODY_WINDOW = 0.5
 RETRY_SHARE, RETRY_LATEST = 0.3, 0.3
 #: A worker waits at most this share of the timeout, and so many seconds, for tasks it told to stop.
 SETTLE_SHARE, SETTLE_LONGEST = 0.4, 2.0
+#: A roster is waited for during at most this share of the timeout, whatever its driver does (which is to give up after
+#: half of it, and can say why); then everyone is asked without knowing who that is.
+ROSTER_SHARE = 0.6
 #: Messages of one command that are under way to somebody who has not answered them yet, and seconds after which the next
 #: goes out all the same. So a worker finds other commands in between, and not behind ten thousand revocations (G16).
 WINDOW, WINDOW_WAIT = 4, 0.03
@@ -80,6 +84,7 @@ class ControlClient:
         self._lock = threading.Lock()
         self._idle: list[Mailbox] = []
         self._roster: Roster | None = None
+        self._lookout = Lookout(lambda: self._open_roster().view(self.settings.namespace), clock)
         self._store: RevokeStore | None = None
         self._closed = False
         self._roster_clock = RosterClock(clock)
@@ -208,6 +213,7 @@ class ControlClient:
             idle, self._idle = self._idle, []
             roster, self._roster = self._roster, None
             store, self._store = self._store, None
+        self._lookout.close()
         for mailbox in idle:
             mailbox.close()
         if roster is not None:
@@ -239,25 +245,29 @@ class ControlClient:
         progress: Callable[[int, int], None] | None = None,
     ) -> Report:
         began = self._clock.monotonic() if began is None else began
-        # What storing took doesn't count against the workers: they get the whole timeout from here.
-        asked = self._clock.monotonic()
-        deadline = asked + timeout
         notes: list[str] = []
         self._connection_template()  # first, so that a wrong broker URL is not blamed on the roster beside it
+        self._open_roster()  # which connects to nothing yet, but may have a driver to load
+        # What loading and storing took doesn't count against the workers: they get the whole timeout from here.
+        asked = self._clock.monotonic()
+        deadline = asked + timeout
         # Who must answer can be looked up while the workers are at it, unless it decides what is sent, and how fast.
+        look_until = asked + ROSTER_SHARE * timeout
         now = self._roster_clock.now() if self._fans_out and len(orders) == 1 else None
         look_later = now is not None
-        view = None if look_later else self._roster_view(notes)
+        view = None if look_later else self._roster_view(notes, look_until)
+        if now is None:
+            # Where it can't be read any more, what it once showed is nearer to it than a clock of this machine may be.
+            now = self._roster_clock.now(longest=float("inf")) or self._clock.utcnow() if view is None else view.now
         question = Question(
-            self.settings.namespace, orders, targets, timeout,
-            now=now or (self._clock.utcnow() if view is None else view.now), asked_at=asked, deadline=deadline,
+            self.settings.namespace, orders, targets, timeout, now=now, asked_at=asked, deadline=deadline,
             clock=self._clock, keyring=self._trust.keyring,
         )  # fmt: skip
         question.expect(view)
         mailbox = self._put(question, deadline)
         try:
             if look_later:
-                question.expect(self._roster_view(notes))
+                question.expect(self._roster_view(notes, look_until))
             self._send_the_rest(question, mailbox, progress)
         except BaseException:
             mailbox.close()
@@ -332,7 +342,7 @@ class ControlClient:
                 if looked_since:
                     return
                 looked_since = True
-                if not question.greet_newcomers(mailbox, self._roster_view([])):
+                if not question.greet_newcomers(mailbox, self._roster_view([], question.deadline)):
                     return
                 continue
             if not census.wants and question.knows_roster and now >= began + min(NOBODY_WINDOW, question.timeout):
@@ -376,13 +386,11 @@ class ControlClient:
                 self._template = broker_connection(self.settings)
             return self._template
 
-    def _roster_view(self, notes: list[str]) -> RosterView | None:
-        try:
-            whole = self._open_roster().view(self.settings.namespace)
-            view = self._trust.view(whole, self.settings.namespace)
-        except StoreError as error:
-            notes.append(f"who is alive can't be told, waiting for the whole timeout: {error}")
+    def _roster_view(self, notes: list[str], until: float) -> RosterView | None:
+        whole = self._lookout.view(until, notes)
+        if whole is None:
             return None
+        view = self._trust.view(whole, self.settings.namespace)
         self._roster_clock.read(view.now)
         if left_out := len(whole.heartbeats) - len(view.heartbeats):
             notes.append(f"{left_out} heartbeats that can't be believed were left out")
@@ -390,7 +398,7 @@ class ControlClient:
 
     def _roster_now(self) -> Callable[[], datetime]:
         """The roster's clock from one look at it, or ours where it can't be read."""
-        view = self._roster_view([])
+        view = self._roster_view([], self._clock.monotonic() + self.settings.control_timeout)
         offset = timedelta() if view is None else view.now - self._clock.utcnow()
         return lambda: self._clock.utcnow() + offset
 

@@ -14,7 +14,8 @@ _STEP = 0.5
 
 
 class RosterClock:
-    """``read(now)`` tells what the roster's clock shows; :meth:`now` is what it shows later, ``None`` when nobody can tell.
+    """``read(now)`` tells what the roster's clock shows; :meth:`now` is what it shows later, ``None`` when nobody can tell or
+    the reading is older than ``longest`` seconds.
 
     Used under its owner's lock, or by one thread."""
 
@@ -25,12 +26,12 @@ class RosterClock:
     def read(self, now: datetime) -> None:
         self._reading = (now, self._clock.monotonic(), self._clock.now())
 
-    def now(self) -> datetime | None:
+    def now(self, *, longest: float = LONGEST_RELIANCE) -> datetime | None:
         reading = self._reading
         if reading is None:
             return None
         shown, monotonic, wall = reading
         passed = self._clock.monotonic() - monotonic
-        if passed > LONGEST_RELIANCE or abs(self._clock.now() - wall - passed) > _STEP:
+        if passed > longest or abs(self._clock.now() - wall - passed) > _STEP:
             return None
         return shown + timedelta(seconds=passed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.execution.base import Job, Observer, SlotView, Stop
 from stem_kombu.execution.inline import InlineExecutor
@@ -35,6 +36,7 @@ class Executors:
         max_tasks_per_child: int | None = None,
         max_rss_per_child: int | None = None,
         start_method: str = "forkserver",
+        clock: Clock = SYSTEM,
     ) -> Executors:
         """What the application's tasks need. Raises :class:`ConfigurationError` when children could not find it."""
         pool = None
@@ -52,8 +54,9 @@ class Executors:
                 max_tasks_per_child=max_tasks_per_child,
                 max_rss_per_child=max_rss_per_child,
                 start_method=start_method,
+                clock=clock,
             )
-        return cls(InlineExecutor(inline, observer), pool)
+        return cls(InlineExecutor(inline, observer, clock=clock), pool)
 
     @property
     def slots(self) -> int:

@@ -49,7 +49,8 @@ class Consumer:
     ``allowance()`` says how many messages may be here, and is asked in every turn.
     ``receive(message, generation)`` is called for each delivery, in that thread; ``generation`` numbers the connections.
     ``garbage`` is told of what lay in a queue and is no message at all.
-    ``reconnected`` is called, in that thread, after each connection but the first.
+    ``reconnected`` is called, in that thread, after each connection but the first, and ``lost`` after each connection
+    that was lost, before the next one is tried.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Consumer:
         receive: Callable[[Any, int], None],
         garbage: Callable[[Exception], None],
         reconnected: Callable[[], None],
+        lost: Callable[[], None],
         clock: Clock,
     ) -> None:
         self._garbage = garbage
@@ -70,6 +72,7 @@ class Consumer:
         self._inflight = inflight
         self._receive = receive
         self._reconnected = reconnected
+        self._lost = lost
         self._clock = clock
         self._allowance = allowance
         #: How many unacknowledged messages the broker was told to leave here at most.
@@ -165,6 +168,8 @@ class Consumer:
                 self.consuming = False
                 self._wake_transport = None
                 self._forsake(connection)
+            if not self._ended.is_set():
+                self._lost()
             self._ended.wait(backoff(failures) if failures else 0)
         self._drop_the_rest()
 

@@ -91,13 +91,22 @@ class InFlight:
     def get(self, token: int) -> Delivery | None:
         return self._by_token.get(token)
 
-    def same_attempt(self, message: TaskMessage) -> Delivery | None:
-        """An entry of the same task and attempt whose lease still stands, or ``None``."""
+    def same_attempt(self, message: TaskMessage, generation: int, *, leased: bool) -> Delivery | None:
+        """The entry that a message which connection ``generation`` delivered again belongs to, or ``None``.
+
+        It is of the same task and attempt, its lease still stands, and of several it is the one of the oldest connection.
+        Without leases the broker delivers again what a lost connection held and nothing else: an entry of this very
+        connection is another message then (somebody sent the id twice), whose handle is still needed.
+        """
         with self._lock:
-            for delivery in self._by_id.get(message.task_id, ()):
-                if delivery.message.attempt == message.attempt and not delivery.lease_lost:
-                    return delivery
-        return None
+            same = [
+                delivery
+                for delivery in self._by_id.get(message.task_id, ())
+                if delivery.message.attempt == message.attempt
+                and not delivery.lease_lost
+                and (leased or delivery.generation < generation)
+            ]
+        return min(same, key=lambda delivery: delivery.generation, default=None)
 
     def adopt(self, delivery: Delivery, handle: Any, generation: int) -> bool:
         """Let a redelivered message take the place of the one whose connection was lost; ``False`` when it is too late,

@@ -19,7 +19,7 @@ from stem_kombu.broker.delivery import ForeignMessage, decode_delivery
 from stem_kombu.clock import Clock
 from stem_kombu.control.complaints import Complaints
 from stem_kombu.errors import ControlError, StoreError, TaskNotRegistered
-from stem_kombu.outcome import TaskError
+from stem_kombu.outcome import TaskError, TaskRecord, TaskState
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.signing.keyring import Untrusted
 from stem_kombu.task import Mode, Task, TaskMessage, TaskRegistry
@@ -52,7 +52,8 @@ class Desk(Protocol):
 
 
 class Intake:
-    """Decides about deliveries, in the consumer's thread.
+    """Decides about deliveries, in the consumer's thread. ``leased``: messages stay with a worker for a while, not with a
+    connection.
 
     ``signed(raw)`` says whether a message is signed, and raises :class:`Untrusted` for one that must not run; without it
     nobody asks.
@@ -68,6 +69,7 @@ class Intake:
         desk: Desk,
         *,
         ensure_fresh: Callable[[], None],
+        leased: bool,
         worker: str,
         clock: Clock,
         signed: Callable[[Any], bool] | None = None,
@@ -80,6 +82,7 @@ class Intake:
         self._holds = holds
         self._desk = desk
         self._ensure_fresh = ensure_fresh
+        self._leased = leased
         self._worker = worker
         self._clock = clock
         self._complaints = Complaints(f"messages of the task queues of worker {worker}", clock)
@@ -114,8 +117,12 @@ class Intake:
         self._desk.count("received")
         if redelivered:
             self._desk.count("redelivered")
-            if self._recognise(message, raw, generation):
+            if self._runs_here(message, raw, generation):
                 return
+        # A next attempt is published again when its confirmation was lost, or by a worker that was suspended for so long that
+        # another one had the task meanwhile; a first attempt is spared the look.
+        if (redelivered or message.attempt > 1) and self._was_recorded(message, raw, generation):
+            return
         self._ensure_fresh()
         now = self._clock.utcnow()
         held_for_eta = message.eta is not None and message.eta > now
@@ -143,11 +150,13 @@ class Intake:
             refused(error.task, worker=self._worker, now=self._clock.utcnow(), error=said, then=Then.REJECT),
         )
 
-    def _recognise(self, message: TaskMessage, raw: Any, generation: int) -> bool:
-        """Whether a redelivery needs no second run: it runs here already, or its outcome is recorded already."""
-        running = self._inflight.same_attempt(message)
-        if running is not None and self._inflight.adopt(running, raw, generation):
-            return True
+    def _runs_here(self, message: TaskMessage, raw: Any, generation: int) -> bool:
+        """Whether a redelivery has taken the place of a delivery that is here already."""
+        running = self._inflight.same_attempt(message, generation, leased=self._leased)
+        return running is not None and self._inflight.adopt(running, raw, generation)
+
+    def _was_recorded(self, message: TaskMessage, raw: Any, generation: int) -> bool:
+        """Whether the attempt needs no further run, because what came of it is recorded; then it is acknowledged."""
         if self._states is None:
             return False
         try:
@@ -155,12 +164,12 @@ class Intake:
         except StoreError as error:
             logger.warning("whether task %s ended before can't be told: %s", message.task_id, error)
             return False
-        if record is None or not record.state.is_terminal:
+        if record is None or not is_over(message, record):
             return False
         delivery = self._inflight.add(message, _UNKNOWN, raw, generation, True, Phase.RESERVED)
         self._inflight.ended(delivery.token)
         # The worker that recorded it may have died before a client of Celery was told.
-        again = None if message.celery is None else record
+        again = None if message.celery is None or not record.state.is_terminal else record
         self._desk.settle(delivery, Settlement(again, Then.ACKNOWLEDGE))
         return True
 
@@ -189,6 +198,16 @@ class Intake:
             logger.error("%s (task %s): %s", missing, message.task_id, missing.hint, extra={"task_id": message.task_id})
             return refused(message, worker=self._worker, now=now, error=TaskError("TaskNotRegistered", str(missing)))
         return None
+
+
+def is_over(message: TaskMessage, record: TaskRecord) -> bool:
+    """Whether the record says that this attempt needs no further run: the task has ended, or the next attempt is at the
+    broker already, for it is published before anything is recorded of it."""
+    return (
+        record.state.is_terminal
+        or record.attempt > message.attempt
+        or (record.attempt == message.attempt and record.state is TaskState.RETRYING)
+    )
 
 
 class Holds:

@@ -240,6 +240,16 @@ class Steering:
         elif not self.executor.withdraw(delivery.token):
             self.executor.stop_job(delivery.token, Stop.LEASE_LOST)
 
+    def connection_lost(self) -> None:
+        """The broker has taken back what the connection held and gives it to anybody: let go of what has not started."""
+        for delivery in self._inflight.all():
+            if delivery.phase is Phase.HELD:
+                if self.holds.release(delivery.token) is not None:
+                    # At once, not by the recorder: the message may come again at any moment, and must not find it here.
+                    self._inflight.remove(delivery.token)
+            elif delivery.phase is Phase.RESERVED:
+                self.executor.withdraw(delivery.token)  # and given back, which says nothing over another connection
+
     def release_held(self) -> None:
         """Give back everything that waits for its eta or for a slot: the worker is stopping."""
         for delivery in self.holds.release_all():

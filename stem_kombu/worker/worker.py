@@ -144,7 +144,7 @@ class Worker:
         self.transport = str(template.transport.driver_type)
         self.totals = Totals()
         self.inflight = InFlight(clock)
-        self.cache = RevocationCache(settings.namespace)
+        self.cache = RevocationCache(settings.namespace, clock=clock)
         self._store = app.open_revoke_store()
         self.store_url = self._store.url
         at = settings.roster
@@ -178,6 +178,7 @@ class Worker:
             max_tasks_per_child=max_tasks_per_child,
             max_rss_per_child=max_rss_per_child,
             start_method=start_method,
+            clock=clock,
         )
         self._credit = Credit(isolates, self._multiplier, inline)
         self.intake_holds = Holds(
@@ -188,6 +189,7 @@ class Worker:
             longest=LONGEST_HOLD_ON_AMQP if self.transport == "amqp" else None,
             clock=clock,
         )
+        leasing = open_leasing(template)
         self.intake = Intake(
             app.registry,
             self.inflight,
@@ -196,6 +198,7 @@ class Worker:
             self.intake_holds,
             self.steering,
             ensure_fresh=self.hydration.ensure_fresh,
+            leased=leasing is not None,
             worker=worker,
             clock=clock,
             signed=task_verifier(settings.signing, self._trust.keyring),
@@ -208,6 +211,7 @@ class Worker:
             receive=self.intake.receive,
             garbage=self.intake.garbage,
             reconnected=self.hydration.nudge,
+            lost=self.steering.connection_lost if leasing is None else lambda: None,
             clock=clock,
         )
         self.recorder = Recorder(
@@ -220,10 +224,9 @@ class Worker:
             celery=open_celery_results(settings.celery_results, settings.tls),
         )
         steering = self.steering
-        self.leases = LeaseThread(open_leasing(template), self.inflight, lost=steering.lease_lost, clock=clock)
+        self.leases = LeaseThread(leasing, self.inflight, lost=steering.lease_lost, clock=clock)
         steering.executor, steering.recorder = self.executor, self.recorder
-        steering.holds, steering.leases = self.intake_holds, self.leases
-        steering.credit = self._credit
+        steering.holds, steering.leases, steering.credit = self.intake_holds, self.leases, self._credit
         self._depths = QueueDepths(template)
         self.view = View(
             self.identity,

@@ -57,17 +57,33 @@ def test_an_end_is_reported_once_however_often_it_is_told(inflight: InFlight) ->
 def test_a_redelivery_takes_the_place_of_the_delivery_whose_connection_was_lost(inflight: InFlight) -> None:
     delivery = receive(inflight)
     handle = object()
-    assert inflight.same_attempt(TaskMessage("t1", TASK.name)) is delivery
+    assert inflight.same_attempt(TaskMessage("t1", TASK.name), 2, leased=False) is delivery
     assert inflight.adopt(delivery, handle, 2)
     assert (delivery.handle, delivery.generation) == (handle, 2)
-    assert inflight.same_attempt(TaskMessage("t1", TASK.name, attempt=2)) is None
+    assert inflight.same_attempt(TaskMessage("t1", TASK.name, attempt=2), 2, leased=False) is None
     inflight.remove(delivery.token)
     assert not inflight.adopt(delivery, handle, 3)
 
 
 def test_a_delivery_whose_lease_is_lost_is_not_recognised_again(inflight: InFlight) -> None:
     receive(inflight).lease_lost = True
-    assert inflight.same_attempt(TaskMessage("t1", TASK.name)) is None
+    assert inflight.same_attempt(TaskMessage("t1", TASK.name), 2, leased=True) is None
+
+
+def test_g18_two_messages_of_one_task_that_come_again_take_the_places_of_both(inflight: InFlight) -> None:
+    deliveries = [receive(inflight), receive(inflight)]
+    for handle in ("first", "second"):
+        found = inflight.same_attempt(TaskMessage("t1", TASK.name), 2, leased=False)
+        assert found is not None
+        assert inflight.adopt(found, handle, 2)
+    assert [delivery.handle for delivery in deliveries] == ["first", "second"]
+
+
+def test_without_leases_nothing_that_this_connection_holds_can_come_again(inflight: InFlight) -> None:
+    delivery = receive(inflight)
+    assert inflight.same_attempt(TaskMessage("t1", TASK.name), 1, leased=False) is None
+    # A lease may have been lost and won again over the same connection.
+    assert inflight.same_attempt(TaskMessage("t1", TASK.name), 1, leased=True) is delivery
 
 
 def test_who_waits_for_an_end_is_woken_when_it_is_recorded_and_told_how_it_ended(inflight: InFlight) -> None:

@@ -50,3 +50,12 @@ def test_it_is_not_relied_on_after_a_while_a_suspension_or_a_step(wall: float, s
     clock.wall += wall
     clock.steady += steady
     assert roster.now() is None
+
+
+def test_where_nobody_can_be_asked_an_old_reading_still_counts() -> None:
+    clock = TwoClocks()
+    roster = RosterClock(clock)
+    roster.read(NOON)
+    clock.sleep(86_400)
+    assert roster.now() is None
+    assert roster.now(longest=float("inf")) == NOON + timedelta(days=1)

@@ -12,6 +12,7 @@ import pytest
 
 from stem_kombu.app import Stem
 from stem_kombu.broker.connections import open_connection
+from stem_kombu.broker.depths import QueueDepths
 from stem_kombu.control.client import ControlClient
 from stem_kombu.errors import StoreUnavailable, TaskFailed
 from stem_kombu.outcome import TaskRecord, TaskState
@@ -28,8 +29,17 @@ from tests.worker.process import SHORT_LEASES
 
 Spawn = Callable[..., WorkerProcess]
 
+on_amqp = pytest.mark.parametrize("broker_url", ["amqp"], indirect=True)
 over_tcp = pytest.mark.parametrize("broker_url", ["redis", "amqp"], indirect=True)
 with_leases = pytest.mark.parametrize("broker_url", ["embedded", "redis"], indirect=True)
+
+
+def relayed_by(proxy_for: Callable[[str, int], TcpProxy], broker_url: str) -> tuple[TcpProxy, str]:
+    """A proxy in front of the broker, and the URL through it."""
+    parts = urlsplit(broker_url)
+    proxy = proxy_for(parts.hostname or "127.0.0.1", parts.port or 0)
+    at = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+    return proxy, urlunsplit(parts._replace(netloc=f"{at}{proxy.host}:{proxy.port}"))
 
 
 def nothing_is_left(control: ControlClient) -> bool:
@@ -101,10 +111,7 @@ def test_g18_a_cut_connection_loses_nothing_and_makes_nothing_run_twice(
     proxy_for: Callable[[str, int], TcpProxy],
     tmp_path: object,
 ) -> None:
-    parts = urlsplit(broker_url)
-    proxy = proxy_for(parts.hostname or "127.0.0.1", parts.port or 0)
-    at = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-    relayed = urlunsplit(parts._replace(netloc=f"{at}{proxy.host}:{proxy.port}"))
+    proxy, relayed = relayed_by(proxy_for, broker_url)
     worker = make_worker(connection=open_connection(relayed))
     gates = {name: Gate(f"{tmp_path}/{name}") for name in ("inline", "isolate")}
     results = [app.send_task(f"{name}.deaf", [gate.path]) for name, gate in gates.items()]
@@ -122,6 +129,44 @@ def test_g18_a_cut_connection_loses_nothing_and_makes_nothing_run_twice(
         eventually(lambda: nothing_is_left(control), 30)
     totals = worker.totals.snapshot()
     assert (totals["started"], totals["succeeded"], totals["retried"]) == (3, 3, 0)
+
+
+@on_amqp
+def test_g19_what_waits_for_its_eta_when_the_connection_is_lost_runs_once(
+    broker_url: str, app: Stem, make_worker: WorkerMaker, proxy_for: Callable[[str, int], TcpProxy]
+) -> None:
+    """Found by the simulation: the broker gave the message to somebody else, and its first worker ran it as well."""
+    proxy, relayed = relayed_by(proxy_for, broker_url)
+    first = make_worker("first", connection=open_connection(relayed))
+    result = app.send_task("inline.add", [1], countdown=6.0)
+    eventually(lambda: first.intake_holds.count == 1)
+    second = make_worker("second")
+    proxy.stop()
+    eventually(lambda: second.intake_holds.count == 1, 30)
+    eventually(lambda: first.intake_holds.count == 0, 30)
+    assert first.totals.snapshot()["started"] == 0
+    assert result.get(timeout=60) == 1
+    assert first.totals.snapshot()["started"] == 0
+
+
+@on_amqp
+def test_g18_two_messages_of_one_task_are_both_acknowledged_after_a_cut(
+    broker_url: str, app: Stem, make_worker: WorkerMaker, proxy_for: Callable[[str, int], TcpProxy], gate: Gate
+) -> None:
+    """Found by the simulation: both took the place of the first, and the second stayed with the worker for good."""
+    proxy, relayed = relayed_by(proxy_for, broker_url)
+    worker = make_worker(connection=open_connection(relayed))
+    for _ in range(2):
+        app.send_task("inline.deaf", [gate.path], task_id="twin")
+    eventually(lambda: worker.totals.snapshot()["started"] == 2)
+    proxy.cut()
+    eventually(lambda: worker.totals.snapshot()["redelivered"] == 2, 30)
+    gate.open()
+    eventually(lambda: len(worker.inflight) == 0, 30)
+    worker.stop()
+    depths = QueueDepths(open_connection(broker_url))
+    assert depths.of(["default"]) == {"default": 0}
+    depths.close()
 
 
 def test_g10_a_message_that_comes_again_after_its_outcome_was_recorded_is_acknowledged_and_not_run_again(
