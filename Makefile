@@ -6,6 +6,7 @@
 #   make fuzz    every door against a coverage-guided fuzzer: SECONDS=60 of processor time each, TARGETS="url …" for some
 #   make soak    randomised faults over real processes for SECONDS=60, from SEED=… on; writes docs/reliability.md
 #   make reliability   the targets of docs/reliability.md, measured anew
+#   make simulate SCHEDULES=100000   a simulated fleet under faults; SEED=4711 shows one schedule again
 #   make docs    the documentation, in docs/_build/html
 #   make format  mends what the linter can mend by itself
 #   make clean   removes what these made
@@ -15,7 +16,7 @@ SHELL := /bin/sh
 VENV := .venv
 TOX := $(VENV)/bin/tox run -q
 
-.PHONY: demo test bench fuzz soak soak-resources reliability docs format clean
+.PHONY: demo test bench fuzz simulate soak soak-resources reliability docs format clean
 
 demo: $(VENV)/.installed
 	@$(VENV)/bin/stem demo
@@ -49,6 +50,11 @@ OUT := soak-resources.json
 soak-resources: $(VENV)/.tox-installed
 	@scripts/provide-servers.sh
 	@$(TOX) -e soak-resources -- --tasks $(TASKS) --commands $(COMMANDS) --kills $(KILLS) --out $(OUT)
+
+SCHEDULES := 100000
+
+simulate: $(VENV)/.tox-installed
+	@$(TOX) -e simulate -- $(if $(SEED),--seed $(SEED),--schedules $(SCHEDULES))
 
 docs: $(VENV)/.tox-installed
 	@$(TOX) -e docs

@@ -151,7 +151,9 @@ def acknowledged_early(promise: str, story: Story, recorded: list[Event], acknow
     outcomes = [
         event
         for event in recorded
-        if event.state in TERMINAL or (event.state == "retrying" and event.attempt == acknowledged.attempt)
+        if event.state in TERMINAL
+        or (event.state == "retrying" and event.attempt == acknowledged.attempt)
+        or event.attempt > acknowledged.attempt  # its successor was quicker
     ]
     if not outcomes:
         yield violation(promise, "acknowledged, and no outcome was recorded", acknowledged)
@@ -163,9 +165,9 @@ def may_run_again(story: Story, first: Event, again: Event) -> bool:
     """Whether what became of the run that began with ``first`` may have been lost before ``again``."""
     worker = first.by
     facts = story.workers.get(worker, NOTHING)
-    if any(not story.before(again, end) for end in facts.get("down", NONE)):
+    if any(not story.before(again, end) for kind in ("down", "stopping") for end in facts.get(kind, NONE)):
         return True
-    if story.disturbed(sides(worker, "broker"), first, again):
+    if story.disturbed(sides(worker, "broker"), first, again) or story.disturbed((again.by,), first, again):
         return True
     run = story.runs.get(first.run or "", NOTHING)
     ended = first_of(run, "ended")

@@ -193,6 +193,53 @@ VIOLATING: dict[str, list[Event]] = {
 }
 
 CLEAN: dict[str, list[Event]] = {
+    "a next attempt was recorded before its predecessor's retry": [
+        *up(),
+        *up(B),
+        sent(),
+        run(2),
+        recorded(4, "running", attempt=2),
+        run(4, by=B, attempt=2, run="r2"),
+        acknowledged(5),
+        recorded(6, "succeeded", attempt=2),
+        acknowledged(7, attempt=2),
+    ],
+    "another worker refused what one finished whose connection was lost": [
+        *up(),
+        *up(B),
+        sent(),
+        run(2),
+        fault(3, "broker", "down"),
+        stored(4),
+        healed(5, "broker"),
+        cancelled(6, by=B),
+        e("ended", 7, A, run="r1", state="succeeded"),
+    ],
+    "a worker knew of a revoke that had expired, and not yet of its successor": [
+        *up(),
+        stored(1, 1, until=3),
+        applied(1.5, 1),
+        stored(4, 2),
+        run(4.5),
+    ],
+    "it ran once more when its revoke had expired and the backend could not tell": [
+        *up(),
+        *up(B),
+        sent(),
+        stored(1.5, 1, until=4),
+        cancelled(2),
+        fault(3, "backend", "down"),
+        run(5, by=B),
+    ],
+    "a stopping worker left behind what passes no checkpoint": [
+        *up(),
+        *up(B),
+        sent(),
+        run(2),
+        e("stopping", 3, A),
+        run(5, by=B, run="r2"),
+        e("down", 6, A),
+    ],
     "nothing": [],
     "a task": [*up(), sent(), run(2), recorded(3, "running"), recorded(4, "succeeded"), acknowledged(5), quiet(6)],
     "a revoke of a queued task": [

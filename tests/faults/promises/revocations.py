@@ -38,6 +38,8 @@ def g2_g3_what_is_revoked_does_not_run(story: Story) -> Iterator[Violation]:
             for cancelled in facts.get("recorded", NONE):
                 again = cancelled.attempt >= started.attempt  # else it was tried again: G9
                 if again and cancelled.state == "cancelled" and cancelled.version is not None:
+                    if story.disturbed(("backend", f"backend/{worker}"), cancelled, started):
+                        continue  # it could not be told
                     if story.apart(cancelled, started) > story.paused(worker, started, bounds.start_slack):
                         yield violation("G3", "it ran after it was recorded as cancelled", cancelled, started)
             for stored in facts.get("stored", NONE):
@@ -51,7 +53,9 @@ def g2_g3_what_is_revoked_does_not_run(story: Story) -> Iterator[Violation]:
                     (
                         applied
                         for applied in facts.get("applied", NONE)
-                        if applied.by == worker and story.apart(applied, started) > slack
+                        if applied.by == worker
+                        and story.apart(applied, started) > slack
+                        and any(s.version == applied.version and story.live(s, started) for s in facts["stored"])
                     ),
                     None,
                 )

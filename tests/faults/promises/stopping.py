@@ -64,6 +64,9 @@ def g9_handled_recorded_acknowledged(story: Story) -> Iterator[Violation]:
         for acknowledged in facts.get("acknowledged", NONE):
             if revoked(story, task):
                 yield from acknowledged_early("G9", story, recorded, acknowledged)
+        for again in recorded:
+            if again.state == "retrying":
+                yield from _tried_again(story, facts, again)
         for cancelled in recorded:
             if cancelled.state != "cancelled" or cancelled.value == "expired":
                 continue
@@ -74,11 +77,26 @@ def g9_handled_recorded_acknowledged(story: Story) -> Iterator[Violation]:
                 if started.attempt > cancelled.attempt and story.apart(cancelled, started) > slack:
                     yield violation("G9", "a cancelled task was tried again", cancelled, started)
             runs = [s for s in facts.get("started", NONE) if s.attempt == cancelled.attempt and s.run is not None]
-            if len(runs) == 1 and not may_run_again(story, runs[0], cancelled):
+            sent_once = len(facts.get("enqueued", NONE)) <= 1
+            if sent_once and len(runs) == 1 and not may_run_again(story, runs[0], cancelled):
                 finished = first_of(story.runs[runs[0].run or ""], "ended")
                 if finished is not None and finished.state == "succeeded":
                     what = "the handler had finished, and it is recorded as cancelled"
                     yield violation("G9", what, finished, cancelled)
+
+
+def _tried_again(story: Story, facts: dict[str, list[Event]], again: Event) -> Iterator[Violation]:
+    """Whether a worker had an attempt followed by another though it knew, when the attempt ended, that the task is revoked."""
+    for ended in facts.get("ended", NONE):
+        if ended.attempt != again.attempt or ended.by != again.by or not story.before(ended, again):
+            continue
+        slack = story.paused(ended.by, ended, story.bounds.start_slack)
+        for known in facts.get("applied", NONE):
+            if known.by != ended.by or story.apart(known, ended) <= slack:
+                continue
+            if any(s.version == known.version and story.live(s, again) for s in facts.get("stored", NONE)):
+                yield violation("G9", "a task that was revoked is to be tried again", known, ended, again)
+                return
 
 
 def g10_one_ending(story: Story) -> Iterator[Violation]:

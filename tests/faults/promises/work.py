@@ -63,12 +63,32 @@ def g19_not_twice_without_need(story: Story) -> Iterator[Violation]:
         starts = facts.get("started", NONE)
         if len(starts) < 2 or len(facts.get("enqueued", NONE)) > 1:
             continue
+        yield from _after_its_ending(story, facts, starts)
         before: list[Event] = []
         for started in starts:
             same = [earlier for earlier in before if earlier.attempt == started.attempt]
             if same and not any(may_run_again(story, earlier, started) for earlier in before):
                 yield violation("G19", "a task ran twice though its worker lived", same[-1], started)
             before.append(started)
+
+
+def _after_its_ending(story: Story, facts: dict[str, list[Event]], starts: list[Event]) -> Iterator[Violation]:
+    """What comes again after its ending was recorded does not run again, while the backend can tell."""
+    for recorded in facts.get("recorded", NONE):
+        if recorded.state not in TERMINAL:
+            continue
+        for again in starts:
+            slack = story.paused(again.by, again, story.bounds.start_slack)
+            backends = ("backend", f"backend/{again.by}")
+            # Where the broker was away or a worker suspended, the next attempt may have been published twice, and both be held.
+            brokers = ("broker", *(way for run in starts for way in (run.by, f"broker/{run.by}")))
+            if (
+                story.apart(recorded, again) > slack
+                and not story.disturbed(backends, recorded, again)
+                and not story.disturbed(brokers, starts[0], again)
+            ):
+                yield violation("G19", "a task ran again after its ending had been recorded", recorded, again)
+                return
 
 
 def g20_stopping_is_not_revoking(story: Story) -> Iterator[Violation]:

@@ -1,0 +1,485 @@
+"""Workers and clients of production code in the simulated world: what is wired in, and what is noted of it."""
+
+from __future__ import annotations
+
+import signal as real_signal
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import replace
+from datetime import datetime
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+import stem_kombu.wake
+from stem_kombu.broker import connections
+from stem_kombu.broker.encoding import encode_task
+from stem_kombu.context import TaskContext, TaskReleased, TaskRevoked
+from stem_kombu.control import client as client_module
+from stem_kombu.control import lanes, listener, lookout, outbox, question
+from stem_kombu.control.census import Census
+from stem_kombu.control.client import ControlClient
+from stem_kombu.control.handlers import ping, stats
+from stem_kombu.control.messages import Command, Reply, Revoke
+from stem_kombu.control.reception import Reception
+from stem_kombu.errors import LeaseLost, StemError
+from stem_kombu.execution import child, crew, handlers, inline, member, pool
+from stem_kombu.execution.base import Job
+from stem_kombu.outcome import Ending, Outcome
+from stem_kombu.revocation import Revocation
+from stem_kombu.revocation_cache import Applied, RevocationCache
+from stem_kombu.settings import Settings
+from stem_kombu.task import Task, TaskMessage, TaskOptions, TaskRegistry
+from stem_kombu.worker import consumer, heartbeats, hydration, inflight, intake, leases, recorder, steering, view
+from stem_kombu.worker import worker as worker_module
+from stem_kombu.worker.steering import Steering
+from stem_kombu.worker.worker import Worker
+from tests.faults.history import Event, History
+from tests.simulation import doubles, threads
+from tests.simulation.kernel import KERNEL, NOWHERE, Process
+from tests.simulation.services import Broker, Net, SimBackend, SimClock, SimStore
+
+NAMESPACE = "sim"
+SETTINGS = replace(
+    Settings.from_env({}, broker="memory://", backend="memory://", revoke_store="memory://", namespace=NAMESPACE),
+    sync_interval=1.0,
+    heartbeat_interval=2.0,
+    celery_events=False,
+    celery_results=None,
+    default_max_retries=2,
+)
+
+
+class World:
+    """One schedule's machines and what is noted of them. ``leases``: the broker works as Redis does, else as AMQP."""
+
+    def __init__(self, *, leases: bool, skews: tuple[float, float]) -> None:
+        self.history = History()
+        self.net = Net()
+        self.store = SimStore(self.net, self.history, skews[0])
+        self.backend = SimBackend(self.net, self.history, skews[1])
+        self.broker = Broker(self.net, self.history, leases=leases)
+        self.operations: dict[str, str | None] = {}
+        self.runs = 0
+        #: (worker, task, attempt) -> the latest run of it
+        self.run_of: dict[tuple[str, str, int], str] = {}
+
+    def note(self, kind: str, by: str = "", **facts: Any) -> None:
+        if not KERNEL.over:
+            self.history.add(Event(kind, KERNEL.now, by, **facts))
+
+
+#: The world of the schedule that runs.
+WORLD: World = World(leases=False, skews=(0.0, 0.0))
+
+
+def enter(world: World) -> None:
+    global WORLD
+    WORLD = world
+
+
+# -- handlers -------------------------------------------------------------------------------------------------------------
+
+
+def _work(context: TaskContext, steps: int, pause: float, ending: str) -> None:
+    world = WORLD
+    by = KERNEL.thread.process.worker
+    world.runs += 1
+    run, task, attempt = f"r{world.runs}", context.task_id, context.attempt
+    world.run_of[by, task, attempt] = run
+    world.note("started", by, task=task, attempt=attempt, run=run, value="cleans")
+    state = "failed"
+    try:
+        for _ in range(steps):
+            KERNEL.sleep(pause)
+            context.heartbeat()
+            world.note("checkpoint", by, task=task, attempt=attempt, run=run)
+        if ending == "fails":
+            raise ValueError("as it was told to")
+        if ending == "retries" and attempt == 1:
+            raise context.retry(countdown=pause)
+        state = "succeeded"
+    except TaskRevoked as revoked:
+        state = "cancelled"
+        target = revoked.revocation.task_id
+        world.note("stopped", by, task=task, attempt=attempt, run=run, target=target, value="checkpoint")
+        raise
+    except TaskReleased:
+        state = "released"
+        world.note("stopped", by, task=task, attempt=attempt, run=run, state="released", value="checkpoint")
+        raise
+    except LeaseLost:
+        state = "released"
+        world.note("stopped", by, task=task, attempt=attempt, run=run, state="lease lost", value="checkpoint")
+        raise
+    finally:
+        world.note("cleaned", by, task=task, attempt=attempt, run=run)
+        world.note("ended", by, task=task, attempt=attempt, run=run, state=state)
+
+
+def _registry(*modes: bool) -> TaskRegistry:
+    registry = TaskRegistry()
+    for isolate in modes:
+        options = TaskOptions(isolate=isolate, retry_backoff=0.2, retry_backoff_max=1.0)
+        registry.add(Task("isolate" if isolate else "inline", _work, options))
+    return registry
+
+
+REGISTRIES = {"inline": _registry(False), "isolate": _registry(True), "mixed": _registry(False, True)}
+
+
+# -- what a worker is made of ---------------------------------------------------------------------------------------------
+
+
+class App:
+    """An application as a worker sees it."""
+
+    target = "simulated:app"
+    settings = SETTINGS
+    control_commands: dict[str, Callable[..., Any]] = {}
+
+    def __init__(self, world: World, kinds: str) -> None:
+        self._world = world
+        self.kinds = kinds
+        self.registry = REGISTRIES[kinds]
+        self.backend = world.backend
+        self.producer = self
+
+    def open_revoke_store(self) -> SimStore:
+        return self._world.store
+
+    def send(self, message: TaskMessage) -> None:
+        """Publish the next attempt."""
+        world = self._world
+        world.net.reach("broker", doubles.BrokerUnavailable)
+        world.broker.publish(message, encode_task(message))
+        world.net.reach("broker", doubles.BrokerUnavailable)
+
+
+class NotedCache(RevocationCache):
+    """Production's cache; what comes into force is noted."""
+
+    def apply(self, records: Iterable[Revocation], now: datetime) -> Applied:
+        records = list(records)
+        done = super().apply(records, now)
+        if done.applied:
+            world, by = WORLD, KERNEL.thread.process.name
+            for record in records:
+                if record.task_id in done.applied:
+                    world.note("applied", by, task=record.task_id, version=record.version, terminate=record.terminate)
+        return done
+
+
+class NotedReception(Reception):
+    """Production's reception; what is obeyed is noted."""
+
+    def _obey(self, command: Command, say: Any) -> None:
+        world = WORLD
+        world.note("obeyed", KERNEL.thread.process.name, request=world.operations.get(command.request_id))
+        super()._obey(command, say)
+
+
+class NotedCensus(Census):
+    """Production's census; what is counted is noted."""
+
+    def hear(self, reply: Reply, at: float) -> bool:
+        counted = super().hear(reply, at)
+        if counted:
+            world = WORLD
+            world.note(
+                "heard",
+                KERNEL.thread.process.name,
+                request=world.operations.get(reply.request_id),
+                target=reply.worker,
+                value=reply.part,
+            )
+        return counted
+
+
+class NotedSteering(Steering):
+    """Production's steering; the loss of a child is noted."""
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        if outcome.kind is Ending.LOST:
+            world, by = WORLD, KERNEL.thread.process.name
+            key = (by, job.message.task_id, job.message.attempt)
+            world.note("lost", by, task=key[1], attempt=key[2], run=world.run_of.get(key))
+        super().ended(job, outcome)
+
+
+class Client(ControlClient):
+    """Production's client over the simulated services. Where it never saw the roster's clock and its own is off is noted."""
+
+    def _roster_view(self, notes: list[str], until: float) -> Any:
+        view = super()._roster_view(notes, until)
+        process = KERNEL.thread.process
+        if view is None and process.skew and self._roster_clock.now(longest=float("inf")) is None:
+            WORLD.note("fault", target=process.name, value="skewed, and has not seen the roster")
+        return view
+
+    def _connection_template(self) -> Any:
+        return doubles.Template(WORLD.broker)
+
+    def _open_roster(self) -> Any:
+        return WORLD.backend
+
+    def _revoke_store(self) -> Any:
+        return WORLD.store
+
+
+def _encode_command(command: Command, keyring: Any = None) -> bytes:
+    body = _real_encode(command, keyring)
+    world = WORLD
+    world.operations[command.request_id] = KERNEL.thread.process.operation
+    if isinstance(command.order, Revoke):
+        world.broker.revoking[body] = command.order.revocations
+    return body
+
+
+_real_encode = question.encode_command
+
+
+# -- children -------------------------------------------------------------------------------------------------------------
+
+
+class PipeHandle:
+    """One end of :func:`billiard.Pipe`, until it is given away."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.given = False
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        if not self.given:
+            threads.FDS.close(self._fd)
+
+
+class ChildProcess:
+    """:class:`billiard.Process`."""
+
+    def __init__(self, target: Callable[..., Any], args: tuple[Any, ...], name: str) -> None:
+        self._target = target
+        self._args = args
+        self.daemon = False
+
+    def start(self) -> None:
+        parent = KERNEL.thread.process
+        process = self._process = KERNEL.process(f"{parent.name}/child")
+        process.worker = parent.name
+        self.pid = process.pid
+        sentinel = threads.FDS.new(parent)
+        self.sentinel = sentinel.fd
+        pipe: PipeHandle = self._args[0]
+        pipe.given = True
+        threads.FDS[pipe.fileno()].owner = process
+
+        def exited() -> None:
+            threads.FDS.close_all_of(process)
+            sentinel.hung_up = True
+            sentinel.touched()
+
+        process.on_exit.append(exited)
+
+        def main() -> None:
+            self._target(*self._args)
+            KERNEL.kill(process, 0)
+
+        KERNEL.spawn(process, main, name="child")
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._process.status
+
+    def join(self, timeout: float | None = None) -> None:
+        """Its end is immediate here."""
+
+
+def _pipe(duplex: bool) -> tuple[PipeHandle, PipeHandle]:
+    ours, theirs = threads.FDS.pair(KERNEL.thread.process)
+    return PipeHandle(ours.fd), PipeHandle(theirs.fd)
+
+
+_context = SimpleNamespace(Process=ChildProcess, set_forkserver_preload=lambda modules: None)
+_billiard = SimpleNamespace(Pipe=_pipe, get_context=lambda method: _context)
+
+
+# -- wiring ---------------------------------------------------------------------------------------------------------------
+
+
+class _Depths:
+    def __init__(self, template: Any) -> None:
+        pass
+
+    def of(self, queues: Any) -> dict[str, int | None]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+def _token(size: int = 16) -> str:
+    return f"{int(KERNEL.draw() * (1 << 52)):013x}"
+
+
+def _is_running(pid: int) -> bool:
+    return any(process.pid == pid and process.alive for process in KERNEL.processes)
+
+
+def _current_clock() -> SimClock:
+    return SimClock(KERNEL.thread.process)
+
+
+def wire() -> None:
+    """Put the simulated world under production code, for the rest of this process's life."""
+    chance = SimpleNamespace(random=lambda: KERNEL.draw())
+    secret = SimpleNamespace(token_hex=_token)
+    clock = SimpleNamespace(
+        sleep=KERNEL.sleep,
+        utcnow=lambda: _current_clock().utcnow(),
+        now=lambda: _current_clock().now(),
+        monotonic=lambda: KERNEL.now,
+    )
+    for module in (
+        worker_module, inflight, hydration, heartbeats, intake, leases, recorder, consumer, lanes, listener,
+        lookout, outbox, pool, crew, inline, child,
+    ):  # fmt: skip
+        module.threading = threads.threading  # type: ignore[attr-defined]
+    for module in (stem_kombu.wake, member, child, inline, worker_module):
+        module.os = threads.os  # type: ignore[attr-defined]
+    for module in (child, inline, handlers):
+        module.monotonic = lambda: KERNEL.now  # type: ignore[attr-defined]
+    for module in (steering, connections):
+        module.random = chance  # type: ignore[attr-defined]
+    for module in (worker_module, question, client_module):
+        module.secrets = secret  # type: ignore[attr-defined]
+    for module in (heartbeats, view):
+        module.rss_bytes = module.load_avg = lambda: None  # type: ignore[attr-defined]
+    for module in (question, client_module):
+        module.default_requester = lambda: "operator"  # type: ignore[attr-defined]
+    for module in (ping, stats, child):
+        module.SYSTEM = clock  # type: ignore[attr-defined]
+
+    replaced: dict[Any, dict[str, Any]] = {
+        recorder: {"queue": threads.queue},
+        pool: {"selectors": threads.selectors, "billiard": _billiard},
+        member: {"billiard": _billiard, "_main_module_hidden": nullcontext, "rss_of": lambda pid: None},
+        child: {
+            "select": threads.select,
+            "signal": SimpleNamespace(**dict.fromkeys(("SIGINT", "SIGTERM", "SIG_IGN"), 0), signal=lambda *_: None),
+            "load_registry": lambda target: REGISTRIES["mixed"],
+            "rss_bytes": lambda: None,
+        },
+        heartbeats: {"_is_running": _is_running},
+        consumer: {
+            "KombuConsumer": doubles.KombuConsumer,
+            "connect": doubles.connect,
+            "pulse": lambda *_, **__: None,
+            "declared_task_queue": lambda connection, name: name,
+            "give_back": doubles.give_back,
+            "open_redis_source": lambda connection, *_, **__: doubles.Source(connection),
+            "bound": lambda channel, limit: channel,
+            "release": lambda connection: connection.release(),
+        },
+        listener: {
+            "Ear": doubles.Ear,
+            "Reception": NotedReception,
+            "abilities_of": lambda *_, **__: SimpleNamespace(fanout=True, require_control=lambda url: None),
+            "shown_url": lambda template: "simulated://",
+        },
+        outbox: {"_Voice": doubles.Voice, "broker_errors": doubles.broker_errors},
+        question: {"Census": NotedCensus, "encode_command": _encode_command},
+        client_module: {"Mailbox": doubles.Mailbox},
+        view: {"mask_url": lru_cache(view.mask_url)},
+        worker_module: {
+            "broker_connection": lambda settings: doubles.Template(WORLD.broker),
+            "open_leasing": lambda template: doubles.Leasing(WORLD.broker) if WORLD.broker.leases else None,
+            "open_celery_results": lambda *_: None,
+            "shown_url": lambda template: "simulated://",
+            "sweep": lambda *_: None,
+            "warn_of_routes": lambda settings: None,
+            "socket": SimpleNamespace(gethostname=lambda: "host"),
+            "QueueDepths": _Depths,
+            "RevocationCache": NotedCache,
+            "Steering": NotedSteering,
+        },
+    }
+    for module, names in replaced.items():
+        for name, value in names.items():
+            if not hasattr(module, name):
+                raise AttributeError(f"{module.__name__} has no {name} to stand in for")
+            setattr(module, name, value)
+    assert real_signal.SIGKILL
+
+
+# -- processes ------------------------------------------------------------------------------------------------------------
+
+
+class WorkerNode:
+    """A worker that is started again when it ends, as a service manager does."""
+
+    def __init__(self, name: str, kinds: str, *, concurrency: int, prefetch: int) -> None:
+        self.name = name
+        self._kinds = kinds
+        self._concurrency = concurrency
+        self._prefetch = prefetch
+        self._lives = 0
+        self.process: Process = NOWHERE
+        self.worker: Worker | None = None
+        self.ready = False
+        self.stops = False
+
+    def start(self) -> None:
+        self._lives += 1
+        self.process = KERNEL.process(f"{self.name}#{self._lives}")
+        self.ready = self.stops = False
+        WORLD.note("up", self.process.name)
+        process = self.process
+        process.on_exit.append(lambda: self._gone(process))
+        KERNEL.spawn(process, self._main, process)
+
+    def _gone(self, process: Process) -> None:
+        WORLD.note("down", process.name)
+        threads.FDS.close_all_of(process)
+        self.ready = False
+        KERNEL.at(0.2 + KERNEL.draw(), self._restart)
+
+    def _restart(self) -> None:
+        if not self.process.alive:
+            self.start()
+
+    def _main(self, process: Process) -> None:
+        worker: Worker = Worker(
+            App(WORLD, self._kinds),  # type: ignore[arg-type]
+            name=self.name,
+            concurrency=self._concurrency,
+            inline_slots=2,
+            prefetch_multiplier=self._prefetch,
+            hydration_timeout=6.0,
+            clock=SimClock(process),
+        )
+        self.worker = worker
+        try:
+            worker.start()
+        except StemError:
+            KERNEL.kill(process, 1)
+            return
+        if self.process is process:
+            self.ready = True
+            WORLD.note("ready", process.name)
+
+    def stop(self, timeout: float | None) -> None:
+        """As SIGTERM does."""
+        worker, process = self.worker, self.process
+        if worker is None or not process.alive or not self.ready:
+            return
+        self.stops = True
+        WORLD.note("stopping", process.name)
+
+        def main() -> None:
+            worker.stop(timeout)
+            KERNEL.kill(process, 0)
+
+        KERNEL.spawn(process, main, name="stop")

@@ -1,0 +1,320 @@
+"""Mistakes that somebody could make in the product; the simulation must find each.
+
+A mutant replaces methods by ones that decide wrongly, as a careless change would. ``promises`` are those that the checker may
+name: the mistake breaks each of them, and one becomes evident first. :data:`TROUBLE` stands for a fleet that does not come
+to rest, because a message stays behind for good. Where production looks twice, the mutant drops both looks: with one of
+them the promise is still kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stem_kombu.control import admission, census, client, lookout, question
+from stem_kombu.control.messages import Command, Reply, Revoke
+from stem_kombu.execution import pool, router
+from stem_kombu.execution.base import Stop
+from stem_kombu.execution.frames import Halt
+from stem_kombu.outcome import Ending, Outcome
+from stem_kombu.revocation import Revocation, RevocationDraft
+from stem_kombu.revocation_cache import Applied, RevocationCache
+from stem_kombu.stores import batch
+from stem_kombu.worker import hydration, inflight, intake, leases, recorder, steering
+from stem_kombu.worker.inflight import Delivery
+from stem_kombu.worker.settlement import Settlement, Then
+
+TROUBLE = "trouble"
+#: ``(owner, name, make)``: ``owner.name`` becomes ``make(what it was)``.
+Patch = tuple[Any, str, Callable[[Any], Any]]
+
+
+@dataclass
+class Mutant:
+    """``theme`` is what schedules are about that show it soonest, ``seed`` one that did: where to begin to look."""
+
+    promises: tuple[str, ...]
+    patches: tuple[Patch, ...]
+    theme: str = ""
+    seed: int = 0
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The product with the mistake in it."""
+        held = [(owner, name, vars(owner)[name]) for owner, name, _ in self.patches]
+        self.apply()
+        try:
+            yield
+        finally:
+            for owner, name, value in held:
+                setattr(owner, name, value)
+
+    def apply(self) -> None:
+        for owner, name, make in self.patches:
+            setattr(owner, name, make(getattr(owner, name)))
+
+
+def always(value: Any) -> Callable[[Any], Any]:
+    """Whatever is asked, the answer is this."""
+    return lambda original: lambda *_, **__: value
+
+
+# -- revocations ----------------------------------------------------------------------------------------------------------
+
+
+def broadcast_first(original: Any) -> Any:
+    def revoke(self: Any, task_ids: Sequence[str], **options: Any) -> Any:
+        store, now = self._revoke_store(), self._clock.utcnow()
+        drafts = [RevocationDraft(task_id, options.get("terminate", False)) for task_id in task_ids]
+        guessed = [
+            Revocation(self.settings.namespace, draft.task_id, store.highest + 1 + place, now, draft.terminate)
+            for place, draft in enumerate(drafts)
+        ]
+        self._ask_orders([Revoke(tuple(guessed), 0.0)], None, 1.0)
+        return original(self, task_ids, **options)
+
+    return revoke
+
+
+def cursor_by_broadcast(original: Any) -> Any:
+    def apply(self: steering.Steering, revocations: Sequence[Revocation]) -> Applied:
+        done: Applied = original(self, revocations)
+        for revocation in revocations:
+            self._cache.advance(revocation.version)
+        return done
+
+    return apply
+
+
+def read_once(original: Any) -> Any:
+    def sync(self: hydration.Hydration) -> bool:
+        if not self._loaded:
+            return bool(original(self))
+        self._synced_mono = self._clock.monotonic()
+        return True
+
+    return sync
+
+
+def start_unread(original: Any) -> Any:
+    def start(self: hydration.Hydration, *, timeout: float, allow_unsynced: bool = False) -> None:
+        self._synced_mono = self._clock.monotonic()
+        if self._thread is None:
+            self._thread = hydration.threading.Thread(target=self._run, name="stem-hydration", daemon=True)
+            self._thread.start()
+
+    return start
+
+
+def forget_terminate(original: Any) -> Any:
+    def merge(held: Any, draft: RevocationDraft, **facts: Any) -> Revocation:
+        return replace(original(held, draft, **facts), terminate=draft.terminate)
+
+    return merge
+
+
+def older_wins(original: Any) -> Any:
+    """The cache keeps what it has."""
+
+    def apply(self: RevocationCache, records: Any, now: Any) -> Applied:
+        done: Applied = original(self, [record for record in records if record.task_id not in self._records], now)
+        return done
+
+    return apply
+
+
+def cache_only(original: Any) -> Any:
+    return lambda self, revocations: self._cache.apply(revocations, self._cache.now())
+
+
+def retry_revoked(original: Any) -> Any:
+    def settle(*arguments: Any, **facts: Any) -> Settlement:
+        settled: Settlement = original(*arguments, **{**facts, "revocation": None})
+        return settled
+
+    return settle
+
+
+# -- stopping -------------------------------------------------------------------------------------------------------------
+
+
+def stop_whatever_runs(original: Any) -> Any:
+    def stop_job(self: pool.IsolatePool, token: int, why: Stop, revocation: Revocation | None = None) -> bool:
+        with self._lock:
+            busy = [member for member in self._members.values() if member.job is not None]
+            member = self._running(token) or (busy[0] if busy else None)
+            if member is None or member.job is None:
+                return False
+            member.send(Halt(member.job.token, why, revocation))
+        return True
+
+    return stop_job
+
+
+def released_is(kind: Ending | Then) -> Callable[[Any], Any]:
+    def make(original: Any) -> Any:
+        def settle(message: Any, options: Any, outcome: Outcome, **facts: Any) -> Settlement:
+            if outcome.kind is not Ending.RELEASED:
+                settled: Settlement = original(message, options, outcome, **facts)
+                return settled
+            if isinstance(kind, Then):
+                return Settlement(None, kind)
+            wrong: Settlement = original(message, options, replace(outcome, kind=kind), **facts)
+            return wrong
+
+        return settle
+
+    return make
+
+
+def acknowledge_first(original: Any) -> Any:
+    def settle(self: recorder.Recorder, delivery: Delivery, settled: Settlement) -> None:
+        self._finish(delivery, settled.then)
+        original(self, delivery, replace(settled, then=Then.LEAVE))
+
+    return settle
+
+
+# -- control --------------------------------------------------------------------------------------------------------------
+
+
+def obey_again(original: Any) -> Any:
+    def judge(self: admission.Admission, command: Command) -> admission.Verdict:
+        verdict: admission.Verdict = original(self, command)
+        return admission.Verdict.OBEY if verdict is admission.Verdict.KNOWN else verdict
+
+    return judge
+
+
+def own_clock(original: Any) -> Any:
+    def time_left(self: admission.Admission, command: Command) -> float:
+        return command.expires_at.timestamp() + admission.TOLERANCE - self._clock.now()
+
+    return time_left
+
+
+def untargeted(original: Any) -> Any:
+    return lambda self, command: original(self, replace(command, targets=None))
+
+
+def count_again(original: Any) -> Any:
+    def hear(self: census.Census, reply: Reply, at: float) -> bool:
+        if reply.request_id == self.request_id:
+            self._replies.get(reply.worker, {}).pop(reply.part, None)
+        return bool(original(self, reply, at))
+
+    return hear
+
+
+def first_is_whole(original: Any) -> Any:
+    return property(lambda self: bool(self._replies))
+
+
+def wait_on(original: Any) -> Any:
+    return lambda self, until, notes: original(self, until + 60.0, notes)
+
+
+# -- work -----------------------------------------------------------------------------------------------------------------
+
+
+def bury_quietly(original: Any) -> Any:
+    def bury(self: pool.IsolatePool, dead: Any) -> list[Any]:
+        original(self, dead)
+        return []
+
+    return bury
+
+
+def acknowledge_held(original: Any) -> Any:
+    def give_back(self: steering.Steering, delivery: Delivery) -> None:
+        if self._inflight.ended(delivery.token) is not None:
+            self.settle(delivery, Settlement(None, Then.ACKNOWLEDGE))
+
+    return give_back
+
+
+def adopt_the_first(original: Any) -> Any:
+    def same_attempt(self: inflight.InFlight, message: Any, generation: int, *, leased: bool) -> Delivery | None:
+        same = self._by_id.get(message.task_id, ())
+        return next((d for d in same if d.message.attempt == message.attempt and not d.lease_lost), None)
+
+    return same_attempt
+
+
+def adopt_the_left(original: Any) -> Any:
+    """What a lost connection held is let go of by the recorder, when it comes to it."""
+
+    def connection_lost(self: steering.Steering) -> None:
+        for delivery in self._inflight.all():
+            if self.holds.release(delivery.token) is not None and self._inflight.ended(delivery.token) is not None:
+                self.settle(delivery, Settlement(None, Then.LEAVE))
+
+    return connection_lost
+
+
+MUTANTS: dict[str, Mutant] = {
+    "broadcast before store": Mutant(("G1",), ((client.ControlClient, "revoke", broadcast_first),)),
+    "cursor moved by broadcasts": Mutant(
+        ("G2",), ((steering.Steering, "apply", cursor_by_broadcast),), "targets", seed=598
+    ),
+    "store read once": Mutant(("G2",), ((hydration.Hydration, "sync", read_once),), "targets", seed=132),
+    "work before the store is read": Mutant(("G2",), ((hydration.Hydration, "start", start_unread),), seed=15),
+    "nobody looks before a start": Mutant(
+        ("G2", "G3"),
+        (
+            (intake.Intake, "_refusal", always(None)),
+            (steering.Steering, "may_start", always(None)),
+        ),
+        seed=13,
+    ),
+    "revoked while it waited for a slot": Mutant(
+        ("G2", "G3"),
+        ((router.Executors, "withdraw", always(False)), (steering.Steering, "may_start", always(None))),
+        seed=314,
+    ),
+    "running tasks are not told": Mutant(("G7",), ((steering.Steering, "apply", cache_only),), seed=25),
+    "revoked tasks are tried again": Mutant(("G9",), ((steering, "settle", retry_revoked),), "races", seed=39),
+    "terminate taken back by the store": Mutant(("G4",), ((batch, "merge", forget_terminate),)),
+    "versions by the second": Mutant(
+        ("G1", "G2", "G4"), ((batch, "next_version", lambda _: lambda highest, now: int(now.timestamp())),)
+    ),
+    "an older record wins": Mutant(("G2", "G4", "G7", "G3"), ((RevocationCache, "apply", older_wins),), "expiries"),
+    "expiry forgotten": Mutant(("G4",), ((RevocationCache, "_now_us", always(0)),), "expiries"),
+    "expiry judged by the worker's clock": Mutant(
+        ("G2", "G3", "G4", "G7"), ((RevocationCache, "set_store_time", always(None)),), "expiries"
+    ),
+    "terminate without attempt token": Mutant(
+        ("G8",), ((pool.IsolatePool, "stop_job", stop_whatever_runs),), "children", seed=560
+    ),
+    "shutdown cancels": Mutant(("G9", "G18", "G20"), ((steering, "settle", released_is(Ending.CANCELLED)),), seed=403),
+    "released tasks are acknowledged": Mutant(
+        ("G9", "G18"), ((steering, "settle", released_is(Then.ACKNOWLEDGE)),), seed=403
+    ),
+    "acknowledge before record": Mutant(("G9", "G18"), ((recorder.Recorder, "settle", acknowledge_first),)),
+    "command carried out twice": Mutant(("G14",), ((admission.Admission, "judge", obey_again),)),
+    "stale command obeyed": Mutant(("G14",), ((admission.Admission, "time_left", always(60.0)),), "suspensions"),
+    "command judged by the worker's clock": Mutant(
+        ("G12", "G14", "G16"), ((admission.Admission, "time_left", own_clock),), "expiries"
+    ),
+    "target ignored": Mutant(("G12",), ((admission.Admission, "judge", untargeted),), "targets", seed=29),
+    "answer counted twice": Mutant(("G12",), ((census.Census, "hear", count_again),), seed=42),
+    "the first answer is enough": Mutant(
+        ("G12", "G13", "G16"), ((census.Census, "is_whole", first_is_whole),), "targets"
+    ),
+    "nobody is reminded": Mutant(("G12", "G16"), ((question.Question, "remind", always(None)),)),
+    "the roster is waited for": Mutant(("G13",), ((lookout.Lookout, "view", wait_on),), seed=188),
+    "leases are not renewed": Mutant(("G19",), ((leases.LeaseThread, "_renew_all", always(None)),), seed=310),
+    "a child's death is not told": Mutant(("G18", TROUBLE), ((pool.IsolatePool, "_bury", bury_quietly),), "children"),
+    "held tasks are acknowledged at a stop": Mutant(
+        ("G9", "G18"), ((steering.Steering, "give_back", acknowledge_held),), "etas"
+    ),
+    "a lost connection's holds are kept": Mutant(
+        ("G19",), ((steering.Steering, "connection_lost", always(None)),), "etas", seed=26
+    ),
+    "a lost connection's holds are left late": Mutant(
+        ("G18", "G19", TROUBLE), ((steering.Steering, "connection_lost", adopt_the_left),), "etas", seed=202
+    ),
+    "two messages take one place": Mutant(("G18", TROUBLE), ((inflight.InFlight, "same_attempt", adopt_the_first),)),
+}

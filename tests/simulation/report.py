@@ -1,0 +1,40 @@
+"""Figures of a simulation for ``docs/reliability.md``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.faults.report import Figures
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.runner import Tally
+
+ABOUT = (
+    "A deterministic simulation of the control protocol: the classes that run in production (worker, consumer, intake, "
+    "recorder, hydration, heartbeats, leases, pool, child, inline executor, listener, reception, client) on simulated "
+    "threads, clocks, pipes, processes, stores and brokers, all driven by one seed. A schedule has one to three workers, up "
+    "to three tasks, one or two operators and up to five faults; messages are lost, doubled, delayed and overtaken "
+    "besides. The simulation is itself tested: {mutants} mistakes put into the product are each found."
+)
+
+
+def write(tally: Tally, path: Path) -> None:
+    """Write the figures of the run; ``path`` is in ``docs/reliability/``."""
+    Figures(
+        suite=path.stem,
+        title="Simulation",
+        about=ABOUT.format(mutants=len(MUTANTS)),
+        command=f"make simulate SCHEDULES={tally.schedules}",
+        order=20,
+        seconds=round(tally.seconds, 1),
+        counts={
+            "schedules": tally.schedules,
+            "schedules a minute": round(tally.rate),
+            "milliseconds of a processor for each": round(tally.cpu / tally.schedules * 1000, 2),
+            "processes": tally.processes,
+            "simulated hours": round(tally.simulated / 3600, 1),
+            "events checked": tally.events,
+            "mutants found": f"{len(MUTANTS)} of {len(MUTANTS)} (a test)",
+        },
+        faults=dict(sorted(tally.faults.items())),
+        left=[f"seed {seed}: {what.splitlines()[0]}" for seed, what in sorted(tally.failures.items())],
+    ).write(path.parent)

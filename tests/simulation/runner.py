@@ -1,0 +1,133 @@
+"""Many schedules: over the processors of this machine, counted, timed, and stopped at what fails."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import logging
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Schedules that a process is given at a time, and failures after which no more are looked for.
+CHUNK, MOST_FAILURES = 200, 20
+
+
+@dataclass
+class Tally:
+    """What came of many schedules. ``failures`` maps a seed to what went wrong; ``cpu`` is in seconds, ``simulated`` too."""
+
+    schedules: int = 0
+    events: int = 0
+    switches: int = 0
+    simulated: float = 0.0
+    cpu: float = 0.0
+    faults: Counter[str] = field(default_factory=Counter)
+    failures: dict[int, str] = field(default_factory=dict)
+    #: Seconds that it took, over so many processes.
+    seconds: float = 0.0
+    processes: int = 1
+
+    @property
+    def rate(self) -> float:
+        """Schedules in a minute."""
+        return self.schedules / self.seconds * 60
+
+    def add(self, other: Tally) -> None:
+        self.schedules += other.schedules
+        self.events += other.events
+        self.switches += other.switches
+        self.simulated += other.simulated
+        self.cpu += other.cpu
+        self.faults += other.faults
+        self.failures |= other.failures
+
+
+def prepare() -> None:
+    """Make a world of this process; nothing else can be done in it any more."""
+    from tests.simulation import fleet
+
+    logging.disable(logging.CRITICAL)
+    fleet.wire()
+    gc.disable()
+    gc.freeze()
+
+
+def run_one(seed: int, theme: str | None = None) -> Any:
+    from tests.simulation.schedule import Schedule
+
+    return Schedule(seed, theme).run()
+
+
+def run_chunk(seeds: range) -> Tally:
+    tally = Tally()
+    began = time.process_time()
+    for seed in seeds:
+        result = run_one(seed)
+        tally.schedules += 1
+        tally.events += result.events
+        tally.switches += result.switches
+        tally.simulated += result.seconds
+        tally.faults.update(result.faults)
+        if result.failed:
+            tally.failures[seed] = result.trouble or str(result.violation)
+    gc.collect()
+    tally.cpu = time.process_time() - began
+    return tally
+
+
+def run_many(first: int, count: int, processes: int) -> Tally:
+    """Run ``count`` schedules with the seeds from ``first``, until too many have failed."""
+    chunks = [range(start, min(start + CHUNK, first + count)) for start in range(first, first + count, CHUNK)]
+    total = Tally()
+    if processes == 1:
+        prepare()
+        done: Iterable[Tally] = map(run_chunk, chunks)
+        _gather(total, done)
+        return total
+    with multiprocessing.get_context("fork").Pool(processes, initializer=prepare) as pool:
+        _gather(total, pool.imap_unordered(run_chunk, chunks))
+    return total
+
+
+def _gather(total: Tally, done: Iterable[Tally]) -> None:
+    for tally in done:
+        total.add(tally)
+        if len(total.failures) >= MOST_FAILURES:
+            return
+
+
+def hunt(name: str, most: int) -> tuple[int, str, str] | None:
+    """The seed of a schedule that shows the mutant by one of its promises, that promise, and how; ``None`` after ``most``."""
+    from tests.simulation.mutants import MUTANTS, TROUBLE
+    from tests.simulation.schedule import Schedule
+
+    mutant = MUTANTS[name]
+    with mutant.applied():
+        for seed in (mutant.seed, *range(most - 1)):
+            result = Schedule(seed, mutant.theme or None).run()
+            found = result.violation
+            promise, what = (found.promise, found.what) if found is not None else (TROUBLE, str(result.trouble))
+            if result.failed and promise in mutant.promises:
+                return seed, promise, what
+            if seed % CHUNK == 0:
+                gc.collect()
+    return None
+
+
+def digest(seeds: Iterable[int]) -> str:
+    """A digest of the histories of those seeds: the same in every process that is asked."""
+    found = hashlib.sha256()
+    for seed in seeds:
+        for line in _lines(seed):
+            found.update(line.encode())
+    return found.hexdigest()
+
+
+def _lines(seed: int) -> Iterator[str]:
+    result = run_one(seed)
+    yield f"{seed} {result.switches} {result.trouble}"
+    yield from result.history.lines()

@@ -1,0 +1,440 @@
+"""The simulated machines around a fleet: clocks, revoke store, backend, broker. Slow, down, cut off, lossy, as told.
+
+What stores and backends decide is production code (the merge rule, versions, the rule that protects an ending); what is
+simulated is that it takes time, that it fails before or after it took effect, and who can reach it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from heapq import heappop, heappush
+from typing import Any
+
+from stem_kombu.backends.base import Backend, RosterView
+from stem_kombu.backends.heartbeat import Heartbeat
+from stem_kombu.backends.memory import MemoryBackend
+from stem_kombu.backends.memory import _Shelf as BackendShelf
+from stem_kombu.clock import from_epoch
+from stem_kombu.errors import BrokerUnavailable, StoreUnavailable
+from stem_kombu.outcome import TaskRecord, admits, carried_over
+from stem_kombu.revocation import Revocation, RevocationDraft
+from stem_kombu.stores.base import RevokeStore
+from stem_kombu.stores.batch import folded, merged
+from stem_kombu.task import TaskMessage
+from tests.faults.history import Event, History
+from tests.simulation.kernel import KERNEL, Process, Thread
+
+EPOCH = 1_790_000_000.0
+_EPOCH_TIME = from_epoch(EPOCH)
+
+
+class SimClock:
+    """A process's clock: its wall clock may be off, its monotonic clock is nobody else's."""
+
+    __slots__ = ("process", "start")
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.start = 1000.0 + process.pid
+
+    def now(self) -> float:
+        return EPOCH + KERNEL.now + self.process.skew
+
+    def utcnow(self) -> datetime:
+        return _EPOCH_TIME + timedelta(seconds=KERNEL.now + self.process.skew)
+
+    def monotonic(self) -> float:
+        return KERNEL.now + self.start
+
+    def sleep(self, seconds: float) -> None:
+        KERNEL.sleep(seconds)
+
+
+def world_time(moment: datetime, skew: float) -> float:
+    """A time of a clock that is off by ``skew`` as seconds of the simulation."""
+    return (moment - _EPOCH_TIME).total_seconds() - skew
+
+
+class Net:
+    """Who can reach what, how long that takes, and what becomes of messages on their way."""
+
+    def __init__(self) -> None:
+        self.down: set[str] = set()
+        self.cut: set[tuple[str, str]] = set()
+        self.slow: dict[str, float] = {}
+        self.loss = self.double = self.lag = 0.0
+
+    def reach(self, what: str, error: type[Exception], refused: float = 0.0) -> None:
+        """One way to a service; raises ``error`` when it is down or the caller is cut off from it."""
+        kernel = KERNEL
+        draw = kernel.draw()
+        if draw > 0.7:  # most exchanges are quicker than anything that matters
+            kernel.block(draw**8 * 0.02 + self.slow.get(what, 0.0))
+        elif what in self.slow:
+            kernel.block(self.slow[what])
+        if (self.down or self.cut) and self.broken(what, kernel.thread.process):
+            kernel.block(0.05 + kernel.draw() ** 2 * 2.0 + refused)
+            raise error(f"{what} is away")
+
+    def broken(self, what: str, process: Process) -> bool:
+        return what in self.down or (what, process.name) in self.cut
+
+
+class SimStore(RevokeStore):
+    """Production's merging and numbering in memory, behind a network."""
+
+    url = "memory://simulated"
+
+    def __init__(self, net: Net, history: History, skew: float) -> None:
+        self.net = net
+        self.history = history
+        self.skew = skew
+        self.records: dict[str, Revocation] = {}  # in order of version
+        self.highest = 0
+        self.refuse_after = 0
+
+    def now_here(self) -> datetime:
+        return _EPOCH_TIME + timedelta(seconds=KERNEL.now + self.skew)
+
+    def save(self, namespace: str, drafts: Sequence[RevocationDraft]) -> list[Revocation]:
+        began, kernel = KERNEL.now, KERNEL
+        by = kernel.thread.process.name
+        try:
+            self.net.reach("store", StoreUnavailable)
+        except StoreUnavailable:
+            self.history.add(Event("store-failed", kernel.now, by, request=operation(), began=began))
+            raise
+        records = merged(folded(drafts), self.records, namespace=namespace, highest=self.highest, now=self.now_here())
+        for record in records:
+            self.records.pop(record.task_id, None)
+            self.records[record.task_id] = record
+            self.highest = record.version
+            self.history.add(
+                Event(
+                    "stored",
+                    kernel.now,
+                    by,
+                    began=began,
+                    task=record.task_id,
+                    version=record.version,
+                    terminate=record.terminate,
+                    until=None if record.expires_at is None else world_time(record.expires_at, self.skew),
+                    request=operation(),
+                )
+            )
+        # It is durable; whether the caller hears of it is another matter.
+        self.net.reach("store", StoreUnavailable)
+        return records
+
+    def since(self, namespace: str, version: int) -> Iterator[Revocation]:
+        self.net.reach("store", StoreUnavailable)
+        found = []
+        for record in reversed(self.records.values()):
+            if record.version <= version:
+                break
+            found.append(record)
+        found.reverse()
+        self.net.reach("store", StoreUnavailable)
+        return iter(found)
+
+    def load(self, namespace: str) -> Iterator[Revocation]:
+        self.net.reach("store", StoreUnavailable)
+        now = self.now_here()
+        found = [record for record in self.records.values() if not record.is_expired(now)]
+        self.net.reach("store", StoreUnavailable)
+        return iter(found)
+
+    def get(self, namespace: str, task_id: str) -> Revocation | None:
+        self.net.reach("store", StoreUnavailable)
+        record = self.records.get(task_id)
+        return None if record is None or record.is_expired(self.now_here()) else record
+
+    def revision(self, namespace: str) -> int:
+        self.net.reach("store", StoreUnavailable)
+        return self.highest
+
+    def prune(self, namespace: str) -> int:
+        self.net.reach("store", StoreUnavailable)
+        now = self.now_here()
+        expired = [record for record in self.records.values() if record.is_expired(now)]
+        for record in expired:
+            del self.records[record.task_id]
+            self.history.add(Event("pruned", KERNEL.now, "store", task=record.task_id, version=record.version))
+        return len(expired)
+
+    def now(self) -> datetime:
+        self.net.reach("store", StoreUnavailable)
+        return self.now_here()
+
+    def ping(self) -> None:
+        self.net.reach("store", StoreUnavailable)
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+
+class RosterClock:
+    def __init__(self, skew: float) -> None:
+        self.skew = skew
+
+    def now(self) -> float:
+        return EPOCH + KERNEL.now + self.skew
+
+    def utcnow(self) -> datetime:
+        return _EPOCH_TIME + timedelta(seconds=KERNEL.now + self.skew)
+
+    def monotonic(self) -> float:
+        return KERNEL.now
+
+    def sleep(self, seconds: float) -> None:
+        KERNEL.sleep(seconds)
+
+
+class _Roster(MemoryBackend):
+    """Production's roster on a shelf of this world's own."""
+
+    def __init__(self, clock: RosterClock) -> None:
+        super().__init__("simulated", clock=clock)
+        self._own_shelf = BackendShelf()
+
+    def _shelf(self) -> BackendShelf:
+        return self._own_shelf
+
+
+class SimBackend(Backend):
+    """Task states by production's rule, and production's roster, behind a network."""
+
+    url = "memory://simulated"
+
+    def __init__(self, net: Net, history: History, skew: float) -> None:
+        self.net = net
+        self.history = history
+        self.states: dict[str, TaskRecord] = {}
+        self.roster = _Roster(RosterClock(skew))
+
+    def record(self, records: Sequence[TaskRecord]) -> list[TaskRecord]:
+        self.net.reach("backend", StoreUnavailable)
+        by = KERNEL.thread.process.name
+        held_now = []
+        for new in records:
+            held = self.states.get(new.task_id)
+            if admits(held, new):
+                held = self.states[new.task_id] = carried_over(held, new)
+                revocation = new.revocation
+                self.history.add(
+                    Event(
+                        "recorded",
+                        KERNEL.now,
+                        by,
+                        task=new.task_id,
+                        attempt=new.attempt,
+                        state=new.state.value,
+                        version=None if revocation is None else revocation.version,
+                    )
+                )
+            assert held is not None
+            held_now.append(held)
+        self.net.reach("backend", StoreUnavailable)
+        return held_now
+
+    def get(self, task_id: str) -> TaskRecord | None:
+        self.net.reach("backend", StoreUnavailable)
+        return self.states.get(task_id)
+
+    def ping(self) -> None:
+        self.net.reach("backend", StoreUnavailable)
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+    def beat(self, heartbeat: Heartbeat) -> datetime:
+        self.net.reach("backend", StoreUnavailable)
+        return self.roster.beat(heartbeat)
+
+    def claim(self, heartbeat: Heartbeat) -> Heartbeat | None:
+        self.net.reach("backend", StoreUnavailable)
+        return self.roster.claim(heartbeat)
+
+    def leave(self, namespace: str, worker: str, boot: str) -> None:
+        self.net.reach("backend", StoreUnavailable)
+        self.roster.leave(namespace, worker, boot)
+
+    def view(self, namespace: str) -> RosterView:
+        self.net.reach("backend", StoreUnavailable)
+        return self.roster.view(namespace)
+
+
+class Queue:
+    """A control queue and who reads it. Messages have an expiry, and stay while nobody reads."""
+
+    __slots__ = ("messages", "reader")
+
+    def __init__(self) -> None:
+        self.messages: deque[tuple[float, bytes]] = deque()
+        self.reader: Thread | None = None
+
+    def put(self, expires: float, body: bytes) -> None:
+        self.messages.append((expires, body))
+        if self.reader is not None:
+            KERNEL.wake(self.reader)
+
+    def take(self) -> bytes | None:
+        while self.messages:
+            expires, body = self.messages.popleft()
+            if expires > KERNEL.now:
+                return body
+        return None
+
+
+class Message:
+    """A task message as Kombu hands it over."""
+
+    def __init__(self, broker: Broker, envelope: Any, task: TaskMessage) -> None:
+        self.broker = broker
+        self.body = envelope.body
+        self.headers = envelope.headers
+        self.properties = envelope.properties
+        self.content_type = "application/json"
+        self.errors = None
+        self.acknowledged = False
+        self.task = task
+        self.times = 0
+        self.delivery_tag = 0
+        self.delivery_info: dict[str, Any] = {}
+        self.holder: Any = None
+        self.held_until = 0.0
+
+    def delivered(self, tag: int, holder: Any) -> Message:
+        again = Message.__new__(Message)
+        for name in ("broker", "body", "headers", "properties", "content_type", "errors", "task"):
+            setattr(again, name, getattr(self, name))
+        again.times = self.times + 1
+        again.delivery_tag = tag
+        again.delivery_info = {"routing_key": self.task.queue, "redelivered": self.times > 0}
+        again.holder = holder
+        again.held_until = float("inf")
+        again.acknowledged = False
+        return again
+
+    def reject(self) -> None:
+        self.acknowledged = True
+        self.broker.acknowledge(self.delivery_tag, self.holder)
+
+
+class Broker:
+    """Fanout, inboxes and one task queue, with leases as Redis has them or connections as AMQP has them."""
+
+    #: Seconds for which a message stays with who does not renew it, where there are leases.
+    LIFETIME = 4.0
+
+    def __init__(self, net: Net, history: History, *, leases: bool) -> None:
+        self.net = net
+        self.history = history
+        self.leases = leases
+        self.ears: dict[Any, bool] = {}
+        self.queues: dict[str, Queue] = {}
+        self.ready: list[tuple[int, Message]] = []
+        self.held: dict[int, Message] = {}
+        self.tags = 0
+        self.order = 0
+        self.consumers: list[Any] = []
+        #: What is in the bodies of revokes, for the history.
+        self.revoking: dict[bytes, Sequence[Revocation]] = {}
+
+    # -- control ----------------------------------------------------------------------------------------------------
+
+    def queue(self, name: str) -> Queue:
+        found = self.queues.get(name)
+        if found is None:
+            found = self.queues[name] = Queue()
+        return found
+
+    def send(self, name: str, body: bytes, expires: float) -> None:
+        self._carry(lambda: self.queue(name).put(KERNEL.now + expires, body), lossy=False)
+
+    def fan_out(self, body: bytes, expires: float) -> None:
+        for ear in list(self.ears):
+            self._carry(lambda ear=ear: ear.hear(body), lossy=True)  # type: ignore[misc]
+
+    def _carry(self, arrive: Callable[[], None], *, lossy: bool) -> None:
+        net, draw = self.net, KERNEL.draw
+        if lossy and net.loss and draw() < net.loss:
+            return
+        KERNEL.at(draw() ** 3 * (0.01 + net.lag), arrive)
+        if net.double and draw() < net.double:
+            KERNEL.at(draw() * (0.02 + net.lag), arrive)
+
+    # -- tasks --------------------------------------------------------------------------------------------------------
+
+    def publish(self, task: TaskMessage, envelope: Any) -> None:
+        self._put(Message(self, envelope, task))
+
+    def _put(self, message: Message, *, first: bool = False) -> None:
+        self.order += 1
+        heappush(self.ready, (-self.order if first else self.order, message))
+        for consumer in self.consumers:
+            consumer.poke()
+
+    def take(self, holder: Any) -> Message | None:
+        if not self.ready:
+            return None
+        _, message = heappop(self.ready)
+        self.tags += 1
+        given = message.delivered(self.tags, holder)
+        if self.leases:
+            given.held_until = KERNEL.now + self.LIFETIME
+        self.held[self.tags] = given
+        return given
+
+    def acknowledge(self, tag: int, holder: Any) -> None:
+        message = self.held.get(tag)
+        if message is None or (not self.leases and message.holder is not holder):
+            return
+        del self.held[tag]
+        self.history.add(
+            Event(
+                "acknowledged",
+                KERNEL.now,
+                KERNEL.thread.process.name,
+                task=message.task.task_id,
+                attempt=message.task.attempt,
+            )
+        )
+
+    def give_back(self, tag: int) -> None:
+        message = self.held.pop(tag, None)
+        if message is not None:
+            self._put(message, first=True)
+
+    def renew(self, tag: int, seconds: float) -> bool:
+        message = self.held.get(tag)
+        if message is None:
+            return False
+        message.held_until = max(message.held_until, KERNEL.now + seconds)
+        return True
+
+    def sweep(self) -> None:
+        """What nobody renews goes to somebody else."""
+        for tag in [tag for tag, message in self.held.items() if message.held_until <= KERNEL.now]:
+            self.give_back(tag)
+
+    def connection_lost(self, holder: Any) -> None:
+        """The broker has noticed; without leases what was held there is anybody's again."""
+        if self.leases:
+            return
+        for tag in [tag for tag, message in self.held.items() if message.holder is holder]:
+            self.give_back(tag)
+
+    @property
+    def idle(self) -> bool:
+        return not self.ready and not self.held
+
+
+def operation() -> str | None:
+    """The name of the command that this process is about, for the history."""
+    return KERNEL.thread.process.operation
+
+
+__all__ = ["EPOCH", "Broker", "BrokerUnavailable", "Net", "SimBackend", "SimClock", "SimStore"]

@@ -1,0 +1,56 @@
+"""The simulation itself: a slice of it, its sameness in every process, and mistakes that it must find.
+
+Each runs in a process of its own, which is made into a simulated world and is good for nothing else afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.simulation.mutants import MUTANTS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def simulation(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.simulation", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, env=dict(os.environ))
+
+
+def test_every_promise_is_kept_in_a_slice_of_the_simulated_schedules() -> None:
+    done = simulation("--schedules", "800", "--first", "1", "--processes", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "800 schedules from seed 1" in done.stdout
+    assert done.stdout.endswith("\n0 failed\n")
+
+
+def test_a_seed_gives_the_same_history_in_every_process() -> None:
+    first, second = (simulation("--digest", "--schedules", "30", "--first", "7000").stdout for _ in range(2))
+    assert len(first) == 65
+    assert first == second
+
+
+def test_a_failing_seed_is_printed_with_its_events_and_shows_the_same_when_it_is_run_again() -> None:
+    broken = simulation(
+        "--schedules", "20", "--first", "0", "--processes", "1", "--mutant", "acknowledge before record"
+    )
+    assert broken.returncode == 1
+    assert "\nseed 0: G9: acknowledged before its outcome was recorded\n" in broken.stdout
+    assert "again: python -m tests.simulation --seed 0 --mutant 'acknowledge before record'" in broken.stdout
+    again = simulation("--seed", "0", "--mutant", "acknowledge before record")
+    assert again.returncode == 1
+    assert "seed 0: G9: acknowledged before its outcome was recorded" in again.stdout
+    assert simulation("--seed", "0").returncode == 0
+
+
+def test_every_mutant_is_found_by_a_promise_that_it_breaks() -> None:
+    done = simulation("--mutants", "--schedules", "1500")
+    found = {
+        name: (promise, what) for name, _, promise, what in (line.split("\t") for line in done.stdout.splitlines())
+    }
+    assert found.keys() == MUTANTS.keys(), done.stderr
+    wrong = {name: found[name] for name, mutant in MUTANTS.items() if found[name][0] not in mutant.promises}
+    assert wrong == {}
