@@ -117,6 +117,7 @@ class RabbitServer(ServerProcess):
         return set(listed.strip("[]").replace('"', "").split(",")) - {""}
 
     def prepare(self) -> None:
+        self._forget_controller()  # it would speak of the node that was killed when it is asked of the next
         self._epmd.start()
         for part in ("home", "mnesia", "log"):
             (self.directory / part).mkdir(exist_ok=True)
@@ -160,6 +161,14 @@ class RabbitServer(ServerProcess):
 
     def _erlang(self) -> dict[str, str]:
         return {"HOME": str(self.directory / "home"), **self._epmd.environment()}
+
+    def _forget_controller(self) -> None:
+        with self._controller_lock:
+            controller, self._controller = self._controller, None
+        if controller is not None:
+            controller.kill()
+            controller.communicate()
+            self._reaper.order("forget", controller.pid)
 
     def _start_controller(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(
