@@ -48,6 +48,13 @@ def give_back(connection: Connection, delivery_tag: Any) -> None:
     QoS.ack(channel.qos, delivery_tag)
 
 
+def keep_what_is_held(connection: Connection) -> None:
+    """Have unacknowledged messages stay leased when the connection is closed; Kombu's own transports would give them back."""
+    for channel in list(getattr(connection.connection, "channels", None) or ()) if connection.connected else ():
+        if hasattr(channel, "do_restore"):
+            channel.do_restore = False
+
+
 def _exists(connection: Connection, queue: Queue) -> bool:
     channel = connection.channel()
     try:

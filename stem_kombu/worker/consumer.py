@@ -7,7 +7,6 @@ they arrive (:mod:`stem_kombu.broker.amqp_source`); a pipe wakes both at once. T
 
 from __future__ import annotations
 
-import collections
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -19,12 +18,13 @@ from kombu import Consumer as KombuConsumer
 from stem_kombu.broker.amqp_source import AmqpSource
 from stem_kombu.broker.connections import backoff, connect, pulse, release
 from stem_kombu.broker.encoding import LARGEST_BODY
-from stem_kombu.broker.queues import declared_task_queue, give_back
+from stem_kombu.broker.queues import declared_task_queue, give_back, keep_what_is_held
 from stem_kombu.broker.redis_source import RedisSource, open_redis_source
 from stem_kombu.broker.unpacking import bound
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerError
 from stem_kombu.wake import WakePipe
+from stem_kombu.worker.finished import Finished
 from stem_kombu.worker.inflight import Delivery, InFlight
 from stem_kombu.worker.settlement import Then
 
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 #: Seconds of one blocking read where nothing can interrupt it: the longest that an acknowledgement waits there.
 _SLICE = 0.02
 _CONNECT_TIMEOUT = 4.0
+_QUIESCE_TIMEOUT = 5.0  # the thread may be reading the revoke store
 #: From a source: messages acknowledged in one round trip, and how many may wait to be recorded beside those in slots.
 _TOGETHER, _SETTLING = 500, 64
 #: Seconds between two round trips while messages keep coming.
@@ -79,11 +80,11 @@ class Consumer:
         self.prefetch = 0
         self._global_prefetch = True
         self.generation = 0
-        #: Whether the queues are being consumed right now.
-        self.consuming = False
+        self._resting = threading.Event()
+        self._resting.set()
         #: The last failure while the broker is away, else ``None``.
         self.trouble: str | None = None
-        self._finished: collections.deque[tuple[Delivery, Then]] = collections.deque()
+        self._finished = Finished()
         self._pipe = WakePipe()
         self._wake_transport: Callable[[], object] | None = None
         self._quiet = threading.Event()
@@ -114,7 +115,7 @@ class Consumer:
 
     def finish(self, delivery: Delivery, then: Then) -> None:
         """Acknowledge, give back or let go of the delivery, soon, in the thread that may."""
-        self._finished.append((delivery, then))
+        self._finished.add(delivery, then)
         self.wake()
 
     def wake(self) -> None:
@@ -123,10 +124,21 @@ class Consumer:
             self._wake_transport()
         self._pipe.wake()
 
+    @property
+    def consuming(self) -> bool:
+        """Whether the queues are being consumed right now."""
+        return not self._resting.is_set()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it was told to fetch nothing more."""
+        return self._quiet.is_set()
+
     def quiesce(self) -> None:
-        """Fetch nothing more; acknowledging goes on."""
+        """Fetch nothing more, and return when nothing is taken in any more (or the thread hangs); acknowledging goes on."""
         self._quiet.set()
         self.wake()
+        self._resting.wait(_QUIESCE_TIMEOUT)
 
     def stop(self) -> None:
         """Return when the thread has ended; everything handed to :meth:`finish` before has been carried out."""
@@ -165,20 +177,21 @@ class Consumer:
                 self.trouble = "unexpected error, see the log"
                 logger.exception("consuming %s failed; trying again", ", ".join(self.queues))
             finally:
-                self.consuming = False
+                self._resting.set()
                 self._wake_transport = None
                 self._forsake(connection)
             if not self._ended.is_set():
                 self._lost()
             self._ended.wait(backoff(failures) if failures else 0)
-        self._drop_the_rest()
+        while self._finished:  # the broker stayed away until the end, and delivers again what was not acknowledged
+            self._inflight.remove(self._finished.take().token)
 
     def _serve(self, connection: Connection) -> None:
         self._connection = connection
         generation = self.generation
         bound(connection.default_channel, LARGEST_BODY)
         queues = [declared_task_queue(connection, queue) for queue in self.queues]
-        arrived: Callable[[Any], None] = lambda message: self._receive(message, generation)  # noqa: E731
+        arrived: Callable[[Any], None] = lambda message: self._take_in(message, generation)  # noqa: E731
         if connection.transport.driver_type == "redis":
             self._source = open_redis_source(connection, self.queues, clock=self._clock, garbage=self._garbage)
         elif connection.transport.driver_type == "amqp":
@@ -197,7 +210,7 @@ class Consumer:
         if not self._quiet.is_set():
             if self._is_pushed:
                 self._consumer.consume()
-            self.consuming = True
+            self._resting.clear()
         self.trouble = None
         if generation > 1:
             self._reconnected()
@@ -224,23 +237,29 @@ class Consumer:
                 # A stream of short tasks: let some of them end, so that one round trip serves many.
                 self._ended.wait(_GATHER - (now - turned_at))
             room = self._room() if self.consuming else 0
-            done = self._taken_acknowledgements()
+            done = self._finished.take_acknowledgements(_TOGETHER)
             try:
                 tags = [delivery.handle.delivery_tag for delivery in done if self._may_settle(delivery)]
                 messages = source.take(room, tags) if room or done or source.pushes else []
             except BaseException:
-                # Whether they were acknowledged can't be known; to do it again over the next connection is harmless.
-                self._finished.extendleft((delivery, Then.ACKNOWLEDGE) for delivery in reversed(done))
+                self._finished.put_back(done)
                 raise
             for delivery in done:
                 self._inflight.remove(delivery.token)
             for message in messages:
-                self._receive(message, generation)
+                self._take_in(message, generation)
                 if message.acknowledged:
                     source.settled(message.delivery_tag)
             turned_at = self._clock.monotonic()
             if len(messages) < room or not (messages or done):
                 source.wait(self._pipe.reader, min(1.0, sweep_at - now), more=len(messages) < room)
+
+    def _take_in(self, message: Any, generation: int) -> None:
+        if not self._quiet.is_set():
+            self._receive(message, generation)
+            return
+        # It was under way when we were told to fetch nothing more, and what still runs here may take long.
+        self._give_back(message.delivery_tag)
 
     def _room(self) -> int:
         """How many messages may come. What is only being recorded takes no slot, so that recording overlaps with the
@@ -249,13 +268,6 @@ class Consumer:
         if everything - taking_slots > self.prefetch + _SETTLING:
             return 0
         return max(0, self.prefetch - taking_slots)
-
-    def _taken_acknowledgements(self) -> list[Delivery]:
-        """Take out what is to be acknowledged, up to something else: that waits for the next turn."""
-        done: list[Delivery] = []
-        while self._finished and len(done) < _TOGETHER and self._finished[0][1] is Then.ACKNOWLEDGE:
-            done.append(self._finished.popleft()[0])
-        return done
 
     def _serve_by_slices(self, connection: Connection) -> None:
         self._wake_transport = getattr(connection.transport, "wake", None)
@@ -275,16 +287,15 @@ class Consumer:
                 self._consumer.cancel()
             if self._source is not None:
                 self._source.rest()
-            self.consuming = False
+            self._resting.set()
         # Before anything is given back, or the broker would send it right here again.
         self._apply_prefetch()
         while self._finished:
-            delivery, then = self._finished[0]
+            delivery, then = self._finished.first()
             if self._source is not None and then is Then.ACKNOWLEDGE:
                 break  # it goes with the next burst, in one round trip
             self._carry_out(delivery, then)
-            # Only now, so that a connection lost in the middle finds it here again.
-            self._finished.popleft()
+            self._finished.take()  # only now, so that a connection lost in the middle finds it here again
         self._apply_prefetch()
         return not (self._ended.is_set() and not self._finished)
 
@@ -293,16 +304,22 @@ class Consumer:
         current = delivery.generation == self.generation
         if then is not Then.LEAVE and self._may_settle(delivery):
             tag = delivery.handle.delivery_tag
-            if self._source is not None:
+            if then is Then.REQUEUE and current:
+                self._give_back(tag)
+            elif self._source is not None:
                 self._source.settled(tag)
             if then is Then.ACKNOWLEDGE:
                 self._connection.default_channel.basic_ack(tag)
             elif then is Then.REJECT:
                 self._connection.default_channel.basic_reject(tag, requeue=False)
-            elif current:
-                give_back(self._connection, tag)
         # A delivery of a lost AMQP connection is the broker's again; its redelivery finds the recorded outcome.
         self._inflight.remove(delivery.token)
+
+    def _give_back(self, tag: Any) -> None:
+        assert self._connection is not None
+        if self._source is not None:
+            self._source.settled(tag)
+        give_back(self._connection, tag)
 
     def _may_settle(self, delivery: Delivery) -> bool:
         """Whether its tag means anything to this connection: AMQP counts tags anew in each, and means others by them."""
@@ -315,8 +332,7 @@ class Consumer:
             return
         assert self._consumer is not None
         # To RabbitMQ a count that is not global is a matter of each consumer, and fixed when it begins to consume.
-        again = not self._global_prefetch and self.consuming
-        if again:
+        if again := not self._global_prefetch and self.consuming:
             self._consumer.cancel()
         if self._is_pushed:  # else it is asked for what there is room for
             self._consumer.qos(prefetch_count=allowance, apply_global=self._global_prefetch)
@@ -329,20 +345,11 @@ class Consumer:
         renewed and the acknowledgement goes out over the next one."""
         self._connection = self._consumer = None
         source, self._source = self._source, None
-        stopping = self._ended.is_set()
         try:
             if source is not None:
                 source.close()
-            for channel in list(getattr(connection.connection, "channels", None) or ()) if connection.connected else ():
-                if not stopping and hasattr(channel, "do_restore"):
-                    channel.do_restore = False
+            if not self._ended.is_set():
+                keep_what_is_held(connection)
             release(connection)
         except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
-            # The connection is broken or half closed; what matters is that nothing uses it any more.
             logger.debug("closing a broker connection: %r", error)
-
-    def _drop_the_rest(self) -> None:
-        """The broker stayed away until the end: what could not be acknowledged is redelivered."""
-        while self._finished:
-            delivery, _ = self._finished.popleft()
-            self._inflight.remove(delivery.token)
