@@ -6,16 +6,26 @@ without them: RabbitMQ answers PRECONDITION_FAILED. So it is asked first whether
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
 
+from stem_kombu.broker.connections import release
 from stem_kombu.broker.names import task_queue
 
 if TYPE_CHECKING:
     from kombu import Connection, Queue
 
+logger = logging.getLogger(__name__)
+
 _NOT_FOUND = 404
 #: Drivers that refuse to declare a queue again with other arguments.
 _STRICT_DRIVERS = frozenset({"amqp", "sqlite"})
+
+
+class Source(Protocol):
+    """What reads a connection in the place of Kombu."""
+
+    def close(self) -> None: ...
 
 
 def declared_task_queue(connection: Connection, name: str, *, max_priority: int | None = None) -> Queue:
@@ -48,11 +58,21 @@ def give_back(connection: Connection, delivery_tag: Any) -> None:
     QoS.ack(channel.qos, delivery_tag)
 
 
-def keep_what_is_held(connection: Connection) -> None:
-    """Have unacknowledged messages stay leased when the connection is closed; Kombu's own transports would give them back."""
-    for channel in list(getattr(connection.connection, "channels", None) or ()) if connection.connected else ():
-        if hasattr(channel, "do_restore"):
-            channel.do_restore = False
+def forsake(connection: Connection, source: Source | None, *, keep: bool) -> None:
+    """Close a connection that brought messages, whatever state it is in, and the source that read it.
+
+    With ``keep`` what isn't acknowledged stays leased; Kombu's own transports would give it back.
+    """
+    try:
+        if source is not None:
+            source.close()
+        for channel in list(getattr(connection.connection, "channels", None) or ()) if connection.connected else ():
+            if keep and hasattr(channel, "do_restore"):
+                channel.do_restore = False
+        release(connection)
+    except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
+        # What matters is that nothing uses it any more.
+        logger.debug("closing a broker connection: %r", error)
 
 
 def _exists(connection: Connection, queue: Queue) -> bool:

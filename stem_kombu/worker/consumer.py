@@ -16,9 +16,9 @@ from kombu import Connection
 from kombu import Consumer as KombuConsumer
 
 from stem_kombu.broker.amqp_source import AmqpSource
-from stem_kombu.broker.connections import backoff, connect, pulse, release
+from stem_kombu.broker.connections import backoff, connect, pulse
 from stem_kombu.broker.encoding import LARGEST_BODY
-from stem_kombu.broker.queues import declared_task_queue, give_back, keep_what_is_held
+from stem_kombu.broker.queues import declared_task_queue, forsake, give_back
 from stem_kombu.broker.redis_source import RedisSource, open_redis_source
 from stem_kombu.broker.unpacking import bound
 from stem_kombu.clock import Clock
@@ -179,7 +179,11 @@ class Consumer:
             finally:
                 self._resting.set()
                 self._wake_transport = None
-                self._forsake(connection)
+                self._connection = self._consumer = None
+                source, self._source = self._source, None
+                # Without giving back what still runs here: where tags outlive the connection, the lease is renewed and
+                # the acknowledgement goes out over the next one.
+                forsake(connection, source, keep=not self._ended.is_set())
             if not self._ended.is_set():
                 self._lost()
             self._ended.wait(backoff(failures) if failures else 0)
@@ -339,17 +343,3 @@ class Consumer:
         if again:
             self._consumer.consume()
         self.prefetch = allowance
-
-    def _forsake(self, connection: Connection) -> None:
-        """Let a connection go without giving back what still runs here: where tags outlive the connection, the lease is
-        renewed and the acknowledgement goes out over the next one."""
-        self._connection = self._consumer = None
-        source, self._source = self._source, None
-        try:
-            if source is not None:
-                source.close()
-            if not self._ended.is_set():
-                keep_what_is_held(connection)
-            release(connection)
-        except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
-            logger.debug("closing a broker connection: %r", error)

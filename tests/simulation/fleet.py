@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import stem_kombu.wake
-from stem_kombu.broker import connections
+from stem_kombu.broker import connections, queues
 from stem_kombu.broker.encoding import encode_task
 from stem_kombu.context import TaskContext, TaskReleased, TaskRevoked
 from stem_kombu.control import client as client_module
@@ -381,8 +381,8 @@ def wire() -> None:
             "give_back": doubles.give_back,
             "open_redis_source": lambda connection, *_, **__: doubles.Source(connection),
             "bound": lambda channel, limit: channel,
-            "release": lambda connection: connection.release(),
         },
+        queues: {"release": lambda connection: connection.release()},
         listener: {
             "Ear": doubles.Ear,
             "Reception": NotedReception,

@@ -31,6 +31,7 @@ class Stuck:
             allowance=lambda: 5,
             receive=self._receive,
             garbage=lambda error: None,
+            lost=lambda: None,
             reconnected=lambda: None,
             clock=SYSTEM,
         )
