@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from tests.faults.fleet import Servers, be_quiet
 from tests.faults.notes import now
 from tests.faults.promises import judged
-from tests.faults.report import Figures, commit
+from tests.faults.report import FOLDER, Figures, commit
 from tests.faults.report import main as render
 from tests.faults.schedule import Result, run
 
@@ -96,7 +96,10 @@ def main() -> None:
     parser.add_argument("seconds", type=float)
     parser.add_argument("--seed", type=int, help="of the first schedule; the next ones follow it")
     parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--add", action="store_true", help="add the figures to those of the runs before")
     options = parser.parse_args()
+    kept = FOLDER / "faults.json"
+    earlier = Figures.read(kept) if options.add and kept.exists() else None
     be_quiet()
     first = random.SystemRandom().randrange(1, 10**6) if options.seed is None else options.seed
     soak, servers, began = Soak(), Servers(), now()
@@ -112,7 +115,8 @@ def main() -> None:
             else:
                 soak.add(result)
                 print(result, flush=True)
-            soak.figures(now() - began, first).write()
+            figures = soak.figures(now() - began, first)
+            (figures if earlier is None else figures.after(earlier)).write()
             seed += 1
     except KeyboardInterrupt:
         print("interrupted; the figures so far are kept", file=sys.stderr)

@@ -40,3 +40,12 @@ def test_a_page_tells_targets_faults_and_what_is_left(tmp_path: Path) -> None:
     assert "| tasks | 20,000 |" in page
     assert "Violations found and mended so far: 1. Violations left: 1.\n\n- G3: it ran (seed 7)" in page
     assert "| demo | G3 | this | that | `test_g3_this` |" in page
+
+
+def test_the_figures_of_several_runs_are_added() -> None:
+    first = figures(counts={"tasks": 2, "Commit": "a"}, faults={"SIGKILL": 1}, seconds=1.0, left=["G1"])
+    second = figures(counts={"tasks": 3, "Commit": "b"}, faults={"SIGSTOP": 4}, promises={"G3": 5}, seconds=2.0)
+    both = second.after(first)
+    assert both.counts == {"tasks": 5, "Commit": "b"}
+    assert both.faults == {"SIGKILL": 1, "SIGSTOP": 4}
+    assert (both.promises, both.seconds, both.left) == ({"G3": 5}, 3.0, ["G1"])
