@@ -46,6 +46,7 @@ def soaking(soaks: list[dict[str, Any]], kills: list[dict[str, Any]]) -> Figures
             counts[f"Worker's {name}{unit} before and after, {kind}"] = ", ".join(pair)
         same = "the same" if soak["before"]["broker"] == soak["after"]["broker"] else "not the same"
         counts[f"Queues, keys and connections before and after, {kind}"] = same
+    tasks, commands = (min((soak[name] for soak in soaks), default=0) for name in ("tasks", "commands"))
     for one in kills:
         counts[f"Clients killed in mid-command, {one['broker']}"] = one["kills"]
         counts[f"Left of them, {one['broker']}"] = len(one["left"])
@@ -54,7 +55,7 @@ def soaking(soaks: list[dict[str, Any]], kills: list[dict[str, Any]]) -> Figures
         "What is left after a great deal of work",
         "One worker of the real command line carries out tasks (inline, isolated, failing) and commands (ping, inspect, stats,\n"
         "revoke); what it and the broker hold is compared with what they held before. Then clients are killed with SIGKILL.",
-        "make soak-resources",
+        f"make soak-resources TASKS={tasks} COMMANDS={commands}" if soaks else "make soak-resources TASKS=0",
         order=70,
         seconds=round(sum(one["seconds"] for one in (*soaks, *kills))),
         counts=counts,
