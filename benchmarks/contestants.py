@@ -13,14 +13,17 @@ import os
 import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import bare
 from benchmarks.lab import Process
 from stem_kombu import Stem
+from stem_kombu.task import TaskMessage
 
 #: RabbitMQ can't keep revocations; a file of its own holds none of them here.
 _STORES = Path(tempfile.mkdtemp(prefix="stem-bench-"))
@@ -33,12 +36,13 @@ Start = Callable[..., Process]
 @dataclass(frozen=True)
 class Contestant:
     """``sender(url)`` is a context manager that gives ``send(task, args)`` with ``task`` ``no_op`` or ``mark``;
-    ``workers(start, url)`` begins its workers."""
+    ``workers(start, url)`` begins its workers. ``fill(url, count, args)`` sends many no-op tasks at once."""
 
     name: str
     brokers: tuple[str, ...]
     sender: Callable[[str], Any]
     workers: Callable[[Start, str], Any]
+    fill: Callable[[str, int, list[Any]], None] | None = None
 
 
 def stem(kind: str, processes: int, *options: str) -> Contestant:
@@ -59,8 +63,16 @@ def stem(kind: str, processes: int, *options: str) -> Contestant:
                 STEM_BROKER_URL=url, STEM_CELERY_EVENTS="false", STEM_REVOKE_STORE_URL=str(_STORES / "revocations"),
             )  # fmt: skip
 
+    def fill(url: str, count: int, args: list[Any]) -> None:
+        app = Stem("benchmarks", broker=url)
+        app.producer.send_many(
+            TaskMessage(task_id=str(uuid.uuid4()), name=f"bench.{kind}", args=tuple(args), kwargs={}, queue="default")
+            for _ in range(count)
+        )
+        app.close()
+
     label = f"stem {kind}" + (f", {processes} processes" if processes > 1 else "")
-    return Contestant(label, ("redis", "rabbitmq", "embedded"), sender, workers)
+    return Contestant(label, ("redis", "rabbitmq", "embedded"), sender, workers, fill)
 
 
 def celery(label: str, tuned: bool, *options: str, processes: int = 1) -> Contestant:
@@ -154,6 +166,16 @@ def rq() -> Contestant:
             )  # fmt: skip
 
     return Contestant("rq (SimpleWorker), 2 processes", ("redis",), sender, workers)
+
+
+def floor(label: str, kind: str, *brokers: str) -> Contestant:
+    """What is left when a library does nothing but send, receive and acknowledge (:mod:`benchmarks.bare`)."""
+
+    def workers(start: Start, url: str) -> None:
+        for _ in range(2):
+            start(sys.executable, "-m", "benchmarks.bare", kind, url)
+
+    return Contestant(label, brokers or ("redis", "rabbitmq"), lambda url: bare.sender(kind, url), workers)
 
 
 def _module(name: str, url: str) -> Any:

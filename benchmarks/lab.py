@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -74,19 +75,25 @@ class Lab:
 
     def url(self, kind: str) -> str:
         """A new database or virtual host."""
-        kinds: dict[str, Callable[[Reaper], ServerProcess]] = {
+        kinds: dict[str, Callable[..., ServerProcess]] = {
             "redis": RedisServer, "rabbitmq": RabbitServer, "postgres": PostgresServer,
         }  # fmt: skip
         if kind == "embedded":
             return f"sqlite://{self.path('broker.db')}"
         if kind not in self._servers:
-            self._servers[kind] = kinds[kind](self._reaper)
+            # Enough for 5,000 simulated workers, as far as this machine's limit of open files goes.
+            roomy = {"options": ["--maxclients", "18000"]} if kind == "redis" else {}
+            self._servers[kind] = kinds[kind](self._reaper, **roomy)
             self._servers[kind].start()
         server = self._servers[kind]
         if isinstance(server, RabbitServer):
             return server.new_vhost()
         assert isinstance(server, RedisServer | PostgresServer)
         return server.new_database()
+
+    def server(self, kind: str) -> ServerProcess:
+        """The server itself, once a URL of it was asked for."""
+        return self._servers[kind]
 
     def path(self, name: str) -> Path:
         """A file of its own."""
@@ -112,6 +119,36 @@ class Lab:
                 process.popen.terminate() if process.popen.poll() is None else None
             for process in running:
                 process.end()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process and all that it started have used so far: seconds of CPU, and MB of memory, each page counted once."""
+
+    cpu: float
+    pss_mb: float
+
+    @classmethod
+    def of(cls, pid: int) -> Usage:
+        cpu, memory = 0.0, 0
+        for one in family(pid):
+            with contextlib.suppress(OSError):  # it has just ended
+                fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+                cpu += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+                for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
+                    if line.startswith("Pss:"):
+                        memory += int(line.split()[1])
+        return cls(cpu, memory / 1000)
+
+
+def family(pid: int) -> list[int]:
+    """The process and its descendants (Linux)."""
+    found = [pid]
+    for parent in found:
+        for thread in Path(f"/proc/{parent}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += map(int, thread.read_text().split())
+    return found
 
 
 def stem_worker(start: Callable[..., Process], settings: Settings, name: str, *options: str) -> Process:

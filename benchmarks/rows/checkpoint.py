@@ -26,7 +26,7 @@ def measure(lab: Lab, found: Findings) -> None:
                 beats.append(heartbeat / 1000)
                 reference.append(method_call())
             found.add(
-                Figure(f"ctx.check() in {place}", bare, "us", "0.3 (later 0.15)"),
+                Figure(f"ctx.check() in {place}", bare, "us", "0.15 at most"),
                 Figure(f"ctx.heartbeat() in {place}", beats, "us"),
                 Figure("an empty method call in this interpreter", reference, "us"),
             )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.figures import Figure, Findings
+from benchmarks.floor import Floor
 from benchmarks.lab import BROKERS, Lab, stem_worker
 from stem_kombu import ControlClient, Stem
 
@@ -15,7 +17,7 @@ WARM_UP = 3
 
 
 def measure(lab: Lab, found: Findings) -> None:
-    trials = 40 * lab.rounds
+    trials = 30 * lab.rounds
     for broker in BROKERS:
         settings = lab.settings(lab.url(broker))
         stops, slots = [], []
@@ -34,10 +36,33 @@ def measure(lab: Lab, found: Findings) -> None:
                 if trial >= WARM_UP:
                     stops.append(stop)
                     slots.append(slot)
+        stop = Figure(f"{broker}: revoke stored to TaskRevoked in an isolate", stops, "ms", "p99 20 at most")
+        trip = Figure(f"{broker}: the broker's own round trip (bare Kombu, one answer)", round_trips(lab, broker), "ms")
+        found.add(stop, trip, Figure(f"{broker}: the same child begins its next task", slots, "ms", "10 at most"))
         found.add(
-            Figure(f"{broker}: revoke stored to TaskRevoked in an isolate", stops, "ms", "p99 20 at most"),
-            Figure(f"{broker}: the same child begins its next task", slots, "ms", "10 at most"),
+            Figure(
+                f"{broker}: p99 of the stop against the round trip",
+                [stop.quantile(0.99) / trip.median],
+                "x",
+                "3 at most",
+            )
         )
+
+
+def round_trips(lab: Lab, broker: str) -> list[float]:
+    """Milliseconds of a fanout and one answer, each after a pause as between two stops."""
+    url, took = lab.url(broker), []
+    with lab.processes() as start:
+        start(sys.executable, "-m", "benchmarks.responder", url).wait_for("ready:")
+        floor = Floor(url, 1)
+        for number in range(20 * lab.rounds + WARM_UP):
+            began = time.perf_counter()
+            floor()
+            if number >= WARM_UP:
+                took.append((time.perf_counter() - began) * 1000)
+            time.sleep(0.01)
+        floor.close()
+    return took
 
 
 def one_stop(client: ControlClient, send: Callable[[str, str], str], path: Path) -> tuple[float, float]:

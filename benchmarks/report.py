@@ -1,0 +1,210 @@
+"""docs/performance.md, written from the results that the rows have left: tables, what is behind its goal, and plots."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import shown
+
+Result = dict[str, Any]
+
+HEAD = """# Performance
+
+This page is written by `make bench` from `benchmarks/results/*.json`; nothing in it is written by hand. Everything that is
+compared was measured in turns in one run, against private servers on loopback. **Compare ratios, not absolutes**: another
+machine, or this one with more to do, has other milliseconds.
+
+```console
+$ make bench                                          # everything, five rounds: about half an hour
+$ .venv/bin/tox -e bench -- ping throughput           # some rows
+$ .venv/bin/tox -e bench -- --rounds 9 ping           # more rounds
+$ .venv/bin/tox -e bench -- --report                  # only this page, from the results that are there
+```
+
+A peer is tuned as its own documentation recommends for many short tasks, never down; results are off for everybody; everybody
+acknowledges each message, except where a library has no acknowledgements (Huey, RQ, taskiq on lists, Celery without `acks_late`),
+which makes those faster, not slower. Stem returns from sending on RabbitMQ once the broker has confirmed the message, which the
+others don't by default. The bare rows (Kombu, redis-py, py-amqp) do nothing but receive and acknowledge: they are the floor.
+"""
+FLOORS = """## Where the floors are
+
+- **A command** costs each worker one message in and one out, and the client one message out and one in from each worker.
+  The bare Kombu rows do just that and nothing else: no expiry, no roster, no signature, no check of what came. On Redis
+  Stem leaves Kombu's producer and consumer out, which is what pays for all of these; on RabbitMQ py-amqp's frames cost
+  both the same.
+- **Sending on RabbitMQ** returns once the broker has confirmed the message, which is once it is on disk. Sent one by one
+  that is the disk's rate and not the library's: the row *confirmed* has Celery and bare py-amqp with the same promise
+  beside it. Whoever sends many hands them over together.
+- **A short task on RabbitMQ** costs py-amqp's reading of three frames, and the broker's own processor time on the same
+  cores. pika, which dramatiq uses, reads ahead; py-amqp asks the system for each header, payload and end byte.
+- **An isolate** costs three frames over a pipe, two wake-ups and a process switch a task, so that a child can be stopped
+  or lost without another task knowing of it. Where the broker shares two cores with worker and children, all of it is one
+  budget.
+- **A command's process** is mostly the loading of modules: redis-py and Kombu are the bare process, Stem's own are the
+  difference.
+- **Memory**: the server from which children are forked and billiard's tracker of semaphores are 15 MB that Celery's fork
+  does without. They are why a child that is replaced holds no socket of its worker, and with 16 children the difference
+  is the other way round.
+"""
+BARS = {
+    "throughput": ("No-op tasks a second", r"^(redis|rabbitmq|embedded): (?!enqueue)"),
+    "payloads": ("Tasks a second with arguments", r"kB: "),
+    "latency": ("Milliseconds from sending to the handler's first line", r""),
+    "idle": ("Memory of an idle worker, MB (PSS)", r"memory \(PSS\)$"),
+}
+LINES = {
+    "ping": (
+        "A ping, milliseconds by workers",
+        r"^(redis|rabbitmq): (ControlClient\.ping|bare Kombu|Celery ping\(limit).*?(\d+)",
+    ),
+    "fleet": (
+        "A ping of simulated workers, milliseconds",
+        r"^(redis|rabbitmq): (ping|kombu\.pidbox).*? ([\d,]+) (?:simulated|nodes)",
+    ),
+}
+
+
+def write(results: Path, docs: Path, rows: Mapping[str, str]) -> Path:
+    """The page, from all results that are there."""
+    found = [json.loads(path.read_text()) for row in rows if (path := results / f"{row}.json").exists()]
+    pictures = docs / "performance"
+    drawn = draw(found, pictures)
+    parts = [HEAD, goals(found), FLOORS]
+    for result in found:
+        row = result["row"]
+        parts.append(f"## {row.capitalize()}: {rows[row]}\n")
+        parts += [f"![{rows[row]}](performance/{row}.svg)\n"] * (row in drawn)
+        parts.append(table(result))
+        low, high = result["load"][0], result["load"][-1]
+        parts.append(
+            f"{result['machine']['measured']}, {result['rounds']} rounds, load average {low:g} before and {high:g} after.\n"
+        )
+    parts.append(circumstances(found))
+    page = docs / "performance.md"
+    page.write_text("\n".join(parts))
+    return page
+
+
+def is_met(goal: str, value: float) -> bool | None:
+    """Whether a goal like ``3 at least`` is met; ``None`` for one that is no such sentence."""
+    if match := re.fullmatch(r"([\d.]+) at (least|most)", goal):
+        return value >= float(match[1]) if match[2] == "least" else value <= float(match[1])
+    if match := re.fullmatch(r"([\d.]+) to ([\d.]+)", goal):
+        return float(match[1]) <= value <= float(match[2])
+    return None
+
+
+def goals(found: list[Result]) -> str:
+    lines = ["## What was aimed at\n", "| Row | What | Measured | Goal | |", "| --- | --- | ---: | --- | --- |"]
+    for result in found:
+        for figure in result["figures"]:
+            met = is_met(figure["goal"], figure["median"])
+            if met is not None:
+                word = "met" if met else "**not met**"
+                value = f"{shown(figure['median'])} {figure['unit']}".strip()
+                lines.append(f"| {result['row']} | {figure['what']} | {value} | {figure['goal']} | {word} |")
+    return "\n".join([*lines, ""])
+
+
+def table(result: Result) -> str:
+    lines = ["| What | Median | | Lowest to highest | n | Goal |", "| --- | ---: | --- | --- | ---: | --- |"]
+    for figure in result["figures"]:
+        samples = figure["samples"]
+        spread = f"{shown(min(samples))} to {shown(max(samples))}" if len(samples) > 1 else ""
+        if len(samples) >= 100:
+            spread += f", p99 {shown(sorted(samples)[int(0.99 * len(samples))])}"
+        lines.append(
+            f"| {figure['what']} | {shown(figure['median'])} | {figure['unit']} | {spread} | {len(samples)} | {figure['goal']} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def circumstances(found: list[Result]) -> str:
+    lines = ["## Measured with\n", "| | |", "| --- | --- |"]
+    machine = found[-1]["machine"] if found else {}
+    for name in ("system", "cores", "python"):
+        lines.append(f"| {name} | {machine.get(name, '')} |")
+    for name, version in {**machine.get("servers", {}), **machine.get("versions", {})}.items():
+        lines.append(f"| {name} | {version} |")
+    return "\n".join([*lines, ""])
+
+
+# -- plots ----------------------------------------------------------------------------------------------------------------
+
+
+def draw(found: list[Result], folder: Path) -> set[str]:
+    """PNG and SVG of the rows that have a picture; the rows' names."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams.update({"svg.hashsalt": "stem-kombu", "font.size": 9})
+    folder.mkdir(exist_ok=True)
+    drawn = set()
+    for result in found:
+        row = result["row"]
+        if row in BARS:
+            figure = bars(result, *BARS[row])
+        elif row in LINES:
+            figure = lines(result, *LINES[row])
+        else:
+            continue
+        for kind in ("svg", "png"):
+            # Without the date, so that the same results make the same file.
+            figure.savefig(folder / f"{row}.{kind}", dpi=110, metadata={"Date": None} if kind == "svg" else None)
+        drawn.add(row)
+    return drawn
+
+
+def bars(result: Result, title: str, pattern: str) -> Any:
+    from matplotlib.figure import Figure
+
+    chosen = [
+        figure
+        for figure in result["figures"]
+        if re.search(pattern, figure["what"]) and figure["unit"] not in ("x", "slope")
+    ]
+    canvas = Figure(figsize=(8, 0.6 + 0.22 * len(chosen)), layout="constrained")
+    axes = canvas.subplots()
+    places = range(len(chosen))[::-1]
+    medians = [figure["median"] for figure in chosen]
+    below = [figure["median"] - min(figure["samples"]) for figure in chosen]
+    above = [max(figure["samples"]) - figure["median"] for figure in chosen]
+    colours = ["#2f6f9f" if "stem" in figure["what"] else "#b9c4cc" for figure in chosen]
+    axes.barh(places, medians, xerr=[below, above], color=colours, ecolor="#667", error_kw={"lw": 0.8})
+    axes.set_yticks(places, [figure["what"] for figure in chosen])
+    axes.set_title(title, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    return canvas
+
+
+def lines(result: Result, title: str, pattern: str) -> Any:
+    from matplotlib.figure import Figure
+
+    series: dict[str, list[tuple[int, float]]] = {}
+    for figure in result["figures"]:
+        if figure["unit"] == "ms" and (match := re.search(pattern, figure["what"])):
+            size = int(match[3].replace(",", ""))
+            series.setdefault(f"{match[1]}: {match[2]}", []).append((size, figure["median"]))
+    canvas = Figure(figsize=(8, 4), layout="constrained")
+    axes = canvas.subplots()
+    for name, points in series.items():
+        ours = "ControlClient" in name or name.endswith(": ping")
+        style = "-" if name.startswith("redis") else "--"
+        axes.plot(
+            *zip(*sorted(points), strict=True),
+            style,
+            marker="o",
+            lw=2 if ours else 1,
+            label=name.replace("(limit", "(limit)"),
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("workers")
+    axes.set_title(title, loc="left")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return canvas
