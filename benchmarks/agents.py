@@ -45,6 +45,9 @@ class Agent:
         self.ear.open()
         while not self.ear.listen():
             pass
+        if self.ear._hearing is not None:
+            # What it spoke by once; four connections for each of five thousand are more than a server may open here.
+            self.ear._hearing._pool.disconnect(inuse_connections=False)
 
     def listen(self) -> None:
         """Take in what has come, without waiting for more."""
@@ -63,6 +66,8 @@ def stem(broker: str, backend: str, first: int, count: int) -> None:
     settings = Settings.from_env({}, broker=broker, backend=backend)
     namespace, template, pipe = settings.namespace, broker_connection(settings), WakePipe()
     pipe.open()
+    # As kombu.pidbox has it: a heartbeat is half an event, for whose other half this one loop would wait.
+    template.heartbeat = 0
     roster = open_roster(settings.roster.value)
     poller, agents = select.epoll(), {}
     for number in range(first, first + count):
