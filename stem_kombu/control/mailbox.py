@@ -62,7 +62,9 @@ class Mailbox:
         self.abilities.require_control(shown_url(template))
         self._connection: Any = line(template, reply_timeout=_REPLY_TIMEOUT, confirms=True, heartbeats=False)
         self.reply_to = names.reply_name(namespace, secrets.token_hex(16))
-        self._heard: Callable[[Reply], object] = lambda reply: None
+        # Replies that came while something was being sent: RabbitMQ confirms it on the same connection.
+        self._early: list[Reply] = []
+        self._heard: Callable[[Reply], object] = self._early.append
         self._complaints = Complaints("replies to this client", clock)
         #: The monotonic time at which this mailbox was last put to use.
         self.used_at = clock.monotonic()
@@ -122,10 +124,21 @@ class Mailbox:
 
     def listen(self, heard: Callable[[Reply], object], until: float) -> None:
         """Hand what arrives to ``heard``, returning after each event, or at the monotonic time ``until``."""
-        self._heard = heard
+        if self._early:
+            early, self._early[:] = list(self._early), []
+            for reply in early:
+                heard(reply)
+            return
         left = until - self._clock.monotonic()
         if left <= 0:
             return
+        self._heard = heard
+        try:
+            self._listen(left)
+        finally:
+            self._heard = self._early.append
+
+    def _listen(self, left: float) -> None:
         with broker_errors(self._connection, "waiting for replies"):
             if self._inbox is None:
                 drain(self._connection, min(left, SLICE), clock=self._clock, garbage=self._on_garbage)
