@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import ssl
+import threading
 from typing import Any
 
 
@@ -14,22 +15,26 @@ class WakePipe:
     def __init__(self) -> None:
         self.reader = self.writer = -1
         self._awake = False
+        #: Whoever wakes must not write to a descriptor that was closed meanwhile, and may be anybody's by now.
+        self._lock = threading.Lock()
 
     def open(self) -> None:
-        self.reader, self.writer = os.pipe()
-        os.set_blocking(self.reader, False)
-        os.set_blocking(self.writer, False)
-        self._awake = False
+        with self._lock:
+            self.reader, self.writer = os.pipe()
+            os.set_blocking(self.reader, False)
+            os.set_blocking(self.writer, False)
+            self._awake = False
 
     def wake(self) -> None:
         """Make the reader readable; safe from any thread."""
         if self._awake:
             return  # whoever drains it looks at what there is to do after that, and so at what was put there before this
         self._awake = True
-        try:
-            os.write(self.writer, b"x")
-        except OSError:
-            pass  # the pipe is full, so its reader is about to wake anyway; or it is closed
+        with self._lock:
+            try:
+                os.write(self.writer, b"x")
+            except OSError:
+                pass  # the pipe is full, so its reader is about to wake anyway; or it is closed
 
     def drain(self) -> None:
         """Take out all that was written."""
@@ -41,10 +46,11 @@ class WakePipe:
         self._awake = False
 
     def close(self) -> None:
-        if self.reader >= 0:
-            os.close(self.reader)
-            os.close(self.writer)
-            self.reader = self.writer = -1
+        with self._lock:
+            if self.reader >= 0:
+                os.close(self.reader)
+                os.close(self.writer)
+                self.reader = self.writer = -1
 
 
 def wait_readable(sock: Any, wake: int, seconds: float) -> bool:

@@ -21,6 +21,7 @@ from celery.worker.request import Request
 import stem_kombu
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_roster
+from stem_kombu.background import Background
 from stem_kombu.broker.connections import broker_connection
 from stem_kombu.broker.depths import QueueDepths
 from stem_kombu.broker.failures import shown_url
@@ -135,11 +136,19 @@ class Agent:
         self._leasing = open_leasing(worker.app.connection_for_read())
         self.view.lease = None if self._leasing is None else self._leasing.lifetime
         self._stopped = threading.Event()
-        self._lease_thread: threading.Thread | None = None
+        self._renewal = Background(self._renew, "stem-leases", begin=self._stopped.clear, wake=self._stopped.set)
+        self._lifecycle = threading.RLock()
+        self._running = False
 
     def start(self) -> None:
         """Raises what :meth:`Hydration.start`, :meth:`Heartbeats.claim` and :meth:`ControlListener.start` raise; then
-        nothing is left running."""
+        nothing is left running. May be called twice."""
+        with self._lifecycle:
+            if not self._running:
+                self._start()
+                self._running = True
+
+    def _start(self) -> None:
         warn_of_routes(self.settings)
         try:
             self.hydration.start(timeout=HYDRATION_TIMEOUT)
@@ -147,12 +156,11 @@ class Agent:
             self.heartbeats.claim()
             self.listener.start()
             self.heartbeats.start()
+            if self._leasing is not None:
+                self._renewal.start()
         except BaseException:
             self.stop()
             raise
-        if self._leasing is not None:
-            self._lease_thread = threading.Thread(target=self._renew, name="stem-leases", daemon=True)
-            self._lease_thread.start()
         logger.info(
             "stem: worker %s of namespace %s, revoke store %s at revision %d",
             self.identity.worker,
@@ -167,14 +175,18 @@ class Agent:
         self.heartbeats.nudge()
 
     def stop(self) -> None:
-        """Leave the roster and let everything go. May be called twice."""
-        self._stopped.set()
+        """Leave the roster and let everything go. May be called twice; a :meth:`start` that waits for the revoke store in
+        another thread raises instead of waiting on."""
+        self.hydration.stop()
+        with self._lifecycle:
+            self._stop()
+            self._running = False
+
+    def _stop(self) -> None:
         self.heartbeats.stop()
         self.listener.stop()
         self.hydration.stop()
-        if self._lease_thread is not None:
-            self._lease_thread.join()
-            self._lease_thread = None
+        self._renewal.stop()
         if self._leasing is not None:
             self._leasing.close()
         revoked.forget()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.backends.heartbeat import Heartbeat
+from stem_kombu.background import Background
 from stem_kombu.broker import names
 from stem_kombu.broker.abilities import abilities_of
 from stem_kombu.broker.connections import backoff
@@ -78,9 +79,10 @@ class ControlListener:
             trust=trust,
             born=born,
         )
-        self._lifecycle = threading.Lock()
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._background = Background(
+            self._run, "stem-control", begin=self._begin, wake=self._end_soon, end=self._let_go
+        )
         self._wanted = self._ready = False
         self._failure: str | None = None
         self._pipe = WakePipe()
@@ -96,16 +98,7 @@ class ControlListener:
 
         Raises :class:`~stem_kombu.errors.BrokerError` when they don't, or when :meth:`stop` was called meanwhile.
         """
-        with self._lifecycle:
-            if self._thread is None:
-                abilities = abilities_of(self._template, clock=self._clock)
-                abilities.require_control(shown_url(self._template))
-                self._fanout = abilities.fanout
-                self._reception.open()
-                self._pipe.open()
-                self._wanted, self._ready, self._failure = True, False, None
-                self._thread = threading.Thread(target=self._run, name="stem-control", daemon=True)
-                self._thread.start()
+        self._background.start()
         with self._changed:
             self._changed.wait_for(lambda: self._ready or not self._wanted, _START_TIMEOUT)
             if not self._wanted:
@@ -126,18 +119,26 @@ class ControlListener:
 
     def stop(self) -> None:
         """Return when nothing is answered any more; what was being answered has been. May be called in any state."""
+        self._background.stop()
+        self._outbox.close()  # heartbeats may have gone out without a start
+
+    def _begin(self) -> None:
+        abilities = abilities_of(self._template, clock=self._clock)
+        abilities.require_control(shown_url(self._template))
+        self._fanout = abilities.fanout
+        self._pipe.open()
+        self._reception.open()
+        self._wanted, self._ready, self._failure = True, False, None
+
+    def _end_soon(self) -> None:
         self._unwant()  # a start that still waits gives up
-        with self._lifecycle:
-            self._unwant()
-            thread, self._thread = self._thread, None
-            if thread is not None:
-                if (wake := self._wake) is not None:
-                    wake()
-                self._pipe.wake()
-                thread.join()
-                self._pipe.close()
-            self._reception.close()
-            self._outbox.close()
+        if (wake := self._wake) is not None:
+            wake()
+        self._pipe.wake()
+
+    def _let_go(self) -> None:
+        self._pipe.close()
+        self._reception.close()
 
     def _unwant(self) -> None:
         with self._changed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 
 from stem_kombu.backends.base import RosterView
 from stem_kombu.clock import Clock
@@ -34,6 +35,9 @@ class Lookout:
             return None
         try:
             return future.result()
+        except CancelledError:  # by close(), before its turn came
+            notes.append("who is alive can't be told, waiting for the whole timeout: the client was closed")
+            return None
         except StoreError as error:
             notes.append(f"who is alive can't be told, waiting for the whole timeout: {error}")
             return None

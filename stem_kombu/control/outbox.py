@@ -121,8 +121,9 @@ class Outbox:
 
     def _wake(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="stem-control-outbox", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="stem-control-outbox", daemon=True)
+            thread.start()
+            self._thread = thread  # before it looks, as it needs the lock for that
         self._changed.notify_all()
 
     def _run(self) -> None:

@@ -96,9 +96,11 @@ class InlineExecutor:
         self._loop_thread: threading.Thread | None = None
         self._running = False
         self._hurry = threading.Event()
+        #: A start while a stop waits for what runs comes after it.
+        self._lifecycle = threading.Lock()
 
     def start(self) -> None:
-        with self._cond:
+        with self._lifecycle, self._cond:
             if not self._running:
                 self._running = True
                 self._hurry.clear()
@@ -155,6 +157,10 @@ class InlineExecutor:
             ]
 
     def stop(self, timeout: float | None = None) -> None:
+        with self._lifecycle:
+            self._stop(timeout)
+
+    def _stop(self, timeout: float | None) -> None:
         with self._cond:
             if not self._running:
                 return

@@ -78,7 +78,7 @@ class IsolatePool:
         self._start_method = start_method
         self._clock = clock
         self._lock = threading.RLock()
-        self._lifecycle = threading.Lock()
+        self._lifecycle = threading.RLock()
         self._members: dict[int, Member] = {}
         self._waiting: collections.deque[Job] = collections.deque()
         self._handovers: dict[int, int] = {}
@@ -114,12 +114,12 @@ class IsolatePool:
             with self._settled:
                 ready = self._settled.wait_for(self._all_ready_or_unfit, START_TIMEOUT)
                 problem = self._start_problem(ready)
-        if problem is not None:
-            self.stop(0.0)
-            raise ExecutionError(
-                f"children can't load the application {self._target}: {problem}",
-                hint="the module must be importable by that name in a new process",
-            )
+            if problem is not None:
+                self.stop(0.0)  # before another start can find it running
+                raise ExecutionError(
+                    f"children can't load the application {self._target}: {problem}",
+                    hint="the module must be importable by that name in a new process",
+                )
 
     def submit(self, job: Job) -> None:
         with self._lock:

@@ -15,6 +15,7 @@ from kombu import Connection, Exchange, Producer
 from kombu.exceptions import KombuError
 from kombu.pidbox import Mailbox
 
+from stem_kombu.background import Background
 from stem_kombu.broker.connections import backoff, connect, release
 from stem_kombu.broker.unpacking import bound
 from stem_kombu.clock import Clock
@@ -62,7 +63,7 @@ class Face:
         refuse = self._complaints.drop if closed else None
         self._panel = Panel(self.node, view, names, revoke, self._beat_soon, refuse=refuse)
         self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._background = Background(self._run, "stem-celery-face", begin=self._stopped.clear, wake=self._stopped.set)
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -70,17 +71,11 @@ class Face:
         return self._complaints.dropped
 
     def start(self) -> None:
-        if self._thread is None:
-            self._stopped.clear()
-            self._thread = threading.Thread(target=self._run, name="stem-celery-face", daemon=True)
-            self._thread.start()
+        self._background.start()
 
     def stop(self) -> None:
         """Return when monitors were told that this worker leaves, or could not be."""
-        thread, self._thread = self._thread, None
-        self._stopped.set()
-        if thread is not None:
-            thread.join(5.0)
+        self._background.stop(5.0)
 
     def _run(self) -> None:
         failures = 0

@@ -15,6 +15,7 @@ from typing import Any
 from kombu import Connection
 from kombu import Consumer as KombuConsumer
 
+from stem_kombu.background import Background
 from stem_kombu.broker.amqp_source import AmqpSource
 from stem_kombu.broker.connections import backoff, connect, pulse
 from stem_kombu.broker.encoding import LARGEST_BODY
@@ -90,7 +91,9 @@ class Consumer:
         self._quiet = threading.Event()
         self._ended = threading.Event()
         self._ready = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._background = Background(
+            self._run, "stem-consumer", begin=self._begin, wake=self._end_soon, end=self._pipe.close
+        )
         self._connection: Connection | None = None
         self._consumer: KombuConsumer | None = None
         self._source: RedisSource | AmqpSource | None = None
@@ -100,16 +103,14 @@ class Consumer:
     def start(self, timeout: float = 30.0) -> None:
         """Return once the queues are consumed.
 
-        Raises :class:`~stem_kombu.errors.BrokerError` when that has not come about within ``timeout`` seconds.
+        Raises :class:`~stem_kombu.errors.BrokerError` when that has not come about within ``timeout`` seconds,
+        or :meth:`stop` was called meanwhile.
         """
-        if self._thread is not None:
-            return
-        self._pipe.open()
-        self._quiet.clear()
-        self._ended.clear()
-        self._thread = threading.Thread(target=self._run, name="stem-consumer", daemon=True)
-        self._thread.start()
-        if not self._ready.wait(timeout):
+        stops = self._background.stops
+        in_time = self._background.start(stops) and self._ready.wait(timeout)
+        if self._background.stops != stops:
+            raise BrokerError("told to stop before the task queues were consumed")
+        if not in_time:
             self.stop()
             raise BrokerError(f"the task queues could not be consumed within {timeout:g} s: {self.trouble}")
 
@@ -120,8 +121,8 @@ class Consumer:
 
     def wake(self) -> None:
         """Make the thread look at what there is to do, now."""
-        if self._wake_transport is not None:
-            self._wake_transport()
+        if (wake := self._wake_transport) is not None:
+            wake()
         self._pipe.wake()
 
     @property
@@ -143,16 +144,20 @@ class Consumer:
     def stop(self) -> None:
         """Return when the thread has ended; everything handed to :meth:`finish` before has been carried out."""
         self._quiet.set()
-        self._ended.set()
-        thread, self._thread = self._thread, None
-        if thread is None:
-            return
-        self.wake()
-        thread.join()
-        self._pipe.close()
-        self._ready.clear()
+        self._background.stop()
 
     # -- the thread -----------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._pipe.open()
+        for event in (self._quiet, self._ended, self._ready):
+            event.clear()
+
+    def _end_soon(self) -> None:
+        self._quiet.set()
+        self._ended.set()
+        self._ready.set()  # a start that still waits gives up
+        self.wake()
 
     def _run(self) -> None:
         failures = 0

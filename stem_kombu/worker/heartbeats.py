@@ -14,6 +14,7 @@ from pathlib import Path
 
 from stem_kombu.backends.base import Roster
 from stem_kombu.backends.heartbeat import Heartbeat
+from stem_kombu.background import Background
 from stem_kombu.clock import Clock, from_epoch
 from stem_kombu.control.base import WorkerFacts, WorkerIdentity
 from stem_kombu.errors import ConfigurationError, StoreError
@@ -51,7 +52,9 @@ class Heartbeats:
         self._offset = 0.0
         self._nudged = threading.Event()
         self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._background = Background(
+            self._run, "stem-heartbeats", begin=self._begin, wake=self._end_soon, end=self._leave
+        )
         #: The roster's last failure while it is down, else ``None``.
         self.trouble: str | None = None
         #: When this worker took its id, in seconds by the roster's clock; ``None`` before. What was issued earlier was
@@ -89,11 +92,7 @@ class Heartbeats:
 
     def start(self) -> None:
         """Beat once now (a failure is raised to whoever starts the worker), then every interval."""
-        if self._thread is None:
-            self._stopped.clear()
-            self._beat(self._make())
-            self._thread = threading.Thread(target=self._run, name="stem-heartbeats", daemon=True)
-            self._thread.start()
+        self._background.start()
 
     def nudge(self) -> None:
         """Beat now: something changed that others should see."""
@@ -101,12 +100,17 @@ class Heartbeats:
 
     def stop(self) -> None:
         """Leave the roster at once, so that nobody waits for this worker any more."""
+        self._background.stop()
+
+    def _begin(self) -> None:
+        self._stopped.clear()
+        self._beat(self._make())
+
+    def _end_soon(self) -> None:
         self._stopped.set()
         self._nudged.set()
-        if self._thread is None:
-            return
-        self._thread.join()
-        self._thread = None
+
+    def _leave(self) -> None:
         last = self._make()
         self._publish(last)
         try:

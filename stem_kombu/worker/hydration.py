@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
+from stem_kombu.background import Background
 from stem_kombu.broker.connections import backoff
 from stem_kombu.clock import Clock
 from stem_kombu.errors import StoreError, StoreUnavailable
@@ -50,8 +51,9 @@ class Hydration:
         self._sync_lock = threading.Lock()
         self._nudged = threading.Event()
         self._stopped = threading.Event()
-        self._given_up = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._told = threading.Condition()
+        self._gave_up = False
+        self._background = Background(self._run, "stem-hydration", begin=self._stopped.clear, wake=self._end_soon)
         self._synced_mono: float | None = None
         self._kept_house_mono: float | None = None
         self._loaded = False
@@ -67,10 +69,11 @@ class Hydration:
         """Return once the store has been read; then stay in step.
 
         Raises :class:`~stem_kombu.errors.StoreUnavailable` when that can't be done within ``timeout`` seconds, unless
-        ``allow_unsynced``, or when :meth:`give_up` was called; a store that holds garbage raises
+        ``allow_unsynced``, or when :meth:`give_up` or meanwhile :meth:`stop` was called; a store that holds garbage raises
         :class:`~stem_kombu.errors.StoreCorrupt` at once.
         """
-        if self._thread is not None:
+        stops = self._background.stops
+        if self._background.runs:
             return
         deadline = self._clock.monotonic() + timeout
         attempt = 0
@@ -80,25 +83,28 @@ class Hydration:
                 logger.warning("starting without having read the revoke store: %s", self.trouble)
                 break
             left = deadline - self._clock.monotonic()
-            if left <= 0 or self._given_up.wait(min(left, backoff(attempt))):
-                if self.gave_up:
-                    raise StoreUnavailable(f"told to stop before the revoke store could be read: {self.trouble}")
+            if left > 0:
+                self._wait(min(left, backoff(attempt)), stops)
+            if self._is_told(stops):
+                raise StoreUnavailable(f"told to stop before the revoke store could be read: {self.trouble}")
+            if left <= 0:
                 raise StoreUnavailable(
                     f"the revoke store could not be read within {timeout:g} s: {self.trouble}",
                     hint="start it, or pass --allow-unsynced to run tasks that may have been revoked",
                 )
-        self._stopped.clear()
-        self._thread = threading.Thread(target=self._run, name="stem-hydration", daemon=True)
-        self._thread.start()
+        if not self._background.start(stops):
+            raise StoreUnavailable("told to stop while the revoke store was read")
 
     def give_up(self) -> None:
         """Don't wait for the store any longer: :meth:`start` raises, unless it has read the store already."""
-        self._given_up.set()
+        with self._told:
+            self._gave_up = True
+            self._told.notify_all()
 
     @property
     def gave_up(self) -> bool:
         """Whether :meth:`give_up` was called."""
-        return self._given_up.is_set()
+        return self._gave_up
 
     def nudge(self) -> None:
         """Sync soon, in the thread of this object: the control connection was lost for a while."""
@@ -145,13 +151,22 @@ class Hydration:
             return True
 
     def stop(self) -> None:
-        self._stopped.set()
-        self._nudged.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._background.stop()
+        with self._told:
+            self._told.notify_all()  # a start that still waits gives up
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _end_soon(self) -> None:
+        self._stopped.set()
+        self._nudged.set()
+
+    def _wait(self, seconds: float, stops: int) -> None:
+        with self._told:
+            self._told.wait_for(lambda: self._is_told(stops), seconds)
+
+    def _is_told(self, stops: int) -> bool:
+        return self._gave_up or self._background.stops != stops
 
     def _take(self, records: Iterator[Revocation], *, advance: bool = True) -> None:
         records = iter(records)

@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from stem_kombu.backends.base import TaskStates
+from stem_kombu.background import Background
 from stem_kombu.broker.delivery import ForeignMessage, decode_delivery
 from stem_kombu.clock import Clock
 from stem_kombu.control.complaints import Complaints
@@ -239,15 +240,12 @@ class Holds:
         self._heap: list[tuple[float, int, Callable[[Delivery], None], Delivery]] = []
         self._cond = threading.Condition()
         self._stopped = False
-        self._thread: threading.Thread | None = None
+        self._background = Background(self._run, "stem-holds", begin=self._begin, wake=self._end_soon)
         #: How many are held, and how many of them were set aside.
         self.count = self.aside = 0
 
     def start(self) -> None:
-        if self._thread is None:
-            self._stopped = False
-            self._thread = threading.Thread(target=self._run, name="stem-holds", daemon=True)
-            self._thread.start()
+        self._background.start()
 
     def hold(self, delivery: Delivery) -> None:
         """Keep the delivery until its eta."""
@@ -291,12 +289,15 @@ class Holds:
         return held
 
     def stop(self) -> None:
+        self._background.stop()
+
+    def _begin(self) -> None:
+        self._stopped = False
+
+    def _end_soon(self) -> None:
         with self._cond:
             self._stopped = True
             self._cond.notify()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
 
     def _keep(self, delivery: Delivery, seconds: float, then: Callable[[Delivery], None]) -> None:
         with self._cond:

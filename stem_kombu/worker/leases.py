@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
+from stem_kombu.background import Background
 from stem_kombu.broker.leases import Leasing
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerError
@@ -32,7 +33,9 @@ class LeaseThread:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._background = Background(
+            self._run, "stem-leases", begin=self._stopped.clear, wake=self._end_soon, end=self._let_go
+        )
         self._until: dict[int, float] = {}
 
     @property
@@ -41,10 +44,8 @@ class LeaseThread:
         return None if self._leasing is None else self._leasing.lifetime
 
     def start(self) -> None:
-        if self._thread is None and self._leasing is not None:
-            self._stopped.clear()
-            self._thread = threading.Thread(target=self._run, name="stem-leases", daemon=True)
-            self._thread.start()
+        if self._leasing is not None:
+            self._background.start()
 
     def extend(self, delivery: Delivery, seconds: float) -> None:
         """Keep the message for ``seconds`` from now at least; does nothing where the transport has no leases."""
@@ -55,11 +56,14 @@ class LeaseThread:
         self._wake.set()
 
     def stop(self) -> None:
+        self._background.stop()
+        self._let_go()
+
+    def _end_soon(self) -> None:
         self._stopped.set()
         self._wake.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+
+    def _let_go(self) -> None:
         if self._leasing is not None:
             self._leasing.close()
 

@@ -16,6 +16,7 @@ from functools import partial
 
 from stem_kombu.backends.base import TaskStates
 from stem_kombu.backends.celery_results import CeleryResults
+from stem_kombu.background import Background
 from stem_kombu.broker.connections import backoff
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError, StoreUnavailable
@@ -68,15 +69,19 @@ class Recorder:
         self._clock = clock
         self._worker = worker
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
         self._abandon = threading.Event()
+        self._background = Background(
+            self._run,
+            "stem-recorder",
+            begin=self._abandon.clear,
+            wake=lambda: self._queue.put(None),
+            end=lambda: None if self._celery is None else self._celery.close(),
+        )
         #: The last failure while the backend is down, else ``None``; shown by ``stats``.
         self.trouble: str | None = None
 
     def start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="stem-recorder", daemon=True)
-            self._thread.start()
+        self._background.start()
 
     def running(self, delivery: Delivery, record: TaskRecord) -> None:
         """Record that the task runs; dropped when its end is known before that is written."""
@@ -98,16 +103,7 @@ class Recorder:
     def stop(self, timeout: float | None = None) -> None:
         """Return when everything taken so far is carried out, or after ``timeout`` seconds: what is left then stays
         unacknowledged and is redelivered elsewhere."""
-        thread = self._thread
-        if thread is None:
-            return
-        self._queue.put(None)
-        thread.join(timeout)
-        self._abandon.set()
-        thread.join(5.0)
-        self._thread = None
-        if self._celery is not None:
-            self._celery.close()
+        self._background.stop(timeout, hurry=self._abandon.set)
 
     def hurry(self) -> None:
         """Give up what can't be recorded soon, however long :meth:`stop` may wait; what can be, still is."""

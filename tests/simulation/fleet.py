@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import stem_kombu.wake
+from stem_kombu import background
 from stem_kombu.broker import connections, queues
 from stem_kombu.broker.encoding import encode_task
 from stem_kombu.context import TaskContext, TaskReleased, TaskRevoked
@@ -344,7 +345,7 @@ def wire() -> None:
     )
     for module in (
         worker_module, inflight, hydration, heartbeats, intake, leases, recorder, consumer, lanes, listener,
-        lookout, outbox, pool, crew, inline, child,
+        lookout, outbox, pool, crew, inline, child, background, stem_kombu.wake,
     ):  # fmt: skip
         module.threading = threads.threading  # type: ignore[attr-defined]
     for module in (stem_kombu.wake, member, child, inline, worker_module):

@@ -1,0 +1,277 @@
+"""One lifecycle contract for everything that lives long: start and stop in any order, from any thread, and nothing is left."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stem_kombu.app import Stem
+from stem_kombu.backends.registry import open_backend
+from stem_kombu.broker.connections import broker_connection
+from stem_kombu.broker.depths import QueueDepths
+from stem_kombu.clock import SYSTEM
+from stem_kombu.control.client import ControlClient
+from stem_kombu.control.mailbox import Mailbox
+from stem_kombu.control.outbox import Outbox
+from stem_kombu.control.stream import HeartbeatStream
+from stem_kombu.errors import BrokerError, StemError, StoreUnavailable
+from stem_kombu.execution.inline import InlineExecutor
+from stem_kombu.settings import Settings
+from stem_kombu.stores.registry import open_revoke_store
+from stem_kombu.testing.ports import free_port
+from stem_kombu.testing.proxy import TcpProxy
+from stem_kombu.worker.worker import Worker
+from tests.waiting import eventually
+from tests.worker import apps
+
+
+@dataclass
+class Life:
+    """Something with a life. ``start`` and ``stop`` are what its owner calls."""
+
+    start: Callable[[], Any]
+    stop: Callable[[], Any]
+    #: Lets go of what was made with it.
+    release: Callable[[], Any] = lambda: None
+
+
+def _part(name: str, start: Callable[[Any], Any], stop: Callable[[Any], Any]) -> Callable[[Stem], Life]:
+    def make(app: Stem) -> Life:
+        worker = Worker(app, name=f"life-{name}", concurrency=1)
+        part = getattr(worker, name)
+
+        def release() -> None:
+            worker.stop()
+            worker.listener.stop()  # over which the heartbeats went out
+
+        return Life(lambda: start(part), lambda: stop(part), release)
+
+    return make
+
+
+def _worker(app: Stem) -> Life:
+    worker = Worker(app, name="life", concurrency=1)
+    return Life(worker.start, lambda: worker.stop(0.0))
+
+
+def _inline(app: Stem) -> Life:
+    executor = InlineExecutor(2, SimpleNamespace())  # type: ignore[arg-type]  # runs nothing, so nothing is observed
+    return Life(executor.start, lambda: executor.stop(0.0))
+
+
+def _client(app: Stem) -> Life:
+    client = ControlClient(app)
+    return Life(lambda: client.ping(timeout=0.2), client.close)
+
+
+def _outbox(app: Stem) -> Life:
+    outbox = Outbox(broker_connection(app.settings), clock=SYSTEM)
+    return Life(lambda: outbox.reply("stem.test.lifecycle", b"{}"), outbox.close)
+
+
+def _depths(app: Stem) -> Life:
+    depths = QueueDepths(broker_connection(app.settings))
+    return Life(lambda: depths.of(["default"]), depths.close)
+
+
+def _each_anew(make: Callable[[Any, str], Any]) -> Callable[[Stem], Life]:
+    """What is there from the moment it is made, and for one thread: each start makes one, each stop closes one twice."""
+
+    def life(app: Stem) -> Life:
+        made: list[Any] = []
+
+        def stop() -> None:
+            try:
+                one = made.pop()
+            except IndexError:
+                return
+            one.close()
+            one.close()
+
+        def release() -> None:
+            while made:
+                stop()
+
+        return Life(lambda: made.append(make(broker_connection(app.settings), app.settings.namespace)), stop, release)
+
+    return life
+
+
+def _store(url: str) -> Callable[[Stem], Life]:
+    def make(app: Stem) -> Life:
+        store = open_revoke_store(url.format(**_places(app)))
+        return Life(lambda: (store.ping(), store.revision("life")), store.close)
+
+    return make
+
+
+def _backend(url: str) -> Callable[[Stem], Life]:
+    def make(app: Stem) -> Life:
+        backend = open_backend(url.format(**_places(app)))
+        return Life(lambda: (backend.ping(), backend.view("life")), backend.close)
+
+    return make
+
+
+def _places(app: Stem) -> dict[str, str]:
+    state = app.settings.backend.value.removeprefix("sqlite:///")
+    return {"folder": str(Path(state).parent)}
+
+
+def _proxy(app: Stem) -> Life:
+    proxy = TcpProxy("127.0.0.1", 1)
+    return Life(proxy.start, proxy.stop)
+
+
+LIVES: dict[str, Callable[[Stem], Life]] = {
+    "worker": _worker,
+    "listener": _part("listener", lambda part: part.start(), lambda part: part.stop()),
+    "hydration": _part("hydration", lambda part: part.start(timeout=30.0), lambda part: part.stop()),
+    "heartbeats": _part("heartbeats", lambda part: part.start(), lambda part: part.stop()),
+    "recorder": _part("recorder", lambda part: part.start(), lambda part: part.stop(5.0)),
+    "leases": _part("leases", lambda part: part.start(), lambda part: part.stop()),
+    "holds": _part("intake_holds", lambda part: part.start(), lambda part: part.stop()),
+    "consumer": _part("consumer", lambda part: part.start(), lambda part: part.stop()),
+    "executors": _part("executor", lambda part: part.start(), lambda part: part.stop(0.0)),
+    "inline executor": _inline,
+    "client": _client,
+    "outbox": _outbox,
+    "mailbox": _each_anew(lambda template, namespace: Mailbox(template, namespace, timeout=10.0, clock=SYSTEM)),
+    "stream": _each_anew(lambda template, namespace: HeartbeatStream(template, namespace, timeout=10.0, clock=SYSTEM)),
+    "depths": _depths,
+    "store in sqlite": _store("sqlite:///{folder}/life.db"),
+    "store in a file": _store("{folder}/revoked"),
+    "store in memory": _store("memory://"),
+    "backend in sqlite": _backend("sqlite:///{folder}/life.db"),
+    "backend in memory": _backend("memory://"),
+    "proxy": _proxy,
+}
+ON_REDIS: dict[str, Callable[[Stem], Life]] = {
+    **{
+        name: LIVES[name]
+        for name in ("worker", "listener", "leases", "consumer", "outbox", "mailbox", "stream", "depths")
+    },
+    "face": _part("_face", lambda part: part.start(), lambda part: part.stop()),
+}
+BOTH = [
+    *(pytest.param("embedded", make, id=f"{name} embedded") for name, make in LIVES.items()),
+    *(pytest.param("redis", make, id=f"{name} redis") for name, make in ON_REDIS.items()),
+]
+everything = pytest.mark.parametrize(("broker_url", "life"), BOTH, indirect=True)
+
+
+def _threads() -> set[threading.Thread]:
+    return set(threading.enumerate())
+
+
+def _descriptors() -> list[str]:
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found.append(str(entry.readlink()))
+        except FileNotFoundError:
+            continue  # the one by which the folder was read
+    return found
+
+
+def _children() -> set[str]:
+    return {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+
+
+@pytest.fixture
+def life(request: pytest.FixtureRequest, app: Stem, fork_server: None) -> Iterator[Life]:
+    gc.collect()
+    threads, descriptors, children = _threads(), len(_descriptors()), _children()
+    made = request.param(app)
+    yield made
+    made.stop()
+    made.release()
+    app.close()
+    vars(made).clear()  # a template that nobody connected holds a poller of Kombu's as long as it is known
+    del made
+
+    def left() -> list[str]:
+        gc.collect()
+        found = [thread.name for thread in _threads() - threads] + sorted(_children() - children)
+        return found + (open_now if len(open_now := _descriptors()) > descriptors else [])
+
+    eventually(lambda: not left(), 20, lambda: f"left behind: {left()}")
+
+
+_STARTED: list[Worker] = []
+
+
+@pytest.fixture
+def fork_server(app: Stem) -> None:
+    """billiard's server and tracker, which live as long as this process, are there before anything is counted."""
+    if not _STARTED:
+        _STARTED.append(Worker(app, name="first", concurrency=1).start())
+        _STARTED[0].stop(0.0)
+
+
+@everything
+def test_whatever_lives_long_starts_and_stops_in_any_order_and_leaves_nothing(life: Life) -> None:
+    for order in ["start start stop", "stop start stop stop", "start stop start stop"]:
+        for step in order.split():
+            try:
+                (life.start if step == "start" else life.stop)()
+            except StemError:
+                assert step == "start"  # what was stopped for good says so
+
+
+@everything
+def test_whatever_lives_long_is_started_and_stopped_by_several_threads_at_once(life: Life) -> None:
+    surprises: list[BaseException] = []
+
+    def churn(first: Callable[[], Any], second: Callable[[], Any]) -> None:
+        for step in itertools.chain.from_iterable([(first, second)] * 3):
+            try:
+                step()
+            except StemError as error:
+                if step is life.stop:
+                    surprises.append(error)
+            except Exception as error:  # noqa: BLE001 - shown by the test
+                surprises.append(error)
+
+    orders = [(life.start, life.stop), (life.stop, life.start)] * 2
+    threads = [threading.Thread(target=churn, args=pair, name=f"churn-{place}") for place, pair in enumerate(orders)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [thread.name for thread in threads if thread.is_alive()] == []
+    assert surprises == []
+
+
+@pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
+@pytest.mark.parametrize(("part", "kind"), [("hydration", StoreUnavailable), ("consumer", BrokerError)])
+def test_a_start_that_waits_gives_up_when_it_is_stopped(app: Stem, part: str, kind: type[StemError]) -> None:
+    nowhere = f"redis://127.0.0.1:{free_port('127.0.0.1')}/0"
+    apps.app.configure(Settings.from_env({}, broker=nowhere, backend="memory://", revoke_store=nowhere))
+    worker = Worker(app, name="life-waits", concurrency=1)
+    waiting = getattr(worker, part)
+    raised: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            waiting.start(timeout=600.0)
+        except StemError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    eventually(lambda: waiting.trouble is not None)
+    waiting.stop()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert [type(error) for error in raised] == [kind]
+    assert "told to stop" in str(raised[0])
+    worker.stop()
