@@ -84,7 +84,7 @@ class RedisDatabase:
         errors = self._redis.exceptions
         for final in (not repeat, True):
             try:
-                return operation(self._connected())
+                return self._carried_out(operation)
             except errors.AuthenticationError as error:
                 raise self._translated(error) from error
             except (errors.ConnectionError, errors.TimeoutError, OSError) as error:
@@ -118,8 +118,17 @@ class RedisDatabase:
         with self._lock:
             client, self._client = self._client, None
         if client is not None:
-            client.close()
-            client.connection_pool.disconnect()
+            # Not those by which other threads are asking just now: redis-py then fails in ways that are no errors of its
+            # own. They are closed by whoever uses them.
+            client.connection_pool.disconnect(inuse_connections=False)
+
+    def _carried_out(self, operation: Callable[[Any], T]) -> T:
+        client = self._connected()
+        try:
+            return operation(client)
+        finally:
+            if client is not self._client:  # let go meanwhile, when this connection was in use
+                client.connection_pool.disconnect(inuse_connections=False)
 
     def _connected(self) -> Any:
         with self._lock:

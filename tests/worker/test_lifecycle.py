@@ -123,7 +123,7 @@ def _backend(url: str) -> Callable[[Stem], Life]:
 
 def _places(app: Stem) -> dict[str, str]:
     state = app.settings.backend.value.removeprefix("sqlite:///")
-    return {"folder": str(Path(state).parent)}
+    return {"folder": str(Path(state).parent), "broker": app.settings.broker.value}
 
 
 def _proxy(app: Stem) -> Life:
@@ -160,6 +160,8 @@ ON_REDIS: dict[str, Callable[[Stem], Life]] = {
         for name in ("worker", "listener", "leases", "consumer", "outbox", "mailbox", "stream", "depths")
     },
     "face": _part("_face", lambda part: part.start(), lambda part: part.stop()),
+    "store in redis": _store("{broker}"),
+    "backend in redis": _backend("{broker}"),
 }
 BOTH = [
     *(pytest.param("embedded", make, id=f"{name} embedded") for name, make in LIVES.items()),
