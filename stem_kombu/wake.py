@@ -16,7 +16,7 @@ class WakePipe:
         self.reader = self.writer = -1
         self._awake = False
         #: Whoever wakes must not write to a descriptor that was closed meanwhile, and may be anybody's by now.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # of several turns: a signal handler may wake in the middle of another
 
     def open(self) -> None:
         with self._lock:
