@@ -1,7 +1,8 @@
 """The only reader of the environment: what flags and variables mean, and which store a worker and a CLI agree on.
 
 Flag (or keyword) beats variable beats default; a blank variable counts as unset; a malformed one is an error that
-names it (spec/cli.md §2). URLs are kept as given here and masked (:func:`stem_kombu.urls.mask_url`) wherever people can see them.
+names it (spec/cli.md §2). URLs are kept as given here and masked (:func:`stem_kombu.redaction.mask_url`)
+wherever people can see them.
 """
 
 from __future__ import annotations
@@ -16,10 +17,7 @@ from typing import Any
 
 from stem_kombu.durations import checked_duration, parse_duration
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.redaction import mask_url as mask_url
-from stem_kombu.urls import checked_server_url as checked_server_url
-from stem_kombu.urls import file_path as file_path
-from stem_kombu.urls import sqlite_path as sqlite_path
+from stem_kombu.redaction import mask_url
 
 DEFAULT_NAMESPACE = "stem"
 DEFAULT_CONTROL_TIMEOUT = 5.0

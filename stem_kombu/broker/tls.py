@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 from stem_kombu.drivers.handshake import Endpoint
 from stem_kombu.drivers.tls import checked_tls, uses_tls
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.settings import TlsSettings, mask_url
+from stem_kombu.redaction import mask_url
+from stem_kombu.settings import TlsSettings
 
 if TYPE_CHECKING:
     from kombu import Connection
