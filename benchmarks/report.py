@@ -46,9 +46,8 @@ FLOORS = """## Where the floors are
   budget.
 - **A command's process** is mostly the loading of modules: redis-py and Kombu are the bare process, Stem's own are the
   difference.
-- **Memory**: the server from which children are forked and billiard's tracker of semaphores are 15 MB that Celery's fork
-  does without. They are why a child that is replaced holds no socket of its worker, and with 16 children the difference
-  is the other way round.
+- **Memory**: the server from which children are forked is 9 MB that Celery's fork does without. It is why a child that is
+  replaced holds no socket of its worker, and with 16 children the difference is the other way round.
 """
 BARS = {
     "throughput": ("No-op tasks a second", r"^(redis|rabbitmq|embedded): (?!enqueue)"),

@@ -36,6 +36,7 @@ from stem_kombu.execution.frames import (
 )
 from stem_kombu.execution.handlers import call, call_async, failure, refusal
 from stem_kombu.execution.stops import PendingStop
+from stem_kombu.execution.tracker import forget_stand_in
 from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import Task, TaskMessage, TaskRegistry
@@ -64,6 +65,7 @@ def main(pipe: Any, target: str, foreign: Sequence[int] = ()) -> None:
     # A terminal sends Ctrl-C to the whole group; when to stop is the worker's to say. SIGTERM likewise.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    forget_stand_in()
     end = ChildPipe(pipe.fileno())
     end.watch_over()
     try:

@@ -21,6 +21,7 @@ from stem_kombu.clock import Clock
 from stem_kombu.execution import child
 from stem_kombu.execution.base import Job, SlotView
 from stem_kombu.execution.frames import ChildState, Finished, FrameReader, encode, transition
+from stem_kombu.execution.tracker import no_tracker_begun
 from stem_kombu.outcome import Outcome
 
 _SHOWN = {
@@ -153,7 +154,8 @@ def spawn(slot: int, target: str, context: Any, start_method: str, foreign: Sequ
     process = context.Process(target=child.main, args=(theirs, target, inherited), name=f"stem-child-{slot}")
     process.daemon = True
     try:
-        with _main_module_hidden() if target.partition(":")[0] != "__main__" else nullcontext():
+        hidden = _main_module_hidden() if target.partition(":")[0] != "__main__" else nullcontext()
+        with hidden, no_tracker_begun():
             process.start()
     except BaseException:
         ours.close()

@@ -170,3 +170,20 @@ async def _adds(ctx: TaskContext, a: int, b: int) -> int:
 
 for _function in (_waits, _cancels_itself, _adds):
     handler(_function.__name__.lstrip("_"))(_function)
+
+
+@handler("guarded")
+def guarded(ctx: TaskContext) -> int | None:
+    """Hold a named semaphore of billiard's for a moment, and say by which pipe its tracker hears of it."""
+    import billiard
+
+    with billiard.get_context("spawn").Semaphore(1):
+        return tracker_pipe()
+
+
+def tracker_pipe() -> int | None:
+    """The inode of the pipe to this process's tracker of semaphores, if there is one."""
+    from billiard import semaphore_tracker
+
+    pipe = semaphore_tracker._semaphore_tracker._fd
+    return None if pipe is None else os.fstat(pipe).st_ino

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.testing.executors import JobMaker, Recording
 from stem_kombu.testing.gates import Gate
 from tests.execution.handlers import app
+from tests.execution.programs import run_program
 
 REVOCATION = Revocation("stem", "t", 1, SYSTEM.utcnow(), terminate=True, reason="wrong picture", requested_by="ada@ops")
 
@@ -373,14 +371,5 @@ WITHOUT_DESCRIPTORS = """
 
 
 def test_g18_a_job_that_can_not_be_started_for_lack_of_descriptors_is_given_back(tmp_path: Path) -> None:
-    script = tmp_path / "without_descriptors.py"
-    script.write_text(textwrap.dedent(WITHOUT_DESCRIPTORS))
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
-        check=False,
-    )
+    done = run_program(WITHOUT_DESCRIPTORS, tmp_path)
     assert done.stdout == "released\n2\n", done.stderr

@@ -22,6 +22,7 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.testing.executors import JobMaker, Recording
 from stem_kombu.testing.gates import Gate
 from tests.execution.handlers import app
+from tests.execution.programs import run_program
 from tests.waiting import eventually
 
 TARGET = "tests.execution.handlers:app"
@@ -323,14 +324,5 @@ WITHOUT_FORKSERVER = """
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="who forks the children is read from /proc")
 def test_g18_lost_children_are_replaced_although_the_process_that_forks_them_was_lost_too(tmp_path: Path) -> None:
     """A fork that fails ends billiard's forkserver, and it never starts another one."""
-    script = tmp_path / "without_forkserver.py"
-    script.write_text(textwrap.dedent(WITHOUT_FORKSERVER))
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
-        check=False,
-    )
+    done = run_program(WITHOUT_FORKSERVER, tmp_path)
     assert done.stdout == "ran\n", done.stderr

@@ -1,0 +1,60 @@
+"""Keeps billiard from running its tracker of semaphores for children that have none.
+
+billiard starts that process, 8 MB of an interpreter, with the first child of whatever kind, so that named semaphores are
+unlinked even after SIGKILL. Children of a pool speak over pipes and share none. A handler, or the program around the
+worker, that makes a semaphore through billiard gets its tracker at that moment, which is what billiard does anyway for
+a process without one.
+
+This reaches for attributes that billiard does not document (``_semaphore_tracker._fd``). Where they are called otherwise
+one day, the tracker runs as it did.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+#: Children are begun one at a time: one that ends would close the stand-in under the other.
+_beginning = threading.Lock()
+
+
+@contextmanager
+def no_tracker_begun() -> Iterator[None]:
+    """Start processes in here: a tracker that runs is handed to them, but none is started.
+
+    A semaphore that another thread makes meanwhile through billiard is not tracked: nobody unlinks it after SIGKILL.
+    """
+    tracker = _tracker()
+    with _beginning:
+        if tracker is None or tracker._fd is not None:
+            yield
+            return
+        stand_in = tracker._fd = os.open(os.devnull, os.O_WRONLY)
+        try:
+            yield
+        finally:
+            if tracker._fd == stand_in:
+                tracker._fd = None
+            os.close(stand_in)
+
+
+def forget_stand_in() -> None:
+    """In a new child: the tracker it was given is none, so that the first semaphore starts one."""
+    tracker = _tracker()
+    if tracker is None or not isinstance(tracker._fd, int):
+        return
+    given = os.fstat(tracker._fd)
+    if stat.S_ISCHR(given.st_mode) and given.st_rdev == os.stat(os.devnull).st_rdev:
+        os.close(tracker._fd)
+        tracker._fd = None
+
+
+def _tracker() -> Any:
+    from billiard import semaphore_tracker
+
+    found = getattr(semaphore_tracker, "_semaphore_tracker", None)
+    return found if hasattr(found, "_fd") else None
