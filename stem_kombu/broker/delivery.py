@@ -23,6 +23,7 @@ from stem_kombu.broker.encoding import (
     LARGEST_BODY,
     nesting,
 )
+from stem_kombu.broker.typed_json import load_typed
 from stem_kombu.durations import LONGEST
 from stem_kombu.errors import BadMessage, ConfigurationError
 from stem_kombu.revocation import checked_task_id
@@ -179,10 +180,8 @@ def _decoded_body(raw: Any, headers: Mapping[str, Any], queue: str) -> Any:
         raise BadMessage(f"the body is a {type(body).__name__}, not text")
     if len(body) > LARGEST_BODY:
         raise BadMessage(f"the body has {len(body)} bytes; at most {LARGEST_BODY} are accepted")
-    from kombu.utils.json import loads
-
     try:
-        decoded = loads(body)
+        decoded = load_typed(body)
     except RecursionError as error:
         raise BadMessage(f"the body is nested deeper than {DEEPEST_NESTING} levels") from error
     except (ValueError, TypeError, ArithmeticError, AttributeError, KeyError) as error:
@@ -259,10 +258,8 @@ def _own_headers(headers: Mapping[str, Any], *, signed: bool) -> dict[str, Any]:
     text = headers.get(HEADER_HEADERS)
     if text is None:
         return own
-    from kombu.utils.json import loads
-
     try:
-        sent = loads(text)
+        sent = load_typed(text)
     except (ValueError, TypeError, ArithmeticError, AttributeError, KeyError, RecursionError) as error:
         raise BadMessage(f"header {HEADER_HEADERS!r} is not JSON: {_reason(error)}") from error
     if not isinstance(sent, dict):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from stem_kombu.broker import redis_scripts
 from stem_kombu.broker.leases import DATED_BY_SERVER
 from stem_kombu.broker.redis_mail import raw_client
+from stem_kombu.broker.typed_json import load_typed
 from stem_kombu.clock import SYSTEM, Clock
 
 if TYPE_CHECKING:
@@ -73,9 +74,7 @@ def _tell(error: Exception) -> None:
 
 def message_of(text: bytes, tag: str, queue: str, channel: Any) -> Any:
     """The Kombu message of what lay in a queue's list; raises one of :data:`NO_MESSAGE` where there is none."""
-    from kombu.utils.json import loads
-
-    payload = loads(text)
+    payload = load_typed(text)
     payload["properties"]["delivery_tag"] = tag
     info = payload["properties"]["delivery_info"]
     info.setdefault("exchange", "")
