@@ -51,7 +51,9 @@ def test_what_nobody_wrote_fails_as_with_kombu(text: bytes | str) -> None:
     assert outcome(load_typed, text) == outcome(loads, text)
 
 
-@pytest.mark.parametrize("value", [datetime(2026, 1, 2, tzinfo=timezone.utc), uuid.UUID(int=7), Decimal("1.50"), b"\xff\x00"])
+@pytest.mark.parametrize(
+    "value", [datetime(2026, 1, 2, tzinfo=timezone.utc), uuid.UUID(int=7), Decimal("1.50"), b"\xff\x00"]
+)
 @pytest.mark.parametrize("letter", "_type")
 def test_a_typed_value_is_found_behind_escapes_too(value: object, letter: str) -> None:
     text = dumps([{"a": value}])

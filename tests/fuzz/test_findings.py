@@ -6,6 +6,7 @@ import bz2
 import json
 import lzma
 import os
+import pickle
 import struct
 import tracemalloc
 import zlib
@@ -306,11 +307,13 @@ def test_a_message_with_too_much_in_it_is_a_bad_message() -> None:
 
 
 def test_a_frame_that_lacks_a_part_breaks_the_protocol() -> None:
-    hollow = encode(Started(5))[8:].replace(b"K\x05", b"N")  # its token becomes None
+    hollow = encode(Started(77))[8:].replace(b"K\x4d", b"N")  # its token becomes None
     with pytest.raises(ProtocolFault):
         list(FrameReader().feed(struct.pack("!Q", len(hollow)) + hollow))
-    with pytest.raises(ProtocolFault):
-        list(FrameReader().feed(encode({"no": "frame"})))
+    for other in ({"no": "frame"}, (99,), (-1, 1, None, "succeeded"), (5,), [], (1, 5, "t")):
+        body = pickle.dumps(other)
+        with pytest.raises(ProtocolFault):
+            list(FrameReader().feed(struct.pack("!Q", len(body)) + body))
     assert list(FrameReader().feed(encode(Ready(1)))) == [Ready(1)]
 
 
