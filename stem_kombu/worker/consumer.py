@@ -37,8 +37,8 @@ _CONNECT_TIMEOUT = 4.0
 _QUIESCE_TIMEOUT = 5.0  # the thread may be reading the revoke store
 #: From a source: messages acknowledged in one round trip, and how many may wait to be recorded beside those in slots.
 _TOGETHER, _SETTLING = 500, 64
-#: Seconds between two round trips while messages keep coming.
-_GATHER = 0.0005
+#: Seconds between two round trips while messages keep coming; and while more are here than the slots take meanwhile.
+_GATHER, _GATHER_STOCKED = 0.0005, 0.002
 #: Drivers whose delivery tags outlive a connection.
 _LASTING_TAGS = frozenset({"redis"})
 #: AMQP's codes for what a queue or a broker does not do.
@@ -238,13 +238,13 @@ class Consumer:
         generation = self.generation
         sweep_at = turned_at = float("-inf")
         while self._keep_serving():
-            now = self._clock.monotonic()
-            if now >= sweep_at:
+            if (now := self._clock.monotonic()) >= sweep_at:
                 source.sweep()
                 sweep_at = now + source.sweep_interval
-            if now - turned_at < _GATHER:
-                # A stream of short tasks: let some of them end, so that one round trip serves many.
-                self._ended.wait(_GATHER - (now - turned_at))
+            # A stream of short tasks: let some of them end, so that one round trip serves many.
+            gather = _GATHER_STOCKED if self._inflight.is_stocked(self.prefetch) else _GATHER
+            if now - turned_at < gather:
+                self._ended.wait(gather - (now - turned_at))
             room = self._room() if self.consuming else 0
             done = self._finished.take_acknowledgements(_TOGETHER)
             try:
@@ -273,8 +273,8 @@ class Consumer:
     def _room(self) -> int:
         """How many messages may come. What is only being recorded takes no slot, so that recording overlaps with the
         next tasks; but while a backend is away it must not pile up."""
-        taking_slots, everything = self._inflight.occupying, len(self._inflight)
-        if everything - taking_slots > self.prefetch + _SETTLING:
+        taking_slots = self._inflight.occupying
+        if len(self._inflight) - taking_slots > self.prefetch + _SETTLING:
             return 0
         return max(0, self.prefetch - taking_slots)
 

@@ -254,6 +254,11 @@ class InFlight:
         with self._lock:
             return sum(delivery.phase is not Phase.SETTLING for delivery in self._by_token.values())
 
+    def is_stocked(self, prefetch: int) -> bool:
+        """Whether no slot lacks work soon: half of what may be here waits, and that is more than twice what runs."""
+        waiting = self.occupying - self._running
+        return 2 * waiting >= prefetch and waiting > 2 * self._running
+
     def __len__(self) -> int:
         return len(self._by_token)
 

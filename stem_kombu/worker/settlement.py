@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
+from functools import partial
 
 from stem_kombu.outcome import Ending, Outcome, TaskError, TaskRecord, TaskState
 from stem_kombu.revocation import Revocation
@@ -59,10 +60,10 @@ def settle(
 ) -> Settlement:
     """What follows from ``outcome``. ``revocation`` is the live one of this task, if there is one: a revoked task is never
     retried, whether or not its running attempt was told to stop (G3, G9)."""
-    base = TaskRecord(
+    record = partial(
+        TaskRecord,
         task_id=message.task_id,
         name=message.name,
-        state=TaskState.RUNNING,
         attempt=message.attempt,
         queue=message.queue,
         worker=worker,
@@ -72,26 +73,24 @@ def settle(
     )
     kind = outcome.kind
     if kind is Ending.SUCCEEDED:
-        return Settlement(
-            replace(base, state=TaskState.SUCCEEDED, result=outcome.result), Then.ACKNOWLEDGE, "succeeded"
-        )
+        return Settlement(record(state=TaskState.SUCCEEDED, result=outcome.result), Then.ACKNOWLEDGE, "succeeded")
     if kind is Ending.CANCELLED:
         cause = outcome.revocation or revocation
-        return Settlement(replace(base, state=TaskState.CANCELLED, revocation=cause), Then.ACKNOWLEDGE, "cancelled")
+        return Settlement(record(state=TaskState.CANCELLED, revocation=cause), Then.ACKNOWLEDGE, "cancelled")
     if kind is Ending.RELEASED:
         return Settlement(None, Then.REQUEUE)
     if kind is Ending.REJECTED:
-        return Settlement(replace(base, state=TaskState.FAILED, error=outcome.error), Then.ACKNOWLEDGE, "failed")
+        return Settlement(record(state=TaskState.FAILED, error=outcome.error), Then.ACKNOWLEDGE, "failed")
     # FAILED, LOST and RETRY: another attempt, unless it was revoked or the retries are used up.
     if revocation is not None:
-        cancelled = replace(base, state=TaskState.CANCELLED, revocation=revocation, error=outcome.error)
+        cancelled = record(state=TaskState.CANCELLED, revocation=revocation, error=outcome.error)
         return Settlement(cancelled, Then.ACKNOWLEDGE, "cancelled")
     if message.attempt > max_retries:
-        return Settlement(replace(base, state=TaskState.FAILED, error=outcome.error), Then.ACKNOWLEDGE, "failed")
+        return Settlement(record(state=TaskState.FAILED, error=outcome.error), Then.ACKNOWLEDGE, "failed")
     delay = retry_delay(options, message.attempt, jitter) if outcome.retry_in is None else outcome.retry_in
     due = now + timedelta(seconds=delay)
     return Settlement(
-        replace(base, state=TaskState.RETRYING, error=outcome.error, retry_at=due),
+        record(state=TaskState.RETRYING, error=outcome.error, retry_at=due),
         Then.ACKNOWLEDGE,
         "retried",
         retry=replace(message, attempt=message.attempt + 1, eta=due),

@@ -8,20 +8,8 @@ from decimal import Decimal
 
 import pytest
 
+from stem_kombu.execution import frames
 from stem_kombu.execution.base import Stop
-from stem_kombu.execution.frames import (
-    ExtendLease,
-    Finished,
-    FrameReader,
-    Halt,
-    Ready,
-    Report,
-    Retire,
-    Run,
-    Started,
-    Unfit,
-    encode,
-)
 from stem_kombu.outcome import Ending, Outcome, TaskError
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import CeleryOrigin, TaskMessage
@@ -35,19 +23,19 @@ FULL = TaskMessage(
     CeleryOrigin(root_id="r", group_index=2, canvas=("chord",), dependents=("d",)),
 )  # fmt: skip
 FRAMES = [
-    Run(1, BARE), Run(2**40, FULL),
-    Halt(1, Stop.REVOKED, REVOCATION), Halt(1, Stop.SHUTDOWN), Retire(), Ready(4711), Unfit("no module"), Started(1),
-    Report(1), Report(1, 0.5, {"tile": 3}), ExtendLease(1, 60.0),
-    *(Finished(1, Outcome(kind, runtime=0.5), 50_000_000) for kind in Ending),
-    Finished(1, Outcome(Ending.SUCCEEDED, {"a": [1, None, "x"]}), None),
-    Finished(1, Outcome(Ending.RETRY, None, TaskError("ValueError", "no", "Traceback"), REVOCATION, 3.5, 0.1, 7), 1),
+    frames.Run(1, BARE), frames.Run(2**40, FULL),
+    frames.Halt(1, Stop.REVOKED, REVOCATION), frames.Halt(1, Stop.SHUTDOWN), frames.Retire(), frames.Ready(4711), frames.Unfit("no module"), frames.Started(1),
+    frames.Report(1), frames.Report(1, 0.5, {"tile": 3}), frames.ExtendLease(1, 60.0),
+    *(frames.Finished(1, Outcome(kind, runtime=0.5), 50_000_000) for kind in Ending),
+    frames.Finished(1, Outcome(Ending.SUCCEEDED, {"a": [1, None, "x"]}), None),
+    frames.Finished(1, Outcome(Ending.RETRY, None, TaskError("ValueError", "no", "Traceback"), REVOCATION, 3.5, 0.1, 7), 1),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("step", [1, 7, 1 << 20])
 def test_frames_come_out_as_they_went_in_however_they_are_cut(step: int) -> None:
-    stream = b"".join(encode(frame) for frame in FRAMES)
-    reader = FrameReader()
+    stream = b"".join(frames.encode(frame) for frame in FRAMES)
+    reader = frames.FrameReader()
     came = [frame for at in range(0, len(stream), step) for frame in reader.feed(stream[at : at + step])]
     assert came == FRAMES
-    assert [type(one.outcome.kind) for one in came if isinstance(one, Finished)] == [Ending] * (len(Ending) + 2)
+    assert [type(one.outcome.kind) for one in came if isinstance(one, frames.Finished)] == [Ending] * (len(Ending) + 2)

@@ -302,7 +302,7 @@ MUTANTS: dict[str, Mutant] = {
         ("G12", "G13", "G16"), ((census.Census, "is_whole", first_is_whole),), "targets"
     ),
     "nobody is reminded": Mutant(("G12", "G16"), ((question.Question, "remind", always(None)),)),
-    "the roster is waited for": Mutant(("G13",), ((lookout.Lookout, "view", wait_on),), seed=7563),
+    "the roster is waited for": Mutant(("G13",), ((lookout.Lookout, "view", wait_on),), seed=15428),
     "leases are not renewed": Mutant(("G19",), ((leases.LeaseThread, "_renew_all", always(None)),), seed=310),
     "a child's death is not told": Mutant(("G18", TROUBLE), ((pool.IsolatePool, "_bury", bury_quietly),), "children"),
     "held tasks are acknowledged at a stop": Mutant(
