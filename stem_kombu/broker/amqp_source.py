@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu.broker.amqp_frames import AmqpFrames
 from stem_kombu.broker.connections import pulse
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.wake import wait_readable
@@ -44,6 +45,8 @@ class AmqpSource:
         self._socket.settimeout(_STALLED)
         self._poller = select.poll()
         self._poller.register(self._socket, select.POLLIN)
+        by_frames = not AmqpFrames.can_read(self._amqp)
+        self._take_in = self._take_in_by_frames if by_frames else AmqpFrames(self._amqp, self._channel).take_in
         self._clock = clock
         self._arrived: list[Any] = []
         # In the order of delivery, in which a channel counts its tags.
@@ -59,19 +62,7 @@ class AmqpSource:
         """What has arrived, as Kombu messages; those of the tags in ``acknowledged`` are acknowledged. How many come is
         bounded by the prefetch count, not by ``room``."""
         self._acknowledge(acknowledged)
-        self._more_to_read = True
-        for _ in range(_BURST):
-            if not self._readable():
-                self._more_to_read = False
-                break
-            try:
-                # By frames: what Kombu calls an event may not come for hours after a frame that is only a heartbeat.
-                self._amqp.blocking_read(timeout=_STALLED)
-            except TimeoutError as error:
-                if error.errno is not None:
-                    raise  # the network has given the connection up
-                self._more_to_read = False  # half of a frame, which py-amqp keeps
-                break
+        self._more_to_read = self._take_in()
         messages, self._arrived = self._arrived, []
         return messages
 
@@ -94,6 +85,20 @@ class AmqpSource:
 
     def close(self) -> None:
         """Nothing of its own."""
+
+    def _take_in_by_frames(self) -> bool:
+        """The same as :meth:`AmqpFrames.take_in`, by what py-amqp offers to everybody."""
+        for _ in range(_BURST):
+            if not self._readable():
+                return False
+            try:
+                # By frames: what Kombu calls an event may not come for hours after a frame that is only a heartbeat.
+                self._amqp.blocking_read(timeout=_STALLED)
+            except TimeoutError as error:
+                if error.errno is not None:
+                    raise  # the network has given the connection up
+                return False  # half of a frame, which py-amqp keeps
+        return True
 
     def _readable(self) -> bool:
         # A record of TLS may hold several frames, which the descriptor knows nothing of.

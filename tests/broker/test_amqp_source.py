@@ -6,11 +6,13 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Connection, Consumer, Producer
 
 from stem_kombu.broker import names
+from stem_kombu.broker.amqp_frames import AmqpFrames
 from stem_kombu.broker.amqp_source import AmqpSource
 from tests.broker.receiving import connected
 
@@ -56,9 +58,16 @@ def test_g18_whatever_the_order_of_the_ends_only_what_is_done_is_acknowledged(da
             break
 
 
+@pytest.mark.parametrize("ahead", [True, False], ids=["ahead", "by frames"])
 def test_g18_what_is_not_acknowledged_comes_again_and_a_burst_is_acknowledged_in_one_frame(
-    amqp_url: str, queue_name: str
+    amqp_url: str, queue_name: str, ahead: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if ahead:
+        with connected(amqp_url) as connection:
+            assert AmqpFrames.can_read(connection.connection), "this py-amqp is read frame by frame"
+    else:
+        monkeypatch.setattr(AmqpFrames, "can_read", lambda amqp: False)
+
     def opened() -> tuple[Connection, AmqpSource]:
         connection = connected(amqp_url)
         source = AmqpSource(connection)
@@ -81,9 +90,11 @@ def test_g18_what_is_not_acknowledged_comes_again_and_a_burst_is_acknowledged_in
     first, source = opened()
     producer = Producer(first.default_channel)
     for number in range(40):
-        producer.publish(number, exchange="", routing_key=queue_name)
+        # Bodies of one frame, and of several.
+        producer.publish([number, "x" * (300_000 if number % 20 == 7 else 5)], exchange="", routing_key=queue_name)
     messages = received(source, 40)
-    assert [message.payload for message in messages] == list(range(40))
+    assert [message.payload[0] for message in messages] == list(range(40))
+    assert [len(message.payload[1]) for message in messages if message.payload[0] % 20 == 7] == [300_000, 300_000]
     frames: list[tuple[int, bool]] = []
     acknowledge = first.default_channel.basic_ack
     first.default_channel.basic_ack = lambda tag, multiple=False: (  # type: ignore[method-assign]
@@ -95,6 +106,6 @@ def test_g18_what_is_not_acknowledged_comes_again_and_a_burst_is_acknowledged_in
     assert frames == [(20, True), (26, False), (31, False)]
     first.release()
     second, source = opened()
-    again = [message.payload for message in received(source, 18)]
+    again = [message.payload[0] for message in received(source, 18)]
     assert sorted(again) == sorted({*range(20, 40)} - {25, 30})
     second.release()

@@ -1,0 +1,274 @@
+"""What a broker sends over AMQP, read as much at a time as there is, and taken apart here where it is a message.
+
+py-amqp reads a frame by three calls of the socket, and decodes a message by a call for each letter of a format: more
+than all the rest of a short task. Here one read serves a burst, and a message of the usual form goes straight to its
+consumer. All else (other methods, long bodies, rare types, whatever looks odd) is handed to py-amqp frame by frame.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import ssl
+from struct import Struct, error
+from typing import Any
+
+#: Bytes of one read.
+_CHUNK = 65536
+_FRAME = Struct(">BHI")
+_CONTENT = Struct(">HHQH")
+_SHORT, _LONG = Struct(">I"), Struct(">Q")
+_SIGNED = {ord("I"): Struct(">i"), ord("l"): Struct(">q"), ord("L"): Struct(">q")}
+_METHOD, _HEADER, _BODY = 1, 2, 3
+_END = 0xCE
+_DELIVER = b"\x00\x3c\x00\x3c"  # class 60, method 60
+_CLASS_BASIC = 60
+_TEXT, _VOID, _BOOL, _TABLE, _ARRAY = b"SVtFA"
+#: Content encodings whose body py-amqp leaves as it is, or decodes to what would be encoded to the same again.
+_AS_IT_IS = frozenset({"utf-8", "binary", None})
+#: The bits of the properties, in the order in which they come, and the Struct of those that are numbers.
+_HEADERS = "application_headers"
+_PROPERTIES: tuple[tuple[int, str, Struct | None], ...] = (
+    (0x8000, "content_type", None),
+    (0x4000, "content_encoding", None),
+    (0x2000, _HEADERS, None),
+    (0x1000, "delivery_mode", Struct(">B")),
+    (0x0800, "priority", Struct(">B")),
+    (0x0400, "correlation_id", None),
+    (0x0200, "reply_to", None),
+    (0x0100, "expiration", None),
+    (0x0080, "message_id", None),
+    (0x0040, "timestamp", _LONG),
+    (0x0020, "type", None),
+    (0x0010, "user_id", None),
+    (0x0008, "app_id", None),
+    (0x0004, "cluster_id", None),
+)
+
+
+class _Odd(Exception):
+    """Not of the form that is read here."""
+
+
+class Content:
+    """As much of py-amqp's message as Kombu looks at."""
+
+    __slots__ = ("body", "delivery_info", "delivery_tag", "properties")
+
+    def __init__(self, body: bytes, delivery_info: dict[str, Any], properties: dict[str, Any]) -> None:
+        self.body = body
+        self.delivery_info = delivery_info
+        self.delivery_tag = delivery_info["delivery_tag"]
+        self.properties = properties
+
+
+class AmqpFrames:
+    """The reading end of a connection of py-amqp whose socket has a timeout, for the thread that owns it. The consumers of
+    its channel must not use the connection while they are handed a message.
+
+    What has come of an unfinished frame lies where py-amqp keeps the same, which so may read as well, between two calls.
+    """
+
+    def __init__(self, amqp: Any, channel: Any) -> None:
+        self._amqp = amqp
+        self._channel = channel
+        self._transport = amqp.transport
+        self._socket = amqp.sock
+        self._poller: select.poll | None = None
+        if isinstance(self._socket, ssl.SSLSocket):
+            self._poller = select.poll()
+            self._poller.register(self._socket, select.POLLIN)
+
+    @staticmethod
+    def can_read(amqp: Any) -> bool:
+        """Whether this release of py-amqp keeps unfinished frames where they are looked for here."""
+        return isinstance(getattr(amqp.transport, "_read_buffer", None), bytes)
+
+    def take_in(self) -> bool:
+        """Hand over what has arrived, without waiting for more; whether there may be more already.
+
+        Raises what py-amqp raises for a connection that is lost, or that the broker closes.
+        """
+        transport = self._transport
+        chunk = self._read()
+        data = transport._read_buffer
+        data = transport._read_buffer = data + chunk if data else chunk
+        at = 0
+        while len(data) - at >= 8:
+            kind, number, size = _FRAME.unpack_from(data, at)
+            after = at + 8 + size
+            if after > len(data):
+                break
+            if kind == _METHOD and number == self._channel.channel_id and data[at + 7 : at + 11] == _DELIVER:
+                end = self._deliver(data, at + 11, after)
+                if end is None:
+                    break  # the rest of it is on its way
+                if end:
+                    at = end
+                    continue
+            if data[after - 1] == _END:
+                transport._read_buffer = data[after:]
+                self._amqp.on_inbound_frame((kind, number, data[at + 7 : after - 1]))
+            else:
+                transport._read_buffer = data[at:]
+                self._amqp.blocking_read()  # which says what is wrong
+            # It may have read on, or have been told of anything.
+            data, at = transport._read_buffer, 0
+        if at:
+            transport._read_buffer = data[at:]
+        return len(chunk) == _CHUNK or (self._poller is not None and self._socket.pending() > 0)
+
+    def _read(self) -> bytes:
+        """What has arrived; empty if nothing has."""
+        try:
+            if self._poller is None:
+                # Not recv(), which polls before it reads, because the socket has a timeout.
+                chunk = os.read(self._socket.fileno(), _CHUNK)
+            elif self._poller.poll(0) or self._socket.pending():
+                # What the descriptor has may be less than a record, for the rest of which the socket waits.
+                chunk = self._socket.recv(_CHUNK)
+            else:
+                return b""
+        except BlockingIOError:
+            return b""
+        except OSError as failure:
+            if isinstance(failure, TimeoutError) and failure.errno is None:
+                return b""  # half a record, which the socket keeps
+            self._transport.connected = False  # the network has given it up
+            raise
+        if not chunk:
+            self._transport.connected = False
+            raise ConnectionResetError("the broker closed the connection")
+        return chunk
+
+    # -- messages -------------------------------------------------------------------------------------------------------
+
+    def _deliver(self, data: bytes, at: int, header_at: int) -> int | None:
+        """Where the message ends whose delivery begins at ``at`` and its header frame at ``header_at``: it was handed over.
+        ``None``: it is not all here yet; 0: it is for py-amqp."""
+        if self._channel.is_closing:
+            return 0
+        try:
+            if len(data) < header_at + 21:
+                return None
+            kind, number, size = _FRAME.unpack_from(data, header_at)
+            body_at = header_at + 8 + size
+            class_id, _, length, flags = _CONTENT.unpack_from(data, header_at + 7)
+            if kind != _HEADER or number != self._channel.channel_id or class_id != _CLASS_BASIC:
+                return 0
+            if len(data) < body_at + (8 if length else 0):
+                return None
+            body, end = b"", int(body_at)
+            if length:
+                kind, number, size = _FRAME.unpack_from(data, body_at)
+                if kind != _BODY or number != self._channel.channel_id or size != length:
+                    return 0
+                end = body_at + 8 + length
+                if len(data) < end:
+                    return None
+                body = data[body_at + 7 : end - 1]
+            if not data[header_at - 1] == data[body_at - 1] == data[end - 1] == _END:
+                return 0
+            properties = _properties(data, header_at + 21, flags, body_at - 1)
+            tag, info = _delivery(data, at)
+        except (_Odd, error, IndexError, UnicodeDecodeError):
+            return 0
+        take = self._channel.callbacks.get(tag)
+        if take is None or properties.get("content_encoding") not in _AS_IT_IS:
+            return 0
+        self._amqp.bytes_recv += 1  # by which py-amqp sees that the broker is alive
+        try:
+            take(Content(body, info, properties))
+        except BaseException:
+            self._transport._read_buffer = data[end:]  # it was handed over all the same
+            raise
+        return end
+
+
+def _delivery(data: bytes, at: int) -> tuple[str, dict[str, Any]]:
+    tag, at = _short_text(data, at)
+    number, redelivered = _LONG.unpack_from(data, at)[0], bool(data[at + 8] & 1)
+    exchange, at = _short_text(data, at + 9)
+    routing_key, _ = _short_text(data, at)
+    return tag, {
+        "consumer_tag": tag,
+        "delivery_tag": number,
+        "redelivered": redelivered,
+        "exchange": exchange,
+        "routing_key": routing_key,
+    }
+
+
+def _properties(data: bytes, at: int, flags: int, end: int) -> dict[str, Any]:
+    if flags & 0x0003:
+        raise _Odd
+    found: dict[str, Any] = {}
+    for bit, name, number in _PROPERTIES:
+        if not flags & bit:
+            continue
+        if number is not None:
+            (found[name],) = number.unpack_from(data, at)
+            at += number.size
+        elif name is _HEADERS:
+            table_end = at + 4 + _SHORT.unpack_from(data, at)[0]
+            try:
+                found[name] = _table(data, at + 4, table_end)
+            except RecursionError:
+                # py-amqp would fail at it as well, and with it the connection, over and over again. Without headers it is
+                # a message that is no task.
+                found[name] = {}
+            at = table_end
+        else:
+            found[name], at = _short_text(data, at)
+    if at != end:
+        raise _Odd
+    return found
+
+
+def _short_text(data: bytes, at: int) -> tuple[str, int]:
+    end = at + 1 + data[at]
+    return data[at + 1 : end].decode(), end
+
+
+def _table(data: bytes, at: int, end: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    while at < end:
+        behind = at + 1 + data[at]
+        name = data[at + 1 : behind].decode()
+        kind, at = data[behind], behind + 1
+        if kind == _TEXT:  # most are, or nothing
+            behind = at + 4 + _SHORT.unpack_from(data, at)[0]
+            found[name] = data[at + 4 : behind].decode()
+            at = behind
+        elif kind == _VOID:
+            found[name] = None
+        else:
+            found[name], at = _value(data, at, kind)
+    if at != end:
+        raise _Odd
+    return found
+
+
+def _value(data: bytes, at: int, kind: int) -> tuple[Any, int]:
+    """A value of the protocol as py-amqp reads it, and where it ends."""
+    if (number := _SIGNED.get(kind)) is not None:
+        return number.unpack_from(data, at)[0], at + number.size
+    if kind == _VOID:
+        return None, at
+    if kind == _BOOL:
+        return bool(data[at]), at + 1
+    if kind not in (_TEXT, _TABLE, _ARRAY):
+        raise _Odd
+    end = at + 4 + _SHORT.unpack_from(data, at)[0]
+    at += 4
+    if kind == _TEXT:
+        return data[at:end].decode(), end
+    if kind == _TABLE:
+        return _table(data, at, end), end
+    values = []
+    while at < end:
+        value, at = _value(data, at + 1, data[at])
+        values.append(value)
+    if at != end:
+        raise _Odd
+    return values, end
