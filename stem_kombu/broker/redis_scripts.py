@@ -86,3 +86,14 @@ OVERDUE = """
 local before = redis.call('TIME')[1] - ARGV[1]
 return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', before, 'LIMIT', 0, ARGV[2])
 """
+
+# KEYS: hash, index, then the queue of each text. ARGV: seconds as for OVERDUE, the tag, then the texts. Brings the message
+# back unless it was renewed or acknowledged since it was found overdue. Returns how many texts were pushed.
+RESTORE = """
+local score = redis.call('ZSCORE', KEYS[2], ARGV[2])
+if not score or tonumber(score) > redis.call('TIME')[1] - ARGV[1] then return 0 end
+for i = 3, #KEYS do redis.call('RPUSH', KEYS[i], ARGV[i]) end
+redis.call('HDEL', KEYS[1], ARGV[2])
+redis.call('ZREM', KEYS[2], ARGV[2])
+return #KEYS - 2
+"""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from stem_kombu.broker import redis_scripts
 from stem_kombu.broker.leases import DATED_BY_SERVER
 from stem_kombu.broker.redis_mail import raw_client
+from stem_kombu.broker.redis_sweep import BETWEEN, Sweeper
 from stem_kombu.broker.typed_json import load_typed
 from stem_kombu.clock import SYSTEM, Clock
 
@@ -37,10 +38,6 @@ _SPARE = 4
 _BURST = 128
 #: What reading something that is no message of Kombu's raises.
 NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
-#: Messages of dead consumers that one sweep brings back, where no option says how many.
-_RESTORED_AT_ONCE = 1000
-#: Between the two keys in the name of a landing; Kombu has it in the names of keys as well, but never doubled.
-_BETWEEN = "\x06\x16\x06\x16"
 
 
 def open_redis_source(
@@ -155,10 +152,9 @@ class RedisSource:
         ]
         self._take = client.register_script(redis_scripts.TAKE)
         self._register = client.register_script(redis_scripts.REGISTER)
-        self._rescue = client.register_script(redis_scripts.RESCUE)
-        self._overdue = client.register_script(redis_scripts.OVERDUE)
+        self._sweeper = Sweeper(channel, client, self._registry, self._lease)
         sources = [source for step in self._by_priority for source in step]
-        self._names = [f"{landing}{_BETWEEN}{key}" for _, key, landing in sources]
+        self._names = [f"{landing}{BETWEEN}{key}" for _, key, landing in sources]
         most = max(1, channel.pool.max_connections - _SPARE)
         self._waiters = [
             _Waiter(channel.pool, ("BLMOVE", key, landing, "RIGHT", "LEFT", str(WAIT)))
@@ -229,22 +225,8 @@ class RedisSource:
         """The message of that tag was rejected or given back, through Kombu."""
 
     def sweep(self) -> None:
-        """Bring back what dead consumers held, ours and Kombu's.
-
-        As Kombu's ``restore_visible`` does it, one consumer at a time, but by the server's clock.
-        """
-        from kombu.transport.redis import Mutex, MutexHeld
-
-        self._rescue(keys=[self._registry], args=[self._lease, _BETWEEN])
-        channel = self._channel
-        with channel.conn_or_acquire() as client:
-            try:
-                with Mutex(client, channel.unacked_mutex_key, channel.unacked_mutex_expire):
-                    wanted = [channel.visibility_timeout, channel.unacked_restore_limit or _RESTORED_AT_ONCE]
-                    for tag in self._overdue(keys=[self._index], args=wanted):
-                        channel.qos.restore_by_tag(tag.decode(), client)
-            except MutexHeld:
-                pass  # another consumer is at it
+        """Bring back what dead consumers held, ours and Kombu's."""
+        self._sweeper.sweep()
 
     def close(self) -> None:
         for waiter in self._waiters:

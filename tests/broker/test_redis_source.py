@@ -16,7 +16,8 @@ from stem_kombu.broker.delivery import decode_delivery
 from stem_kombu.broker.encoding import encode_task
 from stem_kombu.broker.leases import open_leasing
 from stem_kombu.broker.producer import TaskProducer
-from stem_kombu.broker.redis_source import _BETWEEN, WAIT, RedisSource, open_redis_source
+from stem_kombu.broker.redis_source import WAIT, RedisSource, open_redis_source
+from stem_kombu.broker.redis_sweep import BETWEEN
 from stem_kombu.clock import SYSTEM, Clock, SystemClock
 from stem_kombu.task import TaskMessage
 from stem_kombu.testing.proxy import TcpProxy
@@ -187,7 +188,7 @@ def test_g18_what_has_landed_at_a_consumer_that_died_is_rescued_once_its_lease_i
 
 def test_g18_no_sweep_can_forget_a_landing_that_may_still_be_filled() -> None:
     """A wait is preceded by a registration and is over before any lease: see RESCUE."""
-    assert _BETWEEN not in "queue\x06\x163"
+    assert BETWEEN not in "queue\x06\x163"
     for lease in (1, 60):
         assert max(WAIT + 1, lease) > WAIT
 
@@ -213,6 +214,55 @@ def test_what_ours_leaves_behind_is_restored_by_kombus_own_consumer_and_the_othe
 
     (again,) = eventually(restored)
     assert decode_delivery(again).redelivered
+
+
+@pytest.mark.parametrize("prefix", ["", "tenant-1:"])
+@pytest.mark.parametrize("meanwhile", ["renewed", "acknowledged", "nothing"])
+def test_g19_what_is_renewed_after_it_was_found_overdue_stays_where_it_is(
+    redis_url: str, queue_name: str, reader: Callable[..., Reader], prefix: str, meanwhile: str
+) -> None:
+    options = {"global_keyprefix": prefix, "visibility_timeout": 60}
+    send(redis_url, queue_name, "t1", **options)
+    holder, other = reader(queue_name, **options), reader(queue_name, **options)
+    (held,) = holder.source.take(1)
+    server = redis.Redis.from_url(redis_url)
+    index = f"{prefix}stem-unacked-index"
+    server.zadd(index, {held.delivery_tag: 1})
+    look = other.source._sweeper._overdue
+
+    def look_and_wait(**asked: Any) -> Any:
+        found = look(**asked)
+        if meanwhile == "renewed":
+            leasing = open_leasing(holder.connection)
+            assert leasing is not None and leasing.renew([held]) == [True]
+            leasing.close()
+        elif meanwhile == "acknowledged":
+            holder.source.take(0, [held.delivery_tag])
+        return found
+
+    other.source._sweeper._overdue = look_and_wait
+    other.source.sweep()
+    assert other.take(1) == (["t1"] if meanwhile == "nothing" else [])
+    assert server.zcard(index) == (0 if meanwhile == "acknowledged" else 1)
+    server.close()
+
+
+def test_an_entry_of_the_unacknowledged_that_is_no_message_keeps_none_from_coming_back(
+    redis_url: str, queue_name: str, reader: Callable[..., Reader], caplog: pytest.LogCaptureFixture
+) -> None:
+    send(redis_url, queue_name, "t1")
+    one = reader(queue_name)
+    (held,) = one.source.take(1)
+    server = redis.Redis.from_url(redis_url)
+    server.hset("stem-unacked", mapping={"a": b"\xff", "b": "{}", "c": "[1]", "d": "[1, 2, 3]"})
+    server.zadd("stem-unacked-index", dict.fromkeys((*"abcde", held.delivery_tag), 1))
+    one.source.sweep()
+    assert one.take(5) == ["t1"]
+    assert server.hlen("stem-unacked") == server.zcard("stem-unacked-index") == 1
+    assert [r.message.partition(":")[0] for r in caplog.records if r.levelname == "ERROR"] == [
+        f"what {tag!r} holds is no message and is dropped" for tag in "abcd"
+    ]
+    server.close()
 
 
 @pytest.mark.parametrize("prefix", ["", "tenant-1:"])
