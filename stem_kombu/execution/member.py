@@ -8,20 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import billiard
-
 from stem_kombu.clock import Clock
-from stem_kombu.execution import child
 from stem_kombu.execution.base import Job, SlotView
 from stem_kombu.execution.frames import ChildState, Finished, FrameReader, encode, transition
-from stem_kombu.execution.tracker import no_tracker_begun
 from stem_kombu.outcome import Outcome
 
 _SHOWN = {
@@ -145,53 +137,6 @@ class Member:
         return SlotView(
             self.slot, self.pid, _SHOWN[self.state], task_id, self.tasks_done, self.rss_bytes if rss is None else rss
         )
-
-
-def spawn(slot: int, target: str, context: Any, start_method: str, foreign: Sequence[int], clock: Clock) -> Member:
-    """A new child in the slot. ``foreign`` are descriptors that a forked child must close."""
-    ours, theirs = billiard.Pipe(duplex=True)
-    inherited = (*foreign, ours.fileno()) if start_method == "fork" else ()
-    process = context.Process(target=child.main, args=(theirs, target, inherited), name=f"stem-child-{slot}")
-    process.daemon = True
-    try:
-        hidden = _main_module_hidden() if target.partition(":")[0] != "__main__" else nullcontext()
-        with hidden, no_tracker_begun():
-            process.start()
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        # Kept open here, it would hide the child's death from us.
-        theirs.close()
-    return Member(slot, process, ours, clock)
-
-
-class _Hidden(ModuleType):
-    """Stands in for ``__main__``: everything that it has but its name and its file."""
-
-    def __init__(self, main: ModuleType) -> None:
-        super().__init__("__main__")
-        self.__dict__["_main"] = main
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("__file__", "__path__"):
-            raise AttributeError(name)
-        return getattr(self.__dict__["_main"], name)
-
-
-@contextmanager
-def _main_module_hidden() -> Iterator[None]:
-    """Keep billiard from running the program's main module again in the child, which needs the application's module only.
-
-    A program that starts a worker without ``if __name__ == "__main__"`` would start another in each child. Whoever looks
-    up something in ``__main__`` meanwhile (an unpickling in another thread, say) still finds it.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = _Hidden(main)
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
 
 
 def rss_of(pid: int) -> int | None:

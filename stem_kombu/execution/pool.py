@@ -12,11 +12,10 @@ import selectors
 import threading
 from collections.abc import Callable, Sequence
 
-import billiard
-
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.errors import ConfigurationError, ExecutionError
+from stem_kombu.errors import ExecutionError
 from stem_kombu.execution.base import Job, Observer, SlotView, Stop
+from stem_kombu.execution.births import START_TIMEOUT, Births
 from stem_kombu.execution.frames import (
     ChildState,
     ExtendLease,
@@ -29,23 +28,18 @@ from stem_kombu.execution.frames import (
     Started,
     Unfit,
 )
-from stem_kombu.execution.member import Member, spawn
+from stem_kombu.execution.member import Member
 from stem_kombu.outcome import Ending, Outcome, TaskError
 from stem_kombu.revocation import Revocation
 from stem_kombu.wake import WakePipe
 
 logger = logging.getLogger(__name__)
 
-START_METHODS = ("forkserver", "spawn", "fork")
-#: Seconds for all children to load the application.
-START_TIMEOUT = 60.0
 #: Seconds between the order to release and SIGKILL, and for a retired child to be gone.
 RELEASE_GRACE = 1.0
 RETIRE_GRACE = 5.0
 #: Times a job is handed to another child because its child died before calling the handler.
 _HANDOVERS = 3
-#: Deaths in a row while loading the application that make a start fail.
-_DEATHS_AT_START = 3
 
 
 class IsolatePool:
@@ -66,25 +60,18 @@ class IsolatePool:
         start_method: str = "forkserver",
         clock: Clock = SYSTEM,
     ) -> None:
-        if start_method not in START_METHODS:
-            raise ConfigurationError(
-                f"start method {start_method!r} is unknown", hint=f"one of {', '.join(START_METHODS)}"
-            )
         self.slots = slots
         self._target = target
         self._observer = observer
         self._max_tasks = max_tasks_per_child
         self._max_rss = max_rss_per_child
-        self._start_method = start_method
         self._clock = clock
         self._lock = threading.RLock()
         self._lifecycle = threading.RLock()
         self._members: dict[int, Member] = {}
         self._waiting: collections.deque[Job] = collections.deque()
         self._handovers: dict[int, int] = {}
-        self._respawn_at: dict[int, float] = {}
-        self._deaths_at_start = 0
-        self._unfit: str | None = None
+        self._births = Births(target, start_method, clock)
         self._stopping = False
         self._release_at: float | None = None
         self._pipe = WakePipe()
@@ -101,11 +88,8 @@ class IsolatePool:
         with self._lifecycle:
             if self._thread is not None:
                 return
-            self._stopping, self._release_at, self._unfit, self._deaths_at_start = False, None, None, 0
-            self._method, self._context = self._start_method, billiard.get_context(self._start_method)
-            if self._start_method == "forkserver":
-                module = self._target.partition(":")[0]
-                self._context.set_forkserver_preload([module, "stem_kombu.execution.child"])
+            self._stopping, self._release_at = False, None
+            self._births.begin()
             self._pipe.open()
             for slot in range(self.slots):
                 self._spawn(slot)
@@ -113,7 +97,7 @@ class IsolatePool:
             self._thread.start()
             with self._settled:
                 ready = self._settled.wait_for(self._all_ready_or_unfit, START_TIMEOUT)
-                problem = self._start_problem(ready)
+                problem = self._births.problem(ready=ready)
             if problem is not None:
                 self.stop(0.0)  # before another start can find it running
                 raise ExecutionError(
@@ -252,7 +236,7 @@ class IsolatePool:
         if isinstance(frame, Unfit):
             member.unfit = frame.message
         elif job is None:  # Ready
-            self._deaths_at_start = 0
+            self._births.succeeded()
             self._settled.notify_all()
         elif isinstance(frame, Started):
             now = self._clock.monotonic()
@@ -282,15 +266,9 @@ class IsolatePool:
         del self._members[member.slot]
         self._settled.notify_all()
         retired, started = member.state is ChildState.RETIRING, member.state is not ChildState.STARTING
-        if member.unfit is not None:
-            self._unfit = member.unfit
-            logger.error("a child can't load the application %s: %s", self._target, member.unfit)
-        if not started or member.unfit is not None:
-            self._deaths_at_start += 1
+        self._births.died(started=started, unfit=member.unfit)
         if not self._stopping and (not retired or member.unfit is not None):
-            # A child that dies while it starts is likely to do so again: the first successor comes at once, others later.
-            delay = 0.0 if self._deaths_at_start < 2 else min(0.1 * 2.0 ** min(self._deaths_at_start, 10), 30.0)
-            self._respawn_at[member.slot] = self._clock.monotonic() + delay
+            self._births.succeed(member.slot)
         job, member.job = member.job, None
         if job is None:
             if not retired and started:
@@ -313,9 +291,9 @@ class IsolatePool:
         """Everything that is due: successors, time limits, shutdown, and jobs for idle children."""
         now = self._clock.monotonic()
         with self._lock:
-            for slot, due in list(self._respawn_at.items()):
+            for slot, due in list(self._births.due.items()):
                 if self._stopping or due <= now:
-                    del self._respawn_at[slot]
+                    del self._births.due[slot]
                     if not self._stopping:
                         self._respawn(slot)
             for member in self._members.values():
@@ -377,34 +355,21 @@ class IsolatePool:
             del self._members[member.slot]
             slot, member.slot = member.slot, -member.pid
             self._members[member.slot] = member
-            self._respawn_at[slot] = self._clock.monotonic()
+            self._births.due[slot] = self._clock.monotonic()
 
     def _respawn(self, slot: int) -> None:
         try:
             self._spawn(slot)
         except Exception as error:  # noqa: BLE001 - whatever keeps a child from starting, the others go on
-            # Out of processes, memory or descriptors: the fleet goes on with fewer children until there are some again.
-            self._deaths_at_start += 1
-            delay = min(0.1 * 2.0 ** min(self._deaths_at_start, 10), 30.0)
-            logger.error("no child could be started in slot %d, next try in %.1f s: %s", slot, delay, error)
-            self._respawn_at[slot] = self._clock.monotonic() + delay
+            self._births.failed(slot, error)
 
     def _spawn(self, slot: int) -> None:
         foreign = [self._pipe.reader, self._pipe.writer, *(member.descriptor for member in self._members.values())]
-        method = self._method
-        try:
-            self._members[slot] = spawn(slot, self._target, self._context, method, foreign, self._clock)
-        except (ConnectionError, FileNotFoundError) as error:
-            if method != "forkserver":
-                raise
-            # billiard's forkserver ends when a fork fails, and it starts no other one: without it there is still spawn.
-            logger.warning("the process that forks children is gone, they are spawned from now on: %s", error)
-            self._method, self._context = "spawn", billiard.get_context("spawn")
-            self._members[slot] = spawn(slot, self._target, self._context, self._method, foreign, self._clock)
+        self._members[slot] = self._births.spawn(slot, foreign)
 
     def _next_wait(self) -> float:
         """Seconds until something is due; a second at most, so that a lost wake-up can't matter for longer."""
-        dues = list(self._respawn_at.values())
+        dues = list(self._births.due.values())
         for member in self._members.values():
             dues += [d for d in (member.soft_deadline, member.hard_deadline, member.gone_deadline) if d is not None]
         now = self._clock.monotonic()
@@ -417,15 +382,6 @@ class IsolatePool:
 
     def _all_ready_or_unfit(self) -> bool:
         states = [member.state for member in self._members.values()]
-        return (
-            self._unfit is not None
-            or self._deaths_at_start >= _DEATHS_AT_START
-            or (len(states) >= self.slots and all(state is not ChildState.STARTING for state in states))
+        return self._births.hopeless or (
+            len(states) >= self.slots and all(state is not ChildState.STARTING for state in states)
         )
-
-    def _start_problem(self, ready: bool) -> str | None:
-        if self._unfit is not None:
-            return self._unfit
-        if self._deaths_at_start >= _DEATHS_AT_START:
-            return "they die while they do"
-        return None if ready else f"not ready within {START_TIMEOUT:g} s"

@@ -24,7 +24,7 @@ from stem_kombu.control.handlers import ping, stats
 from stem_kombu.control.messages import Command, Reply, Revoke
 from stem_kombu.control.reception import Reception
 from stem_kombu.errors import LeaseLost, StemError
-from stem_kombu.execution import child, crew, handlers, inline, member, pool
+from stem_kombu.execution import births, child, crew, handlers, inline, member, pool
 from stem_kombu.execution.base import Job
 from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation
@@ -365,8 +365,9 @@ def wire() -> None:
 
     replaced: dict[Any, dict[str, Any]] = {
         recorder: {"queue": threads.queue},
-        pool: {"selectors": threads.selectors, "billiard": _billiard},
-        member: {"billiard": _billiard, "_main_module_hidden": nullcontext, "rss_of": lambda pid: None},
+        pool: {"selectors": threads.selectors},
+        births: {"billiard": _billiard, "_main_module_hidden": nullcontext},
+        member: {"rss_of": lambda pid: None},
         child: {
             "select": threads.select,
             "signal": SimpleNamespace(**dict.fromkeys(("SIGINT", "SIGTERM", "SIG_IGN"), 0), signal=lambda *_: None),

@@ -1,0 +1,158 @@
+"""How the children of a pool come into the world: which slots are due for one, by which method, and when to give up.
+
+Used under the pool's lock only.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from types import ModuleType
+from typing import Any
+
+import billiard
+
+from stem_kombu.clock import Clock
+from stem_kombu.errors import ConfigurationError
+from stem_kombu.execution import child
+from stem_kombu.execution.member import Member
+from stem_kombu.execution.tracker import no_tracker_begun
+
+logger = logging.getLogger(__name__)
+
+START_METHODS = ("forkserver", "spawn", "fork")
+#: Seconds for all children to load the application.
+START_TIMEOUT = 60.0
+#: Deaths in a row while loading the application that make a start fail.
+_DEATHS_AT_START = 3
+
+
+class Births:
+    """``target`` is ``module:attribute`` of the application.
+
+    Raises :class:`~stem_kombu.errors.ConfigurationError` for a start method that there is none of.
+    """
+
+    def __init__(self, target: str, start_method: str, clock: Clock) -> None:
+        if start_method not in START_METHODS:
+            raise ConfigurationError(
+                f"start method {start_method!r} is unknown", hint=f"one of {', '.join(START_METHODS)}"
+            )
+        self._target = target
+        self._start_method = start_method
+        self._clock = clock
+        #: When the slots get their next child (monotonic).
+        self.due: dict[int, float] = {}
+        #: Why the application can't be loaded at all, as the last child said.
+        self.unfit: str | None = None
+        self._deaths = 0
+
+    def begin(self) -> None:
+        """A new fleet: what went wrong with the last one is forgotten."""
+        self.due, self.unfit, self._deaths = {}, None, 0
+        self._method, self._context = self._start_method, billiard.get_context(self._start_method)
+        if self._start_method == "forkserver":
+            module = self._target.partition(":")[0]
+            self._context.set_forkserver_preload([module, "stem_kombu.execution.child"])
+
+    def spawn(self, slot: int, foreign: Sequence[int]) -> Member:
+        """A new child in the slot. ``foreign`` are descriptors that a forked child must close."""
+        method = self._method
+        try:
+            return _spawned(slot, self._target, self._context, method, foreign, self._clock)
+        except (ConnectionError, FileNotFoundError) as error:
+            if method != "forkserver":
+                raise
+            # billiard's forkserver ends when a fork fails, and it starts no other one: without it there is still spawn.
+            logger.warning("the process that forks children is gone, they are spawned from now on: %s", error)
+            self._method, self._context = "spawn", billiard.get_context("spawn")
+            return _spawned(slot, self._target, self._context, self._method, foreign, self._clock)
+
+    def succeeded(self) -> None:
+        """A child has loaded the application."""
+        self._deaths = 0
+
+    def failed(self, slot: int, error: Exception) -> None:
+        """No child could be started: out of processes, memory or descriptors. The others go on until there are some again."""
+        self._deaths += 1
+        delay = self._delay()
+        logger.error("no child could be started in slot %d, next try in %.1f s: %s", slot, delay, error)
+        self.due[slot] = self._clock.monotonic() + delay
+
+    def died(self, *, started: bool, unfit: str | None) -> None:
+        """A child has died, before it had loaded the application unless ``started``."""
+        if unfit is not None:
+            self.unfit = unfit
+            logger.error("a child can't load the application %s: %s", self._target, unfit)
+        if not started or unfit is not None:
+            self._deaths += 1
+
+    def succeed(self, slot: int) -> None:
+        """A child that has died is to have a successor: the first one at once, others later, as a child that dies while
+        it starts is likely to do so again."""
+        self.due[slot] = self._clock.monotonic() + (0.0 if self._deaths < 2 else self._delay())
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether a start makes no sense any more."""
+        return self.unfit is not None or self._deaths >= _DEATHS_AT_START
+
+    def problem(self, *, ready: bool) -> str | None:
+        """Why the fleet is not complete, if it isn't; ``ready``: every child has loaded the application in time."""
+        if self.unfit is not None:
+            return self.unfit
+        if self._deaths >= _DEATHS_AT_START:
+            return "they die while they do"
+        return None if ready else f"not ready within {START_TIMEOUT:g} s"
+
+    def _delay(self) -> float:
+        return float(min(0.1 * 2.0 ** min(self._deaths, 10), 30.0))
+
+
+def _spawned(slot: int, target: str, context: Any, start_method: str, foreign: Sequence[int], clock: Clock) -> Member:
+    """A new child in the slot. ``foreign`` are descriptors that a forked child must close."""
+    ours, theirs = billiard.Pipe(duplex=True)
+    inherited = (*foreign, ours.fileno()) if start_method == "fork" else ()
+    process = context.Process(target=child.main, args=(theirs, target, inherited), name=f"stem-child-{slot}")
+    process.daemon = True
+    try:
+        hidden = _main_module_hidden() if target.partition(":")[0] != "__main__" else nullcontext()
+        with hidden, no_tracker_begun():
+            process.start()
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        # Kept open here, it would hide the child's death from us.
+        theirs.close()
+    return Member(slot, process, ours, clock)
+
+
+class _Hidden(ModuleType):
+    """Stands in for ``__main__``: everything that it has but its name and its file."""
+
+    def __init__(self, main: ModuleType) -> None:
+        super().__init__("__main__")
+        self.__dict__["_main"] = main
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("__file__", "__path__"):
+            raise AttributeError(name)
+        return getattr(self.__dict__["_main"], name)
+
+
+@contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Keep billiard from running the program's main module again in the child, which needs the application's module only.
+
+    A program that starts a worker without ``if __name__ == "__main__"`` would start another in each child. Whoever looks
+    up something in ``__main__`` meanwhile (an unpickling in another thread, say) still finds it.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = _Hidden(main)
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
