@@ -11,7 +11,7 @@ from celery.worker import state
 
 from stem_kombu.celery.board import Board
 from stem_kombu.clock import Clock
-from stem_kombu.control.base import InFlightTask, PoolSlot, RevocationFacts, WorkerFacts, WorkerIdentity
+from stem_kombu.control.base import InFlightTask, PoolSlot, RevocationFacts, Standing, WorkerFacts, WorkerIdentity
 from stem_kombu.redaction import mask_url
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
@@ -65,22 +65,30 @@ class CeleryView:
         #: Set while the worker drains.
         self.draining = False
 
+    def standing(self) -> Standing:
+        return Standing(**self._standing())
+
+    def _standing(self) -> dict[str, Any]:
+        worker, consuming = self._worker, self._consuming()
+        active, reserved = len(state.active_requests), len(state.reserved_requests)
+        return {
+            "state": "draining" if self.is_draining else "running",
+            "uptime": (self._clock.utcnow() - self.identity.started_at).total_seconds(),
+            "concurrency": int(getattr(worker.pool, "num_processes", None) or worker.concurrency or 1),
+            "in_flight": active,
+            "reserved": max(0, reserved - active),
+            "consuming": consuming,
+            "queues": dict.fromkeys(self._queues(), consuming),
+        }
+
     def facts(self) -> WorkerFacts:
         worker, settings = self._worker, self._settings
-        active, reserved = list(state.active_requests), list(state.reserved_requests)
-        queues = self._queues()
-        consuming = self._consuming()
+        active = list(state.active_requests)
         qos = getattr(worker.consumer, "qos", None)
         pool = [PoolSlot(slot, pid, *self._doing(pid, active), 0, None) for slot, pid in enumerate(self._children())]
         return WorkerFacts(
-            state="draining" if self.is_draining else "running",
-            uptime=(self._clock.utcnow() - self.identity.started_at).total_seconds(),
-            concurrency=int(getattr(worker.pool, "num_processes", None) or worker.concurrency or 1),
+            **self._standing(),
             prefetch=int(getattr(qos, "value", 0) or 0),
-            in_flight=len(active),
-            reserved=max(0, len(reserved) - len(active)),
-            consuming=consuming,
-            queues=dict.fromkeys(queues, consuming),
             totals={**self._totals.snapshot(), "started": int(state.all_total_count[0])},
             pool=pool,
             rss_bytes=rss_bytes(),

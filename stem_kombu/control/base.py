@@ -78,19 +78,25 @@ class PoolSlot:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerFacts:
-    """What changes while a worker lives. ``queues`` maps each name to its depth (``None`` where the transport can't tell)
-    and whether it is being consumed; URLs are masked; spans are seconds. ``dropped`` counts, by door (``control``, ``tasks``,
-    ``revocations``, ``roster``, ``celery``) and reason, what was not obeyed or believed."""
+class Standing:
+    """How a worker stands, as far as it is known without asking the system or a child. ``queues`` maps each name to whether
+    it is being consumed; ``uptime`` is in seconds."""
 
     state: str
     uptime: float
     concurrency: int
-    prefetch: int
     in_flight: int
     reserved: int
     consuming: bool
     queues: Mapping[str, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts(Standing):
+    """What changes while a worker lives. URLs are masked; spans are seconds. ``dropped`` counts, by door (``control``,
+    ``tasks``, ``revocations``, ``roster``, ``celery``) and reason, what was not obeyed or believed."""
+
+    prefetch: int
     totals: Mapping[str, int]
     pool: Sequence[PoolSlot]
     rss_bytes: int | None
@@ -122,8 +128,11 @@ class WorkerView(Protocol):
     def identity(self) -> WorkerIdentity:
         """Who this worker is."""
 
+    def standing(self) -> Standing:
+        """Its state now, at the price of a few attributes: what a fleet is asked most often."""
+
     def facts(self) -> WorkerFacts:
-        """Its state now."""
+        """All of its state now."""
 
     def queue_depths(self) -> Mapping[str, int | None]:
         """Messages ready per consumed queue. Asks the broker: may take a moment, and is called off the listener's thread."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from stem_kombu.clock import Clock
 from stem_kombu.control.base import (
     InFlightTask,
     PoolSlot,
     RevocationFacts,
+    Standing,
     WorkerFacts,
     WorkerIdentity,
 )
@@ -67,19 +69,29 @@ class View:
         self._bounds = bounds
         self._broker_url = broker_url
         self._transport = transport
+        self._backend = None if settings.backend is None else mask_url(settings.backend.value)
+        self._revoke_store = mask_url(settings.revoke_store.value)
         self._clock = clock
 
+    def standing(self) -> Standing:
+        return Standing(**self._standing())
+
+    def _standing(self) -> dict[str, Any]:
+        consuming = self._consumer.consuming
+        return {
+            "state": self._state(),
+            "uptime": (self._clock.utcnow() - self.identity.started_at).total_seconds(),
+            "concurrency": self._concurrency,
+            "in_flight": self._inflight.running_count,
+            "reserved": self._inflight.waiting_count,
+            "consuming": consuming,
+            "queues": dict.fromkeys(self._consumer.queues, consuming),
+        }
+
     def facts(self) -> WorkerFacts:
-        backend = self._settings.backend
         return WorkerFacts(
-            state=self._state(),
-            uptime=(self._clock.utcnow() - self.identity.started_at).total_seconds(),
-            concurrency=self._concurrency,
+            **self._standing(),
             prefetch=self._consumer.prefetch,
-            in_flight=self._inflight.running_count,
-            reserved=self._inflight.waiting_count,
-            consuming=self._consumer.consuming,
-            queues=dict.fromkeys(self._consumer.queues, self._consumer.consuming),
             totals=self._totals.snapshot(),
             pool=[
                 PoolSlot(slot.slot, slot.pid, slot.state, slot.task_id, slot.tasks_done, slot.rss_bytes)
@@ -88,8 +100,8 @@ class View:
             rss_bytes=rss_bytes(),
             load_avg=load_avg(),
             broker=self._broker_url,
-            backend=None if backend is None else mask_url(backend.value),
-            revoke_store=mask_url(self._settings.revoke_store.value),
+            backend=self._backend,
+            revoke_store=self._revoke_store,
             transport=self._transport,
             heartbeat_interval=self._settings.heartbeat_interval,
             bounds=self._bounds,

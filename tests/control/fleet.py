@@ -18,6 +18,7 @@ from stem_kombu.control.base import (
     InFlightTask,
     PoolSlot,
     RevocationFacts,
+    Standing,
     WorkerFacts,
     WorkerIdentity,
 )
@@ -74,6 +75,9 @@ class FakeWorker:
     waiting: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     def facts(self) -> WorkerFacts:
+        return self.current
+
+    def standing(self) -> Standing:
         return self.current
 
     def queue_depths(self) -> Mapping[str, int | None]:

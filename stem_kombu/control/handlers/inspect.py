@@ -17,7 +17,7 @@ def inspect(order: Inspect, view: WorkerView, *, show_args: bool = True) -> dict
     facts = view.revocations()
     payload: dict[str, Any] = {
         "in_flight": [_task(task, show_args) for task in view.in_flight()],
-        "reserved": view.facts().reserved,
+        "reserved": view.standing().reserved,
         "revoked_count": facts.count,
         "revision": facts.revision,
         "synced_s_ago": _rounded(facts.synced_ago),

@@ -11,7 +11,7 @@ from stem_kombu.control.messages import Ping
 
 def ping(order: Ping, view: WorkerView) -> dict[str, Any]:
     """The payload of ``spec/cli.md``."""
-    who, facts = view.identity, view.facts()
+    who, facts = view.identity, view.standing()
     return {
         "timestamp": isoformat(SYSTEM.utcnow()),
         "hostname": who.hostname,
