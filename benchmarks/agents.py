@@ -93,7 +93,7 @@ def stem(broker: str, backend: str, first: int, count: int) -> None:
             quiet.add(agent)
         if not events:
             for agent in quiet:
-                agent.ear._acknowledge()
+                agent.ear._mail.acknowledge() if agent.ear._mail is not None else None
             quiet.clear()
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from stem_kombu.broker import names
+from stem_kombu.broker.amqp_mail import AmqpMail, open_amqp_mail
 from stem_kombu.broker.connections import SLICE, connect, pulse
 from stem_kombu.broker.redis_mail import RedisHearing, body_in, open_redis_hearing
 from stem_kombu.broker.unpacking import bound
@@ -92,7 +93,8 @@ class Ear:
         self.wake: Callable[[], object] = pipe.wake
         self._pipe = pipe
         self._hearing: RedisHearing | None = None
-        # Where there is one that says when it is worth to drain.
+        self._mail: AmqpMail | None = None
+        # On AMQP with a driver that we can't read by ourselves: says when it is worth to drain.
         self._socket: Any = None
         self._thread = threading.current_thread()
         self._inbox = names.inbox_queue(namespace, worker)
@@ -111,8 +113,9 @@ class Ear:
         self.wake = getattr(self._connection.transport, "wake", self._pipe.wake)
         if self._connection.transport.driver_type == "amqp":
             self._socket = self._connection.connection.sock
+            self._mail = open_amqp_mail(self._connection, timeout=_REPLY_TIMEOUT)
         channel = bound(self._connection.default_channel, LARGEST_COMMAND)
-        self._speaker = Speaker(self._connection)
+        self._speaker = Speaker(self._connection, self._mail)
         if self._connection.transport.driver_type == "redis":
             exchange = names.broadcast_exchange(self._namespace) if self._fanout else None
             self._hearing = open_redis_hearing(
@@ -123,6 +126,14 @@ class Ear:
                     exchange(channel).declare()  # or its sender takes it for a direct one
                 self._doubt(self._clock.monotonic())
                 return
+        if self._mail is not None:
+            self._mail.consume(self._inbox, prefetch=_PREFETCH)
+            if self._fanout:
+                self._mail.consume(
+                    names.broadcast_queue(self._namespace, self._worker), broadcast=True, prefetch=_PREFETCH
+                )
+            self._doubt(self._clock.monotonic())
+            return
         ways: list[tuple[Any, Callable[[Any], None]]] = [(self._inbox, self._on_inbox)]
         if self._fanout:
             ways.append((names.broadcast_queue(self._namespace, self._worker), self._on_broadcast))
@@ -176,6 +187,8 @@ class Ear:
         before = self._unreadable
         if self._hearing is not None:
             self._hear(self._hearing)
+        elif self._mail is not None:
+            self._read(self._mail)
         elif self._socket is None or wait_readable(self._socket, self._pipe.reader, self._patience()):
             drain(self._connection, SLICE, clock=self._clock, garbage=self._on_garbage)
         else:
@@ -200,9 +213,20 @@ class Ear:
             except ValueError as error:
                 self._on_garbage(error)
                 continue
-            if broadcast and self._proven:
-                self._believe()
-            self._on_body(body, private=not broadcast)
+            self._on_words(body, broadcast=broadcast)
+
+    def _read(self, mail: AmqpMail) -> None:
+        if mail.wait(self._patience(), self._pipe.reader):
+            for broadcast, body in mail.take():
+                self._on_words(body, broadcast=broadcast)
+        else:
+            mail.acknowledge()
+        pulse(self._connection, clock=self._clock)
+
+    def _on_words(self, body: bytes, *, broadcast: bool) -> None:
+        if broadcast and self._proven:
+            self._believe()
+        self._on_body(body, private=not broadcast)
 
     def _doubt(self, now: float) -> None:
         self._token = secrets.token_hex(16)

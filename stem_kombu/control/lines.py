@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+from stem_kombu.broker.amqp_mail import AmqpMail
 from stem_kombu.broker.connections import SLICE, pulse, release
 from stem_kombu.clock import Clock
 
@@ -68,6 +69,26 @@ def drain(connection: Any, seconds: float, *, clock: Clock, garbage: Callable[[E
         # Kombu decodes the envelope of virtual transports without a guard: any key may be missing, of any type.
         garbage(error)
     return True
+
+
+def say(producer: Any, mail: AmqpMail | None, body: bytes, exchange: Any, routing_key: str, expires: float) -> None:
+    """Publish to the exchange, or ``""``: by the connection's mail where it has one, else by its producer."""
+    if mail is not None:
+        mail.publish(
+            body, getattr(exchange, "name", ""), routing_key,
+            content_type=CONTENT_TYPE, encoding=ENCODING, expires=expires,
+        )  # fmt: skip
+        return
+    producer.publish(
+        body,
+        exchange=exchange,
+        routing_key=routing_key,
+        content_type=CONTENT_TYPE,
+        content_encoding=ENCODING,
+        delivery_mode="transient",
+        expiration=expires,
+        retry=False,
+    )
 
 
 def hang_up(connection: Any, say: Callable[[bytes], object] | None = None, *, clock: Clock) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stem_kombu.broker import names
 from stem_kombu.broker.abilities import Abilities, abilities_of
+from stem_kombu.broker.amqp_mail import AmqpMail, open_amqp_mail
 from stem_kombu.broker.connections import SLICE, connect
 from stem_kombu.broker.failures import broker_errors, shown_url
 from stem_kombu.broker.redis_mail import body_in, open_redis_inbox
@@ -20,14 +21,13 @@ from stem_kombu.clock import Clock
 from stem_kombu.control.codec import LARGEST_REPLY, decode_reply
 from stem_kombu.control.complaints import Complaints
 from stem_kombu.control.lines import (
-    CONTENT_TYPE,
-    ENCODING,
     acknowledges,
     body_of,
     drain,
     hang_up,
     line,
     looped_token,
+    say,
 )
 from stem_kombu.control.messages import Reply
 from stem_kombu.errors import BadMessage
@@ -83,9 +83,14 @@ class Mailbox:
         self._producer = Producer(channel, auto_declare=False)
         # Unlike a worker a client is not asked unasked: RabbitMQ may push all that it has for it.
         self._acks = acknowledges(self.abilities.driver) and self.abilities.driver != "amqp"
-        redis = self.abilities.driver == "redis"
+        redis, amqp = (self.abilities.driver == driver for driver in ("redis", "amqp"))
         self._inbox = open_redis_inbox(self._connection, self.reply_to) if redis else None
-        if self._inbox is None:
+        self._mail: AmqpMail | None = (
+            open_amqp_mail(self._connection, timeout=_REPLY_TIMEOUT, confirms=True) if amqp else None
+        )
+        if self._mail is not None:
+            self._mail.consume(names.direct_queue(self.reply_to))
+        elif self._inbox is None:
             self._consumer = Consumer(
                 channel,
                 [names.direct_queue(self.reply_to)],
@@ -112,6 +117,7 @@ class Mailbox:
             return
         with broker_errors(self._connection, "broadcasting"):
             self._publish(body, self._exchange, "", expires)
+            self._settle()
 
     def send_to(self, body: bytes, workers: Iterable[str], *, expires: float) -> None:
         """Send to the inbox of each of the workers. Who isn't there gets nothing, and nothing is left behind for long."""
@@ -121,6 +127,7 @@ class Mailbox:
                 if self.abilities.needs_declare_before_reply:
                     inbox(self._connection.default_channel).declare()
                 self._publish(body, "", inbox.name, expires)
+            self._settle()
 
     def listen(self, heard: Callable[[Reply], object], until: float) -> None:
         """Hand what arrives to ``heard``, returning after each event, or at the monotonic time ``until``."""
@@ -140,6 +147,11 @@ class Mailbox:
 
     def _listen(self, left: float) -> None:
         with broker_errors(self._connection, "waiting for replies"):
+            if self._mail is not None:
+                if self._mail.wait(min(left, SLICE)):
+                    for _, body in self._mail.take():
+                        self._hear(body)
+                return
             if self._inbox is None:
                 drain(self._connection, min(left, SLICE), clock=self._clock, garbage=self._on_garbage)
                 return
@@ -158,17 +170,13 @@ class Mailbox:
         else:
             hang_up(self._connection, lambda body: self._publish(body, "", self.reply_to, 1.0), clock=self._clock)
 
+    def _settle(self) -> None:
+        """Return once the broker has what was published."""
+        if self._mail is not None:
+            self._mail.settle()
+
     def _publish(self, body: bytes, exchange: Any, routing_key: str, expires: float) -> None:
-        self._producer.publish(
-            body,
-            exchange=exchange,
-            routing_key=routing_key,
-            content_type=CONTENT_TYPE,
-            content_encoding=ENCODING,
-            delivery_mode="transient",
-            expiration=expires,
-            retry=False,
-        )
+        say(self._producer, self._mail, body, exchange, routing_key, expires)
 
     def _on_message(self, message: Any) -> None:
         if self._acks:

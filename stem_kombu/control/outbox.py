@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.broker import names
+from stem_kombu.broker.amqp_mail import AmqpMail, open_amqp_mail
 from stem_kombu.broker.connections import backoff, connect
 from stem_kombu.broker.failures import broker_errors
 from stem_kombu.broker.redis_mail import RedisPost
 from stem_kombu.clock import Clock
-from stem_kombu.control.lines import CONTENT_TYPE, ENCODING, hang_up, line
+from stem_kombu.control.lines import CONTENT_TYPE, ENCODING, hang_up, line, say
 from stem_kombu.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -41,15 +42,16 @@ _MOST_DECLARED = 512
 
 
 class Speaker:
-    """Puts replies into clients' inboxes over one connection; used by one thread at a time.
+    """Puts replies into clients' inboxes over one connection; used by one thread at a time. ``mail`` is of that connection.
 
     Where the transport wants it, the inbox is declared by whoever fills it, so that it expires; on AMQP that would bring
     the queue of a client back that has gone.
     """
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, mail: AmqpMail | None = None) -> None:
         from kombu import Producer
 
+        self._mail = mail
         self._channel = connection.default_channel
         driver = connection.transport.driver_type
         self._post = RedisPost(connection) if driver == "redis" else None
@@ -71,16 +73,7 @@ class Speaker:
         self.say(body, "", reply_to, _REPLY_EXPIRES)
 
     def say(self, body: bytes, exchange: Any, routing_key: str, expires: float) -> None:
-        self.producer.publish(
-            body,
-            exchange=exchange,
-            routing_key=routing_key,
-            content_type=CONTENT_TYPE,
-            content_encoding=ENCODING,
-            delivery_mode="transient",
-            expiration=expires,
-            retry=False,
-        )
+        say(self.producer, self._mail, body, exchange, routing_key, expires)
 
 
 class Outbox:
@@ -141,6 +134,7 @@ class Outbox:
             try:
                 with broker_errors(self._template, "sending a reply or a heartbeat"):
                     voice = voice or _Voice(self._template, self._clock)
+                    voice.listen()
                     if reply is not None:
                         voice.speaker.reply(reply[1], reply[2])
                     elif beat is not None:
@@ -186,8 +180,15 @@ class _Voice:
         # Nobody reads this connection between two words, so nobody could send AMQP's heartbeats.
         self._connection = line(template, reply_timeout=_REPLY_TIMEOUT, confirms=False, heartbeats=False)
         connect(self._connection, _CONNECT_TIMEOUT)
-        self.speaker = Speaker(self._connection)
+        amqp = self._connection.transport.driver_type == "amqp"
+        self.mail = open_amqp_mail(self._connection, timeout=_REPLY_TIMEOUT) if amqp else None
+        self.speaker = Speaker(self._connection, self.mail)
         self._exchanges: set[str] = set()
+
+    def listen(self) -> None:
+        """Hear that the broker has ended the connection or the channel, of which what is written would tell nothing."""
+        if self.mail is not None:
+            self.mail.take()
 
     def beat(self, beat: Heartbeat) -> None:
         exchange = names.heartbeat_exchange(beat.namespace)
