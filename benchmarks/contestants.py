@@ -13,7 +13,6 @@ import os
 import shutil
 import sys
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from typing import Any
 from benchmarks import bare
 from benchmarks.lab import Process
 from stem_kombu import Stem
-from stem_kombu.task import TaskMessage
 
 #: RabbitMQ can't keep revocations; a file of its own holds none of them here.
 _STORES = Path(tempfile.mkdtemp(prefix="stem-bench-"))
@@ -65,10 +63,7 @@ def stem(kind: str, processes: int, *options: str) -> Contestant:
 
     def fill(url: str, count: int, args: list[Any]) -> None:
         app = Stem("benchmarks", broker=url)
-        app.producer.send_many(
-            TaskMessage(task_id=str(uuid.uuid4()), name=f"bench.{kind}", args=tuple(args), kwargs={}, queue="default")
-            for _ in range(count)
-        )
+        app.send_many(f"bench.{kind}", [args] * count, queue="default")
         app.close()
 
     label = f"stem {kind}" + (f", {processes} processes" if processes > 1 else "")

@@ -38,7 +38,7 @@ FLOORS = """## Where the floors are
   both the same.
 - **Sending on RabbitMQ** returns once the broker has confirmed the message, which is once it is on disk. Sent one by one
   that is the disk's rate and not the library's: the row *confirmed* has Celery and bare py-amqp with the same promise
-  beside it. Whoever sends many hands them over together.
+  beside it. Whoever sends many does so by `send_many()`.
 - **A short task on RabbitMQ** costs the decoding of a message whose header is a table of some twenty fields, and the
   broker's own processor time on the same cores. The bare rows send a message without headers.
 - **An isolate** costs three frames over a pipe, two wake-ups and a process switch a task, so that a child can be stopped

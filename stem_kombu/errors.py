@@ -43,7 +43,12 @@ class StoreCorrupt(StoreError):
 
 
 class BrokerError(StemError):
-    """The broker could not do what was asked."""
+    """The broker could not do what was asked.
+
+    ``unconfirmed``: after sending, the ids of the tasks that the broker has not confirmed; it may have them, or not.
+    """
+
+    unconfirmed: tuple[str, ...] = ()
 
 
 class BrokerUnavailable(BrokerError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,6 @@ from benchmarks.bare import opened
 from benchmarks.figures import Figure, Findings, ratio
 from benchmarks.lab import Lab
 from stem_kombu import Stem
-from stem_kombu.task import TaskMessage
 
 TASKS = 300
 
@@ -41,14 +39,11 @@ def measure(lab: Lab, found: Findings) -> None:
                 app.send_task("bench.no_op", producer=producer)
 
     def together() -> None:
-        stem.producer.send_many(
-            TaskMessage(task_id=str(uuid.uuid4()), name="bench.inline", args=(), kwargs={}, queue="default")
-            for _ in range(TASKS)
-        )
+        stem.send_many("bench.inline", [()] * TASKS, queue="default")
 
     ways: dict[str, Callable[[], object]] = {
         "stem send_task(), confirmed": lambda: [stem.send_task("bench.inline", queue="default") for _ in range(TASKS)],
-        "stem, 300 at once, confirmed": together,
+        "stem send_many(), 300 at once, confirmed": together,
         "celery send_task(), confirmed": lambda: by_celery(strict),
         "celery send_task(), not confirmed": lambda: by_celery(loose),
         "bare py-amqp, confirmed": bare,

@@ -26,5 +26,5 @@ def measure(lab: Lab, found: Findings) -> None:
             rates: dict[str, list[float]] = {one.name: [] for one in contestants}
             for _ in range(lab.rounds):
                 for one in contestants:
-                    rates[one.name].append(once(lab, one, broker, tasks, "x" * size)[1])
+                    rates[one.name].append(once(lab, one, broker, tasks, "x" * size)[-1])
             found.add(*(Figure(f"{broker}, {payload}: {name}", samples, "tasks/s") for name, samples in rates.items()))

@@ -46,10 +46,12 @@ def measure(lab: Lab, found: Findings) -> None:
         contestants = [one for one in CONTESTANTS if broker in one.brokers]
         running: dict[str, list[float]] = {one.name: [] for one in contestants}
         sending: dict[str, list[float]] = {one.name: [] for one in contestants}
+        together: list[float] = []
         for _ in range(lab.rounds):
             for one in contestants:
-                sent, ran = once(lab, one, broker, tasks)
+                sent, filled, ran = once(lab, one, broker, tasks)
                 sending[one.name].append(sent)
+                together += [filled] if filled is not None and one is contestants[0] else []
                 running[one.name].append(ran)
         rates = {name: Figure(f"{broker}: {name}", samples, "tasks/s") for name, samples in running.items()}
         found.add(*rates.values())
@@ -62,16 +64,19 @@ def measure(lab: Lab, found: Findings) -> None:
             found.add(ratio(f"{broker}: {ours} against {below.what.partition(': ')[2]}", above, below, goal))
         sent = {name: Figure(f"{broker}: enqueue, {name}", samples, "tasks/s") for name, samples in sending.items()}
         ours = sent[contestants[0].name]
-        found.add(ours, *(figure for name, figure in sent.items() if not name.startswith("stem")))
+        many = Figure(f"{broker}: enqueue, {contestants[0].name}, send_many", together, "tasks/s")
+        found.add(ours, many, *(figure for name, figure in sent.items() if not name.startswith("stem")))
         others = [figure for name, figure in sent.items() if not name.startswith(("stem", "bare"))]
         best = max(others, key=lambda figure: figure.median)
         if "celery prefork, tuned" in sent:
-            found.add(ratio(f"{broker}: enqueue against celery", ours, sent["celery prefork, tuned"], "2 at least"))
+            by_celery = sent["celery prefork, tuned"]
+            found.add(ratio(f"{broker}: enqueue against celery", ours, by_celery, "2 at least"))
+            found.add(ratio(f"{broker}: enqueue by send_many against celery one by one", many, by_celery))
         found.add(ratio(f"{broker}: enqueue against {best.what.partition(', ')[2]}", ours, best, "1 at least"))
 
 
-def once(lab: Lab, one: Contestant, broker: str, tasks: int, payload: str = "") -> tuple[float, float]:
-    """Tasks a second, sent by one process and run by the workers."""
+def once(lab: Lab, one: Contestant, broker: str, tasks: int, payload: str = "") -> tuple[float, float | None, float]:
+    """Tasks a second: sent one by one by one process, sent at once (``None`` by who can't), and run by the workers."""
     url, marks = lab.url(broker), lab.path("marks")
     args = [payload] if payload else []
     with one.sender(url) as send:
@@ -80,9 +85,11 @@ def once(lab: Lab, one: Contestant, broker: str, tasks: int, payload: str = "") 
         by_one = min(tasks, SENT)
         for _ in range(by_one):
             send("no_op", args)
-        sent = by_one / (time.perf_counter() - began)
+        sent, filled = by_one / (time.perf_counter() - began), None
         if one.fill is not None:
+            began = time.perf_counter()
             one.fill(url, tasks - by_one, args)
+            filled = (tasks - by_one) / (time.perf_counter() - began)
         else:
             for _ in range(tasks - by_one):
                 send("no_op", args)
@@ -90,7 +97,7 @@ def once(lab: Lab, one: Contestant, broker: str, tasks: int, payload: str = "") 
         with lab.processes() as start:
             one.workers(start, url)
             first, last = marked(marks, 2, 120)
-    return sent, (tasks + 1) / (last - first)
+    return sent, filled, (tasks + 1) / (last - first)
 
 
 def marked(path: Path, count: int, timeout: float) -> list[float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import collections
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,8 @@ from stem_kombu.errors import BrokerError, BrokerUnavailable
 if TYPE_CHECKING:
     from kombu import Connection
 
-#: Messages that are confirmed together: few enough to be sent again after a failure, many enough to hide round trips.
+#: Messages that go together, or are on their way at a time: few enough to be sent again after a failure, many enough to
+#: hide round trips.
 CHUNK = 500
 
 
@@ -26,6 +29,31 @@ class Parcel:
 
     queue: str
     envelope: Envelope
+
+    @property
+    def task_id(self) -> str:
+        return str(self.envelope.properties["correlation_id"])
+
+
+class Patience:
+    """``seconds`` for one message, or for each :data:`CHUNK` of many; reconnecting included."""
+
+    def __init__(self, seconds: float, clock: Clock) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._taken = 0
+        self.until = clock.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds; negative when they are over."""
+        return self.until - self._clock.monotonic()
+
+    def taken(self, count: int) -> None:
+        """The broker has so many more."""
+        self._taken += count
+        if self._taken >= CHUNK:
+            self._taken %= CHUNK
+            self.until = self._clock.monotonic() + self._seconds
 
 
 class Line:
@@ -39,13 +67,21 @@ class Line:
         self._declared: set[str] = set()
         self._producer = Producer(connection.default_channel, auto_declare=False)
 
-    def publish(self, parcels: Sequence[Parcel], deadline: float) -> None:
-        """Return once the broker has all of them; raises what the driver raises."""
+    def publish(self, parcels: list[Parcel], patience: Patience) -> None:
+        """Return once the broker has all of them; raises what the driver raises. What it is known to have is taken out of
+        ``parcels``."""
         self._declare(parcels)
+        while parcels:
+            together = parcels[:CHUNK]
+            self._publish_together(together)
+            del parcels[: len(together)]
+            patience.taken(len(together))
+
+    def _publish_together(self, parcels: Sequence[Parcel]) -> None:
         if len(parcels) == 1:
             self._put(parcels[0])
             return
-        with self._producer.batch(max_size=CHUNK):  # one pipeline on Redis; elsewhere the same as one by one
+        with self._producer.batch(max_size=CHUNK):  # one transaction where there are such; elsewhere one by one
             for parcel in parcels:
                 self._put(parcel)
 
@@ -55,7 +91,7 @@ class Line:
         except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
             _log_close(self.connection, error)
 
-    def _declare(self, parcels: Sequence[Parcel]) -> None:
+    def _declare(self, parcels: Iterable[Parcel]) -> None:
         for queue in {parcel.queue for parcel in parcels} - self._declared:
             declared_task_queue(self.connection, queue)
             self._declared.add(queue)
@@ -75,13 +111,14 @@ class Line:
 
 
 class ConfirmingLine(Line):
-    """AMQP: messages are numbered from 1 as they are published, and the broker confirms the numbers."""
+    """AMQP: messages are numbered from 1 as they are published, and the broker confirms the numbers, while more of them
+    are on their way."""
 
     def __init__(self, connection: Connection, clock: Clock) -> None:
         super().__init__(connection, clock)
         self._published = 0
-        self._unconfirmed: set[int] = set()
-        self._refused: set[int] = set()
+        self._unconfirmed: dict[int, Parcel] = {}
+        self._refused: list[Parcel] = []
         self._returned: set[str] = set()
         channel: Any = connection.default_channel  # py-amqp's, of which Kombu's annotations know nothing
         channel.confirm_select()
@@ -89,51 +126,71 @@ class ConfirmingLine(Line):
         channel.events["basic_nack"].add(self._on_nack)
         channel.events["basic_return"].add(self._on_return)
 
-    def publish(self, parcels: Sequence[Parcel], deadline: float) -> None:
+    def publish(self, parcels: list[Parcel], patience: Patience) -> None:
         self._declare(parcels)
-        self._publish_confirmed(parcels, deadline)
-        if self._returned:
-            # Somebody deleted the queue after it was declared here; a message for no queue would be gone.
-            lost = [parcel for parcel in parcels if parcel.envelope.properties["correlation_id"] in self._returned]
-            self._returned.clear()
-            self._declared.clear()
-            self._declare(lost)
-            self._publish_confirmed(lost, deadline)
+        waiting = collections.deque(parcels)
+        try:
+            self._publish_confirmed(waiting, patience)
             if self._returned:
-                raise BrokerError(f"broker {shown_url(self.connection)}: no queue took {len(self._returned)} messages")
+                # Somebody deleted the queue after it was declared here; a message for no queue would be gone.
+                waiting.extend(self._take_returned(parcels))
+                self._declared.clear()
+                self._declare(waiting)
+                self._publish_confirmed(waiting, patience)
+                if self._returned:
+                    raise BrokerError(
+                        f"broker {shown_url(self.connection)}: no queue took {len(self._returned)} messages"
+                    )
+            if self._refused:
+                raise BrokerUnavailable(
+                    f"broker {shown_url(self.connection)}: it refused {len(self._refused)} messages",
+                    hint="a queue may be at its length limit",
+                )
+        finally:
+            # A message comes back before its number is confirmed, and so may be in two of these.
+            left = (*self._unconfirmed.values(), *self._refused, *self._take_returned(parcels), *waiting)
+            parcels[:] = {id(parcel): parcel for parcel in left}.values()
+            self._refused.clear()
 
-    def _publish_confirmed(self, parcels: Sequence[Parcel], deadline: float) -> None:
-        for parcel in parcels:
+    def _publish_confirmed(self, waiting: collections.deque[Parcel], patience: Patience) -> None:
+        while waiting:
             self._published += 1
-            self._unconfirmed.add(self._published)
-            self._put(parcel, mandatory=True, timeout=max(0.1, deadline - self._clock.monotonic()))
-        while self._unconfirmed:
-            left = deadline - self._clock.monotonic()
+            self._unconfirmed[self._published] = parcel = waiting.popleft()
+            self._put(parcel, mandatory=True, timeout=max(0.1, patience.left()))
+            if len(self._unconfirmed) >= CHUNK:
+                self._hear(CHUNK // 2, patience)
+        self._hear(0, patience)
+
+    def _hear(self, most: int, patience: Patience) -> None:
+        """Return when at most so many are unconfirmed."""
+        while (count := len(self._unconfirmed)) > most:
+            left = patience.left()
             if left <= 0:
-                error = TimeoutError(f"{len(self._unconfirmed)} messages were not confirmed in time")
+                error = TimeoutError(f"{count} messages were not confirmed in time")
                 raise described(error, self.connection, "sending")
             try:
                 self.connection.drain_events(timeout=min(left, 1.0))
             except TimeoutError:
                 continue
-        if self._refused:
-            count = len(self._refused)
-            self._refused.clear()
-            raise BrokerUnavailable(
-                f"broker {shown_url(self.connection)}: it refused {count} messages",
-                hint="a queue may be at its length limit",
-            )
+            patience.taken(count - len(self._unconfirmed))
+
+    def _take_returned(self, parcels: Sequence[Parcel]) -> list[Parcel]:
+        returned, self._returned = self._returned, set()
+        return [parcel for parcel in parcels if parcel.task_id in returned] if returned else []
 
     def _on_ack(self, tag: int, multiple: bool) -> None:
-        if multiple:
-            self._unconfirmed = {other for other in self._unconfirmed if other > tag}
-        else:
-            self._unconfirmed.discard(tag)
+        self._confirmed(tag, multiple)
 
     def _on_nack(self, tag: int, multiple: bool) -> None:
-        refused = {other for other in self._unconfirmed if other <= tag} if multiple else {tag}
-        self._refused |= refused
-        self._unconfirmed -= refused
+        self._refused += self._confirmed(tag, multiple)
+
+    def _confirmed(self, tag: int, multiple: bool) -> list[Parcel]:
+        """The parcels that the number is about, which are heard of now."""
+        if not multiple:
+            parcel = self._unconfirmed.pop(tag, None)
+            return [] if parcel is None else [parcel]
+        tags = list(itertools.takewhile(lambda other: other <= tag, self._unconfirmed))
+        return [self._unconfirmed.pop(other) for other in tags]
 
     def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
         self._returned.add(str(message.properties.get("correlation_id")))

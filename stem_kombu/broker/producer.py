@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from stem_kombu.broker.connections import CONNECT_TIMEOUT, backoff, broker_connection, connect
 from stem_kombu.broker.encoding import Envelope, encode_task
 from stem_kombu.broker.failures import broker_errors
-from stem_kombu.broker.lines import CHUNK, ConfirmingLine, Line, Parcel
+from stem_kombu.broker.lines import ConfirmingLine, Line, Parcel, Patience
 from stem_kombu.broker.names import checked_queue_name
 from stem_kombu.broker.task_signatures import task_signer
 from stem_kombu.clock import SYSTEM, Clock
@@ -77,21 +77,24 @@ class TaskProducer:
     def send_many(self, messages: Iterable[TaskMessage]) -> int:
         """How many messages the broker now has: all of them. Much faster than one by one.
 
-        All are checked before the first is sent. When the broker fails half-way, the error says how many it has taken.
+        All are checked before the first is sent. When the broker fails half-way, the error says how many it has taken, and
+        names the others in ``unconfirmed``: it may have these as well, or not. ``timeout`` is for each 500 messages.
         """
         parcels = [self._parcel(message) for message in messages]
-        deadline = self._clock.monotonic() + self._timeout
-        for start in range(0, len(parcels), CHUNK):
-            try:
-                self._deliver(parcels[start : start + CHUNK], deadline)
-            except BrokerError as error:
-                if len(parcels) > 1:
-                    raise type(error)(
-                        f"{error} ({start} of {len(parcels)} messages were sent)", hint=error.hint
-                    ) from error
-                raise
-            deadline = self._clock.monotonic() + self._timeout
-        return len(parcels)
+        count = len(parcels)
+        if not count:
+            return 0
+        try:
+            self._deliver(parcels, Patience(self._timeout, self._clock))
+        except BrokerError as error:
+            if count > 1:
+                said = f"{error} ({count - len(parcels)} of {count} messages were sent)"
+                named = type(error)(said, hint=error.hint)
+                named.unconfirmed = tuple(parcel.task_id for parcel in parcels)
+                raise named from error
+            error.unconfirmed = (parcels[0].task_id,)
+            raise
+        return count
 
     def close(self) -> None:
         """Let the connections go. May be called twice; the next send connects again."""
@@ -106,17 +109,18 @@ class TaskProducer:
 
     # -- lines ---------------------------------------------------------------------------------------------------------
 
-    def _deliver(self, parcels: Sequence[Parcel], deadline: float) -> None:
+    def _deliver(self, parcels: list[Parcel], patience: Patience) -> None:
+        """Send all of them; what the broker has is taken out of ``parcels``."""
         failures = 0
         while True:
             try:
-                with self._line(deadline) as line:
-                    line.publish(parcels, deadline)
+                with self._line(patience.until) as line:
+                    line.publish(parcels, patience)
                 return
             except BrokerUnavailable:
                 failures += 1
                 wait = backoff(failures, longest=1.0)
-                if not self._ever_connected or self._clock.monotonic() + wait >= deadline:
+                if not self._ever_connected or wait >= patience.left():
                     raise
                 self._clock.sleep(wait)
 

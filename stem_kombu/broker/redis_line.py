@@ -29,8 +29,7 @@ class RedisLine(Line):
         self._channel: Any = connection.default_channel
         self._client = raw_client(self._channel)
 
-    def publish(self, parcels: Sequence[Parcel], deadline: float) -> None:
-        self._declare(parcels)
+    def _publish_together(self, parcels: Sequence[Parcel]) -> None:
         texts: dict[str, list[str]] = {}
         for parcel in parcels:
             texts.setdefault(parcel.queue, []).append(queue_text(parcel))

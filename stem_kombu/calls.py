@@ -1,0 +1,79 @@
+"""A call of a task, as who makes it says it: checked, and made a message."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from stem_kombu.errors import ConfigurationError
+from stem_kombu.revocation import checked_task_id
+from stem_kombu.task import TaskMessage
+
+Arguments = tuple[Sequence[Any], Mapping[str, Any] | None, str | None]
+
+
+def message_of(
+    name: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None,
+    queue: str,
+    *,
+    now: datetime,
+    task_id: str | None = None,
+    countdown: float | None = None,
+    eta: datetime | None = None,
+    expires: float | datetime | None = None,
+    headers: Mapping[str, Any] | None = None,
+    max_retries: int | None = None,
+    soft_time_limit: float | None = None,
+    time_limit: float | None = None,
+) -> TaskMessage:
+    """The first attempt of the task, enqueued ``now``; the options are those of :meth:`stem_kombu.app.Stem.send_task`.
+
+    Raises :class:`ConfigurationError` for a name, queue, id or countdown that can't be meant.
+    """
+    if not name.strip():
+        raise ConfigurationError(f"task name {name!r} is empty")
+    if not queue.strip():
+        raise ConfigurationError(f"queue {queue!r} of task {name!r} is blank", hint="leave it out, or give it a name")
+    if countdown is not None:
+        if not countdown >= 0:
+            raise ConfigurationError(f"countdown {countdown!r} of task {name!r} must not be negative")
+        eta = now + timedelta(seconds=countdown)
+    return TaskMessage(
+        task_id=str(uuid.uuid4()) if task_id is None else checked_task_id(task_id),
+        name=name,
+        args=tuple(args),
+        kwargs=dict(kwargs or {}),
+        queue=queue,
+        eta=eta,
+        expires_at=now + timedelta(seconds=expires) if isinstance(expires, (int, float)) else expires,
+        enqueued_at=now,
+        max_retries=max_retries,
+        soft_time_limit=soft_time_limit,
+        time_limit=time_limit,
+        headers=dict(headers or {}),
+    )
+
+
+def each_call(
+    name: str, calls: Iterable[Mapping[str, Any] | Sequence[Any]], task_ids: Sequence[str] | None
+) -> Iterator[Arguments]:
+    """Positional arguments, keywords and id of each call of the task, which is a mapping of keywords or a list or tuple of
+    positional arguments. Raises :class:`ConfigurationError` for what is neither, and for ids that are not one for each."""
+    every = list(calls)
+    ids: Sequence[str | None] = [None] * len(every) if task_ids is None else task_ids
+    if len(ids) != len(every) or (task_ids is not None and len(set(ids)) != len(ids)):
+        raise ConfigurationError(f"task_ids of {name!r} are not {len(every)} different ids, one for each call")
+    for call, task_id in zip(every, ids, strict=True):
+        if isinstance(call, Mapping):
+            yield (), call, task_id
+        elif isinstance(call, (list, tuple)):
+            yield call, None, task_id
+        else:
+            raise ConfigurationError(
+                f"a call of task {name!r} is a {type(call).__name__}",
+                hint="give a mapping of keyword arguments, or a list or tuple of positional ones, for each",
+            )

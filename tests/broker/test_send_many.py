@@ -1,0 +1,128 @@
+"""Sending many at once: all confirmed, and an error names what is not (G18)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kombu import Queue
+
+from stem_kombu import Stem
+from stem_kombu.broker import names
+from stem_kombu.broker.connections import open_connection
+from stem_kombu.broker.delivery import decode_delivery
+from stem_kombu.broker.lines import CHUNK, Patience
+from stem_kombu.broker.producer import TaskProducer
+from stem_kombu.errors import BrokerUnavailable, ConfigurationError
+from stem_kombu.outcome import TaskState
+from tests.broker.receiving import Inbox, Relay, connected
+from tests.broker.test_producer import ids, task, through
+
+__all__ = ["through"]
+
+
+def once_some_are_taken(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Act once, when the broker has confirmed the first of many."""
+    taken, acted = Patience.taken, []
+
+    def then_act(patience: Patience, count: int) -> None:
+        taken(patience, count)
+        if count and not acted:
+            acted.append(count)
+            act()
+
+    monkeypatch.setattr(Patience, "taken", then_act)
+
+
+def test_each_call_becomes_a_task_whose_arguments_it_is(broker_url: str, queue_name: str, tmp_path: Path) -> None:
+    app = Stem("many", broker=broker_url, backend=f"sqlite://{tmp_path}/states.db")
+
+    @app.task("tasks.render", queue=queue_name)
+    def render(ctx: Any, number: int, scale: int = 1) -> None: ...
+
+    results = render.send_many([{"number": 1}, (2,), [3, 4]], task_ids=["t1", "t2", "t3"], max_retries=7)
+    assert [(result.id, result.state) for result in results] == [(f"t{n}", TaskState.QUEUED) for n in (1, 2, 3)]
+    assert app.send_many("tasks.render", []) == []
+    app.close()
+    connection = connected(broker_url)
+    arrived = Inbox(connection, names.task_queue(queue_name)).until(3)
+    decoded = [decode_delivery(message, queue=queue_name).message for message in arrived]
+    assert [(one.task_id, one.args, one.kwargs, one.max_retries) for one in decoded] == [
+        ("t1", (), {"number": 1}, 7),
+        ("t2", (2,), {}, 7),
+        ("t3", (3, 4), {}, 7),
+    ]
+    for message in arrived:
+        message.ack()
+    connection.release()
+
+
+def test_what_can_not_be_meant_is_refused_before_anything_is_sent(redis_url: str, queue_name: str) -> None:
+    app = Stem("many", broker=redis_url)
+    with pytest.raises(ConfigurationError, match=r"a call of task 'tasks\.render' is a str"):
+        app.send_many("tasks.render", [(1,), "text"], queue=queue_name)
+    for wrong in (["t1"], ["t1", "t1"]):
+        with pytest.raises(ConfigurationError, match="2 different ids"):
+            app.send_many("tasks.render", [(1,), (2,)], task_ids=wrong, queue=queue_name)
+    with pytest.raises(TypeError, match="countdwn"):
+        app.send_many("tasks.render", [(1,)], countdwn=5)
+    app.close()
+    connection = connected(redis_url)
+    assert Inbox(connection, names.task_queue(queue_name)).listen(0.3) == []
+    connection.release()
+
+
+def test_g18_a_broker_that_goes_away_in_the_middle_is_an_error_that_names_what_it_may_not_have(
+    through: tuple[str, Relay], server_url: str, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, relay = through
+    producer = TaskProducer(lambda: open_connection(url), timeout=1.0)
+    count = 3 * CHUNK
+    once_some_are_taken(monkeypatch, relay.close)
+    with pytest.raises(BrokerUnavailable, match=rf"\d+ of {count} messages were sent") as caught:
+        producer.send_many(task(n, queue_name) for n in range(count))
+    producer.close()
+    unconfirmed = caught.value.unconfirmed
+    assert 0 < len(unconfirmed) < count
+    assert len(set(unconfirmed)) == len(unconfirmed)
+    assert f"({count - len(unconfirmed)} of" in str(caught.value)
+    confirmed = {f"t{n}" for n in range(count)} - set(unconfirmed)
+    assert confirmed <= set(ids(server_url, queue_name, len(confirmed)))
+
+
+def test_g18_when_a_connection_breaks_in_the_middle_only_what_is_not_confirmed_is_sent_again(
+    through: tuple[str, Relay], server_url: str, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, relay = through
+    producer = TaskProducer(lambda: open_connection(url))
+    count = 3 * CHUNK
+    once_some_are_taken(monkeypatch, relay.cut)
+    assert producer.send_many(task(n, queue_name) for n in range(count)) == count
+    producer.close()
+    found = ids(server_url, queue_name, count)
+    assert relay.accepted > 1
+    assert set(found) == {f"t{n}" for n in range(count)}
+    assert found.total() <= count + CHUNK
+
+
+def test_tasks_that_a_full_queue_refuses_are_named_and_the_others_counted(
+    amqp_url: str, queue_name: str, tmp_path: Path
+) -> None:
+    connection = connected(amqp_url)
+    full = Queue(queue_name, durable=True, queue_arguments={"x-max-length": 3, "x-overflow": "reject-publish"})
+    full(connection.default_channel).declare()
+    app = Stem("many", broker=amqp_url, backend=f"sqlite://{tmp_path}/states.db")
+    app._producer = TaskProducer(lambda: open_connection(amqp_url), timeout=1.0)
+    given = [f"t{n}" for n in range(8)]
+    with pytest.raises(BrokerUnavailable, match=r"refused \d messages \(\d of 8 messages were sent\)") as caught:
+        app.send_many("tasks.render", [(n,) for n in range(8)], queue=queue_name, task_ids=given)
+    taken = [task_id for task_id in given if task_id not in caught.value.unconfirmed]
+    states = {task_id: app.result(task_id).state for task_id in given}
+    app.close()
+    assert 0 < len(taken) < 8
+    arrived = Inbox(connection, names.task_queue(queue_name), declare=False).until(len(taken))
+    assert [decode_delivery(message).message.task_id for message in arrived] == taken
+    assert states == {task_id: TaskState.QUEUED if task_id in taken else None for task_id in given}
+    connection.release()
