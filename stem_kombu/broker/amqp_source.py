@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Frames that are taken in before anything else is done; a message is three of them.
 _BURST = 768
+#: What a peer that has gone shows as, before the rest of what it sent is read; not every system tells of the first.
+_HANGUP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 #: Seconds that the rest of a frame may take when its beginning has come, and an acknowledgement to be written.
 _STALLED = 5.0
 
@@ -71,6 +73,16 @@ class AmqpSource:
         if self._more_to_read:
             return
         wait_readable(self._socket, wake, timeout)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the broker or the network has ended the connection, though that was not read yet. From any thread."""
+        poller = select.poll()
+        try:
+            poller.register(self._socket, _HANGUP)
+            return bool(poller.poll(0))
+        except (OSError, ValueError):
+            return True  # it is closed at this end
 
     def settled(self, tag: int) -> None:
         """The message of that tag was rejected or given back."""

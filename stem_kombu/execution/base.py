@@ -55,8 +55,8 @@ class Observer(Protocol):
     For each submitted job there is exactly one :meth:`ended`, whatever happens, and nothing after it.
     """
 
-    def may_start(self, job: Job) -> Revocation | None:
-        """Asked right before a job gets a slot: a revocation means that it must not start; it ends as ``CANCELLED``."""
+    def may_start(self, job: Job) -> Outcome | None:
+        """Asked right before a job gets a slot: what it ends as instead, for it must not start, or ``None``."""
 
     def started(self, job: Job, pid: int) -> None:
         """The handler is about to be called in that process."""

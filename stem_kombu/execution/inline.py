@@ -206,12 +206,11 @@ class InlineExecutor:
                     return
                 job = self._waiting.popleft()
                 slot = self._free.pop()
-            revocation = self._observer.may_start(job)
-            refused = None if revocation is not None else refusal(job.task, job.message)
-            if revocation is not None or refused is not None:
+            instead = self._observer.may_start(job) or refusal(job.task, job.message)
+            if instead is not None:
                 with self._cond:
                     self._free.append(slot)
-                self._observer.ended(job, refused or Outcome(Ending.CANCELLED, revocation=revocation))
+                self._observer.ended(job, instead)
                 continue
             run = _Run(slot, job, self._observer)
             with self._cond:

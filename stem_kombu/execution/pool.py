@@ -309,9 +309,8 @@ class IsolatePool:
                 if member is None or not self._waiting or self._stopping:
                     return
                 job = self._waiting.popleft()
-            revocation = self._observer.may_start(job)
-            if revocation is not None:
-                self._observer.ended(job, Outcome(Ending.CANCELLED, revocation=revocation))
+            if (instead := self._observer.may_start(job)) is not None:
+                self._observer.ended(job, instead)
                 continue
             with self._lock:
                 member.job = job

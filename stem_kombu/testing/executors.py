@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stem_kombu.execution.base import Job
-from stem_kombu.outcome import Outcome
+from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import TaskMessage, TaskRegistry
 
@@ -22,8 +22,9 @@ class Recording:
         self.outcomes: dict[int, list[Outcome]] = {}
         self.revoked: dict[str, Revocation] = {}
 
-    def may_start(self, job: Job) -> Revocation | None:
-        return self.revoked.get(job.message.task_id)
+    def may_start(self, job: Job) -> Outcome | None:
+        revocation = self.revoked.get(job.message.task_id)
+        return None if revocation is None else Outcome(Ending.CANCELLED, revocation=revocation)
 
     def started(self, job: Job, pid: int) -> None:
         self._note("started", job, pid)

@@ -72,9 +72,7 @@ class Consumer:
         self._template = connection
         self.queues = tuple(queues)
         self._inflight = inflight
-        self._receive = receive
-        self._reconnected = reconnected
-        self._lost = lost
+        self._receive, self._reconnected, self._lost = receive, reconnected, lost
         self._clock = clock
         self._allowance = allowance
         #: How many unacknowledged messages the broker was told to leave here at most.
@@ -88,9 +86,7 @@ class Consumer:
         self._finished = Finished()
         self._pipe = WakePipe()
         self._wake_transport: Callable[[], object] | None = None
-        self._quiet = threading.Event()
-        self._ended = threading.Event()
-        self._ready = threading.Event()
+        self._quiet, self._ended, self._ready = (threading.Event() for _ in range(3))
         self._background = Background(
             self._run, "stem-consumer", begin=self._begin, wake=self._end_soon, end=self._pipe.close
         )
@@ -129,6 +125,11 @@ class Consumer:
     def consuming(self) -> bool:
         """Whether the queues are being consumed right now."""
         return not self._resting.is_set()
+
+    def still_holds(self, generation: int) -> bool:
+        """Whether connection ``generation`` stands, as far as can be seen without reading from it. From any thread."""
+        here = self._connection is not None and generation == self.generation
+        return here and not getattr(self._source, "is_cut", False)
 
     @property
     def is_quiet(self) -> bool:
@@ -266,9 +267,8 @@ class Consumer:
     def _take_in(self, message: Any, generation: int) -> None:
         if not self._quiet.is_set():
             self._receive(message, generation)
-            return
-        # It was under way when we were told to fetch nothing more, and what still runs here may take long.
-        self._give_back(message.delivery_tag)
+        else:  # it was under way when we were told to fetch nothing more, and what still runs here may take long
+            self._give_back(message.delivery_tag)
 
     def _room(self) -> int:
         """How many messages may come. What is only being recorded takes no slot, so that recording overlaps with the

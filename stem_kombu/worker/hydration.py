@@ -110,14 +110,16 @@ class Hydration:
         """Sync soon, in the thread of this object: the control connection was lost for a while."""
         self._nudged.set()
 
-    def ensure_fresh(self) -> None:
+    def ensure_fresh(self) -> bool:
         """Sync in the calling thread when the last sync is older than the interval, as after a suspended process.
 
-        While the store is known to be down this returns at once: the worker goes on with what it knows.
+        While the store is known to be down this returns at once: the worker goes on with what it knows. Says whether it
+        looked, which may have taken as long as the store took to answer.
         """
         ago = self.synced_ago
-        if (ago is None or ago > 1.5 * self._interval) and self.trouble is None:
+        if overdue := (ago is None or ago > 1.5 * self._interval) and self.trouble is None:
             self.sync()
+        return overdue
 
     def sync(self) -> bool:
         """Whether the cache now holds everything that the store held when this was called.

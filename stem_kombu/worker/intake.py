@@ -57,7 +57,8 @@ class Intake:
     connection.
 
     ``signed(raw)`` says whether a message is signed, and raises :class:`Untrusted` for one that must not run; without it
-    nobody asks.
+    nobody asks. ``still_held(generation)``: whether what that connection brought is still this worker's; asked when a look at a
+    store or backend has taken its time.
     """
 
     def __init__(
@@ -69,7 +70,8 @@ class Intake:
         holds: Holds,
         desk: Desk,
         *,
-        ensure_fresh: Callable[[], None],
+        ensure_fresh: Callable[[], bool],
+        still_held: Callable[[int], bool],
         leased: bool,
         worker: str,
         clock: Clock,
@@ -83,6 +85,7 @@ class Intake:
         self._holds = holds
         self._desk = desk
         self._ensure_fresh = ensure_fresh
+        self._still_held = still_held
         self._leased = leased
         self._worker = worker
         self._clock = clock
@@ -122,9 +125,12 @@ class Intake:
                 return
         # A next attempt is published again when its confirmation was lost, or by a worker that was suspended for so long that
         # another one had the task meanwhile; a first attempt is spared the look.
-        if (redelivered or message.attempt > 1) and self._was_recorded(message, raw, generation):
+        looked = redelivered or message.attempt > 1
+        if looked and self._was_recorded(message, raw, generation):
             return
-        self._ensure_fresh()
+        looked = self._ensure_fresh() or looked
+        if looked and not self._still_held(generation):
+            return  # the broker has it again, and this thread is about to find that out
         now = self._clock.utcnow()
         held_for_eta = message.eta is not None and message.eta > now
         phase = Phase.HELD if held_for_eta else Phase.RESERVED

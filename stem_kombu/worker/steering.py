@@ -41,7 +41,8 @@ class Steering:
         *,
         default_max_retries: int,
         reject: Callable[[Any], None],
-        ensure_fresh: Callable[[], None],
+        ensure_fresh: Callable[[], bool],
+        still_held: Callable[[int], bool],
         clock: Clock,
     ) -> None:
         self._worker = worker
@@ -51,6 +52,7 @@ class Steering:
         self._default_max_retries = default_max_retries
         self.reject = reject
         self._ensure_fresh = ensure_fresh
+        self._still_held = still_held
         self._clock = clock
         # The parts below are born after this one, which they report to.
         self.executor: Executor
@@ -122,9 +124,17 @@ class Steering:
 
     # -- the executors' observer ------------------------------------------------------------------------------------
 
-    def may_start(self, job: Job) -> Revocation | None:
-        self._ensure_fresh()
-        return self._cache.get(job.message.task_id)
+    def may_start(self, job: Job) -> Outcome | None:
+        looked = self._ensure_fresh()
+        revocation = self._cache.get(job.message.task_id)
+        if revocation is not None:
+            return Outcome(Ending.CANCELLED, revocation=revocation)
+        delivery = self._inflight.get(job.token) if looked else None
+        if delivery is not None and not self._still_held(delivery.generation):
+            # The broker gave it to somebody else while the store was read. Given back, which says nothing over another
+            # connection, and rightly over this one should the message come here again at this very moment.
+            return Outcome(Ending.RELEASED)
+        return None
 
     def started(self, job: Job, pid: int) -> None:
         delivery = self._inflight.started(job.token, pid)

@@ -157,6 +157,7 @@ class Worker:
             default_max_retries=settings.default_max_retries,
             reject=lambda raw: raw.reject(),
             ensure_fresh=lambda: self.hydration.ensure_fresh(),
+            still_held=lambda generation: leasing is not None or self.consumer.still_holds(generation),
             clock=clock,
         )
         self.hydration = Hydration(
@@ -198,6 +199,7 @@ class Worker:
             self.intake_holds,
             self.steering,
             ensure_fresh=self.hydration.ensure_fresh,
+            still_held=lambda generation: leasing is not None or self.consumer.still_holds(generation),
             leased=leasing is not None,
             worker=worker,
             clock=clock,

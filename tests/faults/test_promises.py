@@ -95,6 +95,8 @@ VIOLATING: dict[str, list[Event]] = {
     "G2 a worker that never looked": [*up(), stored(1), sent(at=2), run(30)],
     "G3 a worker that knew": [*up(), stored(1), applied(2), sent(at=3), run(4)],
     "G3 delivered again": [*up(), stored(1), sent(at=2), cancelled(3), run(4)],
+    "G3 sent twice, and still revoked": [*up(), sent(), sent(), stored(1.5, until=9), cancelled(3), run(4)],
+    "G3 sent once, and revoked in vain": [*up(), sent(), stored(1.5, until=4), cancelled(3), run(5)],
     "G3 a retry": [*up(), sent(), run(1), stored(2), applied(3), run(5, attempt=2, run="r2")],
     "G4 a version was given twice": [stored(1, 5), stored(1, 5, task="u")],
     "G4 a later save has a lower version": [stored(1, 5), stored(3, 4, task="u", began=2)],
@@ -189,6 +191,24 @@ VIOLATING: dict[str, list[Event]] = {
     ],
     "G18 a pool stays short of children": [*up(), e("pool", 9, A, value=(1, 2)), quiet(60)],
     "G19 twice": [*up(), *up(B), sent(), run(2), run(9, by=B, run="r2")],
+    "G19 started long after its connection was lost": [
+        *up(),
+        *up(B),
+        sent(),
+        fault(2, f"broker/{B}", "reset"),
+        healed(2, f"broker/{B}"),
+        run(2.1),
+        run(8, by=B, run="r2"),
+    ],
+    "G19 its connection was lost after the other had started": [
+        *up(),
+        *up(B),
+        sent(),
+        run(2),
+        fault(3, f"broker/{B}", "reset"),
+        healed(3, f"broker/{B}"),
+        run(3.1, by=B, run="r2"),
+    ],
     "G20 a shutdown cancelled": [*up(), sent(), run(2), e("stopping", 3, A), cancelled(4, by=A)],
 }
 
@@ -221,6 +241,15 @@ CLEAN: dict[str, list[Event]] = {
         applied(1.5, 1),
         stored(4, 2),
         run(4.5),
+    ],
+    "the second of two messages came when its revoke had expired": [
+        *up(),
+        sent(),
+        sent(),
+        stored(1.5, until=4),
+        cancelled(2),
+        acknowledged(2.1),
+        run(5),
     ],
     "it ran once more when its revoke had expired and the backend could not tell": [
         *up(),
@@ -410,6 +439,17 @@ def test_a_pause_counts_neither_for_a_start_that_was_decided_before_it() -> None
     found = check(History(later, bounds))
     assert found is not None
     assert found.promise == "G3"
+
+
+def test_a_start_is_excused_by_a_connection_that_was_lost_right_before_it_and_no_earlier() -> None:
+    def starts_after(seconds: float) -> History:
+        lost = [fault(2, f"broker/{B}", "reset"), healed(2, f"broker/{B}")]
+        events = [*up(), *up(B), sent(), *lost, run(2.1), run(2.0 + seconds, by=B, run="r2")]
+        return History(events, Bounds(start_slack=0.5))
+
+    assert check(starts_after(0.4)) is None
+    found = check(starts_after(0.6))
+    assert found is not None and found.promise == "G19"
 
 
 def test_a_fault_has_effects_until_recovery_and_no_longer() -> None:

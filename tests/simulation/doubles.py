@@ -34,7 +34,7 @@ class Template:
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
-        driver = "redis" if broker.leases else "simulated"
+        driver = "redis" if broker.leases else "amqp"
         self.transport = SimpleNamespace(driver_type=driver, implements=SimpleNamespace(asynchronous=False))
 
     def clone(self) -> TaskConnection:
@@ -60,9 +60,7 @@ class TaskConnection:
         self.process = KERNEL.thread.process
         self.connection = None
         self.default_channel = self
-        self.transport = SimpleNamespace(
-            driver_type=driver, implements=SimpleNamespace(asynchronous=False), wake=self.poke
-        )
+        self.transport = SimpleNamespace(driver_type=driver, implements=SimpleNamespace(asynchronous=False))
 
     def open(self) -> None:
         self.broker.net.reach("broker", BrokerUnavailable)
@@ -97,30 +95,18 @@ class TaskConnection:
                 self.broker.consumers.remove(self)
             self.broker.connection_lost(self)
 
+    @property
+    def is_cut(self) -> bool:
+        net = self.broker.net
+        return self.lost or bool((net.down or net.cut) and net.broken("broker", self.process))
+
     def _check(self) -> None:
-        if self.lost or (
-            (self.broker.net.down or self.broker.net.cut) and self.broker.net.broken("broker", self.process)
-        ):
+        if self.is_cut:
             raise Lost("connection lost")
 
     # -- as AMQP does --
 
-    def drain_events(self, timeout: float) -> None:
-        self._check()
-        if not self.poked and not self._due():
-            self.reader = KERNEL.thread
-            KERNEL.block(timeout)
-            self.reader = None
-            self._check()
-        self.poked = False
-        if not self._due():
-            raise TimeoutError
-        message = self.broker.take(self)
-        assert message is not None
-        self.held += 1
-        self.on_message(message)
-
-    def _due(self) -> bool:
+    def is_due(self) -> bool:
         return self.consuming and self.held < self.prefetch and bool(self.broker.ready)
 
     def basic_ack(self, tag: int) -> None:
@@ -186,7 +172,7 @@ class Source:
         connection = self._connection
         connection._check()
         end = FDS[wake]
-        if not end.readable and not (more and (connection.poked or self._broker.ready)):
+        if not end.readable and not (more and self._comes_soon()):
             me = connection.reader = KERNEL.thread
             end.watchers.append(me)
             KERNEL.block(timeout)
@@ -194,6 +180,9 @@ class Source:
             if me in end.watchers:
                 end.watchers.remove(me)
         connection.poked = False
+
+    def _comes_soon(self) -> bool:
+        return self._connection.poked or bool(self._broker.ready)
 
     def rest(self) -> None:
         self._connection._check()
@@ -203,6 +192,40 @@ class Source:
 
     def close(self) -> None:
         """Nothing has landed here."""
+
+
+class PushedSource(Source):
+    """:class:`stem_kombu.broker.amqp_source.AmqpSource`: messages that the broker pushes, up to the prefetch count."""
+
+    pushes = True
+
+    def __init__(self, connection: TaskConnection) -> None:
+        super().__init__(connection)
+        self._arrived: list[Message] = []
+
+    @property
+    def is_cut(self) -> bool:
+        return self._connection.is_cut
+
+    def arrived(self, message: Message) -> None:
+        self._arrived.append(message)
+
+    def take(self, room: int, acknowledged: Sequence[int] = ()) -> list[Message]:
+        connection = self._connection
+        connection._check()
+        for tag in acknowledged:
+            connection.basic_ack(tag)
+        while connection.is_due() and (message := self._broker.take(connection)) is not None:
+            connection.held += 1
+            connection.on_message(message)
+        messages, self._arrived = self._arrived, []
+        return messages
+
+    def wait(self, wake: int, timeout: float, *, more: bool) -> None:
+        super().wait(wake, timeout, more=True)
+
+    def _comes_soon(self) -> bool:
+        return self._connection.poked or self._connection.is_due()
 
 
 class Leasing:

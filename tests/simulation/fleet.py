@@ -382,6 +382,7 @@ def wire() -> None:
             "declared_task_queue": lambda connection, name: name,
             "give_back": doubles.give_back,
             "open_redis_source": lambda connection, *_, **__: doubles.Source(connection),
+            "AmqpSource": lambda connection, **_: doubles.PushedSource(connection),
             "bound": lambda channel, limit: channel,
         },
         queues: {"release": lambda connection: connection.release()},

@@ -302,7 +302,7 @@ MUTANTS: dict[str, Mutant] = {
         ("G12", "G13", "G16"), ((census.Census, "is_whole", first_is_whole),), "targets"
     ),
     "nobody is reminded": Mutant(("G12", "G16"), ((question.Question, "remind", always(None)),)),
-    "the roster is waited for": Mutant(("G13",), ((lookout.Lookout, "view", wait_on),), seed=15428),
+    "the roster is waited for": Mutant(("G13",), ((lookout.Lookout, "view", wait_on),), "rosters", seed=52),
     "leases are not renewed": Mutant(("G19",), ((leases.LeaseThread, "_renew_all", always(None)),), seed=310),
     "a child's death is not told": Mutant(("G18", TROUBLE), ((pool.IsolatePool, "_bury", bury_quietly),), "children"),
     "held tasks are acknowledged at a stop": Mutant(
@@ -312,7 +312,7 @@ MUTANTS: dict[str, Mutant] = {
         ("G19",), ((steering.Steering, "connection_lost", always(None)),), "etas", seed=26
     ),
     "a lost connection's holds are left late": Mutant(
-        ("G18", "G19", TROUBLE), ((steering.Steering, "connection_lost", adopt_the_left),), "etas", seed=202
+        ("G18", "G19", TROUBLE), ((steering.Steering, "connection_lost", adopt_the_left),), "holds", seed=17
     ),
     "two messages take one place": Mutant(("G18", TROUBLE), ((inflight.InFlight, "same_attempt", adopt_the_first),)),
 }

@@ -71,7 +71,9 @@ class Schedule:
         draw = self.draw
         skewed = draw() < 0.3 or self.theme == "expiries"
         self._skew: Callable[[], float] = (lambda: (draw() - 0.5) * 7200.0) if skewed else (lambda: 0.0)
-        self.world = World(leases=draw() < (0.1 if self.theme == "etas" else 0.5), skews=(self._skew(), self._skew()))
+        self.world = World(
+            leases=draw() < (0.1 if self.theme in ("etas", "holds") else 0.5), skews=(self._skew(), self._skew())
+        )
         fleet.enter(self.world)
         self.faults: dict[str, int] = {}
         self.clients: list[Process] = []
@@ -85,7 +87,7 @@ class Schedule:
         draw, world, theme = self.draw, self.world, self.theme
         kind = draw() * (0.4 if theme == "children" else 1.0)
         self.kinds = "isolate" if kind < 0.25 else "mixed" if kind < 0.4 else "inline"
-        many = draw() + (0.5 if theme in ("targets", "etas", "suspensions") else 0.0)
+        many = draw() + (0.5 if theme in ("targets", "etas", "suspensions", "holds") else 0.0)
         count = 1 if many < 0.6 else 2 if many < 1.4 else 3
         self.nodes = [
             WorkerNode(name, self.kinds, concurrency=1 if draw() < 0.7 else 2, prefetch=1 if draw() < 0.6 else 3)
@@ -141,7 +143,7 @@ class Schedule:
         pause = draw() ** 2 * 1.2
         ending = "succeeds" if (chance := draw()) < 0.6 else "fails" if chance < 0.8 else "retries"
         delay = draw() ** 2 * (6.0 if self.theme in ("targets", "expiries") else 2.5)
-        held = draw() * 2.5 if draw() < (0.8 if self.theme == "etas" else 0.15) else None
+        held = draw() * 2.5 if draw() < (0.8 if self.theme in ("etas", "holds") else 0.15) else None
         copies = 2 if draw() < 0.05 else 1
 
         def publish() -> None:
@@ -194,7 +196,7 @@ class Schedule:
     def _operate(self, process: Process, plans: list[tuple[Any, ...]]) -> None:
         world = self.world
         client = Client(SETTINGS, clock=SimClock(process))
-        timeout = 1.5 if self.theme == "suspensions" else 3.0
+        timeout = 1.5 if self.theme in ("suspensions", "rosters") else 3.0
         for operation, command, ids, terminate, expires, targets, wait in plans:
             KERNEL.sleep(wait)
             process.operation = operation
@@ -294,7 +296,7 @@ class Schedule:
             self.world.note("healed", target=what, value="down")
 
     def _slow(self) -> None:
-        what = "store" if self.draw() < 0.7 else "backend"
+        what = "store" if self.draw() < (0.0 if self.theme == "rosters" else 0.7) else "backend"
         net, world = self.world.net, self.world
         if what in net.slow:
             return
@@ -422,6 +424,9 @@ _OF_THEMES = {
         "children": ("kill child", "kill child"),
         "kills": ("kill worker", "kill worker", "kill client"),
         "targets": ("kill client",),
+        # Nothing draws these two: they are for a hunt that asks for them.
+        "holds": ("reset", "reset", "backend down", "backend down"),
+        "rosters": ("slow", "slow", "backend down"),
     }.items()
 }
 

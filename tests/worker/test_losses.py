@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -16,7 +17,7 @@ from stem_kombu.broker.depths import QueueDepths
 from stem_kombu.control.client import ControlClient
 from stem_kombu.errors import StoreUnavailable, TaskFailed
 from stem_kombu.outcome import TaskRecord, TaskState
-from stem_kombu.revocation import RevocationDraft
+from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.settings import Settings
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.testing.gates import Gate
@@ -146,6 +147,61 @@ def test_g19_what_waits_for_its_eta_when_the_connection_is_lost_runs_once(
     eventually(lambda: first.intake_holds.count == 0, 30)
     assert first.totals.snapshot()["started"] == 0
     assert result.get(timeout=60) == 1
+    assert first.totals.snapshot()["started"] == 0
+
+
+class HeldUpStore:
+    """A revoke store that answers no worker's question for what is new for as long as it is told so."""
+
+    def __init__(self, store: RevokeStore) -> None:
+        self._store = store
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def since(self, namespace: str, version: int) -> Iterator[Revocation]:
+        assert self.answers.wait(30)
+        return self._store.since(namespace, version)
+
+
+@on_amqp
+@pytest.mark.parametrize(("mode", "countdown"), [("inline", None), ("isolate", 2.5)])
+def test_g19_what_waits_for_a_look_at_the_store_while_its_connection_is_lost_runs_once(
+    app: Stem,
+    broker_url: str,
+    make_worker: WorkerMaker,
+    proxy_for: Callable[[str, int], TcpProxy],
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    countdown: float | None,
+) -> None:
+    """Found by the simulation: RabbitMQ gave the message to somebody else meanwhile, and it started here as well."""
+    proxy, relayed = relayed_by(proxy_for, broker_url)
+    held_up = HeldUpStore(app.open_revoke_store())
+    with monkeypatch.context() as patch:
+        patch.setattr(app, "open_revoke_store", lambda: held_up)
+        first = make_worker("first", connection=open_connection(relayed))
+
+    def fall_behind() -> None:
+        held_up.answers.clear()
+        eventually(lambda: (first.hydration.synced_ago or 0) > 1.0)
+
+    if countdown is None:
+        fall_behind()
+        result = app.send_task(f"{mode}.add", [1])
+        eventually(lambda: first.totals.snapshot()["received"] == 1)  # and no further
+    else:
+        result = app.send_task(f"{mode}.add", [1], countdown=countdown)
+        eventually(lambda: first.intake_holds.count == 1)
+        fall_behind()
+        eventually(lambda: first.intake_holds.count == 0)  # but not started
+    make_worker("second")
+    proxy.stop()
+    assert result.get(timeout=60) == 1
+    held_up.answers.set()
+    eventually(lambda: first.consumer.trouble is not None and first.inflight.waiting_count == 0, 30)
     assert first.totals.snapshot()["started"] == 0
 
 

@@ -67,9 +67,23 @@ def g19_not_twice_without_need(story: Story) -> Iterator[Violation]:
         before: list[Event] = []
         for started in starts:
             same = [earlier for earlier in before if earlier.attempt == started.attempt]
-            if same and not any(may_run_again(story, earlier, started) for earlier in before):
+            if not same or _was_just_cut_off(story, same[-1], started):
+                pass
+            elif not any(may_run_again(story, earlier, started) for earlier in before):
                 yield violation("G19", "a task ran twice though its worker lived", same[-1], started)
             before.append(started)
+
+
+def _was_just_cut_off(story: Story, first: Event, again: Event) -> bool:
+    """Whether the second worker lost its connection, and what it held there, so shortly before it started that its last
+    look at the connection may have been the earlier: nobody can look and start in the same instant."""
+    slack = story.paused(again.by, again, story.bounds.start_slack)
+    for begin, _ in (*story.faults.get(f"broker/{again.by}", ()), *story.faults.get("broker", ())):
+        assert begin is not None
+        # Held by it before, for the first start came of what the broker took back then.
+        if story.before(begin, first) and story.before(begin, again) and story.apart(begin, again) <= slack:
+            return True
+    return False
 
 
 def _after_its_ending(story: Story, facts: dict[str, list[Event]], starts: list[Event]) -> Iterator[Violation]:
