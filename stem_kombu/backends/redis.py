@@ -51,6 +51,9 @@ class RedisBackend(Backend):
         lives = (lifetime(state, checked_ttl(result_ttl)) for state in (TaskState.SUCCEEDED, TaskState.RUNNING))
         self._lives_ms = [max(1, int(life * 1000)) for life in lives]
         self._beats = BeatReader(f"roster {self.url}")
+        # The entries that were last seen, as Redis tells them, and what they are: a fleet is looked at more often than it
+        # beats. Replaced as a whole, as any thread may look.
+        self._seen: tuple[bytes, list[Heartbeat]] = b"[]", []
 
     # -- task states ------------------------------------------------------------------------------------------------
 
@@ -121,11 +124,15 @@ class RedisBackend(Backend):
     def view(self, namespace: str) -> RosterView:
         now_us, page = self._database.evaluate(redis_scripts.VIEW, [_roster_key(namespace)], [])
         unreadable = 0
-        try:
-            beats = [_read(entry) for entry in json.loads(page)]
-        except UNREADABLE:  # one of them, or their shape (then there is no page)
-            beats, unreadable = self._one_by_one(namespace)
-        beats.sort(key=lambda beat: beat.worker)
+        same, beats = self._seen
+        if page != same:
+            try:
+                beats = [_read(entry) for entry in json.loads(page)]
+            except UNREADABLE:  # one of them, or their shape (then there is no page)
+                beats, unreadable = self._one_by_one(namespace)
+            beats.sort(key=lambda beat: beat.worker)
+            if not unreadable and isinstance(page, bytes):
+                self._seen = page, beats
         return RosterView(tuple(beats), from_epoch_us(int(now_us)), unreadable)
 
     def _one_by_one(self, namespace: str) -> tuple[list[Heartbeat], int]:

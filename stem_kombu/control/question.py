@@ -96,9 +96,10 @@ class Question:
         return bool(new) and not self.census.is_whole
 
     def unknown(self) -> tuple[str, ...]:
-        answered = {reply.worker for reply in self.census.replies()}
-        named = self._targets or ()
-        return tuple(t for t in named if not any(matches((t,), worker) for worker in answered | self._on_roster))
+        if not self._targets:
+            return ()
+        known = {*self.census.answers(), *self._on_roster}
+        return tuple(t for t in self._targets if not any(matches((t,), worker) for worker in known))
 
     def _again(self, part: int) -> bytes:
         """The message once more. With keys it is issued anew: a worker obeys nothing that is older than itself."""

@@ -192,6 +192,19 @@ def test_a_batch_and_a_view_are_one_command_each(backend: RedisBackend, client: 
     assert (after_batch - before, evals(client) - after_batch) == (1, 1)
 
 
+def test_entries_that_are_the_same_are_read_once_and_a_change_of_one_is_seen(backend: RedisBackend) -> None:
+    backend.beat(heartbeat("w", interval=10.0))
+    backend.beat(heartbeat("v", interval=10.0))
+    first, again = backend.view("stem"), backend.view("stem")
+    assert [beat.worker for beat in first.heartbeats] == ["v", "w"]
+    assert again.now > first.now
+    assert all(one is other for one, other in zip(first.heartbeats, again.heartbeats, strict=True))
+    backend.beat(heartbeat("w", interval=10.0, in_flight=3))
+    assert [beat.in_flight for beat in backend.view("stem").heartbeats if beat.worker == "w"] == [3]
+    assert backend.view("another").heartbeats == ()
+    assert workers(backend) == ["v", "w"]
+
+
 def age(client: Any, worker: str, *, by_us: int) -> None:
     """Rewrite an entry as if it had been written earlier."""
     times, rest = client.hget(ROSTER, worker).split(b",\n", 1)
