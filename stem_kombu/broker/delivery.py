@@ -7,7 +7,6 @@ JSON only: nothing here unpickles. What can't be read raises :class:`~stem_kombu
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -67,6 +66,8 @@ _PROTOCOL_HEADERS = frozenset(
         "x-first-death-reason",
     }
 )
+#: All that most messages have.
+_USUAL_HEADERS = _PROTOCOL_HEADERS | {HEADER_ENQUEUED_AT, HEADER_HEADERS, HEADER_MAX_RETRIES}
 
 
 class ForeignMessage(BadMessage):
@@ -227,10 +228,10 @@ def _time(headers: Mapping[str, Any], name: str) -> datetime | None:
     if value is None:
         return None
     try:
-        moment = datetime.fromisoformat(re.sub(r"Z\Z", "+00:00", value))
+        moment = datetime.fromisoformat(f"{value[:-1]}+00:00" if value.endswith("Z") else value)
         # A Celery application with enable_utc off writes no offset; UTC is what its workers assume as well.
         return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise BadMessage(f"header {name!r}: {str(value)[:80]!r} is not a time") from error
 
 
@@ -250,11 +251,13 @@ def _time_limits(value: object) -> tuple[float | None, float | None]:
 
 
 def _own_headers(headers: Mapping[str, Any], *, signed: bool) -> dict[str, Any]:
-    own = {
-        str(key): value
-        for key, value in headers.items()
-        if not signed and key not in _PROTOCOL_HEADERS and not str(key).startswith("stem-")
-    }
+    own = {}
+    if not signed and not headers.keys() <= _USUAL_HEADERS:
+        own = {
+            str(key): value
+            for key, value in headers.items()
+            if key not in _PROTOCOL_HEADERS and not str(key).startswith("stem-")
+        }
     text = headers.get(HEADER_HEADERS)
     if text is None:
         return own

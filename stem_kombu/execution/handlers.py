@@ -57,14 +57,24 @@ async def call_async(
 
 def refusal(task: Task, message: TaskMessage) -> Outcome | None:
     """``REJECTED`` when the handler can't be called with these arguments at all, else ``None``."""
-    signature = _signature(task.handler)
+    misfit = _misfit(task.handler, len(message.args), frozenset(message.kwargs))
+    if misfit is None:
+        return None
+    text = f"task {task.name!r} can't be called with these arguments: {misfit} (the context comes first)"
+    return Outcome(Ending.REJECTED, error=TaskError("TypeError", text))
+
+
+@lru_cache(maxsize=4096)
+def _misfit(handler: Callable[..., Any], positional: int, keywords: frozenset[str]) -> str | None:
+    """Why the handler can't be called with so many positional arguments, after the context, and these keywords: to bind
+    them takes longer than a short task, and depends on nothing else."""
+    signature = _signature(handler)
     if signature is None:
         return None  # a builtin: calling it will tell
     try:
-        signature.bind(None, *message.args, **message.kwargs)
+        signature.bind(None, *[None] * positional, **dict.fromkeys(sorted(keywords)))
     except TypeError as error:
-        text = f"task {task.name!r} can't be called with these arguments: {error} (the context comes first)"
-        return Outcome(Ending.REJECTED, error=TaskError("TypeError", text))
+        return str(error)
     return None
 
 

@@ -83,10 +83,13 @@ class Recorder:
     def start(self) -> None:
         self._background.start()
 
+    def tells_of_starts(self, delivery: Delivery) -> bool:
+        """Whether anybody can see that the task runs."""
+        return self._states is not None or self._tells(delivery)
+
     def running(self, delivery: Delivery, record: TaskRecord) -> None:
-        """Record that the task runs; dropped when its end is known before that is written."""
-        if self._states is not None or self._tells(delivery):
-            self._queue.put(_Entry(delivery, running=record))
+        """Record that the task runs, if :meth:`tells_of_starts`; dropped when its end is known before that is written."""
+        self._queue.put(_Entry(delivery, running=record))
 
     def settle(self, delivery: Delivery, settlement: Settlement) -> None:
         """Carry the settlement out."""

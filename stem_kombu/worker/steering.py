@@ -143,19 +143,20 @@ class Steering:
         self._totals.add("started")
         if self.events is not None:
             self.events.started(job.message.task_id)
-        self.recorder.running(
-            delivery,
-            TaskRecord(
-                task_id=job.message.task_id,
-                name=job.message.name,
-                state=TaskState.RUNNING,
-                attempt=job.message.attempt,
-                queue=job.message.queue,
-                worker=self._worker,
-                enqueued_at=job.message.enqueued_at,
-                started_at=delivery.started_at,
-            ),
-        )
+        if self.recorder.tells_of_starts(delivery):
+            self.recorder.running(
+                delivery,
+                TaskRecord(
+                    task_id=job.message.task_id,
+                    name=job.message.name,
+                    state=TaskState.RUNNING,
+                    attempt=job.message.attempt,
+                    queue=job.message.queue,
+                    worker=self._worker,
+                    enqueued_at=job.message.enqueued_at,
+                    started_at=delivery.started_at,
+                ),
+            )
         # A terminate that arrived between the look at the cache and the start found nothing running to stop.
         revocation = self._cache.get(job.message.task_id)
         if revocation is not None and revocation.terminate:
@@ -289,4 +290,7 @@ class Steering:
 
 
 def _first(*values: Any) -> Any:
-    return next((value for value in values if value is not None), None)
+    for value in values:
+        if value is not None:
+            return value
+    return None
