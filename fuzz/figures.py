@@ -1,33 +1,38 @@
 """The figures of fuzzing and of the soak for ``docs/reliability.md``: ``python -m fuzz.figures REPORT…``.
 
 Takes what ``python -m fuzz --report FILE`` and ``python -m tests.soak --out FILE`` wrote, in any number of files, and
-leaves ``docs/reliability/fuzz.json`` and ``docs/reliability/soak-resources.json``.
+leaves ``docs/reliability/fuzz.json`` and ``docs/reliability/soak-resources.json``. What the page has of targets and
+brokers that no report speaks of stays there.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.faults.report import Figures
+from tests.faults.report import FOLDER, Figures
 
 
 def fuzzing(runs: list[dict[str, Any]]) -> Figures:
     """Executions of each target; a finding of a run is left until a later run of the target has none."""
     counts: dict[str, int | float | str] = {}
     left: dict[str, list[str]] = {}
+    spent: dict[str, float] = {}
     for run in runs:
         name = run["target"]
-        counts[f"{name}: executions"] = int(counts.get(f"{name}: executions", 0)) + run["executions"]
+        for what, many in (("executions", run["executions"]), ("seconds of a processor", round(run["seconds"]))):
+            counts[f"{name}: {what}"] = int(counts.get(f"{name}: {what}", 0)) + many
+        spent[name] = spent.get(name, 0.0) + run["seconds"]
         left[name] = [f"{name}: {text[:120]}" for text in run["findings"]]
     return Figures(
         "fuzz",
         "Fuzzing of every door",
         "A coverage-guided fuzzer on each door through which something from outside comes in. A target may raise nothing:\n"
         "a refusal must be the exception that the door documents, and what is let in must come back as itself.",
-        "make fuzz SECONDS=300",
+        f"make fuzz SECONDS={round(min(spent.values(), default=0))}",
         order=60,
         seconds=round(sum(run["seconds"] for run in runs)),
         counts=counts,
@@ -35,7 +40,7 @@ def fuzzing(runs: list[dict[str, Any]]) -> Figures:
     )
 
 
-def soaking(soaks: list[dict[str, Any]], kills: list[dict[str, Any]]) -> Figures:
+def soaking(soaks: list[dict[str, Any]], kills: list[dict[str, Any]], leaks: list[str]) -> Figures:
     counts: dict[str, int | float | str] = {}
     for soak in soaks:
         kind = soak["broker"]
@@ -45,6 +50,10 @@ def soaking(soaks: list[dict[str, Any]], kills: list[dict[str, Any]]) -> Figures
             pair = (f"{soak[when]['worker'][name] * factor:.0f}" for when in ("before", "after"))
             counts[f"Worker's {name}{unit} before and after, {kind}"] = ", ".join(pair)
         same = "the same" if soak["before"]["broker"] == soak["after"]["broker"] else "not the same"
+        counts[f"Worker's rss (MB) before the warm-up of {soak['warm_up_tasks']:,} tasks, {kind}"] = (
+            f"{soak['rss_at_birth'] * 1e-6:.0f}"
+        )
+        counts[f"Growth of rss (kB) per 1,000 tasks, {kind}"] = f"{soak['growth_bytes_per_1000_tasks'] / 1000:.1f}"
         counts[f"Queues, keys and connections before and after, {kind}"] = same
     tasks, commands = (min((soak[name] for soak in soaks), default=0) for name in ("tasks", "commands"))
     for one in kills:
@@ -54,13 +63,28 @@ def soaking(soaks: list[dict[str, Any]], kills: list[dict[str, Any]]) -> Figures
         "soak-resources",
         "What is left after a great deal of work",
         "One worker of the real command line carries out tasks (inline, isolated, failing) and commands (ping, inspect, stats,\n"
-        "revoke); what it and the broker hold is compared with what they held before. Then clients are killed with SIGKILL.",
+        "revoke); it and its broker are compared with what they held before. It is warmed up until what is bounded is full\n"
+        "(a worker remembers each command, with its answer, until it would be stale, here a minute; each connection of SQLite\n"
+        "keeps 2 MB of pages): what it grows by in the second half of the run after that is what leaks. Then clients are killed\n"
+        "with SIGKILL.",
         f"make soak-resources TASKS={tasks} COMMANDS={commands}" if soaks else "make soak-resources TASKS=0",
         order=70,
         seconds=round(sum(one["seconds"] for one in (*soaks, *kills))),
         counts=counts,
-        left=[f"{one['broker']}: {text}" for one in (*soaks, *kills) for text in one["left"]],
+        left=leaks,
     )
+
+
+def with_what_was_there(figures: Figures) -> Figures:
+    """These figures, and those of an earlier run for what this one did not measure."""
+    path = FOLDER / f"{figures.suite}.json"
+    if not path.exists():
+        return figures
+    earlier = Figures.read(path)
+    added = [name for name in earlier.counts if name not in figures.counts]
+    counts = {**{name: earlier.counts[name] for name in added}, **figures.counts}
+    command = figures.command if not added else f"{earlier.command}, then {figures.command}"
+    return replace(figures, counts=counts, command=command)
 
 
 def main(paths: list[str]) -> None:
@@ -69,9 +93,10 @@ def main(paths: list[str]) -> None:
     soaks = [soak for report in reports for soak in report.get("soaks", [])]
     kills = [one for report in reports for one in report.get("kills", [])]
     if runs:
-        print(fuzzing(runs).write())
+        print(with_what_was_there(fuzzing(runs)).write())
     if soaks or kills:
-        print(soaking(soaks, kills).write())
+        leaks = [text for report in reports for text in report.get("leaks", [])]
+        print(with_what_was_there(soaking(soaks, kills, leaks)).write())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,9 @@ from typing import Any
 
 from stem_kombu.errors import ConfigurationError, TaskNotRegistered
 
+#: Retries that a message counts are fewer: a signed number of 32 bits, which every Celery and every broker can hold.
+MOST_RETRIES = 2**31
+
 
 class Mode(str, Enum):
     """Where a handler runs."""

@@ -19,7 +19,7 @@ from stem_kombu.broker.redis_line import queue_text
 from stem_kombu.broker.redis_source import NO_MESSAGE, message_of
 from stem_kombu.errors import BadMessage, ConfigurationError
 from stem_kombu.outcome import Ending, Outcome, TaskError
-from stem_kombu.task import CeleryOrigin, TaskMessage, TaskOptions
+from stem_kombu.task import MOST_RETRIES, CeleryOrigin, TaskMessage, TaskOptions
 from stem_kombu.worker.settlement import expiry, refused, settle
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
@@ -61,7 +61,9 @@ def _decoded(raw: Any) -> None:
         jitter=0.5,
         **common,
     )
-    assert settlement.retry is not None
+    if settlement.retry is None:
+        holds(message.attempt == MOST_RETRIES, "a failure is final although retries are left", message)
+        return
     # What JSON can't hold (Celery sends NaN) is run, and its failure is final: see the recorder.
     envelope = asked(ConfigurationError, encode_task, settlement.retry)
     again = _arrival(queue_text(Parcel("default", envelope)).encode()).message

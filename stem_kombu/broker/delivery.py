@@ -26,10 +26,9 @@ from stem_kombu.broker.typed_json import load_typed
 from stem_kombu.durations import LONGEST
 from stem_kombu.errors import BadMessage, ConfigurationError
 from stem_kombu.revocation import checked_task_id
-from stem_kombu.task import CeleryOrigin, TaskMessage
+from stem_kombu.task import MOST_RETRIES, CeleryOrigin, TaskMessage
 
 _LONGEST_NAME = 512
-_MOST_RETRIES = 2**31
 
 #: Headers of the protocol; all others are the sender's own and reach the handler as ``ctx.headers``.
 _PROTOCOL_HEADERS = frozenset(
@@ -218,7 +217,7 @@ def _whole(headers: Mapping[str, Any], name: str, *, default: int) -> int:
     value = headers.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MOST_RETRIES:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MOST_RETRIES:
         raise BadMessage(f"header {name!r}: {str(value)[:80]!r} is not a whole number of at least 0")
     return value
 

@@ -36,7 +36,7 @@ def open_producer(settings: Settings) -> TaskProducer:
     Raises :class:`~stem_kombu.errors.ConfigurationError` for a URL that can't be used and for incomplete signing settings,
     and :class:`~stem_kombu.signing.keyring.Untrusted` where tasks are signed by a key that may not send.
     """
-    broker_connection(settings)
+    broker_connection(settings).release()  # a transport has its poller on Redis from the beginning
     return TaskProducer(lambda: broker_connection(settings), sign=task_signer(settings.signing))
 
 

@@ -96,7 +96,7 @@ class CeleryView:
             broker=self._broker_url,
             backend=None if settings.backend is None else mask_url(settings.backend.value),
             revoke_store=mask_url(settings.revoke_store.value),
-            transport=str(worker.app.connection_for_read().transport.driver_type),
+            transport=str(worker.app.connection_for_read().get_transport_cls().driver_type),
             heartbeat_interval=settings.heartbeat_interval,
             bounds={
                 "sync_interval_s": settings.sync_interval,

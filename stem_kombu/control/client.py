@@ -213,6 +213,7 @@ class ControlClient:
             idle, self._idle = self._idle, []
             roster, self._roster = self._roster, None
             store, self._store = self._store, None
+            template, self._template = self._template, None
         self._lookout.close()
         for mailbox in idle:
             mailbox.close()
@@ -220,6 +221,8 @@ class ControlClient:
             roster.close()
         if store is not None:
             store.close()
+        if template is not None:
+            template.release()  # on Redis its transport has a poller, though nothing ever connected
 
     def __enter__(self) -> ControlClient:
         return self

@@ -12,7 +12,7 @@ from functools import partial
 
 from stem_kombu.outcome import Ending, Outcome, TaskError, TaskRecord, TaskState
 from stem_kombu.revocation import Revocation
-from stem_kombu.task import TaskMessage, TaskOptions
+from stem_kombu.task import MOST_RETRIES, TaskMessage, TaskOptions
 
 
 class Then(str, Enum):
@@ -85,7 +85,7 @@ def settle(
     if revocation is not None:
         cancelled = record(state=TaskState.CANCELLED, revocation=revocation, error=outcome.error)
         return Settlement(cancelled, Then.ACKNOWLEDGE, "cancelled")
-    if message.attempt > max_retries:
+    if message.attempt > min(max_retries, MOST_RETRIES - 1):
         return Settlement(record(state=TaskState.FAILED, error=outcome.error), Then.ACKNOWLEDGE, "failed")
     delay = retry_delay(options, message.attempt, jitter) if outcome.retry_in is None else outcome.retry_in
     due = now + timedelta(seconds=delay)

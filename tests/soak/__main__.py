@@ -48,6 +48,7 @@ def main() -> int:
     parser.add_argument("--tasks", type=int, default=200_000)
     parser.add_argument("--commands", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--within", type=float, help="begin no round later than so many seconds after the first")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, help="file for the figures (default: stdout)")
@@ -61,7 +62,8 @@ def main() -> int:
                 if given.tasks:
                     soak = resources.run(
                         url, folder, tasks=given.tasks, commands=given.commands, rounds=given.rounds,
-                        warm_up=(min(5000, given.tasks), min(500, given.commands)), rabbitmq=rabbitmq,
+                        warm_up=(min(5000, given.tasks), min(500, given.commands)), fill=True, within=given.within,
+                        rabbitmq=rabbitmq,
                         tell=lambda text, kind=kind: print(f"{kind}: {text}", file=sys.stderr, flush=True),  # type: ignore[misc]
                     )  # fmt: skip
                     soak["growth_bytes_per_1000_tasks"] = round(resources.growth(soak))

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stem_kombu.control.admission import TOLERANCE
 from stem_kombu.control.client import ControlClient
 from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage
@@ -69,10 +70,17 @@ class Soak:
     def log(self) -> str:
         return self._log.read_text()
 
-    def warm_up(self, tasks: int, commands: int) -> None:
-        """A round in which every slot is taken at once, so that every thread that there may be is there."""
+    def warm_up(self, tasks: int, commands: int, *, fill: bool = False) -> None:
+        """A round in which every slot is taken at once, so that every thread that there may be is there.
+
+        With ``fill``, rounds follow until what has a bound is as full as this pace makes it: a worker remembers each
+        command, with its answer, until it would be stale (G14), and SQLite has pages of the backend in its cache.
+        """
         self.round(200, 10, ("soak.pause",))
+        began = time.monotonic()
         self.round(tasks, commands)
+        while fill and time.monotonic() - began < self.settings.control_timeout + TOLERANCE:
+            self.round(tasks, commands)
 
     def round(self, tasks: int, commands: int, names: Sequence[str] = NAMES) -> None:
         """Send the tasks, give the commands meanwhile, and return when all are done."""
@@ -149,17 +157,23 @@ def run(
     commands: int,
     rounds: int,
     warm_up: tuple[int, int],
+    fill: bool = False,
+    within: float | None = None,
     rabbitmq: RabbitServer | None = None,
     tell: Callable[[str], object] | None = None,
 ) -> dict[str, Any]:
-    """The figures of a soak: what was held after the warm-up, after each round, and at the end."""
+    """The figures of a soak: what was held after the warm-up, after each round, and at the end.
+
+    ``fill``: warm up until what has a bound is full. No round begins later than ``within`` seconds after the first one.
+    """
     started = time.monotonic()
     with soaking(broker, folder, rabbitmq) as soak:
-        soak.warm_up(*warm_up)
+        born = footprint(soak.process.pid).rss
+        soak.warm_up(*warm_up, fill=fill)
         before = at_rest(soak)
-        done, given = soak.finished, soak.commands
-        curve = []
-        for _ in range(rounds):
+        done, given, began = soak.finished, soak.commands, time.monotonic()
+        curve: list[dict[str, int]] = []
+        while len(curve) < rounds and (not curve or within is None or time.monotonic() - began < within):
             soak.round(tasks // rounds, commands // rounds)
             now = footprint(soak.process.pid)
             curve.append({"rss": now.rss, "threads": now.threads, "descriptors": now.descriptors})
@@ -171,7 +185,10 @@ def run(
             "broker": soak.settings.broker.value.partition(":")[0],
             "tasks": soak.finished - done,
             "commands": soak.commands - given,
+            "warm_up_tasks": done,
+            "warm_up_commands": given,
             "seconds": round(time.monotonic() - started, 1),
+            "rss_at_birth": born,
             "before": before,
             "after": after,
             "after_each_round": curve,

@@ -8,7 +8,7 @@ import pytest
 
 from stem_kombu.outcome import Ending, Outcome, TaskError, TaskState
 from stem_kombu.revocation import Revocation
-from stem_kombu.task import TaskMessage, TaskOptions
+from stem_kombu.task import MOST_RETRIES, TaskMessage, TaskOptions
 from stem_kombu.worker.settlement import Settlement, Then, refused, retry_delay, settle
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
@@ -73,6 +73,14 @@ def test_a_failure_is_tried_again_with_the_next_attempt_until_the_retries_are_us
     assert state_of(last) is TaskState.FAILED
     assert last.retry is None
     assert last.record is not None and last.record.error == ERROR
+
+
+def test_the_last_attempt_that_a_message_can_count_is_the_last_however_many_retries_are_left() -> None:
+    """The next message would be refused as one that nobody can have sent, and the task would never end."""
+    before = ended(Ending.FAILED, attempt=MOST_RETRIES - 1, max_retries=MOST_RETRIES * 2, error=ERROR)
+    assert before.retry is not None and before.retry.attempt == MOST_RETRIES
+    last = ended(Ending.FAILED, attempt=MOST_RETRIES, max_retries=MOST_RETRIES * 2, error=ERROR)
+    assert (state_of(last), last.retry) == (TaskState.FAILED, None)
 
 
 def test_the_handler_says_when_a_retry_it_asked_for_is_due() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery import Celery
 
 from stem_kombu.app import Stem
 from stem_kombu.backends.registry import open_backend
 from stem_kombu.broker.connections import broker_connection
 from stem_kombu.broker.depths import QueueDepths
+from stem_kombu.broker.producer import open_producer
+from stem_kombu.celery.agent import Agent
+from stem_kombu.celery.board import Board
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client import ControlClient
 from stem_kombu.control.mailbox import Mailbox
@@ -26,8 +31,10 @@ from stem_kombu.errors import BrokerError, StemError, StoreUnavailable
 from stem_kombu.execution.inline import InlineExecutor
 from stem_kombu.settings import Settings
 from stem_kombu.stores.registry import open_revoke_store
+from stem_kombu.task import TaskMessage
 from stem_kombu.testing.ports import free_port
 from stem_kombu.testing.proxy import TcpProxy
+from stem_kombu.worker.totals import Totals
 from stem_kombu.worker.worker import Worker
 from tests.waiting import eventually
 from tests.worker import apps
@@ -82,6 +89,19 @@ def _depths(app: Stem) -> Life:
     return Life(lambda: depths.of(["default"]), depths.close)
 
 
+def _producer(app: Stem) -> Life:
+    producer = open_producer(app.settings)
+    return Life(lambda: producer.send(TaskMessage(uuid.uuid4().hex, "life")), producer.close)
+
+
+def _agent(app: Stem) -> Life:
+    guest = Celery("life", broker=app.settings.broker.value, set_as_current=False)
+    # Of Celery's worker no more than an agent looks at: a whole one changes every task of this process.
+    host = SimpleNamespace(app=guest, hostname="life@here", concurrency=1, pool=None, consumer=None)
+    agent = Agent(host, app.settings, Board(4), Totals())
+    return Life(lambda: (agent.start(), agent.view.facts()), agent.stop, guest.close)
+
+
 def _each_anew(make: Callable[[Any, str], Any]) -> Callable[[Stem], Life]:
     """What is there from the moment it is made, and for one thread: each start makes one, each stop closes one twice."""
 
@@ -123,7 +143,11 @@ def _backend(url: str) -> Callable[[Stem], Life]:
 
 def _places(app: Stem) -> dict[str, str]:
     state = app.settings.backend.value.removeprefix("sqlite:///")
-    return {"folder": str(Path(state).parent), "broker": app.settings.broker.value}
+    return {
+        "folder": str(Path(state).parent),
+        "broker": app.settings.broker.value,
+        "backend": app.settings.backend.value,
+    }
 
 
 def _proxy(app: Stem) -> Life:
@@ -147,6 +171,7 @@ LIVES: dict[str, Callable[[Stem], Life]] = {
     "mailbox": _each_anew(lambda template, namespace: Mailbox(template, namespace, timeout=10.0, clock=SYSTEM)),
     "stream": _each_anew(lambda template, namespace: HeartbeatStream(template, namespace, timeout=10.0, clock=SYSTEM)),
     "depths": _depths,
+    "producer": _producer,
     "store in sqlite": _store("sqlite:///{folder}/life.db"),
     "store in a file": _store("{folder}/revoked"),
     "store in memory": _store("memory://"),
@@ -154,20 +179,43 @@ LIVES: dict[str, Callable[[Stem], Life]] = {
     "backend in memory": _backend("memory://"),
     "proxy": _proxy,
 }
-ON_REDIS: dict[str, Callable[[Stem], Life]] = {
-    **{
-        name: LIVES[name]
-        for name in ("worker", "listener", "leases", "consumer", "outbox", "mailbox", "stream", "depths")
-    },
-    "face": _part("_face", lambda part: part.start(), lambda part: part.stop()),
-    "store in redis": _store("{broker}"),
-    "backend in redis": _backend("{broker}"),
+ON_A_SERVER = {
+    name: LIVES[name]
+    for name in ("worker", "listener", "consumer", "outbox", "mailbox", "stream", "depths", "producer")
 }
-BOTH = [
-    *(pytest.param("embedded", make, id=f"{name} embedded") for name, make in LIVES.items()),
-    *(pytest.param("redis", make, id=f"{name} redis") for name, make in ON_REDIS.items()),
-]
-everything = pytest.mark.parametrize(("broker_url", "life"), BOTH, indirect=True)
+ON_A_SERVER |= {"face": _part("_face", lambda part: part.start(), lambda part: part.stop()), "agent": _agent}
+ON: dict[tuple[str, str], dict[str, Callable[[Stem], Life]]] = {
+    ("embedded", "sqlite"): LIVES,
+    ("redis", "sqlite"): {
+        **ON_A_SERVER,
+        "leases": LIVES["leases"],
+        "store in redis": _store("{broker}"),
+        "backend in redis": _backend("{broker}"),
+    },
+    ("amqp", "sqlite"): ON_A_SERVER,
+    ("embedded", "postgres"): {
+        **{name: LIVES[name] for name in ("worker", "hydration", "heartbeats", "recorder")},
+        "store in postgres": _store("{backend}"),
+        "backend in postgres": _backend("{backend}"),
+    },
+}
+everything = pytest.mark.parametrize(
+    ("broker_url", "backend_url", "life"),
+    [
+        pytest.param(*places, make, id=f"{name} {' '.join(places)}")
+        for places, lives in ON.items()
+        for name, make in lives.items()
+    ],
+    indirect=True,
+)
+
+
+@pytest.fixture
+def backend_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if getattr(request, "param", "sqlite") == "postgres":
+        url: str = request.getfixturevalue("postgres_url")
+        return url
+    return f"sqlite:///{tmp_path / 'state.db'}"
 
 
 def _threads() -> set[threading.Thread]:
@@ -251,6 +299,45 @@ def test_whatever_lives_long_is_started_and_stopped_by_several_threads_at_once(l
         thread.join(60)
     assert [thread.name for thread in threads if thread.is_alive()] == []
     assert surprises == []
+
+
+@pytest.mark.parametrize("broker_url", ["embedded", "redis", "amqp"], indirect=True)
+def test_an_agent_that_tells_about_its_worker_again_and_again_opens_nothing(app: Stem) -> None:
+    """Celery's connection has a poller from the moment its transport is asked for, and only the collector closes it."""
+    life = _agent(app)
+    life.start()
+    descriptors = len(_descriptors())
+    gc.disable()
+    try:
+        for _ in range(50):
+            life.start()
+        assert len(_descriptors()) < descriptors + 25  # a heartbeat meanwhile may have opened a few
+    finally:
+        gc.enable()
+        life.stop()
+        life.release()
+
+
+@pytest.mark.parametrize("broker_url", ["embedded", "redis", "amqp"], indirect=True)
+@pytest.mark.parametrize("make", [_client, _producer], ids=["client", "producer"])
+def test_what_an_application_opens_and_closes_often_is_closed_without_the_collector(
+    app: Stem, make: Callable[[Stem], Life]
+) -> None:
+    def once() -> None:
+        life = make(app)
+        life.start()
+        life.stop()
+
+    once()  # what this process keeps for good
+    gc.collect()
+    descriptors = len(_descriptors())
+    gc.disable()
+    try:
+        for _ in range(5):
+            once()
+        eventually(lambda: len(_descriptors()) <= descriptors, 20, lambda: str(_descriptors()))
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
