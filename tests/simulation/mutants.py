@@ -257,7 +257,7 @@ MUTANTS: dict[str, Mutant] = {
     "cursor moved by broadcasts": Mutant(
         ("G2",), ((steering.Steering, "apply", cursor_by_broadcast),), "targets", seed=598
     ),
-    "store read once": Mutant(("G2",), ((hydration.Hydration, "sync", read_once),), "targets", seed=132),
+    "store read once": Mutant(("G2",), ((hydration.Hydration, "sync", read_once),), "targets", seed=40),
     "work before the store is read": Mutant(("G2",), ((hydration.Hydration, "start", start_unread),), seed=15),
     "nobody looks before a start": Mutant(
         ("G2", "G3"),
@@ -284,11 +284,11 @@ MUTANTS: dict[str, Mutant] = {
         ("G2", "G3", "G4", "G7"), ((RevocationCache, "set_store_time", always(None)),), "expiries"
     ),
     "terminate without attempt token": Mutant(
-        ("G8",), ((pool.IsolatePool, "stop_job", stop_whatever_runs),), "children", seed=560
+        ("G8",), ((pool.IsolatePool, "stop_job", stop_whatever_runs),), "mixed", seed=157
     ),
-    "shutdown cancels": Mutant(("G9", "G18", "G20"), ((steering, "settle", released_is(Ending.CANCELLED)),), seed=403),
+    "shutdown cancels": Mutant(("G9", "G18", "G20"), ((steering, "settle", released_is(Ending.CANCELLED)),), seed=617),
     "released tasks are acknowledged": Mutant(
-        ("G9", "G18"), ((steering, "settle", released_is(Then.ACKNOWLEDGE)),), seed=403
+        ("G9", "G18"), ((steering, "settle", released_is(Then.ACKNOWLEDGE)),), seed=1258
     ),
     "acknowledge before record": Mutant(("G9", "G18"), ((recorder.Recorder, "settle", acknowledge_first),)),
     "command carried out twice": Mutant(("G14",), ((admission.Admission, "judge", obey_again),)),
@@ -297,22 +297,24 @@ MUTANTS: dict[str, Mutant] = {
         ("G12", "G14", "G16"), ((admission.Admission, "time_left", own_clock),), "expiries"
     ),
     "target ignored": Mutant(("G12",), ((admission.Admission, "judge", untargeted),), "targets", seed=29),
-    "answer counted twice": Mutant(("G12",), ((census.Census, "hear", count_again),), seed=42),
+    "answer counted twice": Mutant(("G12",), ((census.Census, "hear", count_again),), seed=37),
     "the first answer is enough": Mutant(
         ("G12", "G13", "G16"), ((census.Census, "is_whole", first_is_whole),), "targets"
     ),
     "nobody is reminded": Mutant(("G12", "G16"), ((question.Question, "remind", always(None)),)),
     "the roster is waited for": Mutant(("G13",), ((lookout.Lookout, "view", wait_on),), "rosters", seed=52),
-    "leases are not renewed": Mutant(("G19",), ((leases.LeaseThread, "_renew_all", always(None)),), seed=310),
+    "leases are not renewed": Mutant(("G19",), ((leases.LeaseThread, "_renew_all", always(None)),), seed=668),
     "a child's death is not told": Mutant(("G18", TROUBLE), ((pool.IsolatePool, "_bury", bury_quietly),), "children"),
     "held tasks are acknowledged at a stop": Mutant(
         ("G9", "G18"), ((steering.Steering, "give_back", acknowledge_held),), "etas"
     ),
     "a lost connection's holds are kept": Mutant(
-        ("G19",), ((steering.Steering, "connection_lost", always(None)),), "etas", seed=26
+        ("G19",), ((steering.Steering, "connection_lost", always(None)),), "etas", seed=104
     ),
     "a lost connection's holds are left late": Mutant(
-        ("G18", "G19", TROUBLE), ((steering.Steering, "connection_lost", adopt_the_left),), "holds", seed=17
+        ("G18", "G19", TROUBLE), ((steering.Steering, "connection_lost", adopt_the_left),), "holds", seed=24
     ),
-    "two messages take one place": Mutant(("G18", TROUBLE), ((inflight.InFlight, "same_attempt", adopt_the_first),)),
+    "two messages take one place": Mutant(
+        ("G18", TROUBLE), ((inflight.InFlight, "same_attempt", adopt_the_first),), seed=135
+    ),
 }

@@ -86,6 +86,8 @@ class Schedule:
     def run(self) -> Result:
         draw, world, theme = self.draw, self.world, self.theme
         kind = draw() * (0.4 if theme == "children" else 1.0)
+        if theme == "mixed":
+            kind = 0.25 + kind * 0.15
         self.kinds = "isolate" if kind < 0.25 else "mixed" if kind < 0.4 else "inline"
         many = draw() + (0.5 if theme in ("targets", "etas", "suspensions", "holds") else 0.0)
         count = 1 if many < 0.6 else 2 if many < 1.4 else 3
@@ -424,9 +426,10 @@ _OF_THEMES = {
         "children": ("kill child", "kill child"),
         "kills": ("kill worker", "kill worker", "kill client"),
         "targets": ("kill client",),
-        # Nothing draws these two: they are for a hunt that asks for them.
+        # Nothing draws these: they are for a hunt that asks for them.
         "holds": ("reset", "reset", "backend down", "backend down"),
         "rosters": ("slow", "slow", "backend down"),
+        "mixed": (),
     }.items()
 }
 
