@@ -15,7 +15,7 @@ ABOUT = (
     "to three tasks, one or two operators and up to five faults; messages are lost, doubled, delayed and overtaken "
     "besides. The simulation is itself tested: {mutants} mistakes put into the product are each found.\n\n"
     "The goal of 100,000 schedules a minute on two cores (1.2 ms of a processor each) is missed: a schedule takes about twice "
-    "that on a quiet machine. It is some 10,900 calls of Python functions, with no place that dominates: by samples, three "
+    "that on a quiet machine. It is some 10,900 calls (those into C included), with no place that dominates: by samples, three "
     "fifths are production code and its libraries (building workers 5 %, JSON 5 %), a quarter is the scheduler and its locks, "
     "an eighth the simulated services, and the checker takes 3 %. What would halve it is less production code in it."
 )
