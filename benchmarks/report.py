@@ -186,8 +186,9 @@ def bars(result: Result, title: str, pattern: str) -> Any:
     axes = canvas.subplots()
     places = range(len(chosen))[::-1]
     medians = [figure["median"] for figure in chosen]
-    below = [figure["median"] - min(figure["samples"]) for figure in chosen]
-    above = [max(figure["samples"]) - figure["median"] for figure in chosen]
+    # Samples are rounded and medians are not: of one round they may lie on the wrong side.
+    below = [max(0.0, figure["median"] - min(figure["samples"])) for figure in chosen]
+    above = [max(0.0, max(figure["samples"]) - figure["median"]) for figure in chosen]
     colours = ["#2f6f9f" if "stem" in figure["what"] else "#b9c4cc" for figure in chosen]
     axes.barh(places, medians, xerr=[below, above], color=colours, ecolor="#667", error_kw={"lw": 0.8})
     axes.set_yticks(places, [figure["what"] for figure in chosen])
