@@ -50,6 +50,10 @@ class Agent:
         if self.ear._hearing is not None:
             # What it spoke by once; four connections for each of five thousand are more than a server may open here.
             self.ear._hearing._pool.disconnect(inuse_connections=False)
+            channel = self.ear._connection.default_channel
+            for pool in (channel._pool, channel._async_pool, getattr(channel.client, "connection_pool", None)):
+                if pool is not None and pool is not self.ear._hearing._pool:
+                    pool.disconnect()
 
     def listen(self) -> None:
         """Take in what has come, without waiting for more."""
