@@ -73,20 +73,19 @@ class Consumer:
         self.queues = tuple(queues)
         self._inflight = inflight
         self._receive, self._reconnected, self._lost = receive, reconnected, lost
-        self._clock = clock
-        self._allowance = allowance
+        self._clock, self._allowance = clock, allowance
         #: How many unacknowledged messages the broker was told to leave here at most.
         self.prefetch = 0
         self._global_prefetch = True
         self.generation = 0
-        self._resting = threading.Event()
-        self._resting.set()
+        self.fetched_at = 0.0  # monotonic, or earlier: of what is being taken in
         #: The last failure while the broker is away, else ``None``.
         self.trouble: str | None = None
         self._finished = Finished()
         self._pipe = WakePipe()
         self._wake_transport: Callable[[], object] | None = None
-        self._quiet, self._ended, self._ready = (threading.Event() for _ in range(3))
+        self._quiet, self._ended, self._ready, self._resting = (threading.Event() for _ in range(4))
+        self._resting.set()
         self._background = Background(
             self._run, "stem-consumer", begin=self._begin, wake=self._end_soon, end=self._pipe.close
         )
@@ -246,7 +245,7 @@ class Consumer:
             gather = _GATHER_STOCKED if self._inflight.is_stocked(self.prefetch) else _GATHER
             if now - turned_at < gather:
                 self._ended.wait(gather - (now - turned_at))
-            room = self._room() if self.consuming else 0
+            room, self.fetched_at = self._room() if self.consuming else 0, self._clock.monotonic()
             done = self._finished.take_acknowledgements(_TOGETHER)
             try:
                 tags = [delivery.handle.delivery_tag for delivery in done if self._may_settle(delivery)]
@@ -282,6 +281,7 @@ class Consumer:
         self._wake_transport = getattr(connection.transport, "wake", None)
         while self._keep_serving():
             pulse(connection, clock=self._clock)
+            self.fetched_at = self._clock.monotonic()
             try:
                 connection.drain_events(timeout=1.0 if self._wake_transport is not None else _SLICE)
             except TimeoutError:

@@ -57,8 +57,8 @@ class Intake:
     connection.
 
     ``signed(raw)`` says whether a message is signed, and raises :class:`Untrusted` for one that must not run; without it
-    nobody asks. ``still_held(generation)``: whether what that connection brought is still this worker's; asked when a look at a
-    store or backend has taken its time.
+    nobody asks. ``still_held(raw, generation, looked)``: whether what that connection brought is still this worker's;
+    ``looked``: a store or backend has been asked, which may have taken its time.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Intake:
         desk: Desk,
         *,
         ensure_fresh: Callable[[], bool],
-        still_held: Callable[[int], bool],
+        still_held: Callable[[Any, int, bool], bool],
         leased: bool,
         worker: str,
         clock: Clock,
@@ -129,7 +129,7 @@ class Intake:
         if looked and self._was_recorded(message, raw, generation):
             return
         looked = self._ensure_fresh() or looked
-        if looked and not self._still_held(generation):
+        if not self._still_held(raw, generation, looked):
             return  # the broker has it again, and this thread is about to find that out
         now = self._clock.utcnow()
         held_for_eta = message.eta is not None and message.eta > now

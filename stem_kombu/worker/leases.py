@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from stem_kombu.background import Background
 from stem_kombu.broker.leases import Leasing
@@ -54,6 +55,17 @@ class LeaseThread:
         with self._lock:
             self._wishes[delivery.token] = max(seconds, self._wishes.get(delivery.token, 0.0))
         self._wake.set()
+
+    def still_holds(self, handle: Any, waited: float) -> bool:
+        """Whether a message is still ours that nobody renewed for ``waited`` seconds, since it was fetched: asked of the
+        broker once that is a good part of its lifetime. An unreachable broker gives it to nobody else either."""
+        if self._leasing is None or waited < self._leasing.lifetime / 6.0:
+            return True
+        try:
+            return self._leasing.renew([handle])[0]
+        except BrokerError as error:
+            logger.warning("the lease of a message that waited %.1f s could not be renewed: %s", waited, error)
+            return True
 
     def stop(self) -> None:
         self._background.stop()

@@ -130,7 +130,7 @@ class Steering:
         if revocation is not None:
             return Outcome(Ending.CANCELLED, revocation=revocation)
         delivery = self._inflight.get(job.token) if looked else None
-        if delivery is not None and not self._still_held(delivery.generation):
+        if delivery is not None and (delivery.lease_lost or not self._still_held(delivery.generation)):
             # The broker gave it to somebody else while the store was read. Given back, which says nothing over another
             # connection, and rightly over this one should the message come here again at this very moment.
             return Outcome(Ending.RELEASED)

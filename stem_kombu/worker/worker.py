@@ -199,7 +199,10 @@ class Worker:
             self.intake_holds,
             self.steering,
             ensure_fresh=self.hydration.ensure_fresh,
-            still_held=lambda generation: leasing is not None or self.consumer.still_holds(generation),
+            still_held=lambda raw, generation, looked: (
+                self.leases.still_holds(raw, clock.monotonic() - self.consumer.fetched_at)
+                and (leasing is not None or not looked or self.consumer.still_holds(generation))
+            ),
             leased=leasing is not None,
             worker=worker,
             clock=clock,

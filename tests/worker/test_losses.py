@@ -205,6 +205,27 @@ def test_g19_what_waits_for_a_look_at_the_store_while_its_connection_is_lost_run
     assert first.totals.snapshot()["started"] == 0
 
 
+@pytest.mark.parametrize("broker_url", ["redis"], indirect=True)  # the embedded broker keeps what a live process holds
+def test_g19_what_waits_for_a_look_at_the_store_beyond_its_lease_runs_once(
+    app: Stem, broker_url: str, make_worker: WorkerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the simulation: nobody renews what is still being taken in."""
+    held_up = HeldUpStore(app.open_revoke_store())
+    with monkeypatch.context() as patch:
+        patch.setattr(app, "open_revoke_store", lambda: held_up)
+        first = make_worker("first", connection=open_connection(broker_url, options=SHORT_LEASES))
+    held_up.answers.clear()
+    eventually(lambda: (first.hydration.synced_ago or 0) > 1.0)
+    result = app.send_task("inline.add", [1])
+    eventually(lambda: first.totals.snapshot()["received"] == 1)  # and no further
+    second = make_worker("second", connection=open_connection(broker_url, options=SHORT_LEASES))
+    assert result.get(timeout=60) == 1
+    second.stop()
+    held_up.answers.set()
+    assert app.send_task("inline.add", [2]).get(timeout=60) == 2  # so the first is through with the one before
+    assert first.totals.snapshot()["started"] == 1
+
+
 @on_amqp
 def test_g18_two_messages_of_one_task_are_both_acknowledged_after_a_cut(
     broker_url: str, app: Stem, make_worker: WorkerMaker, proxy_for: Callable[[str, int], TcpProxy], gate: Gate
