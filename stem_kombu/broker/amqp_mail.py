@@ -50,8 +50,7 @@ class AmqpMail:
         self._amqp: Any = connection.connection
         self._socket: Any = self._amqp.sock
         # Once, and not around each frame as py-amqp does when the socket has another.
-        self._socket.settimeout(timeout)
-        self._timeout = timeout
+        self.limit(timeout)
         self._frames = AmqpFrames(self._amqp, self._channel)
         self._poller = select.poll()
         self._poller.register(self._socket, select.POLLIN)
@@ -69,6 +68,11 @@ class AmqpMail:
             channel.confirm_select()
             channel.events["basic_ack"].add(self._on_ack)
             channel.events["basic_nack"].add(self._on_nack)
+
+    def limit(self, timeout: float) -> None:
+        """Wait no longer than that for the broker from now on."""
+        self._socket.settimeout(timeout)
+        self._timeout = timeout
 
     def consume(self, queue: Queue, *, broadcast: bool = False, prefetch: int = 0) -> None:
         """Declare the queue and have its messages pushed, all of them or, to be acknowledged, at most ``prefetch`` at a

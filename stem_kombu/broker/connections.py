@@ -132,8 +132,9 @@ def connect(connection: Connection, timeout: float = CONNECT_TIMEOUT) -> Connect
     return connection
 
 
-def release(connection: Connection) -> None:
-    """Close the connection in order, if its peer goes along with that within :data:`CLOSE_TIMEOUT` seconds a step.
+def release(connection: Connection, patience: float | None = None) -> None:
+    """Close the connection in order, if its peer goes along with that within ``patience`` (:data:`CLOSE_TIMEOUT`) seconds a
+    step.
 
     AMQP says goodbye on each channel and waits for the answer, by itself for ever: a peer behind a link that was cut off
     never gives one. Raises what the driver raises.
@@ -141,7 +142,7 @@ def release(connection: Connection) -> None:
     link = getattr(connection.connection, "transport", None) if connection.connected else None
     sock = getattr(link, "sock", None)
     if sock is not None:
-        sock.settimeout(CLOSE_TIMEOUT)
+        sock.settimeout(CLOSE_TIMEOUT if patience is None else patience)
     connection.release()
 
 

@@ -35,6 +35,24 @@ def raw_client(channel: Any) -> Any:
     return redis.Redis(connection_pool=channel.pool, single_connection_client=True)
 
 
+def limit_waits(channel: Any, seconds: float) -> None:
+    """Let no connection of the channel's pool wait longer than that for an answer, until the next call says otherwise.
+
+    redis-py has no public way to do so. Its socket, its parser and what comes back after a reconnect each have the value;
+    where one is kept elsewhere one day, the connection waits for as long as it was opened with.
+    """
+    pool = channel.pool
+    for kept in ("_available_connections", "_in_use_connections"):
+        for connection in tuple(getattr(pool, kept, ())):
+            connection.socket_timeout = seconds
+            if (sock := getattr(connection, "_sock", None)) is not None:
+                sock.settimeout(seconds)
+            parser = getattr(connection, "_parser", None)
+            for holder, name in ((getattr(parser, "_buffer", None), "socket_timeout"), (parser, "_socket_timeout")):
+                if hasattr(holder, name):
+                    setattr(holder, name, seconds)
+
+
 class RedisPost:
     """Puts messages into queues; used by one thread at a time, and closed with its connection. Raises what the driver raises."""
 

@@ -279,7 +279,7 @@ class ControlClient:
             self._collect(question, mailbox, began=self._clock.monotonic(), looked_since=look_later)
         except BrokerUnavailable as error:
             notes.append(f"the connection was lost while waiting for replies: {error}")
-            mailbox.close()
+            mailbox.close(broken=True)
         else:
             self._put_back(mailbox)
         census = question.census
@@ -306,11 +306,12 @@ class ControlClient:
         """Begin to publish the question; a mailbox whose connection has broken meanwhile is replaced once."""
         while True:
             mailbox, fresh = self._take(deadline)
+            mailbox.until = deadline
             try:
                 question.begin(mailbox)
             except BrokerError:
-                mailbox.close()
-                if fresh:
+                mailbox.close(broken=True)
+                if fresh or self._clock.monotonic() >= deadline:
                     raise
             except BaseException:
                 mailbox.close()

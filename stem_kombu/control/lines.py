@@ -91,11 +91,18 @@ def say(producer: Any, mail: AmqpMail | None, body: bytes, exchange: Any, routin
     )
 
 
-def hang_up(connection: Any, say: Callable[[bytes], object] | None = None, *, clock: Clock) -> None:
+def hang_up(
+    connection: Any,
+    say: Callable[[bytes], object] | None = None,
+    *,
+    clock: Clock,
+    patience: float | None = None,
+) -> None:
     """Let the connection go; whatever it raises meanwhile is only worth a line for who debugs it.
 
     On Redis closing waits for the blocking read that is under way, a tenth of a second or two. ``say(body)`` sends a
-    message to an inbox that this connection consumes: when that has been read, no read is under way.
+    message to an inbox that this connection consumes: when that has been read, no read is under way. ``patience`` as in
+    :func:`~stem_kombu.broker.connections.release`.
     """
     try:
         if say is not None and connection.connected and connection.transport.driver_type == "redis":
@@ -107,7 +114,7 @@ def hang_up(connection: Any, say: Callable[[bytes], object] | None = None, *, cl
         # The connection may be broken or half closed, in any way that its driver knows.
         logger.debug("hanging up: %r", error)
     try:
-        release(connection)
+        release(connection, patience)
     except Exception as error:  # noqa: BLE001 - see below
         logger.debug("closing a control connection: %r", error)
 

@@ -15,7 +15,7 @@ from stem_kombu.broker.abilities import Abilities, abilities_of
 from stem_kombu.broker.amqp_mail import AmqpMail, open_amqp_mail
 from stem_kombu.broker.connections import SLICE, connect
 from stem_kombu.broker.failures import broker_errors, shown_url
-from stem_kombu.broker.redis_mail import body_in, open_redis_inbox
+from stem_kombu.broker.redis_mail import body_in, limit_waits, open_redis_inbox
 from stem_kombu.broker.unpacking import bound
 from stem_kombu.clock import Clock
 from stem_kombu.control.codec import LARGEST_REPLY, decode_reply
@@ -37,9 +37,11 @@ from stem_kombu.signing.seal import REPLY, unsealed
 if TYPE_CHECKING:
     from kombu import Connection
 
-#: Longest wait for one answer of the broker, in seconds. The caller has a deadline of its own and does not wait so long;
-#: this ends the thread that it left behind.
-_REPLY_TIMEOUT = 10.0
+#: Longest wait for one answer of the broker, in seconds; for a command with a deadline what is left of it, at least a
+#: moment, and changed in such steps.
+_REPLY_TIMEOUT, _LEAST_WAIT, _STEP = 10.0, 0.05, 0.2
+#: Seconds for each step of closing a connection that has just failed.
+_LAST_STEP = 0.05
 
 
 class Mailbox:
@@ -58,6 +60,10 @@ class Mailbox:
         #: How many replies were not believed, by reason, since somebody last took this away.
         self.untrusted: dict[str, int] = {}
         deadline = clock.monotonic() + timeout
+        #: The monotonic time by which the command must be over that this is put to use for: the broker is not waited for
+        #: longer (G13).
+        self.until = float("inf")
+        self._limit = _REPLY_TIMEOUT
         self.abilities: Abilities = abilities_of(template, clock=clock, timeout=min(timeout, 2.0))
         self.abilities.require_control(shown_url(template))
         self._connection: Any = line(template, reply_timeout=_REPLY_TIMEOUT, confirms=True, heartbeats=False)
@@ -116,12 +122,14 @@ class Mailbox:
             self.send_to(body, workers, expires=expires)
             return
         with broker_errors(self._connection, "broadcasting"):
+            self._limit_waits()
             self._publish(body, self._exchange, "", expires)
             self._settle()
 
     def send_to(self, body: bytes, workers: Iterable[str], *, expires: float) -> None:
         """Send to the inbox of each of the workers. Who isn't there gets nothing, and nothing is left behind for long."""
         with broker_errors(self._connection, "sending to inboxes"):
+            self._limit_waits()
             for worker in workers:
                 inbox = names.inbox_queue(self._namespace, worker)
                 if self.abilities.needs_declare_before_reply:
@@ -147,6 +155,7 @@ class Mailbox:
 
     def _listen(self, left: float) -> None:
         with broker_errors(self._connection, "waiting for replies"):
+            self._limit_waits()
             if self._mail is not None:
                 if self._mail.wait(min(left, SLICE)):
                     for _, body in self._mail.take():
@@ -161,14 +170,27 @@ class Mailbox:
                 except ValueError as error:
                     self._on_garbage(error)
 
-    def close(self) -> None:
-        """Let the connection go, and the inbox with it."""
+    def close(self, *, broken: bool = False) -> None:
+        """Let the connection go, and the inbox with it; ``broken``: there is nobody to say goodbye to."""
         self._heard = lambda reply: None
+        patience = _LAST_STEP if broken else None
         if self._inbox is not None:
             self._inbox.close()
-            hang_up(self._connection, clock=self._clock)
-        else:
-            hang_up(self._connection, lambda body: self._publish(body, "", self.reply_to, 1.0), clock=self._clock)
+        say = None if broken or self._inbox is not None else self._say_to_self
+        hang_up(self._connection, say, clock=self._clock, patience=patience)
+
+    def _say_to_self(self, body: bytes) -> None:
+        self._publish(body, "", self.reply_to, 1.0)
+
+    def _limit_waits(self) -> None:
+        left = min(_REPLY_TIMEOUT, max(_LEAST_WAIT, self.until - self._clock.monotonic()))
+        if left <= self._limit <= left + _STEP:
+            return
+        self._limit = left
+        if self._mail is not None:
+            self._mail.limit(left)
+        elif self.abilities.driver == "redis":
+            limit_waits(self._connection.default_channel, left)
 
     def _settle(self) -> None:
         """Return once the broker has what was published."""

@@ -6,13 +6,17 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import pytest
 
+from stem_kombu.clock import SYSTEM
 from stem_kombu.control.base import RevocationFacts, WorkerView
 from stem_kombu.control.client import ControlClient
 from stem_kombu.control.messages import Call, Inspect, Ping, Stats
+from stem_kombu.errors import BrokerUnavailable
 from stem_kombu.settings import Settings
+from stem_kombu.testing.proxy import TcpProxy
 from tests.control.fleet import FACTS, Fleet, running_task
 from tests.control.wire import Wire, revoke_order
 
@@ -157,6 +161,31 @@ def test_g13_a_roster_that_accepts_and_never_answers_leaves_time_for_the_workers
             report = client.ping()
     assert [reply.worker for reply in report.replies] == ["alpha", "bravo"]
     assert "who is alive can't be told" in report.notes[0]
+
+
+@pytest.mark.parametrize("broker_url", ["redis", "amqp"], indirect=True)
+@pytest.mark.parametrize("revokes", [False, True])
+def test_g13_a_broker_that_falls_silent_under_an_idle_client_costs_one_deadline(
+    fleet: Fleet, proxy_for: Callable[[str, int], TcpProxy], revokes: bool
+) -> None:
+    """Found by the simulation: a connection that was kept waited ten seconds for the broker, whatever the command's time."""
+    fleet.start("alpha")
+    parts = urlsplit(fleet.url)
+    proxy = proxy_for(parts.hostname or "127.0.0.1", parts.port or 0)
+    with fleet.client(url=fleet.url.replace(f":{parts.port}", f":{proxy.port}")) as client:
+        assert client.ping().complete
+        proxy.stall()
+        began = SYSTEM.monotonic()
+        if revokes:
+            report = client.revoke(["t1"], terminate=True, timeout=0.5)
+            assert report.stored and report.broker_error is not None
+        else:
+            with pytest.raises(BrokerUnavailable, match=r"no answer in time|not connected within"):
+                client.ping(timeout=0.5)
+        # Generous to a busy machine, and far below the ten seconds of a connection that nobody is in a hurry with.
+        assert SYSTEM.monotonic() - began < 4.0
+        proxy.resume()
+        assert client.ping().complete
 
 
 def test_g16_a_failing_part_of_the_worker_is_an_error_for_the_sender_and_no_end(fleet: Fleet, wire: Wire) -> None:

@@ -366,7 +366,8 @@ class Mailbox:
         self._namespace = namespace
         self._clock = clock
         self.untrusted: dict[str, int] = {}
-        self._broker.net.reach("broker", BrokerUnavailable)
+        self._broker.net.reach("broker", BrokerUnavailable, patience=timeout)
+        self.until = float("inf")
         self.reply_to = names.reply_name(namespace, f"{KERNEL.draw():.12f}")
         self._queue = self._broker.queue(self.reply_to)
         self.process = KERNEL.thread.process
@@ -375,12 +376,12 @@ class Mailbox:
     fans_out = True
 
     def broadcast(self, body: bytes, workers: Iterable[str], *, expires: float) -> None:
-        self._broker.net.reach("broker", BrokerUnavailable)
+        self._reach()
         self._note(body)
         self._broker.fan_out(body, expires)
 
     def send_to(self, body: bytes, workers: Iterable[str], *, expires: float) -> None:
-        self._broker.net.reach("broker", BrokerUnavailable)
+        self._reach()
         self._note(body)
         for worker in workers:
             self._broker.send(names.inbox_name(self._namespace, worker), body, expires)
@@ -401,8 +402,13 @@ class Mailbox:
             except BadMessage:
                 pass
 
-    def close(self) -> None:
+    def close(self, *, broken: bool = False) -> None:
         """Nothing to let go."""
+
+    def _reach(self) -> None:
+        """The way to the broker, which is waited for until the command's deadline and a moment."""
+        patience = max(0.05, self.until - self._clock.monotonic())
+        self._broker.net.reach("broker", BrokerUnavailable, patience=patience)
 
     def _note(self, body: bytes) -> None:
         process = self.process

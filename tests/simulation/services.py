@@ -66,8 +66,9 @@ class Net:
         self.slow: dict[str, float] = {}
         self.loss = self.double = self.lag = 0.0
 
-    def reach(self, what: str, error: type[Exception], refused: float = 0.0) -> None:
-        """One way to a service; raises ``error`` when it is down or the caller is cut off from it."""
+    def reach(self, what: str, error: type[Exception], refused: float = 0.0, *, patience: float = float("inf")) -> None:
+        """One way to a service; raises ``error`` when it is down or the caller is cut off from it, for which it waits no
+        longer than its ``patience``."""
         kernel = KERNEL
         draw = kernel.draw()
         if draw > 0.7:  # most exchanges are quicker than anything that matters
@@ -75,7 +76,7 @@ class Net:
         elif what in self.slow:
             kernel.block(self.slow[what])
         if (self.down or self.cut) and self.broken(what, kernel.thread.process):
-            kernel.block(0.05 + kernel.draw() ** 2 * 2.0 + refused)
+            kernel.block(min(0.05 + kernel.draw() ** 2 * 2.0 + refused, patience))
             raise error(f"{what} is away")
 
     def broken(self, what: str, process: Process) -> bool:
