@@ -7,16 +7,15 @@ starves a writer among many.
 
 from __future__ import annotations
 
-import os
 import random
 import sqlite3
 import threading
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from stem_kombu.clock import SYSTEM
+from stem_kombu.drivers import forking
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.errors import StoreCorrupt, StoreError, StoreUnavailable
 
@@ -56,7 +55,7 @@ class SqliteDatabase:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
-        _OPENED.add(self)
+        forking.watch(self)
 
     def read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         """What the operation returns; each of its statements is its own transaction."""
@@ -82,6 +81,15 @@ class SqliteDatabase:
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.close()
+
+    def pause(self) -> None:
+        """Before a fork: see :mod:`stem_kombu.drivers.forking`."""
+        self._lock.acquire()
+        self.close()
+
+    def resume(self) -> None:
+        """After it, in the parent and in the child."""
+        self._lock.release()
 
     def _patiently(self, step: Callable[[sqlite3.Connection], T]) -> T:
         deadline = SYSTEM.monotonic() + self._timeout
@@ -198,31 +206,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-# SQLite keeps a table of its open files per process. A child that inherits it believes that it holds locks which the
-# kernel never gave it, even through a connection of its own, and can corrupt the file. So every connection is closed
-# before a fork; parent and child open their own at the next call. (sqlite.org/howtocorrupt.html §2.6)
-_OPENED: weakref.WeakSet[SqliteDatabase] = weakref.WeakSet()
-_FORKING = threading.RLock()
-_HELD: list[SqliteDatabase] = []
-
-
-def _close_before_fork() -> None:
-    _FORKING.acquire()
-    for database in list(_OPENED):
-        database._lock.acquire()
-        _HELD.append(database)
-        database.close()
-
-
-def _release_after_fork() -> None:
-    while _HELD:
-        _HELD.pop()._lock.release()
-    _FORKING.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_close_before_fork, after_in_parent=_release_after_fork, after_in_child=_release_after_fork
-    )

@@ -42,6 +42,8 @@ class Actor:
             stdin=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            # What it forked would otherwise live on, with our pipe in its hands.
+            start_new_session=True,
         )
         self.lines: list[str] = []
         self._news: queue.Queue[str] = queue.Queue()
@@ -75,19 +77,21 @@ class Actor:
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """SIGKILL, and all that it has said is read when this returns."""
-        self.process.kill()
+        """SIGKILL for it and what it forked; all that it has said is read when this returns."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
-        self._reader.join(10)
         self._close()
 
     def finish(self, timeout: float = 30.0) -> None:
         """Wait for its end, which must be a success."""
         assert self.process.wait(timeout) == 0
-        self._reader.join(10)
         self._close()
 
     def _close(self) -> None:
+        self._reader.join(10)
+        # To close a pipe that another thread reads waits for that thread, and no signal interrupts it.
+        assert not self._reader.is_alive(), f"somebody still holds the output of {self.process.args}"
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
@@ -262,6 +266,26 @@ def fork(url: str, queue: str) -> None:
         held[0].ack()
     connection.release()
     say("done")
+
+
+def heir(url: str, queue: str) -> None:
+    """Fork while connected; the child publishes over a connection of its own, before and after its parent leaves."""
+    connection = connect(url)
+    connection.default_channel.queue_declare(queue)
+    left, leave = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with connect(url) as own:
+            producer = Producer(own.channel())
+            producer.publish({"n": 1}, routing_key=queue, exchange="")
+            say("published")
+            os.read(left, 1)
+            producer.publish({"n": 2}, routing_key=queue, exchange="")
+        os._exit(0)
+    await_word()
+    connection.release()
+    os.write(leave, b".")
+    say("left", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def orphan(url: str, queue: str) -> None:

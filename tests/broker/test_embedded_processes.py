@@ -9,6 +9,7 @@ import random
 import re
 import signal
 import sqlite3
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -275,6 +276,59 @@ def test_a_forked_child_publishes_on_and_leaves_the_parents_deliveries_alone(
     assert bodies(channel, "from-child") == [{"n": 1}]
     assert bodies(channel, "q") == []
     assert integrity(connection) == "ok"
+
+
+def test_g18_what_a_forked_child_publishes_survives_its_parents_leaving(sqlite_url: str) -> None:
+    # Given a child with a connection of its own, forked while its parent was connected
+    with acting("heir", url=sqlite_url, queue="q") as parent:
+        parent.expect("published")
+        # When the parent, which is the last to have the file open as far as SQLite knows in it, closes it
+        parent.tell()
+        assert parent.expect("left") == "0"
+        parent.finish()
+    # Then what the child published before and after that is there
+    with connect(sqlite_url) as visitor:
+        assert bodies(visitor.default_channel, "q") == [{"n": 1}, {"n": 2}]
+
+
+_on_fork: list[threading.Event] = []
+os.register_at_fork(before=lambda: [event.set() for event in _on_fork])
+
+
+def test_a_fork_waits_until_no_thread_is_inside_sqlite(sqlite_url: str, connection: Connection, channel: Any) -> None:
+    # Given a thread in a call that is not over when the fork begins: a child would inherit SQLite's mutexes as they are
+    inside, forking, asking = threading.Event(), threading.Event(), True
+
+    def ask(sql: sqlite3.Connection) -> None:
+        nonlocal asking
+        inside.set()
+        forking.wait(10)
+        for _ in range(200):
+            sql.execute(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1000) SELECT sum(i) FROM n"
+            )
+        asking = False
+
+    database = channel.open_session()
+    asker = threading.Thread(target=lambda: database.query(ask))
+    asker.start()
+    assert inside.wait(10)
+    # When another thread forks
+    _on_fork.append(forking)
+    try:
+        child = os.fork()
+        if child == 0:
+            os._exit(int(asking))
+    finally:
+        _on_fork.clear()
+        forking.set()
+    # Then that happens after the call
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    asker.join(10)
+    assert not asking
+    # And the parent goes on with its connection
+    publish(channel, {"n": 1}, "q")
+    assert bodies(channel, "q") == [{"n": 1}]
 
 
 def test_a_forked_child_does_not_keep_its_dead_parents_leases_alive(

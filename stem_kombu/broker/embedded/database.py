@@ -6,6 +6,7 @@ import ctypes
 import os
 import random
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from stem_kombu.broker.embedded import location, schema
 from stem_kombu.broker.embedded.faults import EmbeddedBrokerUnavailable, is_busy, translated
 from stem_kombu.broker.embedded.options import Options
 from stem_kombu.clock import SYSTEM
+from stem_kombu.drivers import forking
 from stem_kombu.errors import ConfigurationError
 
 T = TypeVar("T")
@@ -29,47 +31,72 @@ _LOOK_AT_FILE_EVERY = 1.0
 class Database:
     """An open file. Not thread-safe: whoever shares one brings a lock. Belongs to the process that opened it.
 
+    Its own lock is for forks alone: they wait until nobody is inside SQLite (:mod:`stem_kombu.drivers.forking`).
+
     Every fault surfaces as a :class:`BrokerError` that names the file.
     """
 
     def __init__(self, path: Path, options: Options) -> None:
         location.prepare(path)
         self.path = path
+        self._options = options
         self._patience = options.busy_timeout
-        self._closed = self._ready = False
+        self._closed = False
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._openings = 0
         #: Whether the path was found to lead to another file, or to none.
         self.replaced = False
+        #: The file that it is, once it was opened.
+        self.identity: Identity = None
+        self._looked_at = float("-inf")
+        forking.watch(self)
         try:
-            # Autocommit, and no waiting inside SQLite: its back-off grows to 100 ms, ours stays at a few.
-            self._sql = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+            self._sql  # noqa: B018 - opens it
         except sqlite3.Error as error:
             raise translated(error, path) from error
-        try:
-            self.identity = self.identity_now()
-            self._looked_at = SYSTEM.monotonic()
-            self._configure(options)
-            self._ready = True
-        except sqlite3.Error as error:
-            raise translated(error, path) from error
-        finally:
-            if not self._ready:
-                self._sql.close()
 
-    def _configure(self, options: Options) -> None:
+    @property
+    def _sql(self) -> sqlite3.Connection:
+        """The connection, opened again after a fork. Used under the lock."""
+        return self._connection or self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        with self._lock:
+            if self._closed:
+                raise EmbeddedBrokerUnavailable(f"embedded broker {self.path}: the connection is closed")
+            if self._openings:
+                self._check_file(at_once=True)  # to go on in another file would lose what is in this one
+            # Autocommit, and no waiting inside SQLite: its back-off grows to 100 ms, ours stays at a few.
+            self._connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
+            configured = False
+            try:
+                if not self._openings:
+                    self.identity = self.identity_now()
+                    self._looked_at = SYSTEM.monotonic()
+                self._openings += 1
+                self._configure(self._connection)
+                configured = True
+                return self._connection
+            finally:
+                if not configured:
+                    self._let_go()
+
+    def _configure(self, sql: sqlite3.Connection) -> None:
         # Reads the header, so it can meet the lock of whoever makes the file.
-        self._patiently(lambda: self._sql.execute(f"PRAGMA synchronous = {options.synchronous}"))
-        if self._patiently(lambda: self._sql.execute("PRAGMA page_count").fetchone()) == (0,):
+        self._patiently(lambda: sql.execute(f"PRAGMA synchronous = {self._options.synchronous}"))
+        if self._patiently(lambda: sql.execute("PRAGMA page_count").fetchone()) == (0,):
             # Only counts for a file without pages; on any other it would be a write, with an fsync under the lock.
-            self._patiently(lambda: self._sql.execute("PRAGMA auto_vacuum = INCREMENTAL"))
-        mode = self._patiently(lambda: self._sql.execute("PRAGMA journal_mode = WAL").fetchone())
+            self._patiently(lambda: sql.execute("PRAGMA auto_vacuum = INCREMENTAL"))
+        mode = self._patiently(lambda: sql.execute("PRAGMA journal_mode = WAL").fetchone())
         if mode is None or mode[0] != "wal":
             raise ConfigurationError(
                 f"embedded broker {self.path}: its file system can't do write-ahead logging",
                 hint="put the file on a local disk",
             )
-        self._patiently(lambda: self._sql.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}"))
-        if not self._patiently(lambda: schema.is_current(self._sql, self.path)):
-            with self.write() as sql:
+        self._patiently(lambda: sql.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}"))
+        if not self._patiently(lambda: schema.is_current(sql, self.path)):
+            with self.write():
                 schema.create(sql)
 
     @contextmanager
@@ -80,14 +107,30 @@ class Database:
         """
         self._check_file()
         try:
-            self._patiently(lambda: self._sql.execute("BEGIN IMMEDIATE"))
-            yield self._sql
-            self._sql.execute("COMMIT")
+            self._patiently(self._begin)
+        except sqlite3.Error as error:
+            raise translated(error, self.path) from error
+        sql = self._sql
+        try:
+            yield sql
+            sql.execute("COMMIT")
         except sqlite3.Error as error:
             raise translated(error, self.path) from error
         finally:
-            if self._sql.in_transaction:
-                self._rollback()
+            try:
+                if sql.in_transaction:
+                    self._rollback(sql)
+            finally:
+                self._lock.release()
+
+    def _begin(self) -> None:
+        # Under the lock until the transaction is over, but not while it waits for another process's.
+        self._lock.acquire()
+        try:
+            self._sql.execute("BEGIN IMMEDIATE")
+        except BaseException:
+            self._lock.release()
+            raise
 
     def read(self, statement: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
         """The rows of one query, from one snapshot."""
@@ -103,7 +146,10 @@ class Database:
     def data_version(self) -> int:
         """A number that changes when any other connection has committed; costs no page read."""
         try:
-            return int(self._sql.execute("PRAGMA data_version").fetchone()[0])
+            with self._lock:
+                version = int(self._sql.execute("PRAGMA data_version").fetchone()[0])
+                # Each connection counts for itself: of one that was opened after a fork nothing can be compared.
+                return version + (self._openings << 32)
         except sqlite3.Error as error:
             raise translated(error, self.path) from error
 
@@ -117,10 +163,10 @@ class Database:
             # As a script, because Python steps a statement without columns only once, which would free one page only.
             self.query(lambda sql: sql.executescript("PRAGMA incremental_vacuum(2048)"))
 
-    def _check_file(self) -> None:
+    def _check_file(self, *, at_once: bool = False) -> None:
         # Publishing into a file that somebody removed would succeed and be lost; asking costs a microsecond, once a
         # second.
-        if SYSTEM.monotonic() - self._looked_at < _LOOK_AT_FILE_EVERY:
+        if not at_once and SYSTEM.monotonic() - self._looked_at < _LOOK_AT_FILE_EVERY:
             return
         if self.identity_now() == self.identity:
             self._looked_at = SYSTEM.monotonic()
@@ -132,26 +178,43 @@ class Database:
             )
 
     def close(self) -> None:
-        """Close the file; may be called twice."""
-        if not self._closed:
+        """Close the file for good; may be called twice."""
+        with self._lock:
             self._closed = True
-            self._sql.close()
+            self._let_go()
+
+    def pause(self) -> None:
+        """Before a fork: see :mod:`stem_kombu.drivers.forking`."""
+        self._lock.acquire()
+        self._let_go()
+
+    def resume(self) -> None:
+        """After it, in the parent and in the child."""
+        self._lock.release()
 
     def abandon(self) -> None:
-        """Forget an inherited connection in a forked child without ever closing it.
+        """Forget the file in a forked child: it is the parent's.
 
-        SQLite forbids even the closing of a connection on the other side of a fork (sqlite.org/howtocorrupt.html,
-        2.6), and interpreters close what they collect: hence a reference that nobody gives back.
+        Where something forked past Python's hooks the connection is still open, and SQLite forbids even to close it
+        on this side; interpreters close what they collect: hence a reference that nobody gives back.
         """
         self._closed = True
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._sql))
+        if self._connection is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+            self._connection = None
+
+    def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def _patiently(self, attempt: Callable[[], T]) -> T:
         give_up_at: float | None = None
         pause = 0.0003
         while True:
             try:
-                return attempt()
+                with self._lock:
+                    return attempt()
             except sqlite3.OperationalError as error:
                 if not is_busy(error):
                     raise
@@ -174,9 +237,9 @@ class Database:
             return None
         return status.st_dev, status.st_ino
 
-    def _rollback(self) -> None:
+    def _rollback(self, sql: sqlite3.Connection) -> None:
         try:
-            self._sql.execute("ROLLBACK")
+            sql.execute("ROLLBACK")
         except sqlite3.Error:
             # The error that led here is the one worth reporting; a connection that can't roll back is of no more use.
             self.close()

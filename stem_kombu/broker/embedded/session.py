@@ -222,6 +222,9 @@ class Session:
         """In a forked child: the file, the leases and the locks are the parent's."""
         self.inherited = True
         self.owner_id = None
+        # A thread that does not exist here may have held them.
+        self.lock = threading.RLock()
+        self.wake_up = threading.Event()
         self._database.abandon()
 
     def close(self) -> None:

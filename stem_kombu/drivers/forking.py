@@ -1,0 +1,54 @@
+"""SQLite around a fork: while this process forks, no thread is inside SQLite, and no file is open in it.
+
+SQLite keeps a table of its open files per process. A child that inherits it believes that it holds locks which the
+kernel never gave it, even through a connection of its own, and can corrupt the file (sqlite.org/howtocorrupt.html,
+2.6). It also inherits SQLite's mutexes as they are: one that another thread held at that moment is never let go of, and
+the child's first call waits for it for ever. So a fork waits for the calls that run, in every thread, and closes every
+connection; parent and child open their own at the next call.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import Protocol
+
+
+class OpenFile(Protocol):
+    """Something that has a SQLite connection, and a lock under which alone it uses that."""
+
+    def pause(self) -> None:
+        """Take the lock, once no thread is inside, and close the connection; the next call opens another."""
+
+    def resume(self) -> None:
+        """Let go of the lock, in the parent or in the child."""
+
+
+_files: weakref.WeakSet[OpenFile] = weakref.WeakSet()
+_paused: list[OpenFile] = []
+# Held by who forks; whoever opens a file for the first time takes it while holding the lock of no other file.
+_forking = threading.RLock()
+
+
+def watch(file: OpenFile) -> None:
+    """Pause the file during every fork from now on, while somebody refers to it. Call it before the file is opened."""
+    with _forking:
+        _files.add(file)
+
+
+def _pause_all() -> None:
+    _forking.acquire()
+    for file in list(_files):
+        file.pause()
+        _paused.append(file)
+
+
+def _resume_all() -> None:
+    while _paused:
+        _paused.pop().resume()
+    _forking.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_pause_all, after_in_parent=_resume_all, after_in_child=_resume_all)
