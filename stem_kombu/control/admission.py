@@ -126,6 +126,13 @@ class Admission:
         # Not as datetimes: the year 9999 has no tomorrow.
         return epoch_us(command.expires_at) / 1e6 + TOLERANCE - self._roster_now()
 
+    def time_to_answer(self, command: Command) -> float:
+        """Seconds for which an answer may be held back: it leaves before half of the command's time is over, so that the way
+        back to the sender may take the other half. By the roster's clock; where that says that the command is from after
+        now, as if it were from now."""
+        issued, expires = epoch_us(command.issued_at) / 1e6, epoch_us(command.expires_at) / 1e6
+        return max(0.0, (expires - issued) / 2 - max(0.0, self._roster_now() - issued))
+
     def answered(self, command: Command, answer: bytes) -> None:
         """Remember the answer, for a sender whose first reply got lost."""
         key = _number(command)

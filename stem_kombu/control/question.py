@@ -40,14 +40,16 @@ class Question:
         keyring: Keyring | None = None,
     ) -> None:
         self._keyring = keyring
-        self._clock, self._asked_at = clock, asked_at
+        self._clock = clock
         self._namespace = namespace
         self._orders = orders
         self._targets = targets
         self.timeout = timeout
         self.deadline = deadline
         self.knows_roster = False
-        self._now = now
+        self._now, self._stamped_at = now, clock.monotonic()
+        # Nobody waits for an answer after that; to look at the roster first may have used up some of the time.
+        self._expires_at = now + timedelta(seconds=max(0.0, deadline - self._stamped_at))
         self.census = Census(secrets.token_hex(16), namespace, targets, len(orders), asked_at=asked_at)
         self._on_roster: set[str] = set()
         self._bodies: list[bytes] = []
@@ -105,7 +107,7 @@ class Question:
         """The message once more. With keys it is issued anew: a worker obeys nothing that is older than itself."""
         if self._keyring is None:
             return self._bodies[part]
-        return self._encoded(part, self._now + timedelta(seconds=self._clock.monotonic() - self._asked_at))
+        return self._encoded(part, self._now + timedelta(seconds=self._clock.monotonic() - self._stamped_at))
 
     def _encoded(self, part: int, issued_at: datetime) -> bytes:
         body = encode_command(
@@ -114,7 +116,7 @@ class Question:
                 namespace=self._namespace,
                 order=self._orders[part],
                 issued_at=issued_at,
-                expires_at=self._now + timedelta(seconds=self.timeout),
+                expires_at=self._expires_at,
                 reply_to=self._reply_to,
                 targets=self._targets,
                 part=part,

@@ -161,7 +161,8 @@ class Reception:
             self._answer(command, self._dispatch.reply(command), say)
         elif isinstance(order, Revoke):
             heard_at = self._clock.monotonic()
-            self._hand_over(self._taking, command, lambda: self._take(command, order, heard_at), say)
+            answer_by = heard_at + min(order.settle, LONGEST_SETTLE, self.admission.time_to_answer(command))
+            self._hand_over(self._taking, command, lambda: self._take(command, order, answer_by), say)
         else:
             lane = self._calling if isinstance(order, Call) else self._asking
             self._hand_over(lane, command, lambda: self._carry_out(command), say)
@@ -180,18 +181,17 @@ class Reception:
             return
         self._answer(command, self._dispatch.reply(command), self._later)
 
-    def _take(self, command: Command, order: Revoke, heard_at: float) -> None:
+    def _take(self, command: Command, order: Revoke, answer_by: float) -> None:
         try:
             taken = self._dispatch.take(order)
         except Exception as failure:  # noqa: BLE001 - it becomes a reply
             # The boundary between the worker's parts and the sender, who must hear something.
             self._answer(command, self._dispatch.failed(command, failure), self._later)
             return
-        deadline = heard_at + min(order.settle, LONGEST_SETTLE)
-        if taken.told and deadline > heard_at:
-            self._hand_over(self._settling, command, lambda: self._settle(command, taken, deadline), self._later)
+        if taken.told and answer_by > self._clock.monotonic():
+            self._hand_over(self._settling, command, lambda: self._settle(command, taken, answer_by), self._later)
         else:
-            self._settle(command, taken, heard_at)
+            self._settle(command, taken, answer_by)
 
     def _settle(self, command: Command, taken: Taken, deadline: float) -> None:
         budget = max(0.0, deadline - self._clock.monotonic())

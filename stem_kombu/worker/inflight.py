@@ -55,7 +55,9 @@ class Delivery:
     checkpoint_mono: float | None = None
     terminate: Revocation | None = None
     terminate_mono: float | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    #: Other messages of this attempt that are not to run here and wait for how this run ends.
+    followers: list[Delivery] = field(default_factory=list)
+    is_settled: bool = False
 
     @property
     def task_id(self) -> str:
@@ -117,6 +119,17 @@ class InFlight:
             delivery.handle, delivery.generation = handle, generation
             return True
 
+    def follow(self, delivery: Delivery) -> bool:
+        """Let a delivery that is not to run wait for how another message of the same attempt ends, which runs here; ``False``
+        when none does, or its end is told already."""
+        with self._lock:
+            for other in self._by_id.get(delivery.task_id, ()):
+                same = other is not delivery and other.message.attempt == delivery.message.attempt
+                if same and other.started_at is not None and not other.is_settled and not other.lease_lost:
+                    other.followers.append(delivery)
+                    return True
+        return False
+
     def waits(self, token: int, phase: Phase) -> None:
         """The delivery waits: for a slot (``RESERVED``) or without one (``HELD``)."""
         with self._lock:
@@ -168,15 +181,19 @@ class InFlight:
             delivery.phase = Phase.SETTLING
             return delivery
 
-    def settled(self, token: int, ending: str) -> None:
-        """The outcome is recorded as ``ending`` (a state's name, or ``released``): wakes who waits for it."""
+    def settled(self, token: int, ending: str) -> list[Delivery]:
+        """The outcome is recorded as ``ending`` (a state's name, or ``released``): wakes who waits for it, and returns the
+        deliveries that follow this one."""
         with self._changed:
             delivery = self._by_token.get(token)
-            if delivery is not None:
-                self._endings[delivery.task_id] = ending
-                if len(self._endings) > _ENDINGS:
-                    self._endings.popitem(last=False)
-                self._changed.notify_all()
+            if delivery is None:
+                return []
+            delivery.is_settled = True
+            self._endings[delivery.task_id] = ending
+            if len(self._endings) > _ENDINGS:
+                self._endings.popitem(last=False)
+            self._changed.notify_all()
+            return delivery.followers
 
     def remove(self, token: int) -> None:
         """The message is acknowledged, given back or lost: nothing is held any more."""

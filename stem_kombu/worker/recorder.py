@@ -48,6 +48,7 @@ class Recorder:
 
     ``finish(delivery, then)`` is called once an outcome is recorded; ``send`` publishes a retry and raises
     :class:`~stem_kombu.errors.BrokerError` when it can't. ``celery`` is where clients of Celery look for their results.
+    ``still_held(delivery)``: whether the broker has not given the message to anybody else, as far as is known here.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class Recorder:
         clock: Clock,
         worker: str,
         celery: CeleryResults | None = None,
+        still_held: Callable[[Delivery], bool] = lambda _: True,
     ) -> None:
+        self._still_held = still_held
         self._states = states
         self._celery = celery
         self._inflight = inflight
@@ -95,8 +98,7 @@ class Recorder:
         """Carry the settlement out."""
         if self._states is None and settlement.retry is None and not self._tells(delivery):
             # Nothing has to last before the message is acknowledged, so there is nothing to wait for in a row.
-            self._inflight.settled(delivery.token, settlement.ending)
-            self._finish(delivery, settlement.then)
+            self._over(delivery, settlement)
         else:
             self._queue.put(_Entry(delivery, settlement))
 
@@ -144,19 +146,43 @@ class Recorder:
                         entry = replace(entry, settlement=Settlement(None, Then.REQUEUE))
             entries.append(entry)
         over = {entry.delivery.token for entry in entries if entry.settlement is not None}
-        told = [(entry.delivery, record) for entry in entries if (record := self._record_of(entry, over)) is not None]
-        records = [record for _, record in told]
-        if records and not self._write(lambda: self._record(records), "record task states"):
+        told: list[tuple[Delivery, TaskRecord]] = []
+
+        def record() -> None:
+            # Looked at with each try: what waits here may have been given to somebody else meanwhile.
+            entries[:] = [self._left(entry) if self._is_elsewhere(entry) else entry for entry in entries]
+            told[:] = [(entry.delivery, found) for entry in entries if (found := self._record_of(entry, over))]
+            if told:
+                self._record([found for _, found in told])
+
+        if not self._write(record, "record task states"):
             return
         if self._celery is not None:
             write = self._celery.record
-            waited = [(delivery.message, record) for delivery, record in told if delivery.message.celery is not None]
+            waited = [(delivery.message, found) for delivery, found in told if delivery.message.celery is not None]
             if waited and not self._write(lambda: write(waited), "write results for Celery's clients"):
                 return
         for entry in entries:
             if entry.settlement is not None:
-                self._inflight.settled(entry.delivery.token, entry.settlement.ending)
-                self._finish(entry.delivery, entry.settlement.then)
+                self._over(entry.delivery, entry.settlement)
+
+    def _over(self, delivery: Delivery, settlement: Settlement) -> None:
+        then = settlement.then
+        followers = self._inflight.settled(delivery.token, settlement.ending)
+        self._finish(delivery, then)
+        for follower in followers:
+            self._finish(follower, Then.REQUEUE if then is Then.LEAVE else then)
+
+    def _is_elsewhere(self, entry: _Entry) -> bool:
+        """Whether the message was refused here, and is another worker's by now: that one decides about it anew, and may let
+        it run, for a revocation can expire."""
+        if entry.settlement is None or entry.delivery.started_at is not None:
+            return False
+        return entry.delivery.lease_lost or not self._still_held(entry.delivery)
+
+    @staticmethod
+    def _left(entry: _Entry) -> _Entry:
+        return replace(entry, settlement=Settlement(None, Then.LEAVE))
 
     def _write(self, act: Callable[[], None], what: str) -> bool:
         """Whether to go on: ``False`` only when the worker gives up because it is stopping."""

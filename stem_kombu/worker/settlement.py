@@ -38,6 +38,11 @@ class Settlement:
     def ending(self) -> str:
         return "released" if self.record is None else self.record.state.value
 
+    @property
+    def refuses(self) -> bool:
+        """Of a delivery that has not started: whether it never will, and that is to be recorded."""
+        return self.record is not None and self.record.state.is_terminal
+
 
 def retry_delay(options: TaskOptions, attempt: int, jitter: float) -> float:
     """Seconds before the attempt after ``attempt``; ``jitter`` is a random number from 0 to 1."""

@@ -86,7 +86,10 @@ class Steering:
         )
 
     def settle(self, delivery: Delivery, settlement: Settlement) -> None:
-        """Record and acknowledge."""
+        """Record and acknowledge. What is refused while another message of the same attempt runs here goes with that one:
+        its record would say that the attempt never ran."""
+        if delivery.started_at is None and settlement.refuses and self._inflight.follow(delivery):
+            return
         if settlement.total is not None:
             self._totals.add(settlement.total)
         if self.events is not None and settlement.record is not None:
@@ -260,6 +263,9 @@ class Steering:
                     self._inflight.remove(delivery.token)
             elif delivery.phase is Phase.RESERVED:
                 self.executor.withdraw(delivery.token)  # and given back, which says nothing over another connection
+            elif delivery.started_at is None:
+                # Refused, and not recorded yet: whoever gets it next decides about it, by what counts then.
+                self._inflight.remove(delivery.token)
 
     def release_held(self) -> None:
         """Give back everything that waits for its eta or for a slot: the worker is stopping."""

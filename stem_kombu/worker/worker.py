@@ -227,6 +227,7 @@ class Worker:
             clock=clock,
             worker=worker,
             celery=open_celery_results(settings.celery_results, settings.tls),
+            still_held=lambda held: leasing is not None or self.consumer.still_holds(held.generation),
         )
         steering = self.steering
         self.leases = LeaseThread(leasing, self.inflight, lost=steering.lease_lost, clock=clock)

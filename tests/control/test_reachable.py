@@ -6,6 +6,8 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,7 +15,9 @@ import pytest
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.base import RevocationFacts, WorkerView
 from stem_kombu.control.client import ControlClient
+from stem_kombu.control.codec import decode_command
 from stem_kombu.control.messages import Call, Inspect, Ping, Stats
+from stem_kombu.control.question import Question
 from stem_kombu.errors import BrokerUnavailable
 from stem_kombu.settings import Settings
 from stem_kombu.testing.proxy import TcpProxy
@@ -36,6 +40,27 @@ def test_g16_a_revoke_that_waits_for_its_tasks_delays_no_ping(fleet: Fleet, wire
     alpha.worker.endings["t1"] = "cancelled"
     alpha.worker.ended.set()
     assert wire.reply(waiting).payload["terminated"] == ["t1"]
+
+
+def test_g12_an_answer_is_held_back_for_no_longer_than_its_sender_listens(fleet: Fleet, wire: Wire) -> None:
+    (alpha,) = fleet.start("alpha")
+    alpha.worker.tasks = [running_task("t1")]
+    # given a revoke that has been on its way for two thirds of its time
+    late = wire.tell(
+        "alpha", revoke_order("t1", terminate=True, settle=20.0), now=SYSTEM.utcnow() - timedelta(seconds=20)
+    )
+    # then it is answered at once, though its task has not ended
+    assert wire.reply(late).payload["pending"] == ["t1"]
+
+
+def test_g12_who_looked_at_the_roster_for_long_is_waited_for_no_longer() -> None:
+    now, sent = SYSTEM.monotonic(), []
+    stamped = SYSTEM.utcnow()
+    question = Question(
+        "stem", [Ping()], None, 3.0, now=stamped, asked_at=now - 2.0, deadline=now + 1.0, clock=SYSTEM
+    )  # fmt: skip
+    question.begin(SimpleNamespace(reply_to="stem-stem-ctl-r-x", broadcast=lambda body, *_, **__: sent.append(body)))
+    assert decode_command(sent[0], known=bool).expires_at <= stamped + timedelta(seconds=1)
 
 
 def test_g16_a_revoke_that_waits_delays_no_other_revoke(fleet: Fleet, wire: Wire) -> None:

@@ -345,6 +345,9 @@ class Voice:
         self.speaker = self
         self._broker.net.reach("broker", BrokerUnavailable)
 
+    def listen(self) -> None:
+        """The broker says nothing here."""
+
     def reply(self, reply_to: str, body: bytes) -> None:
         self._broker.net.reach("broker", BrokerUnavailable)
         self._broker.send(reply_to, body, 60.0)

@@ -110,7 +110,7 @@ class Carrier(greenlet):
             except Killed:
                 pass
             except Exception as error:  # noqa: BLE001 - as a thread would: told, and no harm to others
-                kernel.failures.append((thread.name, error))
+                kernel.failures.append((f"thread {thread.name}", error))
             except SystemExit:
                 pass
             thread.end()

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import logging
 import multiprocessing
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -51,9 +52,20 @@ def prepare() -> None:
     from tests.simulation import fleet
 
     logging.disable(logging.CRITICAL)
+    logging.Logger.exception = _unexpected  # type: ignore[method-assign]
     fleet.wire()
     gc.disable()
     gc.freeze()
+
+
+def _unexpected(logger: logging.Logger, text: object, *args: object, **_: object) -> None:
+    """What a boundary of the product catches although nobody expected it is a failure here: of the product, or of a double
+    that lacks what the product has come to use."""
+    from tests.simulation.kernel import KERNEL
+
+    error = sys.exc_info()[1]
+    if error is not None and not KERNEL.over:
+        KERNEL.failures.append((logger.name, error))
 
 
 def run_one(seed: int, theme: str | None = None) -> Any:

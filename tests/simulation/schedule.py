@@ -119,7 +119,7 @@ class Schedule:
         trouble = None
         if KERNEL.failures:
             name, error = KERNEL.failures[0]
-            trouble = f"thread {name} ended with {error!r}"
+            trouble = f"{name} ended with {error!r}"
         history.bounds = BOUNDS
         if self.backend_troubled:
             # What the roster's clock shows, as workers know it, may be late by as much as the backend was.

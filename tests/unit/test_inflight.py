@@ -86,6 +86,17 @@ def test_without_leases_nothing_that_this_connection_holds_can_come_again(inflig
     assert inflight.same_attempt(TaskMessage("t1", TASK.name), 1, leased=True) is delivery
 
 
+def test_g9_what_is_not_to_run_follows_the_run_of_its_attempt_until_that_is_settled(inflight: InFlight) -> None:
+    runs, again, next_attempt = receive(inflight), receive(inflight), receive(inflight, attempt=2)
+    assert not inflight.follow(again)  # nothing runs yet
+    inflight.started(runs.token, 1)
+    assert not inflight.follow(next_attempt)
+    assert inflight.follow(again)
+    inflight.ended(runs.token)
+    assert inflight.settled(runs.token, "succeeded") == [again]
+    assert not inflight.follow(receive(inflight))  # too late: its end is told
+
+
 def test_who_waits_for_an_end_is_woken_when_it_is_recorded_and_told_how_it_ended(inflight: InFlight) -> None:
     delivery = receive(inflight)
     inflight.started(delivery.token, 1)

@@ -246,6 +246,49 @@ def test_g18_two_messages_of_one_task_are_both_acknowledged_after_a_cut(
     depths.close()
 
 
+def test_g9_a_second_message_of_a_run_that_was_revoked_ends_as_the_run_does(
+    app: Stem, worker: Worker, control: ControlClient, gate: Gate, mode: str
+) -> None:
+    """Found by the simulation: the message was refused, and recorded as cancelled beside the run, which then succeeded."""
+    result = app.send_task(f"{mode}.deaf", [gate.path], task_id="twin")
+    gate.wait_reached()
+    assert control.revoke(["twin"]).replies  # without terminate: what runs may end
+    app.send_task(f"{mode}.deaf", [gate.path], task_id="twin")
+    eventually(lambda: any(held.followers for held in worker.inflight.all()))
+    gate.open()
+    assert result.get(timeout=60) == "finished"
+    eventually(lambda: nothing_is_left(control), 30)
+    totals = worker.totals.snapshot()
+    assert (totals["started"], totals["succeeded"], totals["cancelled"]) == (1, 1, 0)
+
+
+@on_amqp
+def test_g9_what_was_refused_and_not_recorded_when_its_connection_was_lost_is_decided_about_anew(
+    broker_url: str,
+    app: Stem,
+    make_worker: WorkerMaker,
+    proxy_for: Callable[[str, int], TcpProxy],
+    start_redis: Callable[..., RedisServer],
+) -> None:
+    """Found by the simulation: the revocation had expired, another worker ran the task, and this one recorded it as cancelled."""
+    server = start_redis()
+    app.configure(
+        Settings.from_env({}, broker=broker_url, backend=server.url, sync_interval=0.3, heartbeat_interval=0.5)
+    )
+    proxy, relayed = relayed_by(proxy_for, broker_url)
+    worker = make_worker(connection=open_connection(relayed))
+    with ControlClient(app) as control:
+        assert control.revoke(["late"], expires_in=2.0).replies
+    server.kill()
+    result = app.send_task("inline.add", [1], task_id="late")
+    eventually(lambda: worker.recorder.trouble is not None and worker.totals.snapshot()["cancelled"] == 1)
+    eventually(lambda: worker.cache.get("late") is None, 30)
+    proxy.cut()
+    eventually(lambda: worker.totals.snapshot()["started"] == 1, 30)
+    server.start()
+    assert result.get(timeout=60) == 1
+
+
 def test_g10_a_message_that_comes_again_after_its_outcome_was_recorded_is_acknowledged_and_not_run_again(
     app: Stem, make_worker: WorkerMaker, broker_url: str, control: ControlClient, gate: Gate
 ) -> None:

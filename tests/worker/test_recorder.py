@@ -11,7 +11,7 @@ import pytest
 
 from stem_kombu.backends.memory import MemoryBackend
 from stem_kombu.clock import SYSTEM
-from stem_kombu.errors import BrokerUnavailable
+from stem_kombu.errors import BrokerUnavailable, StoreUnavailable
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.task import Task, TaskMessage
 from stem_kombu.worker.inflight import Delivery, InFlight, Phase
@@ -43,6 +43,7 @@ class Bench:
     def __init__(self, broker: Broker) -> None:
         self.backend = MemoryBackend(f"recorder-{next(_numbers)}")
         self.inflight = InFlight(SYSTEM)
+        self.elsewhere: list[Delivery] = []
         self.finished: queue.SimpleQueue[tuple[Delivery, Then]] = queue.SimpleQueue()
         self.recorder = Recorder(
             self.backend,
@@ -51,6 +52,7 @@ class Bench:
             finish=lambda delivery, then: self.finished.put((delivery, then)),
             clock=SYSTEM,
             worker="alpha",
+            still_held=lambda delivery: delivery not in self.elsewhere,
         )
         task = Task("tasks.render", lambda *_: None)
         self.delivery = self.inflight.add(MESSAGE, task, object(), 1, False, Phase.RESERVED)
@@ -90,3 +92,50 @@ def test_g18_a_retry_that_can_never_be_published_sends_the_attempt_back_and_hold
     assert bench.backend.get("t1") is None
     record = bench.backend.get("t2")
     assert record is not None and record.state is TaskState.FAILED
+
+
+CANCELLED = Settlement(replace(RETRYING, state=TaskState.CANCELLED), Then.ACKNOWLEDGE)
+
+
+def test_g9_what_was_refused_here_and_is_given_to_somebody_else_is_that_ones_to_decide(
+    made: list[Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the simulation: a revocation expired while the backend was away, and the task succeeded elsewhere."""
+    made.append(bench := Bench(Broker()))
+    record, tries = bench.backend.record, []
+
+    def away_at_first(records: list[TaskRecord]) -> object:
+        tries.append(records)
+        if len(tries) == 1:
+            bench.elsewhere.append(bench.delivery)  # while this waits for the backend
+            raise StoreUnavailable("away")
+        return record(records)
+
+    monkeypatch.setattr(bench.backend, "record", away_at_first)
+    bench.recorder.settle(bench.delivery, CANCELLED)
+    assert bench.finished.get(timeout=30) == (bench.delivery, Then.LEAVE)
+    assert bench.backend.get("t1") is None
+    assert len(tries) == 1
+
+
+@pytest.mark.parametrize(
+    ("settlement", "then"),
+    [
+        (CANCELLED, Then.ACKNOWLEDGE),
+        (Settlement(None, Then.REQUEUE), Then.REQUEUE),
+        (Settlement(None, Then.LEAVE), Then.REQUEUE),
+    ],
+)
+def test_g9_what_follows_a_run_is_finished_after_it_and_as_it_is(
+    made: list[Bench], settlement: Settlement, then: Then
+) -> None:
+    made.append(bench := Bench(Broker()))
+    runs, again = (
+        bench.inflight.add(replace(MESSAGE, task_id="t2"), bench.delivery.task, object(), 1, False, Phase.RESERVED)
+        for _ in range(2)
+    )
+    bench.inflight.started(runs.token, 1)
+    assert bench.inflight.follow(again)
+    bench.inflight.ended(runs.token)
+    bench.recorder.settle(runs, settlement)
+    assert [bench.finished.get(timeout=30) for _ in range(2)] == [(runs, settlement.then), (again, then)]
