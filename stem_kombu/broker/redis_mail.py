@@ -42,6 +42,7 @@ def limit_waits(channel: Any, seconds: float) -> None:
     where one is kept elsewhere one day, the connection waits for as long as it was opened with.
     """
     pool = channel.pool
+    pool.connection_kwargs["socket_timeout"] = seconds  # of those that it has yet to make
     for kept in ("_available_connections", "_in_use_connections"):
         for connection in tuple(getattr(pool, kept, ())):
             connection.socket_timeout = seconds

@@ -272,6 +272,9 @@ class ControlClient:
             if look_later:
                 question.expect(self._roster_view(notes, look_until))
             self._send_the_rest(question, mailbox, progress)
+        except BrokerError:
+            mailbox.close(broken=True)
+            raise
         except BaseException:
             mailbox.close()
             raise

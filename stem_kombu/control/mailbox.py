@@ -30,7 +30,7 @@ from stem_kombu.control.lines import (
     say,
 )
 from stem_kombu.control.messages import Reply
-from stem_kombu.errors import BadMessage
+from stem_kombu.errors import BadMessage, BrokerError
 from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
 from stem_kombu.signing.seal import REPLY, unsealed
 
@@ -61,12 +61,12 @@ class Mailbox:
         self.untrusted: dict[str, int] = {}
         deadline = clock.monotonic() + timeout
         #: The monotonic time by which the command must be over that this is put to use for: the broker is not waited for
-        #: longer (G13).
-        self.until = float("inf")
-        self._limit = _REPLY_TIMEOUT
+        #: longer (G13). Until it is open that is the opening itself.
+        self.until = deadline
+        self._limit = self._longest_wait()
         self.abilities: Abilities = abilities_of(template, clock=clock, timeout=min(timeout, 2.0))
         self.abilities.require_control(shown_url(template))
-        self._connection: Any = line(template, reply_timeout=_REPLY_TIMEOUT, confirms=True, heartbeats=False)
+        self._connection: Any = line(template, reply_timeout=self._limit, confirms=True, heartbeats=False)
         self.reply_to = names.reply_name(namespace, secrets.token_hex(16))
         # Replies that came while something was being sent: RabbitMQ confirms it on the same connection.
         self._early: list[Reply] = []
@@ -78,9 +78,13 @@ class Mailbox:
             connect(self._connection, max(0.05, deadline - clock.monotonic()))
             with broker_errors(self._connection, "opening the reply inbox"):
                 self._open()
+        except BrokerError:
+            hang_up(self._connection, clock=clock, patience=_LAST_STEP)
+            raise
         except BaseException:
             hang_up(self._connection, clock=clock)
             raise
+        self.until = float("inf")
 
     def _open(self) -> None:
         from kombu import Consumer, Producer
@@ -92,7 +96,7 @@ class Mailbox:
         redis, amqp = (self.abilities.driver == driver for driver in ("redis", "amqp"))
         self._inbox = open_redis_inbox(self._connection, self.reply_to) if redis else None
         self._mail: AmqpMail | None = (
-            open_amqp_mail(self._connection, timeout=_REPLY_TIMEOUT, confirms=True) if amqp else None
+            open_amqp_mail(self._connection, timeout=self._longest_wait(), confirms=True) if amqp else None
         )
         if self._mail is not None:
             self._mail.consume(names.direct_queue(self.reply_to))
@@ -182,8 +186,11 @@ class Mailbox:
     def _say_to_self(self, body: bytes) -> None:
         self._publish(body, "", self.reply_to, 1.0)
 
+    def _longest_wait(self) -> float:
+        return min(_REPLY_TIMEOUT, max(_LEAST_WAIT, self.until - self._clock.monotonic()))
+
     def _limit_waits(self) -> None:
-        left = min(_REPLY_TIMEOUT, max(_LEAST_WAIT, self.until - self._clock.monotonic()))
+        left = self._longest_wait()
         if left <= self._limit <= left + _STEP:
             return
         self._limit = left

@@ -91,17 +91,32 @@ class TcpProxy:
 
     def stall(self, *, to_target: bool = True, to_client: bool = True) -> None:
         """Hold back every byte in the directions named, of open and of new connections, until :meth:`resume`."""
-        self._weather.stalled = {True: to_target, False: to_client}
-        self._order(Loop.look_again)
+        self._hold(to_target, to_client)
+
+    def stall_after(self, answered: int) -> None:
+        """Let this many bytes more reach clients, then hold back what follows, until :meth:`resume`: a server that falls
+        silent in the middle of a conversation."""
+        self._hold(False, not answered, answered or None)
 
     def resume(self) -> None:
         """Let go what :meth:`stall` holds back, in order. Connections of :meth:`half_open` stay lost."""
-        self.stall(to_target=False, to_client=False)
+        self._hold(False, False)
 
     def delay(self, seconds: float) -> None:
         """Let every byte that is sent from now on arrive that much later, in each direction; 0 ends it."""
         self._weather.delay = seconds
         self._order(Loop.look_again)
+
+    def _hold(self, to_target: bool, to_client: bool, left: int | None = None) -> None:
+        def change(_: Loop | None) -> None:
+            self._weather.stalled = {True: to_target, False: to_client}
+            self._weather.left = left
+
+        with self._lock:
+            if self._loop is None:
+                change(None)
+            else:
+                self._loop.carry_out(change)  # by the thread that counts what is left
 
     def _order(self, what: Callable[[Loop], None]) -> None:
         with self._lock:

@@ -30,6 +30,8 @@ class Weather:
     def __init__(self) -> None:
         self.delay = 0.0
         self.stalled = {True: False, False: False}
+        #: How many bytes may still go to clients before that direction stalls; ``None``: any number.
+        self.left: int | None = None
         self.passed = {True: 0, False: 0}
         self.accepted = 0
 
@@ -229,14 +231,18 @@ class Loop:
         stream.held_bytes -= len(chunk)
         if link.target is None:
             return True  # the void
+        left = None if stream.to_target else self._weather.left
         try:
-            sent = stream.sink.send(chunk)
+            sent = stream.sink.send(chunk if left is None else chunk[:left])
         except BlockingIOError:
             sent = 0
         except OSError:
             self._drop(link)
             return False
         self._weather.passed[stream.to_target] += sent
+        if left is not None:
+            self._weather.left = left - sent
+            self._weather.stalled[False] |= left == sent
         if sent < len(chunk):
             stream.held.appendleft((due, chunk[sent:]))
             stream.held_bytes += len(chunk) - sent

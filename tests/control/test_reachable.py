@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -210,6 +211,38 @@ def test_g13_a_broker_that_falls_silent_under_an_idle_client_costs_one_deadline(
         # Generous to a busy machine, and far below the ten seconds of a connection that nobody is in a hurry with.
         assert SYSTEM.monotonic() - began < 4.0
         proxy.resume()
+        assert client.ping().complete
+
+
+@pytest.mark.parametrize("broker_url", ["redis", "amqp"], indirect=True)
+@pytest.mark.parametrize("revokes", [False, True])
+def test_g13_a_broker_that_falls_silent_while_a_client_connects_costs_one_deadline(
+    fleet: Fleet, proxy_for: Callable[[str, int], TcpProxy], revokes: bool
+) -> None:
+    # Given how much the broker says to a client from its first byte to the end of a ping
+    fleet.start("alpha")
+    parts = urlsplit(fleet.url)
+    proxy = proxy_for(parts.hostname or "127.0.0.1", parts.port or 0)
+    url = fleet.url.replace(f":{parts.port}", f":{proxy.port}")
+    with fleet.client(url=url) as client:
+        assert client.ping().complete
+        said = proxy.bytes_to_client
+    # When it falls silent somewhere in between: before the handshake, in it, before the inbox is declared, after it
+    for sixth in range(6):
+        proxy.stall_after(said * sixth // 6)
+        began = SYSTEM.monotonic()
+        with fleet.client(url=url) as client:
+            if revokes:
+                report = client.revoke(["t1"], terminate=True, timeout=0.3)
+                assert report.stored
+                assert not report.complete
+            else:
+                with contextlib.suppress(BrokerUnavailable):
+                    assert not client.ping(timeout=0.3).complete
+        # Then the command ends; generous to a busy machine, and far below the ten seconds of a connection
+        assert SYSTEM.monotonic() - began < 4.0, f"silent after {said * sixth // 6} of {said} bytes"
+        proxy.resume()
+    with fleet.client(url=url) as client:
         assert client.ping().complete
 
 

@@ -129,6 +129,21 @@ def test_cut_resets_both_sides_and_welcomes_the_next(proxy: TcpProxy, client: so
     assert proxy.accepted == 2
 
 
+def test_a_server_falls_silent_after_so_many_bytes(proxy: TcpProxy, client: socket.socket) -> None:
+    proxy.stall_after(8)
+    assert ask(client) == b"hello"
+    client.sendall(b"hello")
+    heard = b""
+    while len(heard) < 3:
+        heard += client.recv(100)
+    assert heard == b"hel"
+    eventually(lambda: proxy.bytes_to_target == 10)
+    assert quiet(client)
+    proxy.resume()
+    assert client.recv(100) == b"lo"
+    assert ask(client) == b"hello"
+
+
 def test_stop_refuses_and_start_listens_on_the_same_port(proxy: TcpProxy, client: socket.socket) -> None:
     assert ask(client) == b"hello"
     port = proxy.port
