@@ -115,6 +115,8 @@ class RedisSource:
     held stays leased, and may be acknowledged with the new one.
     """
 
+    #: Seconds between two turns while messages keep coming: each is a script on the broker.
+    gather = 0.0005
     #: With no room there is nothing to ask for.
     pushes = False
 

@@ -37,8 +37,8 @@ _CONNECT_TIMEOUT = 4.0
 _QUIESCE_TIMEOUT = 5.0  # the thread may be reading the revoke store
 #: From a source: messages acknowledged in one round trip, and how many may wait to be recorded beside those in slots.
 _TOGETHER, _SETTLING = 500, 64
-#: Seconds between two round trips while messages keep coming; and while more are here than the slots take meanwhile.
-_GATHER, _GATHER_STOCKED = 0.0005, 0.002
+#: Seconds between two turns while more messages are here than the slots take meanwhile.
+_GATHER_STOCKED = 0.002
 #: Drivers whose delivery tags outlive a connection.
 _LASTING_TAGS = frozenset({"redis"})
 #: AMQP's codes for what a queue or a broker does not do.
@@ -242,7 +242,7 @@ class Consumer:
                 source.sweep()
                 sweep_at = now + source.sweep_interval
             # A stream of short tasks: let some of them end, so that one round trip serves many.
-            gather = _GATHER_STOCKED if self._inflight.is_stocked(self.prefetch) else _GATHER
+            gather = _GATHER_STOCKED if self._inflight.is_stocked(self.prefetch) else source.gather
             if now - turned_at < gather:
                 self._ended.wait(gather - (now - turned_at))
             room, self.fetched_at = self._room() if self.consuming else 0, self._clock.monotonic()

@@ -146,6 +146,7 @@ class Source:
     """:class:`stem_kombu.broker.redis_source.RedisSource`: bursts of messages under leases."""
 
     sweep_interval = 1.0
+    gather = 0.0005
     pushes = False
 
     def settled(self, tag: int) -> None:
