@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from stem_kombu.calls import each_call, message_of
 from stem_kombu.clock import SYSTEM
+from stem_kombu.drivers import forking
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.settings import Settings
@@ -46,6 +47,7 @@ class Stem:
         self._fixed = settings is not None
         self._settings = settings
         self._lock = threading.RLock()
+        forking.renew_in_children(self)
         self._backend: Backend | None = None
         self._producer: TaskProducer | None = None
         self._module = sys._getframe(1).f_globals.get("__name__", "__main__")
@@ -271,6 +273,10 @@ class Stem:
 
         source = self.settings.revoke_store
         return open_revoke_store(source.value, name=source.name, tls=self.settings.tls)
+
+    def renew(self) -> None:
+        """See :mod:`stem_kombu.drivers.forking`."""
+        self._lock = threading.RLock()
 
     def close(self) -> None:
         """Let producer and backend go; they are opened again when needed."""

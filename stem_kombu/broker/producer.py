@@ -6,7 +6,6 @@ back), Redis's reply, the embedded broker's commit.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from stem_kombu.broker.lines import ConfirmingLine, Line, Parcel, Patience
 from stem_kombu.broker.names import checked_queue_name
 from stem_kombu.broker.task_signatures import task_signer
 from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.drivers import forking
 from stem_kombu.errors import BrokerError, BrokerUnavailable
 from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage
@@ -63,6 +63,7 @@ class TaskProducer:
         self._timeout = timeout
         self._clock = clock
         self._lock = threading.Lock()
+        forking.renew_in_children(self)
         self._idle: list[Line] = []
         self._reset()
 
@@ -103,6 +104,13 @@ class TaskProducer:
         for line in idle:
             line.close()
 
+    def renew(self) -> None:
+        """See :mod:`stem_kombu.drivers.forking`."""
+        self._lock = threading.Lock()
+        # The parent's sockets. Closing them properly would say goodbye in the parent's name.
+        _inherited.extend(self._idle)
+        self._reset()
+
     def _parcel(self, message: TaskMessage) -> Parcel:
         queue, envelope = checked_queue_name(message.queue), encode_task(message)
         return Parcel(queue, envelope if self._sign is None else self._sign(queue, envelope))
@@ -127,12 +135,6 @@ class TaskProducer:
     @contextmanager
     def _line(self, deadline: float) -> Iterator[Line]:
         """A connection for this thread alone; a broken one is not used again."""
-        if self._pid != os.getpid():
-            with self._lock:
-                if self._pid != os.getpid():
-                    # The parent's sockets. Closing them properly would say goodbye in the parent's name.
-                    _inherited.extend(self._idle)
-                    self._reset()
         slots = self._slots
         if not slots.acquire(timeout=max(0.0, deadline - self._clock.monotonic())):
             raise BrokerUnavailable(f"all {self._limit} connections of the producer were busy for {self._timeout:g} s")
@@ -171,7 +173,6 @@ class TaskProducer:
             return ConfirmingLine(connection, self._clock) if amqp else Line(connection, self._clock)
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
         self._idle = []
         self._slots = threading.BoundedSemaphore(self._limit)
         self._ever_connected = False

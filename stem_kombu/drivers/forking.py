@@ -5,6 +5,8 @@ kernel never gave it, even through a connection of its own, and can corrupt the 
 2.6). It also inherits SQLite's mutexes as they are: one that another thread held at that moment is never let go of, and
 the child's first call waits for it for ever. So a fork waits for the calls that run, in every thread, and closes every
 connection; parent and child open their own at the next call.
+
+Locks of our own are inherited as they are, too: what may be used on in a child takes new ones there.
 """
 
 from __future__ import annotations
@@ -25,8 +27,16 @@ class OpenFile(Protocol):
         """Let go of the lock, in the parent or in the child."""
 
 
+class Inherited(Protocol):
+    """Something that a child may go on to use."""
+
+    def renew(self) -> None:
+        """In a child: take new locks, as a thread that does not exist here may have held the old ones."""
+
+
 _files: weakref.WeakSet[OpenFile] = weakref.WeakSet()
 _paused: list[OpenFile] = []
+_heirlooms: weakref.WeakSet[Inherited] = weakref.WeakSet()
 # Held by who forks; whoever opens a file for the first time takes it while holding the lock of no other file.
 _forking = threading.RLock()
 
@@ -35,6 +45,12 @@ def watch(file: OpenFile) -> None:
     """Pause the file during every fork from now on, while somebody refers to it. Call it before the file is opened."""
     with _forking:
         _files.add(file)
+
+
+def renew_in_children(thing: Inherited) -> None:
+    """Call its ``renew()`` in every child that is forked from now on, while somebody refers to it."""
+    with _forking:
+        _heirlooms.add(thing)
 
 
 def _pause_all() -> None:
@@ -50,5 +66,11 @@ def _resume_all() -> None:
     _forking.release()
 
 
+def _renew_all() -> None:
+    for thing in list(_heirlooms):
+        thing.renew()
+    _resume_all()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_pause_all, after_in_parent=_resume_all, after_in_child=_resume_all)
+    os.register_at_fork(before=_pause_all, after_in_parent=_resume_all, after_in_child=_renew_all)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from stem_kombu.clock import SYSTEM
+from stem_kombu.drivers import forking
 from stem_kombu.drivers.handshake import Endpoint, explained
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.tls import postgres_options, tls_for
@@ -127,6 +128,7 @@ class PostgresDatabase:
         libpq = self._driver.extensions.libpq_version()
         self._dsn: dict[str, Any] = {"application_name": "stem", **postgres_options(given, self._tls, libpq), **given}
         self._lock = threading.Lock()
+        forking.renew_in_children(self)
         self._idle: list[Any] = []
         self._pid = os.getpid()
         self._prepared = False
@@ -145,6 +147,11 @@ class PostgresDatabase:
             return outcome
 
         return self._attempts(transaction, repeat=repeat)
+
+    def renew(self) -> None:
+        """See :mod:`stem_kombu.drivers.forking`."""
+        self._lock = threading.Lock()
+        self._leave_inherited()
 
     def close(self) -> None:
         """Let the connections go. May be called twice; the next call connects again."""
@@ -209,7 +216,6 @@ class PostgresDatabase:
             return
         # Closing an inherited connection would tell the server to end the parent's session. Its descriptor is pointed
         # at nothing first, so that neither this nor the interpreter's exit can say a word on the parent's socket.
-        self._lock = threading.Lock()
         inherited, self._idle, self._pid = self._idle, [], os.getpid()
         nothing = os.open(os.devnull, os.O_RDWR)
         for connection in inherited:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+from stem_kombu.drivers import forking
 from stem_kombu.drivers.handshake import endpoint_of, explained
 from stem_kombu.drivers.tls import checked_tls, tls_for, uses_tls
 from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
@@ -76,6 +77,7 @@ class RedisDatabase:
         }
         self._open = self._opener(url, name)
         self._lock = threading.Lock()
+        forking.renew_in_children(self)
         self._client: Any = None
         self._pid = 0
 
@@ -112,6 +114,10 @@ class RedisDatabase:
                 return client.eval(script.source, len(keys), *keys, *arguments)
 
         return self.run(call, repeat=repeat)
+
+    def renew(self) -> None:
+        """See :mod:`stem_kombu.drivers.forking`."""
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Let the connections go. May be called twice; the next call connects again."""

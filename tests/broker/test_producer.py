@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 from kombu import Queue
 
+from stem_kombu import Stem
 from stem_kombu.broker import names
 from stem_kombu.broker.connections import open_connection, pump
 from stem_kombu.broker.delivery import decode_delivery
@@ -216,6 +219,49 @@ def test_a_forked_child_sends_over_connections_of_its_own(server_url: str, queue
     # then the parent's connection still works
     producer.send(task(3, queue_name))
     producer.close()
+    assert ids(server_url, queue_name, 3) == Counter(["t1", "t2", "t3"])
+
+
+def test_a_child_that_is_forked_while_other_threads_send_is_not_held_up_by_their_locks(
+    server_url: str, postgres_url: str, queue_name: str
+) -> None:
+    # Given an application whose locks, at the moment of the fork, are held by a thread that the child will not have
+    database = urlsplit(server_url)
+    backend = server_url if database.scheme == "redis" else postgres_url
+    app = Stem("forks", broker=server_url, backend=backend)
+    app.send_task("noop", task_id="t1", queue=queue_name)
+    assert app.backend is not None
+    locks = [app._lock, app.producer._lock, app.backend._database._lock]  # type: ignore[attr-defined]
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with contextlib.ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock)
+            held.set()
+            over.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(10)
+    # When the child sends, closes and exits
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # a child that hangs is ended by the kernel
+        try:
+            app.send_task("noop", task_id="t2", queue=queue_name)
+            known = [app.backend.get(task_id) for task_id in ("t1", "t2")]
+            app.close()
+            os._exit(0 if all(known) else 2)
+        finally:
+            os._exit(1)
+    ended = os.waitpid(child, 0)[1]
+    over.set()
+    holder.join(10)
+    assert os.waitstatus_to_exitcode(ended) == 0
+    # Then the parent goes on as well
+    app.send_task("noop", task_id="t3", queue=queue_name)
+    app.close()
     assert ids(server_url, queue_name, 3) == Counter(["t1", "t2", "t3"])
 
 
