@@ -40,7 +40,8 @@ FLOORS = """## Where the floors are
   it used 143 itself (a message in, one out to each worker, and each answer in and out), the workers 113 and the
   client 29. Half of `kombu.pidbox`'s 203 ms is 203 ms of two cores, which leaves 60 us for a worker's and the client's part of
   an answer together. 5,000 workers, tried once on a busy machine: 48 s until all were connected, 40 of them the broker's
-  processor time, then 0.8 to 1.5 s a ping with all answers in, of which the broker's processor time is 0.9 to 1.5 s.
+  processor time, 3.2 s for the first ping and 0.8 to 1.5 s for the next four, with all answers in; the broker's processor time
+  for these four was 0.9 to 1.5 s, on both cores.
 - **Sending on RabbitMQ** returns once the broker has confirmed the message, which is once it is on disk. Sent one by one
   that is the disk's rate and not the library's: the row *confirmed* has Celery and bare py-amqp with the same promise
   beside it. Whoever sends many does so by `send_many()`.
