@@ -35,6 +35,8 @@ HEADER_ETA = "stem-eta"
 
 _NO_CANVAS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _LONGEST_REPR = 256
+#: Digits of a number that is shown whole (``reprlib.Repr.maxlong``).
+_SHORT_NUMBER = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,15 +150,15 @@ def _headers_text(message: TaskMessage) -> str:
 
 def _json(value: Any) -> bytes:
     # Compact, and NaN refused: it is no JSON, and other languages' consumers stop at it.
-    return json.dumps(value, cls=_encoder(), allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
+    return _encoder().encode(value).encode()
 
 
 @lru_cache(maxsize=1)
-def _encoder() -> type[json.JSONEncoder]:
+def _encoder() -> json.JSONEncoder:
     from kombu.utils.json import JSONEncoder
 
     encoder: type[json.JSONEncoder] = JSONEncoder
-    return encoder
+    return encoder(allow_nan=False, separators=(",", ":"), ensure_ascii=False)
 
 
 @lru_cache(maxsize=8)
@@ -164,12 +166,20 @@ def _origin(pid: int) -> str:
     return f"{pid}@{socket.gethostname()}"
 
 
-_repr = ShortRepr(text=60, items=6)
+_TEXT, _ITEMS = 60, 6
+_repr = ShortRepr(text=_TEXT, items=_ITEMS)
+_PLAIN = frozenset({int, float, bool, type(None)})
 
 
 def _shown(value: Any) -> str:
     """A short text for people who watch the queue (Flower shows it); never the whole of something large,
     nor what a name says is secret."""
+    if not value:
+        return "{}" if isinstance(value, dict) else "()"
+    if type(value) is tuple and len(value) <= _ITEMS and all(type(item) in _PLAIN for item in value):
+        text = repr(value)
+        if len(text) <= _SHORT_NUMBER:
+            return text  # what the long way makes of it as well, at an eighth of its price
     try:
         return _repr.repr(value)[:_LONGEST_REPR]
     except Exception as error:  # noqa: BLE001 - a user's __repr__ may raise anything, and nothing depends on this text

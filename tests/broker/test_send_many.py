@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,14 @@ from stem_kombu import Stem
 from stem_kombu.broker import names
 from stem_kombu.broker.connections import open_connection
 from stem_kombu.broker.delivery import decode_delivery
-from stem_kombu.broker.lines import CHUNK, Patience
+from stem_kombu.broker.encoding import Envelope, encode_task
+from stem_kombu.broker.lines import CHUNK, Parcel, Patience
 from stem_kombu.broker.producer import TaskProducer
+from stem_kombu.broker.redis_line import queue_text
 from stem_kombu.errors import BrokerUnavailable, ConfigurationError
 from stem_kombu.outcome import TaskState
+from stem_kombu.redaction import ShortRepr
+from stem_kombu.task import TaskMessage
 from tests.broker.receiving import Inbox, Relay, connected
 from tests.broker.test_producer import ids, task, through
 
@@ -126,3 +132,31 @@ def test_tasks_that_a_full_queue_refuses_are_named_and_the_others_counted(
     assert [decode_delivery(message).message.task_id for message in arrived] == taken
     assert states == {task_id: TaskState.QUEUED if task_id in taken else None for task_id in given}
     connection.release()
+
+
+@pytest.mark.parametrize("queue", ["default", 'q"uo\\te', "Straße", "a b"])
+def test_what_is_written_to_redis_is_kombus_form_whatever_stands_in_it(queue: str) -> None:
+    envelope = Envelope(b"\x00[1]\xff", {"id": 'a"b', "task": "é\n"}, {"correlation_id": 'a"b\\', "reply_to": ""})
+    message = json.loads(queue_text(Parcel(queue, envelope)))
+    assert len(message["properties"].pop("delivery_tag")) == 32
+    assert message == {
+        "body": base64.b64encode(envelope.body).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": envelope.headers,
+        "properties": {
+            **envelope.properties,
+            "delivery_mode": 2,
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_info": {"exchange": "", "routing_key": queue},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    "args", [(), (1,), (True, None, 2.5), (10**50,), (1,) * 7, (10**30, 10**30), ("text",), ("amqp://u:secret@h//",)]
+)
+def test_the_short_way_to_show_arguments_shows_what_the_long_way_does(args: tuple[Any, ...]) -> None:
+    shown = encode_task(TaskMessage("t1", "noop", args, queue="q")).headers["argsrepr"]
+    assert shown == ShortRepr(text=60, items=6).repr(args)
