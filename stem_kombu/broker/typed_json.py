@@ -9,15 +9,23 @@ from __future__ import annotations
 import json
 from typing import Any
 
-#: The name that a typed value has, and how its letters could be written instead: as escapes of ASCII.
-_MARKS = ("__type__", "\\u005", "\\u006", "\\u007")
-_BYTES = tuple(mark.encode() for mark in _MARKS)
+_NAME = "__type__"
+#: How its letters could be written instead: as escapes of ASCII.
+_ESCAPES = ("\\u005", "\\u006", "\\u007")
+_NAME_BYTES, _ESCAPES_BYTES = _NAME.encode(), tuple(escape.encode() for escape in _ESCAPES)
 
 
 def load_typed(text: bytes | str) -> Any:
     """What :func:`kombu.utils.json.loads` makes of the text, and raises for it."""
-    if any(mark in text for mark in _MARKS) if isinstance(text, str) else any(mark in text for mark in _BYTES):
+    if _may_be_typed(text):
         from kombu.utils.json import loads
 
         return loads(text)
     return json.loads(text if isinstance(text, str) else text.decode())
+
+
+def _may_be_typed(text: bytes | str) -> bool:
+    # First for one sign, which takes a twentieth of the time of a search for several, and large texts often lack.
+    if isinstance(text, str):
+        return ("_" in text and _NAME in text) or ("\\" in text and any(escape in text for escape in _ESCAPES))
+    return (b"_" in text and _NAME_BYTES in text) or (b"\\" in text and any(e in text for e in _ESCAPES_BYTES))
