@@ -110,7 +110,7 @@ def put(sql: sqlite3.Connection, exchange: str, routing_key: str, envelope: Enve
     return len(targets)
 
 
-_READY = "queue_id = ?1 AND owner_id IS NULL AND due IS NULL AND (expires_at IS NULL OR expires_at > ?2)"
+_READY = "queue_id = ? AND owner_id IS NULL AND due IS NULL AND (expires_at IS NULL OR expires_at > ?)"
 
 
 def any_ready(sql: sqlite3.Connection, queue_id: int, now: float) -> bool:
@@ -123,10 +123,10 @@ def any_ready(sql: sqlite3.Connection, queue_id: int, now: float) -> bool:
 def lease(sql: sqlite3.Connection, queue_id: int, owner_id: int, limit: int, now: float) -> list[Delivery]:
     """At most ``limit`` ready messages, now this owner's: highest priority first, then first in, first out."""
     rows = sql.execute(
-        "UPDATE stem_broker_message SET owner_id = ?3, lease_until = NULL, tries = tries + 1 WHERE id IN"
-        f" (SELECT id FROM stem_broker_message WHERE {_READY} ORDER BY rank, id LIMIT ?4)"
+        "UPDATE stem_broker_message SET owner_id = ?, lease_until = NULL, tries = tries + 1 WHERE id IN"
+        f" (SELECT id FROM stem_broker_message WHERE {_READY} ORDER BY rank, id LIMIT ?)"
         " RETURNING rank, id, tries, envelope, body",
-        (queue_id, now, owner_id, limit),
+        (owner_id, queue_id, now, limit),
     ).fetchall()
     rows.sort(key=lambda row: (row[0], row[1]))  # RETURNING promises no order
     return [Delivery._make(row) for row in rows]
@@ -169,9 +169,9 @@ def extend(sql: sqlite3.Connection, message_id: int, tries: int, owner_id: int, 
     A lease that ran out is taken again as long as nobody else has; ``False`` when somebody has, or the message is gone.
     """
     done = sql.execute(
-        "UPDATE stem_broker_message SET owner_id = ?3, lease_until = max(coalesce(lease_until, 0), ?4)"
-        " WHERE id = ?1 AND tries = ?2",
-        (message_id, tries, owner_id, until),
+        "UPDATE stem_broker_message SET owner_id = ?, lease_until = max(coalesce(lease_until, 0), ?)"
+        " WHERE id = ? AND tries = ?",
+        (owner_id, until, message_id, tries),
     )
     return done.rowcount == 1
 

@@ -189,10 +189,10 @@ def state_of(sql: sqlite3.Connection, queue_id: int, now: float) -> QueueState:
     """Ready messages (not leased, due, not expired) and consumers of the queue."""
     # Two counts, because one partial index holds what is ready and another what was scheduled and has just come due.
     (ready,) = sql.execute(
-        "SELECT (SELECT count(*) FROM stem_broker_message WHERE queue_id = ?1 AND owner_id IS NULL AND due IS NULL"
-        " AND (expires_at IS NULL OR expires_at > ?2)) + (SELECT count(*) FROM stem_broker_message WHERE queue_id = ?1"
-        " AND owner_id IS NULL AND due IS NOT NULL AND due <= ?2 AND (expires_at IS NULL OR expires_at > ?2))",
-        (queue_id, now),
+        "SELECT (SELECT count(*) FROM stem_broker_message WHERE queue_id = ? AND owner_id IS NULL AND due IS NULL"
+        " AND (expires_at IS NULL OR expires_at > ?)) + (SELECT count(*) FROM stem_broker_message WHERE queue_id = ?"
+        " AND owner_id IS NULL AND due IS NOT NULL AND due <= ? AND (expires_at IS NULL OR expires_at > ?))",
+        (queue_id, now, queue_id, now, now),
     ).fetchone()
     (consumers,) = sql.execute("SELECT count(*) FROM stem_broker_consumer WHERE queue_id = ?", (queue_id,)).fetchone()
     return QueueState(queue_id, int(ready), int(consumers))
@@ -275,9 +275,9 @@ def bindings(sql: sqlite3.Connection) -> list[tuple[str, str, str]]:
 def _delete_unbound(sql: sqlite3.Connection, exchanges: Iterable[str]) -> None:
     for exchange in exchanges:
         sql.execute(
-            "DELETE FROM stem_broker_exchange WHERE name = ?1 AND auto_delete"
-            " AND NOT EXISTS (SELECT 1 FROM stem_broker_binding WHERE exchange = ?1)",
-            (exchange,),
+            "DELETE FROM stem_broker_exchange WHERE name = ? AND auto_delete"
+            " AND NOT EXISTS (SELECT 1 FROM stem_broker_binding WHERE exchange = ?)",
+            (exchange, exchange),
         )
 
 
@@ -286,11 +286,11 @@ def routes(sql: sqlite3.Connection, exchange: str, routing_key: str) -> list[tup
     if not exchange:
         return sql.execute("SELECT id, message_ttl FROM stem_broker_queue WHERE name = ?", (routing_key,)).fetchall()
     kind = require_exchange(sql, exchange, "Channel.basic_publish")
-    condition, key = {"direct": (" AND b.routing_key = ?2", routing_key)}.get(kind, ("", None))
+    condition, key = {"direct": (" AND b.routing_key = ?", routing_key)}.get(kind, ("", None))
     rows = sql.execute(
         "SELECT q.id, q.message_ttl, b.routing_key FROM stem_broker_binding b"
         " JOIN stem_broker_queue q ON q.id = b.queue_id"
-        f" WHERE b.exchange = ?1{condition}",
+        f" WHERE b.exchange = ?{condition}",
         (exchange,) if key is None else (exchange, key),
     ).fetchall()
     if kind == "topic":
@@ -326,8 +326,8 @@ def remove_consumers(
     """Take away the owner's consumers (of that channel, of that tag); an auto-delete queue goes with its last one."""
     rows = sql.execute(
         "DELETE FROM stem_broker_consumer"
-        " WHERE owner_id = ?1 AND (?2 IS NULL OR channel = ?2) AND (?3 IS NULL OR tag = ?3) RETURNING queue_id",
-        (owner_id, channel, tag),
+        " WHERE owner_id = ? AND (? IS NULL OR channel = ?) AND (? IS NULL OR tag = ?) RETURNING queue_id",
+        (owner_id, channel, channel, tag, tag),
     ).fetchall()
     for queue_id in {row[0] for row in rows}:
         if sql.execute("SELECT 1 FROM stem_broker_consumer WHERE queue_id = ? LIMIT 1", (queue_id,)).fetchone():
