@@ -156,7 +156,10 @@ class ConfirmingLine(Line):
         while waiting:
             self._published += 1
             self._unconfirmed[self._published] = parcel = waiting.popleft()
+            sent = len(self._unconfirmed)
             self._put(parcel, mandatory=True, timeout=max(0.1, patience.left()))
+            # py-amqp looks for news before it publishes, and so may have heard of some already.
+            patience.taken(sent - len(self._unconfirmed))
             if len(self._unconfirmed) >= CHUNK:
                 self._hear(CHUNK // 2, patience)
         self._hear(0, patience)
