@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from stem_kombu.control import admission, census, client, lookout, question
 from stem_kombu.control.messages import Command, Reply, Revoke
+from stem_kombu.errors import StoreUnavailable
 from stem_kombu.execution import pool, router
 from stem_kombu.execution.base import Stop
 from stem_kombu.execution.frames import Halt
@@ -106,6 +108,25 @@ def start_unread(original: Any) -> Any:
     return start
 
 
+def revision_last(original: Any) -> Any:
+    """What commits between the two reads is passed over for good."""
+
+    def sync(self: hydration.Hydration) -> bool:
+        if not self._loaded:
+            with self._sync_lock:
+                try:
+                    self._keep_house(self._clock.monotonic())
+                    self._take(self._store.load(self._namespace), advance=False)
+                    self._cache.advance(self._store.revision(self._namespace))
+                    self._loaded = True
+                except StoreUnavailable as error:
+                    self._failed(error)
+                    return False
+        return bool(original(self))
+
+    return sync
+
+
 def forget_terminate(original: Any) -> Any:
     def merge(held: Any, draft: RevocationDraft, **facts: Any) -> Revocation:
         return replace(original(held, draft, **facts), terminate=draft.terminate)
@@ -173,6 +194,25 @@ def acknowledge_first(original: Any) -> Any:
         original(self, delivery, replace(settled, then=Then.LEAVE))
 
     return settle
+
+
+def publish_last(original: Any) -> Any:
+    """The next attempt is published when this one is recorded and acknowledged."""
+
+    def carry_out(self: recorder.Recorder, taken: Sequence[Any]) -> None:
+        held = [entry.settlement for entry in taken]
+        original(
+            self,
+            [
+                entry if settled is None else replace(entry, settlement=replace(settled, retry=None))
+                for entry, settled in zip(taken, held, strict=True)
+            ],
+        )
+        for settled in held:
+            if settled is not None and settled.retry is not None:
+                self._insist(partial(self._send, settled.retry), "publish the next attempt")
+
+    return carry_out
 
 
 # -- control --------------------------------------------------------------------------------------------------------------
@@ -258,6 +298,9 @@ MUTANTS: dict[str, Mutant] = {
         ("G2",), ((steering.Steering, "apply", cursor_by_broadcast),), "targets", seed=598
     ),
     "store read once": Mutant(("G2",), ((hydration.Hydration, "sync", read_once),), "targets", seed=40),
+    "revision taken after the rows": Mutant(
+        ("G2",), ((hydration.Hydration, "sync", revision_last),), "starts", seed=29
+    ),
     "work before the store is read": Mutant(("G2",), ((hydration.Hydration, "start", start_unread),), seed=15),
     "nobody looks before a start": Mutant(
         ("G2", "G3"),
@@ -291,6 +334,12 @@ MUTANTS: dict[str, Mutant] = {
         ("G9", "G18"), ((steering, "settle", released_is(Then.ACKNOWLEDGE)),), seed=1258
     ),
     "acknowledge before record": Mutant(("G9", "G18"), ((recorder.Recorder, "settle", acknowledge_first),)),
+    "acknowledge before the retry is published": Mutant(
+        ("G18",), ((recorder.Recorder, "_carry_out", publish_last),), "kills", seed=51
+    ),
+    "endings are not looked up": Mutant(
+        ("G3", "G19"), ((intake.Intake, "_was_recorded", always(False)),), "kills", seed=876
+    ),
     "command carried out twice": Mutant(("G14",), ((admission.Admission, "judge", obey_again),)),
     "stale command obeyed": Mutant(("G14",), ((admission.Admission, "time_left", always(60.0)),), "suspensions"),
     "command judged by the worker's clock": Mutant(

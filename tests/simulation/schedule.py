@@ -89,7 +89,7 @@ class Schedule:
         if theme == "mixed":
             kind = 0.25 + kind * 0.15
         self.kinds = "isolate" if kind < 0.25 else "mixed" if kind < 0.4 else "inline"
-        many = draw() + (0.5 if theme in ("targets", "etas", "suspensions", "holds") else 0.0)
+        many = draw() + (0.5 if theme in ("targets", "etas", "suspensions", "holds", "starts") else 0.0)
         count = 1 if many < 0.6 else 2 if many < 1.4 else 3
         self.nodes = [
             WorkerNode(name, self.kinds, concurrency=1 if draw() < 0.7 else 2, prefetch=1 if draw() < 0.6 else 3)
@@ -101,6 +101,8 @@ class Schedule:
             world.net.double = draw() * 0.5
         if draw() < 0.4:
             world.net.lag = draw() * 0.4
+        if theme == "starts":
+            world.net.slow["store"] = 0.1 + draw() * 0.3  # it is far away, which is no fault and excuses nothing
         for node in self.nodes:
             KERNEL.at(draw() ** 2, node.start)
         tasks = 1 + int(draw() * 3)
@@ -144,7 +146,7 @@ class Schedule:
         steps = int(draw() * 5)
         pause = draw() ** 2 * 1.2
         ending = "succeeds" if (chance := draw()) < 0.6 else "fails" if chance < 0.8 else "retries"
-        delay = draw() ** 2 * (6.0 if self.theme in ("targets", "expiries") else 2.5)
+        delay = draw() ** 2 * (6.0 if self.theme in ("targets", "expiries", "starts") else 2.5)
         held = draw() * 2.5 if draw() < (0.8 if self.theme in ("etas", "holds") else 0.15) else None
         copies = 2 if draw() < 0.05 else 1
 
@@ -179,7 +181,7 @@ class Schedule:
             command = "revoke" if chosen < 0.75 else "ping" if chosen < 0.9 else "inspect"
             ids = sorted({f"t{int(draw() * tasks)}" for _ in range(1 + int(draw() * 1.5))})
             targets = None
-            if draw() < (0.6 if self.theme == "targets" else 0.1):
+            if draw() < (0.6 if self.theme in ("targets", "starts") else 0.1):
                 meant = self.nodes[int(draw() * len(self.nodes))].name
                 targets = [meant if draw() < 0.7 else f"{meant[:2]}*"]
             expires = 0.3 + draw() * 3.0 if draw() < (0.7 if self.theme == "expiries" else 0.2) else None
@@ -373,7 +375,8 @@ class Schedule:
         for what in list(net.down):
             self._up(what)
         for what in list(net.slow):
-            self._quick(what)
+            if self.theme != "starts" or what != "store":
+                self._quick(what)
         for what, name in list(net.cut):
             net.cut.discard((what, name))
             self.world.note("healed", target=f"{what}/{name}", value="cut")
@@ -429,6 +432,7 @@ _OF_THEMES = {
         # Nothing draws these: they are for a hunt that asks for them.
         "holds": ("reset", "reset", "backend down", "backend down"),
         "rosters": ("slow", "slow", "backend down"),
+        "starts": (),
         "mixed": (),
     }.items()
 }
