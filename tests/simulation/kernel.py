@@ -87,6 +87,7 @@ class Thread:
 
     def end(self) -> None:
         self.finished = True
+        self.target, self.args = None, ()  # else it and its owner hold each other until somebody looks for garbage
         try:
             self.process.threads.remove(self)
         except ValueError:
@@ -154,11 +155,11 @@ class Kernel:
         """Wait until somebody wakes this thread; ``False`` when the time was up first."""
         me = self.current
         assert me is not None
-        me.wait_no += 1
+        me.wait_no = number = me.wait_no + 1
         me.waiting, me.woken = True, False
         if timeout is not None:
-            self.sequence += 1
-            heappush(self.timers, (self.now + (timeout if timeout > 0.0 else 0.0), self.sequence, me, me.wait_no))
+            self.sequence = sequence = self.sequence + 1
+            heappush(self.timers, (self.now + timeout if timeout > 0.0 else self.now, sequence, me, number))
         self.dispatch(me)
         return me.woken
 
@@ -242,11 +243,12 @@ class Kernel:
                     return
                 return
             if ready:
-                place = int(self.draw() * len(ready)) if len(ready) > 1 else 0
-                chosen = ready[place]
-                last = ready.pop()
-                if last is not chosen:
-                    ready[place] = last
+                chosen = last = ready.pop()
+                if ready:
+                    place = int(self.draw() * (len(ready) + 1))
+                    if place < len(ready):
+                        chosen = ready[place]
+                        ready[place] = last
             elif timers:
                 due, _, what, number = heappop(timers)
                 if due > self.horizon:
@@ -275,7 +277,11 @@ class Kernel:
             self.current = chosen
             if chosen is me:
                 return
-            self._switch_to(chosen)
+            carrier = chosen.carrier
+            if carrier is not None:
+                carrier.switch()
+            else:
+                self._begin(chosen)
             if me is None:
                 # A carrier that was idle has been given its next thread, or the hub is back in charge.
                 if getcurrent() is not self.hub:
@@ -285,17 +291,13 @@ class Kernel:
                 raise Killed
             return
 
-    def _switch_to(self, chosen: Thread) -> None:
-        carrier = chosen.carrier
-        if carrier is None:
-            here = getcurrent()
-            # The carrier that has just ended a thread may go on with the next one, without a switch.
-            carrier = self.carriers.pop() if self.carriers else Carrier()
-            carrier.thread = chosen
-            chosen.carrier = carrier
-            if carrier is here:
-                return
-        carrier.switch()
+    def _begin(self, chosen: Thread) -> None:
+        # The carrier that has just ended a thread may go on with the next one, without a switch.
+        carrier = self.carriers.pop() if self.carriers else Carrier()
+        carrier.thread = chosen
+        chosen.carrier = carrier
+        if carrier is not getcurrent():
+            carrier.switch()
 
     def run(self, horizon: float) -> None:
         """Let everybody run until there is nothing more to come, or until the time is up."""
@@ -313,7 +315,10 @@ class Kernel:
                 if carrier is None or thread.finished:
                     continue
                 while carrier.thread is thread:
-                    carrier.throw(Killed)
+                    carrier.switch()  # where it waits it sees that all is over; to throw it there costs twice as much
+            process.on_exit.clear()
+            process.threads.clear()
+            process.parked.clear()
         self.current = None
 
 
