@@ -213,7 +213,8 @@ class Agent:
 
     def _heartbeat(self) -> Heartbeat:
         now, interval = self._clock.utcnow(), self.settings.heartbeat_interval
-        return beat_of(self.identity, self.view.facts(), inbox=self.listener.inbox, interval=interval, now=now)
+        facts = self.view.facts()
+        return beat_of(self.identity, facts, facts.totals, inbox=self.listener.inbox, interval=interval, now=now)
 
     def _requests(self) -> list[Any]:
         """What this worker holds: running, waiting for a slot or an eta, and waiting for a rate limit."""

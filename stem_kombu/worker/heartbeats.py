@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from stem_kombu.backends.base import Roster
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.background import Background
 from stem_kombu.clock import Clock, from_epoch
-from stem_kombu.control.base import WorkerFacts, WorkerIdentity
+from stem_kombu.control.base import Standing, WorkerIdentity
 from stem_kombu.errors import ConfigurationError, StoreError
 
 logger = logging.getLogger(__name__)
@@ -71,10 +71,11 @@ class Heartbeats:
         A worker that was killed leaves its entry behind; when its process was on this host and is gone, its successor
         takes the id over at once instead of waiting for the entry to age.
         """
+        plain = self._plain()
         before = self._clock.now()
-        now = self._roster.view(self._plain().namespace).now
+        now = self._roster.view(plain.namespace).now
         self._note(before, now)
-        beat = self._make()
+        beat = self._signed(plain)
         holder = self._roster.claim(beat)
         if holder is not None and self._believed is not None:
             holder = self._believed(holder, now)
@@ -127,7 +128,9 @@ class Heartbeats:
         self._offset = roster_now.timestamp() - (before + self._clock.now()) / 2
 
     def _make(self) -> Heartbeat:
-        beat = self._plain()
+        return self._signed(self._plain())
+
+    def _signed(self, beat: Heartbeat) -> Heartbeat:
         return beat if self._sign is None else self._sign(beat, from_epoch(self.roster_now()))
 
     def _run(self) -> None:
@@ -154,7 +157,15 @@ class Heartbeats:
                 logger.exception("housekeeping failed")
 
 
-def beat_of(who: WorkerIdentity, facts: WorkerFacts, *, inbox: str, interval: float, now: datetime) -> Heartbeat:
+def beat_of(
+    who: WorkerIdentity,
+    standing: Standing,
+    totals: Mapping[str, int],
+    *,
+    inbox: str,
+    interval: float,
+    now: datetime,
+) -> Heartbeat:
     """What a worker says of itself."""
     return Heartbeat(
         namespace=who.namespace,
@@ -165,14 +176,14 @@ def beat_of(who: WorkerIdentity, facts: WorkerFacts, *, inbox: str, interval: fl
         hostname=who.hostname,
         pid=who.pid,
         version=who.version,
-        state=facts.state,
-        concurrency=facts.concurrency,
-        in_flight=facts.in_flight,
-        queues=tuple(facts.queues),
+        state=standing.state,
+        concurrency=standing.concurrency,
+        in_flight=standing.in_flight,
+        queues=tuple(standing.queues),
         rss_bytes=rss_bytes(),
         load_avg=load_avg(),
-        uptime=facts.uptime,
-        totals=facts.totals,
+        uptime=standing.uptime,
+        totals=totals,
         timestamp=now,
     )
 

@@ -423,8 +423,8 @@ class Worker:
         self.hydration.start(timeout=self._hydration_timeout, allow_unsynced=self._allow_unsynced)
 
     def _heartbeat(self) -> Heartbeat:
-        now = self.clock.utcnow()
-        return beat_of(self.identity, self.view.facts(), inbox=self.listener.inbox, interval=self._interval, now=now)
+        now, standing, totals = self.clock.utcnow(), self.view.standing(), self.totals.snapshot()
+        return beat_of(self.identity, standing, totals, inbox=self.listener.inbox, interval=self._interval, now=now)
 
     def _housekeeping(self) -> None:
         now = self.clock.monotonic()
