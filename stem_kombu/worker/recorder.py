@@ -182,7 +182,10 @@ class Recorder:
 
     @staticmethod
     def _left(entry: _Entry) -> _Entry:
-        return replace(entry, settlement=Settlement(None, Then.LEAVE))
+        # Given back, which says nothing of a connection that is gone. But should the message come here again meanwhile, and
+        # take this one's place, it would be held for ever: nobody else has it, unless its lease is lost.
+        then = Then.LEAVE if entry.delivery.lease_lost else Then.REQUEUE
+        return replace(entry, settlement=Settlement(None, then))
 
     def _write(self, act: Callable[[], None], what: str) -> bool:
         """Whether to go on: ``False`` only when the worker gives up because it is stopping."""
