@@ -45,7 +45,7 @@ from stem_kombu.worker.credit import Credit, Load
 from stem_kombu.worker.heartbeats import Heartbeats, beat_of
 from stem_kombu.worker.hydration import Hydration
 from stem_kombu.worker.inflight import InFlight
-from stem_kombu.worker.intake import Holds, Intake
+from stem_kombu.worker.intake import FETCHED_LATELY, Holds, Intake
 from stem_kombu.worker.leases import LeaseThread
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.running import run_until_stopped
@@ -60,7 +60,6 @@ logger = logging.getLogger(__name__)
 
 #: What runs plays no part in the allowance of a worker with one kind of task.
 _UNASKED = Load(0, 0)
-
 #: Inline handlers that run at once: threads, and coroutines on the loop.
 INLINE_SLOTS = 16
 #: Seconds within which the revoke store must have been read before work is consumed.
@@ -156,7 +155,7 @@ class Worker:
             self.totals,
             default_max_retries=settings.default_max_retries,
             reject=lambda raw: raw.reject(),
-            ensure_fresh=lambda: self.hydration.ensure_fresh(),
+            ensure_fresh=self._ensure_fresh,
             still_held=lambda generation: leasing is not None or self.consumer.still_holds(generation),
             clock=clock,
         )
@@ -198,7 +197,7 @@ class Worker:
             app.backend,
             self.intake_holds,
             self.steering,
-            ensure_fresh=self.hydration.ensure_fresh,
+            ensure_fresh=self._ensure_fresh,
             still_held=lambda raw, generation, looked: (
                 self.leases.still_holds(raw, clock.monotonic() - self.consumer.fetched_at)
                 and (leasing is not None or not looked or self.consumer.still_holds(generation))
@@ -406,9 +405,12 @@ class Worker:
 
     def _allowance(self) -> int:
         # What waits for its eta takes no slot, so it must not use up the allowance.
-        holds = self.intake_holds
         load = self.inflight.load() if self._credit.is_mixed else _UNASKED
-        return self._credit.allowance(load, self.clock.monotonic(), holds.aside) + holds.count
+        return self._credit.allowance(load, self.clock.monotonic(), self.intake_holds.aside) + self.intake_holds.count
+
+    def _ensure_fresh(self) -> bool:
+        # Whether to look at the connection too: the store may have taken its time, or nothing was read from it for a while.
+        return self.hydration.ensure_fresh() or self.clock.monotonic() - self.consumer.fetched_at > FETCHED_LATELY
 
     def _dropped(self) -> dict[str, dict[str, int]]:
         return {

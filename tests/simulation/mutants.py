@@ -361,7 +361,7 @@ MUTANTS: dict[str, Mutant] = {
         ("G19",), ((steering.Steering, "connection_lost", always(None)),), "etas", seed=104
     ),
     "a lost connection's holds are left late": Mutant(
-        ("G18", "G19", TROUBLE), ((steering.Steering, "connection_lost", adopt_the_left),), "holds", seed=24
+        ("G18", "G19", TROUBLE), ((steering.Steering, "connection_lost", adopt_the_left),), "holds", seed=226
     ),
     "two messages take one place": Mutant(
         ("G18", TROUBLE), ((inflight.InFlight, "same_attempt", adopt_the_first),), seed=135

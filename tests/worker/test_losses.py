@@ -22,6 +22,8 @@ from stem_kombu.settings import Settings
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.testing.gates import Gate
 from stem_kombu.testing.proxy import TcpProxy
+from stem_kombu.worker.inflight import Delivery
+from stem_kombu.worker.settlement import Then
 from stem_kombu.worker.worker import Worker
 from tests.servers.redis import RedisServer
 from tests.waiting import consistently, eventually
@@ -260,6 +262,73 @@ def test_g9_a_second_message_of_a_run_that_was_revoked_ends_as_the_run_does(
     eventually(lambda: nothing_is_left(control), 30)
     totals = worker.totals.snapshot()
     assert (totals["started"], totals["succeeded"], totals["cancelled"]) == (1, 1, 0)
+
+
+@on_amqp
+def test_g19_what_waits_to_be_taken_in_while_its_connection_is_lost_runs_once(
+    app: Stem,
+    broker_url: str,
+    make_worker: WorkerMaker,
+    proxy_for: Callable[[str, int], TcpProxy],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Found by the simulation: it was fetched together with one whose look at the backend took its time."""
+    proxy, relayed = relayed_by(proxy_for, broker_url)
+    first = make_worker("first", connection=open_connection(relayed))
+    receive, fetched, go_on = first.consumer._receive, threading.Event(), threading.Event()
+
+    def receive_late(raw: Any, generation: int) -> None:
+        fetched.set()
+        assert go_on.wait(60)
+        receive(raw, generation)
+
+    monkeypatch.setattr(first.consumer, "_receive", receive_late)
+    result = app.send_task("inline.add", [1])
+    assert fetched.wait(30)
+    make_worker("second")
+    proxy.stop()
+    assert result.get(timeout=60) == 1
+    eventually(lambda: first.clock.monotonic() - first.consumer.fetched_at > 0.1)
+    go_on.set()
+    eventually(lambda: first.consumer.trouble is not None, 30)  # it has been through with what it had fetched
+    assert first.totals.snapshot()["started"] == 0
+
+
+@on_amqp
+def test_g18_what_is_let_go_of_with_its_connection_and_comes_again_at_that_moment_is_not_kept_for_good(
+    app: Stem,
+    broker_url: str,
+    make_worker: WorkerMaker,
+    proxy_for: Callable[[str, int], TcpProxy],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Found by the simulation: it took its own place over the new connection, and nobody ever told the broker about it."""
+    proxy, relayed = relayed_by(proxy_for, broker_url)
+    held_up = HeldUpStore(app.open_revoke_store())
+    with monkeypatch.context() as patch:
+        patch.setattr(app, "open_revoke_store", lambda: held_up)
+        worker = make_worker(connection=open_connection(relayed))
+    finish, let_go = worker.consumer.finish, []
+
+    def finish_when_it_came_again(delivery: Delivery, then: Then) -> None:
+        if not let_go:
+            let_go.append(then)
+            proxy.start()
+            eventually(lambda: delivery.generation > 1, 60)
+        finish(delivery, then)
+
+    monkeypatch.setattr(worker.recorder, "_finish", finish_when_it_came_again)
+    result = app.send_task("inline.add", [1], countdown=2.5)
+    eventually(lambda: worker.intake_holds.count == 1)
+    held_up.answers.clear()
+    eventually(lambda: (worker.hydration.synced_ago or 0) > 1.0)
+    eventually(lambda: worker.intake_holds.count == 0)  # but not started
+    proxy.stop()
+    eventually(lambda: worker.consumer.trouble is not None, 30)
+    held_up.answers.set()
+    assert result.get(timeout=60) == 1
+    assert len(let_go) == 1
+    eventually(lambda: len(worker.inflight) == 0)
 
 
 @on_amqp
