@@ -125,6 +125,16 @@ def name_of(worker: str) -> str:
     return worker.partition("#")[0]
 
 
+def could_not_be_told(story: Story, facts: dict[str, list[Event]], cancelled: Event, started: Event) -> bool:
+    """Whether a worker could start the task although it is recorded as cancelled: the backend could not tell it, or the id
+    was sent more than once and no revocation of it counts any more. One is honoured until it expires or is undone (G3), and
+    who sends the id again after that, or has sent a message that nobody was given before, may mean it."""
+    if story.disturbed(("backend", f"backend/{started.by}"), cancelled, started):
+        return True
+    stored = facts.get("stored", NONE)
+    return len(facts.get("enqueued", NONE)) > 1 and bool(stored) and not any(story.live(s, started) for s in stored)
+
+
 def sides(who: str, *servers: str) -> tuple[str, ...]:
     """What a fault may befall that comes between somebody and those servers: itself, the servers, its links to them."""
     names = (who, name_of(who))

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from tests.faults.history import Event
-from tests.faults.story import NONE, NOTHING, Story, Violation, seen_at, sides, stored_of, violation
+from tests.faults.story import NONE, NOTHING, Story, Violation, could_not_be_told, seen_at, sides, stored_of, violation
 
 
 def g1_durable_then_visible(story: Story) -> Iterator[Violation]:
@@ -38,9 +38,7 @@ def g2_g3_what_is_revoked_does_not_run(story: Story) -> Iterator[Violation]:
             for cancelled in facts.get("recorded", NONE):
                 again = cancelled.attempt >= started.attempt  # else it was tried again: G9
                 if again and cancelled.state == "cancelled" and cancelled.version is not None:
-                    if story.disturbed(("backend", f"backend/{worker}"), cancelled, started):
-                        continue  # it could not be told
-                    if _may_be_another_message(story, facts, started):
+                    if could_not_be_told(story, facts, cancelled, started):
                         continue
                     if story.apart(cancelled, started) > story.paused(worker, started, bounds.start_slack):
                         yield violation("G3", "it ran after it was recorded as cancelled", cancelled, started)
@@ -71,13 +69,6 @@ def g2_g3_what_is_revoked_does_not_run(story: Story) -> Iterator[Violation]:
                 elif lead > bounds.freshness and not story.disturbed(sides(worker, "store"), stored, started):
                     what = f"a worker did not know of a revoke {lead:.1f} s later"
                     yield violation("G2", what, stored, started)
-
-
-def _may_be_another_message(story: Story, facts: dict[str, list[Event]], started: Event) -> bool:
-    """Whether the id was sent more than once and no revocation of it counts any more: it is honoured until it expires or
-    is undone (G3), and who sends the id again after that, or has sent a message that nobody was given before, may mean it."""
-    stored = facts.get("stored", NONE)
-    return len(facts.get("enqueued", NONE)) > 1 and bool(stored) and not any(story.live(s, started) for s in stored)
 
 
 def g4_the_store_orders(story: Story) -> Iterator[Violation]:
