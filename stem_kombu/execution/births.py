@@ -17,6 +17,7 @@ import billiard
 from stem_kombu.clock import Clock
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.execution import child
+from stem_kombu.execution.ahead import Ahead
 from stem_kombu.execution.member import Member
 from stem_kombu.execution.tracker import no_tracker_begun
 
@@ -30,16 +31,17 @@ _DEATHS_AT_START = 3
 
 
 class Births:
-    """``target`` is ``module:attribute`` of the application.
+    """``target`` is ``module:attribute`` of the application. A child larger than ``max_rss`` bytes begins nothing ahead.
 
     Raises :class:`~stem_kombu.errors.ConfigurationError` for a start method that there is none of.
     """
 
-    def __init__(self, target: str, start_method: str, clock: Clock) -> None:
+    def __init__(self, target: str, start_method: str, clock: Clock, *, max_rss: int | None = None) -> None:
         if start_method not in START_METHODS:
             raise ConfigurationError(
                 f"start method {start_method!r} is unknown", hint=f"one of {', '.join(START_METHODS)}"
             )
+        self._args = target, max_rss
         self._target = target
         self._start_method = start_method
         self._clock = clock
@@ -61,14 +63,14 @@ class Births:
         """A new child in the slot. ``foreign`` are descriptors that a forked child must close."""
         method = self._method
         try:
-            return _spawned(slot, self._target, self._context, method, foreign, self._clock)
+            return _spawned(slot, self._args, self._context, method, foreign, self._clock)
         except (ConnectionError, FileNotFoundError) as error:
             if method != "forkserver":
                 raise
             # billiard's forkserver ends when a fork fails, and it starts no other one: without it there is still spawn.
             logger.warning("the process that forks children is gone, they are spawned from now on: %s", error)
             self._method, self._context = "spawn", billiard.get_context("spawn")
-            return _spawned(slot, self._target, self._context, self._method, foreign, self._clock)
+            return _spawned(slot, self._args, self._context, self._method, foreign, self._clock)
 
     def succeeded(self) -> None:
         """A child has loaded the application."""
@@ -111,11 +113,21 @@ class Births:
         return float(min(0.1 * 2.0 ** min(self._deaths, 10), 30.0))
 
 
-def _spawned(slot: int, target: str, context: Any, start_method: str, foreign: Sequence[int], clock: Clock) -> Member:
+def _spawned(
+    slot: int, args: tuple[str, int | None], context: Any, start_method: str, foreign: Sequence[int], clock: Clock
+) -> Member:
     """A new child in the slot. ``foreign`` are descriptors that a forked child must close."""
-    ours, theirs = billiard.Pipe(duplex=True)
-    inherited = (*foreign, ours.fileno()) if start_method == "fork" else ()
-    process = context.Process(target=child.main, args=(theirs, target, inherited), name=f"stem-child-{slot}")
+    target, max_rss = args
+    ahead = Ahead(clock)
+    try:
+        (ours, theirs), taken = billiard.Pipe(duplex=True), ahead.childs_end()
+    except BaseException:
+        ahead.close()
+        raise
+    inherited = (*foreign, ours.fileno(), *ahead.descriptors) if start_method == "fork" else ()
+    process = context.Process(
+        target=child.main, args=(theirs, taken, target, max_rss, inherited), name=f"stem-child-{slot}"
+    )
     process.daemon = True
     try:
         hidden = _main_module_hidden() if target.partition(":")[0] != "__main__" else nullcontext()
@@ -123,11 +135,13 @@ def _spawned(slot: int, target: str, context: Any, start_method: str, foreign: S
             process.start()
     except BaseException:
         ours.close()
+        ahead.close()
         raise
     finally:
         # Kept open here, it would hide the child's death from us.
         theirs.close()
-    return Member(slot, process, ours, clock)
+        taken.close()
+    return Member(slot, process, ours, ahead, clock)
 
 
 class _Hidden(ModuleType):

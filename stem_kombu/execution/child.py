@@ -1,4 +1,4 @@
-"""A child process: it loads the application, runs one handler after the other, and speaks to nothing but its pipe.
+"""A child process: it loads the application, runs one handler after the other, and speaks to nothing but its worker.
 
 A checkpoint looks at the pipe itself (no thread that would have to wait for the interpreter's lock first), at most once
 in a millisecond, so that it may stand in the innermost loop.
@@ -9,22 +9,21 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import select
 import signal
 import sys
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from stem_kombu.clock import SYSTEM, monotonic
+from stem_kombu.clock import monotonic
 from stem_kombu.context import TaskContext
 from stem_kombu.errors import TaskNotRegistered
+from stem_kombu.execution.ahead import Claims
 from stem_kombu.execution.base import Stop
+from stem_kombu.execution.child_pipe import ChildPipe
 from stem_kombu.execution.frames import (
     ExtendLease,
     Finished,
-    FrameReader,
     Halt,
     Ready,
     Report,
@@ -32,7 +31,6 @@ from stem_kombu.execution.frames import (
     Run,
     Started,
     Unfit,
-    encode,
 )
 from stem_kombu.execution.handlers import call, call_async, failure, refusal
 from stem_kombu.execution.stops import PendingStop
@@ -47,12 +45,12 @@ GATE = 0.001
 REPORT_GATE = 0.1
 #: Bytes of progress data as JSON.
 PROGRESS_LIMIT = 16_384
-#: Seconds a handler may go on after its worker has died, to reach a checkpoint and clean up.
-ORPHAN_GRACE = 2.0
 
 
-def main(pipe: Any, target: str, foreign: Sequence[int] = ()) -> None:
-    """The child's whole life. ``pipe`` is its end of the duplex pipe; ``target`` is ``module:attribute`` of the application.
+def main(pipe: Any, ahead: Any, target: str, max_rss: int | None = None, foreign: Sequence[int] = ()) -> None:
+    """The child's whole life. ``pipe`` is its end of the duplex pipe, ``ahead`` that of what it may begin by itself;
+    ``target`` is ``module:attribute`` of the application. Once it is larger than ``max_rss`` bytes it begins nothing by
+    itself, for its worker is about to replace it.
 
     ``foreign`` are descriptors inherited from the worker by ``fork``: kept open, they would hide the worker's death from
     its other children, and its end of their pipes.
@@ -66,7 +64,7 @@ def main(pipe: Any, target: str, foreign: Sequence[int] = ()) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     forget_stand_in()
-    end = ChildPipe(pipe.fileno())
+    end = ChildPipe(pipe.fileno(), Claims(ahead))
     end.watch_over()
     try:
         registry = load_registry(target)
@@ -78,7 +76,10 @@ def main(pipe: Any, target: str, foreign: Sequence[int] = ()) -> None:
         if isinstance(order, Retire):
             return
         if isinstance(order, Run):
-            end.send(Finished(order.token, run(order, registry, end), rss_bytes()))
+            outcome, rss = run(order, registry, end), rss_bytes()
+            if max_rss is not None and rss is not None and rss >= max_rss:
+                end.claims = None
+            end.send_soon(Finished(order.token, outcome, rss))
         # A Halt here came too late for its job, which has just ended.
     # The worker is dead, and with it whoever would take our exit status: billiard would print a traceback about that.
     sys.stdout.flush()
@@ -144,70 +145,6 @@ async def _run_async(task: Task, message: TaskMessage, context: TaskContext, sig
         return await job
     finally:
         loop.remove_reader(signals.descriptor)
-
-
-class ChildPipe:
-    """The child's end: whole frames, blocking both ways. Used by the handler's thread only, but for :meth:`send`."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-        self._reader = FrameReader()
-        self._orders: list[Any] = []
-        self._sending = threading.Lock()
-        self._poll = select.poll()
-        self._poll.register(descriptor, select.POLLIN)
-        self.orphaned = False
-
-    def send(self, frame: object) -> None:
-        """Write the frame; when the worker is gone there is nobody left to tell."""
-        data = memoryview(encode(frame))
-        with self._sending:
-            try:
-                while data:
-                    data = data[os.write(self.descriptor, data) :]
-            except (BrokenPipeError, ConnectionResetError):
-                self.orphaned = True
-
-    def next_order(self) -> Any | None:
-        """Wait for the next frame; ``None`` when the worker is gone."""
-        while not self._orders:
-            if self.orphaned or not self._read():
-                return None
-        return self._orders.pop(0)
-
-    def orders_now(self) -> list[Any]:
-        """Frames that have arrived, without waiting for more."""
-        while not self.orphaned and self._poll.poll(0):
-            self._read()
-        orders, self._orders = self._orders, []
-        return orders
-
-    def has_news(self) -> Callable[[int], list[tuple[int, int]]]:
-        """The bare system call of a checkpoint."""
-        return self._poll.poll
-
-    def watch_over(self) -> None:
-        """Exit soon after the worker has died, even in a handler without checkpoints: its task runs elsewhere by then."""
-        threading.Thread(target=self._lifeline, name="stem-lifeline", daemon=True).start()
-
-    def _lifeline(self) -> None:
-        hangup = select.poll()
-        hangup.register(self.descriptor, 0)  # nothing but the hang-up, which needs no asking for
-        hangup.poll()
-        self.orphaned = True
-        SYSTEM.sleep(ORPHAN_GRACE)
-        os._exit(1)
-
-    def _read(self) -> bool:
-        try:
-            data = os.read(self.descriptor, 262_144)
-        except ConnectionResetError:
-            data = b""
-        if not data:
-            self.orphaned = True
-            return False
-        self._orders.extend(self._reader.feed(data))
-        return True
 
 
 class ChildSignals:

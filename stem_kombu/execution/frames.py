@@ -25,10 +25,12 @@ from stem_kombu.task import CeleryOrigin, TaskMessage
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Call the handler of the message's task."""
+    """Call the handler of the message's task, if it is not later than ``good_until`` (monotonic seconds, the same for all
+    processes of a machine)."""
 
     token: int
     message: TaskMessage
+    good_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,13 @@ class Unfit:
 @dataclass(frozen=True, slots=True)
 class Started:
     """The handler is about to be called."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """The job was found too late to begin it as it is: it is the worker's again."""
 
     token: int
 
@@ -115,6 +124,7 @@ CHILD_TRANSITIONS: dict[tuple[ChildState, type], ChildState] = {
     (ChildState.STARTING, Retire): ChildState.RETIRING,
     (ChildState.IDLE, Run): ChildState.HANDED,
     (ChildState.IDLE, Retire): ChildState.RETIRING,
+    (ChildState.IDLE, Declined): ChildState.IDLE,
     (ChildState.IDLE, Halt): ChildState.IDLE,  # lost the race: the job had just finished
     (ChildState.HANDED, Started): ChildState.RUNNING,
     (ChildState.HANDED, Halt): ChildState.HANDED,  # waits in the pipe for the first checkpoint
@@ -151,7 +161,7 @@ LONGEST = 1 << 30
 
 #: The fields of each frame that its receiver looks at, and of what types they may be.
 _FIELDS: dict[type, tuple[tuple[str, tuple[type, ...]], ...]] = {
-    Run: (("token", (int,)), ("message", (TaskMessage,))),
+    Run: (("token", (int,)), ("message", (TaskMessage,)), ("good_until", (float, int, type(None)))),
     Halt: (("token", (int,)), ("why", (Stop,)), ("revocation", (Revocation, type(None)))),
     Retire: (),
     Ready: (("pid", (int,)),),
@@ -160,6 +170,7 @@ _FIELDS: dict[type, tuple[tuple[str, tuple[type, ...]], ...]] = {
     Report: (("token", (int,)), ("fraction", (float, int, type(None))), ("data", (dict, type(None)))),
     ExtendLease: (("token", (int,)), ("seconds", (float, int))),
     Finished: (("token", (int,)), ("outcome", (Outcome,)), ("rss_bytes", (int, type(None)))),
+    Declined: (("token", (int,)),),
 }
 #: What stands in frames, of which a pickle that was cut or scribbled on can make objects without their attributes.
 _PARTS: dict[type, tuple[str, ...]] = {
@@ -180,13 +191,18 @@ def _check(frame: object) -> None:
 
 
 def encode(frame: object) -> bytes:
-    """The frame with its length in front."""
-    kind = type(frame)
-    body = pickle.dumps((_CODES[kind], *_PARTED[kind](frame)), protocol=pickle.HIGHEST_PROTOCOL)
+    """The frame with its length in front, for a pipe."""
+    body = encode_alone(frame)
     return _LENGTH.pack(len(body)) + body
 
 
-def _decoded(body: bytes) -> Any:
+def encode_alone(frame: object) -> bytes:
+    """The frame for a channel that keeps messages apart."""
+    kind = type(frame)
+    return pickle.dumps((_CODES[kind], *_PARTED[kind](frame)), protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def decode_alone(body: bytes) -> Any:
     """The frame of these bytes; whatever can go wrong with bytes that are none is raised as it comes."""
     code, *parts = pickle.loads(body)  # noqa: S301 - our own child, on a pipe that nobody else can reach
     frame = _MADE[code](*parts)
@@ -216,16 +232,16 @@ def _run_parts(run: Run) -> tuple[Any, ...]:
             message[at] = message[at].isoformat()
     if message[_CELERY] is not None:
         message[_CELERY] = _ORIGIN(message[_CELERY])
-    return run.token, message
+    return run.token, message, run.good_until
 
 
-def _run_of(token: int, message: list[Any]) -> Run:
+def _run_of(token: int, message: list[Any], good_until: float | None = None) -> Run:
     for at in _TIMES:
         if message[at] is not None:
             message[at] = datetime.fromisoformat(message[at])
     if message[_CELERY] is not None:
         message[_CELERY] = CeleryOrigin(*message[_CELERY])
-    return Run(token, TaskMessage(*message))
+    return Run(token, TaskMessage(*message), good_until)
 
 
 def _finished_parts(finished: Finished) -> tuple[Any, ...]:
@@ -269,7 +285,7 @@ class FrameReader:
             body = bytes(memoryview(self._buffer)[_LENGTH.size : end])
             del self._buffer[:end]
             try:
-                frame = _decoded(body)
+                frame = decode_alone(body)
             except Exception as error:
                 # Unpickling may raise anything; whatever it is, the peer doesn't speak our language.
                 raise ProtocolFault(f"a frame that can't be read: {error!r}"[:500]) from error

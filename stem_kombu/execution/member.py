@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from stem_kombu.clock import Clock
-from stem_kombu.execution.base import Job, SlotView
-from stem_kombu.execution.frames import ChildState, Finished, FrameReader, encode, transition
-from stem_kombu.outcome import Outcome
+from stem_kombu.execution.ahead import MOST, MOST_WORK, Ahead
+from stem_kombu.execution.base import Job, SlotView, Stop
+from stem_kombu.execution.frames import ChildState, Finished, FrameReader, Halt, Run, Started, encode, transition
+from stem_kombu.outcome import Ending, Outcome, TaskError
 
 _SHOWN = {
     ChildState.STARTING: "starting",
@@ -32,7 +33,7 @@ _READ = 262_144
 class Member:
     """A child in a slot. Used under the pool's lock only."""
 
-    def __init__(self, slot: int, process: Any, pipe: Any, clock: Clock) -> None:
+    def __init__(self, slot: int, process: Any, pipe: Any, ahead: Ahead, clock: Clock) -> None:
         self.slot = slot
         self.process = process
         self.pid: int = process.pid
@@ -47,6 +48,10 @@ class Member:
         #: What its job ends as once a kill of ours has taken effect.
         self.verdict: Outcome | None = None
         self.unfit: str | None = None
+        self.ahead = ahead
+        #: Seconds that its tasks take, as the last ones did; ``None`` where nobody can tell.
+        self._pace: float | None = None
+        self._started_at = 0.0
         self.descriptor: int = pipe.fileno()
         self.sentinel: int = process.sentinel
         self._pipe = pipe
@@ -62,6 +67,49 @@ class Member:
     @property
     def wants_to_write(self) -> bool:
         return bool(self._unsent)
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What a forked child of another slot must close."""
+        return self.descriptor, *self.ahead.descriptors
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it waits for a job."""
+        return self.state is ChildState.IDLE and not self.ahead.jobs
+
+    def room_ahead(self, most_tasks: int | None) -> int:
+        """How many more jobs it may be given ahead: short ones only, and none while one that it was handed may still be
+        in its pipe, since it would have to begin that first. ``most_tasks``: how many it may run in its life."""
+        if self._pace is None or self.state not in (ChildState.IDLE, ChildState.RUNNING):
+            return 0
+        most = MOST if self._pace * MOST <= MOST_WORK else int(MOST_WORK / self._pace)
+        if most_tasks is not None:
+            most = min(most, most_tasks - self.tasks_done - (self.job is not None))
+        return most - len(self.ahead.jobs)
+
+    def forget_pace(self) -> None:
+        """What it was given ahead it doesn't begin soon: it gets nothing more so before another task has ended."""
+        self._pace = None
+
+    def hand(self, job: Job) -> None:
+        """Have it run the job, for it is free."""
+        self.job, self._started_at = job, self._clock.monotonic()
+        self.send(Run(job.token, job.message))
+
+    def begins_ahead(self, token: int) -> bool:
+        """It speaks of that job for the first time, which it can only have been given ahead; ``False`` if it was not."""
+        if self.job is not None or token not in self.ahead.jobs:
+            return False
+        self._started_at = self._clock.monotonic()
+        self.job = self.ahead.begun(token, self._started_at)
+        self.state = transition(self.state, Run(token, self.job.message))
+        return True
+
+    def halt_ahead(self, halt: Halt) -> None:
+        """Tell it to stop a job that it has begun, though it hasn't said so yet; what it says comes before any answer."""
+        self._unsent += encode(halt)
+        self.flush()
 
     def send(self, frame: object) -> None:
         """Hand the frame to the pipe, as far as that takes it now."""
@@ -99,11 +147,41 @@ class Member:
     def accept(self, frame: Any) -> None:
         """Move on to the state after the frame."""
         self.state = transition(self.state, frame)
-        if isinstance(frame, Finished):
+        if isinstance(frame, Started):
+            now, job = self._clock.monotonic(), self.job
+            self._started_at = now
+            if job is not None:
+                self.soft_deadline = None if job.soft_time_limit is None else now + job.soft_time_limit
+                self.hard_deadline = None if job.time_limit is None else now + job.time_limit
+        elif isinstance(frame, Finished):
+            took = self._clock.monotonic() - self._started_at
+            # One long task is enough to expect another; only many short ones are to expect the next.
+            self._pace = took if self._pace is None or took > self._pace else 0.8 * self._pace + 0.2 * took
             self.tasks_done += 1
             self.rss_bytes = frame.rss_bytes
             self.job = None
             self.soft_deadline = self.hard_deadline = None
+
+    @property
+    def dues(self) -> list[float]:
+        """When (monotonic) :meth:`enforce_limits` has something to do."""
+        return [due for due in (self.soft_deadline, self.hard_deadline, self.gone_deadline) if due is not None]
+
+    def enforce_limits(self, now: float) -> None:
+        """Stop or kill what is over its time."""
+        job = self.job
+        if self.gone_deadline is not None and now >= self.gone_deadline:
+            self.gone_deadline = None
+            self.kill()
+        if job is None or self.verdict is not None:
+            return
+        if self.hard_deadline is not None and now >= self.hard_deadline:
+            text = f"task {job.message.task_id} passed its time limit of {job.time_limit:g} s; its child was killed"
+            self.verdict = Outcome(Ending.FAILED, error=TaskError("TimeLimitExceeded", text))
+            self.kill()
+        elif self.soft_deadline is not None and now >= self.soft_deadline:
+            self.soft_deadline = None
+            self.send(Halt(job.token, Stop.SOFT_TIME_LIMIT))
 
     def kill(self) -> None:
         """SIGKILL; its end is noticed like any other."""
@@ -130,6 +208,7 @@ class Member:
 
     def close(self) -> None:
         self._pipe.close()
+        self.ahead.close()
 
     def view(self) -> SlotView:
         task_id = None if self.job is None else self.job.message.task_id

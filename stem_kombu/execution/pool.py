@@ -1,12 +1,13 @@
 """Isolates: children with one pipe each, and one thread that assigns, reads, stops, buries and replaces.
 
-A job is handed to a named child, so the pool always knows which child runs which attempt (G8). A death is noticed at
-once by the pipe's end or the process's sentinel, whichever comes first; the other children never notice (G18).
+A job is handed to a named child, so the pool always knows which child runs which attempt (G8). Where jobs are short and
+more of them wait than there are children, each child has its next ones with it (:mod:`stem_kombu.execution.ahead`). A
+death is noticed at once by the pipe's end or the process's sentinel, whichever comes first; the other children never
+notice (G18).
 """
 
 from __future__ import annotations
 
-import collections
 import logging
 import selectors
 import threading
@@ -18,16 +19,17 @@ from stem_kombu.execution.base import Job, Observer, SlotView, Stop
 from stem_kombu.execution.births import START_TIMEOUT, Births
 from stem_kombu.execution.frames import (
     ChildState,
+    Declined,
     ExtendLease,
     Finished,
     Halt,
     ProtocolFault,
     Report,
     Retire,
-    Run,
     Started,
     Unfit,
 )
+from stem_kombu.execution.lineup import Lineup
 from stem_kombu.execution.member import Member
 from stem_kombu.outcome import Ending, Outcome, TaskError
 from stem_kombu.revocation import Revocation
@@ -38,15 +40,12 @@ logger = logging.getLogger(__name__)
 #: Seconds between the order to release and SIGKILL, and for a retired child to be gone.
 RELEASE_GRACE = 1.0
 RETIRE_GRACE = 5.0
-#: Times a job is handed to another child because its child died before calling the handler.
-_HANDOVERS = 3
 
 
 class IsolatePool:
     """An :class:`~stem_kombu.execution.base.Executor` of child processes. ``target`` is ``module:attribute`` of the application.
 
-    Children are replaced after ``max_tasks_per_child`` tasks, or when one is larger than ``max_rss_per_child`` bytes
-    after a task.
+    Children are replaced after ``max_tasks_per_child`` tasks, or when larger than ``max_rss_per_child`` bytes after one.
     """
 
     def __init__(
@@ -69,11 +68,11 @@ class IsolatePool:
         self._lock = threading.RLock()
         self._lifecycle = threading.RLock()
         self._members: dict[int, Member] = {}
-        self._waiting: collections.deque[Job] = collections.deque()
-        self._handovers: dict[int, int] = {}
-        self._births = Births(target, start_method, clock)
+        self._lineup = Lineup(self._members, max_tasks_per_child)
+        self._births = Births(target, start_method, clock, max_rss=max_rss_per_child)
         self._stopping = False
         self._release_at: float | None = None
+        self._recall_at = float("inf")
         self._pipe = WakePipe()
         self._thread: threading.Thread | None = None
         self._settled = threading.Condition(self._lock)
@@ -109,9 +108,9 @@ class IsolatePool:
         with self._lock:
             stopping = self._stopping or self._thread is None
             if not stopping:
-                self._waiting.append(job)
+                self._lineup.append(job)
             # Whoever becomes idle later is given what waits by then.
-            wanted = any(member.state is ChildState.IDLE for member in self._members.values())
+            wanted = self._lineup.is_wanted
         if stopping:
             self._observer.ended(job, Outcome(Ending.RELEASED))
         elif wanted:
@@ -119,20 +118,19 @@ class IsolatePool:
 
     def stop_job(self, token: int, why: Stop, revocation: Revocation | None = None) -> bool:
         with self._lock:
-            member = self._running(token)
-            if member is None:
-                return False
-            member.send(Halt(token, why, revocation))
-        return True
+            if (member := self._running(token)) is not None:
+                member.send(Halt(token, why, revocation))
+                return True
+            if (member := self._lineup.begun_by(token)) is not None:
+                member.halt_ahead(Halt(token, why, revocation))
+                return True
+        return False
 
     def withdraw(self, token: int) -> bool:
         with self._lock:
-            for job in self._waiting:
-                if job.token == token:
-                    self._waiting.remove(job)
-                    break
-            else:
-                return False
+            job = self._lineup.take(token)
+        if job is None:
+            return False
         self._observer.ended(job, Outcome(Ending.RELEASED))
         return True
 
@@ -147,7 +145,7 @@ class IsolatePool:
                 return
             with self._lock:
                 self._stopping = True
-                released, self._waiting = list(self._waiting), collections.deque()
+                released = self._lineup.take_all()
                 if timeout is not None:
                     self._release_at = self._clock.monotonic() + timeout
             for job in released:
@@ -227,10 +225,15 @@ class IsolatePool:
 
     def _take(self, member: Member, frame: object) -> list[Callable[[], None]]:
         """What the worker is told of a frame. Under the lock."""
-        job = member.job
         token = getattr(frame, "token", None)
-        if token is not None and (job is None or job.token != token):
+        if isinstance(frame, Declined) and (declined := member.ahead.jobs.pop(frame.token, None)) is not None:
+            member.accept(frame)
+            member.forget_pace()
+            self._lineup.wait_again(declined)
+            return []
+        if token is not None and (member.job is None or member.job.token != token) and not member.begins_ahead(token):
             raise ProtocolFault(f"{type(frame).__name__} for token {token}, which it doesn't have")
+        job = member.job
         member.accept(frame)
         observer = self._observer
         if isinstance(frame, Unfit):
@@ -239,9 +242,6 @@ class IsolatePool:
             self._births.succeeded()
             self._settled.notify_all()
         elif isinstance(frame, Started):
-            now = self._clock.monotonic()
-            member.soft_deadline = None if job.soft_time_limit is None else now + job.soft_time_limit
-            member.hard_deadline = None if job.time_limit is None else now + job.time_limit
             return [lambda: observer.started(job, member.pid)]
         elif isinstance(frame, Report):
             if frame.data is None:
@@ -252,7 +252,7 @@ class IsolatePool:
             seconds = frame.seconds
             return [lambda: observer.extend_lease(job, seconds)]
         elif isinstance(frame, Finished):
-            self._handovers.pop(job.token, None)
+            self._lineup.forget(job)
             self._recycle_if_due(member)
             outcome = frame.outcome
             return [lambda: observer.ended(job, outcome)]
@@ -262,6 +262,7 @@ class IsolatePool:
         """Say how the dead child's job ended, and see to a successor. Under the lock."""
         member.kill()
         end = member.describe_end()
+        self._lineup.recall(member)
         member.close()
         del self._members[member.slot]
         self._settled.notify_all()
@@ -270,26 +271,32 @@ class IsolatePool:
         if not self._stopping and (not retired or member.unfit is not None):
             self._births.succeed(member.slot)
         job, member.job = member.job, None
-        if job is None:
-            if not retired and started:
-                logger.warning("idle %s; it is replaced", end)
-            return []
-        if member.verdict is not None:
-            verdict = member.verdict
-            return [lambda: self._observer.ended(job, verdict)]
-        if member.state is ChildState.HANDED and self._handovers.get(job.token, 0) < _HANDOVERS and not self._stopping:
-            # The handler was never called, so another child may have the job as if nothing had happened.
-            self._handovers[job.token] = self._handovers.get(job.token, 0) + 1
-            self._waiting.appendleft(job)
-            return []
-        self._handovers.pop(job.token, None)
-        logger.error("%s while it ran task %s", end, job.message.task_id, extra={"task_id": job.message.task_id})
-        lost = Outcome(Ending.LOST, error=TaskError("ChildLost", f"{end} while it ran task {job.message.task_id}"))
-        return [lambda: self._observer.ended(job, lost)]
+        # What it was about to begin: the handler was never called, so another child may have it as if nothing had happened.
+        handed = list(member.ahead.jobs.values())
+        if job is not None and member.state is ChildState.HANDED and member.verdict is None:
+            handed, job = [job, *handed], None
+        elif job is None and not handed and not retired and started:
+            logger.warning("idle %s; it is replaced", end)
+        lost = [] if job is None else [job]
+        for one in handed:
+            if not self._lineup.hand_over(one):
+                lost.append(one)
+        return [
+            self._end_of_lost(one, f"{end} while it ran task {one.message.task_id}", member.verdict) for one in lost
+        ]
+
+    def _end_of_lost(self, job: Job, text: str, verdict: Outcome | None) -> Callable[[], None]:
+        """What the worker is told of a job that went with its child. Under the lock."""
+        self._lineup.forget(job)
+        if verdict is None:
+            logger.error("%s", text, extra={"task_id": job.message.task_id})
+        lost = Outcome(Ending.LOST, error=TaskError("ChildLost", text)) if verdict is None else verdict
+        return lambda: self._observer.ended(job, lost)
 
     def _tend(self) -> None:
         """Everything that is due: successors, time limits, shutdown, and jobs for idle children."""
         now = self._clock.monotonic()
+        released: list[Job] = []
         with self._lock:
             for slot, due in list(self._births.due.items()):
                 if self._stopping or due <= now:
@@ -297,57 +304,49 @@ class IsolatePool:
                     if not self._stopping:
                         self._respawn(slot)
             for member in self._members.values():
-                self._enforce_limits(member, now)
+                member.enforce_limits(now)
+            self._recall_at = self._lineup.recall_overdue(now)
             if self._stopping:
                 self._wind_down(now)
+                released = self._lineup.take_all()
+        for job in released:
+            self._observer.ended(job, Outcome(Ending.RELEASED))
         self._assign()
 
     def _assign(self) -> None:
+        """Give the jobs that wait to children that are free, or that will soon be."""
         while True:
             with self._lock:
-                member = next((m for m in self._members.values() if m.state is ChildState.IDLE), None)
-                if member is None or not self._waiting or self._stopping:
-                    return
-                job = self._waiting.popleft()
+                turn = None if self._stopping else self._lineup.next_turn()
+            if turn is None:
+                return
+            job, member = turn
             if (instead := self._observer.may_start(job)) is not None:
                 self._observer.ended(job, instead)
                 continue
             with self._lock:
-                member.job = job
-                member.send(Run(job.token, job.message))
-
-    def _enforce_limits(self, member: Member, now: float) -> None:
-        job = member.job
-        if member.gone_deadline is not None and now >= member.gone_deadline:
-            member.gone_deadline = None
-            member.kill()
-        if job is None or member.verdict is not None:
-            return
-        if member.hard_deadline is not None and now >= member.hard_deadline:
-            text = f"task {job.message.task_id} passed its time limit of {job.time_limit:g} s; its child was killed"
-            member.verdict = Outcome(Ending.FAILED, error=TaskError("TimeLimitExceeded", text))
-            member.kill()
-        elif member.soft_deadline is not None and now >= member.soft_deadline:
-            member.soft_deadline = None
-            member.send(Halt(job.token, Stop.SOFT_TIME_LIMIT))
+                if not self._lineup.give(job, member):
+                    return
 
     def _wind_down(self, now: float) -> None:
         """Retire what is idle; once the time is up, release what runs, then by force. Under the lock."""
         for member in self._members.values():
-            if member.job is None and member.state in (ChildState.IDLE, ChildState.STARTING):
+            if member.is_free or member.state is ChildState.STARTING:
                 member.send(Retire())
                 member.gone_deadline = now + RETIRE_GRACE
-            elif member.job is not None and self._release_at is not None and now >= self._release_at:
-                if member.verdict is None:
+            elif self._release_at is not None and now >= self._release_at and member.verdict is None:
+                if member.job is not None or member.ahead.jobs:
                     member.verdict = Outcome(Ending.RELEASED)
                     member.hard_deadline = member.soft_deadline = None
                     member.gone_deadline = now + RELEASE_GRACE
+                if member.job is not None:
                     member.send(Halt(member.job.token, Stop.SHUTDOWN))
 
     def _recycle_if_due(self, member: Member) -> None:
         full = self._max_tasks is not None and member.tasks_done >= self._max_tasks
         fat = self._max_rss is not None and member.rss_bytes is not None and member.rss_bytes >= self._max_rss
         if (full or fat) and not self._stopping:
+            self._lineup.recall(member)  # all that it had: it takes none any more
             member.send(Retire())
             member.gone_deadline = self._clock.monotonic() + RETIRE_GRACE
             # Its successor takes the slot at once; the old child is kept under a slot number that nobody sees.
@@ -363,18 +362,20 @@ class IsolatePool:
             self._births.failed(slot, error)
 
     def _spawn(self, slot: int) -> None:
-        foreign = [self._pipe.reader, self._pipe.writer, *(member.descriptor for member in self._members.values())]
+        foreign = [self._pipe.reader, self._pipe.writer]
+        for member in self._members.values():
+            foreign += member.descriptors
         self._members[slot] = self._births.spawn(slot, foreign)
 
     def _next_wait(self) -> float:
         """Seconds until something is due; a second at most, so that a lost wake-up can't matter for longer."""
-        dues = list(self._births.due.values())
+        dues = [self._recall_at, *self._births.due.values()]
         for member in self._members.values():
-            dues += [d for d in (member.soft_deadline, member.hard_deadline, member.gone_deadline) if d is not None]
+            dues += member.dues
         now = self._clock.monotonic()
         if self._stopping and self._release_at is not None and self._release_at > now:
             dues.append(self._release_at)
-        return min(1.0, max(0.0, min(dues, default=1e9) - now))
+        return min(1.0, max(0.0, min(dues) - now))
 
     def _running(self, token: int) -> Member | None:
         return next((m for m in self._members.values() if m.job is not None and m.job.token == token), None)

@@ -21,28 +21,12 @@ from stem_kombu.outcome import Ending
 from stem_kombu.revocation import Revocation
 from stem_kombu.testing.executors import JobMaker, Recording
 from stem_kombu.testing.gates import Gate
-from tests.execution.handlers import app
 from tests.execution.programs import run_program
 from tests.waiting import eventually
 
 TARGET = "tests.execution.handlers:app"
 REVOCATION = Revocation("stem", "t", 1, SYSTEM.utcnow(), terminate=True)
 PoolMaker = Callable[..., IsolatePool]
-
-
-@pytest.fixture
-def observer() -> Recording:
-    return Recording()
-
-
-@pytest.fixture
-def job() -> JobMaker:
-    return JobMaker(app.registry, "isolate")
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path / "gate")
 
 
 @pytest.fixture

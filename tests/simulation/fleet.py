@@ -24,7 +24,7 @@ from stem_kombu.control.handlers import ping, stats
 from stem_kombu.control.messages import Command, Reply, Revoke
 from stem_kombu.control.reception import Reception
 from stem_kombu.errors import LeaseLost, StemError
-from stem_kombu.execution import births, child, crew, handlers, inline, member, pool
+from stem_kombu.execution import ahead, births, child, child_pipe, crew, handlers, inline, member, pool
 from stem_kombu.execution.base import Job
 from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation
@@ -273,9 +273,10 @@ class ChildProcess:
         self.pid = process.pid
         sentinel = threads.FDS.new(parent)
         self.sentinel = sentinel.fd
-        pipe: PipeHandle = self._args[0]
-        pipe.given = True
-        threads.FDS[pipe.fileno()].owner = process
+        handles: tuple[PipeHandle, PipeHandle] = self._args[:2]
+        for handle in handles:
+            handle.given = True
+            threads.FDS[handle.fileno()].owner = process
 
         def exited() -> None:
             threads.FDS.close_all_of(process)
@@ -304,7 +305,8 @@ def _pipe(duplex: bool) -> tuple[PipeHandle, PipeHandle]:
 
 
 _context = SimpleNamespace(Process=ChildProcess, set_forkserver_preload=lambda modules: None)
-_billiard = SimpleNamespace(Pipe=_pipe, get_context=lambda method: _context)
+_connection = SimpleNamespace(Connection=lambda fd, writable: PipeHandle(fd))
+_billiard = SimpleNamespace(Pipe=_pipe, get_context=lambda method: _context, connection=_connection)
 
 
 # -- wiring ---------------------------------------------------------------------------------------------------------------
@@ -345,12 +347,12 @@ def wire() -> None:
     )
     for module in (
         worker_module, inflight, hydration, heartbeats, intake, leases, recorder, consumer, lanes, listener,
-        lookout, outbox, pool, crew, inline, child, background, stem_kombu.wake,
+        lookout, outbox, pool, crew, inline, child_pipe, background, stem_kombu.wake,
     ):  # fmt: skip
         module.threading = threads.threading  # type: ignore[attr-defined]
-    for module in (stem_kombu.wake, member, child, inline, worker_module):
+    for module in (stem_kombu.wake, ahead, member, child, child_pipe, inline, worker_module):
         module.os = threads.os  # type: ignore[attr-defined]
-    for module in (child, inline, handlers):
+    for module in (ahead, child, inline, handlers):
         module.monotonic = lambda: KERNEL.now  # type: ignore[attr-defined]
     for module in (steering, connections):
         module.random = chance  # type: ignore[attr-defined]
@@ -360,7 +362,7 @@ def wire() -> None:
         module.rss_bytes = module.load_avg = lambda: None  # type: ignore[attr-defined]
     for module in (question, client_module):
         module.default_requester = lambda: "operator"  # type: ignore[attr-defined]
-    for module in (ping, stats, child):
+    for module in (ping, stats, child_pipe):
         module.SYSTEM = clock  # type: ignore[attr-defined]
 
     replaced: dict[Any, dict[str, Any]] = {
@@ -369,9 +371,11 @@ def wire() -> None:
         births: {"billiard": _billiard, "_main_module_hidden": nullcontext},
         # Where an exception came from is nobody's evidence, and to write it down costs as much as the checker.
         handlers: {"tracebacks": SimpleNamespace(format_exception=lambda *_: ["Traceback"])},
-        member: {"rss_of": lambda pid: None},
+        # Tasks take long here, as everything does: more of them count as short.
+        member: {"rss_of": lambda pid: None, "MOST_WORK": 4.0},
+        ahead: {"socket": threads.socket, "billiard": _billiard},
+        child_pipe: {"select": threads.select},
         child: {
-            "select": threads.select,
             "signal": SimpleNamespace(**dict.fromkeys(("SIGINT", "SIGTERM", "SIG_IGN"), 0), signal=lambda *_: None),
             "load_registry": lambda target: REGISTRIES["mixed"],
             "rss_bytes": lambda: None,

@@ -17,7 +17,7 @@ from typing import Any
 from stem_kombu.control import admission, census, client, lookout, question
 from stem_kombu.control.messages import Command, Reply, Revoke
 from stem_kombu.errors import StoreUnavailable
-from stem_kombu.execution import pool, router
+from stem_kombu.execution import lineup, pool, router
 from stem_kombu.execution.base import Stop
 from stem_kombu.execution.frames import Halt
 from stem_kombu.outcome import Ending, Outcome
@@ -354,6 +354,9 @@ MUTANTS: dict[str, Mutant] = {
     "the roster is waited for": Mutant(("G13",), ((lookout.Lookout, "view", wait_on),), "rosters", seed=52),
     "leases are not renewed": Mutant(("G19",), ((leases.LeaseThread, "_renew_all", always(None)),), seed=668),
     "a child's death is not told": Mutant(("G18", TROUBLE), ((pool.IsolatePool, "_bury", bury_quietly),), "children"),
+    "what was handed to a dead child goes with it": Mutant(
+        ("G18", TROUBLE), ((lineup.Lineup, "hand_over", always(True)),), "ahead", seed=172
+    ),
     "held tasks are acknowledged at a stop": Mutant(
         ("G9", "G18"), ((steering.Steering, "give_back", acknowledge_held),), "etas"
     ),

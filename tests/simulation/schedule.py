@@ -23,7 +23,7 @@ from tests.simulation.services import SimClock
 #: When everything is whole again at the latest, and when it must be over, in simulated seconds.
 HEALED, HORIZON = 8.0, 90.0
 #: What a schedule may be about: half of them are about nothing in particular, the others draw more of one thing.
-THEMES = ("targets", "suspensions", "etas", "children", "races", "kills", "expiries")
+THEMES = ("targets", "suspensions", "etas", "children", "races", "kills", "expiries", "ahead")
 #: What the simulation's own observers are sure of. ``start_slack``: between the last look and a handler's first statement
 #: the machine may be busy elsewhere a few times, a fifth of a second each.
 BOUNDS = Bounds(
@@ -88,11 +88,18 @@ class Schedule:
         kind = draw() * (0.4 if theme == "children" else 1.0)
         if theme == "mixed":
             kind = 0.25 + kind * 0.15
+        elif theme == "ahead":
+            kind *= 0.25
         self.kinds = "isolate" if kind < 0.25 else "mixed" if kind < 0.4 else "inline"
         many = draw() + (0.5 if theme in ("targets", "etas", "suspensions", "holds", "starts") else 0.0)
         count = 1 if many < 0.6 else 2 if many < 1.4 else 3
         self.nodes = [
-            WorkerNode(name, self.kinds, concurrency=1 if draw() < 0.7 else 2, prefetch=1 if draw() < 0.6 else 3)
+            WorkerNode(
+                name,
+                self.kinds,
+                concurrency=1 if draw() < 0.7 else 2,
+                prefetch=1 if draw() < 0.6 and theme != "ahead" else 3,
+            )
             for name in ("alpha", "beta", "gamma")[:count]
         ]
         if draw() < 0.4:
@@ -105,7 +112,7 @@ class Schedule:
             world.net.slow["store"] = 0.1 + draw() * 0.3  # it is far away, which is no fault and excuses nothing
         for node in self.nodes:
             KERNEL.at(draw() ** 2, node.start)
-        tasks = 1 + int(draw() * 3)
+        tasks = (5 if theme == "ahead" else 1) + int(draw() * 3)
         for number in range(tasks):
             self._send(f"t{number}")
         for number in range(1 if draw() < 0.7 else 2):
@@ -147,6 +154,8 @@ class Schedule:
         pause = draw() ** 2 * 1.2
         ending = "succeeds" if (chance := draw()) < 0.6 else "fails" if chance < 0.8 else "retries"
         delay = draw() ** 2 * (6.0 if self.theme in ("targets", "expiries", "starts") else 2.5)
+        if self.theme == "ahead":
+            pause, delay = pause * 0.2, delay * 0.3
         held = draw() * 2.5 if draw() < (0.8 if self.theme in ("etas", "holds") else 0.15) else None
         copies = 2 if draw() < 0.05 else 1
 
@@ -429,6 +438,7 @@ _OF_THEMES = {
         "children": ("kill child", "kill child"),
         "kills": ("kill worker", "kill worker", "kill client"),
         "targets": ("kill client",),
+        "ahead": ("suspend worker", "kill child"),
         # Nothing draws these: they are for a hunt that asks for them.
         "holds": ("reset", "reset", "backend down", "backend down"),
         "rosters": ("slow", "slow", "backend down"),

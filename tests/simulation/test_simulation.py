@@ -38,11 +38,11 @@ def test_a_failing_seed_is_printed_with_its_events_and_shows_the_same_when_it_is
         "--schedules", "20", "--first", "0", "--processes", "1", "--mutant", "acknowledge before record"
     )
     assert broken.returncode == 1
-    assert "\nseed 0: G9: acknowledged before its outcome was recorded\n" in broken.stdout
+    assert "\nseed 0: G18: acknowledged before its outcome was recorded\n" in broken.stdout
     assert "again: python -m tests.simulation --seed 0 --mutant 'acknowledge before record'" in broken.stdout
     again = simulation("--seed", "0", "--mutant", "acknowledge before record")
     assert again.returncode == 1
-    assert "seed 0: G9: acknowledged before its outcome was recorded" in again.stdout
+    assert "seed 0: G18: acknowledged before its outcome was recorded" in again.stdout
     assert simulation("--seed", "0").returncode == 0
 
 

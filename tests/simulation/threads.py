@@ -271,6 +271,57 @@ class End:
                 KERNEL.wake(watcher)
 
 
+class MailEnd(End):
+    """One reader of a queue of datagrams, of which each goes to one reader. Copies share the queue."""
+
+    __slots__ = ("queue", "readers")
+
+    def __init__(self, fd: int, owner: Process | None, like: MailEnd | None = None) -> None:
+        super().__init__(fd, owner)
+        self.blocking = False
+        self.queue: deque[bytes] = deque() if like is None else like.queue
+        self.readers: list[MailEnd] = [] if like is None else like.readers
+        self.readers.append(self)
+
+    @property
+    def readable(self) -> bool:
+        return bool(self.queue)
+
+    def take(self) -> bytes:
+        if not self.queue:
+            raise BlockingIOError
+        return self.queue.popleft()
+
+    def put(self, data: bytes) -> int:
+        self.queue.append(bytes(data))
+        for reader in self.readers:
+            reader.touched()
+        return len(data)
+
+
+class MailSocket:
+    """A socket of :func:`socket.socketpair`, of datagrams that go one way."""
+
+    def __init__(self, reader: MailEnd) -> None:
+        self._end = reader
+
+    def setblocking(self, blocking: bool) -> None:
+        """It never blocks."""
+
+    def fileno(self) -> int:
+        return self._end.fd
+
+    def send(self, data: bytes) -> int:
+        return self._end.put(data)
+
+    def recv(self, size: int) -> bytes:
+        return self._end.take()
+
+    def close(self) -> None:
+        if not self._end.closed:
+            FDS.close(self._end.fd)
+
+
 class Descriptors:
     """The simulated machine's table of descriptors."""
 
@@ -290,6 +341,11 @@ class Descriptors:
         ours, theirs = self.new(owner), self.new(owner)
         ours.peer, theirs.peer = theirs, ours
         return ours, theirs
+
+    def mail(self, owner: Process | None, like: MailEnd | None = None) -> MailEnd:
+        self._next += 1
+        end = self._ends[self._next] = MailEnd(self._next, owner, like)
+        return end
 
     def __getitem__(self, fd: int) -> End:
         try:
@@ -323,8 +379,21 @@ def _pipe() -> tuple[int, int]:
     return reader.fd, writer.fd
 
 
+def _socketpair(family: int, kind: int) -> tuple[MailSocket, MailSocket]:
+    reader = MailSocket(FDS.mail(KERNEL.thread.process))
+    return reader, reader
+
+
+def _dup(fd: int) -> int:
+    end = FDS[fd]
+    assert isinstance(end, MailEnd)
+    return FDS.mail(end.owner, end).fd
+
+
 def _read(fd: int, size: int) -> bytes:
     end = FDS[fd]
+    if isinstance(end, MailEnd):
+        return end.take()
     while not end.buffer:
         if end.hung_up:
             return b""
@@ -367,6 +436,7 @@ def _set_blocking(fd: int, blocking: bool) -> None:
 
 os = SimpleNamespace(
     pipe=_pipe,
+    dup=_dup,
     read=_read,
     write=_write,
     close=FDS.close,
@@ -377,6 +447,9 @@ os = SimpleNamespace(
     cpu_count=lambda: 2,
     sysconf=lambda name: 4096,
 )
+
+
+socket = SimpleNamespace(socketpair=_socketpair, AF_UNIX=0, SOCK_DGRAM=0)
 
 
 class _Selector:

@@ -1,0 +1,109 @@
+"""What a child may begin next by itself, so that it need not wait for its worker between two short tasks.
+
+A queue of datagrams between a worker and one of its children. The system hands each datagram to one reader only: the
+child, or the worker, which can so take back what the child has not begun. That is what keeps a job given ahead a job that
+waits: it can be withdrawn, it goes to another child when this one takes long or dies, and it isn't lost with it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import billiard.connection
+
+from stem_kombu.clock import Clock, monotonic
+from stem_kombu.execution.base import Job
+from stem_kombu.execution.frames import Run, decode_alone, encode_alone
+
+#: Seconds for which the look at revocations and leases counts that was taken when a job was given ahead: what a child
+#: finds later, it declines.
+GOOD_FOR = 0.1
+#: Seconds after which the worker takes back what lies ahead of a child that begins none of it.
+STUCK_AFTER = 0.02
+#: Jobs that a child has ahead at most, and seconds of work by what its last tasks took.
+MOST, MOST_WORK = 16, 0.02
+#: Bytes of a job that is given ahead; a larger one is not a short one either. Below what any system's datagram holds.
+LARGEST = 32_768
+
+
+class Ahead:
+    """The worker's side. Used under the pool's lock only, and never blocks."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._writer, self._reader = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._writer.setblocking(False)
+        self._reader.setblocking(False)  # for the child as well: it's the same open socket
+        #: By token, in the order given: what the child has been given and has not said to have begun.
+        self.jobs: dict[int, Job] = {}
+        #: When (monotonic) the worker takes back what still lies here, unless the child begins something meanwhile.
+        self.due = 0.0
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """What a forked child of another slot must close."""
+        return self._writer.fileno(), self._reader.fileno()
+
+    def childs_end(self) -> Any:
+        """What is handed to a new process as its :class:`Claims`; the worker's own end stays open."""
+        return billiard.connection.Connection(os.dup(self._reader.fileno()), writable=False)
+
+    def give(self, job: Job) -> bool:
+        """Let the child begin the job once it has ended what it was given before; ``False`` when it is too large or the
+        queue is full."""
+        # Not the pool's own clock, but the one that Python says is the same in every process of a machine.
+        body = encode_alone(Run(job.token, job.message, monotonic() + GOOD_FOR))
+        if len(body) > LARGEST:
+            return False
+        try:
+            self._writer.send(body)
+        except OSError:
+            return False  # full; or the child's end is gone, which is noticed elsewhere
+        if not self.jobs:
+            self.due = self._clock.monotonic() + STUCK_AFTER
+        self.jobs[job.token] = job
+        return True
+
+    def begun(self, token: int, now: float) -> Job:
+        """The child says that it has begun that one of :attr:`jobs`."""
+        self.due = now + STUCK_AFTER
+        return self.jobs.pop(token)
+
+    def take_back(self) -> list[Job]:
+        """Every job that the child has not begun, in the order given. What stays in :attr:`jobs` it has begun."""
+        self.due = self._clock.monotonic() + STUCK_AFTER
+        returned: list[Job] = []
+        while True:
+            try:
+                body = self._reader.recv(LARGEST)
+            except OSError:
+                return returned
+            returned.append(self.jobs.pop(decode_alone(body).token))
+
+    def close(self) -> None:
+        self._writer.close()
+        self._reader.close()
+
+
+class Claims:
+    """The child's side, of which it takes one job after the other."""
+
+    def __init__(self, end: Any) -> None:
+        self.descriptor: int = end.fileno()
+        self._end = end  # which closes itself when it is forgotten
+
+    def claim(self) -> Run | None:
+        """The next job, ``None`` when there is none. It is this child's from now on."""
+        try:
+            body = os.read(self.descriptor, LARGEST)
+        except (BlockingIOError, ConnectionResetError):
+            return None
+        run: Run = decode_alone(body)
+        return run
+
+
+def is_stale(run: Run) -> bool:
+    """Whether the worker has to look again before that job may begin."""
+    return run.good_until is not None and monotonic() > run.good_until

@@ -1,0 +1,117 @@
+"""A child's end of what leads to its worker: the pipe for orders and reports, and the jobs that it may begin by itself."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from stem_kombu.clock import SYSTEM
+from stem_kombu.execution.ahead import Claims, is_stale
+from stem_kombu.execution.frames import Declined, FrameReader, Run, encode
+
+#: Seconds a handler may go on after its worker has died, to reach a checkpoint and clean up.
+ORPHAN_GRACE = 2.0
+
+
+class ChildPipe:
+    """The child's end: whole frames, blocking both ways. Used by the handler's thread only, but for :meth:`send`."""
+
+    def __init__(self, descriptor: int, claims: Claims | None = None) -> None:
+        self.descriptor = descriptor
+        #: Where jobs come from that it may begin by itself, ``None`` when it may not any more.
+        self.claims = claims
+        self._reader = FrameReader()
+        self._orders: list[Any] = []
+        self._sending = threading.Lock()
+        self._unsent = b""
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
+        self._anything = select.poll()
+        self._anything.register(descriptor, select.POLLIN)
+        if claims is not None:
+            self._anything.register(claims.descriptor, select.POLLIN)
+        self.orphaned = False
+
+    def send(self, frame: object) -> None:
+        """Write the frame; when the worker is gone there is nobody left to tell."""
+        self._write(encode(frame))
+
+    def send_soon(self, frame: object) -> None:
+        """Write the frame together with the next one, or before the next wait. By the handler's thread, between jobs."""
+        with self._sending:
+            self._unsent += encode(frame)
+
+    def next_order(self) -> Any | None:
+        """Wait for the next frame; ``None`` when the worker is gone."""
+        while not self._orders:
+            if self.orphaned:
+                return None
+            if (run := self._claimed()) is not None:
+                return run
+            self._write(b"")
+            if self.claims is not None:
+                self._anything.poll()
+                if not self._poll.poll(0):
+                    continue
+            if not self._read():
+                return None
+        return self._orders.pop(0)
+
+    def _claimed(self) -> Run | None:
+        """The next job that was given ahead and may still begin."""
+        if self.claims is None:
+            return None
+        try:
+            while (run := self.claims.claim()) is not None and is_stale(run):
+                self.send_soon(Declined(run.token))
+        except BaseException:
+            self._write(b"")  # what has ended must not be lost with us
+            raise
+        return run
+
+    def _write(self, encoded: bytes) -> None:
+        with self._sending:
+            encoded, self._unsent = self._unsent + encoded, b""
+            data = memoryview(encoded)
+            try:
+                while data:
+                    data = data[os.write(self.descriptor, data) :]
+            except (BrokenPipeError, ConnectionResetError):
+                self.orphaned = True
+
+    def orders_now(self) -> list[Any]:
+        """Frames that have arrived, without waiting for more."""
+        while not self.orphaned and self._poll.poll(0):
+            self._read()
+        orders, self._orders = self._orders, []
+        return orders
+
+    def has_news(self) -> Callable[[int], list[tuple[int, int]]]:
+        """The bare system call of a checkpoint."""
+        return self._poll.poll
+
+    def watch_over(self) -> None:
+        """Exit soon after the worker has died, even in a handler without checkpoints: its task runs elsewhere by then."""
+        threading.Thread(target=self._lifeline, name="stem-lifeline", daemon=True).start()
+
+    def _lifeline(self) -> None:
+        hangup = select.poll()
+        hangup.register(self.descriptor, 0)  # nothing but the hang-up, which needs no asking for
+        hangup.poll()
+        self.orphaned = True
+        SYSTEM.sleep(ORPHAN_GRACE)
+        os._exit(1)
+
+    def _read(self) -> bool:
+        try:
+            data = os.read(self.descriptor, 262_144)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            self.orphaned = True
+            return False
+        self._orders.extend(self._reader.feed(data))
+        return True
