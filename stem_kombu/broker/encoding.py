@@ -60,28 +60,29 @@ def encode_task(message: TaskMessage) -> Envelope:
         "lang": "py",
         "task": message.name,
         "id": task_id,
-        "shadow": None,
-        "eta": None if message.eta is None else isoformat(message.eta),
-        "expires": None if message.expires_at is None else isoformat(message.expires_at),
-        "group": origin.group,
-        "group_index": origin.group_index,
-        "retries": message.attempt - 1,
-        "timelimit": [message.time_limit, message.soft_time_limit],
         "root_id": origin.root_id or task_id,
         "parent_id": origin.parent_id,
+        "group": origin.group,
+        "retries": message.attempt - 1,
         "argsrepr": _shown(message.args),
         "kwargsrepr": _shown(dict(message.kwargs)),
         "origin": _origin(os.getpid()),
-        "ignore_result": origin.ignore_result,
-        "replaced_task_nesting": 0,
-        "stamped_headers": None,
-        "stamps": {},
     }
+    # The protocol leaves out what is not so; each field that says nothing costs the sender, the broker and the worker.
+    if message.eta is not None:
+        headers["eta"] = isoformat(message.eta)
+        headers[HEADER_ETA] = message.eta.timestamp()
+    if message.expires_at is not None:
+        headers["expires"] = isoformat(message.expires_at)
+    if message.time_limit is not None or message.soft_time_limit is not None:
+        headers["timelimit"] = [message.time_limit, message.soft_time_limit]
+    if origin.group_index is not None:
+        headers["group_index"] = origin.group_index
+    if origin.ignore_result:
+        headers["ignore_result"] = True
     if message.celery is None:
         # Also when unknown: by its presence the message is told from one that a Celery application sent.
         headers[HEADER_ENQUEUED_AT] = None if message.enqueued_at is None else isoformat(message.enqueued_at)
-    if message.eta is not None:
-        headers[HEADER_ETA] = message.eta.timestamp()
     if message.max_retries is not None:
         headers[HEADER_MAX_RETRIES] = message.max_retries
     if message.headers:

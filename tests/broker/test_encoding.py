@@ -17,7 +17,7 @@ from stem_kombu.broker.delivery import decode_delivery
 from stem_kombu.broker.encoding import DEEPEST_NESTING, LARGEST_BODY, encode_task
 from stem_kombu.clock import from_epoch
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.task import TaskMessage
+from stem_kombu.task import CeleryOrigin, TaskMessage
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=timezone.utc)
 
@@ -100,6 +100,27 @@ def test_the_headers_are_those_of_celerys_protocol_2() -> None:
     assert (headers["retries"], headers["timelimit"]) == (2, [9.0, 5.0])
     assert (headers["eta"], headers["expires"]) == ("2026-03-01T12:00:00.123456Z", "2026-03-01T13:00:00.123456Z")
     assert (headers["argsrepr"], headers["kwargsrepr"]) == ("(1,)", "{'k': 2}")
+
+
+def test_what_the_protocol_requires_is_always_there_and_what_says_nothing_never() -> None:
+    plain = encode_task(message(1)).headers
+    assert plain.keys() == {
+        *("lang", "task", "id", "root_id", "parent_id", "group"),  # required
+        *("retries", "argsrepr", "kwargsrepr", "origin"),  # what people look at
+        "stem-enqueued-at",
+    }
+    full = encode_task(
+        TaskMessage(
+            "t1",
+            "tasks.render",
+            eta=NOW,
+            expires_at=NOW,
+            time_limit=2.0,
+            celery=CeleryOrigin(group="g", group_index=0, ignore_result=True),
+        )
+    ).headers
+    assert (full["eta"], full["expires"]) == ("2026-03-01T12:00:00.123456Z",) * 2
+    assert (full["timelimit"], full["group_index"], full["ignore_result"]) == ([2.0, None], 0, True)
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, float("nan"), float("inf"), {(1, 2): 3}, "\ud800", lambda: None])
