@@ -47,12 +47,11 @@ FLOORS = """## Where the floors are
   beside it. Whoever sends many does so by `send_many()`.
 - **A short task on RabbitMQ** costs the decoding of a message whose header is a table of some twenty fields, and the
   broker's own processor time on the same cores. The bare rows send a message without headers.
-- **An isolate** costs three frames over a pipe, two wake-ups and a process switch a task, so that a child can be stopped
-  or lost without another task knowing of it. Where the broker shares two cores with worker and children, all of it is one
-  budget. On RabbitMQ the worker's own process is the narrowest place: of 140 to 175 us a task by the clock it is at work for
-  124 to 147, on one core as all Python is (the pool's thread 77, the consumer's 48); its two children use 46 to 54 together
-  and the broker 27 to 36. Celery's main process uses 199 to 224 in the same run, its children 72 to 90, the broker 68 to 91.
-  Twice Celery's rate needs the worker's process below about 95.
+- **An isolate** costs two frames over a pipe and a datagram a task, so that a child can be stopped or lost without another
+  task knowing of it. Where the broker shares two cores with worker and children, all of it is one budget. On RabbitMQ the
+  worker's own process is the narrowest place: it uses 82 to 97 us of a processor a task (124 to 147 before children had
+  their next short tasks with them), its two children 32 to 40 together. Celery's main process used 199 to 224 in a run of
+  the same day, its children 72 to 90.
 - **A command's process** is mostly the loading of modules: redis-py and Kombu are the bare process, Stem's own are the
   difference.
 - **Memory**: the server from which children are forked is 9 MB that Celery's fork does without. It is why a child that is
