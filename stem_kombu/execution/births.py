@@ -41,8 +41,8 @@ class Births:
             raise ConfigurationError(
                 f"start method {start_method!r} is unknown", hint=f"one of {', '.join(START_METHODS)}"
             )
-        self._args = target, max_rss
         self._target = target
+        self._max_rss = max_rss
         self._start_method = start_method
         self._clock = clock
         #: When the slots get their next child (monotonic).
@@ -63,14 +63,14 @@ class Births:
         """A new child in the slot. ``foreign`` are descriptors that a forked child must close."""
         method = self._method
         try:
-            return _spawned(slot, self._args, self._context, method, foreign, self._clock)
+            return self._spawned(slot, foreign)
         except (ConnectionError, FileNotFoundError) as error:
             if method != "forkserver":
                 raise
             # billiard's forkserver ends when a fork fails, and it starts no other one: without it there is still spawn.
             logger.warning("the process that forks children is gone, they are spawned from now on: %s", error)
             self._method, self._context = "spawn", billiard.get_context("spawn")
-            return _spawned(slot, self._args, self._context, self._method, foreign, self._clock)
+            return self._spawned(slot, foreign)
 
     def succeeded(self) -> None:
         """A child has loaded the application."""
@@ -112,36 +112,30 @@ class Births:
     def _delay(self) -> float:
         return float(min(0.1 * 2.0 ** min(self._deaths, 10), 30.0))
 
-
-def _spawned(
-    slot: int, args: tuple[str, int | None], context: Any, start_method: str, foreign: Sequence[int], clock: Clock
-) -> Member:
-    """A new child in the slot. ``foreign`` are descriptors that a forked child must close."""
-    target, max_rss = args
-    ahead = Ahead(clock)
-    try:
-        (ours, theirs), taken = billiard.Pipe(duplex=True), ahead.childs_end()
-    except BaseException:
-        ahead.close()
-        raise
-    inherited = (*foreign, ours.fileno(), *ahead.descriptors) if start_method == "fork" else ()
-    process = context.Process(
-        target=child.main, args=(theirs, taken, target, max_rss, inherited), name=f"stem-child-{slot}"
-    )
-    process.daemon = True
-    try:
-        hidden = _main_module_hidden() if target.partition(":")[0] != "__main__" else nullcontext()
-        with hidden, no_tracker_begun():
-            process.start()
-    except BaseException:
-        ours.close()
-        ahead.close()
-        raise
-    finally:
-        # Kept open here, it would hide the child's death from us.
-        theirs.close()
-        taken.close()
-    return Member(slot, process, ours, ahead, clock)
+    def _spawned(self, slot: int, foreign: Sequence[int]) -> Member:
+        ahead = Ahead(self._clock)
+        try:
+            (ours, theirs), taken = billiard.Pipe(duplex=True), ahead.childs_end()
+        except BaseException:
+            ahead.close()
+            raise
+        inherited = (*foreign, ours.fileno(), *ahead.descriptors) if self._method == "fork" else ()
+        args = (theirs, taken, self._target, self._max_rss, inherited)
+        process = self._context.Process(target=child.main, args=args, name=f"stem-child-{slot}")
+        process.daemon = True
+        try:
+            hidden = _main_module_hidden() if self._target.partition(":")[0] != "__main__" else nullcontext()
+            with hidden, no_tracker_begun():
+                process.start()
+        except BaseException:
+            ours.close()
+            ahead.close()
+            raise
+        finally:
+            # Kept open here, it would hide the child's death from us.
+            theirs.close()
+            taken.close()
+        return Member(slot, process, ours, ahead, self._clock)
 
 
 class _Hidden(ModuleType):

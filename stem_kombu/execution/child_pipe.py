@@ -52,10 +52,8 @@ class ChildPipe:
             if (run := self._claimed()) is not None:
                 return run
             self._write(b"")
-            if self.claims is not None:
-                self._anything.poll()
-                if not self._poll.poll(0):
-                    continue
+            if self.claims is not None and all(fd != self.descriptor for fd, _ in self._anything.poll()):
+                continue
             if not self._read():
                 return None
         return self._orders.pop(0)

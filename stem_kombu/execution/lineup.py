@@ -26,6 +26,8 @@ class Lineup:
         self._most_tasks = most_tasks
         self._waiting: collections.deque[Job] = collections.deque()
         self._handovers: dict[int, int] = {}
+        #: The token of a job that could not be given ahead: it and what is behind it wait for a child that is free.
+        self._unwieldy: int | None = None
 
     def append(self, job: Job) -> None:
         """The newest."""
@@ -55,7 +57,7 @@ class Lineup:
         """Take the job out that is next, for that child: one that is free, or else one that may have more ahead."""
         member = next((one for one in self._members.values() if one.is_free), None)
         if member is None:
-            if not self._waiting:
+            if not self._waiting or self._waiting[0].token == self._unwieldy:
                 return None
             member = max(self._members.values(), key=self._room_ahead, default=None)
             if member is None or self._room_ahead(member) <= 0:
@@ -78,6 +80,7 @@ class Lineup:
         if member.is_free:
             member.hand(job)
             return True
+        self._unwieldy = job.token
         self.wait_again(job)
         return False
 
@@ -87,13 +90,17 @@ class Lineup:
             for job in member.ahead.take_back():
                 self.wait_again(job)
 
-    def recall_overdue(self, now: float) -> float:
-        """The same of every child that has had some for long; when (monotonic) to do so again."""
+    @property
+    def due(self) -> float:
+        """When (monotonic) :meth:`recall_overdue` has something to do."""
+        return min((one.ahead.due for one in self._members.values() if one.ahead.jobs), default=float("inf"))
+
+    def recall_overdue(self, now: float) -> None:
+        """The same of every child that has had some for long."""
         for member in self._members.values():
             if member.ahead.jobs and member.ahead.due <= now:
                 self.recall(member)
                 member.forget_pace()
-        return min((one.ahead.due for one in self._members.values() if one.ahead.jobs), default=float("inf"))
 
     def take(self, token: int) -> Job | None:
         """Take that job out, ``None`` when it doesn't wait."""

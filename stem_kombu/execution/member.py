@@ -61,10 +61,6 @@ class Member:
         os.set_blocking(self.descriptor, False)
 
     @property
-    def is_busy(self) -> bool:
-        return self.job is not None
-
-    @property
     def wants_to_write(self) -> bool:
         return bool(self._unsent)
 
@@ -149,10 +145,10 @@ class Member:
         self.state = transition(self.state, frame)
         if isinstance(frame, Started):
             now, job = self._clock.monotonic(), self.job
+            assert job is not None  # the table of frames knows no child that starts without
             self._started_at = now
-            if job is not None:
-                self.soft_deadline = None if job.soft_time_limit is None else now + job.soft_time_limit
-                self.hard_deadline = None if job.time_limit is None else now + job.time_limit
+            self.soft_deadline = None if job.soft_time_limit is None else now + job.soft_time_limit
+            self.hard_deadline = None if job.time_limit is None else now + job.time_limit
         elif isinstance(frame, Finished):
             took = self._clock.monotonic() - self._started_at
             # One long task is enough to expect another; only many short ones are to expect the next.

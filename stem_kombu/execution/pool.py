@@ -72,7 +72,6 @@ class IsolatePool:
         self._births = Births(target, start_method, clock, max_rss=max_rss_per_child)
         self._stopping = False
         self._release_at: float | None = None
-        self._recall_at = float("inf")
         self._pipe = WakePipe()
         self._thread: threading.Thread | None = None
         self._settled = threading.Condition(self._lock)
@@ -305,7 +304,7 @@ class IsolatePool:
                         self._respawn(slot)
             for member in self._members.values():
                 member.enforce_limits(now)
-            self._recall_at = self._lineup.recall_overdue(now)
+            self._lineup.recall_overdue(now)
             if self._stopping:
                 self._wind_down(now)
                 released = self._lineup.take_all()
@@ -369,7 +368,7 @@ class IsolatePool:
 
     def _next_wait(self) -> float:
         """Seconds until something is due; a second at most, so that a lost wake-up can't matter for longer."""
-        dues = [self._recall_at, *self._births.due.values()]
+        dues = [self._lineup.due, *self._births.due.values()]
         for member in self._members.values():
             dues += member.dues
         now = self._clock.monotonic()

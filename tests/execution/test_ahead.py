@@ -160,6 +160,18 @@ def test_what_lies_ahead_of_a_long_job_runs_in_the_child_that_is_free_first(
     assert observer.outcome(last).result == "finished"
 
 
+def test_the_supervisor_wakes_in_time_to_take_back_what_it_has_just_given(
+    fleet: FleetMaker, job: JobMaker, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = fleet(1)
+    monkeypatch.setattr(ahead, "STUCK_AFTER", 0.5)
+    pid = one.behind(job("without_checkpoint", gate.path), gate, [job("echo")])
+    with one.pool._lock:
+        assert one.held(pid)
+        assert one.pool._next_wait() <= 0.5
+    gate.open()
+
+
 def test_what_lies_ahead_for_long_waits_in_the_pool_again(
     fleet: FleetMaker, job: JobMaker, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,11 +230,17 @@ def test_g20_what_lies_ahead_is_released_when_the_pool_stops(
 
 
 def test_large_jobs_wait_for_a_child_that_is_free(
-    fleet: FleetMaker, observer: Recording, job: JobMaker, gate: Gate
+    fleet: FleetMaker, observer: Recording, job: JobMaker, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = fleet(1)
     small, large = [job("echo", value=n) for n in range(3)], job("echo", value="x" * 100_000)
-    one.behind(job("without_checkpoint", gate.path), gate, [small[0], large, *small[1:]])
+    asked: list[int] = []
+    may_start = observer.may_start
+    monkeypatch.setattr(observer, "may_start", lambda job: asked.append(job.token) or may_start(job))
+    one.behind(job("at_checkpoint", gate.path, "heartbeat"), gate, [small[0], large, *small[1:]])
+    heard = len(observer.calls)
+    eventually(lambda: len(observer.calls) >= heard + 5)
+    assert asked.count(large.token) == 1  # neither asked about nor encoded at each word of a child
     gate.open()
     assert observer.outcome(large).result == "x" * 100_000
     assert [observer.outcome(each).result for each in small] == [0, 1, 2]
