@@ -319,8 +319,9 @@ def _is_lost(error: Any) -> bool:
 
 def _driver(name: str, masked: str) -> Any:
     try:
+        package = importlib.import_module("psycopg2")  # before its part, as redis in its driver
         importlib.import_module("psycopg2.extensions")
-        return importlib.import_module("psycopg2")
+        return package
     except ImportError as error:
         raise ConfigurationError(
             f"{name}: {masked!r} needs the package psycopg2, which can't be imported: {error}",

@@ -257,9 +257,12 @@ class RedisDatabase:
 def _driver(name: str, masked: str) -> Any:
     # Typed as Any on purpose: redis-py's annotations differ between the versions that are supported.
     try:
+        # The package before its parts: while another thread imports it (Kombu does), whoever holds the lock of a part that it
+        # is about to need makes Python go on with halves of modules, in both threads.
+        package = importlib.import_module("redis")
         for module in ("redis.retry", "redis.backoff", "redis.sentinel", "redis.exceptions", "redis.connection"):
             importlib.import_module(module)
-        return importlib.import_module("redis")
+        return package
     except ImportError as error:
         raise ConfigurationError(
             f"{name}: {masked!r} needs the package redis, which can't be imported: {error}",
