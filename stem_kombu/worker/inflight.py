@@ -74,7 +74,9 @@ class InFlight:
         self._changed = threading.Condition(self._lock)
         self._by_token: dict[int, Delivery] = {}
         self._by_id: dict[str, list[Delivery]] = {}
-        self._running = 0
+        # Counted, since they are asked for with each message: how many are in a phase, and how many isolates of these.
+        self._in_phase = dict.fromkeys(Phase, 0)
+        self._isolates_in = dict.fromkeys(Phase, 0)
         # How the latest tasks ended, so that who asks a moment after the end is still told.
         self._endings: collections.OrderedDict[str, str] = collections.OrderedDict()
         # And the version of the revocation that told each of the latest to stop.
@@ -87,6 +89,7 @@ class InFlight:
         with self._lock:
             delivery = Delivery(next(self._tokens), message, task, handle, generation, redelivered, phase)
             self._by_token[delivery.token] = delivery
+            self._count(delivery, 1)
             self._by_id.setdefault(message.task_id, []).append(delivery)
             return delivery
 
@@ -134,17 +137,15 @@ class InFlight:
         """The delivery waits: for a slot (``RESERVED``) or without one (``HELD``)."""
         with self._lock:
             if (delivery := self._by_token.get(token)) is not None:
-                delivery.phase = phase
+                self._enter(delivery, phase)
 
     def started(self, token: int, pid: int) -> Delivery | None:
         with self._lock:
             delivery = self._by_token.get(token)
             if delivery is None or delivery.phase is Phase.SETTLING:
                 return None
-            if delivery.phase is not Phase.RUNNING:
-                self._running += 1
             self._endings.pop(delivery.task_id, None)
-            delivery.phase = Phase.RUNNING
+            self._enter(delivery, Phase.RUNNING)
             delivery.pid = pid
             delivery.started_at = self._clock.utcnow()
             delivery.started_mono = self._clock.monotonic()
@@ -176,9 +177,7 @@ class InFlight:
             delivery = self._by_token.get(token)
             if delivery is None or delivery.phase is Phase.SETTLING:
                 return None
-            if delivery.phase is Phase.RUNNING:
-                self._running -= 1
-            delivery.phase = Phase.SETTLING
+            self._enter(delivery, Phase.SETTLING)
             return delivery
 
     def settled(self, token: int, ending: str) -> list[Delivery]:
@@ -201,13 +200,22 @@ class InFlight:
             delivery = self._by_token.pop(token, None)
             if delivery is None:
                 return
-            if delivery.phase is Phase.RUNNING:
-                self._running -= 1
+            self._count(delivery, -1)
             siblings = self._by_id[delivery.task_id]
             siblings.remove(delivery)
             if not siblings:
                 del self._by_id[delivery.task_id]
             self._changed.notify_all()
+
+    def _enter(self, delivery: Delivery, phase: Phase) -> None:
+        self._count(delivery, -1)
+        delivery.phase = phase
+        self._count(delivery, 1)
+
+    def _count(self, delivery: Delivery, by: int) -> None:
+        self._in_phase[delivery.phase] += by
+        if delivery.task.mode is Mode.ISOLATE:
+            self._isolates_in[delivery.phase] += by
 
     # -- asking -----------------------------------------------------------------------------------------------------
 
@@ -250,31 +258,31 @@ class InFlight:
 
     @property
     def running_count(self) -> int:
-        return self._running
+        return self._in_phase[Phase.RUNNING]
 
     def load(self) -> Load:
         """What runs or waits for a slot, by mode."""
         with self._lock:
-            held = [d for d in self._by_token.values() if d.phase in (Phase.RESERVED, Phase.RUNNING)]
-            isolates = sum(delivery.task.mode is Mode.ISOLATE for delivery in held)
-            return Load(isolates, len(held) - isolates)
+            isolates = self._isolates_in[Phase.RESERVED] + self._isolates_in[Phase.RUNNING]
+            return Load(isolates, self._in_phase[Phase.RESERVED] + self._in_phase[Phase.RUNNING] - isolates)
 
     @property
     def waiting_count(self) -> int:
         """Deliveries that have not started: reserved for a slot, or held for their eta."""
         with self._lock:
-            return sum(delivery.phase in (Phase.HELD, Phase.RESERVED) for delivery in self._by_token.values())
+            return self._in_phase[Phase.HELD] + self._in_phase[Phase.RESERVED]
 
     @property
     def occupying(self) -> int:
         """Deliveries that the prefetch count is about: all but those that are out of their handler."""
         with self._lock:
-            return sum(delivery.phase is not Phase.SETTLING for delivery in self._by_token.values())
+            return len(self._by_token) - self._in_phase[Phase.SETTLING]
 
     def is_stocked(self, prefetch: int) -> bool:
         """Whether no slot lacks work soon: half of what may be here waits, and that is more than twice what runs."""
-        waiting = self.occupying - self._running
-        return 2 * waiting >= prefetch and waiting > 2 * self._running
+        running = self.running_count
+        waiting = self.occupying - running
+        return 2 * waiting >= prefetch and waiting > 2 * running
 
     def __len__(self) -> int:
         return len(self._by_token)

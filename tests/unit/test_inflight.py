@@ -8,7 +8,8 @@ import pytest
 
 from stem_kombu.clock import SYSTEM
 from stem_kombu.revocation import Revocation
-from stem_kombu.task import Task, TaskMessage
+from stem_kombu.task import Task, TaskMessage, TaskOptions
+from stem_kombu.worker.credit import Load
 from stem_kombu.worker.inflight import Delivery, InFlight, Phase
 
 TASK = Task("tasks.render", lambda ctx: None)
@@ -34,6 +35,25 @@ def test_a_delivery_is_reserved_then_running_then_settling_then_gone(inflight: I
     assert (inflight.running_count, len(inflight)) == (0, 1)
     inflight.remove(delivery.token)
     assert len(inflight) == 0
+
+
+def test_what_is_held_is_counted_by_its_kind_until_it_is_out_of_its_handler(inflight: InFlight) -> None:
+    isolate = Task("tasks.render", lambda ctx: None, TaskOptions(isolate=True))
+    inline = receive(inflight)
+    held = [inflight.add(TaskMessage(f"i{n}", isolate.name), isolate, None, 1, False, Phase.HELD) for n in range(2)]
+    assert (inflight.load(), inflight.occupying, inflight.waiting_count) == (Load(isolates=0, inline=1), 3, 3)
+    inflight.waits(held[0].token, Phase.RESERVED)
+    inflight.started(inline.token, 42)
+    inflight.started(inline.token, 42)
+    assert (inflight.load(), inflight.occupying, inflight.waiting_count) == (Load(isolates=1, inline=1), 3, 2)
+    inflight.started(held[0].token, 43)
+    inflight.ended(held[0].token)
+    inflight.ended(inline.token)
+    assert (inflight.load(), inflight.occupying, inflight.running_count) == (Load(isolates=0, inline=0), 1, 0)
+    for delivery in (inline, *held):
+        inflight.remove(delivery.token)
+        inflight.remove(delivery.token)
+    assert (inflight.load(), inflight.occupying, inflight.waiting_count) == (Load(isolates=0, inline=0), 0, 0)
 
 
 def test_g8_two_deliveries_of_one_task_are_told_apart_by_their_tokens(inflight: InFlight) -> None:
