@@ -23,6 +23,7 @@ DEFAULT_NAMESPACE = "stem"
 DEFAULT_CONTROL_TIMEOUT = 5.0
 DEFAULT_HEARTBEAT_INTERVAL = 10.0
 DEFAULT_SYNC_INTERVAL = 10.0
+DEFAULT_INLINE_SLOTS = 16
 #: The :class:`Source` name of what nobody named: files in the state folder, which are made together with their folder.
 EMBEDDED = "the embedded default"
 
@@ -109,6 +110,9 @@ class Settings:
     app: str | None = None
     default_queue: str = "default"
     worker_queues: tuple[str, ...] = ()
+    #: Inline handlers that run at once: threads, and coroutines on the event loop.
+    inline_slots: int = DEFAULT_INLINE_SLOTS
+    #: Messages held for each isolate child, and for each inline slot.
     prefetch_multiplier: int = 1
     default_max_retries: int = 3
     celery_events: bool = True
@@ -135,6 +139,7 @@ class Settings:
         app: str | None = None,
         queues: str | tuple[str, ...] | None = None,
         default_queue: str | None = None,
+        inline_slots: int | None = None,
         prefetch_multiplier: int | None = None,
         heartbeat_interval: str | float | None = None,
         sync_interval: str | float | None = None,
@@ -185,6 +190,7 @@ class Settings:
             app=(env.source(app, "--app", "STEM_APP") or Source("", "")).value or None,
             default_queue=plain_queue if named_default is None else named_default.value,
             worker_queues=env.listed(queues, "--queues", "STEM_WORKER_QUEUES"),
+            inline_slots=env.whole(inline_slots, "--inline-slots", "STEM_INLINE_SLOTS", DEFAULT_INLINE_SLOTS, least=1),
             prefetch_multiplier=env.whole(
                 prefetch_multiplier, "--prefetch-multiplier", "STEM_PREFETCH_MULTIPLIER", 1, least=1
             ),

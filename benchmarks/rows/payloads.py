@@ -9,8 +9,8 @@ from benchmarks.rows.throughput import once
 
 PAYLOADS = {"1 kB": (1_000, 2000), "100 kB": (100_000, 300)}
 CONTESTANTS = [
-    stem("inline", 2),
-    stem("async", 2),
+    stem("inline", 2, "--prefetch-multiplier", "8"),
+    stem("async", 2, "--prefetch-multiplier", "8"),
     stem("isolate", 1, "-c", "2", "--prefetch-multiplier", "32"),
     celery("celery prefork, tuned", True, "-c", "2"),
     dramatiq(),

@@ -14,8 +14,8 @@ TASKS = {"redis": 5000, "rabbitmq": 5000, "embedded": 2500}
 #: Of them, as many are sent one by one, which is what the rate of sending is taken from; the rest at once where that can be.
 SENT = 1000
 CONTESTANTS = [
-    stem("inline", 2),
-    stem("async", 2),
+    stem("inline", 2, "--prefetch-multiplier", "8"),
+    stem("async", 2, "--prefetch-multiplier", "8"),
     stem("isolate", 1, "-c", "2", "--prefetch-multiplier", "32"),
     celery("celery prefork, tuned", True, "-c", "2"),
     celery("celery solo, tuned, 2 processes", True, "-P", "solo", processes=2),

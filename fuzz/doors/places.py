@@ -88,7 +88,10 @@ def environment(data: bytes) -> None:
     settings = asked(ConfigurationError, Settings.from_env, env)
     for seconds in (settings.control_timeout, settings.heartbeat_interval, settings.sync_interval):
         holds(math.isfinite(seconds) and 0 < seconds <= LONGEST, "a span that is none", seconds)
-    holds(settings.prefetch_multiplier >= 1 and settings.default_max_retries >= 0, "a number out of range", settings)
+    for number, least in (
+        (settings.inline_slots, 1), (settings.prefetch_multiplier, 1), (settings.default_max_retries, 0),
+    ):  # fmt: skip
+        holds(number >= least, "a number out of range", settings)
     holds(all(queue.strip() for queue in settings.worker_queues), "a queue without a name", settings)
     namespace_part(settings.namespace)
     holds(settings.roster.value and settings.broker.value, "a place without a URL", settings)
@@ -103,7 +106,7 @@ def environment_seeds() -> Iterator[bytes]:
         "STEM_BROKER_URL": "redis://localhost:6379/0", "STEM_RESULT_BACKEND_URL": "postgres://h/db",
         "STEM_REVOKE_STORE_URL": "file:///tmp/x", "STEM_CONTROL_NAMESPACE": "shop", "STEM_CONTROL_TIMEOUT": "5s",
         "STEM_HEARTBEAT_INTERVAL": "250ms", "STEM_SYNC_INTERVAL": "1.5m", "STEM_WORKER_QUEUES": "a,b, c",
-        "STEM_PREFETCH_MULTIPLIER": "4", "STEM_DEFAULT_MAX_RETRIES": "0", "STEM_CELERY_EVENTS": "off",
+        "STEM_INLINE_SLOTS": "8", "STEM_PREFETCH_MULTIPLIER": "4", "STEM_DEFAULT_MAX_RETRIES": "0", "STEM_CELERY_EVENTS": "off",
         "STEM_CELERY_RESULT_URL": "redis://h/1", "STEM_TLS_ALLOW_INSECURE": "true", "STEM_TLS_CA_CERT": "/ca.pem",
     }).encode()  # fmt: skip
     yield json.dumps({

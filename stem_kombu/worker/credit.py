@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from stem_kombu.task import Mode
 
+#: The largest prefetch count: AMQP has 16 bits for it.
+MOST = 65_535
 #: Seconds between two looks, seconds for which a message that doesn't fit is set aside, and how many of them at once.
 LOOK_EVERY, LOOK_FOR, LOOK_DEPTH = 1.0, 0.1, 8
 
@@ -26,11 +28,11 @@ class Load:
 
 
 class Credit:
-    """The allowance of a worker with ``isolates`` children, ``multiplier`` messages for each, and ``inline`` slots."""
+    """The allowance of a worker with ``isolates`` children and ``inline`` slots, and ``multiplier`` messages for each."""
 
-    def __init__(self, isolates: int, multiplier: int, inline: int) -> None:
+    def __init__(self, isolates: int, inline: int, multiplier: int) -> None:
         self._places = isolates * multiplier
-        self._inline = inline
+        self._inline = inline * multiplier
         self._look_at = 0.0
         self._look_until = float("-inf")
 
@@ -42,7 +44,7 @@ class Credit:
     def allowance(self, load: Load, now: float, aside: int = 0) -> int:
         """How many messages may be here, those of ``load`` included, besides the ``aside`` ones. ``now`` is monotonic."""
         if not self.is_mixed:
-            return self._places + self._inline
+            return min(MOST, self._places + self._inline)
         children = max(0, self._places - load.isolates)
         slots = max(0, self._inline - load.inline)
         if children and slots:
@@ -52,7 +54,7 @@ class Credit:
             room = max(0, min(children or slots, LOOK_DEPTH - aside)) if looks else 0
         else:
             room = 0
-        return load.isolates + load.inline + room
+        return min(MOST, load.isolates + load.inline + room)
 
     def takes(self, mode: Mode, load: Load, now: float) -> bool:
         """Whether a message that has just come, and is part of ``load``, may stay; ``False``: set it aside."""

@@ -60,8 +60,6 @@ logger = logging.getLogger(__name__)
 
 #: What runs plays no part in the allowance of a worker with one kind of task.
 _UNASKED = Load(0, 0)
-#: Inline handlers that run at once: threads, and coroutines on the loop.
-INLINE_SLOTS = 16
 #: Seconds within which the revoke store must have been read before work is consumed.
 HYDRATION_TIMEOUT = 30.0
 #: RabbitMQ closes the channel of a consumer that keeps a message for half an hour; a far eta goes back well before.
@@ -89,7 +87,7 @@ class Worker:
         name: str | None = None,
         queues: Sequence[str] | None = None,
         concurrency: int | None = None,
-        inline_slots: int = INLINE_SLOTS,
+        inline_slots: int | None = None,
         prefetch_multiplier: int | None = None,
         heartbeat_interval: float | None = None,
         allow_unsynced: bool = False,
@@ -103,7 +101,7 @@ class Worker:
         self._trust = Trust.of(settings.signing, scope=Scope.WORK, what="speak for a worker", clock=clock)
         if concurrency is not None and concurrency < 1:
             raise ConfigurationError(f"concurrency {concurrency!r} must be at least 1")
-        if inline_slots < 1:
+        if inline_slots is not None and inline_slots < 1:
             raise ConfigurationError(f"inline_slots {inline_slots!r} must be at least 1")
         self.app = app
         self.settings: Settings = settings
@@ -130,7 +128,7 @@ class Worker:
             version=stem_kombu.__version__,
             started_at=clock.utcnow(),
         )
-        self._build(inline_slots, max_tasks_per_child, max_rss_per_child, start_method)
+        self._build(inline_slots or settings.inline_slots, max_tasks_per_child, max_rss_per_child, start_method)
 
     def _build(
         self, inline_slots: int, max_tasks_per_child: int | None, max_rss_per_child: int | None, start_method: str
@@ -180,7 +178,7 @@ class Worker:
             start_method=start_method,
             clock=clock,
         )
-        self._credit = Credit(isolates, self._multiplier, inline)
+        self._credit = Credit(isolates, inline, self._multiplier)
         self.intake_holds = Holds(
             due=self.steering.due,
             repark=self.steering.repark,

@@ -30,11 +30,16 @@ _COLLECTED = (700, 10, 10)
 @click.option("-A", "--app", metavar="MODULE:ATTR", help="The application.  [env: STEM_APP]")
 @click.option("-Q", "--queues", metavar="A,B", help="Queues to consume, used as given.  [env: STEM_WORKER_QUEUES]")
 @click.option("-c", "--concurrency", type=click.IntRange(1, 1024), help="Isolate children (default: number of CPUs).")
+@click.option(
+    "--inline-slots",
+    type=click.IntRange(1, 10_000),
+    help="Inline handlers at once, threads and coroutines (default: 16).  [env: STEM_INLINE_SLOTS]",
+)
 @click.option("--name", metavar="ID", help="Worker id (default: NAMESPACE@host-PID-nonce).")
 @click.option(
     "--prefetch-multiplier",
     type=click.IntRange(1, 10_000),
-    help="Messages held per isolate.  [env: STEM_PREFETCH_MULTIPLIER]",
+    help="Messages held per isolate child and per inline slot (default: 1).  [env: STEM_PREFETCH_MULTIPLIER]",
 )
 @click.option(
     "--heartbeat-interval", type=DURATION, help="Between heartbeats (default: 10s).  [env: STEM_HEARTBEAT_INTERVAL]"
@@ -65,6 +70,7 @@ def start(
     app: str | None,
     queues: str | None,
     concurrency: int | None,
+    inline_slots: int | None,
     name: str | None,
     prefetch_multiplier: int | None,
     heartbeat_interval: float | None,
@@ -87,6 +93,7 @@ def start(
         "namespace": places.namespace,
         "signing": places.signing,
         "queues": queues,
+        "inline_slots": inline_slots,
         "prefetch_multiplier": prefetch_multiplier,
         "heartbeat_interval": heartbeat_interval,
     }

@@ -151,6 +151,7 @@ def test_a_signal_ends_a_worker_that_waits_for_its_store(
         (("-Q", " , "), "queue"),
         (("--heartbeat-interval", "0"), "--heartbeat-interval"),
         (("--prefetch-multiplier", "many"), "--prefetch-multiplier"),
+        (("--inline-slots", "0"), "--inline-slots"),
         (("-l", "loud"), "--log-level"),
         (("--broker", "carrier-pigeon://loft"), "carrier-pigeon"),
         (("--revoke-store", "ftp://host/store"), "--revoke-store"),

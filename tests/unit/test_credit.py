@@ -5,20 +5,26 @@ from __future__ import annotations
 import pytest
 
 from stem_kombu.task import Mode
-from stem_kombu.worker.credit import LOOK_DEPTH, LOOK_EVERY, LOOK_FOR, Credit, Load
+from stem_kombu.worker.credit import LOOK_DEPTH, LOOK_EVERY, LOOK_FOR, MOST, Credit, Load
 
 
 def test_a_worker_of_isolates_alone_holds_the_multiplier_for_each_child() -> None:
-    assert Credit(isolates=4, multiplier=1, inline=0).allowance(Load(4, 0), now=0.0) == 4
-    assert Credit(isolates=4, multiplier=3, inline=0).allowance(Load(0, 0), now=0.0) == 12
+    assert Credit(isolates=4, inline=0, multiplier=1).allowance(Load(4, 0), now=0.0) == 4
+    assert Credit(isolates=4, inline=0, multiplier=3).allowance(Load(0, 0), now=0.0) == 12
 
 
-def test_a_worker_of_inline_tasks_alone_holds_as_many_as_it_has_slots() -> None:
-    assert Credit(isolates=0, multiplier=1, inline=16).allowance(Load(0, 3), now=0.0) == 16
+def test_a_worker_of_inline_tasks_alone_holds_the_multiplier_for_each_slot() -> None:
+    assert Credit(isolates=0, inline=16, multiplier=1).allowance(Load(0, 3), now=0.0) == 16
+    assert Credit(isolates=0, inline=16, multiplier=4).allowance(Load(0, 3), now=0.0) == 64
+
+
+def test_no_more_are_held_than_a_prefetch_count_can_say() -> None:
+    assert Credit(isolates=0, inline=10_000, multiplier=10_000).allowance(Load(0, 0), now=0.0) == MOST == 0xFFFF
+    assert Credit(isolates=1024, inline=10_000, multiplier=10_000).allowance(Load(9, 9), now=0.0) == MOST
 
 
 def test_a_worker_of_both_kinds_fetches_no_more_than_its_free_children_could_run() -> None:
-    credit = Credit(isolates=2, multiplier=1, inline=16)
+    credit = Credit(isolates=2, inline=16, multiplier=1)
     assert credit.allowance(Load(0, 0), now=0.0) == 2
     assert credit.allowance(Load(1, 5), now=0.0) == 7
 
@@ -27,7 +33,7 @@ def test_a_worker_of_both_kinds_fetches_no_more_than_its_free_children_could_run
 def test_what_comes_while_the_slots_of_its_kind_are_full_is_set_aside_and_the_next_look_is_later(
     mode: Mode, full: Load
 ) -> None:
-    credit = Credit(isolates=1, multiplier=1, inline=2)
+    credit = Credit(isolates=1, inline=2, multiplier=1)
     free = credit.allowance(full, now=10.0) - full.isolates - full.inline
     one_more = Load(full.isolates + (mode is Mode.ISOLATE), full.inline + (mode is Mode.INLINE))
     assert not credit.takes(mode, one_more, now=10.0)
@@ -40,11 +46,11 @@ def test_what_comes_while_the_slots_of_its_kind_are_full_is_set_aside_and_the_ne
 
 
 def test_a_look_is_no_deeper_than_its_bound() -> None:
-    assert Credit(isolates=1, multiplier=1, inline=100).allowance(Load(1, 0), now=0.0) == 1 + LOOK_DEPTH
+    assert Credit(isolates=1, inline=100, multiplier=1).allowance(Load(1, 0), now=0.0) == 1 + LOOK_DEPTH
 
 
 def test_what_fits_is_followed_by_the_next_at_once() -> None:
-    credit = Credit(isolates=1, multiplier=1, inline=3)
+    credit = Credit(isolates=1, inline=3, multiplier=1)
     assert credit.takes(Mode.INLINE, Load(1, 1), now=0.0)
     assert credit.allowance(Load(1, 1), now=0.0) == 4
     assert credit.takes(Mode.INLINE, Load(1, 3), now=0.0)
@@ -56,7 +62,7 @@ def test_what_fits_is_followed_by_the_next_at_once() -> None:
 def test_nothing_more_is_fetched_when_all_is_full_and_something_always_when_a_slot_is_free(
     isolates: int, inline: int
 ) -> None:
-    credit = Credit(isolates=3, multiplier=1, inline=3)
+    credit = Credit(isolates=3, inline=3, multiplier=1)
     room = credit.allowance(Load(isolates, inline), now=0.0) - isolates - inline
     assert (room > 0) == ((isolates, inline) != (3, 3))
     if isolates < 3 and inline < 3:

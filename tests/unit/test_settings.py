@@ -79,6 +79,7 @@ def test_the_default_queue_of_a_namespace_is_its_own_and_queue_names_are_used_as
         ("STEM_HEARTBEAT_INTERVAL", "-1s"),
         ("STEM_PREFETCH_MULTIPLIER", "0"),
         ("STEM_PREFETCH_MULTIPLIER", "two"),
+        ("STEM_INLINE_SLOTS", "0"),
         ("STEM_DEFAULT_MAX_RETRIES", "-1"),
         ("STEM_CONTROL_NAMESPACE", "no spaces"),
         ("STEM_CONTROL_NAMESPACE", "x" * 64),

@@ -7,6 +7,8 @@ from kombu import Queue
 
 from stem_kombu.app import Stem
 from stem_kombu.broker.connections import open_connection
+from stem_kombu.control.client import ControlClient
+from stem_kombu.outcome import TaskState
 from stem_kombu.testing.gates import Gate
 from tests.waiting import eventually
 from tests.worker.conftest import WorkerMaker
@@ -45,6 +47,24 @@ def test_a_worker_of_several_queues_holds_no_more_than_it_can_run_of_all_of_them
     for gate in gates.values():
         gate.open()
     assert [result.get(timeout=60) for result in results] == ["opened"] * 3
+
+
+def test_g3_more_inline_tasks_may_be_held_than_run_and_one_that_waits_is_withdrawn_when_it_is_revoked(
+    app: Stem, make_worker: WorkerMaker, control: ControlClient, tmp_path: object
+) -> None:
+    worker = make_worker(concurrency=1, inline_slots=2, prefetch_multiplier=2)
+    gates = [Gate(f"{tmp_path}/{number}") for number in range(4)]
+    results = [app.send_task("inline.gated", [gate.path]) for gate in gates]
+    eventually(lambda: (worker.inflight.running_count, worker.inflight.waiting_count) == (2, 2))
+    running = {task.id for task in worker.view.in_flight()}
+    waiting = [result for result in results if result.id not in running]
+    control.revoke([waiting[0].id])
+    record = waiting[0].wait(timeout=30)
+    assert record is not None and (record.state, record.started_at) == (TaskState.CANCELLED, None)
+    for gate in gates:
+        gate.open()
+    assert [result.get(timeout=60) for result in results if result is not waiting[0]] == ["opened"] * 3
+    assert gates[results.index(waiting[0])].reached() is None
 
 
 def test_children_are_recycled_after_a_number_of_tasks_and_no_task_is_lost(app: Stem, make_worker: WorkerMaker) -> None:
