@@ -135,7 +135,7 @@ class Births:
             # Kept open here, it would hide the child's death from us.
             theirs.close()
             taken.close()
-        return Member(slot, process, ours, ahead, self._clock)
+        return Member(slot, process, ours, ahead, self._clock, has_status=self._method != "forkserver")
 
 
 class _Hidden(ModuleType):

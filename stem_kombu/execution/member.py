@@ -31,9 +31,14 @@ _READ = 262_144
 
 
 class Member:
-    """A child in a slot. Used under the pool's lock only."""
+    """A child in a slot. Used under the pool's lock only.
 
-    def __init__(self, slot: int, process: Any, pipe: Any, ahead: Ahead, clock: Clock) -> None:
+    ``has_status``: the system tells how it ended. Of a child of billiard's fork server it does not: that process reaps
+    its children unseen, and billiard says 255 of each that did not come to its own last line."""
+
+    def __init__(
+        self, slot: int, process: Any, pipe: Any, ahead: Ahead, clock: Clock, *, has_status: bool = True
+    ) -> None:
         self.slot = slot
         self.process = process
         self.pid: int = process.pid
@@ -56,6 +61,7 @@ class Member:
         self.sentinel: int = process.sentinel
         self._pipe = pipe
         self._clock = clock
+        self._has_status = has_status
         self._reader = FrameReader()
         self._unsent = bytearray()
         os.set_blocking(self.descriptor, False)
@@ -196,10 +202,10 @@ class Member:
         code = self.process.exitcode
         if code is None:
             return f"child {self.pid} closed its pipe"
+        if code == 255 and not self._has_status:
+            return f"child {self.pid} was killed or ended itself (the fork server keeps no exit status)"
         if code < 0:
-            return f"child {self.pid} was killed by signal {-code}"
-        if code == 255:
-            return f"child {self.pid} was killed, or left with status 255"
+            return f"child {self.pid} was killed by {_name_of_signal(-code)}"
         return f"child {self.pid} left with status {code}"
 
     def close(self) -> None:
@@ -212,6 +218,13 @@ class Member:
         return SlotView(
             self.slot, self.pid, _SHOWN[self.state], task_id, self.tasks_done, self.rss_bytes if rss is None else rss
         )
+
+
+def _name_of_signal(number: int) -> str:
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:
+        return f"signal {number}"
 
 
 def rss_of(pid: int) -> int | None:

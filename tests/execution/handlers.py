@@ -123,6 +123,11 @@ def exits(ctx: TaskContext) -> None:
     raise SystemExit(3)
 
 
+@handler("leaves")
+def leaves(ctx: TaskContext, status: int) -> None:
+    os._exit(status)
+
+
 @handler("cleans_up_after_soft_limit", soft_time_limit=0.05)
 def cleans_up_after_soft_limit(ctx: TaskContext) -> str:
     try:

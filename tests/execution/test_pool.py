@@ -15,7 +15,7 @@ import pytest
 
 from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import ExecutionError
-from stem_kombu.execution.base import Stop
+from stem_kombu.execution.base import Job, Stop
 from stem_kombu.execution.pool import IsolatePool
 from stem_kombu.outcome import Ending
 from stem_kombu.revocation import Revocation
@@ -193,6 +193,39 @@ def test_every_start_method_runs_jobs_and_replaces_children(
     last = job("echo", value="ran")
     pool.submit(last)
     assert observer.outcome(last).result == "ran"
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn", "fork"])
+def test_g18_how_a_child_ended_is_told_where_the_system_tells_it_and_no_number_is_made_up(
+    make_pool: PoolMaker, observer: Recording, job: JobMaker, start_method: str, gate: Gate
+) -> None:
+    pool = make_pool(1, start_method=start_method)
+
+    def end_of(lost: Job, pid: int) -> str:
+        outcome = observer.outcome(lost)
+        assert outcome.kind is Ending.LOST
+        assert outcome.error is not None
+        expected = f"child {pid} ", f" while it ran task {lost.message.task_id}"
+        assert outcome.error.message.startswith(expected[0])
+        assert outcome.error.message.endswith(expected[1])
+        return outcome.error.message[len(expected[0]) : -len(expected[1])]
+
+    ends = []
+    for status in (3, 255):
+        leaving = job("leaves", status)
+        pid = pool.view()[0].pid
+        pool.submit(leaving)
+        ends.append(end_of(leaving, pid))
+        eventually(lambda pid=pid: pids(pool) not in (set(), {pid}))
+    killed = job("without_checkpoint", gate.path)
+    pool.submit(killed)
+    pid = gate.wait_reached()
+    os.kill(pid, signal.SIGKILL)
+    ends.append(end_of(killed, pid))
+    if start_method == "forkserver":
+        assert ends == ["was killed or ended itself (the fork server keeps no exit status)"] * 3
+    else:
+        assert ends == ["left with status 3", "left with status 255", "was killed by signal 9 (SIGKILL)"]
 
 
 def test_an_application_that_children_cannot_load_is_an_error_at_the_start_and_leaves_no_child(
