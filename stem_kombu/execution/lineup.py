@@ -13,7 +13,7 @@ from stem_kombu.execution.base import Job
 from stem_kombu.execution.member import Member
 
 #: Times a job is handed to another child because its child died before calling the handler.
-_HANDOVERS = 3
+HANDOVERS = 3
 #: Jobs ahead of one child of which another that is free is given some.
 _WORTH_MOVING = 4
 
@@ -40,9 +40,9 @@ class Lineup:
     def hand_over(self, job: Job) -> bool:
         """Have a job wait again whose child died before calling its handler; ``False`` when that has happened too often."""
         times = self._handovers[job.token] = self._handovers.get(job.token, 0) + 1
-        if times <= _HANDOVERS:
+        if times <= HANDOVERS:
             self.wait_again(job)
-        return times <= _HANDOVERS
+        return times <= HANDOVERS
 
     def forget(self, job: Job) -> None:
         """The job has ended."""

@@ -29,7 +29,7 @@ from stem_kombu.execution.frames import (
     Started,
     Unfit,
 )
-from stem_kombu.execution.lineup import Lineup
+from stem_kombu.execution.lineup import HANDOVERS, Lineup
 from stem_kombu.execution.member import Member
 from stem_kombu.outcome import Ending, Outcome, TaskError
 from stem_kombu.revocation import Revocation
@@ -276,13 +276,12 @@ class IsolatePool:
             handed, job = [job, *handed], None
         elif job is None and not handed and not retired and started:
             logger.warning("idle %s; it is replaced", end)
-        lost = [] if job is None else [job]
+        lost = [] if job is None else [(job, f"{end} while it ran task {job.message.task_id}")]
         for one in handed:
             if not self._lineup.hand_over(one):
-                lost.append(one)
-        return [
-            self._end_of_lost(one, f"{end} while it ran task {one.message.task_id}", member.verdict) for one in lost
-        ]
+                given = f"{HANDOVERS + 1} children in a row ended with it"
+                lost.append((one, f"task {one.message.task_id} never began: {given}, the last: {end}"))
+        return [self._end_of_lost(one, text, member.verdict) for one, text in lost]
 
     def _end_of_lost(self, job: Job, text: str, verdict: Outcome | None) -> Callable[[], None]:
         """What the worker is told of a job that went with its child. Under the lock."""

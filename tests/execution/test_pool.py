@@ -228,6 +228,33 @@ def test_g18_how_a_child_ended_is_told_where_the_system_tells_it_and_no_number_i
         assert ends == ["left with status 3", "left with status 255", "was killed by signal 9 (SIGKILL)"]
 
 
+def test_g18_a_task_that_no_child_lived_to_begin_is_told_to_have_never_begun(
+    make_pool: PoolMaker, observer: Recording, job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(1)
+    given_to: list[int] = []
+
+    def may_start(job: Job) -> None:
+        (pid,) = pids(pool)
+        os.kill(pid, signal.SIGSTOP)  # it takes the job over, and begins nothing
+        given_to.append(pid)
+
+    monkeypatch.setattr(observer, "may_start", may_start)
+    unlucky = job("echo")
+    pool.submit(unlucky)
+    for turn in range(4):
+        eventually(lambda turn=turn: len(given_to) > turn and pool.view()[0].task_id == unlucky.message.task_id)
+        os.kill(given_to[turn], signal.SIGKILL)
+    outcome = observer.outcome(unlucky)
+    assert outcome.kind is Ending.LOST
+    assert outcome.error is not None
+    told = (
+        f"task {unlucky.message.task_id} never began: 4 children in a row ended with it, the last: child {given_to[3]} "
+    )
+    assert outcome.error.message.startswith(told)
+    assert not [call for call in observer.calls if call[0] == "started"]
+
+
 def test_an_application_that_children_cannot_load_is_an_error_at_the_start_and_leaves_no_child(
     observer: Recording,
 ) -> None:
