@@ -305,8 +305,8 @@ class IsolatePool:
                 member.enforce_limits(now)
             self._lineup.recall_overdue(now)
             if self._stopping:
-                self._wind_down(now)
                 released = self._lineup.take_all()
+                self._wind_down(now)
         for job in released:
             self._observer.ended(job, Outcome(Ending.RELEASED))
         self._assign()
@@ -327,7 +327,8 @@ class IsolatePool:
                     return
 
     def _wind_down(self, now: float) -> None:
-        """Retire what is idle; once the time is up, release what runs, then by force. Under the lock."""
+        """Retire what is idle; once the time is up, release what runs, then by force. Under the lock, and once all that
+        lay ahead and has not begun is taken back."""
         for member in self._members.values():
             if member.is_free or member.state is ChildState.STARTING:
                 member.send(Retire())
@@ -339,6 +340,8 @@ class IsolatePool:
                     member.gone_deadline = now + RELEASE_GRACE
                 if member.job is not None:
                     member.send(Halt(member.job.token, Stop.SHUTDOWN))
+                for begun in member.ahead.jobs:
+                    member.halt_ahead(Halt(begun, Stop.SHUTDOWN))
 
     def _recycle_if_due(self, member: Member) -> None:
         full = self._max_tasks is not None and member.tasks_done >= self._max_tasks

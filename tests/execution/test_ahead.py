@@ -229,6 +229,27 @@ def test_g20_what_lies_ahead_is_released_when_the_pool_stops(
     assert [observer.outcome(each).kind for each in (running, *jobs)] == [Ending.RELEASED] * 5
 
 
+def test_g20_a_job_that_has_just_begun_ahead_when_the_time_is_up_is_told_to_stop_as_others_are(
+    fleet: FleetMaker, observer: Recording, job: JobMaker, tmp_path: Path
+) -> None:
+    one = fleet(1)
+    first, second = Gate(tmp_path / "first"), Gate(tmp_path / "second")
+    running, ahead_of_it = job("without_checkpoint", first.path), job("at_checkpoint", second.path, "check")
+    never = job("echo")
+    one.behind(running, first, [ahead_of_it, never], at_least=2)
+    with one.pool._lock:  # the supervisor hears of nothing
+        first.open()
+        second.wait_reached()
+        one.pool._stopping, one.pool._release_at = True, SYSTEM.monotonic()
+        one.pool._tend()
+    one.pool.stop(0.0)
+    assert observer.outcome(running).result == "finished"
+    assert observer.outcome(ahead_of_it).kind is Ending.RELEASED
+    assert second.reached("finally") is not None  # it was not killed
+    assert observer.outcome(never).kind is Ending.RELEASED
+    assert all(len(observer.outcomes[each.token]) == 1 for each in (running, ahead_of_it, never))
+
+
 def test_large_jobs_wait_for_a_child_that_is_free(
     fleet: FleetMaker, observer: Recording, job: JobMaker, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
