@@ -19,6 +19,7 @@ from stem_kombu.errors import ConfigurationError
 from stem_kombu.execution import child
 from stem_kombu.execution.ahead import Ahead
 from stem_kombu.execution.member import Member
+from stem_kombu.execution.signals import held_back
 from stem_kombu.execution.tracker import no_tracker_begun
 
 logger = logging.getLogger(__name__)
@@ -57,14 +58,16 @@ class Births:
         self._method, self._context = self._start_method, billiard.get_context(self._start_method)
         if self._start_method == "forkserver":
             module = self._target.partition(":")[0]
-            self._context.set_forkserver_preload([module, "stem_kombu.execution.child"])
+            self._context.set_forkserver_preload(
+                ["stem_kombu.execution.fork_server", module, "stem_kombu.execution.child"]
+            )
 
     def spawn(self, slot: int, foreign: Sequence[int]) -> Member:
         """A new child in the slot. ``foreign`` are descriptors that a forked child must close."""
         method = self._method
         try:
             return self._spawned(slot, foreign)
-        except (ConnectionError, FileNotFoundError) as error:
+        except (ConnectionError, EOFError, FileNotFoundError) as error:
             if method != "forkserver":
                 raise
             # billiard's forkserver ends when a fork fails, and it starts no other one: without it there is still spawn.
@@ -125,7 +128,7 @@ class Births:
         process.daemon = True
         try:
             hidden = _main_module_hidden() if self._target.partition(":")[0] != "__main__" else nullcontext()
-            with hidden, no_tracker_begun():
+            with hidden, no_tracker_begun(), held_back():
                 process.start()
         except BaseException:
             ours.close()

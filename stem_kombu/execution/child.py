@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -33,6 +32,7 @@ from stem_kombu.execution.frames import (
     Unfit,
 )
 from stem_kombu.execution.handlers import call, call_async, failure, refusal
+from stem_kombu.execution.signals import ignore_from_now_on
 from stem_kombu.execution.stops import PendingStop
 from stem_kombu.execution.tracker import forget_stand_in
 from stem_kombu.outcome import Ending, Outcome
@@ -60,9 +60,7 @@ def main(pipe: Any, ahead: Any, target: str, max_rss: int | None = None, foreign
             os.close(descriptor)
         except OSError:
             pass  # closed by another copy of it already
-    # A terminal sends Ctrl-C to the whole group; when to stop is the worker's to say. SIGTERM likewise.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ignore_from_now_on()  # when to stop is the worker's to say
     forget_stand_in()
     end = ChildPipe(pipe.fileno(), Claims(ahead))
     end.watch_over()

@@ -308,6 +308,55 @@ def test_g18_children_do_not_outlive_a_killed_worker_whether_idle_checking_or_st
     eventually(lambda: all(is_gone(pid) for pid in children), timeout=20)
 
 
+SIGNALLED = """
+    import logging, os, signal, sys, threading
+    from stem_kombu.execution.pool import IsolatePool
+    from stem_kombu.testing.executors import JobMaker, Recording
+    from stem_kombu.testing.gates import Gate
+    from tests.execution.handlers import app
+    from tests.waiting import eventually
+
+    if __name__ == "__main__":
+        os.setsid()
+        logging.basicConfig()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        ended = threading.Event()
+
+        def everybody_is_told():
+            while not ended.wait(0.005):
+                os.killpg(0, signal.SIGINT)
+                os.killpg(0, signal.SIGTERM)
+
+        threading.Thread(target=everybody_is_told, daemon=True).start()
+        observer = Recording()
+        pool = IsolatePool(2, "tests.execution.handlers:app", observer, start_method=sys.argv[1])
+        pool.start()
+        first = [slot.pid for slot in pool.view()]
+        os.kill(first[0], signal.SIGKILL)
+        eventually(lambda: [slot.pid for slot in pool.view() if slot.state == "idle" and slot.pid != first[0]][1:])
+        print([slot.pid for slot in pool.view()][1] == first[1])
+        job = JobMaker(app.registry, "isolate")("without_checkpoint", sys.argv[2])
+        pool.submit(job)
+        Gate(sys.argv[2]).wait_reached()
+        Gate(sys.argv[2]).open()
+        print(observer.outcome(job).result, flush=True)
+        ended.set()
+        pool.stop()
+"""
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn", "fork"])
+def test_a_signal_to_the_whole_group_is_the_workers_to_obey_and_no_other_processs_at_any_moment(
+    start_method: str, tmp_path: Path, gate: Gate
+) -> None:
+    """As a terminal sends Ctrl-C, and systemd SIGTERM: the process that forks children survives it like they do."""
+    done = run_program(SIGNALLED, tmp_path, start_method, gate.path)
+    assert done.stdout == "True\nfinished\n", done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("WARNING:stem_kombu.execution.pool:idle child ")
+
+
 UNGUARDED = """
     import sys
     from stem_kombu.execution.pool import IsolatePool
