@@ -161,11 +161,19 @@ class Fleet:
     """Everything of one schedule. Use as a context manager."""
 
     def __init__(
-        self, servers: Servers, stack: str, folder: Path, rng: random.Random, *, skews: dict[str, float] | None = None
+        self,
+        servers: Servers,
+        stack: str,
+        folder: Path,
+        rng: random.Random,
+        *,
+        skews: dict[str, float] | None = None,
+        prefetch: int = 1,
     ) -> None:
         embedded.register()
         self.servers, self.stack, self.folder, self.rng = servers, stack, folder, rng
         self.skews = skews or {}
+        self.prefetch = prefetch
         self.counts = Counts()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.notes = folder / "history"
@@ -278,6 +286,7 @@ class Fleet:
             "name": name,
             "concurrency": 2,
             "inline_slots": 4,
+            "prefetch_multiplier": self.prefetch,
             "sync_interval": SYNC,
             "heartbeat_interval": 1.0,
         }

@@ -33,6 +33,8 @@ from tests.waiting import eventually
 
 #: The timeout of commands: they end as soon as everybody has answered, however busy this machine is.
 PATIENCE = 8.0
+#: Where more messages are held than there are slots: at most so many tasks at a time, of so many steps and seconds for each.
+SHORT = (25, (1, 1, 1, 1, 1, 3, 10), (0.0, 0.001, 0.001, 0.02))
 #: Seconds within which everybody answers again once all faults are over.
 ANSWERS_AGAIN = 60.0
 #: Seconds without any progress after which what has not ended is taken to be lost.
@@ -51,6 +53,8 @@ class Result:
     troubles: list[str]
     counts: Counts
     seconds: float
+    #: Messages that a worker held for each slot.
+    prefetch: int
     nemeses: list[str] = field(default_factory=list)
 
     @property
@@ -81,7 +85,9 @@ class Schedule:
             # Clocks of one machine can't differ, so only where the parties may be on several.
             skews = {self.rng.choice((*NAMES, "client")): self.rng.choice((-3600.0, 3600.0))}
         self.skewed = bool(skews)
-        self.fleet = Fleet(servers, self.stack, folder, self.rng, skews=skews)
+        #: Messages held for each slot. With several of short tasks, children have the next ones with them.
+        self.prefetch = self.rng.choice((1, 8))
+        self.fleet = Fleet(servers, self.stack, folder, self.rng, skews=skews, prefetch=self.prefetch)
         self.nemeses: list[str] = [f"clock of {who} {by:+.0f} s" for who, by in skews.items()]
         self._heals: list[tuple[int, Heal]] = []
         self._number = 0
@@ -113,6 +119,7 @@ class Schedule:
             troubles,
             fleet.counts,
             now() - began,
+            self.prefetch,
             self.nemeses,
         )
 
@@ -168,12 +175,13 @@ class Schedule:
         return f"s{self.seed}-{self._number}"
 
     def send(self, task: str | None = None, count: int | None = None) -> None:
-        for _ in range(self.rng.randint(1, 5) if count is None else count):
+        usual, steps, pauses = (5, (1, 3, 10, 40), (0.02, 0.05)) if self.prefetch == 1 else SHORT
+        for _ in range(self.rng.randint(1, usual) if count is None else count):
             sent = task or self._new_id()
             name = self.rng.choice(("thread.work", "child.work", "child.work", "coroutine.work"))
             kwargs = {
-                "steps": self.rng.choice((1, 3, 10, 40)),
-                "pause": self.rng.choice((0.02, 0.05)),
+                "steps": self.rng.choice(steps),
+                "pause": self.rng.choice(pauses),
                 # A retry is due by the date of the worker that failed, as in Celery.
                 "failures": 0 if self.skewed else self.rng.choice((0, 0, 0, 1)),
                 "deaf": self.rng.random() < 0.2,

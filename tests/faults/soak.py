@@ -27,8 +27,9 @@ Two workers of two children each and a client, as processes of their own on one 
 proxy) to broker and store, on seven stacks: Redis, RabbitMQ, the embedded broker, and Redis without persistence, with
 Redis, PostgreSQL, SQLite or a file as store. A seed decides the stack, the operations (tasks of all three kinds, revokes
 by the library, by the command line killed at a step, and by the store alone as if every broadcast were lost, pings,
-targeted commands, garbage) and the faults; then all faults end, everything is asked for once more, and the checker judges
-the whole history."""
+targeted commands, garbage) and the faults. In half of them a worker holds eight messages for each slot and most tasks are
+short, so that children have their next ones with them. Then all faults end, everything is asked for once more, and the
+checker judges the whole history."""
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Soak:
     commands: int = 0
     events: int = 0
     broken_off: int = 0
+    held: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     stacks: Counter[str] = field(default_factory=Counter)
     promises: Counter[str] = field(default_factory=Counter)
@@ -60,6 +62,7 @@ class Soak:
         self.runs += sum(event.kind == "started" for event in result.history)
         self.faults.update(counts.faults)
         self.stacks[result.stack] += 1
+        self.held += result.prefetch > 1
         self.promises.update(judged(result.history))
         self.surprises += len(result.troubles)
         self.violations += [f"{v.promise}: {v.what} (seed {result.seed}, {result.stack})" for v in result.violations]
@@ -75,6 +78,7 @@ class Soak:
             counts={
                 "Schedules": self.schedules,
                 **{f"… on {stack}": count for stack, count in sorted(self.stacks.items())},
+                "… with eight messages held for each slot": self.held,
                 "Operations": self.operations,
                 "Tasks sent": self.tasks_sent,
                 "Runs of handlers": self.runs,
