@@ -1,8 +1,8 @@
-"""The figures of fuzzing and of the soak for ``docs/reliability.md``: ``python -m fuzz.figures REPORT…``.
+"""The figures of fuzzing and of the soak for ``docs/reliability.md``: ``python -m fuzz.figures [--add] REPORT…``.
 
 Takes what ``python -m fuzz --report FILE`` and ``python -m tests.soak --out FILE`` wrote, in any number of files, and
 leaves ``docs/reliability/fuzz.json`` and ``docs/reliability/soak-resources.json``. What the page has of targets and
-brokers that no report speaks of stays there.
+brokers that no report speaks of stays there; with ``--add`` executions are added to those that it has.
 """
 
 from __future__ import annotations
@@ -50,9 +50,11 @@ def soaking(soaks: list[dict[str, Any]], kills: list[dict[str, Any]], leaks: lis
             pair = (f"{soak[when]['worker'][name] * factor:.0f}" for when in ("before", "after"))
             counts[f"Worker's {name}{unit} before and after, {kind}"] = ", ".join(pair)
         same = "the same" if soak["before"]["broker"] == soak["after"]["broker"] else "not the same"
-        counts[f"Worker's rss (MB) before the warm-up of {soak['warm_up_tasks']:,} tasks, {kind}"] = (
-            f"{soak['rss_at_birth'] * 1e-6:.0f}"
-        )
+        counts[f"Tasks of the warm-up, {kind}"] = soak["warm_up_tasks"]
+        counts[f"Worker's rss (MB) before the warm-up, {kind}"] = f"{soak['rss_at_birth'] * 1e-6:.0f}"
+        curve = [sample["rss"] for sample in soak["after_each_round"]]
+        quarters = (curve[len(curve) * part // 4 - 1] * 1e-6 for part in range(1, 5))
+        counts[f"Worker's rss (MB) after each quarter, {kind}"] = ", ".join(f"{rss:.1f}" for rss in quarters)
         counts[f"Growth of rss (kB) per 1,000 tasks, {kind}"] = f"{soak['growth_bytes_per_1000_tasks'] / 1000:.1f}"
         counts[f"Queues, keys and connections before and after, {kind}"] = same
     tasks, commands = (max((soak[name] for soak in soaks), default=0) for name in ("tasks", "commands"))
@@ -92,17 +94,25 @@ def with_what_was_there(figures: Figures) -> Figures:
     return replace(figures, counts=counts, seconds=seconds, command=f"{earlier.command}, then {figures.command}")
 
 
-def main(paths: list[str]) -> None:
+def main(paths: list[str], *, add: bool = False) -> None:
     reports = [json.loads(Path(path).read_text()) for path in paths]
     runs = [run for report in reports for run in report.get("targets", [])]
     soaks = [soak for report in reports for soak in report.get("soaks", [])]
     kills = [one for report in reports for one in report.get("kills", [])]
     if runs:
-        print(with_what_was_there(fuzzing(runs)).write())
+        path = FOLDER / "fuzz.json"
+        figures = fuzzing(runs)
+        if add and path.exists():
+            figures = figures.after(Figures.read(path))
+            seconds = [int(many) for name, many in figures.counts.items() if name.endswith("seconds of a processor")]
+            figures = replace(figures, command=f"make fuzz SECONDS={min(seconds)}, in several runs")
+        else:
+            figures = with_what_was_there(figures)
+        print(figures.write())
     if soaks or kills:
         leaks = [text for report in reports for text in report.get("leaks", [])]
         print(with_what_was_there(soaking(soaks, kills, leaks)).write())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main([path for path in sys.argv[1:] if path != "--add"], add="--add" in sys.argv[1:])
