@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import click
 
 from stem_kombu.settings import plain_environment
 from stem_kombu_cli import exit_codes
+from stem_kombu_cli.demo.interruption import Interruption
 from stem_kombu_cli.demo.story import Story, StoryBroken
 from stem_kombu_cli.render import emit, note
 
@@ -27,10 +29,14 @@ def demo(ctx: click.Context, /, output: Path | None) -> None:
     """
     if output is not None and not output.absolute().parent.is_dir():
         raise click.UsageError(f"--output: there is no folder {str(output.absolute().parent)!r}", ctx)
-    picture = output or Path(tempfile.mkdtemp(prefix="stem-demo-")) / "mandelbrot.png"
-    with tempfile.TemporaryDirectory(prefix="stem-demo-", ignore_cleanup_errors=True) as folder:
+    with (
+        Interruption() as interruption,
+        tempfile.TemporaryDirectory(prefix="stem-demo-", ignore_cleanup_errors=True) as folder,
+        closing(Story(Path(folder), output, plain_environment(), emit, interruption)) as story,
+    ):
         try:
-            Story(Path(folder), picture.absolute(), plain_environment(), emit).tell()
+            with interruption.allowed():
+                story.tell()
         except StoryBroken as broken:
             note(f"error: {broken}")
             ctx.exit(exit_codes.NO)

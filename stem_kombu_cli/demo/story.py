@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ from stem_kombu.backends.registry import open_backend
 from stem_kombu.clock import SYSTEM
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu_cli.demo.app import DEPTH, HEIGHT, WIDTH
+from stem_kombu_cli.demo.interruption import Interruption
 from stem_kombu_cli.demo.picture import write_png
 
 BANDS = 4
 APP = "stem_kombu_cli.demo.app:app"
 LATE = "render-of-last-week"
+#: Seconds for everything to end that still runs when the story does.
+_LEAVING = 10.0
 
 
 class StoryBroken(Exception):
@@ -29,11 +33,20 @@ class StoryBroken(Exception):
 
 
 class Story:
-    """Tells itself through ``say``; ``environment`` is that of every process it starts."""
+    """Tells itself through ``say``; ``environment`` is that of every process it starts. :meth:`close` ends them.
 
-    def __init__(self, folder: Path, picture: Path, environment: Mapping[str, str], say: Callable[[str], None]) -> None:
-        self._folder = folder
-        self._picture = picture
+    Without a ``picture`` that goes into a new temporary folder, once it is drawn.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        picture: Path | None,
+        environment: Mapping[str, str],
+        say: Callable[[str], None],
+        interruption: Interruption,
+    ) -> None:
+        self._picture = None if picture is None else picture.absolute()
         self._broker = f"sqlite://{folder / 'broker.db'}"
         self._backend_url = f"sqlite://{folder / 'state.db'}"
         self._environment = {
@@ -43,20 +56,27 @@ class Story:
             "STEM_HEARTBEAT_INTERVAL": "1s",
         }
         self._say = say
+        self._interruption = interruption
+        self._processes: list[subprocess.Popen[str]] = []
         self._workers: dict[str, subprocess.Popen[str]] = {}
         self._backend = open_backend(self._backend_url)
 
+    def close(self) -> None:
+        """End what still runs, each in its own way as long as it does not take for ever."""
+        deadline, pause = SYSTEM.monotonic() + _LEAVING, 0.0
+        while living := [process for process in self._processes if process.poll() is None]:
+            if SYSTEM.monotonic() >= deadline:
+                for process in living:
+                    process.kill()
+                    process.wait()
+                break
+            for process in living:
+                process.terminate()  # the second one has a worker give back what runs
+            SYSTEM.sleep(pause := min(0.5, pause + 0.1))
+        self._backend.close()
+
     def tell(self) -> None:
         """Everything, in under half a minute; raises :class:`StoryBroken` when a claim doesn't hold."""
-        try:
-            self._tell()
-        finally:
-            for process in self._workers.values():
-                process.kill()
-                process.wait()
-            self._backend.close()
-
-    def _tell(self) -> None:
         began = SYSTEM.monotonic()
         self._chapter("Two workers on the embedded broker, one isolate each")
         for name in ("demo-a", "demo-b"):
@@ -111,20 +131,30 @@ class Story:
 
     def _stem(self, line: str, *, quiet: bool = False) -> str:
         """Run ``stem`` with these arguments, show what it prints, and return its stdout."""
-        arguments = shlex.split(line)
-        done = subprocess.run(
-            [sys.executable, "-m", "stem_kombu_cli", *arguments],
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        process = self._begin(line, stderr=subprocess.PIPE)
+        try:
+            out, err = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            raise StoryBroken(f"stem {line} did not end within a minute") from None
         if not quiet:
             self._say(f"\n$ stem {line}")
-            self._say("\n".join(text for text in (done.stdout.rstrip(), done.stderr.rstrip()) if text))
-        self._claim(done.returncode == 0, f"stem {line} exits with 0", told=done.stderr)
-        return done.stdout
+            self._say("\n".join(text for text in (out.rstrip(), err.rstrip()) if text))
+        self._claim(process.returncode == 0, f"stem {line} exits with 0", told=err)
+        return out
+
+    def _begin(self, line: str, **options: Any) -> subprocess.Popen[str]:
+        """Start ``stem`` with these arguments. Ctrl-C is ours alone: the process has a session of its own."""
+        with self._interruption.deferred():
+            process = subprocess.Popen(
+                [sys.executable, "-m", "stem_kombu_cli", *shlex.split(line)],
+                env=self._environment,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+                **options,
+            )
+            self._processes.append(process)
+        return process
 
     def _send(self, name: str, *, quiet: bool = False, task_id: str | None = None, **kwargs: Any) -> str:
         chosen = f" --id {task_id}" if task_id else ""
@@ -133,13 +163,7 @@ class Story:
     def _start(self, name: str) -> None:
         line = f"worker start -A {APP} --name {name} --concurrency 1 --log-level warning"
         self._say(f"\n$ stem {line} &")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "stem_kombu_cli", *shlex.split(line)],
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._workers[name] = process
+        process = self._workers[name] = self._begin(line)
         assert process.stdout is not None
         ready = process.stdout.readline().rstrip()
         self._say(ready)
@@ -152,8 +176,6 @@ class Story:
         try:
             code = process.wait(timeout=20)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
             raise StoryBroken(f"{name} did not stop") from None
         finally:
             if process.stdout is not None:
@@ -177,8 +199,13 @@ class Story:
     def _draw(self, bands: list[str], title: str) -> None:
         pixels = b"".join(bytes.fromhex(band) for band in bands)
         rows = [pixels[start : start + WIDTH] for start in range(0, len(pixels), WIDTH)]
-        size = write_png(self._picture, rows, DEPTH)
-        self._say(f"\n{title}: {WIDTH} x {len(rows)} pixels, {size} bytes, in {self._picture}")
+        with self._interruption.deferred():
+            picture = self._picture or Path(tempfile.mkdtemp(prefix="stem-demo-"), "mandelbrot.png")
+            try:
+                size = write_png(picture, rows, DEPTH)
+            except OSError as error:
+                raise StoryBroken(f"the picture can't be written to {picture}: {error.strerror or error}") from None
+        self._say(f"\n{title}: {WIDTH} x {len(rows)} pixels, {size} bytes, in {picture}")
 
     def _claim(self, holds: bool, what: str, told: str = "") -> None:
         if not holds:
