@@ -79,6 +79,9 @@ def test_an_interrupted_demo_says_so_in_one_line_and_leaves_nothing_behind(
 
 def test_a_picture_that_can_not_be_written_is_named_with_the_reason(tmp_path: Path) -> None:
     interruption = Interruption()
-    with closing(Story(tmp_path, Path("/dev/full"), {}, print, interruption)) as story, interruption.allowed():
-        with pytest.raises(StoryBroken, match=r"the picture can't be written to /dev/full: No space left on device"):
-            story._draw(["00" * WIDTH], "title")
+    with (
+        closing(Story(tmp_path, Path("/dev/full"), {}, print, interruption)) as story,
+        interruption.allowed(),
+        pytest.raises(StoryBroken, match=r"the picture can't be written to /dev/full: No space left on device"),
+    ):
+        story._draw(["00" * WIDTH], "title")
