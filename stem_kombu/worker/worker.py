@@ -75,8 +75,9 @@ class Worker:
     start and twice; ``with worker:`` does both. It installs no signal handlers and needs no main thread; :meth:`run` is the
     blocking form that the command line uses. A worker starts once: make a new one to start again.
 
-    ``connection`` is an existing Kombu connection to work beside: it is cloned, never used itself. Spans are seconds,
-    ``max_rss_per_child`` bytes. ``start_method`` is billiard's (``forkserver``, ``spawn``, ``fork``).
+    ``connection`` is an existing Kombu connection to work beside: it is cloned, never used itself. ``concurrency`` is
+    the number of processors unless given; slots, prefetch, queues and heartbeat are then those of the settings. Spans are
+    seconds, ``max_rss_per_child`` bytes. ``start_method`` is billiard's (``forkserver``, ``spawn``, ``fork``).
     """
 
     def __init__(
@@ -99,10 +100,10 @@ class Worker:
     ) -> None:
         settings = app.settings
         self._trust = Trust.of(settings.signing, scope=Scope.WORK, what="speak for a worker", clock=clock)
-        if concurrency is not None and concurrency < 1:
-            raise ConfigurationError(f"concurrency {concurrency!r} must be at least 1")
-        if inline_slots is not None and inline_slots < 1:
-            raise ConfigurationError(f"inline_slots {inline_slots!r} must be at least 1")
+        counts = {"concurrency": concurrency, "inline_slots": inline_slots, "prefetch_multiplier": prefetch_multiplier}
+        for option, number in counts.items():
+            if number is not None and number < 1:
+                raise ConfigurationError(f"{option} {number!r} must be at least 1")
         self.app = app
         self.settings: Settings = settings
         self.clock = clock

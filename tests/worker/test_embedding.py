@@ -13,6 +13,7 @@ from kombu import Connection, Consumer, Exchange, Queue
 from stem_kombu.app import Stem
 from stem_kombu.broker.connections import open_connection
 from stem_kombu.control.client import ControlClient
+from stem_kombu.errors import ConfigurationError
 from stem_kombu.outcome import TaskState
 from stem_kombu.testing.gates import Gate
 from stem_kombu.worker.worker import Worker
@@ -107,3 +108,9 @@ def test_a_worker_started_from_another_thread_needs_no_main_thread_and_installs_
     assert results.get(timeout=60) == 1
     assert results.get(timeout=60) == handlers
     thread.join()
+
+
+@pytest.mark.parametrize("option", ["concurrency", "inline_slots", "prefetch_multiplier"])
+def test_a_number_of_nothing_is_refused_by_its_name(option: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{option} 0 must be at least 1"):
+        Worker(Stem("none", broker="memory://none", revoke_store="memory://none"), **{option: 0})
