@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal as real_signal
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -368,7 +367,7 @@ def wire() -> None:
     replaced: dict[Any, dict[str, Any]] = {
         recorder: {"queue": threads.queue},
         pool: {"selectors": threads.selectors},
-        births: {"billiard": _billiard, "_main_module_hidden": nullcontext},
+        births: {"billiard": _billiard, "_main_module_hidden": nullcontext, "held_back": nullcontext},
         # Where an exception came from is nobody's evidence, and to write it down costs as much as the checker.
         handlers: {"tracebacks": SimpleNamespace(format_exception=lambda *_: ["Traceback"])},
         # Tasks take long here, as everything does: more of them count as short.
@@ -376,7 +375,7 @@ def wire() -> None:
         ahead: {"socket": threads.socket, "billiard": _billiard},
         child_pipe: {"select": threads.select},
         child: {
-            "signal": SimpleNamespace(**dict.fromkeys(("SIGINT", "SIGTERM", "SIG_IGN"), 0), signal=lambda *_: None),
+            "ignore_from_now_on": lambda: None,
             "load_registry": lambda target: REGISTRIES["mixed"],
             "rss_bytes": lambda: None,
         },
@@ -420,7 +419,6 @@ def wire() -> None:
             if not hasattr(module, name):
                 raise AttributeError(f"{module.__name__} has no {name} to stand in for")
             setattr(module, name, value)
-    assert real_signal.SIGKILL
 
 
 # -- processes ------------------------------------------------------------------------------------------------------------
