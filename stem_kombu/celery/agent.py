@@ -55,7 +55,8 @@ HYDRATION_TIMEOUT = 30.0
 
 
 class Agent:
-    """Stem's side of one Celery worker. ``start()`` returns once it hears and everything revoked is known."""
+    """Stem's side of one Celery worker. ``start()`` returns once it hears and everything revoked is known; what was stopped
+    may be started again. The ``board`` is its owner's to close."""
 
     def __init__(self, worker: Any, settings: Settings, board: Board, totals: Totals, *, clock: Clock = SYSTEM) -> None:
         self._clock = clock
@@ -150,6 +151,7 @@ class Agent:
 
     def _start(self) -> None:
         warn_of_routes(self.settings)
+        self.view.draining = False
         try:
             self.hydration.start(timeout=HYDRATION_TIMEOUT)
             revoked.teach(self.cache, alone=self.trust.keyring is not None)
@@ -193,7 +195,6 @@ class Agent:
         self._depths.close()
         self._store.close()
         self._roster.close()
-        self.board.close()
 
     @property
     def kills(self) -> bool:

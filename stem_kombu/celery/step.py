@@ -37,12 +37,13 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
 
     def __init__(self, worker: Any, **_: Any) -> None:
         self._agent: Agent | None = None
+        self._board: Board | None = None
         worker.stem = None
 
     def create(self, worker: Any) -> StemStep:
         """Before the pool starts its children: put the board up and make tasks look at it."""
         spawned = getattr(worker, "pool_start_method", "fork") != "fork" or worker.app.IS_macOS
-        board = Board(max(_ENTRIES, _ENTRIES_EACH * int(worker.concurrency or 1)), in_file=spawned)
+        board = self._board = Board(max(_ENTRIES, _ENTRIES_EACH * int(worker.concurrency or 1)), in_file=spawned)
         if board.path is not None:
             # The configuration travels to children that inherit nothing else.
             worker.app.conf[_BOARD] = str(board.path)
@@ -54,8 +55,11 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
         try:
             settings = settings_of(worker.app, **getattr(worker.app, "stem_options", {}))
             self._agent = worker.stem = Agent(worker, settings, board, totals)
-        except StemError as error:
-            raise _told(error) from error
+        except BaseException as error:
+            board.close()
+            if isinstance(error, StemError):
+                raise _told(error) from error
+            raise
         return self
 
     def start(self, worker: Any) -> None:
@@ -63,17 +67,19 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
         assert self._agent is not None
         try:
             self._agent.start()
-        except StemError as error:
-            raise _told(error) from error
+        except BaseException as error:
+            self._end()
+            if isinstance(error, StemError):
+                raise _told(error) from error
+            raise
         if self._agent.trust.keyring is None:
             _make_revoke_durable(self._agent)
         else:
             _refuse_unsigned(self._agent)
-        agent = self._agent
 
         # The very end, after the pool has finished what it ran: until then commands are answered.
         def on_shutdown(**_: Any) -> None:
-            agent.stop()
+            self._end()
 
         signals.worker_shutdown.connect(on_shutdown, weak=False, dispatch_uid="stem-kombu")
 
@@ -86,8 +92,14 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
 
     def terminate(self, worker: Any) -> None:
         """A cold shutdown does not come to its end in order: leave the roster now."""
+        self._end()
+
+    def _end(self) -> None:
+        """Now and for good. The board outlives its agent, which may be started again."""
         if self._agent is not None:
             self._agent.stop()
+        if self._board is not None:
+            self._board.close()
 
 
 def _told(error: StemError) -> SystemExit:
