@@ -7,8 +7,7 @@ back), Redis's reply, the embedded broker's commit.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from stem_kombu.broker.connections import CONNECT_TIMEOUT, backoff, broker_connection, connect
@@ -122,40 +121,39 @@ class TaskProducer:
         failures = 0
         while True:
             try:
-                with self._line(patience.until) as line:
-                    line.publish(parcels, patience)
+                self._send_by_a_line(parcels, patience)
                 return
             except BrokerUnavailable:
+                # At once after the first: it may be that of a connection which the server closed while it was idle.
+                wait = backoff(failures, longest=1.0) if failures else 0.0
                 failures += 1
-                wait = backoff(failures, longest=1.0)
                 if not self._ever_connected or wait >= patience.left():
                     raise
                 self._clock.sleep(wait)
 
-    @contextmanager
-    def _line(self, deadline: float) -> Iterator[Line]:
-        """A connection for this thread alone; a broken one is not used again."""
+    def _send_by_a_line(self, parcels: list[Parcel], patience: Patience) -> None:
+        """By a connection that is this thread's alone meanwhile; a broken one is not used again."""
         slots = self._slots
-        if not slots.acquire(timeout=max(0.0, deadline - self._clock.monotonic())):
+        if not slots.acquire(timeout=max(0.0, patience.left())):
             raise BrokerUnavailable(f"all {self._limit} connections of the producer were busy for {self._timeout:g} s")
         try:
             with self._lock:
                 line = self._idle.pop() if self._idle else None
             if line is None:
-                line = self._opened(deadline)
+                line = self._opened(patience)
             try:
-                with broker_errors(line.connection, "sending"):
-                    yield line
+                line.publish(parcels, patience)
             except BaseException:
                 line.close()
                 self.close()  # the others have been idle for longer, and what broke this one has broken them
-                raise
+                with broker_errors(line.connection, "sending"):
+                    raise
             with self._lock:
                 self._idle.append(line)
         finally:
             slots.release()
 
-    def _opened(self, deadline: float) -> Line:
+    def _opened(self, patience: Patience) -> Line:
         connection = self._factory()
         # Nobody ticks between two sends, and a broker that expects heartbeats would hang up on an idle producer.
         connection.heartbeat = 0
@@ -163,7 +161,7 @@ class TaskProducer:
         if amqp:
             # Confirms are awaited here, for many messages at once, instead of after each.
             connection.transport_options = {**(connection.transport_options or {}), "confirm_publish": False}
-        connect(connection, max(0.1, min(CONNECT_TIMEOUT, deadline - self._clock.monotonic())))
+        connect(connection, max(0.1, min(CONNECT_TIMEOUT, patience.left())))
         self._ever_connected = True
         with broker_errors(connection):
             if connection.transport.driver_type == "redis":

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from stem_kombu.broker.encoding import CONTENT_ENCODING, CONTENT_TYPE
 from stem_kombu.broker.lines import Line, Parcel
-from stem_kombu.broker.redis_mail import raw_client
 from stem_kombu.clock import Clock
 
 if TYPE_CHECKING:
@@ -23,29 +22,39 @@ if TYPE_CHECKING:
 
 
 class RedisLine(Line):
-    """A line to Redis: one command for the messages of one queue."""
+    """A line to Redis: one command for the messages of one queue, over a connection of the channel's pool.
+
+    The connection is used by itself: a client around it would try again what has failed, which the producer does, and takes
+    as long as the command's own bytes."""
 
     def __init__(self, connection: Connection, clock: Clock) -> None:
         super().__init__(connection, clock)
-        self._channel: Any = connection.default_channel
-        self._client = raw_client(self._channel)
+        channel: Any = connection.default_channel
+        self._prefix = channel.global_keyprefix
+        self._pool = channel.pool
+        self._connection = self._pool.get_connection()
 
     def _publish_together(self, parcels: Sequence[Parcel]) -> None:
+        if len(parcels) == 1:
+            (parcel,) = parcels
+            self._connection.send_command("LPUSH", self._prefix + parcel.queue, queue_text(parcel))
+            self._connection.read_response()
+            return
         texts: dict[str, list[str]] = {}
         for parcel in parcels:
             texts.setdefault(parcel.queue, []).append(queue_text(parcel))
-        prefix = self._channel.global_keyprefix
-        if len(texts) == 1:
-            ((queue, several),) = texts.items()
-            self._client.lpush(prefix + queue, *several)
-            return
-        with self._client.pipeline() as pipe:
-            for queue, several in texts.items():
-                pipe.lpush(prefix + queue, *several)
-            pipe.execute()
+        commands = [("LPUSH", self._prefix + queue, *several) for queue, several in texts.items()]
+        if len(commands) > 1:
+            commands = [("MULTI",), *commands, ("EXEC",)]
+        self._connection.send_packed_command(self._connection.pack_commands(commands))
+        answers = [self._connection.read_response() for _ in commands]
+        for answer in answers[-1] if len(commands) > 1 else ():
+            if isinstance(answer, Exception):
+                raise answer  # of one of several queues, whose key holds something else: that of EXEC itself is none
 
     def close(self) -> None:
-        self._client.close()
+        self._connection.disconnect()
+        self._pool.release(self._connection)
         super().close()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+import redis
 from kombu import Queue
 
 from stem_kombu import Stem
@@ -93,6 +94,20 @@ def test_several_queues_are_served_by_one_call(producer: TaskProducer, broker_ur
     producer.send_many(task(n, f"{queue_name}-{n % 3}") for n in range(9))
     for part in range(3):
         assert ids(broker_url, f"{queue_name}-{part}", 3) == Counter([f"t{n}" for n in range(part, 9, 3)])
+
+
+@pytest.mark.parametrize("queues", [1, 2])
+def test_g18_a_key_that_holds_something_else_than_a_queue_is_an_error_of_one_queue_and_of_several(
+    redis_url: str, queue_name: str, queues: int
+) -> None:
+    producer = TaskProducer(lambda: open_connection(redis_url), timeout=0.5)
+    producer.send_many([task(0, queue_name), task(1, "others")])  # connected, and both known
+    with redis.Redis.from_url(redis_url) as client:
+        client.delete(queue_name)
+        client.set(queue_name, "not a list")
+    with pytest.raises(BrokerUnavailable, match="WRONGTYPE"):
+        producer.send_many([task(number, queue_name if number % queues == 0 else "others") for number in range(4)])
+    producer.close()
 
 
 def test_threads_share_a_producer(producer: TaskProducer, broker_url: str, queue_name: str) -> None:
