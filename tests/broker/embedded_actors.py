@@ -21,6 +21,9 @@ from typing import Any
 
 from kombu import Connection, Consumer, Exchange, Producer, Queue
 
+from stem_kombu.broker.producer import TaskProducer
+from stem_kombu.task import TaskMessage
+
 TRANSPORT = "stem_kombu.broker.embedded:Transport"
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -150,6 +153,18 @@ def produce(url: str, queue: str, first: int, count: int) -> None:
         for number in range(first, first + count):
             producer.publish({"n": number}, routing_key=queue, exchange="")
             say("sent", number)
+
+
+def send_many(url: str, queue: str, count: int) -> None:
+    """Send so many tasks by each call, whose numbers go on, and say ``sent N`` when the first N are sent."""
+    producer = TaskProducer(lambda: connect(url))
+    sent = 0
+    while True:
+        producer.send_many(
+            TaskMessage(f"t{number}", "tasks.render", (number,), queue=queue) for number in range(sent, sent + count)
+        )
+        sent += count
+        say("sent", sent)
 
 
 def hold(

@@ -20,6 +20,7 @@ from amqp.exceptions import NotFound
 from kombu import Connection, Consumer, Producer, Queue
 
 from stem_kombu.broker.embedded import EmbeddedBrokerUnavailable
+from stem_kombu.broker.lines import CHUNK
 from stem_kombu.clock import SYSTEM
 from tests.broker.embedded_actors import Actor, acting, connect
 from tests.broker.test_embedded_queues import bodies, publish, ready
@@ -438,6 +439,27 @@ def test_g18_what_a_killed_producer_said_was_sent_is_there(sqlite_url: str, conn
     assert set(sent) <= set(got)
     assert len(got) <= len(sent) + 3
     assert got == sorted(got)
+    assert integrity(connection) == "ok"
+
+
+def test_g18_of_the_call_in_whose_middle_a_sender_is_killed_whole_transactions_are_there(
+    sqlite_url: str, connection: Connection
+) -> None:
+    # Given senders of many that are killed whenever they have sent some, each in another moment of a call
+    count, chance = 2 * CHUNK + 200, random.Random(5)
+    for turn in range(6):
+        queue = f"many-{turn}"
+        with acting("send_many", url=sqlite_url, queue=queue, count=count) as sender:
+            sender.expect("sent")
+            enough = chance.randrange(count, 3 * count)
+            eventually(lambda queue=queue, enough=enough: ready(connection.default_channel, queue) >= enough)
+            sender.kill()
+            sent = max(numbers([sender], "sent"))
+        # Then what was confirmed is there once and in order, and of the last call as many transactions as were committed
+        got = [args[0] for args, *_ in bodies(connection.default_channel, queue)]
+        assert got[:sent] == list(range(sent))
+        assert got == list(range(len(got)))
+        assert len(got) - sent in (0, CHUNK, 2 * CHUNK, count)
     assert integrity(connection) == "ok"
 
 
