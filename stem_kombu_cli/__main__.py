@@ -15,6 +15,7 @@ _SELDOM = 50_000
 def main() -> NoReturn:
     """Run the program and exit with its code."""
     gc.set_threshold(_SELDOM, 10, 10)
+    open_closed_streams()
     try:
         # Here, because it takes most of the time of a short command: whoever interrupts it wants no traceback.
         from stem_kombu_cli.main import run
@@ -22,6 +23,18 @@ def main() -> NoReturn:
         sys.stderr.write("error: interrupted\n")
         raise SystemExit(130) from None
     leave(run(sys.argv[1:]))
+
+
+def open_closed_streams() -> None:
+    """Lead each stream that was closed before we began (``>&-``, as some schedulers do) to nowhere.
+
+    Python has none then, and its descriptor would become that of a connection: what a library writes to it went to a broker.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: its own
+            os.set_inheritable(nowhere, True)
+            setattr(sys, name, open(nowhere, mode))  # noqa: PTH123,SIM115 - a descriptor, and for good
 
 
 def leave(code: int) -> NoReturn:

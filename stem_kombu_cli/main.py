@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 import traceback
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from stem_kombu_cli import exit_codes
-from stem_kombu_cli.render import ReaderGone, abandon_stdout, note
+from stem_kombu_cli.render import ReaderGone, StdoutBroken, abandon, note
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -130,12 +131,17 @@ def run(argv: Sequence[str]) -> int:
         return _told(error.format_message(), None, exit_codes.USAGE)
     except (KeyboardInterrupt, click.Abort):
         return _told("interrupted", None, exit_codes.INTERRUPTED)
+    except StdoutBroken as broken:
+        return _told(f"stdout can't be written: {broken}", None, exit_codes.NO)
     except ReaderGone:
         return exit_codes.BROKEN_PIPE
     except BrokenPipeError:
-        abandon_stdout()
+        abandon(sys.stdout)
         return exit_codes.BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the boundary of the program: the user gets a sentence and a code
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+            abandon(sys.stdout)  # Click writes the help by itself
+            return _told(f"stdout can't be written: {error.strerror}", None, exit_codes.NO)
         if debug:
             from stem_kombu.redaction import mask_url
 

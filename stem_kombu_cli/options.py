@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from stem_kombu_cli.render import note
+
 if TYPE_CHECKING:
     from stem_kombu.settings import Settings, SigningSettings
 
@@ -88,16 +90,16 @@ def announce_places(settings: Settings) -> None:
         from stem_kombu.urls import sqlite_path
 
         folder = sqlite_path(settings.broker.value).parent
-        click.echo(f"note: no broker is named (STEM_BROKER_URL); using the embedded one in {folder}", err=True)
+        note(f"note: no broker is named (STEM_BROKER_URL); using the embedded one in {folder}")
     for source in dict.fromkeys((settings.broker, settings.backend, settings.revoke_store)):
         if source is not None and source.value.startswith("memory:"):
-            click.echo(f"warning: {source.name} is {source.value}, which no other process can see", err=True)
+            note(f"warning: {source.name} is {source.value}, which no other process can see")
     if settings.embedded and not settings.tls:
         return  # nothing leaves this machine
     from stem_kombu.drivers.routes import cautions
 
     for caution in cautions(settings):
-        click.echo(f"warning: {caution}", err=True)
+        note(f"warning: {caution}")
 
 
 def check_tls(settings: Settings) -> None:
@@ -200,10 +202,9 @@ def signing_of(values: dict[str, Any]) -> SigningSettings | None:
     given = {field: values.pop(f"signing_{field}", None) for field in _SIGNING}
     for field in ("keys", "private_keys"):
         if (value := given[field]) and not value.startswith("@"):
-            click.echo(
+            note(
                 f"warning: --signing-{field.replace('_', '-')} has secrets in it, which every user of this machine can read in"
-                f" the list of processes: set STEM_SIGNING_{field.upper()} instead, or write @FILE",
-                err=True,
+                f" the list of processes: set STEM_SIGNING_{field.upper()} instead, or write @FILE"
             )
     return SigningSettings(**given) if any(value is not None for value in given.values()) else None
 

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -39,18 +39,25 @@ class ReaderGone(Exception):
     """Whoever read stdout has gone; nothing more is to be said."""
 
 
+class StdoutBroken(ReaderGone):
+    """What stdout leads to takes no more: a full disk. The message is the system's."""
+
+
 def emit(text: str, *, color: bool = False) -> None:
-    """The text and a line end on stdout. Raises :class:`ReaderGone` when nobody reads it."""
+    """The text and a line end on stdout. Raises :class:`ReaderGone` when nobody reads it, or :class:`StdoutBroken`."""
     try:
         click.echo(text, color=color)
     except BrokenPipeError:
-        abandon_stdout()
+        abandon(sys.stdout)
         raise ReaderGone from None
+    except OSError as error:
+        abandon(sys.stdout)
+        raise StdoutBroken(error.strerror) from None
 
 
-def abandon_stdout() -> None:
-    """Send what is left to nowhere: Python would complain once more when it flushes stdout at the end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def abandon(stream: TextIO) -> None:
+    """Send what is left to nowhere: Python would complain once more when it flushes the stream at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -61,8 +68,11 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def note(text: str) -> None:
-    """A line for people, on stderr."""
-    click.echo(plain(text), err=True)
+    """A line for people, on stderr. Where that takes none, the exit code has to do."""
+    try:
+        click.echo(plain(text), err=True)
+    except OSError:
+        abandon(sys.stderr)
 
 
 def plain(text: str) -> str:

@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from stem_kombu.testing.ports import free_port
-from tests.cli.program import STEM, Program
+from tests.cli.program import PROJECT, STEM, Program
 from tests.waiting import eventually
 
 COMMANDS = [
@@ -121,6 +121,57 @@ def test_a_terminal_gets_colour_and_progress(fleet: Program) -> None:
     assert "1 of 2 answered" in text
     assert "\x1b[" in text
     assert "silent: bravo" in text
+
+
+_FULL = "error: stdout can't be written: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "err"),
+    [
+        ("health >&-", 0, ""),
+        ("health --json >&-", 0, ""),
+        ("--help >&-", 0, ""),
+        ("health 2>&-", 0, ""),
+        ("task show nosuch 2>&-", 4, ""),
+        ("task show nosuch 2>/dev/full", 4, ""),
+        ("health --nosuch 2>/dev/full", 2, ""),
+        ("health >/dev/full", 1, _FULL),
+        ("--help >/dev/full", 1, _FULL),
+        ("worker revoke --task - <&-", 2, "error: there is no task id on standard input\nhint: write one id a line\n"),
+        ("task send nosuch --args - <&-", 2, None),
+    ],
+)
+def test_a_stream_that_is_closed_or_full_changes_no_exit_code_and_shows_no_traceback(
+    embedded: Program, line: str, code: int, err: str | None
+) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{STEM} {line}"],
+        env=embedded.environment,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == code, done
+    assert "Traceback" not in done.stderr
+    if err is not None:
+        assert done.stderr == err
+
+
+@pytest.mark.parametrize("stream", [">&-", ">/dev/full", "2>&-"])
+def test_a_worker_runs_though_nobody_takes_what_it_says(embedded: Program, stream: str) -> None:
+    line = f"exec {STEM} worker start -A shop:app --name unheard -c 1 {stream}"
+    worker = subprocess.Popen(
+        ["sh", "-c", line], env=embedded.environment, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        assert embedded.ended(embedded.send("shop.add", a=1))["result"] == 1
+        worker.terminate()
+        assert worker.wait(60) == 0
+    finally:
+        worker.kill()
+        worker.wait()
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
