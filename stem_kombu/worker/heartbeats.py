@@ -50,6 +50,8 @@ class Heartbeats:
         self._interval = interval
         self._clock = clock
         self._offset = 0.0
+        #: Of a claim that no beats have followed yet.
+        self._claimed: Heartbeat | None = None
         self._nudged = threading.Event()
         self._stopped = threading.Event()
         self._background = Background(
@@ -84,6 +86,7 @@ class Heartbeats:
         if holder is None or (
             holder.hostname == beat.hostname and (holder.pid == beat.pid or not _is_running(holder.pid))
         ):
+            self._claimed = beat
             self.born = self._roster.beat(beat).timestamp()
             return
         raise ConfigurationError(
@@ -100,8 +103,10 @@ class Heartbeats:
         self._nudged.set()
 
     def stop(self) -> None:
-        """Leave the roster at once, so that nobody waits for this worker any more."""
+        """Leave the roster at once, so that nobody waits for this worker any more; also when it has claimed its id only."""
         self._background.stop()
+        if self._claimed is not None:
+            self._forget(self._claimed)
 
     def _begin(self) -> None:
         self._stopped.clear()
@@ -114,6 +119,10 @@ class Heartbeats:
     def _leave(self) -> None:
         last = self._make()
         self._publish(last)
+        self._forget(last)
+
+    def _forget(self, last: Heartbeat) -> None:
+        self._claimed = None
         try:
             self._roster.leave(last.namespace, last.worker, last.boot)
         except StoreError as error:

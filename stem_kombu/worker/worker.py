@@ -310,7 +310,7 @@ class Worker:
             births: list[tuple[Callable[[], Any], Callable[[], Any]]] = [
                 (self.executor.start, lambda: self.executor.stop(0.0)),
                 (self._hydrate, self.hydration.stop),
-                (self.heartbeats.claim, lambda: None),
+                (self.heartbeats.claim, self.heartbeats.stop),
                 (self.listener.start, self.listener.stop),
                 (self.heartbeats.start, self.heartbeats.stop),
                 (self.recorder.start, lambda: self.recorder.stop(0.0)),

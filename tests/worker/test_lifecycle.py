@@ -16,7 +16,7 @@ import pytest
 from celery import Celery
 
 from stem_kombu.app import Stem
-from stem_kombu.backends.registry import open_backend
+from stem_kombu.backends.registry import open_backend, open_roster
 from stem_kombu.broker.connections import broker_connection
 from stem_kombu.broker.depths import QueueDepths
 from stem_kombu.broker.producer import open_producer
@@ -24,10 +24,11 @@ from stem_kombu.celery.agent import Agent
 from stem_kombu.celery.board import Board
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client import ControlClient
+from stem_kombu.control.listener import ControlListener
 from stem_kombu.control.mailbox import Mailbox
 from stem_kombu.control.outbox import Outbox
 from stem_kombu.control.stream import HeartbeatStream
-from stem_kombu.errors import BrokerError, StemError, StoreUnavailable
+from stem_kombu.errors import BrokerError, BrokerUnavailable, StemError, StoreUnavailable
 from stem_kombu.execution.inline import InlineExecutor
 from stem_kombu.settings import Settings
 from stem_kombu.stores.registry import open_revoke_store
@@ -338,6 +339,27 @@ def test_what_an_application_opens_and_closes_often_is_closed_without_the_collec
         eventually(lambda: len(_descriptors()) <= descriptors, 20, lambda: str(_descriptors()))
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
+@pytest.mark.parametrize("make", [_worker, _agent], ids=["worker", "agent"])
+def test_a_start_that_fails_leaves_nobody_on_the_roster_for_others_to_wait_for(
+    app: Stem, make: Callable[[Stem], Life], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_listener: ControlListener) -> None:
+        raise BrokerUnavailable("the broker has just gone")
+
+    monkeypatch.setattr(ControlListener, "start", fails)
+    life = make(app)
+    with pytest.raises(BrokerUnavailable):
+        life.start()
+    roster = open_roster(app.settings.roster.value)
+    try:
+        assert [beat.worker for beat in roster.view(app.settings.namespace).heartbeats] == []
+    finally:
+        roster.close()
+        life.stop()
+        life.release()
 
 
 @pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
