@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.revocation import checked_task_id
+from stem_kombu.revocation import CONTROL_CHARACTER, checked_task_id
 from stem_kombu.task import TaskMessage
 
 Arguments = tuple[Sequence[Any], Mapping[str, Any] | None, str | None]
@@ -36,6 +36,10 @@ def message_of(
     """
     if not name.strip():
         raise ConfigurationError(f"task name {name!r} is empty")
+    if CONTROL_CHARACTER.search(name):
+        raise ConfigurationError(
+            f"task name {name!r} holds a control character", hint="names are one line of plain text"
+        )
     if not queue.strip():
         raise ConfigurationError(f"queue {queue!r} of task {name!r} is blank", hint="leave it out, or give it a name")
     if countdown is not None:

@@ -31,7 +31,8 @@ PROOF_LIMIT = 2 * 12 * TEXT_LIMIT + 1000
 #: Versions are below this, so that the doubles of Lua and JSON hold them exactly.
 VERSION_LIMIT = 2**53
 
-_CONTROL_CHARACTER = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
+#: What no name and no id has; halves of a surrogate pair are what Python makes of an argument's bytes that are no UTF-8.
+CONTROL_CHARACTER = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -43,7 +44,7 @@ def checked_task_id(task_id: object) -> str:
         raise ConfigurationError(
             f"task id {task_id[:40]!r}… has {len(task_id)} characters", hint=f"at most {TASK_ID_LIMIT} are accepted"
         )
-    if _CONTROL_CHARACTER.search(task_id):
+    if CONTROL_CHARACTER.search(task_id):
         raise ConfigurationError(
             f"task id {task_id!r} holds a control character", hint="ids are one line of plain text"
         )

@@ -24,7 +24,8 @@ CONTROL_QUEUE_EXPIRES = 60.0
 
 _PLAIN = re.compile(r"[a-z0-9]{1,20}", re.ASCII)
 _OTHER = re.compile(r"[^a-z0-9]+", re.ASCII)
-_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+#: And halves of a surrogate pair, as which Python shows an argument's bytes that are no UTF-8.
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _LONGEST_QUEUE_NAME = 255  # bytes; a short string of AMQP
 
 

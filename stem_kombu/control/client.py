@@ -122,7 +122,9 @@ class ControlClient:
         timeout: float | None = None,
     ) -> Report:
         """A control command that the application registered."""
-        if name in BUILT_IN or not name:
+        if not name or not name.isprintable():
+            raise ConfigurationError(f"{name!r} is no name of a command")
+        if name in BUILT_IN:
             raise ConfigurationError(f"{name!r} is no command of an application", hint=f"call .{name}() instead")
         return self._ask(Call(name, dict(args or {})), workers, timeout)
 

@@ -26,6 +26,7 @@ from stem_kombu.broker.depths import QueueDepths
 from stem_kombu.broker.failures import shown_url
 from stem_kombu.broker.janitor import sweep
 from stem_kombu.broker.leases import open_leasing
+from stem_kombu.broker.names import checked_queue_name
 from stem_kombu.broker.task_signatures import task_verifier
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.base import WorkerIdentity, checked_worker_id
@@ -107,7 +108,7 @@ class Worker:
         self.app = app
         self.settings: Settings = settings
         self.clock = clock
-        self.queues = tuple(queues or settings.worker_queues or (settings.default_queue,))
+        self.queues = tuple(map(checked_queue_name, queues or settings.worker_queues or (settings.default_queue,)))
         self.concurrency = concurrency or os.cpu_count() or 1
         self._interval = settings.heartbeat_interval if heartbeat_interval is None else heartbeat_interval
         self._multiplier = settings.prefetch_multiplier if prefetch_multiplier is None else prefetch_multiplier

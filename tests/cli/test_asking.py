@@ -237,3 +237,10 @@ def test_arguments_that_are_no_json_object_are_a_usage_error(stem: Program, argu
     assert done.code == 2
     assert "--args" in done.err
     assert done.out == ""
+
+
+@pytest.mark.parametrize("name", ["", "two\nlines", "\udcff"], ids=["empty", "two lines", "no UTF-8"])
+def test_a_command_of_no_name_is_not_asked_of_any_worker(embedded: Program, name: str) -> None:
+    done = embedded.run("worker", "call", name)
+    assert done.code == 2, done
+    assert done.err.startswith(f"error: {name!r} is no name of a command")

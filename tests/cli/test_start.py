@@ -149,6 +149,8 @@ def test_a_signal_ends_a_worker_that_waits_for_its_store(
         (("--name", "with space"), "with space"),
         (("--name", ""), "worker id ''"),
         (("-Q", " , "), "queue"),
+        (("-Q", "mail,amq.mine"), "queue name 'amq.mine' begins with 'amq.'"),
+        (("-Q", "\udcff"), "queue name '\\udcff' has a control character in it"),
         (("--heartbeat-interval", "0"), "--heartbeat-interval"),
         (("--prefetch-multiplier", "many"), "--prefetch-multiplier"),
         (("--inline-slots", "0"), "--inline-slots"),
@@ -156,7 +158,7 @@ def test_a_signal_ends_a_worker_that_waits_for_its_store(
         (("--broker", "carrier-pigeon://loft"), "carrier-pigeon"),
         (("--revoke-store", "ftp://host/store"), "--revoke-store"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+    ids=lambda value: ascii(" ".join(value)) if isinstance(value, tuple) else None,
 )
 def test_what_can_not_be_meant_is_exit_code_2(embedded: Program, arguments: tuple[str, ...], said: str) -> None:
     worker = embedded.begin_worker(*arguments)

@@ -141,12 +141,15 @@ def test_a_countdown_holds_a_task_and_a_revoke_reaches_it_there(fleet: Program, 
         ("shop.add", "--countdown", "later"),
         ("shop.add", "--countdown", "-1s"),
         ("shop.add", "--queue", " "),
+        ("shop.add", "--queue", "\udcff"),  # a byte that is no UTF-8
         ("shop.add", "--id", ""),
         ("shop.add", "--id", "x" * 10_000),
         ("",),
+        ("two\nlines",),
+        ("\udcff",),
         (),
     ],
-    ids=lambda arguments: " ".join(arguments)[:30] or "nothing",
+    ids=lambda arguments: ascii(" ".join(arguments)[:30]) if arguments else "nothing",
 )
 def test_what_can_not_be_meant_is_exit_code_2(embedded: Program, arguments: tuple[str, ...]) -> None:
     done = embedded.run("task", "send", *arguments)
