@@ -20,6 +20,8 @@ TASKS = "STEM_SIGNING_TASKS"
 #: Whether tasks are signed, and whether unsigned ones are refused.
 OFF, SIGN, REQUIRE = "off", "sign", "require"
 
+#: Characters of a file of keys; one that goes on and on is none.
+_LONGEST_FILE = 1_000_000
 _GENERATE = "stem keys generate prints a whole set"
 
 
@@ -136,9 +138,15 @@ def _contents(text: str, variable: str) -> str:
     environment."""
     if not text.startswith("@"):
         return text
+    if text == "@":
+        raise ConfigurationError(f"{variable}: '@' names no file", hint="write @/path/to/the/file")
     path = Path(text[1:]).expanduser()
     try:
-        return path.read_text(encoding="ascii")
+        with path.open(encoding="ascii") as file:
+            content = file.read(_LONGEST_FILE)
+        if len(content) < _LONGEST_FILE:
+            return content
+        raise ValueError
     except OSError as error:
         raise ConfigurationError(f"{variable}: can't read {path}: {error.strerror}") from error
     except ValueError:

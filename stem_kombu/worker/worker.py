@@ -144,10 +144,10 @@ class Worker:
         self.totals = Totals()
         self.inflight = InFlight(clock)
         self.cache = RevocationCache(settings.namespace, clock=clock)
+        at, backend = settings.roster, app.backend  # before the store, which may be at a backend's URL that is no good
         self._store = app.open_revoke_store()
         self.store_url = self._store.url
-        at = settings.roster
-        self._roster: Roster = app.backend or open_roster(at.value, name=at.name, tls=settings.tls)
+        self._roster: Roster = backend or open_roster(at.value, name=at.name, tls=settings.tls)
         self.steering = Steering(
             worker,
             self.inflight,

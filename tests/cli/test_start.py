@@ -157,6 +157,7 @@ def test_a_signal_ends_a_worker_that_waits_for_its_store(
         (("-l", "loud"), "--log-level"),
         (("--broker", "carrier-pigeon://loft"), "carrier-pigeon"),
         (("--revoke-store", "ftp://host/store"), "--revoke-store"),
+        (("--backend", "ftp://host/states"), "--backend: 'ftp://host/states' can't hold task states"),
     ],
     ids=lambda value: ascii(" ".join(value)) if isinstance(value, tuple) else None,
 )

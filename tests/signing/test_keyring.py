@@ -54,6 +54,11 @@ KEYS = hmac_keys("a", "b")
         (SigningSettings(keys="a:c2V/jcm*V0", active_key="a"), "STEM_SIGNING_KEYS: entry 1"),
         (SigningSettings(keys="ä:c2VjcmV0", active_key="ä"), "STEM_SIGNING_KEYS: entry 1"),
         (SigningSettings(keys="@/nowhere/keys", active_key="a"), "STEM_SIGNING_KEYS: can't read /nowhere/keys"),
+        (
+            SigningSettings(keys="@/dev/zero", active_key="a"),
+            "STEM_SIGNING_KEYS: /dev/zero holds something else than keys",
+        ),
+        (SigningSettings(keys="@", active_key="a"), "STEM_SIGNING_KEYS: '@' names no file"),
         (SigningSettings(algorithm="ed25519", private_keys="a:AAAA", active_key="a"), "STEM_SIGNING_PRIVATE_KEYS: key"),
         (SigningSettings(keys=KEYS, active_key="a", key_scopes="a"), "STEM_SIGNING_KEY_SCOPES"),
         (SigningSettings(keys=KEYS, active_key="a", key_scopes="a:reed"), "STEM_SIGNING_KEY_SCOPES"),
