@@ -16,8 +16,9 @@ from enum import Enum
 from typing import Any
 
 from stem_kombu.clock import Clock
+from stem_kombu.outcome import TaskRecord
 from stem_kombu.revocation import Revocation
-from stem_kombu.task import Mode, Task, TaskMessage
+from stem_kombu.task import Task, TaskMessage
 from stem_kombu.worker.credit import Load
 
 #: How many endings are remembered for who asks late.
@@ -62,6 +63,10 @@ class Delivery:
     #: Other messages of this attempt that are not to run here and wait for how this run ends.
     followers: list[Delivery] = field(default_factory=list)
     is_settled: bool = False
+    #: When the backend was asked for what came of the task before (monotonic); ``None`` where nobody has to ask.
+    told_at: float | None = None
+    #: What it said then, if that makes a run needless.
+    over: TaskRecord | None = None
 
     @property
     def task_id(self) -> str:

@@ -19,13 +19,14 @@ from stem_kombu.background import Background
 from stem_kombu.broker.delivery import ForeignMessage, decode_delivery
 from stem_kombu.clock import Clock
 from stem_kombu.control.complaints import Complaints
-from stem_kombu.errors import ControlError, StoreError, TaskNotRegistered
-from stem_kombu.outcome import TaskError, TaskRecord, TaskState
+from stem_kombu.errors import ControlError, TaskNotRegistered
+from stem_kombu.outcome import TaskError
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.signing.keyring import Untrusted
 from stem_kombu.task import Mode, Task, TaskMessage, TaskRegistry
 from stem_kombu.worker.inflight import Delivery, InFlight, Phase
-from stem_kombu.worker.settlement import UNSUPPORTED_CANVAS, Settlement, Then, expiry, refused
+from stem_kombu.worker.past import Past
+from stem_kombu.worker.settlement import UNSUPPORTED_CANVAS, Settlement, Then, expiry, recorded_before, refused
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,8 @@ class Intake:
         self._registry = registry
         self._inflight = inflight
         self._cache = cache
-        self._states = states
+        #: What the backend tells, to whom it matters.
+        self.past = Past(states)
         self._holds = holds
         self._desk = desk
         self._ensure_fresh = ensure_fresh
@@ -127,10 +129,10 @@ class Intake:
                 return
         # A next attempt is published again when its confirmation was lost, or by a worker that was suspended for so long that
         # another one had the task meanwhile; a first attempt is spared the look.
-        looked = redelivered or message.attempt > 1
-        if looked and self._was_recorded(message, raw, generation):
+        told_at = self._clock.monotonic() if redelivered or message.attempt > 1 else None
+        if told_at is not None and self._was_recorded(message, raw, generation):
             return
-        looked = self._ensure_fresh() or looked
+        looked = self._ensure_fresh() or told_at is not None
         if not self._still_held(raw, generation, looked):
             return  # the broker has it again, and this thread is about to find that out
         now = self._clock.utcnow()
@@ -138,6 +140,7 @@ class Intake:
         phase = Phase.HELD if held_for_eta else Phase.RESERVED
         task = self._registry.get(message.name) if message.name in self._registry else _UNKNOWN
         delivery = self._inflight.add(message, task, raw, generation, redelivered, phase)
+        delivery.told_at = told_at
         refusal = self._refusal(message)
         if refusal is not None:
             self._inflight.ended(delivery.token)
@@ -166,20 +169,12 @@ class Intake:
 
     def _was_recorded(self, message: TaskMessage, raw: Any, generation: int) -> bool:
         """Whether the attempt needs no further run, because what came of it is recorded; then it is acknowledged."""
-        if self._states is None:
-            return False
-        try:
-            record = self._states.get(message.task_id)
-        except StoreError as error:
-            logger.warning("whether task %s ended before can't be told: %s", message.task_id, error)
-            return False
-        if record is None or not is_over(message, record):
+        record = self.past.over(message)
+        if record is None:
             return False
         delivery = self._inflight.add(message, _UNKNOWN, raw, generation, True, Phase.RESERVED)
         self._inflight.ended(delivery.token)
-        # The worker that recorded it may have died before a client of Celery was told.
-        again = None if message.celery is None or not record.state.is_terminal else record
-        self._desk.settle(delivery, Settlement(again, Then.ACKNOWLEDGE))
+        self._desk.settle(delivery, recorded_before(message, record))
         return True
 
     def _refusal(self, message: TaskMessage) -> Settlement | None:
@@ -207,16 +202,6 @@ class Intake:
             logger.error("%s (task %s): %s", missing, message.task_id, missing.hint, extra={"task_id": message.task_id})
             return refused(message, worker=self._worker, now=now, error=TaskError("TaskNotRegistered", str(missing)))
         return None
-
-
-def is_over(message: TaskMessage, record: TaskRecord) -> bool:
-    """Whether the record says that this attempt needs no further run: the task has ended, or the next attempt is at the
-    broker already, for it is published before anything is recorded of it."""
-    return (
-        record.state.is_terminal
-        or record.attempt > message.attempt
-        or (record.attempt == message.attempt and record.state is TaskState.RETRYING)
-    )
 
 
 class Holds:

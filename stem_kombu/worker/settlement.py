@@ -145,6 +145,13 @@ def refused(
     return Settlement(record, then, "cancelled" if cancelled else "failed")
 
 
+def recorded_before(message: TaskMessage, record: TaskRecord) -> Settlement:
+    """A message whose attempt needs no further run, by what is recorded. The worker that did so may have died before a client
+    of Celery was told."""
+    again = None if message.celery is None or not record.state.is_terminal else record
+    return Settlement(again, Then.ACKNOWLEDGE)
+
+
 def expiry(message: TaskMessage, now: datetime) -> TaskError | None:
     """Why the message may not start any more, ``None`` while it may."""
     if message.expires_at is None or message.expires_at > now:

@@ -22,8 +22,9 @@ from stem_kombu.worker.credit import LOOK_FOR, Credit
 from stem_kombu.worker.inflight import Delivery, InFlight, Phase
 from stem_kombu.worker.intake import Holds, parked_again
 from stem_kombu.worker.leases import LeaseThread
+from stem_kombu.worker.past import TOLD_LATELY, Past
 from stem_kombu.worker.recorder import Recorder
-from stem_kombu.worker.settlement import Settlement, Then, expiry, refused, settle
+from stem_kombu.worker.settlement import Settlement, Then, expiry, recorded_before, refused, settle
 from stem_kombu.worker.totals import Totals
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Steering:
         self.holds: Holds
         self.leases: LeaseThread
         self.credit: Credit
+        self.past: Past
         #: What Celery's monitors are told, ``None`` when nobody listens on this broker or it is switched off.
         self.events: Events | None = None
 
@@ -129,15 +131,25 @@ class Steering:
 
     def may_start(self, job: Job) -> Outcome | None:
         looked = self._ensure_fresh()
+        delivery = self._inflight.get(job.token)
+        if delivery is not None and self._was_told_long_ago(delivery):
+            looked, delivery.over = True, self.past.over(job.message)
+            if delivery.over is not None:
+                return Outcome(Ending.RELEASED)
         revocation = self._cache.get(job.message.task_id)
         if revocation is not None:
             return Outcome(Ending.CANCELLED, revocation=revocation)
-        delivery = self._inflight.get(job.token) if looked else None
-        if delivery is not None and (delivery.lease_lost or not self._still_held(delivery.generation)):
+        if looked and delivery is not None and (delivery.lease_lost or not self._still_held(delivery.generation)):
             # The broker gave it to somebody else while the store was read. Given back, which says nothing over another
             # connection, and rightly over this one should the message come here again at this very moment.
             return Outcome(Ending.RELEASED)
         return None
+
+    def _was_told_long_ago(self, delivery: Delivery) -> bool:
+        """Whether the backend, which is there, is to be asked once more what became of other messages of the task."""
+        told_at = delivery.told_at
+        late = told_at is not None and self._clock.monotonic() - told_at > TOLD_LATELY
+        return late and self.recorder.trouble is None
 
     def started(self, job: Job, pid: int) -> None:
         delivery = self._inflight.started(job.token, pid)
@@ -186,6 +198,9 @@ class Steering:
         if delivery.lease_lost:
             logger.warning("task %s ended after its lease was lost: its outcome is another worker's", delivery.task_id)
             self.settle(delivery, Settlement(None, Then.LEAVE))
+            return
+        if delivery.over is not None:
+            self.settle(delivery, recorded_before(job.message, delivery.over))
             return
         revocation = self._cache.get(job.message.task_id)
         if outcome.kind is Ending.RELEASED and revocation is not None and delivery.started_at is None:

@@ -230,7 +230,7 @@ class Worker:
         )
         steering = self.steering
         self.leases = LeaseThread(leasing, self.inflight, lost=steering.lease_lost, clock=clock)
-        steering.executor, steering.recorder = self.executor, self.recorder
+        steering.executor, steering.recorder, steering.past = self.executor, self.recorder, self.intake.past
         steering.holds, steering.leases, steering.credit = self.intake_holds, self.leases, self._credit
         self._depths = QueueDepths(template)
         self.view = View(

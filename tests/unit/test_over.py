@@ -6,7 +6,7 @@ import pytest
 
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.task import TaskMessage
-from stem_kombu.worker.intake import is_over
+from stem_kombu.worker.past import is_over
 
 SECOND = TaskMessage("t1", "tasks.render", attempt=2)
 

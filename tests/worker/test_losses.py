@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -14,15 +15,18 @@ import pytest
 from stem_kombu.app import Stem
 from stem_kombu.broker.connections import open_connection
 from stem_kombu.broker.depths import QueueDepths
+from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client import ControlClient
 from stem_kombu.errors import StoreUnavailable, TaskFailed
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.settings import Settings
 from stem_kombu.stores.base import RevokeStore
+from stem_kombu.task import TaskMessage
 from stem_kombu.testing.gates import Gate
 from stem_kombu.testing.proxy import TcpProxy
 from stem_kombu.worker.inflight import Delivery
+from stem_kombu.worker.past import TOLD_LATELY
 from stem_kombu.worker.settlement import Then
 from stem_kombu.worker.worker import Worker
 from tests.servers.redis import RedisServer
@@ -378,6 +382,31 @@ def test_g10_a_message_that_comes_again_after_its_outcome_was_recorded_is_acknow
     assert gate.reached() is None
     assert result.get(timeout=1) == "before"
     assert worker.totals.snapshot()["started"] == 0
+
+
+def test_g19_an_attempt_that_waits_here_for_a_slot_does_not_start_once_the_task_has_ended_by_another_message(
+    app: Stem, make_worker: WorkerMaker, control: ControlClient, tmp_path: Path, mode: str
+) -> None:
+    worker = make_worker(concurrency=1, inline_slots=1, prefetch_multiplier=4)
+    before, again = Gate(f"{tmp_path}/before"), Gate(f"{tmp_path}/again")
+    running = app.send_task(f"{mode}.gated", [before.path])
+    before.wait_reached()
+    # given a second attempt of which nothing is recorded when it comes, behind a long task
+    app.producer.send(TaskMessage("twice", f"{mode}.gated", (again.path,), queue="default", attempt=2))
+    eventually(lambda: worker.inflight.waiting_count == 1)
+    (waiting,) = worker.inflight.of_tasks(["twice"])
+    assert waiting.told_at is not None
+    eventually(lambda: SYSTEM.monotonic() - (waiting.told_at or 0.0) > TOLD_LATELY)
+    # when the task ends by another message of it, at another worker
+    assert app.backend is not None
+    app.backend.record([TaskRecord("twice", f"{mode}.gated", TaskState.SUCCEEDED, 2, "default", result="elsewhere")])
+    before.open()
+    # then it is acknowledged and does not run
+    assert running.get(timeout=60) == "opened"
+    eventually(lambda: nothing_is_left(control), 30)
+    assert again.reached() is None
+    assert app.result("twice").get(timeout=1) == "elsewhere"
+    assert worker.totals.snapshot()["started"] == 1
 
 
 @with_leases

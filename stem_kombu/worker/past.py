@@ -1,0 +1,44 @@
+"""What the backend tells of a task's past: an attempt whose message comes again, or was sent again, may need no run any more."""
+
+from __future__ import annotations
+
+import logging
+
+from stem_kombu.backends.base import TaskStates
+from stem_kombu.errors import StoreError
+from stem_kombu.outcome import TaskRecord, TaskState
+from stem_kombu.task import TaskMessage
+
+logger = logging.getLogger(__name__)
+
+#: Seconds after which what was told of a task that waits here is looked at once more before it starts: another message of the
+#: task may have run meanwhile, here or elsewhere.
+TOLD_LATELY = 0.1
+
+
+class Past:
+    """Asks ``states``; without them nothing is known."""
+
+    def __init__(self, states: TaskStates | None) -> None:
+        self._states = states
+
+    def over(self, message: TaskMessage) -> TaskRecord | None:
+        """The record by which this attempt needs no further run; ``None``: there is none, or the backend can't tell."""
+        if self._states is None:
+            return None
+        try:
+            record = self._states.get(message.task_id)
+        except StoreError as error:
+            logger.warning("whether task %s ended before can't be told: %s", message.task_id, error)
+            return None
+        return record if record is not None and is_over(message, record) else None
+
+
+def is_over(message: TaskMessage, record: TaskRecord) -> bool:
+    """Whether the record says that this attempt needs no further run: the task has ended, or the next attempt is at the
+    broker already, for it is published before anything is recorded of it."""
+    return (
+        record.state.is_terminal
+        or record.attempt > message.attempt
+        or (record.attempt == message.attempt and record.state is TaskState.RETRYING)
+    )
