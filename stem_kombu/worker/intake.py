@@ -85,7 +85,7 @@ class Intake:
         self._inflight = inflight
         self._cache = cache
         #: What the backend tells, to whom it matters.
-        self.past = Past(states)
+        self.past = Past(states, clock)
         self._holds = holds
         self._desk = desk
         self._ensure_fresh = ensure_fresh

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from stem_kombu.backends.base import TaskStates
+from stem_kombu.clock import Clock
 from stem_kombu.errors import StoreError
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.task import TaskMessage
@@ -14,13 +15,24 @@ logger = logging.getLogger(__name__)
 #: Seconds after which what was told of a task that waits here is looked at once more before it starts: another message of the
 #: task may have run meanwhile, here or elsewhere.
 TOLD_LATELY = 0.1
+#: Seconds after a failure for which nobody asks whose thread has more to do than to wait for a backend.
+_SPARED = 5.0
 
 
 class Past:
     """Asks ``states``; without them nothing is known."""
 
-    def __init__(self, states: TaskStates | None) -> None:
+    def __init__(self, states: TaskStates | None, clock: Clock) -> None:
         self._states = states
+        self._clock = clock
+        self._failed_at = float("-inf")
+
+    def is_stale(self, told_at: float | None) -> bool:
+        """Whether what was told at that monotonic time (``None``: nobody had to ask) is to be asked again before a start."""
+        if told_at is None:
+            return False
+        now = self._clock.monotonic()
+        return now - told_at > TOLD_LATELY and now - self._failed_at > _SPARED
 
     def over(self, message: TaskMessage) -> TaskRecord | None:
         """The record by which this attempt needs no further run; ``None``: there is none, or the backend can't tell."""
@@ -29,6 +41,7 @@ class Past:
         try:
             record = self._states.get(message.task_id)
         except StoreError as error:
+            self._failed_at = self._clock.monotonic()
             logger.warning("whether task %s ended before can't be told: %s", message.task_id, error)
             return None
         return record if record is not None and is_over(message, record) else None

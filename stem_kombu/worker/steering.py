@@ -22,7 +22,7 @@ from stem_kombu.worker.credit import LOOK_FOR, Credit
 from stem_kombu.worker.inflight import Delivery, InFlight, Phase
 from stem_kombu.worker.intake import Holds, parked_again
 from stem_kombu.worker.leases import LeaseThread
-from stem_kombu.worker.past import TOLD_LATELY, Past
+from stem_kombu.worker.past import Past
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.settlement import Settlement, Then, expiry, recorded_before, refused, settle
 from stem_kombu.worker.totals import Totals
@@ -132,7 +132,7 @@ class Steering:
     def may_start(self, job: Job) -> Outcome | None:
         looked = self._ensure_fresh()
         delivery = self._inflight.get(job.token)
-        if delivery is not None and self._was_told_long_ago(delivery):
+        if delivery is not None and self.past.is_stale(delivery.told_at):
             looked, delivery.over = True, self.past.over(job.message)
             if delivery.over is not None:
                 return Outcome(Ending.RELEASED)
@@ -144,12 +144,6 @@ class Steering:
             # connection, and rightly over this one should the message come here again at this very moment.
             return Outcome(Ending.RELEASED)
         return None
-
-    def _was_told_long_ago(self, delivery: Delivery) -> bool:
-        """Whether the backend, which is there, is to be asked once more what became of other messages of the task."""
-        told_at = delivery.told_at
-        late = told_at is not None and self._clock.monotonic() - told_at > TOLD_LATELY
-        return late and self.recorder.trouble is None
 
     def started(self, job: Job, pid: int) -> None:
         delivery = self._inflight.started(job.token, pid)

@@ -24,7 +24,7 @@ from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.stores import batch
-from stem_kombu.worker import hydration, inflight, intake, leases, recorder, steering
+from stem_kombu.worker import hydration, inflight, intake, leases, past, recorder, steering
 from stem_kombu.worker.inflight import Delivery
 from stem_kombu.worker.settlement import Settlement, Then
 
@@ -340,6 +340,7 @@ MUTANTS: dict[str, Mutant] = {
     "endings are not looked up": Mutant(
         ("G3", "G19"), ((intake.Intake, "_was_recorded", always(False)),), "kills", seed=252
     ),
+    "endings are looked up once": Mutant(("G3", "G19"), ((past.Past, "is_stale", always(False)),), seed=10089919),
     "command carried out twice": Mutant(("G14",), ((admission.Admission, "judge", obey_again),)),
     "stale command obeyed": Mutant(("G14",), ((admission.Admission, "time_left", always(60.0)),), "suspensions"),
     "command judged by the worker's clock": Mutant(
