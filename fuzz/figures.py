@@ -55,6 +55,11 @@ def soaking(soaks: list[dict[str, Any]], kills: list[dict[str, Any]], leaks: lis
         curve = [sample["rss"] for sample in soak["after_each_round"]]
         quarters = (curve[len(curve) * part // 4 - 1] * 1e-6 for part in range(1, 5))
         counts[f"Worker's rss (MB) after each quarter, {kind}"] = ", ".join(f"{rss:.1f}" for rss in quarters)
+        if "blocks" in soak["after_each_round"][0]:
+            held = [sample["blocks"] for sample in soak["after_each_round"]]
+            counts[f"Memory blocks of Python after each quarter, {kind}"] = ", ".join(
+                f"{held[len(held) * part // 4 - 1]:,}" for part in range(1, 5)
+            )
         counts[f"Growth of rss (kB) per 1,000 tasks, {kind}"] = f"{soak['growth_bytes_per_1000_tasks'] / 1000:.1f}"
         counts[f"Queues, keys and connections before and after, {kind}"] = same
     tasks, commands = (max((soak[name] for soak in soaks), default=0) for name in ("tasks", "commands"))
@@ -69,8 +74,9 @@ def soaking(soaks: list[dict[str, Any]], kills: list[dict[str, Any]], leaks: lis
         "revoke); it and its broker are compared with what they held before. It is warmed up until each command that it\n"
         "remembers has expired once (a minute) and SQLite's caches are full (2 MB each). Growth is that of the second half of\n"
         "the run after that, and above 50 kB per 1,000 tasks it is called a leak. It is not only leaks: a worker remembers the\n"
-        "commands of a minute with their answers, so that it holds more while a busy machine lets it go faster. Then clients\n"
-        "are killed with SIGKILL.",
+        "commands of a minute with their answers, so that it holds more while a busy machine lets it go faster; and the\n"
+        "resident size keeps gaps between what Python holds, which is counted in memory blocks. Then clients are killed with\n"
+        "SIGKILL.",
         f"make soak-resources TASKS={tasks} COMMANDS={commands}{bound}" if soaks else "make soak-resources TASKS=0",
         order=70,
         seconds=round(sum(one["seconds"] for one in (*soaks, *kills))),

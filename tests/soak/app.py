@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import time
+from typing import Any
 
 from stem_kombu import Stem, TaskContext
 
@@ -31,3 +34,10 @@ def pause(ctx: TaskContext, number: int) -> int:
 @app.task("soak.fails", max_retries=1, retry_backoff=0.0, retry_jitter=0.0)
 def fails(ctx: TaskContext, number: int) -> None:
     raise ValueError(number)
+
+
+@app.control_command("blocks")
+def blocks(view: Any) -> dict[str, int]:
+    """What Python holds in this process, in memory blocks, garbage apart: the resident size has gaps between them as well."""
+    gc.collect()
+    return {"blocks": sys.getallocatedblocks()}

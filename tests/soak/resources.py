@@ -124,6 +124,11 @@ class Soak:
         totals = client.stats().replies[0].payload["totals"]
         return int(totals["succeeded"]) + int(totals["failed"]) + int(totals["cancelled"])
 
+    def blocks(self) -> int:
+        """Memory blocks that Python has allocated in the worker."""
+        with ControlClient(self.settings) as client:
+            return int(client.call("blocks").replies[0].payload["blocks"])
+
     def held(self) -> dict[str, Any]:
         """What the worker and the broker hold while nothing is asked of them."""
         return {
@@ -176,7 +181,14 @@ def run(
         while len(curve) < rounds and (not curve or within is None or time.monotonic() - began < within):
             soak.round(tasks // rounds, commands // rounds)
             now = footprint(soak.process.pid)
-            curve.append({"rss": now.rss, "threads": now.threads, "descriptors": now.descriptors})
+            curve.append(
+                {
+                    "rss": now.rss,
+                    "threads": now.threads,
+                    "descriptors": now.descriptors,
+                    "blocks": soak.blocks(),
+                }
+            )
             if tell is not None:
                 tell(f"{soak.finished - done} tasks, {soak.commands - given} commands: {curve[-1]}")
         after = at_rest(soak, until=before)
