@@ -18,14 +18,13 @@ from functools import lru_cache
 from kombu import Exchange, Queue
 
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.revocation import CONTROL_CHARACTER
 
 #: Seconds after which the broker removes a control queue that nobody uses.
 CONTROL_QUEUE_EXPIRES = 60.0
 
 _PLAIN = re.compile(r"[a-z0-9]{1,20}", re.ASCII)
 _OTHER = re.compile(r"[^a-z0-9]+", re.ASCII)
-#: And halves of a surrogate pair, as which Python shows an argument's bytes that are no UTF-8.
-_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _LONGEST_QUEUE_NAME = 255  # bytes; a short string of AMQP
 
 
@@ -124,7 +123,7 @@ def checked_queue_name(name: str) -> str:
     """The name as given, or :class:`~stem_kombu.errors.ConfigurationError` that says what is wrong with it."""
     if not name or name != name.strip():
         raise ConfigurationError(f"queue name {name!r} is blank or begins or ends with a space")
-    if _CONTROL_CHARACTER.search(name):
+    if CONTROL_CHARACTER.search(name):
         # \x06\x16 separates the fields of Kombu's bindings on Redis.
         raise ConfigurationError(f"queue name {name!r} has a control character in it")
     if len(name.encode("utf-8", "surrogatepass")) > _LONGEST_QUEUE_NAME:

@@ -50,7 +50,7 @@ class Heartbeats:
         self._interval = interval
         self._clock = clock
         self._offset = 0.0
-        #: Of a claim that no beats have followed yet.
+        #: What the id was claimed with, until the roster is left.
         self._claimed: Heartbeat | None = None
         self._nudged = threading.Event()
         self._stopped = threading.Event()
