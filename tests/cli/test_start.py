@@ -169,6 +169,29 @@ def test_what_can_not_be_meant_is_exit_code_2(embedded: Program, arguments: tupl
     assert worker.out == ""
 
 
+@pytest.mark.parametrize("way", ["flags", "variables"])
+def test_as_many_inline_tasks_run_and_wait_as_it_is_told(embedded: Program, tmp_path: Path, way: str) -> None:
+    flags, variables = (
+        ("--inline-slots", "2", "--prefetch-multiplier", "2"),
+        {
+            "STEM_INLINE_SLOTS": "2",
+            "STEM_PREFETCH_MULTIPLIER": "2",
+        },
+    )
+    embedded.start_worker("-c", "1", *(flags if way == "flags" else ()), env=variables if way == "variables" else None)
+    gates = [Gate(tmp_path / str(number)) for number in range(3)]
+    tasks = [embedded.send("shop.report", gate=gate.path) for gate in gates]
+
+    def standing() -> tuple[int, int]:
+        (reply,) = embedded.ok("worker", "stats", "--json").json["replies"]
+        return reply["payload"]["in_flight"], reply["payload"]["reserved"]
+
+    eventually(lambda: standing() == (2, 1), 30)
+    for gate in gates:
+        gate.open()
+    assert [embedded.ended(task)["state"] for task in tasks] == ["succeeded"] * 3
+
+
 def test_without_an_application_it_says_how_to_name_one(embedded: Program) -> None:
     done = embedded.run("worker", "start")
     assert done.code == 2
