@@ -5,17 +5,11 @@ Revoked here, the task never starts; it is recorded as cancelled before its mess
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import logging
-import threading
 from collections.abc import Callable
-from dataclasses import replace
-from datetime import timedelta
 from typing import Any, Protocol
 
 from stem_kombu.backends.base import TaskStates
-from stem_kombu.background import Background
 from stem_kombu.broker.delivery import ForeignMessage, decode_delivery
 from stem_kombu.clock import Clock
 from stem_kombu.control.complaints import Complaints
@@ -23,7 +17,8 @@ from stem_kombu.errors import ControlError, TaskNotRegistered
 from stem_kombu.outcome import TaskError
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.signing.keyring import Untrusted
-from stem_kombu.task import Mode, Task, TaskMessage, TaskRegistry
+from stem_kombu.task import Task, TaskMessage, TaskRegistry
+from stem_kombu.worker.holds import Holds
 from stem_kombu.worker.inflight import Delivery, InFlight, Phase
 from stem_kombu.worker.past import Past
 from stem_kombu.worker.settlement import UNSUPPORTED_CANVAS, Settlement, Then, expiry, recorded_before, refused
@@ -202,129 +197,3 @@ class Intake:
             logger.error("%s (task %s): %s", missing, message.task_id, missing.hint, extra={"task_id": message.task_id})
             return refused(message, worker=self._worker, now=now, error=TaskError("TaskNotRegistered", str(missing)))
         return None
-
-
-class Holds:
-    """Deliveries that wait here without a slot, in a thread of its own.
-
-    ``due(delivery)`` is called when the time of an eta has come. A hold longer than ``longest`` seconds is handed to
-    ``repark(delivery)`` instead, which puts the message back at the broker: RabbitMQ cuts a consumer off that keeps a
-    message for half an hour. What was set aside for a moment is handed to ``give_back(delivery)``. ``changed()`` is
-    called whenever :attr:`count` has changed.
-    """
-
-    def __init__(
-        self,
-        *,
-        due: Callable[[Delivery], None],
-        repark: Callable[[Delivery], None],
-        give_back: Callable[[Delivery], None],
-        changed: Callable[[], None],
-        longest: float | None,
-        clock: Clock,
-    ) -> None:
-        self._due = due
-        self._repark = repark
-        self._give_back = give_back
-        self._changed = changed
-        self._longest = longest
-        self._clock = clock
-        self._order = itertools.count()
-        self._heap: list[tuple[float, int, Callable[[Delivery], None], Delivery]] = []
-        self._cond = threading.Condition()
-        self._stopped = False
-        self._background = Background(self._run, "stem-holds", begin=self._begin, wake=self._end_soon)
-        #: How many are held, and how many of them were set aside.
-        self.count = self.aside = 0
-
-    def start(self) -> None:
-        self._background.start()
-
-    def hold(self, delivery: Delivery) -> None:
-        """Keep the delivery until its eta."""
-        assert delivery.message.eta is not None
-        wait = (delivery.message.eta - self._clock.utcnow()) / timedelta(seconds=1)
-        if self._longest is not None and wait > self._longest:
-            self._keep(delivery, self._longest, self._repark)
-        else:
-            self._keep(delivery, wait, self._due)
-
-    def set_aside(self, delivery: Delivery, seconds: float) -> None:
-        """Keep the delivery for a moment, then give it back."""
-        self._keep(delivery, seconds, self._give_back)
-
-    def take_aside(self, mode: Mode) -> Delivery | None:
-        """Take the first out that was set aside and needs a slot of that kind."""
-        if not self.aside:
-            return None
-        with self._cond:
-            waiting = [entry for entry in self._heap if entry[2] is self._give_back and entry[3].task.mode is mode]
-            first = min(waiting, key=lambda entry: entry[1], default=None)
-        return None if first is None else self.release(first[3].token)
-
-    def release(self, token: int) -> Delivery | None:
-        """Take one delivery out again, ``None`` when it isn't held any more."""
-        with self._cond:
-            found = next((entry for entry in self._heap if entry[3].token == token), None)
-            if found is None:
-                return None
-            self._heap.remove(found)
-            heapq.heapify(self._heap)
-            self._count(found[2], -1)
-        self._changed()
-        return found[3]
-
-    def release_all(self) -> list[Delivery]:
-        """Take every delivery out."""
-        with self._cond:
-            held, self._heap = [entry[3] for entry in self._heap], []
-            self.count = self.aside = 0
-        return held
-
-    def stop(self) -> None:
-        self._background.stop()
-
-    def _begin(self) -> None:
-        self._stopped = False
-
-    def _end_soon(self) -> None:
-        with self._cond:
-            self._stopped = True
-            self._cond.notify()
-
-    def _keep(self, delivery: Delivery, seconds: float, then: Callable[[Delivery], None]) -> None:
-        with self._cond:
-            heapq.heappush(self._heap, (self._clock.monotonic() + seconds, next(self._order), then, delivery))
-            self._count(then, 1)
-            self._cond.notify()
-        self._changed()
-
-    def _count(self, then: Callable[[Delivery], None], by: int) -> None:
-        self.count += by
-        if then is self._give_back:
-            self.aside += by
-
-    def _run(self) -> None:
-        while True:
-            with self._cond:
-                while not self._stopped and not self._heap:
-                    self._cond.wait()
-                if self._stopped:
-                    return
-                wait = self._heap[0][0] - self._clock.monotonic()
-                if wait > 0:
-                    self._cond.wait(min(wait, 60.0))
-                    continue
-                _, _, then, delivery = heapq.heappop(self._heap)
-                self._count(then, -1)
-            self._changed()
-            try:
-                then(delivery)
-            except Exception:
-                # The boundary of a thread on which every other eta depends.
-                logger.exception("task %s, which was held, can't be let go", delivery.task_id)
-
-
-def parked_again(delivery: Delivery) -> Settlement:
-    """The settlement that puts a held message back at the broker, as it was, and acknowledges this copy of it."""
-    return Settlement(None, Then.ACKNOWLEDGE, retry=replace(delivery.message))

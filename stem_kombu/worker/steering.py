@@ -19,8 +19,8 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.worker.arguments import redacted_arguments
 from stem_kombu.worker.credit import LOOK_FOR, Credit
+from stem_kombu.worker.holds import Holds, parked_again
 from stem_kombu.worker.inflight import Delivery, InFlight, Phase
-from stem_kombu.worker.intake import Holds, parked_again
 from stem_kombu.worker.leases import LeaseThread
 from stem_kombu.worker.past import Past
 from stem_kombu.worker.recorder import Recorder
@@ -265,12 +265,11 @@ class Steering:
 
     def connection_lost(self) -> None:
         """The broker has taken back what the connection held and gives it to anybody: let go of what has not started."""
+        for delivery in self.holds.release_all():
+            # At once, not by the recorder: the message may come again at any moment, and must not find it here.
+            self._inflight.remove(delivery.token)
         for delivery in self._inflight.all():
-            if delivery.phase is Phase.HELD:
-                if self.holds.release(delivery.token) is not None:
-                    # At once, not by the recorder: the message may come again at any moment, and must not find it here.
-                    self._inflight.remove(delivery.token)
-            elif delivery.phase is Phase.RESERVED:
+            if delivery.phase is Phase.RESERVED:
                 self.executor.withdraw(delivery.token)  # and given back, which says nothing over another connection
             elif delivery.started_at is None:
                 # Refused, and not recorded yet: whoever gets it next decides about it, by what counts then.

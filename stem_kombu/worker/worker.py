@@ -44,9 +44,10 @@ from stem_kombu.task import Mode
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.credit import Credit, Load
 from stem_kombu.worker.heartbeats import Heartbeats, beat_of
+from stem_kombu.worker.holds import Holds
 from stem_kombu.worker.hydration import Hydration
 from stem_kombu.worker.inflight import InFlight
-from stem_kombu.worker.intake import FETCHED_LATELY, Holds, Intake
+from stem_kombu.worker.intake import FETCHED_LATELY, Intake
 from stem_kombu.worker.leases import LeaseThread
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.running import run_until_stopped
@@ -59,8 +60,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: What runs plays no part in the allowance of a worker with one kind of task.
-_UNASKED = Load(0, 0)
 #: Seconds within which the revoke store must have been read before work is consumed.
 HYDRATION_TIMEOUT = 30.0
 #: RabbitMQ closes the channel of a consumer that keeps a message for half an hour; a far eta goes back well before.
@@ -405,7 +404,7 @@ class Worker:
 
     def _allowance(self) -> int:
         # What waits for its eta takes no slot, so it must not use up the allowance.
-        load = self.inflight.load() if self._credit.is_mixed else _UNASKED
+        load = self.inflight.load() if self._credit.is_mixed else Load(0, 0)
         return self._credit.allowance(load, self.clock.monotonic(), self.intake_holds.aside) + self.intake_holds.count
 
     def _ensure_fresh(self) -> bool:
