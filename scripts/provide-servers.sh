@@ -1,6 +1,6 @@
 #!/bin/sh
-# Sees to it that the programs of the servers that tests need are on this machine: redis-server, rabbitmq-server and
-# PostgreSQL. What is absent is installed from the system's packages where that is allowed (root, or sudo without a
+# Sees to it that the programs of the servers that tests need are on this machine: redis-server, rabbitmq-server,
+# PostgreSQL and PgBouncer. What is absent is installed from the system's packages where that is allowed (root, or sudo without a
 # password, with apt-get); services are not started: the tests start private ones. What is still absent is named; that
 # fails only with STEM_TEST_REQUIRE_SERVERS=1, else the tests that need it are skipped.
 set -eu
@@ -16,15 +16,18 @@ has_postgres() {
     return 1
 }
 
+has_pgbouncer() { command -v pgbouncer >/dev/null; }
+
 absent() {
     has_redis || echo redis-server
     has_rabbitmq || echo rabbitmq-server
     has_postgres || echo postgresql
+    has_pgbouncer || echo pgbouncer
 }
 
 missing=$(absent)
 if [ -z "$missing" ]; then
-    echo "servers: redis-server, rabbitmq-server and PostgreSQL are here"
+    echo "servers: redis-server, rabbitmq-server, PostgreSQL and PgBouncer are here"
     exit 0
 fi
 
@@ -61,7 +64,7 @@ fi
 
 if [ -n "$missing" ]; then
     echo "servers: not on this machine, and not installable from here:" $missing >&2
-    echo "hint: install them (Debian and Ubuntu: apt-get install" $missing"; macOS: brew install redis rabbitmq postgresql)" >&2
+    echo "hint: install them (Debian and Ubuntu: apt-get install" $missing"; macOS: brew install redis rabbitmq postgresql pgbouncer)" >&2
     [ "${STEM_TEST_REQUIRE_SERVERS:-}" != 1 ] || exit 1
     echo "servers: the tests that need them will be skipped" >&2
 fi

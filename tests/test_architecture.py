@@ -104,7 +104,15 @@ KNOWN_ONLY_TO = [
     (("billiard",), ("stem_kombu.execution",)),
     (("celery",), ("stem_kombu.celery",)),
     (("click", "rich"), ("stem_kombu_cli",)),
-    (("psycopg2",), ("stem_kombu.drivers.postgres", "stem_kombu.stores.postgres", "stem_kombu.backends.postgres")),
+    (
+        ("psycopg2",),
+        (
+            "stem_kombu.drivers.postgres",
+            "stem_kombu.drivers.postgres_session",
+            "stem_kombu.stores.postgres",
+            "stem_kombu.backends.postgres",
+        ),
+    ),
     (
         ("sqlite3",),
         ("stem_kombu.drivers", "stem_kombu.stores.sqlite", "stem_kombu.backends.sqlite", "stem_kombu.broker.embedded"),

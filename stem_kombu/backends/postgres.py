@@ -24,7 +24,8 @@ from stem_kombu.backends.stored import (
     with_carried,
 )
 from stem_kombu.clock import epoch_us
-from stem_kombu.drivers.postgres import PostgresDatabase, PostgresSession
+from stem_kombu.drivers.postgres import PostgresDatabase
+from stem_kombu.drivers.postgres_session import PostgresSession
 from stem_kombu.errors import StoreError
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.settings import TlsSettings

@@ -1,8 +1,6 @@
 """One PostgreSQL database, reached through a few connections that are opened when needed and kept.
 
-psycopg2 is imported when a database is made, never before. Its connections are used in asynchronous mode and waited
-for here, against a deadline: in the blocking mode nothing bounds the wait for a server that is stopped or unreachable
-while its host still acknowledges packets.
+psycopg2 is imported when a database is made, never before.
 """
 
 from __future__ import annotations
@@ -10,17 +8,17 @@ from __future__ import annotations
 import importlib
 import os
 import random
-import select
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers import forking
 from stem_kombu.drivers.handshake import Endpoint, explained
+from stem_kombu.drivers.postgres_session import PostgresSession, TimedOut, wait_for
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.tls import postgres_options, tls_for
-from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
+from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError, StoreUnavailable
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import TlsSettings
 from stem_kombu.urls import checked_server_url, checked_url
@@ -34,10 +32,10 @@ STATEMENT_TIMEOUT = 5.0
 KEPT = 4
 #: Key of the advisory lock under which missing tables are created; any number that others are unlikely to use.
 _SCHEMA_LOCK = 0x5354454D4B4F4D42
-#: The server's own statement_timeout comes first and leaves the connection usable; this is for one that is silent.
-_GRACE = 1.0
 _UNDEFINED_TABLE = "42P01"
 _TLS_MODES = frozenset({"require", "verify-ca", "verify-full"})
+#: Text that the database's encoding has no character for, or bytes that are not of its encoding.
+_UNSTORABLE_TEXT = ("22P05", "22021")
 _CONFLICTS = ("40001", "40P01")  # serialization failure, deadlock: the transaction may simply be repeated
 _CONFLICT_ATTEMPTS = 8
 
@@ -46,45 +44,6 @@ _NAMES_THERE = """SELECT count(*) FROM unnest(%s::text[]) AS wanted(name) JOIN p
     ON pg_class.oid = to_regclass(quote_ident(name))"""
 _COLUMNS_THERE = """SELECT count(*) FROM unnest(%s::text[], %s::text[]) AS wanted(held_by, name)
     JOIN pg_attribute ON attrelid = to_regclass(quote_ident(held_by)) AND attname = wanted.name AND NOT attisdropped"""
-
-
-class TimedOut(Exception):
-    """The server did not answer before the deadline; the connection is of no more use."""
-
-    pgcode: str | None = None
-
-
-class PostgresSession:
-    """One connection for the length of one operation. Statements use psycopg2's ``%s`` and ``%(name)s``."""
-
-    def __init__(self, connection: Any, timeout: float) -> None:
-        self._connection = connection
-        self._timeout = timeout
-
-    def rows(self, statement: str | bytes, parameters: Any = None) -> list[tuple[Any, ...]]:
-        """Every row that the statement returns; an empty list for one that returns none."""
-        cursor = self._executed(statement, parameters)
-        rows: list[tuple[Any, ...]] = cursor.fetchall() if cursor.description else []
-        cursor.close()
-        return rows
-
-    def execute(self, statement: str | bytes, parameters: Any = None) -> int:
-        """How many rows the statement touched."""
-        cursor = self._executed(statement, parameters)
-        count: int = cursor.rowcount
-        cursor.close()
-        return count
-
-    def values(self, template: str, rows: Sequence[Sequence[Any]]) -> bytes:
-        """The rows as the text of a VALUES list, quoted by the driver; ``template`` is like ``(%s, %s::jsonb)``."""
-        with self._connection.cursor() as cursor:
-            return b",".join(cursor.mogrify(template, row) for row in rows)
-
-    def _executed(self, statement: str | bytes, parameters: Any) -> Any:
-        cursor = self._connection.cursor()
-        cursor.execute(statement, parameters)
-        _wait(self._connection, SYSTEM.monotonic() + self._timeout + min(_GRACE, self._timeout))
-        return cursor
 
 
 class PostgresDatabase:
@@ -127,6 +86,8 @@ class PostgresDatabase:
         self._tls = tls or TlsSettings()
         libpq = self._driver.extensions.libpq_version()
         self._dsn: dict[str, Any] = {"application_name": "stem", **postgres_options(given, self._tls, libpq), **given}
+        # Whatever the database, the role or the URL prefers: ids and reasons are any text, and both sides must agree.
+        self._dsn["client_encoding"] = "UTF8"
         self._lock = threading.Lock()
         forking.renew_in_children(self)
         self._idle: list[Any] = []
@@ -141,9 +102,9 @@ class PostgresDatabase:
         """What the operation returns, once everything it did was committed; nothing of it when it raises."""
 
         def transaction(session: PostgresSession) -> T:
-            session.execute("BEGIN")
+            session.begin()
             outcome = operation(session)
-            session.execute("COMMIT")
+            session.commit()
             return outcome
 
         return self._attempts(transaction, repeat=repeat)
@@ -186,6 +147,12 @@ class PostgresDatabase:
                     rebuilt, self._prepared = True, False  # the database was dropped and made again
                 else:
                     raise self._translated(error) from error
+            except UnicodeDecodeError as error:
+                self._dispose(connection)
+                raise StoreCorrupt(
+                    f"{self._purpose} {self.url}: a row holds bytes that are not UTF-8 ({error.object[:40]!r})",
+                    hint="the database has no encoding (SQL_ASCII) and another program wrote to the table; delete the row",
+                ) from error
             except BaseException:
                 self._dispose(connection)  # in the middle of something: not to be trusted with the next transaction
                 raise
@@ -227,11 +194,8 @@ class PostgresDatabase:
         deadline = SYSTEM.monotonic() + self._connect_timeout
         connection = self._driver.connect(**self._dsn, async_=True)
         try:
-            _wait(connection, deadline)
+            wait_for(connection, deadline)
             session = PostgresSession(connection, self._timeout)
-            milliseconds = int(self._timeout * 1000)
-            # Set after connecting and not as a start-up option, which PgBouncer refuses.
-            session.execute(f"SET statement_timeout = {milliseconds}; SET lock_timeout = {milliseconds}")
             if not self._prepared:
                 self._create_missing(session)
                 self._prepared = True
@@ -243,7 +207,7 @@ class PostgresDatabase:
     def _create_missing(self, session: PostgresSession) -> None:
         if self._is_complete(session):
             return
-        session.execute("BEGIN")
+        session.begin()
         # IF NOT EXISTS alone is not safe when two sessions create the same table at once: the loser gets an error.
         session.rows("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
         if not self._is_complete(session):  # else a table that is in use would be locked for nothing
@@ -251,7 +215,7 @@ class PostgresDatabase:
                 session.execute(statement)
             for table, column, type_ in self._schema.columns:
                 session.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} {type_}")
-        session.execute("COMMIT")
+        session.commit()
 
     def _is_complete(self, session: PostgresSession) -> bool:
         names, columns = list(self._schema.names), self._schema.columns
@@ -286,30 +250,16 @@ class PostgresDatabase:
             return StoreUnavailable(f"{where}: {text}", hint="check user and password")
         if "database" in text and "does not exist" in text:
             return StoreUnavailable(f"{where}: {text}", hint="create the database (createdb), or name one that exists")
+        if code in _UNSTORABLE_TEXT:
+            return StoreError(
+                f"{where}: the encoding of this database has no place for a character of an id, name or reason ({text})",
+                hint="make the database anew with encoding UTF8 (createdb -E UTF8 -T template0), or use plain ASCII text",
+            )
         if code == "42501":
             return StoreUnavailable(f"{where}: {text}", hint="grant this user CREATE on the schema, and its tables")
         if code.startswith(("53", "57")) or code == "25006" or isinstance(error, self._driver.OperationalError):
             return StoreUnavailable(f"{where}: {text}", hint="check that the server runs at that host and port")
         return StoreError(f"{where}: {text}")
-
-
-def _wait(connection: Any, deadline: float) -> None:
-    """Return when the connection has done what it was asked; raises :class:`TimedOut` at the deadline."""
-    extensions = importlib.import_module("psycopg2.extensions")
-    while (state := connection.poll()) != extensions.POLL_OK:
-        remaining = deadline - SYSTEM.monotonic()
-        if remaining <= 0:
-            raise TimedOut("the deadline passed")
-        _wait_for_socket(connection.fileno(), state == extensions.POLL_READ, remaining)
-
-
-def _wait_for_socket(descriptor: int, reading: bool, seconds: float) -> None:
-    if hasattr(select, "poll"):  # select() can't watch descriptors above 1023
-        poller = select.poll()
-        poller.register(descriptor, select.POLLIN if reading else select.POLLOUT)
-        poller.poll(seconds * 1000)
-    else:
-        select.select([descriptor] * reading, [descriptor] * (not reading), [], seconds)
 
 
 def _is_lost(error: Any) -> bool:

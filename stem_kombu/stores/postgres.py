@@ -7,7 +7,8 @@ from datetime import datetime, timezone
 from operator import methodcaller
 from typing import Any
 
-from stem_kombu.drivers.postgres import PostgresDatabase, PostgresSession
+from stem_kombu.drivers.postgres import PostgresDatabase
+from stem_kombu.drivers.postgres_session import PostgresSession
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.errors import StoreCorrupt
 from stem_kombu.revocation import Revocation, RevocationDraft, checked_revocation

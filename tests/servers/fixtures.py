@@ -1,6 +1,6 @@
 """The servers as pytest fixtures; ``tests/conftest.py`` makes them known to all tests.
 
-Of the session:  redis_server  rabbitmq_server  postgres_server
+Of the session:  redis_server  rabbitmq_server  postgres_server  pgbouncer_server
 Of one test:     redis_url  amqp_url  postgres_url     an empty database or virtual host
                  broker_url                            each broker in turn: embedded, redis, amqp
                  proxy_for                             proxy_for(host, port) -> a started TcpProxy
@@ -21,6 +21,7 @@ import pytest
 
 from stem_kombu.broker import embedded
 from stem_kombu.testing.proxy import TcpProxy
+from tests.servers.pgbouncer import PgBouncerServer
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import Reaper, ServerMissing, ServerProcess
 from tests.servers.rabbitmq import RabbitServer
@@ -63,6 +64,11 @@ def rabbitmq_server(server_reaper: Reaper) -> Iterator[RabbitServer]:
 @pytest.fixture(scope="session")
 def postgres_server(server_reaper: Reaper) -> Iterator[PostgresServer]:
     yield from _served(lambda: PostgresServer(server_reaper, fsync=os.environ.get("STEM_TEST_POSTGRES_FSYNC") == "1"))
+
+
+@pytest.fixture(scope="session")
+def pgbouncer_server(server_reaper: Reaper, postgres_server: PostgresServer) -> Iterator[PgBouncerServer]:
+    yield from _served(lambda: PgBouncerServer(server_reaper, postgres_server))
 
 
 # Each of these starts (or resumes) a server that the test before has left killed or paused.

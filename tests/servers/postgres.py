@@ -31,7 +31,7 @@ class PostgresServer(ServerProcess):
 
     def __init__(self, reaper: Reaper, *, fsync: bool = False, options: list[str] | None = None) -> None:
         self._initdb, self._postgres = _program("initdb"), _program("postgres")
-        self._prefix = _unprivileged()
+        self._prefix = unprivileged()
         super().__init__(reaper)
         self._fsync = fsync
         self._options = options or []
@@ -134,7 +134,7 @@ def _program(name: str) -> str:
     return str(Path(found).resolve())
 
 
-def _unprivileged() -> list[str]:
+def unprivileged() -> list[str]:
     """What precedes a command so that it does not run as root, which PostgreSQL refuses; nothing for other users."""
     if os.geteuid() != 0:
         return []

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import psycopg2
 import pytest
 
-from stem_kombu.drivers.postgres import PostgresDatabase, PostgresSession
+from stem_kombu.drivers.postgres import PostgresDatabase
+from stem_kombu.drivers.postgres_session import PostgresSession
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.errors import StoreError, StoreUnavailable
 from stem_kombu.revocation import RevocationDraft as Draft

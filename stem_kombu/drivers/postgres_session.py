@@ -1,0 +1,96 @@
+"""One PostgreSQL connection for the length of one operation: its statements, their settings and their time limits.
+
+Connections are used in psycopg2's asynchronous mode and waited for here, against a deadline: in the blocking mode nothing
+bounds the wait for a server that is stopped or unreachable while its host still acknowledges packets.
+"""
+
+from __future__ import annotations
+
+import importlib
+import select
+from collections.abc import Sequence
+from typing import Any
+
+from stem_kombu.clock import SYSTEM
+
+#: The server's own statement_timeout comes first and leaves the connection usable; this is for one that is silent.
+_GRACE = 1.0
+#: What precedes a statement that is a transaction of its own.
+_READ = b"SET TRANSACTION ISOLATION LEVEL READ COMMITTED; "
+
+
+class TimedOut(Exception):
+    """The server did not answer before the deadline; the connection is of no more use."""
+
+    pgcode: str | None = None
+
+
+class PostgresSession:
+    """One connection for the length of one operation. Statements use psycopg2's ``%s`` and ``%(name)s``.
+
+    Isolation level and time limits are named in each transaction and end with it. Nothing is set on the session: behind
+    PgBouncer the server's connection belongs to other programs a moment later. Outside of a transaction that :meth:`begin`
+    opened, each statement is one of its own, together with its settings: they travel as one query.
+    """
+
+    def __init__(self, connection: Any, timeout: float) -> None:
+        self._connection = connection
+        self._timeout = timeout
+        limit = int(timeout * 1000)
+        self._settings = f"SET LOCAL statement_timeout = {limit}; SET LOCAL lock_timeout = {limit}; ".encode()
+        self._in_transaction = False
+
+    def begin(self) -> None:
+        """Open a transaction for the statements that follow."""
+        self._executed(b"BEGIN ISOLATION LEVEL READ COMMITTED; " + self._settings, None).close()
+        self._in_transaction = True
+
+    def commit(self) -> None:
+        """Return once everything since :meth:`begin` is durable."""
+        self._executed(b"COMMIT", None).close()
+        self._in_transaction = False
+
+    def rows(self, statement: str | bytes, parameters: Any = None) -> list[tuple[Any, ...]]:
+        """Every row that the statement returns; an empty list for one that returns none."""
+        cursor = self._executed(statement, parameters)
+        rows: list[tuple[Any, ...]] = cursor.fetchall() if cursor.description else []
+        cursor.close()
+        return rows
+
+    def execute(self, statement: str | bytes, parameters: Any = None) -> int:
+        """How many rows the statement touched."""
+        cursor = self._executed(statement, parameters)
+        count: int = cursor.rowcount
+        cursor.close()
+        return count
+
+    def values(self, template: str, rows: Sequence[Sequence[Any]]) -> bytes:
+        """The rows as the text of a VALUES list, quoted by the driver; ``template`` is like ``(%s, %s::jsonb)``."""
+        with self._connection.cursor() as cursor:
+            return b",".join(cursor.mogrify(template, row) for row in rows)
+
+    def _executed(self, statement: str | bytes, parameters: Any) -> Any:
+        cursor = self._connection.cursor()
+        text = cursor.mogrify(statement, parameters)
+        cursor.execute(text if self._in_transaction or text.startswith(b"BEGIN") else _READ + self._settings + text)
+        wait_for(self._connection, SYSTEM.monotonic() + self._timeout + min(_GRACE, self._timeout))
+        return cursor
+
+
+def wait_for(connection: Any, deadline: float) -> None:
+    """Return when the connection has done what it was asked; raises :class:`TimedOut` at the deadline."""
+    extensions = importlib.import_module("psycopg2.extensions")
+    while (state := connection.poll()) != extensions.POLL_OK:
+        remaining = deadline - SYSTEM.monotonic()
+        if remaining <= 0:
+            raise TimedOut("the deadline passed")
+        _wait_for_socket(connection.fileno(), state == extensions.POLL_READ, remaining)
+
+
+def _wait_for_socket(descriptor: int, reading: bool, seconds: float) -> None:
+    if hasattr(select, "poll"):  # select() can't watch descriptors above 1023
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN if reading else select.POLLOUT)
+        poller.poll(seconds * 1000)
+    else:
+        select.select([descriptor] * reading, [descriptor] * (not reading), [], seconds)
