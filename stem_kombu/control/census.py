@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Liveness
-from stem_kombu.control.messages import STALE, Reply, is_glob, matches
+from stem_kombu.control.messages import REFUSED, STALE, Reply, is_glob, matches
 from stem_kombu.control.reports import WorkerReply
 
 
@@ -40,7 +40,7 @@ class Census:
         self._tally = [len(self._expected), *[0] * parts]
         self._replies: dict[str, dict[int, Reply]] = {}
         self._boots: dict[str, str] = {}
-        self._asked: dict[int, set[str]] = {}
+        self._asked: dict[int, tuple[set[str], set[str]]] = {}
         self._too_early: list[tuple[Reply, float]] = []
         self._heard_at: dict[str, float] = {}
         #: The monotonic time of the last reply that counted; of the question while there is none.
@@ -58,9 +58,11 @@ class Census:
                 self._silent.add(worker)
         return new
 
-    def asked(self, part: int, signature: str) -> None:
-        """Count only replies to commands with these signatures; a part may be asked again under another one."""
-        self._asked.setdefault(part, set()).add(signature)
+    def asked(self, part: int, signature: str, digest: str) -> None:
+        """Count only replies to commands with this signature and SHA-256; a part may be asked again under others."""
+        signatures, digests = self._asked.setdefault(part, (set(), set()))
+        signatures.add(signature)
+        digests.add(digest)
 
     def hear(self, reply: Reply, at: float) -> bool:
         """Whether the reply was counted; ``at`` is the monotonic time.
@@ -75,8 +77,7 @@ class Census:
             or not 0 <= reply.part < self._parts
             or known_boot != reply.boot
             or reply.part in self._replies.get(reply.worker, ())
-            # The answer to another command under this request's id, which somebody with another key may have sent.
-            or (self._asked and reply.answers not in self._asked.get(reply.part, ()))
+            or (self._asked and not self._is_to_what_was_sent(reply))
         ):
             self.dropped += 1
             return False
@@ -85,6 +86,17 @@ class Census:
             return False
         self._count(reply, at)
         return True
+
+    def _is_to_what_was_sent(self, reply: Reply) -> bool:
+        """Whether a signed reply answers the bytes of this question, and not others under its request id.
+
+        Workers of 0.1.0 name the command's signature alone, and name it as well when they refuse a changed copy of the
+        command. So a refusal that names no digest is not counted: the sender of such a copy would decide what it says.
+        """
+        signatures, digests = self._asked.get(reply.part, (set(), set()))
+        if reply.command_digest is not None:
+            return reply.command_digest in digests
+        return reply.answers in signatures and (reply.error is None or reply.error.code != REFUSED)
 
     def give_up(self) -> None:
         """Nobody is asked again: what was too early for a worker is its answer after all."""

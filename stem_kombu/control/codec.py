@@ -143,7 +143,7 @@ def decode_command(body: bytes, *, known: Callable[[str], bool]) -> Command:
 def encode_reply(reply: Reply, keyring: Keyring | None = None) -> bytes:
     """The reply as JSON, sealed where there are keys; raises :class:`BadMessage` when the payload is too large or can't be
     JSON."""
-    answers = {} if reply.answers is None else {"answers": reply.answers}
+    bound = {"answers": reply.answers, "command_sha256": reply.command_digest}
     return _encode(
         {
             "v": VERSION,
@@ -155,7 +155,7 @@ def encode_reply(reply: Reply, keyring: Keyring | None = None) -> bytes:
             "status": reply.status,
             "payload": reply.payload,
             "error": None if reply.error is None else _told(reply.error),
-            **answers,
+            **{name: value for name, value in bound.items() if value is not None},
         },
         LARGEST_REPLY,
         "a reply",
@@ -195,6 +195,7 @@ def decode_reply(body: bytes) -> Reply:
             error=error,
             part=_whole(fields, "part"),
             answers=None if fields.get("answers") is None else _text(fields, "answers", longest=LONGEST_SIGNATURE),
+            command_digest=None if fields.get("command_sha256") is None else _text(fields, "command_sha256"),
         )
     except ValueError as error_:
         raise BadMessage(f"a reply can't be read: {error_}") from None

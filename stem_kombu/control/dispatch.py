@@ -58,25 +58,42 @@ class Dispatch:
                 extra={"request_id": command.request_id},
             )  # fmt: skip
             error = ReplyError("failed", f"{type(failure).__name__}: {failure}")
-        return self.refusal(command.request_id, command.part, error, command.signature)
+        return self.refused(command, error)
 
-    def refusal(self, request_id: str, part: int, error: ReplyError, answers: str | None = None) -> bytes:
-        """A reply that holds nothing but an error; ``answers`` is the command's signature, believed or not."""
-        return encode_reply(self._answer(request_id, part, {}, error, answers), self._trust.keyring)
+    def refused(self, command: Command, error: ReplyError) -> bytes:
+        """A reply to a command that holds nothing but an error."""
+        answers, digest = command.signature, command.digest
+        return self.refusal(command.request_id, command.part, error, answers=answers, digest=digest)
+
+    def refusal(
+        self, request_id: str, part: int, error: ReplyError, *, answers: str | None = None, digest: str | None = None
+    ) -> bytes:
+        """A reply that holds nothing but an error, to a message that may be no command.
+
+        ``answers`` is its signature where that was verified; ``digest`` the SHA-256 of its bytes, which anyone may have sent.
+        """
+        return encode_reply(self._answer(request_id, part, {}, error, answers, digest), self._trust.keyring)
 
     def _reply(self, command: Command, payload: Callable[[], Mapping[str, Any]]) -> bytes:
         try:
-            answer = self._answer(command.request_id, command.part, payload(), None, command.signature)
+            answers, digest = command.signature, command.digest
+            answer = self._answer(command.request_id, command.part, payload(), None, answers, digest)
             return encode_reply(answer, self._trust.keyring)
         except Exception as failure:  # noqa: BLE001 - it becomes a reply
             # The boundary between a handler, perhaps an application's, and the sender, who must hear something.
             return self.failed(command, failure)
 
     def _answer(
-        self, request_id: str, part: int, payload: Mapping[str, Any], error: ReplyError | None, answers: str | None
+        self,
+        request_id: str,
+        part: int,
+        payload: Mapping[str, Any],
+        error: ReplyError | None,
+        answers: str | None,
+        digest: str | None,
     ) -> Reply:
         who = self._view.identity
-        return Reply(request_id, who.namespace, who.worker, who.boot, payload, error, part, answers)
+        return Reply(request_id, who.namespace, who.worker, who.boot, payload, error, part, answers, digest)
 
     def _payload(self, command: Command) -> Mapping[str, Any]:
         order: Order = command.order

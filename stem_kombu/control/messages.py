@@ -60,6 +60,8 @@ class Call:
 
 #: The code of a refusal because of the command's times: it expired, or is older than its worker.
 STALE = "stale"
+#: The code of a refusal for want of a signature or a permission.
+REFUSED = "refused"
 
 Order = Ping | Inspect | Stats | Revoke | Call
 
@@ -87,9 +89,10 @@ class Command:
     part: int = 0
     parts: int = 1
     sender: str | None = None
-    #: Set where keys are checked: the key that signed it, and its signature.
+    #: Set where keys are checked: the key that signed it, its signature, and the SHA-256 of the bytes that were received.
     signer: Key | None = None
     signature: str | None = None
+    digest: str | None = None
 
     @property
     def scope(self) -> Scope:
@@ -103,8 +106,11 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A worker's answer to one part of a command. ``error`` is set instead of a payload when ``status`` is ``error``;
-    ``answers`` is the signature of the very command that it answers, where that had one."""
+    """A worker's answer to one part of a command. ``error`` is set instead of a payload when ``status`` is ``error``.
+
+    Where there are keys, ``answers`` is the verified signature of the command that it answers (which workers and clients
+    of 0.1.0 go by), and ``command_digest`` the SHA-256 of the bytes that the worker received, verified or not.
+    """
 
     request_id: str
     namespace: str
@@ -114,6 +120,7 @@ class Reply:
     error: ReplyError | None = None
     part: int = 0
     answers: str | None = None
+    command_digest: str | None = None
 
     @property
     def status(self) -> str:

@@ -16,7 +16,7 @@ from stem_kombu.control.mailbox import Mailbox
 from stem_kombu.control.messages import Command, Order, matches
 from stem_kombu.revocation import Revocation
 from stem_kombu.signing.keyring import Keyring
-from stem_kombu.signing.seal import signature_of
+from stem_kombu.signing.seal import digest_of, signature_of
 
 #: Revocations and bytes in one message.
 CHUNK, CHUNK_BYTES = 500, 400_000
@@ -126,7 +126,7 @@ class Question:
             self._keyring,
         )
         if self._keyring is not None and (signature := signature_of(body)) is not None:
-            self.census.asked(part, signature)
+            self.census.asked(part, signature, digest_of(body))
         return body
 
 

@@ -23,7 +23,7 @@ from stem_kombu.control.messages import STALE, Call, Command, Inspect, Ping, Rep
 from stem_kombu.control.trust import NO_KEYS, Trust
 from stem_kombu.errors import BadMessage
 from stem_kombu.signing.keyring import Untrusted
-from stem_kombu.signing.seal import signature_of
+from stem_kombu.signing.seal import digest_of, signature_of
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Reception:
         try:
             command = signed(decode_command(body, known=self._dispatch.knows))
         except Unreadable as error:
-            self._refuse(error, say, None if self._trust.keyring is None else signature_of(body))
+            self._refuse(error, body, say)
             return
         except BadMessage as error:
             self.admission.drop(error.code, str(error))
@@ -125,7 +125,9 @@ class Reception:
         self.admission.drop(error.reason, f"a command: {error}")
         if is_reply_name(self._namespace, to.reply_to):
             told = ReplyError(error.code, f"{error.reason}: {error}")
-            say(to.reply_to, self._dispatch.refusal(to.request_id, to.part, told, signature_of(body) or None))
+            # It names the bytes and not the signature, which may be another message's: else anyone could have a worker sign
+            # refusals of what an operator asked for (docs/adr/0013-signing.md).
+            say(to.reply_to, self._dispatch.refusal(to.request_id, to.part, told, digest=self._digest(body)))
 
     def _permits(self, command: Command, say: Say, private: bool) -> bool:
         """Whether a signed command may be judged: it is this namespace's, not another worker's, and its key suffices."""
@@ -145,15 +147,22 @@ class Reception:
         return True
 
     def _refusal(self, command: Command, text: str, code: str = "refused") -> bytes:
-        error = ReplyError(code, text)
-        return self._dispatch.refusal(command.request_id, command.part, error, command.signature)
+        return self._dispatch.refused(command, ReplyError(code, text))
 
-    def _refuse(self, error: Unreadable, say: Say, answers: str | None) -> None:
+    def _digest(self, body: bytes) -> str | None:
+        return None if self._trust.keyring is None else digest_of(body)
+
+    def _refuse(self, error: Unreadable, body: bytes, say: Say) -> None:
+        """Tell the sender of what can't be read, whose signature holds where there are keys."""
         if not is_reply_name(self._namespace, error.reply_to) or not matches(error.targets, self._worker):
             return  # another namespace's, or for others
         self.admission.drop(error.code, str(error))
         told = ReplyError(error.code, str(error))
-        say(error.reply_to, self._dispatch.refusal(error.request_id, error.part, told, answers))
+        answers = None if self._trust.keyring is None else signature_of(body)
+        told_all = self._dispatch.refusal(
+            error.request_id, error.part, told, answers=answers, digest=self._digest(body)
+        )
+        say(error.reply_to, told_all)
 
     def _obey(self, command: Command, say: Say) -> None:
         order = command.order
@@ -203,7 +212,7 @@ class Reception:
 
     def _busy(self, command: Command) -> bytes:
         error = ReplyError("busy", f"worker {self._worker} has too many commands to carry out")
-        return self._dispatch.refusal(command.request_id, command.part, error, command.signature)
+        return self._dispatch.refused(command, error)
 
 
 def _complain(future: Future[None]) -> None:

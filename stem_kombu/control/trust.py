@@ -21,7 +21,7 @@ from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.configuration import open_keyring
 from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
 from stem_kombu.signing.proofs import proven
-from stem_kombu.signing.seal import COMMAND, signature_of, unsealed
+from stem_kombu.signing.seal import COMMAND, digest_of, signature_of, unsealed
 
 
 class Trust:
@@ -72,8 +72,8 @@ class Trust:
         """What adds to the decoded command who signed its bytes; raises :class:`Untrusted` for bytes that nobody signed."""
         if self.keyring is None:
             return _as_it_is
-        key, signature = unsealed(body, COMMAND, self.keyring), signature_of(body)
-        return lambda command: replace(command, signer=key, signature=signature)
+        key, signature, digest = unsealed(body, COMMAND, self.keyring), signature_of(body), digest_of(body)
+        return lambda command: replace(command, signer=key, signature=signature, digest=digest)
 
     # -- revocations --------------------------------------------------------------------------------------------------
 

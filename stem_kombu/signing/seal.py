@@ -4,10 +4,12 @@
 
 Everything before the last member is signed, byte by byte; the member is appended in one spelling and nothing may follow.
 So nothing has to be parsed before it is believed, two parsers can't differ about what was signed, and whoever has no
-keys reads the message as if it were not there (docs/adr/0012-signing.md).
+keys reads the message as if it were not there (docs/adr/0013-signing.md).
 """
 
 from __future__ import annotations
+
+import hashlib
 
 from stem_kombu.signing.keyring import LONGEST_SIGNATURE, Key, Keyring, Untrusted
 
@@ -37,6 +39,11 @@ def signature_of(body: bytes) -> str | None:
         return _split(body)[1]
     except Untrusted:
         return None
+
+
+def digest_of(body: bytes) -> str:
+    """The SHA-256 of the very bytes of a message, in hexadecimal: by it an answer names the message that it answers."""
+    return hashlib.sha256(body).hexdigest()
 
 
 def _split(body: bytes) -> tuple[bytes, str]:

@@ -23,7 +23,7 @@ from stem_kombu.control.messages import Call, Reply, ReplyError
 from stem_kombu.control.outbox import Outbox
 from stem_kombu.control.reports import Report
 from stem_kombu.signing.keyring import Keyring
-from stem_kombu.signing.seal import sealed, signature_of
+from stem_kombu.signing.seal import digest_of, sealed, signature_of
 from stem_kombu.wake import WakePipe
 from stem_kombu.worker.worker import Worker
 from tests.servers.redis import RedisServer
@@ -48,10 +48,13 @@ def scene(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
 
 
 class Ghost:
-    """Hears what is broadcast and answers it with whatever ``forge`` makes of it, and then as an honest worker would."""
+    """Hears what is broadcast and answers it with whatever ``forge`` makes of it, and then as an honest worker would;
+    with ``answers=False`` it only hears."""
 
-    def __init__(self, scene: Scene, forge: Callable[[bytes], bytes]) -> None:
-        self._scene, self._forge = scene, forge
+    def __init__(self, scene: Scene, forge: Callable[[bytes], bytes], *, answers: bool = True) -> None:
+        self._scene, self._forge, self._answers = scene, forge, answers
+        #: The last honest answer.
+        self.last = b""
         self._gone, self._hears = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._pipe = WakePipe()
@@ -80,15 +83,17 @@ class Ghost:
         self._pipe.close()
 
     def _hear(self, body: bytes, say: Callable[[str, bytes], None], /, *, private: bool) -> None:
-        for answer in (self._forge(body), _answer(body, WORKERS, payload={"forged": False})):
+        forged, self.last = self._forge(body), _answer(body, WORKERS, payload={"forged": False})
+        for answer in (forged, self.last) if self._answers else ():
             say(json.loads(body)["reply_to"], answer)
 
 
 def _answer(command: bytes, keys: Keyring | None, **changes: Any) -> bytes:
     held = json.loads(command)
     reply = Reply(
-        held["id"], held["ns"], "phantom", "boot", {"forged": True}, None, held["part"], signature_of(command)
-    )
+        held["id"], held["ns"], "phantom", "boot", {"forged": True}, None, held["part"],
+        signature_of(command), digest_of(command),
+    )  # fmt: skip
     return encode_reply(replace(reply, **changes), keys)
 
 
@@ -119,9 +124,15 @@ FORGERIES = [
     Forgery(
         "an answer to another command under that number",
         None,
-        lambda c: _answer(c, WORKERS, answers="hmac-sha256:ops:AAAA"),
+        lambda c: _answer(c, WORKERS, answers="hmac-sha256:ops:AAAA", command_digest=None),
     ),
-    Forgery("an answer to no command", None, lambda c: _answer(c, WORKERS, answers=None)),
+    Forgery("an answer to no command", None, lambda c: _answer(c, WORKERS, answers=None, command_digest=None)),
+    Forgery("an answer to other bytes", None, lambda c: _answer(c, WORKERS, command_digest=digest_of(c + b" "))),
+    Forgery(
+        "a refusal that names the signature alone, as 0.1.0 signs it for a changed copy",
+        None,
+        lambda c: _answer(c, WORKERS, command_digest=None, error=ReplyError("refused", "bad-signature: …")),
+    ),
     Forgery("an answer to another part", None, lambda c: _answer(c, WORKERS, part=1)),
     Forgery("an answer of another namespace", None, lambda c: _answer(c, WORKERS, namespace="other")),
     Forgery(
