@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from stem_kombu.clock import isoformat, parse_isoformat
+from stem_kombu.clock import epoch_us, isoformat, parse_isoformat
 from stem_kombu.errors import ConfigurationError
 
 #: Longest task id that is accepted, in characters. Redis keys and index entries stay small; a UUID has 36.
@@ -133,7 +133,7 @@ class Revocation:
                 reason=record.get("reason"),
                 requested_by=record.get("requested_by"),
                 expires_at=None if expires_at is None else parse_isoformat(expires_at),
-                proofs=tuple(proofs[-MOST_PROOFS:]),
+                proofs=tuple(proofs[:MOST_PROOFS]),
             )
         )
 
@@ -186,7 +186,7 @@ def merge(
     if held is None:
         return Revocation(
             namespace, draft.task_id, version, now, draft.terminate, draft.reason, draft.requested_by, expires_at,
-            kept_proofs((), draft.proofs),
+            kept_proofs((), draft.proofs, now),
         )  # fmt: skip
     if held.expires_at is None or expires_at is None:
         expires_at = None
@@ -201,16 +201,17 @@ def merge(
         reason=held.reason if draft.reason is None else draft.reason,
         requested_by=held.requested_by if draft.requested_by is None else draft.requested_by,
         expires_at=expires_at,
-        proofs=kept_proofs(held.proofs, draft.proofs),
+        proofs=kept_proofs(held.proofs, draft.proofs, now),
     )
 
 
-def kept_proofs(held: Iterable[str], new: Iterable[str]) -> tuple[str, ...]:
+def kept_proofs(held: Iterable[str], new: Iterable[str], now: datetime) -> tuple[str, ...]:
     """Those proofs that a record must keep: of each key the newest, the one that lasts longest, and of those that
-    terminate the one that lasts longest. In the order in which they came; at most the last :data:`MOST_PROOFS`.
+    terminate the one that lasts longest. In the order in which they came; at most :data:`MOST_PROOFS`.
 
-    Of each key, because a store can't verify: what somebody makes up under one key must not push out what was signed by
-    another. A text that is no proof is dropped.
+    A key is its id and its secret's fingerprint, which the proof names: a store can't verify, and a proof by another secret
+    under a known id must not replace the one that workers believe. Where there are too many, those that expired go first
+    and then the latest: a revocation that is in force stays in force. A text that is no proof is dropped.
     """
     found = [(text, read) for text in dict.fromkeys((*held, *new)) if (read := _proof_facts(text)) is not None]
     if len(found) < 2:
@@ -222,20 +223,34 @@ def kept_proofs(held: Iterable[str], new: Iterable[str]) -> tuple[str, ...]:
         kept.add(max(own, key=lambda proof: proof[2])[0])
         if ending := [proof for proof in own if proof[3]]:
             kept.add(max(ending, key=lambda proof: proof[2])[0])
-    return tuple(text for text, _ in found if text in kept)[-MOST_PROOFS:]
+    lasting = [(text, read) for text, read in found if text in kept]
+    while len(lasting) > MOST_PROOFS and (over := [one for one in lasting if one[1][2] <= epoch_us(now)]):
+        lasting.remove(over[0])
+    return tuple(text for text, _ in lasting)[:MOST_PROOFS]
 
 
-def _proof_facts(text: str) -> tuple[str, int, float, bool] | None:
-    """Key, when it was signed, when it expires (microseconds, infinite for never), and whether it terminates."""
+def proof_key(text: str) -> tuple[str, str] | None:
+    """The id of the key that a proof says it was signed with, and the fingerprint of its secret, empty in proofs of 0.1.0;
+    ``None`` for a text that is no proof."""
+    read = _proof_facts(text)
+    return None if read is None else read[0]
+
+
+def _proof_facts(text: str) -> tuple[tuple[str, str], int, float, bool] | None:
+    """Key id and fingerprint, when it was signed, when it expires (microseconds, infinite for never), and whether it
+    terminates."""
     try:
         proof = json.loads(text)
         _, key, _ = proof["s"].split(":")
         signed_us, expires_us, terminate = proof["t"], proof["e"], proof["x"]
+        fingerprint = proof.get("f", "")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if type(signed_us) is not int or type(terminate) is not bool or type(expires_us) not in (int, type(None)):
         return None
-    return key, signed_us, math.inf if expires_us is None else expires_us, terminate
+    if not isinstance(fingerprint, str):
+        return None
+    return (key, fingerprint), signed_us, math.inf if expires_us is None else expires_us, terminate
 
 
 def _text(record: Mapping[str, Any], name: str) -> str:

@@ -87,6 +87,8 @@ class Keyring:
         self.active: Key = self.keys[active]
         #: Whether permissions were given; without, every key may do everything.
         self.scoped = scoped
+        #: What tells the secrets of these keys apart, by key id.
+        self.fingerprints: dict[str, str] = {key.id: key.material.fingerprint() for key in self.keys.values()}
         self._prefixes = {key.id: f"\0{key.algorithm}:{key.id}\0".encode() for key in self.keys.values()}
 
     def sign(self, domain: bytes, message: bytes) -> str:

@@ -34,7 +34,10 @@ def signed_drafts(
             expires_us = signed_us + timedelta(seconds=draft.expires_in) // timedelta(microseconds=1)
         stated = [signed_us, expires_us, draft.terminate, draft.reason, draft.requested_by]
         signature = keyring.sign(REVOCATION, _message(namespace, draft.task_id, stated))
-        proof = json.dumps(dict(zip("texrqs", [*stated, signature], strict=True)), separators=(",", ":"))
+        # By its fingerprint a store tells this secret from another one under the same id, and keeps the proofs of both.
+        fingerprint = keyring.fingerprints[keyring.active.id]
+        fields = dict(zip("texrqfs", [*stated, fingerprint, signature], strict=True))
+        proof = json.dumps(fields, separators=(",", ":"))
         found.append(replace(draft, proofs=(*draft.proofs, proof)))
     return found
 
@@ -86,6 +89,7 @@ def _verified(record: Revocation, text: str, keyring: Keyring) -> dict[str, Any]
             and isinstance(reason, (str, type(None)))
             and isinstance(requested_by, (str, type(None)))
             and isinstance(signature, str)
+            and isinstance(proof.get("f", ""), str)
         )
         if not sound or (expires_us is not None and from_epoch_us(expires_us) is None):
             raise ValueError("a field is of another type")
@@ -95,6 +99,8 @@ def _verified(record: Revocation, text: str, keyring: Keyring) -> dict[str, Any]
         ) from None
     stated = [signed_us, expires_us, terminate, reason, requested_by]
     key = keyring.verify(REVOCATION, _message(record.namespace, record.task_id, stated), signature)
+    if proof.get("f", "") not in ("", keyring.fingerprints[key.id]):  # proofs of 0.1.0 have none
+        raise Untrusted("bad-signature", f"a proof of task {record.task_id!r} names another secret than signed it")
     key.require(Scope.OPERATE, "revoke")
     return dict(zip("texrq", stated, strict=True))
 

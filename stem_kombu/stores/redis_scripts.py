@@ -74,7 +74,8 @@ local function expires_text(expires)
   return last_expires_text
 end
 
--- What matters of a proof: its key, when it was signed, when it expires, whether it terminates. Nil when it is none.
+-- What matters of a proof: its key's id and fingerprint, when it was signed, when it expires, whether it terminates.
+-- Nil when it is none.
 local function facts(proof)
   if type(proof) ~= 'string' then return nil end
   local readable, fields = pcall(cjson.decode, proof)
@@ -83,7 +84,9 @@ local function facts(proof)
     return nil
   end
   local key = string.match(fields.s, '^[^:]*:([^:]*):[^:]*$')
-  return key and {key, fields.t, fields.e == cjson.null and math.huge or fields.e, fields.x}
+  local fingerprint = fields.f == nil and '' or fields.f
+  if type(fingerprint) ~= 'string' then return nil end
+  return key and {key .. ':' .. fingerprint, fields.t, fields.e == cjson.null and math.huge or fields.e, fields.x}
 end
 
 local function kept_proofs(held, draft)
@@ -111,8 +114,14 @@ local function kept_proofs(held, draft)
     kept[own.newest], kept[own.longest] = true, true
     if own.ending then kept[own.ending] = true end
   end
-  for place, proof in ipairs(texts) do if kept[place] then result[#result + 1] = proof end end
-  while #result > tonumber(ARGV[2]) do table.remove(result, 1) end
+  local total, most = 0, tonumber(ARGV[2])
+  for place = 1, #texts do if kept[place] then total = total + 1 end end
+  for place, read in ipairs(found) do
+    if total > most and kept[place] and read[3] <= now then kept[place], total = nil, total - 1 end
+  end
+  for place, proof in ipairs(texts) do
+    if kept[place] and #result < most then result[#result + 1] = proof end
+  end
   return result
 end
 

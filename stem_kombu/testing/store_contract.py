@@ -29,7 +29,7 @@ import pytest
 
 from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.revocation import Revocation, RevocationDraft, merge
+from stem_kombu.revocation import MOST_PROOFS, Revocation, RevocationDraft, merge
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.batch import folded
 from stem_kombu.stores.registry import open_revoke_store
@@ -164,6 +164,34 @@ class RevokeStoreContract:
         assert record is not None
         assert len(record.proofs) == 2
         assert record.proofs[0] == lasting
+
+    def test_g3_another_secret_under_a_known_key_id_replaces_no_proof(self, store: RevokeStore, namespace: str) -> None:
+        """A store can't verify: it tells secrets apart by the fingerprint that a proof names."""
+        genuine, again = _proof("ops", 1, fingerprint="aaaa"), _proof("ops", 3, fingerprint="aaaa")
+        other, old = _proof("ops", 2, fingerprint="bbbb"), _proof("ops", 4)
+        store.save(namespace, [Draft("t", proofs=(genuine,))])
+
+        (record,) = store.save(namespace, [Draft("t", proofs=(other,))])
+        assert record.proofs == (genuine, other)
+
+        (record,) = store.save(namespace, [Draft("t", proofs=(old,)), Draft("t", proofs=(again,))])
+        assert record.proofs == (other, old, again)
+
+    def test_g3_what_is_one_proof_too_many_is_what_expired_and_else_the_latest(
+        self, store: RevokeStore, namespace: str
+    ) -> None:
+        first = [
+            _proof(f"ops-{number}", number, expires_us=3 if number == 5 else None) for number in range(MOST_PROOFS)
+        ]
+        for proof in first:
+            store.save(namespace, [Draft("t", proofs=(proof,))])
+
+        late = _proof("late", 99)
+        (record,) = store.save(namespace, [Draft("t", proofs=(late,))])
+        assert record.proofs == (*first[:5], *first[6:], late)
+
+        (after,) = store.save(namespace, [Draft("t", proofs=(_proof("too-late", 100),))])
+        assert after.proofs == record.proofs
 
     def test_it_merges_as_the_rule_says(self, store: RevokeStore, namespace: str) -> None:
         """Random batches against :func:`stem_kombu.revocation.merge`, the rule itself."""
@@ -525,10 +553,18 @@ class RevokeStoreContract:
 
 
 def _proof(
-    key: str, signed_us: int, *, terminate: bool = False, expires_us: int | None = None, reason: str | None = None
+    key: str,
+    signed_us: int,
+    *,
+    terminate: bool = False,
+    expires_us: int | None = None,
+    reason: str | None = None,
+    fingerprint: str | None = None,
 ) -> str:
     """What stands for a proof in a store, which can't verify it."""
     fields = {"t": signed_us, "e": expires_us, "x": terminate, "r": reason, "q": None, "s": f"hmac-sha256:{key}:AA=="}
+    if fingerprint is not None:
+        fields["f"] = fingerprint
     return json.dumps(fields, separators=(",", ":"))
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from stem_kombu.revocation import MOST_PROOFS, Revocation, kept_proofs, merge
 from stem_kombu.revocation import RevocationDraft as Draft
+from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.keyring import Keyring, Untrusted
 from stem_kombu.signing.proofs import proven, signed_drafts
-from tests.signing.keys import SCOPES, ring, shared
+from tests.signing.keys import SCOPES, hmac_keys, ring, shared
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 OPS, ROOT = ring(shared("ops", key_scopes=SCOPES)), ring(shared("root", key_scopes=SCOPES))
@@ -110,6 +111,24 @@ def test_a_key_that_may_not_revoke_signs_no_draft_and_proves_nothing() -> None:
     assert refused.value.reason == "not-permitted"
 
 
+def test_g3_a_proof_by_another_secret_under_the_same_key_id_replaces_nothing() -> None:
+    other = ring(SigningSettings(keys=f"ops:{hmac_keys('eve').partition(':')[2]}", active_key="ops"))
+    record = after((OPS, Draft("t", True, "genuine")), (other, Draft("t", True, "from a laptop")))
+
+    assert len(record.proofs) == 2
+    assert (record.reason, proven(record, WORKER, NOW).reason) == ("from a laptop", "genuine")
+
+
+def test_a_proof_of_0_1_0_which_names_no_fingerprint_is_verified_all_the_same() -> None:
+    record = after((OPS, Draft("t", True, "genuine")))
+    fields = json.loads(record.proofs[0])
+    del fields["f"]
+
+    assert proven(replace(record, proofs=(json.dumps(fields),)), WORKER, NOW).terminate
+    with pytest.raises(Untrusted):
+        proven(replace(record, proofs=(json.dumps({**fields, "f": "0" * 12}),)), WORKER, NOW)
+
+
 def test_proofs_that_add_nothing_are_not_kept_and_a_stranger_pushes_out_nobody() -> None:
     record = after(*[(OPS, Draft("t", True, f"take {take}")) for take in range(5)])
     assert len(record.proofs) == 1
@@ -119,4 +138,4 @@ def test_proofs_that_add_nothing_are_not_kept_and_a_stranger_pushes_out_nobody()
 
     assert len(record.proofs) == MOST_PROOFS
     assert proven(record, WORKER, NOW).terminate
-    assert kept_proofs(record.proofs, record.proofs) == record.proofs
+    assert kept_proofs(record.proofs, record.proofs, NOW) == record.proofs

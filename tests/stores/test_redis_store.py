@@ -46,9 +46,18 @@ def client(redis_url: str) -> Any:
 
 texts = st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 proofs = st.builds(
-    lambda key, signed_us, expires_us, terminate: json.dumps(
-        {"t": signed_us, "e": expires_us, "x": terminate, "r": None, "q": "ann", "s": f"hmac-sha256:{key}:AA=="}
+    lambda key, fingerprint, signed_us, expires_us, terminate: json.dumps(
+        {
+            "t": signed_us,
+            "e": expires_us,
+            "x": terminate,
+            "r": None,
+            "q": "ann",
+            **fingerprint,
+            "s": f"hmac-sha256:{key}:AA==",
+        }
     ),
+    fingerprint=st.sampled_from([{}, {"f": "aaaa"}, {"f": "bbbb"}, {"f": ""}, {"f": 7}, {"f": None}]),
     key=st.sampled_from(["ops", "root", "viewer", "a.b"]),
     signed_us=st.integers(0, 4) | st.integers(10**15, 2 * 10**15),
     expires_us=st.none() | st.integers(0, 4) | st.integers(10**15, 2 * 10**15),
@@ -64,7 +73,7 @@ drafts = st.builds(
     reason=texts,
     requested_by=texts,
     expires_in=st.none() | st.sampled_from([1e-6, 1.5e-6, 60.0, LONGEST_LIFE]) | st.floats(1e-6, LONGEST_LIFE),
-    proofs=st.lists(proofs | no_proofs, max_size=8).map(tuple),
+    proofs=st.lists(proofs | no_proofs, max_size=14).map(tuple),
 )
 
 
