@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 _PUT = "redis.call('LPUSH', KEYS[1], ARGV[1]) return redis.call('PEXPIRE', KEYS[1], ARGV[2])"
 #: Seconds for which the server lets a reader wait, and after which one that was not answered is on a dead connection.
 _WAIT, _OVERDUE = 5.0, 10.0
+#: Shortest wait that is asked of a server, in seconds: before Redis 7 one below a few milliseconds lasts for ever.
+SHORTEST_WAIT = 0.01
 #: Messages of one burst.
 _BURST = 1000
 
@@ -97,7 +99,7 @@ def open_redis_inbox(connection: Connection, queue: str) -> RedisInbox | None:
     channel: Any = connection.default_channel
     inbox = RedisInbox(channel, queue)
     try:
-        inbox.wait(0.001)
+        inbox.wait(SHORTEST_WAIT)
     except channel.ResponseError as error:
         inbox.close()
         logger.info("replies are read one by one, by Kombu: %s", error)
@@ -152,7 +154,7 @@ class RedisInbox:
     def _ask(self, seconds: float) -> None:
         connection = self._connection
         # In one packet: the second is carried out as soon as the first has ended.
-        commands = [("BRPOP", self._key, f"{max(seconds, 0.001):.3f}"), ("RPOP", self._key, _BURST)]
+        commands = [("BRPOP", self._key, f"{max(seconds, SHORTEST_WAIT):.3f}"), ("RPOP", self._key, _BURST)]
         connection.send_packed_command(connection.pack_commands(commands))
 
     def _answer(self) -> Any:
@@ -169,7 +171,7 @@ def open_redis_hearing(connection: Connection, exchange: str | None, queue: str)
     channel: Any = connection.default_channel
     inbox = RedisInbox(channel, queue)
     try:
-        first = inbox.wait(0.001)
+        first = inbox.wait(SHORTEST_WAIT)
     except channel.ResponseError as error:
         inbox.close()
         logger.info("commands are read one by one, by Kombu: %s", error)

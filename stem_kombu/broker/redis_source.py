@@ -14,10 +14,13 @@ import select
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kombu.utils.scheduling import cycle_by_name
+
 from stem_kombu.broker import redis_scripts
 from stem_kombu.broker.leases import DATED_BY_SERVER
 from stem_kombu.broker.redis_mail import raw_client
-from stem_kombu.broker.redis_sweep import BETWEEN, Sweeper
+from stem_kombu.broker.redis_sweep import NO_MESSAGE, Sweeper
+from stem_kombu.broker.redis_watch import QueueWatch, Turns
 from stem_kombu.broker.typed_json import load_typed
 from stem_kombu.clock import SYSTEM, Clock
 
@@ -26,18 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which the server lets a waiter block. Far below every lease, see RESCUE.
-WAIT = 5
-#: Seconds after which a waiter that has not even been told of the end of its wait is on a dead connection.
-_OVERDUE = WAIT + 5.0
-#: Seconds between two looks where a source has no waiter of its own.
-_LOOK = 0.02
-#: Connections of the pool that are left for everything else.
-_SPARE = 4
 #: Messages of one burst: short enough for a script that nobody else's commands can interrupt.
 _BURST = 128
-#: What reading something that is no message of Kombu's raises.
-NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
 def open_redis_source(
@@ -58,7 +51,8 @@ def open_redis_source(
         try:
             client.connection_pool  # noqa: B018 - a cluster's client has none, and its keys live on many servers
             raw = raw_client(channel)
-            raw.execute_command("BLMOVE", "stem-absent", "stem-absent", "RIGHT", "RIGHT", 0.001)
+            raw.execute_command("RPOP", channel.global_keyprefix + "stem-absent", 1)  # several at a time: Redis 6.2
+            raw.eval("return 1", 0)
         except (AttributeError, channel.ResponseError) as error:
             logger.info("messages are read one by one, by Kombu: %s", error)
             return None
@@ -77,35 +71,6 @@ def message_of(text: bytes, tag: str, queue: str, channel: Any) -> Any:
     info.setdefault("exchange", "")
     info.setdefault("routing_key", queue)
     return channel.Message(payload, channel=channel)
-
-
-class _Waiter:
-    """One connection on which the server may hold a BLMOVE for us."""
-
-    def __init__(self, pool: Any, command: tuple[str, ...]) -> None:
-        self.connection = pool.get_connection()
-        self._pool = pool
-        self._command = command
-        self.connection.send_command("CLIENT", "ID")
-        self.client_id = int(self.connection.read_response())
-        self.armed_at: float | None = None
-
-    def fileno(self) -> int:
-        return int(self.connection._sock.fileno())
-
-    def arm(self, now: float) -> None:
-        self.connection.send_command(*self._command)
-        self.armed_at = now
-
-    def answered(self) -> None:
-        """Take the answer in; what was moved is known to the server, and fetched from there."""
-        self.armed_at = None
-        self.connection.read_response()
-
-    def release(self) -> None:
-        if self.armed_at is not None:
-            self.connection.disconnect()  # an answer that is still to come must not meet somebody else's command
-        self._pool.release(self.connection)
 
 
 class RedisSource:
@@ -133,52 +98,49 @@ class RedisSource:
         self._channel = channel
         self._client = client
         self._clock = clock
-        self._errors = connection.connection_errors
         prefix = channel.global_keyprefix
         self._hash, self._index = prefix + channel.unacked_key, prefix + channel.unacked_index_key
-        self._registry = f"{prefix}{channel.unacked_key}-landings"
-        self._lease = max(WAIT + 1, int(channel.visibility_timeout))
         #: Seconds between two calls of :meth:`sweep`.
         self.sweep_interval = max(0.1, float(channel.unacked_restore_interval))
-        own = secrets.token_hex(8)
-        self._tags = f"{own}."
+        self._tags = f"{secrets.token_hex(8)}."
         self._bursts = 0
-        # In the order in which Kombu takes them: by priority first, so that a rotation of the queues stays within one.
-        self._queues = list(queues)
-        self._by_priority = [
-            [
-                (queue, prefix + channel._q_for_pri(queue, step), f"{self._registry}:{own}:{step}:{number}")
-                for number, queue in enumerate(self._queues)
-            ]
+        # The order of the queues is what the option queue_order_strategy asks for.
+        self._cycle: Any = cycle_by_name(channel.queue_order_strategy)()
+        self._cycle.update(queues)
+        self._count = len(queues)
+        self._keys = [
+            {queue: prefix + key for queue in queues for key in [channel._q_for_pri(queue, step)]}
             for step in channel.priority_steps
         ]
         self._take = client.register_script(redis_scripts.TAKE)
-        self._register = client.register_script(redis_scripts.REGISTER)
-        self._sweeper = Sweeper(channel, client, self._registry, self._lease)
-        sources = [source for step in self._by_priority for source in step]
-        self._names = [f"{landing}{BETWEEN}{key}" for _, key, landing in sources]
-        most = max(1, channel.pool.max_connections - _SPARE)
-        self._waiters = [
-            _Waiter(channel.pool, ("BLMOVE", key, landing, "RIGHT", "LEFT", str(WAIT)))
-            for _, key, landing in sources[:most]
-        ]
-        self._all_waited_for = len(self._waiters) == len(sources)
+        self._sweeper = Sweeper(channel, client)
+        self._watch = QueueWatch(channel, [key for keys in self._keys for key in keys.values()])
+        self._turns = Turns()
+        #: Whether the next burst follows a change that the server told of, and when to look again (monotonic).
+        self._told, self._paused_until = False, float("-inf")
 
     def take(self, room: int, acknowledged: Sequence[str] = ()) -> list[Any]:
         """At most ``room`` messages, as Kombu messages that are noted as unacknowledged; the messages of the tags in
         ``acknowledged`` are forgotten in the same round trip, which is harmless when repeated.
 
-        With no room, what has landed here goes back to its queue, for others."""
-        turn = self._bursts % len(self._queues)
+        Where the lists are known to be empty, the server is not asked for messages."""
+        now = self._clock.monotonic()
+        if room and (now < self._paused_until or self._watch.is_quiet):
+            room = 0
+        if not room and not acknowledged:
+            return []
         self._bursts += 1
-        sources = [source for step in self._by_priority for source in (*step[turn:], *step[:turn])]
-        keys = [self._hash, self._index]
-        ends = []
-        for queue, key, landing in sources:
-            keys += (key, landing)
-            ends.append(f', "", {json.dumps(queue)}]')
+        # As Kombu takes them: by priority first, so that the order of the queues counts within one priority.
+        order = self._cycle.consume(self._count)
+        sources = [(queue, keys[queue]) for keys in self._keys for queue in order]
+        keys = [self._hash, self._index, *(key for _, key in sources)]
+        ends = [f', "", {json.dumps(queue)}]' for queue, _ in sources]
         room = min(room, _BURST)
         found = self._take(keys=keys, args=[room, f"{self._tags}{self._bursts}.", *ends, *acknowledged])
+        if room:
+            self._note(bool(found), now)
+        for queue in dict.fromkeys(sources[source - 1][0] for source in found[1::3]):
+            self._cycle.rotate(queue)
         messages = []
         for tag, source, text in zip(found[::3], found[1::3], found[2::3], strict=True):
             message = self._message(tag.decode(), sources[source - 1][0], text)
@@ -190,38 +152,25 @@ class RedisSource:
         """Return when there may be a message (only if ``more`` is asked for), when ``wake`` is readable, or after
         ``timeout`` seconds."""
         now = self._clock.monotonic()
-        if more and any(waiter.armed_at is None for waiter in self._waiters):
-            self._register(keys=[self._registry], args=self._names)
-            for waiter in self._waiters:
-                if waiter.armed_at is None:
-                    waiter.arm(now)
-        armed = [waiter for waiter in self._waiters if waiter.armed_at is not None]
-        if more and not self._all_waited_for:
-            timeout = min(timeout, _LOOK)
+        watched = None
+        if more:
+            if (pause := self._paused_until - now) > 0:
+                timeout = min(timeout, pause)
+            elif self._watch.is_quiet and (due := self._watch.due_in(now)) > 0:
+                watched, timeout = self._watch.fileno(), min(timeout, due)
+            elif self._watch.look(now):
+                return
+            else:
+                watched, timeout = self._watch.fileno(), min(timeout, self._watch.due_in(now))
         poller = select.poll()  # not select(), which knows no descriptors above 1023
         poller.register(wake, select.POLLIN)
-        by_descriptor = {waiter.fileno(): waiter for waiter in armed}
-        for descriptor in by_descriptor:
-            poller.register(descriptor, select.POLLIN)
-        landed = False
-        for descriptor, _ in poller.poll(max(0.0, timeout) * 1000):
-            if descriptor in by_descriptor:
-                by_descriptor[descriptor].answered()
-                landed = True
-        if landed and not more:
-            self.take(0)
-        if any(w.armed_at is not None and self._clock.monotonic() - w.armed_at > _OVERDUE for w in armed):
-            raise ConnectionError("Redis has not answered a wait in time")
+        if watched is not None:
+            poller.register(watched, select.POLLIN)
+        if any(descriptor == watched for descriptor, _ in poller.poll(max(0.0, timeout) * 1000)):
+            self._told = True
 
     def rest(self) -> None:
-        """Wait for nothing more, and give back what has landed: others are to have it."""
-        for waiter in self._waiters:
-            if waiter.armed_at is not None:
-                # Either it ends the wait, or the wait has just ended by itself; an answer comes in both cases.
-                self._client.client_unblock(waiter.client_id)
-                waiter.answered()
-        self.take(0)
-        self._client.zrem(self._registry, *self._names)
+        """Wait for nothing more. Nothing was moved while waiting, so there is nothing to give back."""
 
     def settled(self, tag: str) -> None:
         """The message of that tag was rejected or given back, through Kombu."""
@@ -231,10 +180,17 @@ class RedisSource:
         self._sweeper.sweep()
 
     def close(self) -> None:
-        for waiter in self._waiters:
-            waiter.release()
-        self._waiters = []
+        self._watch.close()
         self._client.close()
+
+    def _note(self, found: bool, now: float) -> None:
+        """Remember what a burst says of the next one."""
+        if found:
+            self._watch.found_something()
+            self._turns.taken()
+        elif self._told:  # and others were quicker
+            self._paused_until = now + self._turns.missed()
+        self._told = False
 
     def _message(self, tag: str, queue: str, text: bytes) -> Any:
         try:

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import redis
+from kombu import Exchange, Queue
 
 from stem_kombu.broker import names
 from stem_kombu.broker.delivery import decode_delivery
 from stem_kombu.broker.encoding import encode_task
 from stem_kombu.broker.leases import open_leasing
 from stem_kombu.broker.producer import TaskProducer
-from stem_kombu.broker.redis_source import WAIT, RedisSource, open_redis_source
+from stem_kombu.broker.redis_source import RedisSource, open_redis_source
 from stem_kombu.broker.redis_sweep import BETWEEN
 from stem_kombu.clock import SYSTEM, Clock, SystemClock
 from stem_kombu.task import TaskMessage
@@ -127,70 +128,158 @@ def test_a_wait_ends_when_a_message_comes_and_when_it_is_woken(
     assert one.take(5) == []
 
 
-def test_of_many_that_wait_one_gets_a_message_and_the_others_stay_undisturbed(
+def test_of_many_that_wait_one_gets_a_message_and_the_others_wait_for_their_turn(
     redis_url: str, queue_name: str, reader: Callable[..., Reader]
 ) -> None:
     waiting = [reader(queue_name) for _ in range(4)]
     for one in waiting:
         one.arm()
     send(redis_url, queue_name, "t1")
-    waiting[0].source.wait(waiting[0].wake, 60.0, more=True)  # who has waited longest
+    for one in waiting:
+        one.source.wait(one.wake, 60.0, more=True)  # all are told
     assert [one.take(5) for one in waiting] == [["t1"], [], [], []]
+    # then a pause in which they ask for nothing, and after it all are told again
+    send(redis_url, queue_name, "t2")
+    found: list[str] = []
+
+    def any_takes() -> list[str]:
+        for one in waiting:
+            one.source.wait(one.wake, 0.01, more=True)
+            found.extend(one.take(1))
+        return found
+
+    assert eventually(any_takes) == ["t2"]
 
 
-def test_what_lands_at_a_consumer_without_room_goes_to_another_in_its_old_place(
+def test_a_consumer_that_waits_costs_one_connection_and_no_commands_whatever_the_number_of_queues(
+    redis_url: str, queue_name: str, reader: Callable[..., Reader]
+) -> None:
+    one = reader(*(f"{queue_name}-{number}" for number in range(60)))
+    assert one.take(5) == []
+    one.arm()
+    server = redis.Redis.from_url(redis_url)
+    commands = server.info("commandstats")
+    for _ in range(50):
+        one.source.wait(one.wake, 0.001, more=True)
+        assert one.take(5) == []
+    after = server.info("commandstats")
+    for name in ("cmdstat_exists", "cmdstat_evalsha"):
+        assert after.get(name, {}).get("calls") == commands.get(name, {}).get("calls")
+    send(redis_url, f"{queue_name}-59", "t1", priority=9)
+    one.source.wait(one.wake, 60.0, more=True)
+    assert one.take(5) == ["t1"]
+    server.close()
+
+
+def test_a_consumer_without_room_leaves_what_comes_to_others(
     redis_url: str, queue_name: str, reader: Callable[..., Reader]
 ) -> None:
     full, other = reader(queue_name), reader(queue_name)
     full.arm()
     send(redis_url, queue_name, "t1", "t2")
-    full.source.wait(full.wake, 60.0, more=False)
+    full.source.wait(full.wake, 0.01, more=False)
     assert other.take(5) == ["t1", "t2"]
 
 
-def test_a_consumer_that_rests_leaves_nothing_behind(
-    redis_url: str, queue_name: str, reader: Callable[..., Reader]
-) -> None:
-    one = reader(queue_name)
-    one.arm()
-    send(redis_url, queue_name, "t1")
-    server = redis.Redis.from_url(redis_url)
-    eventually(lambda: server.llen(queue_name) == 0)
-    one.source.rest()
-    assert server.lrange(queue_name, 0, -1) != []
-    assert server.keys("*landing*") == []
-    send(redis_url, queue_name, "t2")
-    assert reader(queue_name).take(5) == ["t1", "t2"]
-    server.close()
-
-
-def test_g18_what_has_landed_at_a_consumer_that_died_is_rescued_once_its_lease_is_over(
+def test_g18_a_message_is_in_its_queue_until_a_script_has_taken_it_also_while_a_consumer_waits(
     redis_url: str, queue_name: str, reader: Callable[..., Reader]
 ) -> None:
     dead = reader(queue_name)
     dead.arm()
     send(redis_url, queue_name, "t1", "t2")
     server = redis.Redis.from_url(redis_url)
-    eventually(lambda: server.llen(queue_name) == 1)
-    other = reader(queue_name, visibility_timeout=WAIT + 1)
-    other.source.sweep()
-    assert server.llen(queue_name) == 1
-    # when the dead one was registered longer ago than the lease
-    for name, at in server.zrange("stem-unacked-landings", 0, -1, withscores=True):
-        server.zadd("stem-unacked-landings", {name: at - WAIT - 5})
-    other.source.sweep()
-    assert other.take(5) == ["t1", "t2"]
-    assert server.zcard("stem-unacked-landings") == 0
-    # and should it have been only stalled, it finds nothing
-    assert dead.take(5) == []
+    dead.source.wait(dead.wake, 60.0, more=True)
+    assert server.llen(queue_name) == 2
+    dead.source.rest()
+    assert server.keys("*landing*") == []
+    assert reader(queue_name).take(5) == ["t1", "t2"]
     server.close()
 
 
-def test_g18_no_sweep_can_forget_a_landing_that_may_still_be_filled() -> None:
-    """A wait is preceded by a registration and is over before any lease: see RESCUE."""
-    assert BETWEEN not in "queue\x06\x163"
-    for lease in (1, 60):
-        assert max(WAIT + 1, lease) > WAIT
+def test_where_the_server_does_not_tell_of_messages_it_is_asked_ever_less_often(
+    redis_url: str, queue_name: str, reader: Callable[..., Reader]
+) -> None:
+    server = redis.Redis.from_url(redis_url)
+    server.acl_setuser(
+        "deaf", enabled=True, passwords=["+secret"], keys=["*"], channels=["*"], categories=["+@all"],
+        commands=["-client|tracking"],
+    )  # fmt: skip
+    one = Reader(redis_url.replace("redis://", "redis://deaf:secret@"), queue_name)
+    assert one.take(5) == []
+    looks = (
+        server.info("commandstats")["cmdstat_exists"]["calls"] if "cmdstat_exists" in server.info("commandstats") else 0
+    )
+    end = SYSTEM.monotonic() + 2.0
+    while SYSTEM.monotonic() < end:
+        one.source.wait(one.wake, 1.0, more=True)
+        assert one.take(5) == []
+    assert server.info("commandstats")["cmdstat_exists"]["calls"] - looks <= 12
+    send(redis_url, queue_name, "t1")
+    assert eventually(lambda: (one.source.wait(one.wake, 1.0, more=True), one.take(5))[1]) == ["t1"]
+    one.close()
+    server.acl_deluser("deaf")
+    server.close()
+
+
+def landing_of(queue: str, worker: str = "a1b2c3d4e5f60718") -> str:
+    """The key of a landing of a worker of 0.1.0, and under which name it registers that."""
+    return f"stem-unacked-landings:{worker}:0:0"
+
+
+def test_g18_what_landed_at_a_worker_of_0_1_0_that_died_is_rescued_whenever_it_lands(
+    redis_url: str, queue_name: str, reader: Callable[..., Reader]
+) -> None:
+    server = redis.Redis.from_url(redis_url)
+    registry, landing = "stem-unacked-landings", landing_of(queue_name)
+    name = f"{landing}{BETWEEN}{queue_name}"
+    seconds = int(server.time()[0])
+    one = reader(queue_name)
+    # given one that waits: what landed is its own until the lease is over
+    server.zadd(registry, {name: seconds})
+    send(redis_url, queue_name, "t1", "t2")
+    server.blmove(queue_name, landing, 1, "RIGHT", "LEFT")
+    one.source.sweep()
+    assert server.llen(landing) == 1
+    # when it was registered longer ago than the lease
+    server.zadd(registry, {name: seconds - 100})
+    one.source.sweep()
+    assert one.take(5) == ["t1", "t2"]
+    # and when its wait is carried out after that, a day later as well as after its registration is gone
+    for forgotten in (False, True):
+        if forgotten:
+            server.zrem(registry, name)
+        else:
+            server.zadd(registry, {name: seconds - 86400})
+        send(redis_url, queue_name, f"late{forgotten}", priority=6 if forgotten else 0)
+        key = f"{queue_name}\x06\x166" if forgotten else queue_name
+        server.blmove(key, landing, 1, "RIGHT", "LEFT")
+        one.source.sweep()
+        assert one.take(5) == [f"late{forgotten}"]
+    # at last its registration goes
+    server.zadd(registry, {name: seconds - 8 * 86400})
+    one.source.sweep()
+    assert server.zcard(registry) == 0
+    server.close()
+
+
+def test_g18_a_message_of_a_topic_exchange_comes_back_from_a_forgotten_landing_to_each_queue_that_is_bound(
+    redis_url: str, queue_name: str, reader: Callable[..., Reader]
+) -> None:
+    exchange = Exchange(f"{queue_name}-feeds", type="topic")
+    connection = connected(redis_url)
+    Queue(queue_name, exchange, routing_key="feed.#")(connection.default_channel).declare()
+    envelope = encode_task(TaskMessage("t1", "tasks.render", queue=queue_name))
+    connection.Producer(exchange=exchange).publish(
+        envelope.body, routing_key="feed.import", headers=envelope.headers, content_type="application/json",
+        content_encoding="utf-8", **envelope.properties,
+    )  # fmt: skip
+    connection.release()
+    server = redis.Redis.from_url(redis_url)
+    assert server.blmove(queue_name, landing_of(queue_name), 1, "RIGHT", "LEFT")
+    one = reader(queue_name)
+    one.source.sweep()
+    assert one.take(5) == ["t1"]
+    server.close()
 
 
 def test_what_ours_leaves_behind_is_restored_by_kombus_own_consumer_and_the_other_way_round(
@@ -301,7 +390,7 @@ def test_a_server_without_what_is_needed_is_left_to_kombu(redis_url: str, queue_
         keys=["*"],
         channels=["*"],
         categories=["+@all"],
-        commands=["-blmove"],
+        commands=["-eval"],
     )
     connection = connected(redis_url.replace("redis://", "redis://old:secret@"))
     assert open_redis_source(connection, [queue_name]) is None
@@ -357,14 +446,12 @@ def test_g18_no_message_is_lost_when_its_consumers_are_killed_at_any_moment(
             send(redis_url, queue_name, *sent[trial * 40 : trial * 40 + 40])
             eventually(lambda before=before: seen.stat().st_size > before)
     # then all that the dead ones held comes back
-    for name in server.zrange("stem-unacked-landings", 0, -1):
-        server.zadd("stem-unacked-landings", {name: 1})
     for tag in server.zrange("stem-unacked-index", 0, -1):
         server.zadd("stem-unacked-index", {tag: 1})
     one = reader(queue_name)
     for _ in range(len(sent)):
         one.source.sweep()
-        if server.zcard("stem-unacked-index") == server.zcard("stem-unacked-landings") == 0:
+        if server.zcard("stem-unacked-index") == 0:
             break
     left = one.take(128)
     while batch := one.take(128):

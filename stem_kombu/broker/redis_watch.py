@@ -1,0 +1,100 @@
+"""Learning that a message came into one of many Redis lists, over one connection and without touching the lists.
+
+The server tells a connection that has asked for some keys when one of them changes (client-side caching, Redis 6). So any
+number of queues and priorities costs one connection and, while nothing comes, one command every few seconds. All that wait
+for a queue are told of each message; who finds nothing waits for its turn, see :class:`Turns`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+#: Seconds after which the server is asked again even if it told nothing: a dead connection is noticed in this time.
+_TRUSTED = 5.0
+#: Seconds between two looks where the server can't tell of changes: the first after something came, and the longest.
+_FIRST_LOOK, _LONGEST_LOOK = 0.02, 0.5
+#: Seconds that each message that another worker was quicker to take adds to the pause, and the longest pause.
+_PAUSE, _LONGEST_PAUSE = 0.001, 0.5
+
+
+class QueueWatch:
+    """Watches keys for one thread. Every method raises what the driver raises when the connection is lost."""
+
+    def __init__(self, channel: Any, keys: Sequence[str]) -> None:
+        self._keys = list(keys)
+        self._refusal = channel.ResponseError
+        self._connection, self._tells = self._opened(channel.pool)
+        self._asked_at = float("-inf")
+        self._pause = _FIRST_LOOK
+        self._quiet = False
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether all lists were empty when last looked at, and the server told of no change since."""
+        if self._quiet and self._tells and self._connection.can_read(timeout=0):
+            self._quiet = False
+            self._pause = _FIRST_LOOK
+        return self._quiet
+
+    def fileno(self) -> int | None:
+        """What becomes readable when a list changes; ``None`` where the server does not tell."""
+        return int(self._connection._sock.fileno()) if self._tells else None
+
+    def due_in(self, now: float) -> float:
+        """Seconds until the next look is due, at the monotonic time ``now``."""
+        return max(0.0, self._asked_at + (_TRUSTED if self._tells else self._pause) - now) if self._quiet else 0.0
+
+    def look(self, now: float) -> bool:
+        """Whether there is a message in one of the lists; if not, the server tells of the next one."""
+        self._connection.send_command("EXISTS", *self._keys)
+        self._pause = _FIRST_LOOK if not self._quiet else min(self._pause * 2, _LONGEST_LOOK)
+        self._quiet = not self._connection.read_response()
+        self._asked_at = now
+        return not self._quiet
+
+    def found_something(self) -> None:
+        """A message was taken: more may be there."""
+        self._quiet = False
+
+    def close(self) -> None:
+        self._connection.disconnect()
+
+    def _opened(self, pool: Any) -> tuple[Any, bool]:
+        # Of the pool's kind, but not of the pool: what it is told must not meet somebody else's command.
+        try:
+            connection = pool.connection_class(**{**pool.connection_kwargs, "protocol": 3})
+            connection.connect()
+            connection.send_command("CLIENT", "TRACKING", "ON")
+            connection.read_response()
+        except (TypeError, self._refusal) as error:  # an old redis-py; a server or a right that is missing
+            logger.info("the server does not tell of new messages, so it is asked twice a second: %s", error)
+        else:
+            return connection, True
+        connection = pool.connection_class(**pool.connection_kwargs)
+        connection.connect()
+        return connection, False
+
+
+class Turns:
+    """How long a worker that was told of a message, and found that another had taken it, waits before it looks again.
+
+    Each such message in a row makes the pause longer. So a thousand idle workers cost the server about as much as ten, and
+    a message still meets one whose pause is over.
+    """
+
+    def __init__(self) -> None:
+        self._missed = 0
+
+    def taken(self) -> None:
+        """A message was there."""
+        self._missed = 0
+
+    def missed(self) -> float:
+        """No message was there: seconds to wait."""
+        self._missed += 1
+        return random.uniform(0.0, min(2 * _PAUSE * self._missed, _LONGEST_PAUSE))
