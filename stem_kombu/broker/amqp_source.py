@@ -56,12 +56,21 @@ class AmqpSource:
         self._arrived: list[Any] = []
         # In the order of delivery, in which a channel counts its tags.
         self._unsettled: dict[int, None] = {}
+        self._counted_after = 0
+        #: Messages that arrived since :meth:`count_anew` and are not settled.
+        self.outstanding = 0
         self._more_to_read = True
 
     def arrived(self, message: Any) -> None:
         """Called by Kombu's consumer."""
         self._unsettled[message.delivery_tag] = None
+        self.outstanding += 1
         self._arrived.append(message)
+
+    def count_anew(self) -> None:
+        """What arrives from now on is another consumer's, whose limit is about nothing else."""
+        self._counted_after = max(self._counted_after, next(reversed(self._unsettled), 0))
+        self.outstanding = 0
 
     def take(self, room: int, acknowledged: Sequence[int] = ()) -> list[Any]:
         """What has arrived, as Kombu messages; those of the tags in ``acknowledged`` are acknowledged. How many come is
@@ -89,7 +98,7 @@ class AmqpSource:
 
     def settled(self, tag: int) -> None:
         """The message of that tag was rejected or given back."""
-        self._unsettled.pop(tag, None)
+        self._settle(tag)
 
     def rest(self) -> None:
         """What has been pushed already is given back by the broker when the connection ends."""
@@ -128,8 +137,13 @@ class AmqpSource:
                 break
             together = tag
         for tag in tags:
-            self._unsettled.pop(tag, None)
+            self._settle(tag)
             if tag > together:
                 self._channel.basic_ack(tag)
         if together:
             self._channel.basic_ack(together, multiple=True)
+
+    def _settle(self, tag: int) -> None:
+        if tag in self._unsettled:
+            del self._unsettled[tag]
+            self.outstanding -= tag > self._counted_after

@@ -17,8 +17,10 @@ from kombu import Consumer as KombuConsumer
 
 from stem_kombu.background import Background
 from stem_kombu.broker.amqp_source import AmqpSource
-from stem_kombu.broker.connections import backoff, connect, pulse
+from stem_kombu.broker.connections import connect, pulse
 from stem_kombu.broker.encoding import LARGEST_BODY
+from stem_kombu.broker.failures import shown_url
+from stem_kombu.broker.outages import Outage
 from stem_kombu.broker.queues import declared_task_queue, forsake, give_back
 from stem_kombu.broker.redis_source import RedisSource, open_redis_source
 from stem_kombu.broker.unpacking import bound
@@ -27,6 +29,7 @@ from stem_kombu.errors import BrokerError
 from stem_kombu.wake import WakePipe
 from stem_kombu.worker.finished import Finished
 from stem_kombu.worker.inflight import Delivery, InFlight
+from stem_kombu.worker.prefetch import Prefetch
 from stem_kombu.worker.settlement import Then
 
 logger = logging.getLogger(__name__)
@@ -34,6 +37,8 @@ logger = logging.getLogger(__name__)
 #: Seconds of one blocking read where nothing can interrupt it: the longest that an acknowledgement waits there.
 _SLICE = 0.02
 _CONNECT_TIMEOUT = 4.0
+#: Seconds for which the queues must have been consumed without a message before that counts as working.
+_SETTLED = 1.0
 _QUIESCE_TIMEOUT = 5.0  # the thread may be reading the revoke store
 #: From a source: messages acknowledged in one round trip, and how many may wait to be recorded beside those in slots.
 _TOGETHER, _SETTLING = 500, 64
@@ -74,13 +79,10 @@ class Consumer:
         self._inflight = inflight
         self._receive, self._reconnected, self._lost = receive, reconnected, lost
         self._clock, self._allowance = clock, allowance
-        #: How many unacknowledged messages the broker was told to leave here at most.
-        self.prefetch = 0
-        self._global_prefetch = True
+        self._prefetch = Prefetch()
         self.generation = 0
         self.fetched_at = 0.0  # monotonic, or earlier: of what is being taken in
-        #: The last failure while the broker is away, else ``None``.
-        self.trouble: str | None = None
+        self._outage = Outage(f"task queues {', '.join(queues)} are not consumed", shown_url(connection), clock)
         self._finished = Finished()
         self._pipe = WakePipe()
         self._wake_transport: Callable[[], object] | None = None
@@ -121,6 +123,16 @@ class Consumer:
         self._pipe.wake()
 
     @property
+    def prefetch(self) -> int:
+        """How many unacknowledged messages may be here."""
+        return self._prefetch.count
+
+    @property
+    def trouble(self) -> str | None:
+        """The last failure while the queues can't be consumed, else ``None``."""
+        return self._outage.trouble
+
+    @property
     def consuming(self) -> bool:
         """Whether the queues are being consumed right now."""
         return not self._resting.is_set()
@@ -129,11 +141,6 @@ class Consumer:
         """Whether connection ``generation`` stands, as far as can be seen without reading from it. From any thread."""
         here = self._connection is not None and generation == self.generation
         return here and not getattr(self._source, "is_cut", False)
-
-    @property
-    def is_quiet(self) -> bool:
-        """Whether it was told to fetch nothing more."""
-        return self._quiet.is_set()
 
     def quiesce(self) -> None:
         """Fetch nothing more, and return when nothing is taken in any more (or the thread hangs); acknowledging goes on."""
@@ -160,27 +167,22 @@ class Consumer:
         self.wake()
 
     def _run(self) -> None:
-        failures = 0
         while not self._ended.is_set():
-            connection = self._template.clone()
+            connection, wait = self._template.clone(), 0.0
             try:
                 connect(connection, _CONNECT_TIMEOUT)
                 self.generation += 1
-                failures = 0
                 self._serve(connection)
             except (BrokerError, *connection.connection_errors, *connection.channel_errors) as error:
-                if getattr(error, "reply_code", None) in _REFUSED and self._global_prefetch:
-                    self._global_prefetch = False  # a quorum queue, or a broker where global prefetch is switched off
+                if getattr(error, "reply_code", None) in _REFUSED and self._prefetch.is_global:
+                    self._prefetch.is_global = False  # a quorum queue, or a broker where that is switched off
                     continue
-                failures += 1
-                self.trouble = str(error) or type(error).__name__
-                log = logger.warning if failures in (1, 10) else logger.debug
-                log("task queues %s are not consumed: %s; trying again", ", ".join(self.queues), self.trouble)
-            except Exception:
+                wait = self._outage.failed(error)
+            except Exception as error:
                 # The thread's boundary: whatever a driver raises, the worker goes on consuming after a new connection.
-                failures += 1
-                self.trouble = "unexpected error, see the log"
-                logger.exception("consuming %s failed; trying again", ", ".join(self.queues))
+                if not self._outage.failures:
+                    logger.exception("consuming %s failed", ", ".join(self.queues))
+                wait = self._outage.failed(repr(error))
             finally:
                 self._resting.set()
                 self._wake_transport = None
@@ -191,7 +193,8 @@ class Consumer:
                 forsake(connection, source, keep=not self._ended.is_set())
             if not self._ended.is_set():
                 self._lost()
-            self._ended.wait(backoff(failures) if failures else 0)
+            self._ended.wait(wait)
+        self._outage.forget()
         while self._finished:  # the broker stayed away until the end, and delivers again what was not acknowledged
             self._inflight.remove(self._finished.take().token)
 
@@ -215,12 +218,12 @@ class Consumer:
             accept=["json"],
             auto_declare=False,
         )
-        self._apply_prefetch(force=True)
+        self._prefetch.opened(self._consumer, self._source, self._allowed(), len(self._inflight))
         if not self._quiet.is_set():
             if self._is_pushed:
                 self._consumer.consume()
             self._resting.clear()
-        self.trouble = None
+        self._served_at = self._clock.monotonic()
         if generation > 1:
             self._reconnected()
         self._ready.set()
@@ -255,6 +258,7 @@ class Consumer:
                 raise
             for delivery in done:
                 self._inflight.remove(delivery.token)
+            self._worked(bool(messages or done))
             for message in messages:
                 self._take_in(message, generation)
                 if message.acknowledged:
@@ -262,6 +266,11 @@ class Consumer:
             turned_at = self._clock.monotonic()
             if len(messages) < room or not (messages or done):
                 source.wait(self._pipe.reader, min(1.0, sweep_at - now), more=len(messages) < room)
+
+    def _worked(self, something: bool) -> None:
+        """Not because it is connected: what is refused to a connection that stands is to be tried ever more rarely."""
+        if self._outage.trouble and (something or self._clock.monotonic() - self._served_at > _SETTLED):
+            self._outage.worked()
 
     def _take_in(self, message: Any, generation: int) -> None:
         if not self._quiet.is_set():
@@ -273,14 +282,19 @@ class Consumer:
         """How many messages may come. What is only being recorded takes no slot, so that recording overlaps with the
         next tasks; but while a backend is away it must not pile up."""
         taking_slots = self._inflight.occupying
-        if len(self._inflight) - taking_slots > self.prefetch + _SETTLING:
+        if len(self._inflight) - taking_slots - self._inflight.set_aside_count > self.prefetch + _SETTLING:
             return 0
         return max(0, self.prefetch - taking_slots)
+
+    def _allowed(self) -> int:
+        # To a broker that pushes, what is set aside are messages like others.
+        return self._allowance() + (self._inflight.set_aside_count if self._is_pushed else 0)
 
     def _serve_by_slices(self, connection: Connection) -> None:
         self._wake_transport = getattr(connection.transport, "wake", None)
         while self._keep_serving():
             pulse(connection, clock=self._clock)
+            self._worked(False)
             self.fetched_at = self._clock.monotonic()
             try:
                 connection.drain_events(timeout=1.0 if self._wake_transport is not None else _SLICE)
@@ -298,14 +312,14 @@ class Consumer:
                 self._source.rest()
             self._resting.set()
         # Before anything is given back, or the broker would send it right here again.
-        self._apply_prefetch()
+        self._prefetch.allow(self._allowed(), len(self._inflight), consuming=self.consuming)
         while self._finished:
             delivery, then = self._finished.first()
             if self._source is not None and then is Then.ACKNOWLEDGE:
                 break  # it goes with the next burst, in one round trip
             self._carry_out(delivery, then)
             self._finished.take()  # only now, so that a connection lost in the middle finds it here again
-        self._apply_prefetch()
+        self._prefetch.allow(self._allowed(), len(self._inflight), consuming=self.consuming)
         return not (self._ended.is_set() and not self._finished)
 
     def _carry_out(self, delivery: Delivery, then: Then) -> None:
@@ -334,17 +348,3 @@ class Consumer:
         """Whether its tag means anything to this connection: AMQP counts tags anew in each, and means others by them."""
         assert self._connection is not None
         return delivery.generation == self.generation or self._connection.transport.driver_type in _LASTING_TAGS
-
-    def _apply_prefetch(self, force: bool = False) -> None:
-        allowance = self._allowance()
-        if not force and allowance == self.prefetch:
-            return
-        assert self._consumer is not None
-        # To RabbitMQ a count that is not global is a matter of each consumer, and fixed when it begins to consume.
-        if again := not self._global_prefetch and self.consuming:
-            self._consumer.cancel()
-        if self._is_pushed:  # else it is asked for what there is room for
-            self._consumer.qos(prefetch_count=allowance, apply_global=self._global_prefetch)
-        if again:
-            self._consumer.consume()
-        self.prefetch = allowance

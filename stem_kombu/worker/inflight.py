@@ -20,9 +20,11 @@ from stem_kombu.outcome import TaskRecord
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import Task, TaskMessage
 from stem_kombu.worker.credit import Load
+from stem_kombu.worker.settlement import Waiting
 
 #: How many endings are remembered for who asks late.
 _ENDINGS = 4096
+_MOST_SET_ASIDE = 5000
 
 
 class Phase(str, Enum):
@@ -63,6 +65,8 @@ class Delivery:
     #: Other messages of this attempt that are not to run here and wait for how this run ends.
     followers: list[Delivery] = field(default_factory=list)
     is_settled: bool = False
+    #: Set while its outcome can't be carried out and others go on meanwhile.
+    waiting: Waiting | None = None
     #: When the backend was asked for what came of the task before (monotonic); ``None`` where nobody has to ask.
     told_at: float | None = None
     #: What it said then, if that makes a run needless.
@@ -86,6 +90,7 @@ class InFlight:
         # Counted, since they are asked for with each message: how many are in a phase, and how many isolates of these.
         self._in_phase = [0] * len(Phase)
         self._isolates_in = [0] * len(Phase)
+        self._set_aside = 0
         # How the latest tasks ended, so that who asks a moment after the end is still told.
         self._endings: collections.OrderedDict[str, str] = collections.OrderedDict()
         # And the version of the revocation that told each of the latest to stop.
@@ -189,6 +194,13 @@ class InFlight:
             self._enter(delivery, Phase.SETTLING)
             return delivery
 
+    def set_aside(self, token: int, waiting: Waiting | None) -> None:
+        """The outcome waits for the reason given, or does not wait any more (``None``)."""
+        with self._lock:
+            if (delivery := self._by_token.get(token)) is not None:
+                self._set_aside += (waiting is not None) - (delivery.waiting is not None)
+                delivery.waiting = waiting
+
     def settled(self, token: int, ending: str) -> list[Delivery]:
         """The outcome is recorded as ``ending`` (a state's name, or ``released``): wakes who waits for it, and returns the
         deliveries that follow this one."""
@@ -210,6 +222,7 @@ class InFlight:
             if delivery is None:
                 return
             self._count(delivery, -1)
+            self._set_aside -= delivery.waiting is not None
             siblings = self._by_id[delivery.task_id]
             siblings.remove(delivery)
             if not siblings:
@@ -286,6 +299,17 @@ class InFlight:
             return self._in_phase[Phase.HELD.place] + self._in_phase[Phase.RESERVED.place]
 
     @property
+    def set_aside_count(self) -> int:
+        """Deliveries whose outcome waits while others go on, as far as they may: with more of them the work waits too."""
+        return min(self._set_aside, _MOST_SET_ASIDE)
+
+    def waiting(self) -> list[Delivery]:
+        """Those deliveries, the one that has waited longest first."""
+        with self._lock:
+            found = [(each.waiting.since_mono, each) for each in self._by_token.values() if each.waiting is not None]
+        return [delivery for _, delivery in sorted(found, key=lambda pair: pair[0])]
+
+    @property
     def occupying(self) -> int:
         """Deliveries that the prefetch count is about: all but those that are out of their handler."""
         with self._lock:
@@ -321,8 +345,3 @@ class InFlight:
                 elif not any(delivery.phase is Phase.RUNNING for delivery in self._by_id.get(task_id, ())):
                     ended[task_id] = "settling"
             return ended
-
-    def wait_empty(self, timeout: float | None) -> bool:
-        """Whether nothing is held any more, after waiting at most ``timeout`` seconds (``None``: without bound)."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._by_token, timeout)

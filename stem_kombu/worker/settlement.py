@@ -44,6 +44,17 @@ class Settlement:
         return self.record is not None and self.record.state.is_terminal
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why an outcome waits: the ``step`` that fails (``publish``, ``record`` or ``result``), since when (monotonic), how
+    often it was tried, and the last error."""
+
+    step: str
+    since_mono: float
+    tries: int
+    error: str
+
+
 def retry_delay(options: TaskOptions, attempt: int, jitter: float) -> float:
     """Seconds before the attempt after ``attempt``; ``jitter`` is a random number from 0 to 1."""
     # The exponent is capped so that a long-lived task can't overflow a float before the maximum is taken.
@@ -118,6 +129,35 @@ def unsendable(settlement: Settlement, why: Exception) -> Settlement:
     )
 
 
+def not_storable(settlement: Settlement, tries: int, why: Exception) -> Settlement:
+    """The settlement with a small record that any place can hold, for one that can't be written as it is: a result is
+    replaced by the failure ``ResultNotStorable``, other outcomes stay what they are, with a short text in ASCII."""
+    record = settlement.record
+    assert record is not None
+    said = _plain(f"could not be stored in {tries} tries: {why}", 1000)
+    if record.state is TaskState.SUCCEEDED:
+        state, error = TaskState.FAILED, TaskError(RESULT_NOT_STORABLE, f"the result {said}")
+    else:
+        state, known = record.state, record.error
+        kind, text = (known.type, known.message) if known is not None else (RESULT_NOT_STORABLE, "")
+        error = TaskError(_plain(kind, 200), f"{_plain(text, 1000)} (cut short, as the whole {said})")
+    small = replace(
+        record,
+        state=state,
+        result=None,
+        error=error,
+        name=_plain(record.name, 200),
+        queue=None if record.queue is None else _plain(record.queue, 200),
+        worker=None if record.worker is None else _plain(record.worker, 200),
+        revocation=None if record.revocation is None else replace(record.revocation, reason=None, requested_by=None),
+    )
+    return replace(settlement, record=small, total=None)
+
+
+def _plain(text: str, most: int) -> str:
+    return text.encode("ascii", "backslashreplace").decode("ascii").replace("\0", "\\x00")[:most]
+
+
 def refused(
     message: TaskMessage,
     *,
@@ -160,4 +200,5 @@ def expiry(message: TaskMessage, now: datetime) -> TaskError | None:
 
 
 EXPIRED = "Expired"
+RESULT_NOT_STORABLE = "ResultNotStorable"
 UNSUPPORTED_CANVAS = "UnsupportedCanvas"

@@ -224,6 +224,7 @@ class Worker:
             finish=self.consumer.finish,
             clock=clock,
             worker=worker,
+            broker_url=self.broker_url,
             celery=open_celery_results(settings.celery_results, settings.tls),
             still_held=lambda held: leasing is not None or self.consumer.still_holds(held.generation),
         )

@@ -30,7 +30,20 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.settings import Settings
 from stem_kombu.task import Task, TaskMessage, TaskOptions, TaskRegistry
-from stem_kombu.worker import consumer, heartbeats, hydration, inflight, intake, leases, recorder, steering, view
+from stem_kombu.worker import (
+    consumer,
+    heartbeats,
+    holds,
+    hydration,
+    inflight,
+    intake,
+    leases,
+    record_writer,
+    recorder,
+    retry_publisher,
+    steering,
+    view,
+)
 from stem_kombu.worker import worker as worker_module
 from stem_kombu.worker.steering import Steering
 from stem_kombu.worker.worker import Worker
@@ -345,8 +358,8 @@ def wire() -> None:
         monotonic=lambda: KERNEL.now,
     )
     for module in (
-        worker_module, inflight, hydration, heartbeats, intake, leases, recorder, consumer, lanes, listener,
-        lookout, outbox, pool, crew, inline, child_pipe, background, stem_kombu.wake,
+        worker_module, inflight, hydration, heartbeats, holds, intake, leases, recorder, record_writer, retry_publisher, consumer,
+        lanes, listener, lookout, outbox, pool, crew, inline, child_pipe, background, stem_kombu.wake,
     ):  # fmt: skip
         module.threading = threads.threading  # type: ignore[attr-defined]
     for module in (stem_kombu.wake, ahead, member, child, child_pipe, inline, worker_module):
@@ -365,7 +378,8 @@ def wire() -> None:
         module.SYSTEM = clock  # type: ignore[attr-defined]
 
     replaced: dict[Any, dict[str, Any]] = {
-        recorder: {"queue": threads.queue},
+        record_writer: {"queue": threads.queue},
+        retry_publisher: {"queue": threads.queue},
         pool: {"selectors": threads.selectors},
         births: {"billiard": _billiard, "_main_module_hidden": nullcontext, "held_back": nullcontext},
         # Where an exception came from is nobody's evidence, and to write it down costs as much as the checker.
@@ -382,6 +396,7 @@ def wire() -> None:
         heartbeats: {"_is_running": _is_running},
         consumer: {
             "KombuConsumer": doubles.KombuConsumer,
+            "shown_url": lambda template: "simulated://",
             "connect": doubles.connect,
             "pulse": lambda *_, **__: None,
             "declared_task_queue": lambda connection, name: name,

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from stem_kombu.control import admission, census, client, lookout, question
@@ -24,7 +23,17 @@ from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.stores import batch
-from stem_kombu.worker import hydration, inflight, intake, leases, past, recorder, steering
+from stem_kombu.worker import (
+    hydration,
+    inflight,
+    intake,
+    leases,
+    past,
+    recorder,
+    retry_publisher,
+    set_aside,
+    steering,
+)
 from stem_kombu.worker.inflight import Delivery
 from stem_kombu.worker.settlement import Settlement, Then
 
@@ -199,20 +208,12 @@ def acknowledge_first(original: Any) -> Any:
 def publish_last(original: Any) -> Any:
     """The next attempt is published when this one is recorded and acknowledged."""
 
-    def carry_out(self: recorder.Recorder, taken: Sequence[Any]) -> None:
-        held = [entry.settlement for entry in taken]
-        original(
-            self,
-            [
-                entry if settled is None else replace(entry, settlement=replace(settled, retry=None))
-                for entry, settled in zip(taken, held, strict=True)
-            ],
-        )
-        for settled in held:
-            if settled is not None and settled.retry is not None:
-                self._insist(partial(self._send, settled.retry), "publish the next attempt")
+    def put(self: retry_publisher.RetryPublisher, entry: Any) -> None:
+        settled = entry.settlement
+        self._done(set_aside.Entry(entry.delivery, replace(settled, retry=None)))
+        original(self, set_aside.Entry(entry.delivery, replace(settled, record=None, then=Then.LEAVE)))
 
-    return carry_out
+    return put
 
 
 # -- control --------------------------------------------------------------------------------------------------------------
@@ -335,7 +336,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "acknowledge before record": Mutant(("G9", "G18"), ((recorder.Recorder, "settle", acknowledge_first),)),
     "acknowledge before the retry is published": Mutant(
-        ("G18",), ((recorder.Recorder, "_carry_out", publish_last),), "kills", seed=151
+        ("G18",), ((retry_publisher.RetryPublisher, "put", publish_last),), "kills", seed=151
     ),
     "endings are not looked up": Mutant(
         ("G3", "G19"), ((intake.Intake, "_was_recorded", always(False)),), "kills", seed=252

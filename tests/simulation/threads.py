@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue as real_queue
 import select as real_select
 import selectors as real_selectors
 from collections import deque
@@ -230,18 +231,25 @@ class SimpleQueue:
         if self._waiters:
             KERNEL.wake(self._waiters.popleft())
 
-    def get(self) -> Any:
+    def get(self, timeout: float | None = None) -> Any:
         KERNEL.checkpoint()
+        deadline = None if timeout is None else KERNEL.now + timeout
         while not self._items:
-            self._waiters.append(KERNEL.thread)
-            KERNEL.block()
+            left = None if deadline is None else deadline - KERNEL.now
+            if left is not None and left <= 0:
+                raise real_queue.Empty
+            me = KERNEL.thread
+            self._waiters.append(me)
+            KERNEL.block(left)
+            if me in self._waiters:
+                self._waiters.remove(me)
         return self._items.popleft()
 
     def empty(self) -> bool:
         return not self._items
 
 
-queue = SimpleNamespace(SimpleQueue=SimpleQueue)
+queue = SimpleNamespace(SimpleQueue=SimpleQueue, Empty=real_queue.Empty)
 
 # -- descriptors --------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,168 @@
+"""The thread that sends next attempts, and messages with a far eta, before this copy of them is recorded and acknowledged.
+
+A broker under a resource alarm takes no messages and still delivers them, and one queue may be full while the others
+are not. So a message that can't be sent is set aside and tried again, and nothing else waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from stem_kombu.background import Background
+from stem_kombu.broker.connections import backoff
+from stem_kombu.broker.outages import Outage
+from stem_kombu.clock import Clock
+from stem_kombu.errors import BrokerError, ConfigurationError
+from stem_kombu.task import TaskMessage
+from stem_kombu.worker.inflight import InFlight
+from stem_kombu.worker.set_aside import Entry, SetAside
+from stem_kombu.worker.settlement import Settlement, Then, unsendable
+
+logger = logging.getLogger(__name__)
+
+#: Tries of a message that fails in a way that no broker's state explains; then this attempt is given back.
+_MOST_UNEXPLAINED = 3
+
+
+class RetryPublisher:
+    """Sends ``settlement.retry`` of each entry, then hands the entry to ``done``.
+
+    ``send`` raises :class:`~stem_kombu.errors.BrokerError` for what may be tried again and
+    :class:`~stem_kombu.errors.ConfigurationError` for what can never be sent. Starts its thread with the first entry.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[TaskMessage], None],
+        done: Callable[[Entry], None],
+        inflight: InFlight,
+        *,
+        broker_url: str,
+        worker: str,
+        clock: Clock,
+    ) -> None:
+        self._send = send
+        self._done = done
+        self._clock = clock
+        self._inflight = inflight
+        self._aside = SetAside("publish", inflight, clock)
+        self._queue: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        #: When a queue that refused a message is asked again (monotonic), and how often it has refused in a row.
+        self._closed: dict[str, tuple[float, int]] = {}
+        self._stopping = threading.Event()
+        self._outage = Outage(f"worker {worker} can't publish next attempts", broker_url, clock)
+        self._background = Background(
+            self._run, "stem-retries", begin=self._stopping.clear, wake=lambda: self._queue.put(None)
+        )
+
+    @property
+    def trouble(self) -> str | None:
+        """The last failure while something can't be sent, else ``None``."""
+        return self._outage.trouble
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether a send that waits for the broker should end: what it carries is given back."""
+        return self._stopping.is_set()
+
+    def put(self, entry: Entry) -> None:
+        self._queue.put(entry)
+        if not self._background.runs and not self._stopping.is_set():
+            self._background.start()
+
+    def stop(self, timeout: float) -> None:
+        """Try once more what is set aside; what can't be sent within ``timeout`` seconds is handed on to be given back."""
+        self._background.stop(timeout, hurry=self._stopping.set)
+        self._stopping.set()
+        while not self._queue.empty():  # it came too late, or the thread never ran
+            if (entry := self._queue.get()) is not None:
+                self._give_back(entry)
+
+    def _run(self) -> None:
+        stopping = False
+        while not stopping:
+            try:
+                entry = self._next()
+                if entry is not None:
+                    self._carry_out(entry)
+                stopping = entry is None
+            except Exception:
+                # The boundary of the thread on which every next attempt depends.
+                logger.exception("next attempts can't be published; trying again")
+        for entry in self._aside.take_all():
+            if self._stopping.is_set() or not self._is_sent(entry):
+                self._give_back(entry)
+        while not self._queue.empty():
+            if (left := self._queue.get()) is not None:
+                self._give_back(left)
+        self._outage.forget()
+
+    def _next(self) -> Entry | None:
+        """The entry to try now; ``None`` when it is time to end."""
+        while True:
+            if (due := self._aside.due()) is not None:
+                return due
+            try:
+                return self._queue.get(timeout=self._aside.wait())
+            except queue.Empty:
+                continue
+
+    def _carry_out(self, entry: Entry) -> None:
+        assert entry.settlement is not None and entry.settlement.retry is not None
+        until, _ = self._closed.get(entry.settlement.retry.queue, (0.0, 0))
+        if (wait := until - self._clock.monotonic()) > 0:
+            self._aside.add(entry, self._outage.trouble or "the queue takes no messages", wait)
+        else:
+            self._is_sent(entry)
+
+    def _is_sent(self, entry: Entry) -> bool:
+        """Try the entry; whether it is out of this thread's hands."""
+        settlement = entry.settlement
+        assert settlement is not None and settlement.retry is not None
+        name = settlement.retry.queue
+        if entry.delivery.lease_lost:  # another worker has it, and publishes its own
+            entry.settlement = Settlement(None, Then.LEAVE)
+            self._done(entry)
+            return True
+        try:
+            self._send(settlement.retry)
+        except ConfigurationError as error:
+            # It can never be sent, so to give this attempt back would run it again for ever.
+            entry.settlement = unsendable(settlement, error)
+        except BrokerError as error:
+            self._failed(entry, name, error)
+            return False
+        except Exception as error:
+            # The boundary to a driver: what it raises here may be its own fault, or the message's.
+            logger.exception("the next attempt of task %s can't be published", entry.delivery.task_id)
+            if entry.tries + 1 < _MOST_UNEXPLAINED:
+                self._failed(entry, name, error)
+                return False
+            entry.settlement = Settlement(None, Then.REQUEUE)  # not lost: the broker delivers this attempt again
+        else:
+            entry.settlement = replace(settlement, retry=None)
+        self._closed.pop(name, None)
+        if not self._closed:
+            self._outage.worked()
+        if entry.delivery.waiting is not None:
+            self._inflight.set_aside(entry.delivery.token, None)
+        entry.tries = 0
+        self._done(entry)
+        return True
+
+    def _failed(self, entry: Entry, name: str, error: Exception) -> None:
+        entry.tries += 1
+        _, refusals = self._closed.get(name, (0.0, 0))
+        wait = backoff(refusals + 1)
+        self._closed[name] = self._clock.monotonic() + wait, refusals + 1
+        self._outage.failed(error)
+        self._aside.add(entry, str(error) or type(error).__name__, max(wait, backoff(entry.tries)))
+
+    def _give_back(self, entry: Entry) -> None:
+        """The broker delivers this attempt again, and it is tried anew."""
+        entry.settlement = Settlement(None, Then.REQUEUE)
+        self._done(entry)
