@@ -237,7 +237,8 @@ class RecordWriter:
         whole, task_id = entry.settlement, entry.delivery.task_id
         if whole is None or whole.record is None:
             return False
-        entry.settlement = not_storable(whole, entry.tries, error)
+        tries = entry.tries
+        entry.settlement = not_storable(whole, tries, error)
         try:
             self._try([entry])
         except Exception as again:  # noqa: BLE001 - as above
@@ -249,7 +250,7 @@ class RecordWriter:
             "the outcome of task %s could not be written (%s) in %d tries: %s",
             task_id,
             self.step,
-            entry.tries,
+            tries,
             _said(error),
             extra={"task_id": task_id},
         )

@@ -328,7 +328,7 @@ MUTANTS: dict[str, Mutant] = {
         ("G2", "G3", "G4", "G7"), ((RevocationCache, "set_store_time", always(None)),), "expiries"
     ),
     "terminate without attempt token": Mutant(
-        ("G8",), ((pool.IsolatePool, "stop_job", stop_whatever_runs),), "mixed", seed=157
+        ("G8",), ((pool.IsolatePool, "stop_job", stop_whatever_runs),), "mixed", seed=258
     ),
     "shutdown cancels": Mutant(("G9", "G18", "G20"), ((steering, "settle", released_is(Ending.CANCELLED)),), seed=652),
     "released tasks are acknowledged": Mutant(
@@ -336,12 +336,12 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "acknowledge before record": Mutant(("G9", "G18"), ((recorder.Recorder, "settle", acknowledge_first),)),
     "acknowledge before the retry is published": Mutant(
-        ("G18",), ((retry_publisher.RetryPublisher, "put", publish_last),), "kills", seed=151
+        ("G18",), ((retry_publisher.RetryPublisher, "put", publish_last),), "kills", seed=175
     ),
     "endings are not looked up": Mutant(
-        ("G3", "G19"), ((intake.Intake, "_was_recorded", always(False)),), "kills", seed=252
+        ("G3", "G19"), ((intake.Intake, "_was_recorded", always(False)),), "kills", seed=1256
     ),
-    "endings are looked up once": Mutant(("G3", "G19"), ((past.Past, "is_stale", always(False)),), seed=10089919),
+    "endings are looked up once": Mutant(("G3", "G19"), ((past.Past, "is_stale", always(False)),), seed=1372),
     "command carried out twice": Mutant(("G14",), ((admission.Admission, "judge", obey_again),)),
     "stale command obeyed": Mutant(("G14",), ((admission.Admission, "time_left", always(60.0)),), "suspensions"),
     "command judged by the worker's clock": Mutant(
@@ -353,22 +353,22 @@ MUTANTS: dict[str, Mutant] = {
         ("G12", "G13", "G16"), ((census.Census, "is_whole", first_is_whole),), "targets"
     ),
     "nobody is reminded": Mutant(("G12", "G16"), ((question.Question, "remind", always(None)),)),
-    "the roster is waited for": Mutant(("G13",), ((lookout.Lookout, "view", wait_on),), "rosters", seed=52),
+    "the roster is waited for": Mutant(("G13",), ((lookout.Lookout, "view", wait_on),), "rosters", seed=0),
     "leases are not renewed": Mutant(("G19",), ((leases.LeaseThread, "_renew_all", always(None)),), seed=668),
     "a child's death is not told": Mutant(("G18", TROUBLE), ((pool.IsolatePool, "_bury", bury_quietly),), "children"),
     "what was handed to a dead child goes with it": Mutant(
-        ("G18", TROUBLE), ((lineup.Lineup, "hand_over", always(True)),), "ahead", seed=172
+        ("G18", TROUBLE), ((lineup.Lineup, "hand_over", always(True)),), "ahead", seed=397
     ),
     "held tasks are acknowledged at a stop": Mutant(
         ("G9", "G18"), ((steering.Steering, "give_back", acknowledge_held),), "etas"
     ),
     "a lost connection's holds are kept": Mutant(
-        ("G19",), ((steering.Steering, "connection_lost", always(None)),), "etas", seed=104
+        ("G19",), ((steering.Steering, "connection_lost", always(None)),), "etas", seed=508
     ),
     "a lost connection's holds are left late": Mutant(
         ("G18", "G19", TROUBLE), ((steering.Steering, "connection_lost", adopt_the_left),), "holds", seed=226
     ),
     "two messages take one place": Mutant(
-        ("G18", TROUBLE), ((inflight.InFlight, "same_attempt", adopt_the_first),), seed=135
+        ("G18", TROUBLE), ((inflight.InFlight, "same_attempt", adopt_the_first),), seed=609
     ),
 }
