@@ -73,7 +73,7 @@ def test_g20_nothing_is_taken_in_any_more_once_a_consumer_is_quiet(stuck: Stuck)
 def test_g20_what_arrived_and_was_not_taken_in_goes_back_to_its_queue_at_once(stuck: Stuck, app: Stem) -> None:
     # Not when the worker ends: what it finishes first may take an hour.
     stuck.begin_to_quiesce()
-    eventually(lambda: stuck.consumer.is_quiet)
+    eventually(lambda: stuck.consumer._quiet.is_set())
     stuck.let_go.set()
     depths = QueueDepths(stuck.template)
     try:
