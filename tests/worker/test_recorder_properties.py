@@ -109,7 +109,9 @@ def test_g9_g18_each_outcome_is_recorded_before_its_only_end_whatever_fails(data
     count = data.draw(st.integers(1, 12))
     kinds = data.draw(st.lists(st.sampled_from(("succeeded", "retrying", "released")), min_size=count, max_size=count))
     natures = {f"t{n}": data.draw(st.sampled_from(NATURES)) for n in range(count)}
-    world = World(data.draw(st.lists(st.sampled_from(FATES), max_size=30)), natures, MemoryBackend(f"properties-{next(_numbers)}"))
+    world = World(
+        data.draw(st.lists(st.sampled_from(FATES), max_size=30)), natures, MemoryBackend(f"any-{next(_numbers)}")
+    )
     inflight = InFlight(SYSTEM)
     states: Any = States(world)
     recorder = Recorder(states, inflight, send=world.send, finish=world.finish, clock=SYSTEM, worker="alpha")
