@@ -17,12 +17,13 @@ from stem_kombu.backends.base import Roster, RosterView
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.broker.connections import broker_connection
 from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.control import standing
 from stem_kombu.control.codec import BUILT_IN
 from stem_kombu.control.lookout import Lookout
 from stem_kombu.control.mailbox import Mailbox
 from stem_kombu.control.messages import Call, Inspect, Order, Ping, Revoke, Stats, matches, scope_of
-from stem_kombu.control.question import Question, chunks, default_requester
-from stem_kombu.control.reports import Report, RevokeReport, StatusReport, WorkerStatus
+from stem_kombu.control.question import Question, checked_targets, chunks, default_requester
+from stem_kombu.control.reports import Report, RevokeReport, StatusReport, WorkerReply, WorkerStatus
 from stem_kombu.control.roster_clock import RosterClock
 from stem_kombu.control.trust import Trust
 from stem_kombu.durations import checked_duration
@@ -63,7 +64,7 @@ class ControlClient:
     one deadline for the whole command, and returns a report. Raises :class:`~stem_kombu.errors.BrokerUnavailable` when
     the broker can't be reached, and :class:`ConfigurationError` for arguments that can't be meant and for incomplete
     signing settings. With keys, what the active one may not do raises :class:`~stem_kombu.signing.keyring.Untrusted`
-    before anything is stored or said, and only answers that a worker of the fleet signed are counted.
+    before anything is stored or said, and only answers that a worker of the fleet signed to this very command are counted.
 
     While a command waits, ``on_wait(answered, expected, left)`` is called in its thread about twenty times a second, with
     the seconds that are left.
@@ -141,7 +142,8 @@ class ControlClient:
         progress: Callable[[int, int], None] | None = None,
         on_stored: Callable[[Sequence[Revocation]], None] | None = None,
     ) -> RevokeReport:
-        """Store the revocations, then tell the workers: durable before it is visible (G1).
+        """Store the revocations, then tell the workers: durable before it is visible (G1). Where the workers' keys, heartbeats
+        or records show that they would not obey this client, :class:`Untrusted` is raised and nothing was stored.
 
         ``requested_by`` defaults to user and host. ``progress(sent, of)`` is called as messages go out, ``on_stored`` once
         they are durable. Raises :class:`~stem_kombu.errors.StoreError` when nothing was stored, and then nothing was said;
@@ -150,7 +152,7 @@ class ControlClient:
         if isinstance(task_ids, str):
             raise ConfigurationError(f"task ids {task_ids!r} is one text", hint="pass a list of ids")
         timeout = self._timeout(timeout)
-        targets = self._targets(workers)
+        targets = checked_targets(workers)
         if expires_in is not None:
             checked_duration(expires_in, name="expires_in")
         who = requested_by or default_requester()
@@ -161,9 +163,11 @@ class ControlClient:
         self._connection_template()  # a broker URL that can't be meant is refused before anything is stored
         began = self._clock.monotonic()
         store = self._revoke_store()
+        self._check_standing(store, [draft.task_id for draft in drafts], timeout)
         if self._trust.keyring is not None:
             drafts = signed_drafts(drafts, self._trust.keyring, namespace=self.settings.namespace, now=store.now())
         stored = store.save(self.settings.namespace, drafts)  # StoreError: nothing was said
+        standing.check_kept(self._trust.keyring, stored)
         if on_stored is not None:
             on_stored(stored)
         settle = min(SETTLE_LONGEST, SETTLE_SHARE * timeout) if terminate else 0.0
@@ -172,14 +176,20 @@ class ControlClient:
             report = self._ask_orders(orders, targets, timeout, began=began, progress=progress)
         except BrokerError as error:
             elapsed = self._clock.monotonic() - began
-            return RevokeReport(
-                "revoke", self.settings.namespace, secrets.token_hex(16), timeout, elapsed, (), (), (),
-                stored=tuple(stored), broadcast=False, broker_error=str(error),
-            )  # fmt: skip
-        return RevokeReport(
-            report.command, report.namespace, report.request_id, report.timeout, report.elapsed, report.expected,
-            report.silent, report.replies, report.notes, report.unknown, report.untrusted, stored=tuple(stored),
-        )  # fmt: skip
+            unsaid = Report("revoke", self.settings.namespace, secrets.token_hex(16), timeout, elapsed, (), (), ())
+            return RevokeReport.of(unsaid, stored, broker_error=error)
+        return RevokeReport.of(report, stored)
+
+    def _check_standing(self, store: RevokeStore, task_ids: Sequence[str], timeout: float) -> None:
+        """Raise :class:`Untrusted` where the fleet would not obey what this client is about to store."""
+        probe = min(standing.PROBE_LONGEST, standing.PROBE_SHARE * timeout)
+        standing.check(
+            self._trust,
+            self.settings.namespace,
+            self._lookout.view(self._clock.monotonic() + ROSTER_SHARE * timeout, []),
+            lambda: self._ask_orders([Revoke(())], None, probe, enough=standing.accepts),
+            lambda: standing.sampled(store, self.settings.namespace, task_ids),
+        )
 
     def status(self, *, workers: Sequence[str] | None = None, timeout: float | None = None) -> StatusReport:
         """The workers by their last heartbeats, dead ones included while the roster remembers them.
@@ -187,7 +197,7 @@ class ControlClient:
         Raises :class:`~stem_kombu.errors.StoreUnavailable` when the roster can't be read.
         """
         self._trust.require(Scope.READ, "see who is alive")
-        targets = self._targets(workers)
+        targets = checked_targets(workers)
         view = self._trust.view(self._open_roster().view(self.settings.namespace), self.settings.namespace)
         found = [WorkerStatus.at(beat, view.now) for beat in view.heartbeats if matches(targets, beat.worker)]
         return StatusReport(self.settings.namespace, tuple(found), untrusted=dict(self._trust.roster.dropped))
@@ -238,7 +248,7 @@ class ControlClient:
 
     def _ask(self, order: Order, workers: Sequence[str] | None, timeout: float | None) -> Report:
         self._trust.require(scope_of(order), f"give the command {order.name!r}")
-        return self._ask_orders([order], self._targets(workers), self._timeout(timeout))
+        return self._ask_orders([order], checked_targets(workers), self._timeout(timeout))
 
     def _ask_orders(
         self,
@@ -248,6 +258,7 @@ class ControlClient:
         *,
         began: float | None = None,
         progress: Callable[[int, int], None] | None = None,
+        enough: Callable[[WorkerReply], bool] | None = None,
     ) -> Report:
         began = self._clock.monotonic() if began is None else began
         notes: list[str] = []
@@ -281,7 +292,7 @@ class ControlClient:
             mailbox.close()
             raise
         try:
-            self._collect(question, mailbox, began=self._clock.monotonic(), looked_since=look_later)
+            self._collect(question, mailbox, began=self._clock.monotonic(), looked_since=look_later, enough=enough)
         except BrokerUnavailable as error:
             notes.append(f"the connection was lost while waiting for replies: {error}")
             mailbox.close(broken=True)
@@ -340,13 +351,23 @@ class ControlClient:
             question.send_next(mailbox)
             next_at = clock.monotonic() + WINDOW_WAIT
 
-    def _collect(self, question: Question, mailbox: Mailbox, *, began: float, looked_since: bool) -> None:
-        """Listen until everyone has answered. ``looked_since``: the roster was read after the question was sent, so that it
-        needs no second look for who came too late to hear it."""
+    def _collect(
+        self,
+        question: Question,
+        mailbox: Mailbox,
+        *,
+        began: float,
+        looked_since: bool,
+        enough: Callable[[WorkerReply], bool] | None,
+    ) -> None:
+        """Listen until everyone has answered, or one with what is ``enough``. ``looked_since``: the roster was read after the
+        question was sent, so that it needs no second look for who came too late to hear it."""
         census, clock = question.census, self._clock
         patience = min(RETRY_LATEST, RETRY_SHARE * question.timeout)
         retry_at, at_last = began + patience, began + question.timeout / 2
         while (now := clock.monotonic()) < question.deadline:
+            if enough is not None and any(map(enough, census.replies())):
+                return
             if census.is_whole:
                 if looked_since:
                     return
@@ -434,11 +455,3 @@ class ControlClient:
 
     def _timeout(self, timeout: float | None) -> float:
         return self.settings.control_timeout if timeout is None else checked_duration(timeout, name="timeout")
-
-    @staticmethod
-    def _targets(workers: Sequence[str] | None) -> tuple[str, ...] | None:
-        if workers is None:
-            return None
-        if isinstance(workers, str) or not all(worker.strip() for worker in workers):
-            raise ConfigurationError(f"workers {workers!r} must be a list of worker ids or globs")
-        return tuple(dict.fromkeys(worker.strip() for worker in workers)) or None

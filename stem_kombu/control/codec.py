@@ -236,8 +236,8 @@ def _inspect(args: Mapping[str, Any]) -> Inspect:
 
 def _revoke(args: Mapping[str, Any]) -> Revoke:
     records = args.get("revocations")
-    if not isinstance(records, list) or not records:
-        raise ValueError("revocations is not a list with something in it")
+    if not isinstance(records, list):  # an empty one asks whether the worker would take them
+        raise ValueError("revocations is not a list")
     settle = args.get("settle_s", 0)
     if not isinstance(settle, (int, float)) or isinstance(settle, bool) or not 0 <= settle <= 3600:
         raise ValueError(f"settle_s {settle!r} is not a number of seconds")

@@ -42,7 +42,7 @@ class Stats:
 @dataclass(frozen=True, slots=True)
 class Revoke:
     """Take these revocations, which the store holds already. ``settle`` is how many seconds the worker may wait for tasks
-    that it told to stop before it replies."""
+    that it told to stop before it replies. Without any, the answer says whether the sender may revoke."""
 
     revocations: tuple[Revocation, ...]
     settle: float = 0.0

@@ -14,6 +14,7 @@ from stem_kombu.control.census import Census, living
 from stem_kombu.control.codec import encode_command, order_size
 from stem_kombu.control.mailbox import Mailbox
 from stem_kombu.control.messages import Command, Order, matches
+from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import Revocation
 from stem_kombu.signing.keyring import Keyring
 from stem_kombu.signing.seal import digest_of, signature_of
@@ -128,6 +129,15 @@ class Question:
         if self._keyring is not None and (signature := signature_of(body)) is not None:
             self.census.asked(part, signature, digest_of(body))
         return body
+
+
+def checked_targets(workers: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The worker ids and globs without doubles, ``None`` for everyone; raises :class:`ConfigurationError`."""
+    if workers is None:
+        return None
+    if isinstance(workers, str) or not all(worker.strip() for worker in workers):
+        raise ConfigurationError(f"workers {workers!r} must be a list of worker ids or globs")
+    return tuple(dict.fromkeys(worker.strip() for worker in workers)) or None
 
 
 def default_requester() -> str:

@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
 from stem_kombu.clock import isoformat
 from stem_kombu.control.messages import ReplyError
+from stem_kombu.errors import BrokerError
 from stem_kombu.revocation import Revocation
 
 SCHEMA = "stem.control/1"
@@ -90,11 +91,20 @@ class Report:
 @dataclass(frozen=True, slots=True)
 class RevokeReport(Report):
     """``stored`` is what the store holds now. ``broadcast`` is false when it is stored but the broker could not be reached:
-    ``broker_error`` says why, and workers will honour it at their next sync."""
+    ``broker_error`` says why, and workers that accept it honour it at their next sync."""
 
     stored: tuple[Revocation, ...] = ()
     broadcast: bool = True
     broker_error: str | None = None
+
+    @classmethod
+    def of(
+        cls, report: Report, stored: Sequence[Revocation], *, broker_error: BrokerError | None = None
+    ) -> RevokeReport:
+        """The report of the broadcast, or of its failure, and what was stored before it."""
+        told = {one.name: getattr(report, one.name) for one in fields(Report)}
+        failure = None if broker_error is None else str(broker_error)
+        return cls(**told, stored=tuple(stored), broadcast=failure is None, broker_error=failure)
 
     def to_dict(self) -> dict[str, Any]:
         return {

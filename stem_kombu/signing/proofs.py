@@ -78,6 +78,15 @@ def proven(record: Revocation, keyring: Keyring, now: datetime) -> Revocation:
     )
 
 
+def holds(record: Revocation, proof: str, keyring: Keyring) -> bool:
+    """Whether that proof of the record was signed by a key of the keyring that may revoke."""
+    try:
+        _verified(record, proof, keyring)
+    except Untrusted:
+        return False
+    return True
+
+
 def _verified(record: Revocation, text: str, keyring: Keyring) -> dict[str, Any]:
     try:
         proof = json.loads(text)

@@ -31,6 +31,7 @@ from stem_kombu.broker.task_signatures import task_verifier
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.base import WorkerIdentity, checked_worker_id
 from stem_kombu.control.listener import ControlListener
+from stem_kombu.control.standing import saved_unsigned
 from stem_kombu.control.trust import Trust
 from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
@@ -282,7 +283,9 @@ class Worker:
                 template,
                 self.view,
                 lambda: [task.name for task in app.registry],
-                lambda drafts: self.steering.apply(self._store.save(settings.namespace, drafts)),
+                lambda drafts: self.steering.apply(
+                    saved_unsigned(self._store, self._roster, settings.namespace, drafts)
+                ),
                 clock=clock,
                 closed=self._trust.keyring is not None,
             )

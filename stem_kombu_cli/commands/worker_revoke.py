@@ -12,6 +12,7 @@ from stem_kombu.control.client import ControlClient
 from stem_kombu.control.reports import RevokeReport
 from stem_kombu.errors import ConfigurationError, StoreError
 from stem_kombu.revocation import Revocation
+from stem_kombu.settings import Settings
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.commands.asking import show, tell
 from stem_kombu_cli.options import DURATION, control_options, places_of, targets_of, wants_json
@@ -73,13 +74,13 @@ def revoke(
             raise StoreError(f"{error}; nothing was broadcast", hint=error.hint) from error
         except KeyboardInterrupt:
             if stored:
-                note(f"{_counted(len(stored))} stored for good; workers honour them at their next sync")
+                note(f"{_counted(len(stored))} stored for good; {_who_obeys(settings)} honour them at their next sync")
             raise
     if as_json:
         print_json(report.to_dict())
     elif report.replies:
         show(report, text, use_color(ctx.obj.color))
-    _tell(report)
+    _tell(report, settings)
     ctx.exit(exit_codes.of_report(report))
 
 
@@ -122,17 +123,23 @@ def text(report: RevokeReport, color: bool) -> str:
     return "\n".join([table(headers, rows, color=color), *(shown(line) for line in lines)])
 
 
-def _tell(report: RevokeReport) -> None:
+def _who_obeys(settings: Settings) -> str:
+    """What is promised where no worker has answered: a fleet with keys obeys what is signed with one that it lists."""
+    key = settings.signing.active_key
+    return f"workers that accept key {key!r}" if key else "workers without signing keys"
+
+
+def _tell(report: RevokeReport, settings: Settings) -> None:
     versions = [revocation.version for revocation in report.stored]
     count = len(versions)
     note(f"stored: {_counted(count)}, version {max(versions)}")
     if not report.broadcast:
         note(f"error: stored, but not broadcast: {report.broker_error}")
-        note("hint: workers will honour it at their next sync, at the latest when they reconnect")
+        note(f"hint: {_who_obeys(settings)} honour it at their next sync, at the latest when they reconnect")
         return
     tell(report)
     if not report.replies:
-        note("every worker will honour it when it starts, or at its next sync")
+        note(f"{_who_obeys(settings)} honour it when they start, or at their next sync")
 
 
 def _counted(count: int) -> str:

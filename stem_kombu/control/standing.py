@@ -1,0 +1,170 @@
+"""Whether a revocation by this client will be obeyed, asked before it is stored.
+
+A fleet with keys obeys signed revocations only. A client without a key, or with one that no worker accepts, must not store
+what nobody obeys, nor say that it holds. The workers themselves are asked first, with a revoke of nothing; where none
+answers, the heartbeats and the records of the store tell what can be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain, islice
+
+from stem_kombu.backends.base import Roster, RosterView
+from stem_kombu.backends.heartbeat import Heartbeat, Liveness
+from stem_kombu.control.messages import REFUSED, STALE
+from stem_kombu.control.reports import Report, WorkerReply
+from stem_kombu.control.trust import NO_KEYS, Trust
+from stem_kombu.errors import BrokerError, StoreCorrupt, StoreError
+from stem_kombu.revocation import Revocation, RevocationDraft, proof_key
+from stem_kombu.signing.keyring import Keyring, Untrusted
+from stem_kombu.signing.proofs import holds
+from stem_kombu.stores.base import RevokeStore
+
+#: Seconds, and share of the timeout, for which workers may be asked whether they accept the key; the first one that does ends
+#: the wait.
+PROBE_LONGEST, PROBE_SHARE = 1.0, 0.2
+#: Records that are looked at, and of the tasks to revoke.
+_SAMPLE, _OWN = 200, 20
+
+#: Why an answer does not count that a worker with other keys has signed.
+_OTHER_KEYS = frozenset({"unknown-key", "bad-signature", "wrong-algorithm"})
+
+_NO_KEY = "set the STEM_SIGNING_… variables of this fleet; `stem keys check` shows what is set"
+_OTHER_KEY = "use a key that the workers list; if they shall accept this one, list it there and restart them"
+
+
+def check(
+    trust: Trust,
+    namespace: str,
+    view: RosterView | None,
+    ask: Callable[[], Report],
+    records: Callable[[], Iterable[Revocation]],
+) -> None:
+    """Raise :class:`Untrusted` where workers would not obey what this client revokes, as far as that can be told.
+
+    ``view`` is the roster as it is stored, ``None`` where it can't be read; ``ask()`` is a revoke of nothing, and ``records()``
+    are some of the store's.
+    """
+    if trust.keyring is not None and (view is None or any(_lives(beat, view) for beat in view.heartbeats)):
+        with suppress(BrokerError):  # what is stored holds without a broker as well
+            if check_answers(ask()):
+                return
+    if not check_roster(trust, view, namespace):
+        check_records(trust.keyring, records())
+
+
+def accepts(reply: WorkerReply) -> bool:
+    """Whether a worker's answer says that it takes this client's revocations: a worker of 0.1.0 does not know a revoke of
+    nothing, and says so to a key that it has verified."""
+    return reply.error is None or reply.error.code not in (REFUSED, STALE)
+
+
+def check_answers(report: Report) -> bool:
+    """Whether a worker takes this client's revocations; ``False`` when none said so or the contrary.
+
+    Raises :class:`Untrusted` when only refusals came, or answers that this client can't verify.
+    """
+    if any(accepts(reply) for reply in report.replies):
+        return True
+    for reply in report.replies:
+        if reply.error is not None and reply.error.code == REFUSED:
+            raise _refusal(f"worker {reply.worker} refuses this key ({reply.error.message})", _OTHER_KEY)
+    if reasons := ", ".join(sorted(_OTHER_KEYS.intersection(report.untrusted))):
+        raise _refusal(f"workers answered with signatures that this key can't verify ({reasons})", _OTHER_KEY)
+    return False
+
+
+def check_roster(trust: Trust, view: RosterView | None, namespace: str) -> bool:
+    """Whether the live workers of a roster, as it is stored, show that this client may revoke; ``False`` when there are
+    none, or when they only show that it knows a key of theirs.
+
+    Raises :class:`Untrusted` when they show the contrary.
+    """
+    beats = [] if view is None else [beat for beat in view.heartbeats if beat.namespace == namespace]
+    live = [beat for beat in beats if view is not None and _lives(beat, view)]
+    signed = [beat for beat in live or beats if beat.signature is not None]
+    if not signed:
+        return bool(live)  # a fleet without keys
+    if trust.keyring is None:
+        raise _refusal(
+            f"worker {signed[0].worker} signs its heartbeats: this fleet has keys and this client none", _NO_KEY
+        )
+    assert view is not None
+    known = trust.view(RosterView(tuple(signed), view.now), namespace).heartbeats
+    if not known and live:
+        raise _refusal(f"no heartbeat is signed with a key that is listed here (worker {signed[0].worker})", _OTHER_KEY)
+    return False
+
+
+def check_records(keyring: Keyring | None, records: Iterable[Revocation]) -> None:
+    """Raise :class:`Untrusted` where records of the store show that workers don't accept this client's key: it has none and
+    the records are signed, or proofs under its id are of another secret, or no proof is of a key that is listed here."""
+    strange: Revocation | None = None
+    other_secret: Revocation | None = None
+    known = False
+    for record in records:
+        for proof in record.proofs:
+            if keyring is None:
+                raise _refusal(f"the revocation of task {record.task_id!r} is signed: this fleet has keys", _NO_KEY)
+            own = (proof_key(proof) or ("", ""))[0] == keyring.active.id
+            if holds(record, proof, keyring):
+                if own:
+                    return
+                known = True
+            elif own:
+                other_secret = other_secret or record
+            else:
+                strange = strange or record
+    if keyring is not None and other_secret is not None:
+        said = f"the revocation of task {other_secret.task_id!r} is signed with another secret under key {keyring.active.id!r}"
+        raise _refusal(said, f"{_OTHER_KEY}; after a change of the secret under one id, `stem keys endorse` signs anew")
+    if strange is not None and not known:
+        raise _refusal(
+            f"the revocation of task {strange.task_id!r} is signed with a key that is not listed here", _OTHER_KEY
+        )
+
+
+def sampled(store: RevokeStore, namespace: str, task_ids: Sequence[str]) -> Iterator[Revocation]:
+    """Some records of the store: of the tasks to revoke, then the oldest. A damaged record ends them: to revoke must be
+    possible all the same. Raises :class:`~stem_kombu.errors.StoreUnavailable`."""
+    with suppress(StoreCorrupt):
+        own = (store.get(namespace, task_id) for task_id in task_ids[:_OWN])
+        yield from chain((record for record in own if record is not None), islice(store.load(namespace), _SAMPLE))
+
+
+def check_kept(keyring: Keyring | None, stored: Sequence[Revocation]) -> None:
+    """Raise :class:`Untrusted` where a record has no room left for this client's proof."""
+    if keyring is None:
+        return
+    own = (keyring.active.id, keyring.fingerprints[keyring.active.id])
+    for record in stored:
+        if own not in map(proof_key, record.proofs):
+            raise Untrusted(
+                "not-kept",
+                f"the revocation of task {record.task_id!r} is held, but with the proofs of others: there is no room for"
+                f" one by key {keyring.active.id!r}",
+                hint="revoke it with a key that has signed it before, or delete the record and revoke it again",
+            )
+
+
+def saved_unsigned(
+    store: RevokeStore, roster: Roster, namespace: str, drafts: Sequence[RevocationDraft]
+) -> list[Revocation]:
+    """What the store holds after these drafts of a process without keys. Raises :class:`Untrusted` where the roster or the
+    store show that the fleet has some, and then nothing was stored."""
+    view: RosterView | None = None
+    with suppress(StoreError):  # a roster that is down keeps nobody from revoking
+        view = roster.view(namespace)
+    if not check_roster(NO_KEYS, view, namespace):
+        check_records(None, sampled(store, namespace, [draft.task_id for draft in drafts]))
+    return store.save(namespace, drafts)
+
+
+def _lives(beat: Heartbeat, view: RosterView) -> bool:
+    return beat.liveness(view.now) in (Liveness.LIVE, Liveness.DRAINING)
+
+
+def _refusal(said: str, hint: str) -> Untrusted:
+    return Untrusted("not-accepted", f"{said}; nothing was stored", hint=hint)
