@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from stem_kombu.durations import LONGEST, checked_seconds, shown
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import CONTROL_CHARACTER, checked_task_id
-from stem_kombu.task import TaskMessage
+from stem_kombu.task import TaskMessage, checked_retries
 
 Arguments = tuple[Sequence[Any], Mapping[str, Any] | None, str | None]
 
@@ -32,7 +33,8 @@ def message_of(
 ) -> TaskMessage:
     """The first attempt of the task, enqueued ``now``; the options are those of :meth:`stem_kombu.app.Stem.send_task`.
 
-    Raises :class:`ConfigurationError` for a name, queue, id or countdown that can't be meant.
+    Raises :class:`ConfigurationError` naming the argument for a name, queue, id, time, limit or number of retries that is
+    invalid.
     """
     if not name.strip():
         raise ConfigurationError(f"task name {name!r} is empty")
@@ -43,9 +45,11 @@ def message_of(
     if not queue.strip():
         raise ConfigurationError(f"queue {queue!r} of task {name!r} is blank", hint="leave it out, or give it a name")
     if countdown is not None:
-        if not countdown >= 0:
-            raise ConfigurationError(f"countdown {countdown!r} of task {name!r} must not be negative")
-        eta = now + timedelta(seconds=countdown)
+        eta = now + timedelta(seconds=checked_seconds(countdown, name=f"countdown of task {name!r}"))
+    elif eta is not None:
+        eta = _moment(eta, f"eta of task {name!r}")
+    if expires is not None:
+        expires = _expiry(expires, now, f"expires of task {name!r}")
     return TaskMessage(
         task_id=str(uuid.uuid4()) if task_id is None else checked_task_id(task_id),
         name=name,
@@ -53,13 +57,35 @@ def message_of(
         kwargs=dict(kwargs or {}),
         queue=queue,
         eta=eta,
-        expires_at=now + timedelta(seconds=expires) if isinstance(expires, (int, float)) else expires,
+        expires_at=expires,
         enqueued_at=now,
-        max_retries=max_retries,
-        soft_time_limit=soft_time_limit,
-        time_limit=time_limit,
+        max_retries=checked_retries(max_retries, name=f"max_retries of task {name!r}"),
+        soft_time_limit=_limit(soft_time_limit, f"soft_time_limit of task {name!r}"),
+        time_limit=_limit(time_limit, f"time_limit of task {name!r}"),
         headers=dict(headers or {}),
     )
+
+
+def _moment(value: object, name: str) -> datetime:
+    """A time as aware UTC; one without a zone is UTC, as it is to Celery, whatever the zone of this machine."""
+    if not isinstance(value, datetime):
+        hint = "give a datetime, or the seconds from now as countdown"
+        raise ConfigurationError(f"{name}: {shown(value)} ({type(value).__name__}) is no datetime", hint=hint)
+    try:
+        return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
+    except (OverflowError, ValueError, TypeError) as error:
+        raise ConfigurationError(f"{name}: {shown(value)} is not in the calendar of UTC: {error}") from error
+
+
+def _expiry(value: object, now: datetime, name: str) -> datetime:
+    if isinstance(value, datetime):
+        return _moment(value, name)
+    return now + timedelta(seconds=checked_seconds(value, name=name, least=-LONGEST))
+
+
+def _limit(value: float | None, name: str) -> float | None:
+    """Seconds; 0 means that there is no limit, as in Celery's messages."""
+    return None if value is None else checked_seconds(value, name=name) or None
 
 
 def each_call(

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-from stem_kombu.errors import ExecutionError
+from stem_kombu.durations import checked_seconds
+from stem_kombu.errors import ConfigurationError, ExecutionError
 from stem_kombu.revocation import Revocation
 
 
@@ -38,11 +39,15 @@ class TaskReleased(BaseException):
 
 
 class Retry(Exception):
-    """Raised by a handler (or by ``ctx.retry()``) that wants another attempt; ``countdown`` is in seconds."""
+    """Raised by a handler (or by ``ctx.retry()``) that wants another attempt; ``countdown`` is in seconds.
+
+    Raises :class:`~stem_kombu.errors.ConfigurationError` for a countdown that is no number of seconds, negative, or longer
+    than a century.
+    """
 
     def __init__(self, message: str = "the handler asked for a retry", *, countdown: float | None = None) -> None:
         super().__init__(message)
-        self.countdown = countdown
+        self.countdown = None if countdown is None else checked_seconds(countdown, name="countdown of a retry")
 
 
 class Signals(Protocol):
@@ -119,13 +124,18 @@ class TaskContext:
 
         Raises ``ValueError`` unless ``seconds`` is more than zero.
         """
-        if not seconds > 0:
+        try:
+            span = checked_seconds(seconds, name=f"lease of task {self.task_id}")
+        except ConfigurationError as error:
+            raise ValueError(f"{error}; {error.hint}" if error.hint else str(error)) from None
+        if not span > 0:
             raise ValueError(f"lease of {seconds!r} s for task {self.task_id} must be more than zero")
         self._signals.check()
-        self._signals.extend_lease(float(seconds))
+        self._signals.extend_lease(span)
 
     def retry(self, message: str = "the handler asked for a retry", *, countdown: float | None = None) -> Retry:
-        """A :class:`Retry` to raise: ``raise ctx.retry(countdown=30)``."""
+        """A :class:`Retry` to raise: ``raise ctx.retry(countdown=30)``. ``countdown`` is in seconds; raises what
+        :class:`Retry` raises."""
         return Retry(message, countdown=countdown)
 
     def __repr__(self) -> str:

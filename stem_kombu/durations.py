@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import timedelta
+from numbers import Real
 
 from stem_kombu.errors import ConfigurationError
 
@@ -37,6 +39,37 @@ def checked_duration(seconds: float, *, name: str, text: str | None = None, allo
     if seconds < 0 or (seconds == 0 and not allow_zero):
         raise ConfigurationError(f"{name}: {shown} must be more than zero", hint=f"accepted: {ACCEPTED}")
     return seconds
+
+
+def checked_seconds(value: object, *, name: str, least: float = 0.0) -> float:
+    """A number of seconds that a program gave, as a float.
+
+    Raises :class:`ConfigurationError` naming ``name`` for text, a ``timedelta``, a truth value, what is not finite, less
+    than ``least``, or longer than a century in either direction.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        spelled = isinstance(value, timedelta)
+        hint = "give its total_seconds()" if spelled else "give seconds as a number, for example 300 or 0.5"
+        raise ConfigurationError(f"{name}: {shown(value)} ({type(value).__name__}) is no number of seconds", hint=hint)
+    try:
+        seconds = float(value)
+    except (OverflowError, ValueError, TypeError):
+        seconds = math.inf
+    if not math.isfinite(seconds) or abs(seconds) > LONGEST:
+        raise ConfigurationError(f"{name}: {shown(value)} seconds are longer than a century", hint="give less")
+    if seconds < least:
+        limit = "must not be negative" if least == 0 else f"must be at least {least:g} seconds"
+        raise ConfigurationError(f"{name}: {shown(value)} {limit}")
+    return seconds
+
+
+def shown(value: object) -> str:
+    """The value as a short text for an error; raises nothing."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - repr of a stranger's object may raise anything, of a large number ValueError
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def format_duration(seconds: float) -> str:

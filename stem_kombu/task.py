@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from numbers import Integral
 from typing import Any
 
+from stem_kombu.durations import checked_seconds, shown
 from stem_kombu.errors import ConfigurationError, TaskNotRegistered
 
 #: Retries that a message counts are fewer: a signed number of 32 bits, which every Celery and every broker can hold.
@@ -46,14 +48,24 @@ class TaskOptions:
 
     def __post_init__(self) -> None:
         for name in ("retry_backoff", "retry_backoff_max", "retry_jitter"):
-            if getattr(self, name) < 0:
-                raise ConfigurationError(f"{name} {getattr(self, name)!r} must not be negative")
+            checked_seconds(getattr(self, name), name=name)
         for name in ("soft_time_limit", "time_limit", "visibility"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigurationError(f"{name} {value!r} must be more than zero seconds")
-        if self.max_retries is not None and self.max_retries < 0:
-            raise ConfigurationError(f"max_retries {self.max_retries!r} must not be negative")
+            if value is not None and not checked_seconds(value, name=name) > 0:
+                raise ConfigurationError(f"{name}: {value!r} must be more than zero seconds")
+        checked_retries(self.max_retries, name="max_retries")
+
+
+def checked_retries(value: object, *, name: str) -> int | None:
+    """The number of further attempts itself, ``None`` included; raises :class:`ConfigurationError` for what is no whole
+    number of at least 0."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ConfigurationError(f"{name}: {shown(value)} ({type(value).__name__}) is no whole number")
+    if value < 0:
+        raise ConfigurationError(f"{name}: {shown(value)} must not be negative")
+    return min(int(value), MOST_RETRIES - 1)
 
 
 @dataclass(frozen=True, slots=True)

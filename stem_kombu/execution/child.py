@@ -64,6 +64,7 @@ def main(pipe: Any, ahead: Any, target: str, max_rss: int | None = None, foreign
     forget_stand_in()
     end = ChildPipe(pipe.fileno(), Claims(ahead))
     end.watch_over()
+    os.register_at_fork(after_in_child=end.leave_to_original)
     try:
         registry = load_registry(target)
     except BaseException as error:  # noqa: BLE001 - importing an application runs any code
@@ -74,10 +75,17 @@ def main(pipe: Any, ahead: Any, target: str, max_rss: int | None = None, foreign
         if isinstance(order, Retire):
             return
         if isinstance(order, Run):
-            outcome, rss = run(order, registry, end), rss_bytes()
+            try:
+                outcome = run(order, registry, end)
+            except BaseException as error:  # noqa: BLE001 - what a handler left behind, an event loop policy for one
+                outcome = failure(error)
+            rss = rss_bytes()
             if max_rss is not None and rss is not None and rss >= max_rss:
                 end.claims = None
-            end.send_soon(Finished(order.token, outcome, rss))
+            try:
+                end.send_soon(Finished(order.token, outcome, rss))
+            except Exception as error:  # noqa: BLE001 - pickle may raise anything
+                end.send_soon(Finished(order.token, failure(error, Ending.REJECTED), rss))
         # A Halt here came too late for its job, which has just ended.
     # The worker is dead, and with it whoever would take our exit status: billiard would print a traceback about that.
     sys.stdout.flush()

@@ -95,6 +95,17 @@ class ChildPipe:
         """Exit soon after the worker has died, even in a handler without checkpoints: its task runs elsewhere by then."""
         threading.Thread(target=self._lifeline, name="stem-lifeline", daemon=True).start()
 
+    def leave_to_original(self) -> None:
+        """In a copy of the child that a handler has forked: let go of everything here. It is the original's to take orders
+        and to report, and a copy that kept the pipe open would hide the original's death from the worker."""
+        descriptors = [self.descriptor] if self.claims is None else [self.descriptor, self.claims.descriptor]
+        self._poll.unregister(self.descriptor)
+        self._sending, self._orders, self._unsent = threading.Lock(), [], b""
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for descriptor in descriptors:
+            os.dup2(nothing, descriptor, inheritable=False)  # not closed: the handler's next file would get its number
+        os.close(nothing)
+
     def _lifeline(self) -> None:
         hangup = select.poll()
         hangup.register(self.descriptor, 0)  # nothing but the hang-up, which needs no asking for

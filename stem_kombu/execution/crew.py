@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import collections
+import logging
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
 
 #: Seconds after which a thread that has nothing to do ends.
 IDLE = 30.0
@@ -93,4 +95,8 @@ class Crew(Generic[T]):
                     self._idle -= 1
                 if self._items and self._idle:
                     self._summon()
-            self._work(item)
+            try:
+                self._work(item)
+            except BaseException:
+                # The boundary of a thread that many items share: what one of them raises is not the next one's.
+                logger.exception("%s goes on after an unexpected error", threading.current_thread().name)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import os
+import sys
 import traceback as tracebacks
 from collections.abc import Callable
 from functools import lru_cache
@@ -15,8 +17,10 @@ from typing import Any
 
 from stem_kombu.clock import monotonic
 from stem_kombu.context import Retry, TaskContext, TaskReleased, TaskRevoked, _current
-from stem_kombu.errors import LeaseLost, ResultNotSerializable, TimeLimitExceeded
+from stem_kombu.durations import checked_seconds
+from stem_kombu.errors import LeaseLost, ResultNotSerializable, SoftTimeLimitExceeded, TimeLimitExceeded
 from stem_kombu.outcome import Ending, Outcome, TaskError
+from stem_kombu.revocation import Revocation
 from stem_kombu.task import Task, TaskMessage
 
 #: Characters of a traceback, and of an error's message, that are kept.
@@ -24,18 +28,31 @@ TRACEBACK_LIMIT = 16_000
 MESSAGE_LIMIT = 4_000
 #: Bytes of a result as JSON. Results travel through broker and store; larger ones belong somewhere else.
 RESULT_LIMIT = 16 * 1024 * 1024
+#: Levels of lists and objects in a result. How deep Python reads and writes JSON and pickles depends on how deep the calls
+#: around it are, which differs from thread to child to client; this deep all can.
+RESULT_DEPTH = 200
+
+#: What a checkpoint raises.
+_ORDERS = (TaskRevoked, TaskReleased, TimeLimitExceeded, SoftTimeLimitExceeded, LeaseLost)
 
 
 def call(task: Task, message: TaskMessage, context: TaskContext) -> Outcome:
     """Run a plain handler here and say how it ended; raises nothing."""
-    began = monotonic()
+    began, here, depth = monotonic(), os.getpid(), sys.getrecursionlimit()
     token = _current.set(context)
     try:
-        return _returned(task, message, task.handler(context, *message.args, **message.kwargs), began)
+        result = task.handler(context, *message.args, **message.kwargs)
     except BaseException as error:  # noqa: BLE001 - the boundary between a handler and the worker
-        return _raised(error, began)
+        if sys.getrecursionlimit() < depth:  # first of all: with less than it needs, nothing below works
+            sys.setrecursionlimit(depth)
+        leave_if_copy(here, error)
+        return raised(error, monotonic() - began)
     finally:
         _current.reset(token)
+    if sys.getrecursionlimit() < depth:
+        sys.setrecursionlimit(depth)
+    leave_if_copy(here)
+    return returned(task, message, result, monotonic() - began)
 
 
 async def call_async(
@@ -43,16 +60,42 @@ async def call_async(
 ) -> Outcome:
     """The same for a coroutine. ``cancelled_by()`` says which of our orders a ``CancelledError`` stands for, ``None`` when the
     handler itself (or a library in it) raised it."""
-    began = monotonic()
+    began, here, depth = monotonic(), os.getpid(), sys.getrecursionlimit()
     token = _current.set(context)
     try:
-        return _returned(task, message, await task.handler(context, *message.args, **message.kwargs), began)
-    except asyncio.CancelledError as error:
-        return _raised(cancelled_by() or error, began)
+        result = await task.handler(context, *message.args, **message.kwargs)
     except BaseException as error:  # noqa: BLE001 - the boundary between a handler and the worker
-        return _raised(error, began)
+        if sys.getrecursionlimit() < depth:  # first of all: with less than it needs, nothing below works
+            sys.setrecursionlimit(depth)
+        leave_if_copy(here, error)
+        ordered = cancelled_by() if issubclass(type(error), asyncio.CancelledError) else None
+        return raised(error if ordered is None else ordered, monotonic() - began)
     finally:
         _current.reset(token)
+    if sys.getrecursionlimit() < depth:
+        sys.setrecursionlimit(depth)
+    leave_if_copy(here)
+    return returned(task, message, result, monotonic() - began)
+
+
+def leave_if_copy(here: int, error: BaseException | None = None) -> None:
+    """End this process when it is a copy of process ``here`` that the handler has forked: the task is the original's, and a
+    copy that went on would run other tasks as well. It ends with the status that Python would end with."""
+    if os.getpid() == here:
+        return
+    status: object = 0
+    try:
+        if error is not None:
+            status = getattr(error, "code", 1) if issubclass(type(error), SystemExit) else 1
+            if status is not None and not isinstance(status, int):
+                print(status, file=sys.stderr)  # noqa: T201 - what sys.exit(text) does
+            elif not issubclass(type(error), SystemExit):
+                tracebacks.print_exception(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:  # noqa: BLE001 - nothing may keep the copy from ending
+        status = 1
+    os._exit(status & 0xFF if isinstance(status, int) else 0 if status is None else 1)
 
 
 def refusal(task: Task, message: TaskMessage) -> Outcome | None:
@@ -88,66 +131,113 @@ def _signature(handler: Callable[..., Any]) -> inspect.Signature | None:
 
 def failure(error: BaseException, kind: Ending = Ending.FAILED) -> Outcome:
     """An outcome with the error as text, for what went wrong outside a handler."""
-    return Outcome(kind, error=TaskError(type(error).__name__, _shortened(str(error), MESSAGE_LIMIT)))
+    return Outcome(kind, error=TaskError(type_name(error), message_text(error)))
 
 
-def _returned(task: Task, message: TaskMessage, result: Any, began: float) -> Outcome:
-    runtime = monotonic() - began
+# A result or an exception is the handler's own object: to look at it may raise anything at all, may take all memory, and
+# may lie about its class. The two functions below raise nothing.
+
+
+def returned(task: Task, message: TaskMessage, result: Any, runtime: float) -> Outcome:
+    """How an attempt ended whose handler returned ``result``; raises nothing."""
     if result is None or result is True or result is False:
         return Outcome(Ending.SUCCEEDED, result=result, runtime=runtime)
     try:
         text = json.dumps(result, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        refused = ResultNotSerializable(
-            f"task {task.name!r} ({message.task_id}) returned what JSON can't hold: {error}"
-        )
-        return Outcome(Ending.REJECTED, error=TaskError(type(refused).__name__, str(refused)), runtime=runtime)
-    if len(text) > RESULT_LIMIT:
-        refused = ResultNotSerializable(
-            f"task {task.name!r} ({message.task_id}) returned {len(text)} bytes; at most {RESULT_LIMIT} are kept"
-        )
-        return Outcome(Ending.REJECTED, error=TaskError(type(refused).__name__, str(refused)), runtime=runtime)
-    # What is recorded must be what was checked: tuples become lists here, not only in the backend.
-    return Outcome(Ending.SUCCEEDED, result=json.loads(text), runtime=runtime)
+        if len(text) > RESULT_LIMIT:
+            raise ResultNotSerializable(f"{len(text)} bytes; at most {RESULT_LIMIT} are kept")
+        # What is recorded must be what was checked: tuples become lists here, not only in the backend.
+        plain = json.loads(text)
+        # Every level has a bracket of its own: only a result with many of them has to be walked.
+        if text.count("[") + text.count("{") > RESULT_DEPTH and is_deeper(plain, RESULT_DEPTH):
+            raise RecursionError
+        return Outcome(Ending.SUCCEEDED, result=plain, runtime=runtime)
+    except BaseException as error:  # noqa: BLE001 - a result's own methods may raise anything
+        if issubclass(type(error), (*_ORDERS, Retry)):
+            return raised(error, runtime)  # a checkpoint in there
+        if issubclass(type(error), ResultNotSerializable):
+            what = message_text(error)
+        elif issubclass(type(error), RecursionError):
+            what = f"what is nested deeper than {RESULT_DEPTH} levels"
+        else:
+            what = f"what JSON can't hold: {message_text(error) or type_name(error)}"
+        said = f"task {task.name!r} ({message.task_id}) returned {what}"
+        return Outcome(Ending.REJECTED, error=TaskError(ResultNotSerializable.__name__, said), runtime=runtime)
 
 
-def _raised(error: BaseException, began: float) -> Outcome:
-    runtime = monotonic() - began
-    if isinstance(error, TaskRevoked):
-        return Outcome(Ending.CANCELLED, revocation=error.revocation, runtime=runtime)
-    if isinstance(error, TaskReleased):
-        return Outcome(Ending.RELEASED, runtime=runtime)
-    if isinstance(error, Retry):
-        return Outcome(
-            Ending.RETRY,
-            error=TaskError("Retry", _shortened(str(error), MESSAGE_LIMIT)),
-            retry_in=error.countdown,
-            runtime=runtime,
-        )
-    if isinstance(error, (TimeLimitExceeded, LeaseLost)):
-        return Outcome(Ending.FAILED, error=TaskError(type(error).__name__, str(error)), runtime=runtime)
-    text = "".join(tracebacks.format_exception(type(error), error, error.__traceback__))
-    return Outcome(
-        Ending.FAILED,
-        error=TaskError(
-            type(error).__name__,
-            _shortened(_message(error), MESSAGE_LIMIT),
-            _shortened(text, TRACEBACK_LIMIT, keep_end=True),
-        ),
-        runtime=runtime,
-    )
-
-
-def _message(error: BaseException) -> str:
+def raised(error: Any, runtime: float) -> Outcome:
+    """How an attempt ended whose handler raised ``error``; raises nothing."""
+    kind = type(error)  # never isinstance, which asks the object for its class as well
     try:
-        return str(error)
-    except Exception as broken:  # noqa: BLE001 - a handler's own exception class may fail to describe itself
-        return f"<{type(error).__name__} whose text can't be made: {type(broken).__name__}>"
+        if issubclass(kind, TaskRevoked):
+            # A copy of plain values: what the handler raised may have been made by the handler.
+            revocation = Revocation.from_record(error.revocation.to_record())
+            return Outcome(Ending.CANCELLED, revocation=revocation, runtime=runtime)
+        if issubclass(kind, TaskReleased):
+            return Outcome(Ending.RELEASED, runtime=runtime)
+        if issubclass(kind, Retry):
+            countdown = error.countdown
+            wait = None if countdown is None else checked_seconds(countdown, name="countdown of a retry")
+            said = TaskError("Retry", message_text(error))
+            return Outcome(Ending.RETRY, error=said, retry_in=wait, runtime=runtime)
+    except BaseException as broken:  # noqa: BLE001 - a class of the handler's own, or one that it has changed
+        said = TaskError(type_name(error), _kept(f"{message_text(error)}; it can't be used: {message_text(broken)}"))
+        return Outcome(Ending.FAILED, error=said, runtime=runtime)
+    bare = issubclass(kind, (TimeLimitExceeded, LeaseLost))
+    said = TaskError(type_name(error), message_text(error), None if bare else traceback_text(error))
+    return Outcome(Ending.FAILED, error=said, runtime=runtime)
 
 
-def _shortened(text: str, limit: int, *, keep_end: bool = False) -> str:
+def type_name(error: BaseException) -> str:
+    """The name of the exception's class; raises nothing."""
+    try:
+        return _kept(str(type(error).__name__), 200)
+    except BaseException:  # noqa: BLE001 - a metaclass may do anything
+        return "Exception"
+
+
+def message_text(error: BaseException) -> str:
+    """The exception's own words, shortened; raises nothing."""
+    try:
+        return _kept(str(error))
+    except BaseException as broken:  # noqa: BLE001 - a handler's own exception class may fail to describe itself
+        return f"<{type_name(error)} whose text can't be made: {type_name(broken)}>"
+
+
+def traceback_text(error: BaseException) -> str | None:
+    """The end of the exception's traceback, ``None`` when none can be made; raises nothing."""
+    made: list[Callable[[], list[str]]] = [
+        lambda: tracebacks.format_exception(type(error), error, error.__traceback__),
+        lambda: tracebacks.format_tb(
+            error.__traceback__
+        ),  # without causes, notes and groups, which are the handler's objects
+    ]
+    for lines in made:
+        try:
+            return _kept("".join(lines()), TRACEBACK_LIMIT, keep_end=True)
+        except BaseException:  # noqa: BLE001, S112 - as above
+            continue
+    return None
+
+
+def is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects of a decoded JSON value are nested deeper than that."""
+    layer = [value]
+    for _ in range(levels):
+        layer = [
+            inner
+            for item in layer
+            for inner in (item.values() if isinstance(item, dict) else item)
+            if isinstance(inner, (dict, list))
+        ]
+        if not layer:
+            return False
+    return True
+
+
+def _kept(text: str, limit: int = MESSAGE_LIMIT, *, keep_end: bool = False) -> str:
+    text = "".join((text,))  # of a subclass a plain copy, whose methods are Python's
+    if len(text) > limit:
+        text = f"…{text[-limit:]}" if keep_end else f"{text[:limit]}…"
     # Lone surrogates can't be written to any store; what stands for them is good enough in an error text.
-    text = text.encode("utf-8", "backslashreplace").decode()
-    if len(text) <= limit:
-        return text
-    return f"…{text[-limit:]}" if keep_end else f"{text[:limit]}…"
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -18,6 +18,7 @@ from stem_kombu.clock import SYSTEM, Clock, monotonic
 from stem_kombu.context import TaskContext
 from stem_kombu.execution.base import Job, Observer, SlotView, Stop
 from stem_kombu.execution.child import GATE, checked_progress
+from stem_kombu.execution.coroutines import CoroutineLoop
 from stem_kombu.execution.crew import Crew
 from stem_kombu.execution.handlers import call, call_async, failure, refusal
 from stem_kombu.execution.stops import PendingStop
@@ -35,12 +36,13 @@ _BREATH = 0.2
 class InlineSignals:
     """The executor's side of a context, in this process. See :class:`stem_kombu.context.Signals`."""
 
-    __slots__ = ("_job", "_next_report", "_observer", "pending")
+    __slots__ = ("_job", "_next_report", "_observer", "_pid", "pending")
 
     def __init__(self, job: Job, observer: Observer) -> None:
         self._job = job
         self._observer = observer
         self._next_report = 0.0
+        self._pid = os.getpid()
         self.pending = PendingStop(job.message.task_id)
 
     def check(self) -> None:
@@ -56,13 +58,21 @@ class InlineSignals:
         now = monotonic()
         if now >= self._next_report:
             self._next_report = now + GATE
-            self._observer.heartbeat(self._job)
+            if self._is_here():
+                self._observer.heartbeat(self._job)
 
     def progress(self, fraction: float | None, data: Mapping[str, Any]) -> None:
-        self._observer.progress(self._job, fraction, checked_progress(data))
+        checked = checked_progress(data)
+        if self._is_here():
+            self._observer.progress(self._job, fraction, checked)
 
     def extend_lease(self, seconds: float) -> None:
-        self._observer.extend_lease(self._job, seconds)
+        if self._is_here():
+            self._observer.extend_lease(self._job, seconds)
+
+    def _is_here(self) -> bool:
+        """Whether this is the worker: in a copy that the handler has forked, other threads' locks stay taken for ever."""
+        return os.getpid() == self._pid
 
 
 class _Run:
@@ -90,10 +100,7 @@ class InlineExecutor:
         self._tasks_done = [0] * slots
         self._free: list[int] = []
         self._crew = Crew(self._work)
-        self._jobs_for_loop: collections.deque[_Run] = collections.deque()
-        self._tasks_of_loop: set[asyncio.Task[None]] = set()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._loop_thread: threading.Thread | None = None
+        self._coroutines = CoroutineLoop(self._run_async, self._cut_off)
         self._running = False
         self._hurry = threading.Event()
         #: A start while a stop waits for what runs comes after it.
@@ -125,8 +132,11 @@ class InlineExecutor:
         if run is None:
             return False
         run.signals.pending.set(why, revocation)
-        if run.future is not None and self._loop is not None:
-            self._loop.call_soon_threadsafe(run.future.cancel)
+        if run.future is not None:
+            try:
+                run.future.get_loop().call_soon_threadsafe(run.future.cancel)
+            except RuntimeError:
+                pass  # a handler has closed the loop, whose thread is about to find that out
         return True
 
     def withdraw(self, token: int) -> bool:
@@ -183,12 +193,8 @@ class InlineExecutor:
                 self._end(run, Outcome(Ending.RELEASED))
         with self._cond:
             self._cond.notify_all()
-            loop, self._loop = self._loop, None
-            self._jobs_for_loop.clear()
         self._crew.close()
-        if loop is not None and self._loop_thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
-            self._loop_thread.join(RELEASE_GRACE)
+        self._coroutines.stop(RELEASE_GRACE)
 
     def hurry(self) -> None:
         """While :meth:`stop` waits: release what runs now."""
@@ -215,11 +221,11 @@ class InlineExecutor:
             run = _Run(slot, job, self._observer)
             with self._cond:
                 self._runs[job.token] = run
-            self._observer.started(job, os.getpid())
             try:
+                self._observer.started(job, os.getpid())
                 self._set_timers(run)
                 if job.task.is_async:
-                    self._give_to_loop(run, self._event_loop())
+                    self._coroutines.give(run)
                 else:
                     self._crew.give(run, f"stem-inline-{run.slot}")
             except (OSError, RuntimeError) as error:
@@ -230,30 +236,21 @@ class InlineExecutor:
                 self._end(run, Outcome(Ending.RELEASED))
 
     def _work(self, run: _Run) -> None:
-        self._end(run, call(run.job.task, run.job.message, self._context(run)))
+        try:
+            outcome = call(run.job.task, run.job.message, self._context(run))
+        except BaseException as error:  # noqa: BLE001 - one that another thread has set off in this one
+            outcome = failure(error)
+        self._end(run, outcome)
 
-    def _give_to_loop(self, run: _Run, loop: asyncio.AbstractEventLoop) -> None:
-        with self._cond:
-            self._jobs_for_loop.append(run)
-            if len(self._jobs_for_loop) > 1:
-                return  # it has been told, and has not looked yet
-        loop.call_soon_threadsafe(self._take_to_loop, loop)
-
-    def _take_to_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        with self._cond:
-            runs, self._jobs_for_loop = self._jobs_for_loop, collections.deque()
-        for run in runs:
-            self._tasks_of_loop.add(task := loop.create_task(self._run_async(run)))  # a loop keeps only weak references
-            task.add_done_callback(self._tasks_of_loop.discard)
+    def _cut_off(self, run: _Run, error: BaseException) -> None:
+        self._end(run, failure(error))
 
     async def _run_async(self, run: _Run) -> None:
         def cancelled_by() -> BaseException | None:
             return run.signals.pending.take()
 
         try:
-            run.future = asyncio.ensure_future(
-                call_async(run.job.task, run.job.message, self._context(run), cancelled_by)
-            )
+            run.future = asyncio.Task(call_async(run.job.task, run.job.message, self._context(run), cancelled_by))
             if run.signals.pending:
                 run.future.cancel()  # told to stop before it could begin
             outcome = await run.future
@@ -265,8 +262,10 @@ class InlineExecutor:
                 if error is not None and hasattr(error, "revocation")
                 else Outcome(Ending.RELEASED)
                 if error is not None
-                else failure(asyncio.CancelledError("the loop stopped"))
+                else failure(asyncio.CancelledError("the handler or another task cancelled it"))
             )
+        except BaseException as error:  # noqa: BLE001 - the boundary: whatever it is, it is this run's end
+            outcome = failure(error)
         self._end(run, outcome)
 
     def _end(self, run: _Run, outcome: Outcome) -> None:
@@ -280,8 +279,10 @@ class InlineExecutor:
             self._tasks_done[run.slot] += 1
             self._free.append(run.slot)
             self._cond.notify_all()
-        self._observer.ended(run.job, outcome)
-        self._assign()
+        try:
+            self._observer.ended(run.job, outcome)
+        finally:
+            self._assign()
 
     def _context(self, run: _Run) -> TaskContext:
         message = run.job.message
@@ -302,19 +303,6 @@ class InlineExecutor:
                 run.timers.append(timer)
                 timer.start()
 
-    def _event_loop(self) -> asyncio.AbstractEventLoop:
-        with self._cond:
-            if self._loop is None:
-                loop = asyncio.new_event_loop()
-                thread = threading.Thread(target=_run_loop, args=(loop,), name="stem-loop", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError:
-                    loop.close()
-                    raise
-                self._loop, self._loop_thread = loop, thread
-            return self._loop
-
     def _wait_for_runs(self, timeout: float | None) -> None:
         with self._cond:
             self._cond.wait_for(lambda: not self._runs or self._hurry.is_set(), timeout)
@@ -322,11 +310,3 @@ class InlineExecutor:
     def _wait_empty(self, timeout: float) -> bool:
         with self._cond:
             return self._cond.wait_for(lambda: not self._runs, timeout)
-
-
-def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-    finally:
-        loop.close()

@@ -12,6 +12,7 @@ import logging
 import selectors
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import ExecutionError
@@ -218,9 +219,10 @@ class IsolatePool:
             # A child that has just spoken is alive as far as this turn is concerned; its end is another event.
             if ended or (not frames and member.has_exited()):
                 calls += self._bury(member)
-        self._assign()  # first of all: the child need not idle while its last job is settled
-        for call in calls:
-            call()
+        with ExitStack() as told:  # each of them, whatever comes of the one before it
+            for call in reversed(calls):
+                told.callback(call)
+            self._assign()  # first of all: the child need not idle while its last job is settled
 
     def _take(self, member: Member, frame: object) -> list[Callable[[], None]]:
         """What the worker is told of a frame. Under the lock."""

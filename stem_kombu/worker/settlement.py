@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from functools import partial
 
+from stem_kombu.durations import LONGEST
 from stem_kombu.outcome import Ending, Outcome, TaskError, TaskRecord, TaskState
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import MOST_RETRIES, TaskMessage, TaskOptions
@@ -59,7 +60,7 @@ def retry_delay(options: TaskOptions, attempt: int, jitter: float) -> float:
     """Seconds before the attempt after ``attempt``; ``jitter`` is a random number from 0 to 1."""
     # The exponent is capped so that a long-lived task can't overflow a float before the maximum is taken.
     delay = min(options.retry_backoff * 2.0 ** min(attempt - 1, 60), options.retry_backoff_max)
-    return delay * (1.0 + options.retry_jitter * jitter)
+    return min(delay * (1.0 + options.retry_jitter * jitter), LONGEST)
 
 
 def settle(
@@ -75,7 +76,9 @@ def settle(
     jitter: float,
 ) -> Settlement:
     """What follows from ``outcome``. ``revocation`` is the live one of this task, if there is one: a revoked task is never
-    retried, whether or not its running attempt was told to stop (G3, G9)."""
+    retried, whether or not its running attempt was told to stop (G3, G9).
+
+    Total: an outcome whose times are beyond the calendar ends the task as failed, saying so."""
     record = partial(
         TaskRecord,
         task_id=message.task_id,
@@ -104,7 +107,11 @@ def settle(
     if message.attempt > min(max_retries, MOST_RETRIES - 1):
         return Settlement(record(state=TaskState.FAILED, error=outcome.error), Then.ACKNOWLEDGE, "failed")
     delay = retry_delay(options, message.attempt, jitter) if outcome.retry_in is None else outcome.retry_in
-    due = now + timedelta(seconds=delay)
+    try:
+        due = now + timedelta(seconds=delay)
+    except (ValueError, OverflowError, TypeError) as impossible:
+        said = f"it can't be tried again after {delay!r} s: {impossible}"
+        return Settlement(record(state=TaskState.FAILED, error=_also(outcome.error, said)), Then.ACKNOWLEDGE, "failed")
     return Settlement(
         record(state=TaskState.RETRYING, error=outcome.error, retry_at=due),
         Then.ACKNOWLEDGE,
@@ -116,17 +123,15 @@ def settle(
 def unsendable(settlement: Settlement, why: Exception) -> Settlement:
     """The settlement whose next attempt can't be sent (a Celery producer may put into a message what JSON has not): the
     attempt was the last one."""
-    assert settlement.record is not None
-    error = settlement.record.error
-    said = (
-        f"{error.message}; it can't be tried again: {why}" if error is not None else f"it can't be tried again: {why}"
-    )
-    failed = TaskError(
-        error.type if error is not None else "Unsendable", said, None if error is None else error.traceback
-    )
-    return Settlement(
-        replace(settlement.record, state=TaskState.FAILED, error=failed, retry_at=None), Then.ACKNOWLEDGE, "failed"
-    )
+    failed = settlement.record
+    if failed is None:  # it was never recorded here: what was only held goes back to its queue
+        return Settlement(None, Then.REQUEUE)
+    error = _also(failed.error, f"it can't be tried again: {why}")
+    return Settlement(replace(failed, state=TaskState.FAILED, error=error, retry_at=None), Then.ACKNOWLEDGE, "failed")
+
+
+def _also(error: TaskError | None, said: str) -> TaskError:
+    return TaskError("Unsendable", said) if error is None else replace(error, message=f"{error.message}; {said}")
 
 
 def not_storable(settlement: Settlement, tries: int, why: Exception) -> Settlement:

@@ -17,6 +17,7 @@ from stem_kombu.monitoring.events import Events
 from stem_kombu.outcome import Ending, Outcome, TaskError, TaskRecord, TaskState
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
+from stem_kombu.task import TaskMessage
 from stem_kombu.worker.arguments import redacted_arguments
 from stem_kombu.worker.credit import LOOK_FOR, Credit
 from stem_kombu.worker.holds import Holds, parked_again
@@ -95,7 +96,10 @@ class Steering:
         if settlement.total is not None:
             self._totals.add(settlement.total)
         if self.events is not None and settlement.record is not None:
-            self.events.settled(settlement.record)
+            try:
+                self.events.settled(settlement.record)
+            except Exception:  # noqa: BLE001 - monitors are told on the side
+                complain("the end of task %s can't be told to Celery's monitors", delivery.task_id)
         self.recorder.settle(delivery, settlement)
 
     def leased(self, delivery: Delivery) -> None:
@@ -130,6 +134,13 @@ class Steering:
     # -- the executors' observer ------------------------------------------------------------------------------------
 
     def may_start(self, job: Job) -> Outcome | None:
+        try:
+            return self._instead(job)
+        except Exception:  # noqa: BLE001 - the boundary before a start, on which each slot depends
+            complain("whether task %s may start can't be told, so it goes back to its queue", job.message.task_id)
+            return Outcome(Ending.RELEASED)
+
+    def _instead(self, job: Job) -> Outcome | None:
         looked = self._ensure_fresh()
         delivery = self._inflight.get(job.token)
         if delivery is not None and self.past.is_stale(delivery.told_at):
@@ -186,48 +197,45 @@ class Steering:
         delivery = self._inflight.ended(job.token)
         if delivery is None:
             return
-        # Its slot is free: who was set aside for want of one need not take the way over the broker.
-        if (next_one := self.holds.take_aside(job.task.mode)) is not None:
-            self.due(next_one)
+        try:
+            # Its slot is free: who was set aside for want of one need not take the way over the broker.
+            if (next_one := self.holds.take_aside(job.task.mode)) is not None:
+                self.due(next_one)
+        except Exception:  # noqa: BLE001 - another task, whose trouble is not this one's
+            complain("task %s was set aside and can't be taken up", job.message.task_id)
+        if outcome.error is not None and not delivery.lease_lost:
+            tell_of(job.message, outcome.kind, outcome.error, self._worker)
+        try:
+            settlement = self._settlement(job, delivery, outcome)
+        except Exception as error:  # noqa: BLE001 - the boundary behind which a task ends in a record, whatever it was
+            complain("what follows from the end of task %s can't be decided", job.message.task_id)
+            said = TaskError(type(error).__name__, f"the worker could not decide what follows from its end: {error}")
+            now = self._clock.utcnow()
+            settlement = refused(job.message, worker=self._worker, now=now, error=said)
+        self.settle(delivery, settlement)
+
+    def _settlement(self, job: Job, delivery: Delivery, outcome: Outcome) -> Settlement:
+        """What follows from the end of an attempt."""
         if delivery.lease_lost:
             logger.warning("task %s ended after its lease was lost: its outcome is another worker's", delivery.task_id)
-            self.settle(delivery, Settlement(None, Then.LEAVE))
-            return
+            return Settlement(None, Then.LEAVE)
         if delivery.over is not None:
-            self.settle(delivery, recorded_before(job.message, delivery.over))
-            return
-        revocation = self._cache.get(job.message.task_id)
+            return recorded_before(job.message, delivery.over)
+        revocation, now = self._cache.get(job.message.task_id), self._clock.utcnow()
         if outcome.kind is Ending.RELEASED and revocation is not None and delivery.started_at is None:
             # Withdrawn because it was revoked while it waited for a slot.
-            now = self._clock.utcnow()
-            self.settle(delivery, refused(job.message, worker=self._worker, now=now, revocation=revocation))
-            return
-        if outcome.error is not None:
-            level = logging.INFO if outcome.kind in (Ending.RETRY, Ending.RELEASED) else logging.ERROR
-            logger.log(
-                level,
-                "task %s (%s) attempt %d: %s: %s",
-                job.message.task_id,
-                job.message.name,
-                job.message.attempt,
-                outcome.error.type,
-                outcome.error.message,
-                extra={"task_id": job.message.task_id, "worker": self._worker},
-            )
+            return refused(job.message, worker=self._worker, now=now, revocation=revocation)
         max_retries = _first(job.message.max_retries, job.task.options.max_retries, self._default_max_retries)
-        self.settle(
-            delivery,
-            settle(
-                job.message,
-                job.task.options,
-                outcome,
-                worker=self._worker,
-                started_at=delivery.started_at,
-                revocation=revocation,
-                max_retries=0 if max_retries is None else max_retries,
-                now=self._clock.utcnow(),
-                jitter=random.random(),
-            ),
+        return settle(
+            job.message,
+            job.task.options,
+            outcome,
+            worker=self._worker,
+            started_at=delivery.started_at,
+            revocation=revocation,
+            max_retries=0 if max_retries is None else max_retries,
+            now=now,
+            jitter=random.random(),
         )
 
     # -- revocations --------------------------------------------------------------------------------------------------
@@ -301,6 +309,31 @@ class Steering:
             self.settle(
                 delivery, refused(delivery.message, worker=self._worker, now=now, revocation=revocation, error=error)
             )
+
+
+def tell_of(message: TaskMessage, kind: Ending, error: TaskError, worker: str) -> None:
+    """Log how an attempt ended that did not succeed; raises nothing."""
+    try:
+        logger.log(
+            logging.INFO if kind in (Ending.RETRY, Ending.RELEASED) else logging.ERROR,
+            "task %s (%s) attempt %d: %s: %s",
+            message.task_id,
+            message.name,
+            message.attempt,
+            error.type,
+            error.message,
+            extra={"task_id": message.task_id, "worker": worker},
+        )
+    except Exception:  # noqa: BLE001, S110 - an inline handler may have changed the logging
+        pass
+
+
+def complain(text: str, task_id: str) -> None:
+    """Log the exception that is being handled; raises nothing, though an inline handler may have changed the logging."""
+    try:
+        logger.exception(text, task_id, extra={"task_id": task_id})  # noqa: LOG004 - called in handlers of exceptions only
+    except Exception:  # noqa: BLE001, S110 - there is nothing left to say it with
+        pass
 
 
 def _first(*values: Any) -> Any:

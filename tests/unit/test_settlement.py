@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 
 from stem_kombu.outcome import Ending, Outcome, TaskError, TaskState
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import MOST_RETRIES, TaskMessage, TaskOptions
-from stem_kombu.worker.settlement import Settlement, Then, refused, retry_delay, settle
+from stem_kombu.worker.settlement import Settlement, Then, refused, retry_delay, settle, unsendable
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 REVOCATION = Revocation("stem", "t1", 7, NOW, terminate=True, reason="wrong data", requested_by="ada@ops")
@@ -115,3 +116,17 @@ def test_retries_wait_twice_as_long_each_time_up_to_a_maximum_and_never_overflow
     assert [retry_delay(options, attempt, 0.0) for attempt in (1, 2, 3)] == [2.0, 4.0, 8.0]
     assert retry_delay(options, 100_000, 0.0) == 100.0
     assert retry_delay(options, 1, 1.0) == 3.0
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e300, "5", timedelta(1)], ids=repr)
+def test_g18_a_wait_beyond_the_calendar_ends_the_task_and_says_so(seconds: Any) -> None:
+    settlement = ended(Ending.RETRY, error=ERROR, retry_in=seconds)
+    assert state_of(settlement) is TaskState.FAILED
+    assert settlement.record is not None and settlement.record.error is not None
+    assert settlement.record.error.message.startswith("no; it can't be tried again after ")
+
+
+def test_what_was_only_held_and_cannot_be_sent_goes_back() -> None:
+    assert unsendable(Settlement(None, Then.ACKNOWLEDGE, retry=TaskMessage("t1", "t")), ValueError("no")) == Settlement(
+        None, Then.REQUEUE
+    )
