@@ -452,6 +452,7 @@ os = SimpleNamespace(
     _exit=_exit,
     set_blocking=_set_blocking,
     getpid=lambda: current_thread().process.pid,
+    register_at_fork=lambda **_: None,
     cpu_count=lambda: 2,
     sysconf=lambda name: 4096,
 )
