@@ -13,9 +13,11 @@ MASK = "***"
 _SHORTEST_SECRET = 6
 
 _SECRET_WORDS = ("password", "passwd", "passphrase", "pwd", "secret", "token", "api_key", "apikey", "credential")
+#: Options that hold secrets among other things.
+_OF_SECRETS = ("sentinel_kwargs",)
 _USER_AND_PASSWORD = re.compile(r"(?<=://)([^:\s]*):(.*)@(?=[^@]*$)", re.MULTILINE)
 _SECRET_OPTION = re.compile(
-    rf"(?i)((?:^|[?&;\s])[a-z_-]*(?:{'|'.join(_SECRET_WORDS)})[a-z_-]*\s?=\s?)('(?:[^'\\]|\\.)*'|[^&;#\s]*)"
+    rf"(?i)((?:^|[?&;\s])[a-z_-]*(?:{'|'.join((*_SECRET_WORDS, *_OF_SECRETS))})[a-z_-]*\s?=\s?)('(?:[^'\\]|\\.)*'|[^&;#\s]*)"
 )
 
 
@@ -61,7 +63,7 @@ def without(text: str, secrets: Iterable[str]) -> str:
 def is_secret_name(name: object) -> bool:
     """Whether the value of that name is nobody's business."""
     lowered = str(name).lower()
-    return any(word in lowered for word in _SECRET_WORDS)
+    return any(word in lowered for word in (*_SECRET_WORDS, *_OF_SECRETS))
 
 
 class ShortRepr(reprlib.Repr):

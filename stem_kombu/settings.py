@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from stem_kombu.durations import checked_duration, parse_duration
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import mask_url
+from stem_kombu.transport_options import REDIS_URLS, given_options, parsed_options, split_url, store_url
 
 DEFAULT_NAMESPACE = "stem"
 DEFAULT_CONTROL_TIMEOUT = 5.0
@@ -28,7 +29,6 @@ DEFAULT_INLINE_SLOTS = 16
 EMBEDDED = "the embedded default"
 
 _OFF = frozenset({"0", "false", "no", "off"})
-_REDIS = ("redis://", "rediss://", "redis+socket://", "unix://", "sentinel://", "redis+sentinel://")
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 
 
@@ -96,7 +96,8 @@ class Settings:
     ``broker``, ``backend`` and ``revoke_store`` are resolved: ``embedded`` says that no broker was named, and then all
     three live in the platform's per-user state folder. ``backend`` is ``None`` when a broker but no backend was named.
     ``celery_results`` is where clients of Celery look for their results, ``None`` when nothing is written for them.
-    ``broker_options`` are transport options of Kombu that a host application gave for its broker.
+    ``broker_options`` are transport options of Kombu, which win over those that Stem sets; ``host_options`` are those that a
+    host application gave for its broker, over which Stem's win.
     """
 
     broker: Source
@@ -118,6 +119,7 @@ class Settings:
     celery_events: bool = True
     celery_results: Source | None = None
     broker_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    host_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     tls: TlsSettings = TlsSettings()
     signing: SigningSettings = SigningSettings()
 
@@ -132,6 +134,8 @@ class Settings:
         environ: Mapping[str, str] | None = None,
         *,
         broker: str | None = None,
+        broker_options: Mapping[str, Any] | None = None,
+        broker_option: Sequence[str] = (),
         backend: str | None = None,
         revoke_store: str | None = None,
         namespace: str | None = None,
@@ -150,8 +154,10 @@ class Settings:
     ) -> Settings:
         """Settings from keywords (a CLI passes its flags), then the environment, then defaults.
 
-        ``signing`` beats the variables field by field. ``host`` is asked after the environment. Raises
-        :class:`ConfigurationError` naming the flag or variable.
+        ``signing`` beats the variables field by field. ``host`` is asked after the environment. Transport options come
+        from ``broker_option`` (flags, each ``KEY=JSON``), the variable, the query of the broker's URL and
+        ``broker_options`` (an application), the first of which counts. Raises :class:`ConfigurationError` naming the flag
+        or variable.
         """
         env = _Environment(os.environ if environ is None else environ)
         host = host or Host()
@@ -163,12 +169,18 @@ class Settings:
             named_broker = Source(f"sqlite://{_state_folder(env) / 'broker.db'}", EMBEDDED)
             if named_backend is None:
                 named_backend = Source(f"sqlite://{_state_folder(env) / 'state.db'}", EMBEDDED)
+        host_options = host.broker_options if named_broker is host.broker else {}
+        options = _broker_options(env, broker_option, named_broker, broker_options)
+        known = {**host_options, **options}
+        named_backend = None if named_backend is None else _store_place(named_backend, known)
         resolved_namespace = env.source(namespace, "--namespace", "STEM_CONTROL_NAMESPACE", "STEM_WORKER_NAMESPACE")
         celery_results = env.source(None, "", "STEM_CELERY_RESULT_URL")
-        if celery_results is None and named_backend is not None and named_backend.value.lower().startswith(_REDIS):
+        if celery_results is None and named_backend is not None and named_backend.value.lower().startswith(REDIS_URLS):
             celery_results = named_backend  # where clients with the same result_backend look
         elif celery_results is not None and celery_results.value.lower() in _OFF:
             celery_results = None
+        elif celery_results is not None:
+            celery_results = _store_place(celery_results, known)
         checked_namespace = _checked_namespace(
             resolved_namespace or host.namespace or Source(DEFAULT_NAMESPACE, "default")
         )
@@ -179,7 +191,9 @@ class Settings:
         return cls(
             broker=named_broker,
             backend=named_backend,
-            revoke_store=named_store or named_backend or named_broker,
+            revoke_store=_store_place(named_store, known)
+            if named_store
+            else named_backend or _beside(named_broker, known),
             embedded=embedded,
             namespace=checked_namespace,
             control_timeout=env.duration(timeout, "--timeout", "STEM_CONTROL_TIMEOUT", DEFAULT_CONTROL_TIMEOUT),
@@ -199,7 +213,8 @@ class Settings:
             ),
             celery_events=env.switch(None, "STEM_CELERY_EVENTS", default=True),
             celery_results=celery_results,
-            broker_options=host.broker_options if named_broker is host.broker else {},
+            broker_options=options,
+            host_options=host_options,
             tls=tls or host.tls,
             signing=SigningSettings(
                 **{
@@ -286,6 +301,26 @@ def terminal_color(environ: Mapping[str, str] | None = None) -> bool | None:
     if env.get("NO_COLOR"):
         return False
     return True if env.get("FORCE_COLOR") else None
+
+
+def _broker_options(
+    env: _Environment, flags: Sequence[str], broker: Source, application: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    variable = env.get(name := "STEM_BROKER_TRANSPORT_OPTIONS")
+    return {
+        **(application or {}),
+        **split_url(broker.value)[1],
+        **(parsed_options(variable, name) if variable is not None else {}),
+        **given_options(flags, "--broker-option"),
+    }
+
+
+def _beside(broker: Source, options: Mapping[str, Any]) -> Source:
+    return _store_place(Source(split_url(broker.value)[0], broker.name), options)
+
+
+def _store_place(source: Source, options: Mapping[str, Any]) -> Source:
+    return Source(store_url(source.value, source.name, options), source.name)
 
 
 def _checked_namespace(source: Source) -> str:

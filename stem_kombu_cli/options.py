@@ -52,6 +52,7 @@ class Places:
     """Where things are, as the flags say it; ``None`` leaves it to the environment."""
 
     broker: str | None = None
+    broker_option: tuple[str, ...] = ()
     backend: str | None = None
     revoke_store: str | None = None
     namespace: str | None = None
@@ -64,6 +65,8 @@ class Places:
 
         settings = Settings.from_env(
             broker=_first(self.broker, "broker"),
+            broker_option=self.broker_option,
+            broker_options=GIVEN.get("broker_options"),
             backend=_first(self.backend, "backend"),
             revoke_store=_first(self.revoke_store, "revoke_store"),
             namespace=_first(self.namespace, "namespace"),
@@ -115,6 +118,12 @@ def place_options(function: F) -> F:
     return _stacked(
         signing_options(function),
         click.option("--broker", metavar="URL", help="Broker, any Kombu URL.  [env: STEM_BROKER_URL]"),
+        click.option(
+            "--broker-option",
+            metavar="KEY=JSON",
+            multiple=True,
+            help="Transport option of Kombu; repeat it.  [env: STEM_BROKER_TRANSPORT_OPTIONS, a JSON object]",
+        ),
         click.option("--backend", metavar="URL", help="Result backend.  [env: STEM_RESULT_BACKEND_URL]"),
         click.option(
             "--revoke-store",
@@ -192,7 +201,8 @@ def control_options(function: F) -> F:
 
 def places_of(values: dict[str, Any]) -> Places:
     """Take the place options out of a command's values."""
-    return Places(**{name: values.pop(name, None) for name in (*_PLACES, "timeout")}, signing=signing_of(values))
+    given = {name: values.pop(name, None) for name in (*_PLACES, "timeout")}
+    return Places(**given, broker_option=values.pop("broker_option", ()), signing=signing_of(values))
 
 
 def signing_of(values: dict[str, Any]) -> SigningSettings | None:

@@ -19,8 +19,10 @@ from tests.servers.fixtures import (
     postgres_url,
     proxy_for,
     rabbitmq_server,
+    redis_62_server,
     redis_server,
     redis_url,
+    sentinels,
     server_reaper,
     start_redis,
 )
@@ -34,8 +36,10 @@ __all__ = [
     "postgres_url",
     "proxy_for",
     "rabbitmq_server",
+    "redis_62_server",
     "redis_server",
     "redis_url",
+    "sentinels",
     "server_reaper",
     "start_redis",
 ]

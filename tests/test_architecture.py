@@ -30,6 +30,8 @@ ROOT_WORDS = [
         "durations",
         "redaction",
         "urls",
+        "transport_options",
+        "sentinel",
         "settings",
         "revocation",
         "revocation_cache",

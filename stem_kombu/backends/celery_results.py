@@ -64,6 +64,8 @@ class CeleryResults:
                 hint="give the redis:// URL that is their result_backend, or off",
             )
         self._database = RedisDatabase(source.value, name=source.name, tls=tls, purpose="results for Celery")
+        if self._database.prefix and self._database.prefix[-1] not in ":_-.":
+            self._database.prefix += "_"  # as Celery does with its result_backend_transport_options
         self.url = self._database.url
         self._ttl_ms = max(1, int(result_ttl * 1000))
 

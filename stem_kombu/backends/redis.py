@@ -77,7 +77,7 @@ class RedisBackend(Backend):
     def get(self, task_id: str) -> TaskRecord | None:
         if not storable_id(task_id):
             return None
-        key = _task_key(task_id)
+        key = self._database.key(_task_key(task_id))
         try:
             text = self._database.run(lambda client: client.get(key))
         except StoreError as error:
@@ -97,7 +97,7 @@ class RedisBackend(Backend):
         raise corrupt(place, "another form", ValueError("no head"))
 
     def _place(self, task_id: str) -> str:
-        return f"result backend {self.url}: key {_task_key(task_id)!r}"
+        return f"result backend {self.url}: key {self._database.key(_task_key(task_id))!r}"
 
     # -- roster -----------------------------------------------------------------------------------------------------
 
@@ -112,8 +112,9 @@ class RedisBackend(Backend):
         try:
             return _read(json.loads(entry))
         except UNREADABLE as error:
+            key = self._database.key(_roster_key(heartbeat.namespace))
             raise StoreCorrupt(
-                f"roster {self.url}: key {_roster_key(heartbeat.namespace)!r}, field {heartbeat.worker!r} holds "
+                f"roster {self.url}: key {key!r}, field {heartbeat.worker!r} holds "
                 f"{entry[:80]!r}, which is no heartbeat: {error!r}",
                 hint="somebody else writes there; delete the field, or use another namespace",
             ) from error
@@ -136,7 +137,7 @@ class RedisBackend(Backend):
         return RosterView(tuple(beats), from_epoch_us(int(now_us)), unreadable)
 
     def _one_by_one(self, namespace: str) -> tuple[list[Heartbeat], int]:
-        key = _roster_key(namespace)
+        key = self._database.key(_roster_key(namespace))
         entries: dict[bytes, bytes] = self._database.run(lambda client: client.hgetall(key))
         found = []
         for worker, entry in entries.items():

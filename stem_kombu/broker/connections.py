@@ -10,15 +10,18 @@ import threading
 import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
+from stem_kombu.broker.drivers import ACCEPTED, checked_driver, driver_missing
 from stem_kombu.broker.failures import described, shown_url
+from stem_kombu.broker.sentinels import by_sentinels
 from stem_kombu.broker.tls import tls_options
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import BrokerUnavailable, ConfigurationError
 from stem_kombu.redaction import mask_url
+from stem_kombu.sentinel import is_sentinel
 from stem_kombu.settings import Settings, TlsSettings
-from stem_kombu.urls import checked_server_url, checked_url
+from stem_kombu.transport_options import PREFIX, checked_options, split_url
+from stem_kombu.urls import checked_url
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -41,9 +44,6 @@ REDIS_LEASE = 60
 #: Redis: seconds between two looks for such messages.
 REDIS_SWEEP = 10
 
-EMBEDDED_SCHEME = "sqlite"
-ACCEPTED = "sqlite:///path, redis://, rediss://, amqp://, amqps://, memory://, or another URL of Kombu"
-
 
 def broker_connection(settings: Settings, *, connect_timeout: float = CONNECT_TIMEOUT) -> Connection:
     """A connection to the broker that the settings name, not yet connected. Raises :class:`ConfigurationError`."""
@@ -53,7 +53,8 @@ def broker_connection(settings: Settings, *, connect_timeout: float = CONNECT_TI
         tls=settings.tls,
         name=source.name,
         connect_timeout=connect_timeout,
-        defaults=settings.broker_options,
+        options=settings.broker_options,
+        defaults=settings.host_options,
     )
 
 
@@ -68,21 +69,31 @@ def open_connection(
 ) -> Connection:
     """A Kombu connection for the URL, not yet connected; ``name`` is the flag or variable that the URL came from.
 
-    ``options`` are transport options of Kombu (``visibility_timeout``, ``global_keyprefix`` …) that win over ours;
-    ``defaults`` are such that ours win over.
-    Several URLs, separated by ``;``, are tried in turn. Raises :class:`ConfigurationError` for a scheme or a URL that
-    Kombu can't use, a driver that isn't installed, or TLS files that can't be loaded; nothing connects here.
+    ``options`` are transport options of Kombu (``visibility_timeout``, ``global_keyprefix`` …) that win over those in the
+    URL's query, which win over ours; ``defaults`` are such that ours win over.
+    Several URLs, separated by ``;``, are tried in turn; those of sentinels are asked for one master. Raises
+    :class:`ConfigurationError` for a scheme, a URL or an option that Kombu can't use, a driver that isn't installed, or TLS
+    files that can't be loaded; nothing connects here.
     """
     from kombu import Connection
 
-    driver, parts = "", checked_url(url, name=name).split(";")
+    url, from_url = split_url(checked_url(url, name=name))
+    given = {**from_url, **(options or {})}
+    if is_sentinel(url):
+        url, asked = by_sentinels(url, name, tls or TlsSettings(), {**(defaults or {}), **given})
+        given |= asked
+    driver, parts = "", url.split(";")
     if len(parts) > 1 and not all("://" in part for part in parts):
         # Nothing of it is shown: it may be the rest of a password with a ; in it.
         raise ConfigurationError(
             f"{name}: what a ; separates are not URLs", hint=f"accepted: {ACCEPTED}; in a password write %3B for ;"
         )
     for part in reversed(parts):
-        driver = _checked_driver(part, name)
+        driver = checked_driver(part, name)
+    if driver == "redis":
+        checked_options({**(defaults or {}), **given}, name)
+    elif driver == "amqp":
+        given.pop(PREFIX, None)  # which is for what is kept in Redis: RabbitMQ has virtual hosts
     ssl_options = tls_options(url, tls or TlsSettings(), name=name)
     try:
         connection = Connection(
@@ -90,7 +101,7 @@ def open_connection(
             ssl=ssl_options or False,
             connect_timeout=connect_timeout,
             heartbeat=HEARTBEAT if driver == "amqp" else 0,
-            transport_options={**(defaults or {}), **_transport_options(driver, connect_timeout), **(options or {})},
+            transport_options={**(defaults or {}), **_transport_options(driver, connect_timeout), **given},
         )
         if ssl_options is not None:
             # Kombu lets a single ssl_… field of the URL replace all that is given; here it replaces its own field.
@@ -104,7 +115,7 @@ def open_connection(
             f"{name}: {mask_url(url)!r} can't be used as a broker URL: {error}", hint=f"accepted: {ACCEPTED}"
         ) from error
     except ImportError as error:
-        raise _driver_missing(url, name, error) from error
+        raise driver_missing(url, name, error) from error
     return connection
 
 
@@ -192,8 +203,8 @@ def pulse(connection: Connection, *, clock: Clock = SYSTEM) -> None:
 _last_pulse: weakref.WeakKeyDictionary[Connection, float] = weakref.WeakKeyDictionary()
 
 _NETWORK_DRIVERS = frozenset({"amqp", "redis"})
-#: Schemes of URLs in which an @ is a letter of a path.
-_LOCAL = frozenset({EMBEDDED_SCHEME, "memory", "filesystem", "redis+socket", "unix"})
+#: What Kombu and drivers raise for an option that means nothing to them.
+_NO_NETWORK = (TypeError, ValueError, AttributeError, LookupError, ImportError)
 
 
 class _Attempt:
@@ -212,7 +223,7 @@ class _Attempt:
             self._connect()
         except Exception as error:
             # The boundary to some thirty drivers, each with exceptions of its own; all mean that it did not connect.
-            raise described(error, self._connection) from error
+            raise self._told(error) from error
 
     def run_here(self) -> None:
         try:
@@ -234,7 +245,18 @@ class _Attempt:
                 hint=f"check host, port and firewall{', and that the port speaks TLS' if self._connection.ssl else ''}",
             )
         if self._error is not None:
-            raise described(self._error, self._connection) from self._error
+            raise self._told(self._error) from self._error
+
+    def _told(self, error: BaseException) -> BrokerUnavailable | ConfigurationError:
+        options = self._connection.transport_options or {}
+        ours = _transport_options(str(self._connection.transport.driver_type), CONNECT_TIMEOUT)
+        given = [key for key, value in options.items() if key not in ours or ours[key] != value]
+        if given and isinstance(error, _NO_NETWORK) and not isinstance(error, OSError):
+            return ConfigurationError(
+                f"broker {shown_url(self._connection)}: a transport option is refused ({', '.join(sorted(given))}): {error}",
+                hint="correct it, or leave it out",
+            )
+        return described(error, self._connection)
 
     def _connect(self) -> None:
         connection = self._connection
@@ -254,49 +276,6 @@ def _expect_certificate_of_host(connection: Connection) -> None:
     """Have AMQP verify the certificate for the URL's host: Kombu would replace ``localhost`` by an address first."""
     if isinstance(connection.ssl, dict) and "server_hostname" in connection.ssl:
         connection.ssl = connection.ssl | {"server_hostname": connection.hostname or "localhost"}
-
-
-def _checked_driver(url: str, name: str) -> str:
-    """Kombu's driver type for the URL (``amqp``, ``redis`` …); raises :class:`ConfigurationError`."""
-    from kombu.transport import TRANSPORT_ALIASES, get_transport_cls
-
-    masked = mask_url(url)
-    scheme, separator, _ = url.partition("://")
-    if not separator:
-        raise ConfigurationError(f"{name}: {masked!r} is not a URL", hint=f"accepted: {ACCEPTED}")
-    alias = scheme.split("+")[0]
-    if alias == EMBEDDED_SCHEME:
-        from stem_kombu.broker.embedded import register
-
-        register()
-    if alias not in TRANSPORT_ALIASES:
-        raise ConfigurationError(f"{name}: {masked!r} has the unknown scheme {scheme!r}", hint=f"accepted: {ACCEPTED}")
-    try:
-        parts = urlsplit(checked_server_url(url, name) if alias not in _LOCAL else url)
-        if parts.port == 0:
-            raise ValueError("port 0")
-    except ValueError:
-        # Not its text: what was taken for a port may be the rest of a password.
-        raise ConfigurationError(f"{name}: {masked!r} has a bad port", hint=f"accepted: {ACCEPTED}") from None
-    if scheme in {"redis", "rediss"} and parts.path.strip("/") and not parts.path.strip("/").isdigit():
-        raise ConfigurationError(
-            f"{name}: {masked!r} names the database {parts.path.strip('/')!r}",
-            hint="write a number, as in redis://host:6379/0",
-        )
-    try:
-        transport: Any = get_transport_cls(alias)
-        return str(transport.driver_type)
-    except Exception as error:
-        # Importing a transport runs its driver's module; whatever that raises, the driver can't be used.
-        raise _driver_missing(url, name, error) from error
-
-
-def _driver_missing(url: str, name: str, error: Exception) -> ConfigurationError:
-    scheme = url.partition("://")[0]
-    extra = scheme.split("+")[0]
-    return ConfigurationError(
-        f"{name}: the driver for {scheme}:// can't be loaded: {error}", hint=f"pip install 'kombu[{extra}]'"
-    )
 
 
 def _transport_options(driver: str, connect_timeout: float) -> dict[str, Any]:

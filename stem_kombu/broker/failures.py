@@ -54,6 +54,8 @@ def described(error: BaseException, connection: Connection, doing: str = "") -> 
     while error.__cause__ is not None and type(error).__module__.startswith("kombu"):
         error = error.__cause__
     text = " ".join(str(error).split()) or type(error).__name__
+    if type(error).__name__ == "MasterNotFoundError":
+        text = text.partition(" : ")[0]  # the rest is the repr of every client that was tried
     what, hint = explained(text, endpoint_of_connection(connection), tls_of(connection)) or _diagnosis(error, text)
     return BrokerUnavailable(f"broker {shown_url(connection)}: {f'{doing}: ' if doing else ''}{what}", hint=hint)
 
@@ -65,6 +67,8 @@ def _diagnosis(error: BaseException, text: str) -> tuple[str, str | None]:
         for word in ("wrongpass", "noauth", "access_refused", "invalid password", "authentication required")
     ):
         return f"user or password was not accepted ({text})", "check user and password in the broker URL"
+    if kind == "MasterNotFoundError":
+        return text, "check the sentinels' addresses and password, and the master's name"
     if kind == "NotAllowed" or "vhost" in lowered:
         return f"the virtual host can't be opened ({text})", "create it, or allow this user to use it"
     if "db index" in lowered:

@@ -31,19 +31,20 @@ class RedisLine(Line):
         super().__init__(connection, clock)
         channel: Any = connection.default_channel
         self._prefix = channel.global_keyprefix
+        self._list: Any = channel._q_for_pri  # the queue's own list, unless the option priority_steps has no 0
         self._pool = channel.pool
         self._connection = self._pool.get_connection()
 
     def _publish_together(self, parcels: Sequence[Parcel]) -> None:
         if len(parcels) == 1:
             (parcel,) = parcels
-            self._connection.send_command("LPUSH", self._prefix + parcel.queue, queue_text(parcel))
+            self._connection.send_command("LPUSH", self._prefix + self._list(parcel.queue, 0), queue_text(parcel))
             self._connection.read_response()
             return
         texts: dict[str, list[str]] = {}
         for parcel in parcels:
             texts.setdefault(parcel.queue, []).append(queue_text(parcel))
-        commands = [("LPUSH", self._prefix + queue, *several) for queue, several in texts.items()]
+        commands = [("LPUSH", self._prefix + self._list(queue, 0), *several) for queue, several in texts.items()]
         if len(commands) > 1:
             commands = [("MULTI",), *commands, ("EXEC",)]
         self._connection.send_packed_command(self._connection.pack_commands(commands))

@@ -37,7 +37,7 @@ def tls_options(url: str, tls: TlsSettings, *, name: str = "URL") -> dict[str, A
         )
     checked_tls(tls)
     if urlsplit(alternates[0]).scheme.lower().startswith(("redis", "sentinel")):
-        return _redis_options(tls)
+        return redis_options(tls)
     return _amqp_options(tls)
 
 
@@ -66,7 +66,8 @@ def endpoint_of_connection(connection: Any) -> Endpoint | None:
     return Endpoint(str(host), int(port))
 
 
-def _redis_options(tls: TlsSettings) -> dict[str, Any]:
+def redis_options(tls: TlsSettings) -> dict[str, Any]:
+    """What a connection of redis-py that speaks TLS is given."""
     options: dict[str, Any] = {
         "ssl_cert_reqs": ssl.CERT_NONE if tls.allow_insecure else ssl.CERT_REQUIRED,
         "ssl_check_hostname": not tls.allow_insecure,

@@ -7,7 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from stem_kombu.drivers.tls import uses_tls
+from stem_kombu.errors import ConfigurationError
+from stem_kombu.sentinel import is_sentinel, sentinel_address
 from stem_kombu.settings import Host, Settings, Source, TlsSettings
+from stem_kombu.transport_options import store_url
 
 #: Schemes of result backends that Stem can keep a roster and revocations in.
 _USABLE = frozenset({"redis", "rediss", "redis+socket", "postgres", "postgresql"})
@@ -32,7 +36,7 @@ def host_of(app: Any) -> Host:
         brokers = [_encrypted(url) for url in brokers]
     backend = _backend(conf)
     store = conf.get("stem_revoke_store")
-    if store is None and backend is None and len(brokers) > 1:
+    if store is None and backend is None and len(brokers) > 1 and not is_sentinel(brokers[0]):
         store = brokers[0]  # a store has one place, whatever the broker can fall back to
     return Host(
         broker=Source(";".join(brokers), "broker_url of the Celery application"),
@@ -56,8 +60,14 @@ def _brokers(app: Any) -> Iterator[str]:
 def _backend(conf: Any) -> str | None:
     """Celery's result backend as a URL that Stem can use, ``None`` when it can't."""
     url = str(conf.result_backend or "")
-    if url.startswith("sentinel://"):
-        return _sentinels(url, conf)
+    options = conf.result_backend_transport_options or {}
+    if is_sentinel(url):
+        try:
+            url = sentinel_address(url, name="result_backend", options=options).url
+            url = _encrypted(url) if conf.redis_backend_use_ssl else url
+        except ConfigurationError:
+            return None  # Celery can't use it either
+        return store_url(url, "result_backend", options)
     # SQLAlchemy's spelling is db+postgresql+psycopg2://…
     scheme, separator, rest = url.removeprefix("db+").partition("://")
     if not separator:
@@ -70,22 +80,12 @@ def _backend(conf: Any) -> str | None:
     if scheme not in _USABLE:
         return None
     url = f"{scheme}://{rest}"
-    return _encrypted(url) if conf.redis_backend_use_ssl else url
-
-
-def _sentinels(url: str, conf: Any) -> str | None:
-    """Celery's ``sentinel://:password@a:26379/0;sentinel://b:26379/0`` and ``master_name`` as one URL of Stem's."""
-    master = (conf.result_backend_transport_options or {}).get("master_name")
-    if not master:
-        return None
-    places = [part.partition("://")[2].partition("?")[0] for part in url.split(";") if part]
-    credentials, _, _ = places[0].rpartition("@")
-    hosts = ",".join(place.rpartition("@")[2].partition("/")[0] for place in places)
-    db = places[0].rpartition("@")[2].partition("/")[2]
-    return f"redis+sentinel://{f'{credentials}@' if credentials else ''}{hosts}/{master}/{db or 0}"
+    return store_url(_encrypted(url) if conf.redis_backend_use_ssl else url, "result_backend", options)
 
 
 def _encrypted(url: str) -> str:
+    if is_sentinel(url):
+        return url if uses_tls(url) else f"{url}{'&' if '?' in url else '?'}ssl=true"
     scheme, separator, rest = url.partition("://")
     return f"{_ENCRYPTED.get(scheme, scheme)}{separator}{rest}"
 

@@ -13,14 +13,16 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from stem_kombu.drivers import forking
 from stem_kombu.drivers.handshake import endpoint_of, explained
-from stem_kombu.drivers.tls import checked_tls, tls_for, uses_tls
+from stem_kombu.drivers.tls import checked_tls, tls_for, uses_tls, verifies
 from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
 from stem_kombu.redaction import mask_url
+from stem_kombu.sentinel import is_sentinel, sentinel_address
 from stem_kombu.settings import TlsSettings
+from stem_kombu.transport_options import PREFIX, without_option
 from stem_kombu.urls import checked_server_url
 
 T = TypeVar("T")
@@ -46,7 +48,8 @@ class RedisDatabase:
     """A lazily connected client, shared by the threads of this process; each call takes a connection from its pool.
 
     ``run`` calls the operation with a ``redis.Redis``. A lost connection is opened again and the operation repeated
-    once, unless ``repeat=False`` (for what must not happen twice). A forked child gets a client of its own. ``name`` is
+    once, unless ``repeat=False`` (for what must not happen twice). A forked child gets a client of its own. ``prefix`` is what
+    the URL's ``global_keyprefix`` says; :meth:`evaluate` and :meth:`key` put it before keys. ``name`` is
     the flag or variable that the URL came from; ``patience`` shortens both timeouts for a caller that has a deadline,
     in seconds. Raises :class:`ConfigurationError` for a URL that can't be read and
     :class:`StoreUnavailable` when the server can't be reached, refuses, or does not answer in time.
@@ -64,7 +67,8 @@ class RedisDatabase:
         patience: float | None = None,
     ) -> None:
         self.url = mask_url(url)
-        self._address = url
+        url, prefix = without_option(url, PREFIX)
+        self._address, self.prefix = url, prefix or ""
         self._redis = _driver(name, self.url)
         self._purpose = purpose
         self._tls, self._endpoint = tls or TlsSettings(), endpoint_of(checked_server_url(url, name))
@@ -107,13 +111,19 @@ class RedisDatabase:
     ) -> Any:
         """What the script returns, as redis-py decodes it (bytes, ints, lists). Atomic on the server."""
 
+        names = [self.prefix + key for key in keys] if self.prefix else keys
+
         def call(client: Any) -> Any:
             try:
-                return client.evalsha(script.sha1, len(keys), *keys, *arguments)
+                return client.evalsha(script.sha1, len(names), *names, *arguments)
             except self._redis.exceptions.NoScriptError:
-                return client.eval(script.source, len(keys), *keys, *arguments)
+                return client.eval(script.source, len(names), *names, *arguments)
 
         return self.run(call, repeat=repeat)
+
+    def key(self, name: str) -> str:
+        """The key of that name, with the prefix."""
+        return self.prefix + name
 
     def renew(self) -> None:
         """See :mod:`stem_kombu.drivers.forking`."""
@@ -144,7 +154,7 @@ class RedisDatabase:
 
     def _opener(self, url: str, name: str) -> Callable[[], Any]:
         parts = urlsplit(url)
-        if parts.scheme in {"sentinel", "redis+sentinel"}:
+        if is_sentinel(url):
             return self._sentinel_opener(url, name)
         if parts.scheme == "redis+socket":  # Kombu's spelling of redis-py's unix://
             query = [("db" if key == "virtual_host" else key, value) for key, value in parse_qsl(parts.query)]
@@ -187,30 +197,16 @@ class RedisDatabase:
         return open_
 
     def _sentinel_opener(self, url: str, name: str) -> Callable[[], Any]:
-        hint = "write redis+sentinel://host1:26379,host2:26379/master-name/0"
-        rest, _, query = url.partition("://")[2].partition("?")
-        authority, _, path = rest.partition("/")
-        credentials, _, hosts = authority.rpartition("@")
-        user, _, password = credentials.partition(":")
-        master, _, db = path.strip("/").partition("/")
-        if not master or not hosts or (db and not db.isdigit()):
-            raise ConfigurationError(f"{name}: {self.url!r} does not name its sentinels and master", hint=hint)
-        sentinels: list[tuple[str, int]] = []
-        for host in hosts.split(","):
-            address, _, port = host.rpartition(":") if ":" in host else (host, "", "26379")
-            if not address or not port.isdigit():
-                raise ConfigurationError(f"{name}: {host!r} in {self.url!r} is no host:port", hint=hint)
-            sentinels.append((address.strip("[]"), int(port)))
-        options = {**self._options, "username": unquote(user) or None, "password": unquote(password) or None}
-        extra = dict(parse_qsl(query))
+        address = sentinel_address(url, name=name)
+        options = {**self._options, "username": address.username, "password": address.password}
         own = {key: self._options[key] for key in ("socket_connect_timeout", "socket_timeout", "retry")}
-        own |= {"username": extra.get("sentinel_username"), "password": extra.get("sentinel_password")}
         # Who asks for TLS asks the sentinels with it as well: they are told a password, and say where the master is.
         own |= {key: value for key, value in self._options.items() if key.startswith("ssl")}
+        own |= address.sentinel_kwargs
 
         def connect() -> Any:
-            watch = self._redis.sentinel.Sentinel(sentinels, sentinel_kwargs=own, db=int(db or 0), **options)
-            return watch.master_for(unquote(master))
+            watch = self._redis.sentinel.Sentinel(list(address.hosts), sentinel_kwargs=own, db=address.db, **options)
+            return watch.master_for(address.master)
 
         return connect
 
@@ -271,14 +267,16 @@ def _driver(name: str, masked: str) -> Any:
 
 
 def _tls_options(url: str, tls: TlsSettings) -> dict[str, Any]:
-    sentinel = urlsplit(url).scheme in {"sentinel", "redis+sentinel"}
-    if not (tls if sentinel else uses_tls(url)):
+    sentinel = is_sentinel(url)
+    if not uses_tls(url) and not (sentinel and tls and sentinel_address(url).encrypted_by_settings):
         return {}
     checked_tls(tls)
+    allow_insecure = not verifies(url, tls) if sentinel else tls.allow_insecure
+    if sentinel:
+        tls = tls_for(url, tls)  # redis-py reads no such URL
     given = {"ssl_ca_certs": tls.ca_cert, "ssl_certfile": tls.client_cert, "ssl_keyfile": tls.client_key}
     options: dict[str, Any] = {key: path for key, path in given.items() if path is not None}
-    options |= {"ssl_cert_reqs": "none" if tls.allow_insecure else "required"}
-    options |= {"ssl_check_hostname": not tls.allow_insecure}
+    options |= {"ssl_cert_reqs": "none" if allow_insecure else "required", "ssl_check_hostname": not allow_insecure}
     if sentinel:
         options["ssl"] = True
     return options

@@ -65,7 +65,7 @@ class RedisRevokeStore(RevokeStore):
         return None if record.is_expired(from_epoch_us(int(now_us))) else record
 
     def revision(self, namespace: str) -> int:
-        key = _keys(namespace)[3]
+        key = self._database.key(_keys(namespace)[3])
         found = self._database.run(lambda client: client.get(key))
         try:
             return int(found or 0)

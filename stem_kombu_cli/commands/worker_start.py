@@ -88,6 +88,7 @@ def start(
     places = places_of(values)
     flags = {
         "broker": places.broker,
+        "broker_option": places.broker_option or None,
         "backend": places.backend,
         "revoke_store": places.revoke_store,
         "namespace": places.namespace,

