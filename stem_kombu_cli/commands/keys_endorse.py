@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import click
 
+from stem_kombu.clock import isoformat
+from stem_kombu.control.standing import check_kept
 from stem_kombu.control.trust import Trust
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import Revocation, RevocationDraft
-from stem_kombu.signing.keyring import Scope
+from stem_kombu.signing.keyring import Scope, Untrusted
 from stem_kombu.signing.proofs import signed_drafts
+from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.options import output_options, place_options, places_of, wants_json
@@ -20,16 +27,28 @@ from stem_kombu_cli.render import emit, note, print_json, table, use_color
 _BATCH = 1000
 
 
-@click.command(epilog="Example:  stem keys endorse; stem keys endorse --yes")
-@click.option("--yes", is_flag=True, help="Sign them; without it they are only shown.")
+@click.command(epilog="Example:  stem keys endorse; stem keys endorse --yes --digest 5f0c…")
+@click.option("--yes", is_flag=True, help="Sign the list with this --digest; without it the list is only shown.")
+@click.option("--digest", metavar="HEX", help="The digest that was printed with the list that you have read.")
+@click.option("-t", "--task", "tasks", metavar="ID", multiple=True, help="Only the revocation of this task; repeat it.")
+@click.option("--until", metavar="VERSION", type=click.IntRange(0), help="Only revocations up to this version.")
 @place_options
 @output_options
 @click.pass_context
-def endorse(ctx: click.Context, /, yes: bool, **values: Any) -> None:
-    """Show the live revocations that workers with these keys don't believe, and with --yes sign them.
+def endorse(
+    ctx: click.Context,
+    /,
+    yes: bool,
+    digest: str | None,
+    tasks: Sequence[str],
+    until: int | None,
+    **values: Any,
+) -> None:
+    """Show the live revocations that workers with these keys refuse, and with --yes and their --digest sign them.
 
     For the day on which a fleet gets its first keys, and before a key is taken away that signed revocations which must last.
-    Read the list first: whoever could write to the store may have put something into it.
+    Read the list first: anyone who can write to the store may have put something into it. The digest binds --yes to the list
+    that was shown: when the list has changed since, nothing is signed.
     """
     as_json = wants_json(values)
     settings = places_of(values).settings()
@@ -41,29 +60,68 @@ def endorse(ctx: click.Context, /, yes: bool, **values: Any) -> None:
     store = open_revoke_store(source.value, name=source.name, tls=settings.tls)
     try:
         now = store.now()
-        found = [record for record in store.load(settings.namespace) if trust.proven([record], now)[1]]
-        drafts = [
-            _draft(record, (record.expires_at - now).total_seconds() if record.expires_at else None) for record in found
+        found = [
+            record
+            for record in store.load(settings.namespace)
+            if (not tasks or record.task_id in tasks) and (until is None or record.version <= until)
+            if trust.proven([record], now)[1]
         ]
-        for start in range(0, len(drafts) if yes else 0, _BATCH):
-            signed = signed_drafts(drafts[start : start + _BATCH], trust.keyring, namespace=settings.namespace, now=now)
-            store.save(settings.namespace, signed)
+        listed = digest_of(found)
+        signed = yes and digest == listed
+        if signed:
+            _sign(store, trust, found, settings.namespace, now)
     finally:
         store.close()
     if as_json:
         records = [record.to_record() for record in found]
-        print_json({"schema": "stem.keys/1", "namespace": settings.namespace, "unbelieved": records, "signed": yes})
+        document = {"schema": "stem.keys/1", "namespace": settings.namespace, "unbelieved": records, "signed": signed}
+        print_json({**document, "digest": listed, "until": max((record.version for record in found), default=0)})
     elif found:
         color = use_color(ctx.obj.color)
-        rows = [(r.task_id, "terminate" if r.terminate else "", r.requested_by, r.reason) for r in found]
-        emit(table(("TASK", "", "BY", "REASON"), rows, color=color), color=color)
-    if found and not yes:
-        note(f"{len(found)} revocations are not in force for workers with these keys; --yes signs them with your key")
-        ctx.exit(exit_codes.REFUSED)
-    note(
-        f"{len(found)} revocations were signed" if found else "every live revocation is signed by a key that may revoke"
-    )
+        headers = ("TASK", "", "BY", "REASON", "VERSION", "EXPIRES")
+        emit(table(headers, [_row(record) for record in found], color=color), color=color)
+    if not found:
+        note("every live revocation is signed by a key that may revoke" if not tasks else "there is nothing to sign")
+    elif signed:
+        note(f"{len(found)} revocations were signed")
+    else:
+        chosen = "".join(f" --task {task}" for task in tasks) + ("" if until is None else f" --until {until}")
+        note(f"{len(found)} revocations are not in force for workers with these keys")
+        hint = f"to sign exactly these: stem keys endorse{chosen} --yes --digest {listed}"
+        if not yes:
+            note(f"hint: {hint}")
+            ctx.exit(exit_codes.REFUSED)
+        wrong = "--yes needs the --digest of the list" if digest is None else "the list is not the one with that digest"
+        raise Untrusted("not-confirmed", f"{wrong}; nothing was signed", hint=f"read the list, then: {hint}")
 
 
-def _draft(record: Revocation, expires_in: float | None) -> RevocationDraft:
+def digest_of(records: Sequence[Revocation]) -> str:
+    """The SHA-256 of all that would be signed, in hexadecimal: namespace, task, version, terminate, texts and end of each."""
+    stated = sorted(json.dumps(record.to_record(), sort_keys=True) for record in records)
+    return hashlib.sha256(json.dumps(stated).encode()).hexdigest()
+
+
+def _sign(store: RevokeStore, trust: Trust, found: Sequence[Revocation], namespace: str, now: datetime) -> None:
+    assert trust.keyring is not None
+    for start in range(0, len(found), _BATCH):
+        drafts = [_draft(record, now) for record in found[start : start + _BATCH]]
+        check_kept(
+            trust.keyring, store.save(namespace, signed_drafts(drafts, trust.keyring, namespace=namespace, now=now))
+        )
+
+
+def _draft(record: Revocation, now: datetime) -> RevocationDraft:
+    expires_in = (record.expires_at - now).total_seconds() if record.expires_at else None
     return RevocationDraft(record.task_id, record.terminate, record.reason, record.requested_by, expires_in)
+
+
+def _row(record: Revocation) -> tuple[Any, ...]:
+    ends = "never" if record.expires_at is None else isoformat(record.expires_at)
+    return (
+        record.task_id,
+        "terminate" if record.terminate else "",
+        record.requested_by,
+        record.reason,
+        record.version,
+        ends,
+    )

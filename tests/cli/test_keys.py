@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
-from tests.cli.program import Program
+from stem_kombu.revocation import RevocationDraft
+from stem_kombu.stores.registry import open_revoke_store
+from tests.cli.program import Done, Program
 
 
 def pasted(text: str) -> dict[str, str]:
@@ -104,14 +109,51 @@ def test_revocations_from_before_the_first_key_are_shown_and_then_signed(embedde
     shown = embedded.run("keys", "endorse", "--json", env=variables)
     assert shown.code == 5, shown
     assert [record["task_id"] for record in shown.json["unbelieved"]] == ["old"]
-    viewer = embedded.run("keys", "endorse", "--yes", env={**variables, "STEM_SIGNING_KEY_SCOPES": "ops:read"})
+    confirmed = ("--yes", "--digest", shown.json["digest"])
+    viewer = embedded.run("keys", "endorse", *confirmed, env={**variables, "STEM_SIGNING_KEY_SCOPES": "ops:read"})
     assert viewer.code == 5, viewer
 
-    embedded.ok("keys", "endorse", "--yes", env=variables)
+    embedded.ok("keys", "endorse", *confirmed, env=variables)
 
     assert embedded.ok("keys", "endorse", "--json", env=variables).json["unbelieved"] == []
     other = pasted(embedded.run("keys", "generate", "--id", "new").out)
     assert embedded.run("keys", "endorse", env=other).code == 5  # with other keys none of it is in force
+
+
+def test_only_what_was_shown_is_signed(embedded: Program, tmp_path: Path) -> None:
+    """Who can write to the store puts something into it between the reading and the signing."""
+    variables = pasted(embedded.run("keys", "generate", "--id", "ops").out)
+    store = f"sqlite://{tmp_path}/revokes.db"
+    with closing(open_revoke_store(store)) as opened:
+        (first,) = opened.save("stem", [RevocationDraft("first", True, "INC-7", expires_in=3600.0)])
+
+        def endorse(*words: str) -> Done:
+            return embedded.run("keys", "endorse", "--revoke-store", store, "--json", *words, env=variables)
+
+        def unsigned() -> list[str]:
+            return [record["task_id"] for record in endorse().json["unbelieved"]]
+
+        shown = endorse().json
+        bare = endorse("--yes")
+        assert bare.code == 5, bare
+        assert "--digest" in bare.err
+        opened.save("stem", [RevocationDraft("planted")])
+        assert endorse("--yes", "--digest", shown["digest"]).code == 5
+        assert unsigned() == ["first", "planted"]
+
+        some = endorse("--until", str(shown["until"]), "--yes", "--digest", shown["digest"])
+        assert some.code == 0, some
+        assert unsigned() == ["planted"]
+
+        planted = endorse("--task", "planted").json
+        opened.save("stem", [RevocationDraft("planted", True, "more"), RevocationDraft("third")])
+        assert endorse("--task", "planted", "--yes", "--digest", planted["digest"]).code == 5
+        again = endorse("--task", "planted").json["digest"]
+        assert endorse("--task", "planted", "--yes", "--digest", again).code == 0
+        assert unsigned() == ["third"]
+        held = opened.get("stem", "first")
+        assert held is not None and held.expires_at is not None and first.expires_at is not None
+        assert abs(held.expires_at - first.expires_at) < timedelta(seconds=1)
 
 
 def test_an_id_that_can_not_stand_in_a_list_is_refused(stem: Program) -> None:
