@@ -4,15 +4,59 @@ Whoever has one may be started twice, stopped twice, stopped before the first st
 once. Starts and stops of one thread happen one after the other, so that none is started twice, joined before it runs,
 or left behind; a start that waits for something outside of that lock asks :attr:`Background.stops` whether it was
 overtaken.
+
+A thread that an unexpected error ends is started again, and a :class:`Watch` is told: what many tasks depend on must not
+end with one of them.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from stem_kombu.clock import monotonic
+
+logger = logging.getLogger(__name__)
 
 #: Seconds that a thread gets to end after it was told to hurry.
 _HURRIED = 5.0
+#: Failures in a row after which a thread is given up, and seconds for which one must have run to count as working again.
+_MOST_FAILURES, _WORKS_AGAIN = 8, 60.0
+#: Seconds before it is started again: the first time, doubled each time, and at most.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+
+
+class Watch:
+    """What became of the threads of one worker. ``gave_up(name, error)`` is called, in the thread itself, for one that fails
+    again and again and is not started any more."""
+
+    def __init__(self, gave_up: Callable[[str, BaseException], None]) -> None:
+        self.gave_up = gave_up
+        self._restarts: dict[str, int] = {}
+
+    @property
+    def restarts(self) -> Mapping[str, int]:
+        """How often each thread was started again after an unexpected error; those that never failed are not named."""
+        return dict(self._restarts)
+
+    def failed(self, name: str) -> None:
+        self._restarts[name] = self._restarts.get(name, 0) + 1
+
+
+_watch: ContextVar[Watch | None] = ContextVar("stem_kombu_watch", default=None)
+
+
+@contextmanager
+def watched_by(watch: Watch) -> Iterator[None]:
+    """Have every :class:`Background` that is made in here tell ``watch`` of its failures."""
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
 
 
 def _nothing() -> None:
@@ -24,6 +68,8 @@ class Background:
 
     ``begin()`` prepares what ``run`` needs; what it raises is raised to whoever starts. ``wake()`` makes ``run`` return
     soon. ``end()`` lets go of what ``run`` used, once it has returned. None of the three may start or stop it.
+
+    ``run()`` is called again when it raises, after a pause, and is given up when it does so many times in a row.
     """
 
     def __init__(
@@ -40,6 +86,8 @@ class Background:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._leaving: threading.Thread | None = None
+        self._watch = _watch.get()
+        self._ends = threading.Event()
         #: How often it was stopped: a start that finds another number than at its beginning was stopped meanwhile.
         self.stops = 0
 
@@ -62,7 +110,8 @@ class Background:
                     self._leaving.join()
                     self._leaving = None
                 self._begin()
-                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._ends.clear()
+                thread = threading.Thread(target=self._keep_running, name=self._name, daemon=True)
                 try:
                     thread.start()
                 except BaseException:  # RuntimeError: the system has no more threads
@@ -81,6 +130,7 @@ class Background:
             thread, self._thread = self._thread, None
             if thread is None:
                 return
+            self._ends.set()
             self._wake()
             thread.join(timeout)
             if hurry is not None:
@@ -89,3 +139,27 @@ class Background:
             if thread.is_alive():
                 self._leaving = thread
             self._end()
+
+    def _keep_running(self) -> None:
+        failures = 0
+        while True:
+            began = monotonic()
+            try:
+                self._run()
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary of every thread of a worker
+                failures = 1 if monotonic() - began >= _WORKS_AGAIN else failures + 1
+                last = failures > _MOST_FAILURES or self._ends.is_set()
+                self._complain(error, last)
+                if last:
+                    return
+            else:
+                return
+            self._ends.wait(min(_FIRST_PAUSE * 2.0 ** (failures - 1), _LONGEST_PAUSE))
+
+    def _complain(self, error: BaseException, last: bool) -> None:
+        then = "is not started any more" if last else "is started again"
+        logger.error("thread %s ended by an unexpected error and %s", self._name, then, exc_info=error)
+        if self._watch is not None:
+            self._watch.failed(self._name)
+            if last and not self._ends.is_set():
+                self._watch.gave_up(self._name, error)

@@ -139,7 +139,7 @@ READS_TIME: dict[str, str] = {}
 LONGER = {
     "stem_kombu.control.client": 460,
     "stem_kombu.execution.pool": 390,
-    "stem_kombu.worker.worker": 455,
+    "stem_kombu.worker.worker": 460,
 }
 
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.putenv"}

@@ -94,7 +94,8 @@ class Standing:
 @dataclass(frozen=True, slots=True)
 class WorkerFacts(Standing):
     """What changes while a worker lives. URLs are masked; spans are seconds. ``dropped`` counts, by door (``control``,
-    ``tasks``, ``revocations``, ``roster``, ``celery``) and reason, what was not obeyed or believed."""
+    ``tasks``, ``revocations``, ``roster``, ``celery``) and reason, what was not obeyed or believed; ``restarts``, by name, how
+    often a thread of the worker was started again after an unexpected error."""
 
     prefetch: int
     totals: Mapping[str, int]
@@ -108,6 +109,7 @@ class WorkerFacts(Standing):
     heartbeat_interval: float
     bounds: Mapping[str, Any] = field(default_factory=dict)
     dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    restarts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,13 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Protocol
 
-from stem_kombu.errors import StoreUnavailable
+from stem_kombu.background import Watch
+from stem_kombu.errors import ExecutionError, StoreUnavailable
 
 logger = logging.getLogger(__name__)
+
+#: Seconds that tasks get to end when a thread of their worker can't go on.
+_LEAVE_TIMEOUT = 10.0
 
 
 class Runnable(Protocol):
@@ -23,6 +27,30 @@ class Runnable(Protocol):
     def stop(self) -> None: ...
 
     def release(self) -> None: ...
+
+
+class Departure:
+    """A worker leaves when one of its threads fails again and again: ``stop(seconds)`` is called in the background, and
+    :meth:`check` then raises why. :attr:`watch` hears of the threads."""
+
+    def __init__(self, stop: Callable[[float], None]) -> None:
+        self._stop = stop
+        self._error: ExecutionError | None = None
+        self.watch = Watch(self._begin)
+
+    def check(self) -> None:
+        """Raise :class:`~stem_kombu.errors.ExecutionError` when the worker left because it could not go on."""
+        if self._error is not None:
+            raise self._error
+
+    def _begin(self, thread: str, error: BaseException) -> None:
+        if self._error is None:
+            self._error = ExecutionError(
+                f"the worker's thread {thread} can't go on ({type(error).__name__}: {error}), so the worker stopped",
+                hint="start it again; its log has the traceback",
+            )
+            logger.critical("%s", self._error)
+            threading.Thread(target=self._stop, args=(_LEAVE_TIMEOUT,), name="stem-leave", daemon=True).start()
 
 
 def run_until_stopped(

@@ -48,6 +48,7 @@ class View:
         totals: Totals,
         depths: Callable[[Sequence[str]], Mapping[str, int | None]],
         dropped: Callable[[], Mapping[str, Mapping[str, int]]],
+        restarts: Callable[[], Mapping[str, int]],
         bounds: Mapping[str, float | None],
         broker_url: str,
         transport: str,
@@ -66,6 +67,7 @@ class View:
         self._totals = totals
         self._depths = depths
         self._dropped = dropped
+        self._restarts = restarts
         self._bounds = bounds
         self._broker_url = broker_url
         self._transport = transport
@@ -106,6 +108,7 @@ class View:
             heartbeat_interval=self._settings.heartbeat_interval,
             bounds=self._bounds,
             dropped={door: dict(reasons) for door, reasons in self._dropped().items()},
+            restarts=self._restarts(),
         )
 
     def queue_depths(self) -> Mapping[str, int | None]:

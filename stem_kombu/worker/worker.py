@@ -21,6 +21,7 @@ from stem_kombu.backends.base import Roster
 from stem_kombu.backends.celery_results import open_celery_results
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_roster
+from stem_kombu.background import watched_by
 from stem_kombu.broker.connections import broker_connection
 from stem_kombu.broker.depths import QueueDepths
 from stem_kombu.broker.failures import shown_url
@@ -51,7 +52,7 @@ from stem_kombu.worker.inflight import InFlight
 from stem_kombu.worker.intake import FETCHED_LATELY, Intake
 from stem_kombu.worker.leases import LeaseThread
 from stem_kombu.worker.recorder import Recorder
-from stem_kombu.worker.running import run_until_stopped
+from stem_kombu.worker.running import Departure, run_until_stopped
 from stem_kombu.worker.steering import Steering
 from stem_kombu.worker.totals import Totals
 from stem_kombu.worker.view import View
@@ -130,7 +131,9 @@ class Worker:
             version=stem_kombu.__version__,
             started_at=clock.utcnow(),
         )
-        self._build(inline_slots or settings.inline_slots, max_tasks_per_child, max_rss_per_child, start_method)
+        self._departure = Departure(self.stop)
+        with watched_by(self._departure.watch):
+            self._build(inline_slots or settings.inline_slots, max_tasks_per_child, max_rss_per_child, start_method)
 
     def _build(
         self, inline_slots: int, max_tasks_per_child: int | None, max_rss_per_child: int | None, start_method: str
@@ -256,6 +259,7 @@ class Worker:
             transport=self.transport,
             clock=clock,
             dropped=self._dropped,
+            restarts=lambda: self._departure.watch.restarts,
         )
         self.heartbeats = Heartbeats(
             self._roster,
@@ -384,7 +388,8 @@ class Worker:
         self.recorder.hurry()
 
     def run(self, on_ready: Callable[[Worker], None] | None = None, *, signals: bool = True) -> None:
-        """Start, call ``on_ready(self)``, and return when the worker was stopped, by :meth:`stop` or a signal.
+        """Start, call ``on_ready(self)``, and return when the worker was stopped, by :meth:`stop` or a signal. Raises
+        :class:`~stem_kombu.errors.ExecutionError` when it stopped because one of its threads could not go on.
 
         With ``signals`` the first SIGTERM or SIGINT drains, the second returns what runs to the queue.
         """
@@ -395,6 +400,7 @@ class Worker:
             gave_up=lambda: self.hydration.gave_up,
             signals=signals,
         )
+        self._departure.check()
 
     def __enter__(self) -> Worker:
         return self.start()

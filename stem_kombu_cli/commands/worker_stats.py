@@ -43,6 +43,8 @@ def _worker(reply: WorkerReply, color: bool) -> str:
         ("revocations", f"{facts['revoked_count']} held; {facts['revoke_store']}"),
         ("bounds", ", ".join(f"{_spoken(name)} {span(value)}" for name, value in facts.get("bounds", {}).items())),
     ]
+    if restarts := facts.get("restarts"):
+        heads.append(("restarts", ", ".join(f"{count} of {name}" for name, count in restarts.items())))
     lines = [f"{name:<12} {value}" for name, value in heads]
     lines += ["", _queues(facts["queues"], color)]
     if facts["pool"]:

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from stem_kombu.background import Background
+from stem_kombu.background import Background, Watch, watched_by
+from tests.waiting import eventually
 
 
 class Owner:
@@ -96,3 +97,48 @@ def test_a_thread_that_outlives_its_stop_is_waited_for_before_the_next_one_start
 
 def _no_thread(thread: threading.Thread) -> None:
     raise RuntimeError("no more threads")
+
+
+def test_g18_a_thread_that_an_unexpected_error_ends_is_started_again_and_told_of() -> None:
+    fails = iter([ValueError("once"), SystemExit("twice")])
+    ran, told = threading.Event(), threading.Event()
+
+    def run() -> None:
+        for error in fails:
+            raise error
+        ran.set()
+        told.wait(30)
+
+    watch = Watch(lambda *_: None)
+    with watched_by(watch):
+        background = Background(run, "fails", begin=told.clear, wake=told.set)
+    background.start()
+    assert ran.wait(30)
+    background.stop()
+    assert watch.restarts == {"fails": 2}
+
+
+def test_a_thread_that_fails_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stem_kombu.background._LONGEST_PAUSE", 0.001)
+    gone: list[tuple[str, str]] = []
+    with watched_by(Watch(lambda name, error: gone.append((name, str(error))))):
+        background = Background(lambda: [].remove(1), "fails", wake=lambda: None)
+    background.start()
+    eventually(lambda: gone == [("fails", "list.remove(x): x not in list")])
+    background.stop()
+
+
+def test_a_thread_that_fails_while_it_is_stopped_is_not_started_again() -> None:
+    told = threading.Event()
+    gone: list[str] = []
+
+    def run() -> None:
+        told.wait(30)
+        raise ValueError("at its end")
+
+    with watched_by(Watch(lambda name, _: gone.append(name))):
+        background = Background(run, "fails", wake=told.set)
+    background.start()
+    background.stop()
+    assert gone == []
+    assert not background.runs

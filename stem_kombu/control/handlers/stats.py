@@ -53,4 +53,5 @@ def stats(order: Stats, view: WorkerView) -> dict[str, Any]:
         "revoked_count": view.revocations().count,
         "heartbeat_interval_s": facts.heartbeat_interval,
         "bounds": dict(facts.bounds),
+        "restarts": dict(facts.restarts),
     }
