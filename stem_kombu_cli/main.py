@@ -6,15 +6,17 @@ import errno
 import io
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from stem_kombu_cli import exit_codes
-from stem_kombu_cli.render import ReaderGone, StdoutBroken, abandon, note
+from stem_kombu_cli import exit_codes, render
+from stem_kombu_cli.failure import Failure, document
+from stem_kombu_cli.render import ReaderGone, StdoutBroken, abandon, note, print_json
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -69,15 +71,37 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in self._lazy:
-            import difflib
-
-            near = difflib.get_close_matches(args[0], self._lazy, n=1)
-            meant = f" Did you mean {near[0]!r}?" if near else ""
+            near = self._nearest(ctx, args[0])
+            meant = f" Did you mean '{ctx.command_path} {near}'?" if near else ""
             raise click.UsageError(f"there is no command {args[0]!r}.{meant}", ctx)
         return super().resolve_command(ctx, args)
 
+    def _nearest(self, ctx: click.Context, name: str) -> str | None:
+        """The command that was meant: one of a group that was left out, one that is spelled alike, or its synonym."""
+        import difflib
+
+        groups = {group: self.get_command(ctx, group) for group in self._lazy}
+        inside = {
+            command: f"{group} {command}"
+            for group, found in reversed(groups.items())
+            if isinstance(found, LazyGroup)
+            for command in found._lazy
+        }
+        known = {**inside, **{command: command for command in self._lazy}, **_SYNONYMS}
+        if name in known:
+            return known[name]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+        return known[near[0]] if near else None
+
 
 _COMMANDS = "stem_kombu_cli.commands"
+#: What users of other tools type, and where it is here.
+_SYNONYMS = {
+    "queue": "worker stats",
+    "queues": "worker stats",
+    "events": "worker status --follow",
+    "run": "worker start",
+}
 
 
 @click.group(
@@ -93,14 +117,14 @@ _COMMANDS = "stem_kombu_cli.commands"
     },
 )
 @click.version_option(package_name="stem-kombu", prog_name="stem")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.option("--debug", is_flag=True, help="Show tracebacks; may stand after the command as well.")
 @click.option(
     "--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="When to colour."
 )
 @click.pass_context
 def cli(ctx: click.Context, debug: bool, color: str) -> None:
     """A control plane for Kombu and Celery workers."""
-    ctx.obj = Terminal(color, debug)
+    ctx.obj = Terminal(color, debug or (ctx.obj is not None and ctx.obj.debug))
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -109,14 +133,19 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(argv: Sequence[str]) -> int:
-    """The exit code of the program; errors are two lines on stderr, with a traceback only for ``--debug``."""
-    debug = "--debug" in argv
+    """The exit code of the program; errors are two lines on stderr, and a JSON document on stdout where JSON was asked for.
+    A traceback is shown for ``--debug`` only, which may stand anywhere."""
+    given = list(argv[: argv.index("--")] if "--" in argv else argv)
+    debug = "--debug" in given
+    argv = [argument for argument in given if argument != "--debug"] + list(argv[len(given) :])
+    ending = _Ending(_wants_json(given))
+    render.documents, render.streams = 0, False
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A name that the terminal's encoding lacks is written out instead of ending the program.
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = cli.main(list(argv), prog_name="stem", standalone_mode=False)
+        code = cli.main(argv, prog_name="stem", standalone_mode=False, obj=Terminal(debug=debug))
         sys.stdout.flush()
         return int(code or 0)
     except click.exceptions.Exit as leaving:
@@ -126,13 +155,15 @@ def run(argv: Sequence[str]) -> int:
             note(error.format_message())
             return exit_codes.USAGE
         where = error.ctx.command_path if error.ctx is not None else "stem"
-        return _told(error.format_message(), f"see: {where} --help", exit_codes.USAGE)
+        return ending.told(error.format_message(), f"see: {where} --help", exit_codes.USAGE)
     except click.ClickException as error:
-        return _told(error.format_message(), None, exit_codes.USAGE)
+        return ending.told(error.format_message(), None, exit_codes.USAGE)
+    except Failure as failure:
+        return ending.told(failure.message, failure.hint, failure.code, failure.facts)
     except (KeyboardInterrupt, click.Abort):
-        return _told("interrupted", None, exit_codes.INTERRUPTED)
+        return ending.told("interrupted", None, exit_codes.INTERRUPTED)
     except StdoutBroken as broken:
-        return _told(f"stdout can't be written: {broken}", None, exit_codes.NO)
+        return ending.unwritable(broken)
     except ReaderGone:
         return exit_codes.BROKEN_PIPE
     except BrokenPipeError:
@@ -141,37 +172,56 @@ def run(argv: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the boundary of the program: the user gets a sentence and a code
         if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
             abandon(sys.stdout)  # Click writes the help by itself
-            return _told(f"stdout can't be written: {error.strerror}", None, exit_codes.NO)
+            return ending.unwritable(error.strerror)
         if debug:
             from stem_kombu.redaction import mask_url
 
             note(mask_url(traceback.format_exc()).rstrip())
-        return _explained(error)
+        return ending.explained(error)
 
 
-def _explained(error: Exception) -> int:
-    from stem_kombu.errors import BrokerError, ConfigurationError, ControlError, StemError, StoreError
-
-    if not isinstance(error, StemError):
-        from stem_kombu.redaction import mask_url
-
-        return _told(
-            f"{type(error).__name__}: {mask_url(str(error))}",
-            "run it again with --debug and report what it prints",
-            exit_codes.NO,
-        )
-    code = exit_codes.NO
-    if isinstance(error, ConfigurationError):
-        code = exit_codes.USAGE
-    elif isinstance(error, (StoreError, BrokerError)):
-        code = exit_codes.UNREACHABLE
-    elif isinstance(error, ControlError) and error.code == "refused":
-        code = exit_codes.REFUSED
-    return _told(str(error), error.hint, code)
+def _wants_json(argv: Sequence[str]) -> bool:
+    """Whether JSON is asked for, also where the rest of the arguments can't be read."""
+    return "--json" in argv or "-ojson" in argv or ("-o", "json") in pairwise(argv)
 
 
-def _told(message: str, hint: str | None, code: int) -> int:
-    note(f"error: {message}")
-    if hint:
-        note(f"hint: {hint}")
-    return code
+@dataclass(frozen=True)
+class _Ending:
+    """Tells of an error, in text and, where that was asked for, in JSON."""
+
+    as_json: bool
+
+    def told(self, message: str, hint: str | None, code: int, facts: Mapping[str, Any] | None = None) -> int:
+        note(f"error: {message}")
+        if hint:
+            note(f"hint: {hint}")
+        if self.as_json and (render.documents == 0 or render.streams):
+            try:
+                print_json(document(message, hint, code, facts or {}))
+            except ReaderGone:
+                return exit_codes.BROKEN_PIPE
+        return code
+
+    def unwritable(self, why: object) -> int:
+        note(f"error: stdout can't be written: {why}")
+        return exit_codes.NO
+
+    def explained(self, error: Exception) -> int:
+        from stem_kombu.errors import BrokerError, ConfigurationError, ControlError, StemError, StoreError
+
+        if not isinstance(error, StemError):
+            from stem_kombu.redaction import mask_url
+
+            return self.told(
+                f"{type(error).__name__}: {mask_url(str(error))}",
+                "run it again with --debug and report what it prints",
+                exit_codes.NO,
+            )
+        code = exit_codes.NO
+        if isinstance(error, ConfigurationError):
+            code = exit_codes.USAGE
+        elif isinstance(error, (StoreError, BrokerError)):
+            code = exit_codes.UNREACHABLE
+        elif isinstance(error, ControlError) and error.code == "refused":
+            code = exit_codes.REFUSED
+        return self.told(str(error), error.hint, code)

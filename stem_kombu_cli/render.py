@@ -35,6 +35,11 @@ COLORS = {
 _MEASURE = re.compile(r"-|-?\d+(?:\.\d+)?(?:ms|s|m|h|d|%| [kMG]?B)(?:\d\d[smh])?")
 
 
+#: JSON documents that this run of the program has printed, and whether they are a stream (``--follow``), a line each.
+documents = 0
+streams = False
+
+
 class ReaderGone(Exception):
     """Whoever read stdout has gone; nothing more is to be said."""
 
@@ -64,7 +69,9 @@ def print_json(document: Mapping[str, Any]) -> None:
     """One document, in one line, on stdout. ASCII alone, so that no terminal's encoding can refuse it."""
     import json
 
+    global documents
     emit(json.dumps(document))
+    documents += 1
 
 
 def note(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,7 @@ from stem_kombu.outcome import TaskState
 from stem_kombu.revocation import checked_task_id
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu_cli import exit_codes
+from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import output_options, place_options, places_of, wants_json
 from stem_kombu_cli.render import emit, note, print_json, shown
 
@@ -49,8 +51,9 @@ def show(ctx: click.Context, /, task_id: str, **values: Any) -> None:
     revocation = _revocation(settings, task_id)
     worker_state = _worker_state(settings, record)
     if record is None:
-        note(f"error: task {task_id!r} is unknown" + (", and revoked" if revocation is not None else ""))
-        ctx.exit(exit_codes.NOTHING_MATCHED)
+        if revocation is not None and not as_json:
+            emit(_lines([("id", task_id), *_revoked(revocation)]))
+        raise _unknown(task_id, revocation)
     if as_json:
         held = revocation or record.revocation
         document = {"schema": "stem.task/1", **record.to_record()}
@@ -62,6 +65,15 @@ def show(ctx: click.Context, /, task_id: str, **values: Any) -> None:
             note(
                 f"note: worker {record.worker} {_GONE[worker_state]}; the task runs again once its message is delivered"
             )
+
+
+def _unknown(task_id: str, revocation: Revocation | None) -> Failure:
+    facts = {"task_id": task_id, "revocation": None if revocation is None else revocation.to_record()}
+    hint = "check the id; a task that a Celery client sent is known once a worker has it"
+    if revocation is not None:
+        hint = "a task of that id does not start while the revocation holds"
+    said = f"task {task_id!r} is unknown" + (", and revoked" if revocation is not None else "")
+    return Failure(said, exit_codes.NOTHING_MATCHED, hint=hint, facts=facts)
 
 
 def text(record: TaskRecord, revocation: Revocation | None) -> str:
@@ -85,12 +97,18 @@ def text(record: TaskRecord, revocation: Revocation | None) -> str:
     if record.error is not None:
         lines.append(("error", f"{record.error.type}: {record.error.message}"))
     held = record.revocation or revocation
-    if held is not None:
-        lines.append(("revoked", isoformat(held.issued_at) + (" with terminate" if held.terminate else "")))
-        lines += [(name, value) for name, value in (("by", held.requested_by), ("reason", held.reason)) if value]
-        if held.expires_at is not None:
-            lines.append(("expires", isoformat(held.expires_at)))
-    return "\n".join(f"{name:<9} {shown(value)}" for name, value in lines)
+    return _lines(lines + ([] if held is None else _revoked(held)))
+
+
+def _revoked(held: Revocation) -> list[tuple[str, str]]:
+    """By whom, when, why, and until when."""
+    lines = [("revoked", isoformat(held.issued_at) + (" with terminate" if held.terminate else ""))]
+    lines += [(name, value) for name, value in (("by", held.requested_by), ("reason", held.reason)) if value]
+    return lines if held.expires_at is None else [*lines, ("expires", isoformat(held.expires_at))]
+
+
+def _lines(named: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"{name:<9} {shown(value)}" for name, value in named)
 
 
 def _revocation(settings: Settings, task_id: str) -> Revocation | None:

@@ -8,16 +8,26 @@ from typing import Any, BinaryIO
 
 import click
 
+from stem_kombu.backends.registry import open_backend
+from stem_kombu.clock import isoformat
 from stem_kombu.control.client import ControlClient
 from stem_kombu.control.reports import RevokeReport
+from stem_kombu.control.standings import Standing, TaskStanding, standings
 from stem_kombu.errors import ConfigurationError, StoreError
 from stem_kombu.revocation import Revocation
 from stem_kombu.settings import Settings
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.commands.asking import show, tell
-from stem_kombu_cli.options import DURATION, control_options, places_of, targets_of, wants_json
+from stem_kombu_cli.failure import Failure
+from stem_kombu_cli.options import DURATION, HOST, control_options, places_of, targets_of, wants_json
 from stem_kombu_cli.progress import Progress
-from stem_kombu_cli.render import note, print_json, shown, table, use_color
+from stem_kombu_cli.render import emit, note, print_json, shown, table, use_color
+from stem_kombu_cli.storing import Storing
+
+#: Ids that are looked up in the backend one by one; of more than these the command says what workers said.
+MOST_LOOKED_UP = 1000
+#: Lines of one kind that are printed; the rest is a count.
+_MOST_LINES = 20
 
 
 @click.command(
@@ -49,39 +59,100 @@ def revoke(
     expires_in: float | None,
     **values: Any,
 ) -> None:
-    """Persist revocations, then broadcast them.
+    """Persist revocations, then broadcast them, and say what is known of each task.
 
-    A revoked task never starts, wherever it is delivered, until the revocation expires. With --terminate a task that runs
-    is told to stop and raises TaskRevoked at its next checkpoint.
+    A revoked task never starts, wherever it is delivered, until the revocation expires. With --terminate a running task
+    raises TaskRevoked at its next checkpoint. The record holds for every worker: --worker narrows the broadcast only.
+
+    Exit codes beside the usual ones: 1 when a task had finished before; with --terminate, 3 when a task still runs and 4
+    when no sender recorded an id.
     """
     as_json, targets = wants_json(values), targets_of(values)
     settings = places_of(values).settings()
     ids = task_ids(tasks, sys.stdin.buffer)
     stored: list[Revocation] = []
+    storing = Storing()
+
+    def on_stored(records: Sequence[Revocation]) -> None:
+        stored.extend(records)
+        storing.done()
+
     with Progress() as progress, ControlClient(settings, on_wait=progress.answers) as client:
         try:
-            report = client.revoke(
-                ids,
-                terminate=terminate,
-                reason=reason,
-                requested_by=requester,
-                expires_in=expires_in,
-                workers=targets,
-                progress=progress.steps,
-                on_stored=stored.extend,
-            )
+            with storing:
+                report = client.revoke(
+                    ids,
+                    terminate=terminate,
+                    reason=reason,
+                    requested_by=requester,
+                    expires_in=expires_in,
+                    workers=targets,
+                    progress=progress.steps,
+                    on_stored=on_stored,
+                )
         except StoreError as error:
             raise StoreError(f"{error}; nothing was broadcast", hint=error.hint) from error
         except KeyboardInterrupt:
-            if stored:
-                note(f"{_counted(len(stored))} stored for good; {_who_obeys(settings)} honour them at their next sync")
-            raise
+            raise _interrupted(stored, storing.in_doubt, settings) from None
+    known = _known(settings, report)
     if as_json:
-        print_json(report.to_dict())
-    elif report.replies:
-        show(report, text, use_color(ctx.obj.color))
-    _tell(report, settings)
-    ctx.exit(exit_codes.of_report(report))
+        print_json({**report.to_dict(), "tasks": [one.to_dict() for one in known]})
+    else:
+        if report.replies:
+            show(report, text, use_color(ctx.obj.color))
+        for line in _lines_of(known):
+            emit(line)
+    _tell(report, ids, targets, settings)
+    ctx.exit(exit_code(report, known, terminate=terminate))
+
+
+def exit_code(report: RevokeReport, known: Sequence[TaskStanding], *, terminate: bool) -> int:
+    """The code of the answers or, where that is 0, of what became of the tasks."""
+    code = exit_codes.of_report(report)
+    if code != exit_codes.OK:
+        return code
+    found = {one.standing for one in known}
+    if Standing.FINISHED_FIRST in found:
+        return exit_codes.NO
+    if terminate and Standing.RUNNING in found:
+        return exit_codes.PARTIAL
+    return exit_codes.NOTHING_MATCHED if terminate and Standing.UNKNOWN in found else exit_codes.OK
+
+
+def _known(settings: Settings, report: RevokeReport) -> tuple[TaskStanding, ...]:
+    """What workers and, of a bounded number of ids, the backend say; one that can't be read is passed over with a note."""
+    source = settings.backend
+    if source is None or len(report.stored) > MOST_LOOKED_UP:
+        return standings(report, None)
+    states = open_backend(source.value, name=source.name, tls=settings.tls)
+    try:
+        return standings(report, states.get, senders_record=not HOST)
+    except StoreError as error:
+        note(f"note: task states can't be read: {error}")
+        return standings(report, None)
+    finally:
+        states.close()
+
+
+def _interrupted(stored: Sequence[Revocation], in_doubt: bool, settings: Settings) -> Failure:
+    if stored:
+        said = (
+            f"{_counted(len(stored))} stored, {_until(stored)}; {_who_obeys(settings)} honour them at their next sync"
+        )
+    elif in_doubt:
+        said = "the store was writing, and holds all of the revocations or none; `stem worker inspect --revoked` shows which"
+    else:
+        said = "nothing was stored, nothing was broadcast"
+    facts = {"stored": [revocation.to_record() for revocation in stored]}
+    return Failure(f"interrupted: {said}", exit_codes.INTERRUPTED, facts=facts)
+
+
+def _until(stored: Sequence[Revocation]) -> str:
+    ends = [revocation.expires_at for revocation in stored]
+    known = [end for end in ends if end is not None]
+    if not known:
+        return "for good"
+    return f"until {isoformat(max(known))}" + (", some for good" if len(known) < len(ends) else "")
 
 
 def task_ids(given: Sequence[str], standard_input: BinaryIO) -> list[str]:
@@ -111,16 +182,38 @@ def _lines(standard_input: BinaryIO) -> Iterator[str]:
 def text(report: RevokeReport, color: bool) -> str:
     names = ("applied", "stale", "expired", "in_flight", "terminated", "pending", "finished")
     rows = [(reply.worker, *(len(reply.payload.get(name, ())) for name in names)) for reply in report.replies]
-    lines: list[str] = []
-    for reply in report.replies:
-        lines += [f"terminated: {task} on {reply.worker}" for task in reply.payload.get("terminated", ())]
-        lines += [
-            f"finished first: {end['id']} on {reply.worker}, {end['state']}"
-            for end in reply.payload.get("finished", ())
-        ]
-        lines += [f"pending: {task} on {reply.worker}, no checkpoint yet" for task in reply.payload.get("pending", ())]
-    headers = ("WORKER", *(name.replace("_", " ").upper() for name in names))
-    return "\n".join([table(headers, rows, color=color), *(shown(line) for line in lines)])
+    return table(("WORKER", *(name.replace("_", " ").upper() for name in names)), rows, color=color)
+
+
+def _lines_of(known: Sequence[TaskStanding]) -> Iterator[str]:
+    """What is known, a line an id; of many ids of one kind the first, and how many more there are."""
+    kinds: dict[str, list[str]] = {}
+    for one in known:
+        label, rest = _worded(one)
+        kinds.setdefault(label, []).append(shown(f"{label}: {one.task_id}{rest}"))
+    for label, lines in kinds.items():
+        yield from lines[:_MOST_LINES]
+        if len(lines) > _MOST_LINES:
+            yield f"{label}: and {len(lines) - _MOST_LINES} more"
+
+
+def _worded(one: TaskStanding) -> tuple[str, str]:
+    where = f" on {one.worker}" if one.worker else ""
+    if one.standing is Standing.STOPPED:
+        return "terminated", where
+    if one.standing is Standing.FINISHED_FIRST:
+        return "finished first", f"{where}, {one.state}"
+    if one.standing is Standing.RUNNING and one.asked_to_stop:
+        return "pending", f"{where}, no checkpoint yet"
+    if one.standing is Standing.RUNNING:
+        return "running", f"{where}, to its end"
+    if one.standing is Standing.CANCELLED:
+        return "cancelled", ", as is recorded"
+    if one.standing is Standing.UNKNOWN:
+        return "unknown", ", no sender recorded it; it will not start if it comes"
+    if one.seen is None:
+        return "will not start", ", no worker that answered runs it"
+    return "will not start", f", {one.state}" if one.state else ", no sender recorded it"
 
 
 def _who_obeys(settings: Settings) -> str:
@@ -129,10 +222,13 @@ def _who_obeys(settings: Settings) -> str:
     return f"workers that accept key {key!r}" if key else "workers without signing keys"
 
 
-def _tell(report: RevokeReport, settings: Settings) -> None:
+def _tell(report: RevokeReport, ids: Sequence[str], targets: Sequence[str] | None, settings: Settings) -> None:
     versions = [revocation.version for revocation in report.stored]
-    count = len(versions)
-    note(f"stored: {_counted(count)}, version {max(versions)}")
+    note(f"stored: {_counted(len(versions))}, version {max(versions)}, {_until(report.stored)}")
+    for strange in [task_id for task_id in ids if "," in task_id or any(map(str.isspace, task_id))][:3]:
+        note(f"hint: {strange!r} is stored as one id; give each id a --task of its own, or a line of --task -")
+    if targets is not None:
+        note(f"note: the revocation holds on every worker; it was broadcast to {', '.join(targets)} only")
     if not report.broadcast:
         note(f"error: stored, but not broadcast: {report.broker_error}")
         note(f"hint: {_who_obeys(settings)} honour it at their next sync, at the latest when they reconnect")

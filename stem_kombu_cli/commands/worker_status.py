@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -12,11 +12,12 @@ from stem_kombu.broker.connections import backoff
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client import ControlClient
 from stem_kombu.control.messages import matches
-from stem_kombu.control.reports import StatusReport, WorkerStatus
+from stem_kombu.control.reports import SCHEMA, StatusReport, WorkerStatus
 from stem_kombu.control.stream import HeartbeatStream
 from stem_kombu.errors import BrokerUnavailable
 from stem_kombu.settings import Settings
-from stem_kombu_cli import exit_codes
+from stem_kombu_cli import exit_codes, render
+from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import (
     DURATION,
     output_options,
@@ -57,7 +58,7 @@ def status(ctx: click.Context, /, once: bool, follow: bool, timeout: float | Non
     settings = places_of({**values, "timeout": None if follow else timeout}).settings()
     with ControlClient(settings) as client, Progress() as progress:
         if follow:
-            ctx.exit(_follow(client, targets, timeout, as_json))
+            _follow(client, targets, timeout, as_json)
         if settings.backend is None:
             report = _listened(client, targets, settings, timeout, progress)
         else:
@@ -152,18 +153,19 @@ class _Beats:
             stream.close()
 
 
-def _follow(client: ControlClient, targets: list[str] | None, timeout: float | None, as_json: bool) -> int:
+def _follow(client: ControlClient, targets: list[str] | None, timeout: float | None, as_json: bool) -> NoReturn:
+    """Print each beat until Ctrl-C; raises :class:`Failure` when none came within ``timeout`` seconds."""
+    render.streams = True
     stream = _Beats(client)
     try:
         while True:
             beat = _next_of(stream, targets, timeout)
             if beat is None:
-                note(f"error: no heartbeat within {span(timeout)}")
-                return exit_codes.NO
+                raise Failure(f"no heartbeat within {span(timeout)}", exit_codes.NO)
             # A beat is as old as the line that shows it.
             status = WorkerStatus.at(beat, beat.timestamp or SYSTEM.utcnow())
             if as_json:
-                print_json(status.to_dict())
+                print_json({"schema": SCHEMA, "namespace": beat.namespace, **status.to_dict()})
             else:
                 totals = beat.totals
                 emit(

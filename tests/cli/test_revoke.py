@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import redis
 
+from stem_kombu.revocation import RevocationDraft
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.testing.gates import Gate
 from stem_kombu.testing.ports import free_port
@@ -82,14 +85,20 @@ def test_a_task_without_checkpoints_is_pending_and_the_command_says_so(fleet: Pr
     gate = Gate(tmp_path / "gate")
     task = fleet.send("shop.render", gate=gate.path, deaf=True)
     gate.wait_reached()
-    document = fleet.ok("worker", "revoke", "-t", task, "--terminate", "--timeout", "1s", "--json").json
+    done = fleet.run("worker", "revoke", "-t", task, "--terminate", "--timeout", "1s", "--json")
+    assert done.code == 3, done
+    document = done.json
+    (standing,) = document["tasks"]
+    assert (standing["id"], standing["standing"], standing["asked_to_stop"]) == (task, "running", True)
     (running,) = [reply["payload"] for reply in document["replies"] if reply["payload"]["in_flight"]]
     assert running["in_flight"] == running["pending"] == [task]
     assert running["terminated"] == []
     inspected = fleet.ok("worker", "inspect", "--json").json
     (told,) = [t for r in inspected["replies"] for t in r["payload"]["in_flight"] if t["id"] == task]
     assert told["terminate_requested_s_ago"] > 0
-    assert f"pending: {task} on " in fleet.ok("worker", "revoke", "-t", task, "--terminate", "--timeout", "1s").out
+    done = fleet.run("worker", "revoke", "-t", task, "--terminate", "--timeout", "1s")
+    assert done.code == 3
+    assert f"pending: {task} on " in done.out
     gate.open()
     assert fleet.ended(task)["state"] in ("succeeded", "cancelled")
 
@@ -152,7 +161,10 @@ def test_g1_when_the_store_is_down_nothing_is_broadcast_and_the_exit_code_is_74(
     done = fleet.run("worker", "revoke", "-t", "unstored", "--revoke-store", nowhere, *form)
     assert done.code == 74, done
     assert "nothing was broadcast" in done.err
-    assert done.out == ""
+    if form:
+        assert (done.json["schema"], done.json["code"], done.json["stored"]) == ("stem.error/1", 74, [])
+    else:
+        assert done.out == ""
     for reply in fleet.ok("worker", "inspect", "--revoked", "--json").json["replies"]:
         assert "unstored" not in {record["task_id"] for record in reply["payload"]["revoked"]}
 
@@ -229,8 +241,91 @@ def test_ctrl_c_while_it_waits_keeps_what_is_stored_and_says_so(program_on: Call
         _, err = process.communicate(timeout=60)
         store.close()
     assert process.returncode == 130, err
-    assert "1 revocation stored for good" in err
-    assert "interrupted" in err
+    assert "interrupted: 1 revocation stored, for good" in err
+
+
+def test_ctrl_c_in_json_names_what_is_stored_and_until_when(program_on: Callable[[str], Program]) -> None:
+    program = program_on("redis")
+    worker = program.start_worker("--name", "mute", "--concurrency", "1")
+    with worker.paused():
+        process = program.popen(
+            "worker", "revoke", "-t", "a", "-t", "b", "--expires-in", "2h", "--timeout", "60s", "--json"
+        )
+        store = open_revoke_store(program.variables["STEM_RESULT_BACKEND_URL"])
+        eventually(lambda: store.get("stem", "b") is not None, 60)
+        store.close()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    document = json.loads(out)
+    assert (document["schema"], document["code"]) == ("stem.error/1", 130)
+    assert [record["task_id"] for record in document["stored"]] == ["a", "b"]
+    assert f"2 revocations stored, until {document['stored'][0]['expires_at'][:13]}" in err
+
+
+def test_ctrl_c_while_the_store_writes_waits_until_it_is_known_what_holds(embedded: Program) -> None:
+    # given a store in whose way somebody else's transaction stands
+    store = open_revoke_store(embedded.variables["STEM_RESULT_BACKEND_URL"])
+    store.save("stem", [RevocationDraft("first")])
+    other = sqlite3.connect(embedded.folder / "state.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    process = embedded.popen("worker", "revoke", "-t", "kept", "--json")
+    # when it is interrupted in the middle of its write, which then ends
+    eventually(lambda: any(str(embedded.folder / "state.db") in path for path in _open_files(process.pid)), 60)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    while "the store is writing" not in (line := process.stderr.readline()):
+        assert line, "it ended without waiting for its store"
+    other.execute("ROLLBACK")
+    other.close()
+    out, _ = process.communicate(timeout=60)
+    # then it says so truly
+    assert process.returncode == 130
+    assert [record["task_id"] for record in json.loads(out)["stored"]] == ["kept"]
+    assert store.get("stem", "kept") is not None
+    store.close()
+
+
+def _open_files(pid: int) -> list[str]:
+    try:
+        return [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:  # one that was closed meanwhile
+        return []
+
+
+@FORMS
+def test_an_id_that_no_sender_recorded_is_named_and_a_terminate_of_it_is_exit_code_4(
+    fleet: Program, form: tuple[str, ...]
+) -> None:
+    assert fleet.run("worker", "revoke", "-t", "typo-17", *form).code == 0
+    done = fleet.run("worker", "revoke", "-t", "typo-17", "--terminate", *form)
+    assert done.code == 4, done
+    if form:
+        (standing,) = done.json["tasks"]
+        assert (standing["id"], standing["standing"], standing["seen"]) == ("typo-17", "unknown", False)
+        assert [record["task_id"] for record in done.json["stored"]] == ["typo-17"]
+    else:
+        assert "unknown: typo-17, no sender recorded it" in done.out
+
+
+def test_a_task_that_had_finished_is_said_to_and_the_exit_code_is_1(fleet: Program) -> None:
+    task = fleet.send("shop.add", a=1)
+    assert fleet.ended(task)["state"] == "succeeded"
+    done = fleet.run("worker", "revoke", "-t", task)
+    assert done.code == 1, done
+    assert f"finished first: {task} on " in done.out
+
+
+def test_a_revoke_for_one_worker_says_that_the_record_holds_for_all(fleet: Program) -> None:
+    done = fleet.ok("worker", "revoke", "-t", "narrow", "-w", "alpha")
+    assert "holds on every worker" in done.err
+    assert "broadcast to alpha only" in done.err
+
+
+@pytest.mark.parametrize("task_id", ["a,b", "x y z"])
+def test_ids_that_look_like_several_get_a_hint(fleet: Program, task_id: str) -> None:
+    done = fleet.ok("worker", "revoke", "-t", task_id)
+    assert f"hint: {task_id!r} is stored as one id" in done.err
 
 
 def _who_wait(url: str) -> int:

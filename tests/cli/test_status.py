@@ -57,9 +57,12 @@ def test_following_prints_a_line_a_beat_until_ctrl_c(program_on: Callable[[str],
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(3)]
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=60)
         assert process.returncode == code
         if form:
+            *_, last = [json.loads(line) for line in out.splitlines()]
+            assert (last["schema"], last["code"]) == ("stem.error/1", 130)
+            assert {json.loads(line)["schema"] for line in lines} == {"stem.control/1"}
             beats = [json.loads(line) for line in lines]
             assert {beat["worker"] for beat in beats} == {"alpha"}
             assert {beat["state"] for beat in beats} == {"live"}

@@ -95,7 +95,11 @@ def test_a_task_that_nobody_knows_is_exit_code_4(fleet: Program, form: tuple[str
     done = fleet.run("task", "show", "no-such-task", *form)
     assert done.code == 4
     assert "task 'no-such-task' is unknown" in done.err
-    assert done.out == ""
+    if form:
+        document = done.json
+        assert (document["schema"], document["code"], document["revocation"]) == ("stem.error/1", 4, None)
+    else:
+        assert done.out == ""
 
 
 @pytest.mark.parametrize("task_id", ["", "x" * 10_000, "two\nlines"], ids=["empty", "long", "two lines"])
@@ -108,10 +112,16 @@ def test_an_id_that_can_not_be_one_is_exit_code_2_and_not_printed_whole(embedded
 
 @FORMS
 def test_a_task_that_is_revoked_before_anybody_sent_it_is_said_to_be(fleet: Program, form: tuple[str, ...]) -> None:
-    fleet.ok("worker", "revoke", "-t", "not-yet-sent")
+    fleet.ok("worker", "revoke", "-t", "not-yet-sent", "--reason", "INC-42", "--requester", "ops@desk")
     done = fleet.run("task", "show", "not-yet-sent", *form)
     assert done.code == 4
     assert "and revoked" in done.err
+    if form:
+        assert (done.json["schema"], done.json["code"]) == ("stem.error/1", 4)
+        assert done.json["revocation"]["requested_by"] == "ops@desk"
+    else:
+        assert "INC-42" in done.out
+        assert "ops@desk" in done.out
 
 
 def test_a_countdown_holds_a_task_and_a_revoke_reaches_it_there(fleet: Program, tmp_path: Path) -> None:
