@@ -117,11 +117,28 @@ class CeleryOrigin:
 
 
 @dataclass(frozen=True, slots=True)
+class Original:
+    """A message as the broker delivered it. What is sent again on its behalf has the same body, headers and properties.
+
+    ``body`` is as the sender published it, compressed where ``headers`` name a compression. ``properties`` are AMQP's
+    (``priority``, ``reply_to``, ``correlation_id`` …), under Kombu's names.
+    """
+
+    body: bytes
+    content_type: str
+    content_encoding: str
+    headers: Mapping[str, Any]
+    properties: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class TaskMessage:
     """One task as it travels. ``attempt`` counts from 1; ``eta`` and ``expires_at`` are aware UTC times.
 
     ``headers`` are the user's own, handed to the handler as ``ctx.headers``. ``soft_time_limit`` and ``time_limit``
     override the task's options, as a Celery producer may ask. ``celery`` is set for what a Celery application sent.
+    ``queue`` of a delivered message is the queue that was consumed, whatever exchange routed it there; ``original`` is
+    set for these, and does not go to children.
     """
 
     task_id: str
@@ -138,6 +155,7 @@ class TaskMessage:
     time_limit: float | None = None
     headers: Mapping[str, Any] = field(default_factory=dict)
     celery: CeleryOrigin | None = None
+    original: Original | None = field(default=None, repr=False, compare=False)
 
 
 class TaskRegistry:

@@ -20,8 +20,10 @@ from stem_kombu.broker.encoding import (
     HEADER_HEADERS,
     HEADER_MAX_RETRIES,
     LARGEST_BODY,
+    PROTOCOL_HEADERS,
     nesting,
 )
+from stem_kombu.broker.resending import body_of, consumed_queue, original_of
 from stem_kombu.broker.typed_json import load_typed
 from stem_kombu.durations import LONGEST
 from stem_kombu.errors import BadMessage, ConfigurationError
@@ -30,43 +32,8 @@ from stem_kombu.task import MOST_RETRIES, CeleryOrigin, TaskMessage
 
 _LONGEST_NAME = 512
 
-#: Headers of the protocol; all others are the sender's own and reach the handler as ``ctx.headers``.
-_PROTOCOL_HEADERS = frozenset(
-    {
-        "lang",
-        "task",
-        "id",
-        "shadow",
-        "eta",
-        "expires",
-        "group",
-        "group_index",
-        "group_order",
-        "retries",
-        "timelimit",
-        "root_id",
-        "parent_id",
-        "argsrepr",
-        "kwargsrepr",
-        "origin",
-        "ignore_result",
-        "replaced_task_nesting",
-        "stamped_headers",
-        "stamps",
-        "compression",
-        "reply_to",
-        "correlation_id",
-        "redelivered",
-        "delivery_info",
-        "x-death",
-        "x-delivery-count",
-        "x-first-death-exchange",
-        "x-first-death-queue",
-        "x-first-death-reason",
-    }
-)
 #: All that most messages have.
-_USUAL_HEADERS = _PROTOCOL_HEADERS | {HEADER_ENQUEUED_AT, HEADER_HEADERS, HEADER_MAX_RETRIES}
+_USUAL_HEADERS = PROTOCOL_HEADERS | {HEADER_ENQUEUED_AT, HEADER_HEADERS, HEADER_MAX_RETRIES}
 
 
 class ForeignMessage(BadMessage):
@@ -93,24 +60,25 @@ class Arrival:
 def decode_delivery(raw: Any, *, queue: str | None = None, signed: bool = False) -> Arrival:
     """The task that a Kombu message carries, and how it was delivered.
 
-    ``queue`` is the queue it was consumed from; without it the routing key is taken, which is the same for all that
-    came through the default exchange. ``signed``: its signature was verified, and so headers that it doesn't cover don't
-    reach the handler. Raises :class:`BadMessage`: not JSON, compressed beyond repair, too large, nested too deep, of
-    another protocol, a field missing or of another type; as :class:`ForeignMessage` where a Celery client may wait for
-    it. A task with a Celery canvas on it is decoded, so that whoever waits for its result can be told why it did not run.
+    ``queue`` is the queue it was consumed from; without it that is asked of the message. ``signed``: its signature was
+    verified, and so headers that it doesn't cover don't reach the handler. Raises :class:`BadMessage`: not JSON,
+    compressed beyond repair, too large, nested too deep, of another protocol, a field missing or of another type; as
+    :class:`ForeignMessage` where a Celery client may wait for it. A task with a Celery canvas on it is decoded, so that
+    whoever waits for its result can be told why it did not run.
     """
     if raw.errors:
         raise BadMessage(f"the message can't be unpacked: {raw.errors[0][1]}")
     headers = raw.headers if isinstance(raw.headers, Mapping) else {}
     info = raw.delivery_info if isinstance(raw.delivery_info, Mapping) else {}
-    args, kwargs, embed = _arguments(raw, headers, queue or str(info.get("routing_key") or ""))
+    queue = queue or consumed_queue(raw)
+    args, kwargs, embed = _arguments(raw, headers, queue)
     hard, soft = _time_limits(headers.get("timelimit"))
     message = TaskMessage(
         task_id=_task_id(headers.get("id")),
         name=_name(headers.get("task")),
         args=args,
         kwargs=kwargs,
-        queue=queue or str(info.get("routing_key") or ""),
+        queue=queue,
         attempt=_whole(headers, "retries", default=0) + 1,
         eta=_time(headers, "eta"),
         expires_at=_time(headers, "expires"),
@@ -120,6 +88,7 @@ def decode_delivery(raw: Any, *, queue: str | None = None, signed: bool = False)
         time_limit=hard,
         headers=_own_headers(headers, signed=signed),
         celery=None if HEADER_ENQUEUED_AT in headers else celery_origin(headers, embed),
+        original=original_of(raw),
     )
     properties = raw.properties if isinstance(raw.properties, Mapping) else {}
     priority = properties.get("priority")
@@ -171,11 +140,7 @@ def _decoded_body(raw: Any, headers: Mapping[str, Any], queue: str) -> Any:
     if content_type != CONTENT_TYPE:
         said = f"the message is {str(content_type)[:80]!r}, not {CONTENT_TYPE!r}"
         raise _foreign(said, "set task_serializer = 'json' in the sender", headers, queue)
-    body = raw.body
-    if isinstance(body, memoryview):
-        body = body.tobytes()
-    elif isinstance(body, str):
-        body = body.encode("utf-8", "surrogatepass")
+    body = body_of(raw)
     if not isinstance(body, bytes):
         raise BadMessage(f"the body is a {type(body).__name__}, not text")
     if len(body) > LARGEST_BODY:
@@ -255,7 +220,7 @@ def _own_headers(headers: Mapping[str, Any], *, signed: bool) -> dict[str, Any]:
         own = {
             str(key): value
             for key, value in headers.items()
-            if key not in _PROTOCOL_HEADERS and not str(key).startswith("stem-")
+            if key not in PROTOCOL_HEADERS and not str(key).startswith("stem-")
         }
     text = headers.get(HEADER_HEADERS)
     if text is None:

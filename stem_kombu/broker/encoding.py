@@ -8,8 +8,10 @@ documentation, *Message Protocol, version 2*; ``timelimit`` is ``[hard, soft]`` 
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -32,6 +34,52 @@ HEADER_MAX_RETRIES = "stem-max-retries"
 HEADER_HEADERS = "stem-headers"
 #: Seconds since the epoch; the embedded broker keeps the message until then, others leave that to the worker.
 HEADER_ETA = "stem-eta"
+#: What :mod:`stem_kombu.broker.task_signatures` writes.
+HEADER_SIGNATURE = "stem-signature"
+
+#: Headers of the protocol; all others are the sender's own and reach the handler as ``ctx.headers``.
+PROTOCOL_HEADERS = frozenset(
+    {
+        "lang",
+        "task",
+        "id",
+        "shadow",
+        "eta",
+        "expires",
+        "group",
+        "group_index",
+        "group_order",
+        "retries",
+        "timelimit",
+        "root_id",
+        "parent_id",
+        "argsrepr",
+        "kwargsrepr",
+        "origin",
+        "ignore_result",
+        "replaced_task_nesting",
+        "stamped_headers",
+        "stamps",
+        "compression",
+        "reply_to",
+        "correlation_id",
+        "redelivered",
+        "delivery_info",
+        "x-death",
+        "x-delivery-count",
+        "x-first-death-exchange",
+        "x-first-death-queue",
+        "x-first-death-reason",
+    }
+)
+#: Names that would do something as headers: RabbitMQ sends a copy to the queues in CC, and Celery's workers read the
+#: others as parts of the call.
+_MEAN_SOMETHING = PROTOCOL_HEADERS | {
+    *("CC", "BCC", "args", "kwargs", "callbacks", "errbacks", "chain", "chord", "called_directly", "is_eager"),
+    *("hostname", "properties", "headers", "utc", "taskset"),
+}
+#: Bytes of a name in a header table of AMQP are fewer.
+_LONGEST_SHORT_TEXT = 256
 
 _NO_CANVAS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _LONGEST_REPR = 256
@@ -46,6 +94,8 @@ class Envelope:
     body: bytes
     headers: dict[str, Any]
     properties: dict[str, Any]
+    content_type: str = CONTENT_TYPE
+    content_encoding: str = CONTENT_ENCODING
 
 
 def encode_task(message: TaskMessage) -> Envelope:
@@ -86,8 +136,10 @@ def encode_task(message: TaskMessage) -> Envelope:
     if message.max_retries is not None:
         headers[HEADER_MAX_RETRIES] = message.max_retries
     if message.headers:
-        # As text, because AMQP's header tables hold fewer types than JSON does.
-        headers[HEADER_HEADERS] = _headers_text(message)
+        # As text, because AMQP's header tables hold fewer types than JSON does; and what these can hold as headers too,
+        # where a Celery task looks for them.
+        headers[HEADER_HEADERS] = headers_text(message)
+        headers = {**as_headers(message.headers), **headers}
     return Envelope(_body(message), headers, {"correlation_id": task_id, "reply_to": ""})
 
 
@@ -142,7 +194,33 @@ def _refusal(message: TaskMessage, error: Exception) -> ConfigurationError:
     return ConfigurationError(f"the arguments of task {message.name!r} can't be sent as JSON: {error}")
 
 
-def _headers_text(message: TaskMessage) -> str:
+def as_headers(own: Mapping[Any, Any]) -> dict[str, Any]:
+    """Those of a sender's own headers that every broker can carry as headers, and that mean nothing to the protocol."""
+    return {
+        name: value
+        for name, value in own.items()
+        if isinstance(name, str)
+        and name not in _MEAN_SOMETHING
+        and not name.startswith("stem-")
+        and _in_a_table({name: value})
+    }
+
+
+def _in_a_table(value: Any) -> bool:
+    """Whether a header table of AMQP holds the value, and JSON the same."""
+    if isinstance(value, dict):
+        return all(
+            isinstance(name, str) and len(name.encode()) < _LONGEST_SHORT_TEXT and _in_a_table(inner)
+            for name, inner in value.items()
+        )
+    if isinstance(value, (list, tuple)):
+        return all(map(_in_a_table, value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return -(2**63) <= value < 2**63
+    return value is None or isinstance(value, (bool, str)) or (isinstance(value, float) and math.isfinite(value))
+
+
+def headers_text(message: TaskMessage) -> str:
     try:
         return _json(dict(message.headers)).decode()
     except (TypeError, ValueError, RecursionError) as error:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.broker.connections import release
-from stem_kombu.broker.encoding import CONTENT_ENCODING, CONTENT_TYPE, Envelope
+from stem_kombu.broker.encoding import Envelope
 from stem_kombu.broker.failures import described, shown_url
 from stem_kombu.broker.queues import declared_task_queue
 from stem_kombu.clock import Clock
@@ -32,7 +32,7 @@ class Parcel:
 
     @property
     def task_id(self) -> str:
-        return str(self.envelope.properties["correlation_id"])
+        return _task_id(self.envelope.headers)
 
 
 class Patience:
@@ -97,16 +97,16 @@ class Line:
             self._declared.add(queue)
 
     def _put(self, parcel: Parcel, **more: Any) -> None:
+        envelope = parcel.envelope
         self._producer.publish(
-            parcel.envelope.body,
+            envelope.body,
             routing_key=parcel.queue,
             exchange="",
-            delivery_mode=2,
-            content_type=CONTENT_TYPE,
-            content_encoding=CONTENT_ENCODING,
-            headers=dict(parcel.envelope.headers),
+            content_type=envelope.content_type,
+            content_encoding=envelope.content_encoding,
+            headers=dict(envelope.headers),
             **more,
-            **parcel.envelope.properties,
+            **_properties(envelope.properties),
         )
 
 
@@ -196,7 +196,20 @@ class ConfirmingLine(Line):
         return [self._unconfirmed.pop(other) for other in tags]
 
     def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
-        self._returned.add(str(message.properties.get("correlation_id")))
+        self._returned.add(_task_id(message.properties.get("application_headers") or {}))
+
+
+def _task_id(headers: Mapping[str, Any]) -> str:
+    return str(headers.get("id"))
+
+
+def _properties(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """As Kombu's ``publish`` takes them: what lasts unless it is said otherwise, an expiration in seconds."""
+    found = {"delivery_mode": 2, **properties}
+    expiration = str(found.pop("expiration", ""))
+    if expiration.isdigit():
+        found["expiration"] = (int(expiration) + 0.5) / 1000  # of which Kombu makes whole milliseconds again
+    return found
 
 
 def _log_close(connection: Connection, error: Exception) -> None:

@@ -15,6 +15,7 @@ from stem_kombu.broker.encoding import Envelope, encode_task
 from stem_kombu.broker.failures import broker_errors
 from stem_kombu.broker.lines import ConfirmingLine, Line, Parcel, Patience
 from stem_kombu.broker.names import checked_queue_name
+from stem_kombu.broker.resending import resent
 from stem_kombu.broker.task_signatures import task_signer
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.drivers import forking
@@ -37,6 +38,12 @@ def open_producer(settings: Settings) -> TaskProducer:
     """
     broker_connection(settings).release()  # a transport has its poller on Redis from the beginning
     return TaskProducer(lambda: broker_connection(settings), sign=task_signer(settings.signing))
+
+
+def open_resender(template: Connection, settings: Settings) -> TaskProducer:
+    """A producer for the broker of that connection, which is cloned and never used itself: what a worker sends again goes
+    to where it came from, whatever broker the settings name. Raises as :func:`open_producer`."""
+    return TaskProducer(template.clone, sign=task_signer(settings.signing))
 
 
 class TaskProducer:
@@ -111,7 +118,8 @@ class TaskProducer:
         self._reset()
 
     def _parcel(self, message: TaskMessage) -> Parcel:
-        queue, envelope = checked_queue_name(message.queue), encode_task(message)
+        queue, original = checked_queue_name(message.queue), message.original
+        envelope = encode_task(message) if original is None else resent(message, original)
         return Parcel(queue, envelope if self._sign is None else self._sign(queue, envelope))
 
     # -- lines ---------------------------------------------------------------------------------------------------------

@@ -7,13 +7,15 @@ without them: RabbitMQ answers PRECONDITION_FAILED. So it is asked first whether
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stem_kombu.broker.connections import release
 from stem_kombu.broker.names import task_queue
+from stem_kombu.broker.resending import mark_consumed
 
 if TYPE_CHECKING:
-    from kombu import Connection, Queue
+    from kombu import Connection, Consumer, Queue
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,37 @@ class Source(Protocol):
     """What reads a connection in the place of Kombu."""
 
     def close(self) -> None: ...
+
+
+class TaskConsumers:
+    """Kombu's consumers of a channel, one for each queue: on most transports a message does not say which queue it lay in,
+    so each consumer marks what it receives (:func:`~stem_kombu.broker.resending.consumed_queue`).
+    """
+
+    def __init__(self, channel: Any, queues: Iterable[Queue], arrived: Callable[[Any], None]) -> None:
+        self._consumers = [_consumer_of(channel, queue, arrived) for queue in queues]
+
+    def consume(self) -> None:
+        for consumer in self._consumers:
+            consumer.consume()
+
+    def cancel(self) -> None:
+        for consumer in self._consumers:
+            consumer.cancel()
+
+    def qos(self, *, prefetch_count: int, apply_global: bool) -> None:
+        """Set the prefetch count of the channel, which all consumers share if it is global."""
+        self._consumers[0].qos(prefetch_count=prefetch_count, apply_global=apply_global)
+
+
+def _consumer_of(channel: Any, queue: Queue, arrived: Callable[[Any], None]) -> Consumer:
+    from kombu import Consumer
+
+    def take(message: Any, _: Exception | None = None) -> None:
+        arrived(mark_consumed(message, queue.name))
+
+    # What Kombu could not unpack is told by the message itself; without on_decode_error it would end the connection.
+    return Consumer(channel, [queue], on_message=take, on_decode_error=take, accept=["json"], auto_declare=False)
 
 
 def declared_task_queue(connection: Connection, name: str, *, max_priority: int | None = None) -> Queue:

@@ -21,6 +21,7 @@ from stem_kombu.broker.leases import DATED_BY_SERVER
 from stem_kombu.broker.redis_mail import raw_client
 from stem_kombu.broker.redis_sweep import NO_MESSAGE, Sweeper
 from stem_kombu.broker.redis_watch import QueueWatch, Turns
+from stem_kombu.broker.resending import mark_consumed
 from stem_kombu.broker.typed_json import load_typed
 from stem_kombu.clock import SYSTEM, Clock
 
@@ -70,7 +71,7 @@ def message_of(text: bytes, tag: str, queue: str, channel: Any) -> Any:
     info = payload["properties"]["delivery_info"]
     info.setdefault("exchange", "")
     info.setdefault("routing_key", queue)
-    return channel.Message(payload, channel=channel)
+    return mark_consumed(channel.Message(payload, channel=channel), queue)
 
 
 class RedisSource:

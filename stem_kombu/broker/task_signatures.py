@@ -14,12 +14,12 @@ from dataclasses import replace
 from typing import Any
 
 from stem_kombu.broker.encoding import HEADER_ENQUEUED_AT, HEADER_HEADERS, HEADER_MAX_RETRIES, Envelope
+from stem_kombu.broker.encoding import HEADER_SIGNATURE as HEADER_SIGNATURE
 from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.configuration import OFF, REQUIRE, open_keyring, task_signing
 from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
 
 TASK = b"stem-task/1"
-HEADER_SIGNATURE = "stem-signature"
 
 _SIGNED = (
     "task",

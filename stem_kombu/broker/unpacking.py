@@ -83,10 +83,14 @@ def _bounded(kind: type, most: int) -> type:
 
         def __init__(self, body: Any = None, headers: Any = None, **more: Any) -> None:
             failure = None
+            #: The body as it was published and the name of its compression; the body itself is unpacked.
+            self.compressed: tuple[bytes, str] | None = None
             if headers and (compression := headers.get("compression")):
                 headers = {name: value for name, value in headers.items() if name != "compression"}
                 try:
-                    body = unpacked(body.encode() if isinstance(body, str) else bytes(body), compression, most)
+                    packed = body.encode() if isinstance(body, str) else bytes(body)
+                    self.compressed = packed, compression
+                    body = unpacked(packed, compression, most)
                 except Exception:  # noqa: BLE001 - a damaged body makes each library raise what it likes
                     failure = sys.exc_info()
             super().__init__(body=body, headers=headers, **more)  # type: ignore[no-untyped-call]

@@ -223,10 +223,12 @@ def _parts_of(kind: type) -> Callable[[Any], tuple[Any, ...]]:
 _ORIGIN, _MESSAGE, _OUTCOME = (_parts_of(kind) for kind in (CeleryOrigin, TaskMessage, Outcome))
 _NAMES = [field.name for field in fields(TaskMessage)]
 _TIMES, _CELERY = [_NAMES.index(name) for name in ("eta", "expires_at", "enqueued_at")], _NAMES.index("celery")
+_ORIGINAL = _NAMES.index("original")
 
 
 def _run_parts(run: Run) -> tuple[Any, ...]:
     message = list(_MESSAGE(run.message))
+    message[_ORIGINAL] = None  # what a child has no use for, and is as large as the arguments
     for at in _TIMES:
         if message[at] is not None:
             message[at] = message[at].isoformat()

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kombu import Connection
-from kombu import Consumer as KombuConsumer
 
 from stem_kombu.background import Background
 from stem_kombu.broker.amqp_source import AmqpSource
@@ -21,7 +20,7 @@ from stem_kombu.broker.connections import connect, pulse
 from stem_kombu.broker.encoding import LARGEST_BODY
 from stem_kombu.broker.failures import shown_url
 from stem_kombu.broker.outages import Outage
-from stem_kombu.broker.queues import declared_task_queue, forsake, give_back
+from stem_kombu.broker.queues import TaskConsumers, declared_task_queue, forsake, give_back
 from stem_kombu.broker.redis_source import RedisSource, open_redis_source
 from stem_kombu.broker.unpacking import bound
 from stem_kombu.clock import Clock
@@ -92,7 +91,7 @@ class Consumer:
             self._run, "stem-consumer", begin=self._begin, wake=self._end_soon, end=self._pipe.close
         )
         self._connection: Connection | None = None
-        self._consumer: KombuConsumer | None = None
+        self._consumer: TaskConsumers | None = None
         self._source: RedisSource | AmqpSource | None = None
 
     # -- from any thread ------------------------------------------------------------------------------------------------
@@ -209,15 +208,7 @@ class Consumer:
         elif connection.transport.driver_type == "amqp":
             self._source = pushed = AmqpSource(connection, clock=self._clock)
             arrived = pushed.arrived
-        self._consumer = KombuConsumer(
-            connection.default_channel,
-            queues,
-            on_message=arrived,
-            # What Kombu could not unpack is told by the message itself; without this it would end the connection.
-            on_decode_error=lambda message, _: arrived(message),
-            accept=["json"],
-            auto_declare=False,
-        )
+        self._consumer = TaskConsumers(connection.default_channel, queues, arrived)
         self._prefetch.opened(self._consumer, self._source, self._allowed(), len(self._inflight))
         if not self._quiet.is_set():
             if self._is_pushed:

@@ -28,6 +28,7 @@ from stem_kombu.broker.failures import shown_url
 from stem_kombu.broker.janitor import sweep
 from stem_kombu.broker.leases import open_leasing
 from stem_kombu.broker.names import checked_queue_name
+from stem_kombu.broker.producer import open_resender
 from stem_kombu.broker.task_signatures import task_verifier
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.base import WorkerIdentity, checked_worker_id
@@ -115,7 +116,7 @@ class Worker:
         self._multiplier = settings.prefetch_multiplier if prefetch_multiplier is None else prefetch_multiplier
         self._allow_unsynced = allow_unsynced
         self._hydration_timeout = hydration_timeout
-        self._connection = connection
+        self._template: Any = broker_connection(settings) if connection is None else connection.clone()
         self._lifecycle = threading.Lock()
         self._state = "new"
         self._next_sweep = 0.0
@@ -140,10 +141,9 @@ class Worker:
     ) -> None:
         """Make the parts; none of them connects or starts a thread yet."""
         app, settings, clock, worker = self.app, self.settings, self.clock, self.identity.worker
-        template: Any = broker_connection(settings) if self._connection is None else self._connection.clone()
-        self._template = template
-        self.broker_url = shown_url(template)
-        self.transport = str(template.transport.driver_type)
+        template = self._template
+        self.broker_url, self.transport = shown_url(template), str(template.transport.driver_type)
+        self._resender = open_resender(template, settings)
         self.totals = Totals()
         self.inflight = InFlight(clock)
         self.cache = RevocationCache(settings.namespace, clock=clock)
@@ -224,7 +224,7 @@ class Worker:
         self.recorder = Recorder(
             app.backend,
             self.inflight,
-            send=app.producer.send,
+            send=self._resender.send,
             finish=self.consumer.finish,
             clock=clock,
             worker=worker,
@@ -454,6 +454,7 @@ class Worker:
 
     def _close(self) -> None:
         self._depths.close()
+        self._resender.close()
         self._store.close()
         if self._roster is not self.app.backend:
             self._roster.close()

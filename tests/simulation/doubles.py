@@ -123,14 +123,12 @@ class TaskConnection:
             self.broker.acknowledge(tag, self)
 
 
-class KombuConsumer:
-    """:class:`kombu.Consumer` on a task connection."""
+class TaskConsumers:
+    """:class:`stem_kombu.broker.queues.TaskConsumers` on a task connection."""
 
-    def __init__(
-        self, channel: TaskConnection, queues: Sequence[Any], *, on_message: Callable[[Message], None], **_: Any
-    ) -> None:
+    def __init__(self, channel: TaskConnection, queues: Sequence[Any], arrived: Callable[[Message], None]) -> None:
         self._channel = channel
-        channel.on_message = on_message
+        channel.on_message = arrived
 
     def consume(self) -> None:
         self._channel.consuming = True

@@ -13,7 +13,7 @@ from typing import Any
 import stem_kombu.wake
 from stem_kombu import background
 from stem_kombu.broker import connections, queues
-from stem_kombu.broker.encoding import encode_task
+from stem_kombu.broker.resending import resent
 from stem_kombu.context import TaskContext, TaskReleased, TaskRevoked
 from stem_kombu.control import client as client_module
 from stem_kombu.control import lanes, listener, lookout, outbox, question
@@ -156,17 +156,26 @@ class App:
         self.kinds = kinds
         self.registry = REGISTRIES[kinds]
         self.backend = world.backend
-        self.producer = self
 
     def open_revoke_store(self) -> SimStore:
         return self._world.store
 
+
+class Resender:
+    """What publishes next attempts, as production encodes them."""
+
+    def __init__(self) -> None:
+        self._world = WORLD
+
     def send(self, message: TaskMessage) -> None:
-        """Publish the next attempt."""
         world = self._world
+        assert message.original is not None
         world.net.reach("broker", doubles.BrokerUnavailable)
-        world.broker.publish(message, encode_task(message))
+        world.broker.publish(message, resent(message, message.original))
         world.net.reach("broker", doubles.BrokerUnavailable)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class NotedCache(RevocationCache):
@@ -395,7 +404,7 @@ def wire() -> None:
         },
         heartbeats: {"_is_running": _is_running},
         consumer: {
-            "KombuConsumer": doubles.KombuConsumer,
+            "TaskConsumers": doubles.TaskConsumers,
             "shown_url": lambda template: "simulated://",
             "connect": doubles.connect,
             "pulse": lambda *_, **__: None,
@@ -418,6 +427,7 @@ def wire() -> None:
         view: {"mask_url": lru_cache(view.mask_url)},
         worker_module: {
             "broker_connection": lambda settings: doubles.Template(WORLD.broker),
+            "open_resender": lambda *_: Resender(),
             "open_leasing": lambda template: doubles.Leasing(WORLD.broker) if WORLD.broker.leases else None,
             "open_celery_results": lambda *_: None,
             "shown_url": lambda template: "simulated://",

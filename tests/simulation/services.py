@@ -297,7 +297,7 @@ class Message:
         self.body = envelope.body
         self.headers = envelope.headers
         self.properties = envelope.properties
-        self.content_type = "application/json"
+        self.content_type, self.content_encoding = envelope.content_type, envelope.content_encoding
         self.errors = None
         self.acknowledged = False
         self.task = task
@@ -309,7 +309,7 @@ class Message:
 
     def delivered(self, tag: int, holder: Any) -> Message:
         again = Message.__new__(Message)
-        for name in ("broker", "body", "headers", "properties", "content_type", "errors", "task"):
+        for name in ("broker", "body", "headers", "properties", "content_type", "content_encoding", "errors", "task"):
             setattr(again, name, getattr(self, name))
         again.times = self.times + 1
         again.delivery_tag = tag

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,27 @@ async def waits(ctx: TaskContext, gate: str) -> str:
     finally:
         Gate(gate).reach("finally")
     return "slept"
+
+
+def end_once(ctx: TaskContext, way: str) -> dict[str, Any]:
+    """The first attempt ends in that way, the second tells what it was given."""
+    if ctx.attempt == 1:
+        if way in ("retry", "far retry"):
+            raise ctx.retry("once", countdown=0 if way == "retry" else 3600)
+        if way == "lost child":
+            os._exit(9)
+        while way == "time limit":
+            time.sleep(0.05)
+        raise ValueError(way)
+    return {"queue": ctx.queue, "tenant": ctx.headers.get("tenant"), "nested": ctx.headers.get("nested")}
+
+
+task("ends_once", retry_backoff=0.0, retry_jitter=0.0)(end_once)
+
+
+@app.task("coroutine.ends_once", retry_backoff=0.0, retry_jitter=0.0)
+async def end_once_in_the_loop(ctx: TaskContext, way: str) -> dict[str, Any]:
+    return end_once(ctx, way)
 
 
 @task("fails", retry_backoff=0.0, retry_jitter=0.0)

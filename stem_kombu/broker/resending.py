@@ -1,0 +1,131 @@
+"""Sending again on behalf of a delivered message: to the queue that was consumed, as it came.
+
+Only ``retries``, the eta and Stem's own headers change. Everything else is the sender's: body, headers, priority,
+``reply_to``, ``correlation_id``. Where it was published, an exchange and a routing key, may be another place, or several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from stem_kombu.broker.encoding import (
+    CONTENT_ENCODING,
+    CONTENT_TYPE,
+    HEADER_ETA,
+    HEADER_HEADERS,
+    HEADER_SIGNATURE,
+    Envelope,
+    headers_text,
+)
+from stem_kombu.clock import isoformat
+from stem_kombu.errors import ConfigurationError
+from stem_kombu.task import Original, TaskMessage
+
+#: The attribute of a Kombu message that names the queue it was consumed from.
+_CONSUMED_QUEUE = "stem_consumed_queue"
+
+#: Headers that a broker adds to a message, for what befell that one message, and those by which RabbitMQ would route a
+#: copy of it to other queues as well. Celery leaves the ``x-death`` ones out of its retries too: RabbitMQ drops a message
+#: whose deaths seem to go round in a circle.
+_OF_THE_DELIVERY = frozenset(
+    {
+        "redelivered",
+        "delivery_info",
+        "x-death",
+        *(f"x-{which}-death-{what}" for which in ("first", "last") for what in ("exchange", "queue", "reason")),
+        "x-delivery-count",
+        "x-acquired-count",
+        "x-stream-offset",
+        "CC",
+        "BCC",
+    }
+)
+#: Properties that the connection sets. ``user_id`` must be the name of the user who publishes, or RabbitMQ refuses it.
+_OF_THE_CONNECTION = frozenset(
+    {
+        "delivery_info",
+        "delivery_tag",
+        "body_encoding",
+        "content_type",
+        "content_encoding",
+        "application_headers",
+        "headers",
+        "user_id",
+    }
+)
+
+
+def mark_consumed(raw: Any, queue: str) -> Any:
+    """The same Kombu message, of which :func:`consumed_queue` now knows the queue."""
+    setattr(raw, _CONSUMED_QUEUE, queue)
+    return raw
+
+
+def consumed_queue(raw: Any) -> str:
+    """The queue that a Kombu message was consumed from. Where that was not marked, its routing key, which is the same for
+    what came through the default exchange."""
+    if (queue := getattr(raw, _CONSUMED_QUEUE, None)) is not None:
+        return str(queue)
+    info = raw.delivery_info if isinstance(raw.delivery_info, Mapping) else {}
+    return str(info.get("routing_key") or "")
+
+
+def body_of(raw: Any) -> Any:
+    """The body of a Kombu message as bytes, as it is when it is neither text nor bytes."""
+    body = raw.body
+    if isinstance(body, memoryview):
+        return body.tobytes()
+    return body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
+
+
+def original_of(raw: Any) -> Original:
+    """A Kombu message as it was published."""
+    headers = raw.headers if isinstance(raw.headers, Mapping) else {}
+    body, compressed = body_of(raw), getattr(raw, "compressed", None)
+    if compressed is not None:
+        body, headers = compressed[0], {**headers, "compression": compressed[1]}
+    return Original(
+        body=body if isinstance(body, bytes) else b"",
+        content_type=str(raw.content_type or CONTENT_TYPE),
+        content_encoding=str(raw.content_encoding or CONTENT_ENCODING),
+        headers=headers,
+        properties=raw.properties if isinstance(raw.properties, Mapping) else {},
+    )
+
+
+def resent(message: TaskMessage, original: Original) -> Envelope:
+    """The message to publish for another delivery of that task: ``original`` with the attempt and eta of ``message``."""
+    headers = _kept(original.headers)
+    headers["retries"] = message.attempt - 1
+    if message.eta is None:
+        headers.pop("eta", None)
+        headers.pop(HEADER_ETA, None)
+    else:
+        headers["eta"] = isoformat(message.eta)
+        headers[HEADER_ETA] = message.eta.timestamp()
+    if message.headers and HEADER_HEADERS not in headers:
+        # The sender's own headers as a signature covers them; they stay where the sender put them as well.
+        with suppress(ConfigurationError):
+            headers[HEADER_HEADERS] = headers_text(message)
+    properties = _properties(original)
+    properties.setdefault("correlation_id", message.task_id)
+    if headers.get("expires") is not None:
+        # Celery has the broker drop what expired, without a trace. The worker knows the time, and records the end.
+        properties.pop("expiration", None)
+    return Envelope(original.body, headers, properties, original.content_type, original.content_encoding)
+
+
+def _kept(headers: Mapping[str, Any]) -> dict[str, Any]:
+    own = {name: value for name, value in headers.items() if name not in _OF_THE_DELIVERY}
+    own.pop(HEADER_SIGNATURE, None)  # of the attempt before; the producer signs this one
+    return own
+
+
+def _properties(original: Original) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in original.properties.items()
+        if name not in _OF_THE_CONNECTION and value is not None
+    }
