@@ -147,6 +147,7 @@ _UNSIGNED = (
     "stamps",
     "stamped_headers",
     "replaced_task_nesting",
+    "tenant",  # an own header as Celery's tasks see it; a Stem worker's handler gets those that stem-headers holds
     HEADER_SIGNATURE,
 )
 
