@@ -55,6 +55,11 @@ class BrokerUnavailable(BrokerError):
     """The broker can't be reached or refused the connection; the same call may succeed later."""
 
 
+class BrokerBlocked(BrokerUnavailable):
+    """RabbitMQ takes no messages while it has a resource alarm (memory, disk); it still delivers. The same call may succeed
+    when the alarm is over, and what was sent before this was known arrives then."""
+
+
 class BroadcastUnsupported(BrokerError):
     """The transport can neither fan out nor reach workers one by one; control would be dropped in silence."""
 

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu.broker import alarms
 from stem_kombu.broker.drivers import ACCEPTED, checked_driver, driver_missing
 from stem_kombu.broker.failures import described, shown_url
 from stem_kombu.broker.sentinels import by_sentinels
@@ -140,6 +141,7 @@ def connect(connection: Connection, timeout: float = CONNECT_TIMEOUT) -> Connect
     thread.start()
     thread.join(timeout)
     attempt.finish(timeout)
+    alarms.watch(connection)
     return connection
 
 
@@ -148,8 +150,11 @@ def release(connection: Connection, patience: float | None = None) -> None:
     step.
 
     AMQP says goodbye on each channel and waits for the answer, by itself for ever: a peer behind a link that was cut off
-    never gives one. Raises what the driver raises.
+    never gives one. Nor does RabbitMQ under a resource alarm. Raises what the driver raises.
     """
+    if alarms.is_blocked(connection):
+        connection.collect()
+        return
     link = getattr(connection.connection, "transport", None) if connection.connected else None
     sock = getattr(link, "sock", None)
     if sock is not None:

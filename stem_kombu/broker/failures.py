@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from stem_kombu.broker.alarms import BLOCKED, BLOCKED_HINT, is_blocked
 from stem_kombu.broker.tls import endpoint_of_connection, tls_of
 from stem_kombu.drivers.handshake import explained
-from stem_kombu.errors import BrokerUnavailable
+from stem_kombu.errors import BrokerBlocked, BrokerUnavailable
 from stem_kombu.redaction import mask_url
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ def described(error: BaseException, connection: Connection, doing: str = "") -> 
     """
     while error.__cause__ is not None and type(error).__module__.startswith("kombu"):
         error = error.__cause__
+    if is_blocked(connection):
+        return BrokerBlocked(
+            f"broker {shown_url(connection)}: {f'{doing}: ' if doing else ''}{BLOCKED}", hint=BLOCKED_HINT
+        )
     text = " ".join(str(error).split()) or type(error).__name__
     if type(error).__name__ == "MasterNotFoundError":
         text = text.partition(" : ")[0]  # the rest is the repr of every client that was tried

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu.broker.alarms import is_blocked, takes_messages
 from stem_kombu.broker.connections import release
 from stem_kombu.broker.encoding import Envelope
 from stem_kombu.broker.failures import described, shown_url
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 #: Messages that go together, or are on their way at a time: few enough to be sent again after a failure, many enough to
 #: hide round trips.
 CHUNK = 500
+#: Seconds for which a sender waits for the end of a resource alarm, and of one look for it.
+ALARM_PATIENCE, _ALARM_LOOK = 3.0, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +39,30 @@ class Parcel:
 
 
 class Patience:
-    """``seconds`` for one message, or for each :data:`CHUNK` of many; reconnecting included."""
+    """``seconds`` for one message, or for each :data:`CHUNK` of many; reconnecting included. While a broker takes no
+    messages, only :data:`ALARM_PATIENCE` seconds, but any time as long as ``waits_for_alarm()``."""
 
-    def __init__(self, seconds: float, clock: Clock) -> None:
+    def __init__(self, seconds: float, clock: Clock, waits_for_alarm: Callable[[], bool] = lambda: False) -> None:
         self._seconds = seconds
         self._clock = clock
+        self._waits_for_alarm = waits_for_alarm
+        self._blocked_at: float | None = None
         self._taken = 0
         self.until = clock.monotonic() + seconds
 
     def left(self) -> float:
         """Seconds; negative when they are over."""
         return self.until - self._clock.monotonic()
+
+    def blocked(self) -> bool:
+        """The broker takes no messages: whether to wait on."""
+        now = self._clock.monotonic()
+        if self._waits_for_alarm():
+            self.until = now + self._seconds
+            return True
+        if self._blocked_at is None:
+            self._blocked_at = now
+        return now - self._blocked_at < ALARM_PATIENCE and self.left() > 0
 
     def taken(self, count: int) -> None:
         """The broker has so many more."""
@@ -116,6 +132,7 @@ class ConfirmingLine(Line):
 
     def __init__(self, connection: Connection, clock: Clock) -> None:
         super().__init__(connection, clock)
+        self._is_tried = False
         self._published = 0
         self._unconfirmed: dict[int, Parcel] = {}
         self._refused: list[Parcel] = []
@@ -128,6 +145,7 @@ class ConfirmingLine(Line):
 
     def publish(self, parcels: list[Parcel], patience: Patience) -> None:
         self._declare(parcels)
+        self._try_out(patience)
         waiting = collections.deque(parcels)
         try:
             self._publish_confirmed(waiting, patience)
@@ -152,6 +170,24 @@ class ConfirmingLine(Line):
             parcels[:] = {id(parcel): parcel for parcel in left}.values()
             self._refused.clear()
 
+    def _try_out(self, patience: Patience) -> None:
+        """Find out whether this connection may publish, by a message to nobody: a task that is sent under an alarm is
+        published when that ends, also if it was meanwhile reported as not sent, and sent again."""
+        if self._is_tried:
+            return
+        if not takes_messages(self.connection, max(0.1, min(ALARM_PATIENCE, patience.left()))):
+            self._sit_out(patience)
+        self._is_tried = True
+
+    def _sit_out(self, patience: Patience) -> None:
+        while is_blocked(self.connection):
+            if not patience.blocked():
+                raise described(TimeoutError(), self.connection, "sending")
+            try:
+                self.connection.drain_events(timeout=_ALARM_LOOK)
+            except TimeoutError:
+                continue
+
     def _publish_confirmed(self, waiting: collections.deque[Parcel], patience: Patience) -> None:
         while waiting:
             self._published += 1
@@ -167,6 +203,8 @@ class ConfirmingLine(Line):
     def _hear(self, most: int, patience: Patience) -> None:
         """Return when at most so many are unconfirmed."""
         while (count := len(self._unconfirmed)) > most:
+            if is_blocked(self.connection):
+                self._sit_out(patience)
             left = patience.left()
             if left <= 0:
                 error = TimeoutError(f"{count} messages were not confirmed in time")

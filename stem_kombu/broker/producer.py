@@ -19,7 +19,7 @@ from stem_kombu.broker.resending import resent
 from stem_kombu.broker.task_signatures import task_signer
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.drivers import forking
-from stem_kombu.errors import BrokerError, BrokerUnavailable
+from stem_kombu.errors import BrokerBlocked, BrokerError, BrokerUnavailable
 from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage
 
@@ -51,7 +51,7 @@ class TaskProducer:
 
     A broken connection is replaced and what it left unconfirmed is sent again, within ``timeout`` seconds in all: a
     message may then arrive twice, under the same id, but none that was accepted is missing. A broker that could never
-    be reached is reported at once.
+    be reached is reported at once, and one under a resource alarm after a few seconds, unless ``waits_for_alarm()``.
     """
 
     def __init__(
@@ -62,8 +62,10 @@ class TaskProducer:
         timeout: float = SEND_TIMEOUT,
         clock: Clock = SYSTEM,
         sign: Callable[[str, Envelope], Envelope] | None = None,
+        waits_for_alarm: Callable[[], bool] = lambda: False,
     ) -> None:
         self._sign = sign
+        self._waits_for_alarm = waits_for_alarm
         self._factory = connection_factory
         self._limit = lines
         self._timeout = timeout
@@ -92,7 +94,7 @@ class TaskProducer:
         if not count:
             return 0
         try:
-            self._deliver(parcels, Patience(self._timeout, self._clock))
+            self._deliver(parcels, Patience(self._timeout, self._clock, self._waits_for_alarm))
         except BrokerError as error:
             if count > 1:
                 said = f"{error} ({count - len(parcels)} of {count} messages were sent)"
@@ -131,6 +133,8 @@ class TaskProducer:
             try:
                 self._send_by_a_line(parcels, patience)
                 return
+            except BrokerBlocked:
+                raise  # it has been waited for, and what is sent to a broker under an alarm may arrive later
             except BrokerUnavailable:
                 # At once after the first: it may be that of a connection which the server closed while it was idle.
                 wait = backoff(failures, longest=1.0) if failures else 0.0

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from stem_kombu.broker import names
+from stem_kombu.broker.alarms import is_blocked
 from stem_kombu.broker.amqp_mail import AmqpMail, open_amqp_mail
 from stem_kombu.broker.connections import SLICE, connect, pulse
 from stem_kombu.broker.redis_mail import RedisHearing, body_in, open_redis_hearing
@@ -159,6 +160,10 @@ class Ear:
         now = self._clock.monotonic()
         if self._token is None and now >= self._doubt_at:
             self._doubt(now)
+        if self._token is not None and is_blocked(self._connection):
+            # The broker takes no messages, so this one can't come back. That the queues are bound and consumed it has
+            # confirmed; whether this ear hears is asked again later.
+            self._believe()
         if self._token is not None:
             doubted = now - self._doubted_at
             if doubted > _GIVE_UP:

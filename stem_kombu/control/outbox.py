@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.broker import names
+from stem_kombu.broker.alarms import is_blocked
 from stem_kombu.broker.amqp_mail import AmqpMail, open_amqp_mail
 from stem_kombu.broker.connections import backoff, connect
 from stem_kombu.broker.failures import broker_errors
@@ -191,6 +192,8 @@ class _Voice:
             self.mail.take()
 
     def beat(self, beat: Heartbeat) -> None:
+        if is_blocked(self._connection):
+            return  # it would only lie there, and come when it is old
         exchange = names.heartbeat_exchange(beat.namespace)
         if exchange.name not in self._exchanges:
             exchange(self._connection.default_channel).declare()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Seconds in which a server that refuses the client's certificate says so.
 _ALERT = 0.2
+#: Seconds in which RabbitMQ takes a message, or says that it takes none.
+_ALARM = 3.0
 
 
 @dataclass(frozen=True)
@@ -131,11 +133,17 @@ def _tried(component: str, check: Callable[[], Check]) -> Check:
 
 
 def _broker(settings: Settings) -> Check:
+    from stem_kombu.broker.alarms import takes_messages
     from stem_kombu.broker.connections import broker_connection, connect, release
+    from stem_kombu.broker.failures import broker_errors, described
 
     connection: Any = broker_connection(settings)
     try:
         connect(connection)
+        if connection.transport.driver_type == "amqp":
+            with broker_errors(connection):
+                if not takes_messages(connection, _ALARM):
+                    raise described(TimeoutError(), connection)
         return Check("broker", "ok", f"{mask_url(settings.broker.value)} ({connection.transport.driver_type})")
     finally:
         release(connection)
