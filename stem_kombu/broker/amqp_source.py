@@ -40,6 +40,9 @@ class AmqpSource:
     gather = 0.0002
     #: It has to be asked although there is no room: the broker may have something else to say.
     pushes = True
+    #: Messages that arrived since :meth:`count_anew` and are not settled.
+    outstanding = 0
+    _counted_after = 0
 
     def __init__(self, connection: Connection, *, clock: Clock = SYSTEM) -> None:
         self._connection = connection
@@ -56,9 +59,6 @@ class AmqpSource:
         self._arrived: list[Any] = []
         # In the order of delivery, in which a channel counts its tags.
         self._unsettled: dict[int, None] = {}
-        self._counted_after = 0
-        #: Messages that arrived since :meth:`count_anew` and are not settled.
-        self.outstanding = 0
         self._more_to_read = True
 
     def arrived(self, message: Any) -> None:

@@ -11,7 +11,15 @@ from celery.worker import state
 
 from stem_kombu.celery.board import Board
 from stem_kombu.clock import Clock
-from stem_kombu.control.base import InFlightTask, PoolSlot, RevocationFacts, Standing, WorkerFacts, WorkerIdentity
+from stem_kombu.control.base import (
+    InFlightTask,
+    PoolSlot,
+    RevocationFacts,
+    Standing,
+    WaitingOutcome,
+    WorkerFacts,
+    WorkerIdentity,
+)
 from stem_kombu.redaction import mask_url
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
@@ -119,6 +127,9 @@ class CeleryView:
     def in_flight(self) -> Sequence[InFlightTask]:
         now = self._clock.now()
         return sorted((self._task(request, now) for request in list(state.active_requests)), key=lambda t: t.started_at)
+
+    def waiting_outcomes(self) -> Sequence[WaitingOutcome]:
+        return ()  # Celery's own matter
 
     def revocations(self) -> RevocationFacts:
         hydration = self._hydration()

@@ -66,6 +66,21 @@ class InFlightTask:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingOutcome:
+    """A task that has ended here, whose outcome can't be carried out yet. ``step`` is what fails: ``publish`` (the next
+    attempt), ``record`` (its state) or ``result`` (for Celery's clients); ``waited`` is in seconds, ``tries`` have failed."""
+
+    id: str
+    name: str
+    queue: str
+    attempt: int
+    step: str
+    waited: float
+    tries: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class PoolSlot:
     """One slot of the worker's executors, as ``stats`` shows it."""
 
@@ -108,6 +123,11 @@ class WorkerFacts(Standing):
     transport: str
     heartbeat_interval: float
     bounds: Mapping[str, Any] = field(default_factory=dict)
+    #: Tasks that have ended and are not acknowledged; outcomes that were replaced by a small record; and what fails just
+    #: now, by part (``tasks``, ``publish``, ``record``, ``result``, ``roster``, ``revocations``).
+    settling: int = 0
+    not_storable: int = 0
+    troubles: Mapping[str, str] = field(default_factory=dict)
     dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     restarts: Mapping[str, int] = field(default_factory=dict)
 
@@ -141,6 +161,9 @@ class WorkerView(Protocol):
 
     def in_flight(self) -> Sequence[InFlightTask]:
         """What runs here, oldest first."""
+
+    def waiting_outcomes(self) -> Sequence[WaitingOutcome]:
+        """The outcomes that can't be carried out yet, the one that has waited longest first."""
 
     def revocations(self) -> RevocationFacts:
         """How the revocation cache stands."""

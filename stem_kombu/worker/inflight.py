@@ -299,6 +299,10 @@ class InFlight:
             return self._in_phase[Phase.HELD.place] + self._in_phase[Phase.RESERVED.place]
 
     @property
+    def settling_count(self) -> int:
+        return self._in_phase[Phase.SETTLING.place]
+
+    @property
     def set_aside_count(self) -> int:
         """Deliveries whose outcome waits while others go on, as far as they may: with more of them the work waits too."""
         return min(self._set_aside, _MOST_SET_ASIDE)
@@ -327,10 +331,8 @@ class InFlight:
     # -- waiting ----------------------------------------------------------------------------------------------------
 
     def wait_ended(self, task_ids: Collection[str], timeout: float) -> dict[str, str]:
-        """How each of the ids ended that was recorded, or is at least out of its handler, within ``timeout`` seconds.
-
-        Blocks until all are recorded. An id that is out but not yet recorded is reported as ``settling``.
-        """
+        """How each of the ids ended that was recorded, or is at least out of its handler (``settling``), within ``timeout``
+        seconds. Blocks until all are recorded."""
         wanted = set(task_ids)
         deadline = self._clock.monotonic() + timeout
         with self._changed:

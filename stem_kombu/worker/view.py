@@ -12,6 +12,7 @@ from stem_kombu.control.base import (
     PoolSlot,
     RevocationFacts,
     Standing,
+    WaitingOutcome,
     WorkerFacts,
     WorkerIdentity,
 )
@@ -107,9 +108,20 @@ class View:
             transport=self._transport,
             heartbeat_interval=self._settings.heartbeat_interval,
             bounds=self._bounds,
+            settling=self._inflight.settling_count,
+            not_storable=self._steering.recorder.not_storable,
+            troubles=self._troubles(),
             dropped={door: dict(reasons) for door, reasons in self._dropped().items()},
             restarts=self._restarts(),
         )
+
+    def _troubles(self) -> dict[str, str]:
+        parts = {
+            "tasks": self._consumer.trouble,
+            "revocations": self._hydration.trouble,
+            **self._steering.recorder.troubles,
+        }
+        return {part: trouble for part, trouble in parts.items() if trouble is not None}
 
     def queue_depths(self) -> Mapping[str, int | None]:
         return self._depths(self._consumer.queues)
@@ -117,6 +129,23 @@ class View:
     def in_flight(self) -> Sequence[InFlightTask]:
         now = self._clock.monotonic()
         return [self._task(delivery, now) for delivery in self._inflight.running()]
+
+    def waiting_outcomes(self) -> Sequence[WaitingOutcome]:
+        now = self._clock.monotonic()
+        return [
+            WaitingOutcome(
+                id=delivery.task_id,
+                name=delivery.message.name,
+                queue=delivery.message.queue,
+                attempt=delivery.message.attempt,
+                step=waiting.step,
+                waited=now - waiting.since_mono,
+                tries=waiting.tries,
+                error=waiting.error,
+            )
+            for delivery in self._inflight.waiting()
+            if (waiting := delivery.waiting) is not None
+        ]
 
     def revocations(self) -> RevocationFacts:
         return RevocationFacts(

@@ -51,6 +51,8 @@ def text(report: Report, color: bool, revoked: bool = False) -> str:
             ("WORKER", "IN FLIGHT", "RESERVED", "REVOKED", "REVISION", "SYNCED AGO", "STORE ERROR"), rows, color=color
         )
     )
+    if waiting := _waiting(report, color):
+        parts.insert(1, waiting)
     if revoked:
         parts.append(_revocations(report, color))
     return "\n\n".join(parts)
@@ -78,6 +80,27 @@ def _tasks(report: Report, color: bool) -> str:
         "WORKER", "TASK", "NAME", "QUEUE", "MODE", "ATTEMPT", "RUNTIME", "PROGRESS", "CHECKPOINT", "TOLD TO STOP", "ARGS",
     )  # fmt: skip
     return table(headers, rows, color=color, shrink=len(headers) - 1) if rows else "nothing is in flight"
+
+
+def _waiting(report: Report, color: bool) -> str:
+    """Tasks that have ended and whose outcome can't be carried out yet; empty where there are none."""
+    rows = [
+        (
+            reply.worker,
+            outcome["id"],
+            outcome["name"],
+            outcome["queue"],
+            outcome["attempt"],
+            outcome["step"],
+            span(outcome["waited_s"]),
+            outcome["tries"],
+            outcome["error"],
+        )
+        for reply in report.replies
+        for outcome in reply.payload.get("waiting", ())
+    ]
+    headers = ("WORKER", "ENDED TASK", "NAME", "QUEUE", "ATTEMPT", "CAN'T", "FOR", "TRIES", "ERROR")
+    return table(headers, rows, color=color, shrink=len(headers) - 1) if rows else ""
 
 
 def _revocations(report: Report, color: bool) -> str:

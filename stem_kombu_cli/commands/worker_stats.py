@@ -37,6 +37,8 @@ def _worker(reply: WorkerReply, color: bool) -> str:
         ("process", f"{facts['hostname']}, {facts['pid']}, {size(facts['rss_bytes'])}{load}"),
         ("tasks", f"{tasks}; {facts['concurrency']} isolates, prefetch {facts['prefetch']}"),
         ("totals", ", ".join(f"{count} {name}" for name, count in facts["totals"].items())),
+        ("settling", _settling(facts.get("settling"))),
+        *((f"trouble: {part}", said) for part, said in facts.get("troubles", {}).items()),
         ("dropped", _dropped(facts.get("dropped", {}))),
         ("broker", f"{facts['broker']} ({facts['transport']})"),
         ("backend", facts["backend"] or "none"),
@@ -50,6 +52,19 @@ def _worker(reply: WorkerReply, color: bool) -> str:
     if facts["pool"]:
         lines += ["", _pool(facts["pool"], color)]
     return "\n".join(lines)
+
+
+def _settling(facts: Mapping[str, Any] | None) -> str:
+    """Tasks that have ended and whose outcome is not carried out yet; an older worker says nothing of them."""
+    if facts is None:
+        return "-"
+    waiting = [f"{count} can't {_STEPS.get(step, step)}" for step, count in facts["waiting"].items()]
+    said = f"; for {span(facts['oldest_s'])}, the oldest because: {facts['error']}" if waiting else ""
+    lost = f"; {facts['not_storable']} could not be stored" if facts["not_storable"] else ""
+    return ", ".join([str(facts["count"]), *waiting]) + said + lost
+
+
+_STEPS = {"publish": "be published again", "record": "be recorded", "result": "be written for Celery"}
 
 
 def _dropped(doors: Mapping[str, Mapping[str, int]]) -> str:

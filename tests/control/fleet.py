@@ -19,6 +19,7 @@ from stem_kombu.control.base import (
     PoolSlot,
     RevocationFacts,
     Standing,
+    WaitingOutcome,
     WorkerFacts,
     WorkerIdentity,
 )
@@ -85,6 +86,9 @@ class FakeWorker:
 
     def in_flight(self) -> Sequence[InFlightTask]:
         return self.tasks
+
+    def waiting_outcomes(self) -> Sequence[WaitingOutcome]:
+        return ()
 
     def revocations(self) -> RevocationFacts:
         return replace(self.held, count=len(self.records))

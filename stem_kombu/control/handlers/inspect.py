@@ -5,18 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from stem_kombu.clock import isoformat
-from stem_kombu.control.base import InFlightTask, WorkerView
+from stem_kombu.control.base import InFlightTask, WaitingOutcome, WorkerView
 from stem_kombu.control.messages import Inspect
 
 #: What stands in the place of arguments that the sender may not see.
 HIDDEN = "***"
+#: Outcomes that are listed, of those that wait, and characters of an error.
+_MOST_WAITING, _MOST_ERROR = 100, 500
 
 
 def inspect(order: Inspect, view: WorkerView, *, show_args: bool = True) -> dict[str, Any]:
-    """The payload of ``spec/cli.md``; ``store_error`` says why the cache isn't fresh while the store is down (G16)."""
-    facts = view.revocations()
+    """The payload of ``spec/cli.md``; ``store_error`` says why the cache isn't fresh while the store is down (G16).
+    ``waiting``: tasks that have ended and whose outcome can't be published or recorded yet, the oldest 100."""
+    facts, waiting = view.revocations(), view.waiting_outcomes()
     payload: dict[str, Any] = {
         "in_flight": [_task(task, show_args) for task in view.in_flight()],
+        "waiting": [_waiting(outcome) for outcome in waiting[:_MOST_WAITING]],
+        "waiting_count": len(waiting),
         "reserved": view.standing().reserved,
         "revoked_count": facts.count,
         "revision": facts.revision,
@@ -45,6 +50,19 @@ def _task(task: InFlightTask, show_args: bool) -> dict[str, Any]:
         "checkpoint_s_ago": _rounded(task.checkpoint_ago),
         "terminate_requested_s_ago": _rounded(task.terminate_requested_ago),
         "pid": task.pid,
+    }
+
+
+def _waiting(outcome: WaitingOutcome) -> dict[str, Any]:
+    return {
+        "id": outcome.id,
+        "name": outcome.name,
+        "queue": outcome.queue,
+        "attempt": outcome.attempt,
+        "step": outcome.step,
+        "waited_s": round(outcome.waited, 3),
+        "tries": outcome.tries,
+        "error": outcome.error[:_MOST_ERROR],
     }
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import collections
+from collections.abc import Sequence
 from typing import Any
 
 from stem_kombu.clock import SYSTEM, isoformat
-from stem_kombu.control.base import WorkerView
+from stem_kombu.control.base import WaitingOutcome, WorkerFacts, WorkerView
 from stem_kombu.control.messages import Stats
 
 
 def stats(order: Stats, view: WorkerView) -> dict[str, Any]:
-    """The payload of ``spec/cli.md``, ``bounds``: the spans that the guarantees depend on, and ``dropped``: what was not
-    obeyed or believed, by door and reason. Asks the broker for depths."""
+    """The payload of ``spec/cli.md``, ``bounds``: the spans that the guarantees depend on, ``dropped``: what was not
+    obeyed or believed, by door and reason, ``settling``: outcomes that are not carried out yet, and ``troubles``: what fails
+    just now, by part. Asks the broker for depths."""
     who, facts = view.identity, view.facts()
     depths = view.queue_depths()
     return {
@@ -32,6 +35,8 @@ def stats(order: Stats, view: WorkerView) -> dict[str, Any]:
             for name, consuming in sorted(facts.queues.items())
         },
         "totals": dict(facts.totals),
+        "settling": _settling(facts, view.waiting_outcomes()),
+        "troubles": dict(facts.troubles),
         "dropped": {door: dict(reasons) for door, reasons in facts.dropped.items()},
         "pool": [
             {
@@ -54,4 +59,14 @@ def stats(order: Stats, view: WorkerView) -> dict[str, Any]:
         "heartbeat_interval_s": facts.heartbeat_interval,
         "bounds": dict(facts.bounds),
         "restarts": dict(facts.restarts),
+    }
+
+
+def _settling(facts: WorkerFacts, waiting: Sequence[WaitingOutcome]) -> dict[str, Any]:
+    return {
+        "count": facts.settling,
+        "waiting": dict(collections.Counter(outcome.step for outcome in waiting)),
+        "oldest_s": round(waiting[0].waited, 3) if waiting else None,
+        "error": waiting[0].error if waiting else None,
+        "not_storable": facts.not_storable,
     }
