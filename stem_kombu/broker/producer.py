@@ -40,10 +40,12 @@ def open_producer(settings: Settings) -> TaskProducer:
     return TaskProducer(lambda: broker_connection(settings), sign=task_signer(settings.signing))
 
 
-def open_resender(template: Connection, settings: Settings) -> TaskProducer:
+def open_resender(
+    template: Connection, settings: Settings, waits_for_alarm: Callable[[], bool] = lambda: False
+) -> TaskProducer:
     """A producer for the broker of that connection, which is cloned and never used itself: what a worker sends again goes
     to where it came from, whatever broker the settings name. Raises as :func:`open_producer`."""
-    return TaskProducer(template.clone, sign=task_signer(settings.signing))
+    return TaskProducer(template.clone, sign=task_signer(settings.signing), waits_for_alarm=waits_for_alarm)
 
 
 class TaskProducer:

@@ -143,7 +143,7 @@ class Worker:
         app, settings, clock, worker = self.app, self.settings, self.clock, self.identity.worker
         template = self._template
         self.broker_url, self.transport = shown_url(template), str(template.transport.driver_type)
-        self._resender = open_resender(template, settings)
+        self._resender = open_resender(template, settings, lambda: not self.recorder.is_stopping)
         self.totals = Totals()
         self.inflight = InFlight(clock)
         self.cache = RevocationCache(settings.namespace, clock=clock)
