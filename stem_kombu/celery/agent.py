@@ -11,7 +11,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from celery.concurrency.base import BasePool
@@ -29,16 +29,18 @@ from stem_kombu.broker.leases import open_leasing
 from stem_kombu.celery import revoked
 from stem_kombu.celery.board import Board
 from stem_kombu.celery.control import THROUGH_CELERY
+from stem_kombu.celery.saving import Saver
 from stem_kombu.celery.view import CeleryView
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.base import WorkerIdentity, checked_worker_id
 from stem_kombu.control.complaints import Complaints
 from stem_kombu.control.listener import ControlListener
+from stem_kombu.control.standing import saved_unsigned
 from stem_kombu.control.trust import Trust
 from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.drivers.tls import checked_tls
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
-from stem_kombu.revocation import RevocationDraft
+from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.settings import Settings
 from stem_kombu.signing.configuration import REQUIRE, task_signing
@@ -52,6 +54,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds within which the revoke store must have been read before Celery consumes.
 HYDRATION_TIMEOUT = 30.0
+#: Seconds for which Celery's event loop may wait for the revoke store, once in each outage, and which a worker that stops gives
+#: to revocations that are not stored yet.
+_PATIENCE, _LAST_SAVES = 0.25, 2.0
 
 
 class Agent:
@@ -136,6 +141,7 @@ class Agent:
         # With the options of Celery's own consumer: its messages stand in the index that those name.
         self._leasing = open_leasing(worker.app.connection_for_read())
         self.view.lease = None if self._leasing is None else self._leasing.lifetime
+        self._saver = Saver(self._save, patience=_PATIENCE, clock=clock)
         self._stopped = threading.Event()
         self._renewal = Background(self._renew, "stem-leases", begin=self._stopped.clear, wake=self._stopped.set)
         self._lifecycle = threading.RLock()
@@ -193,6 +199,7 @@ class Agent:
             self._leasing.close()
         revoked.forget()
         self._depths.close()
+        self._saver.close(_LAST_SAVES)
         self._store.close()
         self._roster.close()
 
@@ -202,15 +209,22 @@ class Agent:
         # Prefork pools have one of their process pool's, once they have started.
         return getattr(self._worker.pool.terminate_job, "__func__", None) is not BasePool.terminate_job
 
-    def make_durable(self, task_ids: list[str], *, terminate: bool) -> None:
-        """Store what Celery's own ``revoke`` is about to put into its memory, unless it is stored already.
+    def make_durable(self, task_ids: list[str], *, terminate: bool) -> str | None:
+        """Store what Celery's own ``revoke`` is about to put into its memory, unless it is stored already. ``None`` when it is,
+        else why it is not durable yet; it is stored as soon as the store answers, for which Celery's event loop does not wait.
 
-        ``terminate`` stops what runs at its next checkpoint. Raises :class:`~stem_kombu.errors.StemError`.
+        ``terminate`` stops what runs at its next checkpoint, stored or not. Raises :class:`~stem_kombu.errors.StemError`.
         """
         new = [one for one in task_ids if (held := self.cache.get(one)) is None or (terminate and not held.terminate)]
-        if new:
-            drafts = [RevocationDraft(task_id, terminate, THROUGH_CELERY, None, None) for task_id in new]
-            self.view.apply(self._store.save(self.settings.namespace, drafts))
+        drafts = [RevocationDraft(task_id, terminate, THROUGH_CELERY, None, None) for task_id in new]
+        trouble = self._saver.save(drafts)
+        if trouble is not None and terminate:
+            now, namespace = self._clock.utcnow(), self.settings.namespace
+            self.view.tell([Revocation(namespace, task_id, 0, now, True, THROUGH_CELERY) for task_id in new])
+        return trouble
+
+    def _save(self, drafts: Sequence[RevocationDraft]) -> None:
+        self.view.apply(saved_unsigned(self._store, self._roster, self.settings.namespace, drafts))
 
     def _heartbeat(self) -> Heartbeat:
         now, interval = self._clock.utcnow(), self.settings.heartbeat_interval

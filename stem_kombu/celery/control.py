@@ -3,24 +3,27 @@ reaches the workers that are not there to hear it."""
 
 from __future__ import annotations
 
-import functools
+import atexit
+import logging
+import os
 from typing import Any
 
 from celery.app.control import Control
 from kombu.utils.imports import symbol_by_name
 
 from stem_kombu.celery.configuration import settings_of
+from stem_kombu.celery.saving import Saver
+from stem_kombu.control.client import ControlClient
 from stem_kombu.control.question import default_requester
-from stem_kombu.errors import StemError
+from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import RevocationDraft
-from stem_kombu.signing.configuration import open_keyring
-from stem_kombu.signing.keyring import Keyring
-from stem_kombu.signing.proofs import signed_drafts
-from stem_kombu.stores.base import RevokeStore
-from stem_kombu.stores.registry import open_revoke_store
+
+logger = logging.getLogger(__name__)
 
 #: The reason of a revocation that came as Celery's own command, which has no room for one.
 THROUGH_CELERY = "revoked through Celery"
+#: Seconds for which ``revoke()`` waits for the store, once in each outage, and for which a program that ends does.
+_PATIENCE, _LAST_SAVES = 1.0, 5.0
 
 
 class DurableRevokes:
@@ -31,32 +34,38 @@ class DurableRevokes:
     app: Any
 
     def revoke(self, task_id: Any, destination: Any = None, terminate: bool = False, *args: Any, **kwargs: Any) -> Any:
-        """See :meth:`celery.app.control.Control.revoke`. Raises :class:`~stem_kombu.errors.StemError` when the revocation
-        could not be stored; the workers that are up have heard it all the same."""
-        problem: StemError | None = None
+        """See :meth:`celery.app.control.Control.revoke`.
+
+        Where the store does not answer within a second, the workers that are up hear it all the same, a warning is logged,
+        and it is stored as soon as the store answers, by this process and by those workers. Raises
+        :class:`~stem_kombu.signing.keyring.Untrusted` where the fleet would not obey this application, and then it neither
+        stored nor said anything; and :class:`ConfigurationError` for settings that can't be used, after the broadcast.
+        """
+        ids = [task_id] if isinstance(task_id, str) else [str(one) for one in task_id or ()]
+        problem: ConfigurationError | None = None
+        trouble: str | None = None
         try:
-            self._store_revocations([task_id] if isinstance(task_id, str) else list(task_id or ()), bool(terminate))
-        except StemError as error:
+            who = default_requester()
+            drafts = [RevocationDraft(one, bool(terminate), THROUGH_CELERY, who, None) for one in ids]
+            trouble = self._stem_saver.save(drafts)
+        except ConfigurationError as error:
             problem = error
         answer = super().revoke(task_id, destination, terminate, *args, **kwargs)  # type: ignore[misc]
         if problem is not None:
             raise problem
+        if trouble is not None:
+            logger.warning("revoke of %d tasks is not durable yet: %s", len(ids), trouble)
         return answer
 
-    def _store_revocations(self, task_ids: list[str], terminate: bool) -> None:
-        # Made when first needed: nearly every program that sends tasks never revokes one.
-        namespace, store, keyring = self._stem_store
-        who = default_requester()
-        drafts = [RevocationDraft(str(one), terminate, THROUGH_CELERY, who, None) for one in task_ids]
-        if keyring is not None:
-            drafts = signed_drafts(drafts, keyring, namespace=namespace, now=store.now())
-        store.save(namespace, drafts)
-
-    @functools.cached_property
-    def _stem_store(self) -> tuple[str, RevokeStore, Keyring | None]:
-        settings = settings_of(self.app, **getattr(self.app, "stem_options", {}))
-        place, keyring = settings.revoke_store, open_keyring(settings.signing)
-        return settings.namespace, open_revoke_store(place.value, name=place.name, tls=settings.tls), keyring
+    @property
+    def _stem_saver(self) -> Saver:
+        """Made when first needed, in each process: nearly every program that sends tasks never revokes one."""
+        held: tuple[int, Saver] | None = self.__dict__.get("_stem_held")
+        if held is None or held[0] != os.getpid():
+            client = ControlClient(settings_of(self.app, **getattr(self.app, "stem_options", {})))
+            held = self.__dict__["_stem_held"] = os.getpid(), Saver(client.save, patience=_PATIENCE)
+            atexit.register(held[1].close, _LAST_SAVES)
+        return held[1]
 
 
 class DurableControl(DurableRevokes, Control):  # type: ignore[misc]  # Celery publishes no types

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 _ENTRIES_EACH, _ENTRIES = 4, 64
 #: Key of Celery's configuration under which spawned children find the file of the board.
 _BOARD = "stem_board"
+#: Verbs of Celery's that revoke.
+_REVOKING = ("revoke", "terminate")
 #: Verbs of Celery's that count as control and do no more than make a worker speak.
 _HARMLESS = frozenset({"enable_events", "heartbeat"})
 
@@ -144,20 +146,29 @@ def _refuse_unsigned(agent: Agent) -> None:
 
 
 def _make_revoke_durable(agent: Agent) -> None:
-    """Let Celery's own ``revoke`` store the ids before Celery takes them."""
-    original = Panel.data["revoke"]
-    original = getattr(original, "stem_original", original)
+    """Let Celery's own ``revoke`` and ``terminate`` store the ids before Celery takes them, and say whether they are."""
+    original, terminates = (getattr(Panel.data[name], "stem_original", Panel.data[name]) for name in _REVOKING)
 
     @functools.wraps(original)
     def revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = None, **kwargs: Any) -> Any:
         ids = [task_id] if isinstance(task_id, str) else [str(one) for one in task_id or ()]
         cooperatively = terminate and not agent.kills
         try:
-            agent.make_durable(ids, terminate=cooperatively)
+            trouble = agent.make_durable(ids, terminate=cooperatively)
         except StemError as error:
             logger.error("revoke of %d ids is not durable: %s", len(ids), error)
+            trouble = str(error)
         answer = original(state, task_id, terminate=terminate and not cooperatively, signal=signal, **kwargs)
-        return {"ok": f"terminate at their next checkpoint: {', '.join(ids)}"} if cooperatively else answer
+        if cooperatively:
+            answer = {"ok": f"terminate at their next checkpoint: {', '.join(ids)}"}
+        if trouble is None or "ok" not in answer:
+            return {**answer, "durable": trouble is None}
+        return {**answer, "ok": f"{answer['ok']} (not durable yet: {trouble})", "durable": False}
+
+    @functools.wraps(terminates)
+    def terminate(state: Any, signal: Any, task_id: Any, **kwargs: Any) -> Any:
+        return revoke(state, task_id, terminate=True, signal=signal)  # as Celery's own does
 
     revoke.stem_original = original  # type: ignore[attr-defined]
-    Panel.data["revoke"] = revoke
+    terminate.stem_original = terminates  # type: ignore[attr-defined]
+    Panel.data |= {"revoke": revoke, "terminate": terminate}

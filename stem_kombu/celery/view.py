@@ -145,14 +145,18 @@ class CeleryView:
     def apply(self, revocations: Sequence[Revocation]) -> Applied:
         """Into the cache, and onto the board for what is here already: at a checkpoint, or before it starts, it stops."""
         applied = self._cache.apply(revocations, self._cache.now())
+        self.tell([held for one in revocations if (held := self._cache.get(one.task_id)) is not None])
+        return self._cache.in_step(revocations, applied)
+
+    def tell(self, revocations: Sequence[Revocation]) -> None:
+        """Onto the board, for what is here already."""
         active = self._active()
         self._forget_the_told(active)
         for revocation in revocations:
-            if revocation.task_id in state.requests and (held := self._cache.get(revocation.task_id)) is not None:
-                self._board.tell(held, state.requests.keys())
-                if held.terminate and held.task_id in active:
-                    self._told.setdefault(held.task_id, self._clock.monotonic())
-        return self._cache.in_step(revocations, applied)
+            if revocation.task_id in state.requests:
+                self._board.tell(revocation, state.requests.keys())
+                if revocation.terminate and revocation.task_id in active:
+                    self._told.setdefault(revocation.task_id, self._clock.monotonic())
 
     def running(self, revocations: Sequence[Revocation]) -> frozenset[str]:
         """Which of the tasks run here, or did a moment ago and were told to stop."""

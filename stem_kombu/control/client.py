@@ -159,15 +159,8 @@ class ControlClient:
         drafts = [RevocationDraft(task_id, terminate, reason, who, expires_in) for task_id in dict.fromkeys(task_ids)]
         if not drafts:
             raise ConfigurationError("there is no task id to revoke")
-        self._trust.require(Scope.OPERATE, "revoke")
-        self._connection_template()  # a broker URL that can't be meant is refused before anything is stored
         began = self._clock.monotonic()
-        store = self._revoke_store()
-        self._check_standing(store, [draft.task_id for draft in drafts], timeout)
-        if self._trust.keyring is not None:
-            drafts = signed_drafts(drafts, self._trust.keyring, namespace=self.settings.namespace, now=store.now())
-        stored = store.save(self.settings.namespace, drafts)  # StoreError: nothing was said
-        standing.check_kept(self._trust.keyring, stored)
+        stored = self.save(drafts, timeout=timeout)  # StoreError: nothing was said
         if on_stored is not None:
             on_stored(stored)
         settle = min(SETTLE_LONGEST, SETTLE_SHARE * timeout) if terminate else 0.0
@@ -179,6 +172,18 @@ class ControlClient:
             unsaid = Report("revoke", self.settings.namespace, secrets.token_hex(16), timeout, elapsed, (), (), ())
             return RevokeReport.of(unsaid, stored, broker_error=error)
         return RevokeReport.of(report, stored)
+
+    def save(self, drafts: Sequence[RevocationDraft], *, timeout: float | None = None) -> list[Revocation]:
+        """Store revocations as :meth:`revoke` does, and tell no worker. Raises as it does."""
+        self._trust.require(Scope.OPERATE, "revoke")
+        self._connection_template()  # a broker URL that can't be meant is refused before anything is stored
+        store, keyring = self._revoke_store(), self._trust.keyring
+        self._check_standing(store, [draft.task_id for draft in drafts], self._timeout(timeout))
+        if keyring is not None:
+            drafts = signed_drafts(drafts, keyring, namespace=self.settings.namespace, now=store.now())
+        stored = store.save(self.settings.namespace, drafts)
+        standing.check_kept(keyring, stored)
+        return stored
 
     def _check_standing(self, store: RevokeStore, task_ids: Sequence[str], timeout: float) -> None:
         """Raise :class:`Untrusted` where the fleet would not obey what this client is about to store."""
