@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from stem_kombu.calls import each_call, message_of
@@ -16,7 +17,7 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers import forking
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
 from stem_kombu.outcome import TaskRecord, TaskState
-from stem_kombu.settings import Settings
+from stem_kombu.settings import KEYWORDS, Settings
 from stem_kombu.task import Task, TaskMessage, TaskOptions, TaskRegistry
 
 if TYPE_CHECKING:
@@ -40,10 +41,16 @@ class Stem:
     def __init__(self, name: str = "stem", *, settings: Settings | None = None, **given: Any) -> None:
         if settings is not None and given:
             raise ConfigurationError(f"Stem({name!r}) was given settings and also {', '.join(sorted(given))}")
+        for keyword in given.keys() - KEYWORDS:
+            near = get_close_matches(keyword, KEYWORDS, n=1)
+            hint = f"did you mean {near[0]}=?" if near else f"known are {', '.join(sorted(KEYWORDS))}"
+            raise ConfigurationError(f"Stem({name!r}) knows no setting {keyword!r}", hint=hint)
         self.name = name
         self.registry = TaskRegistry()
         self.control_commands: dict[str, Callable[..., Any]] = {}
         self._given = given
+        #: Those of the given settings that came as flags, and are called so in errors.
+        self._flags: frozenset[str] = frozenset()
         self._fixed = settings is not None
         self._settings = settings
         self._lock = threading.RLock()
@@ -56,7 +63,7 @@ class Stem:
     def settings(self) -> Settings:
         """The resolved settings; raises :class:`~stem_kombu.errors.ConfigurationError` naming what is malformed."""
         if self._settings is None:
-            self._settings = Settings.from_env(**self._given)
+            self._settings = Settings.from_env(**self._given, flags=self._flags)
         return self._settings
 
     def configure(self, settings: Settings) -> None:
@@ -79,6 +86,7 @@ class Stem:
                 hint="make it with keywords: Stem(name, broker=…)",
             )
         self._given = {**self._given, **given}
+        self._flags |= given.keys()
         self.close()
         self._settings = None
 

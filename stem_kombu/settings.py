@@ -7,15 +7,16 @@ wherever people can see them.
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from stem_kombu.durations import checked_duration, parse_duration
+from stem_kombu.durations import checked_duration, checked_seconds, parse_duration
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import mask_url
 from stem_kombu.transport_options import REDIS_URLS, given_options, parsed_options, split_url, store_url
@@ -149,17 +150,22 @@ class Settings:
         sync_interval: str | float | None = None,
         default_max_retries: int | None = None,
         allow_insecure: bool | None = None,
+        tls: TlsSettings | None = None,
         signing: SigningSettings | None = None,
         host: Host | None = None,
+        flags: Collection[str] | None = None,
     ) -> Settings:
-        """Settings from keywords (a CLI passes its flags), then the environment, then defaults.
+        """Settings from keywords, then the environment, then defaults.
 
-        ``signing`` beats the variables field by field. ``host`` is asked after the environment. Transport options come
+        ``flags``: which of the keywords are flags that a user typed, and are called so in errors; ``None``: all of them.
+        An application's own keywords are called ``broker=``.
+
+        ``signing`` and ``tls`` beat the variables field by field. ``host`` is asked after the environment. Transport options come
         from ``broker_option`` (flags, each ``KEY=JSON``), the variable, the query of the broker's URL and
         ``broker_options`` (an application), the first of which counts. Raises :class:`ConfigurationError` naming the flag
         or variable.
         """
-        env = _Environment(os.environ if environ is None else environ)
+        env = _Environment(os.environ if environ is None else environ, flags)
         host = host or Host()
         named_broker = env.source(broker, "--broker", "STEM_BROKER_URL") or host.broker
         named_backend = env.source(backend, "--backend", "STEM_RESULT_BACKEND_URL") or host.backend
@@ -184,8 +190,7 @@ class Settings:
         checked_namespace = _checked_namespace(
             resolved_namespace or host.namespace or Source(DEFAULT_NAMESPACE, "default")
         )
-        ca_cert, cert, key = (env.get(f"STEM_TLS_{name}") for name in ("CA_CERT", "CLIENT_CERT", "CLIENT_KEY"))
-        tls = TlsSettings(ca_cert, cert, key, env.switch(allow_insecure, "STEM_TLS_ALLOW_INSECURE"))
+        resolved_tls = env.tls(TlsSettings() if tls is None else tls, allow_insecure)
         plain_queue = "default" if checked_namespace == DEFAULT_NAMESPACE else f"{checked_namespace}.default"
         named_default = env.source(default_queue, "default_queue", "STEM_DEFAULT_QUEUE")
         return cls(
@@ -215,7 +220,7 @@ class Settings:
             celery_results=celery_results,
             broker_options=options,
             host_options=host_options,
-            tls=tls or host.tls,
+            tls=resolved_tls or host.tls,
             signing=SigningSettings(
                 **{
                     one.name: found.value if found is not None else None
@@ -235,14 +240,35 @@ class Settings:
 class _Environment:
     """Variables with blanks counted as unset, and the precedence of a flag over them."""
 
-    def __init__(self, variables: Mapping[str, str]) -> None:
+    def __init__(self, variables: Mapping[str, str], flags: Collection[str] | None = None) -> None:
         self._variables = variables
+        self._flags = flags
+
+    def _said(self, flag_name: str) -> str:
+        """What the giver calls the value: a flag as it was typed, or a keyword of the application."""
+        keyword = flag_name.removeprefix("--").replace("-", "_")
+        is_flag = flag_name.startswith("--") and (self._flags is None or keyword in self._flags)
+        return flag_name if is_flag else f"{keyword}="
+
+    def tls(self, given: TlsSettings, allow_insecure: bool | None) -> TlsSettings:
+        found = {
+            name: None if one is None else one.value
+            for name in ("ca_cert", "client_cert", "client_key")
+            for one in [
+                self.source(getattr(given, name), f"--tls-{name.replace('_', '-')}", f"STEM_TLS_{name.upper()}")
+            ]
+        }
+        insecure = self.switch(given.allow_insecure or allow_insecure, "STEM_TLS_ALLOW_INSECURE")
+        return TlsSettings(**found, allow_insecure=insecure)
 
     def get(self, name: str) -> str | None:
         return (self._variables.get(name) or "").strip() or None
 
     def source(self, flag: str | None, flag_name: str, *names: str) -> Source | None:
         if flag is not None:
+            flag_name = self._said(flag_name)
+            if not isinstance(flag, str):
+                raise ConfigurationError(f"{flag_name} is {flag!r} ({type(flag).__name__})", hint="give it as text")
             if not flag.strip():
                 raise ConfigurationError(f"{flag_name} is blank", hint="leave it out, or give it a value")
             return Source(flag.strip(), flag_name)
@@ -253,14 +279,15 @@ class _Environment:
 
     def duration(self, flag: str | float | None, flag_name: str, name: str, default: float) -> float:
         if isinstance(flag, str):
-            return parse_duration(flag, name=flag_name)
+            return parse_duration(flag, name=self._said(flag_name))
         if flag is not None:
-            return checked_duration(float(flag), name=flag_name)
+            name = self._said(flag_name)
+            return checked_duration(checked_seconds(flag, name=name), name=name)
         text = self.get(name)
         return default if text is None else parse_duration(text, name=name)
 
     def whole(self, flag: int | None, flag_name: str, name: str, default: int, *, least: int) -> int:
-        shown, text = (flag_name, str(flag)) if flag is not None else (name, self.get(name))
+        shown, text = (self._said(flag_name), str(flag)) if flag is not None else (name, self.get(name))
         if text is None:
             return default
         if not re.fullmatch(r"[+-]?\d{1,9}", text, re.ASCII) or int(text) < least:
@@ -268,7 +295,7 @@ class _Environment:
         return int(text)
 
     def listed(self, flag: str | tuple[str, ...] | None, flag_name: str, name: str) -> tuple[str, ...]:
-        shown, given = (flag_name, flag) if flag is not None else (name, self.get(name))
+        shown, given = (self._said(flag_name), flag) if flag is not None else (name, self.get(name))
         if given is None:
             return ()
         parts = given.split(",") if isinstance(given, str) else given
@@ -288,6 +315,10 @@ class _Environment:
         if text.lower() in {"1", "true", "yes", "on"}:
             return True
         raise ConfigurationError(f"{name}: {text!r} is neither true nor false", hint="write true or false")
+
+
+#: What an application may give as keywords.
+KEYWORDS = tuple(inspect.signature(Settings.from_env).parameters.keys() - {"environ", "broker_option", "host", "flags"})
 
 
 def plain_environment() -> dict[str, str]:
@@ -336,8 +367,20 @@ def _state_folder(env: _Environment) -> Path:
     """The platform's per-user folder for state: XDG on Unix, Application Support on macOS, LOCALAPPDATA on Windows."""
     if sys.platform == "win32":
         base = env.get("LOCALAPPDATA")
-        return (Path(base) if base else Path.home() / "AppData" / "Local") / "stem"
+        return (Path(base) if base else _home(env) / "AppData" / "Local") / "stem"
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "stem"
+        return _home(env) / "Library" / "Application Support" / "stem"
     base = env.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path(env.get("HOME") or Path.home()) / ".local" / "state") / "stem"
+    return (Path(base) if base else _home(env) / ".local" / "state") / "stem"
+
+
+def _home(env: _Environment) -> Path:
+    if (home := env.get("HOME")) is not None:
+        return Path(home)
+    try:
+        return Path.home()
+    except RuntimeError:  # a container's bare user id
+        raise ConfigurationError(
+            "no broker is named (STEM_BROKER_URL), and this user has no home folder for the embedded one",
+            hint="set STEM_BROKER_URL, or XDG_STATE_HOME to a folder that this user can write",
+        ) from None

@@ -11,7 +11,7 @@ import click
 from stem_kombu_cli.render import note
 
 if TYPE_CHECKING:
-    from stem_kombu.settings import Settings, SigningSettings
+    from stem_kombu.settings import Settings, SigningSettings, TlsSettings
 
     _Type = click.ParamType[float]
 else:
@@ -57,6 +57,7 @@ class Places:
     revoke_store: str | None = None
     namespace: str | None = None
     timeout: float | None = None
+    tls: TlsSettings | None = None
     signing: SigningSettings | None = None
 
     def settings(self, *, announce: bool = True, **more: Any) -> Settings:
@@ -71,6 +72,7 @@ class Places:
             revoke_store=_first(self.revoke_store, "revoke_store"),
             namespace=_first(self.namespace, "namespace"),
             timeout=self.timeout,
+            tls=self.tls,
             signing=self.signing or GIVEN.get("signing"),
             **HOST,
             **more,
@@ -116,7 +118,7 @@ def check_tls(settings: Settings) -> None:
 def place_options(function: F) -> F:
     """``--broker --backend --revoke-store -n``, and what signs."""
     return _stacked(
-        signing_options(function),
+        _tls_options(signing_options(function)),
         click.option("--broker", metavar="URL", help="Broker, any Kombu URL.  [env: STEM_BROKER_URL]"),
         click.option(
             "--broker-option",
@@ -133,6 +135,49 @@ def place_options(function: F) -> F:
         click.option(
             "-n", "--namespace", metavar="NS", help="Control namespace (default: stem).  [env: STEM_CONTROL_NAMESPACE]"
         ),
+    )
+
+
+#: TLS: the fields of ``TlsSettings`` that are files.
+_TLS = {
+    "ca_cert": "The authority's certificate, PEM.",
+    "client_cert": "This client's certificate, PEM.",
+    "client_key": "Its private key, PEM.",
+}
+
+
+def _tls_options(function: F) -> F:
+    """``--tls-…``, by the names of the variables."""
+    return _stacked(
+        function,
+        *(
+            click.option(
+                f"--tls-{field.replace('_', '-')}",
+                f"tls_{field}",
+                metavar="FILE",
+                help=f"{meaning}  [env: STEM_TLS_{field.upper()}]",
+            )
+            for field, meaning in _TLS.items()
+        ),
+        click.option(
+            "--tls-allow-insecure",
+            "tls_allow_insecure",
+            is_flag=True,
+            help="Don't verify TLS certificates.  [env: STEM_TLS_ALLOW_INSECURE]",
+        ),
+    )
+
+
+def _tls_of(values: dict[str, Any]) -> TlsSettings | None:
+    """Take the TLS options out of a command's values; ``None`` when none was given."""
+    from stem_kombu.settings import TlsSettings
+
+    given = {field: values.pop(f"tls_{field}", None) for field in _TLS}
+    insecure = bool(values.pop("tls_allow_insecure", False))
+    return (
+        TlsSettings(**given, allow_insecure=insecure)
+        if insecure or any(one is not None for one in given.values())
+        else None
     )
 
 
@@ -202,7 +247,8 @@ def control_options(function: F) -> F:
 def places_of(values: dict[str, Any]) -> Places:
     """Take the place options out of a command's values."""
     given = {name: values.pop(name, None) for name in (*_PLACES, "timeout")}
-    return Places(**given, broker_option=values.pop("broker_option", ()), signing=signing_of(values))
+    option = values.pop("broker_option", ())
+    return Places(**given, broker_option=option, tls=_tls_of(values), signing=signing_of(values))
 
 
 def signing_of(values: dict[str, Any]) -> SigningSettings | None:

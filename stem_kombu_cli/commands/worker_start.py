@@ -92,6 +92,7 @@ def start(
         "backend": places.backend,
         "revoke_store": places.revoke_store,
         "namespace": places.namespace,
+        "tls": places.tls,
         "signing": places.signing,
         "queues": queues,
         "inline_slots": inline_slots,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from stem_kombu.app import Stem
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import mask_url
-from stem_kombu.settings import Settings
+from stem_kombu.settings import Settings, SigningSettings, TlsSettings
 from stem_kombu.urls import sqlite_path
 
 
@@ -140,3 +144,59 @@ def test_a_sqlite_url_names_an_absolute_file_with_three_slashes_or_four() -> Non
 def test_secrets_are_not_in_the_repr_of_settings() -> None:
     settings = Settings.from_env({"STEM_SIGNING_KEYS": "k1:aHVudGVyMg==", "STEM_SIGNING_ACTIVE_KEY": "k1"})
     assert "aHVudGVyMg" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"namespace": "two words"}, "namespace=: 'two words' is not a namespace"),
+        ({"broker": " "}, "broker= is blank"),
+        ({"broker": 5}, "broker= is 5 (int)"),
+        ({"timeout": "soon"}, "timeout=: 'soon' is not a duration"),
+        (
+            {"timeout": timedelta(seconds=1)},
+            "timeout=: datetime.timedelta(seconds=1) (timedelta) is no number of seconds",
+        ),
+        ({"inline_slots": 0}, "inline_slots=: '0' is not a whole number"),
+        ({"queues": "a,,b"}, "queues=: 'a,,b' has an empty name in it"),
+        ({"signing": SigningSettings(keys=" ")}, "signing_keys= is blank"),
+    ],
+)
+def test_an_application_s_own_setting_is_called_what_the_application_calls_it(given: dict[str, Any], said: str) -> None:
+    app = Stem("shop", **given)
+    with pytest.raises(ConfigurationError, match=re.escape(said)):
+        app.settings  # noqa: B018 - it is read for what it raises
+
+
+def test_a_flag_is_called_a_flag_also_where_the_application_has_keywords() -> None:
+    app = Stem("shop", namespace="shop")
+    app.reconfigure(namespace="two words")
+    with pytest.raises(ConfigurationError, match=r"^--namespace: 'two words' is not a namespace"):
+        app.settings  # noqa: B018
+
+
+@pytest.mark.parametrize(("keyword", "near"), [("brokr", "broker"), ("name_space", "namespace"), ("backnd", "backend")])
+def test_a_keyword_that_is_no_setting_is_refused_where_it_is_given(keyword: str, near: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"no setting '{keyword}'") as told:
+        Stem("shop", **{keyword: "any"})
+    assert told.value.hint == f"did you mean {near}=?"
+
+
+def test_tls_files_are_flags_and_variables_alike() -> None:
+    environ = {"STEM_TLS_CA_CERT": "/env/ca.pem", "STEM_TLS_CLIENT_KEY": "/env/key.pem"}
+    given = TlsSettings(ca_cert="/flag/ca.pem", allow_insecure=True)
+    tls = Settings.from_env(environ, tls=given).tls
+    assert tls == TlsSettings("/flag/ca.pem", None, "/env/key.pem", allow_insecure=True)
+    with pytest.raises(ConfigurationError, match=r"^--tls-ca-cert is blank"):
+        Settings.from_env({}, tls=TlsSettings(ca_cert=""))
+
+
+def test_a_user_without_a_home_folder_is_told_which_variable_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(ConfigurationError, match="no home folder") as told:
+        Settings.from_env({})
+    assert "XDG_STATE_HOME" in str(told.value.hint)
+    assert Settings.from_env({"XDG_STATE_HOME": "/var/lib"}).broker.value == "sqlite:///var/lib/stem/broker.db"
