@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from stem_kombu.durations import checked_duration, checked_seconds, parse_duration
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.redaction import mask_url
 from stem_kombu.transport_options import REDIS_URLS, given_options, parsed_options, split_url, store_url
+from stem_kombu.variables import OFF, Variables
+from stem_kombu.variables import Source as Source
 
 DEFAULT_NAMESPACE = "stem"
 DEFAULT_CONTROL_TIMEOUT = 5.0
@@ -29,19 +29,7 @@ DEFAULT_INLINE_SLOTS = 16
 #: The :class:`Source` name of what nobody named: files in the state folder, which are made together with their folder.
 EMBEDDED = "the embedded default"
 
-_OFF = frozenset({"0", "false", "no", "off"})
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A value and where it came from (``--broker``, ``STEM_BROKER_URL`` or ``default``), for messages that name it."""
-
-    value: str
-    name: str
-
-    def __repr__(self) -> str:
-        return f"Source({mask_url(self.value)!r}, {self.name!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +153,7 @@ class Settings:
         ``broker_options`` (an application), the first of which counts. Raises :class:`ConfigurationError` naming the flag
         or variable.
         """
-        env = _Environment(os.environ if environ is None else environ, flags)
+        env = Variables(os.environ if environ is None else environ, flags)
         host = host or Host()
         named_broker = env.source(broker, "--broker", "STEM_BROKER_URL") or host.broker
         named_backend = env.source(backend, "--backend", "STEM_RESULT_BACKEND_URL") or host.backend
@@ -183,14 +171,14 @@ class Settings:
         celery_results = env.source(None, "", "STEM_CELERY_RESULT_URL")
         if celery_results is None and named_backend is not None and named_backend.value.lower().startswith(REDIS_URLS):
             celery_results = named_backend  # where clients with the same result_backend look
-        elif celery_results is not None and celery_results.value.lower() in _OFF:
+        elif celery_results is not None and celery_results.value.lower() in OFF:
             celery_results = None
         elif celery_results is not None:
             celery_results = _store_place(celery_results, known)
         checked_namespace = _checked_namespace(
             resolved_namespace or host.namespace or Source(DEFAULT_NAMESPACE, "default")
         )
-        resolved_tls = env.tls(TlsSettings() if tls is None else tls, allow_insecure)
+        resolved_tls = _tls(env, TlsSettings() if tls is None else tls, allow_insecure)
         plain_queue = "default" if checked_namespace == DEFAULT_NAMESPACE else f"{checked_namespace}.default"
         named_default = env.source(default_queue, "default_queue", "STEM_DEFAULT_QUEUE")
         return cls(
@@ -237,86 +225,6 @@ class Settings:
         )
 
 
-class _Environment:
-    """Variables with blanks counted as unset, and the precedence of a flag over them."""
-
-    def __init__(self, variables: Mapping[str, str], flags: Collection[str] | None = None) -> None:
-        self._variables = variables
-        self._flags = flags
-
-    def _said(self, flag_name: str) -> str:
-        """What the giver calls the value: a flag as it was typed, or a keyword of the application."""
-        keyword = flag_name.removeprefix("--").replace("-", "_")
-        is_flag = flag_name.startswith("--") and (self._flags is None or keyword in self._flags)
-        return flag_name if is_flag else f"{keyword}="
-
-    def tls(self, given: TlsSettings, allow_insecure: bool | None) -> TlsSettings:
-        found = {
-            name: None if one is None else one.value
-            for name in ("ca_cert", "client_cert", "client_key")
-            for one in [
-                self.source(getattr(given, name), f"--tls-{name.replace('_', '-')}", f"STEM_TLS_{name.upper()}")
-            ]
-        }
-        insecure = self.switch(given.allow_insecure or allow_insecure, "STEM_TLS_ALLOW_INSECURE")
-        return TlsSettings(**found, allow_insecure=insecure)
-
-    def get(self, name: str) -> str | None:
-        return (self._variables.get(name) or "").strip() or None
-
-    def source(self, flag: str | None, flag_name: str, *names: str) -> Source | None:
-        if flag is not None:
-            flag_name = self._said(flag_name)
-            if not isinstance(flag, str):
-                raise ConfigurationError(f"{flag_name} is {flag!r} ({type(flag).__name__})", hint="give it as text")
-            if not flag.strip():
-                raise ConfigurationError(f"{flag_name} is blank", hint="leave it out, or give it a value")
-            return Source(flag.strip(), flag_name)
-        for name in names:
-            if (value := self.get(name)) is not None:
-                return Source(value, name)
-        return None
-
-    def duration(self, flag: str | float | None, flag_name: str, name: str, default: float) -> float:
-        if isinstance(flag, str):
-            return parse_duration(flag, name=self._said(flag_name))
-        if flag is not None:
-            name = self._said(flag_name)
-            return checked_duration(checked_seconds(flag, name=name), name=name)
-        text = self.get(name)
-        return default if text is None else parse_duration(text, name=name)
-
-    def whole(self, flag: int | None, flag_name: str, name: str, default: int, *, least: int) -> int:
-        shown, text = (self._said(flag_name), str(flag)) if flag is not None else (name, self.get(name))
-        if text is None:
-            return default
-        if not re.fullmatch(r"[+-]?\d{1,9}", text, re.ASCII) or int(text) < least:
-            raise ConfigurationError(f"{shown}: {text!r} is not a whole number of at least {least}")
-        return int(text)
-
-    def listed(self, flag: str | tuple[str, ...] | None, flag_name: str, name: str) -> tuple[str, ...]:
-        shown, given = (self._said(flag_name), flag) if flag is not None else (name, self.get(name))
-        if given is None:
-            return ()
-        parts = given.split(",") if isinstance(given, str) else given
-        names = tuple(dict.fromkeys(part.strip() for part in parts))
-        if not all(names):
-            raise ConfigurationError(f"{shown}: {given!r} has an empty name in it", hint="write a,b,c")
-        return names
-
-    def switch(self, flag: bool | None, name: str, *, default: bool = False) -> bool:
-        if flag is not None:
-            return flag
-        text = self.get(name)
-        if text is None:
-            return default
-        if text.lower() in _OFF:
-            return False
-        if text.lower() in {"1", "true", "yes", "on"}:
-            return True
-        raise ConfigurationError(f"{name}: {text!r} is neither true nor false", hint="write true or false")
-
-
 #: What an application may give as keywords.
 KEYWORDS = tuple(inspect.signature(Settings.from_env).parameters.keys() - {"environ", "broker_option", "host", "flags"})
 
@@ -335,7 +243,7 @@ def terminal_color(environ: Mapping[str, str] | None = None) -> bool | None:
 
 
 def _broker_options(
-    env: _Environment, flags: Sequence[str], broker: Source, application: Mapping[str, Any] | None
+    env: Variables, flags: Sequence[str], broker: Source, application: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     variable = env.get(name := "STEM_BROKER_TRANSPORT_OPTIONS")
     return {
@@ -354,6 +262,16 @@ def _store_place(source: Source, options: Mapping[str, Any]) -> Source:
     return Source(store_url(source.value, source.name, options), source.name)
 
 
+def _tls(env: Variables, given: TlsSettings, allow_insecure: bool | None) -> TlsSettings:
+    found = {
+        name: None if one is None else one.value
+        for name in ("ca_cert", "client_cert", "client_key")
+        for one in [env.source(getattr(given, name), f"--tls-{name.replace('_', '-')}", f"STEM_TLS_{name.upper()}")]
+    }
+    insecure = env.switch(given.allow_insecure or allow_insecure, "STEM_TLS_ALLOW_INSECURE")
+    return TlsSettings(**found, allow_insecure=insecure)
+
+
 def _checked_namespace(source: Source) -> str:
     if not _NAMESPACE.fullmatch(source.value):
         raise ConfigurationError(
@@ -363,7 +281,7 @@ def _checked_namespace(source: Source) -> str:
     return source.value
 
 
-def _state_folder(env: _Environment) -> Path:
+def _state_folder(env: Variables) -> Path:
     """The platform's per-user folder for state: XDG on Unix, Application Support on macOS, LOCALAPPDATA on Windows."""
     if sys.platform == "win32":
         base = env.get("LOCALAPPDATA")
@@ -374,7 +292,7 @@ def _state_folder(env: _Environment) -> Path:
     return (Path(base) if base else _home(env) / ".local" / "state") / "stem"
 
 
-def _home(env: _Environment) -> Path:
+def _home(env: Variables) -> Path:
     if (home := env.get("HOME")) is not None:
         return Path(home)
     try:

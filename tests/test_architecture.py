@@ -33,6 +33,7 @@ ROOT_WORDS = [
         "transport_options",
         "sentinel",
         "settings",
+        "variables",
         "revocation",
         "revocation_cache",
         "task",
