@@ -32,8 +32,8 @@ CONNECT_TIMEOUT = 4.0
 REPLY_TIMEOUT = 10.0
 #: Seconds that a peer has to answer each step of a goodbye.
 CLOSE_TIMEOUT = 1.0
-#: AMQP: the broker gives a silent client up after two of these.
-HEARTBEAT = 20.0
+#: AMQP: seconds; either side gives the other up when it was silent for two of these.
+HEARTBEAT = 15.0
 #: Longest blocking read of an idle Redis connection, in seconds (fractions need Redis 6). Closing a connection waits
 #: for it, as a message may be on its way, and a command that took 3 ms should not take a second to end.
 IDLE_READ = 0.1
@@ -102,7 +102,7 @@ def open_connection(
             ssl=ssl_options or False,
             connect_timeout=connect_timeout,
             heartbeat=HEARTBEAT if driver == "amqp" else 0,
-            transport_options={**(defaults or {}), **_transport_options(driver, connect_timeout), **given},
+            transport_options={**(defaults or {}), **transport_options(driver, connect_timeout), **given},
         )
         if ssl_options is not None:
             # Kombu lets a single ssl_… field of the URL replace all that is given; here it replaces its own field.
@@ -254,7 +254,7 @@ class _Attempt:
 
     def _told(self, error: BaseException) -> BrokerUnavailable | ConfigurationError:
         options = self._connection.transport_options or {}
-        ours = _transport_options(str(self._connection.transport.driver_type), CONNECT_TIMEOUT)
+        ours = transport_options(str(self._connection.transport.driver_type), CONNECT_TIMEOUT)
         given = [key for key, value in options.items() if key not in ours or ours[key] != value]
         if given and isinstance(error, _NO_NETWORK) and not isinstance(error, OSError):
             return ConfigurationError(
@@ -283,7 +283,7 @@ def _expect_certificate_of_host(connection: Connection) -> None:
         connection.ssl = connection.ssl | {"server_hostname": connection.hostname or "localhost"}
 
 
-def _transport_options(driver: str, connect_timeout: float) -> dict[str, Any]:
+def transport_options(driver: str, connect_timeout: float) -> dict[str, Any]:
     if driver == "amqp":
         # Without confirms a publish that the broker never got looks the same as one that it did.
         # And without timeouts a declaration waits for ever for the answer of a peer that is cut off.

@@ -16,7 +16,7 @@ from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.broker import names
 from stem_kombu.broker.alarms import is_blocked
 from stem_kombu.broker.amqp_mail import AmqpMail, open_amqp_mail
-from stem_kombu.broker.connections import backoff, connect
+from stem_kombu.broker.connections import backoff, connect, pulse
 from stem_kombu.broker.failures import broker_errors
 from stem_kombu.broker.redis_mail import RedisPost
 from stem_kombu.clock import Clock
@@ -126,12 +126,14 @@ class Outbox:
         voice: _Voice | None = None
         while True:
             with self._changed:
-                while self._thread is me and not (self._replies or self._beat):
-                    self._changed.wait()
+                if self._thread is me and not (self._replies or self._beat):
+                    self._changed.wait(None if voice is None else voice.patience)
                 if self._thread is not me and (failures or not (self._replies or self._beat)):
                     break
                 reply = self._replies[0] if self._replies else None
                 beat = None if reply is not None else self._beat
+            if voice is None and reply is None and beat is None:
+                continue
             try:
                 with broker_errors(self._template, "sending a reply or a heartbeat"):
                     voice = voice or _Voice(self._template, self._clock)
@@ -140,6 +142,8 @@ class Outbox:
                         voice.speaker.reply(reply[1], reply[2])
                     elif beat is not None:
                         voice.beat(beat)
+                    else:
+                        continue
             except BrokerError as error:
                 # An idle connection may have been cut long ago, so the first failure says nothing yet.
                 logger.log(logging.INFO if failures == 1 else logging.DEBUG, "not sent yet: %s", error)
@@ -178,18 +182,22 @@ class _Voice:
 
     def __init__(self, template: Any, clock: Clock) -> None:
         self._clock = clock
-        # Nobody reads this connection between two words, so nobody could send AMQP's heartbeats.
-        self._connection = line(template, reply_timeout=_REPLY_TIMEOUT, confirms=False, heartbeats=False)
+        # No confirm is awaited here: that the broker has gone in silence shows by AMQP's heartbeats alone.
+        self._connection = line(template, reply_timeout=_REPLY_TIMEOUT, confirms=False, heartbeats=True)
         connect(self._connection, _CONNECT_TIMEOUT)
         amqp = self._connection.transport.driver_type == "amqp"
         self.mail = open_amqp_mail(self._connection, timeout=_REPLY_TIMEOUT) if amqp else None
         self.speaker = Speaker(self._connection, self.mail)
         self._exchanges: set[str] = set()
+        #: Seconds after which :meth:`listen` must be called again; ``None`` where it need not.
+        self.patience: float | None = self._connection.heartbeat / 4 if amqp and self._connection.heartbeat else None
 
     def listen(self) -> None:
-        """Hear that the broker has ended the connection or the channel, of which what is written would tell nothing."""
+        """Notice that the broker has ended the connection or the channel, or fell silent, of which what is written would
+        tell nothing; and send the heartbeat that is due."""
         if self.mail is not None:
             self.mail.take()
+        pulse(self._connection, clock=self._clock)
 
     def beat(self, beat: Heartbeat) -> None:
         if is_blocked(self._connection):

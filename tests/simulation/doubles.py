@@ -339,6 +339,8 @@ class Ear:
 class Voice:
     """The connection of :class:`stem_kombu.control.outbox.Outbox`."""
 
+    patience = None  # a simulated broker wants no heartbeats
+
     def __init__(self, template: Template, clock: Clock) -> None:
         self._broker = template.broker
         self.speaker = self
