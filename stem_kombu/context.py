@@ -145,12 +145,17 @@ class TaskContext:
 _current: ContextVar[TaskContext | None] = ContextVar("stem_kombu_current_context", default=None)
 
 
+def running_context() -> TaskContext | None:
+    """The context of the handler that is running here, if one is."""
+    return _current.get()
+
+
 def current_context() -> TaskContext:
     """The context of the handler that is running here, for code that has no ``ctx`` at hand.
 
     Raises :class:`~stem_kombu.errors.ExecutionError` outside a handler.
     """
-    context = _current.get()
+    context = running_context()
     if context is None:
         raise ExecutionError(
             "there is no task running here", hint="call current_context() from inside a handler, or pass ctx along"

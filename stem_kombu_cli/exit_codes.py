@@ -32,6 +32,6 @@ def of_report(report: Report) -> int:
     if not report.replies:
         named = set(report.unknown)
         return NOTHING_MATCHED if named and named >= set(report.expected) else NOBODY_ANSWERED
-    if report.failed:
+    if report.failed or report.conflicts:
         return NO
     return PARTIAL if report.silent else OK

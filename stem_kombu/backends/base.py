@@ -90,15 +90,21 @@ class Roster(ABC):
         """Keep the heartbeat as the worker's last, stamped by the roster's clock, and return that clock's now.
 
         The entry vanishes by itself :data:`~stem_kombu.backends.heartbeat.DEAD_AFTER` intervals and a margin later.
-        A beat of another ``boot`` replaces the held one; :meth:`claim` asks first.
+        A beat of another ``boot`` replaces the held one; :meth:`offer` asks first.
         """
 
     @abstractmethod
-    def claim(self, heartbeat: Heartbeat) -> Heartbeat | None:
-        """Beat, unless another boot holds the worker id with an entry that is neither stale nor dead: then that entry.
+    def offer(self, heartbeat: Heartbeat, *, dead: Heartbeat | None = None) -> tuple[datetime, Heartbeat | None]:
+        """Beat, unless another boot holds the worker id with an entry that is neither stale nor dead: the roster's now, and
+        then that entry.
 
-        Atomic: of any number of boots that claim an id at once, one gets ``None``.
+        ``dead`` is an entry as the roster showed it, of a worker that has ended: while it is unchanged it holds nothing.
+        Atomic: of any number of boots that offer a beat under one id at once, one gets ``None``.
         """
+
+    def claim(self, heartbeat: Heartbeat) -> Heartbeat | None:
+        """As :meth:`offer`, without the time."""
+        return self.offer(heartbeat)[1]
 
     @abstractmethod
     def leave(self, namespace: str, worker: str, boot: str) -> None:

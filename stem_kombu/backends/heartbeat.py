@@ -11,6 +11,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
+from stem_kombu.backends.processes import Process
 from stem_kombu.clock import isoformat, parse_isoformat
 
 #: Intervals without a beat after which a worker is called stale, then dead (spec/cli.md, status).
@@ -59,6 +60,11 @@ class Heartbeat:
     #: Where the fleet has keys: when the worker made it, by the roster's clock, and its signature.
     issued_at: datetime | None = None
     signature: str | None = None
+    #: The process that wrote it, where its system tells, and the other live worker that it found under its own id, in words.
+    #: Stem 0.1.0 knows neither, so that they have a signature of their own.
+    process: Process | None = None
+    conflict: str | None = None
+    details_signature: str | None = None
 
     @property
     def lifetime(self) -> float:
@@ -81,6 +87,11 @@ class Heartbeat:
     def holds_its_id(self, now: datetime) -> bool:
         """Whether nobody else may take the worker id: the beat is neither stale nor dead (draining counts as holding)."""
         return self.liveness(now) in {Liveness.LIVE, Liveness.DRAINING}
+
+    def blocks(self, other: Heartbeat, now: datetime, dead: Heartbeat | None) -> bool:
+        """Whether this entry keeps the worker id from another boot; not while it is just as ``dead`` was seen."""
+        known_dead = dead is not None and (dead.boot, dead.timestamp) == (self.boot, self.timestamp)
+        return self.boot != other.boot and self.holds_its_id(now) and not known_dead
 
     def to_record(self) -> dict[str, Any]:
         """The JSON form that rosters keep and the heartbeat stream carries."""
@@ -105,7 +116,16 @@ class Heartbeat:
         }
         if self.issued_at is not None:
             record |= {"issued_at": isoformat(self.issued_at), "signature": self.signature}
-        return record
+        return record | self.details()
+
+    def details(self) -> dict[str, Any]:
+        """What of the JSON form Stem 0.1.0 does not know."""
+        found = {
+            "process": None if self.process is None else self.process.to_record(),
+            "conflict": self.conflict,
+            "details_signature": self.details_signature,
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], *, timestamp: datetime | None = None) -> Heartbeat:
@@ -124,6 +144,8 @@ class Heartbeat:
         if not isinstance(queues, list) or not isinstance(totals, dict) or max(len(queues), len(totals)) > _MOST:
             raise ValueError("queues and totals are not a list and an object of some names")
         issued, signature = record.get("issued_at"), record.get("signature")
+        pid, process = _whole(record["pid"], "pid"), record.get("process")
+        conflict, details_signature = record.get("conflict"), record.get("details_signature")
         return cls(
             namespace=_text(record["namespace"], "namespace"),
             worker=_text(record["worker"], "worker"),
@@ -131,7 +153,7 @@ class Heartbeat:
             inbox=_text(record["inbox"], "inbox"),
             interval=interval,
             hostname=_text(record["hostname"], "hostname", least=0),
-            pid=_whole(record["pid"], "pid"),
+            pid=pid,
             version=_text(record["version"], "version", least=0),
             state=_text(record["state"], "state"),
             concurrency=_whole(record["concurrency"], "concurrency"),
@@ -144,6 +166,9 @@ class Heartbeat:
             timestamp=timestamp,
             issued_at=None if issued is None else parse_isoformat(_text(issued, "issued_at")),
             signature=None if signature is None else _text(signature, "signature"),
+            process=Process.from_record(process, pid) if isinstance(process, dict) else None,
+            conflict=None if conflict is None else _text(conflict, "conflict"),
+            details_signature=None if details_signature is None else _text(details_signature, "details_signature"),
         )
 
 

@@ -103,13 +103,13 @@ class MemoryBackend(Backend):
             self._shelf().beats[heartbeat.namespace, heartbeat.worker] = replace(heartbeat, timestamp=now)
             return now
 
-    def claim(self, heartbeat: Heartbeat) -> Heartbeat | None:
+    def offer(self, heartbeat: Heartbeat, *, dead: Heartbeat | None = None) -> tuple[datetime, Heartbeat | None]:
         with _LOCK:
+            now = self._clock.utcnow()
             held = self._shelf().beats.get((heartbeat.namespace, heartbeat.worker))
-            if held is not None and held.boot != heartbeat.boot and held.holds_its_id(self._clock.utcnow()):
-                return held
-            self.beat(heartbeat)
-            return None
+            if held is not None and held.blocks(heartbeat, now, dead):
+                return now, held
+            return self.beat(heartbeat), None
 
     def leave(self, namespace: str, worker: str, boot: str) -> None:
         with _LOCK:

@@ -82,6 +82,10 @@ class PostgresBackend(Backend):
         rows = self._database.read(lambda session: session.rows(sql.GET, (task_id,)))
         return self._record(rows[0]) if rows else None
 
+    def _prune_roster(self) -> None:
+        if limit := self._roster_pace.due(1):
+            self._database.read(lambda session: session.execute(sql.PRUNE_ROSTER, (limit,)))
+
     def _offered(self, offers: Sequence[_Offer]) -> dict[int, TaskRecord]:
         """What is held after these offers of distinct ids, by their places."""
         held: dict[int, TaskRecord] = {}
@@ -137,25 +141,27 @@ class PostgresBackend(Backend):
 
     def beat(self, heartbeat: Heartbeat) -> datetime:
         rows = self._database.read(lambda session: session.rows(sql.BEAT, _entry(heartbeat)))
-        if limit := self._roster_pace.due(1):
-            self._database.read(lambda session: session.execute(sql.PRUNE_ROSTER, (limit,)))
+        self._prune_roster()
         stamped_at: datetime = rows[0][0].astimezone(timezone.utc)
         return stamped_at
 
-    def claim(self, heartbeat: Heartbeat) -> Heartbeat | None:
+    def offer(self, heartbeat: Heartbeat, *, dead: Heartbeat | None = None) -> tuple[datetime, Heartbeat | None]:
         # Two statements without a transaction: the first takes the id or doesn't, atomically; the second only asks
         # who has it. When that one has left in between, the first is tried again.
+        as_seen = (None, None) if dead is None else (dead.boot, dead.timestamp)
         for _ in range(_ROUNDS):
-            if self._database.read(lambda session: session.rows(sql.CLAIM, _entry(heartbeat))):
-                return None
+            taken = self._database.read(lambda session: session.rows(sql.OFFER, (*_entry(heartbeat), *as_seen)))
+            if taken:
+                self._prune_roster()
+                return taken[0][0].astimezone(timezone.utc), None
             found = self._database.read(
                 lambda session: session.rows(sql.HOLDER, (heartbeat.namespace, heartbeat.worker, heartbeat.boot))
             )
             if found:
-                worker, text, stamped_at = found[0]
+                worker, text, stamped_at, now = found[0]
                 held = self._beats.one(heartbeat.namespace, worker, text, _us(stamped_at))
                 if held is not None:
-                    return held
+                    return now.astimezone(timezone.utc), held
                 raise corrupt(
                     f"roster {self.url}: table stem_roster, worker {worker!r}", text, ValueError("no heartbeat")
                 )

@@ -59,8 +59,10 @@ _BEAT = """INSERT INTO stem_roster AS held (namespace, worker, boot, stamped_at,
         held_until = excluded.held_until, expires_at = excluded.expires_at, beat = excluded.beat"""
 #: namespace, worker, boot, seconds for which the id is held, seconds for which the entry is kept, beat
 BEAT = f"{_BEAT} RETURNING stamped_at"
-CLAIM = f"{_BEAT} WHERE held.boot = excluded.boot OR held.held_until < excluded.stamped_at RETURNING stamped_at"
-HOLDER = """SELECT worker, beat, stamped_at FROM stem_roster
+#: The same, and boot and stamp of an entry that holds nothing, as its worker has ended
+OFFER = f"""{_BEAT} WHERE held.boot = excluded.boot OR held.held_until < excluded.stamped_at
+    OR (held.boot = %s AND held.stamped_at = %s::timestamptz) RETURNING stamped_at"""
+HOLDER = """SELECT worker, beat, stamped_at, clock_timestamp() FROM stem_roster
     WHERE namespace = %s AND worker = %s AND boot <> %s AND held_until >= clock_timestamp()"""
 LEAVE = "DELETE FROM stem_roster WHERE namespace = %s AND worker = %s AND boot = %s"
 #: One row at least, so that the clock comes along even when nobody is there.

@@ -22,7 +22,7 @@ from stem_kombu.backends.stored import (
     slices,
     storable_id,
 )
-from stem_kombu.clock import from_epoch_us
+from stem_kombu.clock import epoch_us, from_epoch_us
 from stem_kombu.drivers.redis import RedisDatabase
 from stem_kombu.errors import StoreCorrupt, StoreError
 from stem_kombu.outcome import TaskRecord, TaskState
@@ -105,12 +105,12 @@ class RedisBackend(Backend):
         now, _ = self._beat(heartbeat, claim=False)
         return now
 
-    def claim(self, heartbeat: Heartbeat) -> Heartbeat | None:
-        _, entry = self._beat(heartbeat, claim=True)
+    def offer(self, heartbeat: Heartbeat, *, dead: Heartbeat | None = None) -> tuple[datetime, Heartbeat | None]:
+        now, entry = self._beat(heartbeat, claim=True, dead=dead)
         if entry is None:
-            return None
+            return now, None
         try:
-            return _read(json.loads(entry))
+            return now, _read(json.loads(entry))
         except UNREADABLE as error:
             key = self._database.key(_roster_key(heartbeat.namespace))
             raise StoreCorrupt(
@@ -147,13 +147,13 @@ class RedisBackend(Backend):
                 self._beats.tell(namespace, worker.decode(errors="replace"), error)
         return found, len(entries) - len(found)
 
-    def _beat(self, beat: Heartbeat, *, claim: bool) -> tuple[datetime, bytes | None]:
+    def _beat(self, beat: Heartbeat, *, claim: bool, dead: Heartbeat | None = None) -> tuple[datetime, bytes | None]:
         held_us, kept_us = (int(span * 1_000_000) for span in (beat.interval * STALE_AFTER, beat.lifetime))
         # Repeated when the answer was lost: a claim that succeeded meets its own boot and succeeds again.
         now_us, entry = self._database.evaluate(
             redis_scripts.BEAT,
             [_roster_key(beat.namespace)],
-            [beat.worker, json.dumps(beat.boot), beat_text(beat), held_us, kept_us, int(claim)],
+            [beat.worker, json.dumps(beat.boot), beat_text(beat), held_us, kept_us, int(claim), *_as_seen(dead)],
         )
         return from_epoch_us(int(now_us)), entry
 
@@ -164,6 +164,10 @@ class RedisBackend(Backend):
 
     def close(self) -> None:
         self._database.close()
+
+
+def _as_seen(dead: Heartbeat | None) -> tuple[str, int]:
+    return ("", 0) if dead is None or dead.timestamp is None else (json.dumps(dead.boot), epoch_us(dead.timestamp))
 
 
 def _task_key(task_id: str) -> str:

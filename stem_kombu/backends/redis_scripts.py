@@ -69,7 +69,8 @@ local now = time[1] * 1000000 + time[2]
 local function whole(number) return string.format('%.0f', number) end
 """
 
-#: ARGV: worker, boot as JSON, beat, and in microseconds for how long it holds the id and is kept; then 1 to claim.
+#: ARGV: worker, boot as JSON, beat, and in microseconds for how long it holds the id and is kept; then 1 to claim, and boot
+#: and stamp of an entry that holds nothing, as its worker has ended.
 #: Answers now, and the entry of another boot that holds the id (nothing is written then).
 BEAT = RedisScript(
     _NOW
@@ -78,8 +79,10 @@ local roster, worker, boot = KEYS[1], ARGV[1], ARGV[2]
 if ARGV[6] == '1' then
   local entry = redis.call('HGET', roster, worker)
   if entry then
-    local held_until, holder = string.match(entry, '^%[%d+,(%d+),%d+,\n([^\n]*),\n')
-    if holder and holder ~= boot and now <= tonumber(held_until) then return {whole(now), entry} end
+    local stamp, held_until, holder = string.match(entry, '^%[(%d+),(%d+),%d+,\n([^\n]*),\n')
+    if holder and holder ~= boot and now <= tonumber(held_until) and not (holder == ARGV[7] and stamp == ARGV[8]) then
+      return {whole(now), entry}
+    end
   end
 end
 redis.call('HSET', roster, worker, '[' .. whole(now) .. ',' .. whole(now + ARGV[4]) .. ',' .. whole(now + ARGV[5])

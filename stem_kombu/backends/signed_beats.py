@@ -17,14 +17,17 @@ from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
 
 HEARTBEAT = b"stem-heartbeat/1"
+#: What a reader of version 0.1.0 does not know is signed beside it, and bound to the signature that it does know.
+DETAILS = b"stem-heartbeat-details/1"
 #: How far ahead of the reader's the writer's idea of the roster's clock may be.
 TOLERANCE = timedelta(seconds=2)
 
 
 def signed_beat(beat: Heartbeat, keyring: Keyring, now: datetime) -> Heartbeat:
     """The beat with its time by the roster's clock and the active key's signature."""
-    stamped = replace(beat, issued_at=now, signature=None)
-    return replace(stamped, signature=keyring.sign(HEARTBEAT, _message(stamped)))
+    stamped = replace(beat, issued_at=now, signature=None, details_signature=None)
+    signed = replace(stamped, signature=keyring.sign(HEARTBEAT, _message(stamped)))
+    return replace(signed, details_signature=keyring.sign(DETAILS, _details(signed))) if signed.details() else signed
 
 
 def verified_beat(beat: Heartbeat, keyring: Keyring, namespace: str, now: datetime) -> Heartbeat:
@@ -38,6 +41,8 @@ def verified_beat(beat: Heartbeat, keyring: Keyring, namespace: str, now: dateti
     if beat.issued_at - now > TOLERANCE:
         raise Untrusted("stale", f"the heartbeat of worker {beat.worker!r} is from the future")
     written = beat.issued_at if beat.timestamp is None else min(beat.timestamp, beat.issued_at)
+    if beat.details() and not _signs_details(beat, keyring):
+        beat = replace(beat, process=None, conflict=None, details_signature=None)
     return replace(beat, timestamp=written)
 
 
@@ -75,9 +80,23 @@ class BelievedRoster:
         return RosterView(tuple(found[worker][1] for worker in sorted(found)), view.now, view.unreadable)
 
 
+def _signs_details(beat: Heartbeat, keyring: Keyring) -> bool:
+    try:
+        keyring.verify(DETAILS, _details(beat), beat.details_signature or "").require(Scope.WORK, "speak for a worker")
+    except Untrusted:
+        return False
+    return True
+
+
+def _details(beat: Heartbeat) -> bytes:
+    fields = {**beat.details(), "signature": beat.signature}
+    fields.pop("details_signature", None)
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+
+
 def _message(beat: Heartbeat) -> bytes:
-    """What is signed: every field as a reader takes it, whatever the JSON around it looked like."""
-    fields = beat.to_record()
+    """What is signed: every field that Stem 0.1.0 knows, as a reader takes it, whatever the JSON around it looked like."""
+    fields = replace(beat, process=None, conflict=None, details_signature=None).to_record()
     del fields["timestamp"]  # the roster's to give
     fields.pop("signature", None)
     return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()

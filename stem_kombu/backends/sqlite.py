@@ -107,14 +107,13 @@ class SqliteBackend(Backend):
     def beat(self, heartbeat: Heartbeat) -> datetime:
         return self._database.write(lambda connection: self._beat(connection, heartbeat))
 
-    def claim(self, heartbeat: Heartbeat) -> Heartbeat | None:
-        def operation(connection: sqlite3.Connection) -> Heartbeat | None:
+    def offer(self, heartbeat: Heartbeat, *, dead: Heartbeat | None = None) -> tuple[datetime, Heartbeat | None]:
+        def operation(connection: sqlite3.Connection) -> tuple[datetime, Heartbeat | None]:
             row = connection.execute(_ENTRY, (heartbeat.namespace, heartbeat.worker)).fetchone()
             held = None if row is None else self._beats.one(heartbeat.namespace, *row)
-            if held is not None and held.boot != heartbeat.boot and held.holds_its_id(self._clock.utcnow()):
-                return held
-            self._beat(connection, heartbeat)
-            return None
+            if held is not None and held.blocks(heartbeat, now := self._clock.utcnow(), dead):
+                return now, held
+            return self._beat(connection, heartbeat), None
 
         return self._database.write(operation)
 

@@ -7,9 +7,6 @@ and dies after the pool, so that a draining worker still answers (G16).
 from __future__ import annotations
 
 import logging
-import os
-import secrets
-import socket
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,7 +15,6 @@ from celery.concurrency.base import BasePool
 from celery.worker import state
 from celery.worker.request import Request
 
-import stem_kombu
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.background import Background
@@ -32,7 +28,7 @@ from stem_kombu.celery.control import THROUGH_CELERY
 from stem_kombu.celery.saving import Saver
 from stem_kombu.celery.view import CeleryView
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.control.base import WorkerIdentity, checked_worker_id
+from stem_kombu.control.base import WorkerIdentity
 from stem_kombu.control.complaints import Complaints
 from stem_kombu.control.listener import ControlListener
 from stem_kombu.control.standing import saved_unsigned
@@ -82,15 +78,7 @@ class Agent:
         roster = settings.roster
         self._roster = open_roster(roster.value, name=roster.name, tls=settings.tls)
         self._template = broker_connection(settings)
-        self.identity = WorkerIdentity(
-            namespace=settings.namespace,
-            worker=checked_worker_id(str(worker.hostname)),
-            boot=secrets.token_hex(4),
-            hostname=socket.gethostname(),
-            pid=os.getpid(),
-            version=stem_kombu.__version__,
-            started_at=clock.utcnow(),
-        )
+        self.identity = WorkerIdentity.here(settings.namespace, str(worker.hostname), clock.utcnow())
         self._depths = QueueDepths(self._template)
         self.view = CeleryView(
             worker,
@@ -121,6 +109,7 @@ class Agent:
             clock=clock,
             sign=self.trust.sign,
             believed=self.trust.believed,
+            insist=False,  # a guest must not keep Celery from its work: another worker of this id is shown, not refused
         )
         self.listener = ControlListener(
             self._template,
@@ -132,6 +121,7 @@ class Agent:
             trust=self.trust,
             born=lambda: self.heartbeats.born,
         )
+        self.view.conflict = lambda: self.heartbeats.conflict
         self.view.dropped = lambda: {
             "control": self.listener.admission.dropped,
             "revocations": self.trust.revocations.dropped,

@@ -70,6 +70,8 @@ class CeleryView:
         self.lease: float | None = None
         #: What was not obeyed or believed, by door and reason.
         self.dropped: Callable[[], Mapping[str, Mapping[str, int]]] = dict
+        #: The other live worker with this one's id, in words.
+        self.conflict: Callable[[], str | None] = lambda: None
         #: Set while the worker drains.
         self.draining = False
 
@@ -81,6 +83,7 @@ class CeleryView:
         active, reserved = len(state.active_requests), len(state.reserved_requests)
         return {
             "state": "draining" if self.is_draining else "running",
+            "conflict": self.conflict(),
             "uptime": (self._clock.utcnow() - self.identity.started_at).total_seconds(),
             "concurrency": int(getattr(worker.pool, "num_processes", None) or worker.concurrency or 1),
             "in_flight": active,

@@ -5,11 +5,15 @@ Control and execution never import each other: they meet here.
 
 from __future__ import annotations
 
+import os
+import secrets
+import socket
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+import stem_kombu
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
@@ -43,6 +47,16 @@ class WorkerIdentity:
     pid: int
     version: str
     started_at: datetime
+
+    @classmethod
+    def here(cls, namespace: str, name: str | None, now: datetime) -> WorkerIdentity:
+        """A new worker in this process, with an id that no other has unless it has a name.
+
+        Raises :class:`ConfigurationError` for a name that is no worker id.
+        """
+        hostname, pid, boot = socket.gethostname(), os.getpid(), secrets.token_hex(4)
+        worker = f"{namespace}@{hostname}-{pid}-{boot}" if name is None else checked_worker_id(name)
+        return cls(namespace, worker, boot, hostname, pid, stem_kombu.__version__, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +109,7 @@ class PoolSlot:
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How a worker stands, as far as it is known without asking the system or a child. ``queues`` maps each name to whether
-    it is being consumed; ``uptime`` is in seconds."""
+    it is being consumed; ``uptime`` is in seconds. ``conflict`` names another live worker with the same id."""
 
     state: str
     uptime: float
@@ -104,6 +118,7 @@ class Standing:
     reserved: int
     consuming: bool
     queues: Mapping[str, bool]
+    conflict: str | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,8 @@ class Census:
         self.last_heard = asked_at
         #: Replies that were not counted: duplicates, strangers', and those to other questions.
         self.dropped = 0
+        #: Workers whose id two live processes have, and the other one in words.
+        self.conflicts: dict[str, str] = {}
 
     def expect(self, workers: Iterable[str]) -> list[str]:
         """Expect these as well; returns those that are new."""
@@ -75,10 +77,13 @@ class Census:
             or reply.namespace != self._namespace
             or not matches(self._targets, reply.worker)
             or not 0 <= reply.part < self._parts
-            or known_boot != reply.boot
-            or reply.part in self._replies.get(reply.worker, ())
+            or (known_boot == reply.boot and reply.part in self._replies.get(reply.worker, ()))
             or (self._asked and not self._is_to_what_was_sent(reply))
         ):
+            self.dropped += 1
+            return False
+        if known_boot != reply.boot:
+            self.conflicts.setdefault(reply.worker, f"boots {known_boot} and {reply.boot} both answer")
             self.dropped += 1
             return False
         if self._asked and reply.error is not None and reply.error.code == STALE:
@@ -111,6 +116,8 @@ class Census:
         heard = self._replies.setdefault(reply.worker, {})
         heard[reply.part] = reply
         self._heard_at[reply.worker] = self.last_heard = at
+        if isinstance(other := reply.payload.get("conflict"), str):
+            self.conflicts[reply.worker] = other
         if reply.worker in self._expected:
             self._tally[len(heard) - 1] -= 1
             self._tally[len(heard)] += 1

@@ -321,6 +321,7 @@ class ControlClient:
             notes=tuple(notes),
             unknown=question.unknown(),
             untrusted=untrusted,
+            conflicts=census.conflicts,
         )
 
     def _put(self, question: Question, deadline: float) -> Mailbox:

@@ -62,7 +62,8 @@ class Question:
         if view is not None:
             self.knows_roster = True
             self._on_roster.update(beat.worker for beat in view.heartbeats)
-            self.census.expect(living(view, self._targets))
+            self.census.expect(alive := living(view, self._targets))
+            self.census.conflicts |= {b.worker: b.conflict for b in view.heartbeats if b.conflict and b.worker in alive}
 
     def begin(self, mailbox: Mailbox) -> None:
         """Publish the first message, with the mailbox as the address of the answers."""

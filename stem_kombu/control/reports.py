@@ -60,11 +60,13 @@ class Report:
     unknown: tuple[str, ...] = ()
     #: How many replies were not believed, by reason, where there are keys.
     untrusted: Mapping[str, int] = field(default_factory=dict)
+    #: Worker ids that two live processes have, each with the other process in words: the answer is of one of them.
+    conflicts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
-        """Everyone expected answered, and at least one did."""
-        return not self.silent and bool(self.replies)
+        """Everyone expected answered, and at least one did, and each of them is one process."""
+        return not self.silent and bool(self.replies) and not self.conflicts
 
     @property
     def failed(self) -> tuple[WorkerReply, ...]:
@@ -85,6 +87,7 @@ class Report:
             "replies": [reply.to_dict() for reply in self.replies],
             "notes": list(self.notes),
             **({"untrusted": dict(self.untrusted)} if self.untrusted else {}),
+            **({"conflicts": dict(self.conflicts)} if self.conflicts else {}),
         }
 
 
@@ -145,6 +148,7 @@ class WorkerStatus:
             "load_avg": beat.load_avg,
             "totals": dict(beat.totals),
             "timestamp": None if beat.timestamp is None else isoformat(beat.timestamp),
+            **({"conflict": beat.conflict} if beat.conflict is not None else {}),
         }
 
 

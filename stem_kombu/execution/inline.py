@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stem_kombu.clock import SYSTEM, Clock, monotonic
-from stem_kombu.context import TaskContext
+from stem_kombu.context import TaskContext, running_context
 from stem_kombu.execution.base import Job, Observer, SlotView, Stop
 from stem_kombu.execution.child import GATE, checked_progress
 from stem_kombu.execution.coroutines import CoroutineLoop
@@ -165,6 +165,14 @@ class InlineExecutor:
                 )
                 for run in runs
             ]
+
+    def runs_caller(self) -> bool:
+        """Whether the calling thread or coroutine is a handler that runs here: a :meth:`stop` would wait for it."""
+        context = running_context()
+        if context is None:
+            return False
+        with self._cond:
+            return any(run.signals is context._signals for run in self._runs.values())
 
     def stop(self, timeout: float | None = None) -> None:
         with self._lifecycle:

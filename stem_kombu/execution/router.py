@@ -84,6 +84,10 @@ class Executors:
         for executor in self._all:
             executor.stop(timeout)
 
+    def runs_caller(self) -> bool:
+        """Whether the calling thread or coroutine is a handler that runs in this process: a :meth:`stop` would wait for it."""
+        return self._inline.runs_caller()
+
     def hurry(self) -> None:
         """While :meth:`stop` waits: release what runs now."""
         for executor in self._all:

@@ -190,6 +190,43 @@ class RosterContract:
         assert len(holders) == 6
         assert holders.count(None) == 1
 
+    def test_the_id_of_a_worker_known_to_be_dead_is_given_while_its_entry_is_as_it_was_seen(
+        self, roster: Roster
+    ) -> None:
+        roster.beat(heartbeat("w", boot="first"))
+        (seen,) = roster.view("stem").heartbeats
+        roster.beat(heartbeat("w", boot="first"))
+        (renewed,) = roster.view("stem").heartbeats
+
+        now, holder = roster.offer(heartbeat("w", boot="second"), dead=seen)
+        assert holder == renewed, "it has beaten since"
+        assert now >= (renewed.timestamp or now)
+        assert roster.offer(heartbeat("w", boot="second"), dead=replace(renewed, boot="other"))[1] == renewed
+
+        now, holder = roster.offer(heartbeat("w", boot="second"), dead=renewed)
+        assert holder is None
+        (held,) = roster.view("stem").heartbeats
+        assert (held.boot, held.timestamp) == ("second", now)
+
+    def test_of_threads_that_succeed_one_dead_worker_exactly_one_gets_its_id(self, roster: Roster) -> None:
+        roster.beat(heartbeat("w", boot="dead"))
+        (dead,) = roster.view("stem").heartbeats
+        holders: list[Heartbeat | None] = []
+        gate = threading.Barrier(6)
+
+        def succeed(place: int) -> None:
+            gate.wait(PATIENCE)
+            holders.append(roster.offer(heartbeat("w", boot=f"boot-{place}"), dead=dead)[1])
+
+        threads = [threading.Thread(target=succeed, args=(place,)) for place in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+
+        assert len(holders) == 6
+        assert holders.count(None) == 1
+
     # Connections.
 
     def test_it_answers_a_ping_and_can_be_used_after_close(self, roster: Roster) -> None:

@@ -1,6 +1,7 @@
 """The worker's beats: into the roster, and onto the stream that ``stem worker status --follow`` listens to.
 
-A beat that can't be written is logged once and tried again at the next interval; the worker goes on.
+A beat that can't be written is logged once and tried again at the next interval; the worker goes on. A beat never replaces
+that of another live worker in silence: who finds one under its own id says so in each beat, and so does the other.
 """
 
 from __future__ import annotations
@@ -9,17 +10,23 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from stem_kombu.backends.base import Roster
-from stem_kombu.backends.heartbeat import Heartbeat
+from stem_kombu.backends.heartbeat import STALE_AFTER, Heartbeat
+from stem_kombu.backends.processes import Process
 from stem_kombu.background import Background
 from stem_kombu.clock import Clock, from_epoch
 from stem_kombu.control.base import Standing, WorkerIdentity
-from stem_kombu.errors import ConfigurationError, StoreError
+from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError, StoreUnavailable
+from stem_kombu.worker.claims import Claims, described
 
 logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at an entry that may be that of a live worker.
+_LOOK = 0.5
 
 
 class Heartbeats:
@@ -27,7 +34,7 @@ class Heartbeats:
 
     ``make()`` says how the worker stands; ``publish(beat)`` puts a beat on the stream and never blocks; ``tick()`` is
     called after each beat, for what must happen now and then. Where the fleet has keys, ``sign(beat, now)`` signs a beat, and
-    ``believed(beat, now)`` says whether another's can be believed, at what age.
+    ``believed(beat, now)`` says whether another's can be believed, at what age. ``insist``: without the id it does not start.
     """
 
     def __init__(
@@ -41,6 +48,7 @@ class Heartbeats:
         clock: Clock,
         sign: Callable[[Heartbeat, datetime], Heartbeat] | None = None,
         believed: Callable[[Heartbeat, datetime], Heartbeat | None] | None = None,
+        insist: bool = True,
     ) -> None:
         self._roster = roster
         self._plain = make
@@ -50,6 +58,13 @@ class Heartbeats:
         self._interval = interval
         self._clock = clock
         self._offset = 0.0
+        self._insist = insist
+        self._process = Process.here()
+        self._claims = Claims(self._process)
+        self._giving_up, self._gave_up = threading.Condition(), False
+        #: The other live worker that was last found under this worker's id, in words; ``None`` while there is none.
+        self.conflict: str | None = None
+        self._conflict_until = 0.0
         #: What the id was claimed with, until the roster is left.
         self._claimed: Heartbeat | None = None
         self._nudged = threading.Event()
@@ -70,29 +85,42 @@ class Heartbeats:
     def claim(self) -> None:
         """Take the worker id, or raise :class:`ConfigurationError` when another live worker has it.
 
-        A worker that was killed leaves its entry behind; when its process was on this host and is gone, its successor
-        takes the id over at once instead of waiting for the entry to age.
+        A worker that was killed leaves its entry behind. Its successor takes the id over at once where it can see that the
+        process has ended, else when the entry was due to be renewed and was not: after one interval of the other at most.
+        Where this worker must start all the same (``insist`` is false) it does not wait: it goes on to look while it beats.
+
+        Raises :class:`StoreUnavailable` when :meth:`give_up` was called meanwhile.
         """
-        plain = self._plain()
-        before = self._clock.now()
-        now = self._roster.view(plain.namespace).now
-        self._note(before, now)
-        beat = self._signed(plain)
-        holder = self._roster.claim(beat)
-        if holder is not None and self._believed is not None:
-            holder = self._believed(holder, now)
-            if holder is not None and not holder.holds_its_id(now):
-                holder = None  # an old beat that somebody put back
-        if holder is None or (
-            holder.hostname == beat.hostname and (holder.pid == beat.pid or not _is_running(holder.pid))
-        ):
-            self._claimed = beat
-            self.born = self._roster.beat(beat).timestamp()
-            return
-        raise ConfigurationError(
-            f"worker id {beat.worker!r} is taken by a live worker: host {holder.hostname}, process {holder.pid}",
-            hint="give this one another --name, or wait until the other's heartbeats have stopped",
-        )
+        told = False
+        while (holder := self._take()) is not None:
+            left = self._claims.left(holder, self._clock.monotonic())
+            if not self._insist:
+                self.born = self.roster_now()
+                if left is None:
+                    self._meet(holder)
+                return
+            if left is None:
+                raise ConfigurationError(
+                    f"worker id {holder.worker!r} is taken by a live worker: {described(holder)}",
+                    hint="give this one another --name, or stop the other",
+                )
+            if not told:
+                told = True
+                logger.warning(
+                    "worker id %s was last used by %s, which may live: waiting up to %.1f s for its next heartbeat",
+                    holder.worker,
+                    described(holder),
+                    left,
+                )
+            with self._giving_up:
+                if self._giving_up.wait_for(lambda: self._gave_up, min(_LOOK, left)):
+                    raise StoreUnavailable(f"told to stop before worker id {holder.worker!r} was free")
+
+    def give_up(self) -> None:
+        """Don't wait for the id any longer. From any thread, and in a signal handler."""
+        with self._giving_up:
+            self._gave_up = True
+            self._giving_up.notify_all()
 
     def start(self) -> None:
         """Beat once now (a failure is raised to whoever starts the worker), then every interval."""
@@ -110,7 +138,7 @@ class Heartbeats:
 
     def _begin(self) -> None:
         self._stopped.clear()
-        self._beat(self._make())
+        self._beat()
 
     def _end_soon(self) -> None:
         self._stopped.set()
@@ -123,33 +151,79 @@ class Heartbeats:
 
     def _forget(self, last: Heartbeat) -> None:
         self._claimed = None
+        self._claims.forget(last.boot)
         try:
             self._roster.leave(last.namespace, last.worker, last.boot)
         except StoreError as error:
             logger.warning("worker %s could not leave the roster and will look stale: %s", last.worker, error)
 
-    def _beat(self, beat: Heartbeat) -> None:
-        before = self._clock.now()
-        self._note(before, self._roster.beat(beat))
-        self._publish(beat)
+    def _take(self) -> Heartbeat | None:
+        """Beat, unless the id may be another live worker's: then its entry."""
+        dead: Heartbeat | None = None
+        while True:
+            beat, before = self._make(), self._clock.now()
+            try:
+                now, holder = self._roster.offer(beat, dead=dead)
+            except StoreCorrupt as error:
+                logger.warning("%s; it is replaced", error)
+                now, holder = self._roster.beat(beat), None
+            self._note(before, now)
+            if holder is None:
+                if self._claimed is None:
+                    self._claims.add(beat.boot)
+                    self.born = now.timestamp()
+                self._claimed = beat
+                return None
+            seen = holder if self._believed is None else self._believed(holder, now)
+            if seen is not None and not self._claims.is_over(seen, holder, now, self._clock.monotonic()):
+                return holder
+            dead = holder
+
+    def _beat(self) -> None:
+        holder = self._take()
+        now = self._clock.monotonic()
+        if holder is not None:
+            if self._claimed is None and self._claims.left(holder, now) is not None:
+                return  # the id may be free soon
+            self._meet(holder)
+            before, beat = self._clock.now(), self._make()
+            # Over the other's entry, as it does to ours: so both see it, and whoever looks is told by either.
+            self._note(before, self._roster.beat(beat))
+            self._claimed = beat
+        elif self.conflict is not None and now >= self._conflict_until:
+            logger.warning("worker id %s is this worker's alone again", self._plain().worker)
+            self.conflict = None
+        if self._claimed is not None:
+            self._publish(self._claimed)
+
+    def _meet(self, other: Heartbeat) -> None:
+        """Remember another live worker under this worker's id for as long as it may live."""
+        self._conflict_until = self._clock.monotonic() + STALE_AFTER * other.interval
+        if self.conflict is None:
+            logger.error(
+                "worker id %s is also used by %s: commands reach one of them at random; stop one, or give it another name",
+                other.worker,
+                described(other),
+            )
+        self.conflict = described(other)
 
     def _note(self, before: float, roster_now: datetime) -> None:
         self._offset = roster_now.timestamp() - (before + self._clock.now()) / 2
 
     def _make(self) -> Heartbeat:
-        return self._signed(self._plain())
+        return self._signed(replace(self._plain(), process=self._process, conflict=self.conflict))
 
     def _signed(self, beat: Heartbeat) -> Heartbeat:
         return beat if self._sign is None else self._sign(beat, from_epoch(self.roster_now()))
 
     def _run(self) -> None:
         while True:
-            self._nudged.wait(self._interval)
+            self._nudged.wait(self._interval if self._claimed is not None else min(_LOOK, self._interval))
             self._nudged.clear()
             if self._stopped.is_set():
                 return
             try:
-                self._beat(self._make())
+                self._beat()
                 self.trouble = None
             except StoreError as error:
                 if self.trouble is None:
@@ -195,16 +269,6 @@ def beat_of(
         totals=totals,
         timestamp=now,
     )
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def rss_bytes() -> int | None:

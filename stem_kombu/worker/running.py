@@ -55,7 +55,7 @@ class Departure:
 
 def run_until_stopped(
     worker: Runnable,
-    stopped: threading.Event,
+    stopped: Callable[[], threading.Event],
     ready: Callable[[], None],
     *,
     gave_up: Callable[[], bool],
@@ -79,6 +79,7 @@ def run_until_stopped(
     # Handlers are installed first: a signal during start-up then stops the worker in order as well.
     held = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)} if signals else {}
     # CPU-bound inline handlers would otherwise keep a reply waiting for the default five milliseconds a turn.
+    turn = sys.getswitchinterval()
     sys.setswitchinterval(0.001)
     try:
         try:
@@ -88,9 +89,11 @@ def run_until_stopped(
                 raise
             logger.info("the worker ends before it has started: %s", error)
             return
-        ready()
-        while not stopped.wait(3600.0):
+        if not stopped().is_set():
+            ready()
+        while not stopped().wait(3600.0):
             pass
     finally:
+        sys.setswitchinterval(turn)
         for number, handler in held.items():
             signal.signal(number, handler)

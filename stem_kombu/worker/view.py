@@ -40,6 +40,7 @@ class View:
         *,
         concurrency: int,
         state: Callable[[], str],
+        conflict: Callable[[], str | None],
         inflight: InFlight,
         cache: RevocationCache,
         hydration: Hydration,
@@ -58,7 +59,7 @@ class View:
         self.identity = identity
         self._settings = settings
         self._concurrency = concurrency
-        self._state = state
+        self._state, self._conflict = state, conflict
         self._inflight = inflight
         self._cache = cache
         self._hydration = hydration
@@ -83,6 +84,7 @@ class View:
         consuming = self._consumer.consuming
         return {
             "state": self._state(),
+            "conflict": self._conflict(),
             "uptime": (self._clock.utcnow() - self.identity.started_at).total_seconds(),
             "concurrency": self._concurrency,
             "in_flight": self._inflight.running_count,

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
-import socket
 import threading
 from collections.abc import Callable, Sequence
-from types import TracebackType
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import stem_kombu
 from stem_kombu.app import Stem
 from stem_kombu.backends.base import Roster
 from stem_kombu.backends.celery_results import open_celery_results
@@ -24,6 +21,7 @@ from stem_kombu.backends.registry import open_roster
 from stem_kombu.background import watched_by
 from stem_kombu.broker.connections import broker_connection
 from stem_kombu.broker.depths import QueueDepths
+from stem_kombu.broker.existing import beside
 from stem_kombu.broker.failures import shown_url
 from stem_kombu.broker.janitor import sweep
 from stem_kombu.broker.leases import open_leasing
@@ -31,7 +29,7 @@ from stem_kombu.broker.names import checked_queue_name
 from stem_kombu.broker.producer import open_resender
 from stem_kombu.broker.task_signatures import task_verifier
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.control.base import WorkerIdentity, checked_worker_id
+from stem_kombu.control.base import WorkerIdentity
 from stem_kombu.control.listener import ControlListener
 from stem_kombu.control.standing import saved_unsigned
 from stem_kombu.control.trust import Trust
@@ -52,6 +50,7 @@ from stem_kombu.worker.hydration import Hydration
 from stem_kombu.worker.inflight import InFlight
 from stem_kombu.worker.intake import FETCHED_LATELY, Intake
 from stem_kombu.worker.leases import LeaseThread
+from stem_kombu.worker.lifecycle import Lifecycle, State, Step
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.running import Departure, run_until_stopped
 from stem_kombu.worker.steering import Steering
@@ -60,6 +59,7 @@ from stem_kombu.worker.view import View
 
 if TYPE_CHECKING:
     from kombu import Connection
+    from kombu.connection import ConnectionPool
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,8 @@ HYDRATION_TIMEOUT = 30.0
 LONGEST_HOLD_ON_AMQP = 900.0
 #: Seconds between sweeps of what dead workers left at the broker.
 _JANITOR_INTERVAL = 300.0
+#: Beginnings of the names of threads that a stop waits for, beside those of inline tasks.
+_OWN_THREADS = ("stem-control", "stem-consumer", "stem-recorder", "stem-heartbeats", "stem-hydration", "stem-loop")
 
 
 class Worker:
@@ -78,7 +80,8 @@ class Worker:
     start and twice; ``with worker:`` does both. It installs no signal handlers and needs no main thread; :meth:`run` is the
     blocking form that the command line uses. A worker starts once: make a new one to start again.
 
-    ``connection`` is an existing Kombu connection to work beside: it is cloned, never used itself. ``concurrency`` is
+    ``connection`` is an existing Kombu connection to work beside, a pool of them, or the text of a URL: it is cloned, never
+    used itself, and its clones get heartbeat, timeouts and lease of Stem's own. ``concurrency`` is
     the number of processors unless given; slots, prefetch, queues and heartbeat are then those of the settings. Spans are
     seconds, ``max_rss_per_child`` bytes. ``start_method`` is billiard's (``forkserver``, ``spawn``, ``fork``).
     """
@@ -87,7 +90,7 @@ class Worker:
         self,
         app: Stem,
         *,
-        connection: Connection | None = None,
+        connection: Connection | ConnectionPool | str | None = None,
         name: str | None = None,
         queues: Sequence[str] | None = None,
         concurrency: int | None = None,
@@ -102,7 +105,6 @@ class Worker:
         clock: Clock = SYSTEM,
     ) -> None:
         settings = app.settings
-        self._trust = Trust.of(settings.signing, scope=Scope.WORK, what="speak for a worker", clock=clock)
         counts = {"concurrency": concurrency, "inline_slots": inline_slots, "prefetch_multiplier": prefetch_multiplier}
         for option, number in counts.items():
             if number is not None and number < 1:
@@ -116,32 +118,28 @@ class Worker:
         self._multiplier = settings.prefetch_multiplier if prefetch_multiplier is None else prefetch_multiplier
         self._allow_unsynced = allow_unsynced
         self._hydration_timeout = hydration_timeout
-        self._template: Any = broker_connection(settings) if connection is None else connection.clone()
-        self._lifecycle = threading.Lock()
-        self._state = "new"
-        self._next_sweep = 0.0
-        self._stopped = threading.Event()
-        hostname = socket.gethostname()
-        boot = secrets.token_hex(4)
-        self.identity = WorkerIdentity(
-            namespace=settings.namespace,
-            worker=f"{settings.namespace}@{hostname}-{os.getpid()}-{boot}" if name is None else checked_worker_id(name),
-            boot=boot,
-            hostname=hostname,
-            pid=os.getpid(),
-            version=stem_kombu.__version__,
-            started_at=clock.utcnow(),
-        )
+        self._connection, self._name = connection, name
+        slots = inline_slots or settings.inline_slots
+        self._build = partial(self._built, slots, max_tasks_per_child, max_rss_per_child, start_method)
+        self._make()
+
+    def _make(self) -> None:
+        """Make the parts, for a worker of this process; none of them connects or starts a thread yet."""
         self._departure = Departure(self.stop)
         with watched_by(self._departure.watch):
-            self._build(inline_slots or settings.inline_slots, max_tasks_per_child, max_rss_per_child, start_method)
+            self._build()
 
-    def _build(
+    def _built(
         self, inline_slots: int, max_tasks_per_child: int | None, max_rss_per_child: int | None, start_method: str
     ) -> None:
-        """Make the parts; none of them connects or starts a thread yet."""
-        app, settings, clock, worker = self.app, self.settings, self.clock, self.identity.worker
-        template = self._template
+        app, settings, clock, given = self.app, self.settings, self.clock, self._connection
+        self._trust = Trust.of(settings.signing, scope=Scope.WORK, what="speak for a worker", clock=clock)
+        self.identity = WorkerIdentity.here(settings.namespace, self._name, clock.utcnow())
+        worker = self.identity.worker
+        self._life = Lifecycle(self, worker)
+        self._next_sweep = 0.0
+        template: Any = broker_connection(settings) if given is None else beside(given, settings)
+        self._template = template
         self.broker_url, self.transport = shown_url(template), str(template.transport.driver_type)
         self._resender = open_resender(template, settings, lambda: not self.recorder.is_stopping)
         self.totals = Totals()
@@ -241,7 +239,8 @@ class Worker:
             self.identity,
             settings,
             concurrency=self.concurrency,
-            state=lambda: self.state,
+            state=lambda: "draining" if self._life.state is State.DRAINING else "running",
+            conflict=lambda: self.heartbeats.conflict,
             inflight=self.inflight,
             cache=self.cache,
             hydration=self.hydration,
@@ -299,48 +298,21 @@ class Worker:
 
     @property
     def state(self) -> str:
-        """``running`` or ``draining``, as heartbeats and ``ping`` say it (a worker that hasn't started says ``running``)."""
-        return "draining" if self._state in ("draining", "stopped") else "running"
+        """``new``, ``starting``, ``running``, ``draining`` or ``stopped``."""
+        return str(self._life.state.value)
 
     def start(self) -> Worker:
-        """Return once this worker is on the roster and consumes.
+        """Return once this worker is on the roster and consumes; or, where :meth:`stop` was called meanwhile, is down again.
+
+        Who it is is decided here: a worker that was made before a fork is another one in each child that starts it.
 
         Raises :class:`~stem_kombu.errors.StoreUnavailable` when the revoke store could not be read in time,
         :class:`~stem_kombu.errors.BrokerUnavailable`, :class:`~stem_kombu.errors.ExecutionError` when children can't
         start, or :class:`ConfigurationError` for a worker id that is taken; then nothing is left running.
         """
-        with self._lifecycle:
-            if self._state == "running":
-                return self
-            if self._state != "new":
-                raise ConfigurationError(f"worker {self.identity.worker} was stopped", hint="make a new Worker")
-            warn_of_routes(self.settings)
-            births: list[tuple[Callable[[], Any], Callable[[], Any]]] = [
-                (self.executor.start, lambda: self.executor.stop(0.0)),
-                (self._hydrate, self.hydration.stop),
-                (self.heartbeats.claim, self.heartbeats.stop),
-                (self.listener.start, self.listener.stop),
-                (self.heartbeats.start, self.heartbeats.stop),
-                (self.recorder.start, lambda: self.recorder.stop(0.0)),
-                (self.leases.start, self.leases.stop),
-                (self.intake_holds.start, self.intake_holds.stop),
-                (self.consumer.start, self.consumer.stop),
-                *([(self._face.start, self._face.stop)] if self._face is not None else []),
-            ]
-            undo: list[Callable[[], Any]] = []
-            try:
-                for birth, death in births:
-                    undo.append(death)
-                    birth()
-            except BaseException:
-                self._state = "stopped"
-                for death in reversed(undo):
-                    death()
-                self._close()
-                self._stopped.set()
-                raise
-            self._state = "running"
-        logger.info("worker %s is ready", self.identity.worker, extra={"worker": self.identity.worker})
+        if self._life.is_copy and self._life.state is State.NEW:
+            self._make()
+        self._life.start()
         return self
 
     def stop(self, timeout: float | None = None) -> None:
@@ -349,40 +321,54 @@ class Worker:
         After ``timeout`` seconds what still runs goes back to the queue: asked to stop at its next checkpoint, then
         isolates are killed. Nothing is ever recorded as cancelled by this. A :meth:`start` that waits for the revoke store
         in another thread raises instead of waiting on.
+
+        It returns at once, and the worker stops all the same, where waiting would be waiting for its own caller: in a signal
+        handler that interrupts a start or a stop, and in a task of this worker. In a process that was forked off by the
+        worker's it does nothing: the worker is the parent's.
         """
-        self.hydration.give_up()
-        with self._lifecycle:
-            if self._state == "new":
-                self._state = "stopped"
-                self._close()
-            if self._state != "running":
-                self._stopped.set()
-                return
-            self._state = "draining"
-            logger.info("worker %s is draining", self.identity.worker, extra={"worker": self.identity.worker})
-            self.heartbeats.nudge()
-            self.consumer.quiesce()
-            self.steering.release_held()
-            self.executor.stop(timeout)
-            self.intake_holds.stop()
-            self.steering.release_held()
-            # The roster first, so that nobody waits for a worker that is about to fall silent; its listener answers still.
-            self.recorder.stop(None if timeout is None else max(5.0, timeout))
-            self.consumer.stop()
-            self.leases.stop()
-            self.heartbeats.stop()
-            if self._face is not None:
-                self._face.stop()
-            self.listener.stop()
-            self.hydration.stop()
-            self._close()
-            self._state = "stopped"
-            self._stopped.set()
-        logger.info("worker %s is down", self.identity.worker, extra={"worker": self.identity.worker})
+        self._life.stop(timeout)
+
+    def steps(self) -> list[Step]:
+        """See :class:`~stem_kombu.worker.lifecycle.Owner`."""
+        warn_of_routes(self.settings)
+        hydrate = partial(self.hydration.start, timeout=self._hydration_timeout, allow_unsynced=self._allow_unsynced)
+        return [
+            (self.executor.start, lambda: self.executor.stop(0.0)),
+            (hydrate, self.hydration.stop),
+            (self.heartbeats.claim, self.heartbeats.stop),
+            (self.listener.start, self.listener.stop),
+            (self.heartbeats.start, self.heartbeats.stop),
+            (self.recorder.start, lambda: self.recorder.stop(0.0)),
+            (self.leases.start, self.leases.stop),
+            (self.intake_holds.start, self.intake_holds.stop),
+            (self.consumer.start, self.consumer.stop),
+            *([(self._face.start, self._face.stop)] if self._face is not None else []),
+        ]
+
+    def drain(self, timeout: float | None) -> None:
+        """See :class:`~stem_kombu.worker.lifecycle.Owner`; :meth:`stop` is what to call."""
+        self.heartbeats.nudge()
+        self.consumer.quiesce()
+        self.steering.release_held()
+        self.executor.stop(timeout)
+        self.intake_holds.stop()
+        self.steering.release_held()
+        # The roster first, so that nobody waits for a worker that is about to fall silent; its listener answers still.
+        self.recorder.stop(None if timeout is None else max(5.0, timeout))
+        self.consumer.stop()
+        self.leases.stop()
+        self.heartbeats.stop()
+        if self._face is not None:
+            self._face.stop()
+        self.listener.stop()
+        self.hydration.stop()
+        self.close()
 
     def release(self) -> None:
         """While :meth:`stop` waits: send what runs, and what a backend that is away can't record, back to the queue now
         (the second signal)."""
+        if self._life.is_copy:
+            return
         self.steering.release_running()
         self.executor.hurry()
         self.recorder.hurry()
@@ -395,22 +381,32 @@ class Worker:
         """
         run_until_stopped(
             self,
-            self._stopped,
+            lambda: self._life.ended,
             lambda: None if on_ready is None else on_ready(self),
             gave_up=lambda: self.hydration.gave_up,
             signals=signals,
         )
         self._departure.check()
 
+    def __repr__(self) -> str:
+        return f"<Worker {self.identity.worker}: {self.state}, queues {', '.join(self.queues)}>"
+
     def __enter__(self) -> Worker:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def give_up(self) -> None:
+        """See :class:`~stem_kombu.worker.lifecycle.Owner`."""
+        self.hydration.give_up()
+        self.heartbeats.give_up()
+
+    def is_own_thread(self) -> bool:
+        """See :class:`~stem_kombu.worker.lifecycle.Owner`."""
+        return self.executor.runs_caller() or threading.current_thread().name.startswith(_OWN_THREADS)
 
     def _allowance(self) -> int:
         # What waits for its eta takes no slot, so it must not use up the allowance.
@@ -429,9 +425,6 @@ class Worker:
             "tasks": self.intake.dropped,
             "celery": {} if self._face is None else self._face.dropped,
         }
-
-    def _hydrate(self) -> None:
-        self.hydration.start(timeout=self._hydration_timeout, allow_unsynced=self._allow_unsynced)
 
     def _heartbeat(self) -> Heartbeat:
         now, standing, totals = self.clock.utcnow(), self.view.standing(), self.totals.snapshot()
@@ -452,7 +445,8 @@ class Worker:
         except BrokerError as error:
             logger.info("what dead workers left at the broker is not swept this time: %s", error)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """See :class:`~stem_kombu.worker.lifecycle.Owner`."""
         self._depths.close()
         self._resender.close()
         self._store.close()

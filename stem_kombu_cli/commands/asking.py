@@ -70,6 +70,8 @@ def tell(report: Report) -> None:
     for reply in report.failed:
         assert reply.error is not None
         note(f"error: worker {reply.worker}: {reply.error.message} ({reply.error.code})")
+    for worker, other in report.conflicts.items():
+        note(f"error: two live workers have the id {worker}, and only one of them may have answered: {other}")
     for worker in report.silent:
         if worker in report.unknown:
             note(f"silent: {worker} (no worker of that name is known in namespace {report.namespace!r})")

@@ -68,6 +68,9 @@ def status(ctx: click.Context, /, once: bool, follow: bool, timeout: float | Non
     elif report.workers:
         color = use_color(ctx.obj.color)
         emit(text(report, color), color=color)
+    for worker in report.workers:
+        if (other := worker.heartbeat.conflict) is not None:
+            note(f"error: two live workers have the id {worker.heartbeat.worker}: {other}")
     if report.untrusted:
         counted = ", ".join(f"{count} {reason}" for reason, count in sorted(report.untrusted.items()))
         note(f"note: heartbeats that can't be believed were left out: {counted}")
@@ -83,7 +86,7 @@ def text(report: StatusReport, color: bool) -> str:
         rows.append(
             (
                 beat.worker,
-                worker.liveness.value,
+                worker.liveness.value if beat.conflict is None else "conflict",
                 span(worker.age),
                 beat.hostname,
                 beat.pid,

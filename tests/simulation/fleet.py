@@ -12,11 +12,12 @@ from typing import Any
 
 import stem_kombu.wake
 from stem_kombu import background
+from stem_kombu.backends.processes import Presence
 from stem_kombu.broker import connections, queues
 from stem_kombu.broker.resending import resent
 from stem_kombu.context import TaskContext, TaskReleased, TaskRevoked
+from stem_kombu.control import base, lanes, listener, lookout, outbox, question
 from stem_kombu.control import client as client_module
-from stem_kombu.control import lanes, listener, lookout, outbox, question
 from stem_kombu.control.census import Census
 from stem_kombu.control.client import ControlClient
 from stem_kombu.control.handlers import ping, stats
@@ -31,6 +32,7 @@ from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.settings import Settings
 from stem_kombu.task import Task, TaskMessage, TaskOptions, TaskRegistry
 from stem_kombu.worker import (
+    claims,
     consumer,
     heartbeats,
     holds,
@@ -38,6 +40,7 @@ from stem_kombu.worker import (
     inflight,
     intake,
     leases,
+    lifecycle,
     record_writer,
     recorder,
     retry_publisher,
@@ -348,8 +351,9 @@ def _token(size: int = 16) -> str:
     return f"{int(KERNEL.draw() * (1 << 52)):013x}"
 
 
-def _is_running(pid: int) -> bool:
-    return any(process.pid == pid and process.alive for process in KERNEL.processes)
+def _presence(process: Any, hostname: str, pid: int, here: Any, our_hostname: str) -> Presence:
+    lives = any(process.pid == pid and process.alive for process in KERNEL.processes)
+    return Presence.ALIVE if lives else Presence.GONE
 
 
 def _current_clock() -> SimClock:
@@ -367,17 +371,17 @@ def wire() -> None:
         monotonic=lambda: KERNEL.now,
     )
     for module in (
-        worker_module, inflight, hydration, heartbeats, holds, intake, leases, recorder, record_writer, retry_publisher, consumer,
-        lanes, listener, lookout, outbox, pool, crew, inline, child_pipe, background, stem_kombu.wake,
+        worker_module, lifecycle, inflight, hydration, heartbeats, holds, intake, leases, recorder, record_writer,
+        retry_publisher, consumer, lanes, listener, lookout, outbox, pool, crew, inline, child_pipe, background, stem_kombu.wake,
     ):  # fmt: skip
         module.threading = threads.threading  # type: ignore[attr-defined]
-    for module in (stem_kombu.wake, ahead, member, child, child_pipe, inline, worker_module):
+    for module in (stem_kombu.wake, ahead, member, child, child_pipe, inline, worker_module, lifecycle, claims, base):
         module.os = threads.os  # type: ignore[attr-defined]
     for module in (ahead, child, inline, handlers):
         module.monotonic = lambda: KERNEL.now  # type: ignore[attr-defined]
     for module in (steering, connections):
         module.random = chance  # type: ignore[attr-defined]
-    for module in (worker_module, question, client_module):
+    for module in (base, question, client_module):
         module.secrets = secret  # type: ignore[attr-defined]
     for module in (heartbeats, view):
         module.rss_bytes = module.load_avg = lambda: None  # type: ignore[attr-defined]
@@ -402,7 +406,9 @@ def wire() -> None:
             "load_registry": lambda target: REGISTRIES["mixed"],
             "rss_bytes": lambda: None,
         },
-        heartbeats: {"_is_running": _is_running},
+        heartbeats: {"Process": SimpleNamespace(here=lambda: None)},
+        claims: {"presence": _presence, "socket": SimpleNamespace(gethostname=lambda: "host")},
+        base: {"socket": SimpleNamespace(gethostname=lambda: "host")},
         consumer: {
             "TaskConsumers": doubles.TaskConsumers,
             "shown_url": lambda template: "simulated://",
@@ -433,7 +439,6 @@ def wire() -> None:
             "shown_url": lambda template: "simulated://",
             "sweep": lambda *_: None,
             "warn_of_routes": lambda settings: None,
-            "socket": SimpleNamespace(gethostname=lambda: "host"),
             "QueueDepths": _Depths,
             "RevocationCache": NotedCache,
             "Steering": NotedSteering,

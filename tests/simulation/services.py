@@ -254,9 +254,9 @@ class SimBackend(Backend):
         self.net.reach("backend", StoreUnavailable)
         return self.roster.beat(heartbeat)
 
-    def claim(self, heartbeat: Heartbeat) -> Heartbeat | None:
+    def offer(self, heartbeat: Heartbeat, *, dead: Heartbeat | None = None) -> tuple[datetime, Heartbeat | None]:
         self.net.reach("backend", StoreUnavailable)
-        return self.roster.claim(heartbeat)
+        return self.roster.offer(heartbeat, dead=dead)
 
     def leave(self, namespace: str, worker: str, boot: str) -> None:
         self.net.reach("backend", StoreUnavailable)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from stem_kombu.backends.heartbeat import DEAD_AFTER, ENTRY_MARGIN, Heartbeat, Liveness
+from stem_kombu.backends.processes import Process
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 BEAT = Heartbeat(
@@ -86,6 +87,16 @@ def test_an_entry_outlives_its_worker_so_that_operators_can_see_it_die() -> None
 )
 def test_a_beat_survives_its_json_form(beat: Heartbeat) -> None:
     assert Heartbeat.from_record(json.loads(json.dumps(beat.to_record()))) == beat
+
+
+def test_what_a_later_version_adds_is_read_by_this_one_and_passed_over_by_the_first() -> None:
+    process = Process("b5e5…", 4026531836, 7, 4711)
+    beat = replace(BEAT, process=process, conflict="host h2, process 1")
+    record = json.loads(json.dumps(beat.to_record()))
+
+    assert Heartbeat.from_record(record) == beat
+    assert Heartbeat.from_record({**record, "process": {"boot_id": 7}, "and": "more"}).process is None
+    assert {name for name in record if name not in BEAT.to_record()} == {"process", "conflict"}
 
 
 @pytest.mark.parametrize(

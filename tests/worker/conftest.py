@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +85,11 @@ def mode(request: pytest.FixtureRequest) -> str:
 class WorkerProcess:
     """A worker that a test may kill."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:
-        self._out = folder / f"{options['name']}.out"
+    def __init__(self, folder: Path, command: Sequence[str] = (), **options: Any) -> None:
+        self._out = folder / f"{options['name']}-{len(list(folder.iterdir()))}.out"
         with self._out.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.worker.process", json.dumps(options)],
+                [*command, sys.executable, "-m", "tests.worker.process", json.dumps(options)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -112,13 +112,15 @@ class WorkerProcess:
 
 @pytest.fixture
 def spawn_worker(broker_url: str, backend_url: str, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
-    """Start a worker with one child in a process of its own, and return when it consumes."""
+    """Start a worker with one child in a process of its own, and return when it consumes, unless ``ready`` is false.
+
+    ``command`` stands before it on the command line."""
     spawned: list[WorkerProcess] = []
 
-    def spawn(name: str, **options: Any) -> WorkerProcess:
+    def spawn(name: str, ready: bool = True, **options: Any) -> WorkerProcess:
         given = {"broker": broker_url, "backend": backend_url, "name": name, "concurrency": 1, **options}
         spawned.append(WorkerProcess(tmp_path, **given))
-        return spawned[-1].wait_ready()
+        return spawned[-1].wait_ready() if ready else spawned[-1]
 
     yield spawn
     for worker in spawned:

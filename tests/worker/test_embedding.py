@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from kombu import Connection, Consumer, Exchange, Queue
 
 from stem_kombu.app import Stem
-from stem_kombu.broker.connections import open_connection
+from stem_kombu.broker.embedded import register
 from stem_kombu.control.client import ControlClient
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.outcome import TaskState
 from stem_kombu.testing.gates import Gate
+from stem_kombu.testing.proxy import TcpProxy
 from stem_kombu.worker.worker import Worker
 from tests.waiting import eventually
+from tests.worker.conftest import WorkerMaker
 
 ORDERS = Queue("orders", Exchange("orders", type="direct"), routing_key="orders")
 WORKERS_OWN = {
@@ -29,7 +32,7 @@ class Application:
     """Consumes orders on its own connection, in its own thread, as it did before there was a worker."""
 
     def __init__(self, url: str) -> None:
-        open_connection(url).release()  # knows the embedded scheme from here on
+        register()  # the embedded scheme
         self.connection = Connection(url)
         self.orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._over = threading.Event()
@@ -108,6 +111,40 @@ def test_a_worker_started_from_another_thread_needs_no_main_thread_and_installs_
     assert results.get(timeout=60) == 1
     assert results.get(timeout=60) == handlers
     thread.join()
+
+
+#: Kombu's own options by which the host says how soon a connection that has fallen silent is given up.
+SOON: dict[str, dict[str, Any]] = {
+    "amqp": {"heartbeat": 1},
+    "redis": {"transport_options": {"socket_timeout": 1.0}},
+}
+
+
+@pytest.mark.parametrize("broker_url", ["redis", "amqp"], indirect=True)
+def test_g18_connections_of_a_host_that_die_in_silence_are_given_up_and_made_anew(
+    broker_url: str,
+    app: Stem,
+    make_worker: WorkerMaker,
+    control: ControlClient,
+    proxy_for: Callable[[str, int], TcpProxy],
+) -> None:
+    parts = urlsplit(broker_url)
+    proxy = proxy_for(str(parts.hostname), int(parts.port or 0))
+    relayed = urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.port}", f":{proxy.port}")))
+    yours = Connection(relayed, **SOON[parts.scheme])
+    worker = make_worker(connection=yours, concurrency=1)
+    assert app.send_task("inline.add", [1]).get(timeout=30) == 1
+    assert control.inspect(timeout=30).complete  # over the connection that sends what takes a while
+    generation = worker.consumer.generation
+
+    proxy.half_open()
+
+    result = app.send_task("inline.add", [2])
+    assert result.get(timeout=60) == 2
+    assert worker.consumer.generation > generation
+    eventually(lambda: [reply.worker for reply in control.ping(timeout=1).replies] == ["alpha"], 60)
+    eventually(lambda: [reply.worker for reply in control.inspect(timeout=1).replies] == ["alpha"], 60)
+    yours.release()
 
 
 @pytest.mark.parametrize("option", ["concurrency", "inline_slots", "prefetch_multiplier"])

@@ -23,4 +23,5 @@ def ping(order: Ping, view: WorkerView) -> dict[str, Any]:
         "in_flight": facts.in_flight,
         "queues": sorted(facts.queues),
         "consuming": facts.consuming,
+        **({"conflict": facts.conflict} if facts.conflict is not None else {}),
     }

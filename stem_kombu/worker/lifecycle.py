@@ -1,0 +1,188 @@
+"""A worker's life: new, starting, running, draining, stopped. It may be ended from anywhere, and never waits for itself.
+
+A stop that is called inside a start, a stop or a task of the same worker would wait for its own caller. It leaves a mark and
+returns; the call that it interrupted, or a thread of its own, does the rest.
+
+A process that was forked off has a copy of the parent's worker and none of its threads: there a stop only lets go.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Protocol
+
+from stem_kombu.errors import ConfigurationError, StemError
+
+logger = logging.getLogger(__name__)
+
+#: What a part does when it starts, and what undoes that.
+Step = tuple[Callable[[], object], Callable[[], object]]
+
+
+class State(str, Enum):
+    NEW = "new"
+    STARTING = "starting"
+    RUNNING = "running"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class Owner(Protocol):
+    """What a life is the life of. None of it is called twice at once."""
+
+    def steps(self) -> Iterable[Step]:
+        """What starts it, in order, each with what undoes it."""
+
+    def drain(self, timeout: float | None) -> None:
+        """Finish what runs and let everything go; after ``timeout`` seconds without what still runs."""
+
+    def release(self) -> None:
+        """While :meth:`drain` waits: go on without what still runs. From any thread."""
+
+    def close(self) -> None:
+        """Let go of what was made and never started, or was undone."""
+
+    def give_up(self) -> None:
+        """Make a step that waits raise soon. From any thread, and in a signal handler."""
+
+    def is_own_thread(self) -> bool:
+        """Whether :meth:`drain` would wait for the calling thread."""
+
+
+class Lifecycle:
+    """Starts its owner once and stops it once. ``worker`` is the owner's id, for messages."""
+
+    def __init__(self, owner: Owner, worker: str) -> None:
+        self._owner = owner
+        self._worker = worker
+        # Re-entrant, because a signal handler runs in the thread that it interrupts, which may hold it.
+        self._lock = threading.RLock()
+        self._inside = 0
+        self._stop_asked = False  # no Event: its lock is not re-entrant
+        self._interrupted = False  # by its own thread, in a signal handler
+        self._pid = os.getpid()
+        self.state = State.NEW
+        #: Set once it is down.
+        self.ended = threading.Event()
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether this is another process than the one that made it."""
+        return self._pid != os.getpid()
+
+    def start(self) -> None:
+        """Return once it runs, or, where a stop was asked for meanwhile, once everything is undone again.
+
+        Raises what a step raises; then nothing is left running.
+        """
+        if self.is_copy:
+            raise ConfigurationError(
+                f"worker {self._worker} belongs to process {self._pid}", hint="make a new Worker here"
+            )
+        with self._lock:
+            if self._inside or self.state is State.RUNNING:
+                return
+            if self.state is not State.NEW:
+                raise ConfigurationError(f"worker {self._worker} was stopped", hint="make a new Worker")
+            self._inside += 1
+            try:
+                self._start()
+            finally:
+                self._inside -= 1
+        if self._stop_asked:
+            self.stop()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Return once it is down; at once in a copy, and where waiting would be waiting for the caller itself."""
+        if self.is_copy:
+            return
+        self._stop_asked = True
+        self._owner.give_up()
+        if self._owner.is_own_thread():
+            threading.Thread(target=self.stop, args=(timeout,), name="stem-stop", daemon=True).start()
+            return
+        if self.state is State.DRAINING and timeout is not None:
+            # The stop that waits was not given as little time.
+            hurry = threading.Timer(timeout, self._owner.release)
+            hurry.daemon = True
+            hurry.start()
+        with self._lock:
+            if self._inside:
+                self._interrupted = True
+                return
+            self._inside += 1
+            try:
+                self._stop(timeout)
+            finally:
+                self._inside -= 1
+
+    def _start(self) -> None:
+        self.state = State.STARTING
+        undo: list[Callable[[], object]] = []
+        try:
+            for birth, death in self._owner.steps():
+                if self._stop_asked:
+                    break
+                undo.append(death)
+                birth()
+        except BaseException as error:
+            self._undo(undo)
+            if self._interrupted and isinstance(error, StemError):
+                self._log(f"was asked to stop while it started: {error}")
+                return
+            raise
+        if self._stop_asked:
+            self._undo(undo)
+            self._log("was asked to stop while it started")
+        else:
+            self.state = State.RUNNING
+            _running.add(self)
+            self._log("is ready")
+
+    def _undo(self, undo: list[Callable[[], object]]) -> None:
+        try:
+            for death in reversed(undo):
+                death()
+            self._owner.close()
+        finally:
+            self.state = State.STOPPED
+            self.ended.set()
+
+    def _stop(self, timeout: float | None) -> None:
+        try:
+            if self.state is State.NEW:
+                self._owner.close()
+            elif self.state is State.RUNNING:
+                self.state = State.DRAINING
+                self._log("is draining")
+                self._owner.drain(timeout)
+                self._log("is down")
+        finally:
+            self.state = State.STOPPED
+            _running.discard(self)
+            self.ended.set()
+
+    def _log(self, what: str) -> None:
+        logger.info("worker %s %s", self._worker, what, extra={"worker": self._worker})
+
+
+_running: weakref.WeakSet[Lifecycle] = weakref.WeakSet()
+
+
+def _stop_all() -> None:
+    """The interpreter ends and its threads with it: leave the rosters, and give back what runs."""
+    for life in list(_running):
+        try:
+            life.stop(0.0)
+        except Exception:
+            # The boundary to an interpreter that is half gone: the next one is to be stopped as well.
+            logger.exception("a worker could not be stopped as the interpreter ends")
+
+
+atexit.register(_stop_all)
