@@ -320,6 +320,7 @@ class Consumer:
             tag = delivery.handle.delivery_tag
             if then is Then.REQUEUE and current:
                 self._give_back(tag)
+                self._inflight.put_backs.add(delivery.message)
             elif self._source is not None:
                 self._source.settled(tag)
             if then is Then.ACKNOWLEDGE:

@@ -1,10 +1,10 @@
 """How many messages to hold, when isolates and inline tasks come through the same queue.
 
-A message that waits here for a slot while another worker is idle is what operators can't understand. The broker knows
-no modes, so a worker with both kinds fetches what it could run whichever kind comes. While the slots of one kind are
-full it looks for the other: it fetches a few messages, sets aside for a moment those that don't fit, gives them back
-together, and looks again a while later. Together, because a message that is given back is the next to come again. Pure:
-the time is passed in.
+The broker knows no modes, so a worker with both kinds fetches what it could run whichever kind comes. While the slots of one
+kind are full it looks for the other: what it fetches and can't start is set aside, in order, and starts as its slots free.
+A message that waits here while another worker is idle is what operators can't understand. So a look is bounded in depth and
+time, and what is still set aside then is given back together, because a message that is given back is the next to come
+again; other workers have a moment to take it. If nobody did, the next look lasts longer. Pure: the time is passed in.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from stem_kombu.task import Mode
 
 #: The largest prefetch count: AMQP has 16 bits for it.
 MOST = 65_535
-#: Seconds between two looks, seconds for which a message that doesn't fit is set aside, and how many of them at once.
-LOOK_EVERY, LOOK_FOR, LOOK_DEPTH = 1.0, 0.1, 8
+#: Seconds that a look lasts at first and at most, seconds between two of them, and messages that are set aside at a time.
+LOOK_FOR, LONGEST_LOOK, LOOK_EVERY, LOOK_DEPTH = 1.0, 4.0, 0.1, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,9 @@ class Credit:
     def __init__(self, isolates: int, inline: int, multiplier: int) -> None:
         self._places = isolates * multiplier
         self._inline = inline * multiplier
-        self._look_at = 0.0
         self._look_until = float("-inf")
+        self._look_for = LOOK_FOR
+        self._came_back = False
 
     @property
     def is_mixed(self) -> bool:
@@ -50,22 +51,24 @@ class Credit:
         if children and slots:
             room = min(children, slots)
         elif children or slots:
-            looks = now >= self._look_at or now < self._look_until
+            looks = not self._look_until <= now < self._look_until + LOOK_EVERY
             room = max(0, min(children or slots, LOOK_DEPTH - aside)) if looks else 0
         else:
             room = 0
         return min(MOST, load.isolates + load.inline + room)
 
-    def takes(self, mode: Mode, load: Load, now: float) -> bool:
-        """Whether a message that has just come, and is part of ``load``, may stay; ``False``: set it aside."""
+    def aside_until(self, mode: Mode, load: Load, now: float) -> float | None:
+        """``None`` when a message that has just come, and is part of ``load``, may wait for its slot; else until when
+        (monotonic) it is to be set aside."""
         if not self.is_mixed:
-            return True
-        fits = load.isolates <= self._places if mode is Mode.ISOLATE else load.inline <= self._inline
-        if now < self._look_until:
-            return fits  # this look goes on
-        if fits:
-            self._look_at = now
-        else:
-            self._look_until = now + LOOK_FOR
-            self._look_at = self._look_until + LOOK_EVERY
-        return fits
+            return None
+        if load.isolates <= self._places if mode is Mode.ISOLATE else load.inline <= self._inline:
+            return None
+        if now >= self._look_until:
+            self._look_for = min(LONGEST_LOOK, 2 * self._look_for) if self._came_back else LOOK_FOR
+            self._look_until, self._came_back = now + self._look_for, False
+        return self._look_until
+
+    def came_back(self) -> None:
+        """What was given back here has come again: nobody else had a slot for it."""
+        self._came_back = True

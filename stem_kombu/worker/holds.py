@@ -59,7 +59,7 @@ class Holds:
         self._longest = longest
         self._clock = clock
         self._order = itertools.count()
-        #: Due time (monotonic), a number that keeps equal times in order, token. An entry may outlive its hold.
+        #: Due time (monotonic), a number that orders equal times, token. An entry may outlive its hold.
         self._heap: list[tuple[float, int, int]] = []
         self._held: dict[int, _Hold] = {}
         #: Those of them that were set aside, by the kind of slot that they need, oldest first.
@@ -94,13 +94,14 @@ class Holds:
         assert delivery.message.eta is not None
         wait = (delivery.message.eta - self._clock.utcnow()) / timedelta(seconds=1)
         if self._longest is not None and wait > self._longest:
-            self._keep(delivery, self._longest, self._repark)
+            self._keep(delivery, self._clock.monotonic() + self._longest, self._repark)
         else:
-            self._keep(delivery, wait, self._due)
+            self._keep(delivery, self._clock.monotonic() + wait, self._due)
 
-    def set_aside(self, delivery: Delivery, seconds: float) -> None:
-        """Keep the delivery for a moment, then give it back."""
-        self._keep(delivery, seconds, self._give_back)
+    def set_aside(self, delivery: Delivery, until: float) -> None:
+        """Keep the delivery until then (monotonic), and give it back; of several, the last that came first, as each goes to
+        the head of its queue."""
+        self._keep(delivery, until, self._give_back)
 
     def take_aside(self, mode: Mode) -> Delivery | None:
         """Take the first out that was set aside and needs a slot of that kind."""
@@ -143,11 +144,11 @@ class Holds:
             self._stopped = True
             self._cond.notify()
 
-    def _keep(self, delivery: Delivery, seconds: float, then: Callable[[Delivery], None]) -> None:
+    def _keep(self, delivery: Delivery, until: float, then: Callable[[Delivery], None]) -> None:
         with self._cond:
-            number = next(self._order)
+            number = next(self._order) * (-1 if then is self._give_back else 1)
             self._held[delivery.token] = _Hold(number, then, delivery)
-            heapq.heappush(self._heap, (self._clock.monotonic() + seconds, number, delivery.token))
+            heapq.heappush(self._heap, (until, number, delivery.token))
             if then is self._give_back:
                 self._aside[delivery.task.mode][delivery.token] = None
             self._cond.notify()

@@ -20,11 +20,11 @@ from stem_kombu.outcome import TaskRecord
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import Task, TaskMessage
 from stem_kombu.worker.credit import Load
+from stem_kombu.worker.put_backs import PutBacks
 from stem_kombu.worker.settlement import Waiting
 
-#: How many endings are remembered for who asks late.
-_ENDINGS = 4096
-_MOST_SET_ASIDE = 5000
+#: How many endings are remembered for who asks late, and outcomes that may wait while the work goes on.
+_ENDINGS, _MOST_SET_ASIDE = 4096, 5000
 
 
 class Phase(str, Enum):
@@ -91,7 +91,8 @@ class InFlight:
         self._in_phase = [0] * len(Phase)
         self._isolates_in = [0] * len(Phase)
         self._set_aside = 0
-        # How the latest tasks ended, so that who asks a moment after the end is still told.
+        self.put_backs = PutBacks()
+        # How the latest tasks ended, for who asks a moment after the end.
         self._endings: collections.OrderedDict[str, str] = collections.OrderedDict()
         # And the version of the revocation that told each of the latest to stop.
         self._told: collections.OrderedDict[str, int] = collections.OrderedDict()
@@ -304,7 +305,7 @@ class InFlight:
 
     @property
     def set_aside_count(self) -> int:
-        """Deliveries whose outcome waits while others go on, as far as they may: with more of them the work waits too."""
+        """Deliveries whose outcome waits while others go on, up to the number with which the work waits too."""
         return min(self._set_aside, _MOST_SET_ASIDE)
 
     def waiting(self) -> list[Delivery]:

@@ -46,8 +46,8 @@ class Desk(Protocol):
     def leased(self, delivery: Delivery) -> None:
         """A delivery is held from now on: keep its lease alive."""
 
-    def count(self, total: str) -> None:
-        """One more of ``received``, ``redelivered`` …"""
+    def received(self, message: TaskMessage, redelivered: bool) -> None:
+        """Count a message that has come, unless this worker itself gave it back."""
 
 
 class Intake:
@@ -117,11 +117,9 @@ class Intake:
                 self._desk.reject(raw)
             return
         message, redelivered = arrived.message, arrived.redelivered
-        self._desk.count("received")
-        if redelivered:
-            self._desk.count("redelivered")
-            if self._runs_here(message, raw, generation):
-                return
+        self._desk.received(message, redelivered)
+        if redelivered and self._runs_here(message, raw, generation):
+            return
         # A next attempt is published again when its confirmation was lost, or by a worker that was suspended for so long that
         # another one had the task meanwhile; a first attempt is spared the look.
         told_at = self._clock.monotonic() if redelivered or message.attempt > 1 else None

@@ -19,7 +19,7 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.task import TaskMessage
 from stem_kombu.worker.arguments import redacted_arguments
-from stem_kombu.worker.credit import LOOK_FOR, Credit
+from stem_kombu.worker.credit import Credit
 from stem_kombu.worker.holds import Holds, parked_again
 from stem_kombu.worker.inflight import Delivery, InFlight, Phase
 from stem_kombu.worker.leases import LeaseThread
@@ -71,12 +71,12 @@ class Steering:
     def submit(self, delivery: Delivery) -> None:
         """Run the delivery as soon as a slot is free; set it aside when none is here, and may be at another worker."""
         self._inflight.waits(delivery.token, Phase.RESERVED)
-        if self.credit.is_mixed and not self.credit.takes(
-            delivery.task.mode, self._inflight.load(), self._clock.monotonic()
-        ):
-            self._inflight.waits(delivery.token, Phase.HELD)
-            self.holds.set_aside(delivery, LOOK_FOR)
-            return
+        if self.credit.is_mixed:
+            load, now = self._inflight.load(), self._clock.monotonic()
+            if (until := self.credit.aside_until(delivery.task.mode, load, now)) is not None:
+                self._inflight.waits(delivery.token, Phase.HELD)
+                self.holds.set_aside(delivery, until)
+                return
         options, message = delivery.task.options, delivery.message
         self.executor.submit(
             Job(
@@ -109,8 +109,13 @@ class Steering:
         if delivery.task.options.visibility is not None:
             self.leases.extend(delivery, delivery.task.options.visibility)
 
-    def count(self, total: str) -> None:
-        self._totals.add(total)
+    def received(self, message: TaskMessage, redelivered: bool) -> None:
+        if self._inflight.put_backs.take(message):
+            self.credit.came_back()
+            return
+        self._totals.add("received")
+        if redelivered:
+            self._totals.add("redelivered")
 
     def due(self, delivery: Delivery) -> None:
         """A held delivery's time has come; it may have been revoked or have expired while it waited."""
@@ -285,9 +290,10 @@ class Steering:
 
     def release_held(self) -> None:
         """Give back everything that waits for its eta or for a slot: the worker is stopping."""
-        for delivery in self.holds.release_all():
+        # The last that came first: each goes to the head of its queue, and so they come again in their order.
+        for delivery in reversed(self.holds.release_all()):
             self.give_back(delivery)
-        for delivery in self._inflight.all():
+        for delivery in reversed(self._inflight.all()):
             if delivery.phase is Phase.RESERVED:
                 self.executor.withdraw(delivery.token)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stem_kombu.task import Mode
-from stem_kombu.worker.credit import LOOK_DEPTH, LOOK_EVERY, LOOK_FOR, MOST, Credit, Load
+from stem_kombu.worker.credit import LONGEST_LOOK, LOOK_DEPTH, LOOK_EVERY, LOOK_FOR, MOST, Credit, Load
 
 
 def test_a_worker_of_isolates_alone_holds_the_multiplier_for_each_child() -> None:
@@ -36,24 +36,24 @@ def test_what_comes_while_the_slots_of_its_kind_are_full_is_set_aside_and_the_ne
     credit = Credit(isolates=1, inline=2, multiplier=1)
     free = credit.allowance(full, now=10.0) - full.isolates - full.inline
     one_more = Load(full.isolates + (mode is Mode.ISOLATE), full.inline + (mode is Mode.INLINE))
-    assert not credit.takes(mode, one_more, now=10.0)
+    assert credit.aside_until(mode, one_more, now=10.0) == 10.0 + LOOK_FOR
     # this look goes on, past those that are set aside, to its bound
     rooms = [credit.allowance(full, 10.0, aside) - sum((full.isolates, full.inline)) for aside in range(LOOK_DEPTH + 1)]
     assert rooms == [min(free, LOOK_DEPTH - aside) for aside in range(LOOK_DEPTH + 1)]
     # and once they are given back none of them is fetched again at once
     assert credit.allowance(full, now=10.0 + LOOK_FOR) == full.isolates + full.inline
-    assert credit.allowance(full, now=10.0 + LOOK_FOR + LOOK_EVERY) == full.isolates + full.inline + free
+    assert credit.allowance(full, now=10.001 + LOOK_FOR + LOOK_EVERY) == full.isolates + full.inline + free
 
 
 def test_a_look_is_no_deeper_than_its_bound() -> None:
-    assert Credit(isolates=1, inline=100, multiplier=1).allowance(Load(1, 0), now=0.0) == 1 + LOOK_DEPTH
+    assert Credit(isolates=1, inline=1000, multiplier=1).allowance(Load(1, 0), now=0.0) == 1 + LOOK_DEPTH
 
 
 def test_what_fits_is_followed_by_the_next_at_once() -> None:
     credit = Credit(isolates=1, inline=3, multiplier=1)
-    assert credit.takes(Mode.INLINE, Load(1, 1), now=0.0)
+    assert credit.aside_until(Mode.INLINE, Load(1, 1), now=0.0) is None
     assert credit.allowance(Load(1, 1), now=0.0) == 4
-    assert credit.takes(Mode.INLINE, Load(1, 3), now=0.0)
+    assert credit.aside_until(Mode.INLINE, Load(1, 3), now=0.0) is None
     assert credit.allowance(Load(1, 3), now=0.0) == 4
 
 
@@ -67,3 +67,15 @@ def test_nothing_more_is_fetched_when_all_is_full_and_something_always_when_a_sl
     assert (room > 0) == ((isolates, inline) != (3, 3))
     if isolates < 3 and inline < 3:
         assert room <= min(3 - isolates, 3 - inline)
+
+
+def test_a_look_lasts_longer_while_what_is_given_back_comes_here_again_and_only_then() -> None:
+    credit, now, spans = Credit(isolates=1, inline=2, multiplier=1), 0.0, []
+    for comes_back in (False, True, True, True, False):
+        if comes_back:
+            credit.came_back()
+        until = credit.aside_until(Mode.ISOLATE, Load(2, 0), now)
+        assert until is not None
+        spans.append(until - now)
+        now = until + 1.0
+    assert spans == [LOOK_FOR, 2 * LOOK_FOR, LONGEST_LOOK, LONGEST_LOOK, LOOK_FOR]

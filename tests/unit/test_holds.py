@@ -43,7 +43,7 @@ def test_the_first_that_was_set_aside_for_a_kind_of_slot_is_the_first_to_get_it(
     first, second = delivery("t1", Mode.ISOLATE), delivery("t2", Mode.ISOLATE)
     inline = delivery("t3", Mode.INLINE)
     for each, seconds in ((inline, 0.1), (first, 0.3), (second, 0.2)):
-        holds.set_aside(each, seconds)
+        holds.set_aside(each, SYSTEM.monotonic() + seconds)
     assert (holds.count, holds.aside) == (3, 3)
     assert holds.take_aside(Mode.ISOLATE) is first
     assert holds.take_aside(Mode.ISOLATE) is second
@@ -75,7 +75,7 @@ def test_what_was_set_aside_and_got_no_slot_is_given_back(holds: Holds, given_ba
 def test_releasing_some_of_many_holds_costs_a_look_up_each_and_leaves_the_others_in_order(holds: Holds) -> None:
     many = [delivery(f"many-{n}", Mode.INLINE) for n in range(20_000)]
     for number, each in enumerate(many):
-        holds.set_aside(each, 1000.0 + number)
+        holds.set_aside(each, SYSTEM.monotonic() + 1000.0 + number)
     # By comparisons with every other hold this would be 2 * 10**8 of them, a minute; by token it is 19,900 look-ups.
     for each in reversed(many[100:]):
         assert holds.release(each.token) is each
@@ -94,5 +94,18 @@ def test_what_was_released_does_not_fall_due(holds: Holds, given_back: list[Deli
     holds.start()
     try:
         eventually(lambda: given_back == [stays])
+    finally:
+        holds.stop()
+
+
+def test_what_is_given_back_together_goes_in_the_reverse_order_as_each_becomes_the_head_of_its_queue(
+    holds: Holds, given_back: list[Delivery]
+) -> None:
+    several = [delivery(f"several-{n}", Mode.ISOLATE) for n in range(5)]
+    for each in several:
+        holds.set_aside(each, 0.5)  # the same moment for all, as a look ends for all at once
+    holds.start()
+    try:
+        eventually(lambda: given_back == several[::-1])
     finally:
         holds.stop()
