@@ -5,6 +5,7 @@ Nothing here connects before it must: defining tasks costs an import, the first 
 
 from __future__ import annotations
 
+import importlib
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,8 @@ from stem_kombu.calls import each_call, message_of
 from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers import forking
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
+from stem_kombu.hooks import Hooked
+from stem_kombu.locating import defining_module, usual_name
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.settings import KEYWORDS, Settings
 from stem_kombu.task import Task, TaskMessage, TaskOptions, TaskRegistry
@@ -29,16 +32,20 @@ if TYPE_CHECKING:
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
-class Stem:
+class Stem(Hooked):
     """An application: a registry of tasks, and the settings by which they are sent and run.
 
-    ``name`` is a label for people. Settings come from the environment unless given as keywords, which are those of
+    ``name`` is a label for people. ``include`` names modules that define tasks; a worker and its children import them.
+    Settings come from the environment unless given as keywords, which are those of
     :meth:`stem_kombu.settings.Settings.from_env` (``broker=``, ``backend=``, ``revoke_store=``, ``namespace=`` …).
     A malformed setting raises :class:`~stem_kombu.errors.ConfigurationError` at first use, not at import, so that
     ``stem --help`` and a test that imports the module never fail for it.
     """
 
-    def __init__(self, name: str = "stem", *, settings: Settings | None = None, **given: Any) -> None:
+    def __init__(
+        self, name: str = "stem", *, settings: Settings | None = None, include: Sequence[str] = (), **given: Any
+    ) -> None:
+        super().__init__()
         if settings is not None and given:
             raise ConfigurationError(f"Stem({name!r}) was given settings and also {', '.join(sorted(given))}")
         for keyword in given.keys() - KEYWORDS:
@@ -46,6 +53,7 @@ class Stem:
             hint = f"did you mean {near[0]}=?" if near else f"known are {', '.join(sorted(KEYWORDS))}"
             raise ConfigurationError(f"Stem({name!r}) knows no setting {keyword!r}", hint=hint)
         self.name = name
+        self.include = (include,) if isinstance(include, str) else tuple(include)
         self.registry = TaskRegistry()
         self.control_commands: dict[str, Callable[..., Any]] = {}
         self._given = given
@@ -90,6 +98,11 @@ class Stem:
         self.close()
         self._settings = None
 
+    def load(self) -> None:
+        """Import the modules of ``include``; raises what importing one does."""
+        for name in self.include:
+            importlib.import_module(name)
+
     @property
     def target(self) -> str | None:
         """``module:attribute`` under which a child process finds this application, or ``None`` when no module of that
@@ -121,7 +134,7 @@ class Stem:
                 checked = TaskOptions(**options)
             except TypeError as error:
                 raise ConfigurationError(f"task {name or handler!r}: {error}") from None
-            task = Task(name or f"{handler.__module__}.{handler.__qualname__}", handler, checked)
+            task = Task(name or usual_name(handler), handler, checked, defining_module(), self.hooks.task)
             return TaskHandle(self, self.registry.add(task))
 
         return register

@@ -105,6 +105,9 @@ class Settings:
     #: Messages held for each isolate child, and for each inline slot.
     prefetch_multiplier: int = 1
     default_max_retries: int = 3
+    #: ``text`` or ``json``, and a file with a configuration of :mod:`logging` in place of both.
+    log_format: str = "text"
+    log_config: str | None = None
     celery_events: bool = True
     celery_results: Source | None = None
     broker_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -137,6 +140,7 @@ class Settings:
         heartbeat_interval: str | float | None = None,
         sync_interval: str | float | None = None,
         default_max_retries: int | None = None,
+        log_format: str | None = None,
         allow_insecure: bool | None = None,
         tls: TlsSettings | None = None,
         signing: SigningSettings | None = None,
@@ -204,6 +208,8 @@ class Settings:
             default_max_retries=env.whole(
                 default_max_retries, "default_max_retries", "STEM_DEFAULT_MAX_RETRIES", 3, least=0
             ),
+            log_format=env.one_of(log_format, "--log-format", "STEM_LOG_FORMAT", ("text", "json")),
+            log_config=env.get("STEM_LOG_CONFIG"),
             celery_events=env.switch(None, "STEM_CELERY_EVENTS", default=True),
             celery_results=celery_results,
             broker_options=options,

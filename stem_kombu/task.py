@@ -16,6 +16,7 @@ from typing import Any
 
 from stem_kombu.durations import checked_seconds, shown
 from stem_kombu.errors import ConfigurationError, TaskNotRegistered
+from stem_kombu.hooks import NO_TASK_HOOKS, TaskHooks
 
 #: Retries that a message counts are fewer: a signed number of 32 bits, which every Celery and every broker can hold.
 MOST_RETRIES = 2**31
@@ -76,6 +77,9 @@ class Task:
     name: str
     handler: Callable[..., Any]
     options: TaskOptions = field(default_factory=TaskOptions)
+    #: The module that registered it, which a child imports to have it as well.
+    defined_in: str | None = field(default=None, compare=False)
+    hooks: TaskHooks = field(default=NO_TASK_HOOKS, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         try:

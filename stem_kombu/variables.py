@@ -70,6 +70,13 @@ class Variables:
             raise ConfigurationError(f"{shown}: {text!r} is not a whole number of at least {least}")
         return int(text)
 
+    def one_of(self, flag: str | None, flag_name: str, name: str, choices: tuple[str, ...]) -> str:
+        """The first of the choices unless another is named."""
+        found = self.source(flag, flag_name, name)
+        if found is not None and found.value not in choices:
+            raise ConfigurationError(f"{found.name}: {found.value!r} is not one of {', '.join(choices)}")
+        return choices[0] if found is None else found.value
+
     def listed(self, flag: str | tuple[str, ...] | None, flag_name: str, name: str) -> tuple[str, ...]:
         shown, given = (self._said(flag_name), flag) if flag is not None else (name, self.get(name))
         if given is None:

@@ -39,6 +39,10 @@ ROOT_WORDS = [
         "task",
         "context",
         "outcome",
+        "hooks",
+        "locating",
+        "logs",
+        "processors",
     )
 ]
 BROKER_LIBRARIES = ("kombu", "amqp", "vine")

@@ -6,9 +6,11 @@ Used under the pool's lock only.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +20,8 @@ from stem_kombu.clock import Clock
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.execution import child
 from stem_kombu.execution.ahead import Ahead
+from stem_kombu.execution.child_setup import ChildSetup
+from stem_kombu.execution.frames import Unfit
 from stem_kombu.execution.member import Member
 from stem_kombu.execution.signals import held_back
 from stem_kombu.execution.tracker import no_tracker_begun
@@ -32,32 +36,31 @@ _DEATHS_AT_START = 3
 
 
 class Births:
-    """``target`` is ``module:attribute`` of the application. A child larger than ``max_rss`` bytes begins nothing ahead.
+    """Raises :class:`~stem_kombu.errors.ConfigurationError` for a start method that there is none of."""
 
-    Raises :class:`~stem_kombu.errors.ConfigurationError` for a start method that there is none of.
-    """
-
-    def __init__(self, target: str, start_method: str, clock: Clock, *, max_rss: int | None = None) -> None:
+    def __init__(self, setup: ChildSetup, start_method: str, clock: Clock) -> None:
         if start_method not in START_METHODS:
             raise ConfigurationError(
                 f"start method {start_method!r} is unknown", hint=f"one of {', '.join(START_METHODS)}"
             )
-        self._target = target
-        self._max_rss = max_rss
+        self._setup = setup
         self._start_method = start_method
         self._clock = clock
         #: When the slots get their next child (monotonic).
         self.due: dict[int, float] = {}
         #: Why the application can't be loaded at all, as the last child said.
         self.unfit: str | None = None
+        #: Why the last child did not start, though the next one may.
+        self.trouble: str | None = None
         self._deaths = 0
+        self._failed_starts = 0
 
     def begin(self) -> None:
         """A new fleet: what went wrong with the last one is forgotten."""
-        self.due, self.unfit, self._deaths = {}, None, 0
+        self.due, self.unfit, self.trouble, self._deaths, self._failed_starts = {}, None, None, 0, 0
         self._method, self._context = self._start_method, billiard.get_context(self._start_method)
         if self._start_method == "forkserver":
-            module = self._target.partition(":")[0]
+            module = self._setup.target.partition(":")[0]
             self._context.set_forkserver_preload(
                 ["stem_kombu.execution.fork_server", module, "stem_kombu.execution.child"]
             )
@@ -77,7 +80,8 @@ class Births:
 
     def succeeded(self) -> None:
         """A child has loaded the application."""
-        self._deaths = 0
+        self._deaths = self._failed_starts = 0
+        self.trouble = None
 
     def failed(self, slot: int, error: Exception) -> None:
         """No child could be started: out of processes, memory or descriptors. The others go on until there are some again."""
@@ -86,18 +90,25 @@ class Births:
         logger.error("no child could be started in slot %d, next try in %.1f s: %s", slot, delay, error)
         self.due[slot] = self._clock.monotonic() + delay
 
-    def died(self, *, started: bool, unfit: str | None) -> None:
+    def died(self, *, started: bool, unfit: Unfit | None) -> None:
         """A child has died, before it had loaded the application unless ``started``."""
-        if unfit is not None:
-            self.unfit = unfit
-            logger.error("a child can't load the application %s: %s", self._target, unfit)
-        if not started or unfit is not None:
+        if unfit is not None and unfit.again:
+            self.trouble = unfit.message
+            self._failed_starts += 1
+            logger.error("a child did not start, next try in %.1f s: %s", self._delay(), unfit.message)
+        elif unfit is not None:
+            self.unfit = unfit.message
+            logger.error("a child can't load the application %s: %s", self._setup.target, unfit.message)
+        elif started:
+            return
+        else:
             self._deaths += 1
 
     def succeed(self, slot: int) -> None:
         """A child that has died is to have a successor: the first one at once, others later, as a child that dies while
         it starts is likely to do so again."""
-        self.due[slot] = self._clock.monotonic() + (0.0 if self._deaths < 2 else self._delay())
+        again_at_once = self._deaths < 2 and not self._failed_starts
+        self.due[slot] = self._clock.monotonic() + (0.0 if again_at_once else self._delay())
 
     @property
     def hopeless(self) -> bool:
@@ -110,10 +121,10 @@ class Births:
             return self.unfit
         if self._deaths >= _DEATHS_AT_START:
             return "they die while they do"
-        return None if ready else f"not ready within {START_TIMEOUT:g} s"
+        return None if ready else f"not ready within {START_TIMEOUT:g} s{f': {self.trouble}' if self.trouble else ''}"
 
     def _delay(self) -> float:
-        return float(min(0.1 * 2.0 ** min(self._deaths, 10), 30.0))
+        return float(min(0.1 * 2.0 ** min(self._deaths + self._failed_starts, 10), 30.0))
 
     def _spawned(self, slot: int, foreign: Sequence[int]) -> Member:
         ahead = Ahead(self._clock)
@@ -123,12 +134,11 @@ class Births:
             ahead.close()
             raise
         inherited = (*foreign, ours.fileno(), *ahead.descriptors) if self._method == "fork" else ()
-        args = (theirs, taken, self._target, self._max_rss, inherited)
+        args = (theirs, taken, replace(self._setup, worker_pid=os.getpid()), inherited)
         process = self._context.Process(target=child.main, args=args, name=f"stem-child-{slot}")
         process.daemon = True
         try:
-            hidden = _main_module_hidden() if self._target.partition(":")[0] != "__main__" else nullcontext()
-            with hidden, no_tracker_begun(), held_back():
+            with _main_module_hidden(), no_tracker_begun(), held_back():
                 process.start()
         except BaseException:
             ours.close()
@@ -156,7 +166,7 @@ class _Hidden(ModuleType):
 
 @contextmanager
 def _main_module_hidden() -> Iterator[None]:
-    """Keep billiard from running the program's main module again in the child, which needs the application's module only.
+    """Keep billiard from running the program's main module again in the child, which imports what it needs by itself.
 
     A program that starts a worker without ``if __name__ == "__main__"`` would start another in each child. Whoever looks
     up something in ``__main__`` meanwhile (an unpickling in another thread, say) still finds it.

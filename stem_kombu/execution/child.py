@@ -1,56 +1,35 @@
-"""A child process: it loads the application, runs one handler after the other, and speaks to nothing but its worker.
-
-A checkpoint looks at the pipe itself (no thread that would have to wait for the interpreter's lock first), at most once
-in a millisecond, so that it may stand in the innermost loop.
-"""
+"""A child process: it loads the application, runs one handler after the other, and speaks to nothing but its worker."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import sys
-from collections.abc import Mapping, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from typing import Any
 
-from stem_kombu.clock import monotonic
 from stem_kombu.context import TaskContext
 from stem_kombu.errors import TaskNotRegistered
 from stem_kombu.execution.ahead import Claims
-from stem_kombu.execution.base import Stop
-from stem_kombu.execution.child_pipe import ChildPipe
-from stem_kombu.execution.frames import (
-    ExtendLease,
-    Finished,
-    Halt,
-    Ready,
-    Report,
-    Retire,
-    Run,
-    Started,
-    Unfit,
+from stem_kombu.execution.child_life import (
+    ChildLoop,
+    become_a_child,
+    finish,
+    leave_with_the_group,
+    run_start_hooks,
 )
+from stem_kombu.execution.child_pipe import ChildPipe
+from stem_kombu.execution.child_setup import ChildSetup
+from stem_kombu.execution.child_signals import ChildSignals
+from stem_kombu.execution.frames import Finished, Ready, Retire, Run, Started, Unfit
 from stem_kombu.execution.handlers import call, call_async, failure, refusal
-from stem_kombu.execution.signals import ignore_from_now_on
-from stem_kombu.execution.stops import PendingStop
-from stem_kombu.execution.tracker import forget_stand_in
+from stem_kombu.execution.loading import load
+from stem_kombu.execution.signals import leave_signals_to_the_worker
 from stem_kombu.outcome import Ending, Outcome
-from stem_kombu.revocation import Revocation
 from stem_kombu.task import Task, TaskMessage, TaskRegistry
 
-#: Seconds between two looks at the pipe.
-GATE = 0.001
-#: Seconds between two reports of one handler; the first and the last are always sent.
-REPORT_GATE = 0.1
-#: Bytes of progress data as JSON.
-PROGRESS_LIMIT = 16_384
 
-
-def main(pipe: Any, ahead: Any, target: str, max_rss: int | None = None, foreign: Sequence[int] = ()) -> None:
-    """The child's whole life. ``pipe`` is its end of the duplex pipe, ``ahead`` that of what it may begin by itself;
-    ``target`` is ``module:attribute`` of the application. Once it is larger than ``max_rss`` bytes it begins nothing by
-    itself, for its worker is about to replace it.
+def main(pipe: Any, ahead: Any, setup: ChildSetup, foreign: Sequence[int] = ()) -> None:
+    """The child's whole life. ``pipe`` is its end of the duplex pipe, ``ahead`` that of what it may begin by itself.
 
     ``foreign`` are descriptors inherited from the worker by ``fork``: kept open, they would hide the worker's death from
     its other children, and its end of their pipes.
@@ -60,52 +39,52 @@ def main(pipe: Any, ahead: Any, target: str, max_rss: int | None = None, foreign
             os.close(descriptor)
         except OSError:
             pass  # closed by another copy of it already
-    ignore_from_now_on()  # when to stop is the worker's to say
-    forget_stand_in()
     end = ChildPipe(pipe.fileno(), Claims(ahead))
-    end.watch_over()
-    os.register_at_fork(after_in_child=end.leave_to_original)
+    leads_group = become_a_child(setup, end)
     try:
-        registry = load_registry(target)
+        registry, hooks = load(setup)
+        if setup.log is not None:
+            setup.log.apply(hooks.setup_logging)
     except BaseException as error:  # noqa: BLE001 - importing an application runs any code
-        end.send(Unfit(f"{type(error).__name__}: {error}"))
+        end.send(Unfit(_told(error)))
         return
-    end.send(Ready(os.getpid()))
+    leave_signals_to_the_worker()  # again: an import may have put handlers of its own in the way
+    try:
+        run_start_hooks(hooks)
+    except BaseException as error:  # noqa: BLE001 - the application's own code
+        end.send(Unfit(f"a start hook failed: {_told(error)}", again=True))
+        return
+    end.send(Ready(os.getpid(), leads_group, rss_bytes()))
+    loop = ChildLoop()
     while (order := end.next_order()) is not None:
         if isinstance(order, Retire):
+            finish(hooks, loop)
             return
         if isinstance(order, Run):
             try:
-                outcome = run(order, registry, end)
+                outcome = run(order, registry, end, loop)
             except BaseException as error:  # noqa: BLE001 - what a handler left behind, an event loop policy for one
                 outcome = failure(error)
             rss = rss_bytes()
-            if max_rss is not None and rss is not None and rss >= max_rss:
+            if setup.max_rss is not None and rss is not None and rss >= setup.max_rss:
                 end.claims = None
             try:
                 end.send_soon(Finished(order.token, outcome, rss))
             except Exception as error:  # noqa: BLE001 - pickle may raise anything
                 end.send_soon(Finished(order.token, failure(error, Ending.REJECTED), rss))
         # A Halt here came too late for its job, which has just ended.
-    # The worker is dead, and with it whoever would take our exit status: billiard would print a traceback about that.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    leave_with_the_group()
 
 
-def load_registry(target: str) -> TaskRegistry:
-    """The tasks of the application at ``module:attribute``."""
-    module, _, attribute = target.partition(":")
-    app = import_module("__mp_main__" if module == "__main__" else module)
-    for name in attribute.split("."):
-        app = getattr(app, name)
-    registry = getattr(app, "registry", app)
-    if not isinstance(registry, TaskRegistry):
-        raise TypeError(f"{target} is no Stem application")
-    return registry
+def _told(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception as broken:  # noqa: BLE001 - an application's own exception class may fail to describe itself
+        text = f"<its text can't be made: {type(broken).__name__}>"
+    return f"{type(error).__name__}: {text}"
 
 
-def run(order: Run, registry: TaskRegistry, end: ChildPipe) -> Outcome:
+def run(order: Run, registry: TaskRegistry, end: ChildPipe, loop: ChildLoop) -> Outcome:
     """Run one job; raises nothing that is the handler's."""
     message = order.message
     try:
@@ -126,8 +105,8 @@ def run(order: Run, registry: TaskRegistry, end: ChildPipe) -> Outcome:
         is_isolate=True,
     )
     end.send(Started(order.token))
-    outcome = (
-        asyncio.run(_run_async(task, message, context, signals)) if task.is_async else call(task, message, context)
+    outcome: Outcome = (
+        loop.run(_run_async(task, message, context, signals)) if task.is_async else call(task, message, context)
     )
     signals.flush()
     return outcome
@@ -151,95 +130,6 @@ async def _run_async(task: Task, message: TaskMessage, context: TaskContext, sig
         return await job
     finally:
         loop.remove_reader(signals.descriptor)
-
-
-class ChildSignals:
-    """The executor's side of a context, in a child. See :class:`stem_kombu.context.Signals`."""
-
-    def __init__(self, end: ChildPipe, token: int, task_id: str) -> None:
-        self._end = end
-        self._token = token
-        self.pending = PendingStop(task_id)
-        self._poll = end.has_news()
-        self._next_look = 0.0
-        self._next_report = 0.0
-        self._unsent: Report | None = None
-
-    @property
-    def descriptor(self) -> int:
-        return self._end.descriptor
-
-    def check(self) -> None:
-        now = monotonic()
-        if now < self._next_look:
-            return
-        self._next_look = now + GATE
-        if self._poll(0):
-            self.look()
-        if self.pending:
-            error = self.pending.take()
-            # Once an order is pending each checkpoint has to see it, not only one in a millisecond.
-            self._next_look = 0.0
-            if error is not None:
-                raise error
-
-    def look(self) -> None:
-        """Take the orders that have arrived; those of another token are of a job that has ended (G8)."""
-        for order in self._end.orders_now():
-            if isinstance(order, Halt) and order.token == self._token:
-                self.pending.set(order.why, order.revocation)
-        if self._end.orphaned:
-            self.pending.set(Stop.LEASE_LOST)
-
-    def revoked(self) -> Revocation | None:
-        self.look()
-        return self.pending.revocation
-
-    def heartbeat(self) -> None:
-        now = monotonic()
-        if now < self._next_look:
-            return  # a checkpoint a moment ago has done both
-        self.check()
-        if now >= self._next_report:
-            self._report(Report(self._token))
-
-    def progress(self, fraction: float | None, data: Mapping[str, Any]) -> None:
-        self._report(Report(self._token, fraction, checked_progress(data)))
-
-    def extend_lease(self, seconds: float) -> None:
-        self._end.send(ExtendLease(self._token, seconds))
-
-    def flush(self) -> None:
-        """Send the last progress that was held back."""
-        if self._unsent is not None:
-            self._end.send(self._unsent)
-            self._unsent = None
-
-    def _report(self, report: Report) -> None:
-        now = monotonic()
-        if now < self._next_report:
-            if report.data is not None:
-                self._unsent = report
-            return
-        self._next_report = now + REPORT_GATE
-        if report.data is None and self._unsent is not None:
-            report = self._unsent
-        self._unsent = None
-        self._end.send(report)
-
-
-def checked_progress(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The data as JSON holds it; raises ``ValueError`` when it can't, or for more than 16 kB."""
-    if not data:
-        return {}
-    try:
-        text = json.dumps(data, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"progress data is no JSON: {error}") from None
-    if len(text) > PROGRESS_LIMIT:
-        raise ValueError(f"progress data has {len(text)} bytes; at most {PROGRESS_LIMIT} are sent")
-    loaded: dict[str, Any] = json.loads(text)
-    return loaded
 
 
 def rss_bytes() -> int | None:

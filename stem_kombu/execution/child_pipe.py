@@ -11,9 +11,10 @@ from typing import Any
 from stem_kombu.clock import SYSTEM
 from stem_kombu.execution.ahead import Claims, is_stale
 from stem_kombu.execution.frames import Declined, FrameReader, Run, encode
+from stem_kombu.execution.groups import end_own_group
 
 #: Seconds a handler may go on after its worker has died, to reach a checkpoint and clean up.
-ORPHAN_GRACE = 2.0
+ORPHAN_GRACE = 1.0
 
 
 class ChildPipe:
@@ -91,9 +92,23 @@ class ChildPipe:
         """The bare system call of a checkpoint."""
         return self._poll.poll
 
-    def watch_over(self) -> None:
-        """Exit soon after the worker has died, even in a handler without checkpoints: its task runs elsewhere by then."""
-        threading.Thread(target=self._lifeline, name="stem-lifeline", daemon=True).start()
+    def watch_over(self, worker: int | None = None) -> None:
+        """Exit soon after the worker has died, even in a handler without checkpoints: its task runs elsewhere by then.
+
+        What the child's group still runs ends with it. ``worker`` is a descriptor that is readable once the worker is dead
+        (:func:`os.pidfd_open`): a process that the worker's host has forked may keep the worker's end of the pipe open.
+        """
+        threading.Thread(target=self._lifeline, args=(worker,), name="stem-lifeline", daemon=True).start()
+
+    def _lifeline(self, worker: int | None) -> None:
+        end = select.poll()
+        end.register(self.descriptor, 0)  # nothing but the hang-up, which needs no asking for
+        if worker is not None:
+            end.register(worker, select.POLLIN)
+        end.poll()
+        self.orphaned = True
+        SYSTEM.sleep(ORPHAN_GRACE)
+        end_own_group(1)
 
     def leave_to_original(self) -> None:
         """In a copy of the child that a handler has forked: let go of everything here. It is the original's to take orders
@@ -105,14 +120,6 @@ class ChildPipe:
         for descriptor in descriptors:
             os.dup2(nothing, descriptor, inheritable=False)  # not closed: the handler's next file would get its number
         os.close(nothing)
-
-    def _lifeline(self) -> None:
-        hangup = select.poll()
-        hangup.register(self.descriptor, 0)  # nothing but the hang-up, which needs no asking for
-        hangup.poll()
-        self.orphaned = True
-        SYSTEM.sleep(ORPHAN_GRACE)
-        os._exit(1)
 
     def _read(self) -> bool:
         try:

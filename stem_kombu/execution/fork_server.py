@@ -5,6 +5,6 @@ With it, a worker that drains could start no child any more but by ``spawn``, an
 
 from __future__ import annotations
 
-from stem_kombu.execution.signals import ignore_from_now_on
+from stem_kombu.execution.signals import leave_signals_to_the_worker
 
-ignore_from_now_on()
+leave_signals_to_the_worker()

@@ -52,16 +52,21 @@ class Retire:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The application is loaded; jobs may come."""
+    """The application is loaded; jobs may come. ``leads_group``: the child leads a process group of its own."""
 
     pid: int
+    leads_group: bool = False
+    rss_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Unfit:
-    """The application can't be loaded in a child: which is the application's error, so trying again won't help."""
+    """The application can't be loaded in a child: which is the application's error, so trying again won't help.
+
+    ``again``: it is loaded, but a start hook failed, which another child may be spared."""
 
     message: str
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +169,8 @@ _FIELDS: dict[type, tuple[tuple[str, tuple[type, ...]], ...]] = {
     Run: (("token", (int,)), ("message", (TaskMessage,)), ("good_until", (float, int, type(None)))),
     Halt: (("token", (int,)), ("why", (Stop,)), ("revocation", (Revocation, type(None)))),
     Retire: (),
-    Ready: (("pid", (int,)),),
-    Unfit: (("message", (str,)),),
+    Ready: (("pid", (int,)), ("leads_group", (bool,)), ("rss_bytes", (int, type(None)))),
+    Unfit: (("message", (str,)), ("again", (bool,))),
     Started: (("token", (int,)),),
     Report: (("token", (int,)), ("fraction", (float, int, type(None))), ("data", (dict, type(None)))),
     ExtendLease: (("token", (int,)), ("seconds", (float, int))),

@@ -38,17 +38,25 @@ _ORDERS = (TaskRevoked, TaskReleased, TimeLimitExceeded, SoftTimeLimitExceeded, 
 
 def call(task: Task, message: TaskMessage, context: TaskContext) -> Outcome:
     """Run a plain handler here and say how it ended; raises nothing."""
-    began, here, depth = monotonic(), os.getpid(), sys.getrecursionlimit()
     token = _current.set(context)
     try:
+        outcome = _attempt(task, message, context)
+        task.hooks.ended(context, outcome)
+        return outcome
+    finally:
+        _current.reset(token)
+
+
+def _attempt(task: Task, message: TaskMessage, context: TaskContext) -> Outcome:
+    began, here, depth = monotonic(), os.getpid(), sys.getrecursionlimit()
+    try:
+        task.hooks.started(context)
         result = task.handler(context, *message.args, **message.kwargs)
     except BaseException as error:  # noqa: BLE001 - the boundary between a handler and the worker
         if sys.getrecursionlimit() < depth:  # first of all: with less than it needs, nothing below works
             sys.setrecursionlimit(depth)
         leave_if_copy(here, error)
         return raised(error, monotonic() - began)
-    finally:
-        _current.reset(token)
     if sys.getrecursionlimit() < depth:
         sys.setrecursionlimit(depth)
     leave_if_copy(here)
@@ -60,9 +68,21 @@ async def call_async(
 ) -> Outcome:
     """The same for a coroutine. ``cancelled_by()`` says which of our orders a ``CancelledError`` stands for, ``None`` when the
     handler itself (or a library in it) raised it."""
-    began, here, depth = monotonic(), os.getpid(), sys.getrecursionlimit()
     token = _current.set(context)
     try:
+        outcome = await _attempt_async(task, message, context, cancelled_by)
+        await task.hooks.ended_in_loop(context, outcome)
+        return outcome
+    finally:
+        _current.reset(token)
+
+
+async def _attempt_async(
+    task: Task, message: TaskMessage, context: TaskContext, cancelled_by: Callable[[], BaseException | None]
+) -> Outcome:
+    began, here, depth = monotonic(), os.getpid(), sys.getrecursionlimit()
+    try:
+        await task.hooks.started_in_loop(context)
         result = await task.handler(context, *message.args, **message.kwargs)
     except BaseException as error:  # noqa: BLE001 - the boundary between a handler and the worker
         if sys.getrecursionlimit() < depth:  # first of all: with less than it needs, nothing below works
@@ -70,8 +90,6 @@ async def call_async(
         leave_if_copy(here, error)
         ordered = cancelled_by() if issubclass(type(error), asyncio.CancelledError) else None
         return raised(error if ordered is None else ordered, monotonic() - began)
-    finally:
-        _current.reset(token)
     if sys.getrecursionlimit() < depth:
         sys.setrecursionlimit(depth)
     leave_if_copy(here)

@@ -6,16 +6,31 @@ others.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
 from stem_kombu.clock import Clock
+from stem_kombu.execution import groups
 from stem_kombu.execution.ahead import MOST, MOST_WORK, Ahead
 from stem_kombu.execution.base import Job, SlotView, Stop
-from stem_kombu.execution.frames import ChildState, Finished, FrameReader, Halt, Run, Started, encode, transition
+from stem_kombu.execution.frames import (
+    ChildState,
+    Finished,
+    FrameReader,
+    Halt,
+    Ready,
+    Run,
+    Started,
+    Unfit,
+    encode,
+    transition,
+)
 from stem_kombu.outcome import Ending, Outcome, TaskError
+
+logger = logging.getLogger(__name__)
 
 _SHOWN = {
     ChildState.STARTING: "starting",
@@ -52,13 +67,19 @@ class Member:
         self.gone_deadline: float | None = None
         #: What its job ends as once a kill of ours has taken effect.
         self.verdict: Outcome | None = None
-        self.unfit: str | None = None
+        self.unfit: Unfit | None = None
         self.ahead = ahead
         #: Seconds that its tasks take, as the last ones did; ``None`` where nobody can tell.
         self._pace: float | None = None
         self._started_at = 0.0
         self.descriptor: int = pipe.fileno()
         self.sentinel: int = process.sentinel
+        #: Readable once the process is dead, whatever a process that it has forked keeps open; ``None`` where there is none.
+        self.pidfd = groups.open_pidfd(process.pid)
+        #: Bytes of resident memory before its first task.
+        self.fresh_rss_bytes: int | None = None
+        self._leads_group = False
+        self._born = groups.started_at(process.pid)
         self._pipe = pipe
         self._clock = clock
         self._has_status = has_status
@@ -74,6 +95,11 @@ class Member:
     def descriptors(self) -> tuple[int, ...]:
         """What a forked child of another slot must close."""
         return self.descriptor, *self.ahead.descriptors
+
+    @property
+    def sentinels(self) -> tuple[int, ...]:
+        """What becomes readable once the process is dead."""
+        return (self.sentinel,) if self.pidfd is None else (self.sentinel, self.pidfd)
 
     @property
     def is_free(self) -> bool:
@@ -149,7 +175,9 @@ class Member:
     def accept(self, frame: Any) -> None:
         """Move on to the state after the frame."""
         self.state = transition(self.state, frame)
-        if isinstance(frame, Started):
+        if isinstance(frame, Ready):
+            self._leads_group, self.fresh_rss_bytes = frame.leads_group, frame.rss_bytes
+        elif isinstance(frame, Started):
             now, job = self._clock.monotonic(), self.job
             assert job is not None  # the table of frames knows no child that starts without
             self._started_at = now
@@ -186,15 +214,23 @@ class Member:
             self.send(Halt(job.token, Stop.SOFT_TIME_LIMIT))
 
     def kill(self) -> None:
-        """SIGKILL; its end is noticed like any other."""
-        try:
-            os.kill(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it was quicker
+        """SIGKILL to it and, where it leads one, its group; its end is noticed like any other."""
+        if not self._is_dead:
+            groups.kill(self.pid)
+
+    def kill_what_it_left(self) -> None:
+        """Once it is dead: SIGKILL to what its tasks have started and what is still in its group (G28)."""
+        if self._leads_group and (left := groups.kill_leaderless(self.pid, self._born)):
+            logger.info("child %d left %d processes of its group behind, which were killed", self.pid, len(left))
 
     def has_exited(self) -> bool:
         self.process.join(0)
-        return self.process.exitcode is not None
+        return self._is_dead or self.process.exitcode is not None
+
+    @property
+    def _is_dead(self) -> bool:
+        """Known to have ended; ``False`` also where the system does not tell so at once."""
+        return self.pidfd is not None and groups.is_readable(self.pidfd)
 
     def describe_end(self) -> str:
         """How the process ended, as far as its start method can tell."""
@@ -209,6 +245,9 @@ class Member:
         return f"child {self.pid} left with status {code}"
 
     def close(self) -> None:
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
         self._pipe.close()
         self.ahead.close()
 

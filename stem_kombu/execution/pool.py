@@ -9,15 +9,17 @@ notice (G18).
 from __future__ import annotations
 
 import logging
-import selectors
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import ExecutionError
 from stem_kombu.execution.base import Job, Observer, SlotView, Stop
 from stem_kombu.execution.births import START_TIMEOUT, Births
+from stem_kombu.execution.child_setup import ChildSetup
+from stem_kombu.execution.child_watch import ChildWatch
 from stem_kombu.execution.frames import (
     ChildState,
     Declined,
@@ -44,15 +46,16 @@ RETIRE_GRACE = 5.0
 
 
 class IsolatePool:
-    """An :class:`~stem_kombu.execution.base.Executor` of child processes. ``target`` is ``module:attribute`` of the application.
+    """An :class:`~stem_kombu.execution.base.Executor` of child processes.
 
-    Children are replaced after ``max_tasks_per_child`` tasks, or when larger than ``max_rss_per_child`` bytes after one.
+    ``setup`` says how a child becomes one; text is ``module:attribute`` of the application. Children are replaced after
+    ``max_tasks_per_child`` tasks, or when larger than ``max_rss_per_child`` bytes after one.
     """
 
     def __init__(
         self,
         slots: int,
-        target: str,
+        setup: ChildSetup | str,
         observer: Observer,
         *,
         max_tasks_per_child: int | None = None,
@@ -61,7 +64,8 @@ class IsolatePool:
         clock: Clock = SYSTEM,
     ) -> None:
         self.slots = slots
-        self._target = target
+        setup = ChildSetup(setup) if isinstance(setup, str) else setup
+        self._setup = replace(setup, max_rss=max_rss_per_child, is_fork=start_method == "fork")
         self._observer = observer
         self._max_tasks = max_tasks_per_child
         self._max_rss = max_rss_per_child
@@ -70,7 +74,7 @@ class IsolatePool:
         self._lifecycle = threading.RLock()
         self._members: dict[int, Member] = {}
         self._lineup = Lineup(self._members, max_tasks_per_child)
-        self._births = Births(target, start_method, clock, max_rss=max_rss_per_child)
+        self._births = Births(self._setup, start_method, clock)
         self._stopping = False
         self._release_at: float | None = None
         self._pipe = WakePipe()
@@ -100,7 +104,7 @@ class IsolatePool:
             if problem is not None:
                 self.stop(0.0)  # before another start can find it running
                 raise ExecutionError(
-                    f"children can't load the application {self._target}: {problem}",
+                    f"children can't load the application {self._setup.target}: {problem}",
                     hint="the module must be importable by that name in a new process",
                 )
 
@@ -164,42 +168,25 @@ class IsolatePool:
     # -- the supervisor's thread ------------------------------------------------------------------------------------
 
     def _supervise(self) -> None:
-        selector = selectors.DefaultSelector()
-        selector.register(self._pipe.reader, selectors.EVENT_READ)
-        watched: dict[int, tuple[Member, bool]] = {}
+        watch = ChildWatch(self._pipe.reader)
         while True:
             try:
                 self._tend()
                 with self._lock:
                     if self._stopping and not self._members:
                         break
-                    self._watch(selector, watched)
+                    watch.follow(self._members.values())
                     wait = self._next_wait()
-                for key, _ in selector.select(wait):
-                    if key.fd == self._pipe.reader:
+                for member in watch.wait(wait):
+                    if member is None:
                         self._pipe.drain()
-                    elif key.fd in watched:
-                        self._hear(watched[key.fd][0])
+                    else:
+                        self._hear(member)
             except Exception:
                 # The boundary of the thread that everything here depends on: it must outlive any single surprise.
                 logger.exception("the pool's supervisor goes on after an unexpected error")
                 self._clock.sleep(0.05)
-        selector.close()
-
-    def _watch(self, selector: selectors.BaseSelector, watched: dict[int, tuple[Member, bool]]) -> None:
-        """Bring the selector in step with the children and with what waits to be written."""
-        wanted: dict[int, tuple[Member, bool]] = {}
-        for member in self._members.values():
-            wanted[member.descriptor] = (member, member.wants_to_write)
-            wanted[member.sentinel] = (member, False)
-        for fd, entry in list(watched.items()):
-            if wanted.get(fd) != entry:
-                selector.unregister(fd)
-                del watched[fd]
-        for fd, entry in wanted.items():
-            if fd not in watched:
-                selector.register(fd, selectors.EVENT_READ | (selectors.EVENT_WRITE if entry[1] else 0))
-                watched[fd] = entry
+        watch.close()
 
     def _hear(self, member: Member) -> None:
         """Take what a child says, and bury it when it has ended."""
@@ -238,7 +225,7 @@ class IsolatePool:
         member.accept(frame)
         observer = self._observer
         if isinstance(frame, Unfit):
-            member.unfit = frame.message
+            member.unfit = frame
         elif job is None:  # Ready
             self._births.succeeded()
             self._settled.notify_all()
@@ -262,6 +249,7 @@ class IsolatePool:
     def _bury(self, member: Member) -> list[Callable[[], None]]:
         """Say how the dead child's job ended, and see to a successor. Under the lock."""
         member.kill()
+        member.kill_what_it_left()
         end = member.describe_end()
         self._lineup.recall(member)
         member.close()

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.errors import ConfigurationError
 from stem_kombu.execution.base import Job, Observer, SlotView, Stop
+from stem_kombu.execution.child_setup import ChildOptions, ChildSetup
 from stem_kombu.execution.inline import InlineExecutor
 from stem_kombu.execution.pool import IsolatePool
 from stem_kombu.revocation import Revocation
@@ -33,27 +33,19 @@ class Executors:
         *,
         isolates: int,
         inline: int,
-        max_tasks_per_child: int | None = None,
-        max_rss_per_child: int | None = None,
-        start_method: str = "forkserver",
+        children: ChildOptions,
         clock: Clock = SYSTEM,
     ) -> Executors:
         """What the application's tasks need. Raises :class:`ConfigurationError` when children could not find it."""
         pool = None
         if isolates:
-            target = app.target
-            if target is None:
-                raise ConfigurationError(
-                    f"{app!r} has isolate tasks but is no attribute of a module, so that child processes can't import it",
-                    hint="make it at the top level of a module: app = Stem(...)",
-                )
             pool = IsolatePool(
                 isolates,
-                target,
+                ChildSetup.of(app, children),
                 observer,
-                max_tasks_per_child=max_tasks_per_child,
-                max_rss_per_child=max_rss_per_child,
-                start_method=start_method,
+                max_tasks_per_child=children.max_tasks,
+                max_rss_per_child=children.max_rss,
+                start_method=children.start_method,
                 clock=clock,
             )
         return cls(InlineExecutor(inline, observer, clock=clock), pool)

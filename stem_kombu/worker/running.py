@@ -1,4 +1,4 @@
-"""A worker that has a process to itself: it runs until it is stopped, and a signal is how it is told."""
+"""A worker that has a process to itself: it runs until it is stopped, and a signal is how it is stopped."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 from stem_kombu.background import Watch
-from stem_kombu.errors import ExecutionError, StoreUnavailable
+from stem_kombu.clock import SYSTEM
+from stem_kombu.errors import ExecutionError, StemError
+from stem_kombu.execution.signals import write_stacks_on_request
 
 logger = logging.getLogger(__name__)
 
+#: Seconds within which signals to stop are one order: terminals, supervisors and wrappers send the same one twice.
+SAME_ORDER = 1.0
 #: Seconds that tasks get to end when a thread of their worker can't go on.
 _LEAVE_TIMEOUT = 10.0
 
@@ -27,6 +31,95 @@ class Runnable(Protocol):
     def stop(self) -> None: ...
 
     def release(self) -> None: ...
+
+
+class StopSignals:
+    """The signals of a worker's process, from before its application is loaded until it is down.
+
+    SIGTERM, SIGINT and SIGHUP stop it: the first drains, a later one returns what runs to the queue. SIGHUP that is ignored
+    (``nohup``) stays ignored. SIGUSR1 writes the stacks of all threads to stderr; SIGUSR2 is ignored, which is logged.
+
+    Used in the main thread. A stop that comes while no worker is there is kept for it, and raises :class:`SystemExit`
+    inside of :meth:`loading`.
+    """
+
+    def __init__(self) -> None:
+        self._worker: Runnable | None = None
+        self._held: dict[int, Any] = {}
+        self._last = float("-inf")
+        self._stops = 0
+        self._is_loading = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop has come."""
+        return self._stops > 0
+
+    def install(self) -> StopSignals:
+        """Take the signals; again, when an application may have put handlers of its own in the way."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                self._take(number, self._on_stop)
+        if signal.getsignal(signal.SIGUSR2) in (signal.SIG_DFL, self._on_usr2):
+            self._take(signal.SIGUSR2, self._on_usr2)
+        write_stacks_on_request()
+        return self
+
+    def restore(self) -> None:
+        """Give the signals back to whom they belonged."""
+        for number, handler in self._held.items():
+            signal.signal(number, handler)
+        self._held.clear()
+
+    def __enter__(self) -> StopSignals:
+        return self.install()
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
+
+    def loading(self, load: Callable[[], Any]) -> Any:
+        """What ``load()`` returns, while which a stop leaves by ``SystemExit(0)``: nothing has begun that had to end."""
+        self._is_loading = True
+        try:
+            if self.stopped:
+                raise SystemExit(0)
+            loaded = load()
+        finally:
+            self._is_loading = False
+        if self.stopped:  # an application's own "except" has kept the exit from coming here
+            raise SystemExit(0)
+        return loaded
+
+    def lead_to(self, worker: Runnable) -> None:
+        """From now on the signals are the worker's."""
+        self._worker = worker
+
+    def _take(self, number: int, handler: Callable[[int, FrameType | None], None]) -> None:
+        before = signal.signal(number, handler)
+        self._held.setdefault(number, signal.SIG_DFL if before is None else before)
+
+    def _on_stop(self, number: int, _frame: FrameType | None) -> None:
+        now = SYSTEM.monotonic()
+        if now - self._last < SAME_ORDER:
+            return
+        self._last = now
+        self._stops += 1
+        if self._worker is None:
+            if self._is_loading:
+                raise SystemExit(0)
+        elif self._stops == 1:
+            _in_thread(self._worker.stop, "stem-stop")
+        else:
+            _in_thread(self._worker.release, "stem-release")
+
+    @staticmethod
+    def _on_usr2(_number: int, _frame: FrameType | None) -> None:
+        _in_thread(lambda: logger.warning("SIGUSR2 means nothing to a worker and is ignored"), "stem-signal")
+
+
+def _in_thread(function: Callable[[], Any], name: str) -> None:
+    # Not in the handler itself: it interrupts the main thread anywhere, also where that holds a lock.
+    threading.Thread(target=function, name=name, daemon=True).start()
 
 
 class Departure:
@@ -59,33 +152,31 @@ def run_until_stopped(
     ready: Callable[[], None],
     *,
     gave_up: Callable[[], bool],
-    signals: bool,
+    signals: StopSignals | bool,
 ) -> None:
-    """Start the worker, call ``ready()``, and return when it is down; raises what its ``start()`` does, unless
-    ``gave_up()`` says that it was told to stop while it waited for the revoke store.
+    """Start the worker, call ``ready()``, and return when it is down; raises what its ``start()`` does, unless it was asked to
+    stop meanwhile, as ``signals`` or, of a wait for the revoke store, ``gave_up()`` say.
 
-    With ``signals`` the first SIGTERM or SIGINT drains, or ends a start that waits for the revoke store; the second returns
-    what runs to the queue.
+    ``signals`` stop it, also while it starts, and are given back at the end.
     """
-    received: list[int] = []
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        if len(received) == 1:
-            threading.Thread(target=worker.stop, name="stem-stop", daemon=True).start()
-        elif len(received) == 2:
-            threading.Thread(target=worker.release, name="stem-release", daemon=True).start()
-
-    # Handlers are installed first: a signal during start-up then stops the worker in order as well.
-    held = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)} if signals else {}
+    # Installed first: a signal during start-up then stops the worker in order as well.
+    taken = StopSignals() if signals is True else signals or None
+    if taken is not None:
+        taken.install()
     # CPU-bound inline handlers would otherwise keep a reply waiting for the default five milliseconds a turn.
     turn = sys.getswitchinterval()
     sys.setswitchinterval(0.001)
     try:
         try:
+            if taken is not None and taken.stopped:
+                logger.info("the worker ends before it has started: a signal asked it to")
+                return
+            if taken is not None:
+                taken.lead_to(worker)
             worker.start()
-        except StoreUnavailable as error:
-            if not gave_up():
+        except StemError as error:
+            # Asked to stop while it waited for the revoke store, or in the moment before its start.
+            if not gave_up() and not (taken is not None and taken.stopped and stopped().is_set()):
                 raise
             logger.info("the worker ends before it has started: %s", error)
             return
@@ -95,5 +186,5 @@ def run_until_stopped(
             pass
     finally:
         sys.setswitchinterval(turn)
-        for number, handler in held.items():
-            signal.signal(number, handler)
+        if taken is not None:
+            taken.restore()

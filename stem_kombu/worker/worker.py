@@ -7,7 +7,6 @@ consumed before the revoke store has been read. Death is the reverse, and contro
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -35,9 +34,12 @@ from stem_kombu.control.standing import saved_unsigned
 from stem_kombu.control.trust import Trust
 from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
+from stem_kombu.execution.child_setup import ChildOptions
 from stem_kombu.execution.router import Executors
+from stem_kombu.logs import LogSetup
 from stem_kombu.monitoring.face import DRIVERS as FACE_DRIVERS
 from stem_kombu.monitoring.face import Face
+from stem_kombu.processors import usable_processors
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.settings import Settings
 from stem_kombu.signing.keyring import Scope
@@ -52,7 +54,7 @@ from stem_kombu.worker.intake import FETCHED_LATELY, Intake
 from stem_kombu.worker.leases import LeaseThread
 from stem_kombu.worker.lifecycle import Lifecycle, State, Step
 from stem_kombu.worker.recorder import Recorder
-from stem_kombu.worker.running import Departure, run_until_stopped
+from stem_kombu.worker.running import Departure, StopSignals, run_until_stopped
 from stem_kombu.worker.steering import Steering
 from stem_kombu.worker.totals import Totals
 from stem_kombu.worker.view import View
@@ -81,9 +83,10 @@ class Worker:
     blocking form that the command line uses. A worker starts once: make a new one to start again.
 
     ``connection`` is an existing Kombu connection to work beside, a pool of them, or the text of a URL: it is cloned, never
-    used itself, and its clones get heartbeat, timeouts and lease of Stem's own. ``concurrency`` is
-    the number of processors unless given; slots, prefetch, queues and heartbeat are then those of the settings. Spans are
-    seconds, ``max_rss_per_child`` bytes. ``start_method`` is billiard's (``forkserver``, ``spawn``, ``fork``).
+    used itself, and its clones get heartbeat, timeouts and lease of Stem's own. ``concurrency`` is the number of processors
+    that this process may use unless given; slots, prefetch, queues and heartbeat are then those of the settings. Spans are
+    seconds, ``max_rss_per_child`` bytes. ``start_method`` is billiard's (``forkserver``, ``spawn``, ``fork``), ``preload``
+    what its fork server imports, ``log`` how children log. This process's own logging is left alone.
     """
 
     def __init__(
@@ -101,9 +104,12 @@ class Worker:
         max_tasks_per_child: int | None = None,
         max_rss_per_child: int | None = None,
         start_method: str = "forkserver",
+        preload: str = "auto",
+        log: LogSetup | None = None,
         hydration_timeout: float = HYDRATION_TIMEOUT,
         clock: Clock = SYSTEM,
     ) -> None:
+        app.load()
         settings = app.settings
         counts = {"concurrency": concurrency, "inline_slots": inline_slots, "prefetch_multiplier": prefetch_multiplier}
         for option, number in counts.items():
@@ -113,14 +119,15 @@ class Worker:
         self.settings: Settings = settings
         self.clock = clock
         self.queues = tuple(map(checked_queue_name, queues or settings.worker_queues or (settings.default_queue,)))
-        self.concurrency = concurrency or os.cpu_count() or 1
+        self.concurrency = concurrency or usable_processors()
         self._interval = settings.heartbeat_interval if heartbeat_interval is None else heartbeat_interval
         self._multiplier = settings.prefetch_multiplier if prefetch_multiplier is None else prefetch_multiplier
         self._allow_unsynced = allow_unsynced
         self._hydration_timeout = hydration_timeout
         self._connection, self._name = connection, name
         slots = inline_slots or settings.inline_slots
-        self._build = partial(self._built, slots, max_tasks_per_child, max_rss_per_child, start_method)
+        children = ChildOptions(max_tasks_per_child, max_rss_per_child, start_method, preload, log)
+        self._build = partial(self._built, slots, children)
         self._make()
 
     def _make(self) -> None:
@@ -129,9 +136,7 @@ class Worker:
         with watched_by(self._departure.watch):
             self._build()
 
-    def _built(
-        self, inline_slots: int, max_tasks_per_child: int | None, max_rss_per_child: int | None, start_method: str
-    ) -> None:
+    def _built(self, inline_slots: int, children: ChildOptions) -> None:
         app, settings, clock, given = self.app, self.settings, self.clock, self._connection
         self._trust = Trust.of(settings.signing, scope=Scope.WORK, what="speak for a worker", clock=clock)
         self.identity = WorkerIdentity.here(settings.namespace, self._name, clock.utcnow())
@@ -176,9 +181,7 @@ class Worker:
             self.steering,
             isolates=isolates,
             inline=inline,
-            max_tasks_per_child=max_tasks_per_child,
-            max_rss_per_child=max_rss_per_child,
-            start_method=start_method,
+            children=children.of_worker(worker),
             clock=clock,
         )
         self._credit = Credit(isolates, inline, self._multiplier)
@@ -333,6 +336,7 @@ class Worker:
         warn_of_routes(self.settings)
         hydrate = partial(self.hydration.start, timeout=self._hydration_timeout, allow_unsynced=self._allow_unsynced)
         return [
+            (partial(self.app.hooks.start_worker, self), partial(self.app.hooks.stop_worker, self)),
             (self.executor.start, lambda: self.executor.stop(0.0)),
             (hydrate, self.hydration.stop),
             (self.heartbeats.claim, self.heartbeats.stop),
@@ -363,6 +367,7 @@ class Worker:
         self.listener.stop()
         self.hydration.stop()
         self.close()
+        self.app.hooks.stop_worker(self)
 
     def release(self) -> None:
         """While :meth:`stop` waits: send what runs, and what a backend that is away can't record, back to the queue now
@@ -373,11 +378,11 @@ class Worker:
         self.executor.hurry()
         self.recorder.hurry()
 
-    def run(self, on_ready: Callable[[Worker], None] | None = None, *, signals: bool = True) -> None:
+    def run(self, on_ready: Callable[[Worker], None] | None = None, *, signals: bool | StopSignals = True) -> None:
         """Start, call ``on_ready(self)``, and return when the worker was stopped, by :meth:`stop` or a signal. Raises
         :class:`~stem_kombu.errors.ExecutionError` when it stopped because one of its threads could not go on.
 
-        With ``signals`` the first SIGTERM or SIGINT drains, the second returns what runs to the queue.
+        With ``signals`` the first SIGTERM, SIGINT or SIGHUP drains, a later one returns what runs to the queue.
         """
         run_until_stopped(
             self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stem_kombu.errors import ConfigurationError, StemError
+from stem_kombu.logs import FORMATS, LogSetup, name_worker, read_config
 from stem_kombu_cli.options import DURATION, announce_places, check_tls, place_options, places_of
 from stem_kombu_cli.render import ReaderGone, emit
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from stem_kombu.app import Stem
     from stem_kombu.worker.worker import Worker
 
+#: The usual one first.
+START_METHODS = ("forkserver", "spawn", "fork")
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -29,7 +31,12 @@ _COLLECTED = (700, 10, 10)
 @click.command(epilog="Example:  stem worker start -A shop.tasks:app --queues images,mail --concurrency 4")
 @click.option("-A", "--app", metavar="MODULE:ATTR", help="The application.  [env: STEM_APP]")
 @click.option("-Q", "--queues", metavar="A,B", help="Queues to consume, used as given.  [env: STEM_WORKER_QUEUES]")
-@click.option("-c", "--concurrency", type=click.IntRange(1, 1024), help="Isolate children (default: number of CPUs).")
+@click.option(
+    "-c",
+    "--concurrency",
+    type=click.IntRange(1, 1024),
+    help="Isolate children (default: processors that may be used).",
+)
 @click.option(
     "--inline-slots",
     type=click.IntRange(1, 10_000),
@@ -53,6 +60,11 @@ _COLLECTED = (700, 10, 10)
     help="What is logged, to stderr.",
 )
 @click.option(
+    "--log-format",
+    type=click.Choice(FORMATS),
+    help="How it is logged, by worker and children alike (default: text).  [env: STEM_LOG_FORMAT]",
+)
+@click.option(
     "--allow-unsynced", is_flag=True, help="Start though the revoke store can't be read: revoked tasks may run."
 )
 @click.option("--max-tasks-per-child", type=click.IntRange(1), help="Replace a child after so many tasks.")
@@ -62,6 +74,21 @@ _COLLECTED = (700, 10, 10)
     metavar="MB",
     help="Replace a child that is larger than this after a task.",
 )
+@click.option(
+    "--start-method",
+    type=click.Choice(START_METHODS),
+    default=START_METHODS[0],
+    show_default=True,
+    help="How children are started.",
+)
+@click.option(
+    "--preload",
+    metavar="auto|always|never|MODULE",
+    default="auto",
+    show_default=True,
+    help="What the process that forks children imports before it forks: the application (auto: unless that leaves threads"
+    " or sockets there), nothing, or that module.",
+)
 @place_options
 @click.pass_context
 def start(
@@ -69,22 +96,22 @@ def start(
     /,
     app: str | None,
     queues: str | None,
-    concurrency: int | None,
     inline_slots: int | None,
-    name: str | None,
     prefetch_multiplier: int | None,
     heartbeat_interval: float | None,
     log_level: str,
-    allow_unsynced: bool,
-    max_tasks_per_child: int | None,
-    max_rss_per_child: int | None,
+    log_format: str | None,
     **values: Any,
 ) -> None:
     """Run a worker until it is told to stop.
 
-    The first SIGTERM or Ctrl-C stops fetching and lets what runs finish; the second returns what runs to the queue.
+    The first SIGTERM, SIGHUP or Ctrl-C stops fetching and lets what runs finish; a later one returns what runs to the queue.
+    Within a second they are one order. SIGUSR1 writes the stacks of all threads to stderr.
     Nothing is consumed before the revoke store has been read; if that can't be done within 30 s, the exit code is 74.
     """
+    kept = {name: values.pop(name) for name in _OF_THE_WORKER}
+    if (largest := kept["max_rss_per_child"]) is not None:
+        kept["max_rss_per_child"] = largest * 1_000_000
     places = places_of(values)
     flags = {
         "broker": places.broker,
@@ -98,32 +125,50 @@ def start(
         "inline_slots": inline_slots,
         "prefetch_multiplier": prefetch_multiplier,
         "heartbeat_interval": heartbeat_interval,
+        "log_format": log_format,
     }
     target = app or places.settings(announce=False).app
     if not target:
         raise click.UsageError("no application is named: give -A MODULE:ATTR or set STEM_APP", ctx)
-    application = load_app(target)
-    application.reconfigure(**{flag: value for flag, value in flags.items() if value is not None})
-    announce_places(application.settings)
-    check_tls(application.settings)
-    logging.basicConfig(
-        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    # Its own code must be found by child processes as it was found here; importing the worker is slow, so it comes last.
-    from stem_kombu.worker.worker import Worker
+    from stem_kombu.worker.running import StopSignals
 
-    worker = Worker(
-        application,
-        name=name,
-        concurrency=concurrency,
-        allow_unsynced=allow_unsynced,
-        max_tasks_per_child=max_tasks_per_child,
-        max_rss_per_child=None if max_rss_per_child is None else max_rss_per_child * 1_000_000,
-    )
-    # From here on garbage is a matter again; what was loaded until now stays, and needs no looking through.
-    gc.freeze()
-    gc.set_threshold(*_COLLECTED)
-    worker.run(on_ready=announce)
+    # First of all: a container's first process does not hear a signal that it has no handler for.
+    with StopSignals() as signals:
+        application = signals.loading(lambda: load_app(target))
+        application.reconfigure(**{flag: value for flag, value in flags.items() if value is not None})
+        announce_places(application.settings)
+        check_tls(application.settings)
+        log = set_up_logging(application, log_level)
+        # Its own code must be found by child processes as it was found here; importing the worker is slow, so it comes last.
+        from stem_kombu.worker.worker import Worker
+
+        worker = Worker(application, log=log, **kept)
+        name_worker(worker.identity.worker)
+        # From here on garbage is a matter again; what was loaded until now stays, and needs no looking through.
+        gc.freeze()
+        gc.set_threshold(*_COLLECTED)
+        worker.run(on_ready=announce, signals=signals)
+
+
+#: Options that are arguments of :class:`~stem_kombu.worker.worker.Worker` by the same name.
+_OF_THE_WORKER = (
+    "concurrency",
+    "name",
+    "allow_unsynced",
+    "max_tasks_per_child",
+    "max_rss_per_child",
+    "start_method",
+    "preload",
+)
+
+
+def set_up_logging(application: Stem, level: str) -> LogSetup:
+    """Have this process log as its flags, the settings and the application's hooks say; children log by what is returned."""
+    settings = application.settings
+    config = None if settings.log_config is None else read_config(settings.log_config)
+    log = LogSetup(level.upper(), settings.log_format, config)
+    log.apply(application.hooks.setup_logging)
+    return log
 
 
 def announce(worker: Worker) -> None:
@@ -131,7 +176,7 @@ def announce(worker: Worker) -> None:
     line = (
         f"ready: worker {worker.identity.worker}  namespace {worker.identity.namespace}  queues {','.join(worker.queues)}"
         f"  transport {worker.transport} {worker.broker_url}  revoke store {worker.store_url}"
-        f"  revision {worker.cache.revision}  pid {worker.identity.pid}"
+        f"  revision {worker.cache.revision}  concurrency {worker.concurrency}  pid {worker.identity.pid}"
     )
     try:
         emit(line)

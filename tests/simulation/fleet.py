@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
@@ -24,8 +25,21 @@ from stem_kombu.control.handlers import ping, stats
 from stem_kombu.control.messages import Command, Reply, Revoke
 from stem_kombu.control.reception import Reception
 from stem_kombu.errors import LeaseLost, StemError
-from stem_kombu.execution import ahead, births, child, child_pipe, crew, handlers, inline, member, pool
+from stem_kombu.execution import (
+    ahead,
+    births,
+    child,
+    child_pipe,
+    child_signals,
+    child_watch,
+    crew,
+    handlers,
+    inline,
+    member,
+    pool,
+)
 from stem_kombu.execution.base import Job
+from stem_kombu.hooks import HookTable
 from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
@@ -153,6 +167,11 @@ class App:
     target = "simulated:app"
     settings = SETTINGS
     control_commands: dict[str, Callable[..., Any]] = {}
+    include = ()
+    hooks = HookTable()
+
+    def load(self) -> None:
+        """Its tasks are there."""
 
     def __init__(self, world: World, kinds: str) -> None:
         self._world = world
@@ -333,6 +352,19 @@ _connection = SimpleNamespace(Connection=lambda fd, writable: PipeHandle(fd))
 _billiard = SimpleNamespace(Pipe=_pipe, get_context=lambda method: _context, connection=_connection)
 
 
+class _Groups:
+    """Of processes, which are none here: a child is killed alone."""
+
+    open_pidfd = started_at = staticmethod(lambda pid: None)
+
+    @staticmethod
+    def kill(pid: int) -> None:
+        with suppress(ProcessLookupError):
+            threads.os.kill(pid, signal.SIGKILL)
+
+    kill_leaderless = staticmethod(lambda group, since: [])
+
+
 # -- wiring ---------------------------------------------------------------------------------------------------------------
 
 
@@ -375,9 +407,11 @@ def wire() -> None:
         retry_publisher, consumer, lanes, listener, lookout, outbox, pool, crew, inline, child_pipe, background, stem_kombu.wake,
     ):  # fmt: skip
         module.threading = threads.threading  # type: ignore[attr-defined]
-    for module in (stem_kombu.wake, ahead, member, child, child_pipe, inline, worker_module, lifecycle, claims, base):
+    for module in (
+        stem_kombu.wake, ahead, births, member, child, child_pipe, inline, worker_module, lifecycle, claims, base,
+    ):  # fmt: skip
         module.os = threads.os  # type: ignore[attr-defined]
-    for module in (ahead, child, inline, handlers):
+    for module in (ahead, child_signals, inline, handlers):
         module.monotonic = lambda: KERNEL.now  # type: ignore[attr-defined]
     for module in (steering, connections):
         module.random = chance  # type: ignore[attr-defined]
@@ -393,17 +427,20 @@ def wire() -> None:
     replaced: dict[Any, dict[str, Any]] = {
         record_writer: {"queue": threads.queue},
         retry_publisher: {"queue": threads.queue},
-        pool: {"selectors": threads.selectors},
+        child_watch: {"selectors": threads.selectors},
         births: {"billiard": _billiard, "_main_module_hidden": nullcontext, "held_back": nullcontext},
         # Where an exception came from is nobody's evidence, and to write it down costs as much as the checker.
         handlers: {"tracebacks": SimpleNamespace(format_exception=lambda *_: ["Traceback"])},
         # Tasks take long here, as everything does: more of them count as short.
-        member: {"rss_of": lambda pid: None, "MOST_WORK": 4.0},
+        member: {"rss_of": lambda pid: None, "MOST_WORK": 4.0, "groups": _Groups},
         ahead: {"socket": threads.socket, "billiard": _billiard},
         child_pipe: {"select": threads.select},
         child: {
-            "ignore_from_now_on": lambda: None,
-            "load_registry": lambda target: REGISTRIES["mixed"],
+            "leave_signals_to_the_worker": lambda: None,
+            "become_a_child": lambda setup, end: end.watch_over() or False,
+            "leave_with_the_group": lambda: threads.os._exit(0),
+            "finish": lambda hooks, loop: None,
+            "load": lambda setup: (REGISTRIES["mixed"], HookTable()),
             "rss_bytes": lambda: None,
         },
         heartbeats: {"Process": SimpleNamespace(here=lambda: None)},

@@ -1,0 +1,44 @@
+"""Waiting for any child of a pool to say something, to take more, or to end."""
+
+from __future__ import annotations
+
+import selectors
+from collections.abc import Iterable, Iterator
+
+from stem_kombu.execution.member import Member
+
+
+class ChildWatch:
+    """A selector over the children's pipes and ends, and ``wake``, a descriptor by which other threads end a wait."""
+
+    def __init__(self, wake: int) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(wake, selectors.EVENT_READ)
+        self._watched: dict[int, tuple[Member, bool]] = {}
+
+    def follow(self, members: Iterable[Member]) -> None:
+        """Watch these children and no others; where something waits to be written, for room as well."""
+        wanted: dict[int, tuple[Member, bool]] = {}
+        for member in members:
+            wanted[member.descriptor] = (member, member.wants_to_write)
+            for ending in member.sentinels:
+                wanted[ending] = (member, False)
+        for fd, entry in list(self._watched.items()):
+            if wanted.get(fd) != entry:
+                self._selector.unregister(fd)
+                del self._watched[fd]
+        for fd, entry in wanted.items():
+            if fd not in self._watched:
+                self._selector.register(fd, selectors.EVENT_READ | (selectors.EVENT_WRITE if entry[1] else 0))
+                self._watched[fd] = entry
+
+    def wait(self, seconds: float) -> Iterator[Member | None]:
+        """Those that something has happened to, within so many seconds; ``None`` for the descriptor that wakes."""
+        for key, _ in self._selector.select(seconds):
+            if key.fd in self._watched:
+                yield self._watched[key.fd][0]
+            else:
+                yield None
+
+    def close(self) -> None:
+        self._selector.close()
