@@ -11,15 +11,18 @@ that :mod:`stem_kombu.signing.proofs` writes and judges, and of which only the r
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from stem_kombu.clock import epoch_us, isoformat, parse_isoformat
 from stem_kombu.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 #: Longest task id that is accepted, in characters. Redis keys and index entries stay small; a UUID has 36.
 TASK_ID_LIMIT = 512
@@ -51,6 +54,43 @@ def checked_task_id(task_id: object) -> str:
     return task_id
 
 
+def storable_ids(task_ids: Iterable[object]) -> Iterator[str]:
+    """The ids that a store can hold; each other one is named in the log, so that one bad id does not stop a batch."""
+    for task_id in task_ids:
+        try:
+            yield checked_task_id(task_id if isinstance(task_id, str) else str(task_id))
+        except ConfigurationError as error:
+            logger.warning("not revoked for good: %s", error)
+
+
+def as_flag(value: object) -> object:
+    """``True`` or ``False`` for what stands for them: Celery's tools send 0, 1 and null, and stem-kombu 0.1.0 stored
+    that as it came. Anything else as it is, for the caller to refuse."""
+    if value is None or (type(value) is int and value in (0, 1)):
+        return bool(value)
+    return value
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)[:40]
+    except Exception:  # noqa: BLE001 - whatever an object of somebody else's raises, the sentence about it comes out
+        return f"a {type(value).__name__}"
+
+
+def _fits_float(number: float) -> bool:
+    try:
+        float(number)
+    except OverflowError:
+        return False
+    return True
+
+
+def _exactly_text(text: str) -> str:
+    """The text without a class of its own, such as an enumeration's, which drivers write in different ways."""
+    return text if type(text) is str else str.__str__(text)
+
+
 @dataclass(frozen=True, slots=True)
 class RevocationDraft:
     """What a caller asks the store to hold: no version and no times, since those are the store's to give.
@@ -66,15 +106,54 @@ class RevocationDraft:
     proofs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        checked_task_id(self.task_id)
-        if any(len(proof) > PROOF_LIMIT or not proof.isascii() for proof in self.proofs):
+        # What no store could hold, or no reader would take, is refused here, at the door of every writer.
+        object.__setattr__(self, "task_id", _exactly_text(checked_task_id(self.task_id)))
+        object.__setattr__(self, "terminate", self._checked_terminate())
+        object.__setattr__(self, "expires_in", self._checked_life())
+        object.__setattr__(self, "proofs", tuple(self.proofs))
+        if not all(isinstance(proof, str) for proof in self.proofs) or any(
+            len(proof) > PROOF_LIMIT or not proof.isascii() or "\0" in proof for proof in self.proofs
+        ):
             raise ConfigurationError(f"a proof of the revocation of {self.task_id!r} is too long or not plain text")
         for name in ("reason", "requested_by"):
             text = getattr(self, name)
-            if text is not None and len(text) > TEXT_LIMIT:
+            if text is None:
+                continue
+            if not isinstance(text, str):
+                raise ConfigurationError(
+                    f"revocation of {self.task_id!r}: {name} {_shown(text)} is not text", hint="give text, or none"
+                )
+            if len(text) > TEXT_LIMIT:
                 raise ConfigurationError(
                     f"{name} has {len(text)} characters", hint=f"at most {TEXT_LIMIT} are accepted"
                 )
+            object.__setattr__(self, name, _exactly_text(text))
+
+    @classmethod
+    def again(cls, record: Revocation, now: datetime) -> RevocationDraft:
+        """A draft by which a store that lost the record holds it again; ``now`` is that store's."""
+        left = None if record.expires_at is None else max(1e-6, (record.expires_at - now).total_seconds())
+        return cls(record.task_id, record.terminate, record.reason, record.requested_by, left, record.proofs)
+
+    def _checked_terminate(self) -> bool:
+        flag = as_flag(self.terminate)
+        if type(flag) is not bool:
+            raise ConfigurationError(
+                f"revocation of {self.task_id!r}: terminate {_shown(flag)} is not true or false",
+                hint="give True or False",
+            )
+        return flag
+
+    def _checked_life(self) -> float | None:
+        life: object = self.expires_in
+        if life is None:
+            return None
+        if isinstance(life, bool) or not isinstance(life, (int, float)) or not _fits_float(life):
+            raise ConfigurationError(
+                f"revocation of {self.task_id!r}: expires_in {_shown(life)} is not a number of seconds",
+                hint="give seconds, or none for a revocation that never expires",
+            )
+        return float(life)
 
 
 @dataclass(frozen=True, slots=True)

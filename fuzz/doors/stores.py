@@ -1,7 +1,7 @@
 """What a revoke store reads back: the lines of its file, the values of Redis, the rows of SQLite.
 
-A store that holds garbage says so, naming the place (:class:`~stem_kombu.errors.StoreCorrupt`); it never hands something
-out that is no revocation, since workers stop tasks because of it.
+A store sets aside what can't be read, naming the place; it never hands something out that is no revocation, since workers
+stop tasks because of it.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from fuzz.oracle import Refused, asked, holds, is_json, same
 from stem_kombu.clock import epoch_us
-from stem_kombu.errors import StoreCorrupt, StoreError
+from stem_kombu.errors import StoreError
 from stem_kombu.revocation import Revocation, RevocationDraft, checked_task_id
+from stem_kombu.stores import redis as redis_store
+from stem_kombu.stores import sqlite as sqlite_store
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.file import FileRevokeStore
-from stem_kombu.stores.redis import RedisRevokeStore
-from stem_kombu.stores.sqlite import SqliteRevokeStore
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 NAMESPACE = "stem"
@@ -123,16 +122,10 @@ class _At:
 # -- rows -----------------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def _redis() -> Any:
-    return RedisRevokeStore("redis://localhost:1/0")  # nothing connects: only what is read is decoded here
-
-
 def redis_row(data: bytes) -> None:
-    """A page of the script, ``[[task id, record], …]``, in which each record is what somebody put into the hash."""
-    store = _redis()
-    for task_id, fields in asked(StoreCorrupt, store._page_of, NAMESPACE, data):
-        sound(asked(StoreCorrupt, store._record, NAMESPACE, task_id, fields))
+    """A page of the script, ``[[task id, version, record], …]``, in which each record is what somebody put into the hash."""
+    for task_id, _, fields in asked((TypeError, ValueError, RecursionError), redis_store.page_of, data):
+        sound(asked(redis_store.UNREADABLE, redis_store.record_of, NAMESPACE, task_id, fields))
 
 
 def redis_row_seeds() -> Iterator[bytes]:
@@ -140,15 +133,10 @@ def redis_row_seeds() -> Iterator[bytes]:
         "version": 1_769_860_800_000_001, "issued_us": epoch_us(NOW), "terminate": True, "reason": "why",
         "requested_by": None, "expires_us": epoch_us(NOW + timedelta(days=7)),
     }  # fmt: skip
-    yield json.dumps([["t-1", fields]]).encode()
-    yield json.dumps([["t-1", {**fields, "proofs": ["proof-1", "proof-2"]}]]).encode()
-    yield json.dumps([["t-1", fields], ["t-2", {**fields, "version": 2, "expires_us": None}]]).encode()
+    yield json.dumps([["t-1", 7, fields]]).encode()
+    yield json.dumps([["t-1", 7, {**fields, "proofs": ["proof-1", "proof-2"]}]]).encode()
+    yield json.dumps([["t-1", 7, fields], ["t-2", 2, {**fields, "version": 2, "expires_us": None}]]).encode()
     yield b"[]"
-
-
-@lru_cache(maxsize=1)
-def _sqlite() -> SqliteRevokeStore:
-    return SqliteRevokeStore(_folder() / "rows.db")
 
 
 def sqlite_row(data: bytes) -> None:
@@ -156,8 +144,7 @@ def sqlite_row(data: bytes) -> None:
     row = asked((ValueError, RecursionError), json.loads, data)
     if not (isinstance(row, list) and len(row) == 8 and all(_storable(value) for value in row)):
         raise Refused
-    store = _sqlite()
-    sound(asked(StoreCorrupt, store._record, NAMESPACE, tuple(row)))
+    sound(asked((TypeError, ValueError, OverflowError), sqlite_store.record_of, NAMESPACE, tuple(row)))
 
 
 def _storable(value: object) -> bool:

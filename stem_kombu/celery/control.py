@@ -16,7 +16,7 @@ from stem_kombu.celery.saving import Saver
 from stem_kombu.control.client import ControlClient
 from stem_kombu.control.question import default_requester
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.revocation import RevocationDraft
+from stem_kombu.revocation import RevocationDraft, storable_ids
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,14 @@ class DurableRevokes:
         trouble: str | None = None
         try:
             who = default_requester()
-            drafts = [RevocationDraft(one, bool(terminate), THROUGH_CELERY, who, None) for one in ids]
+            good = list(storable_ids(ids))
+            drafts = [RevocationDraft(one, bool(terminate), THROUGH_CELERY, who, None) for one in good]
             trouble = self._stem_saver.save(drafts)
+            if len(good) < len(ids):
+                raise ConfigurationError(
+                    f"{len(ids) - len(good)} of {len(ids)} ids can't be stored, the others are",
+                    hint="an id is one line of plain text of at most 512 characters",
+                )
         except ConfigurationError as error:
             problem = error
         answer = super().revoke(task_id, destination, terminate, *args, **kwargs)  # type: ignore[misc]

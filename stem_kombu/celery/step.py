@@ -150,7 +150,8 @@ def _make_revoke_durable(agent: Agent) -> None:
     original, terminates = (getattr(Panel.data[name], "stem_original", Panel.data[name]) for name in _REVOKING)
 
     @functools.wraps(original)
-    def revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = None, **kwargs: Any) -> Any:
+    def revoke(state: Any, task_id: Any, terminate: Any = False, signal: Any = None, **kwargs: Any) -> Any:
+        terminate = bool(terminate)  # Flower's API sends 0 and null
         ids = [task_id] if isinstance(task_id, str) else [str(one) for one in task_id or ()]
         cooperatively = terminate and not agent.kills
         try:

@@ -15,7 +15,7 @@ from stem_kombu.control.codec import encode_command, order_size
 from stem_kombu.control.mailbox import Mailbox
 from stem_kombu.control.messages import Command, Order, matches
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.revocation import Revocation
+from stem_kombu.revocation import TEXT_LIMIT, Revocation
 from stem_kombu.signing.keyring import Keyring
 from stem_kombu.signing.seal import digest_of, signature_of
 
@@ -147,7 +147,8 @@ def default_requester() -> str:
         user = getpass.getuser()
     except (KeyError, OSError):
         user = "unknown"  # a container without a passwd entry for its user
-    return f"{user}@{socket.gethostname()}"
+    # Either may hold bytes that are no text; a revocation must not fail for that.
+    return f"{user}@{socket.gethostname()}".encode(errors="replace").decode()[:TEXT_LIMIT]
 
 
 def chunks(stored: Sequence[Revocation]) -> list[list[Revocation]]:

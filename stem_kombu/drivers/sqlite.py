@@ -75,6 +75,20 @@ class SqliteDatabase:
 
         return self._patiently(transaction)
 
+    @property
+    def identity(self) -> tuple[int, int] | None:
+        """The file that is open: its device and its number there, which change when another file takes its place."""
+        return self._file
+
+    def problems(self, table: str) -> list[str]:
+        """What is wrong with a table and its indexes, in SQLite's words; empty when nothing is. Reads all of them."""
+        asked = f"('{table}')" if sqlite3.sqlite_version_info >= (3, 33) else ""
+        try:
+            found = self.read(lambda connection: connection.execute(f"PRAGMA integrity_check{asked}").fetchall())
+        except StoreCorrupt as error:
+            return [error.message]
+        return [str(line) for (line,) in found if line != "ok"]
+
     def close(self) -> None:
         """Close the file. May be called twice; the next call opens it again."""
         with self._lock:

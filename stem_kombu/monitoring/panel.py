@@ -12,7 +12,7 @@ from typing import Any
 
 from stem_kombu.control.base import InFlightTask, WorkerView
 from stem_kombu.monitoring.events import SOFTWARE
-from stem_kombu.revocation import RevocationDraft
+from stem_kombu.revocation import RevocationDraft, storable_ids
 
 #: Celery's verbs that change what Stem does not have.
 UNKNOWN = (
@@ -85,7 +85,12 @@ class Panel:
                 "error": "refused: revoke is not signed, and this fleet obeys signed commands only (stem worker revoke)"
             }
         ids = [given] if isinstance(given, str) else [str(one) for one in given or ()]
-        self._revoke([RevocationDraft(task_id, bool(terminate), "revoked through Celery") for task_id in ids])
+        good = list(storable_ids(ids))
+        if refused := sorted(set(ids) - set(good)):
+            if not good:
+                return {"error": f"no task can have these ids: {', '.join(map(repr, refused))}"}
+            ids = good
+        self._revoke([RevocationDraft(task_id, bool(terminate), "revoked through Celery") for task_id in good])
         return {"ok": f"tasks {', '.join(ids)} flagged as revoked"}
 
     def _request(self, task: InFlightTask) -> dict[str, Any]:

@@ -7,10 +7,26 @@ with it and is found by the entry-point group ``stem_kombu.revoke_stores`` under
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from stem_kombu.revocation import Revocation, RevocationDraft
+from stem_kombu.stores.quarantine import Quarantine
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What one tiny query says of a store.
+
+    ``identity`` changes when another server, or another copy of the data, answers than before; it is empty where a store
+    can't tell. ``revision`` is that of :meth:`RevokeStore.revision`. ``held`` has those of the tasks that were asked for
+    of which there is a record, expired ones included; ``None`` says that the identity alone vouches for all that was read.
+    """
+
+    identity: str
+    revision: int
+    held: Mapping[str, Revocation] | None
 
 
 class RevokeStore(ABC):
@@ -20,7 +36,8 @@ class RevokeStore(ABC):
     schema is missing, safely when many start at once. A connection that was lost is opened again by the next call, and
     so is one that was inherited over a fork. Every method raises
     :class:`~stem_kombu.errors.StoreUnavailable` when the store can't be reached within a bounded time, and
-    :class:`~stem_kombu.errors.StoreCorrupt` when what it holds can't be read.
+    :class:`~stem_kombu.errors.StoreCorrupt` when the store as a whole can't be read. A single record that can't be read is
+    set aside (:attr:`quarantine`): it stays where it is, and readers and writers go on as if it was not there (G37).
     """
 
     #: The URL with its password masked, for people.
@@ -58,6 +75,28 @@ class RevokeStore(ABC):
     @abstractmethod
     def prune(self, namespace: str) -> int:
         """How many records were deleted because they had expired by the store's clock; atomic against ``save`` (G5)."""
+
+    def prune_after(self, namespace: str, grace: float) -> int:
+        """:meth:`prune` for records that expired more than ``grace`` seconds ago: a clock that was ahead for a while then
+        deletes nothing for good. A store that knows no grace prunes at once."""
+        return self.prune(namespace)
+
+    def glance(self, namespace: str, task_ids: Sequence[str]) -> Glance:
+        """Which store answers, how far it is, and what it holds of a few tasks. Costs one tiny query where a store can."""
+        found = ((task_id, self.get(namespace, task_id)) for task_id in task_ids)
+        return Glance("", self.revision(namespace), {task_id: held for task_id, held in found if held is not None})
+
+    def put_back(self, namespace: str, records: Sequence[Revocation]) -> list[Revocation]:
+        """What the store holds after it was given back records that it had lost: their words, their ends and their proofs,
+        under versions of the store's own, in the order given."""
+        now = self.now()
+        return self.save(namespace, [RevocationDraft.again(record, now) for record in records])
+
+    @property
+    def quarantine(self) -> Quarantine:
+        """The records that could not be read."""
+        held: Quarantine = self.__dict__.setdefault("_quarantine", Quarantine(self.url))
+        return held
 
     @abstractmethod
     def now(self) -> datetime:

@@ -10,11 +10,15 @@ from datetime import datetime, timedelta
 
 from stem_kombu.clock import epoch_us
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.revocation import Revocation, RevocationDraft, merge
+from stem_kombu.revocation import VERSION_LIMIT, Revocation, RevocationDraft, merge
 
 #: Longest life of a revocation that expires at all, in seconds: 100 years. Whole microseconds of times within it stay
 #: below 2**53, so that Lua's and JSON's doubles hold them exactly.
 LONGEST_LIFE = 100 * 365 * 86_400.0
+#: A counter from here on is damage and no counter: so many versions before 2**53, which no clock reaches in 200 years.
+CEILING = VERSION_LIMIT - 2**40
+#: Below every number that a column for versions can hold.
+BEFORE_ALL = -(2**63)
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -31,6 +35,11 @@ def folded(drafts: Iterable[RevocationDraft]) -> list[RevocationDraft]:
         earlier = distinct.get(draft.task_id)
         distinct[draft.task_id] = draft if earlier is None else _fold(earlier, draft)
     return list(distinct.values())
+
+
+def sane_version(counter: object, highest: object) -> int:
+    """The highest version that was given, by a store's counter and by its records; a damaged one of them does not count."""
+    return max((one for one in (counter, highest) if type(one) is int and 0 <= one < CEILING), default=0)
 
 
 def next_version(highest: int, now: datetime) -> int:

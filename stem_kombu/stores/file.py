@@ -8,28 +8,19 @@ it dominates; then the file is rewritten.
 
 from __future__ import annotations
 
-import json
-import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
-from stem_kombu.clock import SYSTEM, Clock, epoch_us, parse_isoformat
-from stem_kombu.errors import StoreCorrupt
+from stem_kombu.clock import SYSTEM, Clock, epoch_us
 from stem_kombu.revocation import Revocation, RevocationDraft
-from stem_kombu.stores.base import RevokeStore
+from stem_kombu.stores.base import Glance, RevokeStore
 from stem_kombu.stores.batch import folded, merged
-from stem_kombu.stores.journal import MORE, Extent, Journal, Replaced
+from stem_kombu.stores.journal import Extent, Journal, Replaced
+from stem_kombu.stores.lines import Line, Unreadable, batch_of, encoded, escaped, mark
 
-_TEXT = rb'"((?:[^"\\]|\\.)*)"'
-#: The beginning of every line: a record, or the mark of a namespace. Enough to skip a line without decoding it.
-_LINE = re.compile(
-    rb'\{"namespace":' + _TEXT + rb',(?:"task_id":' + _TEXT + rb',"version":(\d{1,16}),"supersedes":(\d{1,16}|null),'
-    rb'|"revision":(\d{1,16}),"pruned_us":(\d{1,16}),"pruned":(\d{1,16})\}$)'
-)
-_Corrupt = Callable[[int, object], StoreCorrupt]
 #: The file is rewritten when this many of its records, and more than half of them, are of no use any more.
 _GARBAGE = 1000
 
@@ -59,14 +50,14 @@ class _Known:
 
 @dataclass(slots=True)
 class _Gone:
-    """Which records of a namespace count no more: replaced ones by version, pruned ones by place and expiry."""
+    """Which records of a namespace count no more: replaced ones by version and task, pruned ones by place and expiry."""
 
-    superseded: set[int] = field(default_factory=set)
+    superseded: dict[int, bytes] = field(default_factory=dict)
     marked_at: int = 0
     pruned_us: int = 0
 
-    def __contains__(self, record: _Line) -> bool:
-        if record.version in self.superseded:
+    def __contains__(self, record: Line) -> bool:
+        if self.superseded.get(record.version) == record.task_id:
             return True
         if record.offset > self.marked_at:
             return False
@@ -82,46 +73,12 @@ class _ReadTo:
     version: int
 
 
-class _Line:
-    """One record's line and where it ends, decoded no further than needed; ``corrupt(offset, why)`` makes an exception."""
-
-    __slots__ = ("_corrupt", "match", "offset", "text", "version")
-
-    def __init__(self, offset: int, text: bytes, match: re.Match[bytes], corrupt: _Corrupt) -> None:
-        self.offset, self.text, self.match, self._corrupt = offset, text, match, corrupt
-        self.version = int(match[3])
-
-    @property
-    def expires_us(self) -> int | None:
-        value = self.text.rpartition(b'"expires_at":')[2]
-        if value.startswith(b"null"):
-            return None
-        try:
-            return epoch_us(parse_isoformat(value.split(b'"')[1].decode()))
-        except (ValueError, IndexError) as error:
-            raise self._corrupt(self.offset, error) from error
-
-    def decoded(self) -> Revocation:
-        try:
-            record = Revocation.from_record(json.loads(self.text.decode()))
-        except (ValueError, RecursionError) as error:
-            raise self._corrupt(self.offset, error) from error
-        said = (_escaped(record.namespace), _escaped(record.task_id), record.version)
-        if said != (self.match[1], self.match[2], self.version):  # a name stands in the line twice
-            raise self._corrupt(self.offset, "it names two tasks")
-        return record
-
-    def alone(self) -> bytes:
-        """The line as one that replaces nothing and is a batch of its own."""
-        text = self.text[: self.match.start(4)] + b"null" + self.text[self.match.end(4) :]
-        return text[: -len(MORE)] + b"}\n" if text.endswith(MORE) else text
-
-
 class FileRevokeStore(RevokeStore):
     """Revocations in one file; times are by the host's clock.
 
     Memory: a stream holds one record at a time; a process that saves keeps an index of about 200 bytes per task.
-    ``since`` with nothing new is one stat. Raises :class:`StoreCorrupt` naming file and line.
+    ``since`` with nothing new is one stat. A line that can't be read is set aside, with its number; a file that is none of
+    revocations raises :class:`StoreCorrupt`.
     """
 
     def __init__(self, path: Path, *, clock: Clock = SYSTEM) -> None:
@@ -135,16 +92,21 @@ class FileRevokeStore(RevokeStore):
 
     def save(self, namespace: str, drafts: Sequence[RevocationDraft]) -> list[Revocation]:
         distinct = folded(drafts)
-        if not distinct:
-            return []
-        with self._lock, self._journal.writing() as extent:
-            shelf = self._learnt(extent, index=True).shelf(_escaped(namespace))
+        while distinct:
+            try:
+                return self._save(namespace, distinct)
+            except Replaced:  # somebody took the file away while it was written: what was written went with it
+                continue
+        return []
+
+    def _save(self, namespace: str, distinct: Sequence[RevocationDraft]) -> list[Revocation]:
+        with self._lock, self._journal.writing(self._extent) as extent:
+            shelf = self._learnt(extent, index=True).shelf(escaped(namespace))
             held = self._held(shelf, [draft.task_id for draft in distinct])
             now = self._clock.utcnow()
             records = merged(distinct, held, namespace=namespace, highest=shelf.revision, now=now)
-            lines = [_encoded(record, held.get(record.task_id)) for record in records]
-            batch = [line[: -len(b"}\n")] + MORE for line in lines[:-1]] + lines[-1:]
-            known = self._learnt(self._journal.append(extent, batch), index=True)
+            lines = [encoded(record, held.get(record.task_id)) for record in records]
+            known = self._learnt(self._journal.append(extent, batch_of(lines)), index=True)
             if _dominates(known.garbage, known.records):
                 self._rewrite(now)
         return records
@@ -166,7 +128,7 @@ class FileRevokeStore(RevokeStore):
     def get(self, namespace: str, task_id: str) -> Revocation | None:
         while True:
             try:  # a search and no index: who asks for one task is about to end, and has no use for it
-                record = next(self._stream(namespace, 0, only=_escaped(task_id)), None)
+                record = next(self._stream(namespace, 0, only=escaped(task_id)), None)
                 return None if record is None or record.is_expired(self._clock.utcnow()) else record
             except Replaced:
                 continue
@@ -174,16 +136,24 @@ class FileRevokeStore(RevokeStore):
     def revision(self, namespace: str) -> int:
         return self._shelf(namespace).revision
 
+    def glance(self, namespace: str, task_ids: Sequence[str]) -> Glance:
+        """The file only grows and is known by its name for itself: the identity vouches for what was read of it before."""
+        revision = self.revision(namespace)
+        return Glance(f"{self._extent.header.decode(errors='replace').strip()}:{self._extent.history}", revision, None)
+
     def prune(self, namespace: str) -> int:
-        now = self._clock.utcnow()
+        return self.prune_after(namespace, 0.0)
+
+    def prune_after(self, namespace: str, grace: float) -> int:
+        now = self._clock.utcnow() - timedelta(seconds=grace)
         due = self._shelf(namespace).next_expiry_us
         if due is None or due > epoch_us(now):
             return 0
-        with self._lock, self._journal.writing() as extent:
+        with self._lock, self._journal.writing(self._extent) as extent:
             known = self._learnt(extent)
-            gone = self._gone(extent).get(_escaped(namespace), _Gone())
+            gone = self._gone(extent).get(escaped(namespace), _Gone())
             expired, next_expiry_us = 0, None
-            for record in self._records(extent, _escaped(namespace)):
+            for record in self._records(extent, escaped(namespace)):
                 expires_us = record.expires_us
                 if expires_us is None or record in gone:
                     continue
@@ -191,13 +161,13 @@ class FileRevokeStore(RevokeStore):
                     expired += 1
                 elif next_expiry_us is None or expires_us < next_expiry_us:
                     next_expiry_us = expires_us
-            shelf = known.shelf(_escaped(namespace))
+            shelf = known.shelf(escaped(namespace))
             shelf.next_expiry_us = next_expiry_us
             if expired and _dominates(known.garbage + expired, known.records):
                 self._rewrite(now)
             elif expired:
-                mark = _mark(_escaped(namespace), shelf.revision, pruned_us=epoch_us(now), pruned=expired)
-                self._learnt(self._journal.append(extent, [mark]))
+                done = mark(escaped(namespace), shelf.revision, pruned_us=epoch_us(now), pruned=expired)
+                self._learnt(self._journal.append(extent, [done]))
         return expired
 
     def now(self) -> datetime:
@@ -220,7 +190,7 @@ class FileRevokeStore(RevokeStore):
         while True:
             try:
                 with self._lock:
-                    return self._learnt(self._look()).shelf(_escaped(namespace))
+                    return self._learnt(self._look()).shelf(escaped(namespace))
             except Replaced:
                 continue
 
@@ -232,62 +202,98 @@ class FileRevokeStore(RevokeStore):
             start, last = read_to.offset, read_to.version
         if start == extent.end:
             return
-        wanted = _escaped(namespace)
+        if whole := not start:
+            self.quarantine.forget([namespace, None])
+        wanted = escaped(namespace)
         gone = self._gone(extent, start).get(wanted, _Gone())
-        for record in self._records(extent, wanted, start):
-            if record.version <= last:
-                raise self._corrupt(record.offset, f"version {record.version} stands behind {last}")
+        for record in self._in_order(self._records(extent, wanted, start), last):
             last = record.version
-            if last > version and only in (None, record.match[2]) and record not in gone:
-                yield record.decoded()
-        self._read_to[namespace] = _ReadTo(extent.header, extent.end, last)
+            try:
+                if record.version > version and only in (None, record.task_id) and record not in gone:
+                    yield record.decoded()
+            except Unreadable as error:
+                self._set_aside(record.offset, error)
+        if whole or only is None:
+            self._read_to[namespace] = _ReadTo(extent.header, extent.end, last)
+
+    def _in_order(self, records: Iterator[Line], last: int) -> Iterator[Line]:
+        """The records in ascending order of version, all above ``last``: one that does not fit between its neighbours, as a
+        copy of a line or one with a changed number, is set aside."""
+        waiting: Line | None = None
+        for record in records:
+            if waiting is not None and record.version > waiting.version:
+                last = waiting.version
+                yield waiting
+            elif record.version <= last or (waiting is not None and record.version == waiting.version):
+                self._set_aside(record.offset, record.unreadable(f"version {record.version} stands behind {last}"))
+                continue
+            elif waiting is not None:
+                ahead = f"version {waiting.version} stands before {record.version}"
+                self._set_aside(waiting.offset, waiting.unreadable(ahead))
+            waiting = record
+        if waiting is not None:
+            yield waiting
 
     def _learnt(self, extent: Extent, *, index: bool = False) -> _Known:
         """What is known up to the extent's end; reads what is new, or all of it when an index is wanted first."""
         known = self._known
-        if known.extent.header != extent.header or (index and not known.indexed):
+        if not extent.continues(known.extent) or (index and not known.indexed):
             known = _Known(indexed=index or known.indexed)
-        self._known = _Known()  # should a line be corrupt, then nothing half-learnt stays behind
-        for offset, line in self._journal.lines(extent, known.extent.end):
-            match = self._matched(offset, line)
-            shelf = known.shelf(match[1])
-            if match[3] is None:
-                shelf.revision = max(shelf.revision, int(match[5]))
-                known.garbage += int(match[7])
+        self._known = _Known()  # should the reading fail, then nothing half-learnt stays behind
+        for start, line in self._lines(extent, known.extent.end):
+            shelf = known.shelf(line.namespace)
+            if line.is_mark:
+                shelf.revision = max(shelf.revision, line.revision)
+                known.garbage += line.pruned
                 continue
-            record = _Line(offset, line, match, self._corrupt)
-            if record.version <= shelf.revision:
-                raise self._corrupt(offset, f"version {record.version} stands behind {shelf.revision}")
-            shelf.revision = record.version
+            shelf.revision = max(shelf.revision, line.version)
             known.records += 1
-            known.garbage += match[4] != b"null"
-            expires_us = record.expires_us
+            known.garbage += line.supersedes is not None
+            try:
+                expires_us = line.expires_us
+            except Unreadable:
+                continue
             if expires_us is not None and (shelf.next_expiry_us is None or expires_us < shelf.next_expiry_us):
                 shelf.next_expiry_us = expires_us
             if known.indexed:
-                shelf.lines[match[2]] = offset - len(line)
+                shelf.lines[line.task_id] = start
         known.extent = self._extent = extent
         self._known = known
         return known
 
     def _gone(self, extent: Extent, start: int = 0) -> dict[bytes, _Gone]:
         gone: dict[bytes, _Gone] = {}
-        for offset, line in self._journal.lines(extent, start):
-            if b',"supersedes":null,' in line:  # most lines; a text can't hold these quotes unescaped
+        now_us = epoch_us(self._clock.utcnow())
+        for offset, text in self._journal.lines(extent, start):
+            if b',"supersedes":null,' in text:  # most lines; a text can't hold these quotes unescaped
                 continue
-            match = self._matched(offset, line)
-            if match[3] is None:
-                found = gone.setdefault(match[1], _Gone())
-                found.marked_at, found.pruned_us = offset, max(found.pruned_us, int(match[6]))
-            elif match[4] != b"null":
-                gone.setdefault(match[1], _Gone()).superseded.add(int(match[4]))
+            try:
+                line = Line(offset, text)
+            except Unreadable:
+                continue  # set aside by whoever reads the records
+            found = gone.setdefault(line.namespace, _Gone())
+            if line.is_mark:
+                # No later than now: what a clock that was ahead called expired is there again when the clock is right.
+                found.marked_at, found.pruned_us = offset, max(found.pruned_us, min(line.pruned_us, now_us))
+            elif line.supersedes is not None:
+                found.superseded[line.supersedes] = line.task_id
         return gone
 
-    def _records(self, extent: Extent, namespace: bytes, start: int = 0) -> Iterator[_Line]:
-        for offset, line in self._journal.lines(extent, start):
-            match = self._matched(offset, line)
-            if match[3] is not None and match[1] == namespace:
-                yield _Line(offset, line, match, self._corrupt)
+    def _records(self, extent: Extent, namespace: bytes, start: int = 0) -> Iterator[Line]:
+        for _, line in self._lines(extent, start):
+            if not line.is_mark and line.namespace == namespace:
+                yield line
+
+    def _lines(self, extent: Extent, start: int) -> Iterator[tuple[int, Line]]:
+        """Where each line that can be read begins, and the line; the others are set aside."""
+        for offset, text in self._journal.lines(extent, start):
+            try:
+                yield offset - len(text), Line(offset, text)
+            except Unreadable as error:
+                self._set_aside(offset, error)
+
+    def _set_aside(self, offset: int, error: Unreadable) -> None:
+        self.quarantine.add(error.namespace, f"line {self._journal.line_number(offset)}", error, error.task_id)
 
     def _rewrite(self, now: datetime) -> None:
         """Replace the file by one without what is expired or superseded, in any namespace; needs the write lock."""
@@ -296,55 +302,40 @@ class FileRevokeStore(RevokeStore):
         def live() -> Iterator[bytes]:
             for namespace, shelf in known.shelves.items():
                 for record in self._records(known.extent, namespace):
-                    expires_us = record.expires_us
-                    if record not in gone.get(namespace, _Gone()) and not (
-                        expires_us is not None and expires_us <= epoch_us(now)
-                    ):
-                        yield record.alone()
-                yield _mark(namespace, shelf.revision, pruned_us=0, pruned=0)
+                    try:
+                        expires_us = record.expires_us
+                        over = expires_us is not None and expires_us <= epoch_us(now)
+                        if over or record in gone.get(namespace, _Gone()):
+                            continue
+                    except Unreadable:
+                        pass
+                    yield record.alone()
+                yield mark(namespace, shelf.revision, pruned_us=0, pruned=0)
+            yield from self._unreadable(known.extent)
 
         self._extent = self._journal.rewrite(live())
         self._known = _Known()
 
+    def _unreadable(self, extent: Extent) -> Iterator[bytes]:
+        """The lines that were set aside: they are kept."""
+        for offset, text in self._journal.lines(extent):
+            try:
+                Line(offset, text)
+            except Unreadable:
+                yield text if text.endswith(b"\n") else text + b"\n"
+
     def _held(self, shelf: _Shelf, task_ids: Sequence[str]) -> dict[str, Revocation]:
-        starts = [start for task_id in task_ids if (start := shelf.lines.get(_escaped(task_id))) is not None]
+        starts = [start for task_id in task_ids if (start := shelf.lines.get(escaped(task_id))) is not None]
         held: dict[str, Revocation] = {}
-        for start, line in zip(starts, self._journal.lines_at(starts), strict=True):
-            offset = start + len(line)
-            record = _Line(offset, line, self._matched(offset, line), self._corrupt).decoded()
+        for start, text in zip(starts, self._journal.lines_at(starts), strict=True):
+            try:
+                record = Line(start + len(text), text).decoded()
+            except Unreadable as error:
+                self._set_aside(start + len(text), error)
+                continue
             held[record.task_id] = record
         return held
-
-    def _matched(self, offset: int, line: bytes) -> re.Match[bytes]:
-        match = _LINE.match(line)
-        if match is None:
-            raise self._corrupt(offset, "it is neither a record nor a mark")
-        return match
-
-    def _corrupt(self, offset: int, why: object) -> StoreCorrupt:
-        return StoreCorrupt(
-            f"revoke store {self.url}, line {self._journal.line_number(offset)}: {why}",
-            hint="restore the file from a backup, or delete that line if you know that nobody needs it",
-        )
 
 
 def _dominates(garbage: int, records: int) -> bool:
     return garbage > _GARBAGE and garbage * 2 > records
-
-
-def _escaped(text: str) -> bytes:
-    """The text as it stands between the quotes of a line; always ASCII, so equal texts are equal bytes."""
-    return json.dumps(text)[1:-1].encode()
-
-
-def _encoded(record: Revocation, held: Revocation | None) -> bytes:
-    fields = record.to_message()
-    first = {name: fields.pop(name) for name in ("namespace", "task_id", "version")}
-    supersedes = None if held is None else held.version
-    last = {"expires_at": fields.pop("expires_at")}  # whoever skims a line looks for it at the end
-    return json.dumps({**first, "supersedes": supersedes, **fields, **last}, separators=(",", ":")).encode() + b"\n"
-
-
-def _mark(namespace: bytes, revision: int, *, pruned_us: int, pruned: int) -> bytes:
-    head = b'{"namespace":"' + namespace + b'",'
-    return head + f'"revision":{revision},"pruned_us":{pruned_us},"pruned":{pruned}}}\n'.encode()

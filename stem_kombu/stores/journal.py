@@ -15,17 +15,15 @@ import errno
 import glob
 import logging
 import os
-import random
 import re
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
-from stem_kombu.clock import SYSTEM
-from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError, StoreUnavailable
+from stem_kombu.errors import StoreCorrupt, StoreError, StoreUnavailable
+from stem_kombu.stores.locking import FileLocks, named
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +32,11 @@ _HEADER_START = b'{"stem_revocations":1,"file":"'
 HEADER_LENGTH = len(_HEADER_START) + 16 + len(b'"}\n')
 #: How a line ends when its batch goes on in the next one.
 MORE = b',"more":true}\n'
-#: Longest wait for another process's lock, in seconds. A rewrite of a million lines holds it for a few.
-LOCK_TIMEOUT = 10.0
 _BLOCK = 1 << 16
+#: Bytes at the end of what was read by which it is known again.
+_TAIL = 64
+#: A last line that is whole, but for its newline.
+_DAMAGED_END = re.compile(rb'"crc":"[0-9a-f]{8}"\}[^\n]\Z')
 _NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR)
 
 
@@ -46,12 +46,19 @@ class Extent:
 
     ``header`` is the file's first line, which names it: an inode's number is given to another file as soon as it is
     free. ``end`` is where the last whole batch ends, 0 when there is no file or no batch yet. ``seen`` is what stat
-    said; empty when the file goes on behind the end, for then equal sizes would not mean equal content.
+    said; empty when the file goes on behind the end, for then equal sizes would not mean equal content. ``tail`` is how the
+    part ends; ``history`` counts how often this process found another file, or other content, where it had read before.
     """
 
     header: bytes = b""
     end: int = 0
     seen: tuple[int, ...] = ()
+    tail: bytes = b""
+    history: int = 0
+
+    def continues(self, earlier: Extent) -> bool:
+        """Whether this is what was read earlier, and perhaps more of it."""
+        return self.header == earlier.header and self.history == earlier.history and self.end >= earlier.end
 
 
 class Journal:
@@ -65,7 +72,7 @@ class Journal:
         self.path = path
         self.url = f"file://{path}"
         self._lock_path = path.with_name(path.name + ".lock")
-        self._fcntl = _posix_locks(self.url)
+        self._locks = FileLocks(self.url)
 
     def extent(self, known: Extent) -> Extent:
         """Where whole batches end now; ``known`` itself, at the price of one stat, when nothing changed since."""
@@ -74,9 +81,9 @@ class Journal:
                 return known
         with self._locked(exclusive=False) as held:
             if not held:
-                return Extent()
+                return Extent(history=known.history + bool(known.end))
             with self._translated("read"), self._opened(os.O_RDONLY) as file:
-                return Extent() if file < 0 else self._whole(file)
+                return Extent(history=known.history + bool(known.end)) if file < 0 else self._whole(file, known)
 
     def lines(self, extent: Extent, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """Each line from ``start`` (0 skips the header) to the extent's end, with the offset behind it.
@@ -110,25 +117,46 @@ class Journal:
         return 0
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[Extent]:
-        """Hold the write lock; yields the extent, after the torn end of a crashed writer was cut off."""
-        with self._locked(exclusive=True), self._translated("write"):
-            with self._opened(os.O_RDWR | os.O_CREAT) as file:
-                extent = self._whole(file)
-                torn = os.fstat(file).st_size - extent.end
-                if torn:
-                    logger.warning("%s: cut off %d bytes that a crashed writer left at the end", self.url, torn)
-                    os.ftruncate(file, extent.end)
+    def writing(self, known: Extent | None = None) -> Iterator[Extent]:
+        """Hold the write lock; yields the extent, after the torn end of a crashed writer was cut off.
+
+        The file itself is locked as well as the sidecar: a sidecar that a cleaner removes is made anew by the next writer,
+        who would then write beside this one.
+        """
+        with self._locked(exclusive=True), self._translated("write"), self._owned() as file:
+            extent = self._whole(file, known or Extent())
+            torn = os.fstat(file).st_size - extent.end
+            if torn:
+                logger.warning("%s: cut off %d bytes that a crashed writer left at the end", self.url, torn)
+                os.ftruncate(file, extent.end)
             yield extent
+
+    @contextlib.contextmanager
+    def _owned(self) -> Iterator[int]:
+        """The open file, locked, which has this name."""
+        while True:
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                with self._locks.held(file, self.path, exclusive=True) as is_named:
+                    if is_named:
+                        yield file
+                        return
+            finally:
+                os.close(file)
 
     def append(self, extent: Extent, batch: Iterable[bytes]) -> Extent:
         """The extent after the batch was added and synced; call it while :meth:`writing`.
 
-        When the disk is full or fails, what was written of it is taken back and :class:`StoreUnavailable` raised.
+        When the disk is full or fails, what was written of it is taken back and :class:`StoreUnavailable` raised;
+        :class:`Replaced` when another file has this name by now.
         """
         header = extent.header or _new_header()
         content = b"".join(batch) if extent.end else header + b"".join(batch)
-        with self._opened(os.O_WRONLY) as file:
+        with self._opened(os.O_RDWR) as file:
+            if extent.end and os.pread(file, HEADER_LENGTH, 0) != extent.header:
+                raise Replaced(f"revoke store {self.url}: the file was replaced while it was about to be written")
+            if extent.end and os.pread(file, 1, extent.end - 1) != b"\n":
+                content = b"\n" + content  # after a last line whose end was damaged
             try:
                 os.lseek(file, extent.end, os.SEEK_SET)
                 _write_all(file, content)
@@ -138,7 +166,10 @@ class Journal:
                 raise
             if not extent.end:
                 _sync_folder(self.path.parent)
-            return Extent(header, extent.end + len(content), _seen(file))
+            if not named(self.path, file):
+                raise Replaced(f"revoke store {self.url}: the file was taken away while it was written")
+            end = extent.end + len(content)
+            return Extent(header, end, _seen(file), content[-_TAIL:], extent.history)
 
     def rewrite(self, lines: Iterable[bytes]) -> Extent:
         """The extent after the file was replaced by one with these lines; call it while :meth:`writing`."""
@@ -160,7 +191,8 @@ class Journal:
             Path(name).unlink(missing_ok=True)
             raise
         _sync_folder(self.path.parent)
-        return Extent(header, end, _seen(self.path))
+        with self._opened(os.O_RDONLY) as written:
+            return Extent(header, end, _seen(written), os.pread(written, min(_TAIL, end), max(0, end - _TAIL)))
 
     def ping(self) -> None:
         """Return when the file can be read and written, or made."""
@@ -173,18 +205,30 @@ class Journal:
                 f"revoke store {self.url}: this user may not write {target}", hint="change its owner or mode"
             )
 
-    def _whole(self, file: int) -> Extent:
+    def _whole(self, file: int, known: Extent) -> Extent:
         """The extent of an open file, found from its end; needs a lock."""
         seen = _seen(file)
         size = seen[2]
         header = os.pread(file, HEADER_LENGTH, 0)
         if not _HEADER.fullmatch(header):
             if size < HEADER_LENGTH and (_HEADER_START.startswith(header) or header.startswith(_HEADER_START)):
-                return Extent()  # nothing yet, or the very first write was torn
+                # Nothing yet, or the very first write was torn.
+                return Extent(history=known.history + bool(known.end))
             raise StoreCorrupt(
                 f"revoke store {self.url}, line 1: {header!r} is not how a file of revocations begins",
                 hint="name another file; this one was left as it is",
             )
+        end = self._end(file, size)
+        tail = os.pread(file, min(_TAIL, end), end - min(_TAIL, end))
+        same = known.header == header and end >= known.end
+        same = same and os.pread(file, len(known.tail), known.end - len(known.tail)) == known.tail
+        history = known.history + (bool(known.end) and not same)
+        return Extent(header, end, seen if end == size else (), tail, history)
+
+    def _end(self, file: int, size: int) -> int:
+        """Where the last whole batch ends."""
+        if _DAMAGED_END.search(os.pread(file, _TAIL, max(0, size - _TAIL))):
+            return size  # no crash leaves a byte behind a whole line but its newline: one that was changed
         upper = size
         while upper > HEADER_LENGTH:
             lower = max(HEADER_LENGTH, upper - _BLOCK)
@@ -195,35 +239,33 @@ class Journal:
             at = len(block)
             while (at := block.rfind(b"\n", lower - start, at)) >= 0:
                 if not block.endswith(MORE, 0, at + 1):
-                    end = start + at + 1
-                    return Extent(header, end, seen if end == size else ())
+                    return start + at + 1
             upper = lower
-        return Extent(header, HEADER_LENGTH, seen if size == HEADER_LENGTH else ())
+        return HEADER_LENGTH
 
     @contextlib.contextmanager
     def _locked(self, *, exclusive: bool) -> Iterator[bool]:
         """Hold the sidecar's lock; yields False when there is nothing to lock, which only a reader may meet."""
-        try:
-            file = self._open_lock(exclusive)
-        except OSError as error:
-            if error.errno in _NOTHING_THERE and not self.path.parent.is_dir():
-                raise self._no_folder() from error
-            raise StoreUnavailable(
-                f"revoke store {self.url}: can't open {self._lock_path}: {error.strerror}",
-                hint="make the file, its .lock and their folder readable and writable for this user",
-            ) from error
-        if file is None:
-            yield False
-            return
-        try:
-            self._acquire(file, self._fcntl.LOCK_EX if exclusive else self._fcntl.LOCK_SH)
+        while True:
             try:
-                yield True
+                file = self._open_lock(exclusive)
+            except OSError as error:
+                if error.errno in _NOTHING_THERE and not self.path.parent.is_dir():
+                    raise self._no_folder() from error
+                raise StoreUnavailable(
+                    f"revoke store {self.url}: can't open {self._lock_path}: {error.strerror}",
+                    hint="make the file, its .lock and their folder readable and writable for this user",
+                ) from error
+            if file is None:
+                yield False
+                return
+            try:
+                with self._locks.held(file, self._lock_path, exclusive=exclusive) as is_named:
+                    if is_named:  # else it was removed while this process waited for it
+                        yield True
+                        return
             finally:
-                # Said aloud and not left to close(): a child forked meanwhile shares this lock and would keep it.
-                self._fcntl.flock(file, self._fcntl.LOCK_UN)
-        finally:
-            os.close(file)
+                os.close(file)
 
     def _open_lock(self, exclusive: bool) -> int | None:
         if not exclusive:
@@ -235,22 +277,6 @@ class Journal:
                     return None
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return os.open(self._lock_path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
-
-    def _acquire(self, file: int, mode: int) -> None:
-        deadline = SYSTEM.monotonic() + LOCK_TIMEOUT
-        pause = 0.0005
-        while True:
-            try:
-                self._fcntl.flock(file, mode | self._fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if SYSTEM.monotonic() > deadline:
-                    raise StoreUnavailable(
-                        f"revoke store {self.url}: locked by another process for more than {LOCK_TIMEOUT:g} s",
-                        hint=f"see who holds it: fuser {self._lock_path}",
-                    ) from None
-            SYSTEM.sleep(pause * random.uniform(0.5, 1.5))
-            pause = min(pause * 2, 0.01)
 
     @contextlib.contextmanager
     def _opened(self, flags: int) -> Iterator[int]:
@@ -312,14 +338,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(file)  # or a power cut could forget the file's name
     finally:
         os.close(file)
-
-
-def _posix_locks(url: str) -> ModuleType:
-    try:
-        import fcntl
-    except ImportError as error:
-        raise ConfigurationError(
-            f"{url!r}: revocations in a plain file need POSIX locks, which this system does not have",
-            hint="write sqlite:///path instead",
-        ) from error
-    return fcntl

@@ -10,11 +10,11 @@ from typing import Any
 from stem_kombu.drivers.postgres import PostgresDatabase
 from stem_kombu.drivers.postgres_session import PostgresSession
 from stem_kombu.drivers.schema import Schema
-from stem_kombu.errors import StoreCorrupt
+from stem_kombu.errors import StoreError, StoreUnavailable
 from stem_kombu.revocation import Revocation, RevocationDraft, checked_revocation
 from stem_kombu.settings import TlsSettings
-from stem_kombu.stores.base import RevokeStore
-from stem_kombu.stores.batch import folded, merged, proofs_of, proofs_text
+from stem_kombu.stores.base import Glance, RevokeStore
+from stem_kombu.stores.batch import BEFORE_ALL, CEILING, folded, merged, proofs_of, proofs_text, sane_version
 
 SCHEMA = Schema.of(
     (
@@ -30,6 +30,11 @@ SCHEMA = Schema.of(
     ),
     columns=[("stem_revocations", "proofs", "text")],
 )
+#: What is read: the database's calendar is longer than Python's, and what ends beyond it never ends.
+_READ = """task_id, version, least(greatest(issued_at, timestamptz '0001-01-02 00:00+00'),
+    timestamptz '9999-12-30 00:00+00'), terminate, reason, requested_by,
+    CASE WHEN expires_at < timestamptz '9999-12-30 00:00+00'
+    THEN greatest(expires_at, timestamptz '0001-01-02 00:00+00') END, proofs"""
 _COLUMNS = "task_id, version, issued_at, terminate, reason, requested_by, expires_at, proofs"
 #: Rows per read, and per statement that writes or deletes: none may come near the time limit of a statement.
 _PAGE = 5000
@@ -41,6 +46,12 @@ _LOCK_NAMESPACE = """
     INSERT INTO stem_revocation_versions AS held (namespace, version) VALUES (%s, 0)
     ON CONFLICT (namespace) DO UPDATE SET version = held.version
     RETURNING version, clock_timestamp()"""
+
+_COUNTER = "SELECT version FROM stem_revocation_versions WHERE namespace = %s"
+_HIGHEST = f"SELECT max(version) FROM stem_revocations WHERE namespace = %s AND version < {CEILING}"
+#: The cluster, its timeline (a promotion begins another one), and the table's file (a restored dump is another one).
+_IDENTITY = """(SELECT system_identifier FROM pg_control_system()) || '/'
+    || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || '/' || pg_relation_filenode('stem_revocations')"""
 
 
 class PostgresRevokeStore(RevokeStore):
@@ -56,6 +67,7 @@ class PostgresRevokeStore(RevokeStore):
         self._database = PostgresDatabase(
             url, schema=SCHEMA, name=name, tls=tls, purpose="revoke store", patience=patience
         )
+        self._tells_identity = True
         self.url = self._database.url
 
     def save(self, namespace: str, drafts: Sequence[RevocationDraft]) -> list[Revocation]:
@@ -64,11 +76,12 @@ class PostgresRevokeStore(RevokeStore):
             return []
 
         def operation(session: PostgresSession) -> list[Revocation]:
-            ((highest, now),) = session.rows(_LOCK_NAMESPACE, (namespace,))
+            ((counter, now),) = session.rows(_LOCK_NAMESPACE, (namespace,))
+            highest = sane_version(counter, session.rows(_HIGHEST, (namespace,))[0][0])
             held: dict[str, Revocation] = {}
             for start in range(0, len(distinct), _PAGE):
                 ids = [draft.task_id for draft in distinct[start : start + _PAGE]]
-                held |= {record.task_id: record for record in _held(session, namespace, ids)}
+                held |= self._held(session, namespace, ids)
             records = merged(distinct, held, namespace=namespace, highest=highest, now=now.astimezone(timezone.utc))
             for start in range(0, len(records), _WRITTEN):
                 _write(session, records[start : start + _WRITTEN])
@@ -90,20 +103,41 @@ class PostgresRevokeStore(RevokeStore):
     def get(self, namespace: str, task_id: str) -> Revocation | None:
         rows = self._database.read(
             lambda session: session.rows(
-                f"""SELECT {_COLUMNS} FROM stem_revocations WHERE namespace = %s AND task_id = %s
+                f"""SELECT {_READ} FROM stem_revocations WHERE namespace = %s AND task_id = %s
                     AND (expires_at IS NULL OR expires_at > clock_timestamp())""",
                 (namespace, task_id),
             )
         )
-        return _record(namespace, rows[0]) if rows else None
+        return self._readable(namespace, rows[0]) if rows else None
+
+    def glance(self, namespace: str, task_ids: Sequence[str]) -> Glance:
+        identity = _IDENTITY if self._tells_identity else "''"
+        wanted = f"SELECT {_READ} FROM stem_revocations WHERE namespace = %s AND task_id = ANY(%s)"
+        statement = f"""SELECT {identity}, ({_COUNTER}), ({_HIGHEST}), found.* FROM (VALUES (1)) AS one
+            LEFT JOIN ({wanted}) AS found ON true"""
+        given = (namespace, namespace, namespace, list(task_ids))
+        try:
+            rows = self._database.read(methodcaller("rows", statement, given))
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            if not self._tells_identity:
+                raise
+            self._tells_identity = False  # this user may not ask, or this server is a PostgreSQL only by its protocol
+            return self.glance(namespace, task_ids)
+        held = [self._readable(namespace, row[3:]) for row in rows if row[3] is not None]
+        found = {record.task_id: record for record in held if record is not None}
+        return Glance(rows[0][0], sane_version(*rows[0][1:3]), found)
 
     def revision(self, namespace: str) -> int:
-        statement = "SELECT version FROM stem_revocation_versions WHERE namespace = %s"
-        rows = self._database.read(lambda session: session.rows(statement, (namespace,)))
-        return int(rows[0][0]) if rows else 0
+        statement = f"SELECT ({_COUNTER}), ({_HIGHEST})"
+        return sane_version(*self._database.read(methodcaller("rows", statement, (namespace, namespace)))[0])
 
     def prune(self, namespace: str) -> int:
-        expired = "namespace = %s AND expires_at <= clock_timestamp()"
+        return self.prune_after(namespace, 0.0)
+
+    def prune_after(self, namespace: str, grace: float) -> int:
+        expired = "namespace = %s AND expires_at <= clock_timestamp() - make_interval(secs => %s)"
         found = f"SELECT 1 FROM stem_revocations WHERE {expired} LIMIT 1"
         # The condition stands in the DELETE itself as well: it is judged again on a row that changed meanwhile (G5).
         delete = f"""DELETE FROM stem_revocations WHERE {expired} AND task_id IN
@@ -111,10 +145,10 @@ class PostgresRevokeStore(RevokeStore):
 
         def operation(session: PostgresSession) -> int:
             session.rows(_LOCK_NAMESPACE, (namespace,))  # in the same order as save does, or the two could deadlock
-            return session.execute(delete, (namespace, namespace))
+            return session.execute(delete, (namespace, grace) * 2)
 
         pruned = 0
-        while self._database.read(lambda session: session.rows(found, (namespace,))):
+        while self._database.read(lambda session: session.rows(found, (namespace, grace))):
             pruned += self._database.write(operation)
         return pruned
 
@@ -132,22 +166,33 @@ class PostgresRevokeStore(RevokeStore):
     def _pages(self, namespace: str, version: int, condition: str) -> Iterator[Revocation]:
         # A table that has just been filled has no statistics, and the planner would sort all that is left for each page.
         # Both statements are one transaction, since they travel as one; the setting ends with it.
+        if version <= 0:
+            self.quarantine.forget([namespace])
+            version = BEFORE_ALL
         statement = f"""SET LOCAL enable_sort = off;
-            SELECT {_COLUMNS} FROM stem_revocations WHERE namespace = %s AND version > %s {condition}
+            SELECT {_READ} FROM stem_revocations WHERE namespace = %s AND version > %s {condition}
             ORDER BY version LIMIT {_PAGE}"""
         while True:
             rows = self._database.read(methodcaller("rows", statement, (namespace, version)))
             for row in rows:
-                record = _record(namespace, row)
-                version = record.version
-                yield record
+                version = row[1]
+                if (record := self._readable(namespace, row)) is not None:
+                    yield record
             if len(rows) < _PAGE:
                 return
 
+    def _held(self, session: PostgresSession, namespace: str, task_ids: list[str]) -> dict[str, Revocation]:
+        statement = f"SELECT {_READ} FROM stem_revocations WHERE namespace = %s AND task_id = ANY(%s)"
+        found = (self._readable(namespace, row) for row in session.rows(statement, (namespace, task_ids)))
+        return {record.task_id: record for record in found if record is not None}
 
-def _held(session: PostgresSession, namespace: str, task_ids: list[str]) -> Iterator[Revocation]:
-    statement = f"SELECT {_COLUMNS} FROM stem_revocations WHERE namespace = %s AND task_id = ANY(%s)"
-    return (_record(namespace, row) for row in session.rows(statement, (namespace, task_ids)))
+    def _readable(self, namespace: str, row: tuple[Any, ...]) -> Revocation | None:
+        """The record of a row; ``None`` when it can't be read and was set aside."""
+        try:
+            return record_of(namespace, row)
+        except (TypeError, ValueError, OverflowError) as error:
+            self.quarantine.add(namespace, f"table stem_revocations, task {row[0]!r}", f"{error}: {row}", row[0])
+            return None
 
 
 def _write(session: PostgresSession, records: Sequence[Revocation]) -> None:
@@ -177,24 +222,19 @@ def _write(session: PostgresSession, records: Sequence[Revocation]) -> None:
     )
 
 
-def _record(namespace: str, row: tuple[Any, ...]) -> Revocation:
+def record_of(namespace: str, row: tuple[Any, ...]) -> Revocation:
+    """The record of a row; raises ``TypeError``, ``ValueError`` or ``OverflowError`` when it is none."""
     task_id, version, issued_at, terminate, reason, requested_by, expires_at, proofs = row
-    try:
-        return checked_revocation(
-            Revocation(
-                namespace,
-                task_id,
-                version,
-                issued_at.astimezone(timezone.utc),
-                terminate,
-                reason,
-                requested_by,
-                None if expires_at is None else expires_at.astimezone(timezone.utc),
-                proofs_of(proofs),
-            )
+    return checked_revocation(
+        Revocation(
+            namespace,
+            task_id,
+            version,
+            issued_at.astimezone(timezone.utc),
+            terminate,
+            reason,
+            requested_by,
+            None if expires_at is None else expires_at.astimezone(timezone.utc),
+            proofs_of(proofs),
         )
-    except (TypeError, ValueError, OverflowError) as error:  # the database's calendar is longer than Python's
-        raise StoreCorrupt(
-            f"table stem_revocations, namespace {namespace!r}, task {task_id!r}: {error}",
-            hint="somebody else writes to this table; delete the row",
-        ) from error
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -10,16 +11,21 @@ from typing import Any
 from stem_kombu.clock import from_epoch_us
 from stem_kombu.drivers.redis import RedisDatabase, RedisScript
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError
-from stem_kombu.revocation import MOST_PROOFS, Revocation, RevocationDraft, checked_revocation
+from stem_kombu.revocation import MOST_PROOFS, Revocation, RevocationDraft, as_flag, checked_revocation
 from stem_kombu.settings import TlsSettings
 from stem_kombu.stores import redis_scripts
-from stem_kombu.stores.base import RevokeStore
+from stem_kombu.stores.base import Glance, RevokeStore
 from stem_kombu.stores.batch import folded, life_us
+
+logger = logging.getLogger(__name__)
 
 #: Records per read or delete: the server is busy for a few milliseconds at a time.
 _PAGE = 1000
 #: Longest batch. A script can't be interrupted, and this one keeps the server busy for about a second.
 _LONGEST_BATCH = 50_000
+#: How often indexes are made anew for one operation: another program may go on deleting keys.
+_REBUILDS = 3
+_LOST = "the record was lost, and made again from the index"
 
 
 class RedisRevokeStore(RevokeStore):
@@ -48,8 +54,8 @@ class RedisRevokeStore(RevokeStore):
             )
         batch = [[d.task_id, d.terminate, d.reason, d.requested_by, life_us(d), *d.proofs] for d in distinct]
         stored = self._evaluate(redis_scripts.SAVE, namespace, [json.dumps(batch, ensure_ascii=False), MOST_PROOFS])
-        records = self._decoded(namespace, stored)
-        return [self._record(namespace, draft.task_id, found) for draft, found in zip(distinct, records, strict=True)]
+        records = json.loads(stored)
+        return [record_of(namespace, draft.task_id, found) for draft, found in zip(distinct, records, strict=True)]
 
     def since(self, namespace: str, version: int) -> Iterator[Revocation]:
         return (record for _, record in self._pages(namespace, version))
@@ -59,24 +65,76 @@ class RedisRevokeStore(RevokeStore):
 
     def get(self, namespace: str, task_id: str) -> Revocation | None:
         now_us, found = self._evaluate(redis_scripts.GET, namespace, [task_id])
-        if found is None:
-            return None
-        record = self._record(namespace, task_id, self._decoded(namespace, found))
-        return None if record.is_expired(from_epoch_us(int(now_us))) else record
+        record = None if found is None else self._readable(namespace, task_id, found)
+        return None if record is None or record.is_expired(from_epoch_us(int(now_us))) else record
+
+    def glance(self, namespace: str, task_ids: Sequence[str]) -> Glance:
+        identity, revision, *found = self._evaluate(redis_scripts.GLANCE, namespace, task_ids)
+        held = {
+            task_id: record
+            for task_id, text in zip(task_ids, found, strict=True)
+            if text is not None and (record := self._readable(namespace, task_id, text)) is not None
+        }
+        return Glance(identity.decode(), int(revision), held)
 
     def revision(self, namespace: str) -> int:
-        key = self._database.key(_keys(namespace)[3])
-        found = self._database.run(lambda client: client.get(key))
-        try:
-            return int(found or 0)
-        except ValueError as error:
-            raise self._corrupt(key, found) from error
+        return self.glance(namespace, ()).revision
 
     def prune(self, namespace: str) -> int:
+        return self.prune_after(namespace, 0.0)
+
+    def prune_after(self, namespace: str, grace: float) -> int:
         pruned = 0
-        while count := int(self._evaluate(redis_scripts.PRUNE, namespace, [_PAGE])):
+        while True:
+            looked: int
+            count: int
+            looked, count = self._evaluate(redis_scripts.PRUNE, namespace, [_PAGE, int(grace * 1_000_000)])
             pruned += count
-        return pruned
+            if not looked:
+                return pruned
+
+    def rebuild(self, namespace: str) -> None:
+        """Make the indexes anew from the records, a page at a time; others may read and write meanwhile.
+
+        Where the records as a whole are gone, and an index is not, the tasks that it names are revoked all the same.
+        """
+        keys = keys_of(namespace)
+        if not self._database.run(lambda client: client.hlen(self._database.key(keys[0]))):
+            lost = 0
+            for ids in self._scanned("zscan", keys[1]):
+                self._database.evaluate(redis_scripts.RESTORE, keys, [json.dumps(_LOST), *ids])
+                lost += len(ids)
+            if lost:
+                logger.error(
+                    "revoke store %s: the records in %s were lost (evicted or deleted), and made again from the index: "
+                    "%d tasks stay revoked, without terminate, reason and proofs",
+                    self.url,
+                    keys[0],
+                    lost,
+                )
+        for ids in self._scanned("hscan", keys[0]):
+            self._database.evaluate(redis_scripts.INDEX, keys, ids)
+        for index in keys[1:3]:
+            for ids in self._scanned("zscan", index):
+                self._database.evaluate(redis_scripts.SWEEP, keys, ids)
+
+    def _scanned(self, scan: str, key: str) -> Iterator[list[bytes]]:
+        """The ids in a hash or a sorted set, in pages of at most so many as a script takes; at least one page."""
+        cursor: int | None = None
+        while cursor != 0:
+            after, ids = self._scan(scan, key, cursor or 0)
+            for start in range(0, len(ids), _PAGE) if cursor is not None else range(0, max(1, len(ids)), _PAGE):
+                yield ids[start : start + _PAGE]
+            cursor = after
+
+    def _scan(self, scan: str, key: str, cursor: int) -> tuple[int, list[bytes]]:
+        try:
+            after, found = self._database.run(lambda client: getattr(client, scan)(self._database.key(key), cursor, count=_PAGE))
+        except StoreError as error:
+            if "WRONGTYPE" in error.message and scan == "zscan":
+                return 0, []  # no index: it is made anew
+            raise
+        return int(after), [entry[0] for entry in found] if scan == "zscan" else list(found)
 
     def now(self) -> datetime:
         seconds, microseconds = self._database.run(lambda client: client.time())
@@ -89,71 +147,93 @@ class RedisRevokeStore(RevokeStore):
         self._database.close()
 
     def _pages(self, namespace: str, version: int) -> Iterator[tuple[datetime, Revocation]]:
+        if whole := version <= 0:
+            self.quarantine.forget([namespace])
+        start = "-inf" if whole else f"({version}"
         while True:
-            now_us, page = self._evaluate(redis_scripts.PAGE, namespace, [version, _PAGE])
-            now, found = from_epoch_us(int(now_us)), self._page_of(namespace, page)
-            for task_id, fields in found:
-                record = self._record(namespace, task_id, fields)
-                version = record.version
-                yield now, record
+            now, found = self._page(namespace, start)
+            for task_id, number, fields in found:
+                start = f"({number}"
+                if (record := self._readable(namespace, task_id, fields)) is not None:
+                    yield now, record
             if len(found) < _PAGE:
                 return
 
+    def _page(self, namespace: str, start: str) -> tuple[datetime, list[tuple[str, int, Any]]]:
+        now_us, page = self._evaluate(redis_scripts.PAGE, namespace, [start, _PAGE, 0])
+        try:
+            return from_epoch_us(int(now_us)), page_of(page)
+        except (TypeError, ValueError, RecursionError):  # a record in it is no JSON: one by one
+            now_us, *flat = self._evaluate(redis_scripts.PAGE, namespace, [start, _PAGE, 1])
+            parts = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+            found = [(task_id.decode(errors="replace"), int(number), text) for task_id, number, text in parts]
+            return from_epoch_us(int(now_us)), found
+
     def _evaluate(self, script: RedisScript, namespace: str, arguments: Sequence[str | int]) -> Any:
-        try:
-            return self._database.evaluate(script, _keys(namespace), arguments)
-        except StoreError as error:
-            if "CORRUPT" in error.message or "WRONGTYPE" in error.message:
-                raise StoreCorrupt(
-                    error.message,
-                    hint="somebody else wrote to these keys, or Redis evicted one (use maxmemory-policy noeviction)",
-                ) from error
-            raise
-
-    def _decoded(self, namespace: str, text: bytes) -> Any:
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise self._corrupt(_keys(namespace)[0], text[:80]) from error
-
-    def _page_of(self, namespace: str, page: bytes) -> list[tuple[str, Any]]:
-        try:
-            return [(task_id, fields) for task_id, fields in self._decoded(namespace, page)]
-        except (TypeError, ValueError) as error:
-            raise self._corrupt(_keys(namespace)[0], page[:80]) from error
-
-    def _record(self, namespace: str, task_id: str, fields: Any) -> Revocation:
-        try:
-            expires_us = fields["expires_us"]
-            return checked_revocation(
-                Revocation(
-                    namespace,
-                    task_id,
-                    fields["version"],
-                    from_epoch_us(fields["issued_us"]),
-                    fields["terminate"],
-                    fields["reason"],
-                    fields["requested_by"],
-                    None if expires_us is None else from_epoch_us(expires_us),
-                    tuple(_listed(fields.get("proofs", []))),
-                )
+        keys = keys_of(namespace)
+        for attempt in range(_REBUILDS + 1):
+            try:
+                return self._database.evaluate(script, keys, arguments)
+            except StoreError as error:
+                if "WRONGTYPE" in error.message:
+                    raise StoreCorrupt(
+                        f"{error.message} ({self._database.key(keys[0])})",
+                        hint="another program wrote to this key: stem store repair sets it aside and begins anew",
+                    ) from error
+                if "REBUILD" not in error.message or attempt == _REBUILDS:
+                    raise
+            logger.warning(
+                "revoke store %s: the indexes of %s do not fit its records (a key was deleted, evicted or changed, "
+                "use maxmemory-policy noeviction): making them anew",
+                self.url,
+                self._database.key(keys[0]),
             )
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-            raise self._corrupt(f"{_keys(namespace)[0]} field {task_id}", fields) from error
+            self.rebuild(namespace)
+        raise AssertionError("unreachable")
 
-    def _corrupt(self, place: str, found: object) -> StoreCorrupt:
-        return StoreCorrupt(
-            f"revoke store {self.url}: {place} holds {str(found)[:80]!r}, which is no revocation",
-            hint="somebody else writes to this key; delete the field, or use another namespace",
-        )
+    def _readable(self, namespace: str, task_id: str, found: Any) -> Revocation | None:
+        """The record of a field, parsed or as its text; ``None`` when it can't be read and was set aside."""
+        try:
+            return record_of(namespace, task_id, json.loads(found) if isinstance(found, bytes) else found)
+        except UNREADABLE as error:
+            place = f"{self._database.key(keys_of(namespace)[0])} field {task_id}"
+            reason = f"{error}: {(found.decode(errors='replace') if isinstance(found, bytes) else str(found))[:120]}"
+            self.quarantine.add(namespace, place, reason, task_id)
+            return None
 
 
-def _listed(proofs: Any) -> list[str]:
+#: What reading something that is no record can raise.
+UNREADABLE = (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError)
+
+
+def record_of(namespace: str, task_id: str, fields: Any) -> Revocation:
+    """The record of parsed JSON; raises one of :data:`UNREADABLE` when it is none."""
+    if not isinstance(fields, dict):
+        raise TypeError("it is no record")
+    expires_us, proofs = fields["expires_us"], fields.get("proofs", [])
     if not isinstance(proofs, list):
         raise TypeError(f"proofs {str(proofs)[:40]!r} are no list")
-    return proofs
+    return checked_revocation(
+        Revocation(
+            namespace,
+            task_id,
+            fields["version"],
+            from_epoch_us(fields["issued_us"]),
+            as_flag(fields["terminate"]),  # type: ignore[arg-type]  # checked with all the others
+            fields["reason"],
+            fields["requested_by"],
+            None if expires_us is None else from_epoch_us(expires_us),
+            tuple(proofs),
+        )
+    )
 
 
-def _keys(namespace: str) -> list[str]:
-    # The braces put all four into one slot of a cluster, and keep clear of the key of other Stems, whose JSON differs.
-    return [f"{{{namespace}}}:control:{name}" for name in ("revokes", "versions", "expiry", "revision")]
+def page_of(page: bytes) -> list[tuple[str, int, Any]]:
+    """Task id, version and parsed record of each entry of a page; raises ``TypeError`` or ``ValueError`` for another shape."""
+    return [(task_id, number, fields) for task_id, number, fields in json.loads(page)]
+
+
+def keys_of(namespace: str) -> list[str]:
+    """The keys of a namespace, in the order in which the scripts take them."""
+    # The braces put all of them into one slot of a cluster, and keep clear of the key of other Stems, whose JSON differs.
+    return [f"{{{namespace}}}:control:{name}" for name in ("revokes", "versions", "expiry", "revision", "set-aside")]

@@ -2,10 +2,15 @@
 
 Keys, all in one hash slot (``{namespace}``):
 
-1. ``…:revokes``   hash, task id to record as JSON; times are whole microseconds since the epoch; ``proofs`` where signed
-2. ``…:versions``  sorted set, task id by version
-3. ``…:expiry``    sorted set, task id by expiry, of those that expire
-4. ``…:revision``  the highest version ever given
+1. ``…:revokes``    hash, task id to record as JSON; times are whole microseconds since the epoch; ``proofs`` where signed
+2. ``…:versions``   sorted set, task id by version
+3. ``…:expiry``     sorted set, task id by expiry, of those that expire
+4. ``…:revision``   the highest version ever given
+5. ``…:set-aside``  hash, task id to a record that could not be read when another one took its place
+
+The first holds the records, the next three are indexes. Readers and writers check first that the indexes fit
+(``REBUILD`` says that they don't), and the store makes them anew from the records, page by page: :data:`INDEX`,
+:data:`SWEEP`.
 
 Whole numbers stay below 2**53, which Lua's doubles hold exactly, but must be written with ``%.0f``: tostring() and
 cjson round to 14 digits. Everything that can fail comes before the first write, since Redis does not roll back.
@@ -16,11 +21,50 @@ scripts may write after they read the time.
 from __future__ import annotations
 
 from stem_kombu.drivers.redis import RedisScript
+from stem_kombu.stores.batch import CEILING
 
-_NOW = """
+_NOW = f"""
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local function whole(number) return string.format('%.0f', number) end
+
+-- A version that the store can have given, and go on from; nil for anything else.
+local function version_of(value)
+  local number = tonumber(value)
+  if number and number >= 0 and number < {CEILING} and number == math.floor(number) then return number end
+  return nil
+end
+
+local function highest()
+  local top = redis.call('ZREVRANGE', KEYS[2], 0, 0, 'WITHSCORES')
+  if #top == 0 then return 0 end
+  return version_of(top[2])
+end
+
+-- Whether the indexes fit the records. An index of another type counts as one that does not; records of another type
+-- are an error.
+local function fits()
+  local held, given = redis.call('HLEN', KEYS[1]), redis.pcall('GET', KEYS[4])
+  if redis.pcall('ZCARD', KEYS[2]) ~= held then return false end
+  local ending = redis.pcall('ZCARD', KEYS[3])
+  if type(ending) ~= 'number' or ending > held or type(given) == 'table' then return false end
+  local top = highest()
+  if not top then return false end
+  if not given then return held == 0 end
+  given = version_of(given)
+  return given ~= nil and given >= top
+end
+
+-- The fields of a record, or nil when it can't be read. 0, 1 and null stand for flags: stem-kombu 0.1.0 stored them so.
+local function decoded(text)
+  local readable, record = pcall(cjson.decode, text)
+  if not readable or type(record) ~= 'table' then return nil end
+  if record.terminate == cjson.null or record.terminate == 0 then record.terminate = false end
+  if record.terminate == 1 then record.terminate = true end
+  if type(record.terminate) ~= 'boolean' or not record.reason or not record.requested_by then return nil end
+  if record.expires_us ~= cjson.null and type(record.expires_us) ~= 'number' then return nil end
+  return record
+end
 """
 
 #: ARGV: JSON list of [task_id, terminate, reason, requested_by, life_us, proof …], distinct ids, and the most proofs that
@@ -29,28 +73,24 @@ local function whole(number) return string.format('%.0f', number) end
 SAVE = RedisScript(
     _NOW
     + """
+if not fits() then return redis.error_reply('REBUILD') end
 local records, versions, expiry, revision = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local drafts = cjson.decode(ARGV[1])
 local version = math.max(tonumber(redis.call('GET', revision) or '0'), now)
-redis.call('ZCARD', versions)
-redis.call('ZCARD', expiry)
 
 local function text(value)
   if value == cjson.null then return 'null' end
   return cjson.encode(value)
 end
 
-local held = {}
+local held, unreadable = {}, {}
 for first = 1, #drafts, 1000 do
   local ids = {}
   for place = first, math.min(first + 999, #drafts) do ids[#ids + 1] = drafts[place][1] end
   for place, found in ipairs(redis.call('HMGET', records, unpack(ids))) do
     if found then
-      local readable, record = pcall(cjson.decode, found)
-      if not (readable and type(record) == 'table' and type(record.terminate) == 'boolean' and record.reason
-          and record.requested_by and (record.expires_us == cjson.null or type(record.expires_us) == 'number')) then
-        return redis.error_reply('CORRUPT ' .. records .. ' field ' .. ids[place])
-      end
+      local record = decoded(found)
+      if not record then unreadable[#unreadable + 1], unreadable[#unreadable + 2] = ids[place], found end
       held[first + place - 1] = record
     end
   end
@@ -166,6 +206,7 @@ local function in_parts(command, key, values)
     redis.call(command, key, unpack(values, first, math.min(first + 999, #values)))
   end
 end
+in_parts('HSET', KEYS[5], unreadable)
 in_parts('HSET', records, hash)
 in_parts('ZADD', versions, by_version)
 in_parts('ZADD', expiry, by_expiry)
@@ -175,20 +216,31 @@ return '[' .. table.concat(stored, ',') .. ']'
 """
 )
 
-#: ARGV: version, limit. Answers now and the records above that version as one JSON list of [task_id, record]: one
-#: string, because redis-py needs longer to read a thousand small ones than Redis needs to find them.
+#: ARGV: where to begin as ZRANGEBYSCORE's minimum, limit, and 1 to answer one by one. Answers now and a page of records as
+#: one JSON list of [task_id, version, record]: one string, because redis-py needs longer to read a thousand small ones
+#: than Redis needs to find them. One by one it is now, task id, version, record, task id …: for a page in which a record
+#: is no JSON.
 PAGE = RedisScript(
     _NOW
     + """
-if redis.call('HLEN', KEYS[1]) ~= redis.call('ZCARD', KEYS[2]) then
-  return redis.error_reply('CORRUPT ' .. KEYS[1] .. ' and ' .. KEYS[2] .. ' differ in size')
+if not fits() then return redis.error_reply('REBUILD') end
+local found = redis.call('ZRANGEBYSCORE', KEYS[2], ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[2])
+if #found == 0 then return {whole(now), '[]'} end
+local ids, versions = {}, {}
+for place = 1, #found, 2 do
+  ids[#ids + 1], versions[#versions + 1] = found[place], whole(tonumber(found[place + 1]))
 end
-local ids = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[1], '+inf', 'LIMIT', 0, ARGV[2])
-if #ids == 0 then return {whole(now), '[]'} end
 local values = redis.call('HMGET', KEYS[1], unpack(ids))
+if ARGV[3] == '1' then
+  local answer = {whole(now)}
+  for place, id in ipairs(ids) do
+    answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = id, versions[place], values[place] or 'null'
+  end
+  return answer
+end
 local page = {}
 for place, id in ipairs(ids) do
-  page[place] = '[' .. cjson.encode(id) .. ',' .. (values[place] or 'null') .. ']'
+  page[place] = '[' .. cjson.encode(id) .. ',' .. versions[place] .. ',' .. (values[place] or 'null') .. ']'
 end
 return {whole(now), '[' .. table.concat(page, ',') .. ']'}
 """
@@ -197,17 +249,103 @@ return {whole(now), '[' .. table.concat(page, ',') .. ']'}
 #: ARGV: task id. Answers now and the record, or nil.
 GET = RedisScript(_NOW + "return {whole(now), redis.call('HGET', KEYS[1], ARGV[1])}")
 
-#: ARGV: limit. Answers how many expired records it deleted; an index by expiry that save() keeps in step makes it
-#: impossible to delete a record that replaced an expired one (G5).
+#: ARGV: task ids. Answers which server this is and since when (empty where this user may not ask), the revision, and
+#: the record of each task, or nil.
+GLANCE = RedisScript(
+    _NOW
+    + """
+if not fits() then return redis.error_reply('REBUILD') end
+local function said(section, name)
+  local info = redis.pcall('INFO', section)
+  return type(info) == 'string' and string.match(info, name .. ':(%w+)') or ''
+end
+local identity = said('server', 'run_id') .. said('replication', 'master_replid')
+local answer = {identity, redis.call('GET', KEYS[4]) or '0'}
+for place, id in ipairs(ARGV) do answer[place + 2] = redis.call('HGET', KEYS[1], id) end
+return answer
+"""
+)
+
+#: ARGV: limit, grace in microseconds. Answers how many expired records it deleted. An entry of the index whose record
+#: does not expire then, or not at all, is only an entry: it goes, the record stays (G5).
 PRUNE = RedisScript(
     _NOW
     + """
-local ids = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', whole(now), 'LIMIT', 0, ARGV[1])
-if #ids > 0 then
-  redis.call('HDEL', KEYS[1], unpack(ids))
-  redis.call('ZREM', KEYS[2], unpack(ids))
-  redis.call('ZREM', KEYS[3], unpack(ids))
+if not fits() then return redis.error_reply('REBUILD') end
+local last = now - ARGV[2]
+local ids = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', whole(last), 'LIMIT', 0, ARGV[1])
+if #ids == 0 then return {0, 0} end
+local expired, pruned = {}, 0
+for place, found in ipairs(redis.call('HMGET', KEYS[1], unpack(ids))) do
+  local record = found and decoded(found)
+  if record and record.expires_us ~= cjson.null and record.expires_us <= last then expired[#expired + 1] = ids[place] end
 end
-return #ids
+redis.call('ZREM', KEYS[3], unpack(ids))
+if #expired > 0 then
+  redis.call('HDEL', KEYS[1], unpack(expired))
+  redis.call('ZREM', KEYS[2], unpack(expired))
+end
+return {#ids, #expired}
+"""
+)
+
+#: ARGV: task ids of a page of the records. Puts them into the indexes, which are made anew where they are of another type.
+#: A record whose version no store can have given gets a new one; one that can't be read is numbered 0, before all others.
+INDEX = RedisScript(
+    _NOW
+    + """
+for place, kind in ipairs({'zset', 'zset', 'string'}) do
+  local found = redis.call('TYPE', KEYS[place + 1]).ok
+  if found ~= kind and found ~= 'none' then redis.call('DEL', KEYS[place + 1]) end
+end
+local top = redis.call('ZREVRANGEBYSCORE', KEYS[2], '({CEILING}', '-inf', 'WITHSCORES', 'LIMIT', 0, 1)
+local revision = math.max(version_of(redis.call('GET', KEYS[4]) or '0') or 0, tonumber(top[2] or '0'))
+for place, id in ipairs(ARGV) do
+  local found = redis.call('HGET', KEYS[1], id)
+  local record = found and decoded(found)
+  local version = record and version_of(record.version)
+  if record and not version then
+    version = math.max(revision, now) + 1
+    local text, changed = string.gsub(found, '"version":[^,}]*', '"version":' .. whole(version), 1)
+    if changed == 1 then redis.call('HSET', KEYS[1], id, text) else version = nil end
+  end
+  if version then
+    revision = math.max(revision, version)
+    redis.call('ZADD', KEYS[2], whole(version), id)
+  elseif found then
+    if not version_of(redis.call('ZSCORE', KEYS[2], id) or '') then redis.call('ZADD', KEYS[2], '0', id) end
+  end
+  if record and record.expires_us ~= cjson.null then redis.call('ZADD', KEYS[3], whole(record.expires_us), id)
+  else redis.call('ZREM', KEYS[3], id) end
+end
+redis.call('SET', KEYS[4], whole(revision))
+""".replace("{CEILING}", str(CEILING))
+)
+
+#: ARGV: a reason as JSON, and task ids of a page of the index by version, of which all records are lost: they are revoked
+#: all the same, until then when the index by expiry says that they end. What else was asked for is not known any more.
+RESTORE = RedisScript(
+    _NOW
+    + """
+for place = 2, #ARGV do
+  local id = ARGV[place]
+  local version = version_of(redis.call('ZSCORE', KEYS[2], id) or '') or 0
+  local expires = redis.pcall('ZSCORE', KEYS[3], id)
+  expires = type(expires) == 'string' and whole(tonumber(expires)) or 'null'
+  redis.call('HSETNX', KEYS[1], id, '{"version":' .. whole(version) .. ',"issued_us":' .. whole(math.min(version, now))
+    .. ',"terminate":false,"reason":' .. ARGV[1] .. ',"requested_by":null,"expires_us":' .. expires .. '}')
+end
+"""
+)
+
+#: ARGV: task ids of a page of the indexes. Takes those out of the indexes that have no record.
+SWEEP = RedisScript(
+    """
+for _, id in ipairs(ARGV) do
+  if redis.call('HEXISTS', KEYS[1], id) == 0 then
+    redis.call('ZREM', KEYS[2], id)
+    redis.call('ZREM', KEYS[3], id)
+  end
+end
 """
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -12,9 +13,11 @@ from stem_kombu.clock import SYSTEM, Clock, epoch_us, from_epoch_us
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.sqlite import SqliteDatabase
 from stem_kombu.errors import StoreCorrupt
-from stem_kombu.revocation import Revocation, RevocationDraft, checked_revocation
-from stem_kombu.stores.base import RevokeStore
-from stem_kombu.stores.batch import folded, merged, proofs_of, proofs_text
+from stem_kombu.revocation import Revocation, RevocationDraft, as_flag, checked_revocation
+from stem_kombu.stores.base import Glance, RevokeStore
+from stem_kombu.stores.batch import BEFORE_ALL, CEILING, folded, merged, proofs_of, proofs_text, sane_version
+
+logger = logging.getLogger(__name__)
 
 SCHEMA = Schema.of(
     (
@@ -50,6 +53,7 @@ class SqliteRevokeStore(RevokeStore):
     def __init__(self, path: Path, *, clock: Clock = SYSTEM, create_folder: bool = False) -> None:
         self._database = SqliteDatabase(path, schema=SCHEMA, purpose="revoke store", create_folder=create_folder)
         self._clock = clock
+        self._verified: tuple[int, int] | None = None
         self.url = self._database.url
 
     def save(self, namespace: str, drafts: Sequence[RevocationDraft]) -> list[Revocation]:
@@ -70,13 +74,17 @@ class SqliteRevokeStore(RevokeStore):
         return self._database.write(operation)
 
     def since(self, namespace: str, version: int) -> Iterator[Revocation]:
+        if version <= 0:
+            self._verify()
+            self.quarantine.forget([namespace])
+            version = BEFORE_ALL
         while True:
-            rows = self._page(namespace, version)
+            rows, start = self._page(namespace, version), version
             for row in rows:
-                record = self._record(namespace, row)
-                version = record.version
-                yield record
-            if len(rows) < _PAGE:
+                version = row[1] if type(row[1]) is int else version
+                if (record := self._readable(namespace, row)) is not None:
+                    yield record
+            if len(rows) < _PAGE or version == start:
                 return
 
     def load(self, namespace: str) -> Iterator[Revocation]:
@@ -87,16 +95,26 @@ class SqliteRevokeStore(RevokeStore):
         held = self._database.read(lambda connection: self._held(connection, namespace, [task_id])).get(task_id)
         return None if held is None or held.is_expired(self._clock.utcnow()) else held
 
+    def glance(self, namespace: str, task_ids: Sequence[str]) -> Glance:
+        def operation(connection: sqlite3.Connection) -> Glance:
+            held = self._held(connection, namespace, task_ids)
+            return Glance(str(self._database.identity), _revision(connection, namespace), held)
+
+        return self._database.read(operation)
+
     def revision(self, namespace: str) -> int:
         return self._database.read(lambda connection: _revision(connection, namespace))
 
     def prune(self, namespace: str) -> int:
-        now_us = epoch_us(self._clock.utcnow())
+        return self.prune_after(namespace, 0.0)
+
+    def prune_after(self, namespace: str, grace: float) -> int:
+        last_us = epoch_us(self._clock.utcnow()) - int(grace * 1_000_000)
         condition = "FROM stem_revocations WHERE namespace = ? AND expires_us <= ?"
         found = f"SELECT 1 {condition} LIMIT 1"
         # One statement finds and deletes, under the write lock: what replaced an expired record is not touched (G5).
         delete = f"DELETE {condition} AND task_id IN (SELECT task_id {condition} LIMIT {_PAGE})"
-        expired = (namespace, now_us)
+        expired = (namespace, last_us)
         pruned = 0
         while self._database.read(lambda connection: connection.execute(found, expired).fetchone()) is not None:
             pruned += self._database.write(lambda connection: connection.execute(delete, expired * 2).rowcount)
@@ -117,46 +135,74 @@ class SqliteRevokeStore(RevokeStore):
             lambda connection: connection.execute(f"{statement} LIMIT {_PAGE}", (namespace, version)).fetchall()
         )
 
-    def _held(self, connection: sqlite3.Connection, namespace: str, task_ids: list[str]) -> dict[str, Revocation]:
+    def _verify(self) -> None:
+        """Look for spoiled pages, once for each file that was opened: SQLite reads fewer rows from them, and says nothing.
+
+        An index is made anew; raises :class:`StoreCorrupt` when the records themselves are spoiled.
+        """
+        if self._verified == self._database.identity and self._verified is not None:
+            return
+        if problems := self._problems():
+            logger.warning("%s: %s; making its indexes anew", self.url, "; ".join(problems)[:300])
+            try:
+                self._database.write(lambda connection: connection.execute("REINDEX stem_revocations").fetchall())
+            except StoreCorrupt:
+                logger.info("%s: its indexes can't be made anew", self.url)
+            if problems := self._problems():
+                raise StoreCorrupt(
+                    f"revoke store {self.url}: pages of table stem_revocations are spoiled: {problems[0]}",
+                    hint="restore the file from a backup; stem store export saves what can still be read",
+                )
+        self._verified = self._database.identity
+
+    def _problems(self) -> list[str]:
+        return self._database.problems("stem_revocations")
+
+    def _held(self, connection: sqlite3.Connection, namespace: str, task_ids: Sequence[str]) -> dict[str, Revocation]:
         held: dict[str, Revocation] = {}
         for start in range(0, len(task_ids), _LOOKUP):
             part = task_ids[start : start + _LOOKUP]
             marks = ",".join("?" * len(part))
             statement = f"SELECT {_COLUMNS} FROM stem_revocations WHERE namespace = ? AND task_id IN ({marks})"
             for row in connection.execute(statement, (namespace, *part)):
-                held[row[0]] = self._record(namespace, row)
+                if (record := self._readable(namespace, row)) is not None:
+                    held[row[0]] = record
         return held
 
-    def _record(self, namespace: str, row: tuple[Any, ...]) -> Revocation:
-        task_id, version, issued_us, terminate, reason, requested_by, expires_us, proofs = row
+    def _readable(self, namespace: str, row: tuple[Any, ...]) -> Revocation | None:
+        """The record of a row; ``None`` when it can't be read and was set aside."""
         try:
-            proven_by = proofs_of(proofs)
-            issued_at = from_epoch_us(issued_us)
-            expires_at = None if expires_us is None else from_epoch_us(expires_us)
-            return checked_revocation(
-                Revocation(
-                    namespace,
-                    task_id,
-                    version,
-                    issued_at,
-                    {0: False, 1: True}.get(terminate, terminate),
-                    reason,
-                    requested_by,
-                    expires_at,
-                    proven_by,
-                )
-            )
+            return record_of(namespace, row)
         except (TypeError, ValueError, OverflowError) as error:
-            raise StoreCorrupt(
-                f"revoke store {self.url}: table stem_revocations, task {task_id!r}: {error}",
-                hint="restore the file from a backup",
-            ) from error
+            self.quarantine.add(namespace, f"table stem_revocations, task {row[0]!r}", f"{error}: {row}", str(row[0]))
+            return None
+
+
+def record_of(namespace: str, row: tuple[Any, ...]) -> Revocation:
+    """The record of a row; raises ``TypeError``, ``ValueError`` or ``OverflowError`` when it is none."""
+    task_id, version, issued_us, terminate, reason, requested_by, expires_us, proofs = row
+    issued_at = from_epoch_us(issued_us)
+    expires_at = None if expires_us is None else from_epoch_us(expires_us)
+    return checked_revocation(
+        Revocation(
+            namespace,
+            task_id,
+            version,
+            issued_at,
+            as_flag(terminate),  # type: ignore[arg-type]  # checked with all the others
+            reason,
+            requested_by,
+            expires_at,
+            proofs_of(proofs),
+        )
+    )
 
 
 def _revision(connection: sqlite3.Connection, namespace: str) -> int:
-    statement = "SELECT version FROM stem_revocation_versions WHERE namespace = ?"
-    row = connection.execute(statement, (namespace,)).fetchone()
-    return 0 if row is None else int(row[0])
+    """The highest version that was given: by the counter, and by the records should the counter be damaged or gone."""
+    counter = "SELECT version FROM stem_revocation_versions WHERE namespace = ?"
+    highest = f"SELECT max(version) FROM stem_revocations WHERE namespace = ? AND version < {CEILING}"
+    return sane_version(*connection.execute(f"SELECT ({counter}), ({highest})", (namespace, namespace)).fetchone())
 
 
 def _row(record: Revocation) -> tuple[Any, ...]:

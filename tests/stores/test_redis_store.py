@@ -44,6 +44,12 @@ def client(redis_url: str) -> Any:
         yield opened
 
 
+@pytest.fixture
+def raw(redis_url: str) -> Any:
+    with redis.Redis.from_url(redis_url) as opened:
+        yield opened
+
+
 texts = st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 proofs = st.builds(
     lambda key, fingerprint, signed_us, expires_us, terminate: json.dumps(
@@ -131,45 +137,152 @@ def test_g2_versions_go_on_rising_after_the_server_forgot_some(store: RevokeStor
     assert [record.task_id for record in store.since(NS, forgotten.version)] == ["new"]
 
 
-@pytest.mark.parametrize("garbage", ["{", "[]", "7", '"text"', '{"version":1}', '{"terminate":1}', "null"])
-def test_a_field_that_is_no_record_is_told_and_stops_the_whole_batch(
-    store: RevokeStore, client: Any, garbage: str
-) -> None:
-    store.save(NS, [Draft("t1")])
-    client.hset(HASH, "t1", garbage)
-    revision = store.revision(NS)
-
-    with pytest.raises(StoreCorrupt, match=r"\{shop\}:control:revokes"):
-        store.save(NS, [Draft("t0"), Draft("t1")])
-    for read in (lambda: list(store.load(NS)), lambda: list(store.since(NS, 0)), lambda: store.get(NS, "t1")):
-        with pytest.raises(StoreCorrupt, match=r"\{shop\}:control:revokes"):
-            read()
-
-    assert store.revision(NS) == revision
-    assert not client.hexists(HASH, "t0")
+NULL_FLAG = (
+    '{"version":9,"issued_us":1,"terminate":userdata: (nil),"reason":null,"requested_by":null,"expires_us":null}'
+)
+FLOWERS_FLAG = '{"version":VERSION,"issued_us":1,"terminate":FLAG,"reason":null,"requested_by":null,"expires_us":null}'
 
 
-@pytest.mark.parametrize("key", [HASH, VERSIONS, EXPIRY, REVISION])
-def test_a_key_of_another_type_is_told_and_nothing_is_stored(store: RevokeStore, client: Any, key: str) -> None:
-    client.rpush(key, "somebody else's")
-
-    with pytest.raises(StoreCorrupt, match="WRONGTYPE"):
-        store.save(NS, [Draft("t1", expires_in=60)])
-
-    assert client.keys("*") == [key]
-
-
-@pytest.mark.parametrize("key", [HASH, VERSIONS])
-def test_g2_a_key_that_the_server_evicted_is_told_instead_of_read_as_empty(
-    store: RevokeStore, client: Any, key: str
+@pytest.mark.parametrize(
+    "garbage", ["{", "[]", "7", '"text"', '{"version":1}', '{"terminate":1}', "null", NULL_FLAG, "\xff", ""]
+)
+def test_g37_a_field_that_is_no_record_is_set_aside_and_all_others_are_obeyed(
+    store: RevokeStore, raw: Any, garbage: str
 ) -> None:
     store.save(NS, [Draft("t1"), Draft("t2")])
-    client.delete(key)
+    raw.hset(HASH, "t1", garbage.encode("latin-1"))
 
-    for read in (store.load(NS), store.since(NS, 0)):
-        with pytest.raises(StoreCorrupt, match="differ in size") as told:
-            next(read)
-        assert "noeviction" in (told.value.hint or "")
+    assert [record.task_id for record in store.load(NS)] == ["t2"]
+    assert [record.task_id for record in store.since(NS, 0)] == ["t2"]
+    assert store.get(NS, "t1") is None
+    (aside,) = store.quarantine.of(NS)
+    assert (aside.place, aside.task_id) == (f"{HASH} field t1", "t1")
+    assert raw.hget(HASH, "t1") == garbage.encode("latin-1")
+
+    (other,) = store.save(NS, [Draft("t0")])
+    assert [record.task_id for record in store.since(NS, other.version - 1)] == ["t0"]
+    store.save(NS, [Draft("t1", reason="again")])  # which takes its place
+    assert [record.task_id for record in store.load(NS)] == ["t2", "t0", "t1"]
+    assert store.quarantine.of(NS) == ()
+    assert raw.hget(f"{{{NS}}}:control:set-aside", "t1") == garbage.encode("latin-1")
+
+
+@pytest.mark.parametrize(("flag", "terminate"), [("0", False), ("null", False), ("1", True)])
+def test_g37_what_an_earlier_version_stored_for_flower_is_obeyed(
+    store: RevokeStore, client: Any, flag: str, terminate: bool
+) -> None:
+    """Flower's API sends 0 and null for false, and stem-kombu 0.1.0 stored that as it came."""
+    (record,) = store.save(NS, [Draft("t1")])
+    client.hset(HASH, "t1", FLOWERS_FLAG.replace("VERSION", str(record.version)).replace("FLAG", flag))
+
+    (held,) = store.load(NS)
+    assert (held.task_id, held.terminate) == ("t1", terminate)
+    (again,) = store.save(NS, [Draft("t1")])
+    assert again.terminate is terminate
+    assert store.quarantine.of(NS) == ()
+
+
+@pytest.mark.parametrize("key", [VERSIONS, EXPIRY, REVISION])
+@pytest.mark.parametrize("damage", ["deleted", "another type"])
+def test_g37_an_index_that_is_gone_is_made_again_from_the_records(
+    store: RevokeStore, client: Any, key: str, damage: str
+) -> None:
+    records = store.save(NS, [Draft("t1"), Draft("t2", expires_in=60), Draft("t3", expires_in=0.001)])
+    eventually(lambda: len(list(store.load(NS))) == 2)
+    client.delete(key)
+    if damage == "another type":
+        client.rpush(key, "somebody else's")
+
+    assert store.glance(NS, ["t2"]).held == {"t2": records[1]}
+    assert list(store.load(NS)) == records[:2]
+    assert store.revision(NS) == records[-1].version
+    (next_one,) = store.save(NS, [Draft("t4")])
+    assert next_one.version > records[-1].version
+    # An idle look repairs what readers and writers need; the index by expiry is needed by pruning alone.
+    assert store.prune(NS) == (1 if (key, damage) != (EXPIRY, "deleted") else 0)
+
+
+def test_g37_a_writer_makes_the_indexes_again_before_it_writes(store: RevokeStore, client: Any) -> None:
+    """A counter that was ahead of the clock is gone with its index: the next version is higher all the same."""
+    (first,) = store.save(NS, [Draft("t1")])
+    client.set(REVISION, first.version + 10**13)
+    (ahead,) = store.save(NS, [Draft("t2")])
+    client.delete(VERSIONS, REVISION)
+
+    (later,) = store.save(NS, [Draft("t3")])
+
+    assert later.version > ahead.version > first.version + 10**12
+    assert [record.task_id for record in store.load(NS)] == ["t1", "t2", "t3"]
+
+
+@pytest.mark.parametrize("counter", ["9007199254740991", "9007199254740990", "1e300", "nan", "-5", "1.5", "word", ""])
+def test_g37_a_counter_that_no_store_can_have_given_is_made_again(
+    store: RevokeStore, client: Any, counter: str
+) -> None:
+    store.save(NS, [Draft("t1")])
+    client.set(REVISION, counter)
+
+    (record,) = store.save(NS, [Draft("t2")])
+
+    assert record.version < 2**52
+    assert [held.task_id for held in store.load(NS)] == ["t1", "t2"]
+    assert store.revision(NS) == record.version
+
+
+def test_g37_records_that_an_earlier_version_numbered_out_of_range_get_new_versions(
+    store: RevokeStore, client: Any
+) -> None:
+    (record,) = store.save(NS, [Draft("t1", reason="kept")])
+    text = client.hget(HASH, "t1").replace(str(record.version), "9007199254740993", 1)
+    client.hset(HASH, "t1", text)
+    client.zadd(VERSIONS, {"t1": 9007199254740993})
+    client.set(REVISION, "9007199254740993")
+
+    (held,) = store.load(NS)
+
+    assert (held.task_id, held.reason) == ("t1", "kept")
+    assert held.version < 2**52
+    assert store.save(NS, [Draft("t2")])[0].version > held.version
+
+
+def test_g2_records_that_the_server_evicted_are_made_again_from_the_index(
+    store: RevokeStore, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = store.save(NS, [Draft("t1", terminate=True), Draft("t2", expires_in=60)])
+    client.delete(HASH)
+
+    held = list(store.load(NS))
+
+    assert [(r.task_id, r.version, r.terminate) for r in held] == [(r.task_id, r.version, False) for r in records]
+    assert held[0].expires_at is None
+    assert held[1].expires_at == records[1].expires_at
+    assert "2 tasks stay revoked" in caplog.text
+
+
+def test_a_field_that_somebody_deleted_is_undone(store: RevokeStore, client: Any) -> None:
+    store.save(NS, [Draft("t1"), Draft("t2")])
+    client.hdel(HASH, "t1")
+
+    assert [record.task_id for record in store.load(NS)] == ["t2"]
+    assert client.zrange(VERSIONS, 0, -1) == ["t2"]
+
+
+def test_g5_an_entry_of_the_index_can_not_prune_a_record_that_does_not_expire(store: RevokeStore, client: Any) -> None:
+    records = store.save(NS, [Draft("t1"), Draft("t2", expires_in=3600)])
+    client.zadd(EXPIRY, {"t1": 1, "t2": 1})
+
+    assert store.prune(NS) == 0
+    assert list(store.load(NS)) == records
+
+
+def test_records_of_another_type_are_told_and_nothing_is_stored(store: RevokeStore, client: Any) -> None:
+    client.rpush(HASH, "somebody else's")
+
+    with pytest.raises(StoreCorrupt, match="WRONGTYPE") as told:
+        store.save(NS, [Draft("t1", expires_in=60)])
+
+    assert "stem store repair" in str(told.value.hint)
+    assert client.keys("*") == [HASH]
 
 
 def test_a_server_that_forgot_the_scripts_is_sent_them_again(store: RevokeStore, client: Any) -> None:
