@@ -1,6 +1,7 @@
 """What a worker knows of its namespace's revocations: a million of them in little memory, asked before every task.
 
-A record is kept as 31 packed bytes under its task id; reasons and requesters, which repeat, are kept once. The packed
+A record is kept as 31 packed bytes under its task id; reasons and requesters, which repeat, are kept once; proofs, where a
+fleet has keys, as they are, so that a store which lost a record can be given it back. The packed
 records stand in one dict in ascending order of version. Neither strings nor bytes are watched by the garbage collector,
 so a million records do not slow its passes.
 """
@@ -16,6 +17,7 @@ from itertools import islice
 
 from stem_kombu.clock import SYSTEM, Clock, epoch_us, from_epoch_us
 from stem_kombu.revocation import Revocation
+from stem_kombu.revocation_texts import Texts
 
 #: version, issued_us, expires_us (0: never), then the number of the reason with terminate as its lowest bit; the
 #: requester's number follows in three bytes. With 31 bytes the whole object takes 64; one more and it would take 80.
@@ -24,8 +26,8 @@ _VERSION = struct.Struct("<q")
 _EXPIRES = struct.Struct("<q")
 _EXPIRES_AT = 16
 _NEVER = 0
-#: Numbers of texts fit in three bytes.
-_MOST_TEXTS = 1 << 24
+#: The version of a record that is held from a history which the store does not have any more.
+_ANOTHER_HISTORY = 0
 #: Records taken from an iterable at a time: the lock is free between two slices.
 _SLICE = 1000
 #: Versions of undone tasks that are remembered, so that a late broadcast of the older record can't bring it back.
@@ -61,7 +63,9 @@ class RevocationCache:
         self._clock = clock
         self._lock = threading.Lock()
         self._records: dict[str, bytes] = {}
-        self._texts = _Texts()
+        self._texts = Texts()
+        # Only of records that have any: where a fleet has keys.
+        self._proofs: dict[str, tuple[str, ...]] = {}
         self._undone: dict[str, int] = {}
         self._revision = 0
         self._highest = 0
@@ -141,6 +145,38 @@ class RevocationCache:
         with self._lock:
             self._revision = max(self._revision, version)
 
+    def restart(self) -> None:
+        """Say that the store's versions are those of another history: it was set back, or is another one.
+
+        What is held stays in force and counts as older than whatever the store holds (:meth:`left_over`), and the store
+        has to be read anew.
+        """
+        with self._lock:
+            for task_id, packed in self._records.items():
+                self._records[task_id] = _VERSION.pack(_ANOTHER_HISTORY) + packed[_VERSION.size :]
+            self._revision = self._highest = 0
+            self._undone.clear()
+
+    def left_over(self) -> list[Revocation]:
+        """The live records from before :meth:`restart` that nothing has replaced since, in their old order."""
+        now, found = self.now(), []
+        with self._lock:
+            for task_id, packed in self._records.items():
+                if _VERSION.unpack_from(packed)[0] == _ANOTHER_HISTORY:
+                    record = self._unpacked(task_id, packed)
+                    if not record.is_expired(now):
+                        found.append(record)
+        return found
+
+    def known(self, task_ids: Iterable[str]) -> dict[str, Revocation]:
+        """What is held of these tasks, expired or not."""
+        with self._lock:
+            return {
+                task_id: self._unpacked(task_id, packed)
+                for task_id in task_ids
+                if (packed := self._records.get(task_id)) is not None
+            }
+
     def set_store_time(self, now: datetime) -> None:
         """Say what the store's clock shows at this moment."""
         self._offset_us = epoch_us(now) - int(self._clock.monotonic() * 1_000_000)
@@ -204,6 +240,10 @@ class RevocationCache:
             else:
                 applied.append(task_id)
             changed[task_id] = self._packed(record, expires_us)
+            if record.proofs:
+                self._proofs[task_id] = record.proofs
+            else:
+                self._proofs.pop(task_id, None)
             if expires_us != _NEVER and (self._next_expiry_us is None or expires_us < self._next_expiry_us):
                 self._next_expiry_us = expires_us
         if changed:
@@ -247,6 +287,7 @@ class RevocationCache:
 
     def _forget(self, task_id: str) -> None:
         packed = self._records.pop(task_id, None)
+        self._proofs.pop(task_id, None)
         if packed is not None:
             self._drop_texts(packed)
 
@@ -284,6 +325,7 @@ class RevocationCache:
             self._texts.text(flagged >> 1),
             self._texts.text(int.from_bytes(packed[_PACKED.size :], "little")),
             None if expires_us == _NEVER else from_epoch_us(expires_us),
+            self._proofs.get(task_id, ()),
         )
 
     def _drop_texts(self, packed: bytes) -> None:
@@ -294,48 +336,3 @@ class RevocationCache:
 def _version_of(item: tuple[str, bytes]) -> int:
     version: int = _VERSION.unpack_from(item[1])[0]
     return version
-
-
-class _Texts:
-    """Texts by number, each kept once and for as long as a record names it. Number 0 is no text."""
-
-    def __init__(self) -> None:
-        self._texts: list[str | None] = [None]
-        self._uses: list[int] = [0]
-        self._numbers: dict[str, int] = {}
-        self._free: list[int] = []
-
-    def text(self, number: int) -> str | None:
-        return self._texts[number]
-
-    def add(self, text: str | None) -> int:
-        """The number of the text, with one more use; 0 as well when 16 million others are in use: the revocation is in
-        force all the same, and the store still has its words."""
-        if text is None:
-            return 0
-        number = self._numbers.get(text)
-        if number is None:
-            if self._free:
-                number = self._free.pop()
-                self._texts[number] = text
-            elif len(self._texts) < _MOST_TEXTS:
-                number = len(self._texts)
-                self._texts.append(text)
-                self._uses.append(0)
-            else:
-                return 0
-            self._numbers[text] = number
-        self._uses[number] += 1
-        return number
-
-    def drop(self, number: int) -> None:
-        """One use less."""
-        if number == 0:
-            return
-        self._uses[number] -= 1
-        if self._uses[number] == 0:
-            text = self._texts[number]
-            self._texts[number] = None
-            self._free.append(number)
-            if text is not None:
-                del self._numbers[text]

@@ -36,6 +36,7 @@ ROOT_WORDS = [
         "variables",
         "revocation",
         "revocation_cache",
+        "revocation_texts",
         "task",
         "context",
         "outcome",

@@ -36,7 +36,7 @@ from stem_kombu.control.trust import Trust
 from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.drivers.tls import checked_tls
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
-from stem_kombu.revocation import Revocation, RevocationDraft
+from stem_kombu.revocation import Revocation, RevocationDraft, storable_ids
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.settings import Settings
 from stem_kombu.signing.configuration import REQUIRE, task_signing
@@ -99,6 +99,7 @@ class Agent:
             lambda records: self.view.apply(self.trust.proven(records, self.cache.now())[0]),
             interval=settings.sync_interval,
             clock=clock,
+            worker=self.identity.worker,
         )
         self.heartbeats = Heartbeats(
             self._roster,
@@ -205,7 +206,8 @@ class Agent:
 
         ``terminate`` stops what runs at its next checkpoint, stored or not. Raises :class:`~stem_kombu.errors.StemError`.
         """
-        new = [one for one in task_ids if (held := self.cache.get(one)) is None or (terminate and not held.terminate)]
+        good = storable_ids(task_ids)  # one that no store can hold is left to Celery, and named in the log
+        new = [one for one in good if (held := self.cache.get(one)) is None or (terminate and not held.terminate)]
         drafts = [RevocationDraft(task_id, terminate, THROUGH_CELERY, None, None) for task_id in new]
         trouble = self._saver.save(drafts)
         if trouble is not None and terminate:

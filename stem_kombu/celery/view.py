@@ -135,8 +135,7 @@ class CeleryView:
         return ()  # Celery's own matter
 
     def revocations(self) -> RevocationFacts:
-        hydration = self._hydration()
-        return RevocationFacts(len(self._cache), self._cache.highest, hydration.synced_ago, hydration.trouble)
+        return self._hydration().facts()
 
     def revoked_records(self, limit: int) -> tuple[list[Revocation], bool]:
         records, truncated = self._cache.newest(limit)

@@ -17,6 +17,7 @@ import stem_kombu
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
+from stem_kombu.stores.quarantine import SetAside
 
 #: Longest worker id that is accepted, in characters.
 WORKER_ID_LIMIT = 255
@@ -148,14 +149,28 @@ class WorkerFacts(Standing):
 
 
 @dataclass(frozen=True, slots=True)
+class SetBack:
+    """The last time that the store had lost what this worker held: when it was noticed (aware UTC, the store's), how many
+    revocations were put back, and the first ids of them."""
+
+    at: datetime
+    put_back: int
+    task_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RevocationFacts:
     """What ``inspect`` says of the revocation cache. ``synced_ago`` is ``None`` until the first sync; ``store_error`` is
-    the store's last failure while it is down, else ``None``."""
+    the store's last failure while it is down, else ``None``; ``set_aside`` are the records that can't be read; ``clock_ahead``
+    is by how many seconds the store's clock is ahead of this host's."""
 
     count: int
     revision: int
     synced_ago: float | None
     store_error: str | None = None
+    set_aside: tuple[SetAside, ...] = ()
+    set_back: SetBack | None = None
+    clock_ahead: float | None = None
 
 
 class WorkerView(Protocol):

@@ -129,7 +129,9 @@ class RedisRevokeStore(RevokeStore):
 
     def _scan(self, scan: str, key: str, cursor: int) -> tuple[int, list[bytes]]:
         try:
-            after, found = self._database.run(lambda client: getattr(client, scan)(self._database.key(key), cursor, count=_PAGE))
+            after, found = self._database.run(
+                lambda client: getattr(client, scan)(self._database.key(key), cursor, count=_PAGE)
+            )
         except StoreError as error:
             if "WRONGTYPE" in error.message and scan == "zscan":
                 return 0, []  # no index: it is made anew

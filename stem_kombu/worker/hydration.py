@@ -1,7 +1,8 @@
 """Store to cache: before the first task, after every reconnect, and every sync interval (G2).
 
 Broadcasts are a doorbell; this is how a worker learns of revocations even if every broadcast is lost. What is read
-here takes the same way as what is heard: ``apply``.
+here takes the same way as what is heard: ``apply``. A store that was set back is read anew, and given back what it has lost
+and this worker holds (:mod:`stem_kombu.worker.history`).
 """
 
 from __future__ import annotations
@@ -9,21 +10,32 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from itertools import islice
 
 from stem_kombu.background import Background
 from stem_kombu.broker.connections import backoff
 from stem_kombu.clock import Clock
-from stem_kombu.errors import StoreError, StoreUnavailable
+from stem_kombu.control.base import RevocationFacts, SetBack
+from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import RevocationCache
-from stem_kombu.stores.base import RevokeStore
+from stem_kombu.stores.base import Glance, RevokeStore
+from stem_kombu.worker.history import LARGE_SAMPLE, History
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1000
 #: Seconds between prunings of the store, and between looks at its clock.
 _HOUSEKEEPING = 300.0
+#: Seconds for which the store keeps an expired record: a clock that is ahead for a while must delete nothing for good.
+GRACE = 7 * 86_400.0
+#: A clock that is further off is worth a warning, and one that steps further makes expired records live again.
+_SKEW = timedelta(minutes=1)
+#: After a store was set back it is looked at this often within one interval: other workers are putting back.
+_LOOKS = 8
+#: Ids that a warning names.
+_NAMED = 10
 
 
 class Hydration:
@@ -41,7 +53,14 @@ class Hydration:
         *,
         interval: float,
         clock: Clock,
+        worker: str = "",
     ) -> None:
+        self._worker = worker
+        self._history = History(cache)
+        self._another = False
+        self._hurry_until = float("-inf")
+        self._set_back: SetBack | None = None
+        self._clock_ahead: timedelta | None = None
         self._store = store
         self._namespace = namespace
         self._cache = cache
@@ -64,6 +83,18 @@ class Hydration:
     def synced_ago(self) -> float | None:
         """Seconds since the cache last held everything the store held; ``None`` before the first time."""
         return None if self._synced_mono is None else self._clock.monotonic() - self._synced_mono
+
+    def facts(self) -> RevocationFacts:
+        """How cache and store stand, for ``inspect``."""
+        return RevocationFacts(
+            count=len(self._cache),
+            revision=self._cache.highest,
+            synced_ago=self.synced_ago,
+            store_error=self.trouble,
+            set_aside=self._store.quarantine.of(self._namespace),
+            set_back=self._set_back,
+            clock_ahead=None if self._clock_ahead is None else self._clock_ahead.total_seconds(),
+        )
 
     def start(self, *, timeout: float, allow_unsynced: bool = False) -> None:
         """Return once the store has been read; then stay in step.
@@ -130,14 +161,7 @@ class Hydration:
             began = self._clock.monotonic()
             try:
                 self._keep_house(began)
-                if self._loaded:
-                    self._take(self._store.since(self._namespace, self._cache.revision))
-                else:
-                    # The revision is read first: whatever commits while the load runs is newer, and the next look gets it.
-                    revision = self._store.revision(self._namespace)
-                    self._take(self._store.load(self._namespace), advance=False)
-                    self._cache.advance(revision)
-                    self._loaded = True
+                self._look()
             except StoreUnavailable as error:
                 self._failed(error)
                 return False
@@ -170,6 +194,76 @@ class Hydration:
     def _is_told(self, stops: int) -> bool:
         return self._gave_up or self._background.stops != stops
 
+    def _look(self) -> None:
+        sample = self._history.sample()
+        glance = self._store.glance(self._namespace, [record.task_id for record in sample])
+        if not self._loaded:
+            # The revision was read first: whatever commits while the load runs is newer, and the next look gets it.
+            self._take(self._store.load(self._namespace), advance=False)
+        elif (why := self._why_anew(glance, sample)) is not None:
+            self._read_anew(why)
+        elif glance.revision > self._cache.revision:
+            self._take(self._store.since(self._namespace, self._cache.revision))
+        self._cache.advance(glance.revision)
+        self._loaded, self._another, self._history.identity = True, False, glance.identity
+        if self._history.lost:
+            self._put_back()
+
+    def _why_anew(self, glance: Glance, sample: Sequence[Revocation]) -> str | None:
+        """Why all of the store has to be read again, empty where nothing is known to be lost; ``None`` when it need not."""
+        if self._another:
+            return ""
+        if (why := self._history.broken(glance, sample)) is not None or not self._history.is_another(glance):
+            return why
+        logger.info("another server, or another copy of the data, answers for the revoke store %s", self._store.url)
+        if len(self._cache) <= LARGE_SAMPLE:
+            return ""
+        sample = self._history.sample(LARGE_SAMPLE)
+        return self._history.broken(self._store.glance(self._namespace, [one.task_id for one in sample]), sample)
+
+    def _read_anew(self, why: str) -> None:
+        """Read everything, and find out what the store has lost of what is held here. Nothing ceases to be in force."""
+        if why:
+            logger.warning("the revoke store %s was set back: %s; reading all of it anew", self._store.url, why)
+        self._another = True  # until this has come to its end
+        self._hurry_until = self._clock.monotonic() + self._interval
+        self._cache.restart()
+        records = self._store.since(self._namespace, 0)
+        while chunk := list(islice(records, _CHUNK)):
+            held = self._cache.known(record.task_id for record in chunk)
+            self._history.compare(chunk, held, self._cache.now())
+            self._apply(chunk)
+        self._history.lost.update((record.task_id, record) for record in self._cache.left_over())
+
+    def _put_back(self) -> None:
+        """Give the store back what it has lost, under new versions; what another worker was quicker with is left out."""
+        history, found = self._history, 0
+        named = list(islice(history.lost, _NAMED))
+        while history.lost:
+            batch = list(islice(history.lost.values(), _CHUNK))
+            self._take(self._store.since(self._namespace, self._cache.revision))
+            if wanted := history.still_lost(batch):
+                try:
+                    self._apply(self._store.put_back(self._namespace, wanted))
+                except ConfigurationError as error:
+                    logger.error("%d revocations can't be put back into the revoke store: %s", len(wanted), error)
+                else:
+                    found += len(wanted)
+            for record in batch:
+                history.lost.pop(record.task_id, None)
+        if not found:
+            return
+        self._set_back = SetBack(self._cache.now(), found, tuple(named))
+        logger.warning(
+            "the revoke store %s had lost %d revocations that worker %s held and put back: %s%s",
+            self._store.url,
+            found,
+            self._worker,
+            ", ".join(named),
+            ", …" if found > len(named) else "",
+            extra={"worker": self._worker, "namespace": self._namespace},
+        )
+
     def _take(self, records: Iterator[Revocation], *, advance: bool = True) -> None:
         records = iter(records)
         while chunk := list(islice(records, _CHUNK)):
@@ -180,10 +274,28 @@ class Hydration:
     def _keep_house(self, now: float) -> None:
         if self._kept_house_mono is not None and now - self._kept_house_mono < _HOUSEKEEPING:
             return
-        self._cache.set_store_time(self._store.now())
-        self._store.prune(self._namespace)
+        self._set_clock(first=self._kept_house_mono is None)
+        self._store.prune_after(self._namespace, GRACE)
         self._cache.prune(self._cache.now())
+        if self._store.quarantine.of(self._namespace) and not self._another:
+            self._loaded = False  # what was mended meanwhile is read, and no longer counted
         self._kept_house_mono = now
+
+    def _set_clock(self, *, first: bool) -> None:
+        """Expiry is judged by the store's clock; say when that is not the time."""
+        before, now = self._cache.now(), self._store.now()
+        self._cache.set_store_time(now)
+        ahead = now - self._clock.utcnow()
+        if abs(ahead) > _SKEW and (self._clock_ahead is None or abs(ahead - self._clock_ahead) > _SKEW):
+            logger.warning(
+                "the clock of the revoke store %s is %.0f s ahead of this host's: revocations end by the store's",
+                self._store.url,
+                ahead.total_seconds(),
+            )
+        self._clock_ahead = ahead
+        if not first and abs(now - before) > _SKEW:
+            logger.warning("the clock of the revoke store stepped by %.0f s", (now - before).total_seconds())
+            self._another = self._loaded  # what had expired by the old time may be live by the new one
 
     def _failed(self, error: StoreError) -> None:
         if self.trouble is None:
@@ -194,6 +306,8 @@ class Hydration:
         failures = 0
         while not self._stopped.is_set():
             wait = self._interval if not failures else min(self._interval, backoff(failures))
+            if self._clock.monotonic() < self._hurry_until:
+                wait = min(wait, self._interval / _LOOKS)
             self._nudged.wait(wait)
             self._nudged.clear()
             if self._stopped.is_set():

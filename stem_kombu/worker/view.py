@@ -150,12 +150,7 @@ class View:
         ]
 
     def revocations(self) -> RevocationFacts:
-        return RevocationFacts(
-            count=len(self._cache),
-            revision=self._cache.highest,
-            synced_ago=self._hydration.synced_ago,
-            store_error=self._hydration.trouble,
-        )
+        return self._hydration.facts()
 
     def revoked_records(self, limit: int) -> tuple[list[Revocation], bool]:
         records, truncated = self._cache.newest(limit)

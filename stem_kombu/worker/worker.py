@@ -172,6 +172,7 @@ class Worker:
             lambda records: self.steering.apply(self._trust.proven(records, self.cache.now())[0]),
             interval=settings.sync_interval,
             clock=clock,
+            worker=worker,
         )
         modes = {task.mode for task in app.registry}
         isolates = self.concurrency if Mode.ISOLATE in modes else 0

@@ -53,9 +53,32 @@ def text(report: Report, color: bool, revoked: bool = False) -> str:
     )
     if waiting := _waiting(report, color):
         parts.insert(1, waiting)
+    parts += _notes(report)
     if revoked:
         parts.append(_revocations(report, color))
     return "\n\n".join(parts)
+
+
+def _notes(report: Report) -> list[str]:
+    """What is wrong with the store, as workers see it: a line each."""
+    found = []
+    for reply in report.replies:
+        if count := reply.payload.get("set_aside_count"):
+            places = [one["place"] for one in reply.payload["set_aside"]]
+            more = ", …" if count > len(places) else ""
+            found.append(
+                f"{reply.worker}: {count} records of the revoke store can't be read and are set aside: "
+                f"{', '.join(places)}{more} (see: stem store check)"
+            )
+        if (lost := reply.payload.get("store_set_back")) is not None:
+            found.append(
+                f"{reply.worker}: the revoke store was set back; at {lost['at']} this worker put back {lost['put_back']} "
+                f"revocations that it had lost: {', '.join(lost['task_ids'])}"
+            )
+        ahead = reply.payload.get("store_clock_ahead_s")
+        if ahead is not None and abs(ahead) > 60:
+            found.append(f"{reply.worker}: the revoke store's clock is {ahead:.0f} s ahead of this worker's")
+    return ["\n".join(found)] if found else []
 
 
 def _tasks(report: Report, color: bool) -> str:

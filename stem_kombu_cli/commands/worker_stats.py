@@ -42,7 +42,7 @@ def _worker(reply: WorkerReply, color: bool) -> str:
         ("dropped", _dropped(facts.get("dropped", {}))),
         ("broker", f"{facts['broker']} ({facts['transport']})"),
         ("backend", facts["backend"] or "none"),
-        ("revocations", f"{facts['revoked_count']} held; {facts['revoke_store']}"),
+        ("revocations", f"{facts['revoked_count']} held{_set_aside(facts)}; {facts['revoke_store']}"),
         ("bounds", ", ".join(f"{_spoken(name)} {span(value)}" for name, value in facts.get("bounds", {}).items())),
     ]
     if restarts := facts.get("restarts"):
@@ -71,6 +71,11 @@ def _dropped(doors: Mapping[str, Mapping[str, int]]) -> str:
     """Messages that were not obeyed, by door and reason."""
     parts = [f"{count} {door} ({reason})" for door, found in doors.items() for reason, count in found.items()]
     return ", ".join(parts) or "nothing"
+
+
+def _set_aside(facts: Mapping[str, Any]) -> str:
+    count = facts.get("set_aside", {}).get("revoke_store", 0)
+    return f", {count} can't be read and are set aside" if count else ""
 
 
 def _spoken(name: str) -> str:

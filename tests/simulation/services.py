@@ -20,7 +20,7 @@ from stem_kombu.clock import from_epoch
 from stem_kombu.errors import BrokerUnavailable, StoreUnavailable
 from stem_kombu.outcome import TaskRecord, admits, carried_over
 from stem_kombu.revocation import Revocation, RevocationDraft
-from stem_kombu.stores.base import RevokeStore
+from stem_kombu.stores.base import Glance, RevokeStore
 from stem_kombu.stores.batch import folded, merged
 from stem_kombu.task import TaskMessage
 from tests.faults.history import Event, History
@@ -155,6 +155,12 @@ class SimStore(RevokeStore):
     def revision(self, namespace: str) -> int:
         self.net.reach("store", StoreUnavailable)
         return self.highest
+
+    def glance(self, namespace: str, task_ids: Sequence[str]) -> Glance:
+        self.net.reach("store", StoreUnavailable)
+        found = Glance("simulated", self.highest, {one: self.records[one] for one in task_ids if one in self.records})
+        self.net.reach("store", StoreUnavailable)
+        return found
 
     def prune(self, namespace: str) -> int:
         self.net.reach("store", StoreUnavailable)

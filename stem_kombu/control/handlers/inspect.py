@@ -5,17 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from stem_kombu.clock import isoformat
-from stem_kombu.control.base import InFlightTask, WaitingOutcome, WorkerView
+from stem_kombu.control.base import InFlightTask, SetBack, WaitingOutcome, WorkerView
 from stem_kombu.control.messages import Inspect
+from stem_kombu.stores.quarantine import SetAside
 
 #: What stands in the place of arguments that the sender may not see.
 HIDDEN = "***"
 #: Outcomes that are listed, of those that wait, and characters of an error.
 _MOST_WAITING, _MOST_ERROR = 100, 500
+#: Records set aside that are named; all are counted.
+_MOST_NAMED = 20
 
 
 def inspect(order: Inspect, view: WorkerView, *, show_args: bool = True) -> dict[str, Any]:
-    """The payload of ``spec/cli.md``; ``store_error`` says why the cache isn't fresh while the store is down (G16).
+    """The payload of ``spec/cli.md``; ``store_error`` says why the cache isn't fresh while the store is down (G16),
+    ``set_aside`` names records of the store that can't be read (G37), ``store_set_back`` what it had lost.
     ``waiting``: tasks that have ended and whose outcome can't be published or recorded yet, the oldest 100."""
     facts, waiting = view.revocations(), view.waiting_outcomes()
     payload: dict[str, Any] = {
@@ -27,6 +31,10 @@ def inspect(order: Inspect, view: WorkerView, *, show_args: bool = True) -> dict
         "revision": facts.revision,
         "synced_s_ago": _rounded(facts.synced_ago),
         "store_error": facts.store_error,
+        "set_aside_count": len(facts.set_aside),
+        "set_aside": [_aside(found) for found in facts.set_aside[:_MOST_NAMED]],
+        "store_set_back": None if facts.set_back is None else _set_back(facts.set_back),
+        "store_clock_ahead_s": _rounded(facts.clock_ahead),
     }
     if order.revoked:
         records, truncated = view.revoked_records(order.limit)
@@ -64,6 +72,14 @@ def _waiting(outcome: WaitingOutcome) -> dict[str, Any]:
         "tries": outcome.tries,
         "error": outcome.error[:_MOST_ERROR],
     }
+
+
+def _aside(found: SetAside) -> dict[str, Any]:
+    return {"place": found.place, "task_id": found.task_id, "reason": found.reason}
+
+
+def _set_back(found: SetBack) -> dict[str, Any]:
+    return {"at": isoformat(found.at), "put_back": found.put_back, "task_ids": list(found.task_ids)}
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -16,7 +16,7 @@ def stats(order: Stats, view: WorkerView) -> dict[str, Any]:
     obeyed or believed, by door and reason, ``settling``: outcomes that are not carried out yet, and ``troubles``: what fails
     just now, by part. Asks the broker for depths."""
     who, facts = view.identity, view.facts()
-    depths = view.queue_depths()
+    depths, held = view.queue_depths(), view.revocations()
     return {
         "timestamp": isoformat(SYSTEM.utcnow()),
         "namespace": who.namespace,
@@ -55,7 +55,8 @@ def stats(order: Stats, view: WorkerView) -> dict[str, Any]:
         "backend": facts.backend,
         "revoke_store": facts.revoke_store,
         "transport": facts.transport,
-        "revoked_count": view.revocations().count,
+        "revoked_count": held.count,
+        "set_aside": {"revoke_store": len(held.set_aside)},
         "heartbeat_interval_s": facts.heartbeat_interval,
         "bounds": dict(facts.bounds),
         "restarts": dict(facts.restarts),

@@ -1,0 +1,51 @@
+"""Texts that repeat, each kept once: the reasons and requesters of a worker's revocations."""
+
+from __future__ import annotations
+
+#: Numbers of texts fit in three bytes.
+_MOST_TEXTS = 1 << 24
+
+
+class Texts:
+    """Texts by number, each kept once and for as long as a record names it. Number 0 is no text."""
+
+    def __init__(self) -> None:
+        self._texts: list[str | None] = [None]
+        self._uses: list[int] = [0]
+        self._numbers: dict[str, int] = {}
+        self._free: list[int] = []
+
+    def text(self, number: int) -> str | None:
+        return self._texts[number]
+
+    def add(self, text: str | None) -> int:
+        """The number of the text, with one more use; 0 as well when 16 million others are in use: the revocation is in
+        force all the same, and the store still has its words."""
+        if text is None:
+            return 0
+        number = self._numbers.get(text)
+        if number is None:
+            if self._free:
+                number = self._free.pop()
+                self._texts[number] = text
+            elif len(self._texts) < _MOST_TEXTS:
+                number = len(self._texts)
+                self._texts.append(text)
+                self._uses.append(0)
+            else:
+                return 0
+            self._numbers[text] = number
+        self._uses[number] += 1
+        return number
+
+    def drop(self, number: int) -> None:
+        """One use less."""
+        if number == 0:
+            return
+        self._uses[number] -= 1
+        if self._uses[number] == 0:
+            text = self._texts[number]
+            self._texts[number] = None
+            self._free.append(number)
+            if text is not None:
+                del self._numbers[text]
