@@ -13,7 +13,7 @@ from stem_kombu.drivers.redis import RedisDatabase, RedisScript
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError
 from stem_kombu.revocation import MOST_PROOFS, Revocation, RevocationDraft, as_flag, checked_revocation
 from stem_kombu.settings import TlsSettings
-from stem_kombu.stores import redis_scripts
+from stem_kombu.stores import redis_repair, redis_scripts
 from stem_kombu.stores.base import Glance, RevokeStore
 from stem_kombu.stores.batch import folded, life_us
 
@@ -102,7 +102,7 @@ class RedisRevokeStore(RevokeStore):
         if not self._database.run(lambda client: client.hlen(self._database.key(keys[0]))):
             lost = 0
             for ids in self._scanned("zscan", keys[1]):
-                self._database.evaluate(redis_scripts.RESTORE, keys, [json.dumps(_LOST), *ids])
+                self._database.evaluate(redis_repair.RESTORE, keys, [json.dumps(_LOST), *ids])
                 lost += len(ids)
             if lost:
                 logger.error(
@@ -113,10 +113,10 @@ class RedisRevokeStore(RevokeStore):
                     lost,
                 )
         for ids in self._scanned("hscan", keys[0]):
-            self._database.evaluate(redis_scripts.INDEX, keys, ids)
+            self._database.evaluate(redis_repair.INDEX, keys, ids)
         for index in keys[1:3]:
             for ids in self._scanned("zscan", index):
-                self._database.evaluate(redis_scripts.SWEEP, keys, ids)
+                self._database.evaluate(redis_repair.SWEEP, keys, ids)
 
     def _scanned(self, scan: str, key: str) -> Iterator[list[bytes]]:
         """The ids in a hash or a sorted set, in pages of at most so many as a script takes; at least one page."""

@@ -9,8 +9,8 @@ Keys, all in one hash slot (``{namespace}``):
 5. ``…:set-aside``  hash, task id to a record that could not be read when another one took its place
 
 The first holds the records, the next three are indexes. Readers and writers check first that the indexes fit
-(``REBUILD`` says that they don't), and the store makes them anew from the records, page by page: :data:`INDEX`,
-:data:`SWEEP`.
+(``REBUILD`` says that they don't), and the store makes them anew from the records, page by page:
+:mod:`stem_kombu.stores.redis_repair`.
 
 Whole numbers stay below 2**53, which Lua's doubles hold exactly, but must be written with ``%.0f``: tostring() and
 cjson round to 14 digits. Everything that can fail comes before the first write, since Redis does not roll back.
@@ -23,7 +23,7 @@ from __future__ import annotations
 from stem_kombu.drivers.redis import RedisScript
 from stem_kombu.stores.batch import CEILING
 
-_NOW = f"""
+PRELUDE = f"""
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local function whole(number) return string.format('%.0f', number) end
@@ -71,7 +71,7 @@ end
 #: a record keeps. Answers the records as one JSON list. The rules are stem_kombu.revocation.merge and kept_proofs; a
 #: property test holds them together.
 SAVE = RedisScript(
-    _NOW
+    PRELUDE
     + """
 if not fits() then return redis.error_reply('REBUILD') end
 local records, versions, expiry, revision = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -221,7 +221,7 @@ return '[' .. table.concat(stored, ',') .. ']'
 #: than Redis needs to find them. One by one it is now, task id, version, record, task id …: for a page in which a record
 #: is no JSON.
 PAGE = RedisScript(
-    _NOW
+    PRELUDE
     + """
 if not fits() then return redis.error_reply('REBUILD') end
 local found = redis.call('ZRANGEBYSCORE', KEYS[2], ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[2])
@@ -247,12 +247,12 @@ return {whole(now), '[' .. table.concat(page, ',') .. ']'}
 )
 
 #: ARGV: task id. Answers now and the record, or nil.
-GET = RedisScript(_NOW + "return {whole(now), redis.call('HGET', KEYS[1], ARGV[1])}")
+GET = RedisScript(PRELUDE + "return {whole(now), redis.call('HGET', KEYS[1], ARGV[1])}")
 
 #: ARGV: task ids. Answers which server this is and since when (empty where this user may not ask), the revision, and
 #: the record of each task, or nil.
 GLANCE = RedisScript(
-    _NOW
+    PRELUDE
     + """
 if not fits() then return redis.error_reply('REBUILD') end
 local function said(section, name)
@@ -269,7 +269,7 @@ return answer
 #: ARGV: limit, grace in microseconds. Answers how many expired records it deleted. An entry of the index whose record
 #: does not expire then, or not at all, is only an entry: it goes, the record stays (G5).
 PRUNE = RedisScript(
-    _NOW
+    PRELUDE
     + """
 if not fits() then return redis.error_reply('REBUILD') end
 local last = now - ARGV[2]
@@ -286,66 +286,5 @@ if #expired > 0 then
   redis.call('ZREM', KEYS[2], unpack(expired))
 end
 return {#ids, #expired}
-"""
-)
-
-#: ARGV: task ids of a page of the records. Puts them into the indexes, which are made anew where they are of another type.
-#: A record whose version no store can have given gets a new one; one that can't be read is numbered 0, before all others.
-INDEX = RedisScript(
-    _NOW
-    + """
-for place, kind in ipairs({'zset', 'zset', 'string'}) do
-  local found = redis.call('TYPE', KEYS[place + 1]).ok
-  if found ~= kind and found ~= 'none' then redis.call('DEL', KEYS[place + 1]) end
-end
-local top = redis.call('ZREVRANGEBYSCORE', KEYS[2], '({CEILING}', '-inf', 'WITHSCORES', 'LIMIT', 0, 1)
-local revision = math.max(version_of(redis.call('GET', KEYS[4]) or '0') or 0, tonumber(top[2] or '0'))
-for place, id in ipairs(ARGV) do
-  local found = redis.call('HGET', KEYS[1], id)
-  local record = found and decoded(found)
-  local version = record and version_of(record.version)
-  if record and not version then
-    version = math.max(revision, now) + 1
-    local text, changed = string.gsub(found, '"version":[^,}]*', '"version":' .. whole(version), 1)
-    if changed == 1 then redis.call('HSET', KEYS[1], id, text) else version = nil end
-  end
-  if version then
-    revision = math.max(revision, version)
-    redis.call('ZADD', KEYS[2], whole(version), id)
-  elseif found then
-    if not version_of(redis.call('ZSCORE', KEYS[2], id) or '') then redis.call('ZADD', KEYS[2], '0', id) end
-  end
-  if record and record.expires_us ~= cjson.null then redis.call('ZADD', KEYS[3], whole(record.expires_us), id)
-  else redis.call('ZREM', KEYS[3], id) end
-end
-redis.call('SET', KEYS[4], whole(revision))
-""".replace("{CEILING}", str(CEILING))
-)
-
-#: ARGV: a reason as JSON, and task ids of a page of the index by version, of which all records are lost: they are revoked
-#: all the same, until then when the index by expiry says that they end. What else was asked for is not known any more.
-RESTORE = RedisScript(
-    _NOW
-    + """
-for place = 2, #ARGV do
-  local id = ARGV[place]
-  local version = version_of(redis.call('ZSCORE', KEYS[2], id) or '') or 0
-  local expires = redis.pcall('ZSCORE', KEYS[3], id)
-  expires = type(expires) == 'string' and whole(tonumber(expires)) or 'null'
-  redis.call('HSETNX', KEYS[1], id, '{"version":' .. whole(version) .. ',"issued_us":' .. whole(math.min(version, now))
-    .. ',"terminate":false,"reason":' .. ARGV[1] .. ',"requested_by":null,"expires_us":' .. expires .. '}')
-end
-"""
-)
-
-#: ARGV: task ids of a page of the indexes. Takes those out of the indexes that have no record.
-SWEEP = RedisScript(
-    """
-for _, id in ipairs(ARGV) do
-  if redis.call('HEXISTS', KEYS[1], id) == 0 then
-    redis.call('ZREM', KEYS[2], id)
-    redis.call('ZREM', KEYS[3], id)
-  end
-end
 """
 )
