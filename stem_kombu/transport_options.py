@@ -114,7 +114,7 @@ def checked_options(options: Mapping[str, Any], name: str) -> None:
 
 def _is_kind(kind: str, value: Any) -> bool:
     if kind == _TEXT:
-        return isinstance(value, str) and bool(value)
+        return isinstance(value, str)
     if kind == _SWITCH:
         return isinstance(value, bool)
     if kind == _FANOUT:

@@ -142,7 +142,20 @@ def connect(connection: Connection, timeout: float = CONNECT_TIMEOUT) -> Connect
     thread.join(timeout)
     attempt.finish(timeout)
     alarms.watch(connection)
+    drop_idle(connection)
     return connection
+
+
+def drop_idle(connection: Connection) -> None:
+    """Close what the pools of a Redis connection's channels hold and nothing uses just now: of each Kombu has used one for a
+    ping, which is not needed where Kombu does not consume. They are opened again when they are needed."""
+    if connection.transport.driver_type != "redis":
+        return
+    made: Any = connection.connection
+    for channel in (*made.channels, *made._avail_channels):
+        for pool in (channel._pool, channel._async_pool):
+            if pool is not None:
+                pool.disconnect(inuse_connections=False)
 
 
 def release(connection: Connection, patience: float | None = None) -> None:

@@ -60,10 +60,12 @@ class RedisPost:
     """Puts messages into queues; used by one thread at a time, and closed with its connection. Raises what the driver raises."""
 
     def __init__(self, connection: Connection) -> None:
+        import redis
+
         channel: Any = connection.default_channel
         self._prefix = channel.global_keyprefix
-        self._client = raw_client(channel)
-        self._put = self._client.register_script(_PUT)
+        # Over a connection of the pool, which Kombu's producer uses as well: an idle worker keeps none for it.
+        self._put = redis.Redis(connection_pool=channel.pool).register_script(_PUT)
         self._refusal = channel.ResponseError
         self._allowed = True
 

@@ -18,7 +18,7 @@ from kombu.utils.scheduling import cycle_by_name
 
 from stem_kombu.broker import redis_scripts
 from stem_kombu.broker.leases import DATED_BY_SERVER
-from stem_kombu.broker.redis_mail import raw_client
+from stem_kombu.broker.redis_siblings import SiblingWatch, unread_lists
 from stem_kombu.broker.redis_sweep import NO_MESSAGE, Sweeper
 from stem_kombu.broker.redis_watch import QueueWatch, Turns
 from stem_kombu.broker.resending import mark_consumed
@@ -49,15 +49,16 @@ def open_redis_source(
     """
     channel: Any = connection.default_channel
     with channel.conn_or_acquire() as client:
-        try:
-            client.connection_pool  # noqa: B018 - a cluster's client has none, and its keys live on many servers
-            raw = raw_client(channel)
-            raw.execute_command("RPOP", channel.global_keyprefix + "stem-absent", 1)  # several at a time: Redis 6.2
-            raw.eval("return 1", 0)
-        except (AttributeError, channel.ResponseError) as error:
-            logger.info("messages are read one by one, by Kombu: %s", error)
-            return None
-    return RedisSource(connection, queues, raw, clock, garbage or _tell)
+        if not hasattr(client, "connection_pool"):
+            return None  # a cluster's client, whose keys live on many servers
+    source = RedisSource(connection, queues, clock, garbage or _tell)
+    try:
+        source.check()
+    except channel.ResponseError as error:
+        source.close()
+        logger.info("messages are read one by one, by Kombu: %s", error)
+        return None
+    return source
 
 
 def _tell(error: Exception) -> None:
@@ -90,14 +91,12 @@ class RedisSource:
         self,
         connection: Connection,
         queues: Sequence[str],
-        client: Any,
         clock: Clock,
         garbage: Callable[[Exception], None],
     ) -> None:
         self._garbage = garbage
         channel: Any = connection.default_channel
         self._channel = channel
-        self._client = client
         self._clock = clock
         prefix = channel.global_keyprefix
         self._hash, self._index = prefix + channel.unacked_key, prefix + channel.unacked_index_key
@@ -113,12 +112,20 @@ class RedisSource:
             {queue: prefix + key for queue in queues for key in [channel._q_for_pri(queue, step)]}
             for step in channel.priority_steps
         ]
+        self._watch = QueueWatch(channel, [key for keys in self._keys for key in keys.values()])
+        self._client = client = self._watch.client
         self._take = client.register_script(redis_scripts.TAKE)
         self._sweeper = Sweeper(channel, client)
-        self._watch = QueueWatch(channel, [key for keys in self._keys for key in keys.values()])
         self._turns = Turns()
+        self._siblings = SiblingWatch(lambda: unread_lists(channel, client, queues))
         #: Whether the next burst follows a change that the server told of, and when to look again (monotonic).
         self._told, self._paused_until = False, float("-inf")
+
+    def check(self) -> None:
+        """Raises what the driver raises where the server lacks what is needed, or does not allow it."""
+        absent = f"{self._channel.global_keyprefix}stem-absent"
+        self._client.execute_command("RPOP", absent, 1)  # several at a time: Redis 6.2
+        self._client.eval("return 1", 0)
 
     def take(self, room: int, acknowledged: Sequence[str] = ()) -> list[Any]:
         """At most ``room`` messages, as Kombu messages that are noted as unacknowledged; the messages of the tags in
@@ -177,12 +184,12 @@ class RedisSource:
         """The message of that tag was rejected or given back, through Kombu."""
 
     def sweep(self) -> None:
-        """Bring back what dead consumers held, ours and Kombu's."""
+        """Bring back what dead consumers held, ours and Kombu's, and name lists that nobody reads."""
         self._sweeper.sweep()
+        self._siblings.sweep()
 
     def close(self) -> None:
         self._watch.close()
-        self._client.close()
 
     def _note(self, found: bool, now: float) -> None:
         """Remember what a burst says of the next one."""

@@ -1,8 +1,9 @@
 """What dead consumers of Redis held comes back: messages that nobody renews, ours and Kombu's, and what workers of version
 0.1.0 left in landings (see :mod:`stem_kombu.broker.redis_scripts`).
 
-As Kombu's ``restore_visible`` does it, one consumer at a time, but by the server's clock, and never a message that was
-renewed after it was found overdue: a worker whose renewal is taken holds the lease (G19).
+As Kombu's ``restore_visible`` does it, but by the server's clock, and never a message that was renewed after it was found
+overdue: a worker whose renewal is taken holds the lease (G19). Any number may sweep at once: each message goes back in one
+step, once.
 """
 
 from __future__ import annotations
@@ -56,17 +57,9 @@ class Sweeper:
 
     def sweep(self) -> None:
         """Bring back what is overdue, a part at a time of what 0.1.0 left. Raises what the driver raises."""
-        from kombu.transport.redis import Mutex, MutexHeld
-
         self._sweep_registered()
         self._sweep_unregistered()
-        channel = self._channel
-        with channel.conn_or_acquire() as client:
-            try:
-                with Mutex(client, channel.unacked_mutex_key, channel.unacked_mutex_expire):
-                    self._sweep_unacknowledged()
-            except MutexHeld:
-                pass  # another consumer is at it
+        self._sweep_unacknowledged()
 
     def sweep_all(self) -> Swept:
         """Bring back all that is overdue. Raises what the driver raises."""

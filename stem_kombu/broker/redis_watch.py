@@ -23,12 +23,17 @@ _PAUSE, _LONGEST_PAUSE = 0.001, 0.5
 
 
 class QueueWatch:
-    """Watches keys for one thread. Every method raises what the driver raises when the connection is lost."""
+    """Watches keys for one thread. ``client`` is a ``redis.Redis`` for the same thread whose commands go over the same
+    connection and have no prefix. Every method raises what the driver raises when the connection is lost."""
 
     def __init__(self, channel: Any, keys: Sequence[str]) -> None:
+        import redis
+
         self._keys = list(keys)
         self._refusal = channel.ResponseError
         self._connection, self._tells = self._opened(channel.pool)
+        self.client: Any = redis.Redis(connection_pool=channel.pool)
+        self.client.connection = self._connection
         self._asked_at = float("-inf")
         self._pause = _FIRST_LOOK
         self._quiet = False
@@ -62,10 +67,11 @@ class QueueWatch:
         self._quiet = False
 
     def close(self) -> None:
+        self.client.connection = None  # or it would give the connection to the pool
         self._connection.disconnect()
 
     def _opened(self, pool: Any) -> tuple[Any, bool]:
-        # Of the pool's kind, but not of the pool: what it is told must not meet somebody else's command.
+        # Of the pool's kind, but not of the pool: what it is told must not meet another user's command.
         try:
             connection = pool.connection_class(**{**pool.connection_kwargs, "protocol": 3})
             connection.connect()

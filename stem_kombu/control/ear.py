@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from stem_kombu.broker import names
 from stem_kombu.broker.alarms import is_blocked
 from stem_kombu.broker.amqp_mail import AmqpMail, open_amqp_mail
-from stem_kombu.broker.connections import SLICE, connect, pulse
+from stem_kombu.broker.connections import SLICE, connect, drop_idle, pulse
 from stem_kombu.broker.redis_mail import RedisHearing, body_in, open_redis_hearing
 from stem_kombu.broker.unpacking import bound
 from stem_kombu.clock import Clock
@@ -125,6 +125,7 @@ class Ear:
             if self._hearing is not None:
                 if exchange is not None:
                     exchange(channel).declare()  # or its sender takes it for a direct one
+                drop_idle(self._connection)
                 self._doubt(self._clock.monotonic())
                 return
         if self._mail is not None:

@@ -16,7 +16,7 @@ from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.broker import names
 from stem_kombu.broker.alarms import is_blocked
 from stem_kombu.broker.amqp_mail import AmqpMail, open_amqp_mail
-from stem_kombu.broker.connections import backoff, connect, pulse
+from stem_kombu.broker.connections import backoff, connect, drop_idle, pulse
 from stem_kombu.broker.failures import broker_errors
 from stem_kombu.broker.redis_mail import RedisPost
 from stem_kombu.clock import Clock
@@ -207,6 +207,7 @@ class _Voice:
             exchange(self._connection.default_channel).declare()
             self._exchanges.add(exchange.name)
         self.speaker.say(json.dumps(beat.to_record()).encode(), exchange, "", max(1.0, beat.interval))
+        drop_idle(self._connection)  # until the next beat
 
     def close(self) -> None:
         hang_up(self._connection, clock=self._clock)

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import os
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -149,8 +150,18 @@ class RedisDatabase:
     def _connected(self) -> Any:
         with self._lock:
             if self._client is None or self._pid != os.getpid():
-                self._client, self._pid = self._open(), os.getpid()
+                self._client, self._pid = self._shared(), os.getpid()
             return self._client
+
+    def _shared(self) -> Any:
+        """The client of the other databases of this process with the same address and limits, where there is one: a roster,
+        a backend and a store at one place take turns with its connections."""
+        limits = sorted((key, str(value)) for key, value in self._options.items() if key != "retry")
+        key = (os.getpid(), self._address, *limits)
+        client = _clients.get(key)
+        if client is None:
+            client = _clients.setdefault(key, self._open())
+        return client
 
     def _opener(self, url: str, name: str) -> Callable[[], Any]:
         parts = urlsplit(url)
@@ -248,6 +259,10 @@ class RedisDatabase:
         if text.startswith(("MISCONF", "BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN")):
             return StoreUnavailable(f"{where}: {text}")
         return StoreError(f"{where}: {text}")
+
+
+#: By process, address and limits, as long as a database uses them.
+_clients: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDictionary()
 
 
 def _driver(name: str, masked: str) -> Any:

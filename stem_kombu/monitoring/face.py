@@ -16,7 +16,7 @@ from kombu.exceptions import KombuError
 from kombu.pidbox import Mailbox
 
 from stem_kombu.background import Background
-from stem_kombu.broker.connections import backoff, connect, release
+from stem_kombu.broker.connections import backoff, connect, drop_idle, release
 from stem_kombu.broker.unpacking import bound
 from stem_kombu.clock import Clock
 from stem_kombu.control.base import WorkerView
@@ -105,6 +105,7 @@ class Face:
         mailbox = Mailbox("celery", type="fanout", accept=["json"], serializer="json")(connection)
         node = mailbox.Node(self.node, state=None, channel=bound(connection.channel(), LARGEST_COMMAND))
         self._consume(node)
+        drop_idle(connection)
         self._send_of_worker(producer, "worker-online")
         return producer
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from stem_kombu.drivers.routes import Route
     from stem_kombu.settings import TlsSettings
 
+#: Seconds for a roster to answer.
+_ROSTER = 2.0
 #: Seconds in which a server that refuses the client's certificate says so.
 _ALERT = 0.2
 #: Seconds in which RabbitMQ takes a message, or says that it takes none.
@@ -30,7 +32,8 @@ _ALARM = 3.0
 
 @dataclass(frozen=True)
 class Check:
-    """One component's verdict: ``ok``, ``error`` or ``skipped``; ``latency`` in seconds; ``more`` are fields of its own."""
+    """One component's verdict: ``ok``, ``error`` or ``skipped``; ``latency`` in seconds; ``warnings`` are sentences about what
+    can be reached and still is not well; ``more`` are fields of its own."""
 
     component: str
     status: str
@@ -38,6 +41,7 @@ class Check:
     latency: float | None = None
     hint: str | None = None
     is_configuration: bool = False
+    warnings: tuple[str, ...] = ()
     more: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -47,6 +51,7 @@ class Check:
             "message": self.message,
             "latency_s": None if self.latency is None else round(self.latency, 6),
             "hint": self.hint,
+            **({"level": "warn", "warnings": list(self.warnings)} if self.warnings else {}),
             **self.more,
         }
 
@@ -83,6 +88,8 @@ def health(ctx: click.Context, /, skip_backend: bool, allow_insecure: bool, **va
         color = use_color(ctx.obj.color)
         emit(table(("COMPONENT", "STATUS", "LATENCY", "MESSAGE"), rows, color=color), color=color)
     for check in checks:
+        for warning in check.warnings:
+            note(f"warning: {check.component}: {warning}")
         if check.hint:
             note(f"hint: {check.component}: {check.hint}")
     if any(check.is_configuration for check in failed):
@@ -136,6 +143,7 @@ def _broker(settings: Settings) -> Check:
     from stem_kombu.broker.alarms import takes_messages
     from stem_kombu.broker.connections import broker_connection, connect, release
     from stem_kombu.broker.failures import broker_errors, described
+    from stem_kombu.broker.redis_siblings import unread_lists_of
 
     connection: Any = broker_connection(settings)
     try:
@@ -144,9 +152,28 @@ def _broker(settings: Settings) -> Check:
             with broker_errors(connection):
                 if not takes_messages(connection, _ALARM):
                     raise described(TimeoutError(), connection)
-        return Check("broker", "ok", f"{mask_url(settings.broker.value)} ({connection.transport.driver_type})")
+        with broker_errors(connection, "looking for lists that nobody reads"):
+            unread = unread_lists_of(connection, _queues(settings))
+        message = f"{mask_url(settings.broker.value)} ({connection.transport.driver_type})"
+        return Check("broker", "ok", message, warnings=tuple(unread))
     finally:
         release(connection)
+
+
+def _queues(settings: Settings) -> list[str]:
+    """The queues that these settings and the workers on the roster consume."""
+    from stem_kombu.backends.registry import open_roster
+
+    own = settings.worker_queues or (settings.default_queue,)
+    try:
+        roster = open_roster(settings.roster.value, name=settings.roster.name, tls=settings.tls, patience=_ROSTER)
+        try:
+            view = roster.view(settings.namespace)
+        finally:
+            roster.close()
+    except StemError:
+        return list(own)  # which is told of the backend, or of the revoke store
+    return list(dict.fromkeys([*own, *(queue for beat in view.heartbeats for queue in beat.queues)]))
 
 
 def _backend(settings: Settings) -> Check:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,10 +10,12 @@ import redis
 from celery import Celery
 
 from stem_kombu.app import Stem
+from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client import ControlClient
 from stem_kombu.outcome import TaskState
 from stem_kombu.settings import Settings
 from stem_kombu.worker.worker import Worker
+from tests.servers.redis import RedisServer
 from tests.waiting import eventually
 
 
@@ -105,3 +107,40 @@ def test_messages_of_every_priority_are_worked_most_urgent_first(redis_url: str,
         eventually(lambda: sent.state is TaskState.SUCCEEDED)
     finally:
         team.close()
+
+
+def test_lists_that_look_like_priorities_and_are_not_read_are_named(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with redis.Redis.from_url(redis_url) as server:
+        for key in ("q:1", "q\x06\x165", "q:200", "q-3", "other:1", "q:x"):
+            server.lpush(key, "{}")
+        server.set("q:4", "no list")
+    team = Team(redis_url, backend="memory://")
+    try:
+        eventually(lambda: len([r for r in caplog.records if "looks like a priority" in r.getMessage()]) >= 4)
+        named = [r.getMessage() for r in caplog.records if "looks like a priority" in r.getMessage()]
+        assert sorted(text.split("'")[1] for text in named) == ["q-3", "q:1", "q:200", "q\\x06\\x165"]
+        assert all("priority_steps" in text and "queue 'q'" in text for text in named)
+    finally:
+        team.close()
+
+
+@pytest.mark.parametrize("queues", [1, 60])
+def test_an_idle_worker_keeps_few_connections_and_asks_little(
+    start_redis: Callable[..., RedisServer], queues: int
+) -> None:
+    server = start_redis()
+    names = tuple(f"q{number}" for number in range(queues))
+    app = Stem("idle")
+    app.configure(Settings.from_env({}, broker=server.url, backend=server.url, queues=names))
+    app.task("work")(lambda ctx: None)
+    with Worker(app, name="w", inline_slots=1), redis.Redis.from_url(server.url) as watching:
+        eventually(lambda: len(watching.client_list()) - 1 <= 8)
+        # what it does in a while, read off at the server
+        before, began = watching.info("stats")["total_commands_processed"], SYSTEM.monotonic()
+        eventually(lambda: SYSTEM.monotonic() - began >= 3.0, interval=0.5)
+        commands = watching.info("stats")["total_commands_processed"] - before
+        assert commands / (SYSTEM.monotonic() - began) < 50
+        assert eventually(lambda: len(watching.client_list()) - 1 <= 8)
+    app.close()
