@@ -22,8 +22,15 @@ from fuzz.mutation import mutated
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.signed_beats import signed_beat, verified_beat
 from stem_kombu.broker import names
-from stem_kombu.broker.encoding import Envelope, encode_task
-from stem_kombu.broker.task_signatures import HEADER_SIGNATURE, task_signer, task_verifier
+from stem_kombu.broker.encoding import (
+    CONTENT_ENCODING,
+    CONTENT_TYPE,
+    HEADER_SIGNATURE_V1,
+    HEADER_SIGNATURE_V2,
+    Envelope,
+    encode_task,
+)
+from stem_kombu.broker.task_signatures import task_signer, task_verifier
 from stem_kombu.control.codec import encode_command, encode_reply
 from stem_kombu.control.messages import Call, Command, Inspect, Order, Ping, Reply, Revoke
 from stem_kombu.revocation import Revocation, RevocationDraft
@@ -124,16 +131,20 @@ def _task(settings: SigningSettings) -> bytes:
     assert sign is not None
     message = TaskMessage("t-1", "tasks.add", (1, 2), {"b": 3}, "images", enqueued_at=NOW, headers={"tenant": "shop"})
     signed: Envelope = sign("images", encode_task(message))
-    return json.dumps({"headers": signed.headers, "body": signed.body.decode(), "queue": "images"}).encode()
+    fields = {
+        "headers": signed.headers,
+        "body": signed.body.decode(),
+        "queue": "images",
+        "properties": signed.properties,
+    }
+    return json.dumps({**fields, "type": signed.content_type, "encoding": signed.content_encoding}).encode()
 
 
 class _Raw:
     def __init__(self, fields: dict[str, Any]) -> None:
-        self.headers, self.body, self.delivery_info = (
-            fields["headers"],
-            fields["body"],
-            {"routing_key": fields["queue"]},
-        )
+        self.headers, self.body, self.properties = fields["headers"], fields["body"], fields["properties"]
+        self.content_type, self.content_encoding = fields["type"], fields["encoding"]
+        self.delivery_info = {"routing_key": fields["queue"]}
 
 
 _verify = task_verifier(_BOTH, READER)
@@ -148,17 +159,23 @@ _UNSIGNED = (
     "stamped_headers",
     "replaced_task_nesting",
     "tenant",  # an own header as Celery's tasks see it; a Stem worker's handler gets those that stem-headers holds
-    HEADER_SIGNATURE,
+    HEADER_SIGNATURE_V1,
+    HEADER_SIGNATURE_V2,
 )
 
 
 def _accepts_task(data: bytes) -> object:
     fields = json.loads(data)
     assert _verify is not None
-    if not isinstance(fields["body"], str) or not isinstance(fields["queue"], str) or not _verify(_Raw(fields)):
+    texts = (fields[name] for name in ("body", "queue"))
+    if not all(isinstance(text, str) for text in texts) or not _verify(_Raw(fields)):
         return None
-    headers = fields["headers"]  # one that is missing says the same as one that is null
-    return fields["queue"], fields["body"], [headers.get(name) for name in sorted(_TASK_HEADERS - set(_UNSIGNED))]
+    # What is missing says the same as what is null; a message without a content type is JSON.
+    headers, properties = fields["headers"], fields["properties"]
+    how = fields["type"] or CONTENT_TYPE, fields["encoding"] or CONTENT_ENCODING
+    said = [headers.get(name) for name in sorted(_TASK_HEADERS - set(_UNSIGNED) | {"compression", "stem-eta"})]
+    sent = [properties.get(name) or None for name in ("correlation_id", "reply_to")]
+    return fields["queue"], fields["body"], how, said, sent
 
 
 _TASK_HEADERS = set(json.loads(_task(_HMAC))["headers"])

@@ -56,9 +56,10 @@ class SigningSettings:
     private_keys: str | None = field(default=None, repr=False)
     key_scopes: str | None = None
     tasks: str | None = None
+    tasks_v1: str | None = None
 
     def __bool__(self) -> bool:
-        asked = (getattr(self, one.name) for one in fields(self) if one.name != "tasks")
+        asked = (getattr(self, one.name) for one in fields(self) if not one.name.startswith("tasks"))
         return any(asked) or (self.tasks or "off").lower() != "off"
 
 

@@ -125,7 +125,8 @@ class Original:
     """A message as the broker delivered it. What is sent again on its behalf has the same body, headers and properties.
 
     ``body`` is as the sender published it, compressed where ``headers`` name a compression. ``properties`` are AMQP's
-    (``priority``, ``reply_to``, ``correlation_id`` …), under Kombu's names.
+    (``priority``, ``reply_to``, ``correlation_id`` …), under Kombu's names. ``signed``: its signature was verified; on behalf
+    of one that was not, nothing is signed.
     """
 
     body: bytes
@@ -133,6 +134,7 @@ class Original:
     content_encoding: str
     headers: Mapping[str, Any]
     properties: Mapping[str, Any]
+    signed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,6 +190,7 @@ _SIGNING = {
     "private_keys": ("ID:BASE64,…", "ed25519 private keys; better @FILE."),
     "key_scopes": ("ID:SCOPE,…;…", "What each key may do."),
     "tasks": ("WAY", "Tasks: off (default), sign or require."),
+    "tasks_v1": ("WAY", "Task signatures of 0.1.0: send (default), accept or off."),
 }
 
 

@@ -88,7 +88,7 @@ def decode_delivery(raw: Any, *, queue: str | None = None, signed: bool = False)
         time_limit=hard,
         headers=_own_headers(headers, signed=signed),
         celery=None if HEADER_ENQUEUED_AT in headers else celery_origin(headers, embed),
-        original=original_of(raw),
+        original=original_of(raw, signed=signed),
     )
     properties = raw.properties if isinstance(raw.properties, Mapping) else {}
     priority = properties.get("priority")

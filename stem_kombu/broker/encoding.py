@@ -35,7 +35,7 @@ HEADER_HEADERS = "stem-headers"
 #: Seconds since the epoch; the embedded broker keeps the message until then, others leave that to the worker.
 HEADER_ETA = "stem-eta"
 #: What :mod:`stem_kombu.broker.task_signatures` writes.
-HEADER_SIGNATURE = "stem-signature"
+HEADER_SIGNATURE_V1, HEADER_SIGNATURE_V2 = "stem-signature", "stem-signature-2"
 
 #: Headers of the protocol; all others are the sender's own and reach the handler as ``ctx.headers``.
 PROTOCOL_HEADERS = frozenset(

@@ -124,7 +124,9 @@ class TaskProducer:
     def _parcel(self, message: TaskMessage) -> Parcel:
         queue, original = checked_queue_name(message.queue), message.original
         envelope = encode_task(message) if original is None else resent(message, original)
-        return Parcel(queue, envelope if self._sign is None else self._sign(queue, envelope))
+        # In the fleet's name a worker signs only what somebody had signed: else it would do so for whoever can send at all.
+        signs = self._sign if original is None or original.signed else None
+        return Parcel(queue, envelope if signs is None else signs(queue, envelope))
 
     # -- lines ---------------------------------------------------------------------------------------------------------
 

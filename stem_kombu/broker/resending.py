@@ -15,7 +15,8 @@ from stem_kombu.broker.encoding import (
     CONTENT_TYPE,
     HEADER_ETA,
     HEADER_HEADERS,
-    HEADER_SIGNATURE,
+    HEADER_SIGNATURE_V1,
+    HEADER_SIGNATURE_V2,
     Envelope,
     headers_text,
 )
@@ -80,8 +81,8 @@ def body_of(raw: Any) -> Any:
     return body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
 
 
-def original_of(raw: Any) -> Original:
-    """A Kombu message as it was published."""
+def original_of(raw: Any, *, signed: bool = False) -> Original:
+    """A Kombu message as it was published; ``signed``: its signature was verified."""
     headers = raw.headers if isinstance(raw.headers, Mapping) else {}
     body, compressed = body_of(raw), getattr(raw, "compressed", None)
     if compressed is not None:
@@ -92,6 +93,7 @@ def original_of(raw: Any) -> Original:
         content_encoding=str(raw.content_encoding or CONTENT_ENCODING),
         headers=headers,
         properties=raw.properties if isinstance(raw.properties, Mapping) else {},
+        signed=signed,
     )
 
 
@@ -119,7 +121,8 @@ def resent(message: TaskMessage, original: Original) -> Envelope:
 
 def _kept(headers: Mapping[str, Any]) -> dict[str, Any]:
     own = {name: value for name, value in headers.items() if name not in _OF_THE_DELIVERY}
-    own.pop(HEADER_SIGNATURE, None)  # of the attempt before; the producer signs this one
+    for signature in (HEADER_SIGNATURE_V1, HEADER_SIGNATURE_V2):
+        own.pop(signature, None)  # of the attempt before; the producer signs this one, if that one was signed
     return own
 
 

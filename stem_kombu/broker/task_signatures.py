@@ -1,8 +1,9 @@
 """Tasks that prove who sent them: a header beside Celery's, which Celery's own workers pass over.
 
-Signed is what does not change in delivery: the queue, the body's bytes, and every header that decides how the task runs.
-A next attempt is another message, signed by the worker that sends it. What brokers add on the way (redeliveries, deaths) and
-what only people look at is not signed.
+Signed is what does not change in delivery: the queue, what the body is and how to read it, and every header that decides how
+the task runs. The queue is the one that a worker consumes: a message that was moved to another one is refused there. A next
+attempt is another message, signed by the worker that sends it, if the attempt before was signed. What brokers add on the way
+(redeliveries, deaths), the priority, and what only people look at is not signed. See docs/adr/0017-task-signatures.md.
 """
 
 from __future__ import annotations
@@ -13,15 +14,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from stem_kombu.broker.encoding import HEADER_ENQUEUED_AT, HEADER_HEADERS, HEADER_MAX_RETRIES, Envelope
-from stem_kombu.broker.encoding import HEADER_SIGNATURE as HEADER_SIGNATURE
+from stem_kombu.broker.encoding import (
+    HEADER_ENQUEUED_AT,
+    HEADER_ETA,
+    HEADER_HEADERS,
+    HEADER_MAX_RETRIES,
+    HEADER_SIGNATURE_V1,
+    HEADER_SIGNATURE_V2,
+    Envelope,
+)
+from stem_kombu.broker.resending import body_of, consumed_queue, original_of
 from stem_kombu.settings import SigningSettings
-from stem_kombu.signing.configuration import OFF, REQUIRE, open_keyring, task_signing
+from stem_kombu.signing.configuration import ACCEPT, OFF, REQUIRE, open_keyring, task_signing, task_signing_v1
 from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
+from stem_kombu.task import Original
 
-TASK = b"stem-task/1"
+TASK_V1, TASK = b"stem-task/1", b"stem-task/2"
 
-_SIGNED = (
+_HEADERS_V1 = (
     "task",
     "id",
     "eta",
@@ -37,6 +47,8 @@ _SIGNED = (
     HEADER_MAX_RETRIES,
     HEADER_HEADERS,
 )
+_HEADERS = (*_HEADERS_V1, HEADER_ETA, "compression")
+_PROPERTIES = ("correlation_id", "reply_to")
 
 
 def task_signer(settings: SigningSettings) -> Callable[[str, Envelope], Envelope] | None:
@@ -49,10 +61,13 @@ def task_signer(settings: SigningSettings) -> Callable[[str, Envelope], Envelope
     if keyring is None or task_signing(settings) == OFF:
         return None
     keyring.active.require(Scope.SEND, "send tasks")
+    for_0_1_0 = task_signing_v1(settings) != OFF
 
     def sign(queue: str, envelope: Envelope) -> Envelope:
-        signature = keyring.sign(TASK, _message(queue, envelope.headers, envelope.body))
-        return replace(envelope, headers={**envelope.headers, HEADER_SIGNATURE: signature})
+        headers = {**envelope.headers, HEADER_SIGNATURE_V2: keyring.sign(TASK, _message(queue, envelope))}
+        if for_0_1_0:
+            headers[HEADER_SIGNATURE_V1] = keyring.sign(TASK_V1, _message_v1(queue, envelope.headers, envelope.body))
+        return replace(envelope, headers=headers)
 
     return sign
 
@@ -60,33 +75,55 @@ def task_signer(settings: SigningSettings) -> Callable[[str, Envelope], Envelope
 def task_verifier(settings: SigningSettings, keyring: Keyring | None) -> Callable[[Any], bool] | None:
     """What says of a Kombu message whether it is signed, ``None`` where nobody has to.
 
-    The verifier raises :class:`Untrusted` for a wrong signature, and for none at all where one is required.
+    The verifier raises :class:`Untrusted` for a wrong signature, and for none at all where one is required. A signature of
+    0.1.0, which covers less, counts as none unless the settings accept it.
     """
-    way = task_signing(settings)
+    way, accepts_v1 = task_signing(settings), task_signing_v1(settings) == ACCEPT
     if keyring is None or way == OFF:
         return None
 
     def verified(raw: Any) -> bool:
-        headers = raw.headers if isinstance(raw.headers, Mapping) else {}
-        signature = headers.get(HEADER_SIGNATURE)
-        if signature is None:
-            if way == REQUIRE:
-                raise Untrusted("unsigned", f"task {str(headers.get('task'))[:80]!r} is not signed")
-            return False
-        info = raw.delivery_info if isinstance(raw.delivery_info, Mapping) else {}
-        body = raw.body
-        if isinstance(body, str):
-            body = body.encode("utf-8", "surrogatepass")
-        try:
-            message = _message(str(info.get("routing_key") or ""), headers, bytes(body))
-        except (TypeError, ValueError, RecursionError):
-            raise Untrusted("bad-signature", "the headers of a signed task can't be read") from None
-        keyring.verify(TASK, message, str(signature)).require(Scope.SEND, "send tasks")
-        return True
+        original = original_of(raw)
+        headers, queue = original.headers, consumed_queue(raw)
+        signature, old = headers.get(HEADER_SIGNATURE_V2), headers.get(HEADER_SIGNATURE_V1)
+        if signature is not None:
+            _check(keyring, TASK, lambda: _message(queue, original), signature)
+            return True
+        if old is not None:
+            # By the body as a worker of 0.1.0 read it: unpacked.
+            _check(keyring, TASK_V1, lambda: _message_v1(queue, headers, bytes(body_of(raw))), old)
+            if accepts_v1:
+                return True
+        if way == REQUIRE:
+            task = str(headers.get("task"))[:80]
+            if old is None:
+                raise Untrusted("unsigned", f"task {task!r} is not signed")
+            raise Untrusted(
+                "outdated-signature",
+                f"task {task!r} is signed as 0.1.0 signs, which covers neither the queue that is consumed nor the content"
+                " type: upgrade its sender, or set STEM_SIGNING_TASKS_V1=accept until it is",
+            )
+        return False
 
     return verified
 
 
-def _message(queue: str, headers: Mapping[str, Any], body: bytes) -> bytes:
-    stated = [headers.get(name) for name in _SIGNED]
+def _check(keyring: Keyring, domain: bytes, message: Callable[[], bytes], signature: object) -> None:
+    try:
+        signed = message()
+    except (TypeError, ValueError, RecursionError):
+        raise Untrusted("bad-signature", "the headers of a signed task can't be read") from None
+    keyring.verify(domain, signed, str(signature)).require(Scope.SEND, "send tasks")
+
+
+def _message(queue: str, sent: Envelope | Original) -> bytes:
+    """What is signed of a message: a list of fixed length. What is missing says the same as what is null or empty."""
+    headers = [sent.headers.get(name) for name in _HEADERS]
+    properties = [sent.properties.get(name) or None for name in _PROPERTIES]
+    stated = [queue, sent.content_type, sent.content_encoding, *headers, *properties]
+    return json.dumps([*stated, hashlib.sha256(sent.body).hexdigest()], separators=(",", ":")).encode()
+
+
+def _message_v1(queue: str, headers: Mapping[str, Any], body: bytes) -> bytes:
+    stated = [headers.get(name) for name in _HEADERS_V1]
     return json.dumps([queue, *stated, hashlib.sha256(body).hexdigest()], separators=(",", ":")).encode()

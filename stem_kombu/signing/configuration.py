@@ -19,6 +19,9 @@ PUBLIC, PRIVATE, SCOPES = "STEM_SIGNING_PUBLIC_KEYS", "STEM_SIGNING_PRIVATE_KEYS
 TASKS = "STEM_SIGNING_TASKS"
 #: Whether tasks are signed, and whether unsigned ones are refused.
 OFF, SIGN, REQUIRE = "off", "sign", "require"
+TASKS_V1 = "STEM_SIGNING_TASKS_V1"
+#: Whether tasks are signed as 0.1.0 signs them as well, and whether such signatures alone are accepted.
+SEND, ACCEPT = "send", "accept"
 
 #: Characters of a file of keys; one that goes on and on is none.
 _LONGEST_FILE = 1_000_000
@@ -31,6 +34,7 @@ def open_keyring(settings: SigningSettings) -> Keyring | None:
     Raises :class:`ConfigurationError` naming the variable that is missing or can't be meant; no message shows a key.
     """
     task_signing(settings)
+    task_signing_v1(settings)
     if not settings:
         return None
     algorithm = settings.algorithm or HMAC_SHA256
@@ -78,6 +82,17 @@ def task_signing(settings: SigningSettings) -> str:
     if asked not in (OFF, SIGN, REQUIRE):
         raise ConfigurationError(
             f"{TASKS}: {settings.tasks!r} is not a way to sign tasks", hint="write off, sign or require"
+        )
+    return asked
+
+
+def task_signing_v1(settings: SigningSettings) -> str:
+    """``send`` (the default), ``accept`` or ``off``. Raises :class:`ConfigurationError`."""
+    asked = (settings.tasks_v1 or SEND).lower()
+    if asked not in (SEND, ACCEPT, OFF):
+        raise ConfigurationError(
+            f"{TASKS_V1}: {settings.tasks_v1!r} is not a way to treat signatures of 0.1.0",
+            hint="write send, accept or off",
         )
     return asked
 
@@ -182,4 +197,6 @@ def _scopes(text: str) -> dict[str, frozenset[Scope]]:
     return found
 
 
-__all__ = ["ED25519", "HMAC_SHA256", "OFF", "REQUIRE", "SIGN", "open_keyring", "task_signing"]
+__all__ = [
+    "ACCEPT", "ED25519", "HMAC_SHA256", "OFF", "REQUIRE", "SEND", "SIGN", "open_keyring", "task_signing", "task_signing_v1",
+]  # fmt: skip

@@ -101,6 +101,7 @@ class Intake:
 
     def receive(self, raw: Any, generation: int) -> None:
         """Take one message of connection ``generation`` in."""
+        signed = False
         try:
             # Before anything is read of it: a forged message with a real task's id must leave no trace on that task.
             signed = self._signed is not None and self._signed(raw)
@@ -111,7 +112,8 @@ class Intake:
             return
         except ControlError as error:
             self._complaints.drop(error.code, str(error))
-            if isinstance(error, ForeignMessage):
+            # Where tasks are signed, what nobody signed and can't be read may bear any task's id.
+            if isinstance(error, ForeignMessage) and (signed or self._signed is None):
                 self._refuse_foreign(error, raw, generation)
             else:
                 self._desk.reject(raw)

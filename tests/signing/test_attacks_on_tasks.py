@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from stem_kombu.app import Stem
 from stem_kombu.broker.connections import broker_connection
-from stem_kombu.broker.encoding import Envelope
+from stem_kombu.broker.encoding import HEADER_SIGNATURE_V1, HEADER_SIGNATURE_V2, Envelope
 from stem_kombu.broker.producer import TaskProducer
-from stem_kombu.broker.task_signatures import HEADER_SIGNATURE, TASK, task_signer
+from stem_kombu.broker.task_signatures import TASK, TASK_V1, task_signer
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.keyring import Untrusted
 from stem_kombu.task import TaskMessage
 from stem_kombu.testing.gates import Gate
+from tests.servers.redis import RedisServer
 from tests.signing.keys import hmac_keys, shared
 from tests.signing.scene import FLEET, FLEET_SCOPES, Scene, operator
 from tests.waiting import eventually
@@ -90,6 +94,26 @@ def of_another_queue(queue: str, envelope: Envelope) -> Envelope:
     return OPS("other", envelope)
 
 
+def replaced(**changes: Any) -> Sign:
+    return lambda queue, envelope: replace(OPS(queue, envelope), **changes)
+
+
+def with_properties(**changes: Any) -> Sign:
+    return lambda queue, envelope: replace(OPS(queue, envelope), properties={**envelope.properties, **changes})
+
+
+def compressed(queue: str, envelope: Envelope) -> Envelope:
+    signed = OPS(queue, envelope)
+    return replace(
+        signed, body=zlib.compress(signed.body), headers={**signed.headers, "compression": "application/x-gzip"}
+    )
+
+
+def as_the_new_one(queue: str, envelope: Envelope) -> Envelope:
+    signed = OPS(queue, envelope)
+    return replace(signed, headers={**signed.headers, HEADER_SIGNATURE_V2: signed.headers[HEADER_SIGNATURE_V1]})
+
+
 @dataclass(frozen=True)
 class Attack:
     name: str
@@ -99,8 +123,19 @@ class Attack:
 
 ATTACKS = [
     Attack("an unsigned task", "unsigned", unsigned),
-    Attack("the signature taken away", "unsigned", altered(**{HEADER_SIGNATURE: None})),
-    Attack("a signature of nothing", "bad-signature", altered(**{HEADER_SIGNATURE: "hmac-sha256:ops:AAAA"})),
+    Attack("the signatures taken away", "unsigned", altered(**{HEADER_SIGNATURE_V1: None, HEADER_SIGNATURE_V2: None})),
+    Attack("a signature of nothing", "bad-signature", altered(**{HEADER_SIGNATURE_V2: "hmac-sha256:ops:AAAA"})),
+    Attack("a signature that is no text", "bad-signature", altered(**{HEADER_SIGNATURE_V2: [1, 2]})),
+    Attack("the signature of 0.1.0 alone", "outdated-signature", altered(**{HEADER_SIGNATURE_V2: None})),
+    Attack("the signature of 0.1.0 as the new one", "bad-signature", as_the_new_one),
+    Attack("another content type", "bad-signature", replaced(content_type="application/x-python-serialize")),
+    Attack("a content type that nobody knows", "bad-signature", replaced(content_type="text/plain")),
+    Attack("another content encoding", "bad-signature", replaced(content_encoding="binary")),
+    Attack("a compression that there is none of", "bad-signature", altered(compression="application/x-gzip")),
+    Attack("the body compressed", "bad-signature", compressed),
+    Attack("another place for the result", "bad-signature", with_properties(reply_to="eves-inbox")),
+    Attack("another correlation id", "bad-signature", with_properties(correlation_id="somebody-elses")),
+    Attack("an eta for the embedded broker alone", "bad-signature", altered(**{"stem-eta": 1.0})),
     Attack("a stranger's task", "unknown-key", EVE),
     Attack("a viewer's task", "not-permitted", VIEWER),
     Attack("other arguments", "bad-signature", with_other_arguments),
@@ -112,7 +147,7 @@ ATTACKS = [
     Attack("another attempt", "bad-signature", altered(retries=3)),
     Attack("a time limit", "bad-signature", altered(timelimit=[0.001, None])),
     Attack("other headers of the user's", "bad-signature", altered(**{"stem-headers": '{"tenant":"eve"}'})),
-    Attack("no algorithm", "wrong-algorithm", altered(**{HEADER_SIGNATURE: "none:ops:AAAA"})),
+    Attack("no algorithm", "wrong-algorithm", altered(**{HEADER_SIGNATURE_V2: "none:ops:AAAA"})),
 ]
 
 
@@ -159,15 +194,117 @@ def test_in_a_migration_unsigned_tasks_run_and_forged_ones_do_not(scene: Scene) 
     verify = task_verifier(settings, open_keyring(settings))
     assert verify is not None
 
-    class Raw:
-        def __init__(self, envelope: Envelope) -> None:
-            self.headers, self.body, self.delivery_info = envelope.headers, envelope.body, {"routing_key": "q"}
-
     plain = Envelope(b"[[],{},{}]", {"task": "t", "id": "1"}, {})
     assert verify(Raw(plain)) is False
     assert verify(Raw(OPS("q", plain))) is True
     with pytest.raises(Untrusted):
         verify(Raw(OPS("other", plain)))
+
+
+PLAIN = Envelope(b"[[],{},{}]", {"task": "t", "id": "1"}, {})
+OLD = replace(PLAIN, headers={k: v for k, v in OPS("q", PLAIN).headers.items() if k != HEADER_SIGNATURE_V2})
+
+
+class Raw:
+    """A Kombu message that came from the queue ``q``."""
+
+    def __init__(self, envelope: Envelope) -> None:
+        self.headers, self.body, self.properties = envelope.headers, envelope.body, envelope.properties
+        self.content_type, self.content_encoding = envelope.content_type, envelope.content_encoding
+        self.delivery_info, self.errors, self.delivery_tag = {"routing_key": "q"}, (), 1
+
+
+@pytest.mark.parametrize(
+    ("tasks", "v1", "said"),
+    [
+        ("require", None, "outdated-signature"),
+        ("require", "send", "outdated-signature"),
+        ("require", "off", "outdated-signature"),
+        ("require", "accept", True),
+        ("sign", None, False),
+        ("sign", "accept", True),
+    ],
+)
+def test_a_signature_of_0_1_0_counts_where_the_settings_accept_it(tasks: str, v1: str | None, said: bool | str) -> None:
+    from stem_kombu.broker.task_signatures import task_verifier
+    from stem_kombu.signing.configuration import open_keyring
+
+    settings = replace(FLEET, tasks=tasks, tasks_v1=v1)
+    verify = task_verifier(settings, open_keyring(settings))
+    assert verify is not None
+    if isinstance(said, str):
+        with pytest.raises(Untrusted) as refused:
+            verify(Raw(OLD))
+        assert refused.value.reason == said
+        assert "STEM_SIGNING_TASKS_V1=accept" in str(refused.value)
+    else:
+        assert verify(Raw(OLD)) is said
+    # whatever the settings, one that is changed or was for another queue is refused, and not taken for unsigned
+    for forged in (replace(OLD, body=b"[[1],{},{}]"), replace(OLD, headers={**OLD.headers, "task": "u"})):
+        with pytest.raises(Untrusted):
+            verify(Raw(forged))
+
+
+def test_tasks_are_signed_for_workers_of_0_1_0_as_well_until_that_is_switched_off() -> None:
+    off = signer(replace(operator("ops"), tasks_v1="off"))
+    assert {HEADER_SIGNATURE_V1, HEADER_SIGNATURE_V2} <= OPS("q", PLAIN).headers.keys()
+    assert HEADER_SIGNATURE_V1 not in off("q", PLAIN).headers
+    with pytest.raises(ConfigurationError, match="STEM_SIGNING_TASKS_V1"):
+        signer(replace(operator("ops"), tasks_v1="maybe"))
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_worker_signs_the_next_attempt_only_of_what_was_signed(signed: bool) -> None:
+    """In a migration (``sign``) unsigned tasks run: a worker's signature under their retries would let them in where tasks
+    must be signed."""
+    from stem_kombu.broker.delivery import decode_delivery
+
+    producer = TaskProducer(lambda: pytest.fail("it connects"), sign=OPS)
+    arrived = decode_delivery(Raw(OPS("q", PLAIN) if signed else PLAIN), signed=signed)
+
+    parcel = producer._parcel(replace(arrived.message, attempt=2))
+
+    assert (HEADER_SIGNATURE_V2 in parcel.envelope.headers) is signed
+    assert (HEADER_SIGNATURE_V1 in parcel.envelope.headers) is signed
+
+
+def test_what_nobody_signed_and_cant_be_read_leaves_no_trace_in_a_migration(tmp_path: Path) -> None:
+    """Without signing it is recorded as failed, for whom a client may wait; with it, its id may be another task's."""
+    state = f"sqlite://{tmp_path}/state.db"
+    scene = Scene(f"sqlite://{tmp_path}/broker.db", state, state, tmp_path, replace(FLEET, tasks="sign"))
+    try:
+        before = scene.dropped("tasks", "bad-message")
+        send(scene, lambda queue, envelope: replace(envelope, content_type="application/x-python-serialize"))
+
+        eventually(lambda: scene.dropped("tasks", "bad-message") == before + 1)
+        record = scene.sender.result("victim").record
+        assert record is not None and record.state.value == "running"
+    finally:
+        scene.close()
+
+
+def test_what_was_signed_for_another_queue_does_not_run_where_somebody_moves_it(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """On Redis a message says itself which queue it is for: that, too, is the attacker's to write."""
+    url, state = redis_server.new_database(), f"sqlite://{tmp_path}/state.db"
+    scene = Scene(url, state, state, tmp_path, replace(FLEET, tasks="require"))
+    try:
+        with redis.Redis.from_url(url) as client:
+            for said in ("other", "default"):
+                before = scene.dropped("tasks", "bad-signature")
+                scene.sender.send_task("inline.add", [1], {"b": 2}, queue="other", task_id=f"moved-{said}")
+                message = json.loads(client.rpop("other"))
+                message["properties"]["delivery_info"]["routing_key"] = said
+                client.lpush("default", json.dumps(message))
+                eventually(lambda before=before: scene.dropped("tasks", "bad-signature") == before + 1)
+                record = scene.sender.result(f"moved-{said}").record
+                assert record is not None and record.state.value == "queued"
+            # and where it was signed for this queue, it runs whatever the message says of itself
+            scene.sender.send_task("inline.add", [1], {"b": 2}, queue="other", task_id="back")
+            assert client.llen("other") == 1
+    finally:
+        scene.close()
 
 
 def test_who_may_not_send_is_told_before_anything_is_sent() -> None:
@@ -178,4 +315,4 @@ def test_who_may_not_send_is_told_before_anything_is_sent() -> None:
     incomplete = Stem("half", broker="memory://nobody", signing=SigningSettings(keys=hmac_keys("ops")))
     with pytest.raises(ConfigurationError, match="STEM_SIGNING_ACTIVE_KEY"):
         incomplete.send_task("inline.add", [1])
-    assert TASK.startswith(b"stem-task")
+    assert (TASK, TASK_V1) == (b"stem-task/2", b"stem-task/1")

@@ -146,10 +146,10 @@ def test_g12_what_a_worker_signs_as_an_answer_is_no_command_beat_proof_or_task(s
 
 def test_g12_the_domains_of_all_that_is_signed_differ_and_none_begins_another() -> None:
     from stem_kombu.backends.signed_beats import HEARTBEAT
-    from stem_kombu.broker.task_signatures import TASK
+    from stem_kombu.broker.task_signatures import TASK, TASK_V1
     from stem_kombu.signing.proofs import REVOCATION
 
-    domains = [COMMAND, REPLY, HEARTBEAT, REVOCATION, TASK, b"stem-fingerprint"]
+    domains = [COMMAND, REPLY, HEARTBEAT, REVOCATION, TASK, TASK_V1, b"stem-fingerprint"]
     assert not [(one, other) for one in domains for other in domains if one is not other and other.startswith(one)]
     assert all(b"\0" not in domain for domain in domains)
     # What a signature covers begins with the domain and a NUL, which no domain holds: no other domain gives those bytes.
