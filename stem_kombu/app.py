@@ -9,6 +9,7 @@ import importlib
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -22,6 +23,7 @@ from stem_kombu.locating import defining_module, usual_name
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.settings import KEYWORDS, Settings
 from stem_kombu.task import Task, TaskMessage, TaskOptions, TaskRegistry
+from stem_kombu.task_handle import TaskHandle
 
 if TYPE_CHECKING:
     from stem_kombu.backends.base import Backend
@@ -123,18 +125,25 @@ class Stem(Hooked):
     def task(self, name: Any = None, /, **options: Any) -> Any:
         """Register a handler under ``name`` (default: its module and qualified name).
 
-        ``options`` are those of :class:`~stem_kombu.task.TaskOptions`. The handler gets a
-        :class:`~stem_kombu.context.TaskContext` first, then the arguments that were sent.
+        ``options`` are those of :class:`~stem_kombu.task.TaskOptions`. A handler whose first parameter is annotated
+        :class:`~stem_kombu.context.TaskContext`, or is named ``ctx`` or ``context``, gets the task's context there; any
+        other is called with the arguments that were sent alone. ``context=True`` or ``False`` decides where neither
+        annotation nor name does. Raises :class:`~stem_kombu.errors.ConfigurationError` for an unknown option, a blank
+        name, a generator function, and a first parameter that could be either.
         """
         if callable(name):
             return self.task(None)(name)
+        context = options.pop("context", None)
 
         def register(handler: Callable[..., Any]) -> TaskHandle:
-            try:
-                checked = TaskOptions(**options)
-            except TypeError as error:
-                raise ConfigurationError(f"task {name or handler!r}: {error}") from None
-            task = Task(name or usual_name(handler), handler, checked, defining_module(), self.hooks.task)
+            known = tuple(one.name for one in fields(TaskOptions))
+            for option in options.keys() - set(known):
+                near = get_close_matches(option, known, n=1)
+                hint = f"did you mean {near[0]}=?" if near else f"known are {', '.join(known)} and context"
+                raise ConfigurationError(f"task {name or handler!r} knows no option {option!r}", hint=hint)
+            checked = TaskOptions(**options)
+            usual = usual_name(handler) if name is None else name
+            task = Task(usual, handler, checked, defining_module(), self.hooks.task, context)
             return TaskHandle(self, self.registry.add(task))
 
         return register
@@ -169,7 +178,8 @@ class Stem(Hooked):
         soft_time_limit: float | None = None,
         time_limit: float | None = None,
     ) -> AsyncResult:
-        """Enqueue a task by name, without importing its handler; returns once the broker has it.
+        """Enqueue a task by name, without importing its handler; returns once the broker has it. Nothing here knows the
+        handler's signature: arguments that don't fit it fail at the worker.
 
         ``countdown`` and ``expires`` are seconds from now (``expires`` may be an aware time). Raises
         :class:`~stem_kombu.errors.ConfigurationError` for arguments that JSON can't hold or a bad id, and
@@ -311,37 +321,3 @@ class Stem(Hooked):
 
     def __repr__(self) -> str:
         return f"<Stem {self.name!r}: {len(self.registry)} tasks>"
-
-
-class TaskHandle:
-    """What ``@app.task`` leaves in the place of the function: call it as before, or send it."""
-
-    def __init__(self, app: Stem, task: Task) -> None:
-        self.app = app
-        self.task = task
-        self.name = task.name
-        self.__doc__ = task.handler.__doc__
-        self.__name__ = getattr(task.handler, "__name__", task.name)
-        self.__module__ = task.handler.__module__
-        self.__wrapped__ = task.handler
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the handler here and now, as a plain function."""
-        return self.task.handler(*args, **kwargs)
-
-    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult:
-        """Enqueue with these arguments."""
-        return self.app.send_task(self.name, args, kwargs)
-
-    def apply_async(
-        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> AsyncResult:
-        """Enqueue with the options of :meth:`Stem.send_task` (``queue=``, ``countdown=``, ``task_id=`` …)."""
-        return self.app.send_task(self.name, args, kwargs, **options)
-
-    def send_many(self, calls: Iterable[Mapping[str, Any] | Sequence[Any]], **options: Any) -> list[AsyncResult]:
-        """Enqueue one task for each of ``calls``, with the options of :meth:`Stem.send_many`."""
-        return self.app.send_many(self.name, calls, **options)
-
-    def __repr__(self) -> str:
-        return f"<task {self.name}>"

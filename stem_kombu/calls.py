@@ -38,6 +38,7 @@ def message_of(
     """
     if not name.strip():
         raise ConfigurationError(f"task name {name!r} is empty")
+    _check_arguments(name, args, kwargs)
     if CONTROL_CHARACTER.search(name):
         raise ConfigurationError(
             f"task name {name!r} holds a control character", hint="names are one line of plain text"
@@ -64,6 +65,20 @@ def message_of(
         time_limit=_limit(time_limit, f"time_limit of task {name!r}"),
         headers=dict(headers or {}),
     )
+
+
+def _check_arguments(name: str, args: object, kwargs: object) -> None:
+    """Text is a sequence of characters and a mapping one of keys, but neither is meant as arguments."""
+    if isinstance(args, (str, bytes, Mapping)) or not isinstance(args, Iterable):
+        raise ConfigurationError(
+            f"args of task {name!r} is {shown(args)} ({type(args).__name__})",
+            hint="give a list or tuple of arguments: args=[value]",
+        )
+    if kwargs is not None and not (isinstance(kwargs, Mapping) and all(isinstance(key, str) for key in kwargs)):
+        raise ConfigurationError(
+            f"kwargs of task {name!r} is {shown(kwargs)} ({type(kwargs).__name__})",
+            hint="give a mapping of names to values: kwargs={'name': value}",
+        )
 
 
 def _moment(value: object, name: str) -> datetime:

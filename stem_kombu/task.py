@@ -7,7 +7,7 @@ Stem and Celery can share queues in both directions; what only Stem knows rides 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -16,6 +16,7 @@ from typing import Any
 
 from stem_kombu.durations import checked_seconds, shown
 from stem_kombu.errors import ConfigurationError, TaskNotRegistered
+from stem_kombu.handler import misfit, takes_context
 from stem_kombu.hooks import NO_TASK_HOOKS, TaskHooks
 
 #: Retries that a message counts are fewer: a signed number of 32 bits, which every Celery and every broker can hold.
@@ -71,8 +72,9 @@ def checked_retries(value: object, *, name: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A named handler with its options. The handler's first parameter is the :class:`~stem_kombu.context.TaskContext`;
-    one that can't take it raises :class:`ConfigurationError` here, where it is defined."""
+    """A named handler with its options. ``context`` says whether the handler is called with the
+    :class:`~stem_kombu.context.TaskContext` first; ``None`` lets :func:`stem_kombu.handler.takes_context` decide, and is
+    replaced by its decision. Raises :class:`ConfigurationError` for a handler or a name that can't be used."""
 
     name: str
     handler: Callable[..., Any]
@@ -80,18 +82,20 @@ class Task:
     #: The module that registered it, which a child imports to have it as well.
     defined_in: str | None = field(default=None, compare=False)
     hooks: TaskHooks = field(default=NO_TASK_HOOKS, compare=False, repr=False)
+    context: bool | None = None
 
     def __post_init__(self) -> None:
-        try:
-            parameters = inspect.signature(self.handler).parameters.values()
-        except (TypeError, ValueError):
-            return  # a builtin: calling it will tell
-        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        if not any(p.kind in positional or p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
-            raise ConfigurationError(
-                f"the handler of task {self.name!r} takes no context",
-                hint="its first parameter is a TaskContext: def handler(ctx, ...)",
-            )
+        if not self.name.strip():
+            raise ConfigurationError(f"the name {self.name!r} of a task is blank", hint="leave it out, or give one")
+        object.__setattr__(self, "context", takes_context(self.name, self.handler, self.context))
+
+    def misfit(self, positional: int, keywords: Iterable[str]) -> str | None:
+        """Why the handler can't be called with so many positional arguments, the context aside, and these keywords."""
+        return misfit(self.handler, bool(self.context), positional, frozenset(keywords))
+
+    def call(self, context: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """What the handler returns: a coroutine for ``async def``."""
+        return self.handler(context, *args, **kwargs) if self.context else self.handler(*args, **kwargs)
 
     @property
     def mode(self) -> Mode:

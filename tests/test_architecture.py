@@ -38,6 +38,7 @@ ROOT_WORDS = [
         "revocation_cache",
         "revocation_texts",
         "task",
+        "handler",
         "context",
         "outcome",
         "hooks",

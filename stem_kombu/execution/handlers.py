@@ -6,13 +6,11 @@ The same for threads, coroutines and children, so that inline and isolate handle
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import os
 import sys
 import traceback as tracebacks
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 from stem_kombu.clock import monotonic
@@ -51,7 +49,7 @@ def _attempt(task: Task, message: TaskMessage, context: TaskContext) -> Outcome:
     began, here, depth = monotonic(), os.getpid(), sys.getrecursionlimit()
     try:
         task.hooks.started(context)
-        result = task.handler(context, *message.args, **message.kwargs)
+        result = task.call(context, message.args, message.kwargs)
     except BaseException as error:  # noqa: BLE001 - the boundary between a handler and the worker
         if sys.getrecursionlimit() < depth:  # first of all: with less than it needs, nothing below works
             sys.setrecursionlimit(depth)
@@ -83,7 +81,7 @@ async def _attempt_async(
     began, here, depth = monotonic(), os.getpid(), sys.getrecursionlimit()
     try:
         await task.hooks.started_in_loop(context)
-        result = await task.handler(context, *message.args, **message.kwargs)
+        result = await task.call(context, message.args, message.kwargs)
     except BaseException as error:  # noqa: BLE001 - the boundary between a handler and the worker
         if sys.getrecursionlimit() < depth:  # first of all: with less than it needs, nothing below works
             sys.setrecursionlimit(depth)
@@ -118,33 +116,11 @@ def leave_if_copy(here: int, error: BaseException | None = None) -> None:
 
 def refusal(task: Task, message: TaskMessage) -> Outcome | None:
     """``REJECTED`` when the handler can't be called with these arguments at all, else ``None``."""
-    misfit = _misfit(task.handler, len(message.args), frozenset(message.kwargs))
+    misfit = task.misfit(len(message.args), message.kwargs)
     if misfit is None:
         return None
-    text = f"task {task.name!r} can't be called with these arguments: {misfit} (the context comes first)"
+    text = f"task {task.name!r} can't be called with these arguments: {misfit}"
     return Outcome(Ending.REJECTED, error=TaskError("TypeError", text))
-
-
-@lru_cache(maxsize=4096)
-def _misfit(handler: Callable[..., Any], positional: int, keywords: frozenset[str]) -> str | None:
-    """Why the handler can't be called with so many positional arguments, after the context, and these keywords: to bind
-    them takes longer than a short task, and depends on nothing else."""
-    signature = _signature(handler)
-    if signature is None:
-        return None  # a builtin: calling it will tell
-    try:
-        signature.bind(None, *[None] * positional, **dict.fromkeys(sorted(keywords)))
-    except TypeError as error:
-        return str(error)
-    return None
-
-
-@lru_cache(maxsize=1024)
-def _signature(handler: Callable[..., Any]) -> inspect.Signature | None:
-    try:
-        return inspect.signature(handler)
-    except (TypeError, ValueError):
-        return None
 
 
 def failure(error: BaseException, kind: Ending = Ending.FAILED) -> Outcome:

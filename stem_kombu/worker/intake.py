@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 #: Seconds since the consumer last fetched something, after which its connection may well have been lost meanwhile.
 FETCHED_LATELY = 0.01
 #: A task that can't be looked up still needs an entry until its refusal is recorded.
-_UNKNOWN = Task("unknown", lambda *_: None)
+_UNKNOWN = Task("unknown", lambda *_: None, context=True)
 
 
 class Desk(Protocol):

@@ -54,7 +54,7 @@ class Bench:
             worker="alpha",
             still_held=lambda delivery: delivery not in self.elsewhere,
         )
-        task = Task("tasks.render", lambda *_: None)
+        task = Task("tasks.render", lambda *_: None, context=True)
         self.delivery = self.inflight.add(MESSAGE, task, object(), 1, False, Phase.RESERVED)
         self.inflight.ended(self.delivery.token)
         self.recorder.start()

@@ -25,7 +25,7 @@ from stem_kombu.worker.settlement import RESULT_NOT_STORABLE, Settlement, Then
 from tests.waiting import eventually
 
 _numbers = itertools.count()
-TASK = Task("tasks.render", lambda *_: None)
+TASK = Task("tasks.render", lambda *_: None, context=True)
 
 #: What a call of a place does: takes all, takes nothing, takes all and loses the answer, fails as no place should.
 FATES = ("ok", "ok", "away", "answer lost", "bug")

@@ -1,0 +1,69 @@
+"""A defined task, as its author holds it: call it as a plain function, or send it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from stem_kombu.result import AsyncResult
+    from stem_kombu.task import Task
+
+
+class Sender(Protocol):
+    """The application, as far as a handle needs it."""
+
+    @property
+    def send_task(self) -> Callable[..., AsyncResult]: ...
+
+    @property
+    def send_many(self) -> Callable[..., list[AsyncResult]]: ...
+
+
+class TaskHandle:
+    """What ``@app.task`` leaves in the place of the function: call it as before, or send it."""
+
+    def __init__(self, app: Sender, task: Task) -> None:
+        self.app = app
+        self.task = task
+        self.name = task.name
+        self.__doc__ = task.handler.__doc__
+        self.__name__ = getattr(task.handler, "__name__", task.name)
+        self.__module__ = task.handler.__module__
+        self.__wrapped__ = task.handler
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the handler here and now, as a plain function."""
+        return self.task.handler(*args, **kwargs)
+
+    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult:
+        """Enqueue with these arguments, which must fit the handler's signature; raises ``TypeError`` where they don't."""
+        self._check(args, kwargs)
+        return self.app.send_task(self.name, args, kwargs)
+
+    def apply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult:
+        """Enqueue with the options of :meth:`Stem.send_task` (``queue=``, ``countdown=``, ``task_id=`` …).
+
+        Raises ``TypeError`` for arguments that don't fit the handler's signature.
+        """
+        self._check(args, kwargs or {})
+        return self.app.send_task(self.name, args, kwargs, **options)
+
+    def send_many(self, calls: Iterable[Mapping[str, Any] | Sequence[Any]], **options: Any) -> list[AsyncResult]:
+        """Enqueue one task for each of ``calls``, with the options of :meth:`Stem.send_many`; nothing is sent where one of
+        them does not fit the handler's signature (``TypeError``)."""
+        every = list(calls)
+        for call in every:
+            self._check(*(((), call) if isinstance(call, Mapping) else (call, {})))
+        return self.app.send_many(self.name, every, **options)
+
+    def _check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        if isinstance(args, (list, tuple)) and isinstance(kwargs, Mapping):  # else sending says what is wrong with them
+            misfit = self.task.misfit(len(args), kwargs)
+            if misfit is not None:
+                raise TypeError(f"task {self.name!r}: {misfit}")
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}>"
