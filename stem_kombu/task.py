@@ -130,7 +130,8 @@ class Original:
 
     ``body`` is as the sender published it, compressed where ``headers`` name a compression. ``properties`` are AMQP's
     (``priority``, ``reply_to``, ``correlation_id`` …), under Kombu's names. ``signed``: its signature was verified; on behalf
-    of one that was not, nothing is signed.
+    of one that was not, nothing is signed. ``unreadable`` is set for what is no task: why it can't be read, which goes with
+    it where it is put aside.
     """
 
     body: bytes
@@ -139,6 +140,7 @@ class Original:
     headers: Mapping[str, Any]
     properties: Mapping[str, Any]
     signed: bool = False
+    unreadable: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -20,6 +21,7 @@ from stem_kombu.broker.encoding import (
     HEADER_HEADERS,
     HEADER_MAX_RETRIES,
     LARGEST_BODY,
+    LONGEST_NAME,
     PROTOCOL_HEADERS,
     nesting,
 )
@@ -28,23 +30,30 @@ from stem_kombu.broker.typed_json import load_typed
 from stem_kombu.durations import LONGEST
 from stem_kombu.errors import BadMessage, ConfigurationError
 from stem_kombu.revocation import checked_task_id
-from stem_kombu.task import MOST_RETRIES, CeleryOrigin, TaskMessage
-
-_LONGEST_NAME = 512
+from stem_kombu.task import MOST_RETRIES, TaskMessage
 
 #: All that most messages have.
 _USUAL_HEADERS = PROTOCOL_HEADERS | {HEADER_ENQUEUED_AT, HEADER_HEADERS, HEADER_MAX_RETRIES}
 
 
-class ForeignMessage(BadMessage):
-    """A Celery task in a form that is not read here: another serializer, another protocol.
+#: What stands for a task's name where only its id can be read.
+UNKNOWN_NAME = "(unknown)"
+_NOT_A_TASK = "only tasks of Stem or Celery belong into this queue"
 
-    ``task`` is as much of it as is known, for whom its sender may be waiting: it has no arguments.
+
+class UnreadableTask(BadMessage):
+    """A task whose id can be read and whose arguments, or another part, can't.
+
+    ``task`` is as much of it as is known, since a client may wait for its end: it has no arguments.
     """
 
-    def __init__(self, message: str, *, hint: str, task: TaskMessage) -> None:
+    def __init__(self, message: str, *, hint: str | None, task: TaskMessage) -> None:
         super().__init__(message, hint=hint)
         self.task = task
+
+
+class ForeignMessage(UnreadableTask):
+    """A Celery task in a form that is not read here: another serializer, another protocol."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +70,31 @@ def decode_delivery(raw: Any, *, queue: str | None = None, signed: bool = False)
     """The task that a Kombu message carries, and how it was delivered.
 
     ``queue`` is the queue it was consumed from; without it that is asked of the message. ``signed``: its signature was
-    verified, and so headers that it doesn't cover don't reach the handler. Raises :class:`BadMessage`: not JSON,
-    compressed beyond repair, too large, nested too deep, of another protocol, a field missing or of another type; as
-    :class:`ForeignMessage` where a Celery client may wait for it. A task with a Celery canvas on it is decoded, so that
-    whoever waits for its result can be told why it did not run.
+    verified, and so headers that it doesn't cover don't reach the handler. Raises :class:`UnreadableTask` for a task with
+    a part that can't be read (not JSON, compressed beyond repair, too large, nested too deep, a header of another type),
+    as :class:`ForeignMessage` where another serializer or protocol is the reason, and :class:`BadMessage` for what is no
+    task, or names none. A task with a Celery canvas on it is decoded, so that whoever waits for its result can be told why
+    it did not run.
     """
+    queue = queue or consumed_queue(raw)
+    headers = raw.headers if isinstance(raw.headers, Mapping) else {}
+    try:
+        return _decoded(raw, headers, queue, signed=signed)
+    except UnreadableTask:
+        raise
+    except BadMessage as error:
+        task = _as_known(headers, queue)
+        if task is None:
+            raise
+        raise UnreadableTask(str(error), hint=error.hint, task=task) from error
+
+
+def _decoded(raw: Any, headers: Mapping[str, Any], queue: str, *, signed: bool) -> Arrival:
     if raw.errors:
         raise BadMessage(f"the message can't be unpacked: {raw.errors[0][1]}")
-    headers = raw.headers if isinstance(raw.headers, Mapping) else {}
     info = raw.delivery_info if isinstance(raw.delivery_info, Mapping) else {}
-    queue = queue or consumed_queue(raw)
-    args, kwargs, embed = _arguments(raw, headers, queue)
+    properties = raw.properties if isinstance(raw.properties, Mapping) else {}
+    args, kwargs, embed = _arguments(raw, headers, properties, queue)
     hard, soft = _time_limits(headers.get("timelimit"))
     message = TaskMessage(
         task_id=_task_id(headers.get("id")),
@@ -90,7 +113,6 @@ def decode_delivery(raw: Any, *, queue: str | None = None, signed: bool = False)
         celery=None if HEADER_ENQUEUED_AT in headers else celery_origin(headers, embed),
         original=original_of(raw, signed=signed),
     )
-    properties = raw.properties if isinstance(raw.properties, Mapping) else {}
     priority = properties.get("priority")
     return Arrival(
         message,
@@ -100,11 +122,22 @@ def decode_delivery(raw: Any, *, queue: str | None = None, signed: bool = False)
     )
 
 
+def _as_known(headers: Mapping[str, Any], queue: str) -> TaskMessage | None:
+    """As much of the task as its headers say, ``None`` where they name none."""
+    try:
+        task = TaskMessage(_task_id(headers.get("id")), _name(headers.get("task")), queue=queue)
+    except BadMessage:
+        return None
+    with suppress(BadMessage):  # of the first attempt, if its number can't be read either
+        task = replace(task, attempt=_whole(headers, "retries", default=0) + 1)
+    return task if HEADER_ENQUEUED_AT in headers else replace(task, celery=celery_origin(headers, {}))
+
+
 def _arguments(
-    raw: Any, headers: Mapping[str, Any], queue: str
+    raw: Any, headers: Mapping[str, Any], properties: Mapping[str, Any], queue: str
 ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
     """Arguments, keywords, and what else the body holds (Celery's ``embed``)."""
-    body = _decoded_body(raw, headers, queue)
+    body = _decoded_body(raw, headers, properties, queue)
     if "task" not in headers:
         if isinstance(body, dict) and "task" in body:
             raise _foreign(
@@ -113,7 +146,7 @@ def _arguments(
                 body,
                 queue,
             )
-        raise BadMessage("the message has no header 'task'", hint="only tasks of Stem or Celery belong into this queue")
+        raise BadMessage("the message has no header 'task'", hint=_NOT_A_TASK)
     if not isinstance(body, list) or not 2 <= len(body) <= 3:
         raise BadMessage("the body is not [args, kwargs, embed]")
     args, kwargs = body[0], body[1]
@@ -126,19 +159,18 @@ def _arguments(
 
 
 def _foreign(message: str, hint: str, facts: Mapping[str, Any], queue: str) -> BadMessage:
-    """The refusal; ``facts`` say which task it was, as far as they can be believed."""
-    try:
-        origin = CeleryOrigin(ignore_result=bool(facts.get("ignore_result")))
-        task = TaskMessage(_task_id(facts.get("id")), _name(facts.get("task")), queue=queue, celery=origin)
-    except BadMessage:
-        return BadMessage(message, hint=hint)
-    return ForeignMessage(message, hint=hint, task=task)
+    """The refusal; ``facts`` say which task it was, as far as they can be read."""
+    task = _as_known(facts, queue)
+    return BadMessage(message, hint=hint) if task is None else ForeignMessage(message, hint=hint, task=task)
 
 
-def _decoded_body(raw: Any, headers: Mapping[str, Any], queue: str) -> Any:
+def _decoded_body(raw: Any, headers: Mapping[str, Any], properties: Mapping[str, Any], queue: str) -> Any:
     content_type = raw.content_type or CONTENT_TYPE
     if content_type != CONTENT_TYPE:
         said = f"the message is {str(content_type)[:80]!r}, not {CONTENT_TYPE!r}"
+        if "task" not in headers:
+            # Celery's message protocol 1 has all but the id in a body that is not read here.
+            headers = {"id": properties.get("correlation_id"), "task": UNKNOWN_NAME}
         raise _foreign(said, "set task_serializer = 'json' in the sender", headers, queue)
     body = body_of(raw)
     if not isinstance(body, bytes):
@@ -173,7 +205,7 @@ def _task_id(value: object) -> str:
 
 
 def _name(value: object) -> str:
-    if not isinstance(value, str) or not value.strip() or len(value) > _LONGEST_NAME:
+    if not isinstance(value, str) or not value.strip() or len(value) > LONGEST_NAME:
         raise BadMessage(f"header 'task': {str(value)[:80]!r} is not the name of a task")
     return value
 

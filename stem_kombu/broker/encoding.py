@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from stem_kombu.broker.typed_json import load_typed
 from stem_kombu.clock import isoformat
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import ShortRepr
@@ -28,6 +29,8 @@ CONTENT_ENCODING = "utf-8"
 LARGEST_BODY = 16 * 1024 * 1024
 #: Levels of nesting in arguments. Deeper ones would exhaust the stack of whatever prints or encodes them later.
 DEEPEST_NESTING = 100
+#: Characters of a task's name.
+LONGEST_NAME = 512
 
 HEADER_ENQUEUED_AT = "stem-enqueued-at"
 HEADER_MAX_RETRIES = "stem-max-retries"
@@ -81,6 +84,14 @@ _MEAN_SOMETHING = PROTOCOL_HEADERS | {
 #: Bytes of a name in a header table of AMQP are fewer.
 _LONGEST_SHORT_TEXT = 256
 
+#: In the text of what Celery's JSON would read as a date, a UUID …
+_TYPED = b"__type__"
+_LOOKS_TYPED = (
+    "Celery's JSON would read its mapping of '__type__' and '__value__' as a date or the like, which it is not"
+)
+#: Own headers of more characters are not written as headers as well: RabbitMQ takes no more than 128 KiB of all of them.
+_LONGEST_COPY = 16_384
+
 _NO_CANVAS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _LONGEST_REPR = 256
 #: Digits of a number that is shown whole (``reprlib.Repr.maxlong``).
@@ -104,6 +115,11 @@ def encode_task(message: TaskMessage) -> Envelope:
     Raises :class:`ConfigurationError` naming the task and the argument that JSON can't hold.
     """
     task_id = message.task_id
+    if len(message.name) > LONGEST_NAME:
+        raise ConfigurationError(
+            f"the name of task {message.name[:40]!r}… has {len(message.name)} characters",
+            hint=f"at most {LONGEST_NAME} are accepted",
+        )
     # The next attempt of what a Celery application sent stays one of its tasks.
     origin = message.celery or CeleryOrigin()
     headers: dict[str, Any] = {
@@ -138,8 +154,9 @@ def encode_task(message: TaskMessage) -> Envelope:
     if message.headers:
         # As text, because AMQP's header tables hold fewer types than JSON does; and what these can hold as headers too,
         # where a Celery task looks for them.
-        headers[HEADER_HEADERS] = headers_text(message)
-        headers = {**as_headers(message.headers), **headers}
+        headers[HEADER_HEADERS] = text = headers_text(message)
+        if len(text) <= _LONGEST_COPY:
+            headers = {**as_headers(message.headers), **headers}
     return Envelope(_body(message), headers, {"correlation_id": task_id, "reply_to": ""})
 
 
@@ -170,6 +187,8 @@ def _body(message: TaskMessage) -> bytes:
             f"the arguments of task {message.name!r} take {len(body)} bytes",
             hint=f"at most {LARGEST_BODY} are accepted; store large data elsewhere and send where it is",
         )
+    if not _is_read_back(body):
+        raise _refusal(message, ValueError(_LOOKS_TYPED))
     # Every level has a bracket of its own, so that few brackets mean few levels, and nothing needs to be walked.
     if body.count(b"[") + body.count(b"{") > DEEPEST_NESTING and nesting([args, kwargs]) > DEEPEST_NESTING:
         raise _refusal(message, ValueError(f"nested deeper than {DEEPEST_NESTING} levels"))
@@ -180,18 +199,36 @@ def _refusal(message: TaskMessage, error: Exception) -> ConfigurationError:
     named = [(f"argument {index + 1}", value) for index, value in enumerate(message.args)]
     named += [(f"argument {key!r}", value) for key, value in message.kwargs.items()]
     for label, value in named:
-        try:
-            _json(value)
-            if nesting(value) < DEEPEST_NESTING - 1:
-                continue
-            reason = f"nested deeper than {DEEPEST_NESTING} levels"
-        except (TypeError, ValueError, RecursionError) as specific:
-            reason = "nested too deep" if isinstance(specific, RecursionError) else str(specific)
+        reason = _not_sent_because(value)
+        if reason is None:
+            continue
         return ConfigurationError(
             f"{label} of task {message.name!r} ({type(value).__name__}) can't be sent as JSON: {reason}",
             hint="send numbers, text, lists and mappings with text as keys",
         )
     return ConfigurationError(f"the arguments of task {message.name!r} can't be sent as JSON: {error}")
+
+
+def _not_sent_because(value: object) -> str | None:
+    try:
+        text = _json(value)
+    except RecursionError:
+        return "nested too deep"
+    except (TypeError, ValueError) as error:
+        return str(error)
+    if not _is_read_back(text):
+        return _LOOKS_TYPED
+    return None if nesting(value) < DEEPEST_NESTING - 1 else f"nested deeper than {DEEPEST_NESTING} levels"
+
+
+def _is_read_back(text: bytes) -> bool:
+    """Whether Celery's JSON reads what it encoded: a mapping of its own form may stand for a date that is none."""
+    if _TYPED in text:
+        try:
+            load_typed(text)
+        except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError):
+            return False
+    return True
 
 
 def as_headers(own: Mapping[Any, Any]) -> dict[str, Any]:
@@ -221,10 +258,16 @@ def _in_a_table(value: Any) -> bool:
 
 
 def headers_text(message: TaskMessage) -> str:
+    """The sender's own headers as JSON; raises :class:`ConfigurationError` for what JSON can't hold, or wouldn't read back."""
     try:
-        return _json(dict(message.headers)).decode()
+        text = _json(dict(message.headers))
+        if nesting(message.headers) > DEEPEST_NESTING:
+            raise ValueError(f"nested deeper than {DEEPEST_NESTING} levels")
+        if not _is_read_back(text):
+            raise ValueError(_LOOKS_TYPED)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"the headers of task {message.name!r} can't be sent as JSON: {error}") from error
+    return text.decode()
 
 
 def _json(value: Any) -> bytes:

@@ -119,6 +119,14 @@ def task_queue(name: str, *, max_priority: int | None = None) -> Queue:
     return Queue(checked_queue_name(name), durable=True, max_priority=max_priority)
 
 
+def unreadable_queue_name(queue: str) -> str:
+    """The queue in which a worker keeps what it found in that queue and what is no task."""
+    name = f"stem-unreadable-{queue}"
+    if len(name.encode("utf-8", "surrogatepass")) > _LONGEST_QUEUE_NAME:
+        return f"stem-unreadable-{slug(queue)}"
+    return name
+
+
 def checked_queue_name(name: str) -> str:
     """The name as given, or :class:`~stem_kombu.errors.ConfigurationError` that says what is wrong with it."""
     if not name or name != name.strip():

@@ -18,6 +18,7 @@ from kombu.utils.scheduling import cycle_by_name
 
 from stem_kombu.broker import redis_scripts
 from stem_kombu.broker.leases import DATED_BY_SERVER
+from stem_kombu.broker.names import unreadable_queue_name
 from stem_kombu.broker.redis_siblings import SiblingWatch, unread_lists
 from stem_kombu.broker.redis_sweep import NO_MESSAGE, Sweeper
 from stem_kombu.broker.redis_watch import QueueWatch, Turns
@@ -43,7 +44,7 @@ def open_redis_source(
 ) -> RedisSource | None:
     """The source for a connected Redis connection, ``None`` where the server lacks what it needs (Redis 6.2).
 
-    ``garbage`` is told of each entry of a queue that is no message, which is dropped; without it the log is told.
+    ``garbage`` is told of each entry of a queue that is no message, which is put aside; without it the log is told.
 
     Raises what the driver raises.
     """
@@ -62,12 +63,15 @@ def open_redis_source(
 
 
 def _tell(error: Exception) -> None:
-    logger.error("an entry of a queue is no message and is dropped: %r", error)
+    logger.error("%s", error)
 
 
 def message_of(text: bytes, tag: str, queue: str, channel: Any) -> Any:
     """The Kombu message of what lay in a queue's list; raises one of :data:`NO_MESSAGE` where there is none."""
-    payload = load_typed(text)
+    try:
+        payload = load_typed(text)
+    except (ValueError, TypeError, ArithmeticError, AttributeError, KeyError):
+        payload = json.loads(text)  # a sender's header that only looks like a date or UUID of Kombu's JSON
     payload["properties"]["delivery_tag"] = tag
     info = payload["properties"]["delivery_info"]
     info.setdefault("exchange", "")
@@ -206,7 +210,13 @@ class RedisSource:
             setattr(message, DATED_BY_SERVER, True)
             return message
         except NO_MESSAGE as error:
-            # No consumer of Kombu could do anything with it either.
-            self._garbage(ValueError(f"queue {queue} held {text[:200]!r}, which is no message ({error!r})"))
-            self.take(0, [tag])
+            # No consumer of Kombu could do anything with it either; what put it there may want it back.
+            name = unreadable_queue_name(queue)
+            with self._client.pipeline(transaction=True) as pipe:
+                pipe.lpush(self._channel.global_keyprefix + name, text)
+                pipe.hdel(self._hash, tag)
+                pipe.zrem(self._index, tag)
+                pipe.execute()
+            said = f"queue {queue}: {len(text)} bytes that are no message ({type(error).__name__}) go to list {name}"
+            self._garbage(ValueError(said))
             return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from stem_kombu.broker.encoding import (
@@ -20,12 +21,19 @@ from stem_kombu.broker.encoding import (
     Envelope,
     headers_text,
 )
+from stem_kombu.broker.names import unreadable_queue_name
 from stem_kombu.clock import isoformat
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.revocation import TASK_ID_LIMIT
 from stem_kombu.task import Original, TaskMessage
 
 #: The attribute of a Kombu message that names the queue it was consumed from.
 _CONSUMED_QUEUE = "stem_consumed_queue"
+
+#: On what is put aside: the queue in which it lay, and why it is no task.
+HEADER_FOUND_IN = "stem-found-in"
+HEADER_UNREADABLE = "stem-unreadable"
+_LONGEST_REASON = 500
 
 #: Headers that a broker adds to a message, for what befell that one message, and those by which RabbitMQ would route a
 #: copy of it to other queues as well. Celery leaves the ``x-death`` ones out of its retries too: RabbitMQ drops a message
@@ -97,8 +105,28 @@ def original_of(raw: Any, *, signed: bool = False) -> Original:
     )
 
 
+def put_aside(raw: Any, why: str) -> TaskMessage:
+    """What is to be sent so that a message that is no task is kept, as it came, beside the queue in which it lay."""
+    queue, original = consumed_queue(raw), original_of(raw)
+    properties = {name: value for name, value in original.properties.items() if name != "expiration"}
+    headers = {**original.headers, HEADER_FOUND_IN: queue, HEADER_UNREADABLE: why[:_LONGEST_REASON]}
+    kept = replace(original, headers=headers, properties=properties, unreadable=why)
+    return TaskMessage(said_id(raw) or "unreadable", "unreadable", queue=unreadable_queue_name(queue), original=kept)
+
+
+def said_id(raw: Any) -> str | None:
+    """By what its sender may know a message that is no task: ``message_id``, ``correlation_id`` or a header ``id``."""
+    properties = raw.properties if isinstance(raw.properties, Mapping) else {}
+    headers = raw.headers if isinstance(raw.headers, Mapping) else {}
+    given = (properties.get("message_id"), properties.get("correlation_id"), headers.get("id"))
+    return next((text for text in given if isinstance(text, str) and 0 < len(text) <= TASK_ID_LIMIT), None)
+
+
 def resent(message: TaskMessage, original: Original) -> Envelope:
     """The message to publish for another delivery of that task: ``original`` with the attempt and eta of ``message``."""
+    if original.unreadable is not None:
+        headers, properties = dict(original.headers), _properties(original)
+        return Envelope(original.body, headers, properties, original.content_type, original.content_encoding)
     headers = _kept(original.headers)
     headers["retries"] = message.attempt - 1
     if message.eta is None:

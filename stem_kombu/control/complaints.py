@@ -26,10 +26,14 @@ class Complaints:
 
     def drop(self, reason: str, text: str) -> None:
         """Count one."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        self.count(reason)
         self._unlogged += 1
         now = self._clock.monotonic()
         if now >= self._next_log:
             logger.log(self._level, "%s: %d dropped, the last because: %s", self._what, self._unlogged, text[:500])
             self._unlogged = 0
             self._next_log = now + LOG_EVERY
+
+    def count(self, reason: str) -> None:
+        """Count one that has a log line of its own."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1

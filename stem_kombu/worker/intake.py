@@ -6,11 +6,15 @@ Revoked here, the task never starts; it is recorded as cancelled before its mess
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Protocol
 
 from stem_kombu.backends.base import TaskStates
-from stem_kombu.broker.delivery import ForeignMessage, decode_delivery
+from stem_kombu.broker.delivery import UNKNOWN_NAME, UnreadableTask, decode_delivery
+from stem_kombu.broker.names import unreadable_queue_name
+from stem_kombu.broker.resending import body_of, consumed_queue, put_aside, said_id
 from stem_kombu.clock import Clock
 from stem_kombu.control.complaints import Complaints
 from stem_kombu.errors import ControlError, TaskNotRegistered
@@ -41,7 +45,7 @@ class Desk(Protocol):
         """Record and acknowledge."""
 
     def reject(self, message: Any) -> None:
-        """Let a message go that can't be read: to the dead-letter exchange where there is one."""
+        """Let a message go that must not run here: to the dead-letter exchange where there is one."""
 
     def leased(self, delivery: Delivery) -> None:
         """A delivery is held from now on: keep its lease alive."""
@@ -55,8 +59,9 @@ class Intake:
     connection.
 
     ``signed(raw)`` says whether a message is signed, and raises :class:`Untrusted` for one that must not run; without it
-    nobody asks. ``still_held(raw, generation, looked)``: whether what that connection brought is still this worker's;
-    ``looked``: a store or backend has been asked, which may have taken its time.
+    nobody asks. ``has_dead_letters(queue)`` is asked when something is found in the queue that is no task.
+    ``still_held(raw, generation, looked)``: whether what that connection brought is still this worker's; ``looked``: a
+    store or backend has been asked, which may have taken its time.
     """
 
     def __init__(
@@ -74,8 +79,10 @@ class Intake:
         worker: str,
         clock: Clock,
         signed: Callable[[Any], bool] | None = None,
+        has_dead_letters: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._signed = signed
+        self._has_dead_letters = lru_cache(maxsize=None)(has_dead_letters)
         self._registry = registry
         self._inflight = inflight
         self._cache = cache
@@ -96,8 +103,9 @@ class Intake:
         return self._complaints.dropped
 
     def garbage(self, error: Exception) -> None:
-        """Count what lay in a queue and was no message."""
-        self._complaints.drop("envelope", repr(error))
+        """Count what lay in a queue and was no message at all; the source has put it aside."""
+        self._complaints.count("put-aside")
+        logger.warning("%s", error)
 
     def receive(self, raw: Any, generation: int) -> None:
         """Take one message of connection ``generation`` in."""
@@ -108,15 +116,21 @@ class Intake:
             arrived = decode_delivery(raw, signed=signed)
         except Untrusted as error:
             self._complaints.drop(error.reason, str(error))
-            self._desk.reject(raw)
+            if isinstance(raw.headers, Mapping) and raw.headers.get("task") is not None:
+                self._desk.reject(raw)
+            else:
+                self._keep(raw, generation, error)
             return
-        except ControlError as error:
+        except UnreadableTask as error:
             self._complaints.drop(error.code, str(error))
             # Where tasks are signed, what nobody signed and can't be read may bear any task's id.
-            if isinstance(error, ForeignMessage) and (signed or self._signed is None):
-                self._refuse_foreign(error, raw, generation)
+            if signed or self._signed is None:
+                self._refuse_unreadable(error, raw, generation)
             else:
                 self._desk.reject(raw)
+            return
+        except ControlError as error:
+            self._keep(raw, generation, error)
             return
         message, redelivered = arrived.message, arrived.redelivered
         self._desk.received(message, redelivered)
@@ -147,15 +161,54 @@ class Intake:
         else:
             self._desk.submit(delivery)
 
-    def _refuse_foreign(self, error: ForeignMessage, raw: Any, generation: int) -> None:
+    def _refuse_unreadable(self, error: UnreadableTask, raw: Any, generation: int) -> None:
         """Have whoever waits for it told; with a dead-letter exchange its message can still be sent to a Celery worker."""
-        delivery = self._inflight.add(error.task, _UNKNOWN, raw, generation, True, Phase.RESERVED)
-        self._inflight.ended(delivery.token)
-        said = TaskError(type(error).__name__, f"{error}; {error.hint}")
-        self._desk.settle(
-            delivery,
-            refused(error.task, worker=self._worker, now=self._clock.utcnow(), error=said, then=Then.REJECT),
+        task, now = error.task, self._clock.utcnow()
+        said = TaskError(type(error).__name__, f"{error}; {error.hint}" if error.hint else str(error))
+        revocation = self._cache.get(task.task_id)
+        settlement = refused(
+            task,
+            worker=self._worker,
+            now=now,
+            revocation=revocation,
+            error=None if revocation else said,
+            then=Then.REJECT,
         )
+        if task.name == UNKNOWN_NAME:
+            self._keep(raw, generation, error, task, settlement)  # it may as well be no task
+        else:
+            self._settle_unread(task, raw, generation, settlement)
+
+    def _keep(
+        self,
+        raw: Any,
+        generation: int,
+        error: Exception,
+        task: TaskMessage | None = None,
+        settlement: Settlement | None = None,
+    ) -> None:
+        """What is no task is another application's: it goes to the dead-letter exchange, or into a queue of its own."""
+        queue, body = consumed_queue(raw), body_of(raw)
+        rejected = self._has_dead_letters(queue)
+        logger.warning(
+            "queue %s: a message that is no task goes to %s: id %s, %d bytes, %s",
+            queue,
+            "the queue's dead-letter exchange" if rejected else f"queue {unreadable_queue_name(queue)}",
+            said_id(raw) or "unknown",
+            len(body) if isinstance(body, bytes) else 0,
+            error,
+        )
+        self._complaints.count("dead-lettered" if rejected else "put-aside")
+        aside = put_aside(raw, str(error))
+        settlement = Settlement(None, Then.REJECT) if settlement is None else settlement
+        if not rejected:
+            settlement = replace(settlement, then=Then.ACKNOWLEDGE, retry=aside)
+        self._settle_unread(task or aside, raw, generation, settlement)
+
+    def _settle_unread(self, message: TaskMessage, raw: Any, generation: int, settlement: Settlement) -> None:
+        delivery = self._inflight.add(message, _UNKNOWN, raw, generation, True, Phase.RESERVED)
+        self._inflight.ended(delivery.token)
+        self._desk.settle(delivery, settlement)
 
     def _runs_here(self, message: TaskMessage, raw: Any, generation: int) -> bool:
         """Whether a redelivery has taken the place of a delivery that is here already."""
@@ -167,9 +220,7 @@ class Intake:
         record = self.past.over(message)
         if record is None:
             return False
-        delivery = self._inflight.add(message, _UNKNOWN, raw, generation, True, Phase.RESERVED)
-        self._inflight.ended(delivery.token)
-        self._desk.settle(delivery, recorded_before(message, record))
+        self._settle_unread(message, raw, generation, recorded_before(message, record))
         return True
 
     def _refusal(self, message: TaskMessage) -> Settlement | None:

@@ -19,6 +19,7 @@ from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.background import watched_by
 from stem_kombu.broker.connections import broker_connection
+from stem_kombu.broker.dead_letters import has_dead_letters
 from stem_kombu.broker.depths import QueueDepths
 from stem_kombu.broker.existing import beside
 from stem_kombu.broker.failures import shown_url
@@ -211,6 +212,7 @@ class Worker:
             worker=worker,
             clock=clock,
             signed=task_verifier(settings.signing, self._trust.keyring),
+            has_dead_letters=lambda queue: has_dead_letters(template, queue),
         )
         self.consumer = Consumer(
             template,

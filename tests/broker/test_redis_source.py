@@ -367,7 +367,7 @@ def test_a_key_prefix_is_put_before_every_key(
     server.close()
 
 
-def test_what_is_no_message_is_dropped_with_a_word_and_hides_nothing(
+def test_what_is_no_message_is_put_aside_with_a_word_and_hides_nothing(
     redis_url: str, queue_name: str, reader: Callable[..., Reader], caplog: pytest.LogCaptureFixture
 ) -> None:
     server = redis.Redis.from_url(redis_url)
@@ -376,7 +376,8 @@ def test_what_is_no_message_is_dropped_with_a_word_and_hides_nothing(
     send(redis_url, queue_name, "t1")
     with caplog.at_level(logging.ERROR):
         assert reader(queue_name).take(100) == ["t1"]
-    assert len([record for record in caplog.records if "is no message" in record.getMessage()]) == 5
+    assert len([record for record in caplog.records if "are no message" in record.getMessage()]) == 5
+    assert server.llen(f"stem-unreadable-{queue_name}") == 5
     assert server.hlen("stem-unacked") == 1
     server.close()
 

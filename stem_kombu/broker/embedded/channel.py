@@ -241,9 +241,8 @@ class Channel(VirtualChannel):
             try:
                 message = self.Message(payload, channel=self)
             except messages.UNREADABLE as error:
-                logger.error("embedded broker: a message of queue %r can't be read and is dropped: %r", queue, error)
                 if not no_ack:
-                    self.basic_ack(payload["properties"]["delivery_tag"])
+                    self._open().put_aside(payload["properties"]["delivery_tag"], queue, error)
                 return
             if callback is not None:
                 callback(message)

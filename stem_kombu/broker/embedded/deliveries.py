@@ -14,6 +14,7 @@ from stem_kombu.broker.embedded import messages, topology
 from stem_kombu.broker.embedded.kombu_names import ConsumerCancelled, NotAllowed, PreconditionFailed
 from stem_kombu.broker.embedded.messages import Delivery
 from stem_kombu.broker.embedded.session import Session
+from stem_kombu.broker.names import unreadable_queue_name
 from stem_kombu.clock import SYSTEM
 
 logger = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class Deliveries:
                 queue_id, delivery = self._inbox.popleft()
                 consumers = self._queues[queue_id]
                 consumers.rotate(-1)
-                payload = self._taken(delivery, consumers[0].no_ack, consumers[0].tag)
+                payload = self._taken(delivery, consumers[0].queue, consumers[0].no_ack, consumers[0].tag)
                 if payload is not None:
                     return consumers[0], payload
             return None
@@ -142,7 +143,7 @@ class Deliveries:
                     leased = messages.lease(sql, queue_id, owner_id, 1, now)
                 if not leased:
                     return None
-                payload = self._taken(leased[0], no_ack, None)
+                payload = self._taken(leased[0], queue, no_ack, None)
                 if payload is not None:
                     return payload
 
@@ -158,12 +159,11 @@ class Deliveries:
         )
         return queue_id, worth
 
-    def _taken(self, delivery: Delivery, no_ack: bool, consumer_tag: str | None) -> dict[str, Any] | None:
+    def _taken(self, delivery: Delivery, queue: str, no_ack: bool, consumer_tag: str | None) -> dict[str, Any] | None:
         try:
             payload = delivery.payload(consumer_tag)
         except messages.UNREADABLE as error:
-            logger.error("embedded broker: message %d can't be read and is dropped: %r", delivery.id, error)
-            self._session.settle(delivery.id, delivery.tries)
+            self._put_aside(delivery.id, delivery.tries, queue, error)
             return None
         if no_ack:
             self._session.settle(delivery.id, delivery.tries)
@@ -262,6 +262,17 @@ class Deliveries:
         with self._session.lock:
             for message_id, tries in self._taken_out(tag, multiple, "Channel.basic_ack"):
                 self._session.settle(message_id, tries)
+
+    def put_aside(self, tag: str, queue: str, error: Exception) -> None:
+        """Move a delivery of the queue that can't be read into a queue of its own."""
+        with self._session.lock:
+            for message_id, tries in self._taken_out(tag, False, "Channel.basic_reject"):
+                self._put_aside(message_id, tries, queue, error)
+
+    def _put_aside(self, message_id: int, tries: int, queue: str, error: Exception) -> None:
+        name = unreadable_queue_name(queue)
+        logger.error("embedded broker: message %d can't be read, and goes to queue %s: %r", message_id, name, error)
+        self._session.do(lambda sql: messages.put_aside(sql, message_id, tries, name, SYSTEM.now()))
 
     def requeue(self, tag: str) -> None:
         """Make the delivery ready again at its old place; ``PreconditionFailed`` for a tag that is not outstanding."""

@@ -7,7 +7,9 @@ delivery.
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -47,11 +49,17 @@ class Envelope:
             body=body if isinstance(body, (str, bytes)) else bytes(body),
             text=dumps([message.get("content-type"), message.get("content-encoding"), headers, properties]),
             rank=MAX_PRIORITY - _priority(properties.get("priority")),
-            ttl=None
-            if (expiration := _number(properties.get("expiration"))) is None
-            else max(0.0, expiration / 1000.0),
+            ttl=_ttl(headers, properties),
             eta=_number(headers.get(ETA_HEADER)),
         )
+
+
+def _ttl(headers: Mapping[str, Any], properties: Mapping[str, Any]) -> float | None:
+    """Seconds. A task that expires stays, for its worker to record that it did: Celery sets both."""
+    if headers.get("task") is not None and headers.get("expires") is not None:
+        return None
+    expiration = _number(properties.get("expiration"))
+    return None if expiration is None else max(0.0, expiration / 1000.0)
 
 
 def _number(value: object) -> float | None:
@@ -82,7 +90,11 @@ class Delivery(NamedTuple):
 
     def payload(self, consumer_tag: str | None) -> dict[str, Any]:
         """The message as Kombu's virtual ``Message`` reads it; raises one of :data:`UNREADABLE` where the row holds none."""
-        content_type, content_encoding, headers, properties = loads(self.envelope)
+        try:
+            content_type, content_encoding, headers, properties = loads(self.envelope)
+        except UNREADABLE:
+            # A sender's header that only looks like a date or UUID of Kombu's JSON, or nothing of ours.
+            content_type, content_encoding, headers, properties = json.loads(self.envelope)
         info = {**properties["delivery_info"], "redelivered": self.tries > 1, "delivery_count": self.tries - 1}
         if consumer_tag is not None:
             info["consumer_tag"] = consumer_tag
@@ -147,6 +159,16 @@ def settle(sql: sqlite3.Connection, message_id: int, tries: int) -> bool:
     """Remove an acknowledged message; ``False`` when this delivery is not the latest, or the message is gone."""
     done = sql.execute("DELETE FROM stem_broker_message WHERE id = ? AND tries = ?", (message_id, tries))
     return done.rowcount == 1
+
+
+def put_aside(sql: sqlite3.Connection, message_id: int, tries: int, queue: str, now: float) -> None:
+    """Move a delivered message that can't be read into that queue, which is made if need be."""
+    held = topology.declare_queue(sql, topology.QueueSpec.decode(queue, True, False, False, None), None, now)
+    sql.execute(
+        "UPDATE stem_broker_message SET queue_id = ?, owner_id = NULL, lease_until = NULL, due = NULL, expires_at = NULL"
+        " WHERE id = ? AND tries = ?",
+        (held.id, message_id, tries),
+    )
 
 
 def exists(sql: sqlite3.Connection, message_id: int) -> bool:
