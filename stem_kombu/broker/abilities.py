@@ -7,7 +7,6 @@ the life of the process, by URL.
 
 from __future__ import annotations
 
-import threading
 import uuid
 from dataclasses import dataclass
 from enum import Enum
@@ -74,7 +73,6 @@ KNOWN = {
 }
 
 _known: dict[str, Abilities] = {}
-_known_lock = threading.Lock()
 
 
 def abilities_of(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = PROBE_TIMEOUT) -> Abilities:
@@ -85,12 +83,10 @@ def abilities_of(connection: Connection, *, clock: Clock = SYSTEM, timeout: floa
     if (tested := KNOWN.get(str(connection.transport.driver_type))) is not None:
         return tested
     key = f"{shown_url(connection)} {sorted((connection.transport_options or {}).items(), key=str)!r}"
-    with _known_lock:
-        if key in _known:
-            return _known[key]
-    found = probe(connection, clock=clock, timeout=timeout)
-    with _known_lock:
-        return _known.setdefault(key, found)
+    if (known := _known.get(key)) is not None:
+        return known
+    # Without a lock, which a forked child could inherit from a thread that it does not have.
+    return _known.setdefault(key, probe(connection, clock=clock, timeout=timeout))
 
 
 def probe(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = PROBE_TIMEOUT) -> Abilities:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stem_kombu.broker import alarms
 from stem_kombu.broker.drivers import ACCEPTED, checked_driver, driver_missing
 from stem_kombu.broker.failures import described, shown_url
+from stem_kombu.broker.inherited import close_in_children
 from stem_kombu.broker.sentinels import by_sentinels
 from stem_kombu.broker.tls import tls_options
 from stem_kombu.clock import SYSTEM, Clock
@@ -127,6 +128,7 @@ def connect(connection: Connection, timeout: float = CONNECT_TIMEOUT) -> Connect
     """
     if connection.connected:
         return connection
+    close_in_children(connection)
     attributes: Any = connection  # Kombu's annotations say that times are whole seconds
     attributes.connect_timeout = timeout
     if connection.transport.driver_type == "redis":

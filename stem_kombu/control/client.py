@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from stem_kombu.backends.base import Roster, RosterView
 from stem_kombu.backends.registry import open_roster
-from stem_kombu.broker.connections import broker_connection
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control import standing
 from stem_kombu.control.codec import BUILT_IN
 from stem_kombu.control.lookout import Lookout
 from stem_kombu.control.mailbox import Mailbox
+from stem_kombu.control.mailboxes import Mailboxes
 from stem_kombu.control.messages import Call, Inspect, Order, Ping, Revoke, Stats, matches, scope_of
 from stem_kombu.control.question import Question, checked_targets, chunks, default_requester
 from stem_kombu.control.reports import Report, RevokeReport, StatusReport, WorkerReply, WorkerStatus
 from stem_kombu.control.roster_clock import RosterClock
 from stem_kombu.control.trust import Trust
+from stem_kombu.drivers import forking
 from stem_kombu.durations import checked_duration
 from stem_kombu.errors import BrokerError, BrokerUnavailable, ConfigurationError
 from stem_kombu.revocation import Revocation, RevocationDraft
@@ -53,8 +54,6 @@ ROSTER_SHARE = 0.6
 #: Messages of one command that are under way to somebody who has not answered them yet, and seconds after which the next
 #: goes out all the same. So a worker finds other commands in between, and not behind ten thousand revocations (G16).
 WINDOW, WINDOW_WAIT = 4, 0.03
-#: Idle mailboxes that are kept.
-_KEPT = 4
 
 
 class ControlClient:
@@ -81,15 +80,13 @@ class ControlClient:
         self._trust = Trust.of(self.settings.signing, clock=clock, level=logging.DEBUG)  # reports tell it
         self._on_wait = on_wait
         self._clock = clock
-        self._template: Any = None
-        self._lock = threading.Lock()
-        self._idle: list[Mailbox] = []
+        self._mailboxes = Mailboxes(self.settings, clock=clock, keyring=self._trust.keyring)
         self._roster: Roster | None = None
-        self._lookout = Lookout(lambda: self._open_roster().view(self.settings.namespace), clock)
         self._store: RevokeStore | None = None
-        self._closed = False
         self._roster_clock = RosterClock(clock)
         self._fans_out = False
+        self.renew()
+        forking.renew_in_children(self)
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
@@ -176,7 +173,7 @@ class ControlClient:
     def save(self, drafts: Sequence[RevocationDraft], *, timeout: float | None = None) -> list[Revocation]:
         """Store revocations as :meth:`revoke` does, and tell no worker. Raises as it does."""
         self._trust.require(Scope.OPERATE, "revoke")
-        self._connection_template()  # a broker URL that can't be meant is refused before anything is stored
+        self._mailboxes.template()  # a broker URL that can't be meant is refused before anything is stored
         store, keyring = self._revoke_store(), self._trust.keyring
         self._check_standing(store, [draft.task_id for draft in drafts], self._timeout(timeout))
         if keyring is not None:
@@ -213,7 +210,7 @@ class ControlClient:
         from stem_kombu.control.stream import HeartbeatStream
 
         return HeartbeatStream(
-            self._connection_template(),
+            self._mailboxes.template(),
             self.settings.namespace,
             timeout=self._timeout(timeout),
             clock=self._clock,
@@ -225,21 +222,20 @@ class ControlClient:
 
     def close(self) -> None:
         """Let every connection go. May be called twice; the client can't be used afterwards."""
+        self._mailboxes.close()
         with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
             roster, self._roster = self._roster, None
             store, self._store = self._store, None
-            template, self._template = self._template, None
         self._lookout.close()
-        for mailbox in idle:
-            mailbox.close()
         if roster is not None:
             roster.close()
         if store is not None:
             store.close()
-        if template is not None:
-            template.release()  # on Redis its transport has a poller, though nothing ever connected
+
+    def renew(self) -> None:
+        """See :mod:`stem_kombu.drivers.forking`: no thread of the parent is here, to let go of a lock or to read the roster."""
+        self._lock = threading.Lock()
+        self._lookout = Lookout(lambda: self._open_roster().view(self.settings.namespace), self._clock)
 
     def __enter__(self) -> ControlClient:
         return self
@@ -267,7 +263,7 @@ class ControlClient:
     ) -> Report:
         began = self._clock.monotonic() if began is None else began
         notes: list[str] = []
-        self._connection_template()  # first, so that a wrong broker URL is not blamed on the roster beside it
+        self._mailboxes.template()  # first, so that a wrong broker URL is not blamed on the roster beside it
         self._open_roster()  # which connects to nothing yet, but may have a driver to load
         # What loading and storing took doesn't count against the workers: they get the whole timeout from here.
         asked = self._clock.monotonic()
@@ -302,7 +298,7 @@ class ControlClient:
             notes.append(f"the connection was lost while waiting for replies: {error}")
             mailbox.close(broken=True)
         else:
-            self._put_back(mailbox)
+            self._mailboxes.put_back(mailbox)
         census = question.census
         census.give_up()
         untrusted, mailbox.untrusted = mailbox.untrusted, {}
@@ -327,7 +323,7 @@ class ControlClient:
     def _put(self, question: Question, deadline: float) -> Mailbox:
         """Begin to publish the question; a mailbox whose connection has broken meanwhile is replaced once."""
         while True:
-            mailbox, fresh = self._take(deadline)
+            mailbox, fresh = self._mailboxes.take(deadline)
             mailbox.until = deadline
             try:
                 question.begin(mailbox)
@@ -392,35 +388,6 @@ class ControlClient:
             if self._on_wait is not None:
                 self._on_wait(census.wants - census.waits_for, census.wants, question.deadline - now)
             mailbox.listen(lambda reply: census.hear(reply, clock.monotonic()), min(question.deadline, now + 0.05))
-
-    def _take(self, deadline: float) -> tuple[Mailbox, bool]:
-        with self._lock:
-            if self._closed:
-                raise ConfigurationError("this ControlClient was closed", hint="make a new one")
-            if self._idle:
-                return self._idle.pop(), False
-        left = max(0.05, deadline - self._clock.monotonic())
-        mailbox = Mailbox(
-            self._connection_template(),
-            self.settings.namespace,
-            timeout=left,
-            clock=self._clock,
-            keyring=self._trust.keyring,
-        )
-        return mailbox, True
-
-    def _put_back(self, mailbox: Mailbox) -> None:
-        with self._lock:
-            if not self._closed and len(self._idle) < _KEPT:
-                self._idle.append(mailbox)
-                return
-        mailbox.close()
-
-    def _connection_template(self) -> Any:
-        with self._lock:
-            if self._template is None:
-                self._template = broker_connection(self.settings)
-            return self._template
 
     def _roster_view(self, notes: list[str], until: float) -> RosterView | None:
         whole = self._lookout.view(until, notes)

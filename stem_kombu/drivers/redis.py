@@ -129,6 +129,7 @@ class RedisDatabase:
     def renew(self) -> None:
         """See :mod:`stem_kombu.drivers.forking`."""
         self._lock = threading.Lock()
+        self._client = None  # whose connections redis-py closes here without a word on the wire
 
     def close(self) -> None:
         """Let the connections go. May be called twice; the next call connects again."""

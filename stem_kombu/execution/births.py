@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import billiard
+import billiard.forkserver
 
 from stem_kombu.clock import Clock
 from stem_kombu.errors import ConfigurationError
@@ -177,3 +178,19 @@ def _main_module_hidden() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+def leave_to_parent(descriptors: Sequence[int]) -> None:
+    """In a process that was forked off by a pool's: keep none of its pipes open, nor that of billiard's fork server.
+
+    They are pointed at nothing and not closed, as a number that is free again may soon be something else's.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            os.dup2(nothing, descriptor)
+    os.close(nothing)
+    server: Any = billiard.forkserver._forkserver
+    alive, server._forkserver_alive_fd = server._forkserver_alive_fd, None
+    if alive is not None:
+        os.close(alive)  # a pool of this process has a server of its own

@@ -353,10 +353,13 @@ class IsolatePool:
             self._births.failed(slot, error)
 
     def _spawn(self, slot: int) -> None:
-        foreign = [self._pipe.reader, self._pipe.writer]
-        for member in self._members.values():
-            foreign += member.descriptors
-        self._members[slot] = self._births.spawn(slot, foreign)
+        self._members[slot] = self._births.spawn(slot, self.descriptors)
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What no forked process may keep: it would hide this one's death from its children."""
+        members = list(self._members.values())
+        return [self._pipe.reader, self._pipe.writer, *(one for member in members for one in member.descriptors)]
 
     def _next_wait(self) -> float:
         """Seconds until something is due; a second at most, so that a lost wake-up can't matter for longer."""

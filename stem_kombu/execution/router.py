@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.execution.base import Job, Observer, SlotView, Stop
+from stem_kombu.execution.births import leave_to_parent
 from stem_kombu.execution.child_setup import ChildOptions, ChildSetup
 from stem_kombu.execution.inline import InlineExecutor
 from stem_kombu.execution.pool import IsolatePool
@@ -79,6 +80,11 @@ class Executors:
     def runs_caller(self) -> bool:
         """Whether the calling thread or coroutine is a handler that runs in this process: a :meth:`stop` would wait for it."""
         return self._inline.runs_caller()
+
+    def leave_to_parent(self) -> None:
+        """In a process that was forked off by this one's: let go of the children, which are the parent's."""
+        if self._pool is not None:
+            leave_to_parent(self._pool.descriptors)
 
     def hurry(self) -> None:
         """While :meth:`stop` waits: release what runs now."""

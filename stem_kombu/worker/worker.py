@@ -33,6 +33,7 @@ from stem_kombu.control.base import WorkerIdentity
 from stem_kombu.control.listener import ControlListener
 from stem_kombu.control.standing import saved_unsigned
 from stem_kombu.control.trust import Trust
+from stem_kombu.drivers import forking
 from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
 from stem_kombu.execution.child_setup import ChildOptions
@@ -136,6 +137,12 @@ class Worker:
         self._departure = Departure(self.stop)
         with watched_by(self._departure.watch):
             self._build()
+        forking.renew_in_children(self)
+
+    def renew(self) -> None:
+        """See :mod:`stem_kombu.drivers.forking`: this worker stays the parent's."""
+        if self._life.state is not State.NEW:
+            self.executor.leave_to_parent()
 
     def _built(self, inline_slots: int, children: ChildOptions) -> None:
         app, settings, clock, given = self.app, self.settings, self.clock, self._connection
@@ -143,9 +150,8 @@ class Worker:
         self.identity = WorkerIdentity.here(settings.namespace, self._name, clock.utcnow())
         worker = self.identity.worker
         self._life = Lifecycle(self, worker)
-        self._next_sweep = 0.0
         template: Any = broker_connection(settings) if given is None else beside(given, settings)
-        self._template = template
+        self._template, self._next_sweep = template, 0.0
         self.broker_url, self.transport = shown_url(template), str(template.transport.driver_type)
         self._resender = open_resender(template, settings, lambda: not self.recorder.is_stopping)
         self.totals = Totals()
@@ -310,8 +316,7 @@ class Worker:
     def start(self) -> Worker:
         """Return once this worker is on the roster and consumes; or, where :meth:`stop` was called meanwhile, is down again.
 
-        Who it is is decided here: a worker that was made before a fork is another one in each child that starts it.
-
+        A worker that was made before a fork is another one in each child that starts it.
         Raises :class:`~stem_kombu.errors.StoreUnavailable` when the revoke store could not be read in time,
         :class:`~stem_kombu.errors.BrokerUnavailable`, :class:`~stem_kombu.errors.ExecutionError` when children can't
         start, or :class:`ConfigurationError` for a worker id that is taken; then nothing is left running.
@@ -325,12 +330,10 @@ class Worker:
         """Stop fetching, let what runs finish, and return when everything is down (G20).
 
         After ``timeout`` seconds what still runs goes back to the queue: asked to stop at its next checkpoint, then
-        isolates are killed. Nothing is ever recorded as cancelled by this. A :meth:`start` that waits for the revoke store
-        in another thread raises instead of waiting on.
+        isolates are killed. Nothing is ever recorded as cancelled by this. A :meth:`start` that waits in another thread raises.
 
-        It returns at once, and the worker stops all the same, where waiting would be waiting for its own caller: in a signal
-        handler that interrupts a start or a stop, and in a task of this worker. In a process that was forked off by the
-        worker's it does nothing: the worker is the parent's.
+        It returns at once, and the worker stops all the same, where it would wait for its own caller: in a signal handler
+        that interrupts a start or a stop, and in a task of this worker. In a forked child it does nothing.
         """
         self._life.stop(timeout)
 

@@ -40,6 +40,9 @@ class Template:
     def clone(self) -> TaskConnection:
         return TaskConnection(self.broker, self.transport.driver_type)
 
+    def release(self) -> None:
+        """It was never connected."""
+
 
 # -- tasks ----------------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from stem_kombu.backends.processes import Presence
 from stem_kombu.broker import connections, queues
 from stem_kombu.broker.resending import resent
 from stem_kombu.context import TaskContext, TaskReleased, TaskRevoked
-from stem_kombu.control import base, lanes, listener, lookout, outbox, question
+from stem_kombu.control import base, lanes, listener, lookout, mailboxes, outbox, question
 from stem_kombu.control import client as client_module
 from stem_kombu.control.census import Census
 from stem_kombu.control.client import ControlClient
@@ -466,7 +466,7 @@ def wire() -> None:
         },
         outbox: {"_Voice": doubles.Voice, "broker_errors": doubles.broker_errors},
         question: {"Census": NotedCensus, "encode_command": _encode_command},
-        client_module: {"Mailbox": doubles.Mailbox},
+        mailboxes: {"Mailbox": doubles.Mailbox, "broker_connection": lambda settings: doubles.Template(WORLD.broker)},
         view: {"mask_url": lru_cache(view.mask_url)},
         worker_module: {
             "broker_connection": lambda settings: doubles.Template(WORLD.broker),

@@ -1,0 +1,81 @@
+"""A client's mailboxes between two commands: open connections, each for one command at a time."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from stem_kombu.broker.connections import broker_connection
+from stem_kombu.clock import Clock
+from stem_kombu.control.mailbox import Mailbox
+from stem_kombu.drivers import forking
+from stem_kombu.errors import ConfigurationError
+from stem_kombu.settings import Settings
+from stem_kombu.signing.keyring import Keyring
+
+#: Idle mailboxes that are kept.
+_KEPT = 4
+
+
+class Mailboxes:
+    """Safe from any thread. A forked child opens its own: two processes that read one connection hear half of it each."""
+
+    def __init__(self, settings: Settings, *, clock: Clock, keyring: Keyring | None) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._keyring = keyring
+        self._lock = threading.Lock()
+        self._idle: list[Mailbox] = []
+        self._template: Any = None
+        self._closed = False
+        forking.renew_in_children(self)
+
+    def template(self) -> Any:
+        """The connection that mailboxes are clones of. Raises :class:`ConfigurationError` for a broker URL that can't be used."""
+        with self._lock:
+            if self._template is None:
+                self._template = broker_connection(self._settings)
+            return self._template
+
+    def take(self, deadline: float) -> tuple[Mailbox, bool]:
+        """A mailbox, and whether it was opened just now, by the monotonic time ``deadline``.
+
+        Raises :class:`~stem_kombu.errors.BrokerUnavailable`, and :class:`ConfigurationError` after :meth:`close`.
+        """
+        with self._lock:
+            if self._closed:
+                raise ConfigurationError("this ControlClient was closed", hint="make a new one")
+            if self._idle:
+                return self._idle.pop(), False
+        left = max(0.05, deadline - self._clock.monotonic())
+        template, namespace = self.template(), self._settings.namespace
+        return Mailbox(template, namespace, timeout=left, clock=self._clock, keyring=self._keyring), True
+
+    def put_back(self, mailbox: Mailbox) -> None:
+        """It may be used again."""
+        with self._lock:
+            if not self._closed and len(self._idle) < _KEPT:
+                self._idle.append(mailbox)
+                return
+        mailbox.close()
+
+    def close(self) -> None:
+        """Let every connection go. May be called twice."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+            template, self._template = self._template, None
+        for mailbox in idle:
+            mailbox.close()
+        if template is not None:
+            template.release()  # on Redis its transport has a poller, though nothing ever connected
+
+    def renew(self) -> None:
+        """See :mod:`stem_kombu.drivers.forking`."""
+        self._lock = threading.Lock()
+        _inherited.append((self._idle, self._template))
+        self._idle, self._template = [], None
+
+
+#: The parent's, which a forked child must neither use nor close.
+_inherited: list[tuple[list[Mailbox], Any]] = []
