@@ -42,8 +42,10 @@ class TaskStates(ABC):
         :func:`stem_kombu.outcome.carried_over` adds) where :func:`stem_kombu.outcome.admits` let it in, else what was
         held. Each record is compared and set atomically (G10); the batch as a whole need not be.
 
+        A held record that can't be read is set aside, named in the log, and gives way (G37).
+
         Raises :class:`~stem_kombu.errors.StoreUnavailable`, and then the same batch may be offered again; another
-        :class:`~stem_kombu.errors.StoreError` for a record that can't be stored or a held one that can't be read. Such
+        :class:`~stem_kombu.errors.StoreError` for a record that can't be stored. Such
         an error says nothing of the rest of the batch: offer its records one by one.
         """
 

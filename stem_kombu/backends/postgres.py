@@ -18,6 +18,7 @@ from stem_kombu.backends.stored import (
     checked_ttl,
     corrupt,
     decoded_json,
+    giving_way,
     lifetime,
     slices,
     storable_id,
@@ -26,7 +27,7 @@ from stem_kombu.backends.stored import (
 from stem_kombu.clock import epoch_us
 from stem_kombu.drivers.postgres import PostgresDatabase
 from stem_kombu.drivers.postgres_session import PostgresSession
-from stem_kombu.errors import StoreError
+from stem_kombu.errors import StoreCorrupt, StoreError
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.settings import TlsSettings
 
@@ -111,7 +112,11 @@ class PostgresBackend(Backend):
                 queue, worker, enqueued_at, started_at = stored[record.task_id]
                 answer[place] = with_carried(record, queue, worker, _utc(enqueued_at), _utc(started_at))
             elif record.task_id in others:
-                answer[place] = self._record(others[record.task_id])
+                try:
+                    answer[place] = self._record(others[record.task_id])
+                except StoreCorrupt as error:
+                    giving_way(error)
+                    session.execute(sql.REMOVE, (record.task_id, others[record.task_id][-1]))  # and offer again
         return answer
 
     def _row(self, record: TaskRecord, body: str) -> tuple[Any, ...]:

@@ -47,6 +47,8 @@ _FIELDS = "task_id, state, attempt, queue, worker, enqueued_at, started_at, body
 GET = f"SELECT {_FIELDS} FROM stem_tasks WHERE task_id = %s AND expires_at > statement_timestamp()"
 #: What refused a record is the answer even if it expired a moment later.
 HELD = f"SELECT {_FIELDS} FROM stem_tasks WHERE task_id = ANY(%s)"
+#: What can't be read, as long as it is what was seen.
+REMOVE = "DELETE FROM stem_tasks WHERE task_id = %s AND body = %s"
 #: SKIP LOCKED: whoever prunes never waits for whoever writes, so they can't wait for each other. A row that was locked
 #: was looked at again first, so one that was renewed is not deleted.
 PRUNE = """DELETE FROM stem_tasks WHERE task_id IN (SELECT task_id FROM stem_tasks

@@ -15,6 +15,7 @@ from stem_kombu.backends.stored import (
     RESULT_TTL,
     checked_ttl,
     corrupt,
+    giving_way,
     lifetime,
     merged_head,
     parsed_record,
@@ -60,19 +61,29 @@ class RedisBackend(Backend):
     def record(self, records: Sequence[TaskRecord]) -> list[TaskRecord]:
         texts = [record_text(record).encode() for record in records]
         held: list[TaskRecord] = []
-        unreadable: StoreCorrupt | None = None
         for part in slices(texts):
-            keys = [_task_key(record.task_id) for record in records[part]]
-            # To offer a record again when the answer was lost changes nothing: it meets itself.
-            answers = self._database.evaluate(redis_scripts.RECORD, keys, [*self._lives_ms, *texts[part]])
-            for record, answer in zip(records[part], answers, strict=True):
+            answers = self._offer(records[part], texts[part])
+            for record, text, answer in zip(records[part], texts[part], answers, strict=True):
                 try:
                     held.append(self._answered(record, answer))
                 except StoreCorrupt as error:
-                    unreadable = unreadable or error
-        if unreadable is not None:
-            raise unreadable
+                    giving_way(error)
+                    self._set_aside(record.task_id)
+                    held.append(self._answered(record, self._offer([record], [text])[0]))
         return held
+
+    def _offer(self, records: Sequence[TaskRecord], texts: Sequence[bytes]) -> list[int | bytes]:
+        # To offer a record again when the answer was lost changes nothing: it meets itself.
+        keys = [_task_key(record.task_id) for record in records]
+        answers: list[int | bytes] = self._database.evaluate(redis_scripts.RECORD, keys, [*self._lives_ms, *texts])
+        return answers
+
+    def _set_aside(self, task_id: str) -> None:
+        """Move what can't be read out of the way; it is kept as long as a record of a task that has ended."""
+        key = self._database.key(_task_key(task_id))
+        aside = f"{key}:set-aside"
+        self._database.run(lambda client: client.exists(key) and client.rename(key, aside))
+        self._database.run(lambda client: client.pexpire(aside, self._lives_ms[0]))
 
     def get(self, task_id: str) -> TaskRecord | None:
         if not storable_id(task_id):

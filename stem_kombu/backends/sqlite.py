@@ -12,10 +12,19 @@ from stem_kombu.backends.base import Backend, RosterView
 from stem_kombu.backends.beats import BeatReader, beat_text
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.pruning import PruningPace
-from stem_kombu.backends.stored import RESULT_TTL, checked_ttl, lifetime, parsed_record, record_text, storable_id
+from stem_kombu.backends.stored import (
+    RESULT_TTL,
+    checked_ttl,
+    giving_way,
+    lifetime,
+    parsed_record,
+    record_text,
+    storable_id,
+)
 from stem_kombu.clock import SYSTEM, Clock, epoch_us, from_epoch_us
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.sqlite import SqliteDatabase
+from stem_kombu.errors import StoreCorrupt
 from stem_kombu.outcome import TaskRecord, admits, carried_over
 
 SCHEMA = Schema.of(
@@ -79,7 +88,7 @@ class SqliteBackend(Backend):
             after = []
             for record in records:
                 task_id = record.task_id
-                before = held[task_id] if task_id in held else self._held(connection, task_id, now_us)
+                before = held[task_id] if task_id in held else self._readable(connection, task_id, now_us)
                 if before is None or admits(before, record):
                     before = carried_over(before, record)
                     expires_us = now_us + int(lifetime(before.state, self._result_ttl) * 1_000_000)
@@ -101,6 +110,13 @@ class SqliteBackend(Backend):
         row = connection.execute(_HELD, (task_id, now_us)).fetchone()
         place = f"result backend {self.url}: table stem_tasks, task {task_id!r}"
         return None if row is None else parsed_record(task_id, row[0], place=place)
+
+    def _readable(self, connection: sqlite3.Connection, task_id: str, now_us: int) -> TaskRecord | None:
+        try:
+            return self._held(connection, task_id, now_us)
+        except StoreCorrupt as error:
+            giving_way(error)
+            return None
 
     # -- roster -----------------------------------------------------------------------------------------------------
 

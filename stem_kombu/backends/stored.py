@@ -15,6 +15,7 @@ occur within a line; and any text that JSON can name is safe in every store (Pos
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ from stem_kombu.clock import epoch_us, from_epoch_us
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError
 from stem_kombu.outcome import TaskError, TaskRecord, TaskState
 from stem_kombu.revocation import Revocation, checked_task_id
+
+logger = logging.getLogger(__name__)
 
 #: Seconds for which the record of a task that ended is kept, unless the caller says otherwise.
 RESULT_TTL = 7 * 86_400.0
@@ -226,6 +229,11 @@ def corrupt(place: str, found: str | bytes, error: Exception) -> StoreCorrupt:
         f"{place} holds {found[:80]!r}, which is no task record: {error}",
         hint="somebody else writes there; delete it, or keep the task states in another database",
     )
+
+
+def giving_way(error: StoreCorrupt) -> None:
+    """Say in the log that a record which can't be read gives way to the one that is offered: a task must end in a record."""
+    logger.warning("%s; it gives way to a new one", error)
 
 
 def _moment(microseconds: Any) -> datetime | None:

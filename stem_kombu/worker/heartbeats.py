@@ -265,7 +265,7 @@ def beat_of(
         queues=tuple(standing.queues),
         rss_bytes=rss_bytes(),
         load_avg=load_avg(),
-        uptime=standing.uptime,
+        uptime=max(0.0, standing.uptime),  # by a wall clock, which may have stepped back
         totals=totals,
         timestamp=now,
     )

@@ -80,28 +80,29 @@ def test_a_dead_workers_entry_is_seen_until_its_margin_is_over(backend: RedisBac
 
 
 @pytest.mark.parametrize("garbage", [b"nonsense", b'["done",1,\n', b"\xff", b'["running",1,\nx'], ids=repr)
-def test_a_task_key_that_holds_garbage_is_named_and_the_rest_of_a_batch_is_recorded(
-    backend: RedisBackend, client: Any, garbage: bytes
+def test_g37_a_task_key_that_can_not_be_read_is_named_and_gives_way(
+    backend: RedisBackend, client: Any, garbage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     client.set("stem:task:bad", garbage)
 
     with pytest.raises(StoreCorrupt, match="stem:task:bad"):
         backend.get("bad")
-    with pytest.raises(StoreCorrupt, match="stem:task:bad"):
-        backend.record([task("a"), task("bad"), task("b")])
+    assert backend.record([task("a"), task("bad"), task("b")]) == [task("a"), task("bad"), task("b")]
 
-    assert client.get("stem:task:bad") == garbage
-    assert backend.get("a") == task("a")
-    assert backend.get("b") == task("b")
+    assert [backend.get(one) for one in ("a", "bad", "b")] == [task("a"), task("bad"), task("b")]
+    assert client.get("stem:task:bad:set-aside") == garbage
+    assert client.ttl("stem:task:bad:set-aside") > 0
+    assert "stem:task:bad" in caplog.text
 
 
-def test_a_task_key_of_another_type_is_named(backend: RedisBackend, client: Any) -> None:
+def test_g37_a_task_key_of_another_type_is_named_and_gives_way(backend: RedisBackend, client: Any) -> None:
     client.rpush("stem:task:bad", "x")
 
     with pytest.raises(StoreCorrupt, match="stem:task:bad"):
         backend.get("bad")
-    with pytest.raises(StoreCorrupt, match="stem:task:bad"):
-        backend.record([task("bad")])
+    assert backend.record([task("bad"), task("good")]) == [task("bad"), task("good")]
+
+    assert client.lrange("stem:task:bad:set-aside", 0, -1) == [b"x"]
 
 
 @pytest.mark.parametrize(

@@ -77,16 +77,18 @@ def test_g15_an_entry_that_has_aged_out_is_neither_seen_nor_kept(path: Path) -> 
 
 
 @pytest.mark.parametrize("garbage", ["nonsense", "[]", b"\xff", 7, ""])
-def test_a_row_that_holds_garbage_is_named(backend: SqliteBackend, path: Path, garbage: Any) -> None:
+def test_g37_a_row_that_can_not_be_read_is_named_and_gives_way(
+    backend: SqliteBackend, path: Path, garbage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     backend.record([task("bad"), task("good")])
     ask(path, "UPDATE stem_tasks SET record = ? WHERE task_id = 'bad'", garbage)
 
     with pytest.raises(StoreCorrupt, match="stem_tasks, task 'bad'"):
         backend.get("bad")
-    with pytest.raises(StoreCorrupt, match="stem_tasks, task 'bad'"):
-        backend.record([task("bad")])
-
+    assert backend.record([task("bad"), task("good")]) == [task("bad"), task("good")]
+    assert backend.get("bad") == task("bad")
     assert backend.get("good") == task("good")
+    assert "stem_tasks, task 'bad'" in caplog.text
 
 
 @pytest.mark.parametrize("garbage", ["nonsense", "{}", b"\xff", 7])
