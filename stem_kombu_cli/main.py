@@ -112,6 +112,7 @@ _SYNONYMS = {
         "worker": (f"{_COMMANDS}.worker:worker", "Run, see, stop and steer workers."),
         "task": (f"{_COMMANDS}.task:task", "Enqueue a task; show a task's recorded state."),
         "health": (f"{_COMMANDS}.health:health", "Can broker, backend and revoke store be reached?"),
+        "store": (f"{_COMMANDS}.store:store", "Check, repair and export the revoke store."),
         "keys": (f"{_COMMANDS}.keys:keys", "Keys that sign commands and answers."),
         "demo": (f"{_COMMANDS}.demo:demo", "The whole story in one command, no server needed."),
     },

@@ -92,6 +92,17 @@ class RevokeStore(ABC):
         now = self.now()
         return self.save(namespace, [RevocationDraft.again(record, now) for record in records])
 
+    def problems(self, namespace: str) -> list[str]:
+        """What is wrong beside single records, a sentence each: indexes, counters, spoiled pages. Changes nothing."""
+        return []
+
+    def repair(self, namespace: str) -> list[str]:
+        """Mend what can be mended, and move what can't be read out of the way; says what was done, a sentence each.
+
+        Nothing is thrown away: each store says where it keeps what was moved.
+        """
+        return []
+
     @property
     def quarantine(self) -> Quarantine:
         """The records that could not be read."""

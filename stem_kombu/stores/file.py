@@ -19,7 +19,7 @@ from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.stores.base import Glance, RevokeStore
 from stem_kombu.stores.batch import folded, merged
 from stem_kombu.stores.journal import Extent, Journal, Replaced
-from stem_kombu.stores.lines import Line, Unreadable, batch_of, encoded, escaped, mark
+from stem_kombu.stores.lines import Gone, Line, Unreadable, batch_of, encoded, escaped, mark
 
 #: The file is rewritten when this many of its records, and more than half of them, are of no use any more.
 _GARBAGE = 1000
@@ -46,22 +46,6 @@ class _Known:
 
     def shelf(self, namespace: bytes) -> _Shelf:
         return self.shelves.setdefault(namespace, _Shelf())
-
-
-@dataclass(slots=True)
-class _Gone:
-    """Which records of a namespace count no more: replaced ones by version and task, pruned ones by place and expiry."""
-
-    superseded: dict[int, bytes] = field(default_factory=dict)
-    marked_at: int = 0
-    pruned_us: int = 0
-
-    def __contains__(self, record: Line) -> bool:
-        if self.superseded.get(record.version) == record.task_id:
-            return True
-        if record.offset > self.marked_at:
-            return False
-        return record.expires_us is not None and record.expires_us <= self.pruned_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +135,7 @@ class FileRevokeStore(RevokeStore):
             return 0
         with self._lock, self._journal.writing(self._extent) as extent:
             known = self._learnt(extent)
-            gone = self._gone(extent).get(escaped(namespace), _Gone())
+            gone = self._gone(extent).get(escaped(namespace), Gone())
             expired, next_expiry_us = 0, None
             for record in self._records(extent, escaped(namespace)):
                 expires_us = record.expires_us
@@ -169,6 +153,17 @@ class FileRevokeStore(RevokeStore):
                 done = mark(escaped(namespace), shelf.revision, pruned_us=epoch_us(now), pruned=expired)
                 self._learnt(self._journal.append(extent, [done]))
         return expired
+
+    def repair(self, namespace: str) -> list[str]:
+        """See :meth:`RevokeStore.repair`. Lines that can't be read go to the file ``….set-aside`` beside this one."""
+        with self._lock, self._journal.writing(self._extent) as extent:
+            self._learnt(extent)
+            lines = list(self._unreadable(extent))
+            if not lines:
+                return []
+            aside = self._journal.keep(lines)
+            self._rewrite(self._clock.utcnow(), keep=False)
+        return [f"{len(lines)} lines that can't be read were moved to {aside}"]
 
     def now(self) -> datetime:
         return self._clock.utcnow()
@@ -205,7 +200,7 @@ class FileRevokeStore(RevokeStore):
         if whole := not start:
             self.quarantine.forget([namespace, None])
         wanted = escaped(namespace)
-        gone = self._gone(extent, start).get(wanted, _Gone())
+        gone = self._gone(extent, start).get(wanted, Gone())
         for record in self._in_order(self._records(extent, wanted, start), last):
             last = record.version
             try:
@@ -261,8 +256,8 @@ class FileRevokeStore(RevokeStore):
         self._known = known
         return known
 
-    def _gone(self, extent: Extent, start: int = 0) -> dict[bytes, _Gone]:
-        gone: dict[bytes, _Gone] = {}
+    def _gone(self, extent: Extent, start: int = 0) -> dict[bytes, Gone]:
+        gone: dict[bytes, Gone] = {}
         now_us = epoch_us(self._clock.utcnow())
         for offset, text in self._journal.lines(extent, start):
             if b',"supersedes":null,' in text:  # most lines; a text can't hold these quotes unescaped
@@ -271,7 +266,7 @@ class FileRevokeStore(RevokeStore):
                 line = Line(offset, text)
             except Unreadable:
                 continue  # set aside by whoever reads the records
-            found = gone.setdefault(line.namespace, _Gone())
+            found = gone.setdefault(line.namespace, Gone())
             if line.is_mark:
                 # No later than now: what a clock that was ahead called expired is there again when the clock is right.
                 found.marked_at, found.pruned_us = offset, max(found.pruned_us, min(line.pruned_us, now_us))
@@ -295,8 +290,11 @@ class FileRevokeStore(RevokeStore):
     def _set_aside(self, offset: int, error: Unreadable) -> None:
         self.quarantine.add(error.namespace, f"line {self._journal.line_number(offset)}", error, error.task_id)
 
-    def _rewrite(self, now: datetime) -> None:
-        """Replace the file by one without what is expired or superseded, in any namespace; needs the write lock."""
+    def _rewrite(self, now: datetime, *, keep: bool = True) -> None:
+        """Replace the file by one without what is expired or superseded, in any namespace; needs the write lock.
+
+        ``keep``: with the lines that can't be read.
+        """
         known, gone = self._known, self._gone(self._extent)
 
         def live() -> Iterator[bytes]:
@@ -305,13 +303,14 @@ class FileRevokeStore(RevokeStore):
                     try:
                         expires_us = record.expires_us
                         over = expires_us is not None and expires_us <= epoch_us(now)
-                        if over or record in gone.get(namespace, _Gone()):
+                        if over or record in gone.get(namespace, Gone()):
                             continue
                     except Unreadable:
                         pass
                     yield record.alone()
                 yield mark(namespace, shelf.revision, pruned_us=0, pruned=0)
-            yield from self._unreadable(known.extent)
+            if keep:
+                yield from self._unreadable(known.extent)
 
         self._extent = self._journal.rewrite(live())
         self._known = _Known()

@@ -194,6 +194,15 @@ class Journal:
         with self._opened(os.O_RDONLY) as written:
             return Extent(header, end, _seen(written), os.pread(written, min(_TAIL, end), max(0, end - _TAIL)))
 
+    def keep(self, lines: Iterable[bytes]) -> Path:
+        """The file beside this one to which the lines were added, and synced."""
+        aside = self.path.with_name(self.path.name + ".set-aside")
+        with self._translated("write"), aside.open("ab") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        return aside
+
     def ping(self) -> None:
         """Return when the file can be read and written, or made."""
         folder = self.path.parent

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from dataclasses import dataclass, field
 
 from stem_kombu.clock import epoch_us, parse_isoformat
 from stem_kombu.revocation import Revocation, as_flag
@@ -117,6 +118,22 @@ class Line:
 
     def unreadable(self, reason: object) -> Unreadable:
         return Unreadable(str(reason), namespace=_text_of(self.match[1]), task_id=_text_of(self.match[2]))
+
+
+@dataclass(slots=True)
+class Gone:
+    """Which records of a namespace count no more: replaced ones by version and task, pruned ones by place and expiry."""
+
+    superseded: dict[int, bytes] = field(default_factory=dict)
+    marked_at: int = 0
+    pruned_us: int = 0
+
+    def __contains__(self, record: Line) -> bool:
+        if self.superseded.get(record.version) == record.task_id:
+            return True
+        if record.offset > self.marked_at:
+            return False
+        return record.expires_us is not None and record.expires_us <= self.pruned_us
 
 
 def escaped(text: str) -> bytes:

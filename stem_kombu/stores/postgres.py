@@ -152,6 +152,38 @@ class PostgresRevokeStore(RevokeStore):
             pruned += self._database.write(operation)
         return pruned
 
+    def problems(self, namespace: str) -> list[str]:
+        statement = f"SELECT ({_COUNTER}), ({_HIGHEST})"
+        counter, highest = self._database.read(methodcaller("rows", statement, (namespace, namespace)))[0]
+        if sane_version(counter, None) >= (highest or 0):
+            return []
+        return [f"stem_revocation_versions says {counter}, and the highest version in stem_revocations is {highest}"]
+
+    def repair(self, namespace: str) -> list[str]:
+        """See :meth:`RevokeStore.repair`. What can't be read goes to the table ``stem_revocations_set_aside``."""
+        for _ in self.since(namespace, 0):
+            pass
+        ids = [found.task_id for found in self.quarantine.of(namespace) if found.task_id is not None]
+
+        def operation(session: PostgresSession) -> list[str]:
+            ((counter, _),) = session.rows(_LOCK_NAMESPACE, (namespace,))
+            highest = sane_version(counter, session.rows(_HIGHEST, (namespace,))[0][0])
+            done = []
+            if highest != counter:
+                change = "UPDATE stem_revocation_versions SET version = %s WHERE namespace = %s"
+                session.execute(change, (highest, namespace))
+                done.append(f"stem_revocation_versions said {counter}, and now {highest}")
+            if ids:
+                copy = "stem_revocations_set_aside"
+                session.execute(f"CREATE TABLE IF NOT EXISTS {copy} (LIKE stem_revocations)")
+                found = "stem_revocations WHERE namespace = %s AND task_id = ANY(%s)"
+                session.execute(f"INSERT INTO {copy} SELECT * FROM {found}", (namespace, ids))
+                session.execute(f"DELETE FROM {found}", (namespace, ids))
+                done.append(f"{len(ids)} records that can't be read were moved to {copy}")
+            return done
+
+        return self._database.write(operation)
+
     def now(self) -> datetime:
         ((now,),) = self._database.read(lambda session: session.rows("SELECT clock_timestamp()"))
         moment: datetime = now.astimezone(timezone.utc)

@@ -93,6 +93,31 @@ class RedisRevokeStore(RevokeStore):
             if not looked:
                 return pruned
 
+    def problems(self, namespace: str) -> list[str]:
+        found = self._database.evaluate(redis_repair.CHECK, keys_of(namespace), [])
+        return [one.decode(errors="replace") for one in found]
+
+    def repair(self, namespace: str) -> list[str]:
+        """See :meth:`RevokeStore.repair`. What can't be read goes to the key ``…:set-aside``, records of another type to
+        one that ends in their type."""
+        keys = keys_of(namespace)
+        key = self._database.key(keys[0])
+        done = []
+        kind = self._database.run(lambda client: client.type(key)).decode()
+        if kind not in ("hash", "none"):
+            aside = f"{key}:{kind}"
+            self._database.run(lambda client: client.renamenx(key, aside), repeat=False)
+            done.append(f"{key} was a {kind}: it is now {aside}")
+        if self.problems(namespace):
+            self.rebuild(namespace)
+            done.append(f"the indexes of {key} were made anew")
+        for _ in self.since(namespace, 0):
+            pass
+        if unreadable := [found.task_id for found in self.quarantine.of(namespace) if found.task_id is not None]:
+            self._database.evaluate(redis_repair.MOVE, keys, unreadable)
+            done.append(f"{len(unreadable)} records that can't be read were moved to {self._database.key(keys[4])}")
+        return done
+
     def rebuild(self, namespace: str) -> None:
         """Make the indexes anew from the records, a page at a time; others may read and write meanwhile.
 

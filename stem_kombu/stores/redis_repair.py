@@ -69,3 +69,38 @@ for _, id in ipairs(ARGV) do
 end
 """
 )
+
+#: Answers what does not fit, as words; nothing where all fits. Changes nothing.
+CHECK = RedisScript(
+    PRELUDE
+    + """
+local found = {}
+local kinds = {'hash', 'zset', 'zset', 'string'}
+for place, kind in ipairs(kinds) do
+  local type_of = redis.call('TYPE', KEYS[place]).ok
+  if type_of ~= kind and type_of ~= 'none' then found[#found + 1] = KEYS[place] .. ' is a ' .. type_of .. ', not a ' .. kind end
+end
+if #found == 0 and not fits() then
+  found[1] = KEYS[1] .. ' has ' .. redis.call('HLEN', KEYS[1]) .. ' records, ' .. KEYS[2] .. ' ' .. redis.call('ZCARD', KEYS[2])
+    .. ', ' .. KEYS[3] .. ' ' .. redis.call('ZCARD', KEYS[3]) .. ', and the highest version is '
+    .. (redis.call('ZREVRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2] or '0') .. ' where ' .. KEYS[4] .. ' says '
+    .. (redis.call('GET', KEYS[4]) or 'nothing')
+end
+return found
+"""
+)
+
+#: ARGV: task ids whose records can't be read. Moves them into the hash of what was set aside.
+MOVE = RedisScript(
+    """
+for _, id in ipairs(ARGV) do
+  local found = redis.call('HGET', KEYS[1], id)
+  if found then
+    redis.call('HSET', KEYS[5], id, found)
+    redis.call('HDEL', KEYS[1], id)
+    redis.call('ZREM', KEYS[2], id)
+    redis.call('ZREM', KEYS[3], id)
+  end
+end
+"""
+)

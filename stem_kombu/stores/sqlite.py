@@ -120,6 +120,36 @@ class SqliteRevokeStore(RevokeStore):
             pruned += self._database.write(lambda connection: connection.execute(delete, expired * 2).rowcount)
         return pruned
 
+    def problems(self, namespace: str) -> list[str]:
+        return self._database.problems("stem_revocations")
+
+    def repair(self, namespace: str) -> list[str]:
+        """See :meth:`RevokeStore.repair`. What can't be read goes to the table ``stem_revocations_set_aside``."""
+        done = []
+        if self.problems(namespace):
+            self._verify()
+            done.append("the indexes of stem_revocations were made anew")
+        rows = [row for row in self._every_row(namespace) if not is_readable(namespace, row)]
+
+        def operation(connection: sqlite3.Connection) -> None:
+            connection.execute(f"CREATE TABLE IF NOT EXISTS stem_revocations_set_aside (namespace, {_COLUMNS})")
+            for row in rows:
+                connection.execute(
+                    f"INSERT INTO stem_revocations_set_aside VALUES (?{',?' * len(row)})", (namespace, *row)
+                )
+                connection.execute(
+                    "DELETE FROM stem_revocations WHERE namespace = ? AND task_id = ?", (namespace, row[0])
+                )
+
+        if rows:
+            self._database.write(operation)
+            done.append(f"{len(rows)} records that can't be read were moved to stem_revocations_set_aside")
+        return done
+
+    def _every_row(self, namespace: str) -> list[tuple[Any, ...]]:
+        statement = f"SELECT {_COLUMNS} FROM stem_revocations WHERE namespace = ?"
+        return self._database.read(lambda connection: connection.execute(statement, (namespace,)).fetchall())
+
     def now(self) -> datetime:
         return self._clock.utcnow()
 
@@ -142,21 +172,18 @@ class SqliteRevokeStore(RevokeStore):
         """
         if self._verified == self._database.identity and self._verified is not None:
             return
-        if problems := self._problems():
+        if problems := self.problems(""):
             logger.warning("%s: %s; making its indexes anew", self.url, "; ".join(problems)[:300])
             try:
                 self._database.write(lambda connection: connection.execute("REINDEX stem_revocations").fetchall())
             except StoreCorrupt:
                 logger.info("%s: its indexes can't be made anew", self.url)
-            if problems := self._problems():
+            if problems := self.problems(""):
                 raise StoreCorrupt(
                     f"revoke store {self.url}: pages of table stem_revocations are spoiled: {problems[0]}",
                     hint="restore the file from a backup; stem store export saves what can still be read",
                 )
         self._verified = self._database.identity
-
-    def _problems(self) -> list[str]:
-        return self._database.problems("stem_revocations")
 
     def _held(self, connection: sqlite3.Connection, namespace: str, task_ids: Sequence[str]) -> dict[str, Revocation]:
         held: dict[str, Revocation] = {}
@@ -176,6 +203,15 @@ class SqliteRevokeStore(RevokeStore):
         except (TypeError, ValueError, OverflowError) as error:
             self.quarantine.add(namespace, f"table stem_revocations, task {row[0]!r}", f"{error}: {row}", str(row[0]))
             return None
+
+
+def is_readable(namespace: str, row: tuple[Any, ...]) -> bool:
+    """Whether the row holds a record."""
+    try:
+        record_of(namespace, row)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def record_of(namespace: str, row: tuple[Any, ...]) -> Revocation:

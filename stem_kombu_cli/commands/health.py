@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _ROSTER = 2.0
 #: Seconds in which a server that refuses the client's certificate says so.
 _ALERT = 0.2
+#: Records of the store that are read, and those set aside that are named.
+_PAGE, _NAMED = 1000, 20
 #: Seconds in which RabbitMQ takes a message, or says that it takes none.
 _ALARM = 3.0
 
@@ -197,11 +200,24 @@ def _store(settings: Settings) -> Check:
     store = open_revoke_store(source.value, name=source.name, tls=settings.tls)
     try:
         store.ping()
-        # What is reached must be readable as well: a worker does not start on a store that holds garbage.
-        store.revision(settings.namespace)
+        # What is reached must be readable as well: a worker does not start on a store that it can't read.
+        problems = store.problems(settings.namespace)
+        for _ in islice(store.since(settings.namespace, 0), _PAGE):
+            pass
+        aside = store.quarantine.of(settings.namespace)
     finally:
         store.close()
-    return Check("revoke_store", "ok", f"{store.url} (from {source.name})")
+    said = f"{store.url} (from {source.name})"
+    if aside:
+        said += f"; {len(aside)} records can't be read and are set aside: {', '.join(one.place for one in aside[:3])}"
+    named = [{"place": one.place, "task_id": one.task_id, "reason": one.reason} for one in aside[:_NAMED]]
+    return Check(
+        "revoke_store",
+        "ok",
+        "; ".join([said, *problems]),
+        hint="see: stem store check" if aside or problems else None,
+        more={"set_aside_count": len(aside), "set_aside": named, "problems": problems},
+    )
 
 
 def _signing(settings: Settings) -> Check:

@@ -182,6 +182,42 @@ def test_records_of_a_table_that_is_spoiled_are_told(tmp_path: Path) -> None:
         list(SqliteRevokeStore(path).load(NS))
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_g37_repair_moves_what_can_not_be_read_into_a_table_of_its_own(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    url = f"sqlite://{tmp_path}/revokes.db" if kind == "sqlite" else request.getfixturevalue("postgres_url")
+    store = open_revoke_store(url)
+    store.save(NS, [Draft("t0"), Draft("t1", reason="why"), Draft("t2")])
+    statements = ["UPDATE stem_revocations SET proofs = '{' WHERE task_id = 't1'"]
+    query = "SELECT task_id, reason FROM stem_revocations_set_aside"
+    if kind == "sqlite":
+        with sqlite3.connect(tmp_path / "revokes.db") as other:
+            other.execute(statements[0])
+    else:
+        execute(url, statements[0])
+        execute(url, "UPDATE stem_revocation_versions SET version = 7")
+        assert len(store.problems(NS)) == 1
+
+    done = store.repair(NS)
+
+    assert done[-1] == "1 records that can't be read were moved to stem_revocations_set_aside"
+    assert store.problems(NS) == []
+    assert [record.task_id for record in store.since(NS, 0)] == ["t0", "t2"]
+    assert store.quarantine.of(NS) == ()
+    assert store.repair(NS) == []
+    if kind == "sqlite":
+        with sqlite3.connect(tmp_path / "revokes.db") as other:
+            assert other.execute(query).fetchall() == [("t1", "why")]
+    else:
+        connection = psycopg2.connect(url)
+        with connection, connection.cursor() as cursor:
+            cursor.execute(query)
+            assert cursor.fetchall() == [("t1", "why")]
+        connection.close()
+    store.close()
+
+
 def execute(url: str, statement: str, *given: Any) -> None:
     connection = psycopg2.connect(url)
     with connection, connection.cursor() as cursor:
