@@ -9,20 +9,23 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import billiard
 import billiard.forkserver
+import billiard.spawn
 
 from stem_kombu.clock import Clock
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.execution import child
 from stem_kombu.execution.ahead import Ahead
 from stem_kombu.execution.child_setup import ChildSetup
+from stem_kombu.execution.fork_server import ForkServer
 from stem_kombu.execution.frames import Unfit
+from stem_kombu.execution.interpreter import interpreter
 from stem_kombu.execution.member import Member
 from stem_kombu.execution.signals import held_back
 from stem_kombu.execution.tracker import no_tracker_begun
@@ -55,16 +58,37 @@ class Births:
         self.trouble: str | None = None
         self._deaths = 0
         self._failed_starts = 0
+        self._warned = False
+        self._fork_server: ForkServer | None = None
 
     def begin(self) -> None:
         """A new fleet: what went wrong with the last one is forgotten."""
         self.due, self.unfit, self.trouble, self._deaths, self._failed_starts = {}, None, None, 0, 0
         self._method, self._context = self._start_method, billiard.get_context(self._start_method)
         if self._start_method == "forkserver":
-            module = self._setup.target.partition(":")[0]
-            self._context.set_forkserver_preload(
-                ["stem_kombu.execution.fork_server", module, "stem_kombu.execution.child"]
-            )
+            server = ForkServer(self._setup)
+            try:
+                server.start()
+            except (OSError, EOFError) as error:
+                server.stop()
+                self._give_up_forking(error)
+            else:
+                self._fork_server = server
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What keeps the process alive that forks children."""
+        return () if self._fork_server is None else (self._fork_server.descriptor,)
+
+    def end(self) -> None:
+        """No child is left."""
+        if self._fork_server is not None:
+            self._fork_server.stop()
+            self._fork_server = None
+
+    def _give_up_forking(self, error: Exception) -> None:
+        logger.warning("children are spawned from now on, which takes longer: no process can fork them: %s", error)
+        self._method, self._context = "spawn", billiard.get_context("spawn")
 
     def spawn(self, slot: int, foreign: Sequence[int]) -> Member:
         """A new child in the slot. ``foreign`` are descriptors that a forked child must close."""
@@ -74,13 +98,21 @@ class Births:
         except (ConnectionError, EOFError, FileNotFoundError) as error:
             if method != "forkserver":
                 raise
-            # billiard's forkserver ends when a fork fails, and it starts no other one: without it there is still spawn.
-            logger.warning("the process that forks children is gone, they are spawned from now on: %s", error)
-            self._method, self._context = "spawn", billiard.get_context("spawn")
+            # billiard's forkserver ends when a fork fails: without it there is still spawn.
+            self._give_up_forking(error)
             return self._spawned(slot, foreign)
 
-    def succeeded(self) -> None:
-        """A child has loaded the application."""
+    def succeeded(self, rss: int | None) -> None:
+        """A child has loaded the application, after which it has that many bytes of resident memory."""
+        most = self._setup.max_rss
+        if most is not None and rss is not None and rss >= most and not self._warned:
+            self._warned = True
+            logger.warning(
+                "children have %.0f MB before their first task and are replaced from %.0f MB on, so that each task costs a new"
+                " process: raise max_rss_per_child",
+                rss / 1e6,
+                most / 1e6,
+            )
         self._deaths = self._failed_starts = 0
         self.trouble = None
 
@@ -124,6 +156,11 @@ class Births:
             return "they die while they do"
         return None if ready else f"not ready within {START_TIMEOUT:g} s{f': {self.trouble}' if self.trouble else ''}"
 
+    def _starter(self) -> AbstractContextManager[None]:
+        if self._method == "forkserver" and self._fork_server is not None:
+            return self._fork_server.in_use()
+        return _right_interpreter() if self._method == "spawn" else nullcontext()
+
     def _delay(self) -> float:
         return float(min(0.1 * 2.0 ** min(self._deaths + self._failed_starts, 10), 30.0))
 
@@ -139,7 +176,7 @@ class Births:
         process = self._context.Process(target=child.main, args=args, name=f"stem-child-{slot}")
         process.daemon = True
         try:
-            with _main_module_hidden(), no_tracker_begun(), held_back():
+            with _main_module_hidden(), no_tracker_begun(), self._starter(), held_back():
                 process.start()
         except BaseException:
             ours.close()
@@ -166,6 +203,17 @@ class _Hidden(ModuleType):
 
 
 @contextmanager
+def _right_interpreter() -> Iterator[None]:
+    """Have billiard spawn processes with an interpreter, and not with a server that has one inside."""
+    held = billiard.spawn.get_executable()
+    billiard.spawn.set_executable(interpreter())
+    try:
+        yield
+    finally:
+        billiard.spawn.set_executable(held)
+
+
+@contextmanager
 def _main_module_hidden() -> Iterator[None]:
     """Keep billiard from running the program's main module again in the child, which imports what it needs by itself.
 
@@ -181,7 +229,7 @@ def _main_module_hidden() -> Iterator[None]:
 
 
 def leave_to_parent(descriptors: Sequence[int]) -> None:
-    """In a process that was forked off by a pool's: keep none of its pipes open, nor that of billiard's fork server.
+    """In a process that was forked off by a pool's: keep none of its pipes open, nor that of its fork server.
 
     They are pointed at nothing and not closed, as a number that is free again may soon be something else's.
     """
@@ -191,6 +239,5 @@ def leave_to_parent(descriptors: Sequence[int]) -> None:
             os.dup2(nothing, descriptor)
     os.close(nothing)
     server: Any = billiard.forkserver._forkserver
-    alive, server._forkserver_alive_fd = server._forkserver_alive_fd, None
-    if alive is not None:
-        os.close(alive)  # a pool of this process has a server of its own
+    if server._forkserver_alive_fd in descriptors:  # another thread was starting a child
+        server._forkserver_alive_fd = server._forkserver_address = None

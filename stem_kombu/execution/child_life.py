@@ -17,8 +17,9 @@ import billiard
 from stem_kombu.execution.child_pipe import ChildPipe
 from stem_kombu.execution.child_setup import ChildSetup
 from stem_kombu.execution.groups import end_own_group, lead_a_group, open_pidfd
+from stem_kombu.execution.leftovers import mark_what_this_child_starts
 from stem_kombu.execution.signals import leave_signals_to_the_worker, restore_in_forks
-from stem_kombu.execution.tracker import forget_stand_in
+from stem_kombu.execution.tracker import forget_fork_server, forget_stand_in
 from stem_kombu.hooks import HookTable, call_all
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ def become_a_child(setup: ChildSetup, end: ChildPipe) -> bool:
     leave_signals_to_the_worker()
     leads = lead_a_group()
     forget_stand_in()
+    forget_fork_server()
+    mark_what_this_child_starts(setup.worker_pid)
     # A daemonic process may have no children. That flag is for the worker's exit: for what a task may do it means nothing.
     with suppress(AttributeError, AssertionError):
         billiard.current_process().daemon = False

@@ -1,10 +1,185 @@
-"""Imported by billiard's fork server, first of all, and by nothing else: a signal to the group would end that process.
+"""The worker's side of the process that forks its children (:mod:`stem_kombu.execution.fork_process`), one for each pool.
 
-With it, a worker that drains could start no child any more but by ``spawn``, and a traceback would stand in the terminal.
+billiard's own is one for the whole program, knows no short folder for its socket, and tells nothing about what it has
+loaded. This one speaks billiard's protocol, so that billiard starts processes by it: while :meth:`ForkServer.in_use`, its
+address and descriptor stand in attributes that billiard does not document. Where they are called otherwise one day, a
+start fails, and children are spawned.
 """
 
 from __future__ import annotations
 
-from stem_kombu.execution.signals import leave_signals_to_the_worker
+import json
+import logging
+import os
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-leave_signals_to_the_worker()
+from billiard import forkserver, util
+
+from stem_kombu.execution.child_setup import ChildSetup
+from stem_kombu.execution.fork_process import CODE
+from stem_kombu.execution.interpreter import interpreter
+from stem_kombu.execution.leftovers import environment_with_mark
+from stem_kombu.execution.signals import held_back
+
+logger = logging.getLogger(__name__)
+
+#: Bytes of a Unix socket's path that every system allows.
+_LONGEST_PATH = 100
+#: Where a socket may lie when the folder for temporary files has too long a name.
+_SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - a folder of our own is made there, for this user alone
+#: Seconds for loading the application.
+_LOAD_TIME = 60.0
+_adopting = threading.RLock()
+
+
+class ForkServer:
+    """Started and stopped once."""
+
+    def __init__(self, setup: ChildSetup) -> None:
+        self._setup = setup
+        self._address = ""
+        self._alive = -1
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Return once it has loaded what it is to load.
+
+        Raises ``OSError`` where it can't be started, ``EOFError`` when it ended, and
+        :class:`~stem_kombu.errors.ConfigurationError` where there is no interpreter.
+        """
+        folder = _short_folder()
+        self._address = str(Path(folder) / "s")
+        inner: list[int] = []
+        reader = -1
+        with socket.socket(socket.AF_UNIX) as listener:
+            try:
+                listener.bind(self._address)
+                listener.listen(128)
+                alive, self._alive = os.pipe()
+                inner.append(alive)
+                reader, writer = os.pipe()
+                inner.append(writer)
+                self._process = self._started(listener.fileno(), alive, writer)
+            except BaseException:
+                self._remove(folder)
+                raise
+            finally:
+                for descriptor in inner:
+                    os.close(descriptor)
+                if self._process is None and reader >= 0:
+                    os.close(reader)
+        try:
+            self._tell(_read_report(reader))
+        finally:
+            os.close(reader)
+
+    @property
+    def descriptor(self) -> int:
+        """It ends once every copy of this is closed."""
+        return self._alive
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Processes that billiard starts by ``forkserver`` in here are forked by this one."""
+        theirs: Any = forkserver._forkserver
+        with _adopting:
+            held = theirs._forkserver_address, theirs._forkserver_alive_fd
+            theirs._forkserver_address, theirs._forkserver_alive_fd = self._address, self._alive
+            try:
+                yield
+            finally:
+                theirs._forkserver_address, theirs._forkserver_alive_fd = held
+
+    def stop(self) -> None:
+        """Let it end: it does once this is closed."""
+        if self._alive >= 0:
+            os.close(self._alive)
+            self._alive = -1
+        if self._process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(2.0)
+            self._process = None
+
+    def _started(self, listener: int, alive: int, report: int) -> subprocess.Popen[bytes]:
+        setup = replace(self._setup, log=None, tasks=())
+        fields = {name: getattr(setup, name) for name in ("target", "modules", "main_name", "main_path")}
+        command = [interpreter(), *util._args_from_interpreter_flags(), "-c", CODE]
+        given = {
+            "path": [entry or os.getcwd() for entry in sys.path],  # noqa: PTH109 - text is what it takes
+            "listener": listener,
+            "alive": alive,
+            "report": report,
+            "socket": self._address,
+            "preload": setup.preload,
+            "setup": fields,
+            "command": command,
+        }
+        with held_back():
+            return subprocess.Popen(
+                [*command, json.dumps(given)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(listener, alive, report),
+                env=environment_with_mark(),
+            )
+
+    def _tell(self, found: dict[str, Any]) -> None:
+        """Log what loading left behind; an error is told by the children, which meet it as well."""
+        left = [f"threads ({', '.join(found['threads'])})"] if found["threads"] else []
+        left += [f"open sockets ({', '.join(found['sockets'])})"] if found["sockets"] else []
+        if left and self._setup.preload == "auto":
+            logger.warning(
+                "importing the application leaves %s behind, which forked children can't share: each child imports it for"
+                " itself, which takes time and memory. Open them in @app.on_child_start, or at first use",
+                " and ".join(left),
+            )
+        elif left:
+            logger.warning(
+                "what --preload %s imported leaves %s behind, and all children share or lack them",
+                self._setup.preload,
+                " and ".join(left),
+            )
+
+    def _remove(self, folder: str) -> None:
+        if self._alive >= 0:
+            os.close(self._alive)
+            self._alive = -1
+        with suppress(OSError):
+            Path(self._address).unlink(missing_ok=True)
+            Path(folder).rmdir()
+
+
+def _read_report(reader: int) -> dict[str, Any]:
+    body = b""
+    while select.select([reader], (), (), _LOAD_TIME)[0]:
+        data = os.read(reader, 65_536)
+        if not data:
+            if body:
+                found: dict[str, Any] = json.loads(body)
+                return found
+            raise EOFError("it ended while it loaded the application")
+        body += data
+    raise EOFError(f"it did not load the application within {_LOAD_TIME:g} s")
+
+
+def _short_folder() -> str:
+    """A new folder of this user alone, in which a Unix socket can have a path; raises ``OSError`` where there is none."""
+    with suppress(OSError):
+        usual = tempfile.gettempdir()
+        for parent in (usual, *_SHORT_FOLDERS):
+            # "/stem-", eight letters that tempfile draws, "/s"
+            if len(os.fsencode(parent)) + 16 <= _LONGEST_PATH:
+                with suppress(OSError):
+                    return tempfile.mkdtemp(prefix="stem-", dir=parent)
+    raise OSError(
+        f"no folder for temporary files is writable and at most {_LONGEST_PATH - 16} bytes long; set TMPDIR to one"
+    )

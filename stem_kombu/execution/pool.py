@@ -32,6 +32,7 @@ from stem_kombu.execution.frames import (
     Started,
     Unfit,
 )
+from stem_kombu.execution.leftovers import LeftoverReaper
 from stem_kombu.execution.lineup import HANDOVERS, Lineup
 from stem_kombu.execution.member import Member
 from stem_kombu.outcome import Ending, Outcome, TaskError
@@ -75,6 +76,7 @@ class IsolatePool:
         self._members: dict[int, Member] = {}
         self._lineup = Lineup(self._members, max_tasks_per_child)
         self._births = Births(self._setup, start_method, clock)
+        self._leftovers = LeftoverReaper(clock)
         self._stopping = False
         self._release_at: float | None = None
         self._pipe = WakePipe()
@@ -92,6 +94,7 @@ class IsolatePool:
             if self._thread is not None:
                 return
             self._stopping, self._release_at = False, None
+            self._leftovers.begin()
             self._births.begin()
             self._pipe.open()
             for slot in range(self.slots):
@@ -157,6 +160,7 @@ class IsolatePool:
             self._pipe.wake()
             thread.join()
             self._thread = None
+            self._births.end()
             self._pipe.close()
 
     def hurry(self) -> None:
@@ -227,7 +231,7 @@ class IsolatePool:
         if isinstance(frame, Unfit):
             member.unfit = frame
         elif job is None:  # Ready
-            self._births.succeeded()
+            self._births.succeeded(member.fresh_rss_bytes)
             self._settled.notify_all()
         elif isinstance(frame, Started):
             return [lambda: observer.started(job, member.pid)]
@@ -284,6 +288,7 @@ class IsolatePool:
     def _tend(self) -> None:
         """Everything that is due: successors, time limits, shutdown, and jobs for idle children."""
         now = self._clock.monotonic()
+        self._leftovers.tend(now)
         released: list[Job] = []
         with self._lock:
             for slot, due in list(self._births.due.items()):
@@ -359,7 +364,8 @@ class IsolatePool:
     def descriptors(self) -> list[int]:
         """What no forked process may keep: it would hide this one's death from its children."""
         members = list(self._members.values())
-        return [self._pipe.reader, self._pipe.writer, *(one for member in members for one in member.descriptors)]
+        own = (self._pipe.reader, self._pipe.writer, *self._births.descriptors)
+        return [*own, *(one for member in members for one in member.descriptors)]
 
     def _next_wait(self) -> float:
         """Seconds until something is due; a second at most, so that a lost wake-up can't matter for longer."""

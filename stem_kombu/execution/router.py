@@ -10,6 +10,7 @@ from stem_kombu.execution.base import Job, Observer, SlotView, Stop
 from stem_kombu.execution.births import leave_to_parent
 from stem_kombu.execution.child_setup import ChildOptions, ChildSetup
 from stem_kombu.execution.inline import InlineExecutor
+from stem_kombu.execution.loading import refuse_start_while_loading
 from stem_kombu.execution.pool import IsolatePool
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import Mode
@@ -56,6 +57,7 @@ class Executors:
         return sum(executor.slots for executor in self._all)
 
     def start(self) -> None:
+        refuse_start_while_loading()
         for executor in self._all:
             executor.start()
 

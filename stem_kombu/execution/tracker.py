@@ -15,7 +15,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 #: Children are begun one at a time: one that ends would close the stand-in under the other.
@@ -51,6 +51,19 @@ def forget_stand_in() -> None:
     if stat.S_ISCHR(given.st_mode) and given.st_rdev == os.stat(os.devnull).st_rdev:
         os.close(tracker._fd)
         tracker._fd = None
+
+
+def forget_fork_server() -> None:
+    """In a new child: a process that a task starts by ``forkserver`` is forked by one of the child's own, in its group, and
+    not by the one that forked the child."""
+    from billiard import forkserver
+
+    server: Any = getattr(forkserver, "_forkserver", None)
+    if server is None or not isinstance(getattr(server, "_forkserver_alive_fd", None), int):
+        return
+    with suppress(OSError):
+        os.close(server._forkserver_alive_fd)
+    server._forkserver_alive_fd = server._forkserver_address = None
 
 
 def _tracker() -> Any:

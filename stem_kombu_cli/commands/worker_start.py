@@ -130,11 +130,13 @@ def start(
     target = app or places.settings(announce=False).app
     if not target:
         raise click.UsageError("no application is named: give -A MODULE:ATTR or set STEM_APP", ctx)
+    from stem_kombu.execution.loading import refuse_green_threads
     from stem_kombu.worker.running import StopSignals
 
     # First of all: a container's first process does not hear a signal that it has no handler for.
     with StopSignals() as signals:
         application = signals.loading(lambda: load_app(target))
+        refuse_green_threads()
         application.reconfigure(**{flag: value for flag, value in flags.items() if value is not None})
         announce_places(application.settings)
         check_tls(application.settings)

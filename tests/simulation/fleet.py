@@ -365,6 +365,27 @@ class _Groups:
     kill_leaderless = staticmethod(lambda group, since: [])
 
 
+class _ForkServer:
+    """Nothing has to be forked here."""
+
+    def __init__(self, setup: Any) -> None:
+        pass
+
+    start = stop = lambda self: None
+    in_use = nullcontext
+
+
+class _NoLeftovers:
+    def __init__(self, clock: Any) -> None:
+        pass
+
+    def begin(self) -> None:
+        """No process has outlived its worker."""
+
+    def tend(self, now: float) -> None:
+        """The same."""
+
+
 # -- wiring ---------------------------------------------------------------------------------------------------------------
 
 
@@ -427,8 +448,15 @@ def wire() -> None:
     replaced: dict[Any, dict[str, Any]] = {
         record_writer: {"queue": threads.queue},
         retry_publisher: {"queue": threads.queue},
+        pool: {"LeftoverReaper": _NoLeftovers},
         child_watch: {"selectors": threads.selectors},
-        births: {"billiard": _billiard, "_main_module_hidden": nullcontext, "held_back": nullcontext},
+        births: {
+            "billiard": _billiard,
+            "_main_module_hidden": nullcontext,
+            "_right_interpreter": nullcontext,
+            "held_back": nullcontext,
+            "ForkServer": _ForkServer,
+        },
         # Where an exception came from is nobody's evidence, and to write it down costs as much as the checker.
         handlers: {"tracebacks": SimpleNamespace(format_exception=lambda *_: ["Traceback"])},
         # Tasks take long here, as everything does: more of them count as short.

@@ -1,0 +1,155 @@
+"""What a killed worker's tasks have started, where the worker and its children were killed in the same instant.
+
+Each process that a child starts carries a mark in its environment, as long as the task does not take that away: of which
+worker, since when it ran, and in which child's group. The next worker on the host ends what carries the mark of a worker
+that is dead and is still in its child's group (G28). What has left that group is left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stem_kombu.clock import Clock
+from stem_kombu.execution.groups import ProcessStat, processes, stat_of
+from stem_kombu.settings import environment, put_into_environment
+
+logger = logging.getLogger(__name__)
+
+#: The variable that carries the mark.
+VARIABLE = "STEM_CHILD_OF"
+#: Seconds after which children of a dead worker have ended by themselves, unless something keeps them from it.
+_OWN_TIME = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """``boot`` and ``space`` (of process ids) say where the numbers count; ``started`` are the worker's ticks, ``group`` and
+    ``session`` its own; ``child`` is the child's id and so its group's, 0 before there is one."""
+
+    boot: str
+    space: str
+    worker: int
+    started: int
+    group: int
+    session: int
+    child: int = 0
+
+    def __str__(self) -> str:
+        return ":".join(map(str, (getattr(self, name) for name in self.__slots__)))
+
+    @classmethod
+    def parse(cls, text: str) -> Mark | None:
+        """``None`` for what is none."""
+        parts = text.split(":")
+        if len(parts) != 7 or not all(part.isdigit() for part in parts[2:]):
+            return None
+        return cls(parts[0], parts[1], *(int(part) for part in parts[2:]))
+
+    @classmethod
+    def here(cls) -> Mark | None:
+        """Of this process as a worker; ``None`` where there is no ``/proc``."""
+        own = stat_of(os.getpid())
+        try:
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            space = os.readlink("/proc/self/ns/pid").strip("pid:[]")  # noqa: PTH115 - no path, but text
+        except OSError:
+            return None
+        return None if own is None else cls(boot, space, own.pid, own.started, own.group, own.session)
+
+
+def environment_with_mark() -> dict[str, str]:
+    """This process's environment and its mark as a worker, for the process that forks its children."""
+    mark = Mark.here()
+    return environment() if mark is None else {**environment(), VARIABLE: str(mark)}
+
+
+def mark_what_this_child_starts(worker: int) -> None:
+    """In a child of that worker, once it leads its group: programs that it starts carry its mark."""
+    mine, its = Mark.here(), stat_of(worker)
+    if mine is not None and its is not None:
+        put_into_environment(
+            VARIABLE, str(replace(mine, worker=worker, started=its.started, group=its.group, child=os.getpid()))
+        )
+
+
+def end_leftovers(*, also_children: bool = False) -> list[int]:
+    """Kill what dead workers' children have left in their groups; the ids. With ``also_children`` the children as well,
+    which would end by themselves."""
+    here = Mark.here()
+    if here is None:
+        return []
+    marked = [(one, mark) for one in processes() if (mark := _mark_of(one.pid)) is not None and _is_orphan(mark, here)]
+    leaders = {one.pid for one, _ in marked if one.pid == one.group}
+    ended = []
+    for one, mark in marked:
+        if mark.child:
+            stays = one.group == mark.child  # a program, which says itself in which group it began
+        else:
+            stays = one.session == mark.session and (one.pid != one.group or also_children) and one.group != mark.group
+        waits = one.group in leaders and not also_children  # its child lives, and ends it
+        if stays and not waits and _kill(one):
+            ended.append(one.pid)
+    return ended
+
+
+class LeftoverReaper:
+    """Looks twice: when a worker starts, and when children of a dead one must have ended by themselves."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._again_at: float | None = None
+
+    def begin(self) -> None:
+        """At a worker's start."""
+        self._tell(end_leftovers())
+        self._again_at = self._clock.monotonic() + _OWN_TIME
+
+    def tend(self, now: float) -> None:
+        """From time to time."""
+        if self._again_at is not None and now >= self._again_at:
+            self._again_at = None
+            self._tell(end_leftovers(also_children=True))
+
+    @staticmethod
+    def _tell(ended: list[int]) -> None:
+        if ended:
+            logger.warning(
+                "ended %d processes that tasks of a killed worker on this host had left running: %s",
+                len(ended),
+                ", ".join(map(str, ended)),
+            )
+
+
+def _mark_of(pid: int) -> Mark | None:
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return None  # it has ended, or is another user's
+    wanted = f"{VARIABLE}=".encode()
+    for one in variables:
+        if one.startswith(wanted):
+            return Mark.parse(one[len(wanted) :].decode(errors="replace"))
+    return None
+
+
+def _is_orphan(mark: Mark, here: Mark) -> bool:
+    """Whether the mark is of a worker that ran here, on this boot, and is dead."""
+    if (mark.boot, mark.space) != (here.boot, here.space):
+        return False
+    worker = stat_of(mark.worker)
+    return worker is None or worker.started != mark.started or worker.state in "ZX"
+
+
+def _kill(one: ProcessStat) -> bool:
+    again = stat_of(one.pid)
+    if again is None or again.started != one.started:
+        return False
+    with suppress(OSError):
+        os.kill(one.pid, signal.SIGKILL)
+        return True
+    return False

@@ -1,0 +1,242 @@
+"""How the application comes into children: preloaded where that is safe, from whatever module defines a task."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.execution.programs import run_program
+
+COLLECT = """
+    import json, sys, logging
+    from stem_kombu.execution.base import Job
+    from stem_kombu.execution.child_setup import ChildOptions, ChildSetup
+    from stem_kombu.execution.pool import IsolatePool
+    from stem_kombu.task import TaskMessage
+    from stem_kombu.testing.executors import Recording
+
+    def collect(app, *names, method="forkserver", preload="auto", slots=1):
+        logging.basicConfig(format="%(levelname)s %(message)s")
+        observer = Recording()
+        options = ChildOptions(start_method=method, preload=preload)
+        pool = IsolatePool(slots, ChildSetup.of(app, options), observer, start_method=method)
+        pool.start()
+        try:
+            for token, name in enumerate(names, 1):
+                job = Job(token, app.registry.get(name), TaskMessage(f"t{token}", name))
+                pool.submit(job)
+                outcome = observer.outcome(job, timeout=60)
+                print(json.dumps(outcome.result if outcome.error is None else outcome.error.message), flush=True)
+        finally:
+            pool.stop(0.0)
+"""
+
+PLACE = """
+    import os, socket, threading
+    from stem_kombu import Stem
+    app = Stem("place")
+    imported_in = os.getpid()
+    {left}
+
+    @app.task("place", isolate=True)
+    def place(ctx):
+        return [os.getpid() == imported_in, sorted(t.name for t in threading.enumerate() if t.name.startswith("kept"))]
+"""
+THREAD = "threading.Thread(target=threading.Event().wait, name='kept-busy', daemon=True).start()"
+SOCKET = "listener = socket.create_server(('127.0.0.1', 0)); kept = socket.create_connection(listener.getsockname())"
+
+
+def files(folder: Path, **sources: str) -> None:
+    (folder / "collecting.py").write_text(textwrap.dedent(COLLECT))
+    for name, source in sources.items():
+        (folder / f"{name}.py").write_text(textwrap.dedent(source))
+
+
+@pytest.mark.parametrize(
+    ("left", "preload", "own_import", "said"),
+    [
+        ("", "auto", False, ""),
+        (THREAD, "auto", True, "threads (kept-busy)"),
+        (SOCKET, "auto", True, "open sockets (a socket to 127.0.0.1:"),
+        (f"{THREAD}\n    {SOCKET}", "auto", True, "threads (kept-busy) and open sockets"),
+        (THREAD, "always", False, "what --preload always imported leaves threads (kept-busy) behind"),
+        ("", "never", True, ""),
+        ("", "json", True, ""),
+        ("", "place", False, ""),
+    ],
+)
+def test_the_application_is_preloaded_unless_that_leaves_threads_or_sockets_behind(
+    tmp_path: Path, left: str, preload: str, own_import: bool, said: str
+) -> None:
+    files(tmp_path, place=PLACE.format(left=left))
+    done = run_program(
+        f"from collecting import collect\nfrom place import app\ncollect(app, 'place', preload={preload!r})\n", tmp_path
+    )
+    threads = '["kept-busy"]' if left.startswith("threading") and own_import else "[]"
+    assert done.stdout == f"[{str(own_import).lower()}, {threads}]\n", done.stderr
+    assert (said in done.stderr) if said else not done.stderr, done.stderr
+
+
+CORE = """
+    from stem_kombu import Stem
+    app = Stem("core")
+"""
+JOBS = """
+    from core import app
+
+    @app.task(isolate=True)
+    def cpu(ctx):
+        return 7
+"""
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
+def test_a_child_has_the_tasks_of_every_module_that_its_worker_has_imported(tmp_path: Path, method: str) -> None:
+    files(tmp_path, core=CORE, jobs=JOBS)
+    done = run_program(
+        f"import jobs\nfrom core import app\nfrom collecting import collect\ncollect(app, 'jobs.cpu', method={method!r})\n",
+        tmp_path,
+    )
+    assert (done.stdout, done.stderr) == ("7\n", "")
+
+
+def test_included_modules_are_imported_by_a_worker_and_its_children(tmp_path: Path) -> None:
+    files(tmp_path, core=CORE.replace('Stem("core")', 'Stem("core", include=["jobs"])'), jobs=JOBS)
+    done = run_program(
+        "from core import app\nfrom collecting import collect\napp.load()\ncollect(app, 'jobs.cpu')\n", tmp_path
+    )
+    assert (done.stdout, done.stderr) == ("7\n", "")
+
+
+def test_a_child_that_lacks_a_task_of_its_worker_makes_the_start_fail_with_a_sentence(tmp_path: Path) -> None:
+    files(tmp_path, core=CORE)
+    done = run_program(
+        """
+        from core import app
+        from collecting import collect
+        from stem_kombu.errors import ExecutionError
+
+        def define():
+            @app.task("made.late", isolate=True)
+            def late(ctx): ...
+
+        if __name__ == "__main__":
+            define()
+            try:
+                collect(app, "made.late")
+            except ExecutionError as error:
+                print(error)
+        """,
+        tmp_path,
+    )
+    assert "isolate tasks that this worker has are not registered in a child: made.late" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+MAIN = """
+    from collecting import collect
+    from stem_kombu import Stem
+
+    app = Stem("main")
+
+    @app.task(isolate=True)
+    def cpu(ctx):
+        return 7
+
+    if __name__ == "__main__":
+        collect(app, "__main__.cpu", method={method!r})
+"""
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
+def test_an_application_in_the_main_module_works(tmp_path: Path, method: str) -> None:
+    files(tmp_path)
+    done = run_program(MAIN.format(method=method), tmp_path)
+    assert (done.stdout, done.stderr) == ("7\n", "")
+
+
+UNGUARDED = """
+    from stem_kombu import Stem, Worker
+
+    app = Stem("main", broker="memory://unguarded")
+
+    @app.task("cpu", isolate=True)
+    def cpu(ctx):
+        return 7
+
+    print("main")
+    Worker(app, concurrency=2).start()
+"""
+
+
+def test_a_program_that_starts_a_worker_as_a_child_imports_it_is_refused_with_one_sentence(tmp_path: Path) -> None:
+    done = run_program(UNGUARDED, tmp_path)
+    last = done.stderr.strip().splitlines()[-1]
+    assert "the program starts a worker while it is imported" in last
+    assert done.stderr.count("Traceback") == 1, done.stderr  # that of the program itself
+    assert done.returncode == 1
+
+
+def test_an_application_in_an_interactive_session_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    files(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=textwrap.dedent(MAIN.format(method="forkserver")),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "isolate tasks are defined in an interactive session" in done.stderr.splitlines()[-1]
+
+
+FLAKY = """
+    from pathlib import Path
+    from stem_kombu import Stem
+
+    app = Stem("flaky")
+
+    @app.on_child_start
+    def connect():
+        tries = Path(__file__).with_name("tries")
+        with tries.open("a") as file:
+            file.write("x")
+        if len(tries.read_text()) < 4:
+            raise ConnectionError("the database is not there yet")
+
+    @app.task("cpu", isolate=True)
+    def cpu(ctx):
+        return 7
+"""
+
+
+def test_a_child_whose_start_hook_fails_is_replaced_later_and_that_is_said(tmp_path: Path) -> None:
+    files(tmp_path, flaky=FLAKY)
+    done = run_program("from flaky import app\nfrom collecting import collect\ncollect(app, 'cpu')\n", tmp_path)
+    assert done.stdout == "7\n"
+    assert done.stderr.count("a start hook failed: ConnectionError: the database is not there yet") == 3
+
+
+GREEN = """
+    import sys, types
+    monkey = types.ModuleType("gevent.monkey")
+    monkey.is_module_patched = lambda name: True
+    sys.modules["gevent.monkey"] = monkey
+    from stem_kombu import Stem
+
+    app = Stem("green")
+
+    @app.task("cpu", isolate=True)
+    def cpu(ctx): ...
+"""
+
+
+def test_an_application_that_replaces_threads_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    files(tmp_path, green=GREEN)
+    done = run_program("from green import app\nfrom collecting import collect\ncollect(app, 'cpu')\n", tmp_path)
+    assert "the application has gevent replace Python's threads" in done.stderr.splitlines()[-1]
