@@ -4,6 +4,7 @@
 #   make test    lint, types, docs and all tests, against real Redis, RabbitMQ and PostgreSQL
 #   make bench   the benchmarks
 #   make fuzz    every door against a coverage-guided fuzzer: SECONDS=60 of processor time each, TARGETS="url …" for some
+#   make attacks plants mistakes in what checks signatures, and sees each noticed by an attack of tests/signing
 #   make soak    randomised faults over real processes for SECONDS=60, from SEED=… on; writes docs/reliability.md
 #   make reliability   the targets of docs/reliability.md, measured anew
 #   make simulate SCHEDULES=100000   a simulated fleet under faults; SEED=4711 shows one schedule again
@@ -16,7 +17,7 @@ SHELL := /bin/sh
 VENV := .venv
 TOX := $(VENV)/bin/tox run -q
 
-.PHONY: demo test bench fuzz simulate soak soak-resources reliability docs format clean
+.PHONY: demo test bench fuzz attacks simulate soak soak-resources reliability docs format clean
 
 demo: $(VENV)/.installed
 	@$(VENV)/bin/stem demo
@@ -33,6 +34,10 @@ SECONDS := 60
 TARGETS :=
 fuzz: $(VENV)/.tox-installed
 	@$(TOX) -e fuzz -- --seconds $(SECONDS) $(TARGETS)
+
+attacks: $(VENV)/.tox-installed
+	@scripts/provide-servers.sh
+	@$(TOX) -e attacks
 
 SEED :=
 soak: $(VENV)/.tox-installed

@@ -29,3 +29,7 @@ def test_g16_a_reader_can_not_use_up_the_room_for_an_operators_commands(monkeypa
     assert [judged(ops) for _ in range(3)] == [Verdict.OBEY] * 3
     assert judged(ops) is Verdict.REFUSE
     assert door.dropped == {"overload": 3}
+
+
+def test_g16_readers_can_take_no_more_than_half_of_the_room() -> None:
+    assert admission.MOST_QUESTIONS <= admission.MOST_COMMANDS // 2

@@ -62,6 +62,13 @@ def test_a_life_that_somebody_prolonged_ends_when_it_was_signed_to_end() -> None
     assert proven(record, WORKER, NOW + timedelta(seconds=61)).is_expired(NOW + timedelta(seconds=61))
 
 
+def test_a_terminate_ends_with_the_life_that_was_signed_with_it_though_another_draft_lives_on() -> None:
+    record = after((OPS, Draft("t", True, None, None, 60.0)), (ROOT, Draft("t", False, None, None, 600.0)))
+
+    assert proven(record, WORKER, NOW + timedelta(seconds=59)).terminate
+    assert not proven(record, WORKER, NOW + timedelta(seconds=61)).terminate
+
+
 def test_an_end_that_somebody_put_earlier_counts() -> None:
     record = replace(after((OPS, Draft("t", True))), expires_at=NOW)
 
