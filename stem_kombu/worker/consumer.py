@@ -56,7 +56,8 @@ class Consumer:
     ``receive(message, generation)`` is called for each delivery, in that thread; ``generation`` numbers the connections.
     ``garbage`` is told of what lay in a queue and is no message at all.
     ``reconnected`` is called, in that thread, after each connection but the first, and ``lost`` after each connection
-    that was lost, before the next one is tried.
+    that was lost, before the next one is tried. ``each_turn(connection)`` is called, in that thread, a few times a second
+    at least where messages are drained in slices.
     """
 
     def __init__(
@@ -71,8 +72,9 @@ class Consumer:
         reconnected: Callable[[], None],
         lost: Callable[[], None],
         clock: Clock,
+        each_turn: Callable[[Connection], None] = lambda _: None,
     ) -> None:
-        self._garbage = garbage
+        self._garbage, self._each_turn = garbage, each_turn
         self._template = connection
         self.queues = tuple(queues)
         self._inflight = inflight
@@ -285,6 +287,7 @@ class Consumer:
         self._wake_transport = getattr(connection.transport, "wake", None)
         while self._keep_serving():
             pulse(connection, clock=self._clock)
+            self._each_turn(connection)
             self._worked(False)
             self.fetched_at = self._clock.monotonic()
             try:

@@ -57,6 +57,7 @@ from stem_kombu.worker.leases import LeaseThread
 from stem_kombu.worker.lifecycle import Lifecycle, State, Step
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.running import Departure, StopSignals, run_until_stopped
+from stem_kombu.worker.scheduled import ScheduledRevoked
 from stem_kombu.worker.steering import Steering
 from stem_kombu.worker.totals import Totals
 from stem_kombu.worker.view import View
@@ -230,6 +231,7 @@ class Worker:
             reconnected=self.hydration.nudge,
             lost=self.steering.connection_lost if leasing is None else lambda: None,
             clock=clock,
+            each_turn=ScheduledRevoked(self.cache, clock).look,
         )
         self.recorder = Recorder(
             app.backend,

@@ -273,6 +273,11 @@ class Channel(VirtualChannel):
         subscription.callback(payload)
         return True
 
+    def call_in(self, wanted: Callable[[str], bool], after: int = 0) -> int:
+        """Deliver scheduled messages of the consumed queues before their time, those whose header ``id`` is wanted, whatever
+        the prefetch count. Looks at messages numbered above ``after``; returns the highest number that it looked at."""
+        return self._open().call_in(wanted, after)
+
     # -- settling
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:

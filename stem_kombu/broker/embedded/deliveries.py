@@ -147,6 +147,19 @@ class Deliveries:
                 if payload is not None:
                     return payload
 
+    def call_in(self, wanted: Callable[[str], bool], after: int) -> int:
+        """See :meth:`stem_kombu.broker.embedded.channel.Channel.call_in`."""
+        session = self._session
+        with session.lock:
+            found, after = session.query(lambda sql: messages.scheduled(sql, self._queues, after, wanted))
+            if found:
+                owner_id = session.own()
+                with session.write() as sql:
+                    session.require_owner(sql)
+                    leased = [(queue, messages.lease_scheduled(sql, each, owner_id)) for queue, each in found]
+                self._inbox.extend((queue, delivery) for queue, delivery in leased if delivery is not None)
+        return after
+
     @staticmethod
     def _look_at(sql: sqlite3.Connection, queue: str, owner_id: int) -> tuple[int, bool]:
         now = SYSTEM.now()
@@ -266,8 +279,7 @@ class Deliveries:
     def put_aside(self, tag: str, queue: str, error: Exception) -> None:
         """Move a delivery of the queue that can't be read into a queue of its own."""
         with self._session.lock:
-            for message_id, tries in self._taken_out(tag, False, "Channel.basic_reject"):
-                self._put_aside(message_id, tries, queue, error)
+            self._put_aside(*self._taken_out(tag, False, "Channel.basic_reject")[0], queue, error)
 
     def _put_aside(self, message_id: int, tries: int, queue: str, error: Exception) -> None:
         name = unreadable_queue_name(queue)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -142,6 +142,43 @@ def lease(sql: sqlite3.Connection, queue_id: int, owner_id: int, limit: int, now
     ).fetchall()
     rows.sort(key=lambda row: (row[0], row[1]))  # RETURNING promises no order
     return [Delivery._make(row) for row in rows]
+
+
+def scheduled(
+    sql: sqlite3.Connection, queue_ids: Iterable[int], after: int, wanted: Callable[[str], bool]
+) -> tuple[list[tuple[int, int]], int]:
+    """Messages of those queues that wait for their time and whose header ``id`` is wanted, as (queue, message), and the
+    highest message that was looked at. Only those above ``after`` are."""
+    found = []
+    for queue_id in queue_ids:
+        rows = sql.execute(
+            "SELECT id, envelope FROM stem_broker_message"
+            " WHERE due IS NOT NULL AND owner_id IS NULL AND queue_id = ? AND id > ?",
+            (queue_id, after),
+        )
+        for message_id, envelope in rows:
+            after = max(after, message_id)
+            if (task_id := _task_id(envelope)) is not None and wanted(task_id):
+                found.append((queue_id, message_id))
+    return found, after
+
+
+def _task_id(envelope: str) -> str | None:
+    try:
+        task_id = json.loads(envelope)[2]["id"]
+    except (*UNREADABLE, IndexError, RecursionError):
+        return None
+    return task_id if isinstance(task_id, str) else None
+
+
+def lease_scheduled(sql: sqlite3.Connection, message_id: int, owner_id: int) -> Delivery | None:
+    """That message before its time, now this owner's; ``None`` when it does not wait any more."""
+    row = sql.execute(
+        "UPDATE stem_broker_message SET owner_id = ?, lease_until = NULL, due = NULL, tries = tries + 1"
+        " WHERE id = ? AND owner_id IS NULL AND due IS NOT NULL RETURNING rank, id, tries, envelope, body",
+        (owner_id, message_id),
+    ).fetchone()
+    return None if row is None else Delivery._make(row)
 
 
 def promote(sql: sqlite3.Connection, now: float) -> None:

@@ -1,0 +1,51 @@
+"""Scheduled tasks that were revoked, at a broker that keeps them until they are due.
+
+Other brokers deliver a task with an eta at once: the worker holds it, and cancels it when it is revoked. The embedded broker
+keeps it, and a revocation that ends before the task is due would have no effect there. So what is revoked is called in.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stem_kombu.broker.leases import EMBEDDED_DRIVER
+from stem_kombu.clock import Clock
+from stem_kombu.revocation_cache import RevocationCache
+
+if TYPE_CHECKING:
+    from kombu import Connection
+
+#: Seconds between two looks at what was scheduled meanwhile.
+_LOOK_EVERY = 0.5
+
+
+class ScheduledRevoked:
+    """Calls in what ``cache`` says is revoked. For the thread of the connection that consumes."""
+
+    def __init__(self, cache: RevocationCache, clock: Clock) -> None:
+        self._cache = cache
+        self._clock = clock
+        self._seen: tuple[Any, ...] = ()
+        self._mark: tuple[int, int] | None = None
+        self._channel: Any = None
+        self._after = 0
+        self._look_at = float("-inf")
+
+    def look(self, connection: Connection) -> None:
+        """Call in what is revoked and scheduled, where this connection's broker keeps such messages. Cheap when nothing has
+        changed. Raises what the driver raises."""
+        if connection.transport.driver_type != EMBEDDED_DRIVER:
+            return
+        channel: Any = connection.default_channel
+        revoked = (self._cache.highest, len(self._cache))
+        if channel is not self._channel or revoked != self._seen:
+            self._channel, self._seen, self._after, self._mark = channel, revoked, 0, None
+        elif not len(self._cache) or self._clock.monotonic() < self._look_at:
+            return
+        self._look_at = self._clock.monotonic() + _LOOK_EVERY
+        if len(self._cache) and (mark := channel.open_session().mark()) != self._mark:
+            self._mark = mark
+            self._after = channel.call_in(self._is_revoked, self._after)
+
+    def _is_revoked(self, task_id: str) -> bool:
+        return task_id in self._cache
