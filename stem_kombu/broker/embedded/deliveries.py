@@ -94,10 +94,6 @@ class Deliveries:
                 del self._subscriptions[subscription.tag]
                 self._drop(subscription)
 
-    def tags(self) -> list[str]:
-        """Tags of the consumers."""
-        return list(self._subscriptions)
-
     def _drop(self, subscription: Subscription) -> list[tuple[int, int]]:
         """Take the subscription out; returns the deliveries that nobody here is left to take."""
         queue = self._queues[subscription.queue_id]
