@@ -35,6 +35,8 @@ DRIVERS = frozenset({"redis", "amqp"})
 #: Seconds of one wait for a question: the longest that an event of a task waits here.
 _SLICE = 0.2
 _CONNECT_TIMEOUT = 4.0
+#: Seconds after which Redis forgets a queue of this worker that is not consumed.
+_EXPIRES = 60.0
 #: Events in one message.
 _BATCH = 200
 
@@ -102,7 +104,11 @@ class Face:
         kind = "fanout" if connection.transport.driver_type == "redis" else "topic"
         exchange = Exchange("celeryev", type=kind)
         producer = Producer(channel, exchange=exchange, serializer="json", auto_declare=True)
-        mailbox = Mailbox("celery", type="fanout", accept=["json"], serializer="json")(connection)
+        # On Redis a binding stays for ever unless its queue expires; RabbitMQ deletes the queue with its connection.
+        expires = _EXPIRES if kind == "fanout" else None
+        mailbox = Mailbox("celery", type="fanout", accept=["json"], serializer="json", queue_expires=expires)(
+            connection
+        )
         node = mailbox.Node(self.node, state=None, channel=bound(connection.channel(), LARGEST_COMMAND))
         self._consume(node)
         drop_idle(connection)

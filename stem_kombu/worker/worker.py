@@ -23,7 +23,7 @@ from stem_kombu.broker.dead_letters import has_dead_letters
 from stem_kombu.broker.depths import QueueDepths
 from stem_kombu.broker.existing import beside
 from stem_kombu.broker.failures import shown_url
-from stem_kombu.broker.janitor import sweep
+from stem_kombu.broker.janitor import Janitor
 from stem_kombu.broker.leases import open_leasing
 from stem_kombu.broker.names import checked_queue_name
 from stem_kombu.broker.producer import open_resender
@@ -294,6 +294,7 @@ class Worker:
             trust=self._trust,
             born=lambda: self.heartbeats.born,
         )
+        self._janitor = Janitor(template, settings.namespace, worker)
         self._face: Face | None = None
         if settings.celery_events and self.transport in FACE_DRIVERS:
             self._face = Face(
@@ -450,12 +451,8 @@ class Worker:
         self._next_sweep = now + _JANITOR_INTERVAL
         try:
             view = self._roster.view(self.identity.namespace)
-        except StoreError as error:
-            logger.info("who is dead can't be told, so nothing is swept: %s", error)
-            return
-        try:
-            sweep(self._template, self.identity.namespace, {beat.worker for beat in view.heartbeats})
-        except BrokerError as error:
+            self._janitor.sweep({beat.worker for beat in view.heartbeats})
+        except (StoreError, BrokerError) as error:
             logger.info("what dead workers left at the broker is not swept this time: %s", error)
 
     def close(self) -> None:

@@ -6,9 +6,12 @@ import pytest
 import redis
 from kombu import Producer
 
+from stem_kombu.app import Stem
 from stem_kombu.broker import names
 from stem_kombu.broker.connections import open_connection, pump
-from stem_kombu.broker.janitor import sweep
+from stem_kombu.broker.janitor import Janitor, sweep
+from stem_kombu.settings import Settings
+from stem_kombu.worker.worker import Worker
 from tests.broker.receiving import Inbox, child, connected
 from tests.waiting import eventually
 
@@ -150,4 +153,50 @@ def test_probing_leaves_nothing_behind(redis_url: str) -> None:
     probe(open_connection(redis_url))
     database = redis.Redis.from_url(redis_url)
     assert [key for key in database.scan_iter() if key != b"_kombu.binding_deadlines"] == []
+    database.close()
+
+
+SEPARATOR = "\x06\x16"
+
+
+def bound(node: str) -> str:
+    """As Kombu notes a worker's queue of Celery's remote control."""
+    return SEPARATOR.join(["", "", f"{node}.celery.pidbox"])
+
+
+def test_g15_what_killed_workers_of_0_1_0_have_bound_to_celerys_control_goes_and_celerys_own_stays(
+    redis_url: str,
+) -> None:
+    database = redis.Redis.from_url(redis_url)
+    kept = {
+        bound("celery@web-1"),
+        bound("worker-a@web-1"),
+        bound("stem@web-1"),
+        bound("other@web-1-12-0123abcd"),
+        bound("stem@web-1-7-89abcdef"),
+        bound("alive@web-1"),
+    }
+    gone = {bound("stem@web-1-12-0123abcd"), bound("stem@web-2-99-deadbeef"), bound("named@web-1"), bound("me@web-1")}
+    tables = ["_kombu.binding.celery.pidbox", "_kombu.binding_permanent.celery.pidbox"]
+    for table in tables:
+        database.sadd(table, *kept, *gone)
+    janitor = Janitor(open_connection(redis_url), "stem", "me")
+    living = {"me", "stem@web-1-7-89abcdef", "alive"}
+    janitor.sweep({*living, "named"})
+    assert database.sismember(tables[1], bound("named@web-1"))
+    janitor.sweep(living)
+    assert {member.decode() for member in database.smembers(tables[0])} == {*kept, bound("me@web-1")}
+    assert {member.decode() for member in database.smembers(tables[1])} == kept
+    database.close()
+
+
+def test_g15_a_worker_of_today_binds_nothing_for_ever(redis_url: str) -> None:
+    app = Stem("bound")
+    app.configure(Settings.from_env({}, broker=redis_url))
+    app.task("t")(lambda ctx: None)
+    database = redis.Redis.from_url(redis_url)
+    with Worker(app, name="w", inline_slots=1):
+        eventually(lambda: database.smembers("_kombu.binding.celery.pidbox"), 20)
+        assert database.smembers("_kombu.binding_permanent.celery.pidbox") == set()
+    app.close()
     database.close()
