@@ -93,7 +93,8 @@ class PostgresBackend(Backend):
         for _ in range(_ROUNDS):
             if not offers:
                 return held
-            answer = self._database.read(lambda session, left=offers: self._answer(session, left))  # type: ignore[misc]
+            size = sum(len(body) for _, _, body in offers)
+            answer = self._database.read(lambda session, left=offers: self._answer(session, left), size=size)  # type: ignore[misc]
             offers = [offer for offer in offers if offer[0] not in answer]
             held |= answer
         raise StoreError(f"result backend {self.url}: task {offers[0][1].task_id!r} is neither stored nor held")

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers import forking
+from stem_kombu.drivers.bulk import time_limit
 from stem_kombu.drivers.handshake import Endpoint, explained
 from stem_kombu.drivers.postgres_session import PostgresSession, TimedOut, wait_for
 from stem_kombu.drivers.schema import Schema
@@ -94,9 +95,10 @@ class PostgresDatabase:
         self._pid = os.getpid()
         self._prepared = False
 
-    def read(self, operation: Callable[[PostgresSession], T]) -> T:
-        """What the operation returns; each of its statements is its own transaction."""
-        return self._attempts(operation, repeat=True)
+    def read(self, operation: Callable[[PostgresSession], T], *, size: int = 0) -> T:
+        """What the operation returns; each of its statements is its own transaction. It may take longer the more bytes it
+        sends."""
+        return self._attempts(operation, repeat=True, timeout=time_limit(self._timeout, size))
 
     def write(self, operation: Callable[[PostgresSession], T], *, repeat: bool = True) -> T:
         """What the operation returns, once everything it did was committed; nothing of it when it raises."""
@@ -122,14 +124,14 @@ class PostgresDatabase:
         for connection in idle:
             connection.close()
 
-    def _attempts(self, step: Callable[[PostgresSession], T], *, repeat: bool) -> T:
+    def _attempts(self, step: Callable[[PostgresSession], T], *, repeat: bool, timeout: float | None = None) -> T:
         lost = conflicts = 0
         rebuilt = False
         while True:
             connection = None
             try:
                 connection = self._taken()
-                outcome = step(PostgresSession(connection, self._timeout))
+                outcome = step(PostgresSession(connection, timeout or self._timeout))
             except (self._driver.Error, TimedOut) as error:
                 gone = connection is None or bool(connection.closed) or _is_lost(error)
                 self._dispose(connection)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from stem_kombu.drivers import forking
+from stem_kombu.drivers.bulk import LARGE, time_limit
 from stem_kombu.drivers.handshake import endpoint_of, explained
 from stem_kombu.drivers.tls import checked_tls, tls_for, uses_tls, verifies
 from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
@@ -86,12 +87,12 @@ class RedisDatabase:
         self._client: Any = None
         self._pid = 0
 
-    def run(self, operation: Callable[[Any], T], *, repeat: bool = True) -> T:
-        """What the operation returns when called with a ``redis.Redis``."""
+    def run(self, operation: Callable[[Any], T], *, repeat: bool = True, size: int = 0) -> T:
+        """What the operation returns when called with a ``redis.Redis``; it may take longer the more bytes it sends."""
         errors = self._redis.exceptions
         for final in (not repeat, True):
             try:
-                return self._carried_out(operation)
+                return self._carried_out(operation, size)
             except errors.AuthenticationError as error:
                 raise self._translated(error) from error
             except (errors.ConnectionError, errors.TimeoutError, OSError) as error:
@@ -112,6 +113,7 @@ class RedisDatabase:
     ) -> Any:
         """What the script returns, as redis-py decodes it (bytes, ints, lists). Atomic on the server."""
 
+        size = sum(len(argument) for argument in arguments if not isinstance(argument, int))
         names = [self.prefix + key for key in keys] if self.prefix else keys
 
         def call(client: Any) -> Any:
@@ -120,7 +122,7 @@ class RedisDatabase:
             except self._redis.exceptions.NoScriptError:
                 return client.eval(script.source, len(names), *names, *arguments)
 
-        return self.run(call, repeat=repeat)
+        return self.run(call, repeat=repeat, size=size)
 
     def key(self, name: str) -> str:
         """The key of that name, with the prefix."""
@@ -140,13 +142,25 @@ class RedisDatabase:
             # own. They are closed by whoever uses them.
             client.connection_pool.disconnect(inuse_connections=False)
 
-    def _carried_out(self, operation: Callable[[Any], T]) -> T:
+    def _carried_out(self, operation: Callable[[Any], T], size: int) -> T:
+        if size >= LARGE:
+            return self._with_more_time(operation, size)
         client = self._connected()
         try:
             return operation(client)
         finally:
             if client is not self._client:  # let go meanwhile, when this connection was in use
                 client.connection_pool.disconnect(inuse_connections=False)
+
+    def _with_more_time(self, operation: Callable[[Any], T], size: int) -> T:
+        """By a connection of its own: the driver's time-out is a connection's, and counts while it sends as well."""
+        client = self._open()
+        options = client.connection_pool.connection_kwargs
+        options["socket_timeout"] = time_limit(options.get("socket_timeout") or REPLY_TIMEOUT, size)
+        try:
+            return operation(client)
+        finally:
+            client.connection_pool.disconnect()
 
     def _connected(self) -> Any:
         with self._lock:
