@@ -15,8 +15,8 @@ from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.background import Background
 from stem_kombu.broker import names
 from stem_kombu.broker.abilities import abilities_of
-from stem_kombu.broker.connections import backoff
 from stem_kombu.broker.failures import shown_url
+from stem_kombu.broker.outages import Outage
 from stem_kombu.clock import Clock
 from stem_kombu.control.admission import Admission
 from stem_kombu.control.base import WorkerView
@@ -69,6 +69,7 @@ class ControlListener:
         self._reconnected = reconnected
         self._hearing_check = hearing_check
         self._fanout = True
+        self._outage = Outage(f"control of worker {who.worker} is interrupted", shown_url(template), clock)
         self._outbox = Outbox(template, clock=clock)
         self._reception = Reception(
             view,
@@ -92,6 +93,11 @@ class ControlListener:
     def admission(self) -> Admission:
         """What was let in, and how many messages were dropped, by reason."""
         return self._reception.admission
+
+    @property
+    def trouble(self) -> str | None:
+        """The last failure while commands don't reach this worker, else ``None``."""
+        return self._outage.trouble
 
     def start(self) -> None:
         """Return once commands reach this worker; may be called twice.
@@ -148,8 +154,11 @@ class ControlListener:
     # -- the thread -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        failures, heard_before = 0, False
+        heard_before = False
         while self._wanted:
+            if (wait := self._outage.turn()) > 0:
+                self._pause(wait)
+                continue
             ear = Ear(
                 self._template,
                 self._namespace,
@@ -164,26 +173,32 @@ class ControlListener:
             )
             try:
                 ear.open()
+                self._outage.reached()
                 self._wake = ear.wake
                 while self._wanted:
                     if ear.listen():
-                        failures = 0
+                        self._outage.worked()
                         if heard_before:
                             # Not before: what is broadcast between connecting and hearing is missed as well.
                             self._reconnected()
                         heard_before = True
                         self._set_ready()
             except ear.errors as error:
-                failures = self._note(failures, error)
+                wait = self._note(error)
             except Exception as error:
                 # The boundary of the thread that keeps this worker reachable: it must outlive whatever a driver raises.
-                logger.exception("the control connection failed in an unexpected way")
-                failures = self._note(failures, error)
+                if not self._outage.failures:
+                    logger.exception("the control connection failed in an unexpected way")
+                wait = self._note(error)
             self._wake = None
             self._close(ear)
-            if failures > 1:  # after the first failure at once: what is broadcast now is missed
-                with self._changed:
-                    self._changed.wait_for(lambda: not self._wanted, backoff(failures - 1))
+            if self._outage.failures > 1:  # after the first failure at once: what is broadcast now is missed
+                self._pause(wait)
+        self._outage.forget()
+
+    def _pause(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._wanted, seconds)
 
     def _close(self, ear: Ear) -> None:
         # In a thread of its own, as closing waits for a blocking read to end and nobody hears this worker meanwhile.
@@ -200,8 +215,6 @@ class ControlListener:
             self._ready, self._failure = True, None
             self._changed.notify_all()
 
-    def _note(self, failures: int, error: Exception) -> int:
+    def _note(self, error: Exception) -> float:
         self._failure = str(error) or type(error).__name__
-        level = logging.WARNING if failures in (0, 9) else logging.DEBUG
-        logger.log(level, "control of worker %s is interrupted: %s", self._worker, self._failure)
-        return failures + 1
+        return self._outage.failed(error)

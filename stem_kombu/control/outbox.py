@@ -16,8 +16,9 @@ from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.broker import names
 from stem_kombu.broker.alarms import is_blocked
 from stem_kombu.broker.amqp_mail import AmqpMail, open_amqp_mail
-from stem_kombu.broker.connections import backoff, connect, drop_idle, pulse
-from stem_kombu.broker.failures import broker_errors
+from stem_kombu.broker.connections import connect, drop_idle, pulse
+from stem_kombu.broker.failures import broker_errors, shown_url
+from stem_kombu.broker.outages import Outage
 from stem_kombu.broker.redis_mail import RedisPost
 from stem_kombu.clock import Clock
 from stem_kombu.control.lines import CONTENT_TYPE, ENCODING, hang_up, line, say
@@ -83,6 +84,7 @@ class Outbox:
     def __init__(self, template: Connection, *, clock: Clock) -> None:
         self._template = template
         self._clock = clock
+        self._outage = Outage("replies and heartbeats are not sent", shown_url(template), clock)
         self._changed = threading.Condition()
         self._replies: deque[tuple[float, str, bytes]] = deque()
         self._beat: Heartbeat | None = None
@@ -122,17 +124,19 @@ class Outbox:
 
     def _run(self) -> None:
         me = threading.current_thread()
-        failures = 0
         voice: _Voice | None = None
         while True:
             with self._changed:
                 if self._thread is me and not (self._replies or self._beat):
                     self._changed.wait(None if voice is None else voice.patience)
-                if self._thread is not me and (failures or not (self._replies or self._beat)):
+                if self._thread is not me and (self._outage.failures or not (self._replies or self._beat)):
                     break
                 reply = self._replies[0] if self._replies else None
                 beat = None if reply is not None else self._beat
             if voice is None and reply is None and beat is None:
+                continue
+            if voice is None and (wait := self._outage.turn()) > 0:
+                self._wait_after(wait, me)
                 continue
             try:
                 with broker_errors(self._template, "sending a reply or a heartbeat"):
@@ -145,26 +149,25 @@ class Outbox:
                     else:
                         continue
             except BrokerError as error:
-                # An idle connection may have been cut long ago, so the first failure says nothing yet.
-                logger.log(logging.INFO if failures == 1 else logging.DEBUG, "not sent yet: %s", error)
-                failures += 1
                 _silence(voice)
                 voice = None
-                self._wait_after(failures, me)
+                # An idle connection may have been cut long ago, so the first failure says nothing yet.
+                wait = self._outage.failed(error)
+                self._wait_after(wait if self._outage.failures > 1 else 0.0, me)
                 continue
             except Exception:
                 # The boundary of a thread that nobody watches: what can't be said is dropped, and told here.
                 logger.exception("a reply or a heartbeat can't be said at all")
                 _silence(voice)
                 voice = None
-            failures = 0
+            self._outage.worked()
             self._said(reply, beat)
+        self._outage.forget()
         _silence(voice)
 
-    def _wait_after(self, failures: int, me: threading.Thread) -> None:
+    def _wait_after(self, seconds: float, me: threading.Thread) -> None:
         with self._changed:
-            if failures > 1:
-                self._changed.wait_for(lambda: self._thread is not me, backoff(failures - 1))
+            self._changed.wait_for(lambda: self._thread is not me, seconds)
             now = self._clock.monotonic()
             while self._replies and self._replies[0][0] <= now:
                 self._replies.popleft()

@@ -16,7 +16,9 @@ from kombu.exceptions import KombuError
 from kombu.pidbox import Mailbox
 
 from stem_kombu.background import Background
-from stem_kombu.broker.connections import backoff, connect, drop_idle, release
+from stem_kombu.broker.connections import connect, drop_idle, release
+from stem_kombu.broker.failures import shown_url
+from stem_kombu.broker.outages import Outage
 from stem_kombu.broker.unpacking import bound
 from stem_kombu.clock import Clock
 from stem_kombu.control.base import WorkerView
@@ -61,6 +63,7 @@ class Face:
         self.node = node_name(who.worker, who.hostname)
         self.events = Events(self.node, who.pid, clock, hide_args=closed)
         self._next_beat = 0.0
+        self._outage = Outage(f"Celery's monitors don't see worker {self.node}", shown_url(template), clock)
         self._complaints = Complaints("messages of Celery's remote control", clock)
         refuse = self._complaints.drop if closed else None
         self._panel = Panel(self.node, view, names, revoke, self._beat_soon, refuse=refuse)
@@ -80,22 +83,23 @@ class Face:
         self._background.stop(5.0)
 
     def _run(self) -> None:
-        failures = 0
         while not self._stopped.is_set():
+            if (wait := self._outage.turn()) > 0:
+                self._stopped.wait(wait)
+                continue
             connection = self._template.clone()
             try:
                 connect(connection, _CONNECT_TIMEOUT)
+                self._outage.reached()
                 producer = self._opened(connection)
-                failures = 0
                 self._serve(connection, producer)
             except Exception as error:  # noqa: BLE001 - whatever a driver raises, tasks are more important
                 # The boundary of a thread that nothing depends on.
-                failures += 1
-                log = logger.warning if failures == 1 else logger.debug
-                log("Celery's monitors don't see worker %s: %s", self.node, error)
+                wait = self._outage.failed(error)
             finally:
                 _released(connection)
-            self._stopped.wait(backoff(failures) if failures else 0)
+            self._stopped.wait(wait)
+        self._outage.forget()
 
     def _opened(self, connection: Any) -> Any:
         """What sends events, once monitors were told that this worker is there, and are heard."""
@@ -123,6 +127,7 @@ class Face:
             if self._clock.monotonic() >= self._next_beat:
                 self._next_beat = self._clock.monotonic() + FREQUENCY
                 self._send_of_worker(producer, "worker-heartbeat")
+                self._outage.worked()
         self._send_of_tasks(producer)
         self._send_of_worker(producer, "worker-offline")
 

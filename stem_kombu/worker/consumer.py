@@ -169,9 +169,13 @@ class Consumer:
 
     def _run(self) -> None:
         while not self._ended.is_set():
-            connection, wait = self._template.clone(), 0.0
+            if (wait := self._outage.turn()) > 0:
+                self._ended.wait(wait)
+                continue
+            connection = self._template.clone()
             try:
                 connect(connection, _CONNECT_TIMEOUT)
+                self._outage.reached()
                 self.generation += 1
                 self._serve(connection)
             except (BrokerError, *connection.connection_errors, *connection.channel_errors) as error:

@@ -18,6 +18,7 @@ from stem_kombu.backends.base import Roster
 from stem_kombu.backends.heartbeat import STALE_AFTER, Heartbeat
 from stem_kombu.backends.processes import Process
 from stem_kombu.background import Background
+from stem_kombu.broker.outages import Outage
 from stem_kombu.clock import Clock, from_epoch
 from stem_kombu.control.base import Standing, WorkerIdentity
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError, StoreUnavailable
@@ -72,6 +73,7 @@ class Heartbeats:
         self._background = Background(
             self._run, "stem-heartbeats", begin=self._begin, wake=self._end_soon, end=self._leave
         )
+        self._outage = Outage("heartbeats can't be recorded", roster.url, clock)
         #: The roster's last failure while it is down, else ``None``.
         self.trouble: str | None = None
         #: When this worker took its id, in seconds by the roster's clock; ``None`` before. What was issued earlier was
@@ -225,10 +227,10 @@ class Heartbeats:
             try:
                 self._beat()
                 self.trouble = None
+                self._outage.worked()
             except StoreError as error:
-                if self.trouble is None:
-                    logger.warning("heartbeats can't be recorded: %s", error)
                 self.trouble = str(error)
+                self._outage.failed(error)
                 self._publish(self._make())
             except Exception:
                 # The boundary of the thread by which others know that this worker lives.

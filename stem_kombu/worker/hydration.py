@@ -15,6 +15,7 @@ from itertools import islice
 
 from stem_kombu.background import Background
 from stem_kombu.broker.connections import backoff
+from stem_kombu.broker.outages import Outage
 from stem_kombu.clock import Clock
 from stem_kombu.control.base import RevocationFacts, SetBack
 from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
@@ -76,6 +77,7 @@ class Hydration:
         self._synced_mono: float | None = None
         self._kept_house_mono: float | None = None
         self._loaded = False
+        self._outage = Outage("the revoke store can't be read", store.url, clock)
         #: The store's last failure while it is down, else ``None``; shown by ``inspect``.
         self.trouble: str | None = None
 
@@ -170,9 +172,8 @@ class Hydration:
                     raise
                 self._failed(error)
                 return False
-            if self.trouble is not None:
-                logger.info("the revoke store answers again; in step at revision %d", self._cache.revision)
             self.trouble = None
+            self._outage.worked()
             self._synced_mono = began
             return True
 
@@ -298,9 +299,8 @@ class Hydration:
             self._another = self._loaded  # what had expired by the old time may be live by the new one
 
     def _failed(self, error: StoreError) -> None:
-        if self.trouble is None:
-            logger.warning("the revoke store can't be read, working with revision %d: %s", self._cache.revision, error)
         self.trouble = str(error)
+        self._outage.failed(error)
 
     def _run(self) -> None:
         failures = 0
@@ -310,6 +310,8 @@ class Hydration:
                 wait = min(wait, self._interval / _LOOKS)
             self._nudged.wait(wait)
             self._nudged.clear()
+            while not self._stopped.is_set() and (wait := self._outage.turn()) > 0:
+                self._stopped.wait(wait)
             if self._stopped.is_set():
                 return
             try:

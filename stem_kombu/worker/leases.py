@@ -13,6 +13,7 @@ from typing import Any
 
 from stem_kombu.background import Background
 from stem_kombu.broker.leases import Leasing
+from stem_kombu.broker.outages import Outage
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerError
 from stem_kombu.worker.inflight import Delivery, InFlight
@@ -24,12 +25,19 @@ class LeaseThread:
     """Renews what is in flight; ``lost(delivery)`` is called once for each lease that is gone."""
 
     def __init__(
-        self, leasing: Leasing | None, inflight: InFlight, *, lost: Callable[[Delivery], None], clock: Clock
+        self,
+        leasing: Leasing | None,
+        inflight: InFlight,
+        *,
+        lost: Callable[[Delivery], None],
+        clock: Clock,
+        broker_url: str = "",
     ) -> None:
         self._leasing = leasing
         self._inflight = inflight
         self._lost = lost
         self._clock = clock
+        self._outage = Outage("leases could not be renewed", broker_url, clock)
         self._wishes: dict[int, float] = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -93,9 +101,10 @@ class LeaseThread:
                 if self._clock.monotonic() >= due:
                     due = self._clock.monotonic() + period
                     self._renew_all(self._leasing)
+                self._outage.worked()
             except BrokerError as error:
                 # A third of a lifetime later is early enough; trying sooner would hammer a broker that is coming up.
-                logger.warning("leases could not be renewed: %s", error)
+                self._outage.failed(error)
                 due = self._clock.monotonic() + min(period, 1.0)
             except Exception:
                 # The boundary of the thread that keeps what runs here from running elsewhere as well.

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 from stem_kombu.backends.base import TaskStates
+from stem_kombu.broker.outages import Outage
 from stem_kombu.clock import Clock
 from stem_kombu.errors import StoreError
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.task import TaskMessage
-
-logger = logging.getLogger(__name__)
 
 #: Seconds after which what was told of a task that waits here is looked at once more before it starts: another message of the
 #: task may have run meanwhile, here or elsewhere.
@@ -24,6 +21,7 @@ class Past:
 
     def __init__(self, states: TaskStates | None, clock: Clock) -> None:
         self._states = states
+        self._outage = Outage("whether tasks ended before can't be told", "" if states is None else states.url, clock)
         self._clock = clock
         self._failed_at = float("-inf")
 
@@ -42,8 +40,9 @@ class Past:
             record = self._states.get(message.task_id)
         except StoreError as error:
             self._failed_at = self._clock.monotonic()
-            logger.warning("whether task %s ended before can't be told: %s", message.task_id, error)
+            self._outage.failed(error)
             return None
+        self._outage.worked()
         return record if record is not None and is_over(message, record) else None
 
 

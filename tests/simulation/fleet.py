@@ -14,7 +14,7 @@ from typing import Any
 import stem_kombu.wake
 from stem_kombu import background
 from stem_kombu.backends.processes import Presence
-from stem_kombu.broker import connections, queues
+from stem_kombu.broker import connections, outages, queues
 from stem_kombu.broker.resending import resent
 from stem_kombu.context import TaskContext, TaskReleased, TaskRevoked
 from stem_kombu.control import base, lanes, listener, lookout, mailboxes, outbox, question
@@ -409,6 +409,19 @@ def _presence(process: Any, hostname: str, pid: int, here: Any, our_hostname: st
     return Presence.ALIVE if lives else Presence.GONE
 
 
+class OwnServers(dict[Any, Any]):
+    """What a process knows of servers, for each simulated process."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return super().get((KERNEL.thread.process, key), default)
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        return super().setdefault((KERNEL.thread.process, key), default)
+
+    def __getitem__(self, key: Any) -> Any:
+        return super().__getitem__((KERNEL.thread.process, key))
+
+
 def _current_clock() -> SimClock:
     return SimClock(KERNEL.thread.process)
 
@@ -446,6 +459,7 @@ def wire() -> None:
         module.SYSTEM = clock  # type: ignore[attr-defined]
 
     replaced: dict[Any, dict[str, Any]] = {
+        outages: {"_servers": OwnServers()},
         record_writer: {"queue": threads.queue},
         retry_publisher: {"queue": threads.queue},
         pool: {"LeftoverReaper": _NoLeftovers},
@@ -492,7 +506,11 @@ def wire() -> None:
             "abilities_of": lambda *_, **__: SimpleNamespace(fanout=True, require_control=lambda url: None),
             "shown_url": lambda template: "simulated://",
         },
-        outbox: {"_Voice": doubles.Voice, "broker_errors": doubles.broker_errors},
+        outbox: {
+            "_Voice": doubles.Voice,
+            "broker_errors": doubles.broker_errors,
+            "shown_url": lambda template: "simulated://",
+        },
         question: {"Census": NotedCensus, "encode_command": _encode_command},
         mailboxes: {"Mailbox": doubles.Mailbox, "broker_connection": lambda settings: doubles.Template(WORLD.broker)},
         view: {"mask_url": lru_cache(view.mask_url)},

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from stem_kombu.broker import outages
 from stem_kombu.broker.encoding import encode_task
 from stem_kombu.control.admission import TOLERANCE
 from stem_kombu.control.client import ROSTER_SHARE
@@ -62,6 +63,7 @@ class Schedule:
     def __init__(self, seed: int, theme: str | None = None) -> None:
         KERNEL.reset(seed)
         threads.FDS.reset()
+        outages._servers.clear()
         self.seed = seed
         about = KERNEL.draw()
         drawn = "" if about < 0.5 else THEMES[int((about - 0.5) * 2 * len(THEMES))]

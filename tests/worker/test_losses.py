@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -19,9 +19,9 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client import ControlClient
 from stem_kombu.errors import StoreUnavailable, TaskFailed
 from stem_kombu.outcome import TaskRecord, TaskState
-from stem_kombu.revocation import Revocation, RevocationDraft
+from stem_kombu.revocation import RevocationDraft
 from stem_kombu.settings import Settings
-from stem_kombu.stores.base import RevokeStore
+from stem_kombu.stores.base import Glance, RevokeStore
 from stem_kombu.task import TaskMessage
 from stem_kombu.testing.gates import Gate
 from stem_kombu.testing.proxy import TcpProxy
@@ -167,9 +167,9 @@ class HeldUpStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def since(self, namespace: str, version: int) -> Iterator[Revocation]:
+    def glance(self, namespace: str, task_ids: Sequence[str]) -> Glance:
         assert self.answers.wait(30)
-        return self._store.since(namespace, version)
+        return self._store.glance(namespace, task_ids)
 
 
 @on_amqp
