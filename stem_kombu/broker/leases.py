@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stem_kombu.broker.connections import connect, release
-from stem_kombu.broker.failures import broker_errors
+from stem_kombu.broker.failures import broker_errors, shown_url
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import BrokerUnavailable
 
@@ -101,6 +101,7 @@ class RedisLeasing:
     consumers restore what is older than their ``visibility_timeout``, so all of a queue must have the same one."""
 
     def __init__(self, connection: Connection, clock: Clock) -> None:
+        self.url = shown_url(connection)
         self._template = connection
         self._clock = clock
         # Kombu's own default is an attribute of its channel class.

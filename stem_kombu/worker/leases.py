@@ -25,19 +25,13 @@ class LeaseThread:
     """Renews what is in flight; ``lost(delivery)`` is called once for each lease that is gone."""
 
     def __init__(
-        self,
-        leasing: Leasing | None,
-        inflight: InFlight,
-        *,
-        lost: Callable[[Delivery], None],
-        clock: Clock,
-        broker_url: str = "",
+        self, leasing: Leasing | None, inflight: InFlight, *, lost: Callable[[Delivery], None], clock: Clock
     ) -> None:
         self._leasing = leasing
         self._inflight = inflight
         self._lost = lost
         self._clock = clock
-        self._outage = Outage("leases could not be renewed", broker_url, clock)
+        self._outage = Outage("leases could not be renewed", str(getattr(leasing, "url", "")), clock)
         self._wishes: dict[int, float] = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()

@@ -245,9 +245,7 @@ class Worker:
             still_held=lambda held: leasing is not None or self.consumer.still_holds(held.generation),
         )
         steering = self.steering
-        self.leases = LeaseThread(
-            leasing, self.inflight, lost=steering.lease_lost, clock=clock, broker_url=self.broker_url
-        )
+        self.leases = LeaseThread(leasing, self.inflight, lost=steering.lease_lost, clock=clock)
         steering.executor, steering.recorder, steering.past = self.executor, self.recorder, self.intake.past
         steering.holds, steering.leases, steering.credit = self.intake_holds, self.leases, self._credit
         self._depths = QueueDepths(template)
