@@ -21,7 +21,7 @@ class Past:
 
     def __init__(self, states: TaskStates | None, clock: Clock) -> None:
         self._states = states
-        self._outage = Outage("whether tasks ended before can't be told", "" if states is None else states.url, clock)
+        self._outage = Outage("whether tasks ended before can't be told", str(getattr(states, "url", "")), clock)
         self._clock = clock
         self._failed_at = float("-inf")
 
