@@ -295,7 +295,8 @@ class ControlClient:
         try:
             self._collect(question, mailbox, began=self._clock.monotonic(), looked_since=look_later, enough=enough)
         except BrokerUnavailable as error:
-            notes.append(f"the connection was lost while waiting for replies: {error}")
+            if self._clock.monotonic() < deadline:  # else only the time is up, for the driver as well
+                notes.append(f"the connection was lost while waiting for replies: {error}")
             mailbox.close(broken=True)
         else:
             self._mailboxes.put_back(mailbox)
@@ -379,6 +380,10 @@ class ControlClient:
                 continue
             if not census.wants and question.knows_roster and now >= began + min(NOBODY_WINDOW, question.timeout):
                 return
+            if question.waits_for_the_absent(now - began):
+                question.expect(self._roster_view([], question.deadline))  # one of them may have started meanwhile
+                if question.waits_for_the_absent(now - began):
+                    return
             if now >= retry_at and now < min(census.last_heard + patience, at_last):
                 retry_at = min(census.last_heard + patience, at_last)  # they are still coming in
             if now >= retry_at:

@@ -9,16 +9,19 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from stem_kombu.backends.base import RosterView
+from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.clock import Clock
 from stem_kombu.control.census import Census, living
 from stem_kombu.control.codec import encode_command, order_size
 from stem_kombu.control.mailbox import Mailbox
-from stem_kombu.control.messages import Command, Order, matches
+from stem_kombu.control.messages import Call, Command, Order, matches
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import TEXT_LIMIT, Revocation
 from stem_kombu.signing.keyring import Keyring
 from stem_kombu.signing.seal import digest_of, signature_of
 
+#: Seconds after which a worker that was named, and is not on the roster, should have answered through its inbox.
+ABSENT = 1.0
 #: Revocations and bytes in one message.
 CHUNK, CHUNK_BYTES = 500, 400_000
 
@@ -53,6 +56,10 @@ class Question:
         self._expires_at = now + timedelta(seconds=max(0.0, deadline - self._stamped_at))
         self.census = Census(secrets.token_hex(16), namespace, targets, len(orders), asked_at=asked_at)
         self._on_roster: set[str] = set()
+        self._may_live: set[str] = set()
+        # What an application's command takes is not known.
+        longest = max(getattr(order, "settle", 0.0) for order in orders)
+        self._absent_after = float("inf") if any(isinstance(order, Call) for order in orders) else ABSENT + longest
         self._bodies: list[bytes] = []
         self._reply_to = ""
         self.parts, self.sent = len(orders), 0
@@ -62,6 +69,7 @@ class Question:
         if view is not None:
             self.knows_roster = True
             self._on_roster.update(beat.worker for beat in view.heartbeats)
+            self._may_live.update(b.worker for b in view.heartbeats if b.liveness(view.now) is not Liveness.DEAD)
             self.census.expect(alive := living(view, self._targets))
             self.census.conflicts |= {b.worker: b.conflict for b in view.heartbeats if b.conflict and b.worker in alive}
 
@@ -85,6 +93,13 @@ class Question:
     def unanswered(self) -> int:
         """How many of the messages that were sent somebody expected has not answered yet."""
         return self.sent - self.census.answered_parts
+
+    def waits_for_the_absent(self, seconds: float) -> bool:
+        """Whether none of those that are silent, who were asked by name, may live according to the roster, and they have had
+        so many seconds to answer that they are not there."""
+        silent = self.census.silent
+        absent = self.knows_roster and bool(silent) and self._may_live.isdisjoint(silent)
+        return absent and seconds >= self._absent_after
 
     def remind(self, mailbox: Mailbox) -> None:
         """Ask the silent again, each through its inbox; who has the question already ignores it, or answers again."""

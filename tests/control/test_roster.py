@@ -61,9 +61,9 @@ def test_g16_workers_answer_while_the_roster_hangs(
     behind = redis_url.replace(f":{redis_server.port}", f":{proxy.port}")
     redis_fleet.start("alpha")
     # given a client that has read the roster over a connection on which nothing comes any more
-    settings = Settings.from_env({}, broker=redis_url, backend=behind, revoke_store="memory://", timeout=2.0)
+    settings = Settings.from_env({}, broker=redis_url, backend=behind, revoke_store="memory://", timeout=4.0)
     with ControlClient(settings) as client:
-        assert client.ping(timeout=0.2).notes == ()
+        assert client.ping(timeout=30).notes == ()
         proxy.stall()
         # then it asks everyone all the same, and says what it could not know
         report = client.ping()
