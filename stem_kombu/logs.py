@@ -57,7 +57,8 @@ class LogSetup:
                 hook(self)
         elif self.config is not None:
             try:
-                logging.config.dictConfig(dict(self.config))
+                # Loggers that modules have made by now are not meant by a configuration that does not name them.
+                logging.config.dictConfig({"disable_existing_loggers": False, **self.config})
             except (ValueError, TypeError, AttributeError, ImportError) as error:
                 cause = f": {error.__cause__}" if error.__cause__ else ""
                 raise ConfigurationError(f"STEM_LOG_CONFIG: logging refuses it: {error}{cause}") from error

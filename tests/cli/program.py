@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,8 +132,10 @@ class Program:
             text=True,
         )
 
-    def begin_worker(self, *arguments: str, env: Mapping[str, str] | None = None) -> WorkerProcess:
-        """Start ``stem worker start`` in the project's folder, and don't wait."""
+    def begin_worker(
+        self, *arguments: str, env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> WorkerProcess:
+        """Start ``stem worker start`` in the project's folder, and don't wait. ``prefix``: a program that runs it."""
         number = next(_numbers)
         application = () if "-A" in arguments else ("-A", "shop:app")
         with (
@@ -141,7 +143,7 @@ class Program:
             (self.folder / f"worker-{number}.err").open("wb") as err,
         ):
             process = subprocess.Popen(
-                [STEM, "worker", "start", *application, *arguments],
+                [*prefix, STEM, "worker", "start", *application, *arguments],
                 env={**self.environment, **(env or {})},
                 cwd=PROJECT,
                 stdin=subprocess.DEVNULL,

@@ -81,6 +81,12 @@ def starts_programs(ctx: TaskContext, folder: str, gate: str, forks: bool = Fals
     Gate(gate).wait_open()
 
 
+@app.task("starts_a_session", isolate=True)
+def starts_a_session(ctx: TaskContext) -> int:
+    """A program that leaves the child's group."""
+    return subprocess.Popen(["sleep", "600"], start_new_session=True).pid
+
+
 @app.task("registers_at_exit", isolate=True)
 def registers_at_exit(ctx: TaskContext, folder: str, hangs: bool = False) -> int:
     _NOTES.append(folder)

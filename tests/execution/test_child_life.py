@@ -191,3 +191,60 @@ def test_coroutine_tasks_of_a_child_share_one_event_loop(make_pool: PoolMaker, o
     pool = make_pool()
     found = [run(pool, observer, "loop") for _ in range(3)]
     assert [loops for _, loops in found] == [1, 1, 1]  # type: ignore[attr-defined]
+
+
+def test_g28_what_a_worker_killed_together_with_its_child_has_left_is_ended_by_the_next_one(
+    make_pool: PoolMaker, tmp_path: Path, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(textwrap.dedent(KILLED))
+    worker = subprocess.Popen(
+        [sys.executable, str(script), "forkserver", str(tmp_path), gate.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert worker.stdout is not None
+    assert worker.stdin is not None
+    assert worker.stdout.readline() == "ready\n"
+    eventually(lambda: len(noted(tmp_path)) == 3)
+    left, child = [int(pid) for pid in noted(tmp_path)], gate.wait_reached()
+    strangers = subprocess.Popen(["sleep", "600"])  # of this process, which is alive
+    try:
+        for pid in (child, worker.pid):  # neither may see the other's end
+            os.kill(pid, signal.SIGSTOP)
+        for pid in (child, worker.pid):
+            os.kill(pid, signal.SIGKILL)
+        worker.wait()
+        assert all(runs(pid) for pid in left)
+        make_pool()
+        eventually(lambda: not any(runs(pid) for pid in left), 20)
+        assert strangers.poll() is None
+        assert "that tasks of a killed worker on this host had left running" in caplog.text
+    finally:
+        strangers.kill()
+        strangers.wait()
+        worker.stdin.close()
+        worker.stdout.close()
+        for pid in left:
+            if runs(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("how", ["killed", "recycled"])
+def test_what_has_left_the_group_of_its_child_is_left_alone(
+    make_pool: PoolMaker, observer: Recording, how: str
+) -> None:
+    pool = make_pool(max_tasks_per_child=1 if how == "recycled" else None)
+    child = pool.view()[0].pid
+    program = run(pool, observer, "starts_a_session")
+    assert isinstance(program, int)
+    try:
+        if how == "killed":
+            os.kill(child, signal.SIGKILL)
+        eventually(lambda: not runs(child))
+        pool.stop()
+        assert runs(program)
+    finally:
+        os.kill(program, signal.SIGKILL)
