@@ -38,6 +38,11 @@ class StoreUnavailable(StoreError):
     """The store can't be reached or refused the connection; the same call may succeed later."""
 
 
+class StoreRefused(StoreUnavailable):
+    """The store refuses it until a person changes something: a password, a right, a database. To repeat the call at once
+    makes no sense."""
+
+
 class StoreCorrupt(StoreError):
     """What the store holds can't be read; the message names the place (file and line, or table and key)."""
 
@@ -53,6 +58,11 @@ class BrokerError(StemError):
 
 class BrokerUnavailable(BrokerError):
     """The broker can't be reached or refused the connection; the same call may succeed later."""
+
+
+class BrokerRefused(BrokerUnavailable):
+    """The broker refuses it until a person changes something: a password, a right, a virtual host. To repeat the call at
+    once makes no sense."""
 
 
 class BrokerBlocked(BrokerUnavailable):

@@ -19,7 +19,7 @@ from stem_kombu.broker.resending import resent
 from stem_kombu.broker.task_signatures import task_signer
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.drivers import forking
-from stem_kombu.errors import BrokerBlocked, BrokerError, BrokerUnavailable
+from stem_kombu.errors import BrokerBlocked, BrokerError, BrokerRefused, BrokerUnavailable
 from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage
 
@@ -139,6 +139,8 @@ class TaskProducer:
                 return
             except BrokerBlocked:
                 raise  # it has been waited for, and what is sent to a broker under an alarm may arrive later
+            except BrokerRefused:
+                raise  # so would it be next time
             except BrokerUnavailable:
                 # At once after the first: it may be that of a connection which the server closed while it was idle.
                 wait = backoff(failures, longest=1.0) if failures else 0.0

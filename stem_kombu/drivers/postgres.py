@@ -19,7 +19,7 @@ from stem_kombu.drivers.handshake import Endpoint, explained
 from stem_kombu.drivers.postgres_session import PostgresSession, TimedOut, wait_for
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.tls import postgres_options, tls_for
-from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError, StoreUnavailable
+from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError, StoreRefused, StoreUnavailable
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import TlsSettings
 from stem_kombu.urls import checked_server_url, checked_url
@@ -244,24 +244,53 @@ class PostgresDatabase:
             )
         if not code and (told := explained(text, self._endpoint(), tls_for(self._address, self._tls))) is not None:
             return StoreUnavailable(f"{where}: {told[0]}", hint=told[1])
-        if "pg_hba.conf" in text and "no encryption" in text:
-            return StoreUnavailable(
-                f"{where}: {text}", hint="set STEM_TLS_CA_CERT, and this server is reached with TLS and verified"
-            )
-        if "password" in text or "authentication failed" in text or "role" in text or "pg_hba.conf" in text:
-            return StoreUnavailable(f"{where}: {text}", hint="check user and password")
-        if "database" in text and "does not exist" in text:
-            return StoreUnavailable(f"{where}: {text}", hint="create the database (createdb), or name one that exists")
+        if (
+            meant := _MEANING.get(code) or next((found for words, found in _AT_LOGIN if words in text), None)
+        ) is not None:
+            what, hint, refused = meant
+            return (StoreRefused if refused else StoreUnavailable)(f"{where}: {what}{text}", hint=hint)
         if code in _UNSTORABLE_TEXT:
             return StoreError(
                 f"{where}: the encoding of this database has no place for a character of an id, name or reason ({text})",
                 hint="make the database anew with encoding UTF8 (createdb -E UTF8 -T template0), or use plain ASCII text",
             )
-        if code == "42501":
-            return StoreUnavailable(f"{where}: {text}", hint="grant this user CREATE on the schema, and its tables")
-        if code.startswith(("53", "57")) or code == "25006" or isinstance(error, self._driver.OperationalError):
+        if code.startswith(("53", "57")) or isinstance(error, self._driver.OperationalError):
             return StoreUnavailable(f"{where}: {text}", hint="check that the server runs at that host and port")
         return StoreError(f"{where}: {text}")
+
+
+_PASSWORD = ("", "check user and password", True)
+_DATABASE = ("", "create the database (createdb), or name one that exists", True)
+_RIGHTS = ("", "grant this user CREATE on the schema, or make the tables beforehand and grant them", True)
+_FULL = ("", "raise max_connections or the role's limit, or put a pooler before the server", False)
+_STARTING = ("", "wait until the server has started", False)
+#: What a code means, what to do, and whether it stays so until a person changes something.
+_MEANING = {
+    "25006": ("the server, database or role is read-only: ", "give the URL of the primary, or allow writing", False),
+    "28000": _PASSWORD,
+    "28P01": _PASSWORD,
+    "3D000": _DATABASE,
+    "42501": _RIGHTS,
+    "53100": ("the server's disk is full: ", "make room on it", False),
+    "53200": ("the server is out of memory: ", "look at its limits", False),
+    "53300": _FULL,
+    "57P03": _STARTING,
+}
+#: The same at login, where libpq hands on no code: by the server's words, the more special ones first.
+_AT_LOGIN = (
+    ("too many connections", _FULL),
+    ("too many clients", _FULL),
+    ("remaining connection slots", _FULL),
+    ("starting up", _STARTING),
+    ("no encryption", ("", "set STEM_TLS_CA_CERT, and this server is reached with TLS and verified", True)),
+    ("password authentication failed", _PASSWORD),
+    ("no password supplied", _PASSWORD),
+    ("authentication failed", _PASSWORD),
+    ("pg_hba.conf", ("", "check user and password, and the server's pg_hba.conf", True)),
+    ("permitted to log in", _PASSWORD),
+    ('role "', _PASSWORD),
+    ("does not exist", _DATABASE),
+)
 
 
 def _is_lost(error: Any) -> bool:

@@ -20,7 +20,7 @@ from stem_kombu.drivers import forking
 from stem_kombu.drivers.bulk import LARGE, time_limit
 from stem_kombu.drivers.handshake import endpoint_of, explained
 from stem_kombu.drivers.tls import checked_tls, tls_for, uses_tls, verifies
-from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
+from stem_kombu.errors import ConfigurationError, StoreError, StoreRefused, StoreUnavailable
 from stem_kombu.redaction import mask_url
 from stem_kombu.sentinel import is_sentinel, sentinel_address
 from stem_kombu.settings import TlsSettings
@@ -240,7 +240,7 @@ class RedisDatabase:
         text = str(error).strip() or type(error).__name__
         where, errors = f"{self._purpose} {self.url}", self._redis.exceptions
         if isinstance(error, errors.AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
-            return StoreUnavailable(f"{where}: the password was not accepted ({text})", hint="check user and password")
+            return StoreRefused(f"{where}: the password was not accepted ({text})", hint="check user and password")
         if isinstance(error, self._redis.sentinel.MasterNotFoundError):
             text = text.partition(" : ")[0]  # the rest is the repr of every client that was tried
             return StoreUnavailable(f"{where}: {text}", hint="check the sentinels' addresses and the master's name")
@@ -260,15 +260,13 @@ class RedisDatabase:
         if isinstance(error, (errors.ConnectionError, OSError)):
             return StoreUnavailable(f"{where}: {text}", hint="check that the server runs at that host and port")
         if "DB index" in text:
-            return StoreUnavailable(
-                f"{where}: {text}", hint="the number after the last slash must be a database it has"
-            )
+            return StoreRefused(f"{where}: {text}", hint="the number after the last slash must be a database it has")
         if "OOM " in text or "maxmemory" in text:
             return StoreUnavailable(f"{where}: the server is out of memory ({text})", hint="raise maxmemory, or prune")
         if isinstance(error, errors.ReadOnlyError) or text.startswith("READONLY"):
             return StoreUnavailable(f"{where}: this server is a read-only replica", hint="give the URL of the master")
         if isinstance(error, errors.NoPermissionError) or text.startswith("NOPERM"):
-            return StoreUnavailable(
+            return StoreRefused(
                 f"{where}: {text}", hint="allow this user EVAL and EVALSHA on the keys of its namespace"
             )
         if text.startswith(("MISCONF", "BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN")):
