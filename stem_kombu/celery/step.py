@@ -153,7 +153,7 @@ def _make_revoke_durable(agent: Agent) -> None:
     def revoke(state: Any, task_id: Any, terminate: Any = False, signal: Any = None, **kwargs: Any) -> Any:
         terminate = bool(terminate)  # Flower's API sends 0 and null
         ids = [task_id] if isinstance(task_id, str) else [str(one) for one in task_id or ()]
-        cooperatively = terminate and not agent.kills
+        cooperatively = bool(terminate) and not agent.kills
         try:
             trouble = agent.make_durable(ids, terminate=cooperatively)
         except StemError as error:

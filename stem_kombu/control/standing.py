@@ -28,9 +28,6 @@ PROBE_LONGEST, PROBE_SHARE = 1.0, 0.2
 #: Records that are looked at, and of the tasks to revoke.
 _SAMPLE, _OWN = 200, 20
 
-#: Why an answer does not count that a worker with other keys has signed.
-_OTHER_KEYS = frozenset({"unknown-key", "bad-signature", "wrong-algorithm"})
-
 _NO_KEY = "set the STEM_SIGNING_… variables of this fleet; `stem keys check` shows what is set"
 _OTHER_KEY = "use a key that the workers list; if they shall accept this one, list it there and restart them"
 
@@ -64,15 +61,14 @@ def accepts(reply: WorkerReply) -> bool:
 def check_answers(report: Report) -> bool:
     """Whether a worker takes this client's revocations; ``False`` when none said so or the contrary.
 
-    Raises :class:`Untrusted` when only refusals came, or answers that this client can't verify.
+    Raises :class:`Untrusted` when only refusals came. Answers that can't be verified show nothing: anyone who reaches the broker
+    can send some, and must not keep an operator from revoking.
     """
     if any(accepts(reply) for reply in report.replies):
         return True
     for reply in report.replies:
         if reply.error is not None and reply.error.code == REFUSED:
             raise _refusal(f"worker {reply.worker} refuses this key ({reply.error.message})", _OTHER_KEY)
-    if reasons := ", ".join(sorted(_OTHER_KEYS.intersection(report.untrusted))):
-        raise _refusal(f"workers answered with signatures that this key can't verify ({reasons})", _OTHER_KEY)
     return False
 
 

@@ -312,8 +312,8 @@ MUTANTS = [
     Mutant(
         "what nobody signed is recorded as failed",
         "stem_kombu/worker/intake.py",
-        "isinstance(error, ForeignMessage) and (signed or self._signed is None)",
-        "isinstance(error, ForeignMessage)",
+        "            if signed or self._signed is None:\n",
+        "            if True:\n",
         TASKS,
     ),
     Mutant(

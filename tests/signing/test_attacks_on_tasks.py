@@ -277,6 +277,8 @@ def test_what_nobody_signed_and_cant_be_read_leaves_no_trace_in_a_migration(tmp_
         send(scene, lambda queue, envelope: replace(envelope, content_type="application/x-python-serialize"))
 
         eventually(lambda: scene.dropped("tasks", "bad-message") == before + 1)
+        # what comes after it is recorded after it
+        assert scene.sender.send_task("inline.add", [1], {"b": 2}).get(timeout=30) == 3
         record = scene.sender.result("victim").record
         assert record is not None and record.state.value == "running"
     finally:

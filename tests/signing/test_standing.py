@@ -111,8 +111,7 @@ def _report(*errors: tuple[str, str] | None, untrusted: dict[str, int] | None = 
         (_report(("busy", "too many")), True),
         (_report(("stale", "too old")), False),
         (_report(untrusted={"unsigned": 2}), False),  # a fleet without keys
-        (_report(untrusted={"unknown-key": 1}), None),
-        (_report(untrusted={"bad-signature": 1}), None),
+        (_report(untrusted={"unknown-key": 1, "bad-signature": 1}), False),  # whoever sent them
         (_report(None, untrusted={"bad-signature": 9}), True),
     ],
 )
