@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
+from itertools import dropwhile, islice
 
 from stem_kombu.clock import SYSTEM, Clock, epoch_us, from_epoch_us
 from stem_kombu.revocation import Revocation
@@ -209,10 +209,11 @@ class RevocationCache:
                     pruned += self._forget_expired(task_id, now_us)
         return pruned
 
-    def newest(self, limit: int) -> tuple[list[Revocation], bool]:
-        """The live records with the highest versions, newest first, and whether there are more than ``limit``."""
+    def newest(self, limit: int, before: int | None = None) -> tuple[list[Revocation], bool]:
+        """The live records with the highest versions (below ``before``), newest first, and whether there are more than
+        ``limit``."""
         with self._lock:
-            live = self._newest_live()
+            live = self._newest_live(before)
             found = list(islice(live, limit))
             return found, next(live, None) is not None
 
@@ -295,9 +296,12 @@ class RevocationCache:
         with self._lock:
             return self._records.get(task_id)  # type: ignore[call-overload, no-any-return]
 
-    def _newest_live(self) -> Iterator[Revocation]:
+    def _newest_live(self, before: int | None) -> Iterator[Revocation]:
         now = self.now()
-        for task_id, packed in reversed(self._records.items()):
+        records = reversed(self._records.items())
+        if before is not None:
+            records = dropwhile(lambda item: _version_of(item) >= before, records)
+        for task_id, packed in records:
             record = self._unpacked(task_id, packed)
             if not record.is_expired(now):
                 yield record

@@ -198,8 +198,8 @@ class WorkerView(Protocol):
     def revocations(self) -> RevocationFacts:
         """How the revocation cache stands."""
 
-    def revoked_records(self, limit: int) -> tuple[list[Revocation], bool]:
-        """The newest live revocations, at most ``limit``, and whether there were more."""
+    def revoked_records(self, limit: int, before: int | None = None) -> tuple[list[Revocation], bool]:
+        """The newest live revocations, at most ``limit``, of those below the version ``before``, and whether there were more."""
 
     def store_now(self) -> datetime:
         """The revoke store's time, as far as it is known here."""

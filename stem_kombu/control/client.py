@@ -22,6 +22,7 @@ from stem_kombu.control.lookout import Lookout
 from stem_kombu.control.mailbox import Mailbox
 from stem_kombu.control.mailboxes import Mailboxes
 from stem_kombu.control.messages import Call, Inspect, Order, Ping, Revoke, Stats, matches, scope_of
+from stem_kombu.control.pages import completed
 from stem_kombu.control.question import Question, checked_targets, chunks, default_requester
 from stem_kombu.control.reports import Report, RevokeReport, StatusReport, WorkerReply, WorkerStatus
 from stem_kombu.control.roster_clock import RosterClock
@@ -105,7 +106,16 @@ class ControlClient:
         """What runs; with ``revoked`` the newest ``limit`` revocations that each worker holds as well."""
         if limit < 1:
             raise ConfigurationError(f"limit {limit!r} must be at least 1")
-        return self._ask(Inspect(revoked, limit), workers, timeout)
+        began, given = self._clock.monotonic(), self._timeout(timeout)
+        report = self._ask(Inspect(revoked, limit), workers, timeout)
+
+        def left() -> float:
+            return began + given - self._clock.monotonic()
+
+        def ask(order: Inspect, worker: str) -> Report:
+            return self._ask(order, [worker], max(0.01, left()))
+
+        return completed(report, limit, ask, lambda: left() <= 0) if revoked else report
 
     def stats(self, *, workers: Sequence[str] | None = None, timeout: float | None = None) -> Report:
         """Counters, queue depths, pool and metadata."""

@@ -214,7 +214,8 @@ def order_size(revocation: Revocation) -> int:
 
 def _encode_order(order: Order) -> dict[str, Any]:
     if isinstance(order, Inspect):
-        return {"revoked": order.revoked, "limit": order.limit}
+        asked = {"revoked": order.revoked, "limit": order.limit}
+        return asked if order.before is None else {**asked, "before": order.before}
     if isinstance(order, Revoke):
         return {"revocations": [revocation.to_message() for revocation in order.revocations], "settle_s": order.settle}
     if isinstance(order, Call):
@@ -231,7 +232,8 @@ def _inspect(args: Mapping[str, Any]) -> Inspect:
     revoked = args.get("revoked", False)
     if not isinstance(revoked, bool):
         raise ValueError(f"revoked {revoked!r} is not true or false")
-    return Inspect(revoked, min(_whole(args, "limit", default=1000), 100_000))
+    before = None if args.get("before") is None else _whole(args, "before", default=0)
+    return Inspect(revoked, _whole(args, "limit", default=1000), before)
 
 
 def _revoke(args: Mapping[str, Any]) -> Revoke:

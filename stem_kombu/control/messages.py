@@ -24,10 +24,14 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Inspect:
-    """What runs; with ``revoked`` the newest revocations as well, at most ``limit``."""
+    """What runs; with ``revoked`` the newest revocations as well, at most ``limit``, of those below the version ``before``.
+
+    A worker answers with a page: fewer than ``limit`` where they would make too long a message.
+    """
 
     revoked: bool = False
     limit: int = 1000
+    before: int | None = None
 
     name = "inspect"
 

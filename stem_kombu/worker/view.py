@@ -152,8 +152,8 @@ class View:
     def revocations(self) -> RevocationFacts:
         return self._hydration.facts()
 
-    def revoked_records(self, limit: int) -> tuple[list[Revocation], bool]:
-        records, truncated = self._cache.newest(limit)
+    def revoked_records(self, limit: int, before: int | None = None) -> tuple[list[Revocation], bool]:
+        records, truncated = self._cache.newest(limit, before)
         return list(records), truncated
 
     def store_now(self) -> datetime:

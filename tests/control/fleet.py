@@ -93,8 +93,8 @@ class FakeWorker:
     def revocations(self) -> RevocationFacts:
         return replace(self.held, count=len(self.records))
 
-    def revoked_records(self, limit: int) -> tuple[list[Revocation], bool]:
-        newest = self.records[::-1]
+    def revoked_records(self, limit: int, before: int | None = None) -> tuple[list[Revocation], bool]:
+        newest = [record for record in self.records[::-1] if before is None or record.version < before]
         return newest[:limit], len(newest) > limit
 
     def store_now(self) -> datetime:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from stem_kombu.clock import isoformat
 from stem_kombu.control.base import InFlightTask, SetBack, WaitingOutcome, WorkerView
 from stem_kombu.control.messages import Inspect
+from stem_kombu.revocation import Revocation
 from stem_kombu.stores.quarantine import SetAside
 
 #: What stands in the place of arguments that the sender may not see.
@@ -15,6 +18,8 @@ HIDDEN = "***"
 _MOST_WAITING, _MOST_ERROR = 100, 500
 #: Records set aside that are named; all are counted.
 _MOST_NAMED = 20
+#: Revocations, and about the bytes of them, in one answer: RabbitMQ takes messages of 16 MiB.
+_PAGE, _PAGE_BYTES = 20_000, 4 * 1024 * 1024
 
 
 def inspect(order: Inspect, view: WorkerView, *, show_args: bool = True) -> dict[str, Any]:
@@ -37,10 +42,26 @@ def inspect(order: Inspect, view: WorkerView, *, show_args: bool = True) -> dict
         "store_clock_ahead_s": _rounded(facts.clock_ahead),
     }
     if order.revoked:
-        records, truncated = view.revoked_records(order.limit)
-        payload["revoked"] = [record.to_record() for record in records]
-        payload["revoked_truncated"] = truncated
+        payload |= _page(*view.revoked_records(min(order.limit, _PAGE), order.before))
     return payload
+
+
+def _page(records: Sequence[Revocation], truncated: bool) -> dict[str, Any]:
+    """Newest first, as many as fit into a message; ``revoked_next`` is where the next page begins, ``None`` at the end."""
+    found: list[dict[str, Any]] = []
+    size = 0
+    for record in records:
+        fields = record.to_record()
+        size += len(json.dumps(fields))
+        if found and size > _PAGE_BYTES:
+            truncated = True
+            break
+        found.append(fields)
+    return {
+        "revoked": found,
+        "revoked_truncated": truncated,
+        "revoked_next": found[-1]["version"] if truncated else None,
+    }
 
 
 def _task(task: InFlightTask, show_args: bool) -> dict[str, Any]:

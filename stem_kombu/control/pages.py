@@ -1,0 +1,42 @@
+"""Answers that come in pages: the revocations that a worker holds, which no message is long enough for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from stem_kombu.control.messages import Inspect
+from stem_kombu.control.reports import Report, WorkerReply
+
+#: Asks one worker; the report may be without an answer.
+Ask = Callable[[Inspect, str], Report]
+
+
+def completed(report: Report, limit: int, ask: Ask, is_over: Callable[[], bool]) -> Report:
+    """The report of an ``inspect``, with the pages that follow each worker's first, up to ``limit`` revocations.
+
+    Where a page does not come in time, ``revoked_truncated`` stays true and a note says so. A worker before pages were
+    known has none.
+    """
+    notes: list[str] = []
+    replies = tuple(_whole(reply, limit, ask, is_over, notes) for reply in report.replies)
+    return replace(report, replies=replies, notes=(*report.notes, *notes))
+
+
+def _whole(reply: WorkerReply, limit: int, ask: Ask, is_over: Callable[[], bool], notes: list[str]) -> WorkerReply:
+    payload = dict(reply.payload)
+    records = list(payload.get("revoked", ()))
+    after = payload.pop("revoked_next", None)
+    while after is not None and len(records) < limit:
+        page = None
+        if not is_over():
+            answers = ask(Inspect(True, limit - len(records), after), reply.worker).replies
+            page = next((one.payload for one in answers if one.worker == reply.worker and one.error is None), None)
+        if page is None:
+            notes.append(f"worker {reply.worker}: only {len(records)} revocations came in time (raise --timeout)")
+            break
+        records += page.get("revoked", ())
+        payload["revoked_truncated"], after = page.get("revoked_truncated", False), page.get("revoked_next")
+    if "revoked" in payload:
+        payload["revoked"] = records
+    return replace(reply, payload=payload)
