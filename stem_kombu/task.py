@@ -112,7 +112,8 @@ class CeleryOrigin:
     sender waits for its result.
 
     ``canvas`` names the parts of a canvas that hang on the task (``callbacks``, ``chain`` …) and that Stem can't run;
-    ``dependents`` are the ids of the tasks that would have followed, for whose results somebody may wait.
+    ``dependents`` are the ids of the tasks that would have followed, for whose results somebody may wait, and
+    ``dependent_names`` their names in the same order.
     """
 
     ignore_result: bool = False
@@ -122,6 +123,7 @@ class CeleryOrigin:
     group_index: int | None = None
     canvas: tuple[str, ...] = ()
     dependents: tuple[str, ...] = ()
+    dependent_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

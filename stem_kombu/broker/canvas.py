@@ -6,7 +6,7 @@ counters in its backend): they are recognised here, and the worker refuses the t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from stem_kombu.revocation import TASK_ID_LIMIT
@@ -22,6 +22,7 @@ _DEEPEST = 20
 def celery_origin(headers: Mapping[str, Any], embed: Mapping[str, Any]) -> CeleryOrigin:
     """What the message says of its sender; odd values count as absent, since no task depends on them."""
     canvas = tuple(part for part in CANVAS_PARTS if embed.get(part))
+    dependents = _dependents(embed) if canvas else {}
     index = headers.get("group_index")
     return CeleryOrigin(
         ignore_result=bool(headers.get("ignore_result")),
@@ -30,12 +31,14 @@ def celery_origin(headers: Mapping[str, Any], embed: Mapping[str, Any]) -> Celer
         group=_text(headers.get("group")),
         group_index=index if isinstance(index, int) and not isinstance(index, bool) else None,
         canvas=canvas,
-        dependents=tuple(_dependents(embed)) if canvas else (),
+        dependents=tuple(dependents),
+        dependent_names=tuple(dependents.values()),
     )
 
 
-def _dependents(embed: Mapping[str, Any]) -> Iterator[str]:
-    found: dict[str, None] = {}
+def _dependents(embed: Mapping[str, Any]) -> dict[str, str]:
+    """Names of the tasks that would have followed, by id."""
+    found: dict[str, str] = {}
     # Error handlers don't wait for anything: they are what a failure would start.
     layer: list[Any] = [embed.get(part) for part in ("callbacks", "chain", "chord")]
     for _ in range(_DEEPEST):
@@ -46,8 +49,8 @@ def _dependents(embed: Mapping[str, Any]) -> Iterator[str]:
             elif isinstance(value, dict):
                 options, kwargs = value.get("options"), value.get("kwargs")
                 if isinstance(options, dict):
-                    if (task_id := _text(options.get("task_id"))) is not None:
-                        found[task_id] = None
+                    if (task_id := _text(options.get("task_id"))) is not None and len(found) < _MOST_DEPENDENTS:
+                        found[task_id] = _text(value.get("task")) or "(unknown)"
                     inner.extend((options.get("link"), options.get("chord")))
                 if value.get("subtask_type") and isinstance(kwargs, dict):
                     # A group, chain or chord inside: its members stand among its keywords.
@@ -55,7 +58,7 @@ def _dependents(embed: Mapping[str, Any]) -> Iterator[str]:
         layer = [value for value in inner if value]
         if not layer or len(found) >= _MOST_DEPENDENTS:
             break
-    yield from list(found)[:_MOST_DEPENDENTS]
+    return found
 
 
 def _text(value: object) -> str | None:

@@ -19,7 +19,7 @@ from stem_kombu.worker.inflight import Delivery, InFlight
 from stem_kombu.worker.record_writer import RecordWriter
 from stem_kombu.worker.retry_publisher import RetryPublisher
 from stem_kombu.worker.set_aside import Entry
-from stem_kombu.worker.settlement import Settlement, Then
+from stem_kombu.worker.settlement import Settlement, Then, followers
 
 #: Seconds for which a worker that is told twice to stop still tries to record what ended, and for which one that is told
 #: once tries to publish next attempts: the others go back.
@@ -186,8 +186,9 @@ class Recorder:
 
     def _write_states(self, entries: Sequence[Entry]) -> None:
         assert self._states is not None
-        if told := [record for _, record in _told(entries)]:
-            self._states.record(told)
+        told = [(delivery.message, record) for delivery, record in _told(entries)]
+        if records := [each for message, record in told for each in (record, *followers(message, record))]:
+            self._states.record(records)
 
     def _write_results(self, entries: Sequence[Entry]) -> None:
         assert self._celery is not None

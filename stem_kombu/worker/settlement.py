@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import partial
+from itertools import zip_longest
 
 from stem_kombu.durations import LONGEST
 from stem_kombu.outcome import Ending, Outcome, TaskError, TaskRecord, TaskState
@@ -188,6 +189,17 @@ def refused(
         ended_at=now,
     )
     return Settlement(record, then, "cancelled" if cancelled else "failed")
+
+
+def followers(message: TaskMessage, record: TaskRecord) -> list[TaskRecord]:
+    """Records of the tasks that would have followed this one in a Celery canvas, which none will start: they end as it did."""
+    origin = message.celery
+    if origin is None or not origin.canvas or not record.state.is_terminal:
+        return []
+    return [
+        replace(record, task_id=task_id, name=name, attempt=1, queue=None, enqueued_at=None, started_at=None)
+        for task_id, name in zip_longest(origin.dependents, origin.dependent_names, fillvalue="(unknown)")
+    ]
 
 
 def recorded_before(message: TaskMessage, record: TaskRecord) -> Settlement:

@@ -170,9 +170,24 @@ def test_g17_a_canvas_is_refused_before_it_runs_and_whoever_waits_is_told(shop: 
     assert type(told.value).__name__ == "UnsupportedCanvas"
     first = result.parent if kind == "chain" else result
     assert first is not None
-    if kind != "chord":
-        shown = stem.ok("task", "show", first.id, "--json").json
-        assert (shown["state"], shown["error"]["type"]) == ("failed", "UnsupportedCanvas")
+    for each in {first.id, result.id} if kind != "chord" else {result.id}:
+        shown = stem.ok("task", "show", each, "--json").json
+        assert (shown["name"], shown["state"], shown["error"]["type"]) == ("shop.add", "failed", "UnsupportedCanvas")
+
+
+@pytest.mark.parametrize("shop", ["redis"], indirect=True)
+def test_g18_who_waits_for_a_task_that_cannot_be_read_is_told(shop: Shop, stem: Program) -> None:
+    with shop.app.connection_for_write() as connection:
+        producer = connection.Producer(auto_declare=False)
+        headers = {"task": "shop.add", "id": "unread", "root_id": "unread", "retries": 0}
+        body = '[[{"__type__": "shape", "__value__": 1}], {}, {}]'
+        producer.publish(
+            body, routing_key="stem", headers=headers, content_type="application/json", content_encoding="utf-8"
+        )
+    with pytest.raises(Exception, match="can't be read"):
+        AsyncResult("unread", app=shop.app).get(timeout=30)
+    shown = stem.ok("task", "show", "unread", "--json").json
+    assert (shown["state"], shown["error"]["type"]) == ("failed", "UnreadableTask")
 
 
 @pytest.mark.parametrize("shop", ["redis"], indirect=True)
