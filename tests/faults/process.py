@@ -22,11 +22,16 @@ LEASES = {"visibility_timeout": 10, "unacked_restore_interval": 0.5, "unacked_re
 
 def main(argument: str) -> None:
     options = json.loads(argument)
-    app = import_module(options.pop("app", "tests.faults.app")).app
+    module = import_module(options.pop("app", "tests.faults.app"))
+    app = module.app
+    if hasattr(module, "watch"):
+        module.watch()
     urls = {name: options.pop(name) for name in ("broker", "backend", "revoke_store")}
     intervals = {"sync_interval": options.pop("sync_interval"), "heartbeat_interval": options.pop("heartbeat_interval")}
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(threadName)s %(levelname)s %(name)s: %(message)s")
-    app.configure(Settings.from_env({"STEM_CELERY_EVENTS": "off"}, **urls, **intervals))
+    # What the worker is given is a connection; its settings may name another broker, which it must not use.
+    named = {**urls, "broker": options.pop("elsewhere", urls["broker"])}
+    app.configure(Settings.from_env({"STEM_CELERY_EVENTS": "off"}, **named, **intervals))
     leases = LEASES if urls["broker"].startswith("redis") else {}
     connection = open_connection(urls["broker"], options=leases)
     Worker(app, connection=connection, **options).run(on_ready=lambda _: print("ready", flush=True))

@@ -31,14 +31,17 @@ from tests.faults.notes import now
 from tests.faults.nursery import Fostered
 from tests.faults.report import Figures, Target, commit
 from tests.faults.report import main as render
+from tests.faults.resending import resent
 from tests.waiting import eventually
 
 BROKERS = {"Redis": ("redis", "redis"), "RabbitMQ": ("rabbitmq", "postgres")}
 ABOUT = """\
 Workers and brokers are real processes. A revoke is acknowledged, then the worker is restarted (SIGTERM), killed (SIGKILL), or
 was not there in the first place; then the revoked tasks are sent, together with others that must run. Children are killed
-while they are idle, and tasks that follow at once must end. Two workers read 20,000 messages and are killed again and
-again while they do; each message must have run at least once."""
+while they are idle, and tasks that follow at once must end. Tasks that came by exchanges of every kind, with priorities and
+headers of their own, fail once or wait for an eta while their worker is killed: each must end, and each of its messages must
+be as it came. Two workers read 20,000 messages and are killed again and again while they do; each message must have run at
+least once."""
 #: Seconds within which what must come about does, on a machine that is busy with other things.
 PATIENCE = 240.0
 
@@ -184,6 +187,12 @@ def stuck(servers: Servers, broker: str, trials: int) -> Target:
     return Target(f"pools stuck after SIGKILL of an idle child, {broker}", bad, trials, 200, peer)
 
 
+def resent_in(servers: Servers, broker: str, trials: int) -> Target:
+    """See :func:`tests.faults.resending.resent`."""
+    with lab(servers, broker) as here:
+        return resent(here, broker, trials, PATIENCE)
+
+
 def lost(servers: Servers, broker: str, kills: int, messages: int) -> tuple[Target, dict[str, int]]:
     """Messages that never ran, of ``messages`` that two workers read while they are killed ``kills`` times."""
     names = ("alpha", "bravo")
@@ -252,6 +261,7 @@ def main() -> None:
         for how in ("restart", "kill", "absent"):
             rows.append((f"revoked {how} {broker}", lambda b=broker, h=how: (revoked(servers, b, h, trials), {})))
         rows.append((f"stuck {broker}", lambda b=broker: (stuck(servers, b, trials), {})))
+        rows.append((f"resent {broker}", lambda b=broker: (resent_in(servers, b, trials), {})))
         rows.append((f"lost {broker}", lambda b=broker: lost(servers, b, trials, messages)))
     try:
         for name, measure in rows:
