@@ -38,6 +38,8 @@ _USUAL_HEADERS = PROTOCOL_HEADERS | {HEADER_ENQUEUED_AT, HEADER_HEADERS, HEADER_
 
 #: What stands for a task's name where only its id can be read.
 UNKNOWN_NAME = "(unknown)"
+#: Content types of Celery's serializers beside JSON.
+_CELERYS_OTHERS = frozenset({"application/x-python-serialize", "application/x-yaml", "application/x-msgpack"})
 _NOT_A_TASK = "only tasks of Stem or Celery belong into this queue"
 
 
@@ -168,7 +170,7 @@ def _decoded_body(raw: Any, headers: Mapping[str, Any], properties: Mapping[str,
     content_type = raw.content_type or CONTENT_TYPE
     if content_type != CONTENT_TYPE:
         said = f"the message is {str(content_type)[:80]!r}, not {CONTENT_TYPE!r}"
-        if "task" not in headers:
+        if "task" not in headers and content_type in _CELERYS_OTHERS:
             # Celery's message protocol 1 has all but the id in a body that is not read here.
             headers = {"id": properties.get("correlation_id"), "task": UNKNOWN_NAME}
         raise _foreign(said, "set task_serializer = 'json' in the sender", headers, queue)

@@ -9,6 +9,7 @@ from typing import Any
 
 from celery.worker import state
 
+from stem_kombu.broker.embedded.topology import topic_matches
 from stem_kombu.celery.board import Board
 from stem_kombu.clock import Clock
 from stem_kombu.control.base import (
@@ -189,10 +190,11 @@ class CeleryView:
                 self._told.pop(task_id, None)
 
     def _queues(self) -> list[str]:
+        return [str(queue.name) for queue in self._consumed()]
+
+    def _consumed(self) -> list[Any]:
         consumer = getattr(self._worker.consumer, "task_consumer", None)
-        if consumer is not None:
-            return [queue.name for queue in consumer.queues]
-        return list(self._worker.app.amqp.queues.consume_from)
+        return list(self._worker.app.amqp.queues.consume_from.values() if consumer is None else consumer.queues)
 
     def _consuming(self) -> bool:
         return getattr(self._worker.consumer, "task_consumer", None) is not None and not self.is_draining
@@ -216,7 +218,7 @@ class CeleryView:
         return InFlightTask(
             id=request.id,
             name=request.name,
-            queue=str(info.get("routing_key") or ""),
+            queue=consumed_from(info, self._consumed()),
             mode="isolate" if self._children() else "inline",
             attempt=int(request.request_dict.get("retries") or 0) + 1,
             args=shown if len(shown) <= _ARGS_COLUMNS else shown[: _ARGS_COLUMNS - 1] + "…",
@@ -225,3 +227,17 @@ class CeleryView:
             pid=int(request.worker_pid or 0),
             terminate_requested_ago=None if told_at is None else self._clock.monotonic() - told_at,
         )
+
+
+def consumed_from(info: Mapping[str, Any], queues: Sequence[Any]) -> str:
+    """The name of the one of Kombu's ``queues`` that a message was in, by the exchange and routing key of its delivery: Celery
+    keeps no more of it. The routing key, where no queue fits."""
+    exchange, key = str(info.get("exchange") or ""), str(info.get("routing_key") or "")
+    bound = [queue for queue in queues if exchange and queue.exchange is not None and queue.exchange.name == exchange]
+    fitting = [queue for queue in bound if _fits(queue, key)]
+    return str((fitting or bound)[0].name) if bound else key
+
+
+def _fits(queue: Any, key: str) -> bool:
+    pattern = str(queue.routing_key or "")
+    return topic_matches(pattern, key) if queue.exchange.type == "topic" else pattern == key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 from stem_kombu.broker import names
 from stem_kombu.broker.connections import open_connection, pump
 from stem_kombu.broker.delivery import decode_delivery
-from stem_kombu.broker.producer import TaskProducer
+from stem_kombu.broker.producer import TaskProducer, open_resender
 from stem_kombu.broker.queues import declared_task_queue
 from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import BadMessage
+from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage
 from tests.broker.receiving import Inbox, connected
 
@@ -145,6 +147,38 @@ def test_a_task_that_we_sent_is_executed_by_celery(app: Any, server_url: str, qu
     # then it has run with its arguments, and knows which attempt it is
     result = app.AsyncResult("stem-1")
     assert (result.state, result.result[:2]) == ("SUCCESS", [6, 2])
+    # and the sender's headers, where a Celery task looks for them
+    assert result.result[2]["trace"] == "x"
+
+
+def test_g18_a_next_attempt_that_we_sent_is_executed_by_celery_for_a_client_that_waits_by_rpc(
+    server_url: str, queue_name: str
+) -> None:
+    from celery.worker.request import Request
+
+    # given a Celery client that waits for the answer in a queue of its own
+    client = celery.Celery("client", broker=server_url, backend="rpc://", set_as_current=False)
+    waiting = client.send_task("tasks.who", (1,), queue=queue_name, headers={"tenant": "acme"}, priority=3)
+    # when the first attempt fails in a worker of ours
+    (raw,) = received(server_url, queue_name)
+    first = decode_delivery(raw, queue=queue_name).message
+    resender = open_resender(open_connection(server_url), Settings.from_env({}, broker=server_url))
+    resender.send(replace(first, attempt=2, eta=SYSTEM.utcnow()))
+    resender.close()
+    # and the second runs in a Celery worker
+    worker = celery.Celery("worker", broker=server_url, backend="rpc://", set_as_current=False)
+
+    @worker.task(name="tasks.who", bind=True, shared=False)  # type: ignore[untyped-decorator]
+    def who(self: Any, value: int) -> list[Any]:
+        return [value, self.request.retries, self.request.headers["tenant"], self.request.delivery_info["priority"]]
+
+    (again,) = received(server_url, queue_name)
+    Request(again, app=worker, task=worker.tasks["tasks.who"]).execute()
+    # then the client hears of it
+    assert waiting.get(timeout=30) == [1, 1, "acme", 3]
+    for made in (client, worker):
+        made.close()
+    kombu.pools.reset()
 
 
 def test_celery_and_stem_declare_the_same_queue_without_a_quarrel(app: Any, server_url: str, queue_name: str) -> None:
