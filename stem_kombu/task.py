@@ -126,7 +126,7 @@ class CeleryOrigin:
     dependent_names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # never changed; frozen, it would cost three times as much, for each delivery
 class Original:
     """A message as the broker delivered it. What is sent again on its behalf has the same body, headers and properties.
 

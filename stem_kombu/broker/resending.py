@@ -84,6 +84,8 @@ def consumed_queue(raw: Any) -> str:
 def body_of(raw: Any) -> Any:
     """The body of a Kombu message as bytes, as it is when it is neither text nor bytes."""
     body = raw.body
+    if type(body) is bytes:
+        return body
     if isinstance(body, memoryview):
         return body.tobytes()
     return body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
@@ -91,17 +93,20 @@ def body_of(raw: Any) -> Any:
 
 def original_of(raw: Any, *, signed: bool = False) -> Original:
     """A Kombu message as it was published; ``signed``: its signature was verified."""
-    headers = raw.headers if isinstance(raw.headers, Mapping) else {}
-    body, compressed = body_of(raw), getattr(raw, "compressed", None)
-    if compressed is not None:
+    headers, properties, body = raw.headers, raw.properties, body_of(raw)
+    if type(headers) is not dict and not isinstance(headers, Mapping):
+        headers = {}
+    if type(properties) is not dict and not isinstance(properties, Mapping):
+        properties = {}
+    if (compressed := getattr(raw, "compressed", None)) is not None:
         body, headers = compressed[0], {**headers, "compression": compressed[1]}
     return Original(
-        body=body if isinstance(body, bytes) else b"",
-        content_type=str(raw.content_type or CONTENT_TYPE),
-        content_encoding=str(raw.content_encoding or CONTENT_ENCODING),
-        headers=headers,
-        properties=raw.properties if isinstance(raw.properties, Mapping) else {},
-        signed=signed,
+        body if type(body) is bytes else b"",
+        raw.content_type or CONTENT_TYPE,
+        raw.content_encoding or CONTENT_ENCODING,
+        headers,
+        properties,
+        signed,
     )
 
 
