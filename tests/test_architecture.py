@@ -146,6 +146,7 @@ READS_TIME: dict[str, str] = {}
 LONGER = {
     "stem_kombu.control.client": 470,
     "stem_kombu.execution.pool": 390,
+    "stem_kombu.worker.consumer": 360,
     "stem_kombu.worker.worker": 470,
 }
 

@@ -13,7 +13,7 @@ from stem_kombu.broker.alarms import BLOCKED, BLOCKED_HINT, is_blocked
 from stem_kombu.broker.diagnosis import Diagnosis, diagnosed
 from stem_kombu.broker.tls import endpoint_of_connection, tls_of
 from stem_kombu.drivers.handshake import explained
-from stem_kombu.errors import BrokerBlocked, BrokerRefused, BrokerUnavailable
+from stem_kombu.errors import BrokerBlocked, BrokerError, BrokerRefused, BrokerUnavailable
 from stem_kombu.redaction import mask_url
 
 if TYPE_CHECKING:
@@ -45,6 +45,12 @@ def broker_errors(connection: Connection, doing: str = "") -> Iterator[None]:
         OSError,
     ) as error:
         raise described(error, connection, doing) from error
+
+
+def refusal(error: BaseException, connection: Connection) -> BrokerRefused | None:
+    """What the error means, where the broker will go on refusing it; else ``None``."""
+    told = error if isinstance(error, BrokerError) else described(error, connection)
+    return told if isinstance(told, BrokerRefused) else None
 
 
 def described(error: BaseException, connection: Connection, doing: str = "") -> BrokerUnavailable:

@@ -15,7 +15,7 @@ from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.background import Background
 from stem_kombu.broker import names
 from stem_kombu.broker.abilities import abilities_of
-from stem_kombu.broker.failures import shown_url
+from stem_kombu.broker.failures import refusal, shown_url
 from stem_kombu.broker.outages import Outage
 from stem_kombu.clock import Clock
 from stem_kombu.control.admission import Admission
@@ -24,7 +24,7 @@ from stem_kombu.control.ear import Ear
 from stem_kombu.control.outbox import Outbox
 from stem_kombu.control.reception import Reception
 from stem_kombu.control.trust import Trust
-from stem_kombu.errors import BrokerUnavailable
+from stem_kombu.errors import BrokerRefused, BrokerUnavailable
 from stem_kombu.wake import WakePipe
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ class ControlListener:
         )
         self._wanted = self._ready = False
         self._failure: str | None = None
+        #: Before the worker was ever reached: what the broker will go on refusing.
+        self._refusal: BrokerRefused | None = None
         self._pipe = WakePipe()
         self._wake: Callable[[], object] | None = None
 
@@ -106,13 +108,15 @@ class ControlListener:
         """
         self._background.start()
         with self._changed:
-            self._changed.wait_for(lambda: self._ready or not self._wanted, _START_TIMEOUT)
+            self._changed.wait_for(lambda: self._ready or self._refusal is not None or not self._wanted, _START_TIMEOUT)
             if not self._wanted:
                 raise BrokerUnavailable(f"control of worker {self._worker} was stopped before it could be reached")
             if self._ready:
                 return
-            failure = self._failure
+            failure, refused = self._failure, self._refusal
         self.stop()
+        if refused is not None:
+            raise refused
         raise BrokerUnavailable(
             f"broker {shown_url(self._template)}: a control message to this worker itself did not come back"
             f" within {_START_TIMEOUT:g} s" + (f" ({failure})" if failure else ""),
@@ -134,7 +138,7 @@ class ControlListener:
         self._fanout = abilities.fanout
         self._pipe.open()
         self._reception.open()
-        self._wanted, self._ready, self._failure = True, False, None
+        self._wanted, self._ready, self._failure, self._refusal = True, False, None, None
 
     def _end_soon(self) -> None:
         self._unwant()  # a start that still waits gives up
@@ -217,4 +221,8 @@ class ControlListener:
 
     def _note(self, error: Exception) -> float:
         self._failure = str(error) or type(error).__name__
+        if not self._ready and (refused := refusal(error, self._template)) is not None:
+            with self._changed:
+                self._refusal = refused
+                self._changed.notify_all()
         return self._outage.failed(error)

@@ -18,13 +18,13 @@ from stem_kombu.background import Background
 from stem_kombu.broker.amqp_source import AmqpSource
 from stem_kombu.broker.connections import connect, pulse
 from stem_kombu.broker.encoding import LARGEST_BODY
-from stem_kombu.broker.failures import shown_url
+from stem_kombu.broker.failures import refusal, shown_url
 from stem_kombu.broker.outages import Outage
 from stem_kombu.broker.queues import TaskConsumers, declared_task_queue, forsake, give_back
 from stem_kombu.broker.redis_source import RedisSource, open_redis_source
 from stem_kombu.broker.unpacking import bound
 from stem_kombu.clock import Clock
-from stem_kombu.errors import BrokerError
+from stem_kombu.errors import BrokerError, BrokerRefused
 from stem_kombu.wake import WakePipe
 from stem_kombu.worker.finished import Finished
 from stem_kombu.worker.inflight import Delivery, InFlight
@@ -88,6 +88,7 @@ class Consumer:
         self._pipe = WakePipe()
         self._wake_transport: Callable[[], object] | None = None
         self._quiet, self._ended, self._ready, self._resting = (threading.Event() for _ in range(4))
+        self._refusal: BrokerRefused | None = None
         self._resting.set()
         self._background = Background(
             self._run, "stem-consumer", begin=self._begin, wake=self._end_soon, end=self._pipe.close
@@ -108,6 +109,9 @@ class Consumer:
         in_time = self._background.start(stops) and self._ready.wait(timeout)
         if self._background.stops != stops:
             raise BrokerError("told to stop before the task queues were consumed")
+        if self._refusal is not None:
+            self.stop()
+            raise self._refusal
         if not in_time:
             self.stop()
             raise BrokerError(f"the task queues could not be consumed within {timeout:g} s: {self.trouble}")
@@ -160,6 +164,7 @@ class Consumer:
         self._pipe.open()
         for event in (self._quiet, self._ended, self._ready):
             event.clear()
+        self._refusal = None
 
     def _end_soon(self) -> None:
         self._quiet.set()
@@ -182,6 +187,9 @@ class Consumer:
                 if getattr(error, "reply_code", None) in _REFUSED and self._prefetch.is_global:
                     self._prefetch.is_global = False  # a quorum queue, or a broker where that is switched off
                     continue
+                if not self._ready.is_set() and (refused := refusal(error, connection)) is not None:
+                    self._refusal = refused  # the start that waits need not
+                    self._ready.set()
                 wait = self._outage.failed(error)
             except Exception as error:
                 # The thread's boundary: whatever a driver raises, the worker goes on consuming after a new connection.

@@ -18,7 +18,7 @@ from stem_kombu.broker.connections import backoff
 from stem_kombu.broker.outages import Outage
 from stem_kombu.clock import Clock
 from stem_kombu.control.base import RevocationFacts, SetBack
-from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
+from stem_kombu.errors import ConfigurationError, StoreError, StoreRefused, StoreUnavailable
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.stores.base import Glance, RevokeStore
@@ -80,6 +80,7 @@ class Hydration:
         self._outage = Outage("the revoke store can't be read", store.url, clock)
         #: The store's last failure while it is down, else ``None``; shown by ``inspect``.
         self.trouble: str | None = None
+        self._refusal: StoreRefused | None = None
 
     @property
     def synced_ago(self) -> float | None:
@@ -102,8 +103,9 @@ class Hydration:
         """Return once the store has been read; then stay in step.
 
         Raises :class:`~stem_kombu.errors.StoreUnavailable` when that can't be done within ``timeout`` seconds, unless
-        ``allow_unsynced``, or when :meth:`give_up` or meanwhile :meth:`stop` was called; a store that holds garbage raises
-        :class:`~stem_kombu.errors.StoreCorrupt` at once.
+        ``allow_unsynced``, or when :meth:`give_up` or meanwhile :meth:`stop` was called; at once for a store that will go on
+        refusing this user (:class:`~stem_kombu.errors.StoreRefused`), and :class:`~stem_kombu.errors.StoreCorrupt` for
+        one that can't be read.
         """
         stops = self._background.stops
         if self._background.runs:
@@ -115,6 +117,8 @@ class Hydration:
             if allow_unsynced:
                 logger.warning("starting without having read the revoke store: %s", self.trouble)
                 break
+            if self._refusal is not None:
+                raise self._refusal
             left = deadline - self._clock.monotonic()
             if left > 0:
                 self._wait(min(left, backoff(attempt)), stops)
@@ -300,6 +304,7 @@ class Hydration:
 
     def _failed(self, error: StoreError) -> None:
         self.trouble = str(error)
+        self._refusal = error if isinstance(error, StoreRefused) else None
         self._outage.failed(error)
 
     def _run(self) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import redis
 
+from stem_kombu.app import Stem
 from stem_kombu.broker.producer import open_producer
 from stem_kombu.errors import BrokerRefused, BrokerUnavailable, StoreRefused, StoreUnavailable
 from stem_kombu.revocation import RevocationDraft
 from stem_kombu.settings import Settings
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.task import TaskMessage
+from stem_kombu.worker.worker import Worker
 from tests.servers.postgres import PostgresServer
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import RedisServer
@@ -143,3 +146,39 @@ def test_postgresql_s_refusals_are_told_apart(
             if user in options:
                 cursor.execute(f"DROP OWNED BY {user}; DROP ROLE {user}")
         connection.close()
+
+
+@pytest.mark.parametrize("place", ["guest:wrong@127.0.0.1:{port}//", "guest:guest@127.0.0.1:{port}/absent"])
+def test_a_worker_does_not_wait_for_a_broker_that_refuses_it(
+    rabbitmq_server: RabbitServer, tmp_path: Path, place: str
+) -> None:
+    rabbitmq_server.start()
+    app = Stem(
+        "shop",
+        broker=f"amqp://{place.format(port=rabbitmq_server.port)}",
+        backend=f"sqlite:///{tmp_path / 'state.db'}",
+    )
+    with pytest.raises(BrokerRefused):
+        Worker(app).start()
+    app.close()
+
+
+def test_a_worker_does_not_wait_for_queues_that_it_may_not_read(
+    rabbitmq_server: RabbitServer, without_rights: str, tmp_path: Path
+) -> None:
+    own, none = '<<"^(stem-|celery).*">>', '<<"^(stem-|celery|amq).*">>'
+    rabbitmq_server.evaluate(
+        f'rabbit_auth_backend_internal:set_permissions(<<"poor">>, <<"/">>, {own}, {none}, {own}, <<"t">>)'
+    )
+    app = Stem("shop", broker=without_rights, backend=f"sqlite:///{tmp_path / 'state.db'}")
+    with pytest.raises(BrokerRefused, match="access to queue 'default'"):
+        Worker(app).start()
+    app.close()
+
+
+def test_a_worker_does_not_wait_for_a_store_that_refuses_it(postgres_url: str, embedded_url: str) -> None:
+    wrong = postgres_url.replace("stem-secret", "wrong")
+    app = Stem("shop", broker=embedded_url, revoke_store=wrong)
+    with pytest.raises(StoreRefused, match="authentication failed"):
+        Worker(app).start()
+    app.close()
