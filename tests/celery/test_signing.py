@@ -6,12 +6,18 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from stem_kombu.control.client import ControlClient
+from stem_kombu.revocation import RevocationDraft
 from stem_kombu.settings import SigningSettings
+from stem_kombu.signing.keyring import Untrusted
+from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.testing.gates import Gate
 from tests.celery.conftest import Shop
 from tests.cli.program import Program
@@ -61,14 +67,19 @@ def test_g12_a_celery_worker_with_keys_obeys_signed_commands_only(
     assert shop.send("shop.add", 1, 2, task_id="hearsay").get(timeout=30) == 3
     # an unsigned command of ours, and a record that nobody signed
     assert [reply.error.code for reply in shop.client.ping().replies if reply.error] == ["refused"]
-    shop.client.revoke([result.id], terminate=True)
+    with pytest.raises(Untrusted):
+        shop.client.revoke([result.id], terminate=True)
+    with closing(open_revoke_store(shop.backend)) as store:
+        store.save("stem", [RevocationDraft(result.id, True)])
+    with client(shop, "ops") as ops:  # which the worker tells of its store before it answers
+        eventually(lambda: ops.stats().replies[0].payload["dropped"]["revocations"] == {"unsigned": 1}, 30)
     assert worker.process.poll() is None
     assert gate.reached("finally") is None
 
     with client(shop, "viewer") as viewer:
         dropped = viewer.stats().replies[0].payload["dropped"]
         assert dropped["celery"] == {"unsigned": 4}
-        assert dropped["control"]["unsigned"] == 2
+        assert dropped["control"]["unsigned"] == 1
     # celery -A app stem … signs with the same variables
     shop_environment = {**shop.environment, **variables("ops")}
     done = subprocess.run(
