@@ -28,7 +28,7 @@ _ROSTER = 2.0
 #: Seconds in which a server that refuses the client's certificate says so.
 _ALERT = 0.2
 #: Records of the store that are read, and those set aside that are named.
-_PAGE, _NAMED = 1000, 20
+_PAGE, _NAMED, _SHOWN = 1000, 20, 3
 #: Seconds in which RabbitMQ takes a message, or says that it takes none.
 _ALARM = 3.0
 
@@ -207,16 +207,17 @@ def _store(settings: Settings) -> Check:
         aside = store.quarantine.of(settings.namespace)
     finally:
         store.close()
-    said = f"{store.url} (from {source.name})"
+    warnings = [*problems]
     if aside:
-        said += f"; {len(aside)} records can't be read and are set aside: {', '.join(one.place for one in aside[:3])}"
+        places = ", ".join(one.place for one in aside[:_SHOWN]) + (", …" if len(aside) > _SHOWN else "")
+        warnings.append(f"{len(aside)} records can't be read and are set aside: {places} (see: stem store check)")
     named = [{"place": one.place, "task_id": one.task_id, "reason": one.reason} for one in aside[:_NAMED]]
     return Check(
         "revoke_store",
         "ok",
-        "; ".join([said, *problems]),
-        hint="see: stem store check" if aside or problems else None,
-        more={"set_aside_count": len(aside), "set_aside": named, "problems": problems},
+        f"{store.url} (from {source.name})",
+        warnings=tuple(warnings),
+        more={"set_aside_count": len(aside), "set_aside": named},
     )
 
 
