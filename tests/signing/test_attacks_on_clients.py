@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -282,14 +283,16 @@ def test_g12_a_worker_answers_a_question_that_began_before_it_did(scene: Scene) 
     settings = scene.client_settings(operator("ops"))
     reports: list[Report] = []
     with ControlClient(settings, on_wait=lambda *_: asked.set()) as client:
-        asking = threading.Thread(target=lambda: reports.append(client.ping(workers=["late"], timeout=30.0)))
+        # An application's command, which is waited for though the roster does not know the worker.
+        ask = partial(client.call, "double", {"number": 21}, workers=["late"], timeout=60.0)
+        asking = threading.Thread(target=lambda: reports.append(ask()))
         asking.start()
         assert asked.wait(10)
 
         late = Worker(apps.app, name="late", concurrency=1, inline_slots=1)
         try:
             late.start()
-            asking.join(30)
+            asking.join(60)
         finally:
             late.stop(0.0)
 

@@ -72,7 +72,9 @@ def held_by(url: str, rabbitmq: RabbitServer | None = None) -> Mapping[str, Any]
     assert rabbitmq is not None
     vhost = url.rpartition("/")[2]
     lengths = f'[amqqueue:get_name(Q) || Q <- rabbit_amqqueue:list(<<"{vhost}">>)]'
-    connections = rabbitmq.evaluate("length(rabbit_networking:connections())")
+    # Of this virtual host: others are of tests that have just ended, or run beside this one.
+    places = "[proplists:get_value(vhost, C) || C <- rabbit_networking:connection_info_all([vhost])]"
+    connections = rabbitmq.evaluate(f'length([V || V <- {places}, V =:= <<"{vhost}">>])')
     bindings = rabbitmq.evaluate(f'length(rabbit_binding:list(<<"{vhost}">>))')
     queues = sorted(rabbitmq.queues(url))
     assert len(queues) <= rabbitmq.evaluate(lengths).count("resource") + 1

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stem_kombu.backends.heartbeat import Heartbeat
+from stem_kombu.backends.registry import open_roster
 from stem_kombu.broker.connections import open_connection
 from stem_kombu.broker.janitor import sweep
 from tests.servers.rabbitmq import RabbitServer
@@ -18,7 +20,8 @@ from tests.soak.footprint import held_by
 from tests.soak.resources import ROOT, Soak, soaking
 from tests.waiting import eventually
 
-#: Each waits for somebody who isn't there, so that it is in the middle of something for as long as it lives.
+#: Each waits for a worker that is on the roster and does not answer, so that it is in the middle of something for as long
+#: as it lives.
 COMMANDS = (
     ("worker", "ping", "--worker", "nobody", "--timeout", "90s"),
     ("worker", "inspect", "--worker", "nobody", "--revoked", "--timeout", "90s"),
@@ -60,6 +63,7 @@ def run(
     )
     with soaking(broker, folder, rabbitmq) as soak:
         soak.round(10, 20)
+        _expect_somebody(soak)
         before = _settled(soak, rabbitmq)
         seen = 0
         for number in range(kills):
@@ -95,6 +99,14 @@ def run(
             "held_at_the_end": left,
             "left": [] if left == before else sorted(set(map(str, left.items())) - set(map(str, before.items()))),
         }
+
+
+def _expect_somebody(soak: Soak) -> None:
+    """Put a worker on the roster that is not there, and is not due to beat for a day."""
+    roster = soak.settings.roster
+    opened = open_roster(roster.value, name=roster.name)
+    opened.beat(Heartbeat(soak.settings.namespace, "nobody", "boot", "inbox", 86_400.0, "host", 1, "0"))
+    opened.close()
 
 
 def _more_than(
