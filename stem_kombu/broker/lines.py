@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from stem_kombu.broker.alarms import is_blocked, takes_messages
 from stem_kombu.broker.connections import release
-from stem_kombu.broker.encoding import Envelope
+from stem_kombu.broker.encoding import HEADER_HEADERS, Envelope
 from stem_kombu.broker.failures import described, shown_url
 from stem_kombu.broker.queues import declared_task_queue
 from stem_kombu.clock import Clock
-from stem_kombu.errors import BrokerError, BrokerUnavailable
+from stem_kombu.errors import BrokerError, BrokerUnavailable, ConfigurationError
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 #: Messages that go together, or are on their way at a time: few enough to be sent again after a failure, many enough to
 #: hide round trips.
 CHUNK = 500
+#: Bytes in a frame of headers that are left for those of the protocol.
+_OTHER_HEADERS = 8192
 #: Seconds for which a sender waits for the end of a resource alarm, and of one look for it.
 ALARM_PATIENCE, _ALARM_LOOK = 3.0, 0.25
 
@@ -144,6 +146,8 @@ class ConfirmingLine(Line):
         channel.events["basic_return"].add(self._on_return)
 
     def publish(self, parcels: list[Parcel], patience: Patience) -> None:
+        for parcel in parcels:
+            self._check_headers(parcel)
         self._declare(parcels)
         self._try_out(patience)
         waiting = collections.deque(parcels)
@@ -187,6 +191,17 @@ class ConfirmingLine(Line):
                 self.connection.drain_events(timeout=_ALARM_LOOK)
             except TimeoutError:
                 continue
+
+    def _check_headers(self, parcel: Parcel) -> None:
+        """Raises :class:`ConfigurationError` for headers that RabbitMQ would close the connection for, with what others have
+        sent over it: all headers of a message are one frame."""
+        size = len(str(parcel.envelope.headers.get(HEADER_HEADERS, "")).encode("utf-8", "surrogatepass"))
+        most = int(self.connection.connection.frame_max) - _OTHER_HEADERS
+        if size > most:
+            raise ConfigurationError(
+                f"the headers of task {parcel.task_id} take {size} bytes",
+                hint=f"RabbitMQ takes at most {most} here; send large data as arguments",
+            )
 
     def _publish_confirmed(self, waiting: collections.deque[Parcel], patience: Patience) -> None:
         while waiting:

@@ -7,7 +7,6 @@ Only ``retries``, the eta and Stem's own headers change. Everything else is the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -15,16 +14,13 @@ from stem_kombu.broker.encoding import (
     CONTENT_ENCODING,
     CONTENT_TYPE,
     HEADER_ETA,
-    HEADER_HEADERS,
     HEADER_SIGNATURE_V1,
     HEADER_SIGNATURE_V2,
     Envelope,
-    headers_text,
 )
 from stem_kombu.broker.names import unreadable_queue_name
 from stem_kombu.clock import isoformat
-from stem_kombu.errors import ConfigurationError
-from stem_kombu.revocation import TASK_ID_LIMIT
+from stem_kombu.revocation import CONTROL_CHARACTER, TASK_ID_LIMIT
 from stem_kombu.task import Original, TaskMessage
 
 #: The attribute of a Kombu message that names the queue it was consumed from.
@@ -124,7 +120,11 @@ def said_id(raw: Any) -> str | None:
     properties = raw.properties if isinstance(raw.properties, Mapping) else {}
     headers = raw.headers if isinstance(raw.headers, Mapping) else {}
     given = (properties.get("message_id"), properties.get("correlation_id"), headers.get("id"))
-    return next((text for text in given if isinstance(text, str) and 0 < len(text) <= TASK_ID_LIMIT), None)
+    return next((text for text in given if _can_be_shown(text)), None)
+
+
+def _can_be_shown(text: object) -> bool:
+    return isinstance(text, str) and 0 < len(text) <= TASK_ID_LIMIT and not CONTROL_CHARACTER.search(text)
 
 
 def resent(message: TaskMessage, original: Original) -> Envelope:
@@ -140,12 +140,7 @@ def resent(message: TaskMessage, original: Original) -> Envelope:
     else:
         headers["eta"] = isoformat(message.eta)
         headers[HEADER_ETA] = message.eta.timestamp()
-    if message.headers and HEADER_HEADERS not in headers:
-        # The sender's own headers as a signature covers them; they stay where the sender put them as well.
-        with suppress(ConfigurationError):
-            headers[HEADER_HEADERS] = headers_text(message)
     properties = _properties(original)
-    properties.setdefault("correlation_id", message.task_id)
     if headers.get("expires") is not None:
         # Celery has the broker drop what expired, without a trace. The worker knows the time, and records the end.
         properties.pop("expiration", None)

@@ -21,6 +21,7 @@ from stem_kombu.broker.producer import TaskProducer, open_producer, open_resende
 from stem_kombu.broker.queues import TaskConsumers, declared_task_queue
 from stem_kombu.broker.redis_source import open_redis_source
 from stem_kombu.broker.unpacking import bound
+from stem_kombu.errors import ConfigurationError
 from stem_kombu.settings import Settings
 from stem_kombu.task import Original, TaskMessage
 from tests.waiting import eventually
@@ -202,6 +203,18 @@ def test_headers_of_a_stem_sender_reach_celery_as_headers_and_the_handler_as_the
     second = bench.again(first)
     assert said(first) == said(second)
     assert decode_delivery(first).message.headers == decode_delivery(second).message.headers == own
+
+
+@pytest.mark.parametrize("broker_url", ["amqp"], indirect=True)
+def test_headers_as_large_as_rabbitmq_takes_come_back_and_larger_ones_are_refused(bench: Bench) -> None:
+    raw = bench.publish("default", b"[[], {}, {}]", headers=celery_headers(large="x" * 120_000))
+    assert said(raw) == said(bench.again(raw))
+    producer = TaskProducer(bench.connection.clone)
+    producer.send(TaskMessage("t-1", "shop.add", queue=bench.queue, headers={"large": "x" * 120_000}))
+    bench.again(bench.next())
+    with pytest.raises(ConfigurationError, match=r"headers of task t-2 take 20001\d bytes"):
+        producer.send(TaskMessage("t-2", "shop.add", queue=bench.queue, headers={"large": "x" * 200_000}))
+    producer.close()
 
 
 def test_headers_that_only_this_delivery_had_are_not_sent_again(bench: Bench) -> None:
