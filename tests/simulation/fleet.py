@@ -373,6 +373,7 @@ class _ForkServer:
 
     start = stop = lambda self: None
     in_use = nullcontext
+    descriptor = -1
 
 
 class _NoLeftovers:
@@ -520,7 +521,7 @@ def wire() -> None:
             "open_leasing": lambda template: doubles.Leasing(WORLD.broker) if WORLD.broker.leases else None,
             "open_celery_results": lambda *_: None,
             "shown_url": lambda template: "simulated://",
-            "sweep": lambda *_: None,
+            "Janitor": lambda *_, **__: SimpleNamespace(sweep=lambda *_: None, close=lambda: None),
             "warn_of_routes": lambda settings: None,
             "QueueDepths": _Depths,
             "RevocationCache": NotedCache,
