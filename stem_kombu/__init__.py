@@ -1,13 +1,16 @@
 """Stem: a worker control plane for Kombu and Celery fleets.
 
 The names below are what users import (``docs/api.md``). They are loaded on first use, so that ``import stem_kombu`` costs
-next to nothing and neither kombu nor a driver is imported before something connects.
+next to nothing and neither kombu nor a driver is imported before something connects. Kombu then knows the embedded broker
+under its scheme, ``sqlite://``.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from stem_kombu import transport_alias
 
 __version__ = "0.1.0"
 
@@ -57,3 +60,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+transport_alias.register()

@@ -7,6 +7,8 @@ from typing import Any
 
 from celery import signals
 
+from stem_kombu import transport_alias
+
 _STEP = "stem_kombu.celery.step:StemStep"
 _CONTROL, _CELERYS_CONTROL = "stem_kombu.celery.control:DurableControl", "celery.app.control:Control"
 
@@ -19,6 +21,7 @@ def install(app: Any, **given: Any) -> Any:
     Nothing happens until a worker starts or somebody revokes. A worker whose revocations can't be read ends at its start,
     with exit code 74 (2 for settings that can't mean anything): it would run what was revoked.
     """
+    transport_alias.register()
     app.stem_options = given
     app.steps["worker"].add(_STEP)
     if app.control_cls == _CELERYS_CONTROL:
