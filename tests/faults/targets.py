@@ -27,6 +27,7 @@ from stem_kombu.control.client import ControlClient
 from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage
 from tests.faults.fleet import ROOT, Servers, WorkerProcess, be_quiet
+from tests.faults.late import late
 from tests.faults.notes import now
 from tests.faults.nursery import Fostered
 from tests.faults.report import Figures, Target, commit
@@ -41,7 +42,7 @@ was not there in the first place; then the revoked tasks are sent, together with
 while they are idle, and tasks that follow at once must end. Tasks that came by exchanges of every kind, with priorities and
 headers of their own, fail once or wait for an eta while their worker is killed: each must end, and each of its messages must
 be as it came. Two workers read 20,000 messages and are killed again and again while they do; each message must have run at
-least once."""
+least once. On Redis, what a worker sends is held back for longer than a lease, and arrives when the worker is long dead."""
 #: Seconds within which what must come about does, on a machine that is busy with other things.
 PATIENCE = 240.0
 
@@ -231,6 +232,17 @@ def lost(servers: Servers, broker: str, kills: int, messages: int) -> tuple[Targ
         return Target(what, len(missing), messages, 20_000, "Kombu 5.7 on Redis, 30 kills: 5 of 20,000"), facts
 
 
+def arriving_late(servers: Servers, trials: int) -> tuple[Target, dict[str, int]]:
+    """Messages that never ran though all of them came to the server, in so many trials of late arrival on Redis."""
+    with lab(servers, "Redis") as here:
+        here.urls["backend"] = None  # type: ignore[assignment] - the messages are judged by their marks alone
+        bad, messages = late(here, trials, PATIENCE)
+    what = f"messages lost while what a worker sent arrived late, {trials} trials, Redis"
+    return Target(what, bad, messages, 200, "Stem 0.1.0: 1 of 12 for each wait that was late"), {
+        "Trials of late arrival, Redis": trials
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the trials; the figures are not kept")
@@ -263,6 +275,7 @@ def main() -> None:
         rows.append((f"stuck {broker}", lambda b=broker: (stuck(servers, b, trials), {})))
         rows.append((f"resent {broker}", lambda b=broker: (resent_in(servers, b, trials), {})))
         rows.append((f"lost {broker}", lambda b=broker: lost(servers, b, trials, messages)))
+    rows.append(("late Redis", lambda: arriving_late(servers, trials)))
     try:
         for name, measure in rows:
             if options.only not in name:
