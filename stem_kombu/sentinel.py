@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import mask_url
+from stem_kombu.urls import check_server_password
 
 HINT = "write sentinel://:password@host1:26379,host2:26379/0?master_name=mymaster"
 _SCHEMES = ("sentinel", "redis+sentinel")
@@ -86,6 +87,7 @@ def sentinel_address(url: str, *, name: str = "URL", options: Mapping[str, Any] 
     credentials, path = "", ""
     query: dict[str, str] = {}
     for part in url.split(";") if "://" in url.partition(";")[2] else [url]:
+        check_server_password(part, name)
         rest, _, text = part.partition("://")[2].partition("?")
         authority, _, tail = rest.partition("/")
         given, _, places = authority.rpartition("@")
@@ -100,7 +102,7 @@ def sentinel_address(url: str, *, name: str = "URL", options: Mapping[str, Any] 
     if not isinstance(master, str) or not master:
         raise ConfigurationError(f"{name}: {mask_url(url)!r} does not name the master of its sentinels", hint=HINT)
     if db and not db.isdigit():
-        raise ConfigurationError(f"{name}: {mask_url(url)!r} names the database {db!r}, not a number", hint=HINT)
+        raise ConfigurationError(f"{name}: {mask_url(url)!r} names a database that is no number", hint=HINT)
     user, _, password = credentials.partition(":")
     return SentinelAddress(
         hosts=tuple(hosts),
@@ -122,5 +124,6 @@ def _place(text: str, url: str, name: str) -> tuple[str, int]:
     else:
         wrong = not host or ":" in port
     if wrong or not host or (colon and not (port.isdigit() and 0 < int(port) < 65536)):
-        raise ConfigurationError(f"{name}: {mask_url(text)!r} in {mask_url(url)!r} is no host:port", hint=HINT)
+        # Which one is not shown: it may be the rest of a password.
+        raise ConfigurationError(f"{name}: {mask_url(url)!r} has a sentinel in it that is no host:port", hint=HINT)
     return unquote(host), int(port or _PORT)

@@ -23,6 +23,8 @@ _OF_THE_CONNECTION = frozenset(
 )
 #: Schemes whose transports, or their drivers, read the whole URL.
 _READ_WHOLE = ("sqla", "mongodb", "azure", "gcpubsub")
+#: Options of the embedded broker.
+_EMBEDDED = frozenset({"visibility_timeout", "polling_interval", "busy_timeout", "synchronous", "fetch_limit"})
 _TEXT, _SECONDS, _WHOLE, _SWITCH = "a text", "a number of seconds", "a whole number", "true or false"
 _OBJECT, _FANOUT, _STEPS = "an object", "true, false or a text", "a rising list of whole numbers from 0 to 255"
 #: What the options of the Redis and Sentinel transports are.
@@ -95,7 +97,7 @@ def store_url(url: str, name: str, options: Mapping[str, Any]) -> str:
 def without_option(url: str, key: str) -> tuple[str, str | None]:
     """The URL without that option in its query, and the option's value."""
     rest, mark, query = url.partition("?")
-    if not mark or is_misread(url):
+    if not mark or not _can_be_taken_apart(url):
         return url, None
     fields = parse_qsl(query, keep_blank_values=True)
     kept = urlencode([(each, value) for each, value in fields if each != key], quote_via=quote)
@@ -135,22 +137,32 @@ def _are_steps(values: Sequence[Any]) -> bool:
 
 def _split(url: str, found: dict[str, Any]) -> tuple[str, str]:
     rest, mark, query = url.partition("?")
-    if not mark or rest.lower().startswith(_READ_WHOLE) or is_misread(url):
+    if not mark or rest.lower().startswith(_READ_WHOLE) or not _can_be_taken_apart(url):
         return rest, query
     kept = []
-    for key, value in parse_qsl(query, keep_blank_values=True):
-        if key in _OF_THE_CONNECTION or key.startswith("ssl_") or (_is_file(rest) and key not in _KINDS):
+    for key, value in (fields := parse_qsl(query, keep_blank_values=True)):
+        if key in _OF_THE_CONNECTION or key.startswith("ssl_") or not _may_be_given(rest, key):
             kept.append((key, value))
         elif key in {"sentinel_username", "sentinel_password"}:
             found.setdefault("sentinel_kwargs", {})[key.removeprefix("sentinel_")] = value
         else:
             found[key] = _value(key, value)
-    return rest, urlencode(kept, quote_via=quote)
+    return rest, query if len(kept) == len(fields) else urlencode(kept, quote_via=quote)
 
 
-def _is_file(url: str) -> bool:
-    # Kombu hands the whole query of a socket file to redis-py.
-    return url.lower().startswith(("redis+socket", "unix"))
+def _can_be_taken_apart(url: str) -> bool:
+    """Whether what is behind the question mark is a query; what is wrong with another URL is told where it is opened. With an
+    @ only after it, it may be the rest of a password."""
+    rest, _, query = url.partition("?")
+    return url.isprintable() and not is_misread(url) and ("@" in rest or "@" not in query)
+
+
+def _may_be_given(url: str, key: str) -> bool:
+    """Whether a query may give that option: any one, where nothing else reads the query."""
+    scheme = url.partition("://")[0].lower()
+    if scheme in {"redis+socket", "unix"}:
+        return key in _KINDS  # Kombu hands the whole query of a socket file to redis-py
+    return key in _EMBEDDED if scheme == "sqlite" else True
 
 
 def _value(key: str, text: str) -> Any:

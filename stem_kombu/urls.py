@@ -16,13 +16,18 @@ from stem_kombu.redaction import is_misread, mask_url
 def checked_server_url(url: str, name: str) -> str:
     """The URL of a server, unless a sign in its user or password has to be percent-encoded: then parsers take the rest of the
     password for something else, and messages about that would show it. Raises :class:`ConfigurationError`."""
+    check_server_password(url, name)
+    _split(url, name)
+    return url
+
+
+def check_server_password(url: str, name: str) -> None:
+    """Raises :class:`ConfigurationError` where a sign in the URL's user or password has to be percent-encoded."""
     if is_misread(url):
         raise ConfigurationError(
             f"{name}: a sign in the URL's user or password must be percent-encoded",
             hint="write %40 for @, %2F for /, %3F for ?, %23 for #, %3A for :, %5B for [ and %25 for %",
         )
-    _split(url, name)
-    return url
 
 
 def sqlite_path(url: str, *, name: str = "URL") -> Path:

@@ -60,7 +60,7 @@ def test_every_spelling_is_understood_and_stems_own_means_the_same(
         ("sentinel://h1:70000/0?master_name=m", "no host:port"),
         ("sentinel://,h2/0?master_name=m", "no host:port"),
         ("sentinel://?master_name=m", "no host:port"),
-        ("sentinel://h1/m/first", "names the database"),
+        ("sentinel://h1/m/first", "names a database"),
     ],
 )
 def test_what_can_not_be_read_is_refused_by_name_without_its_password(url: str, told: str) -> None:

@@ -112,6 +112,7 @@ def test_options_that_are_not_known_pass() -> None:
         ("sqs://k:s@?region=eu-west-1", "sqs://k:s@", {"region": "eu-west-1"}),
         ("sqlite:///b.db?visibility_timeout=5", "sqlite:///b.db", {"visibility_timeout": 5}),
         ("redis://:pa?ss@h/0", "redis://:pa?ss@h/0", {}),
+        ("redis://:pa?s=s@h/0", "redis://:pa?s=s@h/0", {}),
         ("sentinel://h?sentinel_password=p", "sentinel://h", {"sentinel_kwargs": {"password": "p"}}),
     ],
 )
