@@ -30,6 +30,7 @@ from tests.faults.fleet import ROOT, Servers, WorkerProcess, be_quiet
 from tests.faults.late import late
 from tests.faults.notes import now
 from tests.faults.nursery import Fostered
+from tests.faults.programs import BOUND, left_running
 from tests.faults.report import Figures, Target, commit
 from tests.faults.report import main as render
 from tests.faults.resending import resent
@@ -42,7 +43,9 @@ was not there in the first place; then the revoked tasks are sent, together with
 while they are idle, and tasks that follow at once must end. Tasks that came by exchanges of every kind, with priorities and
 headers of their own, fail once or wait for an eta while their worker is killed: each must end, and each of its messages must
 be as it came. Two workers read 20,000 messages and are killed again and again while they do; each message must have run at
-least once. On Redis, what a worker sends is held back for longer than a lease, and arrives when the worker is long dead."""
+least once. On Redis, what a worker sends is held back for longer than a lease, and arrives when the worker is long dead.
+Isolate tasks start programs two levels deep; two seconds after a hard time limit, a killed child or a killed worker none of
+these may run."""
 #: Seconds within which what must come about does, on a machine that is busy with other things.
 PATIENCE = 240.0
 
@@ -243,6 +246,15 @@ def arriving_late(servers: Servers, trials: int) -> tuple[Target, dict[str, int]
     }
 
 
+def programs(servers: Servers, broker: str, how: str, trials: int) -> Target:
+    """Tasks of which a program ran two seconds after their end, of so many."""
+    what = {"limit": "a hard time limit", "child": "SIGKILL of their child", "worker": "SIGKILL of their worker"}[how]
+    with lab(servers, broker) as here:
+        bad, done = left_running(here, how, trials, PATIENCE)
+    least = 100 if how == "worker" else 200
+    return Target(f"tasks of which a program ran {BOUND:g} s after {what}, {broker}", bad, done, least)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the trials; the figures are not kept")
@@ -274,6 +286,13 @@ def main() -> None:
             rows.append((f"revoked {how} {broker}", lambda b=broker, h=how: (revoked(servers, b, h, trials), {})))
         rows.append((f"stuck {broker}", lambda b=broker: (stuck(servers, b, trials), {})))
         rows.append((f"resent {broker}", lambda b=broker: (resent_in(servers, b, trials), {})))
+        for how, times in (("limit", trials), ("child", trials), ("worker", trials // 2)):
+            rows.append(
+                (
+                    f"programs {how} {broker}",
+                    lambda b=broker, h=how, t=times: (programs(servers, b, h, t), {}),
+                )
+            )
         rows.append((f"lost {broker}", lambda b=broker: lost(servers, b, trials, messages)))
     rows.append(("late Redis", lambda: arriving_late(servers, trials)))
     try:
