@@ -119,6 +119,7 @@ class Births:
     def failed(self, slot: int, error: Exception) -> None:
         """No child could be started: out of processes, memory or descriptors. The others go on until there are some again."""
         self._deaths += 1
+        self.trouble = f"no child could be started: {error}"
         delay = self._delay()
         logger.error("no child could be started in slot %d, next try in %.1f s: %s", slot, delay, error)
         self.due[slot] = self._clock.monotonic() + delay
@@ -128,6 +129,7 @@ class Births:
         if unfit is not None and unfit.again:
             self.trouble = unfit.message
             self._failed_starts += 1
+            self._deaths += unfit.is_short
             logger.error("a child did not start, next try in %.1f s: %s", self._delay(), unfit.message)
         elif unfit is not None:
             self.unfit = unfit.message
@@ -153,13 +155,25 @@ class Births:
         if self.unfit is not None:
             return self.unfit
         if self._deaths >= _DEATHS_AT_START:
-            return "they die while they do"
+            return self.trouble or "they die while they do"
         return None if ready else f"not ready within {START_TIMEOUT:g} s{f': {self.trouble}' if self.trouble else ''}"
 
     def _starter(self) -> AbstractContextManager[None]:
         if self._method == "forkserver" and self._fork_server is not None:
             return self._fork_server.in_use()
         return _right_interpreter() if self._method == "spawn" else nullcontext()
+
+    def told(self, problem: str) -> str:
+        """A sentence about what :meth:`problem` says."""
+        what = "can't load" if self.unfit is not None or self.trouble is None else "did not start with"
+        return f"children {what} the application {self._setup.target}: {problem}"
+
+    @property
+    def hint(self) -> str:
+        """What to try about it."""
+        if self.unfit is not None or self.trouble is None:
+            return "the module must be importable by that name in a new process"
+        return "the log says what each of them met"
 
     def _delay(self) -> float:
         return float(min(0.1 * 2.0 ** min(self._deaths + self._failed_starts, 10), 30.0))

@@ -40,7 +40,11 @@ def main(pipe: Any, ahead: Any, setup: ChildSetup, foreign: Sequence[int] = ()) 
         except OSError:
             pass  # closed by another copy of it already
     end = ChildPipe(pipe.fileno(), Claims(ahead))
-    leads_group = become_a_child(setup, end)
+    try:
+        leads_group = become_a_child(setup, end)
+    except (OSError, RuntimeError) as error:
+        end.send(Unfit(f"the system is short of threads, processes or descriptors: {error}", again=True, is_short=True))
+        return
     try:
         registry, hooks = load(setup)
         if setup.log is not None:

@@ -121,7 +121,8 @@ class _Bound:
         self._timer.daemon = True
 
     def __enter__(self) -> None:
-        self._timer.start()
+        with suppress(RuntimeError):  # no more threads: the worker's own bound holds
+            self._timer.start()
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()

@@ -63,10 +63,12 @@ class Ready:
 class Unfit:
     """The application can't be loaded in a child: which is the application's error, so trying again won't help.
 
-    ``again``: it is loaded, but a start hook failed, which another child may be spared."""
+    ``again``: another child may be spared it, as a start hook failed or the system was short of something. Of the latter
+    (``is_short``) a few in a row end a start."""
 
     message: str
     again: bool = False
+    is_short: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,7 @@ _FIELDS: dict[type, tuple[tuple[str, tuple[type, ...]], ...]] = {
     Halt: (("token", (int,)), ("why", (Stop,)), ("revocation", (Revocation, type(None)))),
     Retire: (),
     Ready: (("pid", (int,)), ("leads_group", (bool,)), ("rss_bytes", (int, type(None)))),
-    Unfit: (("message", (str,)), ("again", (bool,))),
+    Unfit: (("message", (str,)), ("again", (bool,)), ("is_short", (bool,))),
     Started: (("token", (int,)),),
     Report: (("token", (int,)), ("fraction", (float, int, type(None))), ("data", (dict, type(None)))),
     ExtendLease: (("token", (int,)), ("seconds", (float, int))),

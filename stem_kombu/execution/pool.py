@@ -97,19 +97,24 @@ class IsolatePool:
             self._leftovers.begin()
             self._births.begin()
             self._pipe.open()
-            for slot in range(self.slots):
-                self._spawn(slot)
-            self._thread = threading.Thread(target=self._supervise, name="stem-pool", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._supervise, name="stem-pool", daemon=True)
+            try:
+                thread.start()
+                self._thread = thread
+                with self._lock:
+                    for slot in range(self.slots):
+                        self._members[slot] = self._births.spawn(slot, self.descriptors)
+            except BaseException:  # short of threads or processes
+                self.stop(0.0)
+                self._births.end()
+                self._pipe.close()
+                raise
             with self._settled:
                 ready = self._settled.wait_for(self._all_ready_or_unfit, START_TIMEOUT)
                 problem = self._births.problem(ready=ready)
             if problem is not None:
                 self.stop(0.0)  # before another start can find it running
-                raise ExecutionError(
-                    f"children can't load the application {self._setup.target}: {problem}",
-                    hint="the module must be importable by that name in a new process",
-                )
+                raise ExecutionError(self._births.told(problem), hint=self._births.hint)
 
     def submit(self, job: Job) -> None:
         with self._lock:
@@ -353,12 +358,10 @@ class IsolatePool:
 
     def _respawn(self, slot: int) -> None:
         try:
-            self._spawn(slot)
+            self._members[slot] = self._births.spawn(slot, self.descriptors)
         except Exception as error:  # noqa: BLE001 - whatever keeps a child from starting, the others go on
             self._births.failed(slot, error)
-
-    def _spawn(self, slot: int) -> None:
-        self._members[slot] = self._births.spawn(slot, self.descriptors)
+            self._settled.notify_all()
 
     @property
     def descriptors(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import sys
@@ -117,6 +118,12 @@ class StopSignals:
         _in_thread(lambda: logger.warning("SIGUSR2 means nothing to a worker and is ignored"), "stem-signal")
 
 
+def _is_shortage(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+    return "can't start new thread" in str(error)
+
+
 def _in_thread(function: Callable[[], Any], name: str) -> None:
     # Not in the handler itself: it interrupts the main thread anywhere, also where that holds a lock.
     threading.Thread(target=function, name=name, daemon=True).start()
@@ -180,6 +187,13 @@ def run_until_stopped(
                 raise
             logger.info("the worker ends before it has started: %s", error)
             return
+        except (OSError, RuntimeError) as error:
+            if not _is_shortage(error):
+                raise
+            raise ExecutionError(
+                f"the system gives this worker no more threads, processes, memory or descriptors: {error}",
+                hint="look at ulimit -u and -n, TasksMax of the service, pids.max of the container; or use fewer children",
+            ) from error
         if not stopped().is_set():
             ready()
         while not stopped().wait(3600.0):

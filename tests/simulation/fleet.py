@@ -371,9 +371,9 @@ class _ForkServer:
     def __init__(self, setup: Any) -> None:
         pass
 
+    descriptor = -1
     start = stop = lambda self: None
     in_use = nullcontext
-    descriptor = -1
 
 
 class _NoLeftovers:
