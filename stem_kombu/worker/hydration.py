@@ -310,7 +310,9 @@ class Hydration:
     def _run(self) -> None:
         failures = 0
         while not self._stopped.is_set():
-            wait = self._interval if not failures else min(self._interval, backoff(failures))
+            # A little sooner than promised: what one worker puts back, others must have read within the interval as well.
+            wait = self._interval * (1 - 1 / _LOOKS)
+            wait = wait if not failures else min(wait, backoff(failures))
             if self._clock.monotonic() < self._hurry_until:
                 wait = min(wait, self._interval / _LOOKS)
             self._nudged.wait(wait)

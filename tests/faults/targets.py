@@ -31,6 +31,7 @@ from tests.faults.late import late
 from tests.faults.notes import now
 from tests.faults.nursery import Fostered
 from tests.faults.programs import BOUND, left_running
+from tests.faults.promoting import promoted
 from tests.faults.report import Figures, Target, commit
 from tests.faults.report import main as render
 from tests.faults.resending import resent
@@ -45,7 +46,8 @@ headers of their own, fail once or wait for an eta while their worker is killed:
 be as it came. Two workers read 20,000 messages and are killed again and again while they do; each message must have run at
 least once. On Redis, what a worker sends is held back for longer than a lease, and arrives when the worker is long dead.
 Isolate tasks start programs two levels deep; two seconds after a hard time limit, a killed child or a killed worker none of
-these may run."""
+these may run. The store's primary is lost among revokes and an older replica promoted: one sync interval later every worker
+must hold what any of them had applied, and so must the store."""
 #: Seconds within which what must come about does, on a machine that is busy with other things.
 PATIENCE = 240.0
 
@@ -197,6 +199,12 @@ def resent_in(servers: Servers, broker: str, trials: int) -> Target:
         return resent(here, broker, trials, PATIENCE)
 
 
+def promoted_in(servers: Servers, trials: int) -> tuple[Target, dict[str, Any]]:
+    """See :func:`tests.faults.promoting.promoted`."""
+    with lab(servers, "Redis") as here:
+        return promoted(here, trials, PATIENCE)
+
+
 def lost(servers: Servers, broker: str, kills: int, messages: int) -> tuple[Target, dict[str, int]]:
     """Messages that never ran, of ``messages`` that two workers read while they are killed ``kills`` times."""
     names = ("alpha", "bravo")
@@ -295,6 +303,7 @@ def main() -> None:
             )
         rows.append((f"lost {broker}", lambda b=broker: lost(servers, b, trials, messages)))
     rows.append(("late Redis", lambda: arriving_late(servers, trials)))
+    rows.append(("promoted", lambda: promoted_in(servers, 10 if options.quick else 100)))
     try:
         for name, measure in rows:
             if options.only not in name:
