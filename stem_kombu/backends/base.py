@@ -28,6 +28,8 @@ class RosterView:
     heartbeats: tuple[Heartbeat, ...]
     now: datetime
     unreadable: int = 0
+    #: Their workers, as the roster names them (G37).
+    set_aside: tuple[str, ...] = ()
 
 
 class TaskStates(ABC):

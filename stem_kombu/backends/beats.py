@@ -32,16 +32,18 @@ class BeatReader:
         self._where = where
         self._told: set[tuple[str, str]] = set()
 
-    def all(self, namespace: str, entries: Iterable[tuple[str, str | bytes, int]]) -> tuple[tuple[Heartbeat, ...], int]:
-        """The heartbeats of ``(worker, text, stamp in µs)``, sorted by worker, and how many entries hold none."""
-        found, unreadable = [], 0
+    def all(
+        self, namespace: str, entries: Iterable[tuple[str, str | bytes, int]]
+    ) -> tuple[tuple[Heartbeat, ...], tuple[str, ...]]:
+        """The heartbeats of ``(worker, text, stamp in µs)``, sorted by worker, and the workers whose entries hold none."""
+        found, unreadable = [], []
         for worker, text, stamped_us in entries:
             beat = self.one(namespace, worker, text, stamped_us)
             if beat is None:
-                unreadable += 1
+                unreadable.append(worker)
             else:
                 found.append(beat)
-        return tuple(sorted(found, key=lambda beat: beat.worker)), unreadable
+        return tuple(sorted(found, key=lambda beat: beat.worker)), tuple(unreadable)
 
     def one(self, namespace: str, worker: str, text: str | bytes, stamped_us: int) -> Heartbeat | None:
         """The heartbeat of an entry, or ``None`` when it holds none (told in the log)."""

@@ -180,8 +180,8 @@ class PostgresBackend(Backend):
         rows = self._database.read(lambda session: session.rows(sql.VIEW, (namespace,)))
         now: datetime = rows[0][0].astimezone(timezone.utc)
         entries = ((worker, text, _us(stamped_at)) for _, worker, text, stamped_at in rows if worker is not None)
-        beats, unreadable = self._beats.all(namespace, entries)
-        return RosterView(beats, now, unreadable)
+        beats, aside = self._beats.all(namespace, entries)
+        return RosterView(beats, now, len(aside), aside)
 
     # -- both -------------------------------------------------------------------------------------------------------
 

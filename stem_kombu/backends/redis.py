@@ -135,28 +135,29 @@ class RedisBackend(Backend):
 
     def view(self, namespace: str) -> RosterView:
         now_us, page = self._database.evaluate(redis_scripts.VIEW, [_roster_key(namespace)], [])
-        unreadable = 0
+        aside: tuple[str, ...] = ()
         same, beats = self._seen
         if page != same:
             try:
                 beats = [_read(entry) for entry in json.loads(page)]
             except UNREADABLE:  # one of them, or their shape (then there is no page)
-                beats, unreadable = self._one_by_one(namespace)
+                beats, aside = self._one_by_one(namespace)
             beats.sort(key=lambda beat: beat.worker)
-            if not unreadable and isinstance(page, bytes):
+            if not aside and isinstance(page, bytes):
                 self._seen = page, beats
-        return RosterView(tuple(beats), from_epoch_us(int(now_us)), unreadable)
+        return RosterView(tuple(beats), from_epoch_us(int(now_us)), len(aside), aside)
 
-    def _one_by_one(self, namespace: str) -> tuple[list[Heartbeat], int]:
+    def _one_by_one(self, namespace: str) -> tuple[list[Heartbeat], tuple[str, ...]]:
         key = self._database.key(_roster_key(namespace))
         entries: dict[bytes, bytes] = self._database.run(lambda client: client.hgetall(key))
-        found = []
-        for worker, entry in entries.items():
+        found, aside = [], []
+        for name, entry in entries.items():
             try:
                 found.append(_read(json.loads(entry)))
             except UNREADABLE as error:
-                self._beats.tell(namespace, worker.decode(errors="replace"), error)
-        return found, len(entries) - len(found)
+                aside.append(name.decode(errors="replace"))
+                self._beats.tell(namespace, aside[-1], error)
+        return found, tuple(aside)
 
     def _beat(self, beat: Heartbeat, *, claim: bool, dead: Heartbeat | None = None) -> tuple[datetime, bytes | None]:
         held_us, kept_us = (int(span * 1_000_000) for span in (beat.interval * STALE_AFTER, beat.lifetime))

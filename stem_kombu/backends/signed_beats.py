@@ -77,7 +77,7 @@ class BelievedRoster:
             if held is None or (verified.issued_at or view.now) > (held[1].issued_at or view.now):
                 found[beat.worker] = beat, verified
         self._known = found
-        return RosterView(tuple(found[worker][1] for worker in sorted(found)), view.now, view.unreadable)
+        return replace(view, heartbeats=tuple(found[worker][1] for worker in sorted(found)))
 
 
 def _signs_details(beat: Heartbeat, keyring: Keyring) -> bool:

@@ -143,8 +143,8 @@ class SqliteBackend(Backend):
             return now_us, connection.execute(_ENTRIES, (namespace, now_us)).fetchall()
 
         now_us, rows = self._database.read(operation)
-        beats, unreadable = self._beats.all(namespace, ((str(worker), *entry) for worker, *entry in rows))
-        return RosterView(beats, from_epoch_us(now_us), unreadable)
+        beats, aside = self._beats.all(namespace, ((str(worker), *entry) for worker, *entry in rows))
+        return RosterView(beats, from_epoch_us(now_us), len(aside), aside)
 
     def _beat(self, connection: sqlite3.Connection, beat: Heartbeat) -> datetime:
         now_us = self._now_us()

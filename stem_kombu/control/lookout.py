@@ -14,6 +14,9 @@ from stem_kombu.errors import StoreError
 #: Looks that may be under way at once, in threads that a roster which does not answer holds up.
 _LOOKS = 8
 
+#: Entries of the roster that can't be read and are named.
+_NAMED = 10
+
 
 class Lookout:
     """Reads a roster by ``look()``, which may block for as long as its driver lets it. Safe from any thread."""
@@ -34,7 +37,12 @@ class Lookout:
             notes.append("who is alive can't be told, waiting for the whole timeout: the roster does not answer")
             return None
         try:
-            return future.result()
+            view = future.result()
+            if view.set_aside:
+                more = ", …" if len(view.set_aside) > _NAMED else ""
+                named = ", ".join(view.set_aside[:_NAMED]) + more
+                notes.append(f"{len(view.set_aside)} roster entries can't be read and are set aside: {named}")
+            return view
         except CancelledError:  # by close(), before its turn came
             notes.append("who is alive can't be told, waiting for the whole timeout: the client was closed")
             return None

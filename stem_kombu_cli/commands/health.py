@@ -188,9 +188,12 @@ def _backend(settings: Settings) -> Check:
     backend = open_backend(source.value, name=source.name, tls=settings.tls)
     try:
         backend.ping()
+        aside = backend.view(settings.namespace).set_aside
     finally:
         backend.close()
-    return Check("backend", "ok", backend.url)
+    more = ", …" if len(aside) > _SHOWN else ""
+    told = f"{len(aside)} heartbeats can't be read and are set aside: {', '.join(aside[:_SHOWN])}{more}"
+    return Check("backend", "ok", backend.url, warnings=(told,) if aside else ())
 
 
 def _store(settings: Settings) -> Check:

@@ -122,6 +122,7 @@ def test_garbage_in_one_entry_of_the_roster_hides_no_other_and_is_told_once(
 
     assert [[beat.worker for beat in view.heartbeats] for view in views] == [["a", "c"]] * 3
     assert [view.unreadable for view in views] == [1, 1, 1]
+    assert [view.set_aside for view in views] == [("bad",)] * 3
     assert [record.args[1] for record in caplog.records if isinstance(record.args, tuple)] == ["bad"]
 
     backend.leave("stem", "bad", "b")

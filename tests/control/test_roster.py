@@ -70,3 +70,15 @@ def test_g16_workers_answer_while_the_roster_hangs(
         assert [reply.worker for reply in report.replies] == ["alpha"]
         assert [note[:26] for note in report.notes] == ["who is alive can't be told"]
         proxy.resume()
+
+
+def test_g37_entries_that_can_not_be_read_are_named_in_every_report() -> None:
+    aside = tuple(f"w{number}" for number in range(12))
+    lookout = Lookout(lambda: RosterView((), SYSTEM.utcnow(), len(aside), aside), SYSTEM)
+    notes: list[str] = []
+    try:
+        assert lookout.view(SYSTEM.monotonic() + 30.0, notes) is not None
+    finally:
+        lookout.close()
+
+    assert notes == [f"12 roster entries can't be read and are set aside: {', '.join(aside[:10])}, …"]
