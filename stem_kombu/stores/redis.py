@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -25,6 +26,8 @@ _PAGE = 1000
 _LONGEST_BATCH = 50_000
 #: How often indexes are made anew for one operation: another program may go on deleting keys.
 _REBUILDS = 3
+#: How stem-kombu 0.1.0 stored a flag that Flower sent as null: as Lua shows it, which is no JSON.
+_NULL_FLAG = re.compile(rb'"terminate":userdata: [^,]*')
 _LOST = "the record was lost, and made again from the index"
 
 
@@ -221,7 +224,8 @@ class RedisRevokeStore(RevokeStore):
     def _readable(self, namespace: str, task_id: str, found: Any) -> Revocation | None:
         """The record of a field, parsed or as its text; ``None`` when it can't be read and was set aside."""
         try:
-            return record_of(namespace, task_id, json.loads(found) if isinstance(found, bytes) else found)
+            fields = json.loads(_NULL_FLAG.sub(b'"terminate":false', found)) if isinstance(found, bytes) else found
+            return record_of(namespace, task_id, fields)
         except UNREADABLE as error:
             place = f"{self._database.key(keys_of(namespace)[0])} field {task_id}"
             reason = f"{error}: {(found.decode(errors='replace') if isinstance(found, bytes) else str(found))[:120]}"

@@ -55,8 +55,10 @@ local function fits()
   return given ~= nil and given >= top
 end
 
--- The fields of a record, or nil when it can't be read. 0, 1 and null stand for flags: stem-kombu 0.1.0 stored them so.
+-- The fields of a record, or nil when it can't be read. 0, 1 and null stand for flags: stem-kombu 0.1.0 stored them so,
+-- null as Lua shows it.
 local function decoded(text)
+  text = string.gsub(text, '"terminate":userdata: [^,]*', '"terminate":false')
   local readable, record = pcall(cjson.decode, text)
   if not readable or type(record) ~= 'table' then return nil end
   if record.terminate == cjson.null or record.terminate == 0 then record.terminate = false end
