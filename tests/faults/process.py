@@ -11,6 +11,8 @@ import logging
 import sys
 from importlib import import_module
 
+from kombu import Connection
+
 from stem_kombu.broker.connections import open_connection
 from stem_kombu.settings import Settings
 from stem_kombu.worker.worker import Worker
@@ -33,7 +35,11 @@ def main(argument: str) -> None:
     named = {**urls, "broker": options.pop("elsewhere", urls["broker"])}
     app.configure(Settings.from_env({"STEM_CELERY_EVENTS": "off"}, **named, **intervals))
     leases = LEASES if urls["broker"].startswith("redis") else {}
-    connection = open_connection(urls["broker"], options=leases)
+    if beside := options.pop("beside", None):
+        url, given = beside
+        connection = Connection(url, **given)  # as a host application opens its own
+    else:
+        connection = open_connection(urls["broker"], options=leases)
     Worker(app, connection=connection, **options).run(on_ready=lambda _: print("ready", flush=True))
 
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from stem_kombu.app import Stem
 from stem_kombu.control.client import ControlClient
 from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage
+from tests.faults.embedded_workers import ROWS
 from tests.faults.fleet import ROOT, Servers, WorkerProcess, be_quiet
 from tests.faults.late import late
 from tests.faults.notes import now
@@ -47,7 +48,9 @@ be as it came. Two workers read 20,000 messages and are killed again and again w
 least once. On Redis, what a worker sends is held back for longer than a lease, and arrives when the worker is long dead.
 Isolate tasks start programs two levels deep; two seconds after a hard time limit, a killed child or a killed worker none of
 these may run. The store's primary is lost among revokes and an older replica promoted: one sync interval later every worker
-must hold what any of them had applied, and so must the store."""
+must hold what any of them had applied, and so must the store. Processes and containers claim one worker id at once, and the one
+that got it is killed; workers made before a fork are started in three children; the connections of a worker beside a host's own
+die in silence, or the worker is killed while it holds messages."""
 #: Seconds within which what must come about does, on a machine that is busy with other things.
 PATIENCE = 240.0
 
@@ -205,6 +208,11 @@ def promoted_in(servers: Servers, trials: int) -> tuple[Target, dict[str, Any]]:
         return promoted(here, trials, PATIENCE)
 
 
+def _in_lab(servers: Servers, broker: str, measure: Callable[..., Target], trials: int) -> Target:
+    with lab(servers, broker) as here:
+        return measure(here, broker, trials, PATIENCE)
+
+
 def lost(servers: Servers, broker: str, kills: int, messages: int) -> tuple[Target, dict[str, int]]:
     """Messages that never ran, of ``messages`` that two workers read while they are killed ``kills`` times."""
     names = ("alpha", "bravo")
@@ -299,6 +307,13 @@ def main() -> None:
                 (
                     f"programs {how} {broker}",
                     lambda b=broker, h=how, t=times: (programs(servers, b, h, t), {}),
+                )
+            )
+        for name, (measure_one, share) in ROWS.items():
+            rows.append(
+                (
+                    f"{name} {broker}",
+                    lambda b=broker, m=measure_one, s=share: (_in_lab(servers, b, m, int(trials * s)), {}),
                 )
             )
         rows.append((f"lost {broker}", lambda b=broker: lost(servers, b, trials, messages)))
