@@ -9,16 +9,15 @@ from kombu import Connection, Consumer, Producer, Queue
 
 from examples.shop_tasks import app, report
 from stem_kombu import Settings, Worker
-from stem_kombu.broker.connections import open_connection
 
 ORDERS = Queue("orders", durable=True)
 
 
 def main() -> None:
+    url = "memory://"  # or the URL of a broker
     with tempfile.TemporaryDirectory() as folder:
-        url = f"sqlite:///{Path(folder) / 'broker.db'}"
         app.configure(Settings.from_env(broker=url, backend=f"sqlite:///{Path(folder) / 'state.db'}"))
-        with open_connection(url) as connection, Worker(app, connection=connection, name="embedded"):
+        with Connection(url) as connection, Worker(app, connection=connection, name="embedded"):
             serve_orders(connection)
             print("the report says", report.delay(["one", "two"]).get(timeout=30).split())
         app.close()
