@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.transport_options import REDIS_URLS, given_options, parsed_options, split_url, store_url
+from stem_kombu.transport_options import (
+    REDIS_URLS,
+    checked_options,
+    given_options,
+    parsed_options,
+    split_url,
+    store_url,
+)
 from stem_kombu.variables import OFF, Variables
 from stem_kombu.variables import Source as Source
 
@@ -263,12 +270,17 @@ def _broker_options(
     env: Variables, flags: Sequence[str], broker: Source, application: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     variable = env.get(name := "STEM_BROKER_TRANSPORT_OPTIONS")
-    return {
-        **(application or {}),
-        **split_url(broker.value)[1],
-        **(parsed_options(variable, name) if variable is not None else {}),
-        **given_options(flags, "--broker-option"),
-    }
+    found: dict[str, Any] = {}
+    for options, where in (
+        (application or {}, "broker_options"),
+        (split_url(broker.value)[1], broker.name),
+        ({} if variable is None else parsed_options(variable, name), name),
+        (given_options(flags, "--broker-option"), "--broker-option"),
+    ):
+        if broker.value.lower().startswith(REDIS_URLS):
+            checked_options(options, where)
+        found |= options
+    return found
 
 
 def _beside(broker: Source, options: Mapping[str, Any]) -> Source:

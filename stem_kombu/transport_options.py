@@ -65,7 +65,7 @@ def parsed_options(text: str, name: str) -> dict[str, Any]:
         ) from None
     if not isinstance(found, dict) or not all(_is_key(key) for key in found):
         raise ConfigurationError(f"{name} is no JSON object of options", hint=f'write {{"{PREFIX}": "shop:"}}')
-    return found
+    return {key: _numbered(key, value) for key, value in found.items()}
 
 
 def split_url(url: str) -> tuple[str, dict[str, Any]]:
@@ -111,7 +111,9 @@ def checked_options(options: Mapping[str, Any], name: str) -> None:
         kind = _KINDS.get(key)
         if kind is not None and value is not None and not _is_kind(kind, value):
             shown = MASK if is_secret_name(key) else repr(value)[:80]
-            raise ConfigurationError(f"{name}: transport option {key}: {shown} is not {kind}")
+            raise ConfigurationError(
+                f"{name}: transport option {key}: {shown} is not {kind}", hint=f"give {key} {kind}"
+            )
 
 
 def _is_kind(kind: str, value: Any) -> bool:
@@ -173,7 +175,14 @@ def _value(key: str, text: str) -> Any:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return text
-    return text if kind == _TEXT and not isinstance(value, str) else value
+    return text if kind == _TEXT and not isinstance(value, str) else _numbered(key, value)
+
+
+def _numbered(key: str, value: Any) -> Any:
+    """The options of sockets are numbers, which JSON can't have as keys."""
+    if key != "socket_keepalive_options" or not isinstance(value, dict):
+        return value
+    return {int(each) if each.isdecimal() else each: number for each, number in value.items()}
 
 
 def _is_key(key: str) -> bool:

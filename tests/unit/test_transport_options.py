@@ -44,6 +44,7 @@ def test_a_flag_beats_the_variable_which_beats_the_url_which_beats_the_applicati
         ('sentinel_kwargs={"password": "s"}', "sentinel_kwargs", {"password": "s"}),
         ("region=eu-west-1", "region", "eu-west-1"),
         ("is_secure=true", "is_secure", True),
+        ('socket_keepalive_options={"4": 60}', "socket_keepalive_options", {4: 60}),
     ],
 )
 def test_an_option_is_json_or_a_text(text: str, key: str, value: Any) -> None:
@@ -163,3 +164,17 @@ def test_passwords_for_sentinels_are_masked_wherever_they_stand() -> None:
         {"STEM_BROKER_URL": "redis://h/0", VARIABLE: '{"sentinel_kwargs": {"password": "topsecret"}}'}
     )
     assert "topsecret" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("--broker-option", {"broker_option": ["max_connections=x"]}),
+        (VARIABLE, {"environ": {"STEM_BROKER_URL": "redis://h/0", VARIABLE: '{"max_connections": "x"}'}}),
+        ("STEM_BROKER_URL", {"environ": {"STEM_BROKER_URL": "redis://h/0?max_connections=x"}}),
+        ("broker_options", {"broker_options": {"max_connections": "x"}}),
+    ],
+)
+def test_a_refusal_names_where_the_option_was_given(name: str, given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{name}: transport option max_connections: 'x'"):
+        Settings.from_env(**{"environ": {"STEM_BROKER_URL": "redis://h/0"}, **given})
