@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stem_kombu.broker.alarms import is_blocked, takes_messages
+from stem_kombu.broker.alarms import is_blocked
 from stem_kombu.broker.connections import release
 from stem_kombu.broker.encoding import HEADER_HEADERS, Envelope
 from stem_kombu.broker.failures import described, shown_url
@@ -26,6 +27,8 @@ CHUNK = 500
 _OTHER_HEADERS = 8192
 #: Seconds for which a sender waits for the end of a resource alarm, and of one look for it.
 ALARM_PATIENCE, _ALARM_LOOK = 3.0, 0.25
+#: Seconds for which a broker that has confirmed a message is taken to take another.
+_FRESH = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +43,16 @@ class Parcel:
         return _task_id(self.envelope.headers)
 
 
+_TO_NOBODY = Parcel("", Envelope(b"", {}, {}))
+
+
 class Patience:
     """``seconds`` for one message, or for each :data:`CHUNK` of many; reconnecting included. While a broker takes no
-    messages, only :data:`ALARM_PATIENCE` seconds, but any time as long as ``waits_for_alarm()``."""
+    messages, only :data:`ALARM_PATIENCE` seconds."""
 
-    def __init__(self, seconds: float, clock: Clock, waits_for_alarm: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, seconds: float, clock: Clock) -> None:
         self._seconds = seconds
         self._clock = clock
-        self._waits_for_alarm = waits_for_alarm
         self._blocked_at: float | None = None
         self._taken = 0
         self.until = clock.monotonic() + seconds
@@ -59,9 +64,6 @@ class Patience:
     def blocked(self) -> bool:
         """The broker takes no messages: whether to wait on."""
         now = self._clock.monotonic()
-        if self._waits_for_alarm():
-            self.until = now + self._seconds
-            return True
         if self._blocked_at is None:
             self._blocked_at = now
         return now - self._blocked_at < ALARM_PATIENCE and self.left() > 0
@@ -134,7 +136,7 @@ class ConfirmingLine(Line):
 
     def __init__(self, connection: Connection, clock: Clock) -> None:
         super().__init__(connection, clock)
-        self._is_tried = False
+        self._confirmed_at = float("-inf")
         self._published = 0
         self._unconfirmed: dict[int, Parcel] = {}
         self._refused: list[Parcel] = []
@@ -171,17 +173,25 @@ class ConfirmingLine(Line):
         finally:
             # A message comes back before its number is confirmed, and so may be in two of these.
             left = (*self._unconfirmed.values(), *self._refused, *self._take_returned(parcels), *waiting)
-            parcels[:] = {id(parcel): parcel for parcel in left}.values()
+            parcels[:] = {id(parcel): parcel for parcel in left if parcel is not _TO_NOBODY}.values()
             self._refused.clear()
 
     def _try_out(self, patience: Patience) -> None:
-        """Find out whether this connection may publish, by a message to nobody: a task that is sent under an alarm is
-        published when that ends, also if it was meanwhile reported as not sent, and sent again."""
-        if self._is_tried:
+        """Find out whether the broker takes messages, by one to nobody, unless it took one just now: a task that is sent under
+        an alarm is published when that ends, also if it was meanwhile reported as not sent, and sent again."""
+        if self._clock.monotonic() - self._confirmed_at < _FRESH:
             return
-        if not takes_messages(self.connection, max(0.1, min(ALARM_PATIENCE, patience.left()))):
-            self._sit_out(patience)
-        self._is_tried = True
+        self._published += 1
+        self._unconfirmed[self._published] = _TO_NOBODY
+        self._producer.publish(
+            b"",
+            routing_key=f"stem-probe-{secrets.token_hex(8)}",
+            exchange="",
+            delivery_mode=1,
+            content_type="application/octet-stream",
+            content_encoding="binary",
+        )
+        self._hear(0, patience)
 
     def _sit_out(self, patience: Patience) -> None:
         while is_blocked(self.connection):
@@ -229,6 +239,7 @@ class ConfirmingLine(Line):
             except TimeoutError:
                 continue
             patience.taken(count - len(self._unconfirmed))
+            self._confirmed_at = self._clock.monotonic()
 
     def _take_returned(self, parcels: Sequence[Parcel]) -> list[Parcel]:
         returned, self._returned = self._returned, set()

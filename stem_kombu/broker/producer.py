@@ -40,12 +40,10 @@ def open_producer(settings: Settings) -> TaskProducer:
     return TaskProducer(lambda: broker_connection(settings), sign=task_signer(settings.signing))
 
 
-def open_resender(
-    template: Connection, settings: Settings, waits_for_alarm: Callable[[], bool] = lambda: False
-) -> TaskProducer:
+def open_resender(template: Connection, settings: Settings) -> TaskProducer:
     """A producer for the broker of that connection, which is cloned and never used itself: what a worker sends again goes
     to where it came from, whatever broker the settings name. Raises as :func:`open_producer`."""
-    return TaskProducer(template.clone, sign=task_signer(settings.signing), waits_for_alarm=waits_for_alarm)
+    return TaskProducer(template.clone, sign=task_signer(settings.signing), insists=False)
 
 
 class TaskProducer:
@@ -53,7 +51,8 @@ class TaskProducer:
 
     A broken connection is replaced and what it left unconfirmed is sent again, within ``timeout`` seconds in all: a
     message may then arrive twice, under the same id, but none that was accepted is missing. A broker that could never
-    be reached is reported at once, and one under a resource alarm after a few seconds, unless ``waits_for_alarm()``.
+    be reached is reported at once, and one under a resource alarm after a few seconds. Without ``insists`` a failure is
+    repeated once, for a connection that was closed while it was idle, and no more.
     """
 
     def __init__(
@@ -64,10 +63,10 @@ class TaskProducer:
         timeout: float = SEND_TIMEOUT,
         clock: Clock = SYSTEM,
         sign: Callable[[str, Envelope], Envelope] | None = None,
-        waits_for_alarm: Callable[[], bool] = lambda: False,
+        insists: bool = True,
     ) -> None:
         self._sign = sign
-        self._waits_for_alarm = waits_for_alarm
+        self._insists = insists
         self._factory = connection_factory
         self._limit = lines
         self._timeout = timeout
@@ -96,7 +95,7 @@ class TaskProducer:
         if not count:
             return 0
         try:
-            self._deliver(parcels, Patience(self._timeout, self._clock, self._waits_for_alarm))
+            self._deliver(parcels, Patience(self._timeout, self._clock))
         except BrokerError as error:
             if count > 1:
                 said = f"{error} ({count - len(parcels)} of {count} messages were sent)"
@@ -145,7 +144,7 @@ class TaskProducer:
                 # At once after the first: it may be that of a connection which the server closed while it was idle.
                 wait = backoff(failures, longest=1.0) if failures else 0.0
                 failures += 1
-                if not self._ever_connected or wait >= patience.left():
+                if not self._ever_connected or wait >= patience.left() or not (self._insists or failures == 1):
                     raise
                 self._clock.sleep(wait)
 

@@ -101,11 +101,6 @@ class Recorder:
         """How many outcomes could not be stored as they were."""
         return sum(writer.not_storable for writer in self._writers)
 
-    @property
-    def is_stopping(self) -> bool:
-        """Whether a send that waits for the broker should end."""
-        return self._retries.is_stopping
-
     def start(self) -> None:
         for writer in self._writers:
             writer.start()

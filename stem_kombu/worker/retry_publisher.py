@@ -64,12 +64,9 @@ class RetryPublisher:
         """The last failure while something can't be sent, else ``None``."""
         return self._outage.trouble
 
-    @property
-    def is_stopping(self) -> bool:
-        """Whether a send that waits for the broker should end: what it carries is given back."""
-        return self._stopping.is_set()
-
     def put(self, entry: Entry) -> None:
+        if (trouble := self._outage.trouble) is not None:
+            self._aside.mark(entry, trouble)  # at once: it must not stand in the way of work while others are tried
         self._queue.put(entry)
         if not self._background.runs and not self._stopping.is_set():
             self._background.start()

@@ -154,7 +154,7 @@ class Worker:
         template: Any = broker_connection(settings) if given is None else beside(given, settings)
         self._template, self._next_sweep = template, 0.0
         self.broker_url, self.transport = shown_url(template), str(template.transport.driver_type)
-        self._resender = open_resender(template, settings, lambda: not self.recorder.is_stopping)
+        self._resender = open_resender(template, settings)
         self.totals = Totals()
         self.inflight = InFlight(clock)
         self.cache = RevocationCache(settings.namespace, clock=clock)

@@ -127,3 +127,16 @@ def no_json(ctx: TaskContext) -> object:
 @app.control_command("double")
 def double(view: Any, number: int) -> dict[str, int]:
     return {"doubled": number * 2}
+
+
+@task("fails_once", max_retries=3, retry_backoff=0.05)
+def fails_once(ctx: TaskContext, fails: bool) -> int:
+    """Fails at its first attempt if it is told to."""
+    if fails and ctx.attempt == 1:
+        raise ValueError("the first attempt")
+    return ctx.attempt
+
+
+@task("returns_text", max_retries=0)
+def returns_text(ctx: TaskContext, length: int) -> str:
+    return "x" * length
