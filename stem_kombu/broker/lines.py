@@ -191,7 +191,7 @@ class ConfirmingLine(Line):
             content_type="application/octet-stream",
             content_encoding="binary",
         )
-        self._hear(0, patience)
+        self._hear(0, patience, counts=False)
 
     def _sit_out(self, patience: Patience) -> None:
         while is_blocked(self.connection):
@@ -225,8 +225,8 @@ class ConfirmingLine(Line):
                 self._hear(CHUNK // 2, patience)
         self._hear(0, patience)
 
-    def _hear(self, most: int, patience: Patience) -> None:
-        """Return when at most so many are unconfirmed."""
+    def _hear(self, most: int, patience: Patience, *, counts: bool = True) -> None:
+        """Return when at most so many are unconfirmed; whether what is confirmed meanwhile ``counts`` as sent."""
         while (count := len(self._unconfirmed)) > most:
             if is_blocked(self.connection):
                 self._sit_out(patience)
@@ -238,7 +238,8 @@ class ConfirmingLine(Line):
                 self.connection.drain_events(timeout=min(left, 1.0))
             except TimeoutError:
                 continue
-            patience.taken(count - len(self._unconfirmed))
+            if counts:
+                patience.taken(count - len(self._unconfirmed))
             self._confirmed_at = self._clock.monotonic()
 
     def _take_returned(self, parcels: Sequence[Parcel]) -> list[Parcel]:

@@ -16,7 +16,7 @@ from stem_kombu.task import Mode
 #: The largest prefetch count: AMQP has 16 bits for it.
 MOST = 65_535
 #: Seconds that a look lasts at first and at most, seconds between two of them, and messages that are set aside at a time.
-LOOK_FOR, LONGEST_LOOK, LOOK_EVERY, LOOK_DEPTH = 1.0, 4.0, 0.1, 128
+LOOK_FOR, LONGEST_LOOK, LOOK_EVERY, LOOK_DEPTH = 1.0, 4.0, 0.1, 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class Holds:
     ``due(delivery)`` is called when the time of an eta has come. A hold longer than ``longest`` seconds is handed to
     ``repark(delivery)`` instead, which puts the message back at the broker: RabbitMQ cuts a consumer off that keeps a
     message for half an hour. What was set aside for a moment is handed to ``give_back(delivery)``. ``changed()`` is
-    called whenever :attr:`count` has changed.
+    called whenever :attr:`count` has changed. ``low_first``: the smaller priority is the more urgent, as in Kombu's Redis.
     """
 
     def __init__(
@@ -51,12 +51,14 @@ class Holds:
         changed: Callable[[], None],
         longest: float | None,
         clock: Clock,
+        low_first: bool = False,
     ) -> None:
         self._due = due
         self._repark = repark
         self._give_back = give_back
         self._changed = changed
         self._longest = longest
+        self._sign = 1 if low_first else -1
         self._clock = clock
         self._order = itertools.count()
         #: Due time (monotonic), a number that orders equal times, token. An entry may outlive its hold.
@@ -104,11 +106,11 @@ class Holds:
         self._keep(delivery, until, self._give_back)
 
     def take_aside(self, mode: Mode) -> Delivery | None:
-        """Take the first out that was set aside and needs a slot of that kind."""
+        """Take the first out that was set aside and needs a slot of that kind, of those that are most urgent."""
         if not self._aside[mode]:
             return None
         with self._cond:
-            first = next(iter(self._aside[mode]), None)
+            first = min(self._aside[mode], key=self._rank, default=None)
         return None if first is None else self.release(first)
 
     def release(self, token: int) -> Delivery | None:
@@ -153,6 +155,11 @@ class Holds:
                 self._aside[delivery.task.mode][delivery.token] = None
             self._cond.notify()
         self._changed()
+
+    def _rank(self, token: int) -> int:
+        original = self._held[token].delivery.message.original
+        priority = None if original is None else original.properties.get("priority")
+        return self._sign * priority if isinstance(priority, int) else 0
 
     def _taken(self, token: int) -> _Hold | None:
         found = self._held.pop(token, None)

@@ -200,6 +200,7 @@ class Worker:
             give_back=self.steering.give_back,
             changed=lambda: self.consumer.wake(),
             longest=LONGEST_HOLD_ON_AMQP if self.transport == "amqp" else None,
+            low_first=self.transport == "redis",
             clock=clock,
         )
         leasing = open_leasing(template)

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from stem_kombu.clock import SYSTEM
-from stem_kombu.task import Mode, Task, TaskMessage, TaskOptions
+from stem_kombu.task import Mode, Original, Task, TaskMessage, TaskOptions
 from stem_kombu.worker.holds import Holds
 from stem_kombu.worker.inflight import Delivery, InFlight, Phase
 from tests.waiting import eventually
@@ -34,9 +34,10 @@ def holds(given_back: list[Delivery]) -> Holds:
 TABLE = InFlight(SYSTEM)
 
 
-def delivery(task_id: str, mode: Mode) -> Delivery:
+def delivery(task_id: str, mode: Mode, priority: int = 0) -> Delivery:
     task = Task("tasks.any", lambda ctx: None, TaskOptions(isolate=mode is Mode.ISOLATE))
-    return TABLE.add(TaskMessage(task_id, task.name), task, object(), 1, False, Phase.HELD)
+    original = Original(b"", "application/json", "utf-8", {}, {"priority": priority})
+    return TABLE.add(TaskMessage(task_id, task.name, original=original), task, object(), 1, False, Phase.HELD)
 
 
 def test_the_first_that_was_set_aside_for_a_kind_of_slot_is_the_first_to_get_it(holds: Holds) -> None:
@@ -109,3 +110,15 @@ def test_what_is_given_back_together_goes_in_the_reverse_order_as_each_becomes_t
         eventually(lambda: given_back == several[::-1])
     finally:
         holds.stop()
+
+
+@pytest.mark.parametrize(("low_first", "order"), [(True, [0, 3, 3, 9]), (False, [9, 3, 3, 0])])
+def test_the_most_urgent_that_was_set_aside_gets_the_slot(low_first: bool, order: list[int]) -> None:
+    nothing = {"due": lambda _: None, "repark": lambda _: None, "give_back": lambda _: None}
+    holds = Holds(**nothing, changed=lambda: None, longest=None, clock=SYSTEM, low_first=low_first)
+    several = [delivery(f"urgent-{n}", Mode.INLINE, priority) for n, priority in enumerate((3, 9, 0, 3))]
+    for each in several:
+        holds.set_aside(each, SYSTEM.monotonic() + 100.0)
+    taken = [holds.take_aside(Mode.INLINE) for _ in several]
+    assert [each.message.original.properties["priority"] for each in taken if each and each.message.original] == order
+    assert [each for each in taken if each in (several[0], several[3])] == [several[0], several[3]]
