@@ -70,7 +70,7 @@ def _decoded(raw: Any) -> None:
     expected = settlement.retry
     if expected.celery is not None:
         # The sender's own canvas and the ids that waited for it are not sent again: such a message is refused before.
-        origin = replace(expected.celery, canvas=(), dependents=())
+        origin = replace(expected.celery, canvas=(), dependents=(), dependent_names=())
         expected = replace(expected, celery=replace(origin, root_id=origin.root_id or message.task_id))
     same(again, replace(expected, queue=again.queue), "a task that is tried again")
     for record in (settlement.record, refused(message, error=expiry(message, NOW), **common).record):

@@ -198,7 +198,7 @@ class ControlClient:
         standing.check(
             self._trust,
             self.settings.namespace,
-            self._lookout.view(self._clock.monotonic() + ROSTER_SHARE * timeout, []),
+            self._lookout.view(self._clock.monotonic() + probe, []),
             lambda: self._ask_orders([Revoke(())], None, probe, enough=standing.accepts),
             lambda: standing.sampled(store, self.settings.namespace, task_ids),
         )
