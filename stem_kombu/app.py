@@ -9,8 +9,8 @@ import importlib
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
-from datetime import datetime
+from dataclasses import fields, replace
+from datetime import datetime, timedelta
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -20,7 +20,7 @@ from stem_kombu.drivers import forking
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
 from stem_kombu.hooks import Hooked
 from stem_kombu.locating import defining_module, usual_name
-from stem_kombu.outcome import TaskRecord, TaskState
+from stem_kombu.outcome import TaskRecord, TaskState, sent_later
 from stem_kombu.settings import KEYWORDS, Settings
 from stem_kombu.task import Task, TaskMessage, TaskOptions, TaskRegistry
 from stem_kombu.task_handle import TaskHandle
@@ -201,6 +201,8 @@ class Stem(Hooked):
             soft_time_limit=soft_time_limit,
             time_limit=time_limit,
         )
+        if task_id is not None:
+            message = self._as_new_life(message)
         self._send([message])
         return AsyncResult(message.task_id, self.backend)
 
@@ -243,6 +245,16 @@ class Stem(Hooked):
             self._record_queued([message for message in messages if message.task_id not in left])
             raise
         self._record_queued(messages)
+
+    def _as_new_life(self, message: TaskMessage) -> TaskMessage:
+        """The message, sent later than whatever is recorded under its id, however the clocks of the senders differ."""
+        try:
+            held = None if self.backend is None else self.backend.get(message.task_id)
+        except StoreError:
+            return message  # it is sent all the same; that it could not be recorded is logged then
+        if held is None or held.enqueued_at is None or sent_later(message.enqueued_at, held.enqueued_at):
+            return message
+        return replace(message, enqueued_at=held.enqueued_at + timedelta(microseconds=1))
 
     def result(self, task_id: str) -> AsyncResult:
         """The result of a task that was sent earlier, by id."""

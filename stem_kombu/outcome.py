@@ -62,7 +62,11 @@ class TaskError:
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
     """The recorded state of a task. ``attempt`` counts from 1; ``result`` is any JSON value and meaningful only when
-    the state is ``succeeded``; times are aware UTC. ``cancelled`` carries the revocation that caused it."""
+    the state is ``succeeded``; times are aware UTC. ``cancelled`` carries the revocation that caused it.
+
+    ``boot`` names the life of ``worker`` that answers for a ``running`` attempt, ``None`` once that worker is stopping.
+    ``lost_workers`` are those, each with its boot, that had an attempt before and never said how it ended. Both are unknown
+    to Stem 0.1.0."""
 
     task_id: str
     name: str
@@ -77,6 +81,8 @@ class TaskRecord:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     retry_at: datetime | None = None
+    boot: str | None = None
+    lost_workers: tuple[str, ...] = ()
 
     def to_record(self) -> dict[str, Any]:
         """The JSON form, as ``stem task show --json`` prints it."""
@@ -94,6 +100,8 @@ class TaskRecord:
             "started_at": _time_text(self.started_at),
             "ended_at": _time_text(self.ended_at),
             "retry_at": _time_text(self.retry_at),
+            "boot": self.boot,
+            "lost_workers": list(self.lost_workers),
         }
 
     @classmethod
@@ -117,18 +125,32 @@ class TaskRecord:
             started_at=_time(record.get("started_at")),
             ended_at=_time(record.get("ended_at")),
             retry_at=_time(record.get("retry_at")),
+            boot=record.get("boot"),
+            lost_workers=tuple(map(str, record.get("lost_workers") or ())),
         )
+
+
+def sent_later(new: datetime | None, held: datetime | None) -> bool:
+    """Whether a record or message whose task was enqueued at ``new`` is of a later sending of the same id than one of ``held``.
+
+    The time at which a client sent a task tells its lives apart: all attempts of one have the same. ``None`` is unknown,
+    and then of the same life.
+    """
+    return new is not None and held is not None and new > held
 
 
 def admits(held: TaskRecord | None, new: TaskRecord) -> bool:
     """Whether ``new`` may replace ``held``.
 
-    A terminal record is final, whatever comes (a second message with the same id included). Otherwise a later attempt
-    wins, and within one attempt the states only move forward; a repeated ``running`` (a redelivery) is let through.
+    A terminal record is final for its life. What is sent again later under the same id is a new life, which replaces what
+    is known of the one before; but to be queued once more says nothing of a life that has not ended. Within one life a later
+    attempt wins, and within one attempt the states only move forward; a repeated ``running`` (a redelivery) is let through.
     """
     if held is None:
         return True
-    if held.state.is_terminal:
+    if sent_later(new.enqueued_at, held.enqueued_at):
+        return held.state.is_terminal or new.state is not TaskState.QUEUED
+    if held.state.is_terminal or sent_later(held.enqueued_at, new.enqueued_at):
         return False
     if new.attempt != held.attempt:
         return new.attempt > held.attempt
@@ -136,8 +158,8 @@ def admits(held: TaskRecord | None, new: TaskRecord) -> bool:
 
 
 def carried_over(held: TaskRecord | None, new: TaskRecord) -> TaskRecord:
-    """``new`` with the times that only earlier records knew (when it was enqueued, when this attempt started)."""
-    if held is None:
+    """``new`` with the times that only earlier records of its life knew (when it was enqueued, when this attempt started)."""
+    if held is None or sent_later(new.enqueued_at, held.enqueued_at):
         return new
     started_at = new.started_at
     if started_at is None and new.attempt == held.attempt:

@@ -116,6 +116,8 @@ class Settings:
     #: ``text`` or ``json``, and a file with a configuration of :mod:`logging` in place of both.
     log_format: str = "text"
     log_config: str | None = None
+    #: Workers that may end while they run a task before it is given up.
+    max_lost_workers: int = 3
     celery_events: bool = True
     celery_results: Source | None = None
     broker_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -149,6 +151,7 @@ class Settings:
         sync_interval: str | float | None = None,
         default_max_retries: int | None = None,
         log_format: str | None = None,
+        max_lost_workers: int | None = None,
         allow_insecure: bool | None = None,
         tls: TlsSettings | None = None,
         signing: SigningSettings | None = None,
@@ -218,6 +221,7 @@ class Settings:
             ),
             log_format=env.one_of(log_format, "--log-format", "STEM_LOG_FORMAT", ("text", "json")),
             log_config=env.get("STEM_LOG_CONFIG"),
+            max_lost_workers=env.whole(max_lost_workers, "--max-lost-workers", "STEM_MAX_LOST_WORKERS", 3, least=1),
             celery_events=env.switch(None, "STEM_CELERY_EVENTS", default=True),
             celery_results=celery_results,
             broker_options=options,

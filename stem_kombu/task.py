@@ -171,6 +171,12 @@ class TaskMessage:
     celery: CeleryOrigin | None = None
     original: Original | None = field(default=None, repr=False, compare=False)
 
+    def is_same_attempt(self, other: TaskMessage) -> bool:
+        """Whether both are of one attempt, as far as is known: of one task that was sent once."""
+        one, two = self.enqueued_at, other.enqueued_at
+        same_life = one is None or two is None or one == two
+        return self.task_id == other.task_id and self.attempt == other.attempt and same_life
+
 
 class TaskRegistry:
     """The tasks of one application, by name. Filled while modules are imported; only read afterwards."""

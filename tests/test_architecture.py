@@ -147,7 +147,7 @@ LONGER = {
     "stem_kombu.control.client": 470,
     "stem_kombu.execution.pool": 390,
     "stem_kombu.worker.consumer": 360,
-    "stem_kombu.worker.worker": 470,
+    "stem_kombu.worker.worker": 485,
 }
 
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.putenv"}

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from stem_kombu.backends.stored import RESULT_TTL
-from stem_kombu.clock import isoformat
+from stem_kombu.clock import epoch_us, isoformat
 from stem_kombu.drivers.redis import SCHEMES, RedisDatabase, RedisScript
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.outcome import TaskRecord, TaskState
@@ -30,7 +30,8 @@ _STATES = {
 }
 
 # KEYS: one a task. ARGV: milliseconds to live, then one JSON text a key. What ended stays as it is (G10): a late message
-# of another worker must not take a result back that somebody may have read.
+# of another worker must not take a result back that somebody may have read. But an id that is sent again later has a new
+# life: ``stem_sent``, which Celery passes over, is when it was sent, in microseconds since the epoch.
 _STORE = RedisScript(
     """
 local ended = { SUCCESS = true, FAILURE = true, REVOKED = true }
@@ -38,7 +39,13 @@ for i, key in ipairs(KEYS) do
   local held = redis.call('GET', key)
   local readable, meta = false, nil
   if held then readable, meta = pcall(cjson.decode, held) end
-  if not (readable and type(meta) == 'table' and ended[meta['status']]) then
+  local final = readable and type(meta) == 'table' and ended[meta['status']]
+  if final then
+    local _, new = pcall(cjson.decode, ARGV[i + 1])
+    local sent, before = type(new) == 'table' and tonumber(new['stem_sent']), tonumber(meta['stem_sent'])
+    final = not (sent and before and sent > before)
+  end
+  if not final then
     redis.call('SET', key, ARGV[i + 1], 'PX', ARGV[1])
     redis.call('PUBLISH', key, ARGV[i + 1])
   end
@@ -97,6 +104,8 @@ def _metas(message: TaskMessage, record: TaskRecord) -> Iterator[dict[str, Any]]
         "date_done": isoformat(record.ended_at) if record.state.is_terminal and record.ended_at else None,
         "task_id": record.task_id,
     }
+    if record.enqueued_at is not None:
+        meta["stem_sent"] = epoch_us(record.enqueued_at)
     if origin.parent_id is not None:
         meta["parent_id"] = origin.parent_id
     if origin.group is not None:

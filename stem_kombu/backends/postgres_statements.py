@@ -27,21 +27,20 @@ OFFER_HEAD = b"""INSERT INTO stem_tasks AS held
     (task_id, state, rank, attempt, queue, worker, enqueued_at, started_at, expires_at, body) VALUES """
 # The rule of stem_kombu.outcome: WHERE is admits(), SET is carried_over(), and an expired row counts as absent. The
 # property test that compares them with the originals is tests/backends/test_rule.py.
-OFFER_TAIL = b""" ON CONFLICT (task_id) DO UPDATE SET
+_ANEW = "(held.expires_at <= statement_timestamp() OR coalesce(excluded.enqueued_at > held.enqueued_at, false))"
+OFFER_TAIL = f""" ON CONFLICT (task_id) DO UPDATE SET
     state = excluded.state, rank = excluded.rank, attempt = excluded.attempt,
-    queue = CASE WHEN held.expires_at <= statement_timestamp() THEN excluded.queue
-        ELSE coalesce(nullif(excluded.queue, ''), held.queue) END,
-    worker = CASE WHEN held.expires_at <= statement_timestamp() THEN excluded.worker
-        ELSE coalesce(nullif(excluded.worker, ''), held.worker) END,
-    enqueued_at = CASE WHEN held.expires_at <= statement_timestamp() THEN excluded.enqueued_at
-        ELSE coalesce(excluded.enqueued_at, held.enqueued_at) END,
-    started_at = CASE WHEN held.expires_at <= statement_timestamp() OR excluded.attempt <> held.attempt
+    queue = CASE WHEN {_ANEW} THEN excluded.queue ELSE coalesce(nullif(excluded.queue, ''), held.queue) END,
+    worker = CASE WHEN {_ANEW} THEN excluded.worker ELSE coalesce(nullif(excluded.worker, ''), held.worker) END,
+    enqueued_at = CASE WHEN {_ANEW} THEN excluded.enqueued_at ELSE coalesce(excluded.enqueued_at, held.enqueued_at) END,
+    started_at = CASE WHEN {_ANEW} OR excluded.attempt <> held.attempt
         THEN excluded.started_at ELSE coalesce(excluded.started_at, held.started_at) END,
     expires_at = excluded.expires_at, body = excluded.body
 WHERE held.expires_at <= statement_timestamp()
-    OR held.rank < 3 AND (excluded.attempt > held.attempt
+    OR excluded.enqueued_at > held.enqueued_at AND (held.rank = 3 OR excluded.rank > 0)
+    OR coalesce(excluded.enqueued_at = held.enqueued_at, true) AND held.rank < 3 AND (excluded.attempt > held.attempt
         OR excluded.attempt = held.attempt AND excluded.rank >= held.rank)
-RETURNING task_id, queue, worker, enqueued_at, started_at"""
+RETURNING task_id, queue, worker, enqueued_at, started_at""".encode()
 
 _FIELDS = "task_id, state, attempt, queue, worker, enqueued_at, started_at, body"
 GET = f"SELECT {_FIELDS} FROM stem_tasks WHERE task_id = %s AND expires_at > statement_timestamp()"

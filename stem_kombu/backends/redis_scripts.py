@@ -37,9 +37,13 @@ for place, key in ipairs(KEYS) do
       was, held_attempt, held_queue, held_worker, held_enqueued, held_started = string.match(held, pattern)
     end
     local held_rank, held_number = ranks[was or ''], tonumber(held_attempt or '')
+    local sent, held_sent = tonumber(enqueued), tonumber(held_enqueued or '')
     if not held_rank then
       answer = '!'
-    elseif held_rank == 3 or number < held_number or (number == held_number and rank < held_rank) then
+    elseif sent and held_sent and sent > held_sent then
+      if held_rank < 3 and rank == 0 then answer = '-' .. held end
+    elseif held_rank == 3 or (sent and held_sent and sent < held_sent) or number < held_number
+        or (number == held_number and rank < held_rank) then
       answer = '-' .. held
     else
       if queue == 'null' or queue == '""' then queue = held_queue end

@@ -98,6 +98,10 @@ def body_text(record: TaskRecord) -> str:
             fields["ended_us"] = epoch_us(record.ended_at)
         if record.retry_at is not None:
             fields["retry_us"] = epoch_us(record.retry_at)
+        if record.boot is not None:
+            fields["boot"] = record.boot
+        if record.lost_workers:
+            fields["lost_workers"] = list(record.lost_workers)
         return json.dumps(fields, allow_nan=False, separators=(",", ":"))
     except (ConfigurationError, TypeError, ValueError, RecursionError) as error:
         raise StoreError(
@@ -193,6 +197,8 @@ def assembled(
             started_at=started_at,
             ended_at=_moment(body.get("ended_us")),
             retry_at=_moment(body.get("retry_us")),
+            boot=None if body.get("boot") is None else _text(body["boot"]),
+            lost_workers=tuple(map(_text, body.get("lost_workers", ()))),
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as failure:
         raise corrupt(place, repr(body), failure) from failure

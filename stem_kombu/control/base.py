@@ -63,7 +63,8 @@ class WorkerIdentity:
 @dataclass(frozen=True, slots=True)
 class InFlightTask:
     """A task that runs here, as ``inspect`` shows it. Spans are seconds; ``args`` is a redacted repr of at most 60
-    columns; ``mode`` is ``inline`` or ``isolate``."""
+    columns; ``mode`` is ``inline`` or ``isolate``; ``lost_workers`` counts those that had it before and ended with it, as far
+    as is known."""
 
     id: str
     name: str
@@ -78,6 +79,7 @@ class InFlightTask:
     progress_data: Mapping[str, Any] | None = None
     checkpoint_ago: float | None = None
     terminate_requested_ago: float | None = None
+    lost_workers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,6 +181,19 @@ class TaskStatesContract:
 
         assert states.get(cancelled.task_id) == cancelled
 
+    @pytest.mark.parametrize("later", list(TaskState))
+    def test_g10_what_is_sent_again_after_its_end_is_a_new_life(self, states: TaskStates, later: TaskState) -> None:
+        first = task("t", TaskState.CANCELLED, attempt=3, queue="a", worker="w1", enqueued_at=NOW, started_at=NOW)
+        again = task("t", later, enqueued_at=NOW + timedelta(microseconds=1))
+        assert states.record([first, again, first]) == [first, again, again]
+        assert states.get("t") == again
+
+    def test_g10_to_be_queued_again_changes_nothing_of_a_life_that_has_not_ended(self, states: TaskStates) -> None:
+        first = task("t", TaskState.RETRYING, attempt=3, enqueued_at=NOW)
+        again = task("t", TaskState.QUEUED, enqueued_at=NOW + timedelta(seconds=1))
+        started = replace(again, state=TaskState.RUNNING)
+        assert states.record([first, again, started]) == [first, first, started]
+
     def test_a_later_attempt_replaces_one_that_did_not_end(self, states: TaskStates) -> None:
         retrying = task("t", TaskState.RETRYING, attempt=1)
         states.record([retrying])

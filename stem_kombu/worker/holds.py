@@ -100,6 +100,10 @@ class Holds:
         else:
             self._keep(delivery, self._clock.monotonic() + wait, self._due)
 
+    def look_again(self, delivery: Delivery, seconds: float) -> None:
+        """Keep the delivery for a moment, then have it looked at as when its eta has come."""
+        self._keep(delivery, seconds, self._due)
+
     def set_aside(self, delivery: Delivery, until: float) -> None:
         """Keep the delivery until then (monotonic), and give it back; of several, the last that came first, as each goes to
         the head of its queue."""

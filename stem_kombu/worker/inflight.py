@@ -69,6 +69,7 @@ class Delivery:
     waiting: Waiting | None = None
     #: When the backend was asked for what came of the task before (monotonic); ``None`` where nobody has to ask.
     told_at: float | None = None
+    lost: dict[str, datetime | None] = field(default_factory=dict)  # workers that it may have ended: see lost_workers
     #: What it said then, if that makes a run needless.
     over: TaskRecord | None = None
 
@@ -122,7 +123,7 @@ class InFlight:
             same = [
                 delivery
                 for delivery in self._by_id.get(message.task_id, ())
-                if delivery.message.attempt == message.attempt
+                if delivery.message.is_same_attempt(message)
                 and not delivery.lease_lost
                 and (leased or delivery.generation < generation)
             ]
@@ -142,7 +143,7 @@ class InFlight:
         when none does, or its end is told already."""
         with self._lock:
             for other in self._by_id.get(delivery.task_id, ()):
-                same = other is not delivery and other.message.attempt == delivery.message.attempt
+                same = other is not delivery and other.message.is_same_attempt(delivery.message)
                 if same and other.started_at is not None and not other.is_settled and not other.lease_lost:
                     other.followers.append(delivery)
                     return True
@@ -322,8 +323,7 @@ class InFlight:
 
     def is_stocked(self, prefetch: int) -> bool:
         """Whether no slot lacks work soon: half of what may be here waits, and that is more than twice what runs."""
-        running = self.running_count
-        waiting = self.occupying - running
+        waiting = self.occupying - (running := self.running_count)
         return 2 * waiting >= prefetch and waiting > 2 * running
 
     def __len__(self) -> int:

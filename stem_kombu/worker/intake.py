@@ -18,13 +18,14 @@ from stem_kombu.broker.resending import body_of, consumed_queue, put_aside, said
 from stem_kombu.clock import Clock
 from stem_kombu.control.complaints import Complaints
 from stem_kombu.errors import ControlError, TaskNotRegistered
-from stem_kombu.outcome import TaskError
+from stem_kombu.outcome import TaskError, TaskRecord
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.signing.keyring import Untrusted
 from stem_kombu.task import Task, TaskMessage, TaskRegistry
 from stem_kombu.worker.holds import Holds
 from stem_kombu.worker.inflight import Delivery, InFlight, Phase
-from stem_kombu.worker.past import Past
+from stem_kombu.worker.lost_workers import LostWorkers, lost_with
+from stem_kombu.worker.past import Past, is_over
 from stem_kombu.worker.settlement import UNSUPPORTED_CANVAS, Settlement, Then, expiry, recorded_before, refused
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Intake:
         ensure_fresh: Callable[[], bool],
         still_held: Callable[[Any, int, bool], bool],
         leased: bool,
+        lost_workers: LostWorkers,
         worker: str,
         clock: Clock,
         signed: Callable[[Any], bool] | None = None,
@@ -93,6 +95,7 @@ class Intake:
         self._ensure_fresh = ensure_fresh
         self._still_held = still_held
         self._leased = leased
+        self._lost_workers = lost_workers
         self._worker = worker
         self._clock = clock
         self._complaints = Complaints(f"messages of the task queues of worker {worker}", clock)
@@ -139,17 +142,23 @@ class Intake:
         # A next attempt is published again when its confirmation was lost, or by a worker that was suspended for so long that
         # another one had the task meanwhile; a first attempt is spared the look.
         told_at = self._clock.monotonic() if redelivered or message.attempt > 1 else None
-        if told_at is not None and self._was_recorded(message, raw, generation):
+        record = None if told_at is None else self.past.record(message)
+        if record is not None and is_over(message, record):
+            self._acknowledge_over(message, record, raw, generation)
             return
         looked = self._ensure_fresh() or told_at is not None
         if not self._still_held(raw, generation, looked):
             return  # the broker has it again, and this thread is about to find that out
         now = self._clock.utcnow()
+        if message.enqueued_at is None and not redelivered and message.attempt == 1:
+            # Celery's messages don't say when they were sent: what comes for the first time is a new life of its id.
+            message = replace(message, enqueued_at=now)
         held_for_eta = message.eta is not None and message.eta > now
         phase = Phase.HELD if held_for_eta else Phase.RESERVED
         task = self._registry.get(message.name) if message.name in self._registry else _UNKNOWN
         delivery = self._inflight.add(message, task, raw, generation, redelivered, phase)
         delivery.told_at = told_at
+        delivery.lost = dict.fromkeys(lost_with(message, record))
         refusal = self._refusal(message)
         if refusal is not None:
             self._inflight.ended(delivery.token)
@@ -158,6 +167,9 @@ class Intake:
         self._desk.leased(delivery)
         if held_for_eta:
             self._holds.hold(delivery)
+        elif self._lost_workers.is_suspect(delivery):
+            self._inflight.waits(delivery.token, Phase.HELD)
+            self._holds.look_again(delivery, 0.0)
         else:
             self._desk.submit(delivery)
 
@@ -215,13 +227,9 @@ class Intake:
         running = self._inflight.same_attempt(message, generation, leased=self._leased)
         return running is not None and self._inflight.adopt(running, raw, generation)
 
-    def _was_recorded(self, message: TaskMessage, raw: Any, generation: int) -> bool:
-        """Whether the attempt needs no further run, because what came of it is recorded; then it is acknowledged."""
-        record = self.past.over(message)
-        if record is None:
-            return False
+    def _acknowledge_over(self, message: TaskMessage, record: TaskRecord, raw: Any, generation: int) -> None:
+        """Acknowledge an attempt that needs no further run, because what came of it is recorded."""
         self._settle_unread(message, raw, generation, recorded_before(message, record))
-        return True
 
     def _refusal(self, message: TaskMessage) -> Settlement | None:
         now = self._clock.utcnow()

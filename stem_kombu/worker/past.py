@@ -6,7 +6,7 @@ from stem_kombu.backends.base import TaskStates
 from stem_kombu.broker.outages import Outage
 from stem_kombu.clock import Clock
 from stem_kombu.errors import StoreError
-from stem_kombu.outcome import TaskRecord, TaskState
+from stem_kombu.outcome import TaskRecord, TaskState, sent_later
 from stem_kombu.task import TaskMessage
 
 #: Seconds after which what was told of a task that waits here is looked at once more before it starts: another message of the
@@ -34,6 +34,11 @@ class Past:
 
     def over(self, message: TaskMessage) -> TaskRecord | None:
         """The record by which this attempt needs no further run; ``None``: there is none, or the backend can't tell."""
+        record = self.record(message)
+        return record if record is not None and is_over(message, record) else None
+
+    def record(self, message: TaskMessage) -> TaskRecord | None:
+        """What is recorded of the task, ``None`` for nothing, or when the backend can't tell."""
         if self._states is None:
             return None
         try:
@@ -43,14 +48,17 @@ class Past:
             self._outage.failed(error)
             return None
         self._outage.worked()
-        return record if record is not None and is_over(message, record) else None
+        return record
 
 
 def is_over(message: TaskMessage, record: TaskRecord) -> bool:
     """Whether the record says that this attempt needs no further run: the task has ended, or the next attempt is at the
-    broker already, for it is published before anything is recorded of it."""
-    return (
-        record.state.is_terminal
-        or record.attempt > message.attempt
-        or (record.attempt == message.attempt and record.state is TaskState.RETRYING)
+    broker already, for it is published before anything is recorded of it. What was sent later under the same id is another
+    life of the task."""
+    if sent_later(message.enqueued_at, record.enqueued_at):
+        return False
+    if record.state.is_terminal or sent_later(record.enqueued_at, message.enqueued_at):
+        return record.state.is_terminal
+    return record.attempt > message.attempt or (
+        record.attempt == message.attempt and record.state is TaskState.RETRYING
     )

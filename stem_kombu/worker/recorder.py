@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 from stem_kombu.backends.base import TaskStates
 from stem_kombu.backends.celery_results import CeleryResults
 from stem_kombu.clock import Clock
+from stem_kombu.errors import StoreError
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.task import TaskMessage
 from stem_kombu.worker.inflight import Delivery, InFlight
@@ -109,8 +111,13 @@ class Recorder:
         """Whether anybody can see that the task runs."""
         return self._states is not None or self._tells(delivery)
 
-    def running(self, delivery: Delivery, record: TaskRecord) -> None:
-        """Record that the task runs, if :meth:`tells_of_starts`; dropped when its end is known before that is written."""
+    def running(self, delivery: Delivery, record: TaskRecord, *, at_once: bool = False) -> None:
+        """Record that the task runs, if :meth:`tells_of_starts`; dropped when its end is known before that is written.
+
+        ``at_once``: the backend has it on return, unless it can't take it now."""
+        if at_once and self._states is not None:
+            with suppress(StoreError):  # then it is tried again, as any other
+                self._states.record([record])
         self._published(Entry(delivery, running=record))
 
     def settle(self, delivery: Delivery, settlement: Settlement) -> None:

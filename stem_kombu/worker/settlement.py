@@ -75,6 +75,7 @@ def settle(
     max_retries: int,
     now: datetime,
     jitter: float,
+    lost_workers: tuple[str, ...] = (),
 ) -> Settlement:
     """What follows from ``outcome``. ``revocation`` is the live one of this task, if there is one: a revoked task is never
     retried, whether or not its running attempt was told to stop (G3, G9).
@@ -90,6 +91,7 @@ def settle(
         enqueued_at=message.enqueued_at,
         started_at=started_at,
         ended_at=now,
+        lost_workers=lost_workers,
     )
     kind = outcome.kind
     if kind is Ending.SUCCEEDED:
@@ -172,6 +174,7 @@ def refused(
     revocation: Revocation | None = None,
     error: TaskError | None = None,
     then: Then = Then.ACKNOWLEDGE,
+    lost_workers: tuple[str, ...] = (),
 ) -> Settlement:
     """A message that must not run here: revoked, or past its own expiry (both ``cancelled``, the latter with an error that
     says so); with an error and no revocation of another type it ``failed``."""
@@ -187,6 +190,7 @@ def refused(
         revocation=revocation,
         enqueued_at=message.enqueued_at,
         ended_at=now,
+        lost_workers=lost_workers,
     )
     return Settlement(record, then, "cancelled" if cancelled else "failed")
 

@@ -14,18 +14,21 @@ from typing import Any
 from stem_kombu.clock import Clock
 from stem_kombu.execution.base import Executor, Job, Stop
 from stem_kombu.monitoring.events import Events
-from stem_kombu.outcome import Ending, Outcome, TaskError, TaskRecord, TaskState
+from stem_kombu.outcome import Ending, Outcome, TaskError, TaskRecord
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
-from stem_kombu.task import TaskMessage
+from stem_kombu.task import Mode, TaskMessage
 from stem_kombu.worker.arguments import redacted_arguments
 from stem_kombu.worker.credit import Credit
 from stem_kombu.worker.holds import Holds, parked_again
 from stem_kombu.worker.inflight import Delivery, InFlight, Phase
 from stem_kombu.worker.leases import LeaseThread
+from stem_kombu.worker.lost_workers import LostWorkers, running
 from stem_kombu.worker.past import Past
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.settlement import Settlement, Then, expiry, recorded_before, refused, settle
+from stem_kombu.worker.start_log import StartLog
+from stem_kombu.worker.telling import complain, tell_of
 from stem_kombu.worker.totals import Totals
 
 logger = logging.getLogger(__name__)
@@ -63,6 +66,8 @@ class Steering:
         self.leases: LeaseThread
         self.credit: Credit
         self.past: Past
+        self.lost_workers: LostWorkers
+        self.starts: StartLog
         #: What Celery's monitors are told, ``None`` when nobody listens on this broker or it is switched off.
         self.events: Events | None = None
 
@@ -123,6 +128,12 @@ class Steering:
         expired = expiry(delivery.message, self._clock.utcnow())
         if revocation is not None or expired is not None:
             self._refuse(delivery, revocation, expired)
+            return
+        verdict = self.lost_workers.judge(delivery)
+        if isinstance(verdict, TaskError):
+            self._refuse(delivery, None, verdict)
+        elif verdict is not None:
+            self.holds.look_again(delivery, verdict)
         else:
             self.submit(delivery)
 
@@ -169,23 +180,18 @@ class Steering:
         if self.events is not None:
             self.events.started(job.message.task_id)
         if self.recorder.tells_of_starts(delivery):
-            self.recorder.running(
-                delivery,
-                TaskRecord(
-                    task_id=job.message.task_id,
-                    name=job.message.name,
-                    state=TaskState.RUNNING,
-                    attempt=job.message.attempt,
-                    queue=job.message.queue,
-                    worker=self._worker,
-                    enqueued_at=job.message.enqueued_at,
-                    started_at=delivery.started_at,
-                ),
-            )
+            # What may have ended a worker before names this one in its record before the handler begins.
+            at_once = delivery.told_at is not None and job.task.mode is Mode.INLINE
+            self.recorder.running(delivery, self._running(delivery), at_once=at_once)
+        if job.task.mode is Mode.INLINE:
+            self.starts.note(job.message)
         # A terminate that arrived between the look at the cache and the start found nothing running to stop.
         revocation = self._cache.get(job.message.task_id)
         if revocation is not None and revocation.terminate:
             self._stop(delivery, revocation)
+
+    def _running(self, delivery: Delivery) -> TaskRecord:
+        return running(delivery, self._worker, self.lost_workers.boot)
 
     def heartbeat(self, job: Job) -> None:
         self._inflight.checkpoint(job.token)
@@ -241,6 +247,7 @@ class Steering:
             max_retries=0 if max_retries is None else max_retries,
             now=now,
             jitter=random.random(),
+            lost_workers=tuple(delivery.lost),
         )
 
     # -- revocations --------------------------------------------------------------------------------------------------
@@ -288,6 +295,14 @@ class Steering:
                 # Refused, and not recorded yet: whoever gets it next decides about it, by what counts then.
                 self._inflight.remove(delivery.token)
 
+    def stopping(self) -> None:
+        """The worker begins to stop: that it ends says nothing of what it runs from now on."""
+        self.lost_workers.boot = None
+        self.starts.stop()
+        for delivery in self._inflight.running():
+            if self.recorder.tells_of_starts(delivery):
+                self.recorder.running(delivery, self._running(delivery))
+
     def release_held(self) -> None:
         """Give back everything that waits for its eta or for a slot: the worker is stopping."""
         # The last that came first: each goes to the head of its queue, and so they come again in their order.
@@ -312,34 +327,11 @@ class Steering:
             now = self._clock.utcnow()
             if revocation is not None:
                 error = None  # who revoked it wants to see that, however late it was
-            self.settle(
-                delivery, refused(delivery.message, worker=self._worker, now=now, revocation=revocation, error=error)
+            message, lost = delivery.message, tuple(delivery.lost)
+            refusal = refused(
+                message, worker=self._worker, now=now, revocation=revocation, error=error, lost_workers=lost
             )
-
-
-def tell_of(message: TaskMessage, kind: Ending, error: TaskError, worker: str) -> None:
-    """Log how an attempt ended that did not succeed; raises nothing."""
-    try:
-        logger.log(
-            logging.INFO if kind in (Ending.RETRY, Ending.RELEASED) else logging.ERROR,
-            "task %s (%s) attempt %d: %s: %s",
-            message.task_id,
-            message.name,
-            message.attempt,
-            error.type,
-            error.message,
-            extra={"task_id": message.task_id, "worker": worker},
-        )
-    except Exception:  # noqa: BLE001, S110 - an inline handler may have changed the logging
-        pass
-
-
-def complain(text: str, task_id: str) -> None:
-    """Log the exception that is being handled; raises nothing, though an inline handler may have changed the logging."""
-    try:
-        logger.exception(text, task_id, extra={"task_id": task_id})  # noqa: LOG004 - called in handlers of exceptions only
-    except Exception:  # noqa: BLE001, S110 - there is nothing left to say it with
-        pass
+            self.settle(delivery, refusal)
 
 
 def _first(*values: Any) -> Any:

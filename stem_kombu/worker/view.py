@@ -187,4 +187,5 @@ class View:
             progress_data=delivery.progress_data,
             checkpoint_ago=None if checkpoint is None else now - checkpoint,
             terminate_requested_ago=None if terminate is None else now - terminate,
+            lost_workers=len(delivery.lost),
         )

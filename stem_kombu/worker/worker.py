@@ -55,9 +55,11 @@ from stem_kombu.worker.inflight import InFlight
 from stem_kombu.worker.intake import FETCHED_LATELY, Intake
 from stem_kombu.worker.leases import LeaseThread
 from stem_kombu.worker.lifecycle import Lifecycle, State, Step
+from stem_kombu.worker.lost_workers import LostWorkers
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.running import Departure, StopSignals, run_until_stopped
 from stem_kombu.worker.scheduled import ScheduledRevoked
+from stem_kombu.worker.start_log import StartLog
 from stem_kombu.worker.steering import Steering
 from stem_kombu.worker.totals import Totals
 from stem_kombu.worker.view import View
@@ -204,6 +206,14 @@ class Worker:
             clock=clock,
         )
         leasing = open_leasing(template)
+        self.steering.lost_workers = LostWorkers(
+            self._roster,
+            settings.namespace,
+            self.identity.boot,
+            most=settings.max_lost_workers,
+            default_max_retries=settings.default_max_retries,
+        )
+        self.steering.starts = StartLog(app.backend, settings.namespace, worker, self.identity.boot, clock)
         self.intake = Intake(
             app.registry,
             self.inflight,
@@ -217,6 +227,7 @@ class Worker:
                 and (leasing is not None or not looked or self.consumer.still_holds(generation))
             ),
             leased=leasing is not None,
+            lost_workers=self.steering.lost_workers,
             worker=worker,
             clock=clock,
             signed=task_verifier(settings.signing, self._trust.keyring),
@@ -355,6 +366,7 @@ class Worker:
             (self.recorder.start, lambda: self.recorder.stop(0.0)),
             (self.leases.start, self.leases.stop),
             (self.intake_holds.start, self.intake_holds.stop),
+            (self.steering.starts.start, self.steering.starts.stop),
             (self.consumer.start, self.consumer.stop),
             *([(self._face.start, self._face.stop)] if self._face is not None else []),
         ]
@@ -362,6 +374,7 @@ class Worker:
     def drain(self, timeout: float | None) -> None:
         """See :class:`~stem_kombu.worker.lifecycle.Owner`; :meth:`stop` is what to call."""
         self.heartbeats.nudge()
+        self.steering.stopping()
         self.consumer.quiesce()
         self.steering.release_held()
         self.executor.stop(timeout)

@@ -94,6 +94,8 @@ def text(record: TaskRecord, revocation: Revocation | None) -> str:
     lines += [(name, isoformat(moment)) for name, moment in times.items() if moment is not None]
     if record.state.value == "succeeded":
         lines.append(("result", json.dumps(record.result, ensure_ascii=False)))
+    if record.lost_workers:
+        lines.append(("lost with", ", ".join(one.rpartition(" ")[0] for one in record.lost_workers)))
     if record.error is not None:
         lines.append(("error", f"{record.error.type}: {record.error.message}"))
     held = record.revocation or revocation

@@ -49,6 +49,11 @@ _COLLECTED = (700, 10, 10)
     help="Messages held per isolate child and per inline slot (default: 1).  [env: STEM_PREFETCH_MULTIPLIER]",
 )
 @click.option(
+    "--max-lost-workers",
+    type=click.IntRange(1, 1000),
+    help="Give a task up that so many workers ended with (default: 3).  [env: STEM_MAX_LOST_WORKERS]",
+)
+@click.option(
     "--heartbeat-interval", type=DURATION, help="Between heartbeats (default: 10s).  [env: STEM_HEARTBEAT_INTERVAL]"
 )
 @click.option(
@@ -98,6 +103,7 @@ def start(
     queues: str | None,
     inline_slots: int | None,
     prefetch_multiplier: int | None,
+    max_lost_workers: int | None,
     heartbeat_interval: float | None,
     log_level: str,
     log_format: str | None,
@@ -124,6 +130,7 @@ def start(
         "queues": queues,
         "inline_slots": inline_slots,
         "prefetch_multiplier": prefetch_multiplier,
+        "max_lost_workers": max_lost_workers,
         "heartbeat_interval": heartbeat_interval,
         "log_format": log_format,
     }

@@ -55,6 +55,7 @@ from stem_kombu.worker import (
     intake,
     leases,
     lifecycle,
+    lost_workers,
     record_writer,
     recorder,
     retry_publisher,
@@ -488,6 +489,11 @@ def wire() -> None:
         },
         heartbeats: {"Process": SimpleNamespace(here=lambda: None)},
         claims: {"presence": _presence, "socket": SimpleNamespace(gethostname=lambda: "host")},
+        lost_workers: {
+            "Process": SimpleNamespace(here=lambda: None),
+            "presence": _presence,
+            "socket": SimpleNamespace(gethostname=lambda: "host"),
+        },
         base: {"socket": SimpleNamespace(gethostname=lambda: "host")},
         consumer: {
             "TaskConsumers": doubles.TaskConsumers,
@@ -516,6 +522,7 @@ def wire() -> None:
         mailboxes: {"Mailbox": doubles.Mailbox, "broker_connection": lambda settings: doubles.Template(WORLD.broker)},
         view: {"mask_url": lru_cache(view.mask_url)},
         worker_module: {
+            "StartLog": lambda *_: SimpleNamespace(start=lambda: None, stop=lambda: None, note=lambda message: None),
             "broker_connection": lambda settings: doubles.Template(WORLD.broker),
             "open_resender": lambda *_: Resender(),
             "open_leasing": lambda template: doubles.Leasing(WORLD.broker) if WORLD.broker.leases else None,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stem_kombu.outcome import TaskError, TaskRecord, TaskState, admits, carried_over
+from stem_kombu.outcome import TaskError, TaskRecord, TaskState, admits, carried_over, sent_later
 from stem_kombu.revocation import Revocation
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
@@ -81,22 +81,37 @@ def test_a_later_attempt_wins_and_an_earlier_one_loses(held: TaskState, new: Tas
 
 
 @given(st.lists(records, max_size=12))
-def test_g10_of_any_sequence_the_first_ending_that_is_admitted_stays(sequence: list[TaskRecord]) -> None:
+def test_g10_of_any_sequence_the_first_ending_of_a_life_stays(sequence: list[TaskRecord]) -> None:
     held: TaskRecord | None = None
     ended: TaskRecord | None = None
     for new in sequence:
         if admits(held, new):
-            assert ended is None
+            assert ended is None or sent_later(new.enqueued_at, ended.enqueued_at)
             held = carried_over(held, new)
             assert (held.state, held.attempt, held.result) == (new.state, new.attempt, new.result)
             ended = held if new.state.is_terminal else None
     assert ended is None or held is ended
 
 
+@pytest.mark.parametrize("new", STATES)
+@pytest.mark.parametrize("held", STATES)
+def test_g10_what_was_sent_later_replaces_an_ended_life_and_what_was_sent_earlier_replaces_none(
+    held: TaskState, new: TaskState
+) -> None:
+    before, after = task(held, 2, enqueued_at=NOW), task(new, 1, enqueued_at=NOW + timedelta(microseconds=1))
+    waits = not held.is_terminal and new is TaskState.QUEUED
+    assert admits(before, after) is not waits
+    assert carried_over(before, after) is after
+    assert not admits(after, replace(before, attempt=3))
+
+
 @given(records, records)
 def test_carrying_over_fills_gaps_and_changes_nothing_that_is_said(held: TaskRecord, new: TaskRecord) -> None:
     merged = carried_over(held, new)
 
+    if sent_later(new.enqueued_at, held.enqueued_at):
+        assert merged is new
+        return
     for field in ("queue", "worker", "enqueued_at"):
         assert getattr(merged, field) == (getattr(new, field) or getattr(held, field))
     filled = new.started_at is None and new.attempt == held.attempt

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
 import pytest
 
 from stem_kombu.outcome import TaskRecord, TaskState
@@ -29,3 +32,12 @@ def test_g19_an_attempt_that_comes_again_runs_unless_its_record_says_that_it_is_
     state: TaskState, attempt: int, over: bool
 ) -> None:
     assert is_over(SECOND, TaskRecord("t1", "tasks.render", state, attempt)) is over
+
+
+@pytest.mark.parametrize("state", list(TaskState))
+def test_g18_what_was_sent_again_later_needs_a_run_whatever_came_of_the_life_before(state: TaskState) -> None:
+    now = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
+    before = TaskRecord("t1", "tasks.render", state, 3, enqueued_at=now)
+    assert not is_over(replace(SECOND, enqueued_at=now + timedelta(microseconds=1)), before)
+    # A message of a life before is only needless when nothing more can be recorded of it.
+    assert is_over(replace(SECOND, enqueued_at=now - timedelta(microseconds=1)), before) is state.is_terminal

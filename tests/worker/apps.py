@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,14 @@ def burns(ctx: TaskContext, gate: str) -> int:
 @task("who")
 def who(ctx: TaskContext) -> int:
     return os.getpid()
+
+
+@app.task("inline.bomb")
+def bomb(ctx: TaskContext, marks: str) -> None:
+    """Ends its worker at once."""
+    with Path(marks).open("a") as file:
+        file.write("x")
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @task("no_json")

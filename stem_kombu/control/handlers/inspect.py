@@ -79,6 +79,7 @@ def _task(task: InFlightTask, show_args: bool) -> dict[str, Any]:
         "checkpoint_s_ago": _rounded(task.checkpoint_ago),
         "terminate_requested_s_ago": _rounded(task.terminate_requested_ago),
         "pid": task.pid,
+        "lost_workers": task.lost_workers,
     }
 
 
