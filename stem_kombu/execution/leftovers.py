@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,6 +96,30 @@ def end_leftovers(*, also_children: bool = False) -> list[int]:
         if stays and not waits and _kill(one):
             ended.append(one.pid)
     return ended
+
+
+def tell_of_strays(child: int) -> None:
+    """Log, in the background, how many processes that tasks of a dead child have started left its group, and go on."""
+
+    def tell() -> None:
+        strays = [one.pid for one in processes() if one.group != child and _child_of(one.pid) == child]
+        if strays:
+            logger.warning(
+                "%d processes that tasks of child %d had started left its process group and go on: %s",
+                len(strays),
+                child,
+                ", ".join(map(str, strays)),
+            )
+
+    with suppress(RuntimeError):  # no more threads
+        threading.Thread(target=tell, name="stem-strays", daemon=True).start()
+
+
+def _child_of(pid: int) -> int | None:
+    mark, here = _mark_of(pid), Mark.here()
+    if mark is None or here is None or (mark.boot, mark.space, mark.worker) != (here.boot, here.space, here.worker):
+        return None
+    return mark.child
 
 
 class LeftoverReaper:

@@ -28,6 +28,7 @@ from stem_kombu.execution.frames import (
     encode,
     transition,
 )
+from stem_kombu.execution.leftovers import tell_of_strays
 from stem_kombu.outcome import Ending, Outcome, TaskError
 
 logger = logging.getLogger(__name__)
@@ -220,6 +221,8 @@ class Member:
 
     def kill_what_it_left(self) -> None:
         """Once it is dead: SIGKILL to what its tasks have started and what is still in its group (G28)."""
+        if self._leads_group and self.state is not ChildState.RETIRING:
+            tell_of_strays(self.pid)
         if self._leads_group and (left := groups.kill_leaderless(self.pid, self._born)):
             logger.info("child %d left %d processes of its group behind, which were killed", self.pid, len(left))
 

@@ -233,8 +233,8 @@ def test_g28_what_a_worker_killed_together_with_its_child_has_left_is_ended_by_t
 
 
 @pytest.mark.parametrize("how", ["killed", "recycled"])
-def test_what_has_left_the_group_of_its_child_is_left_alone(
-    make_pool: PoolMaker, observer: Recording, how: str
+def test_what_has_left_the_group_of_its_child_is_left_alone_and_counted(
+    make_pool: PoolMaker, observer: Recording, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = make_pool(max_tasks_per_child=1 if how == "recycled" else None)
     child = pool.view()[0].pid
@@ -243,6 +243,8 @@ def test_what_has_left_the_group_of_its_child_is_left_alone(
     try:
         if how == "killed":
             os.kill(child, signal.SIGKILL)
+            told = f"1 processes that tasks of child {child} had started left its process group and go on: {program}"
+            eventually(lambda: told in caplog.text)
         eventually(lambda: not runs(child))
         pool.stop()
         assert runs(program)
