@@ -72,6 +72,9 @@ class Births:
             except (OSError, EOFError) as error:
                 server.stop()
                 self._give_up_forking(error)
+            except BaseException:
+                server.stop()
+                raise
             else:
                 self._fork_server = server
 

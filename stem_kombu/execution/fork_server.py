@@ -25,6 +25,7 @@ from typing import Any
 
 from billiard import forkserver, util
 
+from stem_kombu.errors import ConfigurationError
 from stem_kombu.execution.child_setup import ChildSetup
 from stem_kombu.execution.fork_process import CODE
 from stem_kombu.execution.interpreter import interpreter
@@ -133,7 +134,12 @@ class ForkServer:
             )
 
     def _tell(self, found: dict[str, Any]) -> None:
-        """Log what loading left behind; an error is told by the children, which meet it as well."""
+        """Log what loading left behind; an error in the application is told by the children, which meet it as well."""
+        if found["error"] and self._setup.preload not in ("auto", "always"):
+            raise ConfigurationError(
+                f"--preload {self._setup.preload}: {found['error']}",
+                hint="auto, always, never, or a module that can be imported",
+            )
         left = [f"threads ({', '.join(found['threads'])})"] if found["threads"] else []
         left += [f"open sockets ({', '.join(found['sockets'])})"] if found["sockets"] else []
         if left and self._setup.preload == "auto":

@@ -81,6 +81,15 @@ def test_the_application_is_preloaded_unless_that_leaves_threads_or_sockets_behi
     assert (said in done.stderr) if said else not done.stderr, done.stderr
 
 
+def test_a_module_to_preload_that_can_not_be_imported_is_refused_by_its_name(tmp_path: Path) -> None:
+    files(tmp_path, place=PLACE.format(left=""))
+    done = run_program(
+        "from collecting import collect\nfrom place import app\ncollect(app, 'place', preload='no.such')\n", tmp_path
+    )
+    assert done.returncode == 1
+    assert "ConfigurationError: --preload no.such: ModuleNotFoundError" in done.stderr.splitlines()[-1]
+
+
 CORE = """
     from stem_kombu import Stem
     app = Stem("core")
