@@ -478,7 +478,7 @@ def wire() -> None:
         # Tasks take long here, as everything does: more of them count as short.
         member: {"rss_of": lambda pid: None, "MOST_WORK": 4.0, "groups": _Groups},
         ahead: {"socket": threads.socket, "billiard": _billiard},
-        child_pipe: {"select": threads.select},
+        child_pipe: {"select": threads.select, "end_own_group": lambda status: threads.os._exit(status)},
         child: {
             "leave_signals_to_the_worker": lambda: None,
             "become_a_child": lambda setup, end: end.watch_over() or False,
