@@ -161,8 +161,8 @@ def redis_mail_seeds() -> Iterator[bytes]:
 def heartbeat(data: bytes) -> None:
     fields = asked((ValueError, RecursionError), json.loads, data)
     # In a roster what can't be read is left out, whatever it is; on the stream it is dropped.
-    beats, unreadable = BeatReader("the roster").all(NAMESPACE, [(WORKER, data, 1_769_860_800_000_000)])
-    holds(len(beats) + unreadable == 1, "an entry of the roster is counted otherwise than once", beats, unreadable)
+    beats, aside = BeatReader("the roster").all(NAMESPACE, [(WORKER, data, 1_769_860_800_000_000)])
+    holds(len(beats) + len(aside) == 1, "an entry of the roster is counted otherwise than once", beats, aside)
     for beat in beats:
         again, missing = BeatReader("the roster").all(NAMESPACE, [(WORKER, beat_text(beat), 1_769_860_800_000_000)])
         holds(not missing, "an entry that was read can't be written", beat)
