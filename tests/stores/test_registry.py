@@ -74,9 +74,9 @@ def test_a_relative_path_and_the_home_folder_are_understood(tmp_path: Path, monk
         ("file://", "names no file", "file:///absolute/path"),
         ("sqlite://", "names no file", "sqlite:////absolute/path.db"),
         ("redis://host:port/0", "is not a Redis URL", "redis://:password@host:6379/0"),
-        ("redis+sentinel://host:26379", "does not name its sentinels and master", "master-name"),
-        ("redis+sentinel://host:x/main", "is no host:port", "master-name"),
-        ("redis+sentinel://host/main/db", "does not name its sentinels and master", "master-name"),
+        ("redis+sentinel://host:26379", "does not name the master of its sentinels", "master_name"),
+        ("redis+sentinel://host:x/main", "is no host:port", "master_name"),
+        ("redis+sentinel://host/main/db", "names a database that is no number", "master_name"),
         ("postgresql://host/d?nonsense=1", "is not a PostgreSQL URL", "postgresql://user:password@host"),
     ],
 )
