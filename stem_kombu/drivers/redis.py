@@ -32,6 +32,9 @@ T = TypeVar("T")
 CONNECT_TIMEOUT = 3.0
 #: Longest wait for one reply (and for a TLS handshake), in seconds; a script over 100,000 records takes about one.
 REPLY_TIMEOUT = 5.0
+#: Option of a URL: how many replicas must have what is stored before it counts as stored. And how long that may take.
+REPLICAS = "wait_replicas"
+_REPLICATION_MS = 1000
 SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel", "redis+sentinel")
 
 
@@ -70,6 +73,8 @@ class RedisDatabase:
     ) -> None:
         self.url = mask_url(url)
         url, prefix = without_option(url, PREFIX)
+        url, replicas = without_option(url, REPLICAS)
+        self._replicas = _count(replicas, name)
         self._address, self.prefix = url, prefix or ""
         self._redis = _driver(name, self.url)
         self._purpose = purpose
@@ -109,20 +114,47 @@ class RedisDatabase:
         raise AssertionError("unreachable")
 
     def evaluate(
-        self, script: RedisScript, keys: Sequence[str], arguments: Sequence[str | bytes | int], *, repeat: bool = True
+        self,
+        script: RedisScript,
+        keys: Sequence[str],
+        arguments: Sequence[str | bytes | int],
+        *,
+        repeat: bool = True,
+        replicated: bool = False,
     ) -> Any:
-        """What the script returns, as redis-py decodes it (bytes, ints, lists). Atomic on the server."""
+        """What the script returns, as redis-py decodes it (bytes, ints, lists). Atomic on the server.
+
+        ``replicated``: and as many replicas as the URL's ``wait_replicas`` asks for have it. Raises
+        :class:`StoreUnavailable` when they have not in time, though the server itself has.
+        """
 
         size = sum(len(argument) for argument in arguments if not isinstance(argument, int))
         names = [self.prefix + key for key in keys] if self.prefix else keys
 
-        def call(client: Any) -> Any:
+        def ask(client: Any) -> Any:
             try:
                 return client.evalsha(script.sha1, len(names), *names, *arguments)
             except self._redis.exceptions.NoScriptError:
                 return client.eval(script.source, len(names), *names, *arguments)
 
+        def call(client: Any) -> Any:
+            if not (replicated and self._replicas):
+                return ask(client)
+            with client.client() as one:  # WAIT is for what this very connection has written
+                answer = ask(one)
+                self._require_replicas(one)
+                return answer
+
         return self.run(call, repeat=repeat, size=size)
+
+    def _require_replicas(self, connection: Any) -> None:
+        reached = connection.execute_command("WAIT", self._replicas, _REPLICATION_MS)
+        if reached < self._replicas:
+            raise StoreUnavailable(
+                f"{self._purpose} {self.url}: stored, but {reached} of {self._replicas} replicas have it after "
+                f"{_REPLICATION_MS / 1000:g} s: it is lost should another server take over",
+                hint="do it again once the replicas follow, or ask for fewer (wait_replicas)",
+            )
 
     def key(self, name: str) -> str:
         """The key of that name, with the prefix."""
@@ -276,6 +308,14 @@ class RedisDatabase:
 
 #: By process, address and limits, as long as a database uses them.
 _clients: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDictionary()
+
+
+def _count(text: str | None, name: str) -> int:
+    if text is None or (text.isdigit() and len(text) < 4):
+        return int(text or 0)
+    raise ConfigurationError(
+        f"{name}: {REPLICAS}={text[:40]!r} is not a number of replicas", hint="write wait_replicas=1"
+    )
 
 
 def _driver(name: str, masked: str) -> Any:

@@ -37,7 +37,8 @@ class RedisRevokeStore(RevokeStore):
     A batch is one script, so atomic; the server answers nobody else while it runs (0.1 s for 10,000 ids), and so at most
     50,000 tasks are taken at a time. It is as durable as the server is configured to be: use ``appendonly yes`` and
     ``maxmemory-policy noeviction``. Versions follow the server's clock (:func:`stem_kombu.stores.batch.next_version`),
-    so that they go on rising after a restart or a fail-over that lost the latest writes.
+    so that they go on rising after a restart or a fail-over that lost the latest writes. With ``?wait_replicas=N`` in its URL
+    a batch counts as stored when that many replicas have it.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class RedisRevokeStore(RevokeStore):
                 hint=f"revoke at most {_LONGEST_BATCH} at a time: Redis answers nobody else while it stores a batch",
             )
         batch = [[d.task_id, d.terminate, d.reason, d.requested_by, life_us(d), *d.proofs] for d in distinct]
-        stored = self._evaluate(redis_scripts.SAVE, namespace, [json.dumps(batch, ensure_ascii=False), MOST_PROOFS])
+        stored = self._evaluate(
+            redis_scripts.SAVE, namespace, [json.dumps(batch, ensure_ascii=False), MOST_PROOFS], True
+        )
         records = json.loads(stored)
         return [record_of(namespace, draft.task_id, found) for draft, found in zip(distinct, records, strict=True)]
 
@@ -199,11 +202,13 @@ class RedisRevokeStore(RevokeStore):
             found = [(task_id.decode(errors="replace"), int(number), text) for task_id, number, text in parts]
             return from_epoch_us(int(now_us)), found
 
-    def _evaluate(self, script: RedisScript, namespace: str, arguments: Sequence[str | int]) -> Any:
+    def _evaluate(
+        self, script: RedisScript, namespace: str, arguments: Sequence[str | int], replicated: bool = False
+    ) -> Any:
         keys = keys_of(namespace)
         for attempt in range(_REBUILDS + 1):
             try:
-                return self._database.evaluate(script, keys, arguments)
+                return self._database.evaluate(script, keys, arguments, replicated=replicated)
             except StoreError as error:
                 if "WRONGTYPE" in error.message:
                     raise StoreCorrupt(

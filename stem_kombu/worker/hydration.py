@@ -34,7 +34,9 @@ GRACE = 7 * 86_400.0
 #: A clock that is further off is worth a warning, and one that steps further makes expired records live again.
 _SKEW = timedelta(minutes=1)
 #: After a store was set back it is looked at this often within one interval: other workers are putting back.
-_LOOKS = 8
+_LOOKS = 16
+#: The part of the interval after which a worker looks again, unless something makes it look before.
+_SOONER = 0.75
 #: Ids that a warning names.
 _NAMED = 10
 
@@ -310,8 +312,8 @@ class Hydration:
     def _run(self) -> None:
         failures = 0
         while not self._stopped.is_set():
-            # A little sooner than promised: what one worker puts back, others must have read within the interval as well.
-            wait = self._interval * (1 - 1 / _LOOKS)
+            # Sooner than promised: what one worker puts back, others must have read within the interval as well.
+            wait = self._interval * _SOONER
             wait = wait if not failures else min(wait, backoff(failures))
             if self._clock.monotonic() < self._hurry_until:
                 wait = min(wait, self._interval / _LOOKS)

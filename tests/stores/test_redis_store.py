@@ -385,6 +385,33 @@ def test_a_replica_is_told_and_can_be_read(start_redis: Callable[..., RedisServe
     assert refused.value.hint == "give the URL of the master"
 
 
+def test_g1_a_batch_is_stored_when_the_replicas_have_it_that_the_url_asks_for(
+    start_redis: Callable[..., RedisServer],
+) -> None:
+    """What only a primary knows is lost with it: whoever wants more than a warning of that waits for a replica."""
+    primary, replica = start_redis(), start_redis()
+    store = open_revoke_store(f"{primary.url}?wait_replicas=1")
+
+    with pytest.raises(StoreUnavailable, match="0 of 1 replicas have it") as told:
+        store.save(NS, [Draft("alone")])
+    assert "wait_replicas" in str(told.value.hint)
+
+    with redis.Redis(port=replica.port) as follower:
+        follower.replicaof("127.0.0.1", str(primary.port))
+        eventually(lambda: follower.info("replication")["master_link_status"] == "up")
+        store.save(NS, [Draft("followed")])
+        follower.replicaof("no", "one")
+    primary.kill()
+
+    assert [record.task_id for record in open_revoke_store(replica.url).load(NS)] == ["alone", "followed"]
+
+
+@pytest.mark.parametrize("count", ["-1", "x", "1.5", "1000"])
+def test_a_number_of_replicas_that_is_none_is_refused(count: str) -> None:
+    with pytest.raises(ConfigurationError, match="wait_replicas"):
+        open_revoke_store(f"redis://localhost/0?wait_replicas={count}")
+
+
 def test_nothing_and_something_else_at_that_port_are_told(postgres_server: ServerProcess) -> None:
     with pytest.raises(StoreUnavailable, match="refused"):
         open_revoke_store(f"redis://127.0.0.1:{free_port()}").ping()
