@@ -17,6 +17,7 @@ from stem_kombu.broker.encoding import encode_task
 from stem_kombu.broker.lines import Parcel
 from stem_kombu.broker.redis_line import queue_text
 from stem_kombu.broker.redis_source import NO_MESSAGE, message_of
+from stem_kombu.broker.resending import resent
 from stem_kombu.errors import BadMessage, ConfigurationError
 from stem_kombu.outcome import Ending, Outcome, TaskError
 from stem_kombu.task import MOST_RETRIES, CeleryOrigin, TaskMessage, TaskOptions
@@ -64,14 +65,12 @@ def _decoded(raw: Any) -> None:
     if settlement.retry is None:
         holds(message.attempt == MOST_RETRIES, "a failure is final although retries are left", message)
         return
-    # What JSON can't hold (Celery sends NaN) is run, and its failure is final: see the recorder.
-    envelope = asked(ConfigurationError, encode_task, settlement.retry)
+    # Celery sends NaN, which comes back and equals nothing.
+    asked(ConfigurationError, encode_task, settlement.retry)
+    assert settlement.retry.original is not None
+    envelope = resent(settlement.retry, settlement.retry.original)
     again = _arrival(queue_text(Parcel("default", envelope)).encode()).message
     expected = settlement.retry
-    if expected.celery is not None:
-        # The sender's own canvas and the ids that waited for it are not sent again: such a message is refused before.
-        origin = replace(expected.celery, canvas=(), dependents=(), dependent_names=())
-        expected = replace(expected, celery=replace(origin, root_id=origin.root_id or message.task_id))
     same(again, replace(expected, queue=again.queue), "a task that is tried again")
     for record in (settlement.record, refused(message, error=expiry(message, NOW), **common).record):
         assert record is not None
