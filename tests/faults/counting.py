@@ -1,8 +1,9 @@
-"""An application whose one task leaves a mark that it ran, and which needs no children."""
+"""An application whose tasks leave a mark that they ran, and which needs no children."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 from stem_kombu.app import Stem
 from stem_kombu.context import TaskContext
@@ -18,3 +19,10 @@ def count(ctx: TaskContext, file: str) -> None:
         os.write(descriptor, f"{ctx.task_id}\n".encode())
     finally:
         os.close(descriptor)
+
+
+@app.task("bomb")
+def bomb(ctx: TaskContext, file: str) -> None:
+    """The same, and end the worker at once."""
+    count.task.handler(ctx, file)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -27,6 +27,7 @@ from stem_kombu.control.client import ControlClient
 from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage
 from tests.faults.embedded_workers import ROWS
+from tests.faults.endings import ROWS as ENDINGS
 from tests.faults.fleet import ROOT, Servers, WorkerProcess, be_quiet
 from tests.faults.late import late
 from tests.faults.notes import now
@@ -309,7 +310,7 @@ def main() -> None:
                     lambda b=broker, h=how, t=times: (programs(servers, b, h, t), {}),
                 )
             )
-        for name, (measure_one, share) in ROWS.items():
+        for name, (measure_one, share) in {**ROWS, **ENDINGS}.items():
             rows.append(
                 (
                     f"{name} {broker}",
