@@ -143,7 +143,7 @@ class InFlight:
         when none does, or its end is told already."""
         with self._lock:
             for other in self._by_id.get(delivery.task_id, ()):
-                same = other is not delivery and other.message.is_same_attempt(delivery.message)
+                same = other is not delivery and other.message.attempt == delivery.message.attempt
                 if same and other.started_at is not None and not other.is_settled and not other.lease_lost:
                     other.followers.append(delivery)
                     return True
