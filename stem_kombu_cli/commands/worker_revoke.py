@@ -100,7 +100,7 @@ def revoke(
     else:
         if report.replies:
             show(report, text, use_color(ctx.obj.color))
-        for line in _lines_of(known):
+        for line in _lines_of(known, confirmed=_is_confirmed(report)):
             emit(line)
     _tell(report, ids, targets, settings)
     ctx.exit(exit_code(report, known, terminate=terminate))
@@ -185,11 +185,16 @@ def text(report: RevokeReport, color: bool) -> str:
     return table(("WORKER", *(name.replace("_", " ").upper() for name in names)), rows, color=color)
 
 
-def _lines_of(known: Sequence[TaskStanding]) -> Iterator[str]:
+def _is_confirmed(report: RevokeReport) -> bool:
+    """Whether a worker said that it obeys: without, workers that don't accept the client's key may not."""
+    return any(reply.error is None and not reply.payload.get("refused") for reply in report.replies)
+
+
+def _lines_of(known: Sequence[TaskStanding], *, confirmed: bool) -> Iterator[str]:
     """What is known, a line an id; of many ids of one kind the first, and how many more there are."""
     kinds: dict[str, list[str]] = {}
     for one in known:
-        label, rest = _worded(one)
+        label, rest = _worded(one, confirmed)
         kinds.setdefault(label, []).append(shown(f"{label}: {one.task_id}{rest}"))
     for label, lines in kinds.items():
         yield from lines[:_MOST_LINES]
@@ -197,7 +202,7 @@ def _lines_of(known: Sequence[TaskStanding]) -> Iterator[str]:
             yield f"{label}: and {len(lines) - _MOST_LINES} more"
 
 
-def _worded(one: TaskStanding) -> tuple[str, str]:
+def _worded(one: TaskStanding, confirmed: bool) -> tuple[str, str]:
     where = f" on {one.worker}" if one.worker else ""
     if one.standing is Standing.STOPPED:
         return "terminated", where
@@ -210,7 +215,10 @@ def _worded(one: TaskStanding) -> tuple[str, str]:
     if one.standing is Standing.CANCELLED:
         return "cancelled", ", as is recorded"
     if one.standing is Standing.UNKNOWN:
-        return "unknown", ", no sender recorded it; it will not start if it comes"
+        promised = "it will not start if it comes" if confirmed else "no worker has confirmed the revocation"
+        return "unknown", f", no sender recorded it; {promised}"
+    if not confirmed:
+        return "stored", ", no worker has confirmed it"
     if one.seen is None:
         return "will not start", ", no worker that answered runs it"
     return "will not start", f", {one.state}" if one.state else ", no sender recorded it"
