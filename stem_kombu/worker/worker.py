@@ -431,6 +431,8 @@ class Worker:
         """See :class:`~stem_kombu.worker.lifecycle.Owner`."""
         self.hydration.give_up()
         self.heartbeats.give_up()
+        if self._life.state is State.STARTING:  # it may be waiting for queues that the broker does not give
+            threading.Thread(target=self.consumer.stop, name="stem-give-up", daemon=True).start()
 
     def is_own_thread(self) -> bool:
         """See :class:`~stem_kombu.worker.lifecycle.Owner`."""

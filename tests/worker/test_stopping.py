@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kombu import Connection
 
 from stem_kombu.app import Stem
 from stem_kombu.context import TaskContext
-from stem_kombu.errors import StoreUnavailable
+from stem_kombu.errors import BrokerError, StoreUnavailable
 from stem_kombu.settings import Settings
 from stem_kombu.testing.gates import Gate
+from stem_kombu.testing.ports import free_port
 from stem_kombu.worker.lifecycle import Lifecycle, State
 from stem_kombu.worker.worker import Worker
 from tests.waiting import eventually
@@ -279,6 +281,27 @@ def test_a_worker_that_is_stopped_by_one_of_its_own_tasks_finishes_it_and_ends(
     if kind != "control command":
         assert result.get(timeout=30) == "after the stop"
     own.close()
+
+
+@embedded
+def test_a_start_that_waits_for_its_queues_ends_when_it_is_stopped(app: Stem) -> None:
+    worker = Worker(app, name="waits", concurrency=1, inline_slots=1)
+    worker.consumer._template = Connection(f"redis://127.0.0.1:{free_port()}/0")
+    trouble: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            worker.start()
+        except BrokerError as error:
+            trouble.append(error)
+
+    starting = threading.Thread(target=start)
+    starting.start()
+    eventually(lambda: worker.consumer.trouble is not None, 30)
+    worker.stop()
+    starting.join(30)
+    assert worker.state == "stopped"
+    assert "told to stop before the task queues were consumed" in str(trouble[0])
 
 
 def test_running_a_worker_leaves_the_interpreters_switch_interval_as_it_was(app: Stem) -> None:
