@@ -7,6 +7,7 @@ nothing is given up: prefetch bounds what waits here.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -22,6 +23,8 @@ from stem_kombu.worker.record_writer import RecordWriter
 from stem_kombu.worker.retry_publisher import RetryPublisher
 from stem_kombu.worker.set_aside import Entry
 from stem_kombu.worker.settlement import Settlement, Then, followers
+
+logger = logging.getLogger(__name__)
 
 #: Seconds for which a worker that is told twice to stop still tries to record what ended, and for which one that is told
 #: once tries to publish next attempts: the others go back.
@@ -190,7 +193,16 @@ class Recorder:
         assert self._states is not None
         told = [(delivery.message, record) for delivery, record in _told(entries)]
         if records := [each for message, record in told for each in (record, *followers(message, record))]:
-            self._states.record(records)
+            for held, record in zip(self._states.record(records), records, strict=False):
+                if record.state.is_terminal and held.state is not record.state:
+                    # Another message of the id ended otherwise, or was sent later: what was done here is nobody's result.
+                    logger.warning(
+                        "task %s ended as %s, but its record says %s and stays so",
+                        record.task_id,
+                        record.state.value,
+                        held.state.value,
+                        extra={"task_id": record.task_id},
+                    )
 
     def _write_results(self, entries: Sequence[Entry]) -> None:
         assert self._celery is not None
