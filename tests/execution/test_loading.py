@@ -249,3 +249,28 @@ def test_an_application_that_replaces_threads_is_refused_with_a_sentence(tmp_pat
     files(tmp_path, green=GREEN)
     done = run_program("from green import app\nfrom collecting import collect\ncollect(app, 'cpu')\n", tmp_path)
     assert "the application has gevent replace Python's threads" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("executable", ["/nowhere/uwsgi", ""])
+def test_children_start_under_a_server_that_embeds_python(tmp_path: Path, method: str, executable: str) -> None:
+    files(tmp_path, core=CORE, jobs=JOBS)
+    done = run_program(
+        f"import sys\nsys.executable = {executable!r}\nimport jobs\nfrom core import app\nfrom collecting import collect\n"
+        f"collect(app, 'jobs.cpu', method={method!r})\n",
+        tmp_path,
+    )
+    assert (done.stdout, done.stderr) == ("7\n", "")
+
+
+def test_without_an_interpreter_children_are_refused_with_a_sentence(tmp_path: Path) -> None:
+    files(tmp_path, core=CORE, jobs=JOBS)
+    done = run_program(
+        "import sys\nsys.executable = '/nowhere/uwsgi'\nsys.prefix = sys.exec_prefix = sys.base_prefix = '/nowhere'\n"
+        "import jobs\nfrom core import app\nfrom collecting import collect\ncollect(app, 'jobs.cpu')\n",
+        tmp_path,
+    )
+    assert (
+        "ConfigurationError: isolate children are started with a Python interpreter, but sys.executable is"
+        in (done.stderr.splitlines()[-1])
+    )
