@@ -19,7 +19,7 @@ from tests.servers.redis import RedisServer
 from tests.waiting import eventually
 
 #: Seconds between two looks of a worker at the store.
-INTERVAL = 3.0
+INTERVAL = 5.0
 WORKERS = ("alpha", "bravo", "charly")
 
 
@@ -75,10 +75,10 @@ def promoted(here: Any, trials: int, patience: float) -> tuple[Target, dict[str,
         with ControlClient(here.app) as control:
             for trial in range(trials):
                 pair.follow(patience)
-                ids = [f"{trial}-{number}" for number in range(dice.randint(1, 30))]
+                ids = [f"{trial}-{number}" for number in range(dice.randint(1, 8))]
                 applied |= _applied(control, ids, None, patience)
                 pair.lag()
-                ids = [f"{trial}-lost-{number}" for number in range(dice.randint(1, 30))]
+                ids = [f"{trial}-lost-{number}" for number in range(dice.randint(1, 8))]
                 # Sometimes to one worker alone, and sometimes the others have read the store before it is gone.
                 applied |= _applied(control, ids, dice.choice([None, ["alpha"], ["bravo"]]), patience)
                 if dice.random() < 0.4:
