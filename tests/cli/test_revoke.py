@@ -234,9 +234,9 @@ def test_ctrl_c_while_it_waits_keeps_what_is_stored_and_says_so(program_on: Call
         waiting = _who_wait(program.variables["STEM_BROKER_URL"])
         process = program.popen("worker", "revoke", "-t", "kept", "--timeout", "60s")
         store = open_revoke_store(program.variables["STEM_RESULT_BACKEND_URL"])
-        eventually(lambda: store.get("stem", "kept") is not None)
+        eventually(lambda: store.get("stem", "kept") is not None, 60)
         # once it waits for a reply there is one more who waits at the broker
-        eventually(lambda: _who_wait(program.variables["STEM_BROKER_URL"]) > waiting)
+        eventually(lambda: _who_wait(program.variables["STEM_BROKER_URL"]) > waiting, 60)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
         store.close()
