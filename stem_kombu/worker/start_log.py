@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 #: Bytes of one start, and how many the file holds beside its head: only those of the last moments matter.
 _PLACE, _PLACES = 512, 255
 _SIZE = _PLACE * (_PLACES + 1)
+#: Seconds after which what a dead worker of another fleet left is deleted.
+_KEPT = 600.0
 
 
 class StartLog:
@@ -55,8 +57,11 @@ class StartLog:
             found = self._folder.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
                 return
-            for path in self._folder.glob(f"{self._fleet}-*"):
-                self._recover(self._states, path)
+            for path in self._folder.iterdir():
+                if path.name.startswith(f"{self._fleet}-"):
+                    self._recover(self._states, path)
+                else:
+                    self._sweep(path)
             self._begin()
         except OSError as error:
             logger.info("starts of inline tasks are not noted in %s: %s", self._folder, error)
@@ -108,6 +113,17 @@ class StartLog:
             path.unlink(missing_ok=True)
         finally:
             os.close(descriptor)
+
+    def _sweep(self, path: Path) -> None:
+        """Delete what a worker of another fleet left long ago."""
+        with suppress(FileNotFoundError, BlockingIOError):
+            if path.lstat().st_mtime < self._clock.now() - _KEPT:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink(missing_ok=True)
+                finally:
+                    os.close(descriptor)
 
     def _left(self, states: TaskStates, noted: str) -> Iterator[TaskRecord]:
         """The attempts that were begun and never recorded as begun."""

@@ -257,3 +257,20 @@ def test_starts_are_not_noted_where_there_is_no_backend_or_no_folder(
     lost.note(MESSAGE)
     lost.stop()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_g15_what_a_dead_worker_of_another_fleet_left_is_deleted_in_the_end(
+    starts: Callable[..., StartLog], tmp_path: Path
+) -> None:
+    one, other = starts("b1"), StartLog(MemoryBackend("other"), "stem", "w", "b2", SYSTEM)
+    lives = StartLog(MemoryBackend("third"), "stem", "w", "b3", SYSTEM)
+    other.start()
+    lives.start()
+    died(other)
+    (folder,) = tmp_path.glob("stem-starts-*")
+    for path in folder.iterdir():
+        os.utime(path, (1.0, 1.0))
+    one.start()
+    assert sorted(path.name.rpartition("-")[2] for path in folder.iterdir()) == ["b1", "b3"]
+    one.stop()
+    lives.stop()
