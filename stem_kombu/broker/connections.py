@@ -148,15 +148,16 @@ def connect(connection: Connection, timeout: float = CONNECT_TIMEOUT) -> Connect
     return connection
 
 
-def drop_idle(connection: Connection) -> None:
+def drop_idle(connection: Connection, keep: Any = None) -> None:
     """Close what the pools of a Redis connection's channels hold and nothing uses just now: of each Kombu has used one for a
-    ping, which is not needed where Kombu does not consume. They are opened again when they are needed."""
+    ping, which is not needed where Kombu does not consume. They are opened again when they are needed. Those of the
+    channel ``keep`` stay."""
     if connection.transport.driver_type != "redis":
         return
     made: Any = connection.connection
     for channel in (*made.channels, *made._avail_channels):
         for pool in (channel._pool, channel._async_pool):
-            if pool is not None:
+            if pool is not None and channel is not keep:
                 pool.disconnect(inuse_connections=False)
 
 

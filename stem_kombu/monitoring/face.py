@@ -127,6 +127,7 @@ class Face:
             if self._clock.monotonic() >= self._next_beat:
                 self._next_beat = self._clock.monotonic() + FREQUENCY
                 self._send_of_worker(producer, "worker-heartbeat")
+                drop_idle(connection, keep=connection.default_channel)  # what Kombu opens to renew a binding
                 self._outage.worked()
         self._send_of_tasks(producer)
         self._send_of_worker(producer, "worker-offline")
