@@ -30,6 +30,8 @@ LARGE = 512 * 1024
 #: Tries of a record alone while others are written: of one that the store did not take in time or refused for now, and
 #: of one that it can't hold.
 _MOST_TRIES, _MOST_REFUSALS = 6, 2
+#: Tries of several that an answering place refuses, with nothing written between them.
+_MOST_PASSES = 4
 #: Longest wait between two tries of a record that was set aside.
 _LONGEST_WAIT = 15.0
 
@@ -64,6 +66,7 @@ class RecordWriter:
         self.step = step
         self._abandon = threading.Event()
         self._ended = threading.Event()
+        self._stopping = False
         self._outage = Outage(what, url, clock)
         self._bulk = Background(self._run, f"stem-{step}s", begin=self._begin, wake=lambda: self._queue.put(None))
         self._single = Background(self._run_alone, f"stem-{step}s-alone", wake=lambda: self._alone.put(None))
@@ -105,21 +108,32 @@ class RecordWriter:
     def _begin(self) -> None:
         self._abandon.clear()
         self._ended.clear()
+        self._stopping = False
 
     def _run(self) -> None:
-        stopping = False
-        while not stopping:
-            batch = [self._queue.get()]
-            while len(batch) < _BATCH and not self._queue.empty():
-                batch.append(self._queue.get())
-            entries = [entry for entry in batch if entry is not None]
-            stopping = len(entries) < len(batch)
+        while not self._stopping:
+            first = self._queue.get()
+            entries = self._more() if first is not None else []
+            if first is None:
+                self._stopping = True
+            else:
+                entries.insert(0, first)
             try:
                 self._carry_out(entries)
             except Exception:
                 # The boundary of the thread on which every acknowledgement depends. Not lost: never acknowledged.
                 logger.exception("outcomes can't be carried out")
         self._ended.set()
+
+    def _more(self) -> list[Entry]:
+        """What has come meanwhile."""
+        entries: list[Entry] = []
+        while len(entries) < _BATCH and not self._queue.empty():
+            if (entry := self._queue.get()) is None:
+                self._stopping = True
+            else:
+                entries.append(entry)
+        return entries
 
     def _carry_out(self, entries: list[Entry]) -> None:
         failures = 0
@@ -133,9 +147,12 @@ class RecordWriter:
                 wait = self._outage.failed(error)
                 alone = failures > 1 or not isinstance(error, StoreUnavailable)
             if alone:
-                entries = self._one_by_one(entries)
+                entries = self._one_by_one(entries, insists=failures <= _MOST_PASSES)
             if entries and self._abandon.wait(wait):
                 return
+            if entries:
+                # Others may be taken although these are not, which tells them apart from an outage.
+                entries += self._more()
 
     def _try(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -145,8 +162,9 @@ class RecordWriter:
         for entry in entries:
             self._finished(entry)
 
-    def _one_by_one(self, entries: list[Entry]) -> list[Entry]:
-        """Write them one by one; returns those that wait because the place takes nothing just now."""
+    def _one_by_one(self, entries: list[Entry], *, insists: bool) -> list[Entry]:
+        """Write them one by one; returns those that wait because the place takes nothing just now. Unless it ``insists``, one of
+        them is set aside all the same: they may be of a kind, with nothing else to be written."""
         refused: list[tuple[Entry, Exception]] = []
         any_written = False
         for entry in entries:
@@ -163,6 +181,8 @@ class RecordWriter:
             for entry, why in refused:
                 self._single_out(entry, why)
             return []
+        if refused and not insists:
+            self._single_out(*refused.pop(0))
         # It answers, and takes none of them: out of memory, read-only, without the right to write.
         return [entry for entry, _ in refused]
 

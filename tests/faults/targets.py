@@ -37,6 +37,7 @@ from tests.faults.promoting import promoted
 from tests.faults.report import Figures, Target, commit
 from tests.faults.report import main as render
 from tests.faults.resending import resent
+from tests.faults.setting_aside import ROWS as ASIDE
 from tests.waiting import eventually
 
 BROKERS = {"Redis": ("redis", "redis"), "RabbitMQ": ("rabbitmq", "postgres")}
@@ -51,7 +52,8 @@ Isolate tasks start programs two levels deep; two seconds after a hard time limi
 these may run. The store's primary is lost among revokes and an older replica promoted: one sync interval later every worker
 must hold what any of them had applied, and so must the store. Processes and containers claim one worker id at once, and the one
 that got it is killed; workers made before a fork are started in three children; the connections of a worker beside a host's own
-die in silence, or the worker is killed while it holds messages."""
+die in silence, or the worker is killed while it holds messages. Next attempts that can't be published and records that can't be
+stored must hold up no other task, and end as they should."""
 #: Seconds within which what must come about does, on a machine that is busy with other things.
 PATIENCE = 240.0
 
@@ -310,7 +312,7 @@ def main() -> None:
                     lambda b=broker, h=how, t=times: (programs(servers, b, h, t), {}),
                 )
             )
-        for name, (measure_one, share) in {**ROWS, **ENDINGS}.items():
+        for name, (measure_one, share) in {**ROWS, **ENDINGS, **ASIDE}.items():
             rows.append(
                 (
                     f"{name} {broker}",
