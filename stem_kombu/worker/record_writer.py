@@ -167,6 +167,8 @@ class RecordWriter:
         them is set aside all the same: they may be of a kind, with nothing else to be written."""
         refused: list[tuple[Entry, Exception]] = []
         any_written = False
+        over = {entry.delivery.token for entry in entries if entry.settlement is not None}
+        entries = [entry for entry in entries if entry.settlement is not None or entry.delivery.token not in over]
         for entry in entries:
             try:
                 self._try([entry])
