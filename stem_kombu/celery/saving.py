@@ -83,8 +83,10 @@ class Saver:
             while self._waiting and (left := deadline - self._clock.monotonic()) > 0:
                 self._changed.wait(left)
             lost, self._waiting = sum(len(asked.drafts) for asked in self._waiting), []
-            self._closed = True
+            self._closed, thread = True, self._thread
             self._changed.notify_all()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(max(0.1, deadline - self._clock.monotonic()))
         if lost:
             logger.error("revocations that were not stored: %d (%s)", lost, self._trouble or "there was no time left")
 

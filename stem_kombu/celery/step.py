@@ -162,8 +162,10 @@ def _make_revoke_durable(agent: Agent) -> None:
         answer = original(state, task_id, terminate=terminate and not cooperatively, signal=signal, **kwargs)
         if cooperatively:
             answer = {"ok": f"terminate at their next checkpoint: {', '.join(ids)}"}
-        if trouble is None or "ok" not in answer:
-            return {**answer, "durable": trouble is None}
+        if trouble is None:
+            return answer  # as it is without Stem
+        if "ok" not in answer:
+            return {**answer, "durable": False}
         return {**answer, "ok": f"{answer['ok']} (not durable yet: {trouble})", "durable": False}
 
     @functools.wraps(terminates)

@@ -105,7 +105,9 @@ def test_a_transport_in_this_process_is_polled_as_often_as_the_settings_own() ->
     }
 
 
-@pytest.mark.parametrize("given", [object(), 7, pools.connections, {"hostname": "h"}], ids=repr)
+@pytest.mark.parametrize(
+    "given", [object(), 7, pools.connections, {"hostname": "h"}], ids=["object", "7", "pools", "mapping"]
+)
 def test_what_is_no_connection_is_refused_by_its_kind(given: object) -> None:
     with pytest.raises(ConfigurationError, match=type(given).__name__) as caught:
         made(given)
