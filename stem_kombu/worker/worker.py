@@ -137,6 +137,7 @@ class Worker:
 
     def _make(self) -> None:
         """Make the parts, for a worker of this process; none of them connects or starts a thread yet."""
+        self._is_left = False
         self._departure = Departure(self.stop)
         with watched_by(self._departure.watch):
             self._build()
@@ -144,7 +145,9 @@ class Worker:
 
     def renew(self) -> None:
         """See :mod:`stem_kombu.drivers.forking`: this worker stays the parent's."""
-        if self._life.state is not State.NEW:
+        if self._life.state is not State.NEW and not self._is_left:
+            # Once: in what this process forks in turn, the same numbers may be pipes of somebody else.
+            self._is_left = True
             self.executor.leave_to_parent()
 
     def _built(self, inline_slots: int, children: ChildOptions) -> None:

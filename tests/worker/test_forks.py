@@ -75,6 +75,28 @@ def test_a_child_of_a_hosts_process_lets_go_of_its_worker_at_once_and_the_parent
     assert worker.state == "running"
 
 
+@pytest.mark.parametrize("library", ["multiprocessing", "billiard"])
+def test_what_a_task_forks_keeps_the_pipes_that_the_task_has_opened(tmp_path: Path, library: str) -> None:
+    """A child that was forked from the worker closes the worker's pipes, so the task's own get the same numbers."""
+    program = textwrap.dedent(
+        """
+        import sys
+        from stem_kombu.worker.worker import Worker
+        from tests.execution.children_app import app
+
+        with Worker(app, name="forking", concurrency=1, start_method="fork"):
+            print(app.send_task("terminates_processes", [sys.argv[1]]).get(timeout=45), flush=True)
+        """
+    )
+    settings = {"STEM_BROKER_URL": f"sqlite://{tmp_path}/b.db", "STEM_RESULT_BACKEND_URL": f"sqlite://{tmp_path}/s.db"}
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, library], env=os.environ | settings, capture_output=True, text=True, timeout=60
+    )
+
+    assert done.stdout.strip() == "[-15, [1, 4, 9]]", done.stderr[-2000:]
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system does not list descriptors")
 def test_a_child_keeps_none_of_the_connections_of_its_parent(
     worker: Worker, app: Stem, control: ControlClient, broker_url: str
