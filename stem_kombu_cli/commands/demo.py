@@ -32,7 +32,7 @@ def demo(ctx: click.Context, /, output: Path | None) -> None:
     with (
         Interruption() as interruption,
         tempfile.TemporaryDirectory(prefix="stem-demo-", ignore_cleanup_errors=True) as folder,
-        closing(Story(Path(folder), output, plain_environment(), emit, interruption)) as story,
+        closing(Story(Path(folder), output, {**plain_environment(), "TMPDIR": folder}, emit, interruption)) as story,
     ):
         try:
             with interruption.allowed():

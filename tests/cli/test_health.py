@@ -109,7 +109,7 @@ def test_g37_a_record_of_the_revoke_store_that_can_not_be_read_is_named(
     path.write_bytes(b"".join([*lines[:-1], b"rubbish\n", lines[-1]]))
     done = embedded.ok("health", *store, *form)
     assert f"{path}" in done.out
-    assert f"line {len(lines)}" in done.out
+    assert f"line {len(lines)}" in done.out + done.err
     assert "stem store check" in done.out + done.err
 
 

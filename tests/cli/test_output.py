@@ -74,8 +74,8 @@ def test_a_mistyped_word_is_exit_code_2_with_a_way_on(stem: Program, arguments: 
 
 
 def test_a_near_miss_is_recognised(stem: Program) -> None:
-    assert "Did you mean 'worker'?" in stem.run("wroker").err
-    assert "Did you mean 'ping'?" in stem.run("worker", "pong").err
+    assert "Did you mean 'stem worker'?" in stem.run("wroker").err
+    assert "Did you mean 'stem worker ping'?" in stem.run("worker", "pong").err
 
 
 @pytest.mark.parametrize("command", ["ping", "inspect", "stats", "status"])

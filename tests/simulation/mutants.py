@@ -338,10 +338,8 @@ MUTANTS: dict[str, Mutant] = {
     "acknowledge before the retry is published": Mutant(
         ("G18",), ((retry_publisher.RetryPublisher, "put", publish_last),), "kills", seed=175
     ),
-    "endings are not looked up": Mutant(
-        ("G3", "G19"), ((intake.Intake, "_was_recorded", always(False)),), "kills", seed=1256
-    ),
-    "endings are looked up once": Mutant(("G3", "G19"), ((past.Past, "is_stale", always(False)),), seed=1372),
+    "endings are not looked up": Mutant(("G3", "G19"), ((intake, "is_over", always(False)),), "kills", seed=1689),
+    "endings are looked up once": Mutant(("G3", "G19"), ((past.Past, "is_stale", always(False)),), seed=10048),
     "command carried out twice": Mutant(("G14",), ((admission.Admission, "judge", obey_again),)),
     "stale command obeyed": Mutant(("G14",), ((admission.Admission, "time_left", always(60.0)),), "suspensions"),
     "command judged by the worker's clock": Mutant(
