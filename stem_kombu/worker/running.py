@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds within which signals to stop are one order: terminals, supervisors and wrappers send the same one twice.
 SAME_ORDER = 1.0
+#: Seconds between two moments in which the main thread is awake: Python runs signal handlers in that thread alone, and a
+#: signal that the system hands to another thread does not wake it.
+_LOOK = 0.5
 #: Seconds that tasks get to end when a thread of their worker can't go on.
 _LEAVE_TIMEOUT = 10.0
 
@@ -196,7 +199,7 @@ def run_until_stopped(
             ) from error
         if not stopped().is_set():
             ready()
-        while not stopped().wait(3600.0):
+        while not stopped().wait(_LOOK):
             pass
     finally:
         sys.setswitchinterval(turn)
