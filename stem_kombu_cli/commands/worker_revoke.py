@@ -12,7 +12,7 @@ from stem_kombu.backends.registry import open_backend
 from stem_kombu.clock import isoformat
 from stem_kombu.control.client import ControlClient
 from stem_kombu.control.reports import RevokeReport
-from stem_kombu.control.standings import Standing, TaskStanding, standings
+from stem_kombu.control.task_standings import Standing, TaskStanding, standings
 from stem_kombu.errors import ConfigurationError, StoreError
 from stem_kombu.revocation import Revocation
 from stem_kombu.settings import Settings
