@@ -22,7 +22,9 @@ from fuzz.mutation import mutated
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.signed_beats import signed_beat, verified_beat
 from stem_kombu.broker import names
-from stem_kombu.broker.encoding import (
+from stem_kombu.control.codec import encode_command, encode_reply
+from stem_kombu.control.messages import Call, Command, Inspect, Order, Ping, Reply, Revoke
+from stem_kombu.messages.encoding import (
     CONTENT_ENCODING,
     CONTENT_TYPE,
     HEADER_SIGNATURE_V1,
@@ -30,9 +32,7 @@ from stem_kombu.broker.encoding import (
     Envelope,
     encode_task,
 )
-from stem_kombu.broker.task_signatures import task_signer, task_verifier
-from stem_kombu.control.codec import encode_command, encode_reply
-from stem_kombu.control.messages import Call, Command, Inspect, Order, Ping, Reply, Revoke
+from stem_kombu.messages.signatures import task_signer, task_verifier
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.configuration import open_keyring

@@ -61,7 +61,7 @@ WALLS = [
             (
                 *BROKER_LIBRARIES,
                 "billiard",
-                *(f"stem_kombu.{other}" for other in ("broker", "control", "execution", "worker")),
+                *(f"stem_kombu.{other}" for other in ("broker", "messages", "control", "execution", "worker")),
             ),
             "a store is a store to an operator's command too",
         )
@@ -73,7 +73,7 @@ WALLS = [
         "stem_kombu.signing",
         tuple(
             f"stem_kombu.{room}"
-            for room in ("app", "backends", "broker", "control", "drivers", "execution", "stores", "worker")
+            for room in ("app", "backends", "broker", "messages", "control", "drivers", "execution", "stores", "worker")
         ),
         "keys and signatures know bytes, not who says them",
     ),
@@ -81,6 +81,11 @@ WALLS = [
         "stem_kombu.monitoring",
         ("stem_kombu.execution", "stem_kombu.worker", "stem_kombu.stores", "stem_kombu.backends"),
         "monitors see what WorkerView shows",
+    ),
+    (
+        "stem_kombu.messages",
+        tuple(f"stem_kombu.{other}" for other in ("control", "execution", "worker", "stores", "backends", "app")),
+        "a message is read and written without a broker",
     ),
     (
         "stem_kombu.broker",
@@ -91,7 +96,7 @@ WALLS = [
         "stem_kombu.execution",
         (
             *BROKER_LIBRARIES,
-            *(f"stem_kombu.{other}" for other in ("broker", "stores", "backends", "drivers", "worker")),
+            *(f"stem_kombu.{other}" for other in ("broker", "messages", "stores", "backends", "drivers", "worker")),
         ),
         "an executor speaks to its pipe and to its caller",
     ),
@@ -104,6 +109,7 @@ KNOWN_ONLY_TO = [
         BROKER_LIBRARIES,
         (
             "stem_kombu.broker",
+            "stem_kombu.messages",
             *(f"stem_kombu.control.{name}" for name in ("mailbox", "listener", "ear", "outbox", "stream")),
             "stem_kombu.worker",
             "stem_kombu.monitoring.face",
@@ -301,7 +307,9 @@ def test_a_child_loads_nothing_that_speaks_to_a_broker_or_a_store() -> None:
         if name in modules():
             parents = [name.rpartition(".")[0]] if "." in name else []
             unseen += parents + [found.target for found in modules()[name].imports if found.when == "load"]
-    rooms = tuple(f"stem_kombu.{room}" for room in ("broker", "stores", "backends", "control", "worker", "drivers"))
+    rooms = tuple(
+        f"stem_kombu.{room}" for room in ("broker", "messages", "stores", "backends", "control", "worker", "drivers")
+    )
     assert [
         name for name in sorted(loaded) if within(name, *rooms, *BROKER_LIBRARIES, "redis", "psycopg2", "sqlite3")
     ] == []

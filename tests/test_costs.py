@@ -24,8 +24,6 @@ from typing import Any
 import pytest
 
 from stem_kombu.broker import names
-from stem_kombu.broker.delivery import decode_delivery
-from stem_kombu.broker.encoding import encode_task
 from stem_kombu.clock import SYSTEM
 from stem_kombu.context import TaskContext
 from stem_kombu.control.codec import decode_command, decode_reply, encode_command, encode_reply
@@ -33,6 +31,8 @@ from stem_kombu.control.messages import Command, Ping, Reply, Revoke
 from stem_kombu.control.reception import Reception
 from stem_kombu.execution import child, frames
 from stem_kombu.execution.handlers import Ending, Outcome
+from stem_kombu.messages.decoding import decode_delivery
+from stem_kombu.messages.encoding import encode_task
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.task import TaskMessage

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from stem_kombu.broker.alarms import is_blocked
 from stem_kombu.broker.connections import release
-from stem_kombu.broker.encoding import HEADER_HEADERS, Envelope
 from stem_kombu.broker.failures import described, shown_url
 from stem_kombu.broker.queues import declared_task_queue
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerError, BrokerUnavailable, ConfigurationError
+from stem_kombu.messages.encoding import HEADER_HEADERS, Envelope
 
 if TYPE_CHECKING:
     from kombu import Connection

@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from stem_kombu.broker.connections import CONNECT_TIMEOUT, backoff, broker_connection, connect
-from stem_kombu.broker.encoding import Envelope, encode_task
 from stem_kombu.broker.failures import broker_errors
 from stem_kombu.broker.lines import ConfirmingLine, Line, Parcel, Patience
 from stem_kombu.broker.names import checked_queue_name
-from stem_kombu.broker.resending import resent
-from stem_kombu.broker.task_signatures import task_signer
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.drivers import forking
 from stem_kombu.errors import BrokerBlocked, BrokerError, BrokerRefused, BrokerUnavailable
+from stem_kombu.messages.encoding import Envelope, encode_task
+from stem_kombu.messages.resending import resent
+from stem_kombu.messages.signatures import task_signer
 from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage
 

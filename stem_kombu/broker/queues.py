@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from stem_kombu.broker.connections import release
 from stem_kombu.broker.names import task_queue
-from stem_kombu.broker.resending import mark_consumed
+from stem_kombu.messages.resending import mark_consumed
 
 if TYPE_CHECKING:
     from kombu import Connection, Consumer, Queue
@@ -32,7 +32,7 @@ class Source(Protocol):
 
 class TaskConsumers:
     """Kombu's consumers of a channel, one for each queue: on most transports a message does not say which queue it lay in,
-    so each consumer marks what it receives (:func:`~stem_kombu.broker.resending.consumed_queue`).
+    so each consumer marks what it receives (:func:`~stem_kombu.messages.resending.consumed_queue`).
     """
 
     def __init__(self, channel: Any, queues: Iterable[Queue], arrived: Callable[[Any], None]) -> None:

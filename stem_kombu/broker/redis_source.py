@@ -22,9 +22,9 @@ from stem_kombu.broker.names import unreadable_queue_name
 from stem_kombu.broker.redis_siblings import SiblingWatch, unread_lists
 from stem_kombu.broker.redis_sweep import NO_MESSAGE, Sweeper
 from stem_kombu.broker.redis_watch import QueueWatch, Turns
-from stem_kombu.broker.resending import mark_consumed
-from stem_kombu.broker.typed_json import load_typed
 from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.messages.kombu_json import load_typed
+from stem_kombu.messages.resending import mark_consumed
 
 if TYPE_CHECKING:
     from kombu import Connection

@@ -16,7 +16,6 @@ from stem_kombu.broker.amqp_mail import AmqpMail, open_amqp_mail
 from stem_kombu.broker.connections import SLICE, connect
 from stem_kombu.broker.failures import broker_errors, shown_url
 from stem_kombu.broker.redis_mail import body_in, limit_waits, open_redis_inbox
-from stem_kombu.broker.unpacking import bound
 from stem_kombu.clock import Clock
 from stem_kombu.control.codec import LARGEST_REPLY, decode_reply
 from stem_kombu.control.complaints import Complaints
@@ -31,6 +30,7 @@ from stem_kombu.control.lines import (
 )
 from stem_kombu.control.messages import Reply
 from stem_kombu.errors import BadMessage, BrokerError
+from stem_kombu.messages.decompression import bound
 from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
 from stem_kombu.signing.seal import REPLY, unsealed
 

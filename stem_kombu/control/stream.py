@@ -14,13 +14,13 @@ from stem_kombu.broker import names
 from stem_kombu.broker.abilities import abilities_of
 from stem_kombu.broker.connections import SLICE, connect
 from stem_kombu.broker.failures import broker_errors, shown_url
-from stem_kombu.broker.unpacking import bound
 from stem_kombu.clock import Clock
 from stem_kombu.control.codec import LARGEST_COMMAND
 from stem_kombu.control.complaints import Complaints
 from stem_kombu.control.lines import acknowledges, body_of, drain, hang_up, line
 from stem_kombu.control.trust import NO_KEYS, Trust
 from stem_kombu.errors import BroadcastUnsupported
+from stem_kombu.messages.decompression import bound
 
 if TYPE_CHECKING:
     from kombu import Connection

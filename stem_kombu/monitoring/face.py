@@ -19,13 +19,13 @@ from stem_kombu.background import Background
 from stem_kombu.broker.connections import connect, drop_idle, release
 from stem_kombu.broker.failures import shown_url
 from stem_kombu.broker.outages import Outage
-from stem_kombu.broker.unpacking import bound
 from stem_kombu.clock import Clock
 from stem_kombu.control.base import WorkerView
 from stem_kombu.control.codec import LARGEST_COMMAND
 from stem_kombu.control.complaints import Complaints
 from stem_kombu.control.lines import drain
 from stem_kombu.errors import BadMessage
+from stem_kombu.messages.decompression import bound
 from stem_kombu.monitoring.events import FREQUENCY, Events, node_name
 from stem_kombu.monitoring.panel import Panel, Revoke
 from stem_kombu.monitoring.switchboard import REPLY_EXCHANGE, Switchboard

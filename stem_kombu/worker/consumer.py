@@ -17,14 +17,14 @@ from kombu import Connection
 from stem_kombu.background import Background
 from stem_kombu.broker.amqp_source import AmqpSource
 from stem_kombu.broker.connections import connect, pulse
-from stem_kombu.broker.encoding import LARGEST_BODY
 from stem_kombu.broker.failures import refusal, shown_url
 from stem_kombu.broker.outages import Outage
 from stem_kombu.broker.queues import TaskConsumers, declared_task_queue, forsake, give_back
 from stem_kombu.broker.redis_source import RedisSource, open_redis_source
-from stem_kombu.broker.unpacking import bound
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerError, BrokerRefused
+from stem_kombu.messages.decompression import bound
+from stem_kombu.messages.encoding import LARGEST_BODY
 from stem_kombu.wake import WakePipe
 from stem_kombu.worker.finished import Finished
 from stem_kombu.worker.inflight import Delivery, InFlight

@@ -12,12 +12,12 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from stem_kombu.backends.base import TaskStates
-from stem_kombu.broker.delivery import UNKNOWN_NAME, UnreadableTask, decode_delivery
 from stem_kombu.broker.names import unreadable_queue_name
-from stem_kombu.broker.resending import body_of, consumed_queue, put_aside, said_id
 from stem_kombu.clock import Clock
 from stem_kombu.control.complaints import Complaints
 from stem_kombu.errors import ControlError, TaskNotRegistered
+from stem_kombu.messages.decoding import UNKNOWN_NAME, UnreadableTask, decode_delivery
+from stem_kombu.messages.resending import body_of, consumed_queue, put_aside, said_id
 from stem_kombu.outcome import TaskError, TaskRecord
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.signing.keyring import Untrusted

@@ -27,7 +27,6 @@ from stem_kombu.broker.janitor import Janitor
 from stem_kombu.broker.leases import open_leasing
 from stem_kombu.broker.names import checked_queue_name
 from stem_kombu.broker.producer import open_resender
-from stem_kombu.broker.task_signatures import task_verifier
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.base import WorkerIdentity
 from stem_kombu.control.listener import ControlListener
@@ -39,6 +38,7 @@ from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
 from stem_kombu.execution.child_setup import ChildOptions
 from stem_kombu.execution.router import Executors
 from stem_kombu.logs import LogSetup
+from stem_kombu.messages.signatures import task_verifier
 from stem_kombu.monitoring.face import DRIVERS as FACE_DRIVERS
 from stem_kombu.monitoring.face import Face
 from stem_kombu.processors import usable_processors

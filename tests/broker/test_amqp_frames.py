@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stem_kombu.broker.amqp_frames import AmqpFrames
-from stem_kombu.broker.encoding import encode_task
+from stem_kombu.messages.encoding import encode_task
 from stem_kombu.task import TaskMessage
 
 DELIVER, CANCEL_OK = (60, 60), (60, 31)

@@ -18,9 +18,9 @@ from kombu import Producer
 from kombu.message import Message
 
 from stem_kombu.broker import names
-from stem_kombu.broker.delivery import decode_delivery
-from stem_kombu.broker.encoding import DEEPEST_NESTING, LARGEST_BODY, encode_task
 from stem_kombu.errors import BadMessage
+from stem_kombu.messages.decoding import decode_delivery
+from stem_kombu.messages.encoding import DEEPEST_NESTING, LARGEST_BODY, encode_task
 from stem_kombu.task import CeleryOrigin, TaskMessage
 from tests.broker.receiving import Inbox, connected
 

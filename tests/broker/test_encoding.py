@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu.message import Message
 
-from stem_kombu.broker.delivery import decode_delivery
-from stem_kombu.broker.encoding import DEEPEST_NESTING, LARGEST_BODY, encode_task
 from stem_kombu.clock import from_epoch
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.messages.decoding import decode_delivery
+from stem_kombu.messages.encoding import DEEPEST_NESTING, LARGEST_BODY, encode_task
 from stem_kombu.task import CeleryOrigin, TaskMessage
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=timezone.utc)

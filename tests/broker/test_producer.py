@@ -18,11 +18,11 @@ from kombu import Queue
 from stem_kombu import Stem
 from stem_kombu.broker import names
 from stem_kombu.broker.connections import open_connection, pump
-from stem_kombu.broker.delivery import decode_delivery
 from stem_kombu.broker.producer import TaskProducer, open_producer
 from stem_kombu.broker.queues import declared_task_queue
 from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import BrokerUnavailable, ConfigurationError
+from stem_kombu.messages.decoding import decode_delivery
 from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage
 from stem_kombu.testing.proxy import TcpProxy

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stem_kombu.broker.connections import connect, open_connection
-from stem_kombu.broker.encoding import encode_task
 from stem_kombu.broker.redis_source import RedisSource, open_redis_source
 from stem_kombu.broker.redis_sweep import BETWEEN
 from stem_kombu.errors import BrokerError
+from stem_kombu.messages.encoding import encode_task
 from stem_kombu.task import TaskMessage
 from stem_kombu.testing.proxy import TcpProxy
 

@@ -13,13 +13,13 @@ import redis
 from kombu import Exchange, Queue
 
 from stem_kombu.broker import names
-from stem_kombu.broker.delivery import decode_delivery
-from stem_kombu.broker.encoding import encode_task
 from stem_kombu.broker.leases import open_leasing
 from stem_kombu.broker.producer import TaskProducer
 from stem_kombu.broker.redis_source import RedisSource, open_redis_source
 from stem_kombu.broker.redis_sweep import BETWEEN
 from stem_kombu.clock import SYSTEM, Clock, SystemClock
+from stem_kombu.messages.decoding import decode_delivery
+from stem_kombu.messages.encoding import encode_task
 from stem_kombu.task import TaskMessage
 from stem_kombu.testing.proxy import TcpProxy
 from tests.broker.receiving import Inbox, child, connected

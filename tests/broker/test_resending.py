@@ -15,13 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stem_kombu.broker.connections import connect, open_connection, release
-from stem_kombu.broker.delivery import decode_delivery
-from stem_kombu.broker.encoding import LARGEST_BODY
 from stem_kombu.broker.producer import TaskProducer, open_producer, open_resender
 from stem_kombu.broker.queues import TaskConsumers, declared_task_queue
 from stem_kombu.broker.redis_source import open_redis_source
-from stem_kombu.broker.unpacking import bound
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.messages.decoding import decode_delivery
+from stem_kombu.messages.decompression import bound
+from stem_kombu.messages.encoding import LARGEST_BODY
 from stem_kombu.settings import Settings
 from stem_kombu.task import Original, TaskMessage
 from tests.waiting import eventually

@@ -15,12 +15,12 @@ from kombu import Queue
 from stem_kombu import Stem
 from stem_kombu.broker import names
 from stem_kombu.broker.connections import open_connection
-from stem_kombu.broker.delivery import decode_delivery
-from stem_kombu.broker.encoding import Envelope, encode_task
 from stem_kombu.broker.lines import CHUNK, Line, Parcel, Patience
 from stem_kombu.broker.producer import TaskProducer
 from stem_kombu.broker.redis_line import queue_text
 from stem_kombu.errors import BrokerUnavailable, ConfigurationError
+from stem_kombu.messages.decoding import decode_delivery
+from stem_kombu.messages.encoding import Envelope, encode_task
 from stem_kombu.outcome import TaskState
 from stem_kombu.redaction import ShortRepr
 from stem_kombu.task import TaskMessage

@@ -7,8 +7,8 @@ import os
 from typing import Any
 
 from stem_kombu.app import Stem
-from stem_kombu.broker.resending import consumed_queue
 from stem_kombu.context import TaskContext
+from stem_kombu.messages.resending import consumed_queue
 from stem_kombu.worker import worker as worker_module
 from stem_kombu.worker.intake import Intake
 

@@ -20,14 +20,14 @@ import pytest
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.stored import parsed_record
 from stem_kombu.broker.connections import open_connection
-from stem_kombu.broker.delivery import decode_delivery
 from stem_kombu.broker.redis_source import message_of
-from stem_kombu.broker.unpacking import TooMuch, bound, unpacked
 from stem_kombu.clock import parse_isoformat
 from stem_kombu.control.codec import decode_command, decode_reply
 from stem_kombu.control.reports import Report, WorkerReply
 from stem_kombu.errors import BadMessage, ConfigurationError, StoreCorrupt
 from stem_kombu.execution.frames import FrameReader, ProtocolFault, Ready, Started, encode
+from stem_kombu.messages.decoding import decode_delivery
+from stem_kombu.messages.decompression import TooMuch, bound, unpacked
 from stem_kombu.monitoring.switchboard import Switchboard
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.stores import redis as redis_store

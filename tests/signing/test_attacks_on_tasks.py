@@ -14,10 +14,10 @@ import redis
 
 from stem_kombu.app import Stem
 from stem_kombu.broker.connections import broker_connection
-from stem_kombu.broker.encoding import HEADER_SIGNATURE_V1, HEADER_SIGNATURE_V2, Envelope
 from stem_kombu.broker.producer import TaskProducer
-from stem_kombu.broker.task_signatures import TASK, TASK_V1, task_signer
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.messages.encoding import HEADER_SIGNATURE_V1, HEADER_SIGNATURE_V2, Envelope
+from stem_kombu.messages.signatures import TASK, TASK_V1, task_signer
 from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.keyring import Untrusted
 from stem_kombu.task import TaskMessage
@@ -187,7 +187,7 @@ def test_a_header_that_nobody_signed_does_not_reach_the_handler(scene: Scene) ->
 
 
 def test_in_a_migration_unsigned_tasks_run_and_forged_ones_do_not(scene: Scene) -> None:
-    from stem_kombu.broker.task_signatures import task_verifier
+    from stem_kombu.messages.signatures import task_verifier
     from stem_kombu.signing.configuration import open_keyring
 
     settings = replace(FLEET, tasks="sign")
@@ -226,7 +226,7 @@ class Raw:
     ],
 )
 def test_a_signature_of_0_1_0_counts_where_the_settings_accept_it(tasks: str, v1: str | None, said: bool | str) -> None:
-    from stem_kombu.broker.task_signatures import task_verifier
+    from stem_kombu.messages.signatures import task_verifier
     from stem_kombu.signing.configuration import open_keyring
 
     settings = replace(FLEET, tasks=tasks, tasks_v1=v1)
@@ -257,7 +257,7 @@ def test_tasks_are_signed_for_workers_of_0_1_0_as_well_until_that_is_switched_of
 def test_a_worker_signs_the_next_attempt_only_of_what_was_signed(signed: bool) -> None:
     """In a migration (``sign``) unsigned tasks run: a worker's signature under their retries would let them in where tasks
     must be signed."""
-    from stem_kombu.broker.delivery import decode_delivery
+    from stem_kombu.messages.decoding import decode_delivery
 
     producer = TaskProducer(lambda: pytest.fail("it connects"), sign=OPS)
     arrived = decode_delivery(Raw(OPS("q", PLAIN) if signed else PLAIN), signed=signed)

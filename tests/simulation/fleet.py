@@ -15,7 +15,6 @@ import stem_kombu.wake
 from stem_kombu import background
 from stem_kombu.backends.processes import Presence
 from stem_kombu.broker import connections, outages, queues
-from stem_kombu.broker.resending import resent
 from stem_kombu.context import TaskContext, TaskReleased, TaskRevoked
 from stem_kombu.control import base, lanes, listener, lookout, mailboxes, outbox, question
 from stem_kombu.control import client as client_module
@@ -40,6 +39,7 @@ from stem_kombu.execution import (
 )
 from stem_kombu.execution.base import Job
 from stem_kombu.hooks import HookTable
+from stem_kombu.messages.resending import resent
 from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache

@@ -12,7 +12,7 @@ import pytest
 from stem_kombu.app import Stem
 from stem_kombu.broker.connections import connect, open_connection
 from stem_kombu.broker.queues import declared_task_queue
-from stem_kombu.broker.resending import consumed_queue
+from stem_kombu.messages.resending import consumed_queue
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.settings import Settings
 from stem_kombu.worker import worker as worker_module

@@ -17,10 +17,10 @@ import redis
 from stem_kombu.app import Stem
 from stem_kombu.broker.connections import connect, open_connection
 from stem_kombu.broker.dead_letters import has_dead_letters
-from stem_kombu.broker.encoding import LARGEST_BODY
 from stem_kombu.broker.names import unreadable_queue_name
 from stem_kombu.clock import SYSTEM, isoformat
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.messages.encoding import LARGEST_BODY
 from stem_kombu.outcome import TaskRecord, TaskState
 from tests.waiting import eventually
 from tests.worker.conftest import WorkerMaker

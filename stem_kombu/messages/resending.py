@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from stem_kombu.broker.encoding import (
+from stem_kombu.broker.names import unreadable_queue_name
+from stem_kombu.clock import isoformat
+from stem_kombu.messages.encoding import (
     CONTENT_ENCODING,
     CONTENT_TYPE,
     HEADER_ETA,
@@ -18,8 +20,6 @@ from stem_kombu.broker.encoding import (
     HEADER_SIGNATURE_V2,
     Envelope,
 )
-from stem_kombu.broker.names import unreadable_queue_name
-from stem_kombu.clock import isoformat
 from stem_kombu.revocation import CONTROL_CHARACTER, TASK_ID_LIMIT
 from stem_kombu.task import Original, TaskMessage
 

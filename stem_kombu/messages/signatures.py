@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from stem_kombu.broker.encoding import (
+from stem_kombu.messages.encoding import (
     HEADER_ENQUEUED_AT,
     HEADER_ETA,
     HEADER_HEADERS,
@@ -23,7 +23,7 @@ from stem_kombu.broker.encoding import (
     HEADER_SIGNATURE_V2,
     Envelope,
 )
-from stem_kombu.broker.resending import body_of, consumed_queue, original_of
+from stem_kombu.messages.resending import body_of, consumed_queue, original_of
 from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.configuration import ACCEPT, OFF, REQUIRE, open_keyring, task_signing, task_signing_v1
 from stem_kombu.signing.keyring import Keyring, Scope, Untrusted

@@ -1,6 +1,6 @@
 """A task as bytes: Celery's message protocol 2 in JSON, with Stem's own facts in headers that begin with ``stem-``.
 
-The same text is what a Celery worker executes and what :mod:`stem_kombu.broker.delivery` reads back. Values that JSON
+The same text is what a Celery worker executes and what :mod:`stem_kombu.messages.decoding` reads back. Values that JSON
 lacks but Celery's JSON has (dates, times, decimals, UUIDs, bytes) travel in Celery's way. Source of the shape: Celery's
 documentation, *Message Protocol, version 2*; ``timelimit`` is ``[hard, soft]`` on the wire.
 """
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from stem_kombu.broker.typed_json import load_typed
 from stem_kombu.clock import isoformat
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.messages.kombu_json import load_typed
 from stem_kombu.redaction import ShortRepr
 from stem_kombu.task import CeleryOrigin, TaskMessage
 
@@ -37,7 +37,7 @@ HEADER_MAX_RETRIES = "stem-max-retries"
 HEADER_HEADERS = "stem-headers"
 #: Seconds since the epoch; the embedded broker keeps the message until then, others leave that to the worker.
 HEADER_ETA = "stem-eta"
-#: What :mod:`stem_kombu.broker.task_signatures` writes.
+#: What :mod:`stem_kombu.messages.signatures` writes.
 HEADER_SIGNATURE_V1, HEADER_SIGNATURE_V2 = "stem-signature", "stem-signature-2"
 
 #: Headers of the protocol; all others are the sender's own and reach the handler as ``ctx.headers``.

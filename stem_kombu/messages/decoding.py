@@ -1,6 +1,6 @@
 """An incoming message as a :class:`~stem_kombu.task.TaskMessage`: the door at which a broker's bytes are decoded, once.
 
-Accepted are Celery's protocol 2 and Stem's own messages, which are the same (see :mod:`stem_kombu.broker.encoding`), in
+Accepted are Celery's protocol 2 and Stem's own messages, which are the same (see :mod:`stem_kombu.messages.encoding`), in
 JSON only: nothing here unpickles. What can't be read raises :class:`~stem_kombu.errors.BadMessage` with the reason.
 """
 
@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from stem_kombu.broker.canvas import celery_origin
-from stem_kombu.broker.encoding import (
+from stem_kombu.durations import LONGEST
+from stem_kombu.errors import BadMessage, ConfigurationError
+from stem_kombu.messages.celery_canvas import celery_origin
+from stem_kombu.messages.encoding import (
     CONTENT_TYPE,
     DEEPEST_NESTING,
     HEADER_ENQUEUED_AT,
@@ -25,10 +27,8 @@ from stem_kombu.broker.encoding import (
     PROTOCOL_HEADERS,
     nesting,
 )
-from stem_kombu.broker.resending import body_of, consumed_queue, original_of
-from stem_kombu.broker.typed_json import load_typed
-from stem_kombu.durations import LONGEST
-from stem_kombu.errors import BadMessage, ConfigurationError
+from stem_kombu.messages.kombu_json import load_typed
+from stem_kombu.messages.resending import body_of, consumed_queue, original_of
 from stem_kombu.revocation import checked_task_id
 from stem_kombu.task import MOST_RETRIES, TaskMessage
 

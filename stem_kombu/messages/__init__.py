@@ -1,0 +1,1 @@
+"""Task messages: encoding, decoding, signatures, and what is sent again."""
