@@ -22,7 +22,7 @@ from typing import Any
 
 from kombu import Connection, Consumer, Producer, Queue
 
-TRANSPORT = "stem_kombu.broker.embedded:Transport"
+TRANSPORT = "stem_kombu.transports.sqlite.registration:Transport"
 
 
 def produce(url: str, first: int, count: int, ready: Any) -> None:

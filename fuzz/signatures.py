@@ -21,7 +21,6 @@ from typing import Any
 from fuzz.mutation import mutated
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.signed_beats import signed_beat, verified_beat
-from stem_kombu.broker import names
 from stem_kombu.control.codec import encode_command, encode_reply
 from stem_kombu.control.messages import Call, Command, Inspect, Order, Ping, Reply, Revoke
 from stem_kombu.messages.encoding import (
@@ -40,6 +39,7 @@ from stem_kombu.signing.keyring import Keyring, Untrusted
 from stem_kombu.signing.proofs import proven, signed_drafts
 from stem_kombu.signing.seal import COMMAND, REPLY, signature_of, unsealed
 from stem_kombu.task import TaskMessage
+from stem_kombu.transports import names
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 _HMAC = SigningSettings(

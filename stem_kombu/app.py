@@ -27,9 +27,9 @@ from stem_kombu.task_handle import TaskHandle
 
 if TYPE_CHECKING:
     from stem_kombu.backends.base import Backend
-    from stem_kombu.broker.producer import TaskProducer
     from stem_kombu.result import AsyncResult
     from stem_kombu.stores.base import RevokeStore
+    from stem_kombu.transports.producer import TaskProducer
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -303,7 +303,7 @@ class Stem(Hooked):
     def producer(self) -> TaskProducer:
         """What sends messages, opened on first use and safe to use from several threads."""
         if self._producer is None:
-            from stem_kombu.broker.producer import open_producer
+            from stem_kombu.transports.producer import open_producer
 
             with self._lock:
                 if self._producer is None:

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 _TABLE = "kombu.transport"
-_SCHEME, _TRANSPORT = "sqlite", "stem_kombu.broker.embedded:Transport"
+_SCHEME, _TRANSPORT = "sqlite", "stem_kombu.transports.sqlite.registration:Transport"
 
 
 def register() -> None:

@@ -61,7 +61,7 @@ WALLS = [
             (
                 *BROKER_LIBRARIES,
                 "billiard",
-                *(f"stem_kombu.{other}" for other in ("broker", "messages", "control", "execution", "worker")),
+                *(f"stem_kombu.{other}" for other in ("transports", "messages", "control", "execution", "worker")),
             ),
             "a store is a store to an operator's command too",
         )
@@ -73,7 +73,17 @@ WALLS = [
         "stem_kombu.signing",
         tuple(
             f"stem_kombu.{room}"
-            for room in ("app", "backends", "broker", "messages", "control", "drivers", "execution", "stores", "worker")
+            for room in (
+                "app",
+                "backends",
+                "transports",
+                "messages",
+                "control",
+                "drivers",
+                "execution",
+                "stores",
+                "worker",
+            )
         ),
         "keys and signatures know bytes, not who says them",
     ),
@@ -88,7 +98,7 @@ WALLS = [
         "a message is read and written without a broker",
     ),
     (
-        "stem_kombu.broker",
+        "stem_kombu.transports",
         tuple(f"stem_kombu.{other}" for other in ("control", "execution", "worker", "stores", "backends", "app")),
         "imports go down",
     ),
@@ -96,7 +106,7 @@ WALLS = [
         "stem_kombu.execution",
         (
             *BROKER_LIBRARIES,
-            *(f"stem_kombu.{other}" for other in ("broker", "messages", "stores", "backends", "drivers", "worker")),
+            *(f"stem_kombu.{other}" for other in ("transports", "messages", "stores", "backends", "drivers", "worker")),
         ),
         "an executor speaks to its pipe and to its caller",
     ),
@@ -108,7 +118,7 @@ KNOWN_ONLY_TO = [
     (
         BROKER_LIBRARIES,
         (
-            "stem_kombu.broker",
+            "stem_kombu.transports",
             "stem_kombu.messages",
             *(f"stem_kombu.control.{name}" for name in ("mailbox", "listener", "ear", "outbox", "stream")),
             "stem_kombu.worker",
@@ -130,12 +140,17 @@ KNOWN_ONLY_TO = [
     ),
     (
         ("sqlite3",),
-        ("stem_kombu.drivers", "stem_kombu.stores.sqlite", "stem_kombu.backends.sqlite", "stem_kombu.broker.embedded"),
+        (
+            "stem_kombu.drivers",
+            "stem_kombu.stores.sqlite",
+            "stem_kombu.backends.sqlite",
+            "stem_kombu.transports.sqlite",
+        ),
     ),
     # Broker: leases and the sweep of bindings work beside Kombu, on documented keys, over a client of our own.
     (
         ("redis",),
-        ("stem_kombu.drivers.redis", "stem_kombu.stores.redis", "stem_kombu.backends.redis", "stem_kombu.broker"),
+        ("stem_kombu.drivers.redis", "stem_kombu.stores.redis", "stem_kombu.backends.redis", "stem_kombu.transports"),
     ),
     (("cryptography",), ("stem_kombu.signing.algorithms",)),
     (("stem_kombu.testing",), ("stem_kombu.testing",)),
@@ -269,7 +284,7 @@ def mentions(module: Module, names: set[str]) -> list[str]:
 
 
 def test_the_walls_are_tested_on_something() -> None:
-    assert {"stem_kombu.settings", "stem_kombu.execution.child", "stem_kombu.broker.names"} <= set(modules())
+    assert {"stem_kombu.settings", "stem_kombu.execution.child", "stem_kombu.transports.names"} <= set(modules())
     seen = {found.target for module in modules().values() for found in module.imports}
     assert {"kombu", "billiard", "redis", "psycopg2", "sqlite3"} <= {target.split(".")[0] for target in seen}
 
@@ -308,7 +323,8 @@ def test_a_child_loads_nothing_that_speaks_to_a_broker_or_a_store() -> None:
             parents = [name.rpartition(".")[0]] if "." in name else []
             unseen += parents + [found.target for found in modules()[name].imports if found.when == "load"]
     rooms = tuple(
-        f"stem_kombu.{room}" for room in ("broker", "messages", "stores", "backends", "control", "worker", "drivers")
+        f"stem_kombu.{room}"
+        for room in ("transports", "messages", "stores", "backends", "control", "worker", "drivers")
     )
     assert [
         name for name in sorted(loaded) if within(name, *rooms, *BROKER_LIBRARIES, "redis", "psycopg2", "sqlite3")

@@ -23,7 +23,6 @@ from typing import Any
 
 import pytest
 
-from stem_kombu.broker import names
 from stem_kombu.clock import SYSTEM
 from stem_kombu.context import TaskContext
 from stem_kombu.control.codec import decode_command, decode_reply, encode_command, encode_reply
@@ -36,6 +35,7 @@ from stem_kombu.messages.encoding import encode_task
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.task import TaskMessage
+from stem_kombu.transports import names
 from tests.control.fleet import FakeWorker, identity
 
 CALL_OF_C = 10

@@ -94,7 +94,7 @@ sys.meta_path.insert(0, Absent())
             f"import kombu; kombu.Connection({scheme + '://'!r}).transport"
             for scheme in ("redis", "rediss", "amqp", "amqps")
         ),
-        "from stem_kombu.broker.connections import open_connection; open_connection('sqlite:////tmp/absent.db').transport",
+        "from stem_kombu.transports.connections import open_connection; open_connection('sqlite:////tmp/absent.db').transport",
         *(f"from stem_kombu.stores import {module}" for module in ("redis", "postgres", "sqlite", "file", "memory")),
         "from stem_kombu_cli.main import main; main(['worker', 'start', '--help'])",
         "from stem_kombu_cli.main import main; main(['demo', '--help'])",

@@ -12,7 +12,6 @@ from benchmarks.figures import Figure, Findings, ratio
 from benchmarks.lab import BROKERS, Lab, stem_worker
 from benchmarks.rows.ping import WORKERS, milliseconds
 from stem_kombu import ControlClient
-from stem_kombu.broker import names
 from stem_kombu.control.codec import encode_command
 from stem_kombu.control.messages import Command, Ping
 from stem_kombu.revocation import RevocationDraft, merge
@@ -21,6 +20,7 @@ from stem_kombu.signing.configuration import open_keyring
 from stem_kombu.signing.keyring import Keyring
 from stem_kombu.signing.proofs import proven, signed_drafts
 from stem_kombu.signing.seal import COMMAND, sealed, unsealed
+from stem_kombu.transports import names
 
 CALLS = 3_000
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)

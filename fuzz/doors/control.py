@@ -12,8 +12,6 @@ from typing import Any
 from fuzz.oracle import Refused, asked, holds, is_json, same
 from stem_kombu.backends.beats import BeatReader, beat_text
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
-from stem_kombu.broker import names
-from stem_kombu.broker.redis_mail import body_in
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.admission import Admission, Verdict
 from stem_kombu.control.census import Census
@@ -23,6 +21,8 @@ from stem_kombu.control.messages import Call, Command, Inspect, Order, Ping, Rep
 from stem_kombu.control.reports import Report, WorkerStatus
 from stem_kombu.errors import BadMessage
 from stem_kombu.revocation import Revocation
+from stem_kombu.transports import names
+from stem_kombu.transports.redis.control import body_in
 from stem_kombu_cli.commands import worker_call, worker_inspect, worker_ping, worker_revoke, worker_stats, worker_status
 from stem_kombu_cli.commands.asking import readable_part
 

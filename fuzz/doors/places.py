@@ -10,13 +10,13 @@ from pathlib import Path
 
 from fuzz.oracle import Finding, Refused, asked, holds
 from stem_kombu.backends.registry import open_backend, open_roster
-from stem_kombu.broker.connections import open_connection
-from stem_kombu.broker.names import namespace_part
 from stem_kombu.durations import LONGEST, format_duration, parse_duration
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import Settings
 from stem_kombu.stores.registry import open_revoke_store
+from stem_kombu.transports.connections import open_connection
+from stem_kombu.transports.names import namespace_part
 from stem_kombu.urls import file_path, sqlite_path
 
 SECRET = "hunter2-0e1f"

@@ -10,17 +10,17 @@ from functools import lru_cache
 from typing import Any
 
 from fuzz.oracle import Refused, asked, holds, is_json, same
-from stem_kombu.broker.connections import open_connection
-from stem_kombu.broker.embedded.messages import UNREADABLE, Delivery, Envelope
-from stem_kombu.broker.lines import Parcel
-from stem_kombu.broker.redis_line import queue_text
-from stem_kombu.broker.redis_source import NO_MESSAGE, message_of
 from stem_kombu.errors import BadMessage, ConfigurationError
 from stem_kombu.messages.decoding import decode_delivery
 from stem_kombu.messages.encoding import encode_task
 from stem_kombu.messages.resending import resent
 from stem_kombu.outcome import Ending, Outcome, TaskError
 from stem_kombu.task import MOST_RETRIES, CeleryOrigin, TaskMessage, TaskOptions
+from stem_kombu.transports.connections import open_connection
+from stem_kombu.transports.publisher import Parcel
+from stem_kombu.transports.redis.consumer import NO_MESSAGE, message_of
+from stem_kombu.transports.redis.publisher import queue_text
+from stem_kombu.transports.sqlite.messages import UNREADABLE, Delivery, Envelope
 from stem_kombu.worker.settlement import expiry, refused, settle
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)

@@ -18,10 +18,6 @@ from celery.worker.request import Request
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.background import Background
-from stem_kombu.broker.connections import broker_connection
-from stem_kombu.broker.depths import QueueDepths
-from stem_kombu.broker.failures import shown_url
-from stem_kombu.broker.leases import open_leasing
 from stem_kombu.celery import revoked
 from stem_kombu.celery.board import Board
 from stem_kombu.celery.control import THROUGH_CELERY
@@ -42,6 +38,10 @@ from stem_kombu.settings import Settings
 from stem_kombu.signing.configuration import REQUIRE, task_signing
 from stem_kombu.signing.keyring import Scope
 from stem_kombu.stores.registry import open_revoke_store
+from stem_kombu.transports.connections import broker_connection
+from stem_kombu.transports.errors import shown_url
+from stem_kombu.transports.leases import open_leasing
+from stem_kombu.transports.queue_depths import QueueDepths
 from stem_kombu.worker.heartbeats import Heartbeats, beat_of
 from stem_kombu.worker.hydration import Hydration
 from stem_kombu.worker.totals import Totals

@@ -14,10 +14,10 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet  # before Python 3.11 it is not the built-in one
 from dataclasses import dataclass, field
 
-from stem_kombu.broker.connections import backoff
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import StemError, StoreError
 from stem_kombu.revocation import RevocationDraft
+from stem_kombu.transports.connections import backoff
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from celery.worker import state
 
-from stem_kombu.broker.embedded.topology import topic_matches
 from stem_kombu.celery.board import Board
 from stem_kombu.clock import Clock
 from stem_kombu.control.base import (
@@ -25,6 +24,7 @@ from stem_kombu.redaction import mask_url
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.settings import Settings
+from stem_kombu.transports.sqlite.topology import topic_matches
 from stem_kombu.worker.heartbeats import load_avg, rss_bytes
 from stem_kombu.worker.hydration import Hydration
 from stem_kombu.worker.totals import Totals

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
-from stem_kombu.broker.names import is_reply_name
 from stem_kombu.clock import isoformat, parse_isoformat
 from stem_kombu.control.messages import Call, Command, Inspect, Order, Ping, Reply, ReplyError, Revoke, Stats
 from stem_kombu.errors import BadMessage
 from stem_kombu.revocation import Revocation
 from stem_kombu.signing.keyring import LONGEST_SIGNATURE, Keyring
 from stem_kombu.signing.seal import COMMAND, REPLY, sealed
+from stem_kombu.transports.names import is_reply_name
 
 T = TypeVar("T")
 

@@ -13,17 +13,17 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from stem_kombu.broker import names
-from stem_kombu.broker.alarms import is_blocked
-from stem_kombu.broker.amqp_mail import AmqpMail, open_amqp_mail
-from stem_kombu.broker.connections import SLICE, connect, drop_idle, pulse
-from stem_kombu.broker.redis_mail import RedisHearing, body_in, open_redis_hearing
 from stem_kombu.clock import Clock
 from stem_kombu.control.codec import LARGEST_COMMAND
 from stem_kombu.control.lines import acknowledges, body_of, drain, hang_up, line, loop_body, looped_token
 from stem_kombu.control.outbox import Speaker
 from stem_kombu.errors import BrokerError, BrokerUnavailable
 from stem_kombu.messages.decompression import bound
+from stem_kombu.transports import names
+from stem_kombu.transports.alarms import is_blocked
+from stem_kombu.transports.amqp.control import AmqpMail, open_amqp_mail
+from stem_kombu.transports.connections import SLICE, connect, drop_idle, pulse
+from stem_kombu.transports.redis.control import RedisHearing, body_in, open_redis_hearing
 from stem_kombu.wake import WakePipe, wait_readable
 
 _PREFETCH = 16

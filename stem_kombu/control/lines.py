@@ -12,9 +12,9 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from stem_kombu.broker.amqp_mail import AmqpMail
-from stem_kombu.broker.connections import SLICE, pulse, release
 from stem_kombu.clock import Clock
+from stem_kombu.transports.amqp.control import AmqpMail
+from stem_kombu.transports.connections import SLICE, pulse, release
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def hang_up(
 
     On Redis closing waits for the blocking read that is under way, a tenth of a second or two. ``say(body)`` sends a
     message to an inbox that this connection consumes: when that has been read, no read is under way. ``patience`` as in
-    :func:`~stem_kombu.broker.connections.release`.
+    :func:`~stem_kombu.transports.connections.release`.
     """
     try:
         if say is not None and connection.connected and connection.transport.driver_type == "redis":

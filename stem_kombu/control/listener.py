@@ -13,10 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.background import Background
-from stem_kombu.broker import names
-from stem_kombu.broker.abilities import abilities_of
-from stem_kombu.broker.failures import refusal, shown_url
-from stem_kombu.broker.outages import Outage
 from stem_kombu.clock import Clock
 from stem_kombu.control.admission import Admission
 from stem_kombu.control.base import WorkerView
@@ -25,6 +21,10 @@ from stem_kombu.control.outbox import Outbox
 from stem_kombu.control.reception import Reception
 from stem_kombu.control.trust import Trust
 from stem_kombu.errors import BrokerRefused, BrokerUnavailable
+from stem_kombu.transports import names
+from stem_kombu.transports.capabilities import abilities_of
+from stem_kombu.transports.errors import refusal, shown_url
+from stem_kombu.transports.outages import Outage
 from stem_kombu.wake import WakePipe
 
 if TYPE_CHECKING:

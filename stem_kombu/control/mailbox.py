@@ -10,12 +10,6 @@ import secrets
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from stem_kombu.broker import names
-from stem_kombu.broker.abilities import Abilities, abilities_of
-from stem_kombu.broker.amqp_mail import AmqpMail, open_amqp_mail
-from stem_kombu.broker.connections import SLICE, connect
-from stem_kombu.broker.failures import broker_errors, shown_url
-from stem_kombu.broker.redis_mail import body_in, limit_waits, open_redis_inbox
 from stem_kombu.clock import Clock
 from stem_kombu.control.codec import LARGEST_REPLY, decode_reply
 from stem_kombu.control.complaints import Complaints
@@ -33,6 +27,12 @@ from stem_kombu.errors import BadMessage, BrokerError
 from stem_kombu.messages.decompression import bound
 from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
 from stem_kombu.signing.seal import REPLY, unsealed
+from stem_kombu.transports import names
+from stem_kombu.transports.amqp.control import AmqpMail, open_amqp_mail
+from stem_kombu.transports.capabilities import Abilities, abilities_of
+from stem_kombu.transports.connections import SLICE, connect
+from stem_kombu.transports.errors import broker_errors, shown_url
+from stem_kombu.transports.redis.control import body_in, limit_waits, open_redis_inbox
 
 if TYPE_CHECKING:
     from kombu import Connection

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from stem_kombu.broker.connections import broker_connection
 from stem_kombu.clock import Clock
 from stem_kombu.control.mailbox import Mailbox
 from stem_kombu.drivers import forking
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.settings import Settings
 from stem_kombu.signing.keyring import Keyring
+from stem_kombu.transports.connections import broker_connection
 
 #: Idle mailboxes that are kept.
 _KEPT = 4

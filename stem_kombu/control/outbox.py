@@ -13,16 +13,16 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.backends.heartbeat import Heartbeat
-from stem_kombu.broker import names
-from stem_kombu.broker.alarms import is_blocked
-from stem_kombu.broker.amqp_mail import AmqpMail, open_amqp_mail
-from stem_kombu.broker.connections import connect, drop_idle, pulse
-from stem_kombu.broker.failures import broker_errors, shown_url
-from stem_kombu.broker.outages import Outage
-from stem_kombu.broker.redis_mail import RedisPost
 from stem_kombu.clock import Clock
 from stem_kombu.control.lines import CONTENT_TYPE, ENCODING, hang_up, line, say
 from stem_kombu.errors import BrokerError
+from stem_kombu.transports import names
+from stem_kombu.transports.alarms import is_blocked
+from stem_kombu.transports.amqp.control import AmqpMail, open_amqp_mail
+from stem_kombu.transports.connections import connect, drop_idle, pulse
+from stem_kombu.transports.errors import broker_errors, shown_url
+from stem_kombu.transports.outages import Outage
+from stem_kombu.transports.redis.control import RedisPost
 
 if TYPE_CHECKING:
     from kombu import Connection

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from stem_kombu.broker.names import is_reply_name
 from stem_kombu.clock import Clock
 from stem_kombu.control.admission import Admission, Verdict
 from stem_kombu.control.base import WorkerView
@@ -24,6 +23,7 @@ from stem_kombu.control.trust import NO_KEYS, Trust
 from stem_kombu.errors import BadMessage
 from stem_kombu.signing.keyring import Untrusted
 from stem_kombu.signing.seal import digest_of, signature_of
+from stem_kombu.transports.names import is_reply_name
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
-from stem_kombu.broker import names
-from stem_kombu.broker.abilities import abilities_of
-from stem_kombu.broker.connections import SLICE, connect
-from stem_kombu.broker.failures import broker_errors, shown_url
 from stem_kombu.clock import Clock
 from stem_kombu.control.codec import LARGEST_COMMAND
 from stem_kombu.control.complaints import Complaints
@@ -21,6 +17,10 @@ from stem_kombu.control.lines import acknowledges, body_of, drain, hang_up, line
 from stem_kombu.control.trust import NO_KEYS, Trust
 from stem_kombu.errors import BroadcastUnsupported
 from stem_kombu.messages.decompression import bound
+from stem_kombu.transports import names
+from stem_kombu.transports.capabilities import abilities_of
+from stem_kombu.transports.connections import SLICE, connect
+from stem_kombu.transports.errors import broker_errors, shown_url
 
 if TYPE_CHECKING:
     from kombu import Connection

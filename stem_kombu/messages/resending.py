@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from stem_kombu.broker.names import unreadable_queue_name
 from stem_kombu.clock import isoformat
 from stem_kombu.messages.encoding import (
     CONTENT_ENCODING,
@@ -22,6 +21,7 @@ from stem_kombu.messages.encoding import (
 )
 from stem_kombu.revocation import CONTROL_CHARACTER, TASK_ID_LIMIT
 from stem_kombu.task import Original, TaskMessage
+from stem_kombu.transports.names import unreadable_queue_name
 
 #: The attribute of a Kombu message that names the queue it was consumed from.
 _CONSUMED_QUEUE = "stem_consumed_queue"

@@ -16,9 +16,6 @@ from kombu.exceptions import KombuError
 from kombu.pidbox import Mailbox
 
 from stem_kombu.background import Background
-from stem_kombu.broker.connections import connect, drop_idle, release
-from stem_kombu.broker.failures import shown_url
-from stem_kombu.broker.outages import Outage
 from stem_kombu.clock import Clock
 from stem_kombu.control.base import WorkerView
 from stem_kombu.control.codec import LARGEST_COMMAND
@@ -29,6 +26,9 @@ from stem_kombu.messages.decompression import bound
 from stem_kombu.monitoring.events import FREQUENCY, Events, node_name
 from stem_kombu.monitoring.panel import Panel, Revoke
 from stem_kombu.monitoring.switchboard import REPLY_EXCHANGE, Switchboard
+from stem_kombu.transports.connections import connect, drop_idle, release
+from stem_kombu.transports.errors import shown_url
+from stem_kombu.transports.outages import Outage
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """The connection that brings work: consume, hand over, and acknowledge what others have finished.
 
 A Kombu connection belongs to one thread. Whoever finishes a delivery leaves it with :meth:`Consumer.finish` and wakes
-that thread. Redis is read by scripts of ours (:mod:`stem_kombu.broker.redis_source`), RabbitMQ's messages are taken in as
-they arrive (:mod:`stem_kombu.broker.amqp_source`); a pipe wakes both at once. The others are drained in short slices.
+that thread. Redis is read by scripts of ours (:mod:`stem_kombu.transports.redis.consumer`), RabbitMQ's messages are taken in as
+they arrive (:mod:`stem_kombu.transports.amqp.consumer`); a pipe wakes both at once. The others are drained in short slices.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any
 from kombu import Connection
 
 from stem_kombu.background import Background
-from stem_kombu.broker.amqp_source import AmqpSource
-from stem_kombu.broker.connections import connect, pulse
-from stem_kombu.broker.failures import refusal, shown_url
-from stem_kombu.broker.outages import Outage
-from stem_kombu.broker.queues import TaskConsumers, declared_task_queue, forsake, give_back
-from stem_kombu.broker.redis_source import RedisSource, open_redis_source
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerError, BrokerRefused
 from stem_kombu.messages.decompression import bound
 from stem_kombu.messages.encoding import LARGEST_BODY
+from stem_kombu.transports.amqp.consumer import AmqpSource
+from stem_kombu.transports.connections import connect, pulse
+from stem_kombu.transports.errors import refusal, shown_url
+from stem_kombu.transports.outages import Outage
+from stem_kombu.transports.queues import TaskConsumers, declared_task_queue, forsake, give_back
+from stem_kombu.transports.redis.consumer import RedisSource, open_redis_source
 from stem_kombu.wake import WakePipe
 from stem_kombu.worker.finished import Finished
 from stem_kombu.worker.inflight import Delivery, InFlight

@@ -14,14 +14,14 @@ from datetime import timedelta
 from itertools import islice
 
 from stem_kombu.background import Background
-from stem_kombu.broker.connections import backoff
-from stem_kombu.broker.outages import Outage
 from stem_kombu.clock import Clock
 from stem_kombu.control.base import RevocationFacts, SetBack
 from stem_kombu.errors import ConfigurationError, StoreError, StoreRefused, StoreUnavailable
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.stores.base import Glance, RevokeStore
+from stem_kombu.transports.connections import backoff
+from stem_kombu.transports.outages import Outage
 from stem_kombu.worker.history import LARGE_SAMPLE, History
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from stem_kombu.backends.base import TaskStates
-from stem_kombu.broker.names import unreadable_queue_name
 from stem_kombu.clock import Clock
 from stem_kombu.control.complaints import Complaints
 from stem_kombu.errors import ControlError, TaskNotRegistered
@@ -22,6 +21,7 @@ from stem_kombu.outcome import TaskError, TaskRecord
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.signing.keyring import Untrusted
 from stem_kombu.task import Task, TaskMessage, TaskRegistry
+from stem_kombu.transports.names import unreadable_queue_name
 from stem_kombu.worker.holds import Holds
 from stem_kombu.worker.inflight import Delivery, InFlight, Phase
 from stem_kombu.worker.lost_workers import LostWorkers, lost_with

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from stem_kombu.background import Background
-from stem_kombu.broker.leases import Leasing
-from stem_kombu.broker.outages import Outage
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerError
+from stem_kombu.transports.leases import Leasing
+from stem_kombu.transports.outages import Outage
 from stem_kombu.worker.inflight import Delivery, InFlight
 
 logger = logging.getLogger(__name__)

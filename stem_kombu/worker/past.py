@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from stem_kombu.backends.base import TaskStates
-from stem_kombu.broker.outages import Outage
 from stem_kombu.clock import Clock
 from stem_kombu.errors import StoreError
 from stem_kombu.outcome import TaskRecord, TaskState, sent_later
 from stem_kombu.task import TaskMessage
+from stem_kombu.transports.outages import Outage
 
 #: Seconds after which what was told of a task that waits here is looked at once more before it starts: another message of the
 #: task may have run meanwhile, here or elsewhere.

@@ -13,11 +13,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from stem_kombu.background import Background
-from stem_kombu.broker.connections import backoff
-from stem_kombu.broker.outages import Outage
 from stem_kombu.clock import Clock
 from stem_kombu.errors import StoreUnavailable
 from stem_kombu.outcome import TaskRecord
+from stem_kombu.transports.connections import backoff
+from stem_kombu.transports.outages import Outage
 from stem_kombu.worker.inflight import InFlight
 from stem_kombu.worker.set_aside import Entry, SetAside
 from stem_kombu.worker.settlement import Settlement, Then, not_storable

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from stem_kombu.background import Background
-from stem_kombu.broker.connections import backoff
-from stem_kombu.broker.outages import Outage
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerError, ConfigurationError
 from stem_kombu.task import TaskMessage
+from stem_kombu.transports.connections import backoff
+from stem_kombu.transports.outages import Outage
 from stem_kombu.worker.inflight import InFlight
 from stem_kombu.worker.set_aside import Entry, SetAside
 from stem_kombu.worker.settlement import Settlement, Then, unsendable

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stem_kombu.broker.leases import EMBEDDED_DRIVER
 from stem_kombu.clock import Clock
 from stem_kombu.revocation_cache import RevocationCache
+from stem_kombu.transports.leases import EMBEDDED_DRIVER
 
 if TYPE_CHECKING:
     from kombu import Connection

@@ -18,15 +18,6 @@ from stem_kombu.backends.celery_results import open_celery_results
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.background import watched_by
-from stem_kombu.broker.connections import broker_connection
-from stem_kombu.broker.dead_letters import has_dead_letters
-from stem_kombu.broker.depths import QueueDepths
-from stem_kombu.broker.existing import beside
-from stem_kombu.broker.failures import shown_url
-from stem_kombu.broker.janitor import Janitor
-from stem_kombu.broker.leases import open_leasing
-from stem_kombu.broker.names import checked_queue_name
-from stem_kombu.broker.producer import open_resender
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.base import WorkerIdentity
 from stem_kombu.control.listener import ControlListener
@@ -46,6 +37,15 @@ from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.settings import Settings
 from stem_kombu.signing.keyring import Scope
 from stem_kombu.task import Mode
+from stem_kombu.transports.connections import broker_connection
+from stem_kombu.transports.dead_letters import has_dead_letters
+from stem_kombu.transports.errors import shown_url
+from stem_kombu.transports.existing import beside
+from stem_kombu.transports.leases import open_leasing
+from stem_kombu.transports.names import checked_queue_name
+from stem_kombu.transports.producer import open_resender
+from stem_kombu.transports.queue_depths import QueueDepths
+from stem_kombu.transports.redis.janitor import Janitor
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.credit import Credit, Load
 from stem_kombu.worker.heartbeats import Heartbeats, beat_of

@@ -143,10 +143,10 @@ def _tried(component: str, check: Callable[[], Check]) -> Check:
 
 
 def _broker(settings: Settings) -> Check:
-    from stem_kombu.broker.alarms import takes_messages
-    from stem_kombu.broker.connections import broker_connection, connect, release
-    from stem_kombu.broker.failures import broker_errors, described
-    from stem_kombu.broker.redis_siblings import unread_lists_of
+    from stem_kombu.transports.alarms import takes_messages
+    from stem_kombu.transports.connections import broker_connection, connect, release
+    from stem_kombu.transports.errors import broker_errors, described
+    from stem_kombu.transports.redis.siblings import unread_lists_of
 
     connection: Any = broker_connection(settings)
     try:

@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 import click
 
 from stem_kombu.backends.heartbeat import Heartbeat
-from stem_kombu.broker.connections import backoff
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client import ControlClient
 from stem_kombu.control.messages import matches
@@ -16,6 +15,7 @@ from stem_kombu.control.reports import SCHEMA, StatusReport, WorkerStatus
 from stem_kombu.control.stream import HeartbeatStream
 from stem_kombu.errors import BrokerUnavailable
 from stem_kombu.settings import Settings
+from stem_kombu.transports.connections import backoff
 from stem_kombu_cli import exit_codes, render
 from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import (

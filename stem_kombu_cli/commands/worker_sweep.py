@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from stem_kombu.broker.connections import broker_connection
-from stem_kombu.broker.failures import shown_url
-from stem_kombu.broker.giving_back import GivenBack, give_back_held
 from stem_kombu.errors import StoreError
 from stem_kombu.settings import Settings
+from stem_kombu.transports.connections import broker_connection
+from stem_kombu.transports.errors import shown_url
+from stem_kombu.transports.giving_back import GivenBack, give_back_held
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.options import DURATION, output_options, place_options, places_of, wants_json
 from stem_kombu_cli.render import emit, note, print_json, span

@@ -12,9 +12,9 @@ import pytest
 from celery import Celery
 
 from stem_kombu.backends.registry import open_roster
-from stem_kombu.broker.connections import broker_connection
 from stem_kombu.celery import install, settings_of
 from stem_kombu.settings import Settings, TlsSettings
+from stem_kombu.transports.connections import broker_connection
 
 
 def settings(conf: dict[str, Any], environ: dict[str, str] | None = None, **given: Any) -> Settings:

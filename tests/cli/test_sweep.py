@@ -9,7 +9,7 @@ import pytest
 import redis
 from celery import Celery
 
-from stem_kombu.broker.redis_sweep import BETWEEN
+from stem_kombu.transports.redis.recovery import BETWEEN
 from tests.cli.program import Program
 from tests.waiting import eventually
 

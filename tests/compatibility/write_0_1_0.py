@@ -41,7 +41,6 @@ _spec.loader.exec_module(dumps)
 from stem_kombu import Stem  # noqa: E402
 from stem_kombu.backends.heartbeat import Heartbeat  # noqa: E402
 from stem_kombu.backends.registry import open_backend  # noqa: E402
-from stem_kombu.broker.names import reply_name  # noqa: E402
 from stem_kombu.control import codec  # noqa: E402
 from stem_kombu.control.messages import Call, Command, Inspect, Ping, Reply, ReplyError, Revoke, Stats  # noqa: E402
 from stem_kombu.outcome import TaskError, TaskRecord, TaskState  # noqa: E402
@@ -49,6 +48,7 @@ from stem_kombu.revocation import RevocationDraft  # noqa: E402
 from stem_kombu.settings import Settings  # noqa: E402
 from stem_kombu.signing.proofs import signed_drafts  # noqa: E402
 from stem_kombu.stores.registry import open_revoke_store  # noqa: E402
+from stem_kombu.transports.names import reply_name  # noqa: E402
 
 WHEN = datetime(2026, 11, 28, 12, 0, 0, 123456, tzinfo=timezone.utc)
 TEN_YEARS = 10 * 365 * 86400.0

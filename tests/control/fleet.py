@@ -12,7 +12,6 @@ from typing import Any
 
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.memory import MemoryBackend
-from stem_kombu.broker.connections import open_connection
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.base import (
     InFlightTask,
@@ -28,6 +27,7 @@ from stem_kombu.control.listener import ControlListener
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
 from stem_kombu.settings import Settings
+from stem_kombu.transports.connections import open_connection
 
 _numbers = itertools.count(1)
 HELD = RevocationFacts(count=0, revision=0, synced_ago=0.1)

@@ -21,12 +21,12 @@ from urllib.parse import urlsplit, urlunsplit
 
 from stem_kombu.app import Stem
 from stem_kombu.backends.registry import open_backend
-from stem_kombu.broker import embedded
 from stem_kombu.control.client import ControlClient
 from stem_kombu.errors import StemError
 from stem_kombu.settings import Settings
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.testing.proxy import TcpProxy
+from stem_kombu.transports.sqlite import registration as embedded
 from tests.faults import notes
 from tests.faults.command import HALT
 from tests.faults.history import Bounds, Event, History

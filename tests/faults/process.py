@@ -13,8 +13,8 @@ from importlib import import_module
 
 from kombu import Connection
 
-from stem_kombu.broker.connections import open_connection
 from stem_kombu.settings import Settings
+from stem_kombu.transports.connections import open_connection
 from stem_kombu.worker.worker import Worker
 
 #: Redis gives messages back that nobody renews for so long: soon enough for a test, and more than a busy machine takes

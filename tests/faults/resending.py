@@ -10,9 +10,9 @@ from typing import Any
 
 import kombu
 
-from stem_kombu.broker.connections import connect, open_connection
-from stem_kombu.broker.queues import declared_task_queue
 from stem_kombu.clock import SYSTEM, isoformat
+from stem_kombu.transports.connections import connect, open_connection
+from stem_kombu.transports.queues import declared_task_queue
 from tests.faults.report import Target
 from tests.faults.routed import NOTED
 from tests.waiting import eventually

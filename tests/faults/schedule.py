@@ -17,11 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stem_kombu.broker.connections import open_connection
 from stem_kombu.control.reports import Report
 from stem_kombu.errors import StemError
 from stem_kombu.revocation import RevocationDraft
 from stem_kombu.stores.registry import open_revoke_store
+from stem_kombu.transports.connections import open_connection
 from tests.faults.command import HALT, STEPS
 from tests.faults.fleet import BOUNDS, NAMES, STACKS, SYNC, Counts, Fleet, Servers, be_quiet, wait_ready
 from tests.faults.history import Event, History

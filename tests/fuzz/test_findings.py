@@ -19,8 +19,6 @@ import pytest
 
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.stored import parsed_record
-from stem_kombu.broker.connections import open_connection
-from stem_kombu.broker.redis_source import message_of
 from stem_kombu.clock import parse_isoformat
 from stem_kombu.control.codec import decode_command, decode_reply
 from stem_kombu.control.reports import Report, WorkerReply
@@ -35,6 +33,8 @@ from stem_kombu.stores import sqlite as sqlite_store
 from stem_kombu.stores.batch import proofs_of
 from stem_kombu.stores.file import FileRevokeStore
 from stem_kombu.stores.registry import open_revoke_store
+from stem_kombu.transports.connections import open_connection
+from stem_kombu.transports.redis.consumer import message_of
 from stem_kombu.urls import file_path, sqlite_path
 from stem_kombu_cli.commands import worker_ping, worker_stats
 from stem_kombu_cli.commands.asking import readable_part

@@ -13,9 +13,9 @@ import pytest
 from celery import Celery
 from kombu import Connection, Exchange, Producer
 
-from stem_kombu.broker import names
-from stem_kombu.broker.connections import connect, open_connection
 from stem_kombu.drivers.redis import RedisDatabase
+from stem_kombu.transports import names
+from stem_kombu.transports.connections import connect, open_connection
 from tests.cli.program import Program, WorkerProcess
 from tests.hostile.bombs import ENVELOPES, MIB, Bomb, bombs
 from tests.waiting import eventually

@@ -16,12 +16,12 @@ import pytest
 from celery import Celery
 
 from stem_kombu.backends.registry import open_backend, open_roster
-from stem_kombu.broker.connections import connect, open_connection
 from stem_kombu.errors import StemError
 from stem_kombu.settings import Settings
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.testing.gates import Gate
 from stem_kombu.testing.ports import free_port
+from stem_kombu.transports.connections import connect, open_connection
 from tests.cli.program import Done, Program
 from tests.waiting import eventually
 

@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from stem_kombu.broker import embedded
 from stem_kombu.testing.proxy import TcpProxy
+from stem_kombu.transports.sqlite import registration as embedded
 from tests.servers.pgbouncer import PgBouncerServer
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import Reaper, ServerMissing, ServerProcess

@@ -304,7 +304,7 @@ MUTANTS = [
     ),
     Mutant(
         "a worker signs the next attempt of whatever came",
-        "stem_kombu/broker/producer.py",
+        "stem_kombu/transports/producer.py",
         "signs = self._sign if original is None or original.signed else None",
         "signs = self._sign",
         TASKS,

@@ -15,7 +15,6 @@ import pytest
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_backend
 from stem_kombu.backends.signed_beats import signed_beat
-from stem_kombu.broker.connections import open_connection
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client import ControlClient
 from stem_kombu.control.codec import encode_reply
@@ -25,6 +24,7 @@ from stem_kombu.control.outbox import Outbox
 from stem_kombu.control.reports import Report
 from stem_kombu.signing.keyring import Keyring
 from stem_kombu.signing.seal import digest_of, sealed, signature_of
+from stem_kombu.transports.connections import open_connection
 from stem_kombu.wake import WakePipe
 from stem_kombu.worker.worker import Worker
 from tests.servers.redis import RedisServer

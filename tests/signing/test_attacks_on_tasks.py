@@ -13,8 +13,6 @@ import pytest
 import redis
 
 from stem_kombu.app import Stem
-from stem_kombu.broker.connections import broker_connection
-from stem_kombu.broker.producer import TaskProducer
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.messages.encoding import HEADER_SIGNATURE_V1, HEADER_SIGNATURE_V2, Envelope
 from stem_kombu.messages.signatures import TASK, TASK_V1, task_signer
@@ -22,6 +20,8 @@ from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.keyring import Untrusted
 from stem_kombu.task import TaskMessage
 from stem_kombu.testing.gates import Gate
+from stem_kombu.transports.connections import broker_connection
+from stem_kombu.transports.producer import TaskProducer
 from tests.servers.redis import RedisServer
 from tests.signing.keys import hmac_keys, shared
 from tests.signing.scene import FLEET, FLEET_SCOPES, Scene, operator

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from stem_kombu.broker import names
 from stem_kombu.clock import Clock
 from stem_kombu.control.codec import decode_reply
 from stem_kombu.control.messages import Reply
 from stem_kombu.errors import BadMessage, BrokerError, BrokerUnavailable
+from stem_kombu.transports import names
 from tests.faults.history import Event
 from tests.simulation.kernel import KERNEL
 from tests.simulation.services import Broker, Message
@@ -127,7 +127,7 @@ class TaskConnection:
 
 
 class TaskConsumers:
-    """:class:`stem_kombu.broker.queues.TaskConsumers` on a task connection."""
+    """:class:`stem_kombu.transports.queues.TaskConsumers` on a task connection."""
 
     def __init__(self, channel: TaskConnection, queues: Sequence[Any], arrived: Callable[[Message], None]) -> None:
         self._channel = channel
@@ -144,7 +144,7 @@ class TaskConsumers:
 
 
 class Source:
-    """:class:`stem_kombu.broker.redis_source.RedisSource`: bursts of messages under leases."""
+    """:class:`stem_kombu.transports.redis.consumer.RedisSource`: bursts of messages under leases."""
 
     sweep_interval = 1.0
     gather = 0.0005
@@ -197,7 +197,7 @@ class Source:
 
 
 class PushedSource(Source):
-    """:class:`stem_kombu.broker.amqp_source.AmqpSource`: messages that the broker pushes, up to the prefetch count."""
+    """:class:`stem_kombu.transports.amqp.consumer.AmqpSource`: messages that the broker pushes, up to the prefetch count."""
 
     pushes = True
 

@@ -14,7 +14,6 @@ from typing import Any
 import stem_kombu.wake
 from stem_kombu import background
 from stem_kombu.backends.processes import Presence
-from stem_kombu.broker import connections, outages, queues
 from stem_kombu.context import TaskContext, TaskReleased, TaskRevoked
 from stem_kombu.control import base, lanes, listener, lookout, mailboxes, outbox, question
 from stem_kombu.control import client as client_module
@@ -45,6 +44,7 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.settings import Settings
 from stem_kombu.task import Task, TaskMessage, TaskOptions, TaskRegistry
+from stem_kombu.transports import connections, outages, queues
 from stem_kombu.worker import (
     claims,
     consumer,

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from stem_kombu.broker import outages
 from stem_kombu.control.admission import TOLERANCE
 from stem_kombu.control.client import ROSTER_SHARE
 from stem_kombu.errors import StemError
 from stem_kombu.messages.encoding import encode_task
 from stem_kombu.task import TaskMessage
+from stem_kombu.transports import outages
 from tests.faults.history import WORLD as WORLD_CLOCK
 from tests.faults.history import Bounds, Event, History
 from tests.faults.promises import check

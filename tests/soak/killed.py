@@ -13,8 +13,8 @@ from typing import Any
 
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_roster
-from stem_kombu.broker.connections import open_connection
-from stem_kombu.broker.janitor import sweep
+from stem_kombu.transports.connections import open_connection
+from stem_kombu.transports.redis.janitor import sweep
 from tests.servers.rabbitmq import RabbitServer
 from tests.soak.footprint import held_by
 from tests.soak.resources import ROOT, Soak, soaking
@@ -34,7 +34,7 @@ COMMANDS = (
 #: ``stem``, with queues of control that expire after so many seconds, where a test can't wait for a minute.
 SHORT = """
 import sys
-from stem_kombu.broker import names
+from stem_kombu.transports import names
 for function in (names.broadcast_queue, names.inbox_queue, names.reply_queue, names.heartbeat_queue, names.direct_queue):
     function.__kwdefaults__["expires"] = {expires}
 from stem_kombu_cli.main import main

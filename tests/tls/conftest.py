@@ -20,12 +20,12 @@ from stem_kombu.drivers.certificate import first_certificate
 from stem_kombu.drivers.handshake import Endpoint, shake_hands
 from stem_kombu.settings import TlsSettings
 from stem_kombu.testing.ports import free_port
-from tests.broker.receiving import Relay
 from tests.servers.papers import Pair, Papers, make_papers
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import Reaper, ServerProcess
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import RedisServer
+from tests.transports.receiving import Relay
 from tests.waiting import eventually
 
 

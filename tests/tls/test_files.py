@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stem_kombu.broker.connections import open_connection
 from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers.certificate import first_certificate, parse_certificate
 from stem_kombu.drivers.routes import cautions, routes
 from stem_kombu.drivers.tls import checked_tls
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.settings import Settings, TlsSettings
+from stem_kombu.transports.connections import open_connection
 from tests.servers.papers import Authority, Pair, Papers
 
 

@@ -8,8 +8,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from stem_kombu.broker.connections import connect, open_connection
-from stem_kombu.broker.tls import uses_tls
 from stem_kombu.drivers.postgres import PostgresDatabase
 from stem_kombu.drivers.redis import RedisDatabase
 from stem_kombu.drivers.schema import Schema
@@ -17,6 +15,8 @@ from stem_kombu.errors import BrokerUnavailable, ConfigurationError, StemError, 
 from stem_kombu.revocation import RevocationDraft
 from stem_kombu.settings import TlsSettings
 from stem_kombu.stores.registry import open_revoke_store
+from stem_kombu.transports.connections import connect, open_connection
+from stem_kombu.transports.tls import uses_tls
 from tests.servers.papers import Papers
 from tests.tls.conftest import TlsPostgres, TlsRabbit, TlsRedis, TlsSentinel
 

@@ -6,9 +6,9 @@ import logging
 
 import pytest
 
-from stem_kombu.broker import outages
-from stem_kombu.broker.outages import Outage, server_of
 from stem_kombu.clock import SYSTEM
+from stem_kombu.transports import outages
+from stem_kombu.transports.outages import Outage, server_of
 
 REFUSED = ConnectionRefusedError("[Errno 111] Connection refused")
 

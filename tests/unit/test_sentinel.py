@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from stem_kombu.broker.connections import open_connection
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.sentinel import SentinelAddress, sentinel_address
 from stem_kombu.settings import Settings
+from stem_kombu.transports.connections import open_connection
 
 PLACES = (("h1", 26379), ("h2", 26380))
 

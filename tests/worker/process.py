@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import sys
 
-from stem_kombu.broker.connections import open_connection
 from stem_kombu.settings import Settings
+from stem_kombu.transports.connections import open_connection
 from stem_kombu.worker.worker import Worker
 from tests.worker import apps
 

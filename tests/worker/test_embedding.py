@@ -12,12 +12,12 @@ import pytest
 from kombu import Connection, Consumer, Exchange, Queue
 
 from stem_kombu.app import Stem
-from stem_kombu.broker.embedded import register
 from stem_kombu.control.client import ControlClient
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.outcome import TaskState
 from stem_kombu.testing.gates import Gate
 from stem_kombu.testing.proxy import TcpProxy
+from stem_kombu.transports.sqlite.registration import register
 from stem_kombu.worker.worker import Worker
 from tests.waiting import eventually
 from tests.worker.conftest import WorkerMaker

@@ -17,9 +17,6 @@ from celery import Celery
 
 from stem_kombu.app import Stem
 from stem_kombu.backends.registry import open_backend, open_roster
-from stem_kombu.broker.connections import broker_connection
-from stem_kombu.broker.depths import QueueDepths
-from stem_kombu.broker.producer import open_producer
 from stem_kombu.celery.agent import Agent
 from stem_kombu.celery.board import Board
 from stem_kombu.clock import SYSTEM
@@ -35,6 +32,9 @@ from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.task import TaskMessage
 from stem_kombu.testing.ports import free_port
 from stem_kombu.testing.proxy import TcpProxy
+from stem_kombu.transports.connections import broker_connection
+from stem_kombu.transports.producer import open_producer
+from stem_kombu.transports.queue_depths import QueueDepths
 from stem_kombu.worker.totals import Totals
 from stem_kombu.worker.worker import Worker
 from tests.waiting import eventually

@@ -13,8 +13,6 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from stem_kombu.app import Stem
-from stem_kombu.broker.connections import open_connection
-from stem_kombu.broker.depths import QueueDepths
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client import ControlClient
 from stem_kombu.errors import StoreUnavailable, TaskFailed
@@ -25,6 +23,8 @@ from stem_kombu.stores.base import Glance, RevokeStore
 from stem_kombu.task import TaskMessage
 from stem_kombu.testing.gates import Gate
 from stem_kombu.testing.proxy import TcpProxy
+from stem_kombu.transports.connections import open_connection
+from stem_kombu.transports.queue_depths import QueueDepths
 from stem_kombu.worker.inflight import Delivery
 from stem_kombu.worker.past import TOLD_LATELY
 from stem_kombu.worker.settlement import Then

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from stem_kombu.app import Stem
-from stem_kombu.broker.connections import broker_connection
-from stem_kombu.broker.depths import QueueDepths
 from stem_kombu.clock import SYSTEM
+from stem_kombu.transports.connections import broker_connection
+from stem_kombu.transports.queue_depths import QueueDepths
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.inflight import InFlight
 from tests.waiting import consistently, eventually

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stem_kombu.backends.memory import MemoryBackend
-from stem_kombu.broker import outages
 from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import BrokerUnavailable, ConfigurationError, StoreError, StoreUnavailable
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.task import Task, TaskMessage
+from stem_kombu.transports import outages
 from stem_kombu.worker import record_writer, retry_publisher
 from stem_kombu.worker.inflight import Delivery, InFlight, Phase
 from stem_kombu.worker.recorder import Recorder

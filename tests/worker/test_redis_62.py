@@ -9,12 +9,12 @@ import pytest
 import redis
 
 from stem_kombu.app import Stem
-from stem_kombu.broker.connections import open_connection
 from stem_kombu.context import TaskContext
 from stem_kombu.control.client import ControlClient
 from stem_kombu.outcome import TaskState
 from stem_kombu.settings import Settings
 from stem_kombu.testing.gates import Gate
+from stem_kombu.transports.connections import open_connection
 from stem_kombu.worker.worker import Worker
 from tests.servers.redis import RedisServer
 from tests.waiting import eventually

@@ -10,11 +10,11 @@ import kombu
 import pytest
 
 from stem_kombu.app import Stem
-from stem_kombu.broker.connections import connect, open_connection
-from stem_kombu.broker.queues import declared_task_queue
 from stem_kombu.messages.resending import consumed_queue
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.settings import Settings
+from stem_kombu.transports.connections import connect, open_connection
+from stem_kombu.transports.queues import declared_task_queue
 from stem_kombu.worker import worker as worker_module
 from stem_kombu.worker.intake import Intake
 from stem_kombu.worker.worker import Worker

@@ -14,13 +14,13 @@ from amqp.exceptions import MessageNacked
 from kombu import Connection
 
 from stem_kombu.app import Stem
-from stem_kombu.broker.producer import open_producer
 from stem_kombu.control.client import ControlClient
 from stem_kombu.errors import BrokerBlocked
 from stem_kombu.outcome import TaskState
 from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage
 from stem_kombu.testing.gates import Gate
+from stem_kombu.transports.producer import open_producer
 from stem_kombu.worker.settlement import RESULT_NOT_STORABLE
 from stem_kombu.worker.worker import Worker
 from tests.servers.postgres import PostgresServer

@@ -15,13 +15,13 @@ import pytest
 import redis
 
 from stem_kombu.app import Stem
-from stem_kombu.broker.connections import connect, open_connection
-from stem_kombu.broker.dead_letters import has_dead_letters
-from stem_kombu.broker.names import unreadable_queue_name
 from stem_kombu.clock import SYSTEM, isoformat
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.messages.encoding import LARGEST_BODY
 from stem_kombu.outcome import TaskRecord, TaskState
+from stem_kombu.transports.connections import connect, open_connection
+from stem_kombu.transports.dead_letters import has_dead_letters
+from stem_kombu.transports.names import unreadable_queue_name
 from tests.waiting import eventually
 from tests.worker.conftest import WorkerMaker
 

@@ -1,0 +1,1 @@
+"""RabbitMQ, and other brokers of AMQP."""

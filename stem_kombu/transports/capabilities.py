@@ -1,0 +1,149 @@
+"""What a transport can really do: known of those that this project is tested on, else found out by trying.
+
+Kombu's ``supports_exchange_type("fanout")`` is wrong both ways: it says no for SQS with SNS, and yes for transports
+whose fanout ends at the process. So a transport that isn't known is made to send us a message. The answer is kept for
+the life of the process, by URL.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.errors import BroadcastUnsupported
+from stem_kombu.transports.connections import connect, pump, release
+from stem_kombu.transports.errors import broker_errors, shown_url
+from stem_kombu.transports.leases import EMBEDDED_DRIVER
+
+if TYPE_CHECKING:
+    from kombu import Connection
+
+#: Seconds in which a message to ourselves must have come back.
+PROBE_TIMEOUT = 2.0
+_RESEND_EVERY = 0.02
+_PROBE_EXPIRES = 10.0
+
+
+class LeaseKind(str, Enum):
+    """How leases are renewed."""
+
+    REDIS = "redis"
+    EMBEDDED = "embedded"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What was found out.
+
+    ``driver``: Kombu's driver type. ``fanout``: a broadcast reaches other connections. ``inbox``: a message addressed
+    to a queue by name through the default exchange reaches other connections. ``leases``: how messages are kept longer
+    than the visibility timeout. ``queue_expiry``: the broker removes queues that nobody uses.
+    ``needs_declare_before_reply``: whoever publishes into an expiring queue must declare it first, as the expiry is set
+    by the sender; on AMQP that must not be done, as it would bring a queue back whose owner has gone. ``hub``: Kombu's
+    event loop can run it. ``process_local``: nothing leaves this process.
+    """
+
+    driver: str
+    fanout: bool
+    inbox: bool
+    leases: LeaseKind
+    queue_expiry: bool
+    needs_declare_before_reply: bool
+    hub: bool
+    process_local: bool
+
+    def require_control(self, url: str) -> None:
+        """Raises :class:`~stem_kombu.errors.BroadcastUnsupported` when no command could reach a worker."""
+        if not self.fanout and not self.inbox:
+            raise BroadcastUnsupported(
+                f"broker {url}: transport {self.driver!r} delivers neither broadcasts nor messages to a named queue",
+                hint="use Redis, RabbitMQ or the embedded broker for control",
+            )
+
+
+#: By driver; a test probes each of them and finds the same.
+KNOWN = {
+    "redis": Abilities("redis", True, True, LeaseKind.REDIS, True, True, True, False),
+    "amqp": Abilities("amqp", True, True, LeaseKind.NONE, True, False, True, False),
+    EMBEDDED_DRIVER: Abilities(EMBEDDED_DRIVER, True, True, LeaseKind.EMBEDDED, True, True, False, False),
+}
+
+_known: dict[str, Abilities] = {}
+
+
+def abilities_of(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = PROBE_TIMEOUT) -> Abilities:
+    """What the transport of this connection can do; the first call for a URL of an unknown one probes it.
+
+    ``connection`` is a template: it is cloned, not used. Raises :class:`~stem_kombu.errors.BrokerUnavailable`.
+    """
+    if (tested := KNOWN.get(str(connection.transport.driver_type))) is not None:
+        return tested
+    key = f"{shown_url(connection)} {sorted((connection.transport_options or {}).items(), key=str)!r}"
+    if (known := _known.get(key)) is not None:
+        return known
+    # Without a lock, which a forked child could inherit from a thread that it does not have.
+    return _known.setdefault(key, probe(connection, clock=clock, timeout=timeout))
+
+
+def probe(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = PROBE_TIMEOUT) -> Abilities:
+    """What the transport of this connection can do, by trying; takes some 20 ms."""
+    driver = str(connection.transport.driver_type)
+    hearer, speaker = connection.clone(), connection.clone()
+    try:
+        connect(hearer)
+        connect(speaker)
+        said = bool(connection.supports_exchange_type("fanout"))
+        with broker_errors(hearer, "finding out what it can do"):
+            fanout = _arrives(hearer, speaker, "fanout", clock, timeout if said else timeout / 4)
+            inbox = _arrives(hearer, speaker, "direct", clock, timeout)
+            arguments: dict[str, Any] = hearer.default_channel.prepare_queue_arguments({}, expires=_PROBE_EXPIRES)
+    finally:
+        release(hearer)
+        release(speaker)
+    return Abilities(
+        driver=driver,
+        fanout=fanout,
+        inbox=inbox,
+        leases={"redis": LeaseKind.REDIS, EMBEDDED_DRIVER: LeaseKind.EMBEDDED}.get(driver, LeaseKind.NONE),
+        queue_expiry="x-expires" in (arguments or {}),
+        needs_declare_before_reply=driver != "amqp",
+        hub=bool(connection.transport.implements.asynchronous),
+        process_local=driver == "memory",
+    )
+
+
+def _arrives(hearer: Connection, speaker: Connection, kind: str, clock: Clock, timeout: float) -> bool:
+    """Whether a message from one connection reaches a queue of the other, through a fanout or the default exchange."""
+    from kombu import Consumer, Exchange, Producer, Queue
+
+    token = uuid.uuid4().hex[:16]
+    name = f"stem-probe-{token}"
+    # An exchange of its own, gone with its only queue: nothing of the probe stays at the broker.
+    exchange = Exchange(name if kind == "fanout" else "", type=kind, durable=True, auto_delete=True)
+    queue = Queue(name, exchange if kind == "fanout" else None, durable=True, auto_delete=True, expires=_PROBE_EXPIRES)
+    heard: list[Any] = []
+
+    def hear(message: Any) -> None:
+        message.ack()
+        heard.append(message)
+
+    channel = hearer.channel()
+    try:
+        with Consumer(channel, [queue], on_message=hear, accept=["json"]):
+            # A sender that has not declared the exchange takes it for a direct one (Kombu's virtual transports).
+            producer = Producer(speaker.default_channel, exchange, auto_declare=True)
+            deadline, send_at = clock.monotonic() + timeout, 0.0
+            while not heard and clock.monotonic() < deadline:
+                # Again and again: Kombu subscribes at the first drain, not before, and Redis keeps no broadcast.
+                if clock.monotonic() >= send_at:
+                    producer.publish({"token": token}, routing_key="" if kind == "fanout" else name)
+                    send_at = clock.monotonic() + _RESEND_EVERY
+                pump(hearer, min(0.02, timeout), clock=clock)
+        queue(channel).delete()
+    finally:
+        hearer.maybe_close_channel(channel)
+    return bool(heard)

@@ -1,0 +1,86 @@
+"""Whether a queue at RabbitMQ has a dead-letter exchange, so that what is rejected from it is kept.
+
+AMQP has no question for a queue's arguments. But a declaration that differs is refused with the first argument that does,
+and its value: with each answer the next declaration differs later, until it differs in the dead-letter exchange, or in
+nothing. A dead-letter exchange that a policy gives is not among a queue's arguments and can't be seen by a client.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, Any
+
+from stem_kombu.errors import BrokerError
+from stem_kombu.transports.connections import connect, release
+from stem_kombu.transports.errors import broker_errors
+
+if TYPE_CHECKING:
+    from kombu import Connection
+
+logger = logging.getLogger(__name__)
+
+_EXCHANGE = "x-dead-letter-exchange"
+_DIFFERS = re.compile(
+    r"inequivalent arg '(?P<name>[^']+)' for queue .* but current is "
+    r"(?:the value '(?P<value>.*)' of type '(?P<kind>[a-z]+)'|'(?P<plain>[^']*)'|none)",
+    re.DOTALL,
+)
+#: More arguments than a queue can have.
+_MOST_ANSWERS = 30
+
+
+def has_dead_letters(template: Connection, queue: str) -> bool:
+    """Whether that queue, which is there, was declared with a dead-letter exchange; ``False`` where that can't be told.
+
+    ``template`` is cloned, not used. Takes some milliseconds at RabbitMQ, and none on other transports, whose queues have
+    nothing of the kind.
+    """
+    if template.transport.driver_type != "amqp":
+        return False
+    connection = template.clone()
+    try:
+        connect(connection)
+        try:
+            with broker_errors(connection, "looking for a dead-letter exchange"):
+                return _EXCHANGE in _arguments_of(connection, queue)
+        finally:
+            release(connection)
+    except BrokerError as error:
+        logger.info("whether queue %s has a dead-letter exchange can't be told: %s", queue, error)
+        return False
+
+
+def _arguments_of(connection: Connection, queue: str) -> dict[str, Any]:
+    """The queue's arguments, up to the dead-letter exchange."""
+    # Whether it is there at all: none may be made by the questions that follow.
+    connection.channel().queue_declare(queue, passive=True)
+    declared: dict[str, Any] = {"durable": True, "exclusive": False, "auto_delete": False}
+    arguments: dict[str, Any] = {}
+    for _ in range(_MOST_ANSWERS):
+        channel: Any = connection.channel()
+        try:
+            channel.queue_declare(queue, arguments=arguments, **declared)
+            return arguments
+        except connection.channel_errors as error:
+            found = _DIFFERS.search(str(error))
+            if found is None:
+                return arguments
+            name, value, kind, plain = found.group("name", "value", "kind", "plain")
+            if name in declared:
+                declared[name] = not declared[name]
+            elif value is None:
+                return arguments  # "none": it has no such argument, which was not given either
+            else:
+                arguments[name] = _decoded(value if plain is None else plain, str(kind))
+                if name == _EXCHANGE:
+                    return arguments
+        finally:
+            connection.maybe_close_channel(channel)
+    return arguments
+
+
+def _decoded(value: str, kind: str) -> Any:
+    if kind == "bool":
+        return value == "true"
+    return value if kind == "longstr" or not value.lstrip("-").isdigit() else int(value)

@@ -1,0 +1,59 @@
+"""Which of Kombu's drivers a broker's URL asks for, and whether it can be had."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from stem_kombu.errors import ConfigurationError
+from stem_kombu.redaction import mask_url
+from stem_kombu.urls import checked_server_url
+
+EMBEDDED_SCHEME = "sqlite"
+ACCEPTED = "sqlite:///path, redis://, rediss://, amqp://, amqps://, memory://, or another URL of Kombu"
+#: Schemes of URLs in which an @ is a letter of a path.
+_LOCAL = frozenset({EMBEDDED_SCHEME, "memory", "filesystem", "redis+socket", "unix"})
+
+
+def checked_driver(url: str, name: str) -> str:
+    """Kombu's driver type for the URL (``amqp``, ``redis`` …); raises :class:`ConfigurationError`."""
+    from kombu.transport import TRANSPORT_ALIASES, get_transport_cls
+
+    masked = mask_url(url)
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        raise ConfigurationError(f"{name}: {masked!r} is not a URL", hint=f"accepted: {ACCEPTED}")
+    alias = scheme.split("+")[0]
+    if alias == EMBEDDED_SCHEME:
+        from stem_kombu.transports.sqlite.registration import register
+
+        register()
+    if alias not in TRANSPORT_ALIASES:
+        raise ConfigurationError(f"{name}: {masked!r} has the unknown scheme {scheme!r}", hint=f"accepted: {ACCEPTED}")
+    try:
+        parts = urlsplit(checked_server_url(url, name) if alias not in _LOCAL else url)
+        if parts.port == 0:
+            raise ValueError("port 0")
+    except ValueError:
+        # Not its text: what was taken for a port may be the rest of a password.
+        raise ConfigurationError(f"{name}: {masked!r} has a bad port", hint=f"accepted: {ACCEPTED}") from None
+    if scheme in {"redis", "rediss"} and parts.path.strip("/") and not parts.path.strip("/").isdigit():
+        raise ConfigurationError(
+            f"{name}: {masked!r} names the database {parts.path.strip('/')!r}",
+            hint="write a number, as in redis://host:6379/0",
+        )
+    try:
+        transport: Any = get_transport_cls(alias)
+        return str(transport.driver_type)
+    except Exception as error:
+        # Importing a transport runs its driver's module; whatever that raises, the driver can't be used.
+        raise driver_missing(url, name, error) from error
+
+
+def driver_missing(url: str, name: str, error: Exception) -> ConfigurationError:
+    """What to say when the driver's module can't be loaded."""
+    scheme = url.partition("://")[0]
+    extra = scheme.split("+")[0]
+    return ConfigurationError(
+        f"{name}: the driver for {scheme}:// can't be loaded: {error}", hint=f"pip install 'kombu[{extra}]'"
+    )

@@ -1,0 +1,92 @@
+"""How many messages wait in a queue, as far as the transport can tell."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.errors import BrokerUnavailable
+from stem_kombu.transports.connections import connect, release
+from stem_kombu.transports.errors import broker_errors
+from stem_kombu.transports.names import task_queue
+
+if TYPE_CHECKING:
+    from kombu import Connection
+
+logger = logging.getLogger(__name__)
+
+#: Kombu's virtual transports answer 0 where they can't count; these can.
+_COUNTING_DRIVERS = frozenset({"amqp", "redis", "sqlite", "memory", "filesystem", "sql", "mongodb"})
+_CONNECT_TIMEOUT = 1.5
+#: Seconds for which a broker that could not be reached isn't asked again: ``stats`` has better things to wait for.
+_QUIET_AFTER_FAILURE = 2.0
+
+
+class QueueDepths:
+    """Asks over a connection of its own, cloned from ``connection`` when first needed. Safe from any thread."""
+
+    def __init__(self, connection: Connection, *, clock: Clock = SYSTEM) -> None:
+        self._template = connection
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        self._quiet_until = 0.0
+
+    def of(self, queues: Sequence[str]) -> Mapping[str, int | None]:
+        """Messages ready in each queue, delivered ones not counted; ``None`` where the transport can't count, the queue
+        does not exist, or the broker is away."""
+        unknown: dict[str, int | None] = dict.fromkeys(queues)
+        if self._template.transport.driver_type not in _COUNTING_DRIVERS:
+            return unknown
+        with self._lock:
+            if self._clock.monotonic() < self._quiet_until:
+                return unknown
+            for final in (False, True):
+                fresh = self._connection is None
+                try:
+                    with broker_errors(self._template, "counting messages"):
+                        return {queue: self._ready(queue) for queue in queues}
+                except BrokerUnavailable as error:
+                    self._drop()
+                    if final or fresh:
+                        logger.info("queue depths are unknown: %s", error)
+                        self._quiet_until = self._clock.monotonic() + _QUIET_AFTER_FAILURE
+                        break
+        return unknown
+
+    def close(self) -> None:
+        """Let the connection go. May be called twice; the next question connects again."""
+        with self._lock:
+            self._drop()
+
+    def _ready(self, name: str) -> int | None:
+        if self._connection is None:
+            connection = self._template.clone()
+            # It is used now and then, with nobody to send heartbeats in between.
+            connection.heartbeat = 0
+            self._connection = connect(connection, _CONNECT_TIMEOUT)
+        connection = self._connection
+        channel = connection.channel()
+        try:
+            if connection.transport.driver_type == "redis":
+                # An empty list of Redis does not exist, and asking passively for it is an error in Kombu; declaring it
+                # changes nothing at the server and counts all its priorities.
+                return int(task_queue(name)(channel).queue_declare().message_count)
+            return int(channel.queue_declare(queue=name, passive=True).message_count)
+        except connection.channel_errors as error:
+            if getattr(error, "reply_code", getattr(error, "code", None)) == 404:
+                return None
+            raise
+        finally:
+            connection.maybe_close_channel(channel)
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                release(connection)
+            except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
+                logger.debug("closing the connection for queue depths: %r", error)

@@ -1,0 +1,121 @@
+"""Task queues as they are at the broker: declared without a quarrel.
+
+A queue that Celery (or an operator) declared with other arguments, priorities or a quorum say, can't be declared again
+without them: RabbitMQ answers PRECONDITION_FAILED. So it is asked first whether the queue is there, and left as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from stem_kombu.messages.resending import mark_consumed
+from stem_kombu.transports.connections import release
+from stem_kombu.transports.names import task_queue
+
+if TYPE_CHECKING:
+    from kombu import Connection, Consumer, Queue
+
+logger = logging.getLogger(__name__)
+
+_NOT_FOUND = 404
+#: Drivers that refuse to declare a queue again with other arguments.
+_STRICT_DRIVERS = frozenset({"amqp", "sqlite"})
+
+
+class Source(Protocol):
+    """What reads a connection in the place of Kombu."""
+
+    def close(self) -> None: ...
+
+
+class TaskConsumers:
+    """Kombu's consumers of a channel, one for each queue: on most transports a message does not say which queue it lay in,
+    so each consumer marks what it receives (:func:`~stem_kombu.messages.resending.consumed_queue`).
+    """
+
+    def __init__(self, channel: Any, queues: Iterable[Queue], arrived: Callable[[Any], None]) -> None:
+        self._consumers = [_consumer_of(channel, queue, arrived) for queue in queues]
+
+    def consume(self) -> None:
+        for consumer in self._consumers:
+            consumer.consume()
+
+    def cancel(self) -> None:
+        for consumer in self._consumers:
+            consumer.cancel()
+
+    def qos(self, *, prefetch_count: int, apply_global: bool) -> None:
+        """Set the prefetch count of the channel, which all consumers share if it is global."""
+        self._consumers[0].qos(prefetch_count=prefetch_count, apply_global=apply_global)
+
+
+def _consumer_of(channel: Any, queue: Queue, arrived: Callable[[Any], None]) -> Consumer:
+    from kombu import Consumer
+
+    def take(message: Any, _: Exception | None = None) -> None:
+        arrived(mark_consumed(message, queue.name))
+
+    # What Kombu could not unpack is told by the message itself; without on_decode_error it would end the connection.
+    return Consumer(channel, [queue], on_message=take, on_decode_error=take, accept=["json"], auto_declare=False)
+
+
+def declared_task_queue(connection: Connection, name: str, *, max_priority: int | None = None) -> Queue:
+    """The task queue, which now exists; ``max_priority`` counts only when it did not exist before.
+
+    To consume it, say ``Consumer(…, auto_declare=False)``: it need not be declared again. Raises
+    :class:`~stem_kombu.errors.ConfigurationError` for a bad name, and what the driver raises.
+    """
+    queue = task_queue(name, max_priority=max_priority)
+    if connection.transport.driver_type not in _STRICT_DRIVERS:
+        queue(connection.default_channel).declare()
+        return queue
+    # On channels of their own, because on AMQP a refusal closes the channel on which it was asked for.
+    if not _exists(connection, queue):
+        with connection.channel() as channel:
+            queue(channel).declare()
+    return queue
+
+
+def give_back(connection: Connection, delivery_tag: Any) -> None:
+    """Let an unacknowledged message be delivered again, from the head of its queue. Raises what the driver raises."""
+    channel: Any = connection.default_channel
+    if connection.transport.driver_type != "redis":
+        channel.basic_reject(delivery_tag, requeue=True)
+        return
+    from kombu.transport.virtual import QoS
+
+    # Kombu's reject would put it behind everything that waits.
+    channel.qos.restore_by_tag(delivery_tag, leftmost=False)
+    QoS.ack(channel.qos, delivery_tag)
+
+
+def forsake(connection: Connection, source: Source | None, *, keep: bool) -> None:
+    """Close a connection that brought messages, whatever state it is in, and the source that read it.
+
+    With ``keep`` what isn't acknowledged stays leased; Kombu's own transports would give it back.
+    """
+    try:
+        if source is not None:
+            source.close()
+        for channel in list(getattr(connection.connection, "channels", None) or ()) if connection.connected else ():
+            if keep and hasattr(channel, "do_restore"):
+                channel.do_restore = False
+        release(connection)
+    except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
+        # What matters is that nothing uses it any more.
+        logger.debug("closing a broker connection: %r", error)
+
+
+def _exists(connection: Connection, queue: Queue) -> bool:
+    channel = connection.channel()
+    try:
+        queue(channel).queue_declare(passive=True)
+    except connection.channel_errors as error:
+        if getattr(error, "reply_code", None) != _NOT_FOUND:
+            raise
+        return False
+    finally:
+        connection.maybe_close_channel(channel)
+    return True

@@ -1,0 +1,1 @@
+"""Redis, in Kombu's data layout."""

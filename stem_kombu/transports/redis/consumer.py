@@ -1,0 +1,222 @@
+"""Task queues on Redis, read in bursts and without a moment in which a kill would lose a message (see
+:mod:`stem_kombu.transports.redis.scripts`).
+
+Used by one thread. It runs over the connection pool of a Kombu channel, so that TLS, Sentinel, credentials and the key
+prefix are Kombu's matter; what it holds is renewed, given back and swept like what Kombu's own consumer holds.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import select
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kombu.utils.scheduling import cycle_by_name
+
+from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.messages.kombu_json import load_typed
+from stem_kombu.messages.resending import mark_consumed
+from stem_kombu.transports.leases import DATED_BY_SERVER
+from stem_kombu.transports.names import unreadable_queue_name
+from stem_kombu.transports.redis import scripts as redis_scripts
+from stem_kombu.transports.redis.recovery import NO_MESSAGE, Sweeper
+from stem_kombu.transports.redis.siblings import SiblingWatch, unread_lists
+from stem_kombu.transports.redis.watch import QueueWatch, Turns
+
+if TYPE_CHECKING:
+    from kombu import Connection
+
+logger = logging.getLogger(__name__)
+
+#: Messages of one burst: short enough for a script that nobody else's commands can interrupt.
+_BURST = 128
+
+
+def open_redis_source(
+    connection: Connection,
+    queues: Sequence[str],
+    *,
+    clock: Clock = SYSTEM,
+    garbage: Callable[[Exception], None] | None = None,
+) -> RedisSource | None:
+    """The source for a connected Redis connection, ``None`` where the server lacks what it needs (Redis 6.2).
+
+    ``garbage`` is told of each entry of a queue that is no message, which is put aside; without it the log is told.
+
+    Raises what the driver raises.
+    """
+    channel: Any = connection.default_channel
+    with channel.conn_or_acquire() as client:
+        if not hasattr(client, "connection_pool"):
+            return None  # a cluster's client, whose keys live on many servers
+    source = RedisSource(connection, queues, clock, garbage or _tell)
+    try:
+        source.check()
+    except channel.ResponseError as error:
+        source.close()
+        logger.info("messages are read one by one, by Kombu: %s", error)
+        return None
+    return source
+
+
+def _tell(error: Exception) -> None:
+    logger.error("%s", error)
+
+
+def message_of(text: bytes, tag: str, queue: str, channel: Any) -> Any:
+    """The Kombu message of what lay in a queue's list; raises one of :data:`NO_MESSAGE` where there is none."""
+    try:
+        payload = load_typed(text)
+    except (ValueError, TypeError, ArithmeticError, AttributeError, KeyError):
+        payload = json.loads(text)  # a sender's header that only looks like a date or UUID of Kombu's JSON
+    payload["properties"]["delivery_tag"] = tag
+    info = payload["properties"]["delivery_info"]
+    info.setdefault("exchange", "")
+    info.setdefault("routing_key", queue)
+    return mark_consumed(channel.Message(payload, channel=channel), queue)
+
+
+class RedisSource:
+    """Messages of some queues: ``take`` what is there and acknowledge what is done, ``wait`` for more.
+
+    Every method raises what the driver raises when the connection is lost; then make a new source. What the old one
+    held stays leased, and may be acknowledged with the new one.
+    """
+
+    #: Seconds between two turns while messages keep coming: each is a script on the broker.
+    gather = 0.0005
+    #: With no room there is nothing to ask for.
+    pushes = False
+
+    def __init__(
+        self,
+        connection: Connection,
+        queues: Sequence[str],
+        clock: Clock,
+        garbage: Callable[[Exception], None],
+    ) -> None:
+        self._garbage = garbage
+        channel: Any = connection.default_channel
+        self._channel = channel
+        self._clock = clock
+        prefix = channel.global_keyprefix
+        self._hash, self._index = prefix + channel.unacked_key, prefix + channel.unacked_index_key
+        #: Seconds between two calls of :meth:`sweep`.
+        self.sweep_interval = max(0.1, float(channel.unacked_restore_interval))
+        self._tags = f"{secrets.token_hex(8)}."
+        self._bursts = 0
+        # The order of the queues is what the option queue_order_strategy asks for.
+        self._cycle: Any = cycle_by_name(channel.queue_order_strategy)()
+        self._cycle.update(queues)
+        self._count = len(queues)
+        self._keys = [
+            {queue: prefix + key for queue in queues for key in [channel._q_for_pri(queue, step)]}
+            for step in channel.priority_steps
+        ]
+        self._watch = QueueWatch(channel, [key for keys in self._keys for key in keys.values()])
+        self._client = client = self._watch.client
+        self._take = client.register_script(redis_scripts.TAKE)
+        self._sweeper = Sweeper(channel, client)
+        self._turns = Turns()
+        self._siblings = SiblingWatch(lambda: unread_lists(channel, client, queues))
+        #: Whether the next burst follows a change that the server told of, and when to look again (monotonic).
+        self._told, self._paused_until = False, float("-inf")
+
+    def check(self) -> None:
+        """Raises what the driver raises where the server lacks what is needed, or does not allow it."""
+        absent = f"{self._channel.global_keyprefix}stem-absent"
+        self._client.execute_command("RPOP", absent, 1)  # several at a time: Redis 6.2
+        self._client.eval("return 1", 0)
+
+    def take(self, room: int, acknowledged: Sequence[str] = ()) -> list[Any]:
+        """At most ``room`` messages, as Kombu messages that are noted as unacknowledged; the messages of the tags in
+        ``acknowledged`` are forgotten in the same round trip, which is harmless when repeated.
+
+        Where the lists are known to be empty, the server is not asked for messages."""
+        now = self._clock.monotonic()
+        if room and (now < self._paused_until or self._watch.is_quiet):
+            room = 0
+        if not room and not acknowledged:
+            return []
+        self._bursts += 1
+        # As Kombu takes them: by priority first, so that the order of the queues counts within one priority.
+        order = self._cycle.consume(self._count)
+        sources = [(queue, keys[queue]) for keys in self._keys for queue in order]
+        keys = [self._hash, self._index, *(key for _, key in sources)]
+        ends = [f', "", {json.dumps(queue)}]' for queue, _ in sources]
+        room = min(room, _BURST)
+        found = self._take(keys=keys, args=[room, f"{self._tags}{self._bursts}.", *ends, *acknowledged])
+        if room:
+            self._note(bool(found), now)
+        for queue in dict.fromkeys(sources[source - 1][0] for source in found[1::3]):
+            self._cycle.rotate(queue)
+        messages = []
+        for tag, source, text in zip(found[::3], found[1::3], found[2::3], strict=True):
+            message = self._message(tag.decode(), sources[source - 1][0], text)
+            if message is not None:
+                messages.append(message)
+        return messages
+
+    def wait(self, wake: int, timeout: float, *, more: bool) -> None:
+        """Return when there may be a message (only if ``more`` is asked for), when ``wake`` is readable, or after
+        ``timeout`` seconds."""
+        now = self._clock.monotonic()
+        watched = None
+        if more:
+            if (pause := self._paused_until - now) > 0:
+                timeout = min(timeout, pause)
+            elif self._watch.is_quiet and (due := self._watch.due_in(now)) > 0:
+                watched, timeout = self._watch.fileno(), min(timeout, due)
+            elif self._watch.look(now):
+                return
+            else:
+                watched, timeout = self._watch.fileno(), min(timeout, self._watch.due_in(now))
+        poller = select.poll()  # not select(), which knows no descriptors above 1023
+        poller.register(wake, select.POLLIN)
+        if watched is not None:
+            poller.register(watched, select.POLLIN)
+        if any(descriptor == watched for descriptor, _ in poller.poll(max(0.0, timeout) * 1000)):
+            self._told = True
+
+    def rest(self) -> None:
+        """Wait for nothing more. Nothing was moved while waiting, so there is nothing to give back."""
+
+    def settled(self, tag: str) -> None:
+        """The message of that tag was rejected or given back, through Kombu."""
+
+    def sweep(self) -> None:
+        """Bring back what dead consumers held, ours and Kombu's, and name lists that nobody reads."""
+        self._sweeper.sweep()
+        self._siblings.sweep()
+
+    def close(self) -> None:
+        self._watch.close()
+
+    def _note(self, found: bool, now: float) -> None:
+        """Remember what a burst says of the next one."""
+        if found:
+            self._watch.found_something()
+            self._turns.taken()
+        elif self._told:  # and others were quicker
+            self._paused_until = now + self._turns.missed()
+        self._told = False
+
+    def _message(self, tag: str, queue: str, text: bytes) -> Any:
+        try:
+            message = message_of(text, tag, queue, self._channel)
+            setattr(message, DATED_BY_SERVER, True)
+            return message
+        except NO_MESSAGE as error:
+            # No consumer of Kombu could do anything with it either; what put it there may want it back.
+            name = unreadable_queue_name(queue)
+            with self._client.pipeline(transaction=True) as pipe:
+                pipe.lpush(self._channel.global_keyprefix + name, text)
+                pipe.hdel(self._hash, tag)
+                pipe.zrem(self._index, tag)
+                pipe.execute()
+            said = f"queue {queue}: {len(text)} bytes that are no message ({type(error).__name__}) go to list {name}"
+            self._garbage(ValueError(said))
+            return None

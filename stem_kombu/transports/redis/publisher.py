@@ -1,0 +1,104 @@
+"""Sending to Redis queues without Kombu's producer, which makes a new client for each message.
+
+The form is Kombu's (``kombu.transport.virtual``: a JSON object with the body in base64), read by its consumers like its
+own messages. TLS, Sentinel, credentials and the key prefix stay Kombu's matter: the channel's connection pool is used.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import secrets
+from binascii import b2a_base64
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from kombu.utils.json import dumps
+
+from stem_kombu.clock import Clock
+from stem_kombu.transports.publisher import Line, Parcel
+
+if TYPE_CHECKING:
+    from kombu import Connection
+
+
+class RedisLine(Line):
+    """A line to Redis: one command for the messages of one queue, over a connection of the channel's pool.
+
+    The connection is used by itself: a client around it would try again what has failed, which the producer does, and takes
+    as long as the command's own bytes."""
+
+    def __init__(self, connection: Connection, clock: Clock) -> None:
+        super().__init__(connection, clock)
+        channel: Any = connection.default_channel
+        self._channel = channel
+        self._keys: dict[tuple[str, object], str] = {}
+        self._pool = channel.pool
+        self._connection = self._pool.get_connection()
+
+    def _publish_together(self, parcels: Sequence[Parcel]) -> None:
+        if len(parcels) == 1:
+            (parcel,) = parcels
+            self._connection.send_command("LPUSH", self._key(parcel), queue_text(parcel))
+            self._connection.read_response()
+            return
+        texts: dict[str, list[str]] = {}
+        for parcel in parcels:
+            texts.setdefault(self._key(parcel), []).append(queue_text(parcel))
+        commands = [("LPUSH", key, *several) for key, several in texts.items()]
+        if len(commands) > 1:
+            commands = [("MULTI",), *commands, ("EXEC",)]
+        self._connection.send_packed_command(self._connection.pack_commands(commands))
+        answers = [self._connection.read_response() for _ in commands]
+        for answer in answers[-1] if len(commands) > 1 else ():
+            if isinstance(answer, Exception):
+                raise answer  # of one of several queues, whose key holds something else: that of EXEC itself is none
+
+    def _key(self, parcel: Parcel) -> str:
+        """The list of the queue for the message's priority: Kombu keeps one for each step."""
+        at = parcel.queue, parcel.envelope.properties.get("priority")
+        if (key := self._keys.get(at)) is None:
+            channel = self._channel
+            step = channel._get_message_priority({"properties": {"priority": at[1]}}, reverse=False)
+            key = self._keys[at] = channel.global_keyprefix + channel._q_for_pri(parcel.queue, step)
+        return key
+
+    def close(self) -> None:
+        self._connection.disconnect()
+        self._pool.release(self._connection)
+        super().close()
+
+
+def queue_text(parcel: Parcel) -> str:
+    """The message as it lies in a list of Redis."""
+    envelope = parcel.envelope
+    # All other values are texts without a sign that JSON escapes.
+    return (
+        f'{{"body": "{b2a_base64(envelope.body, newline=False).decode("ascii")}", '
+        f'{_content(envelope.content_encoding, envelope.content_type)}, "headers": {_json(envelope.headers)}, "properties": '
+        f'{_json({**_USUAL, **envelope.properties, **_SAME})[:-1]}, "delivery_info": {_delivery_info(parcel.queue)},'
+        f' "delivery_tag": "{secrets.token_hex(16)}"}}}}'
+    )
+
+
+_USUAL = {"delivery_mode": 2, "priority": 0}
+_SAME = {"body_encoding": "base64"}
+_encode = json.JSONEncoder().encode
+
+
+def _json(value: dict[str, Any]) -> str:
+    try:
+        return _encode(value)
+    except TypeError:
+        # A sender's own header: a date, a UUID, or what else Kombu's JSON can hold beyond others.
+        return str(dumps(value))
+
+
+@functools.lru_cache(maxsize=64)
+def _content(encoding: str, kind: str) -> str:
+    return f'"content-encoding": {_encode(encoding)}, "content-type": {_encode(kind)}'
+
+
+@functools.lru_cache(maxsize=64)
+def _delivery_info(queue: str) -> str:
+    return _encode({"exchange": "", "routing_key": queue})

@@ -1,0 +1,180 @@
+"""What AMQP brings is the same whether it is taken apart here or by py-amqp, however it is cut into pieces."""
+
+from __future__ import annotations
+
+import collections
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from amqp.basic_message import Message
+from amqp.exceptions import UnexpectedFrame
+from amqp.method_framing import frame_handler, frame_writer
+from amqp.serialization import dumps, loads
+from amqp.transport import TCPTransport
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stem_kombu.messages.encoding import encode_task
+from stem_kombu.task import TaskMessage
+from stem_kombu.transports.amqp.frames import AmqpFrames
+
+DELIVER, CANCEL_OK = (60, 60), (60, 31)
+#: Small, so that bodies of more than one frame are common.
+FRAME_MAX = 1024
+
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
+names = st.text(st.characters(codec="utf-8"), max_size=10).filter(lambda text: len(text.encode()) < 128)
+plain = st.one_of(
+    *(st.none(), st.booleans(), st.integers(-(2**62), 2**62), texts, st.binary(max_size=9), st.floats(allow_nan=False))
+)
+values = st.recursive(
+    plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3), max_leaves=6
+)
+properties = st.fixed_dictionaries(
+    {},
+    optional={
+        "content_type": st.just("application/json"),
+        "content_encoding": st.sampled_from(["utf-8", "binary", "latin-1"]),
+        "application_headers": st.dictionaries(names, values, max_size=6),
+        "delivery_mode": st.just(2),
+        "priority": st.integers(0, 9),
+        "correlation_id": names,
+        "reply_to": names,
+        "timestamp": st.integers(0, 2**40),
+        "cluster_id": names,
+    },
+)
+bodies = st.binary(max_size=40) | st.integers(900, 3000).map(lambda size: b"x" * size)
+deliveries = st.tuples(st.sampled_from(["ours", "other"]), st.integers(1, 2), st.booleans(), names, bodies, properties)
+
+
+def written(frame: Callable[[Any], object]) -> bytes:
+    """The bytes that py-amqp writes."""
+    sent: list[bytes] = []
+    transport = SimpleNamespace(write=lambda data: sent.append(bytes(data)))
+    frame(frame_writer(SimpleNamespace(frame_max=FRAME_MAX, bytes_sent=0), transport))
+    return b"".join(sent)
+
+
+def delivery(number: int, one: tuple[str, int, bool, str, bytes, dict[str, Any]]) -> bytes:
+    consumer, channel, redelivered, queue, body, props = one
+    arguments = dumps("sLbss", (consumer, number, redelivered, "", queue))
+    return written(lambda write: write(1, channel, DELIVER, arguments, Message(body, **props)))
+
+
+@contextmanager
+def reading(
+    read: Callable[[Any, Any], Callable[[], object]],
+) -> Iterator[tuple[socket.socket, Callable[[], object], Any]]:
+    """The far end of a connection, what reads its near end, and the list of what came: (consumer's view of a message)."""
+    came: list[Any] = []
+    near, far = socket.socketpair()
+    with closing(near), closing(far):
+        near.settimeout(5)
+        transport = TCPTransport("localhost")
+        transport.sock = near
+        transport._setup_transport()
+        amqp = SimpleNamespace(transport=transport, sock=near, bytes_recv=0)
+
+        def on_method(channel: int, signature: tuple[int, int], arguments: bytes, content: Any) -> None:
+            if signature != DELIVER:
+                came.append((channel, signature))
+                return
+            (consumer, tag, redelivered, exchange, queue), _ = loads("sLbss", arguments, 4)
+            info = {
+                "consumer_tag": consumer, "delivery_tag": tag, "redelivered": redelivered,
+                "exchange": exchange, "routing_key": queue,
+            }  # fmt: skip
+            came.append((info, content.properties, content.body or b""))
+
+        amqp.on_inbound_frame = frame_handler(amqp, on_method)
+        amqp.blocking_read = lambda: amqp.on_inbound_frame(transport.read_frame())
+
+        def ours(content: Any) -> None:
+            assert content.delivery_tag == content.delivery_info["delivery_tag"]
+            came.append((content.delivery_info, content.properties, content.body))
+
+        channel = SimpleNamespace(channel_id=1, is_closing=False, callbacks={"ours": ours})
+        yield far, read(amqp, channel), came
+
+
+@given(data=st.data(), several=st.lists(deliveries, max_size=6))
+def test_a_message_is_the_same_as_py_amqp_reads_it_wherever_the_stream_is_cut(
+    data: st.DataObject, several: list[Any]
+) -> None:
+    frames: list[bytes] = []
+    for number, one in enumerate(several, start=1):
+        frames.append(delivery(number, one))
+        if data.draw(st.booleans()):
+            frames.append(b"\x08\x00\x00\x00\x00\x00\x00\xce")  # a heartbeat
+        if data.draw(st.booleans()):
+            frames.append(written(lambda write: write(1, 1, CANCEL_OK, dumps("s", ("ours",)), None)))
+    stream = b"".join(frames)
+    with reading(lambda amqp, channel: amqp.blocking_read) as (far, read, expected):
+        far.sendall(stream)
+        far.shutdown(socket.SHUT_WR)
+        with pytest.raises(OSError, match="unexpectedly closed"):
+            collections.deque(iter(read, None), maxlen=0)  # nothing it returns is None
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=5)))
+    with reading(lambda amqp, channel: AmqpFrames(amqp, channel).take_in) as (far, read, came):
+        for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+            far.sendall(stream[start:end])
+            while read():
+                pass
+        assert came == expected
+        assert not read(), "nothing is there, and nobody waits for it"
+        far.close()
+        with pytest.raises(ConnectionResetError):
+            read()
+
+
+def test_what_was_begun_here_can_be_read_on_by_py_amqp_and_the_other_way_round() -> None:
+    envelope = encode_task(TaskMessage("t-1", "tasks.a", args=(1,), queue="q"))
+    message = {"content_type": "application/json", "application_headers": envelope.headers}
+    stream = b"".join(delivery(n, ("ours", 1, False, "q", envelope.body, message)) for n in (1, 2))
+    for cut in range(len(stream)):
+        with reading(lambda amqp, channel: (AmqpFrames(amqp, channel).take_in, amqp)) as (far, readers, came):
+            take_in, amqp = readers  # type: ignore[misc]
+            far.sendall(stream[:cut])
+            take_in()
+            far.sendall(stream[cut:])
+            while not came:
+                amqp.blocking_read()
+            take_in()
+            assert [info["delivery_tag"] for info, *_ in came] == [1, 2]
+            assert {body for *_, body in came} == {envelope.body}
+
+
+def test_a_frame_without_its_end_is_an_error_and_a_message_for_nobody_is_py_amqps() -> None:
+    stream = delivery(1, ("ours", 1, False, "q", b"[]", {}))
+    for at in (-1, -11):  # the body's end, and the header's
+        broken = stream[:at] + b"\x00" + stream[at + 1 :] if at != -1 else stream[:-1] + b"\x00"
+        with reading(lambda amqp, channel: AmqpFrames(amqp, channel).take_in) as (far, read, came):
+            far.sendall(broken)
+            with pytest.raises(UnexpectedFrame):
+                read()
+            assert not came
+
+
+def test_g17_headers_nested_without_end_are_a_message_without_headers() -> None:
+    deepest = 3000
+    table = b""
+    for _ in range(deepest):
+        inner = b"\x01aF" + len(table).to_bytes(4, "big") + table
+        table = inner
+    table = len(table).to_bytes(4, "big") + table
+    header = b"\x00\x3c\x00\x00" + (2).to_bytes(8, "big") + b"\x20\x00" + table
+
+    def framed(kind: int, payload: bytes) -> bytes:
+        return bytes([kind, 0, 1]) + len(payload).to_bytes(4, "big") + payload + b"\xce"
+
+    arguments = dumps("sLbss", ("ours", 1, False, "", "q"))
+    stream = framed(1, b"\x00\x3c\x00\x3c" + arguments) + framed(2, header) + framed(3, b"[]")
+    with reading(lambda amqp, channel: AmqpFrames(amqp, channel).take_in) as (far, read, came):
+        far.sendall(stream)
+        read()
+    assert [(props, body) for _, props, body in came] == [({"application_headers": {}}, b"[]")]

@@ -1,0 +1,111 @@
+"""Task queues on RabbitMQ: acknowledged together, and never before they are done (G18)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kombu import Connection, Consumer, Producer
+
+from stem_kombu.transports import names
+from stem_kombu.transports.amqp.consumer import AmqpSource
+from stem_kombu.transports.amqp.frames import AmqpFrames
+from tests.transports.receiving import connected
+
+
+@dataclass
+class Channel:
+    """What a broker makes of acknowledgements: ``held`` is what it would deliver again."""
+
+    held: list[int]
+    frames: int = 0
+
+    def basic_ack(self, tag: int, multiple: bool = False) -> None:
+        assert tag in self.held, "acknowledged twice: the broker would close the channel"
+        self.held = [other for other in self.held if (other > tag if multiple else other != tag)]
+        self.frames += 1
+
+
+@dataclass
+class Message:
+    delivery_tag: int
+    errors: tuple[()] = field(default=())
+
+
+@given(data=st.data(), count=st.integers(1, 30))
+def test_g18_whatever_the_order_of_the_ends_only_what_is_done_is_acknowledged(data: st.DataObject, count: int) -> None:
+    channel = Channel(list(range(1, count + 1)))
+    source = AmqpSource.__new__(AmqpSource)
+    source._channel, source._unsettled, source._arrived = channel, {}, []
+    for tag in channel.held:
+        source.arrived(Message(tag))
+    at_work = set(channel.held)
+    while at_work:
+        done = data.draw(st.lists(st.sampled_from(sorted(at_work)), unique=True))
+        if data.draw(st.booleans()) and done:
+            rejected = done.pop()
+            channel.held.remove(rejected)
+            source.settled(rejected)
+            at_work.discard(rejected)
+        source._acknowledge(done)
+        at_work -= set(done)
+        assert channel.held == sorted(at_work)
+        if not data.draw(st.integers(0, 20)):
+            break
+
+
+@pytest.mark.parametrize("ahead", [True, False], ids=["ahead", "by frames"])
+def test_g18_what_is_not_acknowledged_comes_again_and_a_burst_is_acknowledged_in_one_frame(
+    amqp_url: str, queue_name: str, ahead: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if ahead:
+        with connected(amqp_url) as connection:
+            assert AmqpFrames.can_read(connection.connection), "this py-amqp is read frame by frame"
+    else:
+        monkeypatch.setattr(AmqpFrames, "can_read", lambda amqp: False)
+
+    def opened() -> tuple[Connection, AmqpSource]:
+        connection = connected(amqp_url)
+        source = AmqpSource(connection)
+        queue = names.task_queue(queue_name)
+        consumer = Consumer(connection.default_channel, [queue], on_message=source.arrived, accept=["json"])
+        consumer.qos(prefetch_count=50)
+        consumer.consume()
+        return connection, source
+
+    def received(source: AmqpSource, count: int) -> list[Any]:
+        reader, writer = os.pipe()
+        messages = source.take(50)
+        while len(messages) < count:
+            source.wait(reader, 5.0, more=True)
+            messages += source.take(50)
+        os.close(reader)
+        os.close(writer)
+        return messages
+
+    first, source = opened()
+    producer = Producer(first.default_channel)
+    for number in range(40):
+        # Bodies of one frame, and of several.
+        producer.publish([number, "x" * (300_000 if number % 20 == 7 else 5)], exchange="", routing_key=queue_name)
+    messages = received(source, 40)
+    assert [message.payload[0] for message in messages] == list(range(40))
+    assert [len(message.payload[1]) for message in messages if message.payload[0] % 20 == 7] == [300_000, 300_000]
+    frames: list[tuple[int, bool]] = []
+    acknowledge = first.default_channel.basic_ack
+    first.default_channel.basic_ack = lambda tag, multiple=False: (  # type: ignore[method-assign]
+        frames.append((tag, multiple)),
+        acknowledge(tag, multiple=multiple),
+    )
+    source.take(0, [message.delivery_tag for message in messages[:20]])
+    source.take(0, [messages[number].delivery_tag for number in (25, 30)])
+    assert frames == [(20, True), (26, False), (31, False)]
+    first.release()
+    second, source = opened()
+    again = [message.payload[0] for message in received(source, 18)]
+    assert sorted(again) == sorted({*range(20, 40)} - {25, 30})
+    second.release()
