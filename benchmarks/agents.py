@@ -19,12 +19,12 @@ from kombu.pidbox import Mailbox
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.clock import SYSTEM
+from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.control.ear import Ear
 from stem_kombu.control.reception import Reception
 from stem_kombu.settings import Settings
 from stem_kombu.transports import names
 from stem_kombu.transports.connections import broker_connection
-from stem_kombu.wake import WakePipe
 from tests.control.fleet import FakeWorker, identity
 
 #: The namespace of ``kombu.pidbox`` here.

@@ -17,13 +17,13 @@ from celery.worker.request import Request
 
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_roster
-from stem_kombu.background import Background
 from stem_kombu.celery import revoked
 from stem_kombu.celery.board import Board
 from stem_kombu.celery.control import THROUGH_CELERY
 from stem_kombu.celery.saving import Saver
 from stem_kombu.celery.view import CeleryView
 from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.concurrency.service import Background
 from stem_kombu.control.base import WorkerIdentity
 from stem_kombu.control.complaints import Complaints
 from stem_kombu.control.listener import ControlListener

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency.wakeup import WakePipe, wait_readable
 from stem_kombu.control.codec import LARGEST_COMMAND
 from stem_kombu.control.lines import acknowledges, body_of, drain, hang_up, line, loop_body, looped_token
 from stem_kombu.control.outbox import Speaker
@@ -24,7 +25,6 @@ from stem_kombu.transports.alarms import is_blocked
 from stem_kombu.transports.amqp.control import AmqpMail, open_amqp_mail
 from stem_kombu.transports.connections import SLICE, connect, drop_idle, pulse
 from stem_kombu.transports.redis.control import RedisHearing, body_in, open_redis_hearing
-from stem_kombu.wake import WakePipe, wait_readable
 
 _PREFETCH = 16
 #: Messages on AMQP that are acknowledged together, or when nothing has come for a moment: an acknowledgement each would be

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.backends.heartbeat import Heartbeat
-from stem_kombu.background import Background
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency.service import Background
+from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.control.admission import Admission
 from stem_kombu.control.base import WorkerView
 from stem_kombu.control.ear import Ear
@@ -25,7 +26,6 @@ from stem_kombu.transports import names
 from stem_kombu.transports.capabilities import abilities_of
 from stem_kombu.transports.errors import refusal, shown_url
 from stem_kombu.transports.outages import Outage
-from stem_kombu.wake import WakePipe
 
 if TYPE_CHECKING:
     from kombu import Connection

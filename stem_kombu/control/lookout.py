@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError
 
 from stem_kombu.backends.base import RosterView
 from stem_kombu.clock import Clock
-from stem_kombu.control.lanes import Lane
+from stem_kombu.concurrency.thread_pool import Lane
 from stem_kombu.errors import StoreError
 
 #: Looks that may be under way at once, in threads that a roster which does not answer holds up.

@@ -12,12 +12,12 @@ from concurrent.futures import Future
 from typing import Any
 
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency.thread_pool import Lane
 from stem_kombu.control.admission import Admission, Verdict
 from stem_kombu.control.base import WorkerView
 from stem_kombu.control.codec import Unreadable, address_of, decode_command
 from stem_kombu.control.dispatch import Dispatch
 from stem_kombu.control.handlers.revoke import Taken
-from stem_kombu.control.lanes import Lane
 from stem_kombu.control.messages import STALE, Call, Command, Inspect, Ping, ReplyError, Revoke, matches
 from stem_kombu.control.trust import NO_KEYS, Trust
 from stem_kombu.errors import BadMessage

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.errors import ExecutionError
 from stem_kombu.execution.base import Job, Observer, SlotView, Stop
 from stem_kombu.execution.births import START_TIMEOUT, Births
@@ -37,7 +38,6 @@ from stem_kombu.execution.lineup import HANDOVERS, Lineup
 from stem_kombu.execution.member import Member
 from stem_kombu.outcome import Ending, Outcome, TaskError
 from stem_kombu.revocation import Revocation
-from stem_kombu.wake import WakePipe
 
 logger = logging.getLogger(__name__)
 

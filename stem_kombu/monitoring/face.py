@@ -15,8 +15,8 @@ from kombu import Connection, Exchange, Producer
 from kombu.exceptions import KombuError
 from kombu.pidbox import Mailbox
 
-from stem_kombu.background import Background
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency.service import Background
 from stem_kombu.control.base import WorkerView
 from stem_kombu.control.codec import LARGEST_COMMAND
 from stem_kombu.control.complaints import Complaints

@@ -14,8 +14,9 @@ from typing import Any
 
 from kombu import Connection
 
-from stem_kombu.background import Background
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency.service import Background
+from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.errors import BrokerError, BrokerRefused
 from stem_kombu.messages.decompression import bound
 from stem_kombu.messages.encoding import LARGEST_BODY
@@ -25,7 +26,6 @@ from stem_kombu.transports.errors import refusal, shown_url
 from stem_kombu.transports.outages import Outage
 from stem_kombu.transports.queues import TaskConsumers, declared_task_queue, forsake, give_back
 from stem_kombu.transports.redis.consumer import RedisSource, open_redis_source
-from stem_kombu.wake import WakePipe
 from stem_kombu.worker.finished import Finished
 from stem_kombu.worker.inflight import Delivery, InFlight
 from stem_kombu.worker.prefetch import Prefetch

@@ -17,8 +17,8 @@ from pathlib import Path
 from stem_kombu.backends.base import Roster
 from stem_kombu.backends.heartbeat import STALE_AFTER, Heartbeat
 from stem_kombu.backends.processes import Process
-from stem_kombu.background import Background
 from stem_kombu.clock import Clock, from_epoch
+from stem_kombu.concurrency.service import Background
 from stem_kombu.control.base import Standing, WorkerIdentity
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError, StoreUnavailable
 from stem_kombu.transports.outages import Outage

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from stem_kombu.background import Background
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency.service import Background
 from stem_kombu.task import Mode
 from stem_kombu.worker.inflight import Delivery
 from stem_kombu.worker.settlement import Settlement, Then

@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from stem_kombu.background import Background
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency.service import Background
 from stem_kombu.errors import BrokerError
 from stem_kombu.transports.leases import Leasing
 from stem_kombu.transports.outages import Outage

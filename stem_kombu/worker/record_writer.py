@@ -12,8 +12,8 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from stem_kombu.background import Background
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency.service import Background
 from stem_kombu.errors import StoreUnavailable
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.transports.connections import backoff

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from stem_kombu.background import Background
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency.service import Background
 from stem_kombu.errors import BrokerError, ConfigurationError
 from stem_kombu.task import TaskMessage
 from stem_kombu.transports.connections import backoff

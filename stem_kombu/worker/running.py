@@ -11,8 +11,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
-from stem_kombu.background import Watch
 from stem_kombu.clock import SYSTEM
+from stem_kombu.concurrency.service import Watch
 from stem_kombu.errors import ExecutionError, StemError
 from stem_kombu.execution.signals import write_stacks_on_request
 

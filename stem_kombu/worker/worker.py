@@ -17,8 +17,8 @@ from stem_kombu.backends.base import Roster
 from stem_kombu.backends.celery_results import open_celery_results
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_roster
-from stem_kombu.background import watched_by
 from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.concurrency.service import watched_by
 from stem_kombu.control.base import WorkerIdentity
 from stem_kombu.control.listener import ControlListener
 from stem_kombu.control.standing import saved_unsigned

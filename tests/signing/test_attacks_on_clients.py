@@ -16,6 +16,7 @@ from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_backend
 from stem_kombu.backends.signed_beats import signed_beat
 from stem_kombu.clock import SYSTEM
+from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.control.client import ControlClient
 from stem_kombu.control.codec import encode_reply
 from stem_kombu.control.ear import Ear
@@ -25,7 +26,6 @@ from stem_kombu.control.reports import Report
 from stem_kombu.signing.keyring import Keyring
 from stem_kombu.signing.seal import digest_of, sealed, signature_of
 from stem_kombu.transports.connections import open_connection
-from stem_kombu.wake import WakePipe
 from stem_kombu.worker.worker import Worker
 from tests.servers.redis import RedisServer
 from tests.signing.keys import ring, shared

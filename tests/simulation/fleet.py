@@ -11,11 +11,12 @@ from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
-import stem_kombu.wake
-from stem_kombu import background
+import stem_kombu.concurrency.wakeup
 from stem_kombu.backends.processes import Presence
+from stem_kombu.concurrency import service as background
+from stem_kombu.concurrency import thread_pool as lanes
 from stem_kombu.context import TaskContext, TaskReleased, TaskRevoked
-from stem_kombu.control import base, lanes, listener, lookout, mailboxes, outbox, question
+from stem_kombu.control import base, listener, lookout, mailboxes, outbox, question
 from stem_kombu.control import client as client_module
 from stem_kombu.control.census import Census
 from stem_kombu.control.client import ControlClient
@@ -440,11 +441,12 @@ def wire() -> None:
     )
     for module in (
         worker_module, lifecycle, inflight, hydration, heartbeats, holds, intake, leases, recorder, record_writer,
-        retry_publisher, consumer, lanes, listener, lookout, outbox, pool, crew, inline, child_pipe, background, stem_kombu.wake,
+        retry_publisher, consumer, lanes, listener, lookout, outbox, pool, crew, inline, child_pipe, background,
+        stem_kombu.concurrency.wakeup,
     ):  # fmt: skip
         module.threading = threads.threading  # type: ignore[attr-defined]
     for module in (
-        stem_kombu.wake, ahead, births, member, child, child_pipe, inline, worker_module, lifecycle, claims, base,
+        stem_kombu.concurrency.wakeup, ahead, births, member, child, child_pipe, inline, worker_module, lifecycle, claims, base,
     ):  # fmt: skip
         module.os = threads.os  # type: ignore[attr-defined]
     for module in (ahead, child_signals, inline, handlers):

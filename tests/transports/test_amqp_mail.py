@@ -12,9 +12,9 @@ import pytest
 from amqp.exceptions import MessageNacked, NotFound
 from kombu import Connection, Consumer, Exchange, Producer, Queue
 
+from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.transports import names
 from stem_kombu.transports.amqp.control import AmqpMail, open_amqp_mail
-from stem_kombu.wake import WakePipe
 from tests.transports.receiving import connected
 from tests.waiting import eventually
 

@@ -10,9 +10,9 @@ import pytest
 import redis
 from kombu import Consumer, Producer
 
+from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.transports import names
 from stem_kombu.transports.redis.control import RedisPost, body_in, open_redis_hearing, open_redis_inbox
-from stem_kombu.wake import WakePipe
 from tests.transports.receiving import connected
 
 FORM = {"content_type": "application/json", "encoding": "utf-8", "expires": 60.0}

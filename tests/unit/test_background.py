@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from stem_kombu.background import Background, Watch, watched_by
+from stem_kombu.concurrency.service import Background, Watch, watched_by
 from tests.waiting import eventually
 
 
@@ -119,7 +119,7 @@ def test_g18_a_thread_that_an_unexpected_error_ends_is_started_again_and_told_of
 
 
 def test_a_thread_that_fails_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stem_kombu.background._LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr("stem_kombu.concurrency.service._LONGEST_PAUSE", 0.001)
     gone: list[tuple[str, str]] = []
     with watched_by(Watch(lambda name, error: gone.append((name, str(error))))):
         background = Background(lambda: [].remove(1), "fails", wake=lambda: None)

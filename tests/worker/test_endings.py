@@ -96,7 +96,7 @@ def test_g18_a_worker_one_of_whose_threads_cannot_go_on_leaves_and_says_so(
     def fails(_: Holds) -> None:
         raise MemoryError("no more")
 
-    monkeypatch.setattr("stem_kombu.background._LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("stem_kombu.concurrency.service._LONGEST_PAUSE", 0.01)
     monkeypatch.setattr(Holds, "_run", fails)
     worker = Worker(app, name="alpha", concurrency=1)
     with pytest.raises(ExecutionError, match=r"thread stem-holds can't go on \(MemoryError: no more\)"):

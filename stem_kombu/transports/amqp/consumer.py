@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.concurrency.wakeup import wait_readable
 from stem_kombu.transports.amqp.frames import AmqpFrames
 from stem_kombu.transports.connections import pulse
-from stem_kombu.wake import wait_readable
 
 if TYPE_CHECKING:
     from kombu import Connection

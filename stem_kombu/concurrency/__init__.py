@@ -1,0 +1,1 @@
+"""Threads that start and stop, wake-ups between them, and a small thread pool."""
