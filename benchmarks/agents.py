@@ -20,8 +20,8 @@ from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.clock import SYSTEM
 from stem_kombu.concurrency.wakeup import WakePipe
-from stem_kombu.control.ear import Ear
-from stem_kombu.control.reception import Reception
+from stem_kombu.control.server.command_server import Reception
+from stem_kombu.control.server.subscription import Ear
 from stem_kombu.settings import Settings
 from stem_kombu.transports import names
 from stem_kombu.transports.connections import broker_connection

@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AsyncResult": "stem_kombu.result",
-    "ControlClient": "stem_kombu.control.client",
+    "ControlClient": "stem_kombu.control.client.client",
     "Retry": "stem_kombu.context",
     "Revocation": "stem_kombu.revocation",
     "RevokeStore": "stem_kombu.stores.base",
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from stem_kombu.context import TaskReleased as TaskReleased
     from stem_kombu.context import TaskRevoked as TaskRevoked
     from stem_kombu.context import current_context as current_context
-    from stem_kombu.control.client import ControlClient as ControlClient
+    from stem_kombu.control.client.client import ControlClient as ControlClient
     from stem_kombu.errors import StemError as StemError
     from stem_kombu.result import AsyncResult as AsyncResult
     from stem_kombu.revocation import Revocation as Revocation

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stem_kombu.control.reports import Report
+    from stem_kombu.control.client.reports import Report
 
 OK = 0
 NO = 1  # it ran, and the answer is no

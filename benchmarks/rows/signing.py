@@ -12,8 +12,8 @@ from benchmarks.figures import Figure, Findings, ratio
 from benchmarks.lab import BROKERS, Lab, stem_worker
 from benchmarks.rows.ping import WORKERS, milliseconds
 from stem_kombu import ControlClient
-from stem_kombu.control.codec import encode_command
-from stem_kombu.control.messages import Command, Ping
+from stem_kombu.control.protocol.codec import encode_command
+from stem_kombu.control.protocol.messages import Command, Ping
 from stem_kombu.revocation import RevocationDraft, merge
 from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.configuration import open_keyring

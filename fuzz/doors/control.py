@@ -13,12 +13,23 @@ from fuzz.oracle import Refused, asked, holds, is_json, same
 from stem_kombu.backends.beats import BeatReader, beat_text
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
 from stem_kombu.clock import SYSTEM
-from stem_kombu.control.admission import Admission, Verdict
-from stem_kombu.control.census import Census
-from stem_kombu.control.codec import Unreadable, decode_command, decode_reply, encode_command, encode_reply
+from stem_kombu.control.client.reply_collector import Census
+from stem_kombu.control.client.reports import Report, WorkerStatus
 from stem_kombu.control.lines import loop_body, looped_token
-from stem_kombu.control.messages import Call, Command, Inspect, Order, Ping, Reply, ReplyError, Revoke, Stats, matches
-from stem_kombu.control.reports import Report, WorkerStatus
+from stem_kombu.control.protocol.codec import Unreadable, decode_command, decode_reply, encode_command, encode_reply
+from stem_kombu.control.protocol.messages import (
+    Call,
+    Command,
+    Inspect,
+    Order,
+    Ping,
+    Reply,
+    ReplyError,
+    Revoke,
+    Stats,
+    matches,
+)
+from stem_kombu.control.server.replay_guard import Admission, Verdict
 from stem_kombu.errors import BadMessage
 from stem_kombu.revocation import Revocation
 from stem_kombu.transports import names
@@ -179,7 +190,7 @@ def heartbeat(data: bytes) -> None:
 
 
 def _status(status: WorkerStatus) -> Any:
-    from stem_kombu.control.reports import StatusReport
+    from stem_kombu.control.client.reports import StatusReport
 
     return StatusReport(NAMESPACE, (status,))
 

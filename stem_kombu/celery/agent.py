@@ -24,13 +24,13 @@ from stem_kombu.celery.saving import Saver
 from stem_kombu.celery.view import CeleryView
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.concurrency.service import Background
-from stem_kombu.control.base import WorkerIdentity
-from stem_kombu.control.complaints import Complaints
-from stem_kombu.control.listener import ControlListener
+from stem_kombu.control.server.listener import ControlListener
+from stem_kombu.control.server.worker_view import WorkerIdentity
 from stem_kombu.control.standing import saved_unsigned
-from stem_kombu.control.trust import Trust
+from stem_kombu.control.verification import Trust
 from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.drivers.tls import checked_tls
+from stem_kombu.drop_counter import Complaints
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
 from stem_kombu.revocation import Revocation, RevocationDraft, storable_ids
 from stem_kombu.revocation_cache import RevocationCache

@@ -13,8 +13,8 @@ from kombu.utils.imports import symbol_by_name
 
 from stem_kombu.celery.configuration import settings_of
 from stem_kombu.celery.saving import Saver
-from stem_kombu.control.client import ControlClient
-from stem_kombu.control.question import default_requester
+from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.client.command_request import default_requester
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import RevocationDraft, storable_ids
 

@@ -11,7 +11,7 @@ from celery.worker import state
 
 from stem_kombu.celery.board import Board
 from stem_kombu.clock import Clock
-from stem_kombu.control.base import (
+from stem_kombu.control.server.worker_view import (
     InFlightTask,
     PoolSlot,
     RevocationFacts,
@@ -39,7 +39,7 @@ _ARGS_COLUMNS = 60
 
 
 class CeleryView:
-    """See :class:`stem_kombu.control.base.WorkerView`. ``worker`` is Celery's ``WorkController``."""
+    """See :class:`stem_kombu.control.server.worker_view.WorkerView`. ``worker`` is Celery's ``WorkController``."""
 
     def __init__(
         self,

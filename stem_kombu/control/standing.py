@@ -13,9 +13,9 @@ from itertools import chain, islice
 
 from stem_kombu.backends.base import Roster, RosterView
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
-from stem_kombu.control.messages import REFUSED, STALE
-from stem_kombu.control.reports import Report, WorkerReply
-from stem_kombu.control.trust import NO_KEYS, Trust
+from stem_kombu.control.client.reports import Report, WorkerReply
+from stem_kombu.control.protocol.messages import REFUSED, STALE
+from stem_kombu.control.verification import NO_KEYS, Trust
 from stem_kombu.errors import BrokerError, StoreCorrupt, StoreError
 from stem_kombu.revocation import Revocation, RevocationDraft, proof_key
 from stem_kombu.signing.keyring import Keyring, Untrusted

@@ -17,10 +17,10 @@ from kombu.pidbox import Mailbox
 
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Background
-from stem_kombu.control.base import WorkerView
-from stem_kombu.control.codec import LARGEST_COMMAND
-from stem_kombu.control.complaints import Complaints
 from stem_kombu.control.lines import drain
+from stem_kombu.control.protocol.codec import LARGEST_COMMAND
+from stem_kombu.control.server.worker_view import WorkerView
+from stem_kombu.drop_counter import Complaints
 from stem_kombu.errors import BadMessage
 from stem_kombu.messages.decompression import bound
 from stem_kombu.monitoring.events import FREQUENCY, Events, node_name

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from stem_kombu.control.base import InFlightTask, WorkerView
+from stem_kombu.control.server.worker_view import InFlightTask, WorkerView
 from stem_kombu.monitoring.events import SOFTWARE
 from stem_kombu.revocation import RevocationDraft, storable_ids
 

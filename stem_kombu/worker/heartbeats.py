@@ -19,7 +19,7 @@ from stem_kombu.backends.heartbeat import STALE_AFTER, Heartbeat
 from stem_kombu.backends.processes import Process
 from stem_kombu.clock import Clock, from_epoch
 from stem_kombu.concurrency.service import Background
-from stem_kombu.control.base import Standing, WorkerIdentity
+from stem_kombu.control.server.worker_view import Standing, WorkerIdentity
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError, StoreUnavailable
 from stem_kombu.transports.outages import Outage
 from stem_kombu.worker.claims import Claims, described

@@ -15,7 +15,7 @@ from itertools import islice
 
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Background
-from stem_kombu.control.base import RevocationFacts, SetBack
+from stem_kombu.control.server.worker_view import RevocationFacts, SetBack
 from stem_kombu.errors import ConfigurationError, StoreError, StoreRefused, StoreUnavailable
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import RevocationCache

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from stem_kombu.clock import Clock
-from stem_kombu.control.base import (
+from stem_kombu.control.server.worker_view import (
     InFlightTask,
     PoolSlot,
     RevocationFacts,
@@ -31,7 +31,7 @@ from stem_kombu.worker.totals import Totals
 
 
 class View:
-    """See :class:`stem_kombu.control.base.WorkerView`."""
+    """See :class:`stem_kombu.control.server.worker_view.WorkerView`."""
 
     def __init__(
         self,

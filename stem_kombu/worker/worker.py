@@ -19,10 +19,10 @@ from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.concurrency.service import watched_by
-from stem_kombu.control.base import WorkerIdentity
-from stem_kombu.control.listener import ControlListener
+from stem_kombu.control.server.listener import ControlListener
+from stem_kombu.control.server.worker_view import WorkerIdentity
 from stem_kombu.control.standing import saved_unsigned
-from stem_kombu.control.trust import Trust
+from stem_kombu.control.verification import Trust
 from stem_kombu.drivers import forking
 from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from stem_kombu.control.client import ControlClient
-from stem_kombu.control.reports import Report
+from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.client.reports import Report
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.options import places_of, targets_of, wants_json
 from stem_kombu_cli.progress import Progress

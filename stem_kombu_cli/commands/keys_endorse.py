@@ -12,7 +12,7 @@ import click
 
 from stem_kombu.clock import isoformat
 from stem_kombu.control.standing import check_kept
-from stem_kombu.control.trust import Trust
+from stem_kombu.control.verification import Trust
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.signing.keyring import Scope, Untrusted

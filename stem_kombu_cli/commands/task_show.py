@@ -10,7 +10,7 @@ import click
 
 from stem_kombu.backends.registry import open_backend, open_roster
 from stem_kombu.clock import isoformat
-from stem_kombu.control.trust import Trust
+from stem_kombu.control.verification import Trust
 from stem_kombu.errors import ConfigurationError, StemError
 from stem_kombu.outcome import TaskState
 from stem_kombu.revocation import checked_task_id

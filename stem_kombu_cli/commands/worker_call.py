@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from stem_kombu.control.codec import BUILT_IN
-from stem_kombu.control.reports import Report
+from stem_kombu.control.client.reports import Report
+from stem_kombu.control.protocol.codec import BUILT_IN
 from stem_kombu_cli.commands.asking import ask
 from stem_kombu_cli.options import control_options
 from stem_kombu_cli.render import table

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from stem_kombu.control.reports import Report
+from stem_kombu.control.client.reports import Report
 from stem_kombu_cli.commands.asking import ask
 from stem_kombu_cli.options import control_options
 from stem_kombu_cli.render import span, table

@@ -10,9 +10,9 @@ import click
 
 from stem_kombu.backends.registry import open_backend
 from stem_kombu.clock import isoformat
-from stem_kombu.control.client import ControlClient
-from stem_kombu.control.reports import RevokeReport
-from stem_kombu.control.task_standings import Standing, TaskStanding, standings
+from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.client.reports import RevokeReport
+from stem_kombu.control.client.task_standings import Standing, TaskStanding, standings
 from stem_kombu.errors import ConfigurationError, StoreError
 from stem_kombu.revocation import Revocation
 from stem_kombu.settings import Settings

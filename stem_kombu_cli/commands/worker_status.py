@@ -9,10 +9,10 @@ import click
 
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.clock import SYSTEM
-from stem_kombu.control.client import ControlClient
-from stem_kombu.control.messages import matches
-from stem_kombu.control.reports import SCHEMA, StatusReport, WorkerStatus
-from stem_kombu.control.stream import HeartbeatStream
+from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.client.heartbeat_stream import HeartbeatStream
+from stem_kombu.control.client.reports import SCHEMA, StatusReport, WorkerStatus
+from stem_kombu.control.protocol.messages import matches
 from stem_kombu.errors import BrokerUnavailable
 from stem_kombu.settings import Settings
 from stem_kombu.transports.connections import backoff

@@ -16,7 +16,7 @@ import pytest
 from celery import Celery
 
 from stem_kombu.celery.configuration import host_of
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.settings import Settings
 from tests.waiting import eventually
 

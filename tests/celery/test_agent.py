@@ -18,7 +18,7 @@ PROGRAM = """
 
     from stem_kombu.celery import install
     from stem_kombu.celery.configuration import host_of
-    from stem_kombu.control.client import ControlClient
+    from stem_kombu.control.client.client import ControlClient
     from stem_kombu.settings import Settings
     from tests.waiting import eventually
 

@@ -113,7 +113,7 @@ def test_g4_the_broker_restarts_at_that_moment(
     server = redis_server if kind == "redis" else rabbitmq_server
     shop.start("-c", "1", STEM_REVOKE_STORE_URL=store)
     ids = [f"outage-{n}" for n in range(TRIALS)]
-    from stem_kombu.control.client import ControlClient
+    from stem_kombu.control.client.client import ControlClient
     from stem_kombu.settings import Settings
 
     with ControlClient(Settings.from_env({}, broker=shop.broker, backend=shop.backend, revoke_store=store)) as client:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.revocation import RevocationDraft
 from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.keyring import Untrusted

@@ -16,7 +16,7 @@ from stem_kombu.app import Stem
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_backend
 from stem_kombu.clock import SYSTEM
-from stem_kombu.control.codec import decode_command, decode_reply
+from stem_kombu.control.protocol.codec import decode_command, decode_reply
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.revocation import RevocationDraft
 from stem_kombu.settings import Settings

@@ -41,8 +41,8 @@ _spec.loader.exec_module(dumps)
 from stem_kombu import Stem  # noqa: E402
 from stem_kombu.backends.heartbeat import Heartbeat  # noqa: E402
 from stem_kombu.backends.registry import open_backend  # noqa: E402
-from stem_kombu.control import codec  # noqa: E402
-from stem_kombu.control.messages import Call, Command, Inspect, Ping, Reply, ReplyError, Revoke, Stats  # noqa: E402
+from stem_kombu.control.protocol import codec  # noqa: E402
+from stem_kombu.control.protocol.messages import Call, Command, Inspect, Ping, Reply, ReplyError, Revoke, Stats  # noqa: E402
 from stem_kombu.outcome import TaskError, TaskRecord, TaskState  # noqa: E402
 from stem_kombu.revocation import RevocationDraft  # noqa: E402
 from stem_kombu.settings import Settings  # noqa: E402

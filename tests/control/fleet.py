@@ -13,7 +13,9 @@ from typing import Any
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.memory import MemoryBackend
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.control.base import (
+from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.server.listener import ControlListener
+from stem_kombu.control.server.worker_view import (
     InFlightTask,
     PoolSlot,
     RevocationFacts,
@@ -22,8 +24,6 @@ from stem_kombu.control.base import (
     WorkerFacts,
     WorkerIdentity,
 )
-from stem_kombu.control.client import ControlClient
-from stem_kombu.control.listener import ControlListener
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
 from stem_kombu.settings import Settings

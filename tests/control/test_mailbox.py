@@ -6,10 +6,10 @@ import select
 from typing import Any
 
 from stem_kombu.clock import SYSTEM
-from stem_kombu.control.codec import encode_reply
-from stem_kombu.control.mailbox import Mailbox
-from stem_kombu.control.messages import Reply
-from stem_kombu.control.outbox import Speaker
+from stem_kombu.control.client.connection import Mailbox
+from stem_kombu.control.protocol.codec import encode_reply
+from stem_kombu.control.protocol.messages import Reply
+from stem_kombu.control.server.reply_publisher import Speaker
 from stem_kombu.transports.connections import connect, open_connection
 from tests.waiting import eventually
 

@@ -6,8 +6,8 @@ from datetime import datetime, timezone
 
 import pytest
 
-from stem_kombu.control.handlers import inspect as handler
-from stem_kombu.control.messages import Inspect
+from stem_kombu.control.protocol.messages import Inspect
+from stem_kombu.control.server.handlers import inspect as handler
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import RevocationCache
 from tests.control.fleet import Fleet
@@ -82,6 +82,6 @@ def test_the_cache_gives_what_is_older_than_a_version() -> None:
 
 def test_the_first_page_is_asked_for_as_ever() -> None:
     """Workers before pages were known are sent nothing that is new to them."""
-    from stem_kombu.control.codec import _encode_order
+    from stem_kombu.control.protocol.codec import _encode_order
 
     assert _encode_order(Inspect(True, 10)) == {"revoked": True, "limit": 10}

@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from stem_kombu.clock import SYSTEM
-from stem_kombu.control.base import RevocationFacts, WorkerView
-from stem_kombu.control.client import ControlClient
-from stem_kombu.control.codec import decode_command
-from stem_kombu.control.messages import Call, Inspect, Ping, Stats
-from stem_kombu.control.question import Question
+from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.client.command_request import Question
+from stem_kombu.control.protocol.codec import decode_command
+from stem_kombu.control.protocol.messages import Call, Inspect, Ping, Stats
+from stem_kombu.control.server.worker_view import RevocationFacts, WorkerView
 from stem_kombu.errors import BrokerUnavailable
 from stem_kombu.settings import Settings
 from stem_kombu.testing.proxy import TcpProxy

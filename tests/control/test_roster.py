@@ -8,8 +8,8 @@ from datetime import datetime, timedelta, timezone
 
 from stem_kombu.backends.base import RosterView
 from stem_kombu.clock import SYSTEM
-from stem_kombu.control.client import ControlClient
-from stem_kombu.control.lookout import Lookout
+from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.client.roster_reader import Lookout
 from stem_kombu.errors import StoreUnavailable
 from stem_kombu.settings import Settings
 from stem_kombu.testing.proxy import TcpProxy

@@ -8,10 +8,10 @@ from datetime import timedelta
 import pytest
 
 from stem_kombu.clock import SYSTEM
-from stem_kombu.control.admission import LONGEST_LIFE, TOLERANCE
-from stem_kombu.control.base import WorkerView
-from stem_kombu.control.codec import encode_command
-from stem_kombu.control.messages import Call
+from stem_kombu.control.protocol.codec import encode_command
+from stem_kombu.control.protocol.messages import Call
+from stem_kombu.control.server.replay_guard import LONGEST_LIFE, TOLERANCE
+from stem_kombu.control.server.worker_view import WorkerView
 from tests.control.fleet import Fleet
 from tests.control.wire import Wire, revoke_order
 from tests.waiting import eventually

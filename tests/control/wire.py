@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from stem_kombu.clock import SYSTEM
-from stem_kombu.control.codec import encode_command
-from stem_kombu.control.mailbox import Mailbox
-from stem_kombu.control.messages import Command, Order, Ping, Reply, Revoke
+from stem_kombu.control.client.connection import Mailbox
+from stem_kombu.control.protocol.codec import encode_command
+from stem_kombu.control.protocol.messages import Command, Order, Ping, Reply, Revoke
 from stem_kombu.revocation import Revocation
 from stem_kombu.transports import names
 from stem_kombu.transports.connections import connect, open_connection

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from stem_kombu.control.client import ControlClient
-from stem_kombu.control.question import Question
+from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.client.command_request import Question
 from stem_kombu_cli.main import main
 from tests.faults.notes import note, now
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import redis
 
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.testing.proxy import TcpProxy
 from tests.faults.fleet import ROOT
 from tests.faults.report import Target

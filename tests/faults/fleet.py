@@ -21,7 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from stem_kombu.app import Stem
 from stem_kombu.backends.registry import open_backend
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.errors import StemError
 from stem_kombu.settings import Settings
 from stem_kombu.stores.registry import open_revoke_store

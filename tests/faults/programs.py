@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stem_kombu.app import Stem
 from stem_kombu.context import TaskContext
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
 from tests.faults.notes import now
 from tests.waiting import eventually
 

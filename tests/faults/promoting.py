@@ -7,7 +7,7 @@ from typing import Any
 
 import redis
 
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.errors import StoreError
 from stem_kombu.settings import Settings
 from stem_kombu.stores.registry import open_revoke_store

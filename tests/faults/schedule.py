@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stem_kombu.control.reports import Report
+from stem_kombu.control.client.reports import Report
 from stem_kombu.errors import StemError
 from stem_kombu.revocation import RevocationDraft
 from stem_kombu.stores.registry import open_revoke_store

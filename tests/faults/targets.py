@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from stem_kombu.app import Stem
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage
 from tests.faults.embedded_workers import ROWS

@@ -20,8 +20,8 @@ import pytest
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.stored import parsed_record
 from stem_kombu.clock import parse_isoformat
-from stem_kombu.control.codec import decode_command, decode_reply
-from stem_kombu.control.reports import Report, WorkerReply
+from stem_kombu.control.client.reports import Report, WorkerReply
+from stem_kombu.control.protocol.codec import decode_command, decode_reply
 from stem_kombu.errors import BadMessage, ConfigurationError, StoreCorrupt
 from stem_kombu.execution.frames import FrameReader, ProtocolFault, Ready, Started, encode
 from stem_kombu.messages.decoding import decode_delivery

@@ -10,9 +10,9 @@ from typing import Any
 
 from stem_kombu.app import Stem
 from stem_kombu.clock import SYSTEM
-from stem_kombu.control.client import ControlClient
-from stem_kombu.control.codec import encode_command
-from stem_kombu.control.messages import Command, Order, Ping, Reply, Revoke
+from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.protocol.codec import encode_command
+from stem_kombu.control.protocol.messages import Command, Order, Ping, Reply, Revoke
 from stem_kombu.outcome import TaskState
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.settings import Settings, SigningSettings

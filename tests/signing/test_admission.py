@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 
 from stem_kombu.clock import SYSTEM
-from stem_kombu.control import admission
-from stem_kombu.control.admission import Admission, Verdict
-from stem_kombu.control.messages import Ping
+from stem_kombu.control.protocol.messages import Ping
+from stem_kombu.control.server import replay_guard as admission
+from stem_kombu.control.server.replay_guard import Admission, Verdict
 from tests.control.wire import a_command
 from tests.signing.scene import OPS, VIEWER
 

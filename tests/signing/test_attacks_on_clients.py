@@ -17,12 +17,12 @@ from stem_kombu.backends.registry import open_backend
 from stem_kombu.backends.signed_beats import signed_beat
 from stem_kombu.clock import SYSTEM
 from stem_kombu.concurrency.wakeup import WakePipe
-from stem_kombu.control.client import ControlClient
-from stem_kombu.control.codec import encode_reply
-from stem_kombu.control.ear import Ear
-from stem_kombu.control.messages import Call, Reply, ReplyError
-from stem_kombu.control.outbox import Outbox
-from stem_kombu.control.reports import Report
+from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.client.reports import Report
+from stem_kombu.control.protocol.codec import encode_reply
+from stem_kombu.control.protocol.messages import Call, Reply, ReplyError
+from stem_kombu.control.server.reply_publisher import Outbox
+from stem_kombu.control.server.subscription import Ear
 from stem_kombu.signing.keyring import Keyring
 from stem_kombu.signing.seal import digest_of, sealed, signature_of
 from stem_kombu.transports.connections import open_connection

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from stem_kombu.control.codec import encode_command, encode_reply
-from stem_kombu.control.messages import Call, Inspect, Ping, Reply, Revoke, Stats
+from stem_kombu.control.protocol.codec import encode_command, encode_reply
+from stem_kombu.control.protocol.messages import Call, Inspect, Ping, Reply, Revoke, Stats
 from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.keyring import Untrusted
 from stem_kombu.signing.seal import COMMAND, sealed, signature_of

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from stem_kombu.control.census import Census
-from stem_kombu.control.messages import Call, Inspect, Ping, Reply, ReplyError
-from stem_kombu.control.reports import Report
+from stem_kombu.control.client.reply_collector import Census
+from stem_kombu.control.client.reports import Report
+from stem_kombu.control.protocol.messages import Call, Inspect, Ping, Reply, ReplyError
 from stem_kombu.signing.keyring import Untrusted
 from stem_kombu.signing.seal import COMMAND, REPLY, digest_of, sealed, signature_of, unsealed
 from tests.servers.redis import RedisServer

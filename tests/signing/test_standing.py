@@ -13,9 +13,9 @@ from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.signed_beats import signed_beat
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control import standing
-from stem_kombu.control.messages import ReplyError
-from stem_kombu.control.reports import Report, WorkerReply
-from stem_kombu.control.trust import Trust
+from stem_kombu.control.client.reports import Report, WorkerReply
+from stem_kombu.control.protocol.messages import ReplyError
+from stem_kombu.control.verification import Trust
 from stem_kombu.revocation import Revocation, RevocationDraft, merge
 from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.keyring import Keyring, Untrusted
@@ -81,7 +81,7 @@ def test_g1_a_store_takes_what_a_client_with_a_key_revokes_though_the_broker_is_
     settings = replace(
         scene.client_settings(operator("ops")), broker=replace(scene.settings.broker, value="redis://127.0.0.1:1/0")
     )
-    from stem_kombu.control.client import ControlClient
+    from stem_kombu.control.client.client import ControlClient
 
     with ControlClient(settings) as client:
         report = client.revoke(["unheard"], timeout=2.0)

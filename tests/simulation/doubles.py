@@ -12,8 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from stem_kombu.clock import Clock
-from stem_kombu.control.codec import decode_reply
-from stem_kombu.control.messages import Reply
+from stem_kombu.control.protocol.codec import decode_reply
+from stem_kombu.control.protocol.messages import Reply
 from stem_kombu.errors import BadMessage, BrokerError, BrokerUnavailable
 from stem_kombu.transports import names
 from tests.faults.history import Event
@@ -257,7 +257,9 @@ def give_back(connection: TaskConnection, tag: int) -> None:
 
 
 class Ear:
-    """:class:`stem_kombu.control.ear.Ear`: hears broadcasts and an inbox; knows when it is deaf, after a while."""
+    """:class:`stem_kombu.control.server.subscription.Ear`: hears broadcasts and an inbox.
+
+    It knows when it is deaf, after a while."""
 
     errors = (BrokerError,)
 
@@ -340,7 +342,7 @@ class Ear:
 
 
 class Voice:
-    """The connection of :class:`stem_kombu.control.outbox.Outbox`."""
+    """The connection of :class:`stem_kombu.control.server.reply_publisher.Outbox`."""
 
     patience = None  # a simulated broker wants no heartbeats
 
@@ -364,7 +366,7 @@ class Voice:
 
 
 class Mailbox:
-    """:class:`stem_kombu.control.mailbox.Mailbox`: a client's inbox and its way to the workers."""
+    """:class:`stem_kombu.control.client.connection.Mailbox`: a client's inbox and its way to the workers."""
 
     def __init__(
         self, template: Template, namespace: str, *, timeout: float, clock: Clock, keyring: Any = None

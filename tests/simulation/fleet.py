@@ -16,13 +16,18 @@ from stem_kombu.backends.processes import Presence
 from stem_kombu.concurrency import service as background
 from stem_kombu.concurrency import thread_pool as lanes
 from stem_kombu.context import TaskContext, TaskReleased, TaskRevoked
-from stem_kombu.control import base, listener, lookout, mailboxes, outbox, question
-from stem_kombu.control import client as client_module
-from stem_kombu.control.census import Census
-from stem_kombu.control.client import ControlClient
-from stem_kombu.control.handlers import ping, stats
-from stem_kombu.control.messages import Command, Reply, Revoke
-from stem_kombu.control.reception import Reception
+from stem_kombu.control.client import client as client_module
+from stem_kombu.control.client import command_request as question
+from stem_kombu.control.client import connections as mailboxes
+from stem_kombu.control.client import roster_reader as lookout
+from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.client.reply_collector import Census
+from stem_kombu.control.protocol.messages import Command, Reply, Revoke
+from stem_kombu.control.server import listener
+from stem_kombu.control.server import reply_publisher as outbox
+from stem_kombu.control.server import worker_view as base
+from stem_kombu.control.server.command_server import Reception
+from stem_kombu.control.server.handlers import ping, stats
 from stem_kombu.errors import LeaseLost, StemError
 from stem_kombu.execution import (
     ahead,

@@ -13,8 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stem_kombu.control import admission, census, client, lookout, question
-from stem_kombu.control.messages import Command, Reply, Revoke
+from stem_kombu.control.client import client
+from stem_kombu.control.client import command_request as question
+from stem_kombu.control.client import reply_collector as census
+from stem_kombu.control.client import roster_reader as lookout
+from stem_kombu.control.protocol.messages import Command, Reply, Revoke
+from stem_kombu.control.server import replay_guard as admission
 from stem_kombu.errors import StoreUnavailable
 from stem_kombu.execution import lineup, pool, router
 from stem_kombu.execution.base import Stop

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from stem_kombu.control.admission import TOLERANCE
-from stem_kombu.control.client import ROSTER_SHARE
+from stem_kombu.control.client.client import ROSTER_SHARE
+from stem_kombu.control.server.replay_guard import TOLERANCE
 from stem_kombu.errors import StemError
 from stem_kombu.messages.encoding import encode_task
 from stem_kombu.task import TaskMessage

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stem_kombu.control.admission import TOLERANCE
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.server.replay_guard import TOLERANCE
 from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage
 from tests.cli.program import STEM

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stem_kombu.control.census import Census
-from stem_kombu.control.messages import Reply
+from stem_kombu.control.client.reply_collector import Census
+from stem_kombu.control.protocol.messages import Reply
 
 WORKERS = [f"w{number}" for number in range(5)]
 STEPS = st.lists(

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from stem_kombu.control.roster_clock import LONGEST_RELIANCE, RosterClock
+from stem_kombu.control.client.roster_clock import LONGEST_RELIANCE, RosterClock
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from stem_kombu.app import Stem
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.settings import Settings
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.testing.gates import Gate

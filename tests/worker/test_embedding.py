@@ -12,7 +12,7 @@ import pytest
 from kombu import Connection, Consumer, Exchange, Queue
 
 from stem_kombu.app import Stem
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.outcome import TaskState
 from stem_kombu.testing.gates import Gate

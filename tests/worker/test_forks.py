@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from stem_kombu.app import Stem
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.worker.worker import Worker
 from tests.waiting import eventually
 

@@ -17,7 +17,7 @@ from kombu import Exchange, Producer
 from fuzz import corpus
 from fuzz.targets import load
 from stem_kombu.app import Stem
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.transports import names
 from stem_kombu.transports.connections import connect, open_connection
 from stem_kombu.worker.worker import Worker

@@ -20,11 +20,11 @@ from stem_kombu.backends.registry import open_backend, open_roster
 from stem_kombu.celery.agent import Agent
 from stem_kombu.celery.board import Board
 from stem_kombu.clock import SYSTEM
-from stem_kombu.control.client import ControlClient
-from stem_kombu.control.listener import ControlListener
-from stem_kombu.control.mailbox import Mailbox
-from stem_kombu.control.outbox import Outbox
-from stem_kombu.control.stream import HeartbeatStream
+from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.client.connection import Mailbox
+from stem_kombu.control.client.heartbeat_stream import HeartbeatStream
+from stem_kombu.control.server.listener import ControlListener
+from stem_kombu.control.server.reply_publisher import Outbox
 from stem_kombu.errors import BrokerError, BrokerUnavailable, StemError, StoreUnavailable
 from stem_kombu.execution.inline import InlineExecutor
 from stem_kombu.settings import Settings

@@ -14,7 +14,7 @@ import pytest
 
 from stem_kombu.app import Stem
 from stem_kombu.clock import SYSTEM
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.errors import StoreUnavailable, TaskFailed
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.revocation import RevocationDraft

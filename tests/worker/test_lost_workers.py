@@ -17,7 +17,7 @@ from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.memory import MemoryBackend
 from stem_kombu.clock import SYSTEM
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.errors import StoreUnavailable
 from stem_kombu.outcome import TaskError, TaskRecord, TaskState
 from stem_kombu.task import Task, TaskMessage, TaskOptions

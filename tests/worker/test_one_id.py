@@ -16,7 +16,7 @@ import pytest
 from stem_kombu.app import Stem
 from stem_kombu.backends.base import Roster
 from stem_kombu.backends.registry import open_roster
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.worker.worker import Worker
 from tests.waiting import eventually

@@ -11,7 +11,7 @@ from celery import Celery
 
 from stem_kombu.app import Stem
 from stem_kombu.clock import SYSTEM
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.outcome import TaskState
 from stem_kombu.settings import Settings
 from stem_kombu.worker.worker import Worker

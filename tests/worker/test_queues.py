@@ -6,7 +6,7 @@ import pytest
 from kombu import Queue
 
 from stem_kombu.app import Stem
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.outcome import TaskState
 from stem_kombu.testing.gates import Gate
 from stem_kombu.transports.connections import open_connection

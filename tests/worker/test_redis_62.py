@@ -10,7 +10,7 @@ import redis
 
 from stem_kombu.app import Stem
 from stem_kombu.context import TaskContext
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.outcome import TaskState
 from stem_kombu.settings import Settings
 from stem_kombu.testing.gates import Gate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stem_kombu.app import Stem
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.outcome import TaskState
 from stem_kombu.testing.gates import Gate
 from tests.waiting import eventually

@@ -11,7 +11,7 @@ import pytest
 
 from stem_kombu.app import Stem
 from stem_kombu.context import TaskContext
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.errors import BrokerError, StoreError
 from stem_kombu.outcome import TaskState
 from stem_kombu.settings import Settings

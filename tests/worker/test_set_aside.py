@@ -14,7 +14,7 @@ from amqp.exceptions import MessageNacked
 from kombu import Connection
 
 from stem_kombu.app import Stem
-from stem_kombu.control.client import ControlClient
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.errors import BrokerBlocked
 from stem_kombu.outcome import TaskState
 from stem_kombu.settings import Settings

@@ -269,7 +269,7 @@ def test_a_worker_that_is_stopped_by_one_of_its_own_tasks_finishes_it_and_ends(
 
     worker.append(Worker(own, name="own", concurrency=1).start())
     if kind == "control command":
-        from stem_kombu.control.client import ControlClient
+        from stem_kombu.control.client.client import ControlClient
 
         with ControlClient(own) as control:
             assert control.call("leave", timeout=30).replies[0].payload == {"leaves": True}

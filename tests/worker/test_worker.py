@@ -9,9 +9,9 @@ import pytest
 
 from stem_kombu.app import Stem
 from stem_kombu.clock import SYSTEM
-from stem_kombu.control.client import ControlClient
-from stem_kombu.control.handlers.revoke import settled, take
-from stem_kombu.control.messages import Revoke
+from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.protocol.messages import Revoke
+from stem_kombu.control.server.handlers.revoke import settled, take
 from stem_kombu.errors import ConfigurationError, TaskFailed
 from stem_kombu.outcome import TaskState
 from stem_kombu.revocation import RevocationDraft

@@ -14,8 +14,8 @@ from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.signed_beats import BelievedRoster, signed_beat, verified_beat
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.control.complaints import Complaints
-from stem_kombu.control.messages import Command
+from stem_kombu.control.protocol.messages import Command
+from stem_kombu.drop_counter import Complaints
 from stem_kombu.revocation import Revocation
 from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.configuration import open_keyring

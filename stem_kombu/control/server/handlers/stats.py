@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from stem_kombu.clock import SYSTEM, isoformat
-from stem_kombu.control.base import WaitingOutcome, WorkerFacts, WorkerView
-from stem_kombu.control.messages import Stats
+from stem_kombu.control.protocol.messages import Stats
+from stem_kombu.control.server.worker_view import WaitingOutcome, WorkerFacts, WorkerView
 
 
 def stats(order: Stats, view: WorkerView) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
 from stem_kombu.clock import Clock
-from stem_kombu.control.codec import LARGEST_COMMAND
-from stem_kombu.control.complaints import Complaints
 from stem_kombu.control.lines import acknowledges, body_of, drain, hang_up, line
-from stem_kombu.control.trust import NO_KEYS, Trust
+from stem_kombu.control.protocol.codec import LARGEST_COMMAND
+from stem_kombu.control.verification import NO_KEYS, Trust
+from stem_kombu.drop_counter import Complaints
 from stem_kombu.errors import BroadcastUnsupported
 from stem_kombu.messages.decompression import bound
 from stem_kombu.transports import names

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from stem_kombu.control.reports import RevokeReport
+from stem_kombu.control.client.reports import RevokeReport
 from stem_kombu.outcome import TaskRecord, TaskState
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from stem_kombu.clock import SYSTEM, isoformat
-from stem_kombu.control.base import WorkerView
-from stem_kombu.control.messages import Ping
+from stem_kombu.control.protocol.messages import Ping
+from stem_kombu.control.server.worker_view import WorkerView
 
 
 def ping(order: Ping, view: WorkerView) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Background
 from stem_kombu.concurrency.wakeup import WakePipe
-from stem_kombu.control.admission import Admission
-from stem_kombu.control.base import WorkerView
-from stem_kombu.control.ear import Ear
-from stem_kombu.control.outbox import Outbox
-from stem_kombu.control.reception import Reception
-from stem_kombu.control.trust import Trust
+from stem_kombu.control.server.command_server import Reception
+from stem_kombu.control.server.replay_guard import Admission
+from stem_kombu.control.server.reply_publisher import Outbox
+from stem_kombu.control.server.subscription import Ear
+from stem_kombu.control.server.worker_view import WorkerView
+from stem_kombu.control.verification import Trust
 from stem_kombu.errors import BrokerRefused, BrokerUnavailable
 from stem_kombu.transports import names
 from stem_kombu.transports.capabilities import abilities_of

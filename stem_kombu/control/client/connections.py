@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from stem_kombu.clock import Clock
-from stem_kombu.control.mailbox import Mailbox
+from stem_kombu.control.client.connection import Mailbox
 from stem_kombu.drivers import forking
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.settings import Settings

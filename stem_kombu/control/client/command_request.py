@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.clock import Clock
-from stem_kombu.control.census import Census, living
-from stem_kombu.control.codec import encode_command, order_size
-from stem_kombu.control.mailbox import Mailbox
-from stem_kombu.control.messages import Call, Command, Order, matches
+from stem_kombu.control.client.connection import Mailbox
+from stem_kombu.control.client.reply_collector import Census, living
+from stem_kombu.control.protocol.codec import encode_command, order_size
+from stem_kombu.control.protocol.messages import Call, Command, Order, matches
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import TEXT_LIMIT, Revocation
 from stem_kombu.signing.keyring import Keyring

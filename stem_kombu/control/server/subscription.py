@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.wakeup import WakePipe, wait_readable
-from stem_kombu.control.codec import LARGEST_COMMAND
 from stem_kombu.control.lines import acknowledges, body_of, drain, hang_up, line, loop_body, looped_token
-from stem_kombu.control.outbox import Speaker
+from stem_kombu.control.protocol.codec import LARGEST_COMMAND
+from stem_kombu.control.server.reply_publisher import Speaker
 from stem_kombu.errors import BrokerError, BrokerUnavailable
 from stem_kombu.messages.decompression import bound
 from stem_kombu.transports import names

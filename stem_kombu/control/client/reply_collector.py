@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Liveness
-from stem_kombu.control.messages import REFUSED, STALE, Reply, is_glob, matches
-from stem_kombu.control.reports import WorkerReply
+from stem_kombu.control.client.reports import WorkerReply
+from stem_kombu.control.protocol.messages import REFUSED, STALE, Reply, is_glob, matches
 
 
 def living(view: RosterView, targets: Sequence[str] | None) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from stem_kombu.control.messages import Inspect
-from stem_kombu.control.reports import Report, WorkerReply
+from stem_kombu.control.client.reports import Report, WorkerReply
+from stem_kombu.control.protocol.messages import Inspect
 
 #: Asks one worker; the report may be without an answer.
 Ask = Callable[[Inspect, str], Report]

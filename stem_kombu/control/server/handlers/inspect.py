@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from stem_kombu.clock import isoformat
-from stem_kombu.control.base import InFlightTask, SetBack, WaitingOutcome, WorkerView
-from stem_kombu.control.messages import Inspect
+from stem_kombu.control.protocol.messages import Inspect
+from stem_kombu.control.server.worker_view import InFlightTask, SetBack, WaitingOutcome, WorkerView
 from stem_kombu.revocation import Revocation
 from stem_kombu.stores.quarantine import SetAside
 

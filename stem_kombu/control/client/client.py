@@ -17,16 +17,16 @@ from stem_kombu.backends.base import Roster, RosterView
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control import standing
-from stem_kombu.control.codec import BUILT_IN
-from stem_kombu.control.lookout import Lookout
-from stem_kombu.control.mailbox import Mailbox
-from stem_kombu.control.mailboxes import Mailboxes
-from stem_kombu.control.messages import Call, Inspect, Order, Ping, Revoke, Stats, matches, scope_of
-from stem_kombu.control.pages import completed
-from stem_kombu.control.question import Question, checked_targets, chunks, default_requester
-from stem_kombu.control.reports import Report, RevokeReport, StatusReport, WorkerReply, WorkerStatus
-from stem_kombu.control.roster_clock import RosterClock
-from stem_kombu.control.trust import Trust
+from stem_kombu.control.client.command_request import Question, checked_targets, chunks, default_requester
+from stem_kombu.control.client.connection import Mailbox
+from stem_kombu.control.client.connections import Mailboxes
+from stem_kombu.control.client.pages import completed
+from stem_kombu.control.client.reports import Report, RevokeReport, StatusReport, WorkerReply, WorkerStatus
+from stem_kombu.control.client.roster_clock import RosterClock
+from stem_kombu.control.client.roster_reader import Lookout
+from stem_kombu.control.protocol.codec import BUILT_IN
+from stem_kombu.control.protocol.messages import Call, Inspect, Order, Ping, Revoke, Stats, matches, scope_of
+from stem_kombu.control.verification import Trust
 from stem_kombu.drivers import forking
 from stem_kombu.durations import checked_duration
 from stem_kombu.errors import BrokerError, BrokerUnavailable, ConfigurationError
@@ -38,7 +38,7 @@ from stem_kombu.stores.base import RevokeStore
 
 if TYPE_CHECKING:
     from stem_kombu.app import Stem
-    from stem_kombu.control.stream import HeartbeatStream
+    from stem_kombu.control.client.heartbeat_stream import HeartbeatStream
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ class ControlClient:
     def heartbeats(self, *, timeout: float | None = None) -> HeartbeatStream:
         """A stream of heartbeats as they are sent, connected when it is returned; close it."""
         self._trust.require(Scope.READ, "see who is alive")
-        from stem_kombu.control.stream import HeartbeatStream
+        from stem_kombu.control.client.heartbeat_stream import HeartbeatStream
 
         return HeartbeatStream(
             self._mailboxes.template(),

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stem_kombu.control.base import WorkerView
-from stem_kombu.control.messages import Revoke
-from stem_kombu.control.trust import NO_KEYS, Trust
+from stem_kombu.control.protocol.messages import Revoke
+from stem_kombu.control.server.worker_view import WorkerView
+from stem_kombu.control.verification import NO_KEYS, Trust
 from stem_kombu.revocation_cache import Applied
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.thread_pool import Lane
-from stem_kombu.control.admission import Admission, Verdict
-from stem_kombu.control.base import WorkerView
-from stem_kombu.control.codec import Unreadable, address_of, decode_command
-from stem_kombu.control.dispatch import Dispatch
-from stem_kombu.control.handlers.revoke import Taken
-from stem_kombu.control.messages import STALE, Call, Command, Inspect, Ping, ReplyError, Revoke, matches
-from stem_kombu.control.trust import NO_KEYS, Trust
+from stem_kombu.control.protocol.codec import Unreadable, address_of, decode_command
+from stem_kombu.control.protocol.messages import STALE, Call, Command, Inspect, Ping, ReplyError, Revoke, matches
+from stem_kombu.control.server.dispatch import Dispatch
+from stem_kombu.control.server.handlers.revoke import Taken
+from stem_kombu.control.server.replay_guard import Admission, Verdict
+from stem_kombu.control.server.worker_view import WorkerView
+from stem_kombu.control.verification import NO_KEYS, Trust
 from stem_kombu.errors import BadMessage
 from stem_kombu.signing.keyring import Untrusted
 from stem_kombu.signing.seal import digest_of, signature_of

@@ -1,6 +1,6 @@
 """What operators and workers say to each other: commands with their arguments, and replies.
 
-Values only; :mod:`stem_kombu.control.codec` is the one door through which they become bytes and come back.
+Values only; :mod:`stem_kombu.control.protocol.codec` is the one door through which they become bytes and come back.
 """
 
 from __future__ import annotations

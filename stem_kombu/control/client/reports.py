@@ -12,7 +12,7 @@ from typing import Any
 
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
 from stem_kombu.clock import isoformat
-from stem_kombu.control.messages import ReplyError
+from stem_kombu.control.protocol.messages import ReplyError
 from stem_kombu.errors import BrokerError
 from stem_kombu.revocation import Revocation
 

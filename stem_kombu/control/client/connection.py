@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.clock import Clock
-from stem_kombu.control.codec import LARGEST_REPLY, decode_reply
-from stem_kombu.control.complaints import Complaints
 from stem_kombu.control.lines import (
     acknowledges,
     body_of,
@@ -22,7 +20,9 @@ from stem_kombu.control.lines import (
     looped_token,
     say,
 )
-from stem_kombu.control.messages import Reply
+from stem_kombu.control.protocol.codec import LARGEST_REPLY, decode_reply
+from stem_kombu.control.protocol.messages import Reply
+from stem_kombu.drop_counter import Complaints
 from stem_kombu.errors import BadMessage, BrokerError
 from stem_kombu.messages.decompression import bound
 from stem_kombu.signing.keyring import Keyring, Scope, Untrusted

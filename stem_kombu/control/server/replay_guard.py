@@ -10,8 +10,8 @@ from datetime import timedelta
 from enum import Enum
 
 from stem_kombu.clock import Clock, epoch_us, from_epoch
-from stem_kombu.control.complaints import Complaints
-from stem_kombu.control.messages import Command
+from stem_kombu.control.protocol.messages import Command
+from stem_kombu.drop_counter import Complaints
 from stem_kombu.signing.keyring import Scope
 
 #: Seconds by which the roster's clock, as two processes know it, may differ.

@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stem_kombu.control.base import WorkerView
-from stem_kombu.control.codec import BUILT_IN, encode_reply
-from stem_kombu.control.handlers.inspect import inspect
-from stem_kombu.control.handlers.ping import ping
-from stem_kombu.control.handlers.revoke import Taken, settled, take
-from stem_kombu.control.handlers.stats import stats
-from stem_kombu.control.messages import Call, Command, Inspect, Order, Ping, Reply, ReplyError, Revoke, Stats
-from stem_kombu.control.trust import Trust
+from stem_kombu.control.protocol.codec import BUILT_IN, encode_reply
+from stem_kombu.control.protocol.messages import Call, Command, Inspect, Order, Ping, Reply, ReplyError, Revoke, Stats
+from stem_kombu.control.server.handlers.inspect import inspect
+from stem_kombu.control.server.handlers.ping import ping
+from stem_kombu.control.server.handlers.revoke import Taken, settled, take
+from stem_kombu.control.server.handlers.stats import stats
+from stem_kombu.control.server.worker_view import WorkerView
+from stem_kombu.control.verification import Trust
 from stem_kombu.errors import BadMessage, ConfigurationError, StemError, UnknownCommand
 from stem_kombu.signing.keyring import Scope
 

@@ -1,0 +1,1 @@
+"""Commands and replies: their types and how they are written."""
