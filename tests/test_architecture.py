@@ -88,7 +88,7 @@ WALLS = [
         "keys and signatures know bytes, not who says them",
     ),
     (
-        "stem_kombu.monitoring",
+        "stem_kombu.celery_monitors",
         ("stem_kombu.execution", "stem_kombu.worker", "stem_kombu.stores", "stem_kombu.backends"),
         "monitors see what WorkerView shows",
     ),
@@ -123,7 +123,7 @@ KNOWN_ONLY_TO = [
             "stem_kombu.control.client",
             "stem_kombu.control.server",
             "stem_kombu.worker",
-            "stem_kombu.monitoring.face",
+            "stem_kombu.celery_monitors.service",
             "stem_kombu.celery",
         ),
     ),

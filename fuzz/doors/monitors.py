@@ -9,9 +9,9 @@ from functools import lru_cache
 from typing import Any
 
 from fuzz.oracle import Refused, asked, holds, is_json
+from stem_kombu.celery_monitors.commands import Panel
+from stem_kombu.celery_monitors.pidbox import Switchboard
 from stem_kombu.errors import StemError
-from stem_kombu.monitoring.panel import Panel
-from stem_kombu.monitoring.switchboard import Switchboard
 from stem_kombu.revocation import RevocationDraft, checked_task_id
 from tests.control.fleet import FakeWorker, identity, running_task
 

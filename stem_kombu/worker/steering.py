@@ -11,9 +11,9 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from stem_kombu.celery_monitors.events import Events
 from stem_kombu.clock import Clock
 from stem_kombu.execution.base import Executor, Job, Stop
-from stem_kombu.monitoring.events import Events
 from stem_kombu.outcome import Ending, Outcome, TaskError, TaskRecord
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache

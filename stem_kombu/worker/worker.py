@@ -17,6 +17,8 @@ from stem_kombu.backends.base import Roster
 from stem_kombu.backends.celery_results import open_celery_results
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_roster
+from stem_kombu.celery_monitors.service import DRIVERS as FACE_DRIVERS
+from stem_kombu.celery_monitors.service import Face
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.concurrency.service import watched_by
 from stem_kombu.control.server.listener import ControlListener
@@ -30,8 +32,6 @@ from stem_kombu.execution.child_setup import ChildOptions
 from stem_kombu.execution.router import Executors
 from stem_kombu.logs import LogSetup
 from stem_kombu.messages.signatures import task_verifier
-from stem_kombu.monitoring.face import DRIVERS as FACE_DRIVERS
-from stem_kombu.monitoring.face import Face
 from stem_kombu.processors import usable_processors
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.settings import Settings

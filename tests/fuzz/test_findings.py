@@ -19,6 +19,7 @@ import pytest
 
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.stored import parsed_record
+from stem_kombu.celery_monitors.pidbox import Switchboard
 from stem_kombu.clock import parse_isoformat
 from stem_kombu.control.client.reports import Report, WorkerReply
 from stem_kombu.control.protocol.codec import decode_command, decode_reply
@@ -26,7 +27,6 @@ from stem_kombu.errors import BadMessage, ConfigurationError, StoreCorrupt
 from stem_kombu.execution.frames import FrameReader, ProtocolFault, Ready, Started, encode
 from stem_kombu.messages.decoding import decode_delivery
 from stem_kombu.messages.decompression import TooMuch, bound, unpacked
-from stem_kombu.monitoring.switchboard import Switchboard
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.stores import redis as redis_store
 from stem_kombu.stores import sqlite as sqlite_store

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stem_kombu.celery.step import _make_revoke_durable
+from stem_kombu.celery_monitors.commands import Panel
 from stem_kombu.errors import StemError
-from stem_kombu.monitoring.panel import Panel
 from stem_kombu.revocation import Revocation, RevocationDraft, storable_ids
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.registry import open_revoke_store

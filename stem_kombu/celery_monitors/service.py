@@ -15,6 +15,9 @@ from kombu import Connection, Exchange, Producer
 from kombu.exceptions import KombuError
 from kombu.pidbox import Mailbox
 
+from stem_kombu.celery_monitors.commands import Panel, Revoke
+from stem_kombu.celery_monitors.events import FREQUENCY, Events, node_name
+from stem_kombu.celery_monitors.pidbox import REPLY_EXCHANGE, Switchboard
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Background
 from stem_kombu.control.lines import drain
@@ -23,9 +26,6 @@ from stem_kombu.control.server.worker_view import WorkerView
 from stem_kombu.drop_counter import Complaints
 from stem_kombu.errors import BadMessage
 from stem_kombu.messages.decompression import bound
-from stem_kombu.monitoring.events import FREQUENCY, Events, node_name
-from stem_kombu.monitoring.panel import Panel, Revoke
-from stem_kombu.monitoring.switchboard import REPLY_EXCHANGE, Switchboard
 from stem_kombu.transports.connections import connect, drop_idle, release
 from stem_kombu.transports.errors import shown_url
 from stem_kombu.transports.outages import Outage

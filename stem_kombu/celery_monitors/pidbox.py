@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+from stem_kombu.celery_monitors.commands import refusal
 from stem_kombu.errors import BadMessage
-from stem_kombu.monitoring.panel import refusal
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from stem_kombu.celery_monitors.events import SOFTWARE
 from stem_kombu.control.server.worker_view import InFlightTask, WorkerView
-from stem_kombu.monitoring.events import SOFTWARE
 from stem_kombu.revocation import RevocationDraft, storable_ids
 
 #: Celery's verbs that change what Stem does not have.
