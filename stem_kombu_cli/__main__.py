@@ -40,7 +40,7 @@ def open_closed_streams() -> None:
 def leave(code: int) -> NoReturn:
     """Exit; without taking every module apart first, where nothing waits for that. It is a sixth of a short command."""
     waited_for = any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate())
-    if waited_for or "stem_kombu.execution.pool" in sys.modules or sys.gettrace() is not None:
+    if waited_for or "stem_kombu.execution.pool.pool" in sys.modules or sys.gettrace() is not None:
         sys.exit(code)  # a pool's children are seen off by exit handlers
     try:
         sys.stdout.flush()

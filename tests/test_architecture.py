@@ -167,7 +167,7 @@ READS_TIME: dict[str, str] = {}
 #: Modules longer than LONGEST_MODULE, with the length that they may shrink from and never pass.
 LONGER = {
     "stem_kombu.control.client.client": 470,
-    "stem_kombu.execution.pool": 390,
+    "stem_kombu.execution.pool.pool": 390,
     "stem_kombu.worker.consumer": 360,
     "stem_kombu.worker.worker": 485,
 }
@@ -285,7 +285,7 @@ def mentions(module: Module, names: set[str]) -> list[str]:
 
 
 def test_the_walls_are_tested_on_something() -> None:
-    assert {"stem_kombu.settings", "stem_kombu.execution.child", "stem_kombu.transports.names"} <= set(modules())
+    assert {"stem_kombu.settings", "stem_kombu.execution.child.main", "stem_kombu.transports.names"} <= set(modules())
     seen = {found.target for module in modules().values() for found in module.imports}
     assert {"kombu", "billiard", "redis", "psycopg2", "sqlite3"} <= {target.split(".")[0] for target in seen}
 
@@ -314,7 +314,7 @@ def test_root_words_know_the_standard_library_and_each_other() -> None:
 
 
 def test_a_child_loads_nothing_that_speaks_to_a_broker_or_a_store() -> None:
-    loaded, unseen = set(), ["stem_kombu.execution.child"]
+    loaded, unseen = set(), ["stem_kombu.execution.child.main"]
     while unseen:
         name = unseen.pop()
         if name in loaded:

@@ -28,7 +28,8 @@ from stem_kombu.context import TaskContext
 from stem_kombu.control.protocol.codec import decode_command, decode_reply, encode_command, encode_reply
 from stem_kombu.control.protocol.messages import Command, Ping, Reply, Revoke
 from stem_kombu.control.server.command_server import Reception
-from stem_kombu.execution import child, frames
+from stem_kombu.execution import frames
+from stem_kombu.execution.child import main as child
 from stem_kombu.execution.handlers import Ending, Outcome
 from stem_kombu.messages.decoding import decode_delivery
 from stem_kombu.messages.encoding import encode_task

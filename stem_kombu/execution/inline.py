@@ -17,11 +17,11 @@ from typing import Any
 from stem_kombu.clock import SYSTEM, Clock, monotonic
 from stem_kombu.context import TaskContext, running_context
 from stem_kombu.execution.base import Job, Observer, SlotView, Stop
-from stem_kombu.execution.child_signals import GATE, checked_progress
+from stem_kombu.execution.child.signals import GATE, checked_progress
 from stem_kombu.execution.coroutines import CoroutineLoop
 from stem_kombu.execution.crew import Crew
 from stem_kombu.execution.handlers import call, call_async, failure, refusal
-from stem_kombu.execution.stops import PendingStop
+from stem_kombu.execution.stop_reasons import PendingStop
 from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation
 

@@ -28,8 +28,8 @@ from stem_kombu.control.verification import Trust
 from stem_kombu.drivers import forking
 from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
-from stem_kombu.execution.child_setup import ChildOptions
-from stem_kombu.execution.router import Executors
+from stem_kombu.execution.child.setup import ChildOptions
+from stem_kombu.execution.executors import Executors
 from stem_kombu.logs import LogSetup
 from stem_kombu.messages.signatures import task_verifier
 from stem_kombu.processors import usable_processors

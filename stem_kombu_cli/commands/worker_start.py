@@ -137,7 +137,7 @@ def start(
     target = app or places.settings(announce=False).app
     if not target:
         raise click.UsageError("no application is named: give -A MODULE:ATTR or set STEM_APP", ctx)
-    from stem_kombu.execution.loading import refuse_green_threads
+    from stem_kombu.execution.child.loading import refuse_green_threads
     from stem_kombu.worker.running import StopSignals
 
     # First of all: a container's first process does not hear a signal that it has no handler for.

@@ -68,7 +68,7 @@ def test_usr1_writes_the_stacks_of_worker_and_child_and_usr2_is_ignored_and_said
     task = embedded.send("shop.render", gate=gate.path)
     child = gate.wait_reached()
     worker.signal(signal.SIGUSR1)
-    eventually(lambda: "stem_kombu/execution/pool.py" in worker.err and "Thread 0x" in worker.err, 30)
+    eventually(lambda: "stem_kombu/execution/pool/pool.py" in worker.err and "Thread 0x" in worker.err, 30)
     os.kill(child, signal.SIGUSR1)
     eventually(lambda: "shop.py" in worker.err, 30)
     worker.signal(signal.SIGUSR2)

@@ -12,12 +12,13 @@ import billiard
 import pytest
 
 from stem_kombu.clock import SYSTEM
-from stem_kombu.execution import ahead, member
-from stem_kombu.execution.ahead import Ahead, Claims
 from stem_kombu.execution.base import Job, Stop
-from stem_kombu.execution.child_pipe import ChildPipe
+from stem_kombu.execution.child.pipe import ChildPipe
 from stem_kombu.execution.frames import Declined, Finished, FrameReader, Halt, Run, encode
-from stem_kombu.execution.pool import IsolatePool
+from stem_kombu.execution.pool import child_handle as member
+from stem_kombu.execution.pool import job_queue as ahead
+from stem_kombu.execution.pool.job_queue import Ahead, Claims
+from stem_kombu.execution.pool.pool import IsolatePool
 from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation
 from stem_kombu.testing.executors import JobMaker, Recording

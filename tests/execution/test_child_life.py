@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from stem_kombu.execution.base import Job
-from stem_kombu.execution.pool import IsolatePool
+from stem_kombu.execution.pool.pool import IsolatePool
 from stem_kombu.outcome import Ending
 from stem_kombu.task import TaskMessage
 from stem_kombu.testing.executors import Recording
@@ -120,7 +120,7 @@ def test_g28_nothing_that_a_task_has_started_outlives_its_child(
 KILLED = """
     import sys
     from stem_kombu.execution.base import Job
-    from stem_kombu.execution.pool import IsolatePool
+    from stem_kombu.execution.pool.pool import IsolatePool
     from stem_kombu.task import TaskMessage
     from stem_kombu.testing.executors import Recording
     from stem_kombu.testing.gates import Gate

@@ -7,9 +7,9 @@ import importlib
 import pytest
 
 from stem_kombu.execution.base import Executor, Job
-from stem_kombu.execution.child_setup import ChildOptions, ChildSetup
+from stem_kombu.execution.child.setup import ChildOptions, ChildSetup
 from stem_kombu.execution.inline import InlineExecutor
-from stem_kombu.execution.pool import IsolatePool
+from stem_kombu.execution.pool.pool import IsolatePool
 from stem_kombu.outcome import Ending
 from stem_kombu.task import TaskMessage
 from stem_kombu.testing.executors import Recording

@@ -13,7 +13,7 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.execution.base import Executor, Stop
 from stem_kombu.execution.inline import InlineExecutor
-from stem_kombu.execution.pool import IsolatePool
+from stem_kombu.execution.pool.pool import IsolatePool
 from stem_kombu.outcome import Ending
 from stem_kombu.revocation import Revocation
 from stem_kombu.testing.executors import JobMaker, Recording

@@ -14,8 +14,8 @@ from tests.execution.programs import run_program
 COLLECT = """
     import json, sys, logging
     from stem_kombu.execution.base import Job
-    from stem_kombu.execution.child_setup import ChildOptions, ChildSetup
-    from stem_kombu.execution.pool import IsolatePool
+    from stem_kombu.execution.child.setup import ChildOptions, ChildSetup
+    from stem_kombu.execution.pool.pool import IsolatePool
     from stem_kombu.task import TaskMessage
     from stem_kombu.testing.executors import Recording
 

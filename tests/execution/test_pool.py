@@ -16,7 +16,7 @@ import pytest
 from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import ExecutionError
 from stem_kombu.execution.base import Job, Stop
-from stem_kombu.execution.pool import IsolatePool
+from stem_kombu.execution.pool.pool import IsolatePool
 from stem_kombu.outcome import Ending
 from stem_kombu.revocation import Revocation
 from stem_kombu.testing.executors import JobMaker, Recording
@@ -266,7 +266,7 @@ def test_an_application_that_children_cannot_load_is_an_error_at_the_start_and_l
 
 ORPHANS = """
     import sys
-    from stem_kombu.execution.pool import IsolatePool
+    from stem_kombu.execution.pool.pool import IsolatePool
     from stem_kombu.testing.executors import JobMaker, Recording
     from stem_kombu.testing.gates import Gate
     from tests.execution.handlers import app
@@ -310,7 +310,7 @@ def test_g18_children_do_not_outlive_a_killed_worker_whether_idle_checking_or_st
 
 SIGNALLED = """
     import logging, os, signal, sys, threading
-    from stem_kombu.execution.pool import IsolatePool
+    from stem_kombu.execution.pool.pool import IsolatePool
     from stem_kombu.testing.executors import JobMaker, Recording
     from stem_kombu.testing.gates import Gate
     from tests.execution.handlers import app
@@ -354,12 +354,12 @@ def test_a_signal_to_the_whole_group_is_the_workers_to_obey_and_no_other_process
     done = run_program(SIGNALLED, tmp_path, start_method, gate.path)
     assert done.stdout == "True\nfinished\n", done.stderr
     (line,) = done.stderr.splitlines()
-    assert line.startswith("WARNING:stem_kombu.execution.pool:idle child ")
+    assert line.startswith("WARNING:stem_kombu.execution.pool.pool:idle child ")
 
 
 UNGUARDED = """
     import sys
-    from stem_kombu.execution.pool import IsolatePool
+    from stem_kombu.execution.pool.pool import IsolatePool
     from stem_kombu.testing.executors import JobMaker, Recording
     from tests.execution.handlers import app
 
@@ -394,7 +394,7 @@ def test_a_program_without_a_main_guard_runs_once_and_not_again_in_each_child(
 WITHOUT_FORKSERVER = """
     import os, signal
     from pathlib import Path
-    from stem_kombu.execution.pool import IsolatePool
+    from stem_kombu.execution.pool.pool import IsolatePool
     from stem_kombu.testing.executors import JobMaker, Recording
     from tests.execution.handlers import app
     from tests.waiting import eventually

@@ -13,7 +13,7 @@ PROGRAM = """
 
     import billiard
 
-    from stem_kombu.execution.pool import IsolatePool
+    from stem_kombu.execution.pool.pool import IsolatePool
     from stem_kombu.testing.executors import JobMaker, Recording
     from tests.execution.handlers import app, tracker_pipe
 

@@ -29,20 +29,15 @@ from stem_kombu.control.server import worker_view as base
 from stem_kombu.control.server.command_server import Reception
 from stem_kombu.control.server.handlers import ping, stats
 from stem_kombu.errors import LeaseLost, StemError
-from stem_kombu.execution import (
-    ahead,
-    births,
-    child,
-    child_pipe,
-    child_signals,
-    child_watch,
-    crew,
-    handlers,
-    inline,
-    member,
-    pool,
-)
+from stem_kombu.execution import crew, handlers, inline
 from stem_kombu.execution.base import Job
+from stem_kombu.execution.child import main as child
+from stem_kombu.execution.child import pipe as child_pipe
+from stem_kombu.execution.child import signals as child_signals
+from stem_kombu.execution.pool import child_handle as member
+from stem_kombu.execution.pool import child_watch, pool
+from stem_kombu.execution.pool import job_queue as ahead
+from stem_kombu.execution.pool import spawning as births
 from stem_kombu.hooks import HookTable
 from stem_kombu.messages.resending import resent
 from stem_kombu.outcome import Ending, Outcome

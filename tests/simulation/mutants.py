@@ -20,9 +20,11 @@ from stem_kombu.control.client import roster_reader as lookout
 from stem_kombu.control.protocol.messages import Command, Reply, Revoke
 from stem_kombu.control.server import replay_guard as admission
 from stem_kombu.errors import StoreUnavailable
-from stem_kombu.execution import lineup, pool, router
+from stem_kombu.execution import executors as router
 from stem_kombu.execution.base import Stop
 from stem_kombu.execution.frames import Halt
+from stem_kombu.execution.pool import pool
+from stem_kombu.execution.pool import scheduler as lineup
 from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.revocation_cache import Applied, RevocationCache

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.execution.base import Job, Observer, SlotView, Stop
-from stem_kombu.execution.births import leave_to_parent
-from stem_kombu.execution.child_setup import ChildOptions, ChildSetup
+from stem_kombu.execution.child.loading import refuse_start_while_loading
+from stem_kombu.execution.child.setup import ChildOptions, ChildSetup
 from stem_kombu.execution.inline import InlineExecutor
-from stem_kombu.execution.loading import refuse_start_while_loading
-from stem_kombu.execution.pool import IsolatePool
+from stem_kombu.execution.pool.pool import IsolatePool
+from stem_kombu.execution.pool.spawning import leave_to_parent
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import Mode
 

@@ -10,7 +10,7 @@ import collections
 from collections.abc import Mapping
 
 from stem_kombu.execution.base import Job
-from stem_kombu.execution.member import Member
+from stem_kombu.execution.pool.child_handle import Member
 
 #: Times a job is handed to another child because its child died before calling the handler.
 HANDOVERS = 3

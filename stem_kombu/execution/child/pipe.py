@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from stem_kombu.clock import SYSTEM
-from stem_kombu.execution.ahead import Claims, is_stale
 from stem_kombu.execution.frames import Declined, FrameReader, Run, encode
 from stem_kombu.execution.groups import end_own_group
+from stem_kombu.execution.pool.job_queue import Claims, is_stale
 
 #: Seconds a handler may go on after its worker has died, to reach a checkpoint and clean up.
 ORPHAN_GRACE = 1.0

@@ -14,7 +14,6 @@ from typing import Any
 
 from stem_kombu.clock import Clock
 from stem_kombu.execution import groups
-from stem_kombu.execution.ahead import MOST, MOST_WORK, Ahead
 from stem_kombu.execution.base import Job, SlotView, Stop
 from stem_kombu.execution.frames import (
     ChildState,
@@ -29,6 +28,7 @@ from stem_kombu.execution.frames import (
     transition,
 )
 from stem_kombu.execution.leftovers import tell_of_strays
+from stem_kombu.execution.pool.job_queue import MOST, MOST_WORK, Ahead
 from stem_kombu.outcome import Ending, Outcome, TaskError
 
 logger = logging.getLogger(__name__)

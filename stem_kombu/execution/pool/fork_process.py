@@ -20,14 +20,14 @@ from typing import Any
 
 from billiard import forkserver
 
-from stem_kombu.execution.child_setup import ChildSetup
-from stem_kombu.execution.loading import load
+from stem_kombu.execution.child.loading import load
+from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.execution.signals import leave_signals_to_the_worker
 
 #: What ``python -c`` is given to run, before the arguments of :func:`main` as JSON.
 CODE = (
     "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path'];"
-    " from stem_kombu.execution.fork_process import main; main(given)"
+    " from stem_kombu.execution.pool.fork_process import main; main(given)"
 )
 #: Names of threads and sockets that are told.
 _TOLD = 5
@@ -45,7 +45,7 @@ def main(given: Mapping[str, Any]) -> None:
         leave_signals_to_the_worker()
         if given["preload"] == "auto" and (found["threads"] or found["sockets"]):
             os.execv(given["command"][0], [*given["command"], json.dumps({**given, "found": found})])  # noqa: S606
-    import_module("stem_kombu.execution.child")
+    import_module("stem_kombu.execution.child.main")
     gc.collect()
     gc.freeze()  # a collection in a child would write to, and so copy, all of it
     with suppress(OSError):

@@ -9,20 +9,20 @@ from typing import Any
 
 from stem_kombu.context import TaskContext
 from stem_kombu.errors import TaskNotRegistered
-from stem_kombu.execution.ahead import Claims
-from stem_kombu.execution.child_life import (
+from stem_kombu.execution.child.life import (
     ChildLoop,
     become_a_child,
     finish,
     leave_with_the_group,
     run_start_hooks,
 )
-from stem_kombu.execution.child_pipe import ChildPipe
-from stem_kombu.execution.child_setup import ChildSetup
-from stem_kombu.execution.child_signals import ChildSignals
+from stem_kombu.execution.child.loading import load
+from stem_kombu.execution.child.pipe import ChildPipe
+from stem_kombu.execution.child.setup import ChildSetup
+from stem_kombu.execution.child.signals import ChildSignals
 from stem_kombu.execution.frames import Finished, Ready, Retire, Run, Started, Unfit
 from stem_kombu.execution.handlers import call, call_async, failure, refusal
-from stem_kombu.execution.loading import load
+from stem_kombu.execution.pool.job_queue import Claims
 from stem_kombu.execution.signals import leave_signals_to_the_worker
 from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.task import Task, TaskMessage, TaskRegistry

@@ -1,7 +1,7 @@
 """Isolates: children with one pipe each, and one thread that assigns, reads, stops, buries and replaces.
 
 A job is handed to a named child, so the pool always knows which child runs which attempt (G8). Where jobs are short and
-more of them wait than there are children, each child has its next ones with it (:mod:`stem_kombu.execution.ahead`). A
+more of them wait than there are children, each child has its next ones with it (:mod:`stem_kombu.execution.pool.job_queue`). A
 death is noticed at once by the pipe's end or the process's sentinel, whichever comes first; the other children never
 notice (G18).
 """
@@ -18,9 +18,7 @@ from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.errors import ExecutionError
 from stem_kombu.execution.base import Job, Observer, SlotView, Stop
-from stem_kombu.execution.births import START_TIMEOUT, Births
-from stem_kombu.execution.child_setup import ChildSetup
-from stem_kombu.execution.child_watch import ChildWatch
+from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.execution.frames import (
     ChildState,
     Declined,
@@ -34,8 +32,10 @@ from stem_kombu.execution.frames import (
     Unfit,
 )
 from stem_kombu.execution.leftovers import LeftoverReaper
-from stem_kombu.execution.lineup import HANDOVERS, Lineup
-from stem_kombu.execution.member import Member
+from stem_kombu.execution.pool.child_handle import Member
+from stem_kombu.execution.pool.child_watch import ChildWatch
+from stem_kombu.execution.pool.scheduler import HANDOVERS, Lineup
+from stem_kombu.execution.pool.spawning import START_TIMEOUT, Births
 from stem_kombu.outcome import Ending, Outcome, TaskError
 from stem_kombu.revocation import Revocation
 

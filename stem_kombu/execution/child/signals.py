@@ -12,9 +12,9 @@ from typing import Any
 
 from stem_kombu.clock import monotonic
 from stem_kombu.execution.base import Stop
-from stem_kombu.execution.child_pipe import ChildPipe
+from stem_kombu.execution.child.pipe import ChildPipe
 from stem_kombu.execution.frames import ExtendLease, Halt, Report
-from stem_kombu.execution.stops import PendingStop
+from stem_kombu.execution.stop_reasons import PendingStop
 from stem_kombu.revocation import Revocation
 
 #: Seconds between two looks at the pipe.

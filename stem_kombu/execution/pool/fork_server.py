@@ -1,4 +1,4 @@
-"""The worker's side of the process that forks its children (:mod:`stem_kombu.execution.fork_process`), one for each pool.
+"""The worker's side of the process that forks its children (:mod:`stem_kombu.execution.pool.fork_process`), one for each pool.
 
 billiard's own is one for the whole program, knows no short folder for its socket, and tells nothing about what it has
 loaded. This one speaks billiard's protocol, so that billiard starts processes by it: while :meth:`ForkServer.in_use`, its
@@ -26,10 +26,10 @@ from typing import Any
 from billiard import forkserver, util
 
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.execution.child_setup import ChildSetup
-from stem_kombu.execution.fork_process import CODE
+from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.execution.interpreter import interpreter
 from stem_kombu.execution.leftovers import environment_with_mark
+from stem_kombu.execution.pool.fork_process import CODE
 from stem_kombu.execution.signals import held_back
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import selectors
 from collections.abc import Iterable, Iterator
 
-from stem_kombu.execution.member import Member
+from stem_kombu.execution.pool.child_handle import Member
 
 
 class ChildWatch:

@@ -14,12 +14,12 @@ from typing import Any
 
 import billiard
 
-from stem_kombu.execution.child_pipe import ChildPipe
-from stem_kombu.execution.child_setup import ChildSetup
+from stem_kombu.execution.child.pipe import ChildPipe
+from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.execution.groups import end_own_group, lead_a_group, open_pidfd
 from stem_kombu.execution.leftovers import mark_what_this_child_starts
+from stem_kombu.execution.pool.semaphore_tracker import forget_fork_server, forget_stand_in
 from stem_kombu.execution.signals import leave_signals_to_the_worker, restore_in_forks
-from stem_kombu.execution.tracker import forget_fork_server, forget_stand_in
 from stem_kombu.hooks import HookTable, call_all
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.execution.child_setup import ChildSetup
+from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.hooks import HookTable
 from stem_kombu.locating import COPY_OF_MAIN
 from stem_kombu.task import TaskRegistry

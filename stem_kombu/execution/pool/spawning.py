@@ -20,15 +20,15 @@ import billiard.spawn
 
 from stem_kombu.clock import Clock
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.execution import child
-from stem_kombu.execution.ahead import Ahead
-from stem_kombu.execution.child_setup import ChildSetup
-from stem_kombu.execution.fork_server import ForkServer
+from stem_kombu.execution.child import main as child
+from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.execution.frames import Unfit
 from stem_kombu.execution.interpreter import interpreter
-from stem_kombu.execution.member import Member
+from stem_kombu.execution.pool.child_handle import Member
+from stem_kombu.execution.pool.fork_server import ForkServer
+from stem_kombu.execution.pool.job_queue import Ahead
+from stem_kombu.execution.pool.semaphore_tracker import no_tracker_begun
 from stem_kombu.execution.signals import held_back
-from stem_kombu.execution.tracker import no_tracker_begun
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Child processes: starting, assigning, watching and replacing them."""
