@@ -54,14 +54,21 @@ WALLS = [
     ("stem_kombu", ("stem_kombu_cli", "click", "rich"), "the library is whole without a terminal"),
     ("stem_kombu.control", ("stem_kombu.execution",), "they meet in the worker, through WorkerView"),
     ("stem_kombu.execution", ("stem_kombu.control",), "they meet in the worker, through WorkerView"),
-    ("stem_kombu.control", ("stem_kombu.worker",), "a handler is tested with a small view of its own"),
+    (
+        "stem_kombu.control",
+        ("stem_kombu.worker", "stem_kombu.agent"),
+        "a handler is tested with a small view of its own",
+    ),
     *(
         (
             room,
             (
                 *BROKER_LIBRARIES,
                 "billiard",
-                *(f"stem_kombu.{other}" for other in ("transports", "messages", "control", "execution", "worker")),
+                *(
+                    f"stem_kombu.{other}"
+                    for other in ("transports", "messages", "control", "execution", "worker", "agent")
+                ),
             ),
             "a store is a store to an operator's command too",
         )
@@ -106,7 +113,10 @@ WALLS = [
         "stem_kombu.execution",
         (
             *BROKER_LIBRARIES,
-            *(f"stem_kombu.{other}" for other in ("transports", "messages", "stores", "backends", "drivers", "worker")),
+            *(
+                f"stem_kombu.{other}"
+                for other in ("transports", "messages", "stores", "backends", "drivers", "worker", "agent")
+            ),
         ),
         "an executor speaks to its pipe and to its caller",
     ),
@@ -325,7 +335,7 @@ def test_a_child_loads_nothing_that_speaks_to_a_broker_or_a_store() -> None:
             unseen += parents + [found.target for found in modules()[name].imports if found.when == "load"]
     rooms = tuple(
         f"stem_kombu.{room}"
-        for room in ("transports", "messages", "stores", "backends", "control", "worker", "drivers")
+        for room in ("transports", "messages", "stores", "backends", "control", "worker", "agent", "drivers")
     )
     assert [
         name for name in sorted(loaded) if within(name, *rooms, *BROKER_LIBRARIES, "redis", "psycopg2", "sqlite3")

@@ -15,6 +15,8 @@ from celery.concurrency.base import BasePool
 from celery.worker import state
 from celery.worker.request import Request
 
+from stem_kombu.agent.heartbeats import Heartbeats, beat_of
+from stem_kombu.agent.hydration import Hydration
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.celery import revoked
@@ -42,8 +44,6 @@ from stem_kombu.transports.connections import broker_connection
 from stem_kombu.transports.errors import shown_url
 from stem_kombu.transports.leases import open_leasing
 from stem_kombu.transports.queue_depths import QueueDepths
-from stem_kombu.worker.heartbeats import Heartbeats, beat_of
-from stem_kombu.worker.hydration import Hydration
 from stem_kombu.worker.totals import Totals
 
 logger = logging.getLogger(__name__)

@@ -9,6 +9,8 @@ from typing import Any
 
 from celery.worker import state
 
+from stem_kombu.agent.heartbeats import load_avg, rss_bytes
+from stem_kombu.agent.hydration import Hydration
 from stem_kombu.celery.board import Board
 from stem_kombu.clock import Clock
 from stem_kombu.control.server.worker_view import (
@@ -25,8 +27,6 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.settings import Settings
 from stem_kombu.transports.sqlite.topology import topic_matches
-from stem_kombu.worker.heartbeats import load_avg, rss_bytes
-from stem_kombu.worker.hydration import Hydration
 from stem_kombu.worker.totals import Totals
 
 #: Seconds between two looks at tasks that were told to stop. Celery's parent learns of an end in its own event loop,

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from stem_kombu.agent.heartbeats import load_avg, rss_bytes
+from stem_kombu.agent.hydration import Hydration
 from stem_kombu.clock import Clock
 from stem_kombu.control.server.worker_view import (
     InFlightTask,
@@ -23,8 +25,6 @@ from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.settings import Settings
 from stem_kombu.worker.arguments import redacted_arguments
 from stem_kombu.worker.consumer import Consumer
-from stem_kombu.worker.heartbeats import load_avg, rss_bytes
-from stem_kombu.worker.hydration import Hydration
 from stem_kombu.worker.inflight import Delivery, InFlight
 from stem_kombu.worker.steering import Steering
 from stem_kombu.worker.totals import Totals

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu.agent.heartbeats import Heartbeats, beat_of
+from stem_kombu.agent.hydration import Hydration
 from stem_kombu.app import Stem
 from stem_kombu.backends.base import Roster
 from stem_kombu.backends.celery_results import open_celery_results
@@ -48,9 +50,7 @@ from stem_kombu.transports.queue_depths import QueueDepths
 from stem_kombu.transports.redis.janitor import Janitor
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.credit import Credit, Load
-from stem_kombu.worker.heartbeats import Heartbeats, beat_of
 from stem_kombu.worker.holds import Holds
-from stem_kombu.worker.hydration import Hydration
 from stem_kombu.worker.inflight import InFlight
 from stem_kombu.worker.intake import FETCHED_LATELY, Intake
 from stem_kombu.worker.leases import LeaseThread

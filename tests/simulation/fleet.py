@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import stem_kombu.concurrency.wakeup
+from stem_kombu.agent import claims, heartbeats, hydration
 from stem_kombu.backends.processes import Presence
 from stem_kombu.concurrency import service as background
 from stem_kombu.concurrency import thread_pool as lanes
@@ -47,11 +48,8 @@ from stem_kombu.settings import Settings
 from stem_kombu.task import Task, TaskMessage, TaskOptions, TaskRegistry
 from stem_kombu.transports import connections, outages, queues
 from stem_kombu.worker import (
-    claims,
     consumer,
-    heartbeats,
     holds,
-    hydration,
     inflight,
     intake,
     leases,

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stem_kombu.agent import hydration
 from stem_kombu.control.client import client
 from stem_kombu.control.client import command_request as question
 from stem_kombu.control.client import reply_collector as census
@@ -29,17 +30,7 @@ from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.stores import batch
-from stem_kombu.worker import (
-    hydration,
-    inflight,
-    intake,
-    leases,
-    past,
-    recorder,
-    retry_publisher,
-    set_aside,
-    steering,
-)
+from stem_kombu.worker import inflight, intake, leases, past, recorder, retry_publisher, set_aside, steering
 from stem_kombu.worker.inflight import Delivery
 from stem_kombu.worker.settlement import Settlement, Then
 

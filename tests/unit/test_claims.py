@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from stem_kombu.agent.claims import Claims
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.processes import Presence, Process, presence
-from stem_kombu.worker.claims import Claims
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 HERE = Process.here()

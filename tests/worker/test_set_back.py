@@ -13,13 +13,13 @@ import psycopg2
 import pytest
 import redis
 
+from stem_kombu.agent.hydration import Hydration
 from stem_kombu.clock import SYSTEM
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation import RevocationDraft as Draft
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.registry import open_revoke_store
-from stem_kombu.worker.hydration import Hydration
 from tests.servers.redis import RedisServer
 from tests.waiting import eventually
 

@@ -2,7 +2,7 @@
 
 Broadcasts are a doorbell; this is how a worker learns of revocations even if every broadcast is lost. What is read
 here takes the same way as what is heard: ``apply``. A store that was set back is read anew, and given back what it has lost
-and this worker holds (:mod:`stem_kombu.worker.history`).
+and this worker holds (:mod:`stem_kombu.agent.store_history`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from itertools import islice
 
+from stem_kombu.agent.store_history import LARGE_SAMPLE, History
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Background
 from stem_kombu.control.server.worker_view import RevocationFacts, SetBack
@@ -22,7 +23,6 @@ from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.stores.base import Glance, RevokeStore
 from stem_kombu.transports.connections import backoff
 from stem_kombu.transports.outages import Outage
-from stem_kombu.worker.history import LARGE_SAMPLE, History
 
 logger = logging.getLogger(__name__)
 

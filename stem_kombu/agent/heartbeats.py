@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from stem_kombu.agent.claims import Claims, described
 from stem_kombu.backends.base import Roster
 from stem_kombu.backends.heartbeat import STALE_AFTER, Heartbeat
 from stem_kombu.backends.processes import Process
@@ -22,7 +23,6 @@ from stem_kombu.concurrency.service import Background
 from stem_kombu.control.server.worker_view import Standing, WorkerIdentity
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError, StoreUnavailable
 from stem_kombu.transports.outages import Outage
-from stem_kombu.worker.claims import Claims, described
 
 logger = logging.getLogger(__name__)
 
