@@ -26,8 +26,8 @@ from stem_kombu.transports.errors import refusal, shown_url
 from stem_kombu.transports.outages import Outage
 from stem_kombu.transports.queues import TaskConsumers, declared_task_queue, forsake, give_back
 from stem_kombu.transports.redis.consumer import RedisSource, open_redis_source
-from stem_kombu.worker.finished import Finished
-from stem_kombu.worker.inflight import Delivery, InFlight
+from stem_kombu.worker.ack_queue import Finished
+from stem_kombu.worker.deliveries import Delivery, InFlight
 from stem_kombu.worker.prefetch import Prefetch
 from stem_kombu.worker.settlement import Then
 

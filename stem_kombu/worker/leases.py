@@ -16,7 +16,7 @@ from stem_kombu.concurrency.service import Background
 from stem_kombu.errors import BrokerError
 from stem_kombu.transports.leases import Leasing
 from stem_kombu.transports.outages import Outage
-from stem_kombu.worker.inflight import Delivery, InFlight
+from stem_kombu.worker.deliveries import Delivery, InFlight
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from stem_kombu.backends.processes import Presence, Process, presence
 from stem_kombu.errors import StoreError
 from stem_kombu.outcome import TaskError, TaskRecord, TaskState, sent_later
 from stem_kombu.task import TaskMessage
-from stem_kombu.worker.inflight import Delivery
+from stem_kombu.worker.deliveries import Delivery
 
 logger = logging.getLogger(__name__)
 

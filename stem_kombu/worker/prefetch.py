@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stem_kombu.worker.credit import MOST
+from stem_kombu.worker.prefetch_policy import MOST
 
 #: A window is larger than what there is room for by this part of what is here, and by so many messages at most, so that
 #: consuming anew, which takes round trips, stays rare.

@@ -18,7 +18,7 @@ from stem_kombu.errors import StoreUnavailable
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.transports.connections import backoff
 from stem_kombu.transports.outages import Outage
-from stem_kombu.worker.inflight import InFlight
+from stem_kombu.worker.deliveries import InFlight
 from stem_kombu.worker.set_aside import Entry, SetAside
 from stem_kombu.worker.settlement import Settlement, Then, not_storable
 

@@ -18,7 +18,7 @@ from stem_kombu.clock import Clock
 from stem_kombu.errors import StoreError
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.task import TaskMessage
-from stem_kombu.worker.inflight import Delivery, InFlight
+from stem_kombu.worker.deliveries import Delivery, InFlight
 from stem_kombu.worker.record_writer import RecordWriter
 from stem_kombu.worker.retry_publisher import RetryPublisher
 from stem_kombu.worker.set_aside import Entry

@@ -18,7 +18,7 @@ from stem_kombu.errors import BrokerError, ConfigurationError
 from stem_kombu.task import TaskMessage
 from stem_kombu.transports.connections import backoff
 from stem_kombu.transports.outages import Outage
-from stem_kombu.worker.inflight import InFlight
+from stem_kombu.worker.deliveries import InFlight
 from stem_kombu.worker.set_aside import Entry, SetAside
 from stem_kombu.worker.settlement import Settlement, Then, unsendable
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from stem_kombu.clock import Clock
 from stem_kombu.outcome import TaskRecord
-from stem_kombu.worker.inflight import Delivery, InFlight
+from stem_kombu.worker.deliveries import Delivery, InFlight
 from stem_kombu.worker.settlement import Settlement, Waiting
 
 

@@ -25,8 +25,8 @@ from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.settings import Settings
 from stem_kombu.worker.arguments import redacted_arguments
 from stem_kombu.worker.consumer import Consumer
-from stem_kombu.worker.inflight import Delivery, InFlight
-from stem_kombu.worker.steering import Steering
+from stem_kombu.worker.deliveries import Delivery, InFlight
+from stem_kombu.worker.task_lifecycle import Steering
 from stem_kombu.worker.totals import Totals
 
 

@@ -48,19 +48,19 @@ from stem_kombu.transports.names import checked_queue_name
 from stem_kombu.transports.producer import open_resender
 from stem_kombu.transports.queue_depths import QueueDepths
 from stem_kombu.transports.redis.janitor import Janitor
+from stem_kombu.worker.admission import FETCHED_LATELY, Intake
 from stem_kombu.worker.consumer import Consumer
-from stem_kombu.worker.credit import Credit, Load
-from stem_kombu.worker.holds import Holds
-from stem_kombu.worker.inflight import InFlight
-from stem_kombu.worker.intake import FETCHED_LATELY, Intake
+from stem_kombu.worker.delayed import Holds
+from stem_kombu.worker.deliveries import InFlight
 from stem_kombu.worker.leases import LeaseThread
 from stem_kombu.worker.lifecycle import Lifecycle, State, Step
 from stem_kombu.worker.lost_workers import LostWorkers
+from stem_kombu.worker.prefetch_policy import Credit, Load
 from stem_kombu.worker.recorder import Recorder
-from stem_kombu.worker.running import Departure, StopSignals, run_until_stopped
 from stem_kombu.worker.scheduled import ScheduledRevoked
+from stem_kombu.worker.signals import Departure, StopSignals, run_until_stopped
 from stem_kombu.worker.start_log import StartLog
-from stem_kombu.worker.steering import Steering
+from stem_kombu.worker.task_lifecycle import Steering
 from stem_kombu.worker.totals import Totals
 from stem_kombu.worker.view import View
 

@@ -138,7 +138,7 @@ def start(
     if not target:
         raise click.UsageError("no application is named: give -A MODULE:ATTR or set STEM_APP", ctx)
     from stem_kombu.execution.child.loading import refuse_green_threads
-    from stem_kombu.worker.running import StopSignals
+    from stem_kombu.worker.signals import StopSignals
 
     # First of all: a container's first process does not hear a signal that it has no handler for.
     with StopSignals() as signals:

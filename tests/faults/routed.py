@@ -10,7 +10,7 @@ from stem_kombu.app import Stem
 from stem_kombu.context import TaskContext
 from stem_kombu.messages.resending import consumed_queue
 from stem_kombu.worker import worker as worker_module
-from stem_kombu.worker.intake import Intake
+from stem_kombu.worker.admission import Intake
 
 app = Stem("routed", broker="memory://routed")
 #: Far etas are put back at RabbitMQ after so many seconds, and not after a quarter of an hour.

@@ -311,7 +311,7 @@ MUTANTS = [
     ),
     Mutant(
         "what nobody signed is recorded as failed",
-        "stem_kombu/worker/intake.py",
+        "stem_kombu/worker/admission.py",
         "            if signed or self._signed is None:\n",
         "            if True:\n",
         TASKS,

@@ -47,22 +47,13 @@ from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.settings import Settings
 from stem_kombu.task import Task, TaskMessage, TaskOptions, TaskRegistry
 from stem_kombu.transports import connections, outages, queues
-from stem_kombu.worker import (
-    consumer,
-    holds,
-    inflight,
-    intake,
-    leases,
-    lifecycle,
-    lost_workers,
-    record_writer,
-    recorder,
-    retry_publisher,
-    steering,
-    view,
-)
+from stem_kombu.worker import admission as intake
+from stem_kombu.worker import consumer, leases, lifecycle, lost_workers, record_writer, recorder, retry_publisher, view
+from stem_kombu.worker import delayed as holds
+from stem_kombu.worker import deliveries as inflight
+from stem_kombu.worker import task_lifecycle as steering
 from stem_kombu.worker import worker as worker_module
-from stem_kombu.worker.steering import Steering
+from stem_kombu.worker.task_lifecycle import Steering
 from stem_kombu.worker.worker import Worker
 from tests.faults.history import Event, History
 from tests.simulation import doubles, threads

@@ -30,8 +30,12 @@ from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.stores import batch
-from stem_kombu.worker import inflight, intake, leases, past, recorder, retry_publisher, set_aside, steering
-from stem_kombu.worker.inflight import Delivery
+from stem_kombu.worker import admission as intake
+from stem_kombu.worker import deliveries as inflight
+from stem_kombu.worker import leases, recorder, retry_publisher, set_aside
+from stem_kombu.worker import task_history as past
+from stem_kombu.worker import task_lifecycle as steering
+from stem_kombu.worker.deliveries import Delivery
 from stem_kombu.worker.settlement import Settlement, Then
 
 TROUBLE = "trouble"

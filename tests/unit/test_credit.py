@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stem_kombu.task import Mode
-from stem_kombu.worker.credit import LONGEST_LOOK, LOOK_DEPTH, LOOK_EVERY, LOOK_FOR, MOST, Credit, Load
+from stem_kombu.worker.prefetch_policy import LONGEST_LOOK, LOOK_DEPTH, LOOK_EVERY, LOOK_FOR, MOST, Credit, Load
 
 
 def test_a_worker_of_isolates_alone_holds_the_multiplier_for_each_child() -> None:

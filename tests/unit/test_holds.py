@@ -8,8 +8,8 @@ import pytest
 
 from stem_kombu.clock import SYSTEM
 from stem_kombu.task import Mode, Original, Task, TaskMessage, TaskOptions
-from stem_kombu.worker.holds import Holds
-from stem_kombu.worker.inflight import Delivery, InFlight, Phase
+from stem_kombu.worker.delayed import Holds
+from stem_kombu.worker.deliveries import Delivery, InFlight, Phase
 from tests.waiting import eventually
 
 

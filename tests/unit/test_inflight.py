@@ -9,8 +9,8 @@ import pytest
 from stem_kombu.clock import SYSTEM
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import Task, TaskMessage, TaskOptions
-from stem_kombu.worker.credit import Load
-from stem_kombu.worker.inflight import Delivery, InFlight, Phase
+from stem_kombu.worker.deliveries import Delivery, InFlight, Phase
+from stem_kombu.worker.prefetch_policy import Load
 
 TASK = Task("tasks.render", lambda ctx: None)
 REVOCATION = Revocation("stem", "t1", 1, SYSTEM.utcnow(), terminate=True)

@@ -9,7 +9,7 @@ import pytest
 
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.task import TaskMessage
-from stem_kombu.worker.past import is_over
+from stem_kombu.worker.task_history import is_over
 
 SECOND = TaskMessage("t1", "tasks.render", attempt=2)
 

@@ -7,7 +7,7 @@ from typing import Any
 from stem_kombu.errors import StoreUnavailable
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.task import TaskMessage
-from stem_kombu.worker.past import TOLD_LATELY, Past
+from stem_kombu.worker.task_history import TOLD_LATELY, Past
 
 AGAIN = TaskMessage("t1", "tasks.render", attempt=2)
 ENDED = TaskRecord("t1", "tasks.render", TaskState.SUCCEEDED, 2)

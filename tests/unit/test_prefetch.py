@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from stem_kombu.worker.credit import MOST
 from stem_kombu.worker.prefetch import Prefetch
+from stem_kombu.worker.prefetch_policy import MOST
 
 
 class Broker:

@@ -16,7 +16,7 @@ from stem_kombu.backends.sqlite import SqliteBackend
 from stem_kombu.errors import ExecutionError
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.settings import Settings
-from stem_kombu.worker.holds import Holds
+from stem_kombu.worker.delayed import Holds
 from stem_kombu.worker.worker import Worker
 from tests.waiting import eventually
 from tests.worker import zoo

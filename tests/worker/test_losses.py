@@ -25,9 +25,9 @@ from stem_kombu.testing.gates import Gate
 from stem_kombu.testing.proxy import TcpProxy
 from stem_kombu.transports.connections import open_connection
 from stem_kombu.transports.queue_depths import QueueDepths
-from stem_kombu.worker.inflight import Delivery
-from stem_kombu.worker.past import TOLD_LATELY
+from stem_kombu.worker.deliveries import Delivery
 from stem_kombu.worker.settlement import Then
+from stem_kombu.worker.task_history import TOLD_LATELY
 from stem_kombu.worker.worker import Worker
 from tests.servers.redis import RedisServer
 from tests.waiting import consistently, eventually

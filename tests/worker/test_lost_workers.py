@@ -22,7 +22,7 @@ from stem_kombu.errors import StoreUnavailable
 from stem_kombu.outcome import TaskError, TaskRecord, TaskState
 from stem_kombu.task import Task, TaskMessage, TaskOptions
 from stem_kombu.testing.gates import Gate
-from stem_kombu.worker.inflight import Delivery
+from stem_kombu.worker.deliveries import Delivery
 from stem_kombu.worker.lost_workers import LostWorkers, lost_with
 from stem_kombu.worker.start_log import StartLog
 from stem_kombu.worker.worker import Worker

@@ -13,7 +13,7 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.transports.connections import broker_connection
 from stem_kombu.transports.queue_depths import QueueDepths
 from stem_kombu.worker.consumer import Consumer
-from stem_kombu.worker.inflight import InFlight
+from stem_kombu.worker.deliveries import InFlight
 from tests.waiting import consistently, eventually
 
 

@@ -14,7 +14,7 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import BrokerUnavailable, StoreUnavailable
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.task import Task, TaskMessage
-from stem_kombu.worker.inflight import Delivery, InFlight, Phase
+from stem_kombu.worker.deliveries import Delivery, InFlight, Phase
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.settlement import Settlement, Then
 

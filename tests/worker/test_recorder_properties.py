@@ -19,7 +19,7 @@ from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.task import Task, TaskMessage
 from stem_kombu.transports import outages
 from stem_kombu.worker import record_writer, retry_publisher
-from stem_kombu.worker.inflight import Delivery, InFlight, Phase
+from stem_kombu.worker.deliveries import Delivery, InFlight, Phase
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.settlement import RESULT_NOT_STORABLE, Settlement, Then
 from tests.waiting import eventually

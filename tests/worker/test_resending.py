@@ -16,7 +16,7 @@ from stem_kombu.settings import Settings
 from stem_kombu.transports.connections import connect, open_connection
 from stem_kombu.transports.queues import declared_task_queue
 from stem_kombu.worker import worker as worker_module
-from stem_kombu.worker.intake import Intake
+from stem_kombu.worker.admission import Intake
 from stem_kombu.worker.worker import Worker
 from tests.waiting import eventually
 from tests.worker import apps

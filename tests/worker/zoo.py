@@ -555,7 +555,7 @@ def breaks_the_logging(ctx: TaskContext) -> int:
             raise ValueError("no log")
 
     broken = Broken()
-    logger = logging.getLogger("stem_kombu.worker.steering")
+    logger = logging.getLogger("stem_kombu.worker.task_lifecycle")
     logger.addFilter(broken)
     threading.Timer(0.2, logger.removeFilter, (broken,)).start()
     return 1

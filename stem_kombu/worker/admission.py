@@ -22,11 +22,11 @@ from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.signing.keyring import Untrusted
 from stem_kombu.task import Task, TaskMessage, TaskRegistry
 from stem_kombu.transports.names import unreadable_queue_name
-from stem_kombu.worker.holds import Holds
-from stem_kombu.worker.inflight import Delivery, InFlight, Phase
+from stem_kombu.worker.delayed import Holds
+from stem_kombu.worker.deliveries import Delivery, InFlight, Phase
 from stem_kombu.worker.lost_workers import LostWorkers, lost_with
-from stem_kombu.worker.past import Past, is_over
 from stem_kombu.worker.settlement import UNSUPPORTED_CANVAS, Settlement, Then, expiry, recorded_before, refused
+from stem_kombu.worker.task_history import Past, is_over
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from stem_kombu.clock import Clock
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import Task, TaskMessage
-from stem_kombu.worker.credit import Load
+from stem_kombu.worker.prefetch_policy import Load
 from stem_kombu.worker.put_backs import PutBacks
 from stem_kombu.worker.settlement import Waiting
 

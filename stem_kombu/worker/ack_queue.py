@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Sequence
 
-from stem_kombu.worker.inflight import Delivery
+from stem_kombu.worker.deliveries import Delivery
 from stem_kombu.worker.settlement import Then
 
 

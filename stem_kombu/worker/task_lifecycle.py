@@ -19,15 +19,15 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.task import Mode, TaskMessage
 from stem_kombu.worker.arguments import redacted_arguments
-from stem_kombu.worker.credit import Credit
-from stem_kombu.worker.holds import Holds, parked_again
-from stem_kombu.worker.inflight import Delivery, InFlight, Phase
+from stem_kombu.worker.delayed import Holds, parked_again
+from stem_kombu.worker.deliveries import Delivery, InFlight, Phase
 from stem_kombu.worker.leases import LeaseThread
 from stem_kombu.worker.lost_workers import LostWorkers, running
-from stem_kombu.worker.past import Past
+from stem_kombu.worker.prefetch_policy import Credit
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.settlement import Settlement, Then, expiry, recorded_before, refused, settle
 from stem_kombu.worker.start_log import StartLog
+from stem_kombu.worker.task_history import Past
 from stem_kombu.worker.telling import complain, tell_of
 from stem_kombu.worker.totals import Totals
 

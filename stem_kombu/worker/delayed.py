@@ -17,7 +17,7 @@ from datetime import timedelta
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Background
 from stem_kombu.task import Mode
-from stem_kombu.worker.inflight import Delivery
+from stem_kombu.worker.deliveries import Delivery
 from stem_kombu.worker.settlement import Settlement, Then
 
 logger = logging.getLogger(__name__)
