@@ -20,7 +20,7 @@ from typing import Any
 
 from fuzz.mutation import mutated
 from stem_kombu.backends.heartbeat import Heartbeat
-from stem_kombu.backends.signed_beats import signed_beat, verified_beat
+from stem_kombu.backends.verified_roster import signed_beat, verified_beat
 from stem_kombu.control.protocol.codec import encode_command, encode_reply
 from stem_kombu.control.protocol.messages import Call, Command, Inspect, Order, Ping, Reply, Revoke
 from stem_kombu.messages.encoding import (

@@ -10,8 +10,8 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from fuzz.oracle import Refused, asked, holds, is_json, same
-from stem_kombu.backends.beats import BeatReader, beat_text
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
+from stem_kombu.backends.heartbeat_reader import BeatReader, beat_text
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.reply_collector import Census
 from stem_kombu.control.client.reports import Report, WorkerStatus

@@ -8,8 +8,8 @@ from typing import Any
 
 from stem_kombu.backends import postgres_statements as sql
 from stem_kombu.backends.base import Backend, RosterView
-from stem_kombu.backends.beats import BeatReader, beat_text
 from stem_kombu.backends.heartbeat import STALE_AFTER, Heartbeat
+from stem_kombu.backends.heartbeat_reader import BeatReader, beat_text
 from stem_kombu.backends.pruning import PruningPace
 from stem_kombu.backends.stored import (
     RESULT_TTL,

@@ -9,8 +9,8 @@ from typing import Any
 
 from stem_kombu.backends import redis_scripts
 from stem_kombu.backends.base import Backend, RosterView
-from stem_kombu.backends.beats import UNREADABLE, BeatReader, beat_text, stamped
 from stem_kombu.backends.heartbeat import STALE_AFTER, Heartbeat
+from stem_kombu.backends.heartbeat_reader import UNREADABLE, BeatReader, beat_text, stamped
 from stem_kombu.backends.stored import (
     RESULT_TTL,
     checked_ttl,

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from stem_kombu.backends.base import Backend, RosterView
-from stem_kombu.backends.beats import BeatReader, beat_text
 from stem_kombu.backends.heartbeat import Heartbeat
+from stem_kombu.backends.heartbeat_reader import BeatReader, beat_text
 from stem_kombu.backends.pruning import PruningPace
 from stem_kombu.backends.stored import (
     RESULT_TTL,

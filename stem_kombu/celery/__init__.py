@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "TaskRevoked": "stem_kombu.context",
-    "checkpoint": "stem_kombu.celery.inside",
-    "extend_lease": "stem_kombu.celery.inside",
-    "heartbeat": "stem_kombu.celery.inside",
+    "checkpoint": "stem_kombu.celery.task_api",
+    "extend_lease": "stem_kombu.celery.task_api",
+    "heartbeat": "stem_kombu.celery.task_api",
     "install": "stem_kombu.celery.installation",
-    "progress": "stem_kombu.celery.inside",
+    "progress": "stem_kombu.celery.task_api",
     "settings_of": "stem_kombu.celery.configuration",
 }
 
@@ -23,11 +23,11 @@ __all__ = sorted(_HOMES)
 
 if TYPE_CHECKING:
     from stem_kombu.celery.configuration import settings_of as settings_of
-    from stem_kombu.celery.inside import checkpoint as checkpoint
-    from stem_kombu.celery.inside import extend_lease as extend_lease
-    from stem_kombu.celery.inside import heartbeat as heartbeat
-    from stem_kombu.celery.inside import progress as progress
     from stem_kombu.celery.installation import install as install
+    from stem_kombu.celery.task_api import checkpoint as checkpoint
+    from stem_kombu.celery.task_api import extend_lease as extend_lease
+    from stem_kombu.celery.task_api import heartbeat as heartbeat
+    from stem_kombu.celery.task_api import progress as progress
     from stem_kombu.context import TaskRevoked as TaskRevoked
 
 

@@ -20,9 +20,9 @@ from stem_kombu.agent.hydration import Hydration
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.celery import revoked
-from stem_kombu.celery.board import Board
 from stem_kombu.celery.control import THROUGH_CELERY
 from stem_kombu.celery.saving import Saver
+from stem_kombu.celery.shared_stop_table import Board
 from stem_kombu.celery.view import CeleryView
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.concurrency.service import Background

@@ -13,8 +13,8 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
 from kombu.utils.imports import symbol_by_name
 
-from stem_kombu.celery.board import Board
-from stem_kombu.celery.inside import told
+from stem_kombu.celery.shared_stop_table import Board
+from stem_kombu.celery.task_api import told
 from stem_kombu.worker.totals import Totals
 
 

@@ -10,11 +10,11 @@ from celery import bootsteps, current_app, signals
 from celery.app.trace import build_tracer
 from celery.worker.control import Panel
 
-from stem_kombu.celery import inside
+from stem_kombu.celery import task_api as inside
 from stem_kombu.celery.agent import Agent
-from stem_kombu.celery.board import Board
 from stem_kombu.celery.configuration import settings_of
 from stem_kombu.celery.requests import taught
+from stem_kombu.celery.shared_stop_table import Board
 from stem_kombu.errors import ConfigurationError, StemError
 from stem_kombu.worker.totals import Totals
 

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Heartbeat
-from stem_kombu.backends.signed_beats import BelievedRoster, signed_beat, verified_beat
+from stem_kombu.backends.verified_roster import BelievedRoster, signed_beat, verified_beat
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.protocol.messages import Command
 from stem_kombu.drop_counter import Complaints

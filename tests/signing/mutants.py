@@ -176,14 +176,14 @@ MUTANTS = [
     ),
     Mutant(
         "anyone may beat for a worker",
-        "stem_kombu/backends/signed_beats.py",
+        "stem_kombu/backends/verified_roster.py",
         '    key.require(Scope.WORK, "speak for a worker")\n    if beat.namespace',
         "    if beat.namespace",
         CLIENTS,
     ),
     Mutant(
         "an old heartbeat looks as young as it was put back",
-        "stem_kombu/backends/signed_beats.py",
+        "stem_kombu/backends/verified_roster.py",
         "written = beat.issued_at if beat.timestamp is None else min(beat.timestamp, beat.issued_at)",
         "written = beat.timestamp or beat.issued_at",
         CLIENTS,

@@ -14,7 +14,7 @@ import pytest
 
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_backend
-from stem_kombu.backends.signed_beats import signed_beat
+from stem_kombu.backends.verified_roster import signed_beat
 from stem_kombu.clock import SYSTEM
 from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.control.client.client import ControlClient

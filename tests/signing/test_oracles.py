@@ -145,7 +145,7 @@ def test_g12_what_a_worker_signs_as_an_answer_is_no_command_beat_proof_or_task(s
 
 
 def test_g12_the_domains_of_all_that_is_signed_differ_and_none_begins_another() -> None:
-    from stem_kombu.backends.signed_beats import HEARTBEAT
+    from stem_kombu.backends.verified_roster import HEARTBEAT
     from stem_kombu.messages.signatures import TASK, TASK_V1
     from stem_kombu.signing.proofs import REVOCATION
 

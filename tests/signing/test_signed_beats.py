@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.processes import Process
-from stem_kombu.backends.signed_beats import signed_beat, verified_beat
+from stem_kombu.backends.verified_roster import signed_beat, verified_beat
 from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.configuration import open_keyring
 from stem_kombu.signing.keyring import Keyring

@@ -10,7 +10,7 @@ import pytest
 
 from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Heartbeat
-from stem_kombu.backends.signed_beats import signed_beat
+from stem_kombu.backends.verified_roster import signed_beat
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control import standing
 from stem_kombu.control.client.reports import Report, WorkerReply

@@ -18,7 +18,7 @@ from celery import Celery
 from stem_kombu.app import Stem
 from stem_kombu.backends.registry import open_backend, open_roster
 from stem_kombu.celery.agent import Agent
-from stem_kombu.celery.board import Board
+from stem_kombu.celery.shared_stop_table import Board
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.connection import Mailbox

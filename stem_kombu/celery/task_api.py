@@ -14,7 +14,7 @@ from typing import Any
 from celery import signals, states
 from celery.exceptions import Ignore
 
-from stem_kombu.celery.board import Board
+from stem_kombu.celery.shared_stop_table import Board
 from stem_kombu.clock import isoformat, monotonic
 from stem_kombu.context import TaskRevoked
 from stem_kombu.revocation import Revocation
