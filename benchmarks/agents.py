@@ -20,8 +20,8 @@ from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.clock import SYSTEM
 from stem_kombu.concurrency.wakeup import WakePipe
-from stem_kombu.control.server.command_server import Reception
-from stem_kombu.control.server.subscription import Ear
+from stem_kombu.control.server.command_server import CommandServer
+from stem_kombu.control.server.subscription import ControlSubscription
 from stem_kombu.settings import Settings
 from stem_kombu.transports import names
 from stem_kombu.transports.connections import broker_connection
@@ -36,9 +36,9 @@ class Agent:
 
     def __init__(self, template: Any, namespace: str, name: str, pipe: WakePipe) -> None:
         self.view = FakeWorker(identity(name, namespace))
-        self._reception = Reception(self.view, {}, later=lambda to, body: None, roster_now=SYSTEM.now, clock=SYSTEM)
+        self._reception = CommandServer(self.view, {}, later=lambda to, body: None, roster_now=SYSTEM.now, clock=SYSTEM)
         self._reception.open()
-        self.ear = Ear(
+        self.ear = ControlSubscription(
             template, namespace, name, fanout=True, receive=self._reception.receive,
             garbage=lambda reason, text: None, later=lambda to, body: None, hearing_check=1e6, pipe=pipe, clock=SYSTEM,
         )  # fmt: skip

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 LOG_EVERY = 60.0
 
 
-class Complaints:
+class DropCounter:
     """Counts what was dropped, by reason, and logs it once a minute at most. Used by one thread, or approximate."""
 
     def __init__(self, what: str, clock: Clock, *, level: int = logging.WARNING) -> None:

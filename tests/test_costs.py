@@ -27,7 +27,7 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.context import TaskContext
 from stem_kombu.control.protocol.codec import decode_command, decode_reply, encode_command, encode_reply
 from stem_kombu.control.protocol.messages import Command, Ping, Reply, Revoke
-from stem_kombu.control.server.command_server import Reception
+from stem_kombu.control.server.command_server import CommandServer
 from stem_kombu.execution import frames
 from stem_kombu.execution.child import main as child
 from stem_kombu.execution.handlers import Ending, Outcome
@@ -168,7 +168,7 @@ def measured() -> Iterator[dict[str, Callable[[], object]]]:
         signals._next_look = next_look
         context.check()
 
-    reception = Reception(
+    reception = CommandServer(
         FakeWorker(identity("alpha")), {}, later=lambda to, body: None, roster_now=NOW.timestamp, clock=SYSTEM
     )
     reception.open()

@@ -13,7 +13,7 @@ from fuzz.oracle import Refused, asked, holds, is_json, same
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
 from stem_kombu.backends.heartbeat_reader import BeatReader, beat_text
 from stem_kombu.clock import SYSTEM
-from stem_kombu.control.client.reply_collector import Census
+from stem_kombu.control.client.reply_collector import ReplyCollector
 from stem_kombu.control.client.reports import Report, WorkerStatus
 from stem_kombu.control.lines import loop_body, looped_token
 from stem_kombu.control.protocol.codec import Unreadable, decode_command, decode_reply, encode_command, encode_reply
@@ -29,7 +29,7 @@ from stem_kombu.control.protocol.messages import (
     Stats,
     matches,
 )
-from stem_kombu.control.server.replay_guard import Admission, Verdict
+from stem_kombu.control.server.replay_guard import ReplayGuard, Verdict
 from stem_kombu.errors import BadMessage
 from stem_kombu.revocation import Revocation
 from stem_kombu.transports import names
@@ -67,7 +67,7 @@ def command(data: bytes) -> None:
         raise
     holds(names.is_reply_name(decoded.namespace, decoded.reply_to), "a strange address was let in", decoded.reply_to)
     same(decode_command(encode_command(decoded), known=known), decoded, "a command")
-    admission = Admission(WORKER, NAMESPACE, NOW.timestamp, SYSTEM)
+    admission = ReplayGuard(WORKER, NAMESPACE, NOW.timestamp, SYSTEM)
     first = admission.judge(decoded)
     if first is Verdict.OBEY:
         holds(admission.judge(decoded) is Verdict.KNOWN, "a command is obeyed twice", decoded)
@@ -102,7 +102,7 @@ def reply(data: bytes) -> None:
     decoded = asked(BadMessage, decode_reply, data)
     same(decode_reply(encode_reply(decoded)), decoded, "a reply")
     # What a client does with it, and what the command line shows: nobody's answer may hide the others'.
-    census = Census("r-1", NAMESPACE, None, 1, asked_at=0.0)
+    census = ReplyCollector("r-1", NAMESPACE, None, 1, asked_at=0.0)
     census.expect([WORKER])
     census.hear(decoded, 0.25)
     census.hear(replace(decoded, request_id="r-1", namespace=NAMESPACE, part=0), 0.25)

@@ -20,7 +20,7 @@ from stem_kombu.backends.heartbeat import STALE_AFTER, Heartbeat
 from stem_kombu.backends.processes import Process
 from stem_kombu.clock import Clock, from_epoch
 from stem_kombu.concurrency.service import Background
-from stem_kombu.control.server.worker_view import Standing, WorkerIdentity
+from stem_kombu.control.server.worker_view import WorkerIdentity, WorkerSummary
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError, StoreUnavailable
 from stem_kombu.transports.outages import Outage
 
@@ -244,7 +244,7 @@ class Heartbeats:
 
 def beat_of(
     who: WorkerIdentity,
-    standing: Standing,
+    standing: WorkerSummary,
     totals: Mapping[str, int],
     *,
     inbox: str,

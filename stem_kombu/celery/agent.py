@@ -29,10 +29,10 @@ from stem_kombu.concurrency.service import Background
 from stem_kombu.control.server.listener import ControlListener
 from stem_kombu.control.server.worker_view import WorkerIdentity
 from stem_kombu.control.standing import saved_unsigned
-from stem_kombu.control.verification import Trust
+from stem_kombu.control.verification import Verifier
 from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.drivers.tls import checked_tls
-from stem_kombu.drop_counter import Complaints
+from stem_kombu.drop_counter import DropCounter
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
 from stem_kombu.revocation import Revocation, RevocationDraft, storable_ids
 from stem_kombu.revocation_cache import RevocationCache
@@ -66,14 +66,14 @@ class Agent:
         checked_tls(settings.tls)
         self.board = board
         self.cache = RevocationCache(settings.namespace)
-        self.trust = Trust.of(settings.signing, scope=Scope.WORK, what="speak for a worker", clock=clock)
+        self.trust = Verifier.of(settings.signing, scope=Scope.WORK, what="speak for a worker", clock=clock)
         if task_signing(settings.signing) == REQUIRE:
             raise ConfigurationError(
                 "STEM_SIGNING_TASKS: a Celery worker can't require that tasks are signed: Celery itself takes them in",
                 hint="set it to sign or off for Celery's workers, and require where Stem's workers consume",
             )
         #: Celery's own remote control: what of it was refused, because nobody signs it.
-        self.refused = Complaints("Celery's remote control", clock)
+        self.refused = DropCounter("Celery's remote control", clock)
         self._store = open_revoke_store(settings.revoke_store.value, name=settings.revoke_store.name, tls=settings.tls)
         roster = settings.roster
         self._roster = open_roster(roster.value, name=roster.name, tls=settings.tls)

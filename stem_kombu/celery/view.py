@@ -17,10 +17,10 @@ from stem_kombu.control.server.worker_view import (
     InFlightTask,
     PoolSlot,
     RevocationFacts,
-    Standing,
     WaitingOutcome,
     WorkerFacts,
     WorkerIdentity,
+    WorkerSummary,
 )
 from stem_kombu.redaction import mask_url
 from stem_kombu.revocation import Revocation
@@ -76,8 +76,8 @@ class CeleryView:
         #: Set while the worker drains.
         self.draining = False
 
-    def standing(self) -> Standing:
-        return Standing(**self._standing())
+    def standing(self) -> WorkerSummary:
+        return WorkerSummary(**self._standing())
 
     def _standing(self) -> dict[str, Any]:
         worker, consuming = self._worker, self._consuming()

@@ -23,7 +23,7 @@ from stem_kombu.concurrency.service import Background
 from stem_kombu.control.lines import drain
 from stem_kombu.control.protocol.codec import LARGEST_COMMAND
 from stem_kombu.control.server.worker_view import WorkerView
-from stem_kombu.drop_counter import Complaints
+from stem_kombu.drop_counter import DropCounter
 from stem_kombu.errors import BadMessage
 from stem_kombu.messages.decompression import bound
 from stem_kombu.transports.connections import connect, drop_idle, release
@@ -64,7 +64,7 @@ class Face:
         self.events = Events(self.node, who.pid, clock, hide_args=closed)
         self._next_beat = 0.0
         self._outage = Outage(f"Celery's monitors don't see worker {self.node}", shown_url(template), clock)
-        self._complaints = Complaints("messages of Celery's remote control", clock)
+        self._complaints = DropCounter("messages of Celery's remote control", clock)
         refuse = self._complaints.drop if closed else None
         self._panel = Panel(self.node, view, names, revoke, self._beat_soon, refuse=refuse)
         self._stopped = threading.Event()

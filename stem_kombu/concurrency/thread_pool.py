@@ -20,7 +20,7 @@ T = TypeVar("T")
 _IDLE = 30.0
 
 
-class Lane:
+class ThreadPool:
     """Runs functions in order of submission, at most ``size`` at once (``None``: each at once) in threads of its own.
 
     At most ``backlog`` functions wait their turn; a further one is not taken.

@@ -15,7 +15,7 @@ from stem_kombu.backends.base import Roster, RosterView
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
 from stem_kombu.control.client.reports import Report, WorkerReply
 from stem_kombu.control.protocol.messages import REFUSED, STALE
-from stem_kombu.control.verification import NO_KEYS, Trust
+from stem_kombu.control.verification import NO_KEYS, Verifier
 from stem_kombu.errors import BrokerError, StoreCorrupt, StoreError
 from stem_kombu.revocation import Revocation, RevocationDraft, proof_key
 from stem_kombu.signing.keyring import Keyring, Untrusted
@@ -33,7 +33,7 @@ _OTHER_KEY = "use a key that the workers list; if they shall accept this one, li
 
 
 def check(
-    trust: Trust,
+    trust: Verifier,
     namespace: str,
     view: RosterView | None,
     ask: Callable[[], Report],
@@ -72,7 +72,7 @@ def check_answers(report: Report) -> bool:
     return False
 
 
-def check_roster(trust: Trust, view: RosterView | None, namespace: str) -> bool:
+def check_roster(trust: Verifier, view: RosterView | None, namespace: str) -> bool:
     """Whether the live workers of a roster, as it is stored, show that this client may revoke; ``False`` when there are
     none, or when they only show that it knows a key of theirs.
 

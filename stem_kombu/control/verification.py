@@ -15,7 +15,7 @@ from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.verified_roster import BelievedRoster, signed_beat, verified_beat
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.protocol.messages import Command
-from stem_kombu.drop_counter import Complaints
+from stem_kombu.drop_counter import DropCounter
 from stem_kombu.revocation import Revocation
 from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.configuration import open_keyring
@@ -24,14 +24,14 @@ from stem_kombu.signing.proofs import proven
 from stem_kombu.signing.seal import COMMAND, digest_of, signature_of, unsealed
 
 
-class Trust:
+class Verifier:
     """The keys of one worker or client, and what it dropped for their sake, which is logged at ``level``. ``keyring`` is
     ``None`` without signing."""
 
     def __init__(self, keyring: Keyring | None, *, clock: Clock = SYSTEM, level: int = logging.WARNING) -> None:
         self.keyring = keyring
-        self.revocations = Complaints("revocations", clock, level=level)
-        self.roster = Complaints("heartbeats", clock, level=level)
+        self.revocations = DropCounter("revocations", clock, level=level)
+        self.roster = DropCounter("heartbeats", clock, level=level)
         self._believed = None if keyring is None else BelievedRoster(keyring, self.roster.drop)
 
     @classmethod
@@ -43,7 +43,7 @@ class Trust:
         what: str = "",
         clock: Clock = SYSTEM,
         level: int = logging.WARNING,
-    ) -> Trust:
+    ) -> Verifier:
         """The trust of these settings, whose active key must be good for ``scope``.
 
         Raises :class:`~stem_kombu.errors.ConfigurationError` for an incomplete configuration, and where the key isn't.
@@ -119,4 +119,4 @@ def _as_it_is(command: Command) -> Command:
 
 
 #: The trust of a fleet without signing.
-NO_KEYS = Trust(None)
+NO_KEYS = Verifier(None)

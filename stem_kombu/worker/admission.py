@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from stem_kombu.backends.base import TaskStates
 from stem_kombu.clock import Clock
-from stem_kombu.drop_counter import Complaints
+from stem_kombu.drop_counter import DropCounter
 from stem_kombu.errors import ControlError, TaskNotRegistered
 from stem_kombu.messages.decoding import UNKNOWN_NAME, UnreadableTask, decode_delivery
 from stem_kombu.messages.resending import body_of, consumed_queue, put_aside, said_id
@@ -98,7 +98,7 @@ class Intake:
         self._lost_workers = lost_workers
         self._worker = worker
         self._clock = clock
-        self._complaints = Complaints(f"messages of the task queues of worker {worker}", clock)
+        self._complaints = DropCounter(f"messages of the task queues of worker {worker}", clock)
 
     @property
     def dropped(self) -> dict[str, int]:

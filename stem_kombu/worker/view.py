@@ -13,10 +13,10 @@ from stem_kombu.control.server.worker_view import (
     InFlightTask,
     PoolSlot,
     RevocationFacts,
-    Standing,
     WaitingOutcome,
     WorkerFacts,
     WorkerIdentity,
+    WorkerSummary,
 )
 from stem_kombu.execution.base import Executor
 from stem_kombu.redaction import mask_url
@@ -77,8 +77,8 @@ class View:
         self._revoke_store = mask_url(settings.revoke_store.value)
         self._clock = clock
 
-    def standing(self) -> Standing:
-        return Standing(**self._standing())
+    def standing(self) -> WorkerSummary:
+        return WorkerSummary(**self._standing())
 
     def _standing(self) -> dict[str, Any]:
         consuming = self._consumer.consuming

@@ -26,7 +26,7 @@ from stem_kombu.concurrency.service import watched_by
 from stem_kombu.control.server.listener import ControlListener
 from stem_kombu.control.server.worker_view import WorkerIdentity
 from stem_kombu.control.standing import saved_unsigned
-from stem_kombu.control.verification import Trust
+from stem_kombu.control.verification import Verifier
 from stem_kombu.drivers import forking
 from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
@@ -152,7 +152,7 @@ class Worker:
 
     def _built(self, inline_slots: int, children: ChildOptions) -> None:
         app, settings, clock, given = self.app, self.settings, self.clock, self._connection
-        self._trust = Trust.of(settings.signing, scope=Scope.WORK, what="speak for a worker", clock=clock)
+        self._trust = Verifier.of(settings.signing, scope=Scope.WORK, what="speak for a worker", clock=clock)
         self.identity = WorkerIdentity.here(settings.namespace, self._name, clock.utcnow())
         worker = self.identity.worker
         self._life = Lifecycle(self, worker)

@@ -12,7 +12,7 @@ import click
 
 from stem_kombu.clock import isoformat
 from stem_kombu.control.standing import check_kept
-from stem_kombu.control.verification import Trust
+from stem_kombu.control.verification import Verifier
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.signing.keyring import Scope, Untrusted
@@ -52,7 +52,7 @@ def endorse(
     """
     as_json = wants_json(values)
     settings = places_of(values).settings()
-    trust = Trust.of(settings.signing)
+    trust = Verifier.of(settings.signing)
     if trust.keyring is None:
         raise ConfigurationError("signing is not configured", hint="stem keys generate prints what to set")
     trust.require(Scope.OPERATE, "revoke")
@@ -101,7 +101,7 @@ def digest_of(records: Sequence[Revocation]) -> str:
     return hashlib.sha256(json.dumps(stated).encode()).hexdigest()
 
 
-def _sign(store: RevokeStore, trust: Trust, found: Sequence[Revocation], namespace: str, now: datetime) -> None:
+def _sign(store: RevokeStore, trust: Verifier, found: Sequence[Revocation], namespace: str, now: datetime) -> None:
     assert trust.keyring is not None
     for start in range(0, len(found), _BATCH):
         drafts = [_draft(record, now) for record in found[start : start + _BATCH]]

@@ -10,7 +10,7 @@ import click
 
 from stem_kombu.backends.registry import open_backend, open_roster
 from stem_kombu.clock import isoformat
-from stem_kombu.control.verification import Trust
+from stem_kombu.control.verification import Verifier
 from stem_kombu.errors import ConfigurationError, StemError
 from stem_kombu.outcome import TaskState
 from stem_kombu.revocation import checked_task_id
@@ -122,7 +122,7 @@ def _revocation(settings: Settings, task_id: str) -> Revocation | None:
             held = store.get(settings.namespace, task_id)
             if held is None:
                 return None
-            believed, refused = Trust.of(settings.signing).proven([held], store.now())
+            believed, refused = Verifier.of(settings.signing).proven([held], store.now())
             if refused:
                 note("note: the store holds a revocation of it that nobody signed who may; workers don't obey it")
             return believed[0] if believed else None

@@ -19,10 +19,10 @@ from stem_kombu.control.server.worker_view import (
     InFlightTask,
     PoolSlot,
     RevocationFacts,
-    Standing,
     WaitingOutcome,
     WorkerFacts,
     WorkerIdentity,
+    WorkerSummary,
 )
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
@@ -78,7 +78,7 @@ class FakeWorker:
     def facts(self) -> WorkerFacts:
         return self.current
 
-    def standing(self) -> Standing:
+    def standing(self) -> WorkerSummary:
         return self.current
 
     def queue_depths(self) -> Mapping[str, int | None]:

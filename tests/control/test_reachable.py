@@ -15,7 +15,7 @@ import pytest
 
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.client import ControlClient
-from stem_kombu.control.client.command_request import Question
+from stem_kombu.control.client.command_request import CommandRequest
 from stem_kombu.control.protocol.codec import decode_command
 from stem_kombu.control.protocol.messages import Call, Inspect, Ping, Stats
 from stem_kombu.control.server.worker_view import RevocationFacts, WorkerView
@@ -57,7 +57,7 @@ def test_g12_an_answer_is_held_back_for_no_longer_than_its_sender_listens(fleet:
 def test_g12_who_looked_at_the_roster_for_long_is_waited_for_no_longer() -> None:
     now, sent = SYSTEM.monotonic(), []
     stamped = SYSTEM.utcnow()
-    question = Question(
+    question = CommandRequest(
         "stem", [Ping()], None, 3.0, now=stamped, asked_at=now - 2.0, deadline=now + 1.0, clock=SYSTEM
     )  # fmt: skip
     question.begin(SimpleNamespace(reply_to="stem-stem-ctl-r-x", broadcast=lambda body, *_, **__: sent.append(body)))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stem_kombu.control.client.client import ControlClient
-from stem_kombu.control.client.command_request import Question
+from stem_kombu.control.client.command_request import CommandRequest
 from stem_kombu_cli.main import main
 from tests.faults.notes import note, now
 
@@ -61,9 +61,9 @@ def arm(step: str) -> None:
 
     ControlClient._revoke_store = opened  # type: ignore[method-assign]
     if step == "before-broadcast":
-        around(Question, "begin", before=die)
+        around(CommandRequest, "begin", before=die)
     if step == "after-broadcast":
-        around(Question, "begin", after=lambda *_: die())
+        around(CommandRequest, "begin", after=lambda *_: die())
     if step == "before-replies":
         around(ControlClient, "_collect", before=die)
 

@@ -10,7 +10,7 @@ import pytest
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.protocol.messages import Ping
 from stem_kombu.control.server import replay_guard as admission
-from stem_kombu.control.server.replay_guard import Admission, Verdict
+from stem_kombu.control.server.replay_guard import ReplayGuard, Verdict
 from tests.control.wire import a_command
 from tests.signing.scene import OPS, VIEWER
 
@@ -18,7 +18,7 @@ from tests.signing.scene import OPS, VIEWER
 def test_g16_a_reader_can_not_use_up_the_room_for_an_operators_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "MOST_COMMANDS", 6)
     monkeypatch.setattr(admission, "MOST_QUESTIONS", 3)
-    door = Admission("alpha", "stem", SYSTEM.now, SYSTEM)
+    door = ReplayGuard("alpha", "stem", SYSTEM.now, SYSTEM)
 
     def judged(signer: object, life: float = 3600.0) -> Verdict:
         command = a_command(Ping(), "stem-stem-ctl-r-x", signer=signer)

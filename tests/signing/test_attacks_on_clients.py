@@ -21,8 +21,8 @@ from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.reports import Report
 from stem_kombu.control.protocol.codec import encode_reply
 from stem_kombu.control.protocol.messages import Call, Reply, ReplyError
-from stem_kombu.control.server.reply_publisher import Outbox
-from stem_kombu.control.server.subscription import Ear
+from stem_kombu.control.server.reply_publisher import ReplyPublisher
+from stem_kombu.control.server.subscription import ControlSubscription
 from stem_kombu.signing.keyring import Keyring
 from stem_kombu.signing.seal import digest_of, sealed, signature_of
 from stem_kombu.transports.connections import open_connection
@@ -72,7 +72,7 @@ class Ghost:
 
     def _run(self) -> None:
         self._pipe.open()
-        ear = Ear(
+        ear = ControlSubscription(
             open_connection(self._scene.settings.broker.value), "stem", "phantom", fanout=True, receive=self._hear,
             garbage=lambda *_: None, later=lambda *_: None, hearing_check=60.0, pipe=self._pipe, clock=SYSTEM,
         )  # fmt: skip
@@ -247,7 +247,7 @@ def test_g12_nobody_keeps_a_worker_from_its_name_by_a_beat(scene: Scene, signed:
 def test_g12_heartbeats_on_the_stream_are_the_fleets_and_each_is_told_once(scene: Scene) -> None:
     with scene.client() as client:
         stream = client.heartbeats()
-        outbox = Outbox(open_connection(scene.settings.broker.value), clock=SYSTEM)
+        outbox = ReplyPublisher(open_connection(scene.settings.broker.value), clock=SYSTEM)
         try:
             first = stream.next(10.0)
             assert first is not None and first.worker == "alpha"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from stem_kombu.control.client.reply_collector import Census
+from stem_kombu.control.client.reply_collector import ReplyCollector
 from stem_kombu.control.client.reports import Report
 from stem_kombu.control.protocol.messages import Call, Inspect, Ping, Reply, ReplyError
 from stem_kombu.signing.keyring import Untrusted
@@ -103,7 +103,7 @@ def test_g12_the_senders_own_mistake_is_told_to_the_sender(scene: Scene) -> None
     """Or the binding would cost operators the reason: the refusal of the very bytes that a client sent is counted."""
     command = scene.signed(Ping(), keys=VIEWER)
     refused = Reply("r", "stem", "alpha", "b", {}, ReplyError("refused", "unknown-key: …"), 0, None, digest_of(command))
-    census = Census("r", "stem", ["alpha"], 1, asked_at=0.0)
+    census = ReplyCollector("r", "stem", ["alpha"], 1, asked_at=0.0)
     census.asked(0, signature_of(command) or "", digest_of(command))
 
     assert census.hear(refused, 1.0)
@@ -122,7 +122,7 @@ def test_g12_the_senders_own_mistake_is_told_to_the_sender(scene: Scene) -> None
     ],
 )
 def test_g12_answers_of_0_1_0_are_counted_but_not_their_refusals(reply: dict[str, object], counted: bool) -> None:
-    census = Census("r", "stem", ["alpha"], 1, asked_at=0.0)
+    census = ReplyCollector("r", "stem", ["alpha"], 1, asked_at=0.0)
     census.asked(0, "sig", "digest")
 
     assert census.hear(replace(Reply("r", "stem", "alpha", "b", {}), **reply), 1.0) is counted  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.control import standing
 from stem_kombu.control.client.reports import Report, WorkerReply
 from stem_kombu.control.protocol.messages import ReplyError
-from stem_kombu.control.verification import Trust
+from stem_kombu.control.verification import Verifier
 from stem_kombu.revocation import Revocation, RevocationDraft, merge
 from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.keyring import Keyring, Untrusted
@@ -165,9 +165,9 @@ def test_heartbeats_tell_that_a_fleet_has_keys(
     view = RosterView(tuple(beats), NOW)
     if said is None:
         with pytest.raises(Untrusted):
-            standing.check_roster(Trust.of(signing), view, "stem")
+            standing.check_roster(Verifier.of(signing), view, "stem")
     else:
-        assert standing.check_roster(Trust.of(signing), view, "stem") is said
+        assert standing.check_roster(Verifier.of(signing), view, "stem") is said
 
 
 # -- the store ----------------------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def _record(*keys: Keyring | None) -> Revocation:
 def test_records_tell_that_workers_do_not_know_a_key(
     signing: SigningSettings, records: list[Revocation], good: bool
 ) -> None:
-    keyring = Trust.of(signing).keyring
+    keyring = Verifier.of(signing).keyring
     if good:
         standing.check_records(keyring, records)
     else:

@@ -257,7 +257,7 @@ def give_back(connection: TaskConnection, tag: int) -> None:
 
 
 class Ear:
-    """:class:`stem_kombu.control.server.subscription.Ear`: hears broadcasts and an inbox.
+    """:class:`stem_kombu.control.server.subscription.ControlSubscription`: hears broadcasts and an inbox.
 
     It knows when it is deaf, after a while."""
 
@@ -342,7 +342,7 @@ class Ear:
 
 
 class Voice:
-    """The connection of :class:`stem_kombu.control.server.reply_publisher.Outbox`."""
+    """The connection of :class:`stem_kombu.control.server.reply_publisher.ReplyPublisher`."""
 
     patience = None  # a simulated broker wants no heartbeats
 

@@ -22,12 +22,12 @@ from stem_kombu.control.client import command_request as question
 from stem_kombu.control.client import connections as mailboxes
 from stem_kombu.control.client import roster_reader as lookout
 from stem_kombu.control.client.client import ControlClient
-from stem_kombu.control.client.reply_collector import Census
+from stem_kombu.control.client.reply_collector import ReplyCollector
 from stem_kombu.control.protocol.messages import Command, Reply, Revoke
 from stem_kombu.control.server import listener
 from stem_kombu.control.server import reply_publisher as outbox
 from stem_kombu.control.server import worker_view as base
-from stem_kombu.control.server.command_server import Reception
+from stem_kombu.control.server.command_server import CommandServer
 from stem_kombu.control.server.handlers import ping, stats
 from stem_kombu.errors import LeaseLost, StemError
 from stem_kombu.execution import crew, handlers, inline
@@ -205,7 +205,7 @@ class NotedCache(RevocationCache):
         return done
 
 
-class NotedReception(Reception):
+class NotedReception(CommandServer):
     """Production's reception; what is obeyed is noted."""
 
     def _obey(self, command: Command, say: Any) -> None:
@@ -214,7 +214,7 @@ class NotedReception(Reception):
         super()._obey(command, say)
 
 
-class NotedCensus(Census):
+class NotedCensus(ReplyCollector):
     """Production's census; what is counted is noted."""
 
     def hear(self, reply: Reply, at: float) -> bool:
@@ -500,7 +500,7 @@ def wire() -> None:
         queues: {"release": lambda connection: connection.release()},
         listener: {
             "Ear": doubles.Ear,
-            "Reception": NotedReception,
+            "CommandServer": NotedReception,
             "abilities_of": lambda *_, **__: SimpleNamespace(fanout=True, require_control=lambda url: None),
             "shown_url": lambda template: "simulated://",
         },
@@ -509,7 +509,7 @@ def wire() -> None:
             "broker_errors": doubles.broker_errors,
             "shown_url": lambda template: "simulated://",
         },
-        question: {"Census": NotedCensus, "encode_command": _encode_command},
+        question: {"ReplyCollector": NotedCensus, "encode_command": _encode_command},
         mailboxes: {"Mailbox": doubles.Mailbox, "broker_connection": lambda settings: doubles.Template(WORLD.broker)},
         view: {"mask_url": lru_cache(view.mask_url)},
         worker_module: {

@@ -221,7 +221,7 @@ def publish_last(original: Any) -> Any:
 
 
 def obey_again(original: Any) -> Any:
-    def judge(self: admission.Admission, command: Command) -> admission.Verdict:
+    def judge(self: admission.ReplayGuard, command: Command) -> admission.Verdict:
         verdict: admission.Verdict = original(self, command)
         return admission.Verdict.OBEY if verdict is admission.Verdict.KNOWN else verdict
 
@@ -229,7 +229,7 @@ def obey_again(original: Any) -> Any:
 
 
 def own_clock(original: Any) -> Any:
-    def time_left(self: admission.Admission, command: Command) -> float:
+    def time_left(self: admission.ReplayGuard, command: Command) -> float:
         return command.expires_at.timestamp() + admission.TOLERANCE - self._clock.now()
 
     return time_left
@@ -240,7 +240,7 @@ def untargeted(original: Any) -> Any:
 
 
 def count_again(original: Any) -> Any:
-    def hear(self: census.Census, reply: Reply, at: float) -> bool:
+    def hear(self: census.ReplyCollector, reply: Reply, at: float) -> bool:
         if reply.request_id == self.request_id:
             self._replies.get(reply.worker, {}).pop(reply.part, None)
         return bool(original(self, reply, at))
@@ -341,18 +341,18 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "endings are not looked up": Mutant(("G3", "G19"), ((intake, "is_over", always(False)),), "kills", seed=1689),
     "endings are looked up once": Mutant(("G3", "G19"), ((past.Past, "is_stale", always(False)),), seed=10048),
-    "command carried out twice": Mutant(("G14",), ((admission.Admission, "judge", obey_again),)),
-    "stale command obeyed": Mutant(("G14",), ((admission.Admission, "time_left", always(60.0)),), "suspensions"),
+    "command carried out twice": Mutant(("G14",), ((admission.ReplayGuard, "judge", obey_again),)),
+    "stale command obeyed": Mutant(("G14",), ((admission.ReplayGuard, "time_left", always(60.0)),), "suspensions"),
     "command judged by the worker's clock": Mutant(
-        ("G12", "G14", "G16"), ((admission.Admission, "time_left", own_clock),), "expiries"
+        ("G12", "G14", "G16"), ((admission.ReplayGuard, "time_left", own_clock),), "expiries"
     ),
-    "target ignored": Mutant(("G12",), ((admission.Admission, "judge", untargeted),), "targets", seed=29),
-    "answer counted twice": Mutant(("G12",), ((census.Census, "hear", count_again),), seed=37),
+    "target ignored": Mutant(("G12",), ((admission.ReplayGuard, "judge", untargeted),), "targets", seed=29),
+    "answer counted twice": Mutant(("G12",), ((census.ReplyCollector, "hear", count_again),), seed=37),
     "the first answer is enough": Mutant(
-        ("G12", "G13", "G16"), ((census.Census, "is_whole", first_is_whole),), "targets"
+        ("G12", "G13", "G16"), ((census.ReplyCollector, "is_whole", first_is_whole),), "targets"
     ),
-    "nobody is reminded": Mutant(("G12", "G16"), ((question.Question, "remind", always(None)),)),
-    "the roster is waited for": Mutant(("G13",), ((lookout.Lookout, "view", wait_on),), "rosters", seed=0),
+    "nobody is reminded": Mutant(("G12", "G16"), ((question.CommandRequest, "remind", always(None)),)),
+    "the roster is waited for": Mutant(("G13",), ((lookout.RosterReader, "view", wait_on),), "rosters", seed=0),
     "leases are not renewed": Mutant(("G19",), ((leases.LeaseThread, "_renew_all", always(None)),), seed=668),
     "a child's death is not told": Mutant(("G18", TROUBLE), ((pool.IsolatePool, "_bury", bury_quietly),), "children"),
     "what was handed to a dead child goes with it": Mutant(

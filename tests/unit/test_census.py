@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stem_kombu.control.client.reply_collector import Census
+from stem_kombu.control.client.reply_collector import ReplyCollector
 from stem_kombu.control.protocol.messages import Reply
 
 WORKERS = [f"w{number}" for number in range(5)]
@@ -21,7 +21,7 @@ STEPS = st.lists(
 def test_g12_what_is_counted_as_it_comes_is_what_a_recount_finds(
     parts: int, named: set[str], steps: list[tuple[str, str, int]]
 ) -> None:
-    census = Census("r", "stem", None, parts, asked_at=0.0)
+    census = ReplyCollector("r", "stem", None, parts, asked_at=0.0)
     expected: set[str] = set(census.expect(named))
     heard: dict[str, set[int]] = {worker: set() for worker in WORKERS}
     for what, worker, part in steps:

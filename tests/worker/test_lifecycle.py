@@ -24,7 +24,7 @@ from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.connection import Mailbox
 from stem_kombu.control.client.heartbeat_stream import HeartbeatStream
 from stem_kombu.control.server.listener import ControlListener
-from stem_kombu.control.server.reply_publisher import Outbox
+from stem_kombu.control.server.reply_publisher import ReplyPublisher
 from stem_kombu.errors import BrokerError, BrokerUnavailable, StemError, StoreUnavailable
 from stem_kombu.execution.inline import InlineExecutor
 from stem_kombu.settings import Settings
@@ -81,7 +81,7 @@ def _client(app: Stem) -> Life:
 
 
 def _outbox(app: Stem) -> Life:
-    outbox = Outbox(broker_connection(app.settings), clock=SYSTEM)
+    outbox = ReplyPublisher(broker_connection(app.settings), clock=SYSTEM)
     return Life(lambda: outbox.reply("stem.test.lifecycle", b"{}"), outbox.close)
 
 

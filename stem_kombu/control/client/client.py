@@ -17,16 +17,16 @@ from stem_kombu.backends.base import Roster, RosterView
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control import standing
-from stem_kombu.control.client.command_request import Question, checked_targets, chunks, default_requester
+from stem_kombu.control.client.command_request import CommandRequest, checked_targets, chunks, default_requester
 from stem_kombu.control.client.connection import Mailbox
 from stem_kombu.control.client.connections import Mailboxes
 from stem_kombu.control.client.pages import completed
 from stem_kombu.control.client.reports import Report, RevokeReport, StatusReport, WorkerReply, WorkerStatus
 from stem_kombu.control.client.roster_clock import RosterClock
-from stem_kombu.control.client.roster_reader import Lookout
+from stem_kombu.control.client.roster_reader import RosterReader
 from stem_kombu.control.protocol.codec import BUILT_IN
 from stem_kombu.control.protocol.messages import Call, Inspect, Order, Ping, Revoke, Stats, matches, scope_of
-from stem_kombu.control.verification import Trust
+from stem_kombu.control.verification import Verifier
 from stem_kombu.drivers import forking
 from stem_kombu.durations import checked_duration
 from stem_kombu.errors import BrokerError, BrokerUnavailable, ConfigurationError
@@ -78,7 +78,7 @@ class ControlClient:
         clock: Clock = SYSTEM,
     ) -> None:
         self.settings: Settings = target if isinstance(target, Settings) else target.settings
-        self._trust = Trust.of(self.settings.signing, clock=clock, level=logging.DEBUG)  # reports tell it
+        self._trust = Verifier.of(self.settings.signing, clock=clock, level=logging.DEBUG)  # reports tell it
         self._on_wait = on_wait
         self._clock = clock
         self._mailboxes = Mailboxes(self.settings, clock=clock, keyring=self._trust.keyring)
@@ -245,7 +245,7 @@ class ControlClient:
     def renew(self) -> None:
         """See :mod:`stem_kombu.drivers.forking`: no thread of the parent is here, to let go of a lock or to read the roster."""
         self._lock = threading.Lock()
-        self._lookout = Lookout(lambda: self._open_roster().view(self.settings.namespace), self._clock)
+        self._lookout = RosterReader(lambda: self._open_roster().view(self.settings.namespace), self._clock)
 
     def __enter__(self) -> ControlClient:
         return self
@@ -286,7 +286,7 @@ class ControlClient:
         if now is None:
             # Where it can't be read any more, what it once showed is nearer to it than a clock of this machine may be.
             now = self._roster_clock.now(longest=float("inf")) or self._clock.utcnow() if view is None else view.now
-        question = Question(
+        question = CommandRequest(
             self.settings.namespace, orders, targets, timeout, now=now, asked_at=asked, deadline=deadline,
             clock=self._clock, keyring=self._trust.keyring,
         )  # fmt: skip
@@ -331,7 +331,7 @@ class ControlClient:
             conflicts=census.conflicts,
         )
 
-    def _put(self, question: Question, deadline: float) -> Mailbox:
+    def _put(self, question: CommandRequest, deadline: float) -> Mailbox:
         """Begin to publish the question; a mailbox whose connection has broken meanwhile is replaced once."""
         while True:
             mailbox, fresh = self._mailboxes.take(deadline)
@@ -349,7 +349,9 @@ class ControlClient:
                 self._fans_out = mailbox.fans_out
                 return mailbox
 
-    def _send_the_rest(self, question: Question, mailbox: Mailbox, progress: Callable[[int, int], None] | None) -> None:
+    def _send_the_rest(
+        self, question: CommandRequest, mailbox: Mailbox, progress: Callable[[int, int], None] | None
+    ) -> None:
         """Publish what :meth:`_put` has left, as answers come in; all of it by half of the time."""
         clock = self._clock
         in_a_hurry = question.deadline - question.timeout / 2
@@ -366,7 +368,7 @@ class ControlClient:
 
     def _collect(
         self,
-        question: Question,
+        question: CommandRequest,
         mailbox: Mailbox,
         *,
         began: float,

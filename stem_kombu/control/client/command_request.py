@@ -12,7 +12,7 @@ from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.clock import Clock
 from stem_kombu.control.client.connection import Mailbox
-from stem_kombu.control.client.reply_collector import Census, living
+from stem_kombu.control.client.reply_collector import ReplyCollector, living
 from stem_kombu.control.protocol.codec import encode_command, order_size
 from stem_kombu.control.protocol.messages import Call, Command, Order, matches
 from stem_kombu.errors import ConfigurationError
@@ -26,7 +26,7 @@ ABSENT = 1.0
 CHUNK, CHUNK_BYTES = 500, 400_000
 
 
-class Question:
+class CommandRequest:
     """One command on its way: its messages, and who is asked. ``now`` is the roster's clock, which workers know from their
     heartbeats: a skew between hosts then does no harm."""
 
@@ -54,7 +54,7 @@ class Question:
         self._now, self._stamped_at = now, clock.monotonic()
         # Nobody waits for an answer after that; to look at the roster first may have used up some of the time.
         self._expires_at = now + timedelta(seconds=max(0.0, deadline - self._stamped_at))
-        self.census = Census(secrets.token_hex(16), namespace, targets, len(orders), asked_at=asked_at)
+        self.census = ReplyCollector(secrets.token_hex(16), namespace, targets, len(orders), asked_at=asked_at)
         self._on_roster: set[str] = set()
         self._may_live: set[str] = set()
         # What an application's command takes is not known.

@@ -22,7 +22,7 @@ from stem_kombu.control.lines import (
 )
 from stem_kombu.control.protocol.codec import LARGEST_REPLY, decode_reply
 from stem_kombu.control.protocol.messages import Reply
-from stem_kombu.drop_counter import Complaints
+from stem_kombu.drop_counter import DropCounter
 from stem_kombu.errors import BadMessage, BrokerError
 from stem_kombu.messages.decompression import bound
 from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
@@ -71,7 +71,7 @@ class Mailbox:
         # Replies that came while something was being sent: RabbitMQ confirms it on the same connection.
         self._early: list[Reply] = []
         self._heard: Callable[[Reply], object] = self._early.append
-        self._complaints = Complaints("replies to this client", clock)
+        self._complaints = DropCounter("replies to this client", clock)
         #: The monotonic time at which this mailbox was last put to use.
         self.used_at = clock.monotonic()
         try:

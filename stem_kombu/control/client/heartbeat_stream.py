@@ -13,8 +13,8 @@ from stem_kombu.backends.heartbeat import Heartbeat, Liveness
 from stem_kombu.clock import Clock
 from stem_kombu.control.lines import acknowledges, body_of, drain, hang_up, line
 from stem_kombu.control.protocol.codec import LARGEST_COMMAND
-from stem_kombu.control.verification import NO_KEYS, Trust
-from stem_kombu.drop_counter import Complaints
+from stem_kombu.control.verification import NO_KEYS, Verifier
+from stem_kombu.drop_counter import DropCounter
 from stem_kombu.errors import BroadcastUnsupported
 from stem_kombu.messages.decompression import bound
 from stem_kombu.transports import names
@@ -43,7 +43,7 @@ class HeartbeatStream:
         *,
         timeout: float,
         clock: Clock,
-        trust: Trust | None = None,
+        trust: Verifier | None = None,
         roster_now: Callable[[], datetime] | None = None,
     ) -> None:
         self._clock = clock
@@ -59,7 +59,7 @@ class HeartbeatStream:
             )
         self._connection: Any = line(template, reply_timeout=_REPLY_TIMEOUT, confirms=False, heartbeats=True)
         self._heard: deque[Heartbeat] = deque()
-        self._complaints = Complaints("heartbeats on the stream", clock)
+        self._complaints = DropCounter("heartbeats on the stream", clock)
         self._ack = acknowledges(abilities.driver)
         try:
             connect(self._connection, timeout)

@@ -22,7 +22,7 @@ def living(view: RosterView, targets: Sequence[str] | None) -> list[str]:
     ]
 
 
-class Census:
+class ReplyCollector:
     """One question's answers. ``parts`` replies make a worker's answer whole."""
 
     def __init__(

@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError
 
 from stem_kombu.backends.base import RosterView
 from stem_kombu.clock import Clock
-from stem_kombu.concurrency.thread_pool import Lane
+from stem_kombu.concurrency.thread_pool import ThreadPool
 from stem_kombu.errors import StoreError
 
 #: Looks that may be under way at once, in threads that a roster which does not answer holds up.
@@ -18,13 +18,13 @@ _LOOKS = 8
 _NAMED = 10
 
 
-class Lookout:
+class RosterReader:
     """Reads a roster by ``look()``, which may block for as long as its driver lets it. Safe from any thread."""
 
     def __init__(self, look: Callable[[], RosterView], clock: Clock) -> None:
         self._look = look
         self._clock = clock
-        self._lane = Lane("stem-roster", _LOOKS, clock=clock)
+        self._lane = ThreadPool("stem-roster", _LOOKS, clock=clock)
 
     def view(self, until: float, notes: list[str]) -> RosterView | None:
         """The roster, or ``None``, and a note that says why, when it can't be had by the monotonic time ``until``: the one

@@ -12,14 +12,14 @@ from concurrent.futures import Future
 from typing import Any
 
 from stem_kombu.clock import Clock
-from stem_kombu.concurrency.thread_pool import Lane
+from stem_kombu.concurrency.thread_pool import ThreadPool
 from stem_kombu.control.protocol.codec import Unreadable, address_of, decode_command
 from stem_kombu.control.protocol.messages import STALE, Call, Command, Inspect, Ping, ReplyError, Revoke, matches
 from stem_kombu.control.server.dispatch import Dispatch
 from stem_kombu.control.server.handlers.revoke import Taken
-from stem_kombu.control.server.replay_guard import Admission, Verdict
+from stem_kombu.control.server.replay_guard import ReplayGuard, Verdict
 from stem_kombu.control.server.worker_view import WorkerView
-from stem_kombu.control.verification import NO_KEYS, Trust
+from stem_kombu.control.verification import NO_KEYS, Verifier
 from stem_kombu.errors import BadMessage
 from stem_kombu.signing.keyring import Untrusted
 from stem_kombu.signing.seal import digest_of, signature_of
@@ -31,14 +31,14 @@ logger = logging.getLogger(__name__)
 _SETTLING, _ASKING, _CALLING = 32, 4, 8
 #: Longest time that a reply is held back for tasks to stop, in seconds, whatever the command says.
 LONGEST_SETTLE = 30.0
-#: Seconds that :meth:`Reception.close` gives to what is being carried out.
+#: Seconds that :meth:`CommandServer.close` gives to what is being carried out.
 _LAST_COMMANDS = 2.0
 
 #: Puts a reply into an inbox: ``say(reply_to, body)``.
 Say = Callable[[str, bytes], None]
 
 
-class Reception:
+class CommandServer:
     """Receives the messages of one worker. ``later(reply_to, body)`` sends a reply from any thread and never blocks."""
 
     def __init__(
@@ -49,27 +49,27 @@ class Reception:
         later: Say,
         roster_now: Callable[[], float],
         clock: Clock,
-        trust: Trust | None = None,
+        trust: Verifier | None = None,
         born: Callable[[], float | None] = lambda: None,
     ) -> None:
         who = view.identity
         self._worker, self._namespace = who.worker, who.namespace
         self._trust = trust or NO_KEYS
         self._dispatch = Dispatch(view, commands, self._trust)
-        self.admission = Admission(who.worker, who.namespace, roster_now, clock, born)
+        self.admission = ReplayGuard(who.worker, who.namespace, roster_now, clock, born)
         self._later = later
         self._clock = clock
-        self._lanes: list[Lane] = []
+        self._lanes: list[ThreadPool] = []
 
     def open(self) -> None:
         """Be ready to receive. May be called twice, and again after :meth:`close`."""
         if self._lanes:
             return
         # One thread takes revocations, so that they are taken in the order in which they were heard.
-        self._taking = Lane("stem-control-take", 1, clock=self._clock)
-        self._settling = Lane("stem-control-settle", _SETTLING, clock=self._clock)
-        self._asking = Lane("stem-control-ask", _ASKING, clock=self._clock)
-        self._calling = Lane("stem-control-call", _CALLING, clock=self._clock)
+        self._taking = ThreadPool("stem-control-take", 1, clock=self._clock)
+        self._settling = ThreadPool("stem-control-settle", _SETTLING, clock=self._clock)
+        self._asking = ThreadPool("stem-control-ask", _ASKING, clock=self._clock)
+        self._calling = ThreadPool("stem-control-call", _CALLING, clock=self._clock)
         self._lanes = [self._taking, self._asking, self._calling, self._settling]
 
     def close(self) -> None:
@@ -176,7 +176,7 @@ class Reception:
             lane = self._calling if isinstance(order, Call) else self._asking
             self._hand_over(lane, command, lambda: self._carry_out(command), say)
 
-    def _hand_over(self, lane: Lane, command: Command, work: Callable[[], None], say: Say) -> None:
+    def _hand_over(self, lane: ThreadPool, command: Command, work: Callable[[], None], say: Say) -> None:
         future = lane.submit(work)
         if future is None:
             self.admission.drop("overload", f"too many commands wait; {command.order.name!r} is refused")

@@ -13,7 +13,7 @@ from stem_kombu.control.server.handlers.ping import ping
 from stem_kombu.control.server.handlers.revoke import Taken, settled, take
 from stem_kombu.control.server.handlers.stats import stats
 from stem_kombu.control.server.worker_view import WorkerView
-from stem_kombu.control.verification import Trust
+from stem_kombu.control.verification import Verifier
 from stem_kombu.errors import BadMessage, ConfigurationError, StemError, UnknownCommand
 from stem_kombu.signing.keyring import Scope
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 class Dispatch:
     """The commands that one worker knows. ``custom`` are the application's, called as ``function(view, **args)``."""
 
-    def __init__(self, view: WorkerView, custom: Mapping[str, Callable[..., Any]], trust: Trust) -> None:
+    def __init__(self, view: WorkerView, custom: Mapping[str, Callable[..., Any]], trust: Verifier) -> None:
         taken = BUILT_IN & custom.keys()
         if taken:
             raise ConfigurationError(f"control command {sorted(taken)[0]!r} is built in and can't be defined again")

@@ -15,12 +15,12 @@ from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Background
 from stem_kombu.concurrency.wakeup import WakePipe
-from stem_kombu.control.server.command_server import Reception
-from stem_kombu.control.server.replay_guard import Admission
-from stem_kombu.control.server.reply_publisher import Outbox
-from stem_kombu.control.server.subscription import Ear
+from stem_kombu.control.server.command_server import CommandServer
+from stem_kombu.control.server.replay_guard import ReplayGuard
+from stem_kombu.control.server.reply_publisher import ReplyPublisher
+from stem_kombu.control.server.subscription import ControlSubscription
 from stem_kombu.control.server.worker_view import WorkerView
-from stem_kombu.control.verification import Trust
+from stem_kombu.control.verification import Verifier
 from stem_kombu.errors import BrokerRefused, BrokerUnavailable
 from stem_kombu.transports import names
 from stem_kombu.transports.capabilities import abilities_of
@@ -58,7 +58,7 @@ class ControlListener:
         reconnected: Callable[[], None],
         clock: Clock,
         hearing_check: float = HEARING_CHECK,
-        trust: Trust | None = None,
+        trust: Verifier | None = None,
         born: Callable[[], float | None] = lambda: None,
     ) -> None:
         who = view.identity
@@ -70,8 +70,8 @@ class ControlListener:
         self._hearing_check = hearing_check
         self._fanout = True
         self._outage = Outage(f"control of worker {who.worker} is interrupted", shown_url(template), clock)
-        self._outbox = Outbox(template, clock=clock)
-        self._reception = Reception(
+        self._outbox = ReplyPublisher(template, clock=clock)
+        self._reception = CommandServer(
             view,
             commands,
             later=self._outbox.reply,
@@ -92,7 +92,7 @@ class ControlListener:
         self._wake: Callable[[], object] | None = None
 
     @property
-    def admission(self) -> Admission:
+    def admission(self) -> ReplayGuard:
         """What was let in, and how many messages were dropped, by reason."""
         return self._reception.admission
 
@@ -163,7 +163,7 @@ class ControlListener:
             if (wait := self._outage.turn()) > 0:
                 self._pause(wait)
                 continue
-            ear = Ear(
+            ear = ControlSubscription(
                 self._template,
                 self._namespace,
                 self._worker,
@@ -204,7 +204,7 @@ class ControlListener:
         with self._changed:
             self._changed.wait_for(lambda: not self._wanted, seconds)
 
-    def _close(self, ear: Ear) -> None:
+    def _close(self, ear: ControlSubscription) -> None:
         # In a thread of its own, as closing waits for a blocking read to end and nobody hears this worker meanwhile.
         wanted = self._wanted
         closing = threading.Thread(

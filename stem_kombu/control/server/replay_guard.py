@@ -11,7 +11,7 @@ from enum import Enum
 
 from stem_kombu.clock import Clock, epoch_us, from_epoch
 from stem_kombu.control.protocol.messages import Command
-from stem_kombu.drop_counter import Complaints
+from stem_kombu.drop_counter import DropCounter
 from stem_kombu.signing.keyring import Scope
 
 #: Seconds by which the roster's clock, as two processes know it, may differ.
@@ -53,7 +53,7 @@ class _Seen:
     answer: bytes | None = None
 
 
-class Admission:
+class ReplayGuard:
     """Remembers, until it expires, each command that was admitted, and the answer once there is one. Thread-safe.
 
     ``roster_now()`` is the roster's clock in seconds since the epoch: by it commands are stamped. What was seen is forgotten
@@ -81,7 +81,7 @@ class Admission:
         self._answers: OrderedDict[_Number, int] = OrderedDict()
         self._bytes = 0
         self._questions = 0
-        self._complaints = Complaints("control messages", clock)
+        self._complaints = DropCounter("control messages", clock)
 
     @property
     def dropped(self) -> dict[str, int]:

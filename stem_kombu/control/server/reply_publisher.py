@@ -37,7 +37,7 @@ _REPLY_LIFE = 15.0
 _REPLY_EXPIRES = 60.0
 #: Replies that wait to be sent; with more of them the oldest are dropped.
 _MOST_REPLIES = 1000
-#: Seconds for which :meth:`Outbox.close` waits for what is still to be said.
+#: Seconds for which :meth:`ReplyPublisher.close` waits for what is still to be said.
 _LAST_WORDS = 2.0
 #: Clients whose inboxes were declared; those who have gone are the oldest.
 _MOST_DECLARED = 512
@@ -78,7 +78,7 @@ class Speaker:
         say(self.producer, self._mail, body, exchange, routing_key, expires)
 
 
-class Outbox:
+class ReplyPublisher:
     """Safe from any thread; never blocks and never raises for a broker that is away."""
 
     def __init__(self, template: Connection, *, clock: Clock) -> None:
@@ -124,7 +124,7 @@ class Outbox:
 
     def _run(self) -> None:
         me = threading.current_thread()
-        voice: _Voice | None = None
+        voice: _ReplyConnection | None = None
         while True:
             with self._changed:
                 if self._thread is me and not (self._replies or self._beat):
@@ -140,7 +140,7 @@ class Outbox:
                 continue
             try:
                 with broker_errors(self._template, "sending a reply or a heartbeat"):
-                    voice = voice or _Voice(self._template, self._clock)
+                    voice = voice or _ReplyConnection(self._template, self._clock)
                     voice.listen()
                     if reply is not None:
                         voice.speaker.reply(reply[1], reply[2])
@@ -180,7 +180,7 @@ class Outbox:
                 self._beat = None
 
 
-class _Voice:
+class _ReplyConnection:
     """The connection of an outbox's thread."""
 
     def __init__(self, template: Any, clock: Clock) -> None:
@@ -216,6 +216,6 @@ class _Voice:
         hang_up(self._connection, clock=self._clock)
 
 
-def _silence(voice: _Voice | None) -> None:
+def _silence(voice: _ReplyConnection | None) -> None:
     if voice is not None:
         voice.close()

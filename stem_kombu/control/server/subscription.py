@@ -48,7 +48,7 @@ class Receive(Protocol):
     def __call__(self, body: bytes, say: Callable[[str, bytes], None], /, *, private: bool) -> None: ...
 
 
-class Ear:
+class ControlSubscription:
     """Hears what is broadcast in a namespace (``fanout``) and what is sent to one worker's inbox.
 
     ``receive(body, say, private=…)`` is called with each message and the means to answer it, and whether it came to the

@@ -110,7 +110,7 @@ class PoolSlot:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class WorkerSummary:
     """How a worker stands, as far as it is known without asking the system or a child. ``queues`` maps each name to whether
     it is being consumed; ``uptime`` is in seconds. ``conflict`` names another live worker with the same id."""
 
@@ -125,7 +125,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerFacts(Standing):
+class WorkerFacts(WorkerSummary):
     """What changes while a worker lives. URLs are masked; spans are seconds. ``dropped`` counts, by door (``control``,
     ``tasks``, ``revocations``, ``roster``, ``celery``) and reason, what was not obeyed or believed; ``restarts``, by name, how
     often a thread of the worker was started again after an unexpected error."""
@@ -182,7 +182,7 @@ class WorkerView(Protocol):
     def identity(self) -> WorkerIdentity:
         """Who this worker is."""
 
-    def standing(self) -> Standing:
+    def standing(self) -> WorkerSummary:
         """Its state now, at the price of a few attributes: what a fleet is asked most often."""
 
     def facts(self) -> WorkerFacts:

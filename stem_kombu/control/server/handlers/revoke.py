@@ -12,7 +12,7 @@ from typing import Any
 
 from stem_kombu.control.protocol.messages import Revoke
 from stem_kombu.control.server.worker_view import WorkerView
-from stem_kombu.control.verification import NO_KEYS, Trust
+from stem_kombu.control.verification import NO_KEYS, Verifier
 from stem_kombu.revocation_cache import Applied
 
 
@@ -26,7 +26,7 @@ class Taken:
     refused: tuple[str, ...] = ()
 
 
-def take(order: Revoke, view: WorkerView, trust: Trust = NO_KEYS) -> Taken:
+def take(order: Revoke, view: WorkerView, trust: Verifier = NO_KEYS) -> Taken:
     """Put the revocations into the cache and tell running tasks to stop where asked.
 
     Where there are keys, the records must prove themselves: what a store held before may stand in a command that is
