@@ -6,22 +6,22 @@ import collections
 from collections.abc import Sequence
 
 from stem_kombu.worker.deliveries import Delivery
-from stem_kombu.worker.settlement import Then
+from stem_kombu.worker.settlement import MessageDisposition
 
 
-class Finished:
+class AckQueue:
     """A row of deliveries and what is to be done about each. Any thread may :meth:`add`; one thread takes out."""
 
     def __init__(self) -> None:
-        self._row: collections.deque[tuple[Delivery, Then]] = collections.deque()
+        self._row: collections.deque[tuple[Delivery, MessageDisposition]] = collections.deque()
 
     def __bool__(self) -> bool:
         return bool(self._row)
 
-    def add(self, delivery: Delivery, then: Then) -> None:
+    def add(self, delivery: Delivery, then: MessageDisposition) -> None:
         self._row.append((delivery, then))
 
-    def first(self) -> tuple[Delivery, Then]:
+    def first(self) -> tuple[Delivery, MessageDisposition]:
         """The one that has waited longest; it stays until :meth:`take`, so that a lost connection finds it here again."""
         return self._row[0]
 
@@ -32,10 +32,10 @@ class Finished:
     def take_acknowledgements(self, most: int) -> list[Delivery]:
         """Take out what is to be acknowledged, up to something else: that waits for its turn."""
         done: list[Delivery] = []
-        while self._row and len(done) < most and self._row[0][1] is Then.ACKNOWLEDGE:
+        while self._row and len(done) < most and self._row[0][1] is MessageDisposition.ACKNOWLEDGE:
             done.append(self._row.popleft()[0])
         return done
 
     def put_back(self, acknowledged: Sequence[Delivery]) -> None:
         """To be acknowledged again, before all others, because whether they were can't be known; that is harmless."""
-        self._row.extendleft((delivery, Then.ACKNOWLEDGE) for delivery in reversed(acknowledged))
+        self._row.extendleft((delivery, MessageDisposition.ACKNOWLEDGE) for delivery in reversed(acknowledged))

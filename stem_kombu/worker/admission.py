@@ -22,11 +22,18 @@ from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.signing.keyring import Untrusted
 from stem_kombu.task import Task, TaskMessage, TaskRegistry
 from stem_kombu.transports.names import unreadable_queue_name
-from stem_kombu.worker.delayed import Holds
+from stem_kombu.worker.delayed import DelayedDeliveries
 from stem_kombu.worker.deliveries import Delivery, InFlight, Phase
 from stem_kombu.worker.lost_workers import LostWorkers, lost_with
-from stem_kombu.worker.settlement import UNSUPPORTED_CANVAS, Settlement, Then, expiry, recorded_before, refused
-from stem_kombu.worker.task_history import Past, is_over
+from stem_kombu.worker.settlement import (
+    UNSUPPORTED_CANVAS,
+    MessageDisposition,
+    Settlement,
+    expiry,
+    recorded_before,
+    refused,
+)
+from stem_kombu.worker.task_history import TaskHistory, is_over
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +62,7 @@ class Desk(Protocol):
         """Count a message that has come, unless this worker itself gave it back."""
 
 
-class Intake:
+class Admission:
     """Decides about deliveries, in the consumer's thread. ``leased``: messages stay with a worker for a while, not with a
     connection.
 
@@ -71,7 +78,7 @@ class Intake:
         inflight: InFlight,
         cache: RevocationCache,
         states: TaskStates | None,
-        holds: Holds,
+        holds: DelayedDeliveries,
         desk: Desk,
         *,
         ensure_fresh: Callable[[], bool],
@@ -89,7 +96,7 @@ class Intake:
         self._inflight = inflight
         self._cache = cache
         #: What the backend tells, to whom it matters.
-        self.past = Past(states, clock)
+        self.past = TaskHistory(states, clock)
         self._holds = holds
         self._desk = desk
         self._ensure_fresh = ensure_fresh
@@ -184,7 +191,7 @@ class Intake:
             now=now,
             revocation=revocation,
             error=None if revocation else said,
-            then=Then.REJECT,
+            then=MessageDisposition.REJECT,
         )
         if task.name == UNKNOWN_NAME:
             self._keep(raw, generation, error, task, settlement)  # it may as well be no task
@@ -212,9 +219,9 @@ class Intake:
         )
         self._complaints.count("dead-lettered" if rejected else "put-aside")
         aside = put_aside(raw, str(error))
-        settlement = Settlement(None, Then.REJECT) if settlement is None else settlement
+        settlement = Settlement(None, MessageDisposition.REJECT) if settlement is None else settlement
         if not rejected:
-            settlement = replace(settlement, then=Then.ACKNOWLEDGE, retry=aside)
+            settlement = replace(settlement, then=MessageDisposition.ACKNOWLEDGE, retry=aside)
         self._settle_unread(task or aside, raw, generation, settlement)
 
     def _settle_unread(self, message: TaskMessage, raw: Any, generation: int, settlement: Settlement) -> None:
@@ -249,7 +256,7 @@ class Intake:
             )
             logger.error("task %s is refused: %s", message.task_id, error.message, extra={"task_id": message.task_id})
             # Rejected, not acknowledged: with a dead-letter exchange it can still be sent to a worker that can.
-            return refused(message, worker=self._worker, now=now, error=error, then=Then.REJECT)
+            return refused(message, worker=self._worker, now=now, error=error, then=MessageDisposition.REJECT)
         try:
             self._registry.get(message.name)
         except TaskNotRegistered as missing:

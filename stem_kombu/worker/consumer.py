@@ -26,10 +26,10 @@ from stem_kombu.transports.errors import refusal, shown_url
 from stem_kombu.transports.outages import Outage
 from stem_kombu.transports.queues import TaskConsumers, declared_task_queue, forsake, give_back
 from stem_kombu.transports.redis.consumer import RedisSource, open_redis_source
-from stem_kombu.worker.ack_queue import Finished
+from stem_kombu.worker.ack_queue import AckQueue
 from stem_kombu.worker.deliveries import Delivery, InFlight
 from stem_kombu.worker.prefetch import Prefetch
-from stem_kombu.worker.settlement import Then
+from stem_kombu.worker.settlement import MessageDisposition
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Consumer:
         self.generation = 0
         self.fetched_at = 0.0  # monotonic, or earlier: of what is being taken in
         self._outage = Outage(f"task queues {', '.join(queues)} are not consumed", shown_url(connection), clock)
-        self._finished = Finished()
+        self._finished = AckQueue()
         self._pipe = WakePipe()
         self._wake_transport: Callable[[], object] | None = None
         self._quiet, self._ended, self._ready, self._resting = (threading.Event() for _ in range(4))
@@ -116,7 +116,7 @@ class Consumer:
             self.stop()
             raise BrokerError(f"the task queues could not be consumed within {timeout:g} s: {self.trouble}")
 
-    def finish(self, delivery: Delivery, then: Then) -> None:
+    def finish(self, delivery: Delivery, then: MessageDisposition) -> None:
         """Acknowledge, give back or let go of the delivery, soon, in the thread that may."""
         self._finished.add(delivery, then)
         self.wake()
@@ -321,26 +321,26 @@ class Consumer:
         self._prefetch.allow(self._allowed(), len(self._inflight), consuming=self.consuming)
         while self._finished:
             delivery, then = self._finished.first()
-            if self._source is not None and then is Then.ACKNOWLEDGE:
+            if self._source is not None and then is MessageDisposition.ACKNOWLEDGE:
                 break  # it goes with the next burst, in one round trip
             self._carry_out(delivery, then)
             self._finished.take()  # only now, so that a connection lost in the middle finds it here again
         self._prefetch.allow(self._allowed(), len(self._inflight), consuming=self.consuming)
         return not (self._ended.is_set() and not self._finished)
 
-    def _carry_out(self, delivery: Delivery, then: Then) -> None:
+    def _carry_out(self, delivery: Delivery, then: MessageDisposition) -> None:
         assert self._connection is not None
         current = delivery.generation == self.generation
-        if then is not Then.LEAVE and self._may_settle(delivery):
+        if then is not MessageDisposition.LEAVE and self._may_settle(delivery):
             tag = delivery.handle.delivery_tag
-            if then is Then.REQUEUE and current:
+            if then is MessageDisposition.REQUEUE and current:
                 self._give_back(tag)
                 self._inflight.put_backs.add(delivery.message)
             elif self._source is not None:
                 self._source.settled(tag)
-            if then is Then.ACKNOWLEDGE:
+            if then is MessageDisposition.ACKNOWLEDGE:
                 self._connection.default_channel.basic_ack(tag)
-            elif then is Then.REJECT:
+            elif then is MessageDisposition.REJECT:
                 self._connection.default_channel.basic_reject(tag, requeue=False)
         # A delivery of a lost AMQP connection is the broker's again; its redelivery finds the recorded outcome.
         self._inflight.remove(delivery.token)

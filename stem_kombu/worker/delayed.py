@@ -18,7 +18,7 @@ from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Background
 from stem_kombu.task import Mode
 from stem_kombu.worker.deliveries import Delivery
-from stem_kombu.worker.settlement import Settlement, Then
+from stem_kombu.worker.settlement import MessageDisposition, Settlement
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class _Hold:
     delivery: Delivery
 
 
-class Holds:
+class DelayedDeliveries:
     """Deliveries that wait here without a slot, in a thread of its own.
 
     ``due(delivery)`` is called when the time of an eta has come. A hold longer than ``longest`` seconds is handed to
@@ -203,6 +203,6 @@ class Holds:
             logger.exception("task %s, which was held, can't be let go", hold.delivery.task_id)
 
 
-def parked_again(delivery: Delivery) -> Settlement:
+def republished(delivery: Delivery) -> Settlement:
     """The settlement that puts a held message back at the broker, as it was, and acknowledges this copy of it."""
-    return Settlement(None, Then.ACKNOWLEDGE, retry=replace(delivery.message))
+    return Settlement(None, MessageDisposition.ACKNOWLEDGE, retry=replace(delivery.message))

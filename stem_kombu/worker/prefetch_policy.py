@@ -27,7 +27,7 @@ class Load:
     inline: int
 
 
-class Credit:
+class PrefetchPolicy:
     """The allowance of a worker with ``isolates`` children and ``inline`` slots, and ``multiplier`` messages for each."""
 
     def __init__(self, isolates: int, inline: int, multiplier: int) -> None:

@@ -20,7 +20,7 @@ from stem_kombu.transports.connections import backoff
 from stem_kombu.transports.outages import Outage
 from stem_kombu.worker.deliveries import InFlight
 from stem_kombu.worker.set_aside import Entry, SetAside
-from stem_kombu.worker.settlement import Settlement, Then, not_storable
+from stem_kombu.worker.settlement import MessageDisposition, Settlement, not_storable
 
 logger = logging.getLogger(__name__)
 
@@ -291,7 +291,7 @@ class RecordWriter:
                 if isinstance(error, StoreUnavailable) and not self._is_there():
                     self._abandon.wait(self._outage.failed(error))
                     continue
-                entry.settlement = Settlement(None, Then.REQUEUE)
+                entry.settlement = Settlement(None, MessageDisposition.REQUEUE)
                 self._finished(entry)
             left.pop(0)
         self._outage.forget()

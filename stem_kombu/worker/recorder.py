@@ -22,7 +22,7 @@ from stem_kombu.worker.deliveries import Delivery, InFlight
 from stem_kombu.worker.record_writer import RecordWriter
 from stem_kombu.worker.retry_publisher import RetryPublisher
 from stem_kombu.worker.set_aside import Entry
-from stem_kombu.worker.settlement import Settlement, Then, followers
+from stem_kombu.worker.settlement import MessageDisposition, Settlement, followers
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Recorder:
         inflight: InFlight,
         *,
         send: Callable[[TaskMessage], None],
-        finish: Callable[[Delivery, Then], None],
+        finish: Callable[[Delivery, MessageDisposition], None],
         clock: Clock,
         worker: str,
         celery: CeleryResults | None = None,
@@ -170,7 +170,7 @@ class Recorder:
         followers = self._inflight.settled(entry.delivery.token, entry.settlement.ending)
         self._finish(entry.delivery, then)
         for follower in followers:
-            self._finish(follower, Then.REQUEUE if then is Then.LEAVE else then)
+            self._finish(follower, MessageDisposition.REQUEUE if then is MessageDisposition.LEAVE else then)
 
     def _tells(self, delivery: Delivery) -> bool:
         return self._celery is not None and delivery.message.celery is not None
@@ -185,7 +185,7 @@ class Recorder:
             # revocation can expire. Given back, which says nothing of a connection that is gone. But should the message come
             # here again meanwhile, and take this one's place, it would be held for ever: nobody else has it, unless its lease
             # is lost.
-            entry.settlement = Settlement(None, Then.LEAVE if lost else Then.REQUEUE)
+            entry.settlement = Settlement(None, MessageDisposition.LEAVE if lost else MessageDisposition.REQUEUE)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from stem_kombu.transports.connections import backoff
 from stem_kombu.transports.outages import Outage
 from stem_kombu.worker.deliveries import InFlight
 from stem_kombu.worker.set_aside import Entry, SetAside
-from stem_kombu.worker.settlement import Settlement, Then, unsendable
+from stem_kombu.worker.settlement import MessageDisposition, Settlement, unsendable
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class RetryPublisher:
         assert settlement is not None and settlement.retry is not None
         name = settlement.retry.queue
         if entry.delivery.lease_lost:  # another worker has it, and publishes its own
-            entry.settlement = Settlement(None, Then.LEAVE)
+            entry.settlement = Settlement(None, MessageDisposition.LEAVE)
             self._done(entry)
             return True
         try:
@@ -139,7 +139,9 @@ class RetryPublisher:
             if entry.tries + 1 < _MOST_UNEXPLAINED:
                 self._failed(entry, name, error)
                 return False
-            entry.settlement = Settlement(None, Then.REQUEUE)  # not lost: the broker delivers this attempt again
+            entry.settlement = Settlement(
+                None, MessageDisposition.REQUEUE
+            )  # not lost: the broker delivers this attempt again
         else:
             entry.settlement = replace(settlement, retry=None)
         self._closed.pop(name, None)
@@ -161,5 +163,5 @@ class RetryPublisher:
 
     def _give_back(self, entry: Entry) -> None:
         """The broker delivers this attempt again, and it is tried anew."""
-        entry.settlement = Settlement(None, Then.REQUEUE)
+        entry.settlement = Settlement(None, MessageDisposition.REQUEUE)
         self._done(entry)

@@ -17,7 +17,7 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.task import MOST_RETRIES, TaskMessage, TaskOptions
 
 
-class Then(str, Enum):
+class MessageDisposition(str, Enum):
     """What becomes of the message once the outcome is recorded."""
 
     ACKNOWLEDGE = "acknowledge"
@@ -32,7 +32,7 @@ class Settlement:
     all. ``total`` is the counter that goes up."""
 
     record: TaskRecord | None
-    then: Then
+    then: MessageDisposition
     total: str | None = None
     retry: TaskMessage | None = None
 
@@ -95,29 +95,35 @@ def settle(
     )
     kind = outcome.kind
     if kind is Ending.SUCCEEDED:
-        return Settlement(record(state=TaskState.SUCCEEDED, result=outcome.result), Then.ACKNOWLEDGE, "succeeded")
+        return Settlement(
+            record(state=TaskState.SUCCEEDED, result=outcome.result), MessageDisposition.ACKNOWLEDGE, "succeeded"
+        )
     if kind is Ending.CANCELLED:
         cause = outcome.revocation or revocation
-        return Settlement(record(state=TaskState.CANCELLED, revocation=cause), Then.ACKNOWLEDGE, "cancelled")
+        return Settlement(
+            record(state=TaskState.CANCELLED, revocation=cause), MessageDisposition.ACKNOWLEDGE, "cancelled"
+        )
     if kind is Ending.RELEASED:
-        return Settlement(None, Then.REQUEUE)
+        return Settlement(None, MessageDisposition.REQUEUE)
     if kind is Ending.REJECTED:
-        return Settlement(record(state=TaskState.FAILED, error=outcome.error), Then.ACKNOWLEDGE, "failed")
+        return Settlement(record(state=TaskState.FAILED, error=outcome.error), MessageDisposition.ACKNOWLEDGE, "failed")
     # FAILED, LOST and RETRY: another attempt, unless it was revoked or the retries are used up.
     if revocation is not None:
         cancelled = record(state=TaskState.CANCELLED, revocation=revocation, error=outcome.error)
-        return Settlement(cancelled, Then.ACKNOWLEDGE, "cancelled")
+        return Settlement(cancelled, MessageDisposition.ACKNOWLEDGE, "cancelled")
     if message.attempt > min(max_retries, MOST_RETRIES - 1):
-        return Settlement(record(state=TaskState.FAILED, error=outcome.error), Then.ACKNOWLEDGE, "failed")
+        return Settlement(record(state=TaskState.FAILED, error=outcome.error), MessageDisposition.ACKNOWLEDGE, "failed")
     delay = retry_delay(options, message.attempt, jitter) if outcome.retry_in is None else outcome.retry_in
     try:
         due = now + timedelta(seconds=delay)
     except (ValueError, OverflowError, TypeError) as impossible:
         said = f"it can't be tried again after {delay!r} s: {impossible}"
-        return Settlement(record(state=TaskState.FAILED, error=_also(outcome.error, said)), Then.ACKNOWLEDGE, "failed")
+        return Settlement(
+            record(state=TaskState.FAILED, error=_also(outcome.error, said)), MessageDisposition.ACKNOWLEDGE, "failed"
+        )
     return Settlement(
         record(state=TaskState.RETRYING, error=outcome.error, retry_at=due),
-        Then.ACKNOWLEDGE,
+        MessageDisposition.ACKNOWLEDGE,
         "retried",
         retry=replace(message, attempt=message.attempt + 1, eta=due),
     )
@@ -128,9 +134,11 @@ def unsendable(settlement: Settlement, why: Exception) -> Settlement:
     attempt was the last one."""
     failed = settlement.record
     if failed is None:  # it was never recorded here: what was only held goes back to its queue
-        return Settlement(None, Then.REQUEUE)
+        return Settlement(None, MessageDisposition.REQUEUE)
     error = _also(failed.error, f"it can't be tried again: {why}")
-    return Settlement(replace(failed, state=TaskState.FAILED, error=error, retry_at=None), Then.ACKNOWLEDGE, "failed")
+    return Settlement(
+        replace(failed, state=TaskState.FAILED, error=error, retry_at=None), MessageDisposition.ACKNOWLEDGE, "failed"
+    )
 
 
 def _also(error: TaskError | None, said: str) -> TaskError:
@@ -173,7 +181,7 @@ def refused(
     now: datetime,
     revocation: Revocation | None = None,
     error: TaskError | None = None,
-    then: Then = Then.ACKNOWLEDGE,
+    then: MessageDisposition = MessageDisposition.ACKNOWLEDGE,
     lost_workers: tuple[str, ...] = (),
 ) -> Settlement:
     """A message that must not run here: revoked, or past its own expiry (both ``cancelled``, the latter with an error that
@@ -210,7 +218,7 @@ def recorded_before(message: TaskMessage, record: TaskRecord) -> Settlement:
     """A message whose attempt needs no further run, by what is recorded. The worker that did so may have died before a client
     of Celery was told."""
     again = None if message.celery is None or not record.state.is_terminal else record
-    return Settlement(again, Then.ACKNOWLEDGE)
+    return Settlement(again, MessageDisposition.ACKNOWLEDGE)
 
 
 def expiry(message: TaskMessage, now: datetime) -> TaskError | None:

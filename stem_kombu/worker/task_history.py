@@ -16,7 +16,7 @@ TOLD_LATELY = 0.1
 _SPARED = 5.0
 
 
-class Past:
+class TaskHistory:
     """Asks ``states``; without them nothing is known."""
 
     def __init__(self, states: TaskStates | None, clock: Clock) -> None:

@@ -1,6 +1,6 @@
 """Where a task's life is steered: it starts, reports, is told to stop, and ends here.
 
-The executors report to this object, intake hands deliveries to it, and revocations arrive at :meth:`Steering.apply`,
+The executors report to this object, intake hands deliveries to it, and revocations arrive at :meth:`TaskLifecycle.apply`,
 whether they were heard on the broker or read from the store: one path.
 """
 
@@ -19,22 +19,22 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.task import Mode, TaskMessage
 from stem_kombu.worker.arguments import redacted_arguments
-from stem_kombu.worker.delayed import Holds, parked_again
+from stem_kombu.worker.delayed import DelayedDeliveries, republished
 from stem_kombu.worker.deliveries import Delivery, InFlight, Phase
 from stem_kombu.worker.leases import LeaseThread
 from stem_kombu.worker.lost_workers import LostWorkers, running
-from stem_kombu.worker.prefetch_policy import Credit
+from stem_kombu.worker.prefetch_policy import PrefetchPolicy
 from stem_kombu.worker.recorder import Recorder
-from stem_kombu.worker.settlement import Settlement, Then, expiry, recorded_before, refused, settle
+from stem_kombu.worker.settlement import MessageDisposition, Settlement, expiry, recorded_before, refused, settle
 from stem_kombu.worker.start_log import StartLog
-from stem_kombu.worker.task_history import Past
+from stem_kombu.worker.task_history import TaskHistory
 from stem_kombu.worker.telling import complain, tell_of
 from stem_kombu.worker.totals import Totals
 
 logger = logging.getLogger(__name__)
 
 
-class Steering:
+class TaskLifecycle:
     """Implements the executors' ``Observer``, intake's ``Desk``, and what the control plane asks about tasks."""
 
     def __init__(
@@ -62,10 +62,10 @@ class Steering:
         # The parts below are born after this one, which they report to.
         self.executor: Executor
         self.recorder: Recorder
-        self.holds: Holds
+        self.holds: DelayedDeliveries
         self.leases: LeaseThread
-        self.credit: Credit
-        self.past: Past
+        self.credit: PrefetchPolicy
+        self.past: TaskHistory
         self.lost_workers: LostWorkers
         self.starts: StartLog
         #: What Celery's monitors are told, ``None`` when nobody listens on this broker or it is switched off.
@@ -140,12 +140,12 @@ class Steering:
     def give_back(self, delivery: Delivery) -> None:
         """Let the broker deliver it again, to whoever has room."""
         if self._inflight.ended(delivery.token) is not None:
-            self.settle(delivery, Settlement(None, Then.REQUEUE))
+            self.settle(delivery, Settlement(None, MessageDisposition.REQUEUE))
 
     def repark(self, delivery: Delivery) -> None:
         """Put a delivery with a far eta back at the broker."""
         if self._inflight.ended(delivery.token) is not None:
-            self.settle(delivery, parked_again(delivery))
+            self.settle(delivery, republished(delivery))
 
     # -- the executors' observer ------------------------------------------------------------------------------------
 
@@ -229,7 +229,7 @@ class Steering:
         """What follows from the end of an attempt."""
         if delivery.lease_lost:
             logger.warning("task %s ended after its lease was lost: its outcome is another worker's", delivery.task_id)
-            return Settlement(None, Then.LEAVE)
+            return Settlement(None, MessageDisposition.LEAVE)
         if delivery.over is not None:
             return recorded_before(job.message, delivery.over)
         revocation, now = self._cache.get(job.message.task_id), self._clock.utcnow()
@@ -279,7 +279,7 @@ class Steering:
         )
         if self.holds.release(delivery.token) is not None:
             if self._inflight.ended(delivery.token) is not None:
-                self.settle(delivery, Settlement(None, Then.LEAVE))
+                self.settle(delivery, Settlement(None, MessageDisposition.LEAVE))
         elif not self.executor.withdraw(delivery.token):
             self.executor.stop_job(delivery.token, Stop.LEASE_LOST)
 

@@ -26,7 +26,7 @@ from stem_kombu.settings import Settings
 from stem_kombu.worker.arguments import redacted_arguments
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.deliveries import Delivery, InFlight
-from stem_kombu.worker.task_lifecycle import Steering
+from stem_kombu.worker.task_lifecycle import TaskLifecycle
 from stem_kombu.worker.totals import Totals
 
 
@@ -44,7 +44,7 @@ class View:
         inflight: InFlight,
         cache: RevocationCache,
         hydration: Hydration,
-        steering: Steering,
+        steering: TaskLifecycle,
         executor: Executor,
         consumer: Consumer,
         totals: Totals,

@@ -48,19 +48,19 @@ from stem_kombu.transports.names import checked_queue_name
 from stem_kombu.transports.producer import open_resender
 from stem_kombu.transports.queue_depths import QueueDepths
 from stem_kombu.transports.redis.janitor import Janitor
-from stem_kombu.worker.admission import FETCHED_LATELY, Intake
+from stem_kombu.worker.admission import FETCHED_LATELY, Admission
 from stem_kombu.worker.consumer import Consumer
-from stem_kombu.worker.delayed import Holds
+from stem_kombu.worker.delayed import DelayedDeliveries
 from stem_kombu.worker.deliveries import InFlight
 from stem_kombu.worker.leases import LeaseThread
 from stem_kombu.worker.lifecycle import Lifecycle, State, Step
 from stem_kombu.worker.lost_workers import LostWorkers
-from stem_kombu.worker.prefetch_policy import Credit, Load
+from stem_kombu.worker.prefetch_policy import Load, PrefetchPolicy
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.scheduled import ScheduledRevoked
 from stem_kombu.worker.signals import Departure, StopSignals, run_until_stopped
 from stem_kombu.worker.start_log import StartLog
-from stem_kombu.worker.task_lifecycle import Steering
+from stem_kombu.worker.task_lifecycle import TaskLifecycle
 from stem_kombu.worker.totals import Totals
 from stem_kombu.worker.view import View
 
@@ -167,7 +167,7 @@ class Worker:
         self._store = app.open_revoke_store()
         self.store_url = self._store.url
         self._roster: Roster = backend or open_roster(at.value, name=at.name, tls=settings.tls)
-        self.steering = Steering(
+        self.steering = TaskLifecycle(
             worker,
             self.inflight,
             self.cache,
@@ -198,8 +198,8 @@ class Worker:
             children=children.of_worker(worker),
             clock=clock,
         )
-        self._credit = Credit(isolates, inline, self._multiplier)
-        self.intake_holds = Holds(
+        self._credit = PrefetchPolicy(isolates, inline, self._multiplier)
+        self.intake_holds = DelayedDeliveries(
             due=self.steering.due,
             repark=self.steering.repark,
             give_back=self.steering.give_back,
@@ -217,7 +217,7 @@ class Worker:
             default_max_retries=settings.default_max_retries,
         )
         self.steering.starts = StartLog(app.backend, settings.namespace, worker, self.identity.boot, clock)
-        self.intake = Intake(
+        self.intake = Admission(
             app.registry,
             self.inflight,
             self.cache,

@@ -10,17 +10,17 @@ from stem_kombu.app import Stem
 from stem_kombu.context import TaskContext
 from stem_kombu.messages.resending import consumed_queue
 from stem_kombu.worker import worker as worker_module
-from stem_kombu.worker.admission import Intake
+from stem_kombu.worker.admission import Admission
 
 app = Stem("routed", broker="memory://routed")
 #: Far etas are put back at RabbitMQ after so many seconds, and not after a quarter of an hour.
 LONGEST_HOLD = 0.3
 NOTED = ("priority", "reply_to", "correlation_id")
 
-_receive = Intake.receive
+_receive = Admission.receive
 
 
-def _note(self: Intake, raw: Any, generation: int) -> None:
+def _note(self: Admission, raw: Any, generation: int) -> None:
     file = raw.headers.get("marks")
     if file is not None:
         came = {
@@ -40,7 +40,7 @@ def _note(self: Intake, raw: Any, generation: int) -> None:
 
 def watch() -> None:
     """Have this process note what its workers take in."""
-    Intake.receive = _note  # type: ignore[method-assign]
+    Admission.receive = _note  # type: ignore[method-assign]
     worker_module.LONGEST_HOLD_ON_AMQP = LONGEST_HOLD
 
 

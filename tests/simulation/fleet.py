@@ -53,7 +53,7 @@ from stem_kombu.worker import delayed as holds
 from stem_kombu.worker import deliveries as inflight
 from stem_kombu.worker import task_lifecycle as steering
 from stem_kombu.worker import worker as worker_module
-from stem_kombu.worker.task_lifecycle import Steering
+from stem_kombu.worker.task_lifecycle import TaskLifecycle
 from stem_kombu.worker.worker import Worker
 from tests.faults.history import Event, History
 from tests.simulation import doubles, threads
@@ -231,7 +231,7 @@ class NotedCensus(ReplyCollector):
         return counted
 
 
-class NotedSteering(Steering):
+class NotedSteering(TaskLifecycle):
     """Production's steering; the loss of a child is noted."""
 
     def ended(self, job: Job, outcome: Outcome) -> None:
@@ -523,7 +523,7 @@ def wire() -> None:
             "warn_of_routes": lambda settings: None,
             "QueueDepths": _Depths,
             "RevocationCache": NotedCache,
-            "Steering": NotedSteering,
+            "TaskLifecycle": NotedSteering,
         },
     }
     for module, names in replaced.items():

@@ -36,7 +36,7 @@ from stem_kombu.worker import leases, recorder, retry_publisher, set_aside
 from stem_kombu.worker import task_history as past
 from stem_kombu.worker import task_lifecycle as steering
 from stem_kombu.worker.deliveries import Delivery
-from stem_kombu.worker.settlement import Settlement, Then
+from stem_kombu.worker.settlement import MessageDisposition, Settlement
 
 TROUBLE = "trouble"
 #: ``(owner, name, make)``: ``owner.name`` becomes ``make(what it was)``.
@@ -91,7 +91,7 @@ def broadcast_first(original: Any) -> Any:
 
 
 def cursor_by_broadcast(original: Any) -> Any:
-    def apply(self: steering.Steering, revocations: Sequence[Revocation]) -> Applied:
+    def apply(self: steering.TaskLifecycle, revocations: Sequence[Revocation]) -> Applied:
         done: Applied = original(self, revocations)
         for revocation in revocations:
             self._cache.advance(revocation.version)
@@ -182,13 +182,13 @@ def stop_whatever_runs(original: Any) -> Any:
     return stop_job
 
 
-def released_is(kind: Ending | Then) -> Callable[[Any], Any]:
+def released_is(kind: Ending | MessageDisposition) -> Callable[[Any], Any]:
     def make(original: Any) -> Any:
         def settle(message: Any, options: Any, outcome: Outcome, **facts: Any) -> Settlement:
             if outcome.kind is not Ending.RELEASED:
                 settled: Settlement = original(message, options, outcome, **facts)
                 return settled
-            if isinstance(kind, Then):
+            if isinstance(kind, MessageDisposition):
                 return Settlement(None, kind)
             wrong: Settlement = original(message, options, replace(outcome, kind=kind), **facts)
             return wrong
@@ -201,7 +201,7 @@ def released_is(kind: Ending | Then) -> Callable[[Any], Any]:
 def acknowledge_first(original: Any) -> Any:
     def settle(self: recorder.Recorder, delivery: Delivery, settled: Settlement) -> None:
         self._finish(delivery, settled.then)
-        original(self, delivery, replace(settled, then=Then.LEAVE))
+        original(self, delivery, replace(settled, then=MessageDisposition.LEAVE))
 
     return settle
 
@@ -212,7 +212,7 @@ def publish_last(original: Any) -> Any:
     def put(self: retry_publisher.RetryPublisher, entry: Any) -> None:
         settled = entry.settlement
         self._done(set_aside.Entry(entry.delivery, replace(settled, retry=None)))
-        original(self, set_aside.Entry(entry.delivery, replace(settled, record=None, then=Then.LEAVE)))
+        original(self, set_aside.Entry(entry.delivery, replace(settled, record=None, then=MessageDisposition.LEAVE)))
 
     return put
 
@@ -268,9 +268,9 @@ def bury_quietly(original: Any) -> Any:
 
 
 def acknowledge_held(original: Any) -> Any:
-    def give_back(self: steering.Steering, delivery: Delivery) -> None:
+    def give_back(self: steering.TaskLifecycle, delivery: Delivery) -> None:
         if self._inflight.ended(delivery.token) is not None:
-            self.settle(delivery, Settlement(None, Then.ACKNOWLEDGE))
+            self.settle(delivery, Settlement(None, MessageDisposition.ACKNOWLEDGE))
 
     return give_back
 
@@ -286,10 +286,10 @@ def adopt_the_first(original: Any) -> Any:
 def adopt_the_left(original: Any) -> Any:
     """What a lost connection held is let go of by the recorder, when it comes to it."""
 
-    def connection_lost(self: steering.Steering) -> None:
+    def connection_lost(self: steering.TaskLifecycle) -> None:
         for delivery in self._inflight.all():
             if self.holds.release(delivery.token) is not None and self._inflight.ended(delivery.token) is not None:
-                self.settle(delivery, Settlement(None, Then.LEAVE))
+                self.settle(delivery, Settlement(None, MessageDisposition.LEAVE))
 
     return connection_lost
 
@@ -297,7 +297,7 @@ def adopt_the_left(original: Any) -> Any:
 MUTANTS: dict[str, Mutant] = {
     "broadcast before store": Mutant(("G1",), ((client.ControlClient, "revoke", broadcast_first),)),
     "cursor moved by broadcasts": Mutant(
-        ("G2",), ((steering.Steering, "apply", cursor_by_broadcast),), "targets", seed=598
+        ("G2",), ((steering.TaskLifecycle, "apply", cursor_by_broadcast),), "targets", seed=598
     ),
     "store read once": Mutant(("G2",), ((hydration.Hydration, "sync", read_once),), "targets", seed=46),
     "revision taken after the rows": Mutant(
@@ -307,17 +307,17 @@ MUTANTS: dict[str, Mutant] = {
     "nobody looks before a start": Mutant(
         ("G2", "G3"),
         (
-            (intake.Intake, "_refusal", always(None)),
-            (steering.Steering, "may_start", always(None)),
+            (intake.Admission, "_refusal", always(None)),
+            (steering.TaskLifecycle, "may_start", always(None)),
         ),
         seed=13,
     ),
     "revoked while it waited for a slot": Mutant(
         ("G2", "G3"),
-        ((router.Executors, "withdraw", always(False)), (steering.Steering, "may_start", always(None))),
+        ((router.Executors, "withdraw", always(False)), (steering.TaskLifecycle, "may_start", always(None))),
         seed=314,
     ),
-    "running tasks are not told": Mutant(("G7",), ((steering.Steering, "apply", cache_only),), seed=25),
+    "running tasks are not told": Mutant(("G7",), ((steering.TaskLifecycle, "apply", cache_only),), seed=25),
     "revoked tasks are tried again": Mutant(("G9",), ((steering, "settle", retry_revoked),), "races", seed=115),
     "terminate taken back by the store": Mutant(("G4",), ((batch, "merge", forget_terminate),)),
     "versions by the second": Mutant(
@@ -333,14 +333,14 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "shutdown cancels": Mutant(("G9", "G18", "G20"), ((steering, "settle", released_is(Ending.CANCELLED)),), seed=652),
     "released tasks are acknowledged": Mutant(
-        ("G9", "G18"), ((steering, "settle", released_is(Then.ACKNOWLEDGE)),), seed=1258
+        ("G9", "G18"), ((steering, "settle", released_is(MessageDisposition.ACKNOWLEDGE)),), seed=1258
     ),
     "acknowledge before record": Mutant(("G9", "G18"), ((recorder.Recorder, "settle", acknowledge_first),)),
     "acknowledge before the retry is published": Mutant(
         ("G18",), ((retry_publisher.RetryPublisher, "put", publish_last),), "kills", seed=175
     ),
     "endings are not looked up": Mutant(("G3", "G19"), ((intake, "is_over", always(False)),), "kills", seed=1689),
-    "endings are looked up once": Mutant(("G3", "G19"), ((past.Past, "is_stale", always(False)),), seed=10048),
+    "endings are looked up once": Mutant(("G3", "G19"), ((past.TaskHistory, "is_stale", always(False)),), seed=10048),
     "command carried out twice": Mutant(("G14",), ((admission.ReplayGuard, "judge", obey_again),)),
     "stale command obeyed": Mutant(("G14",), ((admission.ReplayGuard, "time_left", always(60.0)),), "suspensions"),
     "command judged by the worker's clock": Mutant(
@@ -359,13 +359,13 @@ MUTANTS: dict[str, Mutant] = {
         ("G18", TROUBLE), ((lineup.Lineup, "hand_over", always(True)),), "ahead", seed=397
     ),
     "held tasks are acknowledged at a stop": Mutant(
-        ("G9", "G18"), ((steering.Steering, "give_back", acknowledge_held),), "etas"
+        ("G9", "G18"), ((steering.TaskLifecycle, "give_back", acknowledge_held),), "etas"
     ),
     "a lost connection's holds are kept": Mutant(
-        ("G19",), ((steering.Steering, "connection_lost", always(None)),), "etas", seed=508
+        ("G19",), ((steering.TaskLifecycle, "connection_lost", always(None)),), "etas", seed=508
     ),
     "a lost connection's holds are left late": Mutant(
-        ("G18", "G19", TROUBLE), ((steering.Steering, "connection_lost", adopt_the_left),), "holds", seed=226
+        ("G18", "G19", TROUBLE), ((steering.TaskLifecycle, "connection_lost", adopt_the_left),), "holds", seed=226
     ),
     "two messages take one place": Mutant(
         ("G18", TROUBLE), ((inflight.InFlight, "same_attempt", adopt_the_first),), seed=609

@@ -7,7 +7,7 @@ from typing import Any
 from stem_kombu.errors import StoreUnavailable
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.task import TaskMessage
-from stem_kombu.worker.task_history import TOLD_LATELY, Past
+from stem_kombu.worker.task_history import TOLD_LATELY, TaskHistory
 
 AGAIN = TaskMessage("t1", "tasks.render", attempt=2)
 ENDED = TaskRecord("t1", "tasks.render", TaskState.SUCCEEDED, 2)
@@ -36,9 +36,9 @@ class States:
         return self.record
 
 
-def past_of(states: Any) -> tuple[Past, Dial]:
+def past_of(states: Any) -> tuple[TaskHistory, Dial]:
     dial: Any = Dial()
-    return Past(states, dial), dial
+    return TaskHistory(states, dial), dial
 
 
 def test_g19_an_attempt_is_over_by_the_record_that_says_so() -> None:

@@ -10,7 +10,7 @@ import pytest
 from stem_kombu.outcome import Ending, Outcome, TaskError, TaskState
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import MOST_RETRIES, TaskMessage, TaskOptions
-from stem_kombu.worker.settlement import Settlement, Then, refused, retry_delay, settle, unsendable
+from stem_kombu.worker.settlement import MessageDisposition, Settlement, refused, retry_delay, settle, unsendable
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 REVOCATION = Revocation("stem", "t1", 7, NOW, terminate=True, reason="wrong data", requested_by="ada@ops")
@@ -42,7 +42,7 @@ def test_a_result_is_recorded_and_acknowledged() -> None:
     settlement = ended(Ending.SUCCEEDED, result={"tiles": 4})
     assert state_of(settlement) is TaskState.SUCCEEDED
     assert settlement.record is not None and settlement.record.result == {"tiles": 4}
-    assert (settlement.then, settlement.retry) == (Then.ACKNOWLEDGE, None)
+    assert (settlement.then, settlement.retry) == (MessageDisposition.ACKNOWLEDGE, None)
 
 
 def test_g9_a_revoked_task_is_cancelled_with_when_why_and_by_whom_and_never_retried() -> None:
@@ -101,7 +101,7 @@ def test_g20_what_a_stopping_worker_released_goes_back_to_the_queue_and_is_not_r
 ) -> None:
     settlement = ended(Ending.RELEASED, revocation=revocation)
     assert settlement.record is None
-    assert settlement.then is Then.REQUEUE
+    assert settlement.then is MessageDisposition.REQUEUE
 
 
 def test_a_refused_message_is_cancelled_when_revoked_or_expired_and_failed_otherwise() -> None:
@@ -127,6 +127,6 @@ def test_g18_a_wait_beyond_the_calendar_ends_the_task_and_says_so(seconds: Any) 
 
 
 def test_what_was_only_held_and_cannot_be_sent_goes_back() -> None:
-    assert unsendable(Settlement(None, Then.ACKNOWLEDGE, retry=TaskMessage("t1", "t")), ValueError("no")) == Settlement(
-        None, Then.REQUEUE
-    )
+    assert unsendable(
+        Settlement(None, MessageDisposition.ACKNOWLEDGE, retry=TaskMessage("t1", "t")), ValueError("no")
+    ) == Settlement(None, MessageDisposition.REQUEUE)

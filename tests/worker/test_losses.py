@@ -26,7 +26,7 @@ from stem_kombu.testing.proxy import TcpProxy
 from stem_kombu.transports.connections import open_connection
 from stem_kombu.transports.queue_depths import QueueDepths
 from stem_kombu.worker.deliveries import Delivery
-from stem_kombu.worker.settlement import Then
+from stem_kombu.worker.settlement import MessageDisposition
 from stem_kombu.worker.task_history import TOLD_LATELY
 from stem_kombu.worker.worker import Worker
 from tests.servers.redis import RedisServer
@@ -314,7 +314,7 @@ def test_g18_what_is_let_go_of_with_its_connection_and_comes_again_at_that_momen
         worker = make_worker(connection=open_connection(relayed))
     finish, let_go = worker.consumer.finish, []
 
-    def finish_when_it_came_again(delivery: Delivery, then: Then) -> None:
+    def finish_when_it_came_again(delivery: Delivery, then: MessageDisposition) -> None:
         if not let_go:
             let_go.append(then)
             proxy.start()

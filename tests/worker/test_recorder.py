@@ -16,7 +16,7 @@ from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.task import Task, TaskMessage
 from stem_kombu.worker.deliveries import Delivery, InFlight, Phase
 from stem_kombu.worker.recorder import Recorder
-from stem_kombu.worker.settlement import Settlement, Then
+from stem_kombu.worker.settlement import MessageDisposition, Settlement
 
 MESSAGE = TaskMessage("t1", "tasks.render")
 RETRY = replace(MESSAGE, attempt=2)
@@ -44,7 +44,7 @@ class Bench:
         self.backend = MemoryBackend(f"recorder-{next(_numbers)}")
         self.inflight = InFlight(SYSTEM)
         self.elsewhere: list[Delivery] = []
-        self.finished: queue.SimpleQueue[tuple[Delivery, Then]] = queue.SimpleQueue()
+        self.finished: queue.SimpleQueue[tuple[Delivery, MessageDisposition]] = queue.SimpleQueue()
         self.recorder = Recorder(
             self.backend,
             self.inflight,
@@ -72,8 +72,8 @@ def made() -> Iterator[list[Bench]]:
 def test_g18_a_retry_is_published_as_soon_as_the_broker_is_back_and_only_then_acknowledged(made: list[Bench]) -> None:
     broker = Broker(BrokerUnavailable("away"), BrokerUnavailable("still away"))
     made.append(bench := Bench(broker))
-    bench.recorder.settle(bench.delivery, Settlement(RETRYING, Then.ACKNOWLEDGE, retry=RETRY))
-    assert bench.finished.get(timeout=30) == (bench.delivery, Then.ACKNOWLEDGE)
+    bench.recorder.settle(bench.delivery, Settlement(RETRYING, MessageDisposition.ACKNOWLEDGE, retry=RETRY))
+    assert bench.finished.get(timeout=30) == (bench.delivery, MessageDisposition.ACKNOWLEDGE)
     assert broker.sent == [RETRY]
     record = bench.backend.get("t1")
     assert record is not None and record.state is TaskState.RETRYING
@@ -85,22 +85,26 @@ def test_g18_a_retry_that_can_never_be_published_sends_the_attempt_back_and_hold
     broker = Broker(*(TypeError("a driver's own bug") for _ in range(3)))
     made.append(bench := Bench(broker))
     other = bench.inflight.add(replace(MESSAGE, task_id="t2"), bench.delivery.task, object(), 1, False, Phase.RESERVED)
-    bench.recorder.settle(bench.delivery, Settlement(RETRYING, Then.ACKNOWLEDGE, retry=RETRY))
-    bench.recorder.settle(other, Settlement(replace(RETRYING, task_id="t2", state=TaskState.FAILED), Then.ACKNOWLEDGE))
-    assert bench.finished.get(timeout=30) == (other, Then.ACKNOWLEDGE)
-    assert bench.finished.get(timeout=30) == (bench.delivery, Then.REQUEUE)
+    bench.recorder.settle(bench.delivery, Settlement(RETRYING, MessageDisposition.ACKNOWLEDGE, retry=RETRY))
+    bench.recorder.settle(
+        other, Settlement(replace(RETRYING, task_id="t2", state=TaskState.FAILED), MessageDisposition.ACKNOWLEDGE)
+    )
+    assert bench.finished.get(timeout=30) == (other, MessageDisposition.ACKNOWLEDGE)
+    assert bench.finished.get(timeout=30) == (bench.delivery, MessageDisposition.REQUEUE)
     assert broker.failures == []
     assert bench.backend.get("t1") is None
     record = bench.backend.get("t2")
     assert record is not None and record.state is TaskState.FAILED
 
 
-CANCELLED = Settlement(replace(RETRYING, state=TaskState.CANCELLED), Then.ACKNOWLEDGE)
+CANCELLED = Settlement(replace(RETRYING, state=TaskState.CANCELLED), MessageDisposition.ACKNOWLEDGE)
 
 
-@pytest.mark.parametrize(("lease_lost", "then"), [(False, Then.REQUEUE), (True, Then.LEAVE)])
+@pytest.mark.parametrize(
+    ("lease_lost", "then"), [(False, MessageDisposition.REQUEUE), (True, MessageDisposition.LEAVE)]
+)
 def test_g9_what_was_refused_here_and_is_given_to_somebody_else_is_that_ones_to_decide(
-    made: list[Bench], monkeypatch: pytest.MonkeyPatch, lease_lost: bool, then: Then
+    made: list[Bench], monkeypatch: pytest.MonkeyPatch, lease_lost: bool, then: MessageDisposition
 ) -> None:
     """Found by the simulation: a revocation expired while the backend was away, and the task succeeded elsewhere.
 
@@ -128,13 +132,13 @@ def test_g9_what_was_refused_here_and_is_given_to_somebody_else_is_that_ones_to_
 @pytest.mark.parametrize(
     ("settlement", "then"),
     [
-        (CANCELLED, Then.ACKNOWLEDGE),
-        (Settlement(None, Then.REQUEUE), Then.REQUEUE),
-        (Settlement(None, Then.LEAVE), Then.REQUEUE),
+        (CANCELLED, MessageDisposition.ACKNOWLEDGE),
+        (Settlement(None, MessageDisposition.REQUEUE), MessageDisposition.REQUEUE),
+        (Settlement(None, MessageDisposition.LEAVE), MessageDisposition.REQUEUE),
     ],
 )
 def test_g9_what_follows_a_run_is_finished_after_it_and_as_it_is(
-    made: list[Bench], settlement: Settlement, then: Then
+    made: list[Bench], settlement: Settlement, then: MessageDisposition
 ) -> None:
     made.append(bench := Bench(Broker()))
     runs, again = (

@@ -21,7 +21,7 @@ from stem_kombu.transports import outages
 from stem_kombu.worker import record_writer, retry_publisher
 from stem_kombu.worker.deliveries import Delivery, InFlight, Phase
 from stem_kombu.worker.recorder import Recorder
-from stem_kombu.worker.settlement import RESULT_NOT_STORABLE, Settlement, Then
+from stem_kombu.worker.settlement import RESULT_NOT_STORABLE, MessageDisposition, Settlement
 from tests.waiting import eventually
 
 _numbers = itertools.count()
@@ -82,7 +82,7 @@ class World:
             raise StoreUnavailable("no answer in time")
         return held
 
-    def finish(self, delivery: Delivery, then: Then) -> None:
+    def finish(self, delivery: Delivery, then: MessageDisposition) -> None:
         self.note(then.value, delivery.task_id)
 
 
@@ -115,7 +115,7 @@ def test_g9_g18_each_outcome_is_recorded_before_its_only_end_whatever_fails(data
     inflight = InFlight(SYSTEM)
     states: Any = States(world)
     recorder = Recorder(states, inflight, send=world.send, finish=world.finish, clock=SYSTEM, worker="alpha")
-    ends = {then.value for then in Then}
+    ends = {then.value for then in MessageDisposition}
     with pytest.MonkeyPatch.context() as patch:
         no_pauses(patch)
         recorder.start()
@@ -163,7 +163,7 @@ def test_g9_g18_each_outcome_is_recorded_before_its_only_end_whatever_fails(data
 def outcome_of(message: TaskMessage, kind: str) -> Settlement:
     record = TaskRecord(message.task_id, TASK.name, TaskState(kind) if kind != "released" else TaskState.QUEUED)
     if kind == "released":
-        return Settlement(None, Then.REQUEUE)
+        return Settlement(None, MessageDisposition.REQUEUE)
     if kind == "retrying":
-        return Settlement(record, Then.ACKNOWLEDGE, "retried", retry=replace(message, attempt=2))
-    return Settlement(replace(record, result={"ok": True}), Then.ACKNOWLEDGE, "succeeded")
+        return Settlement(record, MessageDisposition.ACKNOWLEDGE, "retried", retry=replace(message, attempt=2))
+    return Settlement(replace(record, result={"ok": True}), MessageDisposition.ACKNOWLEDGE, "succeeded")

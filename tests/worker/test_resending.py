@@ -16,7 +16,7 @@ from stem_kombu.settings import Settings
 from stem_kombu.transports.connections import connect, open_connection
 from stem_kombu.transports.queues import declared_task_queue
 from stem_kombu.worker import worker as worker_module
-from stem_kombu.worker.admission import Intake
+from stem_kombu.worker.admission import Admission
 from stem_kombu.worker.worker import Worker
 from tests.waiting import eventually
 from tests.worker import apps
@@ -81,14 +81,14 @@ def feeds(broker_url: str) -> Iterator[Feeds]:
 def arrivals(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[str, Any, Any]]]:
     """What each worker of this process takes in: queue, headers and properties of each message, by task id."""
     seen: dict[str, list[tuple[str, Any, Any]]] = {}
-    receive = Intake.receive
+    receive = Admission.receive
 
-    def spy(self: Intake, raw: Any, generation: int) -> None:
+    def spy(self: Admission, raw: Any, generation: int) -> None:
         properties = {name: raw.properties.get(name) for name in PROPERTIES}
         seen.setdefault(str(raw.headers.get("id")), []).append((consumed_queue(raw), dict(raw.headers), properties))
         receive(self, raw, generation)
 
-    monkeypatch.setattr(Intake, "receive", spy)
+    monkeypatch.setattr(Admission, "receive", spy)
     return seen
 
 
