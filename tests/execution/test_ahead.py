@@ -17,7 +17,7 @@ from stem_kombu.execution.child.pipe import ChildPipe
 from stem_kombu.execution.frames import Declined, Finished, FrameReader, Halt, Run, encode
 from stem_kombu.execution.pool import child_handle as member
 from stem_kombu.execution.pool import job_queue as ahead
-from stem_kombu.execution.pool.job_queue import Ahead, Claims
+from stem_kombu.execution.pool.job_queue import ChildJobQueue, JobQueueReader
 from stem_kombu.execution.pool.pool import IsolatePool
 from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation
@@ -289,10 +289,10 @@ def test_g19_what_a_child_finds_too_late_is_looked_at_again_before_it_starts(
 
 class Ends:
     def __init__(self) -> None:
-        self.given = Ahead(SYSTEM)
+        self.given = ChildJobQueue(SYSTEM)
         self.workers, self._childs = billiard.Pipe(duplex=True)
         self._taken = self.given.childs_end()
-        self.child = ChildPipe(self._childs.fileno(), Claims(self._taken))
+        self.child = ChildPipe(self._childs.fileno(), JobQueueReader(self._taken))
 
     def said(self) -> list[Any]:
         return list(FrameReader().feed(os.read(self.workers.fileno(), 65_536)))

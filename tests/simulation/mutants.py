@@ -356,7 +356,7 @@ MUTANTS: dict[str, Mutant] = {
     "leases are not renewed": Mutant(("G19",), ((leases.LeaseThread, "_renew_all", always(None)),), seed=668),
     "a child's death is not told": Mutant(("G18", TROUBLE), ((pool.IsolatePool, "_bury", bury_quietly),), "children"),
     "what was handed to a dead child goes with it": Mutant(
-        ("G18", TROUBLE), ((lineup.Lineup, "hand_over", always(True)),), "ahead", seed=397
+        ("G18", TROUBLE), ((lineup.JobScheduler, "hand_over", always(True)),), "ahead", seed=397
     ),
     "held tasks are acknowledged at a stop": Mutant(
         ("G9", "G18"), ((steering.TaskLifecycle, "give_back", acknowledge_held),), "etas"

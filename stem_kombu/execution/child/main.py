@@ -22,7 +22,7 @@ from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.execution.child.signals import ChildSignals
 from stem_kombu.execution.frames import Finished, Ready, Retire, Run, Started, Unfit
 from stem_kombu.execution.handlers import call, call_async, failure, refusal
-from stem_kombu.execution.pool.job_queue import Claims
+from stem_kombu.execution.pool.job_queue import JobQueueReader
 from stem_kombu.execution.signals import leave_signals_to_the_worker
 from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.task import Task, TaskMessage, TaskRegistry
@@ -39,7 +39,7 @@ def main(pipe: Any, ahead: Any, setup: ChildSetup, foreign: Sequence[int] = ()) 
             os.close(descriptor)
         except OSError:
             pass  # closed by another copy of it already
-    end = ChildPipe(pipe.fileno(), Claims(ahead))
+    end = ChildPipe(pipe.fileno(), JobQueueReader(ahead))
     try:
         leads_group = become_a_child(setup, end)
     except (OSError, RuntimeError) as error:

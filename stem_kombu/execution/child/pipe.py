@@ -11,7 +11,7 @@ from typing import Any
 from stem_kombu.clock import SYSTEM
 from stem_kombu.execution.frames import Declined, FrameReader, Run, encode
 from stem_kombu.execution.groups import end_own_group
-from stem_kombu.execution.pool.job_queue import Claims, is_stale
+from stem_kombu.execution.pool.job_queue import JobQueueReader, is_stale
 
 #: Seconds a handler may go on after its worker has died, to reach a checkpoint and clean up.
 ORPHAN_GRACE = 1.0
@@ -20,7 +20,7 @@ ORPHAN_GRACE = 1.0
 class ChildPipe:
     """The child's end: whole frames, blocking both ways. Used by the handler's thread only, but for :meth:`send`."""
 
-    def __init__(self, descriptor: int, claims: Claims | None = None) -> None:
+    def __init__(self, descriptor: int, claims: JobQueueReader | None = None) -> None:
         self.descriptor = descriptor
         #: Where jobs come from that it may begin by itself, ``None`` when it may not any more.
         self.claims = claims

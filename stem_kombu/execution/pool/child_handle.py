@@ -28,7 +28,7 @@ from stem_kombu.execution.frames import (
     transition,
 )
 from stem_kombu.execution.leftovers import tell_of_strays
-from stem_kombu.execution.pool.job_queue import MOST, MOST_WORK, Ahead
+from stem_kombu.execution.pool.job_queue import MOST, MOST_WORK, ChildJobQueue
 from stem_kombu.outcome import Ending, Outcome, TaskError
 
 logger = logging.getLogger(__name__)
@@ -46,14 +46,14 @@ _SHOWN = {
 _READ = 262_144
 
 
-class Member:
+class ChildHandle:
     """A child in a slot. Used under the pool's lock only.
 
     ``has_status``: the system tells how it ended. Of a child of billiard's fork server it does not: that process reaps
     its children unseen, and billiard says 255 of each that did not come to its own last line."""
 
     def __init__(
-        self, slot: int, process: Any, pipe: Any, ahead: Ahead, clock: Clock, *, has_status: bool = True
+        self, slot: int, process: Any, pipe: Any, ahead: ChildJobQueue, clock: Clock, *, has_status: bool = True
     ) -> None:
         self.slot = slot
         self.process = process

@@ -5,7 +5,7 @@ from __future__ import annotations
 import selectors
 from collections.abc import Iterable, Iterator
 
-from stem_kombu.execution.pool.child_handle import Member
+from stem_kombu.execution.pool.child_handle import ChildHandle
 
 
 class ChildWatch:
@@ -14,11 +14,11 @@ class ChildWatch:
     def __init__(self, wake: int) -> None:
         self._selector = selectors.DefaultSelector()
         self._selector.register(wake, selectors.EVENT_READ)
-        self._watched: dict[int, tuple[Member, bool]] = {}
+        self._watched: dict[int, tuple[ChildHandle, bool]] = {}
 
-    def follow(self, members: Iterable[Member]) -> None:
+    def follow(self, members: Iterable[ChildHandle]) -> None:
         """Watch these children and no others; where something waits to be written, for room as well."""
-        wanted: dict[int, tuple[Member, bool]] = {}
+        wanted: dict[int, tuple[ChildHandle, bool]] = {}
         for member in members:
             wanted[member.descriptor] = (member, member.wants_to_write)
             for ending in member.sentinels:
@@ -32,7 +32,7 @@ class ChildWatch:
                 self._selector.register(fd, selectors.EVENT_READ | (selectors.EVENT_WRITE if entry[1] else 0))
                 self._watched[fd] = entry
 
-    def wait(self, seconds: float) -> Iterator[Member | None]:
+    def wait(self, seconds: float) -> Iterator[ChildHandle | None]:
         """Those that something has happened to, within so many seconds; ``None`` for the descriptor that wakes."""
         for key, _ in self._selector.select(seconds):
             if key.fd in self._watched:

@@ -28,7 +28,7 @@ MOST, MOST_WORK = 16, 0.02
 LARGEST = 32_768
 
 
-class Ahead:
+class ChildJobQueue:
     """The worker's side. Used under the pool's lock only, and never blocks."""
 
     def __init__(self, clock: Clock) -> None:
@@ -47,7 +47,7 @@ class Ahead:
         return self._writer.fileno(), self._reader.fileno()
 
     def childs_end(self) -> Any:
-        """What is handed to a new process as its :class:`Claims`; the worker's own end stays open."""
+        """What is handed to a new process as its :class:`JobQueueReader`; the worker's own end stays open."""
         return billiard.connection.Connection(os.dup(self._reader.fileno()), writable=False)
 
     def give(self, job: Job) -> bool:
@@ -87,7 +87,7 @@ class Ahead:
         self._reader.close()
 
 
-class Claims:
+class JobQueueReader:
     """The child's side, of which it takes one job after the other."""
 
     def __init__(self, end: Any) -> None:

@@ -32,10 +32,10 @@ from stem_kombu.execution.frames import (
     Unfit,
 )
 from stem_kombu.execution.leftovers import LeftoverReaper
-from stem_kombu.execution.pool.child_handle import Member
+from stem_kombu.execution.pool.child_handle import ChildHandle
 from stem_kombu.execution.pool.child_watch import ChildWatch
-from stem_kombu.execution.pool.scheduler import HANDOVERS, Lineup
-from stem_kombu.execution.pool.spawning import START_TIMEOUT, Births
+from stem_kombu.execution.pool.scheduler import HANDOVERS, JobScheduler
+from stem_kombu.execution.pool.spawning import START_TIMEOUT, ChildSpawner
 from stem_kombu.outcome import Ending, Outcome, TaskError
 from stem_kombu.revocation import Revocation
 
@@ -73,9 +73,9 @@ class IsolatePool:
         self._clock = clock
         self._lock = threading.RLock()
         self._lifecycle = threading.RLock()
-        self._members: dict[int, Member] = {}
-        self._lineup = Lineup(self._members, max_tasks_per_child)
-        self._births = Births(self._setup, start_method, clock)
+        self._members: dict[int, ChildHandle] = {}
+        self._lineup = JobScheduler(self._members, max_tasks_per_child)
+        self._births = ChildSpawner(self._setup, start_method, clock)
         self._leftovers = LeftoverReaper(clock)
         self._stopping = False
         self._release_at: float | None = None
@@ -197,7 +197,7 @@ class IsolatePool:
                 self._clock.sleep(0.05)
         watch.close()
 
-    def _hear(self, member: Member) -> None:
+    def _hear(self, member: ChildHandle) -> None:
         """Take what a child says, and bury it when it has ended."""
         calls: list[Callable[[], None]] = []
         with self._lock:
@@ -220,7 +220,7 @@ class IsolatePool:
                 told.callback(call)
             self._assign()  # first of all: the child need not idle while its last job is settled
 
-    def _take(self, member: Member, frame: object) -> list[Callable[[], None]]:
+    def _take(self, member: ChildHandle, frame: object) -> list[Callable[[], None]]:
         """What the worker is told of a frame. Under the lock."""
         token = getattr(frame, "token", None)
         if isinstance(frame, Declined) and (declined := member.ahead.jobs.pop(frame.token, None)) is not None:
@@ -255,7 +255,7 @@ class IsolatePool:
             return [lambda: observer.ended(job, outcome)]
         return []
 
-    def _bury(self, member: Member) -> list[Callable[[], None]]:
+    def _bury(self, member: ChildHandle) -> list[Callable[[], None]]:
         """Say how the dead child's job ended, and see to a successor. Under the lock."""
         member.kill()
         member.kill_what_it_left()
@@ -343,7 +343,7 @@ class IsolatePool:
                 for begun in member.ahead.jobs:
                     member.halt_ahead(Halt(begun, Stop.SHUTDOWN))
 
-    def _recycle_if_due(self, member: Member) -> None:
+    def _recycle_if_due(self, member: ChildHandle) -> None:
         full = self._max_tasks is not None and member.tasks_done >= self._max_tasks
         fat = self._max_rss is not None and member.rss_bytes is not None and member.rss_bytes >= self._max_rss
         if (full or fat) and not self._stopping:
@@ -380,7 +380,7 @@ class IsolatePool:
             dues.append(self._release_at)
         return min(1.0, max(0.0, min(dues) - now))
 
-    def _running(self, token: int) -> Member | None:
+    def _running(self, token: int) -> ChildHandle | None:
         return next((m for m in self._members.values() if m.job is not None and m.job.token == token), None)
 
     def _all_ready_or_unfit(self) -> bool:

@@ -10,7 +10,7 @@ import collections
 from collections.abc import Mapping
 
 from stem_kombu.execution.base import Job
-from stem_kombu.execution.pool.child_handle import Member
+from stem_kombu.execution.pool.child_handle import ChildHandle
 
 #: Times a job is handed to another child because its child died before calling the handler.
 HANDOVERS = 3
@@ -18,10 +18,10 @@ HANDOVERS = 3
 _WORTH_MOVING = 4
 
 
-class Lineup:
+class JobScheduler:
     """``members`` are the pool's, as they come and go. A child runs ``most_tasks`` in its life, ``None`` for no bound."""
 
-    def __init__(self, members: Mapping[int, Member], most_tasks: int | None) -> None:
+    def __init__(self, members: Mapping[int, ChildHandle], most_tasks: int | None) -> None:
         self._members = members
         self._most_tasks = most_tasks
         self._waiting: collections.deque[Job] = collections.deque()
@@ -53,7 +53,7 @@ class Lineup:
         """Whether a child waits for a job."""
         return any(member.is_free for member in self._members.values())
 
-    def next_turn(self) -> tuple[Job, Member] | None:
+    def next_turn(self) -> tuple[Job, ChildHandle] | None:
         """Take the job out that is next, for that child: one that is free, or else one that may have more ahead."""
         member = next((one for one in self._members.values() if one.is_free), None)
         if member is None:
@@ -71,7 +71,7 @@ class Lineup:
                 return None
         return self._waiting.popleft(), member
 
-    def give(self, job: Job, member: Member) -> bool:
+    def give(self, job: Job, member: ChildHandle) -> bool:
         """Give the job to the child whose turn it is; ``False`` when it has to wait for one that is free.
 
         One that is free and runs short tasks is given it as what it has ahead is, so that more can follow at once."""
@@ -84,7 +84,7 @@ class Lineup:
         self.wait_again(job)
         return False
 
-    def recall(self, member: Member) -> None:
+    def recall(self, member: ChildHandle) -> None:
         """Have the jobs wait in the pool again that the child has not begun."""
         if member.ahead.jobs:
             for job in member.ahead.take_back():
@@ -120,15 +120,15 @@ class Lineup:
         self._waiting.clear()
         return taken
 
-    def begun_by(self, token: int) -> Member | None:
+    def begun_by(self, token: int) -> ChildHandle | None:
         """Whose child has begun that job, given ahead, and not said so yet."""
         member = self._holder(token)
         if member is not None:
             self.recall(member)
         return member if member is not None and token in member.ahead.jobs else None
 
-    def _holder(self, token: int) -> Member | None:
+    def _holder(self, token: int) -> ChildHandle | None:
         return next((one for one in self._members.values() if token in one.ahead.jobs), None)
 
-    def _room_ahead(self, member: Member) -> int:
+    def _room_ahead(self, member: ChildHandle) -> int:
         return member.room_ahead(self._most_tasks)

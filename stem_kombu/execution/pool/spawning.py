@@ -24,9 +24,9 @@ from stem_kombu.execution.child import main as child
 from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.execution.frames import Unfit
 from stem_kombu.execution.interpreter import interpreter
-from stem_kombu.execution.pool.child_handle import Member
+from stem_kombu.execution.pool.child_handle import ChildHandle
 from stem_kombu.execution.pool.fork_server import ForkServer
-from stem_kombu.execution.pool.job_queue import Ahead
+from stem_kombu.execution.pool.job_queue import ChildJobQueue
 from stem_kombu.execution.pool.semaphore_tracker import no_tracker_begun
 from stem_kombu.execution.signals import held_back
 
@@ -39,7 +39,7 @@ START_TIMEOUT = 60.0
 _DEATHS_AT_START = 3
 
 
-class Births:
+class ChildSpawner:
     """Raises :class:`~stem_kombu.errors.ConfigurationError` for a start method that there is none of."""
 
     def __init__(self, setup: ChildSetup, start_method: str, clock: Clock) -> None:
@@ -93,7 +93,7 @@ class Births:
         logger.warning("children are spawned from now on, which takes longer: no process can fork them: %s", error)
         self._method, self._context = "spawn", billiard.get_context("spawn")
 
-    def spawn(self, slot: int, foreign: Sequence[int]) -> Member:
+    def spawn(self, slot: int, foreign: Sequence[int]) -> ChildHandle:
         """A new child in the slot. ``foreign`` are descriptors that a forked child must close."""
         method = self._method
         try:
@@ -181,8 +181,8 @@ class Births:
     def _delay(self) -> float:
         return float(min(0.1 * 2.0 ** min(self._deaths + self._failed_starts, 10), 30.0))
 
-    def _spawned(self, slot: int, foreign: Sequence[int]) -> Member:
-        ahead = Ahead(self._clock)
+    def _spawned(self, slot: int, foreign: Sequence[int]) -> ChildHandle:
+        ahead = ChildJobQueue(self._clock)
         try:
             (ours, theirs), taken = billiard.Pipe(duplex=True), ahead.childs_end()
         except BaseException:
@@ -203,7 +203,7 @@ class Births:
             # Kept open here, it would hide the child's death from us.
             theirs.close()
             taken.close()
-        return Member(slot, process, ours, ahead, self._clock, has_status=self._method != "forkserver")
+        return ChildHandle(slot, process, ours, ahead, self._clock, has_status=self._method != "forkserver")
 
 
 class _Hidden(ModuleType):
