@@ -17,7 +17,7 @@ from stem_kombu.messages.resending import resent
 from stem_kombu.outcome import Ending, Outcome, TaskError
 from stem_kombu.task import MOST_RETRIES, CeleryOrigin, TaskMessage, TaskOptions
 from stem_kombu.transports.connections import open_connection
-from stem_kombu.transports.publisher import Parcel
+from stem_kombu.transports.publisher import OutgoingMessage
 from stem_kombu.transports.redis.consumer import NO_MESSAGE, message_of
 from stem_kombu.transports.redis.publisher import queue_text
 from stem_kombu.transports.sqlite.messages import UNREADABLE, Delivery, Envelope
@@ -69,7 +69,7 @@ def _decoded(raw: Any) -> None:
     asked(ConfigurationError, encode_task, settlement.retry)
     assert settlement.retry.original is not None
     envelope = resent(settlement.retry, settlement.retry.original)
-    again = _arrival(queue_text(Parcel("default", envelope)).encode()).message
+    again = _arrival(queue_text(OutgoingMessage("default", envelope)).encode()).message
     expected = settlement.retry
     same(again, replace(expected, queue=again.queue), "a task that is tried again")
     for record in (settlement.record, refused(message, error=expiry(message, NOW), **common).record):
@@ -114,7 +114,7 @@ def _envelopes() -> Iterator[tuple[Any, str]]:
 
 def task_message_seeds() -> Iterator[bytes]:
     for envelope, body in _envelopes():
-        held = json.loads(queue_text(Parcel("default", envelope)))
+        held = json.loads(queue_text(OutgoingMessage("default", envelope)))
         yield json.dumps(held).encode()
         # The body in clear, so that a mutation can reach into it.
         held["body"] = body

@@ -25,7 +25,7 @@ from stem_kombu.control.protocol.codec import LARGEST_COMMAND
 from stem_kombu.control.server.worker_view import WorkerView
 from stem_kombu.drop_counter import DropCounter
 from stem_kombu.errors import BadMessage
-from stem_kombu.messages.decompression import bound
+from stem_kombu.messages.decompression import limit_decompression
 from stem_kombu.transports.connections import connect, drop_idle, release
 from stem_kombu.transports.errors import shown_url
 from stem_kombu.transports.outages import Outage
@@ -113,7 +113,7 @@ class Face:
         mailbox = Mailbox("celery", type="fanout", accept=["json"], serializer="json", queue_expires=expires)(
             connection
         )
-        node = mailbox.Node(self.node, state=None, channel=bound(connection.channel(), LARGEST_COMMAND))
+        node = mailbox.Node(self.node, state=None, channel=limit_decompression(connection.channel(), LARGEST_COMMAND))
         self._consume(node)
         drop_idle(connection)
         self._send_of_worker(producer, "worker-online")

@@ -59,7 +59,7 @@ class ForeignMessage(UnreadableTask):
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class DecodedTask:
     """A decoded delivery. ``redelivered``: delivered before, says the broker; ``priority``: 0 where unset."""
 
     message: TaskMessage
@@ -68,7 +68,7 @@ class Arrival:
     priority: int
 
 
-def decode_delivery(raw: Any, *, queue: str | None = None, signed: bool = False) -> Arrival:
+def decode_delivery(raw: Any, *, queue: str | None = None, signed: bool = False) -> DecodedTask:
     """The task that a Kombu message carries, and how it was delivered.
 
     ``queue`` is the queue it was consumed from; without it that is asked of the message. ``signed``: its signature was
@@ -91,7 +91,7 @@ def decode_delivery(raw: Any, *, queue: str | None = None, signed: bool = False)
         raise UnreadableTask(str(error), hint=error.hint, task=task) from error
 
 
-def _decoded(raw: Any, headers: Mapping[str, Any], queue: str, *, signed: bool) -> Arrival:
+def _decoded(raw: Any, headers: Mapping[str, Any], queue: str, *, signed: bool) -> DecodedTask:
     if raw.errors:
         raise BadMessage(f"the message can't be unpacked: {raw.errors[0][1]}")
     info = raw.delivery_info if isinstance(raw.delivery_info, Mapping) else {}
@@ -116,7 +116,7 @@ def _decoded(raw: Any, headers: Mapping[str, Any], queue: str, *, signed: bool) 
         original=original_of(raw, signed=signed),
     )
     priority = properties.get("priority")
-    return Arrival(
+    return DecodedTask(
         message,
         redelivered=bool(info.get("redelivered") or headers.get("redelivered")),
         delivery_tag=raw.delivery_tag,

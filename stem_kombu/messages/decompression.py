@@ -24,7 +24,7 @@ class TooMuch(ValueError):
     """More would come out of a compressed message than is accepted, or nothing that can be told beforehand."""
 
 
-def bound(channel: Any, largest: int) -> Any:
+def limit_decompression(channel: Any, largest: int) -> Any:
     """The channel, whose messages are unpacked to at most ``largest`` bytes from now on.
 
     What can't be unpacked is in the message's ``errors``, as Kombu does it.

@@ -36,7 +36,7 @@ class LeaseKind(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Abilities:
+class Capabilities:
     """What was found out.
 
     ``driver``: Kombu's driver type. ``fanout``: a broadcast reaches other connections. ``inbox``: a message addressed
@@ -67,15 +67,15 @@ class Abilities:
 
 #: By driver; a test probes each of them and finds the same.
 KNOWN = {
-    "redis": Abilities("redis", True, True, LeaseKind.REDIS, True, True, True, False),
-    "amqp": Abilities("amqp", True, True, LeaseKind.NONE, True, False, True, False),
-    EMBEDDED_DRIVER: Abilities(EMBEDDED_DRIVER, True, True, LeaseKind.EMBEDDED, True, True, False, False),
+    "redis": Capabilities("redis", True, True, LeaseKind.REDIS, True, True, True, False),
+    "amqp": Capabilities("amqp", True, True, LeaseKind.NONE, True, False, True, False),
+    EMBEDDED_DRIVER: Capabilities(EMBEDDED_DRIVER, True, True, LeaseKind.EMBEDDED, True, True, False, False),
 }
 
-_known: dict[str, Abilities] = {}
+_known: dict[str, Capabilities] = {}
 
 
-def abilities_of(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = PROBE_TIMEOUT) -> Abilities:
+def capabilities_of(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = PROBE_TIMEOUT) -> Capabilities:
     """What the transport of this connection can do; the first call for a URL of an unknown one probes it.
 
     ``connection`` is a template: it is cloned, not used. Raises :class:`~stem_kombu.errors.BrokerUnavailable`.
@@ -89,7 +89,7 @@ def abilities_of(connection: Connection, *, clock: Clock = SYSTEM, timeout: floa
     return _known.setdefault(key, probe(connection, clock=clock, timeout=timeout))
 
 
-def probe(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = PROBE_TIMEOUT) -> Abilities:
+def probe(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = PROBE_TIMEOUT) -> Capabilities:
     """What the transport of this connection can do, by trying; takes some 20 ms."""
     driver = str(connection.transport.driver_type)
     hearer, speaker = connection.clone(), connection.clone()
@@ -104,7 +104,7 @@ def probe(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = PRO
     finally:
         release(hearer)
         release(speaker)
-    return Abilities(
+    return Capabilities(
         driver=driver,
         fanout=fanout,
         inbox=inbox,

@@ -21,7 +21,7 @@ from stem_kombu.task import TaskMessage
 from stem_kombu.transports.connections import CONNECT_TIMEOUT, backoff, broker_connection, connect
 from stem_kombu.transports.errors import broker_errors
 from stem_kombu.transports.names import checked_queue_name
-from stem_kombu.transports.publisher import ConfirmingLine, Line, Parcel, Patience
+from stem_kombu.transports.publisher import ConfirmingConnection, OutgoingMessage, PublisherConnection, SendDeadline
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -73,7 +73,7 @@ class TaskProducer:
         self._clock = clock
         self._lock = threading.Lock()
         forking.renew_in_children(self)
-        self._idle: list[Line] = []
+        self._idle: list[PublisherConnection] = []
         self._reset()
 
     def send(self, message: TaskMessage) -> None:
@@ -95,7 +95,7 @@ class TaskProducer:
         if not count:
             return 0
         try:
-            self._deliver(parcels, Patience(self._timeout, self._clock))
+            self._deliver(parcels, SendDeadline(self._timeout, self._clock))
         except BrokerError as error:
             if count > 1:
                 said = f"{error} ({count - len(parcels)} of {count} messages were sent)"
@@ -120,16 +120,16 @@ class TaskProducer:
         _inherited.extend(self._idle)
         self._reset()
 
-    def _parcel(self, message: TaskMessage) -> Parcel:
+    def _parcel(self, message: TaskMessage) -> OutgoingMessage:
         queue, original = checked_queue_name(message.queue), message.original
         envelope = encode_task(message) if original is None else resent(message, original)
         # In the fleet's name a worker signs only what somebody had signed: else it would do so for whoever can send at all.
         signs = self._sign if original is None or original.signed else None
-        return Parcel(queue, envelope if signs is None else signs(queue, envelope))
+        return OutgoingMessage(queue, envelope if signs is None else signs(queue, envelope))
 
     # -- lines ---------------------------------------------------------------------------------------------------------
 
-    def _deliver(self, parcels: list[Parcel], patience: Patience) -> None:
+    def _deliver(self, parcels: list[OutgoingMessage], patience: SendDeadline) -> None:
         """Send all of them; what the broker has is taken out of ``parcels``."""
         failures = 0
         while True:
@@ -148,7 +148,7 @@ class TaskProducer:
                     raise
                 self._clock.sleep(wait)
 
-    def _send_by_a_line(self, parcels: list[Parcel], patience: Patience) -> None:
+    def _send_by_a_line(self, parcels: list[OutgoingMessage], patience: SendDeadline) -> None:
         """By a connection that is this thread's alone meanwhile; a broken one is not used again."""
         slots = self._slots
         if not slots.acquire(timeout=max(0.0, patience.left())):
@@ -170,7 +170,7 @@ class TaskProducer:
         finally:
             slots.release()
 
-    def _opened(self, patience: Patience) -> Line:
+    def _opened(self, patience: SendDeadline) -> PublisherConnection:
         connection = self._factory()
         # Nobody ticks between two sends, and a broker that expects heartbeats would hang up on an idle producer.
         connection.heartbeat = 0
@@ -185,7 +185,9 @@ class TaskProducer:
                 from stem_kombu.transports.redis.publisher import RedisLine
 
                 return RedisLine(connection, self._clock)
-            return ConfirmingLine(connection, self._clock) if amqp else Line(connection, self._clock)
+            return (
+                ConfirmingConnection(connection, self._clock) if amqp else PublisherConnection(connection, self._clock)
+            )
 
     def _reset(self) -> None:
         self._idle = []
@@ -194,4 +196,4 @@ class TaskProducer:
 
 
 #: Connections of the parent that a forked child must neither use nor close.
-_inherited: list[Line] = []
+_inherited: list[PublisherConnection] = []

@@ -32,7 +32,7 @@ _FRESH = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class OutgoingMessage:
     """A message, ready to be sent to its queue."""
 
     queue: str
@@ -43,10 +43,10 @@ class Parcel:
         return _task_id(self.envelope.headers)
 
 
-_TO_NOBODY = Parcel("", Envelope(b"", {}, {}))
+_TO_NOBODY = OutgoingMessage("", Envelope(b"", {}, {}))
 
 
-class Patience:
+class SendDeadline:
     """``seconds`` for one message, or for each :data:`CHUNK` of many; reconnecting included. While a broker takes no
     messages, only :data:`ALARM_PATIENCE` seconds."""
 
@@ -76,7 +76,7 @@ class Patience:
             self.until = self._clock.monotonic() + self._seconds
 
 
-class Line:
+class PublisherConnection:
     """One connection, used by one thread at a time."""
 
     def __init__(self, connection: Connection, clock: Clock) -> None:
@@ -87,7 +87,7 @@ class Line:
         self._declared: set[str] = set()
         self._producer = Producer(connection.default_channel, auto_declare=False)
 
-    def publish(self, parcels: list[Parcel], patience: Patience) -> None:
+    def publish(self, parcels: list[OutgoingMessage], patience: SendDeadline) -> None:
         """Return once the broker has all of them; raises what the driver raises. What it is known to have is taken out of
         ``parcels``."""
         self._declare(parcels)
@@ -97,7 +97,7 @@ class Line:
             del parcels[: len(together)]
             patience.taken(len(together))
 
-    def _publish_together(self, parcels: Sequence[Parcel]) -> None:
+    def _publish_together(self, parcels: Sequence[OutgoingMessage]) -> None:
         if len(parcels) == 1:
             self._put(parcels[0])
             return
@@ -111,12 +111,12 @@ class Line:
         except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
             _log_close(self.connection, error)
 
-    def _declare(self, parcels: Iterable[Parcel]) -> None:
+    def _declare(self, parcels: Iterable[OutgoingMessage]) -> None:
         for queue in {parcel.queue for parcel in parcels} - self._declared:
             declared_task_queue(self.connection, queue)
             self._declared.add(queue)
 
-    def _put(self, parcel: Parcel, **more: Any) -> None:
+    def _put(self, parcel: OutgoingMessage, **more: Any) -> None:
         envelope = parcel.envelope
         self._producer.publish(
             envelope.body,
@@ -130,7 +130,7 @@ class Line:
         )
 
 
-class ConfirmingLine(Line):
+class ConfirmingConnection(PublisherConnection):
     """AMQP: messages are numbered from 1 as they are published, and the broker confirms the numbers, while more of them
     are on their way."""
 
@@ -138,8 +138,8 @@ class ConfirmingLine(Line):
         super().__init__(connection, clock)
         self._confirmed_at = float("-inf")
         self._published = 0
-        self._unconfirmed: dict[int, Parcel] = {}
-        self._refused: list[Parcel] = []
+        self._unconfirmed: dict[int, OutgoingMessage] = {}
+        self._refused: list[OutgoingMessage] = []
         self._returned: set[str] = set()
         channel: Any = connection.default_channel  # py-amqp's, of which Kombu's annotations know nothing
         channel.confirm_select()
@@ -147,7 +147,7 @@ class ConfirmingLine(Line):
         channel.events["basic_nack"].add(self._on_nack)
         channel.events["basic_return"].add(self._on_return)
 
-    def publish(self, parcels: list[Parcel], patience: Patience) -> None:
+    def publish(self, parcels: list[OutgoingMessage], patience: SendDeadline) -> None:
         for parcel in parcels:
             self._check_headers(parcel)
         self._declare(parcels)
@@ -176,7 +176,7 @@ class ConfirmingLine(Line):
             parcels[:] = {id(parcel): parcel for parcel in left if parcel is not _TO_NOBODY}.values()
             self._refused.clear()
 
-    def _try_out(self, patience: Patience) -> None:
+    def _try_out(self, patience: SendDeadline) -> None:
         """Find out whether the broker takes messages, by one to nobody, unless it took one just now: a task that is sent under
         an alarm is published when that ends, also if it was meanwhile reported as not sent, and sent again."""
         if self._clock.monotonic() - self._confirmed_at < _FRESH:
@@ -193,7 +193,7 @@ class ConfirmingLine(Line):
         )
         self._hear(0, patience, counts=False)
 
-    def _sit_out(self, patience: Patience) -> None:
+    def _sit_out(self, patience: SendDeadline) -> None:
         while is_blocked(self.connection):
             if not patience.blocked():
                 raise described(TimeoutError(), self.connection, "sending")
@@ -202,7 +202,7 @@ class ConfirmingLine(Line):
             except TimeoutError:
                 continue
 
-    def _check_headers(self, parcel: Parcel) -> None:
+    def _check_headers(self, parcel: OutgoingMessage) -> None:
         """Raises :class:`ConfigurationError` for headers that RabbitMQ would close the connection for, with what others have
         sent over it: all headers of a message are one frame."""
         size = len(str(parcel.envelope.headers.get(HEADER_HEADERS, "")).encode("utf-8", "surrogatepass"))
@@ -213,7 +213,7 @@ class ConfirmingLine(Line):
                 hint=f"RabbitMQ takes at most {most} here; send large data as arguments",
             )
 
-    def _publish_confirmed(self, waiting: collections.deque[Parcel], patience: Patience) -> None:
+    def _publish_confirmed(self, waiting: collections.deque[OutgoingMessage], patience: SendDeadline) -> None:
         while waiting:
             self._published += 1
             self._unconfirmed[self._published] = parcel = waiting.popleft()
@@ -225,7 +225,7 @@ class ConfirmingLine(Line):
                 self._hear(CHUNK // 2, patience)
         self._hear(0, patience)
 
-    def _hear(self, most: int, patience: Patience, *, counts: bool = True) -> None:
+    def _hear(self, most: int, patience: SendDeadline, *, counts: bool = True) -> None:
         """Return when at most so many are unconfirmed; whether what is confirmed meanwhile ``counts`` as sent."""
         while (count := len(self._unconfirmed)) > most:
             if is_blocked(self.connection):
@@ -242,7 +242,7 @@ class ConfirmingLine(Line):
                 patience.taken(count - len(self._unconfirmed))
             self._confirmed_at = self._clock.monotonic()
 
-    def _take_returned(self, parcels: Sequence[Parcel]) -> list[Parcel]:
+    def _take_returned(self, parcels: Sequence[OutgoingMessage]) -> list[OutgoingMessage]:
         returned, self._returned = self._returned, set()
         return [parcel for parcel in parcels if parcel.task_id in returned] if returned else []
 
@@ -252,7 +252,7 @@ class ConfirmingLine(Line):
     def _on_nack(self, tag: int, multiple: bool) -> None:
         self._refused += self._confirmed(tag, multiple)
 
-    def _confirmed(self, tag: int, multiple: bool) -> list[Parcel]:
+    def _confirmed(self, tag: int, multiple: bool) -> list[OutgoingMessage]:
         """The parcels that the number is about, which are heard of now."""
         if not multiple:
             parcel = self._unconfirmed.pop(tag, None)

@@ -18,7 +18,7 @@ from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Background
 from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.errors import BrokerError, BrokerRefused
-from stem_kombu.messages.decompression import bound
+from stem_kombu.messages.decompression import limit_decompression
 from stem_kombu.messages.encoding import LARGEST_BODY
 from stem_kombu.transports.amqp.consumer import AmqpSource
 from stem_kombu.transports.connections import connect, pulse
@@ -214,7 +214,7 @@ class Consumer:
     def _serve(self, connection: Connection) -> None:
         self._connection = connection
         generation = self.generation
-        bound(connection.default_channel, LARGEST_BODY)
+        limit_decompression(connection.default_channel, LARGEST_BODY)
         queues = [declared_task_queue(connection, queue) for queue in self.queues]
         arrived: Callable[[Any], None] = lambda message: self._take_in(message, generation)  # noqa: E731
         if connection.transport.driver_type == "redis":

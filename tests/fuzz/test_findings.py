@@ -26,7 +26,7 @@ from stem_kombu.control.protocol.codec import decode_command, decode_reply
 from stem_kombu.errors import BadMessage, ConfigurationError, StoreCorrupt
 from stem_kombu.execution.frames import FrameReader, ProtocolFault, Ready, Started, encode
 from stem_kombu.messages.decoding import decode_delivery
-from stem_kombu.messages.decompression import TooMuch, bound, unpacked
+from stem_kombu.messages.decompression import TooMuch, limit_decompression, unpacked
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.stores import redis as redis_store
 from stem_kombu.stores import sqlite as sqlite_store
@@ -283,7 +283,7 @@ def test_g17_a_compressed_body_is_unpacked_no_further_than_its_bound(
 
 
 def test_a_message_with_too_much_in_it_is_a_bad_message() -> None:
-    channel = bound(bound(open_connection("memory://bombs").channel(), 1000), 1000)
+    channel = limit_decompression(limit_decompression(open_connection("memory://bombs").channel(), 1000), 1000)
     for size, readable in ((10, True), (100_000, False)):
         body = zlib.compress(b'[["' + b"x" * size + b'"],{},{}]').hex()
         held = {

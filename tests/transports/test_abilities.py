@@ -8,47 +8,47 @@ import pytest
 
 from stem_kombu.errors import BroadcastUnsupported, BrokerUnavailable
 from stem_kombu.transports import capabilities as abilities
-from stem_kombu.transports.capabilities import Abilities, LeaseKind, abilities_of, probe
+from stem_kombu.transports.capabilities import Capabilities, LeaseKind, capabilities_of, probe
 from stem_kombu.transports.connections import open_connection
 
 
 def test_redis_fans_out_expires_queues_and_has_leases(redis_url: str) -> None:
-    found = abilities_of(open_connection(redis_url))
+    found = capabilities_of(open_connection(redis_url))
     assert (
         found
         == probe(open_connection(redis_url))
-        == Abilities("redis", True, True, LeaseKind.REDIS, True, True, True, False)
+        == Capabilities("redis", True, True, LeaseKind.REDIS, True, True, True, False)
     )
 
 
 def test_rabbitmq_fans_out_and_expires_queues_that_the_sender_must_not_declare(amqp_url: str) -> None:
-    found = abilities_of(open_connection(amqp_url))
+    found = capabilities_of(open_connection(amqp_url))
     assert (
         found
         == probe(open_connection(amqp_url))
-        == Abilities("amqp", True, True, LeaseKind.NONE, True, False, True, False)
+        == Capabilities("amqp", True, True, LeaseKind.NONE, True, False, True, False)
     )
 
 
 def test_the_embedded_broker_fans_out_expires_queues_and_has_leases(sqlite_url: str) -> None:
-    found = abilities_of(open_connection(sqlite_url))
+    found = capabilities_of(open_connection(sqlite_url))
     assert (
         found
         == probe(open_connection(sqlite_url))
-        == Abilities("sqlite", True, True, LeaseKind.EMBEDDED, True, True, False, False)
+        == Capabilities("sqlite", True, True, LeaseKind.EMBEDDED, True, True, False, False)
     )
 
 
 def test_memory_fans_out_within_the_process_only() -> None:
-    found = abilities_of(open_connection("memory://"))
+    found = capabilities_of(open_connection("memory://"))
     assert (found.fanout, found.inbox, found.process_local, found.queue_expiry) == (True, True, True, False)
 
 
 def test_what_was_found_out_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = open_connection("memory://kept")
-    first = abilities_of(connection)
+    first = capabilities_of(connection)
     monkeypatch.setattr(abilities, "probe", lambda *_, **__: pytest.fail("probed a second time"))
-    assert abilities_of(connection.clone()) is first
+    assert capabilities_of(connection.clone()) is first
 
 
 def test_a_transport_whose_fanout_is_dropped_in_silence_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,13 +59,13 @@ def test_a_transport_whose_fanout_is_dropped_in_silence_is_found_out(monkeypatch
         return None
 
     monkeypatch.setattr(memory.Channel, "_put_fanout", dropped)
-    found = abilities_of(open_connection("memory://somewhere"), timeout=0.4)
+    found = capabilities_of(open_connection("memory://somewhere"), timeout=0.4)
     assert (found.fanout, found.inbox) == (False, True)
     found.require_control("memory://somewhere")  # workers can be reached one by one
 
 
 def test_a_transport_that_can_reach_nobody_is_refused() -> None:
-    deaf = Abilities("deaf", False, False, LeaseKind.NONE, False, False, False, False)
+    deaf = Capabilities("deaf", False, False, LeaseKind.NONE, False, False, False, False)
     with pytest.raises(BroadcastUnsupported, match="'deaf' delivers neither"):
         deaf.require_control("deaf://h")
 

@@ -12,7 +12,7 @@ from kombu import Consumer, Producer
 
 from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.transports import names
-from stem_kombu.transports.redis.control import RedisPost, body_in, open_redis_hearing, open_redis_inbox
+from stem_kombu.transports.redis.control import ReplyWriter, body_in, open_control_reader, open_reply_reader
 from tests.transports.receiving import connected
 
 FORM = {"content_type": "application/json", "encoding": "utf-8", "expires": 60.0}
@@ -28,7 +28,7 @@ def restricted(url: str, rule: str) -> str:
 
 def test_what_is_put_is_read_by_kombu_and_expires(redis_url: str, queue_name: str) -> None:
     connection = connected(redis_url)
-    post = RedisPost(connection)
+    post = ReplyWriter(connection)
     assert post.put(queue_name, b'{"said": "\xc3\xa4"}', **FORM)
     with redis.Redis.from_url(redis_url) as client:
         assert 0 < client.pttl(queue_name) <= 60_000
@@ -42,9 +42,9 @@ def test_what_is_put_is_read_by_kombu_and_expires(redis_url: str, queue_name: st
 
 def test_what_kombu_and_we_put_is_read_in_bursts_in_order(redis_url: str, queue_name: str) -> None:
     connection = connected(redis_url)
-    inbox = open_redis_inbox(connection, queue_name)
+    inbox = open_reply_reader(connection, queue_name)
     assert inbox is not None and inbox.wait(0.001) == []
-    producer, post = Producer(connection.default_channel, auto_declare=False), RedisPost(connection)
+    producer, post = Producer(connection.default_channel, auto_declare=False), ReplyWriter(connection)
     for number in range(100):
         if number % 2:
             post.put(queue_name, b"%d" % number, **FORM)
@@ -58,13 +58,13 @@ def test_what_kombu_and_we_put_is_read_in_bursts_in_order(redis_url: str, queue_
 
 def test_a_server_that_does_not_give_bursts_is_read_by_kombu(redis_url: str, queue_name: str) -> None:
     connection = connected(restricted(redis_url, "-rpop"))
-    assert open_redis_inbox(connection, queue_name) is None
+    assert open_reply_reader(connection, queue_name) is None
     connection.release()
 
 
 def test_a_server_that_runs_no_scripts_is_left_to_kombu(redis_url: str, queue_name: str) -> None:
     connection = connected(restricted(redis_url, "-@scripting"))
-    post = RedisPost(connection)
+    post = ReplyWriter(connection)
     assert not post.put(queue_name, b"1", **FORM) and not post.put(queue_name, b"1", **FORM)
     with redis.Redis.from_url(redis_url) as client:
         assert not client.exists(queue_name)
@@ -84,10 +84,10 @@ def test_an_answer_that_came_while_the_process_was_suspended_is_taken_and_no_ans
 ) -> None:
     connection, wake = connected(redis_url), WakePipe()
     wake.open()
-    hearing = open_redis_hearing(connection, "an-exchange", queue_name)
+    hearing = open_control_reader(connection, "an-exchange", queue_name)
     assert hearing is not None
     assert hearing.wait(wake.reader, 0.0, now=100.0) == []
-    RedisPost(connection).put(queue_name, b"1", **FORM)
+    ReplyWriter(connection).put(queue_name, b"1", **FORM)
     ((broadcast, text),) = hearing.wait(wake.reader, 5.0, now=1000.0)
     assert (broadcast, body_in(text)) == (False, b"1")
     assert hearing.wait(wake.reader, 0.0, now=1000.0) == []

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.messages.decoding import decode_delivery
-from stem_kombu.messages.decompression import bound
+from stem_kombu.messages.decompression import limit_decompression
 from stem_kombu.messages.encoding import LARGEST_BODY
 from stem_kombu.settings import Settings
 from stem_kombu.task import Original, TaskMessage
@@ -51,7 +51,7 @@ class Bench:
         self.driver = self.connection.transport.driver_type
         self.queue = f"orders-{uuid.uuid4().hex[:8]}"
         self.kinds = KINDS[url.partition(":")[0]]
-        channel = bound(self.connection.default_channel, LARGEST_BODY)
+        channel = limit_decompression(self.connection.default_channel, LARGEST_BODY)
         entity = declared_task_queue(self.connection, self.queue, max_priority=9)
         for kind in self.kinds[1:]:
             exchange = kombu.Exchange(f"{self.queue}-{kind}", type=kind, durable=True)(channel)

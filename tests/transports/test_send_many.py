@@ -22,7 +22,7 @@ from stem_kombu.task import TaskMessage
 from stem_kombu.transports import names
 from stem_kombu.transports.connections import open_connection
 from stem_kombu.transports.producer import TaskProducer
-from stem_kombu.transports.publisher import CHUNK, Line, Parcel, Patience
+from stem_kombu.transports.publisher import CHUNK, OutgoingMessage, PublisherConnection, SendDeadline
 from stem_kombu.transports.redis.publisher import queue_text
 from tests.transports.receiving import Inbox, Relay, connected
 from tests.transports.test_producer import ids, task, through
@@ -32,15 +32,15 @@ __all__ = ["through"]
 
 def once_some_are_taken(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     """Act once, when the broker has confirmed the first of many."""
-    taken, acted = Patience.taken, []
+    taken, acted = SendDeadline.taken, []
 
-    def then_act(patience: Patience, count: int) -> None:
+    def then_act(patience: SendDeadline, count: int) -> None:
         taken(patience, count)
         if count and not acted:
             acted.append(count)
             act()
 
-    monkeypatch.setattr(Patience, "taken", then_act)
+    monkeypatch.setattr(SendDeadline, "taken", then_act)
 
 
 def test_each_call_becomes_a_task_whose_arguments_it_is(broker_url: str, queue_name: str, tmp_path: Path) -> None:
@@ -139,19 +139,19 @@ def test_what_is_confirmed_while_more_is_published_counts_as_taken(
     amqp_url: str, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found by CI: with a broker that is quicker than we, the time for many messages was that for 500."""
-    put, taken, counts = Line._put, Patience.taken, []
+    put, taken, counts = PublisherConnection._put, SendDeadline.taken, []
 
-    def put_and_see_it_confirmed(line: Line, parcel: Parcel, **more: Any) -> None:
+    def put_and_see_it_confirmed(line: PublisherConnection, parcel: OutgoingMessage, **more: Any) -> None:
         put(line, parcel, **more)
         connection: Any = line.connection.connection
         assert select.select([connection.sock], [], [], 10)[0]
 
-    def count(patience: Patience, number: int) -> None:
+    def count(patience: SendDeadline, number: int) -> None:
         taken(patience, number)
         counts.append(number)
 
-    monkeypatch.setattr(Line, "_put", put_and_see_it_confirmed)
-    monkeypatch.setattr(Patience, "taken", count)
+    monkeypatch.setattr(PublisherConnection, "_put", put_and_see_it_confirmed)
+    monkeypatch.setattr(SendDeadline, "taken", count)
     producer = TaskProducer(lambda: open_connection(amqp_url))
     producer.send_many(task(n, queue_name) for n in range(20))
     producer.close()
@@ -161,7 +161,7 @@ def test_what_is_confirmed_while_more_is_published_counts_as_taken(
 @pytest.mark.parametrize("queue", ["default", 'q"uo\\te', "Straße", "a b"])
 def test_what_is_written_to_redis_is_kombus_form_whatever_stands_in_it(queue: str) -> None:
     envelope = Envelope(b"\x00[1]\xff", {"id": 'a"b', "task": "é\n"}, {"correlation_id": 'a"b\\', "reply_to": ""})
-    message = json.loads(queue_text(Parcel(queue, envelope)))
+    message = json.loads(queue_text(OutgoingMessage(queue, envelope)))
     assert len(message["properties"].pop("delivery_tag")) == 32
     assert message == {
         "body": base64.b64encode(envelope.body).decode(),

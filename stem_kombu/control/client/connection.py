@@ -24,15 +24,15 @@ from stem_kombu.control.protocol.codec import LARGEST_REPLY, decode_reply
 from stem_kombu.control.protocol.messages import Reply
 from stem_kombu.drop_counter import DropCounter
 from stem_kombu.errors import BadMessage, BrokerError
-from stem_kombu.messages.decompression import bound
+from stem_kombu.messages.decompression import limit_decompression
 from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
 from stem_kombu.signing.seal import REPLY, unsealed
 from stem_kombu.transports import names
 from stem_kombu.transports.amqp.control import AmqpMail, open_amqp_mail
-from stem_kombu.transports.capabilities import Abilities, abilities_of
+from stem_kombu.transports.capabilities import Capabilities, capabilities_of
 from stem_kombu.transports.connections import SLICE, connect
 from stem_kombu.transports.errors import broker_errors, shown_url
-from stem_kombu.transports.redis.control import body_in, limit_waits, open_redis_inbox
+from stem_kombu.transports.redis.control import body_in, limit_waits, open_reply_reader
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -64,7 +64,7 @@ class Mailbox:
         #: longer (G13). Until it is open that is the opening itself.
         self.until = deadline
         self._limit = self._longest_wait()
-        self.abilities: Abilities = abilities_of(template, clock=clock, timeout=min(timeout, 2.0))
+        self.abilities: Capabilities = capabilities_of(template, clock=clock, timeout=min(timeout, 2.0))
         self.abilities.require_control(shown_url(template))
         self._connection: Any = line(template, reply_timeout=self._limit, confirms=True, heartbeats=False)
         self.reply_to = names.reply_name(namespace, secrets.token_hex(16))
@@ -89,12 +89,12 @@ class Mailbox:
     def _open(self) -> None:
         from kombu import Consumer, Producer
 
-        channel = bound(self._connection.default_channel, LARGEST_REPLY)
+        channel = limit_decompression(self._connection.default_channel, LARGEST_REPLY)
         self._producer = Producer(channel, auto_declare=False)
         # Unlike a worker a client is not asked unasked: RabbitMQ may push all that it has for it.
         self._acks = acknowledges(self.abilities.driver) and self.abilities.driver != "amqp"
         redis, amqp = (self.abilities.driver == driver for driver in ("redis", "amqp"))
-        self._inbox = open_redis_inbox(self._connection, self.reply_to) if redis else None
+        self._inbox = open_reply_reader(self._connection, self.reply_to) if redis else None
         self._mail: AmqpMail | None = (
             open_amqp_mail(self._connection, timeout=self._longest_wait(), confirms=True) if amqp else None
         )

@@ -16,9 +16,9 @@ from stem_kombu.control.protocol.codec import LARGEST_COMMAND
 from stem_kombu.control.verification import NO_KEYS, Verifier
 from stem_kombu.drop_counter import DropCounter
 from stem_kombu.errors import BroadcastUnsupported
-from stem_kombu.messages.decompression import bound
+from stem_kombu.messages.decompression import limit_decompression
 from stem_kombu.transports import names
-from stem_kombu.transports.capabilities import abilities_of
+from stem_kombu.transports.capabilities import capabilities_of
 from stem_kombu.transports.connections import SLICE, connect
 from stem_kombu.transports.errors import broker_errors, shown_url
 
@@ -51,7 +51,7 @@ class HeartbeatStream:
         self._trust = trust or NO_KEYS
         self._roster_now = roster_now or clock.utcnow
         self._latest: dict[str, datetime] = {}
-        abilities = abilities_of(template, clock=clock, timeout=min(timeout, 2.0))
+        abilities = capabilities_of(template, clock=clock, timeout=min(timeout, 2.0))
         if not abilities.fanout:
             raise BroadcastUnsupported(
                 f"broker {shown_url(template)}: transport {abilities.driver!r} can't send heartbeats to all who listen",
@@ -88,7 +88,7 @@ class HeartbeatStream:
         from kombu import Consumer
 
         self._consumer = Consumer(
-            bound(self._connection.default_channel, LARGEST_COMMAND),
+            limit_decompression(self._connection.default_channel, LARGEST_COMMAND),
             [names.heartbeat_queue(self._namespace, secrets.token_hex(16))],
             on_message=self._on_message,
             on_decode_error=self._on_decode_error,

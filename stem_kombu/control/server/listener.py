@@ -23,7 +23,7 @@ from stem_kombu.control.server.worker_view import WorkerView
 from stem_kombu.control.verification import Verifier
 from stem_kombu.errors import BrokerRefused, BrokerUnavailable
 from stem_kombu.transports import names
-from stem_kombu.transports.capabilities import abilities_of
+from stem_kombu.transports.capabilities import capabilities_of
 from stem_kombu.transports.errors import refusal, shown_url
 from stem_kombu.transports.outages import Outage
 
@@ -133,7 +133,7 @@ class ControlListener:
         self._outbox.close()  # heartbeats may have gone out without a start
 
     def _begin(self) -> None:
-        abilities = abilities_of(self._template, clock=self._clock)
+        abilities = capabilities_of(self._template, clock=self._clock)
         abilities.require_control(shown_url(self._template))
         self._fanout = abilities.fanout
         self._pipe.open()

@@ -22,7 +22,7 @@ from stem_kombu.transports.amqp.control import AmqpMail, open_amqp_mail
 from stem_kombu.transports.connections import connect, drop_idle, pulse
 from stem_kombu.transports.errors import broker_errors, shown_url
 from stem_kombu.transports.outages import Outage
-from stem_kombu.transports.redis.control import RedisPost
+from stem_kombu.transports.redis.control import ReplyWriter
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -56,7 +56,7 @@ class Speaker:
         self._mail = mail
         self._channel = connection.default_channel
         driver = connection.transport.driver_type
-        self._post = RedisPost(connection) if driver == "redis" else None
+        self._post = ReplyWriter(connection) if driver == "redis" else None
         self._declares = driver != "amqp"
         self._declared: OrderedDict[str, None] = OrderedDict()
         self.producer = Producer(self._channel, auto_declare=False)

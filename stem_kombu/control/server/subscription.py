@@ -19,12 +19,12 @@ from stem_kombu.control.lines import acknowledges, body_of, drain, hang_up, line
 from stem_kombu.control.protocol.codec import LARGEST_COMMAND
 from stem_kombu.control.server.reply_publisher import Speaker
 from stem_kombu.errors import BrokerError, BrokerUnavailable
-from stem_kombu.messages.decompression import bound
+from stem_kombu.messages.decompression import limit_decompression
 from stem_kombu.transports import names
 from stem_kombu.transports.alarms import is_blocked
 from stem_kombu.transports.amqp.control import AmqpMail, open_amqp_mail
 from stem_kombu.transports.connections import SLICE, connect, drop_idle, pulse
-from stem_kombu.transports.redis.control import RedisHearing, body_in, open_redis_hearing
+from stem_kombu.transports.redis.control import ControlReader, body_in, open_control_reader
 
 _PREFETCH = 16
 #: Messages on AMQP that are acknowledged together, or when nothing has come for a moment: an acknowledgement each would be
@@ -93,7 +93,7 @@ class ControlSubscription:
         #: Ends a wait from another thread.
         self.wake: Callable[[], object] = pipe.wake
         self._pipe = pipe
-        self._hearing: RedisHearing | None = None
+        self._hearing: ControlReader | None = None
         self._mail: AmqpMail | None = None
         # On AMQP with a driver that we can't read by ourselves: says when it is worth to drain.
         self._socket: Any = None
@@ -115,11 +115,11 @@ class ControlSubscription:
         if self._connection.transport.driver_type == "amqp":
             self._socket = self._connection.connection.sock
             self._mail = open_amqp_mail(self._connection, timeout=_REPLY_TIMEOUT)
-        channel = bound(self._connection.default_channel, LARGEST_COMMAND)
+        channel = limit_decompression(self._connection.default_channel, LARGEST_COMMAND)
         self._speaker = Speaker(self._connection, self._mail)
         if self._connection.transport.driver_type == "redis":
             exchange = names.broadcast_exchange(self._namespace) if self._fanout else None
-            self._hearing = open_redis_hearing(
+            self._hearing = open_control_reader(
                 self._connection, None if exchange is None else exchange.name, self._inbox.name
             )
             if self._hearing is not None:
@@ -212,7 +212,7 @@ class ControlSubscription:
         due = self._doubt_at if self._token is None else self._speak_at
         return min(_LONGEST_WAIT, max(0.0, due - self._clock.monotonic()))
 
-    def _hear(self, hearing: RedisHearing) -> None:
+    def _hear(self, hearing: ControlReader) -> None:
         for broadcast, text in hearing.wait(self._pipe.reader, self._patience(), self._clock.monotonic()):
             try:
                 body = body_in(text)

@@ -56,7 +56,7 @@ def limit_waits(channel: Any, seconds: float) -> None:
                     setattr(holder, name, seconds)
 
 
-class RedisPost:
+class ReplyWriter:
     """Puts messages into queues; used by one thread at a time, and closed with its connection. Raises what the driver raises."""
 
     def __init__(self, connection: Connection) -> None:
@@ -96,10 +96,10 @@ class RedisPost:
         return self._allowed
 
 
-def open_redis_inbox(connection: Connection, queue: str) -> RedisInbox | None:
+def open_reply_reader(connection: Connection, queue: str) -> ReplyReader | None:
     """The inbox of that name, ``None`` where the server lacks what it needs (Redis 6.2). Raises what the driver raises."""
     channel: Any = connection.default_channel
-    inbox = RedisInbox(channel, queue)
+    inbox = ReplyReader(channel, queue)
     try:
         inbox.wait(SHORTEST_WAIT)
     except channel.ResponseError as error:
@@ -109,7 +109,7 @@ def open_redis_inbox(connection: Connection, queue: str) -> RedisInbox | None:
     return inbox
 
 
-class RedisInbox:
+class ReplyReader:
     """Messages of one queue that this process alone reads, in bursts; they are off the queue when they are returned.
 
     Used by one thread at a time. Every method raises what the driver raises when the connection is lost."""
@@ -166,12 +166,12 @@ class RedisInbox:
             return error
 
 
-def open_redis_hearing(connection: Connection, exchange: str | None, queue: str) -> RedisHearing | None:
+def open_control_reader(connection: Connection, exchange: str | None, queue: str) -> ControlReader | None:
     """What is broadcast on the fanout exchange and put into the queue; ``None`` where the server lacks what it needs (6.2).
 
     Raises what the driver raises."""
     channel: Any = connection.default_channel
-    inbox = RedisInbox(channel, queue)
+    inbox = ReplyReader(channel, queue)
     try:
         first = inbox.wait(SHORTEST_WAIT)
     except channel.ResponseError as error:
@@ -179,16 +179,16 @@ def open_redis_hearing(connection: Connection, exchange: str | None, queue: str)
         logger.info("commands are read one by one, by Kombu: %s", error)
         return None
     topic = None if exchange is None else f"{channel.global_keyprefix}{channel.keyprefix_fanout}{exchange}"
-    return RedisHearing(channel, topic, inbox, first)
+    return ControlReader(channel, topic, inbox, first)
 
 
-class RedisHearing:
+class ControlReader:
     """Hears a topic and reads an inbox, on a connection each, and otherwise sleeps. Used by one thread, but for ``close``.
 
     Raises what the driver raises when a connection is lost, and an inbox's server that answers no longer counts as that. Of
     a topic's nothing can be told; who needs to know speaks to itself."""
 
-    def __init__(self, channel: Any, topic: str | None, inbox: RedisInbox, first: list[bytes]) -> None:
+    def __init__(self, channel: Any, topic: str | None, inbox: ReplyReader, first: list[bytes]) -> None:
         self._inbox, self._first = inbox, first
         self._pool = channel.pool
         self._topic: Any = None

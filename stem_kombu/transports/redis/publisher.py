@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from kombu.utils.json import dumps
 
 from stem_kombu.clock import Clock
-from stem_kombu.transports.publisher import Line, Parcel
+from stem_kombu.transports.publisher import OutgoingMessage, PublisherConnection
 
 if TYPE_CHECKING:
     from kombu import Connection
 
 
-class RedisLine(Line):
+class RedisLine(PublisherConnection):
     """A line to Redis: one command for the messages of one queue, over a connection of the channel's pool.
 
     The connection is used by itself: a client around it would try again what has failed, which the producer does, and takes
@@ -36,7 +36,7 @@ class RedisLine(Line):
         self._pool = channel.pool
         self._connection = self._pool.get_connection()
 
-    def _publish_together(self, parcels: Sequence[Parcel]) -> None:
+    def _publish_together(self, parcels: Sequence[OutgoingMessage]) -> None:
         if len(parcels) == 1:
             (parcel,) = parcels
             self._connection.send_command("LPUSH", self._key(parcel), queue_text(parcel))
@@ -54,7 +54,7 @@ class RedisLine(Line):
             if isinstance(answer, Exception):
                 raise answer  # of one of several queues, whose key holds something else: that of EXEC itself is none
 
-    def _key(self, parcel: Parcel) -> str:
+    def _key(self, parcel: OutgoingMessage) -> str:
         """The list of the queue for the message's priority: Kombu keeps one for each step."""
         at = parcel.queue, parcel.envelope.properties.get("priority")
         if (key := self._keys.get(at)) is None:
@@ -69,7 +69,7 @@ class RedisLine(Line):
         super().close()
 
 
-def queue_text(parcel: Parcel) -> str:
+def queue_text(parcel: OutgoingMessage) -> str:
     """The message as it lies in a list of Redis."""
     envelope = parcel.envelope
     # All other values are texts without a sign that JSON escapes.

@@ -53,7 +53,7 @@ class Member(Protocol):
         """Write all acknowledgements that wait."""
 
 
-class Keeper:
+class LeaseKeeper:
     """See the module. Safe to call from any thread."""
 
     def __init__(self, path: Path, identity: Identity) -> None:
@@ -184,7 +184,7 @@ class Keeper:
 class _Rounds:
     """The keeper's thread: a round every 0.4 s or sooner, and acknowledgements in between."""
 
-    def __init__(self, keeper: Keeper, options: Options) -> None:
+    def __init__(self, keeper: LeaseKeeper, options: Options) -> None:
         self._keeper = keeper
         self._options = options
         self._database: Database | None = None
@@ -275,18 +275,18 @@ class _Rounds:
             self._database = None
 
 
-_keepers: dict[tuple[Path, Identity], Keeper] = {}
+_keepers: dict[tuple[Path, Identity], LeaseKeeper] = {}
 _guard = threading.Lock()
 
 
-def join(member: Member, database: Database) -> Keeper:
+def join(member: Member, database: Database) -> LeaseKeeper:
     """This process's keeper of that file, which wakes the connection from now on while somebody refers to it."""
     with _guard:
         for key, keeper in list(_keepers.items()):
             if keeper.idle():
                 del _keepers[key]
         key = (database.path, database.identity)
-        keeper = _keepers.get(key) or Keeper(*key)
+        keeper = _keepers.get(key) or LeaseKeeper(*key)
         _keepers[key] = keeper
         # Inside the guard: there must never be two keepers, since one closing the lock file would drop the other's
         # locks.
