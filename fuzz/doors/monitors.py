@@ -10,7 +10,7 @@ from typing import Any
 
 from fuzz.oracle import Refused, asked, holds, is_json
 from stem_kombu.celery_monitors.commands import Panel
-from stem_kombu.celery_monitors.pidbox import Switchboard
+from stem_kombu.celery_monitors.pidbox import PidboxServer
 from stem_kombu.errors import StemError
 from stem_kombu.revocation import RevocationDraft, checked_task_id
 from tests.control.fleet import FakeWorker, identity, running_task
@@ -34,10 +34,10 @@ def _revoke(drafts: Sequence[RevocationDraft]) -> None:
 
 
 @lru_cache(maxsize=1)
-def _board() -> Switchboard:
+def _board() -> PidboxServer:
     worker = FakeWorker(identity("worker-1"), tasks=[running_task("t-1")])
     panel = Panel("worker-1@host", worker, lambda: ["tasks.add"], _revoke, lambda: None)
-    return Switchboard("worker-1@host", panel.handlers(), _Exchange())
+    return PidboxServer("worker-1@host", panel.handlers(), _Exchange())
 
 
 def celery_control(data: bytes) -> None:

@@ -19,7 +19,7 @@ from stem_kombu.backends.base import Roster
 from stem_kombu.backends.heartbeat import STALE_AFTER, Heartbeat
 from stem_kombu.backends.processes import Process
 from stem_kombu.clock import Clock, from_epoch
-from stem_kombu.concurrency.service import Background
+from stem_kombu.concurrency.service import Service
 from stem_kombu.control.server.worker_view import WorkerIdentity, WorkerSummary
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError, StoreUnavailable
 from stem_kombu.transports.outages import Outage
@@ -70,7 +70,7 @@ class Heartbeats:
         self._claimed: Heartbeat | None = None
         self._nudged = threading.Event()
         self._stopped = threading.Event()
-        self._background = Background(
+        self._background = Service(
             self._run, "stem-heartbeats", begin=self._begin, wake=self._end_soon, end=self._leave
         )
         self._outage = Outage("heartbeats can't be recorded", roster.url, clock)

@@ -15,7 +15,7 @@ from itertools import islice
 
 from stem_kombu.agent.store_history import LARGE_SAMPLE, History
 from stem_kombu.clock import Clock
-from stem_kombu.concurrency.service import Background
+from stem_kombu.concurrency.service import Service
 from stem_kombu.control.server.worker_view import RevocationFacts, SetBack
 from stem_kombu.errors import ConfigurationError, StoreError, StoreRefused, StoreUnavailable
 from stem_kombu.revocation import Revocation
@@ -75,7 +75,7 @@ class Hydration:
         self._stopped = threading.Event()
         self._told = threading.Condition()
         self._gave_up = False
-        self._background = Background(self._run, "stem-hydration", begin=self._stopped.clear, wake=self._end_soon)
+        self._background = Service(self._run, "stem-hydration", begin=self._stopped.clear, wake=self._end_soon)
         self._synced_mono: float | None = None
         self._kept_house_mono: float | None = None
         self._loaded = False

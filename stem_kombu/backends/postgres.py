@@ -10,7 +10,7 @@ from stem_kombu.backends import postgres_statements as sql
 from stem_kombu.backends.base import Backend, RosterView
 from stem_kombu.backends.heartbeat import STALE_AFTER, Heartbeat
 from stem_kombu.backends.heartbeat_reader import BeatReader, beat_text
-from stem_kombu.backends.pruning import PruningPace
+from stem_kombu.backends.pruning import PruneSchedule
 from stem_kombu.backends.stored import (
     RESULT_TTL,
     assembled,
@@ -60,8 +60,8 @@ class PostgresBackend(Backend):
             url, schema=sql.SCHEMA, name=name, tls=tls, purpose=purpose, patience=patience
         )
         self._result_ttl = checked_ttl(result_ttl)
-        self._pace = PruningPace()
-        self._roster_pace = PruningPace()
+        self._pace = PruneSchedule()
+        self._roster_pace = PruneSchedule()
         self.url = self._database.url
         self._beats = BeatReader(f"roster {self.url}")
 

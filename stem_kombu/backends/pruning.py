@@ -8,7 +8,7 @@ from stem_kombu.clock import SYSTEM, Clock
 _RECORDS, _INTERVAL = 256, 60.0
 
 
-class PruningPace:
+class PruneSchedule:
     """Says how many expired rows to delete after a write, such that deleting keeps up with writing.
 
     Twice as many rows as were written since the last time, so no write ever pays for a long pause of all others.

@@ -11,7 +11,7 @@ from typing import Any
 from stem_kombu.backends.base import Backend, RosterView
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.heartbeat_reader import BeatReader, beat_text
-from stem_kombu.backends.pruning import PruningPace
+from stem_kombu.backends.pruning import PruneSchedule
 from stem_kombu.backends.stored import (
     RESULT_TTL,
     checked_ttl,
@@ -69,7 +69,7 @@ class SqliteBackend(Backend):
         self._database = SqliteDatabase(path, schema=SCHEMA, purpose=purpose, create_folder=create_folder)
         self._clock = clock
         self._result_ttl = checked_ttl(result_ttl)
-        self._pace = PruningPace(clock)
+        self._pace = PruneSchedule(clock)
         self.url = self._database.url
         self._beats = BeatReader(f"roster {self.url}")
 

@@ -46,7 +46,7 @@ def verified_beat(beat: Heartbeat, keyring: Keyring, namespace: str, now: dateti
     return replace(beat, timestamp=written)
 
 
-class BelievedRoster:
+class VerifiedRoster:
     """What of a roster can be believed: one beat a worker, the newest. ``drop(reason, text)`` is told of each other.
 
     A beat is read at every command and changes every few seconds, so the last one of each worker that was verified is

@@ -22,10 +22,10 @@ from stem_kombu.backends.registry import open_roster
 from stem_kombu.celery import revoked
 from stem_kombu.celery.control import THROUGH_CELERY
 from stem_kombu.celery.saving import Saver
-from stem_kombu.celery.shared_stop_table import Board
+from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.celery.view import CeleryView
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.concurrency.service import Background
+from stem_kombu.concurrency.service import Service
 from stem_kombu.control.server.listener import ControlListener
 from stem_kombu.control.server.worker_view import WorkerIdentity
 from stem_kombu.control.standing import saved_unsigned
@@ -59,7 +59,9 @@ class Agent:
     """Stem's side of one Celery worker. ``start()`` returns once it hears and everything revoked is known; what was stopped
     may be started again. The ``board`` is its owner's to close."""
 
-    def __init__(self, worker: Any, settings: Settings, board: Board, totals: Totals, *, clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self, worker: Any, settings: Settings, board: SharedStopTable, totals: Totals, *, clock: Clock = SYSTEM
+    ) -> None:
         self._clock = clock
         self._worker = worker
         self.settings = settings
@@ -134,7 +136,7 @@ class Agent:
         self.view.lease = None if self._leasing is None else self._leasing.lifetime
         self._saver = Saver(self._save, patience=_PATIENCE, clock=clock)
         self._stopped = threading.Event()
-        self._renewal = Background(self._renew, "stem-leases", begin=self._stopped.clear, wake=self._stopped.set)
+        self._renewal = Service(self._renew, "stem-leases", begin=self._stopped.clear, wake=self._stopped.set)
         self._lifecycle = threading.RLock()
         self._running = False
 
@@ -151,7 +153,7 @@ class Agent:
         self.view.draining = False
         try:
             self.hydration.start(timeout=HYDRATION_TIMEOUT)
-            revoked.teach(self.cache, alone=self.trust.keyring is not None)
+            revoked.install(self.cache, alone=self.trust.keyring is not None)
             self.heartbeats.claim()
             self.listener.start()
             self.heartbeats.start()
@@ -188,7 +190,7 @@ class Agent:
         self._renewal.stop()
         if self._leasing is not None:
             self._leasing.close()
-        revoked.forget()
+        revoked.uninstall()
         self._depths.close()
         self._saver.close(_LAST_SAVES)
         self._store.close()

@@ -13,16 +13,16 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
 from kombu.utils.imports import symbol_by_name
 
-from stem_kombu.celery.shared_stop_table import Board
+from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.celery.task_api import told
 from stem_kombu.worker.totals import Totals
 
 
 class StemRequest:
-    """Goes before Celery's ``Request`` among the bases of a class that :func:`taught` makes."""
+    """Goes before Celery's ``Request`` among the bases of a class that :func:`with_request_class` makes."""
 
     stem_totals: Totals
-    stem_board: Board
+    stem_board: SharedStopTable
 
     id: str
 
@@ -67,7 +67,7 @@ class StemRequest:
         )
 
 
-def taught(task: Any, totals: Totals, board: Board) -> None:
+def with_request_class(task: Any, totals: Totals, board: SharedStopTable) -> None:
     """Have the worker make requests for this task that know both. May be called again, for another worker."""
     base = symbol_by_name(task.Request)
     plain = getattr(base, "stem_base", base)
@@ -75,7 +75,7 @@ def taught(task: Any, totals: Totals, board: Board) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _class_of(base: type, totals: Totals, board: Board) -> type:
+def _class_of(base: type, totals: Totals, board: SharedStopTable) -> type:
     names = {"stem_base": base, "stem_totals": totals, "stem_board": board, "__module__": base.__module__}
     return type(base.__name__, (StemRequest, base), names)
 

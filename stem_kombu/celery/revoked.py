@@ -30,14 +30,14 @@ class DurableRevoked(LimitedSet):  # type: ignore[misc]  # Celery publishes no t
         return LimitedSet, *rest
 
 
-def teach(cache: RevocationCache, *, alone: bool = False) -> None:
+def install(cache: RevocationCache, *, alone: bool = False) -> None:
     """Make this process's Celery worker refuse what the cache holds, and with ``alone`` nothing else."""
     state.revoked.__class__ = DurableRevoked
     state.revoked.stem_cache = cache
     state.revoked.stem_alone = alone
 
 
-def forget() -> None:
+def uninstall() -> None:
     """Let the set be Celery's own again."""
     if isinstance(state.revoked, DurableRevoked):
         del state.revoked.stem_cache, state.revoked.stem_alone

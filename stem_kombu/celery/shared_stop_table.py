@@ -31,7 +31,7 @@ def _digest(task_id: str) -> bytes:
     return hashlib.blake2b(task_id.encode(), digest_size=16).digest()
 
 
-class Board:
+class SharedStopTable:
     """Room for ``entries`` tasks at a time. Written by one process, under a lock; read by all.
 
     ``in_file=True`` puts it into a new file, :attr:`path`, for processes that inherit no memory; :meth:`opened` is theirs.
@@ -47,7 +47,7 @@ class Board:
             self._map(None, size)
 
     @classmethod
-    def opened(cls, path: str) -> Board:
+    def opened(cls, path: str) -> SharedStopTable:
         """The board in that file; raises ``OSError``."""
         board = cls.__new__(cls)
         board._map(Path(path))

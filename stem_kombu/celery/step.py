@@ -13,8 +13,8 @@ from celery.worker.control import Panel
 from stem_kombu.celery import task_api as inside
 from stem_kombu.celery.agent import Agent
 from stem_kombu.celery.configuration import settings_of
-from stem_kombu.celery.requests import taught
-from stem_kombu.celery.shared_stop_table import Board
+from stem_kombu.celery.requests import with_request_class
+from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.errors import ConfigurationError, StemError
 from stem_kombu.worker.totals import Totals
 
@@ -39,21 +39,23 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
 
     def __init__(self, worker: Any, **_: Any) -> None:
         self._agent: Agent | None = None
-        self._board: Board | None = None
+        self._board: SharedStopTable | None = None
         worker.stem = None
 
     def create(self, worker: Any) -> StemStep:
         """Before the pool starts its children: put the board up and make tasks look at it."""
         spawned = getattr(worker, "pool_start_method", "fork") != "fork" or worker.app.IS_macOS
-        board = self._board = Board(max(_ENTRIES, _ENTRIES_EACH * int(worker.concurrency or 1)), in_file=spawned)
+        board = self._board = SharedStopTable(
+            max(_ENTRIES, _ENTRIES_EACH * int(worker.concurrency or 1)), in_file=spawned
+        )
         if board.path is not None:
             # The configuration travels to children that inherit nothing else.
             worker.app.conf[_BOARD] = str(board.path)
-        inside.put_up(board)
+        inside.install(board)
         totals = Totals()
         for task in worker.app.tasks.values():
             inside.guarded(task)
-            taught(task, totals, board)
+            with_request_class(task, totals, board)
         try:
             settings = settings_of(worker.app, **getattr(worker.app, "stem_options", {}))
             self._agent = worker.stem = Agent(worker, settings, board, totals)
@@ -116,9 +118,9 @@ def join_spawned(hostname: str | None) -> None:
     """
     app = current_app._get_current_object()
     path = app.conf.get(_BOARD)
-    if path is None or inside.is_put_up():
+    if path is None or inside.is_installed():
         return
-    inside.put_up(Board.opened(path))
+    inside.install(SharedStopTable.opened(path))
     for name, task in app.tasks.items():
         inside.guarded(task)
         # Celery has looked at task.run already.

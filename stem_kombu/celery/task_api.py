@@ -14,7 +14,7 @@ from typing import Any
 from celery import signals, states
 from celery.exceptions import Ignore
 
-from stem_kombu.celery.shared_stop_table import Board
+from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.clock import isoformat, monotonic
 from stem_kombu.context import TaskRevoked
 from stem_kombu.revocation import Revocation
@@ -43,16 +43,16 @@ class _Here(threading.local):
 _here = _Here()
 #: The board's counter and the board, once a worker has put one up; inherited by its children.
 _words: Any = None
-_board: Board | None = None
+_board: SharedStopTable | None = None
 
 
-def put_up(board: Board | None) -> None:
+def install(board: SharedStopTable | None) -> None:
     """Use this board in this process and in those that it forks."""
     global _board, _words
     _board, _words = board, None if board is None else board.words
 
 
-def is_put_up() -> bool:
+def is_installed() -> bool:
     """Whether this process has a board."""
     return _board is not None
 

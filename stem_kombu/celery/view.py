@@ -11,7 +11,7 @@ from celery.worker import state
 
 from stem_kombu.agent.heartbeats import load_avg, rss_bytes
 from stem_kombu.agent.hydration import Hydration
-from stem_kombu.celery.shared_stop_table import Board
+from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.clock import Clock
 from stem_kombu.control.server.worker_view import (
     InFlightTask,
@@ -47,7 +47,7 @@ class CeleryView:
         identity: WorkerIdentity,
         settings: Settings,
         cache: RevocationCache,
-        board: Board,
+        board: SharedStopTable,
         totals: Totals,
         *,
         hydration: Callable[[], Hydration],

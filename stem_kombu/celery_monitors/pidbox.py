@@ -25,7 +25,7 @@ _MOST_DESTINATIONS = 10_000
 Answer = Callable[[dict[str, Any], str, str | None], None]
 
 
-class Switchboard:
+class PidboxServer:
     """The commands of one node, by method: called with a state, which is ``None``, and the arguments as keywords."""
 
     def __init__(self, node: str, handlers: Mapping[str, Callable[..., Any]], answer: Answer) -> None:

@@ -17,9 +17,9 @@ from kombu.pidbox import Mailbox
 
 from stem_kombu.celery_monitors.commands import Panel, Revoke
 from stem_kombu.celery_monitors.events import FREQUENCY, Events, node_name
-from stem_kombu.celery_monitors.pidbox import REPLY_EXCHANGE, Switchboard
+from stem_kombu.celery_monitors.pidbox import REPLY_EXCHANGE, PidboxServer
 from stem_kombu.clock import Clock
-from stem_kombu.concurrency.service import Background
+from stem_kombu.concurrency.service import Service
 from stem_kombu.control.lines import drain
 from stem_kombu.control.protocol.codec import LARGEST_COMMAND
 from stem_kombu.control.server.worker_view import WorkerView
@@ -43,7 +43,7 @@ _EXPIRES = 60.0
 _BATCH = 200
 
 
-class Face:
+class CeleryMonitorService:
     """Answers Celery's remote control and sends Celery's events. ``start()`` and ``stop()`` may each be called twice."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Face:
         refuse = self._complaints.drop if closed else None
         self._panel = Panel(self.node, view, names, revoke, self._beat_soon, refuse=refuse)
         self._stopped = threading.Event()
-        self._background = Background(self._run, "stem-celery-face", begin=self._stopped.clear, wake=self._stopped.set)
+        self._background = Service(self._run, "stem-celery-face", begin=self._stopped.clear, wake=self._stopped.set)
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -133,7 +133,7 @@ class Face:
         self._send_of_worker(producer, "worker-offline")
 
     def _consume(self, node: Any) -> None:
-        board = Switchboard(
+        board = PidboxServer(
             self.node,
             self._panel.handlers(),
             lambda answer, routing_key, ticket: node.reply(answer, REPLY_EXCHANGE, routing_key, ticket),

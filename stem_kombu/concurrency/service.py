@@ -2,7 +2,7 @@
 
 Whoever has one may be started twice, stopped twice, stopped before the first start and during one, from any threads at
 once. Starts and stops of one thread happen one after the other, so that none is started twice, joined before it runs,
-or left behind; a start that waits for something outside of that lock asks :attr:`Background.stops` whether it was
+or left behind; a start that waits for something outside of that lock asks :attr:`Service.stops` whether it was
 overtaken.
 
 A thread that an unexpected error ends is started again, and a :class:`Watch` is told: what many tasks depend on must not
@@ -51,7 +51,7 @@ _watch: ContextVar[Watch | None] = ContextVar("stem_kombu_watch", default=None)
 
 @contextmanager
 def watched_by(watch: Watch) -> Iterator[None]:
-    """Have every :class:`Background` that is made in here tell ``watch`` of its failures."""
+    """Have every :class:`Service` that is made in here tell ``watch`` of its failures."""
     token = _watch.set(watch)
     try:
         yield
@@ -63,7 +63,7 @@ def _nothing() -> None:
     """Nothing has to be done."""
 
 
-class Background:
+class Service:
     """``run()`` in a thread of its own, between each start and the next stop.
 
     ``begin()`` prepares what ``run`` needs; what it raises is raised to whoever starts. ``wake()`` makes ``run`` return

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Heartbeat
-from stem_kombu.backends.verified_roster import BelievedRoster, signed_beat, verified_beat
+from stem_kombu.backends.verified_roster import VerifiedRoster, signed_beat, verified_beat
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.protocol.messages import Command
 from stem_kombu.drop_counter import DropCounter
@@ -32,7 +32,7 @@ class Verifier:
         self.keyring = keyring
         self.revocations = DropCounter("revocations", clock, level=level)
         self.roster = DropCounter("heartbeats", clock, level=level)
-        self._believed = None if keyring is None else BelievedRoster(keyring, self.roster.drop)
+        self._believed = None if keyring is None else VerifiedRoster(keyring, self.roster.drop)
 
     @classmethod
     def of(

@@ -15,7 +15,7 @@ from typing import Any
 from kombu import Connection
 
 from stem_kombu.clock import Clock
-from stem_kombu.concurrency.service import Background
+from stem_kombu.concurrency.service import Service
 from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.errors import BrokerError, BrokerRefused
 from stem_kombu.messages.decompression import limit_decompression
@@ -90,7 +90,7 @@ class Consumer:
         self._quiet, self._ended, self._ready, self._resting = (threading.Event() for _ in range(4))
         self._refusal: BrokerRefused | None = None
         self._resting.set()
-        self._background = Background(
+        self._background = Service(
             self._run, "stem-consumer", begin=self._begin, wake=self._end_soon, end=self._pipe.close
         )
         self._connection: Connection | None = None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from stem_kombu.clock import Clock
-from stem_kombu.concurrency.service import Background
+from stem_kombu.concurrency.service import Service
 from stem_kombu.task import Mode
 from stem_kombu.worker.deliveries import Delivery
 from stem_kombu.worker.settlement import MessageDisposition, Settlement
@@ -68,7 +68,7 @@ class DelayedDeliveries:
         self._aside: dict[Mode, dict[int, None]] = {mode: {} for mode in Mode}
         self._cond = threading.Condition()
         self._stopped = False
-        self._background = Background(self._run, "stem-holds", begin=self._begin, wake=self._end_soon)
+        self._background = Service(self._run, "stem-holds", begin=self._begin, wake=self._end_soon)
 
     @property
     def count(self) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from stem_kombu.clock import Clock
-from stem_kombu.concurrency.service import Background
+from stem_kombu.concurrency.service import Service
 from stem_kombu.errors import BrokerError
 from stem_kombu.transports.leases import Leasing
 from stem_kombu.transports.outages import Outage
@@ -36,7 +36,7 @@ class LeaseThread:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopped = threading.Event()
-        self._background = Background(
+        self._background = Service(
             self._run, "stem-leases", begin=self._stopped.clear, wake=self._end_soon, end=self._let_go
         )
         self._until: dict[int, float] = {}

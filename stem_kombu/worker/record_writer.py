@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from stem_kombu.clock import Clock
-from stem_kombu.concurrency.service import Background
+from stem_kombu.concurrency.service import Service
 from stem_kombu.errors import StoreUnavailable
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.transports.connections import backoff
@@ -68,8 +68,8 @@ class RecordWriter:
         self._ended = threading.Event()
         self._stopping = False
         self._outage = Outage(what, url, clock)
-        self._bulk = Background(self._run, f"stem-{step}s", begin=self._begin, wake=lambda: self._queue.put(None))
-        self._single = Background(self._run_alone, f"stem-{step}s-alone", wake=lambda: self._alone.put(None))
+        self._bulk = Service(self._run, f"stem-{step}s", begin=self._begin, wake=lambda: self._queue.put(None))
+        self._single = Service(self._run_alone, f"stem-{step}s-alone", wake=lambda: self._alone.put(None))
         self._stops = 0
         #: Records that ended as ``ResultNotStorable``, or without the text that could not be stored.
         self.not_storable = 0

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from stem_kombu.clock import Clock
-from stem_kombu.concurrency.service import Background
+from stem_kombu.concurrency.service import Service
 from stem_kombu.errors import BrokerError, ConfigurationError
 from stem_kombu.task import TaskMessage
 from stem_kombu.transports.connections import backoff
@@ -55,7 +55,7 @@ class RetryPublisher:
         self._closed: dict[str, tuple[float, int]] = {}
         self._stopping = threading.Event()
         self._outage = Outage(f"worker {worker} can't publish next attempts", broker_url, clock)
-        self._background = Background(
+        self._background = Service(
             self._run, "stem-retries", begin=self._stopping.clear, wake=lambda: self._queue.put(None)
         )
 

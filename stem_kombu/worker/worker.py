@@ -20,7 +20,7 @@ from stem_kombu.backends.celery_results import open_celery_results
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.celery_monitors.service import DRIVERS as FACE_DRIVERS
-from stem_kombu.celery_monitors.service import Face
+from stem_kombu.celery_monitors.service import CeleryMonitorService
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.concurrency.service import watched_by
 from stem_kombu.control.server.listener import ControlListener
@@ -310,9 +310,9 @@ class Worker:
             born=lambda: self.heartbeats.born,
         )
         self._janitor = Janitor(template, settings.namespace, worker)
-        self._face: Face | None = None
+        self._face: CeleryMonitorService | None = None
         if settings.celery_events and self.transport in FACE_DRIVERS:
-            self._face = Face(
+            self._face = CeleryMonitorService(
                 template,
                 self.view,
                 lambda: [task.name for task in app.registry],

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from stem_kombu.backends.pruning import PruningPace
+from stem_kombu.backends.pruning import PruneSchedule
 from stem_kombu.backends.stored import parsed_record, record_text, slices
 from stem_kombu.errors import StoreCorrupt
 from stem_kombu.outcome import TaskRecord, TaskState
@@ -63,7 +63,7 @@ def test_batches_are_cut_by_number_and_by_bytes_and_nothing_is_left_out() -> Non
 
 def test_pruning_comes_at_once_then_every_minute_or_every_few_hundred_records() -> None:
     clock = Hands()
-    pace = PruningPace(clock)
+    pace = PruneSchedule(clock)
 
     assert pace.due(1) == 256
     assert pace.due(1) == 0

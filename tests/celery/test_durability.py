@@ -161,12 +161,12 @@ def test_what_celery_writes_to_its_own_state_file_can_be_read_without_stem() -> 
     from stem_kombu.celery import revoked
     from stem_kombu.revocation_cache import RevocationCache
 
-    revoked.teach(RevocationCache("stem"))
+    revoked.install(RevocationCache("stem"))
     try:
         state.revoked.add("held")
         assert isinstance(state.revoked, revoked.DurableRevoked)
         read = pickle.loads(pickle.dumps(state.revoked))  # noqa: S301 - as Celery does with its own file
     finally:
-        revoked.forget()
+        revoked.uninstall()
         state.revoked.discard("held")
     assert (type(read), list(read)) == (LimitedSet, ["held"])

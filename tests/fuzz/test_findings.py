@@ -19,7 +19,7 @@ import pytest
 
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.stored import parsed_record
-from stem_kombu.celery_monitors.pidbox import Switchboard
+from stem_kombu.celery_monitors.pidbox import PidboxServer
 from stem_kombu.clock import parse_isoformat
 from stem_kombu.control.client.reports import Report, WorkerReply
 from stem_kombu.control.protocol.codec import decode_command, decode_reply
@@ -362,7 +362,7 @@ REPLY_TO = {"exchange": "reply.celery.pidbox", "routing_key": "k"}
 )  # fmt: skip
 def test_what_is_no_command_of_celery_is_refused(body: Any) -> None:
     said: list[Any] = []
-    board = Switchboard("w@host", {"ping": lambda state: {"ok": "pong"}}, lambda *answer: said.append(answer))
+    board = PidboxServer("w@host", {"ping": lambda state: {"ok": "pong"}}, lambda *answer: said.append(answer))
     with pytest.raises(BadMessage):
         board.heard(body)
     assert said == []
@@ -370,7 +370,7 @@ def test_what_is_no_command_of_celery_is_refused(body: Any) -> None:
 
 def test_a_command_of_celery_that_fails_is_answered_with_what_failed() -> None:
     said: list[Any] = []
-    board = Switchboard("w@host", {"ping": lambda state: {"ok": "pong"}}, lambda *answer: said.append(answer))
+    board = PidboxServer("w@host", {"ping": lambda state: {"ok": "pong"}}, lambda *answer: said.append(answer))
     assert board.heard({"method": "ping", "arguments": {"no": 1}, "reply_to": REPLY_TO, "ticket": "1"})
     assert board.heard({"method": "ping", "reply_to": REPLY_TO, "destination": ["w@host"], "ticket": "2"})
     assert board.heard({"method": "ping", "reply_to": REPLY_TO, "pattern": "w@*", "matcher": "glob"})

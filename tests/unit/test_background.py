@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from stem_kombu.concurrency.service import Background, Watch, watched_by
+from stem_kombu.concurrency.service import Service, Watch, watched_by
 from tests.waiting import eventually
 
 
@@ -16,7 +16,7 @@ class Owner:
         self.held.set()
         self.steps: list[str] = []
         self.fails = False
-        self.background = Background(self.run, "owner", begin=self.begin, wake=self.wake, end=self.end)
+        self.background = Service(self.run, "owner", begin=self.begin, wake=self.wake, end=self.end)
 
     def begin(self) -> None:
         if self.fails:
@@ -111,7 +111,7 @@ def test_g18_a_thread_that_an_unexpected_error_ends_is_started_again_and_told_of
 
     watch = Watch(lambda *_: None)
     with watched_by(watch):
-        background = Background(run, "fails", begin=told.clear, wake=told.set)
+        background = Service(run, "fails", begin=told.clear, wake=told.set)
     background.start()
     assert ran.wait(30)
     background.stop()
@@ -122,7 +122,7 @@ def test_a_thread_that_fails_again_and_again_is_given_up(monkeypatch: pytest.Mon
     monkeypatch.setattr("stem_kombu.concurrency.service._LONGEST_PAUSE", 0.001)
     gone: list[tuple[str, str]] = []
     with watched_by(Watch(lambda name, error: gone.append((name, str(error))))):
-        background = Background(lambda: [].remove(1), "fails", wake=lambda: None)
+        background = Service(lambda: [].remove(1), "fails", wake=lambda: None)
     background.start()
     eventually(lambda: gone == [("fails", "list.remove(x): x not in list")])
     background.stop()
@@ -137,7 +137,7 @@ def test_a_thread_that_fails_while_it_is_stopped_is_not_started_again() -> None:
         raise ValueError("at its end")
 
     with watched_by(Watch(lambda name, _: gone.append(name))):
-        background = Background(run, "fails", wake=told.set)
+        background = Service(run, "fails", wake=told.set)
     background.start()
     background.stop()
     assert gone == []

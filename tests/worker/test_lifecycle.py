@@ -18,7 +18,7 @@ from celery import Celery
 from stem_kombu.app import Stem
 from stem_kombu.backends.registry import open_backend, open_roster
 from stem_kombu.celery.agent import Agent
-from stem_kombu.celery.shared_stop_table import Board
+from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.connection import Mailbox
@@ -99,7 +99,7 @@ def _agent(app: Stem) -> Life:
     guest = Celery("life", broker=app.settings.broker.value, set_as_current=False)
     # Of Celery's worker no more than an agent looks at: a whole one changes every task of this process.
     host = SimpleNamespace(app=guest, hostname="life@here", concurrency=1, pool=None, consumer=None)
-    agent = Agent(host, app.settings, Board(4), Totals())
+    agent = Agent(host, app.settings, SharedStopTable(4), Totals())
     return Life(lambda: (agent.start(), agent.view.facts()), agent.stop, guest.close)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.clock import Clock
-from stem_kombu.concurrency.service import Background
+from stem_kombu.concurrency.service import Service
 from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.control.server.command_server import CommandServer
 from stem_kombu.control.server.replay_guard import ReplayGuard
@@ -81,9 +81,7 @@ class ControlListener:
             born=born,
         )
         self._changed = threading.Condition()
-        self._background = Background(
-            self._run, "stem-control", begin=self._begin, wake=self._end_soon, end=self._let_go
-        )
+        self._background = Service(self._run, "stem-control", begin=self._begin, wake=self._end_soon, end=self._let_go)
         self._wanted = self._ready = False
         self._failure: str | None = None
         #: Before the worker was ever reached: what the broker will go on refusing.
