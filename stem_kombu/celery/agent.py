@@ -26,9 +26,10 @@ from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.celery.view import CeleryView
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.concurrency.service import Service
+from stem_kombu.control.revoker import Revoker
 from stem_kombu.control.server.listener import ControlListener
 from stem_kombu.control.server.worker_view import WorkerIdentity
-from stem_kombu.control.standing import saved_unsigned
+from stem_kombu.control.standing import RosterOnly
 from stem_kombu.control.verification import Verifier
 from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.drivers.tls import checked_tls
@@ -79,6 +80,8 @@ class Agent:
         self._store = open_revoke_store(settings.revoke_store.value, name=settings.revoke_store.name, tls=settings.tls)
         roster = settings.roster
         self._roster = open_roster(roster.value, name=roster.name, tls=settings.tls)
+        fleet = RosterOnly(self._roster, settings.namespace)
+        self._revoker = Revoker(self._store, settings.namespace, self.trust, fleet)
         self._template = broker_connection(settings)
         self.identity = WorkerIdentity.here(settings.namespace, str(worker.hostname), clock.utcnow())
         self._depths = QueueDepths(self._template)
@@ -218,7 +221,7 @@ class Agent:
         return trouble
 
     def _save(self, drafts: Sequence[RevocationDraft]) -> None:
-        self.view.apply(saved_unsigned(self._store, self._roster, self.settings.namespace, drafts))
+        self.view.apply(self._revoker.save(drafts))
 
     def _heartbeat(self) -> Heartbeat:
         now, interval = self._clock.utcnow(), self.settings.heartbeat_interval

@@ -7,17 +7,18 @@ answers, the heartbeats and the records of the store tell what can be told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
+from typing import Protocol
 
 from stem_kombu.backends.base import Roster, RosterView
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
-from stem_kombu.control.client.reports import Report, WorkerReply
+from stem_kombu.control.client.reports import WorkerReply
 from stem_kombu.control.protocol.messages import REFUSED, STALE
-from stem_kombu.control.verification import NO_KEYS, Verifier
+from stem_kombu.control.verification import Verifier
 from stem_kombu.errors import BrokerError, StoreCorrupt, StoreError
-from stem_kombu.revocation import Revocation, RevocationDraft, proof_key
+from stem_kombu.revocation import Revocation, proof_key
 from stem_kombu.signing.keyring import Keyring, Untrusted
 from stem_kombu.signing.proofs import holds
 from stem_kombu.stores.base import RevokeStore
@@ -32,24 +33,44 @@ _NO_KEY = "set the STEM_SIGNING_… variables of this fleet; `stem keys check` s
 _OTHER_KEY = "use a key that the workers list; if they shall accept this one, list it there and restart them"
 
 
-def check(
-    trust: Verifier,
-    namespace: str,
-    view: RosterView | None,
-    ask: Callable[[], Report],
-    records: Callable[[], Iterable[Revocation]],
-) -> None:
-    """Raise :class:`Untrusted` where workers would not obey what this client revokes, as far as that can be told.
+class Fleet(Protocol):
+    """What a process can see of the workers that are to obey its revocations."""
 
-    ``view`` is the roster as it is stored, ``None`` where it can't be read; ``ask()`` is a revoke of nothing, and ``records()``
-    are some of the store's.
+    def roster_view(self) -> RosterView | None:
+        """The roster as it is stored, ``None`` where it can't be read."""
+
+    def ask(self) -> Sequence[WorkerReply]:
+        """What workers answer to a revoke of nothing. Raises :class:`~stem_kombu.errors.BrokerError`."""
+
+
+class RosterOnly:
+    """The fleet as a worker sees it: it reads the roster and asks no other worker."""
+
+    def __init__(self, roster: Roster, namespace: str) -> None:
+        self._roster = roster
+        self._namespace = namespace
+
+    def roster_view(self) -> RosterView | None:
+        with suppress(StoreError):  # a revocation is stored also while the roster is down
+            return self._roster.view(self._namespace)
+        return None
+
+    def ask(self) -> Sequence[WorkerReply]:
+        return ()
+
+
+def check(verifier: Verifier, namespace: str, fleet: Fleet, records: Iterable[Revocation]) -> None:
+    """Raise :class:`Untrusted` where workers would not obey what this process revokes, as far as that can be told.
+
+    ``records`` are some of the store's; they are read only where workers and roster do not tell.
     """
-    if trust.keyring is not None:
+    view = fleet.roster_view()
+    if verifier.keyring is not None:
         with suppress(BrokerError):  # what is stored holds without a broker as well
-            if check_answers(ask()):
+            if check_answers(fleet.ask()):
                 return
-    if not check_roster(trust, view, namespace):
-        check_records(trust.keyring, records())
+    if not check_roster(verifier, view, namespace):
+        check_records(verifier.keyring, records)
 
 
 def accepts(reply: WorkerReply) -> bool:
@@ -58,21 +79,21 @@ def accepts(reply: WorkerReply) -> bool:
     return reply.error is None or reply.error.code not in (REFUSED, STALE)
 
 
-def check_answers(report: Report) -> bool:
-    """Whether a worker takes this client's revocations; ``False`` when none said so or the contrary.
+def check_answers(replies: Sequence[WorkerReply]) -> bool:
+    """Whether a worker accepts this client's revocations; ``False`` when no reply tells.
 
     Raises :class:`Untrusted` when only refusals came. Answers that can't be verified show nothing: anyone who reaches the broker
     can send some, and must not keep an operator from revoking.
     """
-    if any(accepts(reply) for reply in report.replies):
+    if any(accepts(reply) for reply in replies):
         return True
-    for reply in report.replies:
+    for reply in replies:
         if reply.error is not None and reply.error.code == REFUSED:
             raise _refusal(f"worker {reply.worker} refuses this key ({reply.error.message})", _OTHER_KEY)
     return False
 
 
-def check_roster(trust: Verifier, view: RosterView | None, namespace: str) -> bool:
+def check_roster(verifier: Verifier, view: RosterView | None, namespace: str) -> bool:
     """Whether the live workers of a roster, as it is stored, show that this client may revoke; ``False`` when there are
     none, or when they only show that it knows a key of theirs.
 
@@ -83,12 +104,12 @@ def check_roster(trust: Verifier, view: RosterView | None, namespace: str) -> bo
     signed = [beat for beat in live or beats if beat.signature is not None]
     if not signed:
         return bool(live)  # a fleet without keys
-    if trust.keyring is None:
+    if verifier.keyring is None:
         raise _refusal(
             f"worker {signed[0].worker} signs its heartbeats: this fleet has keys and this client none", _NO_KEY
         )
     assert view is not None
-    known = trust.view(RosterView(tuple(signed), view.now), namespace).heartbeats
+    known = verifier.view(RosterView(tuple(signed), view.now), namespace).heartbeats
     if not known and live:
         raise _refusal(f"no heartbeat is signed with a key that is listed here (worker {signed[0].worker})", _OTHER_KEY)
     return False
@@ -143,19 +164,6 @@ def check_kept(keyring: Keyring | None, stored: Sequence[Revocation]) -> None:
                 f" one by key {keyring.active.id!r}",
                 hint="revoke it with a key that has signed it before, or delete the record and revoke it again",
             )
-
-
-def saved_unsigned(
-    store: RevokeStore, roster: Roster, namespace: str, drafts: Sequence[RevocationDraft]
-) -> list[Revocation]:
-    """What the store holds after these drafts of a process without keys. Raises :class:`Untrusted` where the roster or the
-    store show that the fleet has some, and then nothing was stored."""
-    view: RosterView | None = None
-    with suppress(StoreError):  # a roster that is down keeps nobody from revoking
-        view = roster.view(namespace)
-    if not check_roster(NO_KEYS, view, namespace):
-        check_records(None, sampled(store, namespace, [draft.task_id for draft in drafts]))
-    return store.save(namespace, drafts)
 
 
 def _lives(beat: Heartbeat, view: RosterView) -> bool:

@@ -23,9 +23,10 @@ from stem_kombu.celery_monitors.service import DRIVERS as FACE_DRIVERS
 from stem_kombu.celery_monitors.service import CeleryMonitorService
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.concurrency.service import watched_by
+from stem_kombu.control.revoker import Revoker
 from stem_kombu.control.server.listener import ControlListener
 from stem_kombu.control.server.worker_view import WorkerIdentity
-from stem_kombu.control.standing import saved_unsigned
+from stem_kombu.control.standing import RosterOnly
 from stem_kombu.control.verification import Verifier
 from stem_kombu.drivers import forking
 from stem_kombu.drivers.routes import warn_of_routes
@@ -312,13 +313,14 @@ class Worker:
         self._janitor = Janitor(template, settings.namespace, worker)
         self._face: CeleryMonitorService | None = None
         if settings.celery_events and self.transport in FACE_DRIVERS:
+            revoker = Revoker(
+                self._store, settings.namespace, self._trust, RosterOnly(self._roster, settings.namespace)
+            )
             self._face = CeleryMonitorService(
                 template,
                 self.view,
                 lambda: [task.name for task in app.registry],
-                lambda drafts: self.steering.apply(
-                    saved_unsigned(self._store, self._roster, settings.namespace, drafts)
-                ),
+                lambda drafts: self.steering.apply(revoker.save(drafts)),
                 clock=clock,
                 closed=self._trust.keyring is not None,
             )

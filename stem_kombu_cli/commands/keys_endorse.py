@@ -11,13 +11,11 @@ from typing import Any
 import click
 
 from stem_kombu.clock import isoformat
-from stem_kombu.control.standing import check_kept
+from stem_kombu.control.revoker import Revoker
 from stem_kombu.control.verification import Verifier
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.signing.keyring import Scope, Untrusted
-from stem_kombu.signing.proofs import signed_drafts
-from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.options import output_options, place_options, places_of, wants_json
@@ -69,7 +67,7 @@ def endorse(
         listed = digest_of(found)
         signed = yes and digest == listed
         if signed:
-            _sign(store, trust, found, settings.namespace, now)
+            _sign(Revoker(store, settings.namespace, trust), found, now)
     finally:
         store.close()
     if as_json:
@@ -101,13 +99,9 @@ def digest_of(records: Sequence[Revocation]) -> str:
     return hashlib.sha256(json.dumps(stated).encode()).hexdigest()
 
 
-def _sign(store: RevokeStore, trust: Verifier, found: Sequence[Revocation], namespace: str, now: datetime) -> None:
-    assert trust.keyring is not None
+def _sign(revoker: Revoker, found: Sequence[Revocation], now: datetime) -> None:
     for start in range(0, len(found), _BATCH):
-        drafts = [_draft(record, now) for record in found[start : start + _BATCH]]
-        check_kept(
-            trust.keyring, store.save(namespace, signed_drafts(drafts, trust.keyring, namespace=namespace, now=now))
-        )
+        revoker.save([_draft(record, now) for record in found[start : start + _BATCH]])
 
 
 def _draft(record: Revocation, now: datetime) -> RevocationDraft:

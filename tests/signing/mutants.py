@@ -191,15 +191,15 @@ MUTANTS = [
     Mutant(
         "a client without a key stores in a fleet with keys",
         "stem_kombu/control/standing.py",
-        "    if trust.keyring is None:\n        raise",
-        "    if trust.keyring is None:\n        return True\n        raise",
+        "    if verifier.keyring is None:\n        raise",
+        "    if verifier.keyring is None:\n        return True\n        raise",
         STANDING,
     ),
     Mutant(
         "a client that every worker refuses stores",
         "stem_kombu/control/standing.py",
-        "            if check_answers(ask()):\n                return\n",
-        "            with suppress(Untrusted):\n                check_answers(ask())\n            return\n",
+        "            if check_answers(fleet.ask()):\n                return\n",
+        "            with suppress(Untrusted):\n                check_answers(fleet.ask())\n            return\n",
         STANDING,
     ),
     Mutant(

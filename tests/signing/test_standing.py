@@ -15,7 +15,9 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.control import standing
 from stem_kombu.control.client.reports import Report, WorkerReply
 from stem_kombu.control.protocol.messages import ReplyError
-from stem_kombu.control.verification import Verifier
+from stem_kombu.control.revoker import Revoker
+from stem_kombu.control.standing import RosterOnly
+from stem_kombu.control.verification import NO_KEYS, Verifier
 from stem_kombu.revocation import Revocation, RevocationDraft, merge
 from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.keyring import Keyring, Untrusted
@@ -120,9 +122,9 @@ def test_one_worker_that_accepts_the_key_is_enough_and_refusals_alone_are_a_refu
 ) -> None:
     if said is None:
         with pytest.raises(Untrusted):
-            standing.check_answers(report)
+            standing.check_answers(report.replies)
     else:
-        assert standing.check_answers(report) is said
+        assert standing.check_answers(report.replies) is said
 
 
 # -- the roster ---------------------------------------------------------------------------------------------------------
@@ -219,11 +221,15 @@ def test_a_proof_for_which_a_record_has_no_room_is_told() -> None:
 
 def test_a_worker_without_keys_stores_nothing_unsigned_in_a_fleet_with_keys(scene: Scene) -> None:
     """What Celery's clients revoke through its panel, which has no keys."""
+
+    def revoker(namespace: str) -> Revoker:
+        return Revoker(scene.store, namespace, NO_KEYS, RosterOnly(scene.worker._roster, namespace))
+
     revision = scene.store.revision("stem")
 
     with pytest.raises(Untrusted, match="signs its heartbeats"):
-        standing.saved_unsigned(scene.store, scene.worker._roster, "stem", [RevocationDraft("victim")])
+        revoker("stem").save([RevocationDraft("victim")])
     assert scene.store.revision("stem") == revision
 
-    (stored,) = standing.saved_unsigned(scene.store, scene.worker._roster, "keyless", [RevocationDraft("victim")])
+    (stored,) = revoker("keyless").save([RevocationDraft("victim")])
     assert scene.store.get("keyless", "victim") == stored

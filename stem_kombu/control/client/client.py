@@ -26,6 +26,7 @@ from stem_kombu.control.client.roster_clock import RosterClock
 from stem_kombu.control.client.roster_reader import RosterReader
 from stem_kombu.control.protocol.codec import BUILT_IN
 from stem_kombu.control.protocol.messages import Call, Inspect, Order, Ping, Revoke, Stats, matches, scope_of
+from stem_kombu.control.revoker import Revoker
 from stem_kombu.control.verification import Verifier
 from stem_kombu.drivers import forking
 from stem_kombu.durations import checked_duration
@@ -33,7 +34,6 @@ from stem_kombu.errors import BrokerError, BrokerUnavailable, ConfigurationError
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.settings import Settings
 from stem_kombu.signing.keyring import Scope
-from stem_kombu.signing.proofs import signed_drafts
 from stem_kombu.stores.base import RevokeStore
 
 if TYPE_CHECKING:
@@ -183,25 +183,10 @@ class ControlClient:
     def save(self, drafts: Sequence[RevocationDraft], *, timeout: float | None = None) -> list[Revocation]:
         """Store revocations as :meth:`revoke` does, and tell no worker. Raises as it does."""
         self._trust.require(Scope.OPERATE, "revoke")
-        self._mailboxes.template()  # a broker URL that can't be meant is refused before anything is stored
-        store, keyring = self._revoke_store(), self._trust.keyring
-        self._check_standing(store, [draft.task_id for draft in drafts], self._timeout(timeout))
-        if keyring is not None:
-            drafts = signed_drafts(drafts, keyring, namespace=self.settings.namespace, now=store.now())
-        stored = store.save(self.settings.namespace, drafts)
-        standing.check_kept(keyring, stored)
-        return stored
-
-    def _check_standing(self, store: RevokeStore, task_ids: Sequence[str], timeout: float) -> None:
-        """Raise :class:`Untrusted` where the fleet would not obey what this client is about to store."""
-        probe = min(standing.PROBE_LONGEST, standing.PROBE_SHARE * timeout)
-        standing.check(
-            self._trust,
-            self.settings.namespace,
-            self._lookout.view(self._clock.monotonic() + probe, []),
-            lambda: self._ask_orders([Revoke(())], None, probe, enough=standing.accepts),
-            lambda: standing.sampled(store, self.settings.namespace, task_ids),
-        )
+        self._mailboxes.template()  # an invalid broker URL is refused before anything is stored
+        timeout = self._timeout(timeout)
+        fleet = _AskedFleet(self, min(standing.PROBE_LONGEST, standing.PROBE_SHARE * timeout))
+        return Revoker(self._revoke_store(), self.settings.namespace, self._trust, fleet).save(drafts)
 
     def status(self, *, workers: Sequence[str] | None = None, timeout: float | None = None) -> StatusReport:
         """The workers by their last heartbeats, dead ones included while the roster remembers them.
@@ -445,3 +430,17 @@ class ControlClient:
 
     def _timeout(self, timeout: float | None) -> float:
         return self.settings.control_timeout if timeout is None else checked_duration(timeout, name="timeout")
+
+
+class _AskedFleet:
+    """The fleet as a client sees it: it asks the roster and the workers, for ``probe`` seconds each."""
+
+    def __init__(self, client: ControlClient, probe: float) -> None:
+        self._client = client
+        self._probe = probe
+
+    def roster_view(self) -> RosterView | None:
+        return self._client._lookout.view(self._client._clock.monotonic() + self._probe, [])
+
+    def ask(self) -> Sequence[WorkerReply]:
+        return self._client._ask_orders([Revoke(())], None, self._probe, enough=standing.accepts).replies
