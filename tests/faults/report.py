@@ -36,13 +36,15 @@ feeds that checker, or says what else it asserts. The figures are written by the
 
 @dataclass(frozen=True)
 class Target:
-    """What was to be reached: ``bad`` of ``trials`` here; ``peer`` tells the figure to beat, as text."""
+    """What was to be reached: ``bad`` of ``trials`` here; ``peer`` tells the figure to beat, as text; ``commit`` is the one
+    that was measured."""
 
     what: str
     bad: int
     trials: int
     least: int
     peer: str = ""
+    commit: str = ""
 
     @property
     def met(self) -> bool:
@@ -131,7 +133,9 @@ def render(folder: Path = FOLDER) -> str:
     parts = [PREAMBLE]
     targets = [target for figures in suites for target in figures.targets]
     if targets:
-        parts.append("## The targets\n\n" + _table(["Target", "Elsewhere", "Here", "Met"], _target_rows(targets)))
+        parts.append(
+            "## The targets\n\n" + _table(["Target", "Elsewhere", "Here", "Met", "Commit"], _target_rows(targets))
+        )
     total = sum(len(found) for found in findings.values())
     left = [text for figures in suites for text in figures.left]
     parts.append(
@@ -155,7 +159,13 @@ def render(folder: Path = FOLDER) -> str:
 
 def _target_rows(targets: Iterable[Target]) -> list[list[object]]:
     return [
-        [target.what, target.peer or "–", f"{target.bad:,} of {target.trials:,}", "yes" if target.met else "**no**"]
+        [
+            target.what,
+            target.peer or "–",
+            f"{target.bad:,} of {target.trials:,}",
+            "yes" if target.met else "**no**",
+            target.commit or "–",
+        ]
         for target in targets
     ]
 

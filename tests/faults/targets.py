@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -18,7 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from stem_kombu.app import Stem
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage
+from tests.faults.bursts import missing
 from tests.faults.embedded_workers import ROWS
 from tests.faults.endings import ROWS as ENDINGS
 from tests.faults.fleet import ROOT, Servers, WorkerProcess, be_quiet
@@ -34,7 +38,7 @@ from tests.faults.notes import now
 from tests.faults.nursery import Fostered
 from tests.faults.programs import BOUND, left_running
 from tests.faults.promoting import promoted
-from tests.faults.report import Figures, Target, commit
+from tests.faults.report import FOLDER, Figures, Target, commit
 from tests.faults.report import main as render
 from tests.faults.resending import resent
 from tests.faults.setting_aside import ROWS as ASIDE
@@ -53,7 +57,9 @@ these may run. The store's primary is lost among revokes and an older replica pr
 must hold what any of them had applied, and so must the store. Processes and containers claim one worker id at once, and the one
 that got it is killed; workers made before a fork are started in three children; the connections of a worker beside a host's own
 die in silence, or the worker is killed while it holds messages. Next attempts that can't be published and records that can't be
-stored must hold up no other task, and end as they should."""
+stored must hold up no other task, and end as they should. Bursts of tasks that fail once, with priorities, among messages of
+another application come while workers and children are killed, alone and beside a Celery worker on the same queues: each task
+must end, and each other message must be kept and named."""
 #: Seconds within which what must come about does, on a machine that is busy with other things.
 PATIENCE = 240.0
 
@@ -274,71 +280,79 @@ def programs(servers: Servers, broker: str, how: str, trials: int) -> Target:
     return Target(f"tasks of which a program ran {BOUND:g} s after {what}, {broker}", bad, done, least)
 
 
+def bursts(servers: Servers, broker: str, kills: int, *, beside: bool) -> tuple[Target, dict[str, int]]:
+    """See :func:`tests.faults.bursts.missing`."""
+    with lab(servers, broker) as here:
+        return missing(here, broker, kills, PATIENCE, beside=beside)
+
+
+def rows(servers: Servers, share: float) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """What can be measured, by name, with that share of the trials; some give figures beside their target."""
+    trials, messages = int(200 * share), int(20_000 * share)
+    for broker in BROKERS:
+        for how in ("restart", "kill", "absent"):
+            yield f"revoked {how} {broker}", partial(revoked, servers, broker, how, trials)
+        yield f"stuck {broker}", partial(stuck, servers, broker, trials)
+        yield f"resent {broker}", partial(resent_in, servers, broker, trials)
+        for how, times in (("limit", trials), ("child", trials), ("worker", trials // 2)):
+            yield f"programs {how} {broker}", partial(programs, servers, broker, how, times)
+        for name, (measure, part) in {**ROWS, **ENDINGS, **ASIDE}.items():
+            yield f"{name} {broker}", partial(_in_lab, servers, broker, measure, int(trials * part))
+        yield f"lost {broker}", partial(lost, servers, broker, trials, messages)
+        for beside in (False, True):
+            name = f"bursts {'beside' if beside else 'alone'} {broker}"
+            yield name, partial(bursts, servers, broker, int(30 * share), beside=beside)
+    yield "late Redis", partial(arriving_late, servers, trials)
+    yield "promoted", partial(promoted_in, servers, int(100 * share))
+
+
+def keep(target: Target, facts: Mapping[str, Any], seconds: float, folder: Path, *, add: bool) -> Figures:
+    """Write a target and its facts, to what the folder has if ``add``: other processes may be writing theirs there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = Figures(suite="targets", title="The targets, measured", about=ABOUT, command="make reliability", order=10)
+    kept = folder / f"{figures.suite}.json"
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if add and kept.exists():
+            earlier = Figures.read(kept)
+            figures.targets, figures.counts, figures.seconds = earlier.targets, earlier.counts, earlier.seconds
+        others = (other for other in figures.targets if other.what != target.what)
+        figures.targets = sorted((*others, replace(target, commit=commit())), key=lambda one: one.what)
+        figures.counts = dict(sorted((figures.counts | dict(facts)).items()))
+        figures.seconds = round(figures.seconds + seconds, 1)
+        figures.write(folder)
+    finally:
+        os.close(lock)
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the trials; the figures are not kept")
-    parser.add_argument("--only", default="", help="measure what has this in its name, and keep the other figures")
+    parser.add_argument(
+        "--only", default=[], nargs="+", help="measure what has one of these in its name, and keep the other figures"
+    )
     options = parser.parse_args()
     be_quiet()
-    trials, messages = (20, 2_000) if options.quick else (200, 20_000)
-    servers, began = Servers(), now()
-    held = Path(Figures("targets", "", "", "").write(Path(tempfile.mkdtemp()))).parent  # where --quick writes
-    from tests.faults.report import FOLDER
-
-    folder = held if options.quick else FOLDER
-    kept = FOLDER / "targets.json"
-    figures = Figures(
-        suite="targets",
-        title="The targets, measured",
-        about=ABOUT,
-        command="make reliability",
-        order=10,
-    )
-    before = 0.0
-    if options.only and kept.exists():
-        earlier = Figures.read(kept)
-        figures.targets, figures.counts, figures.seconds = earlier.targets, earlier.counts, earlier.seconds
-        before = earlier.seconds
-    rows: list[tuple[str, Any]] = []
-    for broker in BROKERS:
-        for how in ("restart", "kill", "absent"):
-            rows.append((f"revoked {how} {broker}", lambda b=broker, h=how: (revoked(servers, b, h, trials), {})))
-        rows.append((f"stuck {broker}", lambda b=broker: (stuck(servers, b, trials), {})))
-        rows.append((f"resent {broker}", lambda b=broker: (resent_in(servers, b, trials), {})))
-        for how, times in (("limit", trials), ("child", trials), ("worker", trials // 2)):
-            rows.append(
-                (
-                    f"programs {how} {broker}",
-                    lambda b=broker, h=how, t=times: (programs(servers, b, h, t), {}),
-                )
-            )
-        for name, (measure_one, share) in {**ROWS, **ENDINGS, **ASIDE}.items():
-            rows.append(
-                (
-                    f"{name} {broker}",
-                    lambda b=broker, m=measure_one, s=share: (_in_lab(servers, b, m, int(trials * s)), {}),
-                )
-            )
-        rows.append((f"lost {broker}", lambda b=broker: lost(servers, b, trials, messages)))
-    rows.append(("late Redis", lambda: arriving_late(servers, trials)))
-    rows.append(("promoted", lambda: promoted_in(servers, 10 if options.quick else 100)))
+    servers = Servers()
+    folder = Path(tempfile.mkdtemp()) if options.quick else FOLDER
+    add, bad = bool(options.only), 0
     try:
-        for name, measure in rows:
-            if options.only not in name:
+        for name, measure in rows(servers, 0.1 if options.quick else 1.0):
+            if options.only and not any(part in name for part in options.only):
                 continue
             at = now()
-            target, facts = measure()
+            measured = measure()
+            target, facts = (measured, {}) if isinstance(measured, Target) else measured
             print(f"{target.what}: {target.bad} of {target.trials} ({now() - at:.0f} s)", flush=True)
-            figures.targets = [other for other in figures.targets if other.what != target.what] + [target]
-            figures.counts.update(facts)
-            figures.counts["Commit"] = commit() or "unknown"
-            figures.seconds = round(before + now() - began, 1)
-            figures.write(folder)
+            keep(target, facts, now() - at, folder, add=add)
+            add, bad = True, bad + target.bad
     finally:
         servers.close()
     if not options.quick:
         render()
-    sys.exit(any(target.bad for target in figures.targets))
+    sys.exit(bool(bad))
 
 
 if __name__ == "__main__":

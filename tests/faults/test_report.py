@@ -26,7 +26,7 @@ def test_a_page_tells_targets_faults_and_what_is_left(tmp_path: Path) -> None:
     figures(
         counts={"tasks": 20_000},
         faults={"SIGKILL of a worker": 3},
-        targets=[Target("lost messages", 0, 200, 200, "5 of 20,000"), Target("stuck pools", 0, 10, 200)],
+        targets=[Target("lost messages", 0, 200, 200, "5 of 20,000", "abc1234"), Target("stuck pools", 0, 10, 200)],
         left=["G3: it ran (seed 7)"],
     ).write(tmp_path)
     (tmp_path / "findings").mkdir()
@@ -34,8 +34,8 @@ def test_a_page_tells_targets_faults_and_what_is_left(tmp_path: Path) -> None:
         json.dumps([{"promise": "G3", "found": "this", "changed": "that", "test": "test_g3_this"}])
     )
     page = render(tmp_path)
-    assert "| lost messages | 5 of 20,000 | 0 of 200 | yes |" in page
-    assert "| stuck pools | – | 0 of 10 | **no** |" in page  # too few trials prove nothing
+    assert "| lost messages | 5 of 20,000 | 0 of 200 | yes | abc1234 |" in page
+    assert "| stuck pools | – | 0 of 10 | **no** | – |" in page  # too few trials prove nothing
     assert "| SIGKILL of a worker | 3 |" in page
     assert "| tasks | 20,000 |" in page
     assert "Violations found and mended so far: 1. Violations left: 1.\n\n- G3: it ran (seed 7)" in page
