@@ -14,6 +14,7 @@ from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.memory import MemoryBackend
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.client.reports import Report
 from stem_kombu.control.server.listener import ControlListener
 from stem_kombu.control.server.worker_view import (
     InFlightTask,
@@ -28,6 +29,7 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
 from stem_kombu.settings import Settings
 from stem_kombu.transports.connections import open_connection
+from tests.waiting import eventually
 
 _numbers = itertools.count(1)
 HELD = RevocationFacts(count=0, revision=0, synced_ago=0.1)
@@ -121,6 +123,19 @@ class FakeWorker:
 
 def running_task(task_id: str) -> InFlightTask:
     return InFlightTask(task_id, "tasks.sleep", "default", "isolate", 0, "1, 2", SYSTEM.utcnow(), 3.25, 4711)
+
+
+def answered_by(client: ControlClient, *workers: str) -> Report:
+    """The first ping that these workers, and no others, answered within its timeout. A client that can't read the roster
+    always listens that long, so a test has it short, and a busy machine may need more than one."""
+
+    def answered() -> Report | None:
+        report = client.ping()
+        return report if [reply.worker for reply in report.replies] == list(workers) else None
+
+    found = eventually(answered, 60, f"not answered by {', '.join(workers)}")
+    assert found is not None
+    return found
 
 
 @dataclass
