@@ -156,6 +156,7 @@ KNOWN_ONLY_TO = [
             "stem_kombu.stores.sqlite",
             "stem_kombu.backends.sqlite",
             "stem_kombu.transports.sqlite",
+            "stem_kombu.transports.store.sqlite",
         ),
     ),
     # Broker: leases and the sweep of bindings work beside Kombu, on documented keys, over a client of our own.

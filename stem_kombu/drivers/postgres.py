@@ -16,7 +16,7 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers import forking
 from stem_kombu.drivers.bulk import time_limit
 from stem_kombu.drivers.handshake import Endpoint, explained
-from stem_kombu.drivers.postgres_session import PostgresSession, TimedOut, wait_for
+from stem_kombu.drivers.postgres_session import PostgresSession, TimedOut, close_inherited, wait_for
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.tls import postgres_options, tls_for
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError, StoreRefused, StoreUnavailable
@@ -84,6 +84,8 @@ class PostgresDatabase:
                 f"{name}: {self.url!r} is not a PostgreSQL URL: {mask_url(str(error)).strip()}",
                 hint="write postgresql://user:password@host:5432/database",
             ) from error
+        #: What :meth:`connect` and a connection's operations raise.
+        self.errors: tuple[type[Exception], ...] = (self._driver.Error, TimedOut)
         self._tls = tls or TlsSettings()
         libpq = self._driver.extensions.libpq_version()
         self._dsn: dict[str, Any] = {"application_name": "stem", **postgres_options(given, self._tls, libpq), **given}
@@ -136,19 +138,19 @@ class PostgresDatabase:
                 gone = connection is None or bool(connection.closed) or _is_lost(error)
                 self._dispose(connection)
                 if isinstance(error, TimedOut) or connection is None:
-                    raise self._translated(error) from error
+                    raise self.failure(error) from error
                 if gone:
                     self.close()  # every idle connection is as old as the one that broke
                     lost += 1
                     if lost > 1 or not repeat:
-                        raise self._translated(error) from error
+                        raise self.failure(error) from error
                 elif error.pgcode in _CONFLICTS and conflicts < _CONFLICT_ATTEMPTS:
                     conflicts += 1
                     SYSTEM.sleep(random.uniform(0.001, 0.01) * conflicts)
                 elif error.pgcode == _UNDEFINED_TABLE and not rebuilt:
                     rebuilt, self._prepared = True, False  # the database was dropped and made again
                 else:
-                    raise self._translated(error) from error
+                    raise self.failure(error) from error
             except UnicodeDecodeError as error:
                 self._dispose(connection)
                 raise StoreCorrupt(
@@ -167,7 +169,7 @@ class PostgresDatabase:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-        return self._connected()
+        return self.connect()
 
     def _put_back(self, connection: Any) -> None:
         with self._lock:
@@ -183,16 +185,12 @@ class PostgresDatabase:
     def _leave_inherited(self) -> None:
         if self._pid == os.getpid():
             return
-        # Closing an inherited connection would tell the server to end the parent's session. Its descriptor is pointed
-        # at nothing first, so that neither this nor the interpreter's exit can say a word on the parent's socket.
         inherited, self._idle, self._pid = self._idle, [], os.getpid()
-        nothing = os.open(os.devnull, os.O_RDWR)
         for connection in inherited:
-            os.dup2(nothing, connection.fileno())
-            connection.close()
-        os.close(nothing)
+            close_inherited(connection)
 
-    def _connected(self) -> Any:
+    def connect(self) -> Any:
+        """A new connection in psycopg2's asynchronous mode, for the caller alone. Raises what the driver raises."""
         deadline = SYSTEM.monotonic() + self._connect_timeout
         connection = self._driver.connect(**self._dsn, async_=True)
         try:
@@ -235,9 +233,11 @@ class PostgresDatabase:
             return None
         return Endpoint(host, int(port), asks_first=True)
 
-    def _translated(self, error: Any) -> StoreError:
+    def failure(self, error: Any) -> StoreError:
+        """What one of :attr:`errors` means to the caller. A table that is missing is made by the next connection."""
         text = " ".join(mask_url(str(error)).split()) or type(error).__name__
         where, code = f"{self._purpose} {self.url}", error.pgcode or ""
+        self._prepared = self._prepared and code != _UNDEFINED_TABLE
         if isinstance(error, TimedOut) or code in {"57014", "55P03"}:
             return StoreUnavailable(
                 f"{where}: no answer in time ({text})", hint="check that the server runs and is not locked up"

@@ -7,6 +7,7 @@ bounds the wait for a server that is stopped or unreachable while its host still
 from __future__ import annotations
 
 import importlib
+import os
 import select
 from collections.abc import Sequence
 from typing import Any
@@ -75,6 +76,18 @@ class PostgresSession:
         cursor.execute(text if self._in_transaction or text.startswith(b"BEGIN") else _READ + self._settings + text)
         wait_for(self._connection, SYSTEM.monotonic() + self._timeout + min(_GRACE, self._timeout))
         return cursor
+
+
+def close_inherited(connection: Any) -> None:
+    """Close the parent's connection in a forked child.
+
+    Closing alone would tell the server to end the parent's session. The descriptor is pointed at nothing first, so that
+    neither this nor the interpreter's exit can write to the parent's socket.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, connection.fileno())
+    os.close(nothing)
+    connection.close()
 
 
 def wait_for(connection: Any, deadline: float) -> None:

@@ -34,7 +34,7 @@ class SqliteDatabase:
     between two calls. It may be run again when the file is locked, so it may have no effects but those on the database.
 
     Raises :class:`StoreUnavailable` when the file can't be opened, is read-only, full, or stays locked for ``timeout``
-    seconds, and :class:`StoreCorrupt` when it is no database.
+    seconds, and :class:`StoreCorrupt` when it is no database. Without ``durable`` a power cut may undo the last commits.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class SqliteDatabase:
         purpose: str = "store",
         timeout: float = LOCK_TIMEOUT,
         create_folder: bool = False,
+        durable: bool = True,
     ) -> None:
         self.path = path
         self.url = f"sqlite://{path}"
@@ -52,6 +53,7 @@ class SqliteDatabase:
         self._purpose = purpose
         self._timeout = timeout
         self._create_folder = create_folder
+        self._synchronous = "FULL" if durable else "NORMAL"
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
@@ -160,7 +162,7 @@ class SqliteDatabase:
                     f"{self._purpose} {self.url}: the file can't use write-ahead logging (it stays in {mode!r} mode)",
                     hint="put it on a local disk, not on a network file system",
                 )
-            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute(f"PRAGMA synchronous={self._synchronous}")
             self._create_missing(connection)
         except BaseException:
             connection.close()

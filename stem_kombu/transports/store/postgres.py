@@ -1,0 +1,187 @@
+"""A control board in a PostgreSQL database."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.drivers.postgres import STATEMENT_TIMEOUT, PostgresDatabase
+from stem_kombu.drivers.postgres_listener import PostgresListener
+from stem_kombu.drivers.postgres_session import PostgresSession
+from stem_kombu.drivers.schema import Schema
+from stem_kombu.errors import StoreError
+from stem_kombu.settings import TlsSettings
+from stem_kombu.transports.store.board import BURST, LOOK_EVERY, PRUNED_AT_ONCE, Address, PruneSchedule
+
+SCHEMA = Schema.of(
+    (
+        # UNLOGGED: what a crash of the server may take is a message that is worthless seconds later.
+        """CREATE UNLOGGED TABLE IF NOT EXISTS stem_control_messages (
+            namespace text NOT NULL, address text NOT NULL, xid bigint NOT NULL DEFAULT txid_current(),
+            expires_at timestamptz NOT NULL, body bytea NOT NULL, PRIMARY KEY (namespace, address, xid))""",
+        "CREATE INDEX IF NOT EXISTS stem_control_messages_expiry ON stem_control_messages (expires_at)",
+    )
+)
+_PUT = """WITH put AS (INSERT INTO stem_control_messages (namespace, address, expires_at, body)
+        SELECT %s, address, statement_timestamp() + make_interval(secs => %s), %s FROM unnest(%s::text[]) AS address
+        RETURNING 1)
+    SELECT pg_notify(channel, '') FROM unnest(%s::text[]) AS channel"""
+# Rows become visible when their transactions commit, in another order than that in which numbers are given. A row that was
+# not visible when this was asked before has a transaction that was not over then, so one of at least that snapshot's xmin.
+_READ = """SELECT snapshot.xmin, found.xid, found.address, found.body
+    FROM (SELECT txid_snapshot_xmin(txid_current_snapshot()) AS xmin) AS snapshot
+    LEFT JOIN stem_control_messages AS found ON namespace = %s AND address = ANY(%s) AND xid >= %s AND xid <> ALL(%s)
+        AND expires_at > statement_timestamp()
+    ORDER BY found.xid LIMIT %s"""
+_TAKE = "DELETE FROM stem_control_messages WHERE namespace = %s AND address = ANY(%s) AND xid = ANY(%s)"
+#: SKIP LOCKED: those that prune never wait for each other.
+_PRUNE = """DELETE FROM stem_control_messages WHERE (namespace, address, xid) IN (
+    SELECT namespace, address, xid FROM stem_control_messages
+    WHERE expires_at <= statement_timestamp() LIMIT %s FOR UPDATE SKIP LOCKED)"""
+#: Bytes of one message to many addresses that one statement carries.
+_LARGEST_STATEMENT = 4_000_000
+#: Seconds between two looks where the server can't notify: after a message, and when nothing comes.
+_QUICK, _SLOW = 0.01, 0.4
+
+
+class PostgresControlBoard:
+    """Messages in a database, for any number of hosts. Times are by the database's clock. See :class:`ControlBoard`.
+
+    ``look_every``: seconds between two looks where the server notifies.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        namespace: str,
+        *,
+        name: str = "URL",
+        tls: TlsSettings | None = None,
+        patience: float | None = None,
+        look_every: float = LOOK_EVERY,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        self._database = PostgresDatabase(
+            url, schema=SCHEMA, name=name, tls=tls, purpose="control link", patience=patience
+        )
+        self._namespace, self._look_every, self._clock = namespace, look_every, clock
+        self._timeout = STATEMENT_TIMEOUT if patience is None else min(patience, STATEMENT_TIMEOUT)
+        self._pruning = PruneSchedule(clock)
+        self.url = self._database.url
+
+    def publish(self, addresses: Sequence[Address], body: bytes, *, expires: float) -> None:
+        names = list(dict.fromkeys(address.name for address in addresses))
+        together = max(1, _LARGEST_STATEMENT // max(1, len(body)))
+        for start in range(0, len(names), together):
+            part = names[start : start + together]
+            channels = [channel(self._namespace, name) for name in part]
+            values = (self._namespace, expires, body, part, channels)
+            self._database.read(lambda session, given=values: session.rows(_PUT, given), size=len(body) * len(part))  # type: ignore[misc]
+        if self._pruning.due():
+            self._database.read(lambda session: session.execute(_PRUNE, (PRUNED_AT_ONCE,)))
+
+    def open_reader(self, addresses: Sequence[Address]) -> PostgresBoardReader:
+        channels = [channel(self._namespace, address.name) for address in addresses]
+        listener = PostgresListener(self._database, channels, self._timeout)
+        try:
+            return PostgresBoardReader(listener, self._namespace, addresses, self._look_every, self._clock)
+        except BaseException:
+            listener.close()
+            raise
+
+    def close(self) -> None:
+        self._database.close()
+
+
+class PostgresBoardReader:
+    """See :class:`BoardReader`."""
+
+    def __init__(
+        self, listener: PostgresListener, namespace: str, addresses: Sequence[Address], look_every: float, clock: Clock
+    ) -> None:
+        self._listener, self._namespace, self._clock = listener, namespace, clock
+        self._addresses = {address.name: address for address in addresses}
+        self._own = [address.name for address in addresses if not address.shared]
+        self._look_every = look_every
+        self._pruning = PruneSchedule(clock)
+        # All that was visible before has a smaller number, or one of those that were seen.
+        self._position = 0
+        self._seen: set[int] = set()
+        self._taken: list[int] = []
+        self._pause, self._look_at = _QUICK, 0.0
+        self._first: list[tuple[Address, bytes]] = []
+        while found := self._look():
+            self._first += [(address, body) for address, body in found if not address.shared]
+
+    def wait(self, timeout: float, wake: int = -1) -> list[tuple[Address, bytes]]:
+        if self._first:
+            first, self._first = self._first, []
+            return first
+        self._clean_up()
+        deadline = self._clock.monotonic() + timeout
+        while True:
+            now = self._clock.monotonic()
+            if now >= self._look_at and (found := self._look()):
+                self._pause = _QUICK
+                return found
+            notified, woken = self._listener.wait(min(deadline, self._look_at) - now, wake)
+            if notified:
+                self._look_at = 0.0
+            elif woken or self._clock.monotonic() >= deadline:
+                return []
+
+    def close(self) -> None:
+        try:
+            self._clean_up(closing=True)
+        except StoreError:
+            pass  # all of it expires
+        self._listener.close()
+
+    def _look(self) -> list[tuple[Address, bytes]]:
+        """The next messages, in the order in which their transactions began to write."""
+        given = (self._namespace, list(self._addresses), self._position, list(self._seen), BURST)
+        rows = self._listener.run(lambda session: session.rows(_READ, given))
+        xmin = rows[0][0]
+        found = [row for row in rows if row[1] is not None]
+        if xmin < self._position:
+            # Another server took over, which had not heard of the last transactions: numbers are given again.
+            self._position = 0
+            self._seen.clear()
+            return self._look()
+        if len(found) < BURST:
+            self._position = xmin
+            self._seen = {xid for xid in self._seen if xid >= xmin} | {row[1] for row in found if row[1] >= xmin}
+            self._look_at = self._clock.monotonic() + self._next_pause() if not found else 0.0
+        else:
+            found = [
+                row for row in found if row[1] != found[-1][1]
+            ] or found  # the rest of the last transaction comes next
+            self._seen |= {row[1] for row in found}
+        self._taken += [xid for _, xid, name, _ in found if not self._addresses[name].shared]
+        return [(self._addresses[name], bytes(body)) for _, _, name, body in found]
+
+    def _next_pause(self) -> float:
+        if self._listener.hears:
+            return self._look_every
+        self._pause = min(self._pause * 1.5, _SLOW)
+        return self._pause
+
+    def _clean_up(self, *, closing: bool = False) -> None:
+        taken, prune = (self._namespace, self._own, self._taken), self._pruning.due() or closing
+        if not (self._taken or prune):
+            return
+
+        def operation(session: PostgresSession) -> None:
+            if self._taken:
+                session.execute(_TAKE, taken)
+            if prune:
+                session.execute(_PRUNE, (PRUNED_AT_ONCE,))
+
+        self._listener.run(operation)
+        self._taken.clear()
+
+
+def channel(namespace: str, address: str) -> str:
+    """The name under which PostgreSQL notifies of messages to an address; an identifier has at most 63 bytes."""
+    return "stem_" + hashlib.sha256(f"{namespace}\0{address}".encode()).hexdigest()[:32]

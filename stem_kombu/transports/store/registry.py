@@ -1,0 +1,49 @@
+"""From the URL of a revoke store to the control board in the same database."""
+
+from __future__ import annotations
+
+from stem_kombu.errors import ConfigurationError
+from stem_kombu.redaction import mask_url
+from stem_kombu.settings import EMBEDDED, TlsSettings
+from stem_kombu.transports.store.board import ControlBoard
+from stem_kombu.urls import sqlite_path
+
+_REDIS = ("redis", "rediss", "redis+socket", "unix", "sentinel", "redis+sentinel")
+_POSTGRES = ("postgres", "postgresql")
+
+
+def can_carry_control(url: str) -> bool:
+    """Whether control messages can go through the revoke store of that URL."""
+    return _scheme(url) in (*_REDIS, *_POSTGRES, "sqlite")
+
+
+def open_control_board(
+    url: str, namespace: str, *, name: str = "URL", tls: TlsSettings | None = None, patience: float | None = None
+) -> ControlBoard:
+    """The control board of a namespace in the database that a revoke store's URL names; nothing is connected yet.
+
+    ``name`` is the flag or variable that the URL came from; a server that is silent for ``patience`` seconds counts as down.
+    Raises :class:`ConfigurationError` for a URL that can't be read, and for a store that can't carry control messages.
+    """
+    scheme = _scheme(url)
+    if scheme in _REDIS:
+        from stem_kombu.transports.store.redis import RedisControlBoard
+
+        return RedisControlBoard(url, namespace, name=name, tls=tls, patience=patience)
+    if scheme in _POSTGRES:
+        from stem_kombu.transports.store.postgres import PostgresControlBoard
+
+        return PostgresControlBoard(url, namespace, name=name, tls=tls, patience=patience)
+    if scheme == "sqlite":
+        from stem_kombu.transports.store.sqlite import SqliteControlBoard
+
+        path = sqlite_path(url, name=name)
+        return SqliteControlBoard(path, namespace, create_folder=name == EMBEDDED, patience=patience)
+    raise ConfigurationError(
+        f"{name}: {mask_url(url)!r} can't carry control messages",
+        hint="set STEM_REVOKE_STORE_URL (or --revoke-store) to a redis://, postgresql:// or sqlite:// URL",
+    )
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0].lower() if "://" in url else "file"
