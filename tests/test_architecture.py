@@ -162,7 +162,13 @@ KNOWN_ONLY_TO = [
     # Broker: leases and the sweep of bindings work beside Kombu, on documented keys, over a client of our own.
     (
         ("redis",),
-        ("stem_kombu.drivers.redis", "stem_kombu.stores.redis", "stem_kombu.backends.redis", "stem_kombu.transports"),
+        (
+            "stem_kombu.drivers.redis",
+            "stem_kombu.drivers.redis_conditions",
+            "stem_kombu.stores.redis",
+            "stem_kombu.backends.redis",
+            "stem_kombu.transports",
+        ),
     ),
     (("cryptography",), ("stem_kombu.signing.algorithms",)),
     (("stem_kombu.testing",), ("stem_kombu.testing",)),
@@ -180,7 +186,7 @@ LONGER = {
     "stem_kombu.control.client.client": 470,
     "stem_kombu.execution.pool.pool": 390,
     "stem_kombu.worker.consumer": 360,
-    "stem_kombu.worker.worker": 485,
+    "stem_kombu.worker.worker": 489,
 }
 
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.putenv"}

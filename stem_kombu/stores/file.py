@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from stem_kombu.clock import SYSTEM, Clock, epoch_us
+from stem_kombu.drivers.file_conditions import write_marker
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.stores.base import Glance, RevokeStore
 from stem_kombu.stores.batch import folded, merged
@@ -167,6 +168,11 @@ class FileRevokeStore(RevokeStore):
 
     def now(self) -> datetime:
         return self._clock.utcnow()
+
+    def check(self, namespace: str) -> list[str]:
+        self.ping()
+        write_marker(self._journal.path.parent, f"revoke store {self.url}")
+        return []
 
     def ping(self) -> None:
         self._journal.ping()

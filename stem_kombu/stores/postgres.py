@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from operator import methodcaller
 from typing import Any
 
 from stem_kombu.drivers.postgres import PostgresDatabase
+from stem_kombu.drivers.postgres_conditions import warnings
 from stem_kombu.drivers.postgres_session import PostgresSession
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.errors import StoreError, StoreUnavailable
@@ -52,6 +54,19 @@ _HIGHEST = f"SELECT max(version) FROM stem_revocations WHERE namespace = %s AND 
 #: The cluster, its timeline (a promotion begins another one), and the table's file (a restored dump is another one).
 _IDENTITY = """(SELECT system_identifier FROM pg_control_system()) || '/'
     || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || '/' || pg_relation_filenode('stem_revocations')"""
+
+#: Adds a row of a namespace that nothing else has, and removes it; in one transaction, so that no reader ever sees it.
+_MARKERS = (
+    (
+        "INSERT INTO stem_revocation_versions (namespace, version) VALUES (%s, 0)",
+        "DELETE FROM stem_revocation_versions WHERE namespace = %s",
+    ),
+    (
+        """INSERT INTO stem_revocations (namespace, task_id, version, issued_at, terminate)
+            VALUES (%s, 'marker', 0, clock_timestamp(), false)""",
+        "DELETE FROM stem_revocations WHERE namespace = %s",
+    ),
+)
 
 
 class PostgresRevokeStore(RevokeStore):
@@ -188,6 +203,17 @@ class PostgresRevokeStore(RevokeStore):
         ((now,),) = self._database.read(lambda session: session.rows("SELECT clock_timestamp()"))
         moment: datetime = now.astimezone(timezone.utc)
         return moment
+
+    def check(self, namespace: str) -> list[str]:
+        marker = f"stem-health-{secrets.token_hex(8)}"
+
+        def written(session: PostgresSession) -> None:
+            for add, remove in _MARKERS:
+                session.execute(add, (marker,))
+                session.execute(remove, (marker,))
+
+        self._database.write(written)
+        return self._database.read(lambda session: warnings(session, "revocations"))
 
     def ping(self) -> None:
         self._database.read(lambda session: session.rows("SELECT 1"))

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from stem_kombu.clock import from_epoch_us
+from stem_kombu.drivers import redis_conditions
 from stem_kombu.drivers.redis import RedisDatabase, RedisScript
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError
 from stem_kombu.revocation import MOST_PROOFS, Revocation, RevocationDraft, as_flag, checked_revocation
@@ -172,6 +173,11 @@ class RedisRevokeStore(RevokeStore):
     def now(self) -> datetime:
         seconds, microseconds = self._database.run(lambda client: client.time())
         return from_epoch_us(seconds * 1_000_000 + microseconds)
+
+    def check(self, namespace: str) -> list[str]:
+        marker = self._database.key(f"{{{namespace}}}:control:health-")
+        facts = self._database.run(lambda client: redis_conditions.look(client, marker, f"revoke store {self.url}"))
+        return redis_conditions.warnings(facts, "revocations")
 
     def ping(self) -> None:
         self._database.run(lambda client: client.ping())

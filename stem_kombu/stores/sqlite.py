@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -152,6 +153,16 @@ class SqliteRevokeStore(RevokeStore):
 
     def now(self) -> datetime:
         return self._clock.utcnow()
+
+    def check(self, namespace: str) -> list[str]:
+        marker = f"stem-health-{secrets.token_hex(8)}"
+
+        def written(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT INTO stem_revocation_versions (namespace, version) VALUES (?, 0)", (marker,))
+            connection.execute("DELETE FROM stem_revocation_versions WHERE namespace = ?", (marker,))
+
+        self._database.write(written)
+        return []
 
     def ping(self) -> None:
         self._database.read(lambda connection: _revision(connection, ""))

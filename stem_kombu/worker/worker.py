@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stem_kombu.agent.heartbeats import Heartbeats, beat_of
 from stem_kombu.agent.hydration import Hydration
+from stem_kombu.agent.start_warnings import warn_of_places
 from stem_kombu.app import Stem
 from stem_kombu.backends.base import Roster
 from stem_kombu.backends.celery_results import open_celery_results
@@ -415,7 +416,7 @@ class Worker:
         run_until_stopped(
             self,
             lambda: self._life.ended,
-            lambda: None if on_ready is None else on_ready(self),
+            partial(self._is_ready, on_ready),
             gave_up=lambda: self.hydration.gave_up,
             signals=signals,
         )
@@ -429,6 +430,11 @@ class Worker:
 
     def __exit__(self, *error: object) -> None:
         self.stop()
+
+    def _is_ready(self, on_ready: Callable[[Worker], None] | None) -> None:
+        warn_of_places(self.identity, self._template, self._store, self.app.backend)
+        if on_ready is not None:
+            on_ready(self)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

@@ -29,8 +29,6 @@ _ROSTER = 2.0
 _ALERT = 0.2
 #: Records of the store that are read, and those set aside that are named.
 _PAGE, _NAMED, _SHOWN = 1000, 20, 3
-#: Seconds in which RabbitMQ takes a message, or says that it takes none.
-_ALARM = 3.0
 
 
 @dataclass(frozen=True)
@@ -62,14 +60,18 @@ class Check:
 @click.command(epilog="Example:  stem health --broker redis://localhost:6379/0 --json")
 @click.option("--skip-backend", is_flag=True, help="Leave the result backend out.")
 @click.option("--allow-insecure", is_flag=True, help="Don't verify TLS certificates.")
+@click.option("--print-ddl", is_flag=True, help="Print the tables that Stem needs on PostgreSQL, and end.")
 @place_options
 @output_options
 @click.pass_context
-def health(ctx: click.Context, /, skip_backend: bool, allow_insecure: bool, **values: Any) -> None:
-    """Reach for broker, backend and revoke store; check TLS files and signing settings.
+def health(ctx: click.Context, /, skip_backend: bool, allow_insecure: bool, print_ddl: bool, **values: Any) -> None:
+    """Write a marker to broker, backend and revoke store, and remove it; check TLS files and signing settings.
 
-    Exit code 0 when all is well, 74 when something can't be reached, 2 when the configuration itself is wrong.
+    Exit code 0 when all is well, 74 when a place can't be reached or takes no writes, 2 when the configuration itself is wrong.
     """
+    if print_ddl:
+        _print_ddl()
+        return
     as_json = wants_json(values)
     settings = places_of(values).settings(announce=False, allow_insecure=True if allow_insecure else None)
     announce_places(settings)
@@ -122,6 +124,19 @@ def _all_at_once(questions: dict[str, Callable[[], Check]]) -> list[Check]:
     return [found[component] for component in questions]
 
 
+def _print_ddl() -> None:
+    from stem_kombu.backends.postgres_statements import SCHEMA as BACKEND
+    from stem_kombu.stores.postgres import SCHEMA as STORE
+
+    for what, schema in (
+        ("revoke store (STEM_REVOKE_STORE_URL)", STORE),
+        ("backend (STEM_RESULT_BACKEND_URL)", BACKEND),
+    ):
+        emit(f"-- {what}")
+        for statement in schema.script():
+            emit(f"{statement};")
+
+
 def _left_out() -> Check:
     return Check("backend", "skipped", "left out on request")
 
@@ -143,22 +158,19 @@ def _tried(component: str, check: Callable[[], Check]) -> Check:
 
 
 def _broker(settings: Settings) -> Check:
-    from stem_kombu.transports.alarms import takes_messages
+    from stem_kombu.transports.conditions import conditions
     from stem_kombu.transports.connections import broker_connection, connect, release
-    from stem_kombu.transports.errors import broker_errors, described
+    from stem_kombu.transports.errors import broker_errors
     from stem_kombu.transports.redis.siblings import unread_lists_of
 
     connection: Any = broker_connection(settings)
     try:
         connect(connection)
-        if connection.transport.driver_type == "amqp":
-            with broker_errors(connection):
-                if not takes_messages(connection, _ALARM):
-                    raise described(TimeoutError(), connection)
+        warnings = conditions(connection)
         with broker_errors(connection, "looking for lists that nobody reads"):
             unread = unread_lists_of(connection, _queues(settings))
         message = f"{mask_url(settings.broker.value)} ({connection.transport.driver_type})"
-        return Check("broker", "ok", message, warnings=tuple(unread))
+        return Check("broker", "ok", message, warnings=(*warnings, *unread))
     finally:
         release(connection)
 
@@ -187,13 +199,14 @@ def _backend(settings: Settings) -> Check:
         return Check("backend", "skipped", "none is configured (STEM_RESULT_BACKEND_URL)")
     backend = open_backend(source.value, name=source.name, tls=settings.tls)
     try:
-        backend.ping()
+        warnings = backend.check(settings.namespace)
         aside = backend.view(settings.namespace).set_aside
     finally:
         backend.close()
     more = ", …" if len(aside) > _SHOWN else ""
-    told = f"{len(aside)} heartbeats can't be read and are set aside: {', '.join(aside[:_SHOWN])}{more}"
-    return Check("backend", "ok", backend.url, warnings=(told,) if aside else ())
+    if aside:
+        warnings.append(f"{len(aside)} heartbeats can't be read and are set aside: {', '.join(aside[:_SHOWN])}{more}")
+    return Check("backend", "ok", backend.url, warnings=tuple(warnings))
 
 
 def _store(settings: Settings) -> Check:
@@ -202,7 +215,8 @@ def _store(settings: Settings) -> Check:
     source = settings.revoke_store
     store = open_revoke_store(source.value, name=source.name, tls=settings.tls)
     try:
-        store.ping()
+        # What is written here a worker reads as long as the store lasts: so it must take writes, and keep them.
+        warnings = store.check(settings.namespace)
         # What is reached must be readable as well: a worker does not start on a store that it can't read.
         problems = store.problems(settings.namespace)
         for _ in islice(store.since(settings.namespace, 0), _PAGE):
@@ -210,7 +224,7 @@ def _store(settings: Settings) -> Check:
         aside = store.quarantine.of(settings.namespace)
     finally:
         store.close()
-    warnings = [*problems]
+    warnings += problems
     if aside:
         places = ", ".join(one.place for one in aside[:_SHOWN]) + (", …" if len(aside) > _SHOWN else "")
         warnings.append(f"{len(aside)} records can't be read and are set aside: {places} (see: stem store check)")

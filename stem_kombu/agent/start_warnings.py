@@ -1,0 +1,56 @@
+"""What threatens a worker's promises from outside, said once when it starts: what ``stem health`` says of the same places."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from stem_kombu.backends.base import Backend
+from stem_kombu.control.server.worker_view import WorkerIdentity
+from stem_kombu.errors import StemError
+from stem_kombu.stores.base import RevokeStore
+from stem_kombu.transports.conditions import conditions_at
+
+if TYPE_CHECKING:
+    from kombu import Connection
+
+logger = logging.getLogger(__name__)
+
+Places = Mapping[str, Callable[[], list[str]]]
+
+
+def warn_of_places(
+    identity: WorkerIdentity, broker: Connection, store: RevokeStore, backend: Backend | None
+) -> threading.Thread:
+    """Check the worker's broker (a template, which is cloned), store and backend in a thread of its own, and log a warning a
+    sentence; returns that thread. The worker runs meanwhile: what is full or read-only may be mended while it waits."""
+    namespace = identity.namespace
+    places = {"broker": partial(conditions_at, broker), "revoke store": partial(store.check, namespace)}
+    if backend is not None:
+        places["backend"] = partial(backend.check, namespace)
+    return warn_of(places, identity.worker)
+
+
+def warn_of(places: Places, worker: str) -> threading.Thread:
+    """The same for places by name, each a function that returns sentences, and raises :class:`StemError` where the place takes
+    no writes."""
+    thread = threading.Thread(target=_ask, args=(places, worker), name="stem-start-warnings", daemon=True)
+    thread.start()
+    return thread
+
+
+def _ask(places: Places, worker: str) -> None:
+    for name, check in places.items():
+        try:
+            sentences = check()
+        except StemError as error:
+            sentences = [f"{error}; {error.hint}" if error.hint else str(error)]
+        except Exception:
+            # The boundary to drivers: the worker is not to end because a warning could not be found out.
+            logger.exception("worker %s: the %s can't be checked", worker, name)
+            continue
+        for sentence in sentences:
+            logger.warning("worker %s: %s: %s", worker, name, sentence, extra={"worker": worker})

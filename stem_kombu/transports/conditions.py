@@ -1,0 +1,70 @@
+"""Whether a broker takes messages, and what threatens those that it keeps."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from stem_kombu.drivers import redis_conditions
+from stem_kombu.transports.alarms import takes_messages
+from stem_kombu.transports.connections import connect, release
+from stem_kombu.transports.errors import broker_errors, described, shown_url
+
+if TYPE_CHECKING:
+    from kombu import Connection
+
+#: Seconds in which RabbitMQ takes a message, or says that it takes none.
+_ALARM = 3.0
+#: Seconds after which a marker's queue goes that a client could not delete any more.
+_MARKER_EXPIRES = 10.0
+
+
+def conditions(connection: Connection) -> list[str]:
+    """Make sure that the broker takes a message, and say what threatens those that it keeps, a sentence each.
+
+    ``connection`` is connected. A queue of a random name is made, filled and deleted on RabbitMQ and the embedded broker, a
+    key on Redis; on other transports nothing is written, as a queue may cost money or a minute there. Raises
+    :class:`~stem_kombu.errors.BrokerUnavailable` when the broker does not take it, and
+    :class:`~stem_kombu.errors.ConfigurationError` for a Redis Cluster.
+    """
+    driver = connection.transport.driver_type
+    if driver == "redis":
+        channel: Any = connection.default_channel
+        with broker_errors(connection, "writing a marker"), channel.conn_or_acquire() as client:
+            return redis_conditions.warnings(
+                redis_conditions.look(client, "stem-health-", f"broker {shown_url(connection)}"), "queued tasks"
+            )
+    if driver == "amqp":
+        with broker_errors(connection):
+            if not takes_messages(connection, _ALARM):
+                raise described(TimeoutError(), connection)
+    if driver in ("amqp", "sqlite"):
+        with broker_errors(connection, "writing a marker"):
+            _write_marker(connection)
+    return []
+
+
+def conditions_at(template: Connection) -> list[str]:
+    """:func:`conditions` of the broker that a template names, over a connection of its own."""
+    connection = template.clone()
+    try:
+        connect(connection)
+        return conditions(connection)
+    finally:
+        release(connection)
+
+
+def _write_marker(connection: Connection) -> None:
+    """On a channel of its own, since a refusal closes it."""
+    from kombu import Producer, Queue
+
+    name = f"stem-health-{secrets.token_hex(8)}"
+    channel: Any = connection.channel()
+    try:
+        queue = Queue(name, durable=True, auto_delete=True, expires=_MARKER_EXPIRES)(channel)
+        queue.declare()
+        Producer(channel, auto_declare=False).publish(b"", exchange="", routing_key=name, retry=False)
+        queue.get(no_ack=True)
+        queue.delete()
+    finally:
+        connection.maybe_close_channel(channel)
