@@ -132,6 +132,7 @@ KNOWN_ONLY_TO = [
             "stem_kombu.messages",
             "stem_kombu.control.client",
             "stem_kombu.control.server",
+            "stem_kombu.agent",
             "stem_kombu.worker",
             "stem_kombu.celery_monitors.service",
             "stem_kombu.celery",
