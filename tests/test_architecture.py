@@ -187,7 +187,7 @@ LONGER = {
     "stem_kombu.control.client.client": 470,
     "stem_kombu.execution.pool.pool": 390,
     "stem_kombu.worker.consumer": 360,
-    "stem_kombu.worker.worker": 489,
+    "stem_kombu.worker.worker": 491,
 }
 
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.putenv"}
