@@ -205,6 +205,10 @@ class TaskRegistry:
             )
         return task
 
+    def names(self) -> list[str]:
+        """The names of all tasks, in the order of registration."""
+        return list(self._tasks)
+
     def __contains__(self, name: object) -> bool:
         return name in self._tasks
 

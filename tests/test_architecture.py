@@ -28,6 +28,7 @@ ROOT_WORDS = [
         "errors",
         "clock",
         "durations",
+        "timeouts",
         "redaction",
         "urls",
         "transport_options",
@@ -187,7 +188,7 @@ LONGER = {
     "stem_kombu.control.client.client": 470,
     "stem_kombu.execution.pool.pool": 390,
     "stem_kombu.worker.consumer": 360,
-    "stem_kombu.worker.worker": 491,
+    "stem_kombu.worker.worker": 420,
 }
 
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.putenv"}

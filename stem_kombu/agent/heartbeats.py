@@ -7,18 +7,20 @@ that of another live worker in silence: who finds one under its own id says so i
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from typing import Protocol
 
+from stem_kombu import timeouts
 from stem_kombu.agent.claims import Claims, described
-from stem_kombu.backends.base import Roster
+from stem_kombu.agent.process_load import load_avg, rss_bytes
+from stem_kombu.agent.resources import Resources
+from stem_kombu.agent.roster_place import RosterPlace
 from stem_kombu.backends.heartbeat import STALE_AFTER, Heartbeat
 from stem_kombu.backends.processes import Process
-from stem_kombu.clock import Clock, from_epoch
+from stem_kombu.clock import from_epoch
 from stem_kombu.concurrency.service import Service
 from stem_kombu.control.server.worker_view import WorkerIdentity, WorkerSummary
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError, StoreUnavailable
@@ -26,45 +28,64 @@ from stem_kombu.transports.outages import Outage
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at an entry that may be that of a live worker.
-_LOOK = 0.5
+
+class Stream(Protocol):
+    """Where heartbeats go beside the roster."""
+
+    @property
+    def inbox(self) -> str:
+        """The queue by which this worker is reached."""
+
+    def publish_heartbeat(self, beat: Heartbeat) -> None:
+        """Send it to those who follow; never blocks."""
+
+
+class HeartbeatView(Protocol):
+    """What a heartbeat tells of its worker."""
+
+    @property
+    def identity(self) -> WorkerIdentity: ...
+
+    def standing(self) -> WorkerSummary: ...
+
+    def totals(self) -> Mapping[str, int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatOptions:
+    """``interval`` is in seconds. ``insists``: without its id the worker does not start."""
+
+    interval: float
+    insists: bool = True
 
 
 class Heartbeats:
-    """Beats in a thread of its own.
+    """Sends heartbeats in a thread of its own, to the roster and to ``stream``, and keeps ``place`` up to date.
 
-    ``make()`` says how the worker stands; ``publish(beat)`` puts a beat on the stream and never blocks; ``tick()`` is
-    called after each beat, for what must happen now and then. Where the fleet has keys, ``sign(beat, now)`` signs a beat, and
-    ``believed(beat, now)`` says whether another's can be believed, at what age. ``insist``: without the id it does not start.
+    ``tick()`` is called after each of them. With keys they are signed, and those of others count as far as they are verified.
     """
 
     def __init__(
         self,
-        roster: Roster,
-        make: Callable[[], Heartbeat],
-        publish: Callable[[Heartbeat], None],
-        tick: Callable[[], None],
+        resources: Resources,
+        view: HeartbeatView,
+        stream: Stream,
+        place: RosterPlace,
+        options: HeartbeatOptions,
         *,
-        interval: float,
-        clock: Clock,
-        sign: Callable[[Heartbeat, datetime], Heartbeat] | None = None,
-        believed: Callable[[Heartbeat, datetime], Heartbeat | None] | None = None,
-        insist: bool = True,
+        tick: Callable[[], None],
     ) -> None:
-        self._roster = roster
-        self._plain = make
-        self._sign, self._believed = sign, believed
-        self._publish = publish
+        self._roster = resources.roster
+        self._verifier = resources.verifier
+        self._clock = resources.clock
+        self._view = view
+        self._stream = stream
+        self._place = place
         self._tick = tick
-        self._interval = interval
-        self._clock = clock
-        self._offset = 0.0
-        self._insist = insist
+        self._interval, self._insists = options.interval, options.insists
         self._process = Process.here()
         self._claims = Claims(self._process)
         self._giving_up, self._gave_up = threading.Condition(), False
-        #: The other live worker that was last found under this worker's id, in words; ``None`` while there is none.
-        self.conflict: str | None = None
         self._conflict_until = 0.0
         #: What the id was claimed with, until the roster is left.
         self._claimed: Heartbeat | None = None
@@ -73,31 +94,33 @@ class Heartbeats:
         self._background = Service(
             self._run, "stem-heartbeats", begin=self._begin, wake=self._end_soon, end=self._leave
         )
-        self._outage = Outage("heartbeats can't be recorded", roster.url, clock)
+        self._outage = Outage("heartbeats can't be recorded", self._roster.url, self._clock)
         #: The roster's last failure while it is down, else ``None``.
         self.trouble: str | None = None
-        #: When this worker took its id, in seconds by the roster's clock; ``None`` before. What was issued earlier was
-        #: said to a predecessor.
-        self.born: float | None = None
+
+    @property
+    def conflict(self) -> str | None:
+        """The other live worker that was last found under this worker's id, in words; ``None`` while there is none."""
+        return self._place.conflict
 
     def roster_now(self) -> float:
-        """Seconds since the epoch by the roster's clock, as far as the last beat told."""
-        return self._clock.now() + self._offset
+        """Seconds since the epoch by the roster's clock, as far as the last heartbeat showed it."""
+        return self._place.now()
 
     def claim(self) -> None:
         """Take the worker id, or raise :class:`ConfigurationError` when another live worker has it.
 
         A worker that was killed leaves its entry behind. Its successor takes the id over at once where it can see that the
         process has ended, else when the entry was due to be renewed and was not: after one interval of the other at most.
-        Where this worker must start all the same (``insist`` is false) it does not wait: it goes on to look while it beats.
+        Where this worker must start all the same (``insists`` is false) it does not wait: it goes on to look while it beats.
 
         Raises :class:`StoreUnavailable` when :meth:`give_up` was called meanwhile.
         """
         told = False
         while (holder := self._take()) is not None:
             left = self._claims.left(holder, self._clock.monotonic())
-            if not self._insist:
-                self.born = self.roster_now()
+            if not self._insists:
+                self._place.hold_since(self._place.now())
                 if left is None:
                     self._meet(holder)
                 return
@@ -115,8 +138,8 @@ class Heartbeats:
                     left,
                 )
             with self._giving_up:
-                if self._giving_up.wait_for(lambda: self._gave_up, min(_LOOK, left)):
-                    raise StoreUnavailable(f"told to stop before worker id {holder.worker!r} was free")
+                if self._giving_up.wait_for(lambda: self._gave_up, min(timeouts.CLAIM_LOOK, left)):
+                    raise StoreUnavailable(f"stopped before worker id {holder.worker!r} was free")
 
     def give_up(self) -> None:
         """Don't wait for the id any longer. From any thread, and in a signal handler."""
@@ -148,7 +171,7 @@ class Heartbeats:
 
     def _leave(self) -> None:
         last = self._make()
-        self._publish(last)
+        self._stream.publish_heartbeat(last)
         self._forget(last)
 
     def _forget(self, last: Heartbeat) -> None:
@@ -169,14 +192,14 @@ class Heartbeats:
             except StoreCorrupt as error:
                 logger.warning("%s; it is replaced", error)
                 now, holder = self._roster.beat(beat), None
-            self._note(before, now)
+            self._place.set_time(before, now)
             if holder is None:
                 if self._claimed is None:
                     self._claims.add(beat.boot)
-                    self.born = now.timestamp()
+                    self._place.hold_since(now.timestamp())
                 self._claimed = beat
                 return None
-            seen = holder if self._believed is None else self._believed(holder, now)
+            seen = self._verifier.verified(holder, now)
             if seen is not None and not self._claims.is_over(seen, holder, now, self._clock.monotonic()):
                 return holder
             dead = holder
@@ -190,37 +213,38 @@ class Heartbeats:
             self._meet(holder)
             before, beat = self._clock.now(), self._make()
             # Over the other's entry, as it does to ours: so both see it, and whoever looks is told by either.
-            self._note(before, self._roster.beat(beat))
+            self._place.set_time(before, self._roster.beat(beat))
             self._claimed = beat
-        elif self.conflict is not None and now >= self._conflict_until:
-            logger.warning("worker id %s is this worker's alone again", self._plain().worker)
-            self.conflict = None
+        elif self._place.conflict is not None and now >= self._conflict_until:
+            logger.warning("worker id %s is this worker's alone again", self._view.identity.worker)
+            self._place.conflict = None
         if self._claimed is not None:
-            self._publish(self._claimed)
+            self._stream.publish_heartbeat(self._claimed)
 
     def _meet(self, other: Heartbeat) -> None:
         """Remember another live worker under this worker's id for as long as it may live."""
         self._conflict_until = self._clock.monotonic() + STALE_AFTER * other.interval
-        if self.conflict is None:
+        if self._place.conflict is None:
             logger.error(
                 "worker id %s is also used by %s: commands reach one of them at random; stop one, or give it another name",
                 other.worker,
                 described(other),
             )
-        self.conflict = described(other)
-
-    def _note(self, before: float, roster_now: datetime) -> None:
-        self._offset = roster_now.timestamp() - (before + self._clock.now()) / 2
+        self._place.conflict = described(other)
 
     def _make(self) -> Heartbeat:
-        return self._signed(replace(self._plain(), process=self._process, conflict=self.conflict))
-
-    def _signed(self, beat: Heartbeat) -> Heartbeat:
-        return beat if self._sign is None else self._sign(beat, from_epoch(self.roster_now()))
+        beat = heartbeat_of(
+            self._view,
+            inbox=self._stream.inbox,
+            interval=self._interval,
+            now=self._clock.utcnow(),
+            process=self._process,
+        )
+        return self._verifier.sign(beat, from_epoch(self._place.now()))
 
     def _run(self) -> None:
         while True:
-            self._nudged.wait(self._interval if self._claimed is not None else min(_LOOK, self._interval))
+            self._nudged.wait(self._interval if self._claimed is not None else min(timeouts.CLAIM_LOOK, self._interval))
             self._nudged.clear()
             if self._stopped.is_set():
                 return
@@ -231,7 +255,7 @@ class Heartbeats:
             except StoreError as error:
                 self.trouble = str(error)
                 self._outage.failed(error)
-                self._publish(self._make())
+                self._stream.publish_heartbeat(self._make())
             except Exception:
                 # The boundary of the thread by which others know that this worker lives.
                 logger.exception("a heartbeat failed")
@@ -242,16 +266,11 @@ class Heartbeats:
                 logger.exception("housekeeping failed")
 
 
-def beat_of(
-    who: WorkerIdentity,
-    standing: WorkerSummary,
-    totals: Mapping[str, int],
-    *,
-    inbox: str,
-    interval: float,
-    now: datetime,
+def heartbeat_of(
+    view: HeartbeatView, *, inbox: str, interval: float, now: datetime, process: Process | None
 ) -> Heartbeat:
-    """What a worker says of itself."""
+    """What a worker shows of itself on the roster. ``now`` is its own time."""
+    who, standing = view.identity, view.standing()
     return Heartbeat(
         namespace=who.namespace,
         worker=who.worker,
@@ -268,22 +287,8 @@ def beat_of(
         rss_bytes=rss_bytes(),
         load_avg=load_avg(),
         uptime=max(0.0, standing.uptime),  # by a wall clock, which may have stepped back
-        totals=totals,
+        totals=view.totals(),
         timestamp=now,
+        process=process,
+        conflict=standing.conflict,
     )
-
-
-def rss_bytes() -> int | None:
-    """This process's resident memory in bytes, ``None`` where the platform doesn't tell cheaply."""
-    try:
-        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def load_avg() -> float | None:
-    """The machine's load average over one minute."""
-    try:
-        return os.getloadavg()[0]
-    except OSError:
-        return None

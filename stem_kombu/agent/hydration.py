@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from itertools import islice
 
+from stem_kombu import timeouts
 from stem_kombu.agent.store_history import LARGE_SAMPLE, History
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Service
@@ -27,8 +28,6 @@ from stem_kombu.transports.outages import Outage
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1000
-#: Seconds between prunings of the store, and between looks at its clock.
-_HOUSEKEEPING = 300.0
 #: Seconds for which the store keeps an expired record: a clock that is ahead for a while must delete nothing for good.
 GRACE = 7 * 86_400.0
 #: A clock that is further off is worth a warning, and one that steps further makes expired records live again.
@@ -279,7 +278,7 @@ class Hydration:
                 self._cache.advance(chunk[-1].version)
 
     def _keep_house(self, now: float) -> None:
-        if self._kept_house_mono is not None and now - self._kept_house_mono < _HOUSEKEEPING:
+        if self._kept_house_mono is not None and now - self._kept_house_mono < timeouts.STORE_HOUSEKEEPING:
             return
         self._set_clock(first=self._kept_house_mono is None)
         self._store.prune_after(self._namespace, GRACE)

@@ -11,6 +11,7 @@ from typing import Any
 from celery.app.control import Control
 from kombu.utils.imports import symbol_by_name
 
+from stem_kombu import timeouts
 from stem_kombu.celery.configuration import settings_of
 from stem_kombu.celery.saving import Saver
 from stem_kombu.control.client.client import ControlClient
@@ -22,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 #: The reason of a revocation that came as Celery's own command, which has no room for one.
 THROUGH_CELERY = "revoked through Celery"
-#: Seconds for which ``revoke()`` waits for the store, once in each outage, and for which a program that ends does.
-_PATIENCE, _LAST_SAVES = 1.0, 5.0
 
 
 class DurableRevokes:
@@ -69,8 +68,8 @@ class DurableRevokes:
         held: tuple[int, Saver] | None = self.__dict__.get("_stem_held")
         if held is None or held[0] != os.getpid():
             client = ControlClient(settings_of(self.app, **getattr(self.app, "stem_options", {})))
-            held = self.__dict__["_stem_held"] = os.getpid(), Saver(client.save, patience=_PATIENCE)
-            atexit.register(held[1].close, _LAST_SAVES)
+            held = self.__dict__["_stem_held"] = os.getpid(), Saver(client.save, patience=timeouts.CELERY_SAVE)
+            atexit.register(held[1].close, timeouts.CELERY_LAST_SAVES)
         return held[1]
 
 

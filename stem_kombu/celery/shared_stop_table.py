@@ -70,7 +70,7 @@ class SharedStopTable:
 
     # -- the worker's side --------------------------------------------------------------------------------------------
 
-    def tell(self, revocation: Revocation, running: Collection[str]) -> None:
+    def mark(self, revocation: Revocation, running: Collection[str]) -> None:
         """Show a revocation to the process that runs its task. ``running`` are the tasks whose entries are still needed.
 
         Raises :class:`ConfigurationError` when more tasks are told to stop at a time than there is room for.

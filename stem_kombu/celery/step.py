@@ -1,4 +1,4 @@
-"""A step of Celery's worker that has Stem born and die at the right moments."""
+"""A step of Celery's worker that starts and stops Stem at the right moments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from celery.app.trace import build_tracer
 from celery.worker.control import Panel
 
 from stem_kombu.celery import task_api as inside
-from stem_kombu.celery.agent import Agent
+from stem_kombu.celery.agent import CeleryAgent
 from stem_kombu.celery.configuration import settings_of
 from stem_kombu.celery.requests import with_request_class
 from stem_kombu.celery.shared_stop_table import SharedStopTable
@@ -38,7 +38,7 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
     name = "stem"
 
     def __init__(self, worker: Any, **_: Any) -> None:
-        self._agent: Agent | None = None
+        self._agent: CeleryAgent | None = None
         self._board: SharedStopTable | None = None
         worker.stem = None
 
@@ -58,7 +58,7 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
             with_request_class(task, totals, board)
         try:
             settings = settings_of(worker.app, **getattr(worker.app, "stem_options", {}))
-            self._agent = worker.stem = Agent(worker, settings, board, totals)
+            self._agent = worker.stem = CeleryAgent(worker, settings, board, totals)
         except BaseException as error:
             board.close()
             if isinstance(error, StemError):
@@ -76,7 +76,7 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
             if isinstance(error, StemError):
                 raise _told(error) from error
             raise
-        if self._agent.trust.keyring is None:
+        if self._agent.verifier.keyring is None:
             _make_revoke_durable(self._agent)
         else:
             _refuse_unsigned(self._agent)
@@ -127,7 +127,7 @@ def join_spawned(hostname: str | None) -> None:
         task.__trace__ = build_tracer(name, task, app.loader, hostname, app=app)
 
 
-def _refuse_unsigned(agent: Agent) -> None:
+def _refuse_unsigned(agent: CeleryAgent) -> None:
     """Where there are keys: let Celery's own remote control change nothing, as nobody signs it."""
     kinds = {known: verb.type for name, verb in Panel.meta.items() for known in (name, verb.alias)}
     for name, function in list(Panel.data.items()):
@@ -147,7 +147,7 @@ def _refuse_unsigned(agent: Agent) -> None:
         Panel.data[name] = refused
 
 
-def _make_revoke_durable(agent: Agent) -> None:
+def _make_revoke_durable(agent: CeleryAgent) -> None:
     """Let Celery's own ``revoke`` and ``terminate`` store the ids before Celery takes them, and say whether they are."""
     original, terminates = (getattr(Panel.data[name], "stem_original", Panel.data[name]) for name in _REVOKING)
 

@@ -1,122 +1,83 @@
-"""What the control plane sees of a Celery worker: an implementation of ``WorkerView`` over Celery's own state."""
+"""What the control agent sees of a Celery worker's tasks, from Celery's own state."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 from celery.worker import state
 
-from stem_kombu.agent.heartbeats import load_avg, rss_bytes
-from stem_kombu.agent.hydration import Hydration
+from stem_kombu.agent.view import HostFacts, HostSummary
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.clock import Clock
-from stem_kombu.control.server.worker_view import (
-    InFlightTask,
-    PoolSlot,
-    RevocationFacts,
-    WaitingOutcome,
-    WorkerFacts,
-    WorkerIdentity,
-    WorkerSummary,
-)
-from stem_kombu.redaction import mask_url
+from stem_kombu.control.server.worker_view import InFlightTask, PoolSlot, WaitingOutcome
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
-from stem_kombu.settings import Settings
 from stem_kombu.transports.sqlite.topology import topic_matches
 from stem_kombu.worker.totals import Totals
 
-#: Seconds between two looks at tasks that were told to stop. Celery's parent learns of an end in its own event loop,
+#: Seconds between two looks at tasks that were asked to stop. Celery's parent learns of an end in its own event loop,
 #: and has no hook for it that works in every pool.
 _LOOK = 0.002
-#: Seconds for which a task that was told to stop, and has ended, is still worth an answer: the broadcast of a revoke may
+#: Seconds for which a task that was asked to stop, and has ended, is still worth an answer: the broadcast of a revoke may
 #: come after the revocation was read from the store.
 _REMEMBERED = 10.0
 _ARGS_COLUMNS = 60
 
 
-class CeleryView:
-    """See :class:`stem_kombu.control.server.worker_view.WorkerView`. ``worker`` is Celery's ``WorkController``."""
+class CeleryTasks:
+    """See :class:`stem_kombu.agent.view.TaskHost`. ``worker`` is Celery's ``WorkController``; ``lease`` is in seconds, ``None``
+    where its broker has no leases."""
 
     def __init__(
         self,
         worker: Any,
-        identity: WorkerIdentity,
-        settings: Settings,
         cache: RevocationCache,
         board: SharedStopTable,
         totals: Totals,
         *,
-        hydration: Callable[[], Hydration],
-        depths: Callable[[Sequence[str]], Mapping[str, int | None]],
-        broker_url: str,
+        lease: float | None,
         clock: Clock,
     ) -> None:
-        self.identity = identity
         self._worker = worker
-        self._settings = settings
         self._cache = cache
         self._board = board
         self._totals = totals
-        self._hydration = hydration
-        self._depths = depths
-        self._broker_url = broker_url
+        self._lease = lease
         self._clock = clock
-        self._told: dict[str, float] = {}
+        #: When each task was asked to stop (monotonic).
+        self._asked_at: dict[str, float] = {}
         self._pause = threading.Event()
-        #: Seconds for which a message stays ours without renewal, ``None`` where the broker has no leases.
-        self.lease: float | None = None
-        #: What was not obeyed or believed, by door and reason.
-        self.dropped: Callable[[], Mapping[str, Mapping[str, int]]] = dict
-        #: The other live worker with this one's id, in words.
-        self.conflict: Callable[[], str | None] = lambda: None
         #: Set while the worker drains.
         self.draining = False
 
-    def standing(self) -> WorkerSummary:
-        return WorkerSummary(**self._standing())
-
-    def _standing(self) -> dict[str, Any]:
-        worker, consuming = self._worker, self._consuming()
+    def summary(self) -> HostSummary:
+        worker = self._worker
         active, reserved = len(state.active_requests), len(state.reserved_requests)
-        return {
-            "state": "draining" if self.is_draining else "running",
-            "conflict": self.conflict(),
-            "uptime": (self._clock.utcnow() - self.identity.started_at).total_seconds(),
-            "concurrency": int(getattr(worker.pool, "num_processes", None) or worker.concurrency or 1),
-            "in_flight": active,
-            "reserved": max(0, reserved - active),
-            "consuming": consuming,
-            "queues": dict.fromkeys(self._queues(), consuming),
-        }
+        return HostSummary(
+            "draining" if self.is_draining else "running",
+            int(getattr(worker.pool, "num_processes", None) or worker.concurrency or 1),
+            active,
+            max(0, reserved - active),
+            self._consuming(),
+            self._queues(),
+        )
 
-    def facts(self) -> WorkerFacts:
-        worker, settings = self._worker, self._settings
+    def facts(self) -> HostFacts:
+        worker = self._worker
         active = list(state.active_requests)
         qos = getattr(worker.consumer, "qos", None)
-        pool = [PoolSlot(slot, pid, *self._doing(pid, active), 0, None) for slot, pid in enumerate(self._children())]
-        return WorkerFacts(
-            **self._standing(),
+        return HostFacts(
             prefetch=int(getattr(qos, "value", 0) or 0),
-            totals={**self._totals.snapshot(), "started": int(state.all_total_count[0])},
-            pool=pool,
-            rss_bytes=rss_bytes(),
-            load_avg=load_avg(),
-            broker=self._broker_url,
-            backend=None if settings.backend is None else mask_url(settings.backend.value),
-            revoke_store=mask_url(settings.revoke_store.value),
+            pool=[PoolSlot(slot, pid, *self._doing(pid, active), 0, None) for slot, pid in enumerate(self._children())],
             transport=str(worker.app.connection_for_read().get_transport_cls().driver_type),
-            heartbeat_interval=settings.heartbeat_interval,
-            bounds={
-                "sync_interval_s": settings.sync_interval,
-                "heartbeat_interval_s": settings.heartbeat_interval,
-                "lease_s": self.lease,
-            },
-            dropped=self.dropped(),
+            lease=self._lease,
         )
+
+    def totals(self) -> Mapping[str, int]:
+        return {**self._totals.snapshot(), "started": int(state.all_total_count[0])}
 
     @property
     def is_draining(self) -> bool:
@@ -125,9 +86,6 @@ class CeleryView:
             asked is not None and asked is not False for asked in (state.should_stop, state.should_terminate)
         )
 
-    def queue_depths(self) -> Mapping[str, int | None]:
-        return self._depths(self._queues())
-
     def in_flight(self) -> Sequence[InFlightTask]:
         now = self._clock.now()
         return sorted((self._task(request, now) for request in list(state.active_requests)), key=lambda t: t.started_at)
@@ -135,36 +93,26 @@ class CeleryView:
     def waiting_outcomes(self) -> Sequence[WaitingOutcome]:
         return ()  # Celery's own matter
 
-    def revocations(self) -> RevocationFacts:
-        return self._hydration().facts()
-
-    def revoked_records(self, limit: int, before: int | None = None) -> tuple[list[Revocation], bool]:
-        records, truncated = self._cache.newest(limit, before)
-        return list(records), truncated
-
-    def store_now(self) -> datetime:
-        return self._cache.now()
-
     def apply(self, revocations: Sequence[Revocation]) -> Applied:
-        """Into the cache, and onto the board for what is here already: at a checkpoint, or before it starts, it stops."""
+        """Take revocations into the cache, and mark those whose tasks are here, so that they stop."""
         applied = self._cache.apply(revocations, self._cache.now())
-        self.tell([held for one in revocations if (held := self._cache.get(one.task_id)) is not None])
+        self.mark([held for one in revocations if (held := self._cache.get(one.task_id)) is not None])
         return self._cache.in_step(revocations, applied)
 
-    def tell(self, revocations: Sequence[Revocation]) -> None:
-        """Onto the board, for what is here already."""
+    def mark(self, revocations: Sequence[Revocation]) -> None:
+        """Mark the revocations whose tasks are here, for the processes and threads that run them."""
         active = self._active()
-        self._forget_the_told(active)
+        self._forget_stopped(active)
         for revocation in revocations:
             if revocation.task_id in state.requests:
-                self._board.tell(revocation, state.requests.keys())
+                self._board.mark(revocation, state.requests.keys())
                 if revocation.terminate and revocation.task_id in active:
-                    self._told.setdefault(revocation.task_id, self._clock.monotonic())
+                    self._asked_at.setdefault(revocation.task_id, self._clock.monotonic())
 
     def running(self, revocations: Sequence[Revocation]) -> frozenset[str]:
-        """Which of the tasks run here, or did a moment ago and were told to stop."""
+        """Which of the tasks run here, or did a moment ago and were asked to stop."""
         asked = frozenset(revocation.task_id for revocation in revocations)
-        return (self._active() | frozenset(list(self._told))) & asked
+        return (self._active() | frozenset(list(self._asked_at))) & asked
 
     def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]:
         deadline = self._clock.monotonic() + timeout
@@ -183,11 +131,11 @@ class CeleryView:
     def _active() -> frozenset[str]:
         return frozenset(request.id for request in list(state.active_requests))
 
-    def _forget_the_told(self, active: frozenset[str]) -> None:
+    def _forget_stopped(self, active: frozenset[str]) -> None:
         long_ago = self._clock.monotonic() - _REMEMBERED
-        for task_id, told_at in list(self._told.items()):
-            if told_at < long_ago and task_id not in active:
-                self._told.pop(task_id, None)
+        for task_id, asked_at in list(self._asked_at.items()):
+            if asked_at < long_ago and task_id not in active:
+                self._asked_at.pop(task_id, None)
 
     def _queues(self) -> list[str]:
         return [str(queue.name) for queue in self._consumed()]
@@ -213,7 +161,7 @@ class CeleryView:
         info = request.delivery_info or {}
         # Celery notes the start as a wall time by the clock of this process.
         started = float(request.time_start or now)
-        told_at = self._told.get(request.id)
+        asked_at = self._asked_at.get(request.id)
         shown = ", ".join(text.strip("()[]{}, ") for text in (request.argsrepr, request.kwargsrepr) if text)
         return InFlightTask(
             id=request.id,
@@ -225,7 +173,7 @@ class CeleryView:
             started_at=datetime.fromtimestamp(started, timezone.utc),
             runtime=max(0.0, now - started),
             pid=int(request.worker_pid or 0),
-            terminate_requested_ago=None if told_at is None else self._clock.monotonic() - told_at,
+            terminate_requested_ago=None if asked_at is None else self._clock.monotonic() - asked_at,
         )
 
 

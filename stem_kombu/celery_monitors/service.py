@@ -44,7 +44,10 @@ _BATCH = 200
 
 
 class CeleryMonitorService:
-    """Answers Celery's remote control and sends Celery's events. ``start()`` and ``stop()`` may each be called twice."""
+    """Answers Celery's remote control and sends Celery's events. ``start()`` and ``stop()`` may each be called twice.
+
+    ``drops`` counts the messages that can't be read or are refused.
+    """
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class CeleryMonitorService:
         revoke: Revoke,
         *,
         clock: Clock,
+        drops: DropCounter,
         closed: bool = False,
     ) -> None:
         who = view.identity
@@ -64,16 +68,11 @@ class CeleryMonitorService:
         self.events = Events(self.node, who.pid, clock, hide_args=closed)
         self._next_beat = 0.0
         self._outage = Outage(f"Celery's monitors don't see worker {self.node}", shown_url(template), clock)
-        self._complaints = DropCounter("messages of Celery's remote control", clock)
+        self._complaints = drops
         refuse = self._complaints.drop if closed else None
         self._panel = Panel(self.node, view, names, revoke, self._beat_soon, refuse=refuse)
         self._stopped = threading.Event()
         self._background = Service(self._run, "stem-celery-face", begin=self._stopped.clear, wake=self._stopped.set)
-
-    @property
-    def dropped(self) -> dict[str, int]:
-        """How many messages could not be read or were refused, by reason."""
-        return self._complaints.dropped
 
     def start(self) -> None:
         self._background.start()

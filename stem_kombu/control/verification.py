@@ -32,7 +32,7 @@ class Verifier:
         self.keyring = keyring
         self.revocations = DropCounter("revocations", clock, level=level)
         self.roster = DropCounter("heartbeats", clock, level=level)
-        self._believed = None if keyring is None else VerifiedRoster(keyring, self.roster.drop)
+        self._verified_roster = None if keyring is None else VerifiedRoster(keyring, self.roster.drop)
 
     @classmethod
     def of(
@@ -99,7 +99,7 @@ class Verifier:
         """The beat as this worker sends it; ``now`` is the roster's."""
         return beat if self.keyring is None else signed_beat(beat, self.keyring, now)
 
-    def believed(self, beat: Heartbeat, now: datetime) -> Heartbeat | None:
+    def verified(self, beat: Heartbeat, now: datetime) -> Heartbeat | None:
         """The beat, as old as it was signed to be, or ``None`` when it can't be believed."""
         if self.keyring is None:
             return beat
@@ -111,7 +111,7 @@ class Verifier:
 
     def view(self, view: RosterView, namespace: str) -> RosterView:
         """What of the roster can be believed."""
-        return view if self._believed is None else self._believed.view(view, namespace)
+        return view if self._verified_roster is None else self._verified_roster.view(view, namespace)
 
 
 def _as_it_is(command: Command) -> Command:

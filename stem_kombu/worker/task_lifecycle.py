@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from stem_kombu.agent.leases import Leases
 from stem_kombu.celery_monitors.events import Events
 from stem_kombu.clock import Clock
 from stem_kombu.execution.base import Executor, Job, Stop
@@ -21,7 +22,6 @@ from stem_kombu.task import Mode, TaskMessage
 from stem_kombu.worker.arguments import redacted_arguments
 from stem_kombu.worker.delayed import DelayedDeliveries, republished
 from stem_kombu.worker.deliveries import Delivery, InFlight, Phase
-from stem_kombu.worker.leases import LeaseThread
 from stem_kombu.worker.lost_workers import LostWorkers, running
 from stem_kombu.worker.prefetch_policy import PrefetchPolicy
 from stem_kombu.worker.recorder import Recorder
@@ -63,7 +63,7 @@ class TaskLifecycle:
         self.executor: Executor
         self.recorder: Recorder
         self.holds: DelayedDeliveries
-        self.leases: LeaseThread
+        self.leases: Leases[Delivery]
         self.credit: PrefetchPolicy
         self.past: TaskHistory
         self.lost_workers: LostWorkers
@@ -115,6 +115,8 @@ class TaskLifecycle:
             self.leases.extend(delivery, delivery.task.options.visibility)
 
     def received(self, message: TaskMessage, redelivered: bool) -> None:
+        if self.leases.asleep:
+            self.leases.wake()
         if self._inflight.put_backs.take(message):
             self.credit.came_back()
             return

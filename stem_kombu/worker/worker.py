@@ -1,7 +1,7 @@
-"""The worker: its parts, the order in which they are born, and the order in which they die.
+"""The worker: its parts, and the order in which they start and stop.
 
-Birth: children first (they must not inherit a socket), then stores, broker, control, roster, and work last: nothing is
-consumed before the revoke store has been read. Death is the reverse, and control is answered until the end (G16).
+Children start first (they must not inherit a socket), then the control agent, and the consumer last: no task is consumed before
+the revoke store has been read. They stop in reverse, and commands are answered until the end (G16).
 """
 
 from __future__ import annotations
@@ -9,52 +9,42 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from stem_kombu.agent.heartbeats import Heartbeats, beat_of
-from stem_kombu.agent.hydration import Hydration
+from stem_kombu import timeouts
+from stem_kombu.agent.agent import AgentOptions, ControlAgent
+from stem_kombu.agent.leases import Leases
+from stem_kombu.agent.resources import Resources
 from stem_kombu.agent.start_warnings import warn_of_places
 from stem_kombu.app import Stem
 from stem_kombu.backends.base import Roster
 from stem_kombu.backends.celery_results import open_celery_results
-from stem_kombu.backends.heartbeat import Heartbeat
-from stem_kombu.backends.registry import open_roster
 from stem_kombu.celery_monitors.service import DRIVERS as FACE_DRIVERS
 from stem_kombu.celery_monitors.service import CeleryMonitorService
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.concurrency.service import watched_by
-from stem_kombu.control.revoker import Revoker
-from stem_kombu.control.server.listener import ControlListener
-from stem_kombu.control.server.worker_view import WorkerIdentity
-from stem_kombu.control.standing import RosterOnly
-from stem_kombu.control.verification import Verifier
 from stem_kombu.drivers import forking
-from stem_kombu.drivers.routes import warn_of_routes
-from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
+from stem_kombu.drop_counter import DropCounter
+from stem_kombu.errors import ConfigurationError
 from stem_kombu.execution.child.setup import ChildOptions
 from stem_kombu.execution.executors import Executors
 from stem_kombu.logs import LogSetup
 from stem_kombu.messages.signatures import task_verifier
 from stem_kombu.processors import usable_processors
-from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.settings import Settings
-from stem_kombu.signing.keyring import Scope
 from stem_kombu.task import Mode
 from stem_kombu.transports.connections import broker_connection
 from stem_kombu.transports.dead_letters import has_dead_letters
-from stem_kombu.transports.errors import shown_url
 from stem_kombu.transports.existing import beside
 from stem_kombu.transports.leases import open_leasing
 from stem_kombu.transports.names import checked_queue_name
 from stem_kombu.transports.producer import open_resender
-from stem_kombu.transports.queue_depths import QueueDepths
-from stem_kombu.transports.redis.janitor import Janitor
 from stem_kombu.worker.admission import FETCHED_LATELY, Admission
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.delayed import DelayedDeliveries
-from stem_kombu.worker.deliveries import InFlight
-from stem_kombu.worker.leases import LeaseThread
+from stem_kombu.worker.deliveries import Delivery, InFlight
 from stem_kombu.worker.lifecycle import Lifecycle, State, Step
 from stem_kombu.worker.lost_workers import LostWorkers
 from stem_kombu.worker.prefetch_policy import Load, PrefetchPolicy
@@ -64,7 +54,7 @@ from stem_kombu.worker.signals import Departure, StopSignals, run_until_stopped
 from stem_kombu.worker.start_log import StartLog
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
 from stem_kombu.worker.totals import Totals
-from stem_kombu.worker.view import View
+from stem_kombu.worker.view import WorkerParts, WorkerTasks
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -72,12 +62,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds within which the revoke store must have been read before work is consumed.
-HYDRATION_TIMEOUT = 30.0
 #: RabbitMQ closes the channel of a consumer that keeps a message for half an hour; a far eta goes back well before.
 LONGEST_HOLD_ON_AMQP = 900.0
-#: Seconds between sweeps of what dead workers left at the broker.
-_JANITOR_INTERVAL = 300.0
 #: Beginnings of the names of threads that a stop waits for, beside those of inline tasks.
 _OWN_THREADS = ("stem-control", "stem-consumer", "stem-recorder", "stem-heartbeats", "stem-hydration", "stem-loop")
 
@@ -113,7 +99,7 @@ class Worker:
         start_method: str = "forkserver",
         preload: str = "auto",
         log: LogSetup | None = None,
-        hydration_timeout: float = HYDRATION_TIMEOUT,
+        hydration_timeout: float = timeouts.HYDRATION,
         clock: Clock = SYSTEM,
     ) -> None:
         app.load()
@@ -127,14 +113,17 @@ class Worker:
         self.clock = clock
         self.queues = tuple(map(checked_queue_name, queues or settings.worker_queues or (settings.default_queue,)))
         self.concurrency = concurrency or usable_processors()
-        self._interval = settings.heartbeat_interval if heartbeat_interval is None else heartbeat_interval
+        self._options = AgentOptions(
+            settings.heartbeat_interval if heartbeat_interval is None else heartbeat_interval,
+            hydration_timeout,
+            allow_unsynced,
+            sweeps=True,
+            commands=app.control_commands,
+        )
         self._multiplier = settings.prefetch_multiplier if prefetch_multiplier is None else prefetch_multiplier
-        self._allow_unsynced = allow_unsynced
-        self._hydration_timeout = hydration_timeout
         self._connection, self._name = connection, name
-        slots = inline_slots or settings.inline_slots
-        children = ChildOptions(max_tasks_per_child, max_rss_per_child, start_method, preload, log)
-        self._build = partial(self._built, slots, children)
+        self._inline_slots = inline_slots or settings.inline_slots
+        self._children = ChildOptions(max_tasks_per_child, max_rss_per_child, start_method, preload, log)
         self._make()
 
     def _make(self) -> None:
@@ -142,7 +131,9 @@ class Worker:
         self._is_left = False
         self._departure = Departure(self.stop)
         with watched_by(self._departure.watch):
-            self._build()
+            self._open()
+            self._make_tasks()
+            self._make_agent()
         forking.renew_in_children(self)
 
     def renew(self) -> None:
@@ -152,23 +143,24 @@ class Worker:
             self._is_left = True
             self.executor.leave_to_parent()
 
-    def _built(self, inline_slots: int, children: ChildOptions) -> None:
-        app, settings, clock, given = self.app, self.settings, self.clock, self._connection
-        self._trust = Verifier.of(settings.signing, scope=Scope.WORK, what="speak for a worker", clock=clock)
-        self.identity = WorkerIdentity.here(settings.namespace, self._name, clock.utcnow())
-        worker = self.identity.worker
-        self._life = Lifecycle(self, worker)
+    def _open(self) -> None:
+        app, settings, given = self.app, self.settings, self._connection
         template: Any = broker_connection(settings) if given is None else beside(given, settings)
-        self._template, self._next_sweep = template, 0.0
-        self.broker_url, self.transport = shown_url(template), str(template.transport.driver_type)
+        self.transport = str(template.transport.driver_type)
         self._resender = open_resender(template, settings)
+        roster: Roster | None = app.backend  # before the store, which may be at the URL of a backend that is refused
+        self.resources = Resources(
+            settings, template, app.open_revoke_store(), roster, name=self._name, clock=self.clock
+        )
+        self.identity, self.cache = self.resources.identity, self.resources.cache
+        self.broker_url, self.store_url = self.resources.broker_url, self.resources.store.url
+        self._life = Lifecycle(self, self.identity.worker)
+
+    def _make_tasks(self) -> None:
+        app, settings, clock, resources = self.app, self.settings, self.clock, self.resources
+        template, worker = resources.template, self.identity.worker
         self.totals = Totals()
         self.inflight = InFlight(clock)
-        self.cache = RevocationCache(settings.namespace, clock=clock)
-        at, backend = settings.roster, app.backend  # before the store, which may be at a backend's URL that is no good
-        self._store = app.open_revoke_store()
-        self.store_url = self._store.url
-        self._roster: Roster = backend or open_roster(at.value, name=at.name, tls=settings.tls)
         self.steering = TaskLifecycle(
             worker,
             self.inflight,
@@ -180,24 +172,16 @@ class Worker:
             still_held=lambda generation: leasing is not None or self.consumer.still_holds(generation),
             clock=clock,
         )
-        self.hydration = Hydration(
-            self._store,
-            settings.namespace,
-            self.cache,
-            lambda records: self.steering.apply(self._trust.proven(records, self.cache.now())[0]),
-            interval=settings.sync_interval,
-            clock=clock,
-            worker=worker,
-        )
+        self.hydration = resources.hydration(self.steering)
         modes = {task.mode for task in app.registry}
         isolates = self.concurrency if Mode.ISOLATE in modes else 0
-        inline = inline_slots if Mode.INLINE in modes or not isolates else 0
+        inline = self._inline_slots if Mode.INLINE in modes or not isolates else 0
         self.executor = Executors.build(
             app,
             self.steering,
             isolates=isolates,
             inline=inline,
-            children=children.of_worker(worker),
+            children=self._children.of_worker(worker),
             clock=clock,
         )
         self._credit = PrefetchPolicy(isolates, inline, self._multiplier)
@@ -212,7 +196,7 @@ class Worker:
         )
         leasing = open_leasing(template)
         self.steering.lost_workers = LostWorkers(
-            self._roster,
+            resources.roster,
             settings.namespace,
             self.identity.boot,
             most=settings.max_lost_workers,
@@ -235,7 +219,7 @@ class Worker:
             lost_workers=self.steering.lost_workers,
             worker=worker,
             clock=clock,
-            signed=task_verifier(settings.signing, self._trust.keyring),
+            signed=task_verifier(settings.signing, resources.verifier.keyring),
             has_dead_letters=lambda queue: has_dead_letters(template, queue),
         )
         self.consumer = Consumer(
@@ -262,70 +246,43 @@ class Worker:
             still_held=lambda held: leasing is not None or self.consumer.still_holds(held.generation),
         )
         steering = self.steering
-        self.leases = LeaseThread(leasing, self.inflight, lost=steering.lease_lost, clock=clock)
+        self.leases: Leases[Delivery] = Leases(leasing, self.inflight, lost=steering.lease_lost, clock=clock)
         steering.executor, steering.recorder, steering.past = self.executor, self.recorder, self.intake.past
         steering.holds, steering.leases, steering.credit = self.intake_holds, self.leases, self._credit
-        self._depths = QueueDepths(template)
-        self.view = View(
-            self.identity,
-            settings,
-            concurrency=self.concurrency,
-            state=lambda: "draining" if self._life.state is State.DRAINING else "running",
-            conflict=lambda: self.heartbeats.conflict,
-            inflight=self.inflight,
-            cache=self.cache,
-            hydration=self.hydration,
-            steering=steering,
-            executor=self.executor,
-            consumer=self.consumer,
-            totals=self.totals,
-            depths=self._depths.of,
-            bounds={
-                "sync_interval_s": settings.sync_interval,
-                "heartbeat_interval_s": self._interval,
-                "lease_s": self.leases.lifetime,
-            },
-            broker_url=self.broker_url,
-            transport=self.transport,
-            clock=clock,
-            dropped=self._dropped,
-            restarts=lambda: self._departure.watch.restarts,
-        )
-        self.heartbeats = Heartbeats(
-            self._roster,
-            self._heartbeat,
-            lambda beat: self.listener.publish_heartbeat(beat),
-            self._housekeeping,
-            interval=self._interval,
-            clock=clock,
-            sign=self._trust.sign,
-            believed=self._trust.believed,
-        )
-        self.listener = ControlListener(
-            template,
-            self.view,
-            commands=app.control_commands,
-            roster_now=self.heartbeats.roster_now,
-            reconnected=self.hydration.nudge,
-            clock=clock,
-            trust=self._trust,
-            born=lambda: self.heartbeats.born,
-        )
-        self._janitor = Janitor(template, settings.namespace, worker)
-        self._face: CeleryMonitorService | None = None
-        if settings.celery_events and self.transport in FACE_DRIVERS:
-            revoker = Revoker(
-                self._store, settings.namespace, self._trust, RosterOnly(self._roster, settings.namespace)
-            )
-            self._face = CeleryMonitorService(
-                template,
-                self.view,
-                lambda: [task.name for task in app.registry],
-                lambda drafts: self.steering.apply(revoker.save(drafts)),
+
+    def _make_agent(self) -> None:
+        clock, resources = self.clock, self.resources
+        monitors = DropCounter("messages of Celery's remote control", clock)
+        tasks = WorkerTasks(
+            WorkerParts(
+                self._life,
+                self._departure.watch,
+                self.inflight,
+                self.steering,
+                self.executor,
+                self.consumer,
+                self.totals,
+                concurrency=self.concurrency,
+                transport=self.transport,
+                lease=self.leases.lifetime,
                 clock=clock,
-                closed=self._trust.keyring is not None,
             )
-            steering.events = self._face.events
+        )
+        options = replace(self._options, dropping={"tasks": self.intake, "celery": monitors})
+        self.agent = ControlAgent(resources, self.hydration, tasks, options)
+        self.view = self.agent.view
+        self._face: CeleryMonitorService | None = None
+        if self.settings.celery_events and self.transport in FACE_DRIVERS:
+            self._face = CeleryMonitorService(
+                resources.template,
+                self.view,
+                self.app.registry.names,
+                self.agent.revoke,
+                clock=clock,
+                drops=monitors,
+                closed=resources.verifier.keyring is not None,
+            )
+            self.steering.events = self._face.events
 
     # -- life -----------------------------------------------------------------------------------------------------------
 
@@ -360,15 +317,10 @@ class Worker:
 
     def steps(self) -> list[Step]:
         """See :class:`~stem_kombu.worker.lifecycle.Owner`."""
-        warn_of_routes(self.settings)
-        hydrate = partial(self.hydration.start, timeout=self._hydration_timeout, allow_unsynced=self._allow_unsynced)
         return [
             (partial(self.app.hooks.start_worker, self), partial(self.app.hooks.stop_worker, self)),
             (self.executor.start, lambda: self.executor.stop(0.0)),
-            (hydrate, self.hydration.stop),
-            (self.heartbeats.claim, self.heartbeats.stop),
-            (self.listener.start, self.listener.stop),
-            (self.heartbeats.start, self.heartbeats.stop),
+            *self.agent.steps(),
             (self.recorder.start, lambda: self.recorder.stop(0.0)),
             (self.leases.start, self.leases.stop),
             (self.intake_holds.start, self.intake_holds.stop),
@@ -379,22 +331,20 @@ class Worker:
 
     def drain(self, timeout: float | None) -> None:
         """See :class:`~stem_kombu.worker.lifecycle.Owner`; :meth:`stop` is what to call."""
-        self.heartbeats.nudge()
+        self.agent.heartbeats.nudge()
         self.steering.stopping()
         self.consumer.quiesce()
         self.steering.release_held()
         self.executor.stop(timeout)
         self.intake_holds.stop()
         self.steering.release_held()
-        # The roster first, so that nobody waits for a worker that is about to fall silent; its listener answers still.
         self.recorder.stop(None if timeout is None else max(5.0, timeout))
         self.consumer.stop()
         self.leases.stop()
-        self.heartbeats.stop()
+        self.agent.leave()
         if self._face is not None:
             self._face.stop()
-        self.listener.stop()
-        self.hydration.stop()
+        self.agent.stop()
         self.close()
         self.app.hooks.stop_worker(self)
 
@@ -432,7 +382,7 @@ class Worker:
         self.stop()
 
     def _is_ready(self, on_ready: Callable[[Worker], None] | None) -> None:
-        warn_of_places(self.identity, self._template, self._store, self.app.backend)
+        warn_of_places(self.identity, self.resources.template, self.resources.store, self.app.backend)
         if on_ready is not None:
             on_ready(self)
 
@@ -440,8 +390,7 @@ class Worker:
 
     def give_up(self) -> None:
         """See :class:`~stem_kombu.worker.lifecycle.Owner`."""
-        self.hydration.give_up()
-        self.heartbeats.give_up()
+        self.agent.give_up()
         if self._life.state is State.STARTING:  # it may be waiting for queues that the broker does not give
             threading.Thread(target=self.consumer.stop, name="stem-give-up", daemon=True).start()
 
@@ -458,34 +407,7 @@ class Worker:
         # Whether to look at the connection too: the store may have taken its time, or nothing was read from it for a while.
         return self.hydration.ensure_fresh() or self.clock.monotonic() - self.consumer.fetched_at > FETCHED_LATELY
 
-    def _dropped(self) -> dict[str, dict[str, int]]:
-        return {
-            "control": self.listener.admission.dropped,
-            "revocations": self._trust.revocations.dropped,
-            "roster": self._trust.roster.dropped,
-            "tasks": self.intake.dropped,
-            "celery": {} if self._face is None else self._face.dropped,
-        }
-
-    def _heartbeat(self) -> Heartbeat:
-        now, standing, totals = self.clock.utcnow(), self.view.standing(), self.totals.snapshot()
-        return beat_of(self.identity, standing, totals, inbox=self.listener.inbox, interval=self._interval, now=now)
-
-    def _housekeeping(self) -> None:
-        now = self.clock.monotonic()
-        if now < self._next_sweep:
-            return
-        self._next_sweep = now + _JANITOR_INTERVAL
-        try:
-            view = self._roster.view(self.identity.namespace)
-            self._janitor.sweep({beat.worker for beat in view.heartbeats})
-        except (StoreError, BrokerError) as error:
-            logger.info("what dead workers left at the broker is not swept this time: %s", error)
-
     def close(self) -> None:
         """See :class:`~stem_kombu.worker.lifecycle.Owner`."""
-        self._depths.close()
         self._resender.close()
-        self._store.close()
-        if self._roster is not self.app.backend:
-            self._roster.close()
+        self.resources.close()

@@ -117,7 +117,7 @@ class Scene:
 
     def now(self) -> datetime:
         """The roster's time."""
-        return SYSTEM.utcnow() + timedelta(seconds=self.worker.heartbeats.roster_now() - SYSTEM.now())
+        return SYSTEM.utcnow() + timedelta(seconds=self.worker.agent.heartbeats.roster_now() - SYSTEM.now())
 
     def signed(self, order: Order | None = None, *, keys: Keyring = OPS, **changes: Any) -> bytes:
         return encode_command(self.command(order, **changes), keys)

@@ -174,7 +174,7 @@ def _signed(scene: Scene, keys: Keyring, *, ago: float = 0.0, **changes: Any) ->
 
 
 def _alphas(scene: Scene) -> Heartbeat:
-    (beat,) = (beat for beat in scene.worker._roster.view("stem").heartbeats if beat.worker == "alpha")
+    (beat,) = (beat for beat in scene.worker.resources.roster.view("stem").heartbeats if beat.worker == "alpha")
     return beat
 
 
@@ -233,7 +233,7 @@ def test_g12_a_dead_workers_beat_that_somebody_puts_back_looks_as_old_as_it_is(s
 @pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "an old one of its own"])
 def test_g12_nobody_keeps_a_worker_from_its_name_by_a_beat(scene: Scene, signed: bool) -> None:
     squatter = _beat(scene, "bravo") if not signed else _signed(scene, WORKERS, worker="bravo", ago=600.0)
-    scene.worker._roster.beat(squatter)
+    scene.worker.resources.roster.beat(squatter)
 
     bravo = Worker(apps.app, name="bravo", concurrency=1, inline_slots=1)
     try:

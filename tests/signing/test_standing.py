@@ -68,7 +68,7 @@ def test_g1_a_client_that_no_worker_accepts_stores_nothing(
 
 def test_g1_a_client_that_a_worker_accepts_is_not_held_up_by_one_that_is_silent(scene: Scene) -> None:
     ghost = signed_beat(_beat(worker="silent"), WORKERS, scene.now())
-    scene.worker._roster.beat(ghost)
+    scene.worker.resources.roster.beat(ghost)
     try:
         with scene.client(timeout=20.0) as client:
             began = SYSTEM.monotonic()
@@ -76,7 +76,7 @@ def test_g1_a_client_that_a_worker_accepts_is_not_held_up_by_one_that_is_silent(
             assert SYSTEM.monotonic() - began < 10.0
             scene_report = eventually(lambda: (report := client.revoke(["other"], timeout=2.0)).replies and report, 60)
     finally:
-        scene.worker._roster.leave("stem", "silent", "boot")
+        scene.worker.resources.roster.leave("stem", "silent", "boot")
 
     assert [reply.worker for reply in scene_report.replies] == ["alpha"]
 
@@ -225,7 +225,7 @@ def test_a_worker_without_keys_stores_nothing_unsigned_in_a_fleet_with_keys(scen
     """What Celery's clients revoke through its panel, which has no keys."""
 
     def revoker(namespace: str) -> Revoker:
-        return Revoker(scene.store, namespace, NO_KEYS, RosterOnly(scene.worker._roster, namespace))
+        return Revoker(scene.store, namespace, NO_KEYS, RosterOnly(scene.worker.resources.roster, namespace))
 
     revision = scene.store.revision("stem")
 

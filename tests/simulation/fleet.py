@@ -12,7 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import stem_kombu.concurrency.wakeup
-from stem_kombu.agent import claims, heartbeats, hydration
+from stem_kombu.agent import agent as control_agent
+from stem_kombu.agent import claims, heartbeats, hydration, leases, resources
+from stem_kombu.agent import view as agent_view
 from stem_kombu.backends.processes import Presence
 from stem_kombu.concurrency import service as background
 from stem_kombu.concurrency import thread_pool as lanes
@@ -48,7 +50,7 @@ from stem_kombu.settings import Settings
 from stem_kombu.task import Task, TaskMessage, TaskOptions, TaskRegistry
 from stem_kombu.transports import connections, outages, queues
 from stem_kombu.worker import admission as intake
-from stem_kombu.worker import consumer, leases, lifecycle, lost_workers, record_writer, recorder, retry_publisher, view
+from stem_kombu.worker import consumer, lifecycle, lost_workers, record_writer, recorder, retry_publisher
 from stem_kombu.worker import delayed as holds
 from stem_kombu.worker import deliveries as inflight
 from stem_kombu.worker import task_lifecycle as steering
@@ -444,7 +446,7 @@ def wire() -> None:
         module.random = chance  # type: ignore[attr-defined]
     for module in (base, question, client_module):
         module.secrets = secret  # type: ignore[attr-defined]
-    for module in (heartbeats, view):
+    for module in (heartbeats, agent_view):
         module.rss_bytes = module.load_avg = lambda: None  # type: ignore[attr-defined]
     for module in (question, client_module):
         module.default_requester = lambda: "operator"  # type: ignore[attr-defined]
@@ -511,19 +513,23 @@ def wire() -> None:
         },
         question: {"ReplyCollector": NotedCensus, "encode_command": _encode_command},
         mailboxes: {"Mailbox": doubles.Mailbox, "broker_connection": lambda settings: doubles.Template(WORLD.broker)},
-        view: {"mask_url": lru_cache(view.mask_url)},
+        agent_view: {"mask_url": lru_cache(agent_view.mask_url)},
         worker_module: {
             "StartLog": lambda *_: SimpleNamespace(start=lambda: None, stop=lambda: None, note=lambda message: None),
             "broker_connection": lambda settings: doubles.Template(WORLD.broker),
             "open_resender": lambda *_: Resender(),
             "open_leasing": lambda template: doubles.Leasing(WORLD.broker) if WORLD.broker.leases else None,
             "open_celery_results": lambda *_: None,
+            "TaskLifecycle": NotedSteering,
+        },
+        resources: {
             "shown_url": lambda template: "simulated://",
-            "Janitor": lambda *_, **__: SimpleNamespace(sweep=lambda *_: None, close=lambda: None),
-            "warn_of_routes": lambda settings: None,
             "QueueDepths": _Depths,
             "RevocationCache": NotedCache,
-            "TaskLifecycle": NotedSteering,
+        },
+        control_agent: {
+            "Janitor": lambda *_, **__: SimpleNamespace(sweep=lambda *_: None, close=lambda: None),
+            "warn_of_routes": lambda settings: None,
         },
     }
     for module, names in replaced.items():

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stem_kombu.agent import hydration
+from stem_kombu.agent import hydration, leases
 from stem_kombu.control.client import client
 from stem_kombu.control.client import command_request as question
 from stem_kombu.control.client import reply_collector as census
@@ -32,7 +32,7 @@ from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.stores import batch
 from stem_kombu.worker import admission as intake
 from stem_kombu.worker import deliveries as inflight
-from stem_kombu.worker import leases, recorder, retry_publisher, set_aside
+from stem_kombu.worker import recorder, retry_publisher, set_aside
 from stem_kombu.worker import task_history as past
 from stem_kombu.worker import task_lifecycle as steering
 from stem_kombu.worker.deliveries import Delivery
@@ -353,7 +353,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "nobody is reminded": Mutant(("G12", "G16"), ((question.CommandRequest, "remind", always(None)),)),
     "the roster is waited for": Mutant(("G13",), ((lookout.RosterReader, "view", wait_on),), "rosters", seed=0),
-    "leases are not renewed": Mutant(("G19",), ((leases.LeaseThread, "_renew_all", always(None)),), seed=668),
+    "leases are not renewed": Mutant(("G19",), ((leases.Leases, "_renew_all", always(None)),), seed=668),
     "a child's death is not told": Mutant(("G18", TROUBLE), ((pool.IsolatePool, "_bury", bury_quietly),), "children"),
     "what was handed to a dead child goes with it": Mutant(
         ("G18", TROUBLE), ((lineup.JobScheduler, "hand_over", always(True)),), "ahead", seed=397

@@ -68,7 +68,7 @@ def test_a_child_of_a_hosts_process_lets_go_of_its_worker_at_once_and_the_parent
     in_child(leave)
 
     assert control.ping(timeout=30).complete
-    assert [beat.worker for beat in worker._roster.view("stem").heartbeats] == ["alpha"]
+    assert [beat.worker for beat in worker.resources.roster.view("stem").heartbeats] == ["alpha"]
     assert app.send_task("inline.add", [1]).get(timeout=30) == 1
     assert app.send_task("isolate.add", [1]).get(timeout=30) == 1
     assert worker.consumer.generation == generation

@@ -8,6 +8,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from celery import Celery
 
 from stem_kombu.app import Stem
 from stem_kombu.backends.registry import open_backend, open_roster
-from stem_kombu.celery.agent import Agent
+from stem_kombu.celery.agent import CeleryAgent
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.client import ControlClient
@@ -53,12 +54,12 @@ class Life:
 
 def _part(name: str, start: Callable[[Any], Any], stop: Callable[[Any], Any]) -> Callable[[Stem], Life]:
     def make(app: Stem) -> Life:
-        worker = Worker(app, name=f"life-{name}", concurrency=1)
-        part = getattr(worker, name)
+        worker = Worker(app, name=f"life-{name.replace('.', '-')}", concurrency=1)
+        part = attrgetter(name)(worker)
 
         def release() -> None:
             worker.stop()
-            worker.listener.stop()  # over which the heartbeats went out
+            worker.agent.listener.stop()  # over which the heartbeats went out
 
         return Life(lambda: start(part), lambda: stop(part), release)
 
@@ -99,7 +100,7 @@ def _agent(app: Stem) -> Life:
     guest = Celery("life", broker=app.settings.broker.value, set_as_current=False)
     # Of Celery's worker no more than an agent looks at: a whole one changes every task of this process.
     host = SimpleNamespace(app=guest, hostname="life@here", concurrency=1, pool=None, consumer=None)
-    agent = Agent(host, app.settings, SharedStopTable(4), Totals())
+    agent = CeleryAgent(host, app.settings, SharedStopTable(4), Totals())
     return Life(lambda: (agent.start(), agent.view.facts()), agent.stop, guest.close)
 
 
@@ -158,9 +159,9 @@ def _proxy(app: Stem) -> Life:
 
 LIVES: dict[str, Callable[[Stem], Life]] = {
     "worker": _worker,
-    "listener": _part("listener", lambda part: part.start(), lambda part: part.stop()),
+    "listener": _part("agent.listener", lambda part: part.start(), lambda part: part.stop()),
     "hydration": _part("hydration", lambda part: part.start(timeout=30.0), lambda part: part.stop()),
-    "heartbeats": _part("heartbeats", lambda part: part.start(), lambda part: part.stop()),
+    "heartbeats": _part("agent.heartbeats", lambda part: part.start(), lambda part: part.stop()),
     "recorder": _part("recorder", lambda part: part.start(), lambda part: part.stop(5.0)),
     "leases": _part("leases", lambda part: part.start(), lambda part: part.stop()),
     "holds": _part("intake_holds", lambda part: part.start(), lambda part: part.stop()),

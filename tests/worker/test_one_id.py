@@ -102,7 +102,7 @@ def test_g38_two_live_workers_that_share_an_id_all_the_same_are_shown_as_a_confl
     rival = replace(beat, boot="rival", hostname="elsewhere", pid=1, process=None, interval=2.0)
 
     roster.beat(rival)
-    worker.heartbeats.nudge()
+    worker.agent.heartbeats.nudge()
 
     eventually(lambda: roster.view("stem").heartbeats[0].conflict is not None)
     report = control.ping(timeout=30)
@@ -115,7 +115,7 @@ def test_g38_two_live_workers_that_share_an_id_all_the_same_are_shown_as_a_confl
     assert "elsewhere" in status.to_dict()["conflict"]
 
     # Once the other has gone for as long as its heartbeats count, the id is this worker's alone again.
-    eventually(lambda: worker.heartbeats.conflict is None, 30)
+    eventually(lambda: worker.agent.heartbeats.conflict is None, 30)
     eventually(lambda: control.ping(timeout=30).complete, 30)
 
 

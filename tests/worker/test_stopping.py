@@ -198,11 +198,11 @@ def test_a_signal_during_a_start_ends_in_a_worker_that_is_stopped(
     host: Callable[[str], subprocess.Popen[str]],
 ) -> None:
     process = host("""
-        claim = worker.heartbeats.claim
+        claim = worker.agent.heartbeats.claim
         def interrupted():
             os.kill(os.getpid(), signal.SIGTERM)
             claim()
-        worker.heartbeats.claim = interrupted
+        worker.agent.heartbeats.claim = interrupted
         worker.start()
         print(worker.state, len(stopped))
     """)

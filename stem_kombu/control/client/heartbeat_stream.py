@@ -116,13 +116,13 @@ class HeartbeatStream:
         if self._trust.keyring is None:
             return True
         now = self._roster_now()
-        if (believed := self._trust.believed(beat, now)) is None or believed.issued_at is None:
+        if (verified := self._trust.verified(beat, now)) is None or verified.issued_at is None:
             return False
         held = self._latest.get(beat.worker)
-        if (held is not None and believed.issued_at <= held) or believed.liveness(now) is Liveness.DEAD:
+        if (held is not None and verified.issued_at <= held) or verified.liveness(now) is Liveness.DEAD:
             self._trust.roster.drop("replayed", f"a heartbeat of worker {beat.worker!r} was heard before")
             return False
-        self._latest[beat.worker] = believed.issued_at
+        self._latest[beat.worker] = verified.issued_at
         return True
 
     def _on_decode_error(self, message: Any, error: Exception) -> None:

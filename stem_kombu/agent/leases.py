@@ -1,0 +1,172 @@
+"""Keeping the messages of this worker its own, for as long as the worker lives (G19).
+
+A thread renews every lease at a third of its lifetime, however busy the rest is. When a lease turns out to be lost, the handler
+stops at its next checkpoint, and its outcome is neither recorded nor acknowledged: another worker has the message.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from stem_kombu import timeouts
+from stem_kombu.clock import Clock
+from stem_kombu.concurrency.service import Service
+from stem_kombu.errors import BrokerError, StoreError
+from stem_kombu.transports.leases import Leasing
+from stem_kombu.transports.outages import Outage
+
+logger = logging.getLogger(__name__)
+
+
+class HeldMessage(Protocol):
+    """A message that a worker holds. ``token`` names it as long as it is held, ``handle`` is Kombu's message."""
+
+    @property
+    def token(self) -> Any: ...
+
+    @property
+    def handle(self) -> Any: ...
+
+    @property
+    def lease_lost(self) -> bool: ...
+
+
+Held = TypeVar("Held", bound=HeldMessage)
+Held_co = TypeVar("Held_co", bound=HeldMessage, covariant=True)
+
+
+class HeldMessages(Protocol[Held_co]):
+    """The messages that a worker holds, read from any thread."""
+
+    def all(self) -> Sequence[Held_co]:
+        """All of them."""
+
+    def get(self, token: Any) -> Held_co | None:
+        """The one with that token, ``None`` when it is not held any more."""
+
+
+class Leases(Generic[Held]):
+    """Renews the leases of ``messages``; ``lost(message)`` is called once for each lease that is gone.
+
+    ``leasing`` is the transport's, ``None`` where it has no leases: then nothing is done. The thread begins with :meth:`wake`.
+    """
+
+    def __init__(
+        self, leasing: Leasing | None, messages: HeldMessages[Held], *, lost: Callable[[Held], None], clock: Clock
+    ) -> None:
+        self._leasing = leasing
+        self._messages = messages
+        self._lost = lost
+        self._clock = clock
+        self._outage = Outage("leases could not be renewed", str(getattr(leasing, "url", "")), clock)
+        self._wishes: dict[Any, float] = {}
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopped = threading.Event()
+        self._background = Service(
+            self._run, "stem-leases", begin=self._stopped.clear, wake=self._end_soon, end=self._let_go
+        )
+        self._stops = 0
+        self._until: dict[Any, float] = {}
+        #: Whether :meth:`wake` has to be called before a message is held: a worker that holds none needs no thread.
+        self.asleep = False
+
+    @property
+    def lifetime(self) -> float | None:
+        """Seconds for which a message stays this worker's without renewal, ``None`` where the transport has no leases."""
+        return None if self._leasing is None else self._leasing.lifetime
+
+    def start(self) -> None:
+        """Be ready to renew."""
+        self._stops = self._background.stops
+        self.asleep = self._leasing is not None
+
+    def wake(self) -> None:
+        """Renew from now on, unless stopped. May be called twice."""
+        self.asleep = False
+        if self._leasing is not None:
+            self._background.start(self._stops)
+
+    def extend(self, message: Held, seconds: float) -> None:
+        """Keep the message for ``seconds`` from now at least; does nothing where the transport has no leases."""
+        if self._leasing is None:
+            return
+        with self._lock:
+            self._wishes[message.token] = max(seconds, self._wishes.get(message.token, 0.0))
+        self._wake.set()
+
+    def still_holds(self, handle: Any, waited: float) -> bool:
+        """Whether a message is still this worker's that was not renewed for ``waited`` seconds since it was fetched. The broker
+        is asked once that is a good part of its lifetime; while it is unreachable it gives the message to no other worker."""
+        if self._leasing is None or waited < self._leasing.lifetime / 6.0:
+            return True
+        try:
+            return self._leasing.renew([handle])[0]
+        except BrokerError as error:
+            logger.warning("the lease of a message that waited %.1f s could not be renewed: %s", waited, error)
+            return True
+
+    def stop(self) -> None:
+        """Renew nothing any more, and let the connection go. May be called twice, and before a start."""
+        self.asleep = False
+        self._background.stop()
+        self._let_go()
+
+    def _end_soon(self) -> None:
+        self._stopped.set()
+        self._wake.set()
+
+    def _let_go(self) -> None:
+        if self._leasing is not None:
+            self._leasing.close()
+
+    def _run(self) -> None:
+        assert self._leasing is not None
+        period = self._leasing.lifetime * timeouts.LEASE_RENEWAL
+        due = self._clock.monotonic() + period
+        while not self._stopped.is_set():
+            self._wake.wait(max(0.0, due - self._clock.monotonic()))
+            self._wake.clear()
+            if self._stopped.is_set():
+                return
+            try:
+                self._grant_wishes(self._leasing)
+                if self._clock.monotonic() >= due:
+                    due = self._clock.monotonic() + period
+                    self._renew_all(self._leasing)
+                self._outage.worked()
+            except (BrokerError, StoreError) as error:
+                # A third of a lifetime later is early enough; trying sooner would hammer a broker that is coming up.
+                self._outage.failed(error)
+                due = self._clock.monotonic() + min(period, timeouts.LEASE_RETRY)
+            except Exception:
+                # The boundary of the thread that keeps what runs here from running elsewhere as well.
+                logger.exception("leases could not be renewed")
+                due = self._clock.monotonic() + min(period, timeouts.LEASE_RETRY)
+
+    def _grant_wishes(self, leasing: Leasing) -> None:
+        with self._lock:
+            wishes, self._wishes = self._wishes, {}
+        for token, seconds in wishes.items():
+            if (message := self._messages.get(token)) is not None:
+                self._until[token] = self._clock.monotonic() + seconds
+                self._check([message], leasing.renew([message.handle], max(seconds, leasing.lifetime)))
+
+    def _renew_all(self, leasing: Leasing) -> None:
+        now = self._clock.monotonic()
+        held = [message for message in self._messages.all() if not message.lease_lost]
+        tokens = {message.token for message in held}
+        self._until = {token: until for token, until in self._until.items() if token in tokens}
+        # A longer lease that the handler asked for is not cut short by the routine renewal.
+        plain = [message for message in held if self._until.get(message.token, 0.0) < now + leasing.lifetime]
+        if plain:
+            self._check(plain, leasing.renew([message.handle for message in plain]))
+
+    def _check(self, messages: Sequence[Held], kept: Sequence[bool]) -> None:
+        for message, still_ours in zip(messages, kept, strict=True):
+            # Acknowledged while the renewal was under way: gone, but not lost.
+            if not still_ours and self._messages.get(message.token) is not None and not message.lease_lost:
+                self._lost(message)

@@ -1,0 +1,185 @@
+"""What control handlers see of a worker: what its host shows of tasks, with what its agent knows of store and roster.
+
+A Stem worker and a Celery guest each bring a :class:`TaskHost`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from stem_kombu.agent.hydration import Hydration
+from stem_kombu.agent.process_load import load_avg, rss_bytes
+from stem_kombu.agent.resources import Resources
+from stem_kombu.agent.roster_place import RosterPlace
+from stem_kombu.control.server.worker_view import (
+    InFlightTask,
+    PoolSlot,
+    RevocationFacts,
+    WaitingOutcome,
+    WorkerFacts,
+    WorkerIdentity,
+    WorkerSummary,
+)
+from stem_kombu.redaction import mask_url
+from stem_kombu.revocation import Revocation
+from stem_kombu.revocation_cache import Applied
+
+
+@dataclass(frozen=True, slots=True)
+class HostSummary:
+    """How the host of a worker's tasks stands, at the price of a few attributes. ``state`` is ``running`` or ``draining``."""
+
+    state: str
+    concurrency: int
+    in_flight: int
+    reserved: int
+    consuming: bool
+    queues: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """The rest of it; see :class:`~stem_kombu.control.server.worker_view.WorkerFacts`. ``lease`` is in seconds, ``None`` where
+    the broker has no leases."""
+
+    prefetch: int
+    pool: Sequence[PoolSlot]
+    transport: str
+    lease: float | None
+    settling: int = 0
+    not_storable: int = 0
+    troubles: Mapping[str, str] = field(default_factory=dict)
+    restarts: Mapping[str, int] = field(default_factory=dict)
+
+
+class TaskHost(Protocol):
+    """What runs the tasks of a worker. Every method is quick and safe from any thread unless it says otherwise; those that
+    :class:`~stem_kombu.control.server.worker_view.WorkerView` has as well are the same."""
+
+    def summary(self) -> HostSummary:
+        """How it stands now."""
+
+    def facts(self) -> HostFacts:
+        """All else of it now."""
+
+    def totals(self) -> Mapping[str, int]:
+        """Counts of tasks since the start, by what became of them."""
+
+    def in_flight(self) -> Sequence[InFlightTask]: ...
+
+    def waiting_outcomes(self) -> Sequence[WaitingOutcome]: ...
+
+    def apply(self, revocations: Sequence[Revocation]) -> Applied: ...
+
+    def running(self, revocations: Sequence[Revocation]) -> frozenset[str]: ...
+
+    def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]: ...
+
+
+class Dropping(Protocol):
+    """What counts the messages that it drops."""
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """How many, by reason."""
+
+
+class AgentView:
+    """See :class:`stem_kombu.control.server.worker_view.WorkerView`. ``interval`` is that of heartbeats in seconds; ``dropping``
+    names what drops messages, beside revocations and heartbeats."""
+
+    def __init__(
+        self,
+        host: TaskHost,
+        resources: Resources,
+        hydration: Hydration,
+        place: RosterPlace,
+        *,
+        interval: float,
+        dropping: Mapping[str, Dropping],
+    ) -> None:
+        self.identity: WorkerIdentity = resources.identity
+        self._host = host
+        self._resources = resources
+        self._hydration = hydration
+        self._place = place
+        self._interval = interval
+        self._dropping = dropping
+        settings = resources.settings
+        self._backend = None if settings.backend is None else mask_url(settings.backend.value)
+        self._revoke_store = mask_url(settings.revoke_store.value)
+        # The host's own answers, as they are.
+        self.in_flight, self.waiting_outcomes = host.in_flight, host.waiting_outcomes
+        self.apply, self.running, self.wait_ended = host.apply, host.running, host.wait_ended
+        self.totals = host.totals
+
+    def standing(self) -> WorkerSummary:
+        host = self._host.summary()
+        return WorkerSummary(
+            host.state,
+            self._uptime(),
+            host.concurrency,
+            host.in_flight,
+            host.reserved,
+            host.consuming,
+            dict.fromkeys(host.queues, host.consuming),
+            conflict=self._place.conflict,
+        )
+
+    def facts(self) -> WorkerFacts:
+        host, facts, resources = self._host.summary(), self._host.facts(), self._resources
+        trouble = self._hydration.trouble
+        return WorkerFacts(
+            state=host.state,
+            uptime=self._uptime(),
+            concurrency=host.concurrency,
+            in_flight=host.in_flight,
+            reserved=host.reserved,
+            consuming=host.consuming,
+            queues=dict.fromkeys(host.queues, host.consuming),
+            conflict=self._place.conflict,
+            prefetch=facts.prefetch,
+            totals=self.totals(),
+            pool=facts.pool,
+            rss_bytes=rss_bytes(),
+            load_avg=load_avg(),
+            broker=resources.broker_url,
+            backend=self._backend,
+            revoke_store=self._revoke_store,
+            transport=facts.transport,
+            heartbeat_interval=self._interval,
+            bounds={
+                "sync_interval_s": resources.settings.sync_interval,
+                "heartbeat_interval_s": self._interval,
+                "lease_s": facts.lease,
+            },
+            settling=facts.settling,
+            not_storable=facts.not_storable,
+            troubles=facts.troubles if trouble is None else {**facts.troubles, "revocations": trouble},
+            dropped=self._dropped(),
+            restarts=facts.restarts,
+        )
+
+    def _dropped(self) -> dict[str, dict[str, int]]:
+        verifier = self._resources.verifier
+        named = {"revocations": verifier.revocations, "roster": verifier.roster, **self._dropping}
+        return {source: dict(each.dropped) for source, each in named.items()}
+
+    def _uptime(self) -> float:
+        return (self._resources.clock.utcnow() - self.identity.started_at).total_seconds()
+
+    def queue_depths(self) -> Mapping[str, int | None]:
+        return self._resources.depths.of(self._host.summary().queues)
+
+    def revocations(self) -> RevocationFacts:
+        return self._hydration.facts()
+
+    def revoked_records(self, limit: int, before: int | None = None) -> tuple[list[Revocation], bool]:
+        records, truncated = self._resources.cache.newest(limit, before)
+        return list(records), truncated
+
+    def store_now(self) -> datetime:
+        return self._resources.cache.now()
