@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import select
 import sys
-import time
 from typing import Any
 
 from kombu import Connection
@@ -25,6 +24,8 @@ from stem_kombu.control.server.subscription import ControlSubscription
 from stem_kombu.settings import Settings
 from stem_kombu.transports import names
 from stem_kombu.transports.connections import broker_connection
+from stem_kombu.transports.control_links import control_link
+from stem_kombu.transports.redis.control import RedisControlConnection
 from tests.control.fleet import FakeWorker, identity
 
 #: The namespace of ``kombu.pidbox`` here.
@@ -38,34 +39,26 @@ class Agent:
         self.view = FakeWorker(identity(name, namespace))
         self._reception = CommandServer(self.view, {}, later=lambda to, body: None, roster_now=SYSTEM.now, clock=SYSTEM)
         self._reception.open()
-        self.ear = ControlSubscription(
-            template, namespace, name, fanout=True, receive=self._reception.receive,
-            garbage=lambda reason, text: None, later=lambda to, body: None, hearing_check=1e6, pipe=pipe, clock=SYSTEM,
+        self.subscription = ControlSubscription(
+            control_link(template, clock=SYSTEM), namespace, name, receive=self._reception.receive,
+            malformed=lambda reason, text: None, hearing_check=1e6, pipe=pipe, clock=SYSTEM,
         )  # fmt: skip
-        self.ear.open()
-        # It need not prove that it hears: to do so it speaks to everyone, which is 25 million messages for 5,000 of them before
-        # anybody listens. Who does not hear is missed by the first ping.
-        self.ear._proven = True
-        self.ear._believe()
-        if self.ear._hearing is not None:
-            # What it spoke by once; four connections for each of five thousand are more than a server may open here.
-            self.ear._hearing._pool.disconnect(inuse_connections=False)
-            channel = self.ear._connection.default_channel
-            for pool in (channel._pool, channel._async_pool, getattr(channel.client, "connection_pool", None)):
-                if pool is not None and pool is not self.ear._hearing._pool:
-                    pool.disconnect()
+        self.subscription.open()
+        # It need not prove that it receives: to do so it sends to everyone, which is 25 million messages for 5,000 of them
+        # before anybody listens. Who does not receive is missed by the first ping.
+        self.subscription._proven = True
+        self.subscription._trust()
+        self.connection: Any = self.subscription._connection
+        self.subscription.listen()  # so that what waits at the server is asked for
 
     def listen(self) -> None:
         """Take in what has come, without waiting for more."""
-        self.ear.listen()
-        if (hearing := self.ear._hearing) is not None:
-            hearing._inbox.arm(time.monotonic())
+        self.subscription._take(self.connection.wait(0.0))
 
     def descriptors(self) -> list[int]:
-        hearing = self.ear._hearing
-        if hearing is None:
-            return [self.ear._socket.fileno()]
-        return [hearing._inbox.fileno(), hearing._topic._sock.fileno()]
+        if isinstance(self.connection, RedisControlConnection):
+            return [self.connection._inbox.fileno(), self.connection._subscription.fileno()]  # type: ignore[union-attr]
+        return [self.connection._connection.connection.sock.fileno()]
 
 
 def stem(broker: str, backend: str, first: int, count: int) -> None:
@@ -99,7 +92,7 @@ def stem(broker: str, backend: str, first: int, count: int) -> None:
             quiet.add(agent)
         if not events:
             for agent in quiet:
-                agent.ear._mail.acknowledge() if agent.ear._mail is not None else None
+                agent.listen()  # with nothing there, which acknowledges what was, and asks Redis for more
             quiet.clear()
 
 

@@ -60,6 +60,18 @@ WALLS = [
         ("stem_kombu.worker", "stem_kombu.agent"),
         "a handler is tested with a small view of its own",
     ),
+    (
+        "stem_kombu.control",
+        (
+            *BROKER_LIBRARIES,
+            "redis",
+            *(
+                f"stem_kombu.transports.{kind}"
+                for kind in ("generic", "amqp", "redis", "sqlite", "capabilities", "errors")
+            ),
+        ),
+        "it speaks through a control link, whatever that is",
+    ),
     *(
         (
             room,
@@ -125,14 +137,11 @@ WALLS = [
 
 #: (library, the only rooms and modules that know it)
 KNOWN_ONLY_TO = [
-    # Both ends of control speak to the broker until the seam has their links.
     (
         BROKER_LIBRARIES,
         (
             "stem_kombu.transports",
             "stem_kombu.messages",
-            "stem_kombu.control.client",
-            "stem_kombu.control.server",
             "stem_kombu.agent",
             "stem_kombu.worker",
             "stem_kombu.celery_monitors.service",

@@ -15,7 +15,6 @@ from stem_kombu.backends.heartbeat_reader import BeatReader, beat_text
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.reply_collector import ReplyCollector
 from stem_kombu.control.client.reports import Report, WorkerStatus
-from stem_kombu.control.lines import loop_body, looped_token
 from stem_kombu.control.protocol.codec import Unreadable, decode_command, decode_reply, encode_command, encode_reply
 from stem_kombu.control.protocol.messages import (
     Call,
@@ -29,11 +28,12 @@ from stem_kombu.control.protocol.messages import (
     Stats,
     matches,
 )
+from stem_kombu.control.protocol.probe import probe_body, probe_token
 from stem_kombu.control.server.replay_guard import ReplayGuard, Verdict
 from stem_kombu.errors import BadMessage
 from stem_kombu.revocation import Revocation
 from stem_kombu.transports import names
-from stem_kombu.transports.redis.control import body_in
+from stem_kombu.transports.redis.control_queues import body_in
 from stem_kombu_cli.commands import worker_call, worker_inspect, worker_ping, worker_revoke, worker_stats, worker_status
 from stem_kombu_cli.commands.asking import readable_part
 
@@ -49,10 +49,10 @@ def known(name: str) -> bool:
 
 
 def command(data: bytes) -> None:
-    token = looped_token(data)
+    token = probe_token(data)
     if token is not None:
         holds(len(token) <= 200, "a token of a message to oneself is long", token)
-        asked((), loop_body, token)
+        asked((), probe_body, token)
     try:
         decoded = asked(BadMessage, decode_command, data, known=known)
     except Refused as refused:
@@ -92,7 +92,7 @@ def command_seeds() -> Iterator[bytes]:
         )
         yield encode_command(sent)
         yield encode_command(replace(sent, targets=None, sender=None))
-    yield loop_body("0123456789abcdef")
+    yield probe_body("0123456789abcdef")
 
 
 # -- replies --------------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.errors import BrokerError, StoreError
 from stem_kombu.revocation import RevocationDraft
 from stem_kombu.revocation_cache import Applied
+from stem_kombu.transports.control_links import control_link
 from stem_kombu.transports.redis.janitor import Janitor
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class ControlAgent:
         dropping = dict(options.dropping)
         self.view = AgentView(host, resources, hydration, place, interval=options.heartbeat_interval, dropping=dropping)
         self.listener = ControlListener(
-            resources.template,
+            control_link(resources.template, clock=resources.clock),
             self.view,
             commands=options.commands,
             roster_now=place.now,

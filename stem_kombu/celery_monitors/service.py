@@ -20,7 +20,6 @@ from stem_kombu.celery_monitors.events import FREQUENCY, Events, node_name
 from stem_kombu.celery_monitors.pidbox import REPLY_EXCHANGE, PidboxServer
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Service
-from stem_kombu.control.lines import drain
 from stem_kombu.control.protocol.codec import LARGEST_COMMAND
 from stem_kombu.control.server.worker_view import WorkerView
 from stem_kombu.drop_counter import DropCounter
@@ -28,6 +27,7 @@ from stem_kombu.errors import BadMessage
 from stem_kombu.messages.decompression import limit_decompression
 from stem_kombu.transports.connections import connect, drop_idle, release
 from stem_kombu.transports.errors import shown_url
+from stem_kombu.transports.generic.control import drain
 from stem_kombu.transports.outages import Outage
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class CeleryMonitorService:
     def _serve(self, connection: Any, producer: Any) -> None:
         self._next_beat = self._clock.monotonic() + FREQUENCY
         while not self._stopped.is_set():
-            drain(connection, _SLICE, clock=self._clock, garbage=self._on_garbage)
+            drain(connection, _SLICE, clock=self._clock, malformed=self._on_garbage)
             self._send_of_tasks(producer)
             if self._clock.monotonic() >= self._next_beat:
                 self._next_beat = self._clock.monotonic() + FREQUENCY

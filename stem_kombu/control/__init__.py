@@ -1,1 +1,1 @@
-"""The control plane: messages, mailbox, the operator's end and the worker's end."""
+"""The control plane: messages, the operator's end and the worker's end."""

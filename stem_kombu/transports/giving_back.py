@@ -10,7 +10,7 @@ from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.transports.connections import connect, release
 from stem_kombu.transports.errors import broker_errors
 from stem_kombu.transports.leases import EMBEDDED_DRIVER
-from stem_kombu.transports.redis.control import raw_client
+from stem_kombu.transports.redis.control_queues import raw_client
 from stem_kombu.transports.redis.recovery import Sweeper
 
 if TYPE_CHECKING:

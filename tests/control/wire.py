@@ -10,12 +10,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from stem_kombu.clock import SYSTEM
-from stem_kombu.control.client.connection import Mailbox
+from stem_kombu.control.client.connection import ClientConnection
 from stem_kombu.control.protocol.codec import encode_command
 from stem_kombu.control.protocol.messages import Command, Order, Ping, Reply, Revoke
 from stem_kombu.revocation import Revocation
 from stem_kombu.transports import names
 from stem_kombu.transports.connections import connect, open_connection
+from stem_kombu.transports.control_links import control_link
 from tests.waiting import eventually
 
 
@@ -40,9 +41,11 @@ class Wire:
 
     def __init__(self, url: str, namespace: str = "stem") -> None:
         self.url, self.namespace = url, namespace
-        self._mailbox = Mailbox(open_connection(url), namespace, timeout=5.0, clock=SYSTEM)
+        self._connection = ClientConnection(
+            control_link(open_connection(url), clock=SYSTEM), namespace, timeout=5.0, clock=SYSTEM
+        )
         self._plain: Any = None
-        self.reply_to = self._mailbox.reply_to
+        self.reply_to = self._connection.reply_to
         #: Every reply that arrived, in order.
         self.replies: list[Reply] = []
 
@@ -50,7 +53,7 @@ class Wire:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._mailbox.close()
+        self._connection.close()
         if self._plain is not None:
             self._plain.release()
 
@@ -65,11 +68,11 @@ class Wire:
 
     def put(self, worker: str, body: bytes) -> None:
         """Put bytes into a worker's inbox, in the envelope of a command."""
-        self._mailbox.send_to(body, [worker], expires=30.0)
+        self._connection.send_to(body, [worker], expires=30.0)
 
     def shout(self, body: bytes) -> None:
         """Broadcast bytes in the envelope of a command."""
-        self._mailbox.broadcast(body, [], expires=30.0)
+        self._connection.broadcast(body, [], expires=30.0)
 
     def put_in_envelope(self, worker: str, body: Any, **envelope: Any) -> None:
         """Put a message into a worker's inbox as Kombu sends it with those properties."""
@@ -83,7 +86,7 @@ class Wire:
 
     def listen(self) -> None:
         """Hear what there is, a moment at most."""
-        self._mailbox.listen(self.replies.append, SYSTEM.monotonic() + 0.05)
+        self._connection.listen(self.replies.append, SYSTEM.monotonic() + 0.05)
 
     def until(self, heard: Callable[[], object], message: str | None = None) -> None:
         """Listen until that is so."""

@@ -26,6 +26,7 @@ from stem_kombu.control.server.subscription import ControlSubscription
 from stem_kombu.signing.keyring import Keyring
 from stem_kombu.signing.seal import digest_of, sealed, signature_of
 from stem_kombu.transports.connections import open_connection
+from stem_kombu.transports.control_links import control_link
 from stem_kombu.worker.worker import Worker
 from tests.servers.redis import RedisServer
 from tests.signing.keys import ring, shared
@@ -73,14 +74,14 @@ class Ghost:
     def _run(self) -> None:
         self._pipe.open()
         ear = ControlSubscription(
-            open_connection(self._scene.settings.broker.value), "stem", "phantom", fanout=True, receive=self._hear,
-            garbage=lambda *_: None, later=lambda *_: None, hearing_check=60.0, pipe=self._pipe, clock=SYSTEM,
+            control_link(open_connection(self._scene.settings.broker.value), clock=SYSTEM), "stem", "phantom",
+            receive=self._hear, malformed=lambda *_: None, hearing_check=60.0, pipe=self._pipe, clock=SYSTEM,
         )  # fmt: skip
         ear.open()
         while not self._gone.is_set():
             if ear.listen():
                 self._hears.set()
-        ear.close(gracefully=True)
+        ear.close()
         self._pipe.close()
 
     def _hear(self, body: bytes, say: Callable[[str, bytes], None], /, *, private: bool) -> None:
@@ -247,7 +248,9 @@ def test_g12_nobody_keeps_a_worker_from_its_name_by_a_beat(scene: Scene, signed:
 def test_g12_heartbeats_on_the_stream_are_the_fleets_and_each_is_told_once(scene: Scene) -> None:
     with scene.client() as client:
         stream = client.heartbeats()
-        outbox = ReplyPublisher(open_connection(scene.settings.broker.value), clock=SYSTEM)
+        outbox = ReplyPublisher(
+            control_link(open_connection(scene.settings.broker.value), clock=SYSTEM), "stem", clock=SYSTEM
+        )
         try:
             first = stream.next(10.0)
             assert first is not None and first.worker == "alpha"

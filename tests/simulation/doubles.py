@@ -6,23 +6,16 @@ it but those that drivers and brokers make.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from stem_kombu.clock import Clock
-from stem_kombu.control.protocol.codec import decode_reply
-from stem_kombu.control.protocol.messages import Reply
-from stem_kombu.errors import BadMessage, BrokerError, BrokerUnavailable
-from stem_kombu.transports import names
+from stem_kombu.errors import BrokerUnavailable
+from stem_kombu.transports.control_link import Addresses, ControlMessage, MessageKind, Received
 from tests.faults.history import Event
 from tests.simulation.kernel import KERNEL
 from tests.simulation.services import Broker, Message
 from tests.simulation.threads import FDS
-
-#: Seconds until somebody notices that a connection hears nothing any more (HEARING_CHECK and what follows, shortened).
-_HALF_OPEN = 4.0
 
 
 class Lost(ConnectionError):
@@ -256,168 +249,124 @@ def give_back(connection: TaskConnection, tag: int) -> None:
 # -- control --------------------------------------------------------------------------------------------------------------
 
 
-class Ear:
-    """:class:`stem_kombu.control.server.subscription.ControlSubscription`: hears broadcasts and an inbox.
+class ControlLink:
+    """:class:`stem_kombu.transports.control_link.ControlLink` of the simulated broker."""
 
-    It knows when it is deaf, after a while."""
+    url = "simulated://"
 
-    errors = (BrokerError,)
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
 
-    def __init__(
-        self, template: Template, namespace: str, worker: str, *, fanout: bool,
-        receive: Callable[[bytes, Callable[[str, bytes], None]], None], garbage: Callable[[str, str], None],
-        later: Callable[[str, bytes], None], hearing_check: float, pipe: Any, clock: Clock,
-    ) -> None:  # fmt: skip
-        self._broker = template.broker
-        self._inbox = self._broker.queue(names.inbox_name(namespace, worker))
-        self._receive = receive
-        self._proven = self._lost = self._woken = self._wired = False
+    def fans_out(self, timeout: float = 2.0) -> bool:
+        return True
+
+    def open(self, addresses: Addresses, *, timeout: float, limit: float, confirms: bool = False) -> ControlConnection:
+        self._broker.net.reach("broker", BrokerUnavailable, patience=timeout)
+        return ControlConnection(self._broker, addresses, limit)
+
+
+class ControlConnection:
+    """:class:`stem_kombu.transports.control_link.ControlConnection`: broadcasts and an inbox.
+
+    That a subscription is lost is told to nobody: a worker finds out by what it sends to itself."""
+
+    keepalive = None  # a simulated broker wants no heartbeats
+    is_blocked = False
+
+    def __init__(self, broker: Broker, addresses: Addresses, limit: float) -> None:
+        self._broker, self._limit = broker, limit
+        self._namespace = addresses.namespace
+        self._inbox = None if addresses.inbox is None else broker.queue(addresses.inbox)
         self._broadcasts: list[bytes] = []
         self._reader: Any = None
-        self._process = KERNEL.thread.process
-        self.deaf_since: float | None = None
-
-    def open(self) -> None:
-        self._broker.net.reach("broker", BrokerUnavailable)
-        self._wired = True
-        self._process.on_exit.append(self._forget)
-
-    def wake(self) -> None:
-        self._woken = True
-        self._poke()
-
-    def hear(self, body: bytes) -> None:
-        if self.deaf_since is None:
-            self._broadcasts.append(body)
-            self._poke()
-
-    def drop(self) -> None:
-        self._lost = True
-        self._poke()
-
-    def listen(self) -> bool:
-        if not self._proven:
-            self._check()
-            self._broker.ears[self] = True
-            if KERNEL.draw() < 0.3:
-                KERNEL.block(KERNEL.draw() * 0.1)  # its message to itself is on its way
-            self._proven = True
-            return True
-        self._check()
-        if self._broadcasts:
-            self._receive(self._broadcasts.pop(0), self._say)
-        elif self.deaf_since is None and (body := self._inbox.take()) is not None:
-            self._receive(body, self._say)
-        elif not self._woken:
-            me = KERNEL.thread
-            self._reader = me
-            self._inbox.reader = me
-            KERNEL.block(None if self.deaf_since is None else 0.5)
-            self._reader = None
-            if self._inbox.reader is me:
-                self._inbox.reader = None
-        self._woken = False
-        return False
-
-    def close(self, *, gracefully: bool) -> None:
-        self._forget()
-
-    def _check(self) -> None:
-        net = self._broker.net
-        if self.deaf_since is not None and KERNEL.now - self.deaf_since > _HALF_OPEN:
-            raise BrokerUnavailable("this worker does not hear what it says to itself")
-        if self._lost or ((net.down or net.cut) and net.broken("broker", self._process)):
-            raise BrokerUnavailable("connection lost")
-
-    def _say(self, reply_to: str, body: bytes) -> None:
-        self._broker.net.reach("broker", BrokerUnavailable)
-        self._broker.send(reply_to, body, 60.0)
-
-    def _poke(self) -> None:
-        if self._reader is not None:
-            KERNEL.wake(self._reader)
-
-    def _forget(self) -> None:
-        self._broker.ears.pop(self, None)
-
-
-class Voice:
-    """The connection of :class:`stem_kombu.control.server.reply_publisher.ReplyPublisher`."""
-
-    patience = None  # a simulated broker wants no heartbeats
-
-    def __init__(self, template: Template, clock: Clock) -> None:
-        self._broker = template.broker
-        self.speaker = self
-        self._broker.net.reach("broker", BrokerUnavailable)
-
-    def listen(self) -> None:
-        """The broker says nothing here."""
-
-    def reply(self, reply_to: str, body: bytes) -> None:
-        self._broker.net.reach("broker", BrokerUnavailable)
-        self._broker.send(reply_to, body, 60.0)
-
-    def beat(self, beat: Any) -> None:
-        """Nobody follows."""
-
-    def close(self) -> None:
-        """Nothing to let go."""
-
-
-class Mailbox:
-    """:class:`stem_kombu.control.client.connection.Mailbox`: a client's inbox and its way to the workers."""
-
-    def __init__(
-        self, template: Template, namespace: str, *, timeout: float, clock: Clock, keyring: Any = None
-    ) -> None:
-        self._broker = template.broker
-        self._namespace = namespace
-        self._clock = clock
-        self.untrusted: dict[str, int] = {}
-        self._broker.net.reach("broker", BrokerUnavailable, patience=timeout)
-        self.until = float("inf")
-        self.reply_to = names.reply_name(namespace, f"{KERNEL.draw():.12f}")
-        self._queue = self._broker.queue(self.reply_to)
+        self._lost = False
         self.process = KERNEL.thread.process
-        self.used_at = clock.monotonic()
+        #: Since when nothing that is sent arrives, though nothing else tells of it.
+        self.deaf_since: float | None = None
+        self.healed: Callable[[], None] = lambda: None
+        if addresses.broadcasts:
+            broker.subscribed[self] = True
+            self.process.on_exit.append(self._forget)
 
-    fans_out = True
-
-    def broadcast(self, body: bytes, workers: Iterable[str], *, expires: float) -> None:
+    def broadcast(self, body: bytes, *, expires: float) -> None:
         self._reach()
         self._note(body)
         self._broker.fan_out(body, expires)
 
-    def send_to(self, body: bytes, workers: Iterable[str], *, expires: float) -> None:
+    def send(self, inbox: str, body: bytes, *, expires: float) -> None:
         self._reach()
         self._note(body)
-        for worker in workers:
-            self._broker.send(names.inbox_name(self._namespace, worker), body, expires)
+        self._broker.send(inbox, body, expires)
 
-    def listen(self, heard: Callable[[Reply], object], until: float) -> None:
-        if self._broker.net.broken("broker", self.process):
-            raise BrokerUnavailable("connection lost")
-        if not self._queue.messages:
-            left = until - self._clock.monotonic()
-            if left <= 0:
-                return
-            self._queue.reader = KERNEL.thread
-            KERNEL.block(left)
-            self._queue.reader = None
-        if (body := self._queue.take()) is not None:
-            try:
-                heard(decode_reply(body))
-            except BadMessage:
-                pass
+    def publish_heartbeat(self, body: bytes, *, expires: float) -> None:
+        """Nobody follows."""
+
+    def settle(self) -> None:
+        """The broker has it."""
+
+    def wait(self, seconds: float, wake: int = -1) -> list[Received]:
+        self._check()
+        if not self._has_some and seconds > 0 and not (wake >= 0 and FDS[wake].readable):
+            me = self._reader = KERNEL.thread
+            if self._inbox is not None:
+                self._inbox.reader = me
+            if wake >= 0:
+                FDS[wake].watchers.append(me)
+            KERNEL.block(seconds)
+            self._reader = None
+            if self._inbox is not None and self._inbox.reader is me:
+                self._inbox.reader = None
+            if wake >= 0 and me in FDS[wake].watchers:
+                FDS[wake].watchers.remove(me)
+            self._check()
+        return self._taken()
+
+    def limit(self, seconds: float) -> None:
+        self._limit = seconds
 
     def close(self, *, broken: bool = False) -> None:
-        """Nothing to let go."""
+        self._forget()
+
+    # -- as the broker sees it --
+
+    def arrive(self, body: bytes) -> None:
+        if self.deaf_since is None:
+            self._broadcasts.append(body)
+            self.poke()
+
+    def drop(self) -> None:
+        self._lost = True
+        self.poke()
+
+    def poke(self) -> None:
+        if self._reader is not None:
+            KERNEL.wake(self._reader)
+
+    @property
+    def _has_some(self) -> bool:
+        return self.deaf_since is None and bool(self._broadcasts or (self._inbox is not None and self._inbox.messages))
+
+    def _taken(self) -> list[Received]:
+        if self.deaf_since is not None:
+            return []
+        broadcasts, self._broadcasts = self._broadcasts, []
+        found: list[Received] = [ControlMessage(MessageKind.BROADCAST, body) for body in broadcasts]
+        while self._inbox is not None and (body := self._inbox.take()) is not None:
+            found.append(ControlMessage(MessageKind.INBOX, body))
+        return found
+
+    def _check(self) -> None:
+        net = self._broker.net
+        if self._lost or ((net.down or net.cut) and net.broken("broker", self.process)):
+            raise BrokerUnavailable("connection lost")
 
     def _reach(self) -> None:
-        """The way to the broker, which is waited for until the command's deadline and a moment."""
-        patience = max(0.05, self.until - self._clock.monotonic())
-        self._broker.net.reach("broker", BrokerUnavailable, patience=patience)
+        """The way to the broker, which is waited for as long as for any answer."""
+        self._broker.net.reach("broker", BrokerUnavailable, patience=self._limit)
+
+    def _forget(self) -> None:
+        if self._broker.subscribed.pop(self, None) and self.deaf_since is not None:
+            self.healed()
 
     def _note(self, body: bytes) -> None:
         process = self.process
@@ -432,8 +381,3 @@ class Mailbox:
                     request=process.operation,
                 )
             )
-
-
-@contextmanager
-def broker_errors(connection: Any, doing: str = "") -> Iterator[None]:
-    yield

@@ -21,12 +21,12 @@ from stem_kombu.concurrency import thread_pool as lanes
 from stem_kombu.context import TaskContext, TaskReleased, TaskRevoked
 from stem_kombu.control.client import client as client_module
 from stem_kombu.control.client import command_request as question
-from stem_kombu.control.client import connections as mailboxes
+from stem_kombu.control.client import connections as client_connections
 from stem_kombu.control.client import roster_reader as lookout
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.reply_collector import ReplyCollector
 from stem_kombu.control.protocol.messages import Command, Reply, Revoke
-from stem_kombu.control.server import listener
+from stem_kombu.control.server import listener, subscription
 from stem_kombu.control.server import reply_publisher as outbox
 from stem_kombu.control.server import worker_view as base
 from stem_kombu.control.server.command_server import CommandServer
@@ -442,7 +442,7 @@ def wire() -> None:
         module.os = threads.os  # type: ignore[attr-defined]
     for module in (ahead, child_signals, inline, handlers):
         module.monotonic = lambda: KERNEL.now  # type: ignore[attr-defined]
-    for module in (steering, connections):
+    for module in (steering, connections, subscription):
         module.random = chance  # type: ignore[attr-defined]
     for module in (base, question, client_module):
         module.secrets = secret  # type: ignore[attr-defined]
@@ -500,19 +500,12 @@ def wire() -> None:
             "limit_decompression": lambda channel, limit: channel,
         },
         queues: {"release": lambda connection: connection.release()},
-        listener: {
-            "ControlSubscription": doubles.Ear,
-            "CommandServer": NotedReception,
-            "capabilities_of": lambda *_, **__: SimpleNamespace(fanout=True, require_control=lambda url: None),
-            "shown_url": lambda template: "simulated://",
-        },
-        outbox: {
-            "_ReplyConnection": doubles.Voice,
-            "broker_errors": doubles.broker_errors,
-            "shown_url": lambda template: "simulated://",
-        },
+        listener: {"CommandServer": NotedReception},
         question: {"ReplyCollector": NotedCensus, "encode_command": _encode_command},
-        mailboxes: {"Mailbox": doubles.Mailbox, "broker_connection": lambda settings: doubles.Template(WORLD.broker)},
+        client_connections: {
+            "broker_connection": lambda settings: doubles.Template(WORLD.broker),
+            "control_link": lambda template, *, clock: doubles.ControlLink(WORLD.broker),
+        },
         agent_view: {"mask_url": lru_cache(agent_view.mask_url)},
         worker_module: {
             "StartLog": lambda *_: SimpleNamespace(start=lambda: None, stop=lambda: None, note=lambda message: None),
@@ -528,6 +521,7 @@ def wire() -> None:
             "RevocationCache": NotedCache,
         },
         control_agent: {
+            "control_link": lambda template, *, clock: doubles.ControlLink(WORLD.broker),
             "Janitor": lambda *_, **__: SimpleNamespace(sweep=lambda *_: None, close=lambda: None),
             "warn_of_routes": lambda settings: None,
         },

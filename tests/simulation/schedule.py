@@ -349,14 +349,14 @@ class Schedule:
 
     def _deafen(self) -> None:
         """A subscription is lost without any error."""
-        ears = [ear for ear in self.world.broker.ears if ear.deaf_since is None]
+        ears = [ear for ear in self.world.broker.subscribed if ear.deaf_since is None]
         if not ears:
             return
         ear = ears[int(self.draw() * len(ears))]
         ear.deaf_since = KERNEL.now
-        target = f"broker/{ear._process.name}"
+        target = f"broker/{ear.process.name}"
         self.world.note("fault", target=target, value="deaf")
-        ear._poke()
+        ear.poke()
         ear.healed = lambda: self.world.note("healed", target=target, value="deaf")
 
     def _reset_connections(self) -> None:
@@ -373,7 +373,7 @@ class Schedule:
         broker = self.world.broker
         for consumer in [consumer for consumer in broker.consumers if whose(consumer.process)]:
             consumer.drop()
-        for ear in [ear for ear in broker.ears if whose(ear._process)]:
+        for ear in [ear for ear in broker.subscribed if whose(ear.process)]:
             ear.drop()
 
     def _some_node(self) -> WorkerNode:

@@ -340,7 +340,7 @@ class Broker:
         self.net = net
         self.history = history
         self.leases = leases
-        self.ears: dict[Any, bool] = {}
+        self.subscribed: dict[Any, bool] = {}
         self.queues: dict[str, Queue] = {}
         self.ready: list[tuple[int, Message]] = []
         self.held: dict[int, Message] = {}
@@ -362,8 +362,8 @@ class Broker:
         self._carry(lambda: self.queue(name).put(KERNEL.now + expires, body), lossy=False)
 
     def fan_out(self, body: bytes, expires: float) -> None:
-        for ear in list(self.ears):
-            self._carry(lambda ear=ear: ear.hear(body), lossy=True)  # type: ignore[misc]
+        for connection in list(self.subscribed):
+            self._carry(lambda to=connection: to.arrive(body), lossy=True)  # type: ignore[misc]
 
     def _carry(self, arrive: Callable[[], None], *, lossy: bool) -> None:
         net, draw = self.net, KERNEL.draw

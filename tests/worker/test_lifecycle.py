@@ -22,7 +22,7 @@ from stem_kombu.celery.agent import CeleryAgent
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.client import ControlClient
-from stem_kombu.control.client.connection import Mailbox
+from stem_kombu.control.client.connection import ClientConnection
 from stem_kombu.control.client.heartbeat_stream import HeartbeatStream
 from stem_kombu.control.server.listener import ControlListener
 from stem_kombu.control.server.reply_publisher import ReplyPublisher
@@ -34,6 +34,8 @@ from stem_kombu.task import TaskMessage
 from stem_kombu.testing.ports import free_port
 from stem_kombu.testing.proxy import TcpProxy
 from stem_kombu.transports.connections import broker_connection
+from stem_kombu.transports.control_link import ControlLink
+from stem_kombu.transports.control_links import control_link
 from stem_kombu.transports.producer import open_producer
 from stem_kombu.transports.queue_depths import QueueDepths
 from stem_kombu.worker.totals import Totals
@@ -81,8 +83,12 @@ def _client(app: Stem) -> Life:
     return Life(lambda: client.ping(timeout=0.2), client.close)
 
 
+def link_of(app: Stem) -> ControlLink:
+    return control_link(broker_connection(app.settings), clock=SYSTEM)
+
+
 def _outbox(app: Stem) -> Life:
-    outbox = ReplyPublisher(broker_connection(app.settings), clock=SYSTEM)
+    outbox = ReplyPublisher(link_of(app), "life", clock=SYSTEM)
     return Life(lambda: outbox.reply("stem.test.lifecycle", b"{}"), outbox.close)
 
 
@@ -122,7 +128,7 @@ def _each_anew(make: Callable[[Any, str], Any]) -> Callable[[Stem], Life]:
             while made:
                 stop()
 
-        return Life(lambda: made.append(make(broker_connection(app.settings), app.settings.namespace)), stop, release)
+        return Life(lambda: made.append(make(link_of(app), app.settings.namespace)), stop, release)
 
     return life
 
@@ -170,8 +176,10 @@ LIVES: dict[str, Callable[[Stem], Life]] = {
     "inline executor": _inline,
     "client": _client,
     "outbox": _outbox,
-    "mailbox": _each_anew(lambda template, namespace: Mailbox(template, namespace, timeout=10.0, clock=SYSTEM)),
-    "stream": _each_anew(lambda template, namespace: HeartbeatStream(template, namespace, timeout=10.0, clock=SYSTEM)),
+    "client connection": _each_anew(
+        lambda link, namespace: ClientConnection(link, namespace, timeout=10.0, clock=SYSTEM)
+    ),
+    "stream": _each_anew(lambda link, namespace: HeartbeatStream(link, namespace, timeout=10.0, clock=SYSTEM)),
     "depths": _depths,
     "producer": _producer,
     "store in sqlite": _store("sqlite:///{folder}/life.db"),
@@ -183,7 +191,7 @@ LIVES: dict[str, Callable[[Stem], Life]] = {
 }
 ON_A_SERVER = {
     name: LIVES[name]
-    for name in ("worker", "listener", "consumer", "outbox", "mailbox", "stream", "depths", "producer")
+    for name in ("worker", "listener", "consumer", "outbox", "client connection", "stream", "depths", "producer")
 }
 ON_A_SERVER |= {"face": _part("_face", lambda part: part.start(), lambda part: part.stop()), "agent": _agent}
 ON: dict[tuple[str, str], dict[str, Callable[[Stem], Life]]] = {

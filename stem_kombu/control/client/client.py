@@ -1,6 +1,6 @@
 """The operator's end of the control plane: ask, collect until everyone has answered or the one deadline, report.
 
-A client keeps its connections and may be used from several threads: each question takes a mailbox for itself.
+A client keeps its connections and may be used from several threads: each command takes one for itself.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from stem_kombu.backends.registry import open_roster
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control import standing
 from stem_kombu.control.client.command_request import CommandRequest, checked_targets, chunks, default_requester
-from stem_kombu.control.client.connection import Mailbox
-from stem_kombu.control.client.connections import Mailboxes
+from stem_kombu.control.client.connection import ClientConnection
+from stem_kombu.control.client.connections import ClientConnections
 from stem_kombu.control.client.pages import completed
 from stem_kombu.control.client.reports import Report, RevokeReport, StatusReport, WorkerReply, WorkerStatus
 from stem_kombu.control.client.roster_clock import RosterClock
@@ -81,7 +81,7 @@ class ControlClient:
         self._trust = Verifier.of(self.settings.signing, clock=clock, level=logging.DEBUG)  # reports tell it
         self._on_wait = on_wait
         self._clock = clock
-        self._mailboxes = Mailboxes(self.settings, clock=clock, keyring=self._trust.keyring)
+        self._connections = ClientConnections(self.settings, clock=clock, keyring=self._trust.keyring)
         self._roster: Roster | None = None
         self._store: RevokeStore | None = None
         self._roster_clock = RosterClock(clock)
@@ -183,7 +183,7 @@ class ControlClient:
     def save(self, drafts: Sequence[RevocationDraft], *, timeout: float | None = None) -> list[Revocation]:
         """Store revocations as :meth:`revoke` does, and tell no worker. Raises as it does."""
         self._trust.require(Scope.OPERATE, "revoke")
-        self._mailboxes.template()  # an invalid broker URL is refused before anything is stored
+        self._connections.link()  # an invalid broker URL is refused before anything is stored
         timeout = self._timeout(timeout)
         fleet = _AskedFleet(self, min(standing.PROBE_LONGEST, standing.PROBE_SHARE * timeout))
         return Revoker(self._revoke_store(), self.settings.namespace, self._trust, fleet).save(drafts)
@@ -205,7 +205,7 @@ class ControlClient:
         from stem_kombu.control.client.heartbeat_stream import HeartbeatStream
 
         return HeartbeatStream(
-            self._mailboxes.template(),
+            self._connections.link(),
             self.settings.namespace,
             timeout=self._timeout(timeout),
             clock=self._clock,
@@ -217,7 +217,7 @@ class ControlClient:
 
     def close(self) -> None:
         """Let every connection go. May be called twice; the client can't be used afterwards."""
-        self._mailboxes.close()
+        self._connections.close()
         with self._lock:
             roster, self._roster = self._roster, None
             store, self._store = self._store, None
@@ -258,7 +258,7 @@ class ControlClient:
     ) -> Report:
         began = self._clock.monotonic() if began is None else began
         notes: list[str] = []
-        self._mailboxes.template()  # first, so that a wrong broker URL is not blamed on the roster beside it
+        self._connections.link()  # first, so that a wrong broker URL is not blamed on the roster beside it
         self._open_roster()  # which connects to nothing yet, but may have a driver to load
         # What loading and storing took doesn't count against the workers: they get the whole timeout from here.
         asked = self._clock.monotonic()
@@ -276,28 +276,28 @@ class ControlClient:
             clock=self._clock, keyring=self._trust.keyring,
         )  # fmt: skip
         question.expect(view)
-        mailbox = self._put(question, deadline)
+        connection = self._put(question, deadline)
         try:
             if look_later:
                 question.expect(self._roster_view(notes, look_until))
-            self._send_the_rest(question, mailbox, progress)
+            self._send_the_rest(question, connection, progress)
         except BrokerError:
-            mailbox.close(broken=True)
+            connection.close(broken=True)
             raise
         except BaseException:
-            mailbox.close()
+            connection.close()
             raise
         try:
-            self._collect(question, mailbox, began=self._clock.monotonic(), looked_since=look_later, enough=enough)
+            self._collect(question, connection, began=self._clock.monotonic(), looked_since=look_later, enough=enough)
         except BrokerUnavailable as error:
             if self._clock.monotonic() < deadline:  # else only the time is up, for the driver as well
                 notes.append(f"the connection was lost while waiting for replies: {error}")
-            mailbox.close(broken=True)
+            connection.close(broken=True)
         else:
-            self._mailboxes.put_back(mailbox)
+            self._connections.put_back(connection)
         census = question.census
         census.give_up()
-        untrusted, mailbox.untrusted = mailbox.untrusted, {}
+        untrusted, connection.untrusted = connection.untrusted, {}
         if untrusted:
             counted = ", ".join(f"{count} {reason}" for reason, count in sorted(untrusted.items()))
             notes.append(f"replies that can't be believed were dropped: {counted}")
@@ -316,26 +316,26 @@ class ControlClient:
             conflicts=census.conflicts,
         )
 
-    def _put(self, question: CommandRequest, deadline: float) -> Mailbox:
-        """Begin to publish the question; a mailbox whose connection has broken meanwhile is replaced once."""
+    def _put(self, question: CommandRequest, deadline: float) -> ClientConnection:
+        """Begin to publish the question; one that has broken meanwhile is replaced once."""
         while True:
-            mailbox, fresh = self._mailboxes.take(deadline)
-            mailbox.until = deadline
+            connection, fresh = self._connections.take(deadline)
+            connection.until = deadline
             try:
-                question.begin(mailbox)
+                question.begin(connection)
             except BrokerError:
-                mailbox.close(broken=True)
+                connection.close(broken=True)
                 if fresh or self._clock.monotonic() >= deadline:
                     raise
             except BaseException:
-                mailbox.close()
+                connection.close()
                 raise
             else:
-                self._fans_out = mailbox.fans_out
-                return mailbox
+                self._fans_out = connection.fans_out
+                return connection
 
     def _send_the_rest(
-        self, question: CommandRequest, mailbox: Mailbox, progress: Callable[[int, int], None] | None
+        self, question: CommandRequest, connection: ClientConnection, progress: Callable[[int, int], None] | None
     ) -> None:
         """Publish what :meth:`_put` has left, as answers come in; all of it by half of the time."""
         clock = self._clock
@@ -347,14 +347,16 @@ class ControlClient:
             if question.sent == question.parts:
                 return
             while question.unanswered >= WINDOW and (now := clock.monotonic()) < min(next_at, in_a_hurry):
-                mailbox.listen(lambda reply: question.census.hear(reply, clock.monotonic()), min(next_at, now + 0.05))
-            question.send_next(mailbox)
+                connection.listen(
+                    lambda reply: question.census.hear(reply, clock.monotonic()), min(next_at, now + 0.05)
+                )
+            question.send_next(connection)
             next_at = clock.monotonic() + WINDOW_WAIT
 
     def _collect(
         self,
         question: CommandRequest,
-        mailbox: Mailbox,
+        connection: ClientConnection,
         *,
         began: float,
         looked_since: bool,
@@ -372,7 +374,7 @@ class ControlClient:
                 if looked_since:
                     return
                 looked_since = True
-                if not question.greet_newcomers(mailbox, self._roster_view([], question.deadline)):
+                if not question.greet_newcomers(connection, self._roster_view([], question.deadline)):
                     return
                 continue
             if not census.wants and question.knows_roster and now >= began + min(NOBODY_WINDOW, question.timeout):
@@ -385,11 +387,11 @@ class ControlClient:
                 retry_at = min(census.last_heard + patience, at_last)  # they are still coming in
             if now >= retry_at:
                 # Redis forgets what is broadcast while a socket is down; an inbox is a list and keeps it.
-                question.remind(mailbox)
+                question.remind(connection)
                 at_last = retry_at = now + max(RETRY_LATEST, RETRY_SHARE * question.timeout)
             if self._on_wait is not None:
                 self._on_wait(census.wants - census.waits_for, census.wants, question.deadline - now)
-            mailbox.listen(lambda reply: census.hear(reply, clock.monotonic()), min(question.deadline, now + 0.05))
+            connection.listen(lambda reply: census.hear(reply, clock.monotonic()), min(question.deadline, now + 0.05))
 
     def _roster_view(self, notes: list[str], until: float) -> RosterView | None:
         whole = self._lookout.view(until, notes)

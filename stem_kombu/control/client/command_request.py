@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.clock import Clock
-from stem_kombu.control.client.connection import Mailbox
+from stem_kombu.control.client.connection import ClientConnection
 from stem_kombu.control.client.reply_collector import ReplyCollector, living
 from stem_kombu.control.protocol.codec import encode_command, order_size
 from stem_kombu.control.protocol.messages import Call, Command, Order, matches
@@ -73,20 +73,20 @@ class CommandRequest:
             self.census.expect(alive := living(view, self._targets))
             self.census.conflicts |= {b.worker: b.conflict for b in view.heartbeats if b.conflict and b.worker in alive}
 
-    def begin(self, mailbox: Mailbox) -> None:
-        """Publish the first message, with the mailbox as the address of the answers."""
-        self._reply_to = mailbox.reply_to
+    def begin(self, connection: ClientConnection) -> None:
+        """Publish the first message, with the connection as the address of the answers."""
+        self._reply_to = connection.reply_to
         self._bodies = [self._encoded(part, self._now) for part in range(self.parts)]
         self.sent = 0
-        self.send_next(mailbox)
+        self.send_next(connection)
 
-    def send_next(self, mailbox: Mailbox) -> None:
+    def send_next(self, connection: ClientConnection) -> None:
         """Publish the next message."""
         body, named = self._bodies[self.sent], self._targets
         if named is not None and set(named) <= set(self.census.expected):
-            mailbox.send_to(body, named, expires=self.timeout)
+            connection.send_to(body, named, expires=self.timeout)
         else:
-            mailbox.broadcast(body, self.census.expected, expires=self.timeout)
+            connection.broadcast(body, self.census.expected, expires=self.timeout)
         self.sent += 1
 
     @property
@@ -101,17 +101,17 @@ class CommandRequest:
         absent = self.knows_roster and bool(silent) and self._may_live.isdisjoint(silent)
         return absent and seconds >= self._absent_after
 
-    def remind(self, mailbox: Mailbox) -> None:
+    def remind(self, connection: ClientConnection) -> None:
         """Ask the silent again, each through its inbox; who has the question already ignores it, or answers again."""
         for worker in self.census.silent:
             for part in self.census.missing_parts(worker):
-                mailbox.send_to(self._again(part), [worker], expires=self.timeout)
+                connection.send_to(self._again(part), [worker], expires=self.timeout)
 
-    def greet_newcomers(self, mailbox: Mailbox, view: RosterView | None) -> bool:
+    def greet_newcomers(self, connection: ClientConnection, view: RosterView | None) -> bool:
         """Ask who has appeared on the roster since; whether there was somebody."""
         new = self.census.expect(living(view, self._targets)) if view is not None else []
         for part in range(self.parts) if new else ():
-            mailbox.send_to(self._again(part), new, expires=self.timeout)
+            connection.send_to(self._again(part), new, expires=self.timeout)
         return bool(new) and not self.census.is_whole
 
     def unknown(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.clock import Clock
@@ -21,14 +21,10 @@ from stem_kombu.control.server.reply_publisher import ReplyPublisher
 from stem_kombu.control.server.subscription import ControlSubscription
 from stem_kombu.control.server.worker_view import WorkerView
 from stem_kombu.control.verification import Verifier
-from stem_kombu.errors import BrokerRefused, BrokerUnavailable
+from stem_kombu.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from stem_kombu.transports import names
-from stem_kombu.transports.capabilities import capabilities_of
-from stem_kombu.transports.errors import refusal, shown_url
+from stem_kombu.transports.control_link import ControlLink
 from stem_kombu.transports.outages import Outage
-
-if TYPE_CHECKING:
-    from kombu import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +46,7 @@ class ControlListener:
 
     def __init__(
         self,
-        template: Connection,
+        link: ControlLink,
         view: WorkerView,
         *,
         commands: Mapping[str, Callable[..., Any]],
@@ -62,15 +58,14 @@ class ControlListener:
         born: Callable[[], float | None] = lambda: None,
     ) -> None:
         who = view.identity
-        self._template = template
+        self._link = link
         self._namespace, self._worker = who.namespace, who.worker
         self.inbox = names.inbox_name(who.namespace, who.worker)
         self._clock = clock
         self._reconnected = reconnected
         self._hearing_check = hearing_check
-        self._fanout = True
-        self._outage = Outage(f"control of worker {who.worker} is interrupted", shown_url(template), clock)
-        self._outbox = ReplyPublisher(template, clock=clock)
+        self._outage = Outage(f"control of worker {who.worker} is interrupted", link.url, clock)
+        self._outbox = ReplyPublisher(link, who.namespace, clock=clock)
         self._reception = CommandServer(
             view,
             commands,
@@ -87,7 +82,6 @@ class ControlListener:
         #: Before the worker was ever reached: what the broker will go on refusing.
         self._refusal: BrokerRefused | None = None
         self._pipe = WakePipe()
-        self._wake: Callable[[], object] | None = None
 
     @property
     def admission(self) -> ReplayGuard:
@@ -116,7 +110,7 @@ class ControlListener:
         if refused is not None:
             raise refused
         raise BrokerUnavailable(
-            f"broker {shown_url(self._template)}: a control message to this worker itself did not come back"
+            f"broker {self._link.url}: a control message to this worker itself did not come back"
             f" within {_START_TIMEOUT:g} s" + (f" ({failure})" if failure else ""),
             hint="check that the broker lets this user declare queues and a fanout exchange",
         )
@@ -131,17 +125,13 @@ class ControlListener:
         self._outbox.close()  # heartbeats may have gone out without a start
 
     def _begin(self) -> None:
-        abilities = capabilities_of(self._template, clock=self._clock)
-        abilities.require_control(shown_url(self._template))
-        self._fanout = abilities.fanout
+        self._link.fans_out()  # or raises, where no command could reach this worker
         self._pipe.open()
         self._reception.open()
         self._wanted, self._ready, self._failure, self._refusal = True, False, None, None
 
     def _end_soon(self) -> None:
         self._unwant()  # a start that still waits gives up
-        if (wake := self._wake) is not None:
-            wake()
         self._pipe.wake()
 
     def _let_go(self) -> None:
@@ -161,39 +151,35 @@ class ControlListener:
             if (wait := self._outage.turn()) > 0:
                 self._pause(wait)
                 continue
-            ear = ControlSubscription(
-                self._template,
+            subscription = ControlSubscription(
+                self._link,
                 self._namespace,
                 self._worker,
-                fanout=self._fanout,
                 receive=self._reception.receive,
-                garbage=self.admission.drop,
-                later=self._outbox.reply,
+                malformed=self.admission.drop,
                 hearing_check=self._hearing_check,
                 pipe=self._pipe,
                 clock=self._clock,
             )
             try:
-                ear.open()
+                subscription.open()
                 self._outage.reached()
-                self._wake = ear.wake
                 while self._wanted:
-                    if ear.listen():
+                    if subscription.listen():
                         self._outage.worked()
                         if heard_before:
                             # Not before: what is broadcast between connecting and hearing is missed as well.
                             self._reconnected()
                         heard_before = True
                         self._set_ready()
-            except ear.errors as error:
+            except BrokerError as error:
                 wait = self._note(error)
             except Exception as error:
                 # The boundary of the thread that keeps this worker reachable: it must outlive whatever a driver raises.
                 if not self._outage.failures:
                     logger.exception("the control connection failed in an unexpected way")
                 wait = self._note(error)
-            self._wake = None
-            self._close(ear)
+            self._close(subscription)
             if self._outage.failures > 1:  # after the first failure at once: what is broadcast now is missed
                 self._pause(wait)
         self._outage.forget()
@@ -202,14 +188,11 @@ class ControlListener:
         with self._changed:
             self._changed.wait_for(lambda: not self._wanted, seconds)
 
-    def _close(self, ear: ControlSubscription) -> None:
-        # In a thread of its own, as closing waits for a blocking read to end and nobody hears this worker meanwhile.
-        wanted = self._wanted
-        closing = threading.Thread(
-            target=lambda: ear.close(gracefully=not wanted), name="stem-control-close", daemon=True
-        )
+    def _close(self, subscription: ControlSubscription) -> None:
+        # In a thread of its own, as closing may wait for the broker and no command reaches this worker meanwhile.
+        closing = threading.Thread(target=subscription.close, name="stem-control-close", daemon=True)
         closing.start()
-        if not wanted:
+        if not self._wanted:
             closing.join(_CLOSE_TIMEOUT)
 
     def _set_ready(self) -> None:
@@ -219,8 +202,8 @@ class ControlListener:
 
     def _note(self, error: Exception) -> float:
         self._failure = str(error) or type(error).__name__
-        if not self._ready and (refused := refusal(error, self._template)) is not None:
+        if not self._ready and isinstance(error, BrokerRefused):
             with self._changed:
-                self._refusal = refused
+                self._refusal = error
                 self._changed.notify_all()
         return self._outage.failed(error)

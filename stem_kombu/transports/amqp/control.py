@@ -9,14 +9,32 @@ from __future__ import annotations
 
 import select
 import ssl
+from collections.abc import Sequence
 from functools import lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu.clock import Clock
+from stem_kombu.errors import BrokerRefused
+from stem_kombu.transports import names
+from stem_kombu.transports.alarms import is_blocked
 from stem_kombu.transports.amqp.frames import AmqpFrames
+from stem_kombu.transports.connections import pulse
+from stem_kombu.transports.control_link import Addresses, ControlConnection, ControlMessage, MessageKind
+from stem_kombu.transports.errors import broker_errors, shown_url
+from stem_kombu.transports.generic.control import (
+    CONTENT_TYPE,
+    ENCODING,
+    PREFETCH,
+    GenericControlConnection,
+    GenericControlLink,
+    keepalive_of,
+    let_go,
+    queues_of,
+)
 
 if TYPE_CHECKING:
-    from kombu import Connection, Queue
+    from kombu import Connection, Exchange, Queue
 
 #: Messages that are acknowledged together, or when nothing comes any more. An acknowledgement each, or at every pause, would
 #: cost a fleet that is asked something as much as the question.
@@ -33,18 +51,88 @@ _PROPERTIES = Struct(">H").pack(1 << 15 | 1 << 14 | 1 << 12 | 1 << 8)
 _TRANSIENT = b"\x01"
 
 
-def open_amqp_mail(connection: Connection, *, timeout: float, confirms: bool = False) -> AmqpMail | None:
-    """The mail of that connection, ``None`` where its driver does not read as it must. ``timeout`` is the longest wait for
-    the broker, in seconds; with ``confirms`` the broker confirms each message."""
-    return AmqpMail(connection, timeout, confirms=confirms) if AmqpFrames.can_read(connection.connection) else None
+class AmqpControlLink(GenericControlLink):
+    """See :class:`~stem_kombu.transports.control_link.ControlLink`: RabbitMQ, where its driver reads as it must."""
+
+    def _listening(
+        self, connection: Connection, addresses: Addresses, limit: float, confirms: bool
+    ) -> ControlConnection:
+        if not AmqpFrames.can_read(connection.connection):
+            return GenericControlConnection(connection, addresses, clock=self._clock)
+        channel = ControlChannel(connection, limit, confirms=confirms)
+        for kind, queue in queues_of(addresses):
+            # A client has asked for what comes, and RabbitMQ may push all of it. Else, without acknowledgements, everything
+            # would be pushed at once to a worker that is suspended.
+            channel.consume(queue, kind, prefetch=0 if confirms else PREFETCH)
+        return AmqpControlConnection(connection, channel, addresses.namespace, clock=self._clock)
 
 
-class AmqpMail:
-    """One connected AMQP connection, of which nobody uses the default channel beside it; for one thread at a time.
+class AmqpControlConnection:
+    """See :class:`~stem_kombu.transports.control_link.ControlConnection`."""
 
-    Every method raises what the driver raises when the connection or its channel is lost."""
+    def __init__(self, connection: Connection, channel: ControlChannel, namespace: str, *, clock: Clock) -> None:
+        self._connection, self._channel = connection, channel
+        self._clock = clock
+        self._broadcasts = names.broadcast_exchange(namespace)
+        self._heartbeats = names.heartbeat_exchange(namespace)
+        self._declared: set[str] = set()
+        self.keepalive = keepalive_of(connection)
 
-    def __init__(self, connection: Connection, timeout: float, *, confirms: bool) -> None:
+    @property
+    def is_blocked(self) -> bool:
+        return is_blocked(self._connection)
+
+    def broadcast(self, body: bytes, *, expires: float) -> None:
+        self._publish(self._broadcasts, body, expires)
+
+    def publish_heartbeat(self, body: bytes, *, expires: float) -> None:
+        self._publish(self._heartbeats, body, expires)
+
+    def send(self, inbox: str, body: bytes, *, expires: float) -> None:
+        # Not declared: that would bring the queue of a client back that has gone.
+        with broker_errors(self._connection, "sending to an inbox"):
+            self._channel.publish(body, "", inbox, expires=expires)
+
+    def settle(self) -> None:
+        with broker_errors(self._connection, "waiting until the broker confirms"):
+            if not self._channel.settle():
+                raise BrokerRefused(
+                    f"broker {shown_url(self._connection)}: it refused a control message",
+                    hint="check the policies that it applies to queues named stem-…-ctl-…",
+                )
+
+    def wait(self, seconds: float, wake: int = -1) -> Sequence[ControlMessage]:
+        channel = self._channel
+        with broker_errors(self._connection, "waiting for control messages"):
+            arrived: Sequence[ControlMessage] = ()
+            if channel.wait(seconds, wake):
+                arrived = channel.take()
+            else:
+                channel.acknowledge()
+            pulse(self._connection, clock=self._clock)
+        return arrived
+
+    def limit(self, seconds: float) -> None:
+        self._channel.limit(seconds)
+
+    def close(self, *, broken: bool = False) -> None:
+        let_go(self._connection, broken=broken)
+
+    def _publish(self, exchange: Exchange, body: bytes, expires: float) -> None:
+        with broker_errors(self._connection, "broadcasting"):
+            if exchange.name not in self._declared:
+                exchange(self._connection.default_channel).declare()
+                self._declared.add(exchange.name)
+            self._channel.publish(body, exchange.name, "", expires=expires)
+
+
+class ControlChannel:
+    """The default channel of a connected AMQP connection, which nothing else uses; for one thread at a time.
+
+    Every method raises what the driver raises when the connection or its channel is lost. ``timeout`` is the longest wait
+    for the broker, in seconds; with ``confirms`` the broker confirms each message."""
+
+    def __init__(self, connection: Connection, timeout: float, *, confirms: bool = False) -> None:
         channel: Any = connection.default_channel  # py-amqp's, of which Kombu's annotations know nothing
         self._channel = channel
         self._amqp: Any = connection.connection
@@ -57,7 +145,7 @@ class AmqpMail:
         self._waker = -1
         self._more = False
         self._failure: Exception | None = None
-        self._arrived: list[tuple[bool, bytes]] = []
+        self._arrived: list[ControlMessage] = []
         # Taken in and not acknowledged: how many, and the last one's number.
         self._taken, self._last = 0, 0
         self._published = 0
@@ -74,16 +162,16 @@ class AmqpMail:
         self._socket.settimeout(timeout)
         self._timeout = timeout
 
-    def consume(self, queue: Queue, *, broadcast: bool = False, prefetch: int = 0) -> None:
+    def consume(self, queue: Queue, kind: MessageKind, *, prefetch: int = 0) -> None:
         """Declare the queue and have its messages pushed, all of them or, to be acknowledged, at most ``prefetch`` at a
-        time. :meth:`take` tells which are ``broadcast``."""
+        time."""
         queue(self._channel).declare()
         if prefetch:
             self._channel.basic_qos(0, prefetch, False)
 
         def arrived(message: Any) -> None:
             body = message.body  # which py-amqp, where it reads by itself, has decoded
-            self._arrived.append((broadcast, body.encode() if isinstance(body, str) else bytes(body or b"")))
+            self._arrived.append(ControlMessage(kind, body.encode() if isinstance(body, str) else bytes(body or b"")))
             if prefetch:
                 self._taken, self._last = self._taken + 1, message.delivery_tag
 
@@ -97,8 +185,8 @@ class AmqpMail:
             return True
         return self._wait(seconds, wake)
 
-    def take(self) -> list[tuple[bool, bytes]]:
-        """What has come, in order, without waiting for more: each message's body, and whether it was broadcast."""
+    def take(self) -> list[ControlMessage]:
+        """What has come, in order, without waiting for more."""
         self._take_in()
         if self._failure is not None and not self._arrived:
             failure, self._failure = self._failure, None
@@ -112,12 +200,10 @@ class AmqpMail:
             self._taken = 0
             self._write(_ACK.pack(_METHOD, self._number(), 13, _BASIC, 80, self._last, 1, 0xCE))
 
-    def publish(
-        self, body: bytes, exchange: str, routing_key: str, *, content_type: str, encoding: str, expires: float
-    ) -> None:
+    def publish(self, body: bytes, exchange: str, routing_key: str, *, expires: float) -> None:
         """Write a message that is gone once it is ``expires`` seconds old; nothing is read."""
         number, size = self._number(), len(body)
-        properties = _kind(content_type, encoding) + _short(str(int(expires * 1000)))
+        properties = _FORM + _short(str(int(expires * 1000)))
         frames = [
             _frame(_METHOD, number, _address(exchange, routing_key)),
             _frame(_HEADER, number, _CONTENT.pack(_BASIC, 0, size) + properties),
@@ -129,19 +215,16 @@ class AmqpMail:
             self._unconfirmed.add(self._published)
         self._write(b"".join(frames))
 
-    def settle(self) -> None:
-        """Return once the broker has confirmed all that was published; what comes meanwhile is kept."""
+    def settle(self) -> bool:
+        """Whether the broker takes all that was published, once it has said so; what comes meanwhile is kept."""
         while self._unconfirmed:
             if not self._wait(self._timeout):
                 raise TimeoutError("the broker has not confirmed a message in time")
             self._take_in()
             if self._failure is not None:
                 raise self._failure
-        if self._refused:
-            from amqp.exceptions import MessageNacked
-
-            self._refused = False
-            raise MessageNacked
+        refused, self._refused = self._refused, False
+        return not refused
 
     def _wait(self, seconds: float, wake: int = -1) -> bool:
         if self._more:
@@ -198,6 +281,5 @@ def _address(exchange: str, routing_key: str) -> bytes:
     return Struct(">HHH").pack(_BASIC, _PUBLISH, 0) + _short(exchange) + _short(routing_key) + b"\x00"
 
 
-@lru_cache(maxsize=8)
-def _kind(content_type: str, encoding: str) -> bytes:
-    return _PROPERTIES + _short(content_type) + _short(encoding) + _TRANSIENT
+#: Of every message that is published here: which properties follow, and all but the expiry.
+_FORM = _PROPERTIES + _short(CONTENT_TYPE) + _short(ENCODING) + _TRANSIENT

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from stem_kombu.transports.redis.control import raw_client
+from stem_kombu.transports.redis.control_queues import raw_client
 
 if TYPE_CHECKING:
     from kombu import Connection

@@ -1,0 +1,1 @@
+"""What Kombu can do on every transport, by its public names."""

@@ -1,0 +1,238 @@
+"""Control messages into and out of Redis, in Kombu's form: one command for a message, and one for a burst of them.
+
+Kombu's producer makes a client for each message and renews the expiry of four lists in a transaction; its consumer asks for
+one message at a time. Both work on the same lists and topics as what is here, and do so where a server is too old for it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from stem_kombu.transports.generic.control import CONTENT_TYPE, ENCODING
+
+if TYPE_CHECKING:
+    from kombu import Connection
+
+logger = logging.getLogger(__name__)
+
+#: A message is never without its expiry, whenever its sender is killed; and none makes that of those before it shorter.
+#: ARGV: the message, milliseconds.
+_PUT = (
+    "redis.call('LPUSH', KEYS[1], ARGV[1]) "
+    "if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end"
+)
+#: Seconds for which the server lets a reader wait, and after which one that was not answered is on a dead connection.
+_WAIT, _OVERDUE = 5.0, 10.0
+#: Messages of one burst.
+_BURST = 1000
+
+
+def raw_client(channel: Any) -> Any:
+    """A client that keeps one connection of the channel's pool, for one thread, and changes no keys: the prefix is put on
+    by us, also where Kombu's own client does not."""
+    import redis
+
+    return redis.Redis(connection_pool=channel.pool, single_connection_client=True)
+
+
+def limit_waits(channel: Any, seconds: float) -> None:
+    """Let no connection of the channel's pool wait longer than that for an answer, until the next call says otherwise.
+
+    redis-py has no public way to do so. Its socket, its parser and what comes back after a reconnect each have the value;
+    where one is kept elsewhere one day, the connection waits for as long as it was opened with.
+    """
+    pool = channel.pool
+    pool.connection_kwargs["socket_timeout"] = seconds  # of those that it has yet to make
+    for kept in ("_available_connections", "_in_use_connections"):
+        for connection in tuple(getattr(pool, kept, ())):
+            connection.socket_timeout = seconds
+            if (sock := getattr(connection, "_sock", None)) is not None:
+                sock.settimeout(seconds)
+            parser = getattr(connection, "_parser", None)
+            for holder, name in ((getattr(parser, "_buffer", None), "socket_timeout"), (parser, "_socket_timeout")):
+                if hasattr(holder, name):
+                    setattr(holder, name, seconds)
+
+
+class MessageWriter:
+    """Puts messages into lists and onto topics; used by one thread at a time. Raises what the driver raises."""
+
+    def __init__(self, connection: Connection) -> None:
+        import redis
+
+        channel: Any = connection.default_channel
+        self._prefix = channel.global_keyprefix
+        # Over a connection of the pool, which Kombu's producer uses as well: an idle worker keeps none for it.
+        self._client = redis.Redis(connection_pool=channel.pool)
+        self._put = self._client.register_script(_PUT)
+        self._refusal = channel.ResponseError
+        self._allowed = True
+
+    def publish(self, topic: str, exchange: str, body: bytes) -> None:
+        """Say it to all who have subscribed to the topic, which is the exchange's."""
+        self._client.publish(topic, _text(body, exchange, ""))
+
+    def put(self, queue: str, body: bytes, *, expires: float) -> bool:
+        """Whether the message is in the queue, which stays for that many seconds at least; not where scripts are not
+        allowed."""
+        if self._allowed:
+            try:
+                self._put(keys=[self._prefix + queue], args=[_text(body, "", queue), int(expires * 1000)])
+            except self._refusal as error:
+                logger.info("control messages are sent by Kombu: %s", error)
+                self._allowed = False
+        return self._allowed
+
+
+class InboxReader:
+    """Messages of one queue that this process alone reads, in bursts; they are off the queue when they are returned.
+
+    Used by one thread at a time, but for ``close``. Every method raises what the driver raises when the connection is lost,
+    and the constructor :class:`ResponseError` of a server that gives no bursts (before Redis 6.2)."""
+
+    def __init__(self, channel: Any, queue: str) -> None:
+        self._key = channel.global_keyprefix + queue
+        self._pool = channel.pool
+        self._refusal = channel.ResponseError
+        self._connection = self._pool.get_connection()
+        self._armed_at: float | None = None
+        try:
+            self._connection.send_command("RPOP", self._key, _BURST)
+            self._first: list[bytes] = self._connection.read_response() or []
+        except BaseException:
+            self.close()
+            raise
+
+    def arm(self, now: float) -> bool:
+        """Have the server answer as soon as something comes; whether something has come already. ``now`` is monotonic."""
+        if self._armed_at is None:
+            connection = self._connection
+            # In one packet: the second is carried out as soon as the first has ended.
+            commands = [("BRPOP", self._key, f"{_WAIT:g}"), ("RPOP", self._key, _BURST)]
+            connection.send_packed_command(connection.pack_commands(commands))
+            self._armed_at = now
+        return bool(self._first)
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether the server, of which nothing has come, should have answered by ``now``."""
+        return self._armed_at is not None and now - self._armed_at > _OVERDUE
+
+    def fileno(self) -> int:
+        return _descriptor(self._connection)
+
+    def taken(self, *, answered: bool) -> list[bytes]:
+        """What has come, in order; where the server has ``answered``, waits for the rest of that."""
+        found, self._first = self._first, []
+        if answered:
+            self._armed_at = None
+            first, more = self._answer(), self._answer()
+            for answer in (first, more):
+                if isinstance(answer, Exception):
+                    raise answer
+            found = [*found, *((first[1],) if first else ()), *(more or ())]
+        return found
+
+    def close(self) -> None:
+        """Let the connection go; what is still in the queue expires. May be called from any thread."""
+        self._connection.disconnect()
+        self._pool.release(self._connection)
+
+    def _answer(self) -> Any:
+        try:
+            return self._connection.read_response()
+        except self._refusal as error:  # an answer too: the next one must be read before it is raised
+            return error
+
+
+class TopicReader:
+    """What is published to some topics, from the moment that this exists; used as an :class:`InboxReader`.
+
+    Of a connection that is lost without a word nothing can be told; who needs to know speaks to itself."""
+
+    def __init__(self, channel: Any, topics: Sequence[str]) -> None:
+        self._pool = channel.pool
+        self._connection = self._pool.get_connection()
+        self._first: list[tuple[str, bytes]] = []
+        try:
+            self._connection.send_command("SUBSCRIBE", *topics)
+            confirmed = 0
+            while confirmed < len(topics):
+                answer = self._connection.read_response(push_request=True)
+                if (message := _published(answer)) is not None:
+                    self._first.append(message)
+                else:
+                    confirmed += 1
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def has_some(self) -> bool:
+        """Whether something came while the server confirmed the topics."""
+        return bool(self._first)
+
+    def fileno(self) -> int:
+        return _descriptor(self._connection)
+
+    def taken(self, *, answered: bool) -> Iterator[tuple[str, bytes]]:
+        """What has come, each with its topic; where the descriptor is readable (``answered``), all that is there."""
+        first, self._first = self._first, []
+        yield from first
+        while answered:
+            if (message := _published(self._connection.read_response(push_request=True))) is not None:
+                yield message
+            answered = self._connection.can_read(timeout=0)
+
+    def close(self) -> None:
+        """Let the connection go, from any thread."""
+        self._connection.disconnect()
+        self._pool.release(self._connection)
+
+
+def body_in(text: bytes) -> bytes:
+    """The body of a message as it lies in a list. Raises :class:`ValueError` when it is no message of Kombu's."""
+    try:
+        message = json.loads(text)
+        if message["properties"]["body_encoding"] == "base64":
+            return base64.b64decode(message["body"])
+        return str(message["body"]).encode()
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"no message of Kombu's: {error!r}") from None
+
+
+def _text(body: bytes, exchange: str, routing_key: str) -> str:
+    """A message as Kombu writes it."""
+    return json.dumps(
+        {
+            "body": base64.b64encode(body).decode(),
+            "content-encoding": ENCODING,
+            "content-type": CONTENT_TYPE,
+            "headers": {},
+            "properties": {
+                "delivery_mode": 1,
+                "delivery_info": {"exchange": exchange, "routing_key": routing_key},
+                "priority": 0,
+                "body_encoding": "base64",
+                "delivery_tag": str(uuid.uuid4()),
+            },
+        }
+    )
+
+
+def _published(answer: Any) -> tuple[str, bytes] | None:
+    if isinstance(answer, list) and len(answer) == 3 and answer[0] in (b"message", "message"):
+        topic = answer[1]
+        return (topic.decode() if isinstance(topic, bytes) else topic), answer[2]
+    return None
+
+
+def _descriptor(connection: Any) -> int:
+    sock = connection._sock
+    if sock is None or sock.fileno() < 0:
+        raise ConnectionError("the connection to Redis was closed")
+    return int(sock.fileno())
