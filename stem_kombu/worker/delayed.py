@@ -68,6 +68,8 @@ class DelayedDeliveries:
         self._aside: dict[Mode, dict[int, None]] = {mode: {} for mode in Mode}
         self._cond = threading.Condition()
         self._stopped = False
+        #: Whether the thread has still to begin: a worker that holds nothing needs none.
+        self._asleep, self._stops = False, 0
         self._background = Service(self._run, "stem-holds", begin=self._begin, wake=self._end_soon)
 
     @property
@@ -89,7 +91,11 @@ class DelayedDeliveries:
         return len(self._held)
 
     def start(self) -> None:
-        self._background.start()
+        """Be ready: the thread begins with the first delivery that is held."""
+        self._stops = self._background.stops
+        self._asleep = True
+        if self._held:
+            self._wake()
 
     def hold(self, delivery: Delivery) -> None:
         """Keep the delivery until its eta."""
@@ -140,7 +146,12 @@ class DelayedDeliveries:
         return held
 
     def stop(self) -> None:
+        self._asleep = False
         self._background.stop()
+
+    def _wake(self) -> None:
+        self._asleep = False
+        self._background.start(self._stops)
 
     def _begin(self) -> None:
         self._stopped = False
@@ -158,6 +169,8 @@ class DelayedDeliveries:
             if then is self._give_back:
                 self._aside[delivery.task.mode][delivery.token] = None
             self._cond.notify()
+        if self._asleep:
+            self._wake()
         self._changed()
 
     def _rank(self, token: int) -> int:

@@ -68,9 +68,11 @@ class RecordWriter:
         self._ended = threading.Event()
         self._stopping = False
         self._outage = Outage(what, url, clock)
-        self._bulk = Service(self._run, f"stem-{step}s", begin=self._begin, wake=lambda: self._queue.put(None))
+        self._bulk = Service(self._run, f"stem-{step}s", wake=lambda: self._queue.put(None))
         self._single = Service(self._run_alone, f"stem-{step}s-alone", wake=lambda: self._alone.put(None))
-        self._stops = 0
+        self._stops = self._alone_stops = 0
+        #: Whether the thread that writes has still to begin: with the first entry, as an idle worker needs none.
+        self._asleep = False
         #: Records that ended as ``ResultNotStorable``, or without the text that could not be stored.
         self.not_storable = 0
 
@@ -80,8 +82,15 @@ class RecordWriter:
         return self._outage.trouble
 
     def start(self) -> None:
-        self._stops = self._single.stops
-        self._bulk.start()
+        """Be ready: each thread begins with the first entry that it has to write."""
+        if self._bulk.runs:
+            return
+        self._stops, self._alone_stops = self._bulk.stops, self._single.stops
+        self._abandon.clear()
+        self._ended.clear()
+        self._stopping, self._asleep = False, True
+        if not self._queue.empty():
+            self._wake()
 
     def put(self, entry: Entry) -> None:
         """Take an entry whose settlement or start is to be written."""
@@ -90,12 +99,19 @@ class RecordWriter:
             self._put_alone(entry)
         else:
             self._queue.put(entry)
+            if self._asleep:
+                self._wake()
+
+    def _wake(self) -> None:
+        self._asleep = False
+        self._bulk.start(self._stops)
 
     def stop(self, timeout: float | None) -> None:
         """Return when everything taken so far is written, or after ``timeout`` seconds; see :meth:`abandon`.
 
         What the place refuses while it takes others is tried once more and then given back.
         """
+        self._asleep = False
         self._bulk.stop(timeout, hurry=lambda: None if self._ended.is_set() else self.abandon())
         self._single.stop(timeout, hurry=self.abandon)
 
@@ -104,11 +120,6 @@ class RecordWriter:
         self._abandon.set()
 
     # -- together -------------------------------------------------------------------------------------------------------
-
-    def _begin(self) -> None:
-        self._abandon.clear()
-        self._ended.clear()
-        self._stopping = False
 
     def _run(self) -> None:
         while not self._stopping:
@@ -217,7 +228,7 @@ class RecordWriter:
     def _put_alone(self, entry: Entry) -> None:
         self._alone.put(entry)
         if not self._single.runs:
-            self._single.start(self._stops)
+            self._single.start(self._alone_stops)
 
     def _run_alone(self) -> None:
         stopping = False

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from stem_kombu.agent.hydration import Hydration
 from stem_kombu.app import Stem
 from stem_kombu.backends.sqlite import SqliteBackend
 from stem_kombu.errors import ExecutionError
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.settings import Settings
-from stem_kombu.worker.delayed import DelayedDeliveries
 from stem_kombu.worker.worker import Worker
 from tests.waiting import eventually
 from tests.worker import zoo
@@ -93,12 +93,12 @@ def test_g18_each_of_a_hundred_endings_is_recorded_and_the_next_task_runs_in_the
 def test_g18_a_worker_one_of_whose_threads_cannot_go_on_leaves_and_says_so(
     app: Stem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(_: DelayedDeliveries) -> None:
+    def fails(_: Hydration) -> None:
         raise MemoryError("no more")
 
     monkeypatch.setattr("stem_kombu.concurrency.service._LONGEST_PAUSE", 0.01)
-    monkeypatch.setattr(DelayedDeliveries, "_run", fails)
+    monkeypatch.setattr(Hydration, "_run", fails)
     worker = Worker(app, name="alpha", concurrency=1)
-    with pytest.raises(ExecutionError, match=r"thread stem-holds can't go on \(MemoryError: no more\)"):
+    with pytest.raises(ExecutionError, match=r"thread stem-hydration can't go on \(MemoryError: no more\)"):
         worker.run(signals=False)
-    assert worker.view.facts().restarts["stem-holds"] > 1
+    assert worker.view.facts().restarts["stem-hydration"] > 1
