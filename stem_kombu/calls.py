@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from stem_kombu.durations import LONGEST, checked_seconds, shown
+from stem_kombu.durations import LONGEST, checked_seconds
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.revocation import CONTROL_CHARACTER, checked_task_id
+from stem_kombu.fields import CONTROL_CHARACTER, shown
+from stem_kombu.revocation import checked_task_id
 from stem_kombu.task import TaskMessage, checked_retries
 
 Arguments = tuple[Sequence[Any], Mapping[str, Any] | None, str | None]

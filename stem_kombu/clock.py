@@ -59,14 +59,17 @@ def isoformat(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-def parse_isoformat(text: str) -> datetime:
-    """The aware UTC datetime that :func:`isoformat` wrote; other ISO 8601 spellings with an offset are read as well.
+def parse_isoformat(text: str, *, zone: timezone | None = None) -> datetime:
+    """The aware UTC datetime that :func:`isoformat` wrote; other ISO 8601 spellings are read as well.
 
-    Raises ``ValueError`` for text that is no time, has no offset, or is in no year from 1 to 9999 in UTC.
+    A time without an offset is in ``zone``. Raises ``ValueError`` for text that is no time, has no offset where no zone was
+    given, or is in no year from 1 to 9999 in UTC.
     """
     moment = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
     if moment.tzinfo is None:
-        raise ValueError(f"time {text!r} has no offset from UTC")
+        if zone is None:
+            raise ValueError(f"time {text!r} has no offset from UTC")
+        moment = moment.replace(tzinfo=zone)
     try:
         return moment.astimezone(timezone.utc)
     except OverflowError as error:
@@ -82,7 +85,7 @@ def epoch_us(moment: datetime) -> int:
     return (span.days * 86_400 + span.seconds) * 1_000_000 + span.microseconds
 
 
-def from_epoch_us(microseconds: int) -> datetime:
+def from_epoch_us(microseconds: object) -> datetime:
     """The aware UTC datetime of :func:`epoch_us`; raises ``OverflowError`` outside of the years 1 to 9999, and
     ``TypeError`` for what is no whole number, as a store may hold."""
     if type(microseconds) is not int:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from numbers import Real
 
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.fields import shown
 
 ACCEPTED = "250ms, 5s, 1.5m, 2h, 7d, or a bare number of seconds"
 
@@ -33,11 +34,11 @@ def parse_duration(text: str, *, name: str = "duration", allow_zero: bool = Fals
 
 def checked_duration(seconds: float, *, name: str, text: str | None = None, allow_zero: bool = False) -> float:
     """The same seconds, or :class:`ConfigurationError` when they are negative, zero, not finite or beyond a century."""
-    shown = repr(seconds) if text is None else repr(text)
+    given = repr(seconds) if text is None else repr(text)
     if not math.isfinite(seconds) or seconds > LONGEST:
-        raise ConfigurationError(f"{name}: {shown} is longer than a century", hint=f"accepted: {ACCEPTED}")
+        raise ConfigurationError(f"{name}: {given} is longer than a century", hint=f"accepted: {ACCEPTED}")
     if seconds < 0 or (seconds == 0 and not allow_zero):
-        raise ConfigurationError(f"{name}: {shown} must be more than zero", hint=f"accepted: {ACCEPTED}")
+        raise ConfigurationError(f"{name}: {given} must be more than zero", hint=f"accepted: {ACCEPTED}")
     return seconds
 
 
@@ -61,15 +62,6 @@ def checked_seconds(value: object, *, name: str, least: float = 0.0) -> float:
         limit = "must not be negative" if least == 0 else f"must be at least {least:g} seconds"
         raise ConfigurationError(f"{name}: {shown(value)} {limit}")
     return seconds
-
-
-def shown(value: object) -> str:
-    """The value as a short text for an error; raises nothing."""
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - repr of a stranger's object may raise anything, of a large number ValueError
-        return f"a {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def format_duration(seconds: float) -> str:

@@ -10,17 +10,32 @@ that :mod:`stem_kombu.signing.proofs` writes and judges, and of which only the r
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from stem_kombu.clock import epoch_us, isoformat, parse_isoformat
+from stem_kombu.clock import epoch_us, isoformat
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.fields import (
+    CONTROL_CHARACTER,
+    UNLIMITED,
+    UNSTORABLE,
+    FieldError,
+    any_text,
+    flag,
+    is_text,
+    items,
+    json_value,
+    mapping,
+    moment,
+    optional,
+    shown,
+    text,
+    whole,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +48,6 @@ MOST_PROOFS = 12
 PROOF_LIMIT = 2 * 12 * TEXT_LIMIT + 1000
 #: Versions are below this, so that the doubles of Lua and JSON hold them exactly.
 VERSION_LIMIT = 2**53
-
-#: What no name and no id has; halves of a surrogate pair are what Python makes of an argument's bytes that are no UTF-8.
-CONTROL_CHARACTER = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def checked_task_id(task_id: object) -> str:
@@ -71,13 +82,6 @@ def as_flag(value: object) -> object:
     return value
 
 
-def _shown(value: object) -> str:
-    try:
-        return repr(value)[:40]
-    except Exception:  # noqa: BLE001 - whatever an object of somebody else's raises, the sentence about it comes out
-        return f"a {type(value).__name__}"
-
-
 def _fits_float(number: float) -> bool:
     try:
         float(number)
@@ -86,9 +90,9 @@ def _fits_float(number: float) -> bool:
     return True
 
 
-def _exactly_text(text: str) -> str:
+def _exactly_text(given: str) -> str:
     """The text without a class of its own, such as an enumeration's, which drivers write in different ways."""
-    return text if type(text) is str else str.__str__(text)
+    return given if type(given) is str else str.__str__(given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,23 +115,21 @@ class RevocationDraft:
         object.__setattr__(self, "terminate", self._checked_terminate())
         object.__setattr__(self, "expires_in", self._checked_life())
         object.__setattr__(self, "proofs", tuple(self.proofs))
-        if not all(isinstance(proof, str) for proof in self.proofs) or any(
-            len(proof) > PROOF_LIMIT or not proof.isascii() or "\0" in proof for proof in self.proofs
-        ):
+        if not all(map(_is_proof_text, self.proofs)):
             raise ConfigurationError(f"a proof of the revocation of {self.task_id!r} is too long or not plain text")
         for name in ("reason", "requested_by"):
-            text = getattr(self, name)
-            if text is None:
+            given = getattr(self, name)
+            if given is None:
                 continue
-            if not isinstance(text, str):
+            if not isinstance(given, str):
                 raise ConfigurationError(
-                    f"revocation of {self.task_id!r}: {name} {_shown(text)} is not text", hint="give text, or none"
+                    f"revocation of {self.task_id!r}: {name} {shown(given)} is not text", hint="give text, or none"
                 )
-            if len(text) > TEXT_LIMIT:
+            if len(given) > TEXT_LIMIT:
                 raise ConfigurationError(
-                    f"{name} has {len(text)} characters", hint=f"at most {TEXT_LIMIT} are accepted"
+                    f"{name} has {len(given)} characters", hint=f"at most {TEXT_LIMIT} are accepted"
                 )
-            object.__setattr__(self, name, _exactly_text(text))
+            object.__setattr__(self, name, _exactly_text(given))
 
     @classmethod
     def again(cls, record: Revocation, now: datetime) -> RevocationDraft:
@@ -139,7 +141,7 @@ class RevocationDraft:
         flag = as_flag(self.terminate)
         if type(flag) is not bool:
             raise ConfigurationError(
-                f"revocation of {self.task_id!r}: terminate {_shown(flag)} is not true or false",
+                f"revocation of {self.task_id!r}: terminate {shown(flag)} is not true or false",
                 hint="give True or False",
             )
         return flag
@@ -150,7 +152,7 @@ class RevocationDraft:
             return None
         if isinstance(life, bool) or not isinstance(life, (int, float)) or not _fits_float(life):
             raise ConfigurationError(
-                f"revocation of {self.task_id!r}: expires_in {_shown(life)} is not a number of seconds",
+                f"revocation of {self.task_id!r}: expires_in {shown(life)} is not a number of seconds",
                 hint="give seconds, or none for a revocation that never expires",
             )
         return float(life)
@@ -196,60 +198,47 @@ class Revocation:
         return {**self.to_record(), "proofs": list(self.proofs)} if self.proofs else self.to_record()
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Revocation:
-        """The revocation of a JSON form; raises ``ValueError`` naming the field that is missing or of another type."""
-        expires_at = _optional_text(record, "expires_at")
-        proofs = record.get("proofs", [])
-        if not isinstance(proofs, list):
-            raise ValueError("proofs is not a list of texts")
+    def from_record(cls, record: Mapping[str, object]) -> Revocation:
+        """The revocation of a JSON form; raises :class:`~stem_kombu.fields.FieldError` naming the field that is missing, of
+        another type, or no value that a store can have given."""
+        proofs = items(record.get("proofs", []), "proofs", most=UNLIMITED)
         return checked_revocation(
             cls(
-                namespace=_text(record, "namespace"),
-                task_id=_text(record, "task_id"),
-                version=record.get("version"),  # type: ignore[arg-type]  # checked with all the others
-                issued_at=parse_isoformat(_text(record, "issued_at")),
-                terminate=record.get("terminate", False),
-                reason=record.get("reason"),
-                requested_by=record.get("requested_by"),
-                expires_at=None if expires_at is None else parse_isoformat(expires_at),
-                proofs=tuple(proofs[:MOST_PROOFS]),
+                namespace=text(record.get("namespace"), "namespace", most=UNLIMITED),
+                task_id=text(record.get("task_id"), "task_id"),
+                version=whole(record.get("version"), "version"),
+                issued_at=moment(record.get("issued_at"), "issued_at"),
+                terminate=flag(record.get("terminate", False), "terminate"),
+                reason=optional(text, record.get("reason"), "reason", least=0, most=TEXT_LIMIT),
+                requested_by=optional(text, record.get("requested_by"), "requested_by", least=0, most=TEXT_LIMIT),
+                expires_at=optional(moment, record.get("expires_at"), "expires_at"),
+                proofs=tuple(text(proof, "a proof", least=0, most=PROOF_LIMIT) for proof in proofs[:MOST_PROOFS]),
             )
         )
 
 
 def checked_revocation(record: Revocation) -> Revocation:
-    """The record itself, which was put together from what came over the wire or lay in a store.
+    """The record itself, which was put together from a message or from the columns of a store.
 
-    Raises ``ValueError`` naming the field that no store can have given: of another type, out of range, or text that
-    not every store can hold. Workers stop tasks because of a revocation; it is never made up from something else.
+    Raises :class:`~stem_kombu.fields.FieldError` naming the field that no store can have given: of another type, out of
+    range, or text that not every store can hold. Workers stop tasks because of a revocation, so none is guessed.
     """
-    version: object = record.version
-    terminate: object = record.terminate
-    namespace: object = record.namespace
-    if type(version) is not int or not 0 <= version < VERSION_LIMIT:
-        raise ValueError(f"version {str(version)[:40]!r} is not a whole number below 2**53")
-    if type(terminate) is not bool:
-        raise ValueError(f"terminate {str(terminate)[:40]!r} is not true or false")
-    if not isinstance(namespace, str) or not namespace or _UNSTORABLE.search(namespace):
-        raise ValueError(f"namespace {str(namespace)[:40]!r} is not text")
+    whole(record.version, "version", below=VERSION_LIMIT)
+    flag(record.terminate, "terminate")
+    text(record.namespace, "namespace", most=UNLIMITED, without=UNSTORABLE)
     try:
         checked_task_id(record.task_id)
     except ConfigurationError as error:
-        raise ValueError(error.message) from None
-    texts: tuple[tuple[str, object], ...] = (("reason", record.reason), ("requested_by", record.requested_by))
-    for name, text in texts:
-        if text is None:
-            continue
-        if not isinstance(text, str) or len(text) > TEXT_LIMIT or _UNSTORABLE.search(text):
-            raise ValueError(f"{name} {str(text)[:40]!r} is not text of at most {TEXT_LIMIT} characters")
-    if record.proofs:
-        proofs: tuple[object, ...] = record.proofs
-        if len(proofs) > MOST_PROOFS or not all(
-            isinstance(proof, str) and len(proof) <= PROOF_LIMIT and proof.isascii() and "\0" not in proof
-            for proof in proofs
-        ):
-            raise ValueError(f"proofs are not at most {MOST_PROOFS} texts of at most {PROOF_LIMIT} characters")
+        raise FieldError(error.message) from None
+    optional(text, record.reason, "reason", least=0, most=TEXT_LIMIT, without=UNSTORABLE)
+    optional(text, record.requested_by, "requested_by", least=0, most=TEXT_LIMIT, without=UNSTORABLE)
+    if record.proofs and (len(record.proofs) > MOST_PROOFS or not all(map(_is_proof_text, record.proofs))):
+        raise FieldError(f"proofs are not at most {MOST_PROOFS} texts of at most {PROOF_LIMIT} ASCII characters")
     return record
+
+
+def _is_proof_text(proof: object) -> bool:
+    return is_text(proof, least=0, most=PROOF_LIMIT, without=None) and proof.isascii() and "\0" not in proof
 
 
 def merge(
@@ -292,55 +281,39 @@ def kept_proofs(held: Iterable[str], new: Iterable[str], now: datetime) -> tuple
     under a known id must not replace the one that workers believe. Where there are too many, those that expired go first
     and then the latest: a revocation that is in force stays in force. A text that is no proof is dropped.
     """
-    found = [(text, read) for text in dict.fromkeys((*held, *new)) if (read := _proof_facts(text)) is not None]
+    found = [(proof, read) for proof in dict.fromkeys((*held, *new)) if (read := _proof_facts(proof)) is not None]
     if len(found) < 2:
-        return tuple(text for text, _ in found)
+        return tuple(proof for proof, _ in found)
     kept: set[str] = set()
     for key in dict.fromkeys(read[0] for _, read in found):
-        own = [(text, *read[1:]) for text, read in found if read[0] == key][::-1]  # of equals the later one
+        own = [(proof, *read[1:]) for proof, read in found if read[0] == key][::-1]  # of equals the later one
         kept.add(max(own, key=lambda proof: proof[1])[0])
         kept.add(max(own, key=lambda proof: proof[2])[0])
-        if ending := [proof for proof in own if proof[3]]:
+        if ending := [one for one in own if one[3]]:
             kept.add(max(ending, key=lambda proof: proof[2])[0])
-    lasting = [(text, read) for text, read in found if text in kept]
+    lasting = [(proof, read) for proof, read in found if proof in kept]
     while len(lasting) > MOST_PROOFS and (over := [one for one in lasting if one[1][2] <= epoch_us(now)]):
         lasting.remove(over[0])
-    return tuple(text for text, _ in lasting)[:MOST_PROOFS]
+    return tuple(proof for proof, _ in lasting)[:MOST_PROOFS]
 
 
-def proof_key(text: str) -> tuple[str, str] | None:
+def proof_key(proof: str) -> tuple[str, str] | None:
     """The id of the key that a proof says it was signed with, and the fingerprint of its secret, empty in proofs of 0.1.0;
     ``None`` for a text that is no proof."""
-    read = _proof_facts(text)
+    read = _proof_facts(proof)
     return None if read is None else read[0]
 
 
-def _proof_facts(text: str) -> tuple[tuple[str, str], int, float, bool] | None:
+def _proof_facts(encoded: str) -> tuple[tuple[str, str], int, float, bool] | None:
     """Key id and fingerprint, when it was signed, when it expires (microseconds, infinite for never), and whether it
     terminates."""
     try:
-        proof = json.loads(text)
-        _, key, _ = proof["s"].split(":")
-        signed_us, expires_us, terminate = proof["t"], proof["e"], proof["x"]
-        fingerprint = proof.get("f", "")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        proof = mapping(json_value(encoded), "a proof")
+        _, key, _ = any_text(proof.get("s"), "s").split(":")
+        fingerprint = any_text(proof.get("f", ""), "f")
+        signed_us, expires_us, terminate = proof.get("t"), proof.get("e"), flag(proof.get("x"), "x")
+    except ValueError:
         return None
-    if type(signed_us) is not int or type(terminate) is not bool or type(expires_us) not in (int, type(None)):
-        return None
-    if not isinstance(fingerprint, str):
+    if type(signed_us) is not int or (expires_us is not None and type(expires_us) is not int):
         return None
     return (key, fingerprint), signed_us, math.inf if expires_us is None else expires_us, terminate
-
-
-def _text(record: Mapping[str, Any], name: str) -> str:
-    value = record.get(name)
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} {value!r} is not text")
-    return value
-
-
-def _optional_text(record: Mapping[str, Any], name: str) -> str | None:
-    value = record.get(name)
-    if value is not None and not isinstance(value, str):
-        raise ValueError(f"{name} {value!r} is not text")
-    return value

@@ -14,8 +14,9 @@ from enum import Enum
 from numbers import Integral
 from typing import Any
 
-from stem_kombu.durations import checked_seconds, shown
+from stem_kombu.durations import checked_seconds
 from stem_kombu.errors import ConfigurationError, TaskNotRegistered
+from stem_kombu.fields import shown
 from stem_kombu.handler import misfit, takes_context
 from stem_kombu.hooks import NO_TASK_HOOKS, TaskHooks
 

@@ -5,11 +5,11 @@ What is wrong with one is told without its password, by the flag or variable tha
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.fields import CONTROL_CHARACTER
 from stem_kombu.redaction import is_misread, mask_url
 
 
@@ -75,7 +75,7 @@ def file_path(text: str, *, name: str = "URL") -> Path:
 def checked_url(url: str, *, name: str) -> str:
     """The text as given, or :class:`ConfigurationError` when it holds what no URL and no path can: control characters,
     and bytes of the environment that are not UTF-8."""
-    if re.search("[\0-\x1f\x7f\ud800-\udfff]", url):
+    if CONTROL_CHARACTER.search(url):
         raise ConfigurationError(
             # Not shown: a mask ends at the end of a line.
             f"{name}: a URL with a character in it that no URL has",

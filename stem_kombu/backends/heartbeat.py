@@ -9,18 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Any
 
 from stem_kombu.backends.processes import Process
-from stem_kombu.clock import isoformat, parse_isoformat
+from stem_kombu.clock import isoformat
+from stem_kombu.fields import MOST_ITEMS, FieldError, items, mapping, moment, number, optional, text, whole
 
 #: Intervals without a beat after which a worker is called stale, then dead (spec/cli.md, status).
 STALE_AFTER = 3.0
 DEAD_AFTER = 6.0
 #: Seconds for which a roster keeps a dead worker's entry beyond that, so that an operator can still see it die.
 ENTRY_MARGIN = 60.0
-#: Characters of a text, and queues or totals, of one beat.
-_LONGEST_TEXT, _MOST = 512, 10_000
+#: Seconds between two beats are at most so many.
+_LONGEST_INTERVAL = 1e9
 
 
 class Liveness(str, Enum):
@@ -93,9 +93,9 @@ class Heartbeat:
         known_dead = dead is not None and (dead.boot, dead.timestamp) == (self.boot, self.timestamp)
         return self.boot != other.boot and self.holds_its_id(now) and not known_dead
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, object]:
         """The JSON form that rosters keep and the heartbeat stream carries."""
-        record = {
+        record: dict[str, object] = {
             "namespace": self.namespace,
             "worker": self.worker,
             "boot": self.boot,
@@ -118,7 +118,7 @@ class Heartbeat:
             record |= {"issued_at": isoformat(self.issued_at), "signature": self.signature}
         return record | self.details()
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, object]:
         """What of the JSON form Stem 0.1.0 does not know."""
         found = {
             "process": None if self.process is None else self.process.to_record(),
@@ -128,64 +128,41 @@ class Heartbeat:
         return {name: value for name, value in found.items() if value is not None}
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any], *, timestamp: datetime | None = None) -> Heartbeat:
+    def from_record(cls, record: object, *, timestamp: datetime | None = None) -> Heartbeat:
         """The heartbeat of a JSON form, with ``timestamp`` instead of its own where that is given.
 
-        Raises ``ValueError``, ``KeyError`` or ``TypeError`` when it isn't one: a field is missing, of another type, or
-        no value that a worker can have. What is read here is shown to people and steers who is asked.
+        Raises :class:`~stem_kombu.fields.FieldError` naming the field that is missing, of another type, or no value that a
+        worker can have: people read the values, and commands are sent to the workers that they name.
         """
-        interval = _number(record["interval_s"], "interval_s")
-        if not 0 < interval < 1e9:
-            raise ValueError(f"interval {interval!r} is not a span of time")
-        rss, load = record.get("rss_bytes"), record.get("load_avg")
-        if timestamp is None and (written := record.get("timestamp")) is not None:
-            timestamp = parse_isoformat(_text(written, "timestamp"))
-        queues, totals = record["queues"], record["totals"]
-        if not isinstance(queues, list) or not isinstance(totals, dict) or max(len(queues), len(totals)) > _MOST:
-            raise ValueError("queues and totals are not a list and an object of some names")
-        issued, signature = record.get("issued_at"), record.get("signature")
-        pid, process = _whole(record["pid"], "pid"), record.get("process")
-        conflict, details_signature = record.get("conflict"), record.get("details_signature")
+        fields = mapping(record, "a heartbeat")
+        interval = number(fields.get("interval_s"), "interval_s", most=_LONGEST_INTERVAL)
+        if not interval:
+            raise FieldError("interval_s is 0")
+        if timestamp is None:
+            timestamp = optional(moment, fields.get("timestamp"), "timestamp")
+        queues, totals = items(fields.get("queues"), "queues"), mapping(fields.get("totals"), "totals", most=MOST_ITEMS)
+        pid, process = whole(fields.get("pid"), "pid"), fields.get("process")
         return cls(
-            namespace=_text(record["namespace"], "namespace"),
-            worker=_text(record["worker"], "worker"),
-            boot=_text(record["boot"], "boot"),
-            inbox=_text(record["inbox"], "inbox"),
+            namespace=text(fields.get("namespace"), "namespace"),
+            worker=text(fields.get("worker"), "worker"),
+            boot=text(fields.get("boot"), "boot"),
+            inbox=text(fields.get("inbox"), "inbox"),
             interval=interval,
-            hostname=_text(record["hostname"], "hostname", least=0),
+            hostname=text(fields.get("hostname"), "hostname", least=0),
             pid=pid,
-            version=_text(record["version"], "version", least=0),
-            state=_text(record["state"], "state"),
-            concurrency=_whole(record["concurrency"], "concurrency"),
-            in_flight=_whole(record["in_flight"], "in_flight"),
-            queues=tuple(_text(queue, "a queue") for queue in queues),
-            rss_bytes=None if rss is None else _whole(rss, "rss_bytes"),
-            load_avg=None if load is None else _number(load, "load_avg"),
-            uptime=_number(record["uptime_s"], "uptime_s"),
-            totals={_text(name, "a total"): _whole(count, "a total") for name, count in totals.items()},
+            version=text(fields.get("version"), "version", least=0),
+            state=text(fields.get("state"), "state"),
+            concurrency=whole(fields.get("concurrency"), "concurrency"),
+            in_flight=whole(fields.get("in_flight"), "in_flight"),
+            queues=tuple(text(queue, "a queue") for queue in queues),
+            rss_bytes=optional(whole, fields.get("rss_bytes"), "rss_bytes"),
+            load_avg=optional(number, fields.get("load_avg"), "load_avg"),
+            uptime=number(fields.get("uptime_s"), "uptime_s"),
+            totals={text(name, "a total"): whole(count, "a total") for name, count in totals.items()},
             timestamp=timestamp,
-            issued_at=None if issued is None else parse_isoformat(_text(issued, "issued_at")),
-            signature=None if signature is None else _text(signature, "signature"),
+            issued_at=optional(moment, fields.get("issued_at"), "issued_at"),
+            signature=optional(text, fields.get("signature"), "signature"),
             process=Process.from_record(process, pid) if isinstance(process, dict) else None,
-            conflict=None if conflict is None else _text(conflict, "conflict"),
-            details_signature=None if details_signature is None else _text(details_signature, "details_signature"),
+            conflict=optional(text, fields.get("conflict"), "conflict"),
+            details_signature=optional(text, fields.get("details_signature"), "details_signature"),
         )
-
-
-def _text(value: object, name: str, *, least: int = 1) -> str:
-    if not isinstance(value, str) or not least <= len(value) <= _LONGEST_TEXT:
-        raise ValueError(f"{name} {str(value)[:40]!r} is not text of {least} to {_LONGEST_TEXT} characters")
-    value.encode()  # half a surrogate pair is a ValueError as well
-    return value
-
-
-def _whole(value: object, name: str) -> int:
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise ValueError(f"{name} {str(value)[:40]!r} is not a whole number")
-    return value
-
-
-def _number(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e15:
-        raise ValueError(f"{name} {str(value)[:40]!r} is not a number of at least 0")
-    return float(value)

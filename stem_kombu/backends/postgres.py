@@ -18,7 +18,6 @@ from stem_kombu.backends.stored import (
     body_text,
     checked_ttl,
     corrupt,
-    decoded_json,
     giving_way,
     lifetime,
     slices,
@@ -30,6 +29,7 @@ from stem_kombu.drivers.postgres import PostgresDatabase
 from stem_kombu.drivers.postgres_conditions import warnings
 from stem_kombu.drivers.postgres_session import PostgresSession
 from stem_kombu.errors import StoreCorrupt, StoreError
+from stem_kombu.fields import FieldError, json_value
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.settings import TlsSettings
 
@@ -140,8 +140,8 @@ class PostgresBackend(Backend):
         task_id, state, attempt, queue, worker, enqueued_at, started_at, text = row
         place = f"result backend {self.url}: table stem_tasks, task {task_id!r}"
         try:
-            body = decoded_json(text)
-        except (ValueError, RecursionError) as error:
+            body = json_value(text)
+        except FieldError as error:
             raise corrupt(place, text, error) from error
         return assembled(task_id, state, attempt, queue, worker, _utc(enqueued_at), _utc(started_at), body, place=place)
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 _PROC = Path("/proc")
 #: Fields of ``/proc/PID/stat`` behind the command's name: the state, and the start in clock ticks since the boot.
@@ -47,11 +46,11 @@ class Process:
             return None
         return cls(boot_id, namespace, os.getpid(), started) if boot_id else None
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, object]:
         return {"boot_id": self.boot_id, "pid_namespace": self.namespace, "started_ticks": self.started}
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any], pid: int) -> Process | None:
+    def from_record(cls, record: Mapping[str, object], pid: int) -> Process | None:
         """The process of a JSON form, ``None`` when it isn't one."""
         boot_id, namespace, started = (record.get(name) for name in ("boot_id", "pid_namespace", "started_ticks"))
         if not isinstance(boot_id, str) or not boot_id or type(namespace) is not int or type(started) is not int:

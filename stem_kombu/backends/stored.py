@@ -17,14 +17,13 @@ from __future__ import annotations
 import json
 import logging
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 from stem_kombu.clock import epoch_us, from_epoch_us
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError
+from stem_kombu.fields import UNLIMITED, UNSTORABLE, any_text, items, json_value, mapping, optional, text, whole
 from stem_kombu.outcome import TaskError, TaskRecord, TaskState
 from stem_kombu.revocation import Revocation, checked_task_id
 
@@ -37,7 +36,6 @@ UNFINISHED_TTL = 30 * 86_400.0
 _LONGEST_TTL = 100 * 365 * 86_400.0
 #: Attempts are numbers of at most 53 bits everywhere, which is what Lua's doubles hold exactly.
 _HIGHEST_ATTEMPT = 2**53
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 #: The most records, and about the most bytes of them, that go to a server at once: it answers nobody else meanwhile.
 _SLICE_RECORDS, _SLICE_BYTES = 512, 4 * 1024 * 1024
 
@@ -66,11 +64,11 @@ def storable_id(task_id: str) -> bool:
 def slices(texts: Sequence[str | bytes]) -> Iterator[slice]:
     """Where to cut a batch into parts that a server takes at once; one text is never cut, however long."""
     start = size = 0
-    for place, text in enumerate(texts):
-        if place > start and (place - start >= _SLICE_RECORDS or size + len(text) > _SLICE_BYTES):
+    for place, length in enumerate(map(len, texts)):
+        if place > start and (place - start >= _SLICE_RECORDS or size + length > _SLICE_BYTES):
             yield slice(start, place)
             start, size = place, 0
-        size += len(text)
+        size += length
     if start < len(texts):
         yield slice(start, len(texts))
 
@@ -82,12 +80,11 @@ def body_text(record: TaskRecord) -> str:
     """
     try:
         checked_task_id(record.task_id)
-        for text in (record.queue, record.worker):
-            if text is not None and _UNSTORABLE.search(text):
-                raise ValueError(f"{text!r} holds a character that can't be stored")
+        for name, value in (("queue", record.queue), ("worker", record.worker)):
+            _storable(value, name)
         if not 0 <= record.attempt < _HIGHEST_ATTEMPT:
             raise ValueError(f"attempt {record.attempt} is out of range")
-        fields: dict[str, Any] = {"name": record.name}
+        fields: dict[str, object] = {"name": record.name}
         if record.result is not None:
             fields["result"] = record.result
         if record.error is not None:
@@ -118,32 +115,25 @@ def record_text(record: TaskRecord) -> str:
     )
 
 
-def parsed_record(task_id: str, text: str | bytes, *, place: str) -> TaskRecord:
+def parsed_record(task_id: str, stored: str | bytes, *, place: str) -> TaskRecord:
     """The record of a stored form; raises :class:`StoreCorrupt` naming ``place`` when it isn't one."""
     try:
-        state, attempt, queue, worker, enqueued_us, started_us, body = decoded_json(text)
+        state, attempt, queue, worker, enqueued_us, started_us, body = items(json_value(stored), "a record")
         return assembled(
             task_id, state, attempt, queue, worker, _moment(enqueued_us), _moment(started_us), body, place=place
         )
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise corrupt(place, text, error) from error
-
-
-def decoded_json(text: str | bytes) -> Any:
-    """The value of JSON that a store wrote: without the numbers that JSON has not, which Python would read as well.
-
-    Raises ``ValueError`` or ``RecursionError``.
-    """
-    return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise corrupt(place, stored, error) from error
 
 
 def merged_head(record: TaskRecord, head: bytes, *, place: str) -> TaskRecord:
     """``record`` with the fields of a stored form's first lines, which a script has merged."""
     try:
-        _, _, queue, worker, enqueued_us, started_us, _ = json.loads(head + b"0]")
-        _check_texts(queue, worker)
-        return with_carried(record, queue, worker, _moment(enqueued_us), _moment(started_us))
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        _, _, queue, worker, enqueued_us, started_us, _ = items(json_value(head + b"0]"), "the head of a record")
+        return with_carried(
+            record, _storable(queue, "queue"), _storable(worker, "worker"), _moment(enqueued_us), _moment(started_us)
+        )
+    except (ValueError, TypeError, OverflowError) as error:
         raise corrupt(place, head, error) from error
 
 
@@ -167,73 +157,64 @@ def with_carried(
 
 def assembled(
     task_id: str,
-    state: Any,
-    attempt: Any,
-    queue: Any,
-    worker: Any,
+    state: object,
+    attempt: object,
+    queue: object,
+    worker: object,
     enqueued_at: datetime | None,
     started_at: datetime | None,
-    body: Any,
+    body: object,
     *,
     place: str,
 ) -> TaskRecord:
     """The record of these parts as JSON gave them; raises :class:`StoreCorrupt` when they make none."""
     try:
-        if type(attempt) is not int or not 0 <= attempt < _HIGHEST_ATTEMPT:
-            raise ValueError(f"attempt {str(attempt)[:40]!r} is not a whole number")
-        _check_texts(queue, worker)
-        error, revocation = body.get("error"), body.get("revocation")
+        fields = mapping(body, "the body of a record")
         return TaskRecord(
             task_id=task_id,
-            name=_text(body["name"]),
+            name=any_text(fields.get("name"), "name"),
             state=TaskState(state),
-            attempt=attempt,
-            queue=queue,
-            worker=worker,
-            result=body.get("result"),
-            error=None if error is None else _error(error),
-            revocation=None if revocation is None else Revocation.from_record(revocation),
+            attempt=whole(attempt, "attempt", below=_HIGHEST_ATTEMPT),
+            queue=_storable(queue, "queue"),
+            worker=_storable(worker, "worker"),
+            result=fields.get("result"),
+            error=optional(_error, fields.get("error"), "error"),
+            revocation=optional(_revocation, fields.get("revocation"), "revocation"),
             enqueued_at=enqueued_at,
             started_at=started_at,
-            ended_at=_moment(body.get("ended_us")),
-            retry_at=_moment(body.get("retry_us")),
-            boot=None if body.get("boot") is None else _text(body["boot"]),
-            lost_workers=tuple(map(_text, body.get("lost_workers", ()))),
+            ended_at=_moment(fields.get("ended_us")),
+            retry_at=_moment(fields.get("retry_us")),
+            boot=optional(any_text, fields.get("boot"), "boot"),
+            lost_workers=tuple(
+                any_text(worker, "a lost worker") for worker in items(fields.get("lost_workers", []), "lost_workers")
+            ),
         )
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as failure:
+    except (ValueError, TypeError, OverflowError) as failure:
         raise corrupt(place, repr(body), failure) from failure
 
 
-def _finite(text: str) -> float:
-    return float(text) if math.isfinite(float(text)) else _refuse(text)
+def _storable(value: object, name: str) -> str | None:
+    return optional(text, value, name, least=0, most=UNLIMITED, without=UNSTORABLE)
 
 
-def _refuse(text: str) -> Any:
-    raise ValueError(f"{text[:40]} is no number that JSON can hold")
+def _revocation(value: object, name: str) -> Revocation:
+    return Revocation.from_record(mapping(value, name))
 
 
-def _check_texts(*texts: object) -> None:
-    for text in texts:
-        if text is not None and _UNSTORABLE.search(_text(text)):
-            raise ValueError(f"{text!r} holds a character that can't be stored")
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{str(value)[:80]!r} is not text")
-    return value
-
-
-def _error(fields: Any) -> TaskError:
-    traceback = fields.get("traceback")
-    return TaskError(_text(fields["type"]), _text(fields["message"]), None if traceback is None else _text(traceback))
+def _error(value: object, name: str) -> TaskError:
+    fields = mapping(value, name)
+    return TaskError(
+        any_text(fields.get("type"), "type"),
+        any_text(fields.get("message"), "message"),
+        optional(any_text, fields.get("traceback"), "traceback"),
+    )
 
 
 def corrupt(place: str, found: str | bytes, error: Exception) -> StoreCorrupt:
     """The error for something that is no record; ``place`` names backend and key."""
     return StoreCorrupt(
         f"{place} holds {found[:80]!r}, which is no task record: {error}",
-        hint="somebody else writes there; delete it, or keep the task states in another database",
+        hint="another program writes there; delete it, or keep the task states in another database",
     )
 
 
@@ -242,7 +223,7 @@ def giving_way(error: StoreCorrupt) -> None:
     logger.warning("%s; it gives way to a new one", error)
 
 
-def _moment(microseconds: Any) -> datetime | None:
+def _moment(microseconds: object) -> datetime | None:
     return None if microseconds is None else from_epoch_us(microseconds)
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from stem_kombu.celery_monitors.commands import refusal
 from stem_kombu.errors import BadMessage
+from stem_kombu.fields import LONGEST_TEXT, is_text, shown
 
 logger = logging.getLogger(__name__)
 
 #: The exchange on which Celery's clients wait for answers; nothing is sent to another.
 REPLY_EXCHANGE = "reply.celery.pidbox"
-_LONGEST_TEXT = 512
 _MOST_DESTINATIONS = 10_000
 
 #: Sends an answer: ``answer(fields, routing_key, ticket)``.
@@ -61,7 +61,7 @@ class PidboxServer:
             self._answer({self._node: answer}, reply_to, ticket)
         return True
 
-    def _is_for_us(self, body: Mapping[str, Any]) -> bool:
+    def _is_for_us(self, body: Mapping[str, object]) -> bool:
         destination, pattern, matcher = body.get("destination"), body.get("pattern"), body.get("matcher")
         if destination:
             if not isinstance(destination, list) or len(destination) > _MOST_DESTINATIONS:
@@ -69,12 +69,12 @@ class PidboxServer:
             return self._node in destination
         if pattern and matcher:
             if matcher != "glob":
-                raise BadMessage(f"patterns are globs here, not {str(matcher)[:40]!r}")
+                raise BadMessage(f"patterns are globs here, not {shown(matcher)}")
             return fnmatchcase(self._node, _text(body, "pattern"))
         return True
 
 
-def _reply_to(body: Mapping[str, Any]) -> str | None:
+def _reply_to(body: Mapping[str, object]) -> str | None:
     reply_to = body.get("reply_to")
     if not reply_to:
         return None
@@ -83,8 +83,8 @@ def _reply_to(body: Mapping[str, Any]) -> str | None:
     return _text(reply_to, "routing_key")
 
 
-def _text(fields: Mapping[str, Any], name: str) -> str:
+def _text(fields: Mapping[str, object], name: str) -> str:
     value = fields.get(name)
-    if not isinstance(value, str) or not value or len(value) > _LONGEST_TEXT or not value.isprintable():
-        raise BadMessage(f"{name} {str(value)[:40]!r} is not text of 1 to {_LONGEST_TEXT} characters")
+    if not is_text(value) or not value.isprintable():
+        raise BadMessage(f"{name} {shown(value)} is not printable text of 1 to {LONGEST_TEXT} characters")
     return value

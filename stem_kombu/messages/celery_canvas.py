@@ -7,8 +7,8 @@ counters in its backend): they are recognised here, and the worker refuses the t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from stem_kombu.fields import is_text
 from stem_kombu.revocation import TASK_ID_LIMIT
 from stem_kombu.task import CeleryOrigin
 
@@ -19,7 +19,7 @@ _MOST_DEPENDENTS = 1000
 _DEEPEST = 20
 
 
-def celery_origin(headers: Mapping[str, Any], embed: Mapping[str, Any]) -> CeleryOrigin:
+def celery_origin(headers: Mapping[str, object], embed: Mapping[str, object]) -> CeleryOrigin:
     """What the message says of its sender; odd values count as absent, since no task depends on them."""
     canvas = tuple(part for part in CANVAS_PARTS if embed.get(part))
     dependents = _dependents(embed) if canvas else {}
@@ -36,13 +36,13 @@ def celery_origin(headers: Mapping[str, Any], embed: Mapping[str, Any]) -> Celer
     )
 
 
-def _dependents(embed: Mapping[str, Any]) -> dict[str, str]:
+def _dependents(embed: Mapping[str, object]) -> dict[str, str]:
     """Names of the tasks that would have followed, by id."""
     found: dict[str, str] = {}
     # Error handlers don't wait for anything: they are what a failure would start.
-    layer: list[Any] = [embed.get(part) for part in ("callbacks", "chain", "chord")]
+    layer: list[object] = [embed.get(part) for part in ("callbacks", "chain", "chord")]
     for _ in range(_DEEPEST):
-        inner: list[Any] = []
+        inner: list[object] = []
         for value in layer:
             if isinstance(value, list):
                 inner.extend(value)
@@ -62,4 +62,4 @@ def _dependents(embed: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and 0 < len(value) <= TASK_ID_LIMIT else None
+    return value if is_text(value, most=TASK_ID_LIMIT, without=None) else None

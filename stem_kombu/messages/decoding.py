@@ -15,6 +15,7 @@ from typing import Any
 
 from stem_kombu.durations import LONGEST
 from stem_kombu.errors import BadMessage, ConfigurationError
+from stem_kombu.fields import FieldError, moment, number, optional, shown, whole
 from stem_kombu.messages.celery_canvas import celery_origin
 from stem_kombu.messages.encoding import (
     CONTENT_TYPE,
@@ -84,11 +85,11 @@ def decode_delivery(raw: Any, *, queue: str | None = None, signed: bool = False)
         return _decoded(raw, headers, queue, signed=signed)
     except UnreadableTask:
         raise
-    except BadMessage as error:
-        task = _as_known(headers, queue)
+    except (BadMessage, FieldError) as error:
+        task, hint = _as_known(headers, queue), error.hint if isinstance(error, BadMessage) else None
         if task is None:
-            raise
-        raise UnreadableTask(str(error), hint=error.hint, task=task) from error
+            raise BadMessage(str(error), hint=hint) from error
+        raise UnreadableTask(str(error), hint=hint, task=task) from error
 
 
 def _decoded(raw: Any, headers: Mapping[str, Any], queue: str, *, signed: bool) -> DecodedTask:
@@ -104,11 +105,11 @@ def _decoded(raw: Any, headers: Mapping[str, Any], queue: str, *, signed: bool) 
         args=args,
         kwargs=kwargs,
         queue=queue,
-        attempt=_whole(headers, "retries", default=0) + 1,
+        attempt=(_retries(headers, "retries") or 0) + 1,
         eta=_time(headers, "eta"),
         expires_at=_time(headers, "expires"),
         enqueued_at=_time(headers, HEADER_ENQUEUED_AT),
-        max_retries=None if headers.get(HEADER_MAX_RETRIES) is None else _whole(headers, HEADER_MAX_RETRIES, default=0),
+        max_retries=_retries(headers, HEADER_MAX_RETRIES),
         soft_time_limit=soft,
         time_limit=hard,
         headers=_own_headers(headers, signed=signed),
@@ -130,8 +131,8 @@ def _as_known(headers: Mapping[str, Any], queue: str) -> TaskMessage | None:
         task = TaskMessage(_task_id(headers.get("id")), _name(headers.get("task")), queue=queue)
     except BadMessage:
         return None
-    with suppress(BadMessage):  # of the first attempt, if its number can't be read either
-        task = replace(task, attempt=_whole(headers, "retries", default=0) + 1)
+    with suppress(FieldError):  # of the first attempt, if its number can't be read either
+        task = replace(task, attempt=(_retries(headers, "retries") or 0) + 1)
     return task if HEADER_ENQUEUED_AT in headers else replace(task, celery=celery_origin(headers, {}))
 
 
@@ -208,29 +209,17 @@ def _task_id(value: object) -> str:
 
 def _name(value: object) -> str:
     if not isinstance(value, str) or not value.strip() or len(value) > LONGEST_NAME:
-        raise BadMessage(f"header 'task': {str(value)[:80]!r} is not the name of a task")
+        raise BadMessage(f"header 'task': {shown(value)} is not the name of a task")
     return value
 
 
-def _whole(headers: Mapping[str, Any], name: str, *, default: int) -> int:
-    value = headers.get(name)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MOST_RETRIES:
-        raise BadMessage(f"header {name!r}: {str(value)[:80]!r} is not a whole number of at least 0")
-    return value
+def _retries(headers: Mapping[str, object], name: str) -> int | None:
+    return optional(whole, headers.get(name), f"header {name!r}:", below=MOST_RETRIES)
 
 
-def _time(headers: Mapping[str, Any], name: str) -> datetime | None:
-    value = headers.get(name)
-    if value is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(f"{value[:-1]}+00:00" if value.endswith("Z") else value)
-        # A Celery application with enable_utc off writes no offset; UTC is what its workers assume as well.
-        return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise BadMessage(f"header {name!r}: {str(value)[:80]!r} is not a time") from error
+def _time(headers: Mapping[str, object], name: str) -> datetime | None:
+    # A Celery application with enable_utc off writes no offset; UTC is what its workers assume as well.
+    return optional(moment, headers.get(name), f"header {name!r}:", zone=timezone.utc)
 
 
 def _time_limits(value: object) -> tuple[float | None, float | None]:
@@ -238,14 +227,9 @@ def _time_limits(value: object) -> tuple[float | None, float | None]:
     if value is None:
         return None, None
     if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise BadMessage(f"header 'timelimit': {str(value)[:80]!r} is not [hard, soft]")
-    for limit in value:
-        if limit is None:
-            continue
-        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 <= limit <= LONGEST:
-            raise BadMessage(f"header 'timelimit': {str(value)[:80]!r} is not [hard, soft] in seconds")
-    hard, soft = value
-    return (float(hard) if hard else None), (float(soft) if soft else None)
+        raise FieldError(f"header 'timelimit': {shown(value)} is not [hard, soft] in seconds")
+    hard, soft = (optional(number, limit, "header 'timelimit':", most=LONGEST) for limit in value)
+    return hard or None, soft or None
 
 
 def _own_headers(headers: Mapping[str, Any], *, signed: bool) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from stem_kombu.clock import isoformat
+from stem_kombu.fields import CONTROL_CHARACTER, is_text
 from stem_kombu.messages.encoding import (
     CONTENT_ENCODING,
     CONTENT_TYPE,
@@ -19,7 +20,7 @@ from stem_kombu.messages.encoding import (
     HEADER_SIGNATURE_V2,
     Envelope,
 )
-from stem_kombu.revocation import CONTROL_CHARACTER, TASK_ID_LIMIT
+from stem_kombu.revocation import TASK_ID_LIMIT
 from stem_kombu.task import Original, TaskMessage
 from stem_kombu.transports.names import unreadable_queue_name
 
@@ -120,11 +121,7 @@ def said_id(raw: Any) -> str | None:
     properties = raw.properties if isinstance(raw.properties, Mapping) else {}
     headers = raw.headers if isinstance(raw.headers, Mapping) else {}
     given = (properties.get("message_id"), properties.get("correlation_id"), headers.get("id"))
-    return next((text for text in given if _can_be_shown(text)), None)
-
-
-def _can_be_shown(text: object) -> bool:
-    return isinstance(text, str) and 0 < len(text) <= TASK_ID_LIMIT and not CONTROL_CHARACTER.search(text)
+    return next((text for text in given if is_text(text, most=TASK_ID_LIMIT, without=CONTROL_CHARACTER)), None)
 
 
 def resent(message: TaskMessage, original: Original) -> Envelope:

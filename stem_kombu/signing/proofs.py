@@ -10,15 +10,53 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from operator import attrgetter
 
 from stem_kombu.clock import epoch_us, from_epoch_us
+from stem_kombu.fields import FieldError, any_text, flag, json_value, mapping, optional, whole
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
 
 REVOCATION = b"stem-revocation/1"
+#: What every proof has: the signed draft and its signature.
+_FIELDS = frozenset("texrqs")
+
+
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """A draft as it was signed. Times are microseconds since the epoch; ``fingerprint`` is empty in proofs of 0.1.0."""
+
+    signed_us: int
+    expires_us: int | None
+    terminate: bool
+    reason: str | None
+    requested_by: str | None
+    fingerprint: str
+    signature: str
+
+    @classmethod
+    def decoded(cls, encoded: str) -> _Proof:
+        """The proof of its text; raises :class:`FieldError`, or ``OverflowError`` for a time beyond the calendar."""
+        fields = mapping(json_value(encoded), "a proof")
+        if not fields.keys() >= _FIELDS:
+            raise FieldError("a proof lacks a field")
+        if (expires_us := optional(whole, fields["e"], "e")) is not None:
+            from_epoch_us(expires_us)
+        return cls(
+            signed_us=whole(fields["t"], "t"),
+            expires_us=expires_us,
+            terminate=flag(fields["x"], "x"),
+            reason=optional(any_text, fields["r"], "r"),
+            requested_by=optional(any_text, fields["q"], "q"),
+            fingerprint=any_text(fields.get("f", ""), "f"),
+            signature=any_text(fields["s"], "s"),
+        )
+
+    def stated(self) -> list[object]:
+        """What is signed of it, beside namespace and task id."""
+        return [self.signed_us, self.expires_us, self.terminate, self.reason, self.requested_by]
 
 
 def signed_drafts(
@@ -50,7 +88,7 @@ def proven(record: Revocation, keyring: Keyring, now: datetime) -> Revocation:
     :class:`Untrusted` with the reason when no proof holds.
     """
     trouble = Untrusted("unsigned", f"the revocation of task {record.task_id!r} is not signed")
-    held: list[dict[str, Any]] = []
+    held: list[_Proof] = []
     for text in record.proofs:
         try:
             held.append(_verified(record, text, keyring))
@@ -59,20 +97,20 @@ def proven(record: Revocation, keyring: Keyring, now: datetime) -> Revocation:
     if not held:
         raise trouble
     now_us = epoch_us(now)
-    live = [proof for proof in held if proof["e"] is None or proof["e"] > now_us]
-    live = sorted(live or held, key=lambda proof: int(proof["t"]))
-    lives = [proof["e"] for proof in live]
-    expires_at = None if None in lives else from_epoch_us(max(lives))
+    live = [proof for proof in held if proof.expires_us is None or proof.expires_us > now_us]
+    live = sorted(live or held, key=attrgetter("signed_us"))
+    ends = [proof.expires_us for proof in live if proof.expires_us is not None]
+    expires_at = from_epoch_us(max(ends)) if len(ends) == len(live) else None
     if record.expires_at is not None and (expires_at is None or record.expires_at < expires_at):
-        expires_at = record.expires_at  # an end that somebody put earlier takes a right away, it gives none
+        expires_at = record.expires_at  # an earlier end in the record takes a right away, it gives none
     return Revocation(
         record.namespace,
         record.task_id,
         record.version,
         record.issued_at,
-        any(proof["x"] for proof in live),
-        next((proof["r"] for proof in reversed(live) if proof["r"] is not None), None),
-        next((proof["q"] for proof in reversed(live) if proof["q"] is not None), None),
+        any(proof.terminate for proof in live),
+        next((proof.reason for proof in reversed(live) if proof.reason is not None), None),
+        next((proof.requested_by for proof in reversed(live) if proof.requested_by is not None), None),
         expires_at,
         record.proofs,
     )
@@ -87,33 +125,20 @@ def holds(record: Revocation, proof: str, keyring: Keyring) -> bool:
     return True
 
 
-def _verified(record: Revocation, text: str, keyring: Keyring) -> dict[str, Any]:
+def _verified(record: Revocation, encoded: str, keyring: Keyring) -> _Proof:
     try:
-        proof = json.loads(text)
-        signed_us, expires_us, terminate, reason, requested_by, signature = (proof[name] for name in "texrqs")
-        sound = (
-            type(signed_us) is int
-            and (expires_us is None or type(expires_us) is int)
-            and type(terminate) is bool
-            and isinstance(reason, (str, type(None)))
-            and isinstance(requested_by, (str, type(None)))
-            and isinstance(signature, str)
-            and isinstance(proof.get("f", ""), str)
-        )
-        if not sound or (expires_us is not None and from_epoch_us(expires_us) is None):
-            raise ValueError("a field is of another type")
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        proof = _Proof.decoded(encoded)
+    except (FieldError, OverflowError):
         raise Untrusted(
             "bad-signature", f"a proof of the revocation of task {record.task_id!r} can't be read"
         ) from None
-    stated = [signed_us, expires_us, terminate, reason, requested_by]
-    key = keyring.verify(REVOCATION, _message(record.namespace, record.task_id, stated), signature)
-    if proof.get("f", "") not in ("", keyring.fingerprints[key.id]):  # proofs of 0.1.0 have none
+    key = keyring.verify(REVOCATION, _message(record.namespace, record.task_id, proof.stated()), proof.signature)
+    if proof.fingerprint not in ("", keyring.fingerprints[key.id]):  # proofs of 0.1.0 have none
         raise Untrusted("bad-signature", f"a proof of task {record.task_id!r} names another secret than signed it")
     key.require(Scope.OPERATE, "revoke")
-    return dict(zip("texrq", stated, strict=True))
+    return proof
 
 
-def _message(namespace: str, task_id: str, stated: Sequence[Any]) -> bytes:
+def _message(namespace: str, task_id: str, stated: Sequence[object]) -> bytes:
     """What is signed: a list of fixed length, in JSON, so that no field can run over into the next."""
     return json.dumps([namespace, task_id, *stated], separators=(",", ":")).encode()

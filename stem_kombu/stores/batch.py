@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from stem_kombu.clock import epoch_us
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.fields import UNSTORABLE, any_text, items, json_value
 from stem_kombu.revocation import VERSION_LIMIT, Revocation, RevocationDraft, merge
 
 #: Longest life of a revocation that expires at all, in seconds: 100 years. Whole microseconds of times within it stay
@@ -19,7 +19,6 @@ LONGEST_LIFE = 100 * 365 * 86_400.0
 CEILING = VERSION_LIMIT - 2**40
 #: Below every number that a column for versions can hold.
 BEFORE_ALL = -(2**63)
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def folded(drafts: Iterable[RevocationDraft]) -> list[RevocationDraft]:
@@ -75,14 +74,9 @@ def proofs_text(record: Revocation) -> str | None:
 
 
 def proofs_of(text: str | None) -> tuple[str, ...]:
-    """The proofs of such a text; raises ``ValueError`` or ``TypeError`` when it is none."""
-    try:
-        proofs = [] if text is None else json.loads(text)
-    except RecursionError as error:
-        raise ValueError(f"proofs {str(text)[:40]!r} are not texts") from error
-    if not isinstance(proofs, list) or not all(isinstance(proof, str) for proof in proofs):
-        raise ValueError(f"proofs {str(text)[:40]!r} are not texts")
-    return tuple(proofs)
+    """The proofs of such a text; raises :class:`~stem_kombu.fields.FieldError` or ``TypeError`` when it is none."""
+    proofs = [] if text is None else items(json_value(text), "proofs")
+    return tuple(any_text(proof, "a proof") for proof in proofs)
 
 
 def _fold(earlier: RevocationDraft, later: RevocationDraft) -> RevocationDraft:
@@ -105,7 +99,7 @@ def _check(draft: RevocationDraft) -> None:
             hint="give a positive time of at most 100 years, or none for a revocation that never expires",
         )
     for name, text in (("reason", draft.reason), ("requested_by", draft.requested_by)):
-        if text is not None and _UNSTORABLE.search(text):
+        if text is not None and UNSTORABLE.search(text):
             raise ConfigurationError(
                 f"revocation of {draft.task_id!r}: {name} {text!r} holds a character that can't be stored",
                 hint="leave out NUL characters and lone surrogates",

@@ -18,7 +18,7 @@ from functools import lru_cache
 from kombu import Exchange, Queue
 
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.revocation import CONTROL_CHARACTER
+from stem_kombu.fields import CONTROL_CHARACTER
 
 #: Seconds after which the broker removes a control queue that nobody uses.
 CONTROL_QUEUE_EXPIRES = 60.0

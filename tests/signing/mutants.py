@@ -213,8 +213,8 @@ MUTANTS = [
     Mutant(
         "whoever has a key may revoke",
         "stem_kombu/signing/proofs.py",
-        '    key.require(Scope.OPERATE, "revoke")\n    return dict',
-        "    return dict",
+        '    key.require(Scope.OPERATE, "revoke")\n    return proof',
+        "    return proof",
         PROOFS,
     ),
     Mutant(
@@ -227,14 +227,14 @@ MUTANTS = [
     Mutant(
         "terminate is as the store says",
         "stem_kombu/signing/proofs.py",
-        '        any(proof["x"] for proof in live),\n',
+        "        any(proof.terminate for proof in live),\n",
         "        record.terminate,\n",
         PROOFS,
     ),
     Mutant(
         "an expired proof counts on",
         "stem_kombu/signing/proofs.py",
-        'live = [proof for proof in held if proof["e"] is None or proof["e"] > now_us]',
+        "live = [proof for proof in held if proof.expires_us is None or proof.expires_us > now_us]",
         "live = held",
         PROOFS,
     ),

@@ -1,42 +1,54 @@
-"""The door of the control plane: bytes to messages and back, with every field checked once (G17).
+"""Control messages as bytes, and back: every field is checked once, here (G17).
 
 JSON only, of a bounded size, in a known version. What can't be read raises :class:`~stem_kombu.errors.BadMessage`; where
-the sender could still be told, the exception carries the address (:class:`Unreadable`).
+the sender can still be answered, the exception carries the address (:class:`Unreadable`).
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
-from datetime import datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
-from stem_kombu.clock import isoformat, parse_isoformat
+from stem_kombu.clock import isoformat
 from stem_kombu.control.protocol.messages import Call, Command, Inspect, Order, Ping, Reply, ReplyError, Revoke, Stats
 from stem_kombu.errors import BadMessage
+from stem_kombu.fields import (
+    LONGEST_TEXT,
+    UNLIMITED,
+    FieldError,
+    flag,
+    items,
+    json_value,
+    mapping,
+    moment,
+    number,
+    optional,
+    text,
+    whole,
+)
 from stem_kombu.revocation import Revocation
 from stem_kombu.signing.keyring import LONGEST_SIGNATURE, Keyring
 from stem_kombu.signing.seal import COMMAND, REPLY, sealed
 from stem_kombu.transports.names import is_reply_name
 
-T = TypeVar("T")
-
 VERSION = 1
 #: Bytes of a command and of a reply. A reply may list a thousand revocations with long reasons.
 LARGEST_COMMAND = 1024 * 1024
 LARGEST_REPLY = 32 * 1024 * 1024
-#: Characters of names and addresses.
-_LONGEST_TEXT = 512
 _MOST_TARGETS = 10_000
-#: Characters of what is said about an error.
+#: Parts of a command, and replies that an order asks for, are fewer.
+_WHOLE = 2**31
+#: Seconds for which a revoke waits at most for tasks to end.
+_LONGEST_SETTLE = 3600
+#: Characters of an error's message.
 _LONGEST_EXPLANATION = 10_000
 
 
 class Unreadable(BadMessage):
-    """A command that can't be read, but whose sender can be told: ``reply_to``, ``request_id`` and ``part`` are known.
+    """A command that can't be read, but whose sender can be answered: ``reply_to``, ``request_id`` and ``part`` are known.
 
-    ``targets`` are whom it was meant for, as far as that can be read; nobody else should speak up.
+    ``targets`` are the workers that it names, as far as they can be read; no other worker should answer.
     """
 
     def __init__(
@@ -57,7 +69,7 @@ class Unreadable(BadMessage):
 
 
 class Address(NamedTuple):
-    """Where a command came from and whom it is for: what can be said of one that is not believed."""
+    """Where a command came from and which workers it names: what is known of a command that is not verified."""
 
     namespace: str
     request_id: str
@@ -95,10 +107,10 @@ def address_of(body: bytes) -> Address:
     return _address(_object(body, LARGEST_COMMAND))
 
 
-def _address(fields: Mapping[str, Any]) -> Address:
+def _address(fields: Mapping[str, object]) -> Address:
     try:
-        namespace, request_id, reply_to = _text(fields, "ns"), _text(fields, "id"), _text(fields, "reply_to")
-        part = _whole(fields, "part")
+        namespace, request_id, reply_to = (text(fields.get(name), name) for name in ("ns", "id", "reply_to"))
+        part = whole(fields.get("part"), "part", below=_WHOLE)
         if not is_reply_name(namespace, reply_to):
             raise ValueError(f"reply_to {reply_to[:40]!r} is no reply inbox of namespace {namespace[:40]!r}")
         return Address(namespace, request_id, reply_to, part, _targets(fields.get("targets")))
@@ -109,7 +121,7 @@ def _address(fields: Mapping[str, Any]) -> Address:
 def decode_command(body: bytes, *, known: Callable[[str], bool]) -> Command:
     """The command of those bytes. ``known(name)`` says whether a name that isn't built in was registered.
 
-    Raises :class:`Unreadable` where the sender can be told, else :class:`BadMessage`.
+    Raises :class:`Unreadable` where the sender can be answered, else :class:`BadMessage`.
     """
     fields = _object(body, LARGEST_COMMAND)
     namespace, request_id, reply_to, part, targets = _address(fields)
@@ -118,25 +130,25 @@ def decode_command(body: bytes, *, known: Callable[[str], bool]) -> Command:
         return Unreadable(message, code=code, reply_to=reply_to, request_id=request_id, part=part, targets=targets)
 
     version = fields.get("v")
-    if version != VERSION or not isinstance(version, int) or isinstance(version, bool):
-        raise unreadable(f"message version {str(version)[:40]!r} is not spoken here, only {VERSION}", "unknown-version")
+    if type(version) is not int or version != VERSION:
+        raise unreadable(f"message version {str(version)[:40]!r} is not supported, only {VERSION}", "unknown-version")
     try:
-        name = _text(fields, "command")
+        name = text(fields.get("command"), "command")
         if name not in _ORDERS and not known(name):
             raise unreadable(f"command {name!r} is not known to this worker", "unknown-command")
         return Command(
             request_id=request_id,
             namespace=namespace,
-            order=_decode_order(name, _mapping(fields, "args")),
-            issued_at=_time(fields, "issued_at"),
-            expires_at=_time(fields, "expires_at"),
+            order=_decode_order(name, mapping(fields.get("args"), "args")),
+            issued_at=moment(fields.get("issued_at"), "issued_at"),
+            expires_at=moment(fields.get("expires_at"), "expires_at"),
             reply_to=reply_to,
             targets=targets,
             part=part,
-            parts=_whole(fields, "parts"),
-            sender=None if fields.get("sender") is None else _text(fields, "sender"),
+            parts=whole(fields.get("parts"), "parts", below=_WHOLE),
+            sender=optional(text, fields.get("sender"), "sender"),
         )
-    except (ValueError, OverflowError) as error:  # an offset can carry the year 1 out of the calendar
+    except ValueError as error:
         raise unreadable(f"a command can't be read: {error}", "bad-message") from None
 
 
@@ -154,7 +166,7 @@ def encode_reply(reply: Reply, keyring: Keyring | None = None) -> bytes:
             "part": reply.part,
             "status": reply.status,
             "payload": reply.payload,
-            "error": None if reply.error is None else _told(reply.error),
+            "error": None if reply.error is None else _error_fields(reply.error),
             **{name: value for name, value in bound.items() if value is not None},
         },
         LARGEST_REPLY,
@@ -164,9 +176,9 @@ def encode_reply(reply: Reply, keyring: Keyring | None = None) -> bytes:
     )
 
 
-def _told(error: ReplyError) -> dict[str, str]:
-    """Whatever a handler raised, as fields that the other end accepts."""
-    code = error.code.encode("utf-8", "replace").decode()[:_LONGEST_TEXT] or "failed"
+def _error_fields(error: ReplyError) -> dict[str, str]:
+    """What a handler raised, as fields that the client accepts."""
+    code = error.code.encode("utf-8", "replace").decode()[:LONGEST_TEXT] or "failed"
     message = error.message.encode("utf-8", "replace").decode()
     if len(message) > _LONGEST_EXPLANATION:
         message = message[: _LONGEST_EXPLANATION - 1] + "…"
@@ -179,26 +191,29 @@ def decode_reply(body: bytes) -> Reply:
     if fields.get("v") != VERSION:
         raise BadMessage(f"a reply has version {str(fields.get('v'))[:40]!r}, not {VERSION}")
     try:
-        status = _text(fields, "status")
-        if status not in ("ok", "error"):
-            raise ValueError(f"status {status!r} is neither ok nor error")
-        error = None
-        if status == "error":
-            told = _mapping(fields, "error")
-            error = ReplyError(_text(told, "code"), _text(told, "message", longest=_LONGEST_EXPLANATION))
         return Reply(
-            request_id=_text(fields, "id"),
-            namespace=_text(fields, "ns"),
-            worker=_text(fields, "worker"),
-            boot=_text(fields, "boot"),
-            payload=_mapping(fields, "payload"),
-            error=error,
-            part=_whole(fields, "part"),
-            answers=None if fields.get("answers") is None else _text(fields, "answers", longest=LONGEST_SIGNATURE),
-            command_digest=None if fields.get("command_sha256") is None else _text(fields, "command_sha256"),
+            request_id=text(fields.get("id"), "id"),
+            namespace=text(fields.get("ns"), "ns"),
+            worker=text(fields.get("worker"), "worker"),
+            boot=text(fields.get("boot"), "boot"),
+            payload=mapping(fields.get("payload"), "payload"),
+            error=_reply_error(fields),
+            part=whole(fields.get("part"), "part", below=_WHOLE),
+            answers=optional(text, fields.get("answers"), "answers", most=LONGEST_SIGNATURE),
+            command_digest=optional(text, fields.get("command_sha256"), "command_sha256"),
         )
-    except ValueError as error_:
-        raise BadMessage(f"a reply can't be read: {error_}") from None
+    except ValueError as error:
+        raise BadMessage(f"a reply can't be read: {error}") from None
+
+
+def _reply_error(fields: Mapping[str, object]) -> ReplyError | None:
+    status = text(fields.get("status"), "status")
+    if status == "ok":
+        return None
+    if status != "error":
+        raise FieldError(f"status {status[:40]!r} is neither ok nor error")
+    error = mapping(fields.get("error"), "error")
+    return ReplyError(text(error.get("code"), "code"), text(error.get("message"), "message", most=_LONGEST_EXPLANATION))
 
 
 def order_size(revocation: Revocation) -> int:
@@ -212,9 +227,9 @@ def order_size(revocation: Revocation) -> int:
 # -- orders -------------------------------------------------------------------------------------------------------------
 
 
-def _encode_order(order: Order) -> dict[str, Any]:
+def _encode_order(order: Order) -> dict[str, object]:
     if isinstance(order, Inspect):
-        asked = {"revoked": order.revoked, "limit": order.limit}
+        asked: dict[str, object] = {"revoked": order.revoked, "limit": order.limit}
         return asked if order.before is None else {**asked, "before": order.before}
     if isinstance(order, Revoke):
         return {"revocations": [revocation.to_message() for revocation in order.revocations], "settle_s": order.settle}
@@ -223,35 +238,27 @@ def _encode_order(order: Order) -> dict[str, Any]:
     return {}
 
 
-def _decode_order(name: str, args: Mapping[str, Any]) -> Order:
+def _decode_order(name: str, args: Mapping[str, object]) -> Order:
     decode = _ORDERS.get(name)
     return Call(name, dict(args)) if decode is None else decode(args)
 
 
-def _inspect(args: Mapping[str, Any]) -> Inspect:
-    revoked = args.get("revoked", False)
-    if not isinstance(revoked, bool):
-        raise ValueError(f"revoked {revoked!r} is not true or false")
-    before = None if args.get("before") is None else _whole(args, "before", default=0)
-    return Inspect(revoked, _whole(args, "limit", default=1000), before)
+def _inspect(args: Mapping[str, object]) -> Inspect:
+    return Inspect(
+        flag(args.get("revoked", False), "revoked"),
+        whole(args.get("limit", 1000), "limit", below=_WHOLE),
+        optional(whole, args.get("before"), "before", below=_WHOLE),
+    )
 
 
-def _revoke(args: Mapping[str, Any]) -> Revoke:
-    records = args.get("revocations")
-    if not isinstance(records, list):  # an empty one asks whether the worker would take them
-        raise ValueError("revocations is not a list")
-    settle = args.get("settle_s", 0)
-    if not isinstance(settle, (int, float)) or isinstance(settle, bool) or not 0 <= settle <= 3600:
-        raise ValueError(f"settle_s {settle!r} is not a number of seconds")
-    revocations = []
-    for record in records:
-        if not isinstance(record, dict):
-            raise ValueError("a revocation is not an object")
-        revocations.append(Revocation.from_record(record))
-    return Revoke(tuple(revocations), float(settle))
+def _revoke(args: Mapping[str, object]) -> Revoke:
+    # An empty list asks whether the worker would accept them.
+    records = items(args.get("revocations"), "revocations", most=UNLIMITED)
+    settle = number(args.get("settle_s", 0), "settle_s", most=_LONGEST_SETTLE)
+    return Revoke(tuple(Revocation.from_record(mapping(record, "a revocation")) for record in records), settle)
 
 
-_ORDERS: dict[str, Callable[[Mapping[str, Any]], Order]] = {
+_ORDERS: dict[str, Callable[[Mapping[str, object]], Order]] = {
     Ping.name: lambda _: Ping(),
     Inspect.name: _inspect,
     Stats.name: lambda _: Stats(),
@@ -265,7 +272,7 @@ BUILT_IN = frozenset(_ORDERS)
 # -- fields -------------------------------------------------------------------------------------------------------------
 
 
-def _encode(fields: Mapping[str, Any], largest: int, what: str, domain: bytes, keyring: Keyring | None) -> bytes:
+def _encode(fields: Mapping[str, object], largest: int, what: str, domain: bytes, keyring: Keyring | None) -> bytes:
     try:
         body = json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -277,58 +284,15 @@ def _encode(fields: Mapping[str, Any], largest: int, what: str, domain: bytes, k
     return body
 
 
-def _object(body: bytes, largest: int) -> dict[str, Any]:
+def _object(body: bytes, largest: int) -> dict[str, object]:
     if len(body) > largest:
         raise BadMessage(f"a message of {len(body)} bytes; at most {largest} are read", code="too-large")
     try:
-        fields = json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
-    except (ValueError, RecursionError) as error:  # bytes that are no UTF-8 are a ValueError as well
-        raise BadMessage(f"a message is no JSON: {error}") from None
-    if not isinstance(fields, dict):
-        raise BadMessage(f"a message is {type(fields).__name__}, not an object")
-    return fields
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:40]} is more than a number can hold")
-    return number
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _text(fields: Mapping[str, Any], name: str, *, longest: int = _LONGEST_TEXT) -> str:
-    value = fields.get(name)
-    if not isinstance(value, str) or not value or len(value) > longest:
-        raise ValueError(f"{name} {str(value)[:40]!r} is not text of 1 to {longest} characters")
-    value.encode()  # half a surrogate pair is no text either, and that is a ValueError as well
-    return value
-
-
-def _whole(fields: Mapping[str, Any], name: str, *, default: int | None = None) -> int:
-    value = fields.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
-        raise ValueError(f"{name} {str(value)[:40]!r} is not a whole number")
-    return value
-
-
-def _mapping(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = fields.get(name)
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} is not an object")
-    return value
-
-
-def _time(fields: Mapping[str, Any], name: str) -> datetime:
-    return parse_isoformat(_text(fields, name))
+        return mapping(json_value(body), "a message")
+    except FieldError as error:
+        raise BadMessage(f"a message can't be read: {error}") from None
 
 
 def _targets(value: object) -> tuple[str, ...] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) > _MOST_TARGETS:
-        raise ValueError("targets is not a list")
-    return tuple(_text({"a target": target}, "a target") for target in value)
+    targets = optional(items, value, "targets", most=_MOST_TARGETS)
+    return None if targets is None else tuple(text(target, "a target") for target in targets)
