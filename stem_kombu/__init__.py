@@ -11,8 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu import transport_alias
-
-__version__ = "0.1.0"
+from stem_kombu.version import __version__
 
 _HOMES = {
     "AsyncResult": "stem_kombu.result",

@@ -109,10 +109,6 @@ class ResultNotSerializable(ExecutionError):
     """The handler returned what JSON cannot hold."""
 
 
-class ChildLost(ExecutionError):
-    """The child process that ran the task died before it finished."""
-
-
 class LeaseLost(ExecutionError):
     """The broker gave the message to somebody else; what this handler does from here on is done twice."""
 

@@ -6,13 +6,12 @@ script, so that terminal states never overwrite each other for one attempt (G10)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from stem_kombu.clock import isoformat, parse_isoformat
+from stem_kombu.clock import isoformat
 from stem_kombu.revocation import Revocation
 
 
@@ -104,31 +103,6 @@ class TaskRecord:
             "lost_workers": list(self.lost_workers),
         }
 
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> TaskRecord:
-        """The record of a JSON form; raises ``ValueError`` or ``KeyError`` when it isn't one."""
-        error, revocation = record.get("error"), record.get("revocation")
-        attempt = record["attempt"]
-        if not isinstance(attempt, int) or isinstance(attempt, bool) or attempt < 0:
-            raise ValueError(f"attempt {attempt!r} is not a whole number")
-        return cls(
-            task_id=str(record["task_id"]),
-            name=str(record["name"]),
-            state=TaskState(record["state"]),
-            attempt=attempt,
-            queue=record.get("queue"),
-            worker=record.get("worker"),
-            result=record.get("result"),
-            error=None if error is None else TaskError(error["type"], error["message"], error.get("traceback")),
-            revocation=None if revocation is None else Revocation.from_record(revocation),
-            enqueued_at=_time(record.get("enqueued_at")),
-            started_at=_time(record.get("started_at")),
-            ended_at=_time(record.get("ended_at")),
-            retry_at=_time(record.get("retry_at")),
-            boot=record.get("boot"),
-            lost_workers=tuple(map(str, record.get("lost_workers") or ())),
-        )
-
 
 def sent_later(new: datetime | None, held: datetime | None) -> bool:
     """Whether a record or message whose task was enqueued at ``new`` is of a later sending of the same id than one of ``held``.
@@ -186,8 +160,6 @@ class Outcome:
     error: TaskError | None = None
     revocation: Revocation | None = None
     retry_in: float | None = None
-    runtime: float = 0.0
-    max_rss_bytes: int | None = None
 
 
 class Ending(str, Enum):
@@ -200,10 +172,6 @@ class Ending(str, Enum):
     CANCELLED = "cancelled"  # TaskRevoked left the handler
     LOST = "lost"  # the child died under it
     RELEASED = "released"  # never started, or stopped for a shutdown: give the message back
-
-
-def _time(text: Any) -> datetime | None:
-    return None if text is None else parse_isoformat(str(text))
 
 
 def _time_text(moment: datetime | None) -> str | None:

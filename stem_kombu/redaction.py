@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
 MASK = "***"
 #: Shorter texts stand in too many other words to be taken out of a text.
 _SHORTEST_SECRET = 6
+_ARGUMENTS_COLUMNS = 60
 
 _SECRET_WORDS = ("password", "passwd", "passphrase", "pwd", "secret", "token", "api_key", "apikey", "credential")
 #: Options that hold secrets among other things.
@@ -61,7 +62,7 @@ def without(text: str, secrets: Iterable[str]) -> str:
 
 
 def is_secret_name(name: object) -> bool:
-    """Whether the value of that name is nobody's business."""
+    """Whether the value of that name is secret."""
     lowered = str(name).lower()
     return any(word in lowered for word in (*_SECRET_WORDS, *_OF_SECRETS))
 
@@ -80,6 +81,16 @@ class ShortRepr(reprlib.Repr):
     def repr_dict(self, x: Mapping[Any, Any], level: int) -> str:
         hidden = {key: _MASKED if is_secret_name(key) else value for key, value in x.items()}
         return super().repr_dict(hidden, level)
+
+
+def redacted_arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
+    """A task's arguments as people may see them: at most 60 columns, long values shortened, passwords in URLs masked, and
+    nothing at all of keywords and keys whose names say that they are secret."""
+    short = ShortRepr()
+    parts = [short.repr(value) for value in args[:8]]
+    parts += [f"{name}={MASK if is_secret_name(name) else short.repr(value)}" for name, value in kwargs.items()]
+    text = ", ".join(parts)
+    return text if len(text) <= _ARGUMENTS_COLUMNS else text[: _ARGUMENTS_COLUMNS - 1] + "…"
 
 
 class _Masked:

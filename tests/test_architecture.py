@@ -36,6 +36,7 @@ ROOT_WORDS = [
         "sentinel",
         "settings",
         "variables",
+        "version",
         "revocation",
         "revocation_cache",
         "revocation_texts",

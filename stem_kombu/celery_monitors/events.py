@@ -13,10 +13,10 @@ import threading
 from datetime import datetime
 from typing import Any
 
-import stem_kombu
 from stem_kombu.clock import Clock, isoformat
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.task import TaskMessage
+from stem_kombu.version import __version__
 
 #: Seconds between two events ``worker-heartbeat``; a monitor takes a worker for offline after two of them.
 FREQUENCY = 2.0
@@ -25,7 +25,7 @@ MOST_WAITING = 10_000
 #: Characters of a result or an error.
 _SHOWN = 1024
 
-SOFTWARE = {"sw_ident": "stem-kombu", "sw_ver": stem_kombu.__version__, "sw_sys": platform.system()}
+SOFTWARE = {"sw_ident": "stem-kombu", "sw_ver": __version__, "sw_sys": platform.system()}
 
 
 def node_name(worker: str, hostname: str) -> str:

@@ -13,7 +13,6 @@ import traceback as tracebacks
 from collections.abc import Callable
 from typing import Any
 
-from stem_kombu.clock import monotonic
 from stem_kombu.context import Retry, TaskContext, TaskReleased, TaskRevoked, _current
 from stem_kombu.durations import checked_seconds
 from stem_kombu.errors import LeaseLost, ResultNotSerializable, SoftTimeLimitExceeded, TimeLimitExceeded
@@ -46,7 +45,7 @@ def call(task: Task, message: TaskMessage, context: TaskContext) -> Outcome:
 
 
 def _attempt(task: Task, message: TaskMessage, context: TaskContext) -> Outcome:
-    began, here, depth = monotonic(), os.getpid(), sys.getrecursionlimit()
+    here, depth = os.getpid(), sys.getrecursionlimit()
     try:
         task.hooks.started(context)
         result = task.call(context, message.args, message.kwargs)
@@ -54,11 +53,11 @@ def _attempt(task: Task, message: TaskMessage, context: TaskContext) -> Outcome:
         if sys.getrecursionlimit() < depth:  # first of all: with less than it needs, nothing below works
             sys.setrecursionlimit(depth)
         leave_if_copy(here, error)
-        return raised(error, monotonic() - began)
+        return raised(error)
     if sys.getrecursionlimit() < depth:
         sys.setrecursionlimit(depth)
     leave_if_copy(here)
-    return returned(task, message, result, monotonic() - began)
+    return returned(task, message, result)
 
 
 async def call_async(
@@ -78,7 +77,7 @@ async def call_async(
 async def _attempt_async(
     task: Task, message: TaskMessage, context: TaskContext, cancelled_by: Callable[[], BaseException | None]
 ) -> Outcome:
-    began, here, depth = monotonic(), os.getpid(), sys.getrecursionlimit()
+    here, depth = os.getpid(), sys.getrecursionlimit()
     try:
         await task.hooks.started_in_loop(context)
         result = await task.call(context, message.args, message.kwargs)
@@ -87,11 +86,11 @@ async def _attempt_async(
             sys.setrecursionlimit(depth)
         leave_if_copy(here, error)
         ordered = cancelled_by() if issubclass(type(error), asyncio.CancelledError) else None
-        return raised(error if ordered is None else ordered, monotonic() - began)
+        return raised(error if ordered is None else ordered)
     if sys.getrecursionlimit() < depth:
         sys.setrecursionlimit(depth)
     leave_if_copy(here)
-    return returned(task, message, result, monotonic() - began)
+    return returned(task, message, result)
 
 
 def leave_if_copy(here: int, error: BaseException | None = None) -> None:
@@ -132,10 +131,10 @@ def failure(error: BaseException, kind: Ending = Ending.FAILED) -> Outcome:
 # may lie about its class. The two functions below raise nothing.
 
 
-def returned(task: Task, message: TaskMessage, result: Any, runtime: float) -> Outcome:
+def returned(task: Task, message: TaskMessage, result: Any) -> Outcome:
     """How an attempt ended whose handler returned ``result``; raises nothing."""
     if result is None or result is True or result is False:
-        return Outcome(Ending.SUCCEEDED, result=result, runtime=runtime)
+        return Outcome(Ending.SUCCEEDED, result=result)
     try:
         text = json.dumps(result, allow_nan=False)
         if len(text) > RESULT_LIMIT:
@@ -145,10 +144,10 @@ def returned(task: Task, message: TaskMessage, result: Any, runtime: float) -> O
         # Every level has a bracket of its own: only a result with many of them has to be walked.
         if text.count("[") + text.count("{") > RESULT_DEPTH and is_deeper(plain, RESULT_DEPTH):
             raise RecursionError
-        return Outcome(Ending.SUCCEEDED, result=plain, runtime=runtime)
+        return Outcome(Ending.SUCCEEDED, result=plain)
     except BaseException as error:  # noqa: BLE001 - a result's own methods may raise anything
         if issubclass(type(error), (*_ORDERS, Retry)):
-            return raised(error, runtime)  # a checkpoint in there
+            return raised(error)  # a checkpoint in there
         if issubclass(type(error), ResultNotSerializable):
             what = message_text(error)
         elif issubclass(type(error), RecursionError):
@@ -156,30 +155,30 @@ def returned(task: Task, message: TaskMessage, result: Any, runtime: float) -> O
         else:
             what = f"what JSON can't hold: {message_text(error) or type_name(error)}"
         said = f"task {task.name!r} ({message.task_id}) returned {what}"
-        return Outcome(Ending.REJECTED, error=TaskError(ResultNotSerializable.__name__, said), runtime=runtime)
+        return Outcome(Ending.REJECTED, error=TaskError(ResultNotSerializable.__name__, said))
 
 
-def raised(error: Any, runtime: float) -> Outcome:
+def raised(error: Any) -> Outcome:
     """How an attempt ended whose handler raised ``error``; raises nothing."""
     kind = type(error)  # never isinstance, which asks the object for its class as well
     try:
         if issubclass(kind, TaskRevoked):
             # A copy of plain values: what the handler raised may have been made by the handler.
             revocation = Revocation.from_record(error.revocation.to_record())
-            return Outcome(Ending.CANCELLED, revocation=revocation, runtime=runtime)
+            return Outcome(Ending.CANCELLED, revocation=revocation)
         if issubclass(kind, TaskReleased):
-            return Outcome(Ending.RELEASED, runtime=runtime)
+            return Outcome(Ending.RELEASED)
         if issubclass(kind, Retry):
             countdown = error.countdown
             wait = None if countdown is None else checked_seconds(countdown, name="countdown of a retry")
             said = TaskError("Retry", message_text(error))
-            return Outcome(Ending.RETRY, error=said, retry_in=wait, runtime=runtime)
+            return Outcome(Ending.RETRY, error=said, retry_in=wait)
     except BaseException as broken:  # noqa: BLE001 - a class of the handler's own, or one that it has changed
         said = TaskError(type_name(error), _kept(f"{message_text(error)}; it can't be used: {message_text(broken)}"))
-        return Outcome(Ending.FAILED, error=said, runtime=runtime)
+        return Outcome(Ending.FAILED, error=said)
     bare = issubclass(kind, (TimeLimitExceeded, LeaseLost))
     said = TaskError(type_name(error), message_text(error), None if bare else traceback_text(error))
-    return Outcome(Ending.FAILED, error=said, runtime=runtime)
+    return Outcome(Ending.FAILED, error=said)
 
 
 def type_name(error: BaseException) -> str:

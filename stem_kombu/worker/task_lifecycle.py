@@ -16,10 +16,10 @@ from stem_kombu.celery_monitors.events import Events
 from stem_kombu.clock import Clock
 from stem_kombu.execution.base import Executor, Job, Stop
 from stem_kombu.outcome import Ending, Outcome, TaskError, TaskRecord
+from stem_kombu.redaction import redacted_arguments
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.task import Mode, TaskMessage
-from stem_kombu.worker.arguments import redacted_arguments
 from stem_kombu.worker.delayed import DelayedDeliveries, republished
 from stem_kombu.worker.deliveries import Delivery, InFlight, Phase
 from stem_kombu.worker.lost_workers import LostWorkers, running
@@ -110,7 +110,7 @@ class TaskLifecycle:
     def leased(self, delivery: Delivery) -> None:
         """Hold on to the delivery; a task may ask for more than the transport's lifetime from the start."""
         if self.events is not None:
-            self.events.received(delivery.message, redacted_arguments(delivery.message))
+            self.events.received(delivery.message, redacted_arguments(delivery.message.args, delivery.message.kwargs))
         if delivery.task.options.visibility is not None:
             self.leases.extend(delivery, delivery.task.options.visibility)
 

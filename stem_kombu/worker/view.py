@@ -10,9 +10,9 @@ from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Watch
 from stem_kombu.control.server.worker_view import InFlightTask, PoolSlot, WaitingOutcome
 from stem_kombu.execution.base import Executor
+from stem_kombu.redaction import redacted_arguments
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
-from stem_kombu.worker.arguments import redacted_arguments
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.deliveries import Delivery, InFlight
 from stem_kombu.worker.lifecycle import Lifecycle, State
@@ -117,7 +117,7 @@ class WorkerTasks:
             queue=delivery.message.queue,
             mode=delivery.task.mode.value,
             attempt=delivery.message.attempt,
-            args=redacted_arguments(delivery.message),
+            args=redacted_arguments(delivery.message.args, delivery.message.kwargs),
             started_at=delivery.started_at,
             runtime=now - delivery.started_mono,
             pid=delivery.pid,

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-import stem_kombu
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
 from stem_kombu.stores.quarantine import SetAside
+from stem_kombu.version import __version__
 
 #: Longest worker id that is accepted, in characters.
 WORKER_ID_LIMIT = 255
@@ -57,7 +57,7 @@ class WorkerIdentity:
         """
         hostname, pid, boot = socket.gethostname(), os.getpid(), secrets.token_hex(4)
         worker = f"{namespace}@{hostname}-{pid}-{boot}" if name is None else checked_worker_id(name)
-        return cls(namespace, worker, boot, hostname, pid, stem_kombu.__version__, now)
+        return cls(namespace, worker, boot, hostname, pid, __version__, now)
 
 
 @dataclass(frozen=True, slots=True)
