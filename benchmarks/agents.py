@@ -24,8 +24,8 @@ from stem_kombu.control.server.subscription import ControlSubscription
 from stem_kombu.settings import Settings
 from stem_kombu.transports import names
 from stem_kombu.transports.connections import broker_connection
-from stem_kombu.transports.control_links import control_link
 from stem_kombu.transports.redis.control import RedisControlConnection
+from stem_kombu.transports.registry import open_transport
 from tests.control.fleet import FakeWorker, identity
 
 #: The namespace of ``kombu.pidbox`` here.
@@ -40,7 +40,7 @@ class Agent:
         self._reception = CommandServer(self.view, {}, later=lambda to, body: None, roster_now=SYSTEM.now, clock=SYSTEM)
         self._reception.open()
         self.subscription = ControlSubscription(
-            control_link(template, clock=SYSTEM), namespace, name, receive=self._reception.receive,
+            open_transport(template).control(clock=SYSTEM), namespace, name, receive=self._reception.receive,
             malformed=lambda reason, text: None, hearing_check=1e6, pipe=pipe, clock=SYSTEM,
         )  # fmt: skip
         self.subscription.open()

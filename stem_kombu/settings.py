@@ -118,6 +118,10 @@ class Settings:
     log_config: str | None = None
     #: Workers that may end while they run a task before it is given up.
     max_lost_workers: int = 3
+    #: ``auto``, or ``generic``: brokers are used by Kombu's public names only.
+    transport: str = "auto"
+    #: Consume also where Kombu itself reads a Redis, and loses a message when a worker is killed at the wrong moment.
+    accept_loss: bool = False
     celery_events: bool = True
     celery_results: Source | None = None
     broker_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -152,6 +156,8 @@ class Settings:
         default_max_retries: int | None = None,
         log_format: str | None = None,
         max_lost_workers: int | None = None,
+        transport: str | None = None,
+        accept_loss: bool | None = None,
         allow_insecure: bool | None = None,
         tls: TlsSettings | None = None,
         signing: SigningSettings | None = None,
@@ -222,6 +228,8 @@ class Settings:
             log_format=env.one_of(log_format, "--log-format", "STEM_LOG_FORMAT", ("text", "json")),
             log_config=env.get("STEM_LOG_CONFIG"),
             max_lost_workers=env.whole(max_lost_workers, "--max-lost-workers", "STEM_MAX_LOST_WORKERS", 3, least=1),
+            transport=env.one_of(transport, "transport", "STEM_TRANSPORT", ("auto", "generic")),
+            accept_loss=env.switch(accept_loss, "STEM_ACCEPT_LOSS"),
             celery_events=env.switch(None, "STEM_CELERY_EVENTS", default=True),
             celery_results=celery_results,
             broker_options=options,

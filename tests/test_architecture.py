@@ -198,9 +198,10 @@ READS_TIME: dict[str, str] = {}
 LONGER = {
     "stem_kombu.control.client.client": 470,
     "stem_kombu.execution.pool.pool": 390,
-    "stem_kombu.worker.consumer": 360,
     "stem_kombu.worker.worker": 420,
 }
+
+DRIVER_NAMES = {"amqp", "redis", "sqlite", "memory", "SQS", "sql", "filesystem"}
 
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.putenv"}
 TIME = {
@@ -432,6 +433,29 @@ def test_modules_are_short_enough_to_be_about_one_noun() -> None:
     assert [name for name in LONGER if lengths.get(name, 0) <= LONGEST_MODULE] == [], (
         "short again: take it off the list"
     )
+
+
+def drivers_asked_for(module: Module) -> list[str]:
+    """Where a module asks Kombu for the name of a driver, or compares with one."""
+    found = []
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Attribute) and node.attr in {"driver_type", "driver_name"}:
+            found.append((node.lineno, ast.unparse(node)))
+        elif isinstance(node, ast.Compare):
+            said = {leaf.value for leaf in ast.walk(node) if isinstance(leaf, ast.Constant)}
+            if said & DRIVER_NAMES and re.search(r"\b(driver|transport|broker)\b", ast.unparse(node)):
+                found.append((node.lineno, ast.unparse(node)))
+    return [f"{module.path.relative_to(ROOT)}:{line} {text}" for line, text in sorted(found)]
+
+
+def test_no_module_outside_of_the_transports_asks_for_a_drivers_name() -> None:
+    assert [
+        hit
+        for module in modules().values()
+        if not within(module.name, "stem_kombu.transports")
+        for hit in drivers_asked_for(module)
+    ] == []
+    assert drivers_asked_for(modules()["stem_kombu.transports.generic.port"]) != []
 
 
 def test_no_exception_outlives_its_reason() -> None:

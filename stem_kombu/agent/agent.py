@@ -24,8 +24,6 @@ from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.errors import BrokerError, StoreError
 from stem_kombu.revocation import RevocationDraft
 from stem_kombu.revocation_cache import Applied
-from stem_kombu.transports.control_links import control_link
-from stem_kombu.transports.redis.janitor import Janitor
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +60,7 @@ class ControlAgent:
         dropping = dict(options.dropping)
         self.view = AgentView(host, resources, hydration, place, interval=options.heartbeat_interval, dropping=dropping)
         self.listener = ControlListener(
-            control_link(resources.template, clock=resources.clock),
+            resources.transport.control(clock=resources.clock),
             self.view,
             commands=options.commands,
             roster_now=place.now,
@@ -127,7 +125,7 @@ class _BrokerSweep:
         who = resources.identity
         self._namespace = who.namespace
         self._roster, self._clock = resources.roster, resources.clock
-        self._janitor = Janitor(resources.template, who.namespace, who.worker)
+        self._janitor = resources.transport.housekeeping(who.namespace, who.worker)
         self._next = 0.0
 
     def tick(self) -> None:

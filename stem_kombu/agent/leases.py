@@ -15,7 +15,7 @@ from stem_kombu import timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Service
 from stem_kombu.errors import BrokerError, StoreError
-from stem_kombu.transports.leases import Leasing
+from stem_kombu.transports.base import Leases as TransportLeases
 from stem_kombu.transports.outages import Outage
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,12 @@ class Leases(Generic[Held]):
     """
 
     def __init__(
-        self, leasing: Leasing | None, messages: HeldMessages[Held], *, lost: Callable[[Held], None], clock: Clock
+        self,
+        leasing: TransportLeases | None,
+        messages: HeldMessages[Held],
+        *,
+        lost: Callable[[Held], None],
+        clock: Clock,
     ) -> None:
         self._leasing = leasing
         self._messages = messages
@@ -147,7 +152,7 @@ class Leases(Generic[Held]):
                 logger.exception("leases could not be renewed")
                 due = self._clock.monotonic() + min(period, timeouts.LEASE_RETRY)
 
-    def _grant_wishes(self, leasing: Leasing) -> None:
+    def _grant_wishes(self, leasing: TransportLeases) -> None:
         with self._lock:
             wishes, self._wishes = self._wishes, {}
         for token, seconds in wishes.items():
@@ -155,7 +160,7 @@ class Leases(Generic[Held]):
                 self._until[token] = self._clock.monotonic() + seconds
                 self._check([message], leasing.renew([message.handle], max(seconds, leasing.lifetime)))
 
-    def _renew_all(self, leasing: Leasing) -> None:
+    def _renew_all(self, leasing: TransportLeases) -> None:
         now = self._clock.monotonic()
         held = [message for message in self._messages.all() if not message.lease_lost]
         tokens = {message.token for message in held}

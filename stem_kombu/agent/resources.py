@@ -18,8 +18,7 @@ from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.settings import Settings
 from stem_kombu.signing.keyring import Scope
 from stem_kombu.stores.base import RevokeStore
-from stem_kombu.transports.errors import shown_url
-from stem_kombu.transports.queue_depths import QueueDepths
+from stem_kombu.transports.registry import open_transport
 
 
 class RevocationTarget(Protocol):
@@ -58,10 +57,13 @@ class Resources:
         at = settings.roster
         self.roster = roster or open_roster(at.value, name=at.name, tls=settings.tls)
         self._owns_roster = roster is None
-        self.depths = QueueDepths(template)
+        self.transport = open_transport(
+            template, generic=settings.transport == "generic", accept_loss=settings.accept_loss
+        )
+        self.depths = self.transport.depths()
         self.revoker = Revoker(store, settings.namespace, self.verifier, RosterOnly(self.roster, settings.namespace))
         #: Without its password.
-        self.broker_url = shown_url(template)
+        self.broker_url = self.transport.url
 
     def hydration(self, target: RevocationTarget) -> Hydration:
         """What keeps the cache in step with the store; ``target`` gets the records that keys of the fleet signed."""

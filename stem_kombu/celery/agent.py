@@ -31,7 +31,7 @@ from stem_kombu.settings import Settings
 from stem_kombu.signing.configuration import REQUIRE, task_signing
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.transports.connections import broker_connection
-from stem_kombu.transports.leases import open_leasing
+from stem_kombu.transports.registry import open_transport
 from stem_kombu.worker.totals import Totals
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class CeleryAgent:
         #: What was refused of Celery's own remote control, because it is not signed.
         self.refused = DropCounter("Celery's remote control", clock)
         # With the options of Celery's own consumer: its messages stand in the index that those name.
-        leasing = open_leasing(worker.app.connection_for_read())
+        leasing = open_transport(worker.app.connection_for_read()).leases()
         lease = None if leasing is None else leasing.lifetime
         self._tasks = CeleryTasks(worker, self.cache, board, totals, lease=lease, clock=clock)
         held = HeldRequests(worker)

@@ -15,6 +15,7 @@ from stem_kombu.clock import Clock
 from stem_kombu.control.server.worker_view import InFlightTask, PoolSlot, WaitingOutcome
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
+from stem_kombu.transports.registry import open_transport
 from stem_kombu.transports.sqlite.topology import topic_matches
 from stem_kombu.worker.totals import Totals
 
@@ -72,7 +73,7 @@ class CeleryTasks:
         return HostFacts(
             prefetch=int(getattr(qos, "value", 0) or 0),
             pool=[PoolSlot(slot, pid, *self._doing(pid, active), 0, None) for slot, pid in enumerate(self._children())],
-            transport=str(worker.app.connection_for_read().get_transport_cls().driver_type),
+            transport=open_transport(worker.app.connection_for_read()).name,
             lease=self._lease,
         )
 

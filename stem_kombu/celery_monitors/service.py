@@ -32,8 +32,6 @@ from stem_kombu.transports.outages import Outage
 
 logger = logging.getLogger(__name__)
 
-#: Drivers where Celery's monitors can be.
-DRIVERS = frozenset({"redis", "amqp"})
 #: Seconds of one wait for a question: the longest that an event of a task waits here.
 _SLICE = 0.2
 _CONNECT_TIMEOUT = 4.0
@@ -46,7 +44,8 @@ _BATCH = 200
 class CeleryMonitorService:
     """Answers Celery's remote control and sends Celery's events. ``start()`` and ``stop()`` may each be called twice.
 
-    ``drops`` counts the messages that can't be read or are refused.
+    ``drops`` counts the messages that can't be read or are refused. Events go to an exchange of the type ``exchange``:
+    Celery's own is a topic exchange, but a fanout where Kombu emulates exchanges.
     """
 
     def __init__(
@@ -58,8 +57,10 @@ class CeleryMonitorService:
         *,
         clock: Clock,
         drops: DropCounter,
+        exchange: str,
         closed: bool = False,
     ) -> None:
+        self._exchange = exchange
         who = view.identity
         self._template = template
         self._view = view
@@ -103,12 +104,10 @@ class CeleryMonitorService:
     def _opened(self, connection: Any) -> Any:
         """What sends events, once monitors were told that this worker is there, and are heard."""
         channel = connection.default_channel
-        # Celery's own: a topic exchange, but a fanout where Kombu emulates exchanges.
-        kind = "fanout" if connection.transport.driver_type == "redis" else "topic"
-        exchange = Exchange("celeryev", type=kind)
+        exchange = Exchange("celeryev", type=self._exchange)
         producer = Producer(channel, exchange=exchange, serializer="json", auto_declare=True)
         # On Redis a binding stays for ever unless its queue expires; RabbitMQ deletes the queue with its connection.
-        expires = _EXPIRES if kind == "fanout" else None
+        expires = _EXPIRES if self._exchange == "fanout" else None
         mailbox = Mailbox("celery", type="fanout", accept=["json"], serializer="json", queue_expires=expires)(
             connection
         )

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import BroadcastUnsupported
 from stem_kombu.transports.connections import connect, pump, release
 from stem_kombu.transports.errors import broker_errors, shown_url
-from stem_kombu.transports.leases import EMBEDDED_DRIVER
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -27,34 +25,20 @@ _RESEND_EVERY = 0.02
 _PROBE_EXPIRES = 10.0
 
 
-class LeaseKind(str, Enum):
-    """How leases are renewed."""
-
-    REDIS = "redis"
-    EMBEDDED = "embedded"
-    NONE = "none"
-
-
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What was found out.
 
     ``driver``: Kombu's driver type. ``fanout``: a broadcast reaches other connections. ``inbox``: a message addressed
-    to a queue by name through the default exchange reaches other connections. ``leases``: how messages are kept longer
-    than the visibility timeout. ``queue_expiry``: the broker removes queues that nobody uses.
+    to a queue by name through the default exchange reaches other connections.
     ``needs_declare_before_reply``: whoever publishes into an expiring queue must declare it first, as the expiry is set
-    by the sender; on AMQP that must not be done, as it would bring a queue back whose owner has gone. ``hub``: Kombu's
-    event loop can run it. ``process_local``: nothing leaves this process.
+    by the sender; on AMQP that must not be done, as it would bring a queue back whose owner has gone.
     """
 
     driver: str
     fanout: bool
     inbox: bool
-    leases: LeaseKind
-    queue_expiry: bool
     needs_declare_before_reply: bool
-    hub: bool
-    process_local: bool
 
     def require_control(self, url: str) -> None:
         """Raises :class:`~stem_kombu.errors.BroadcastUnsupported` when no command could reach a worker."""
@@ -67,9 +51,9 @@ class Capabilities:
 
 #: By driver; a test probes each of them and finds the same.
 KNOWN = {
-    "redis": Capabilities("redis", True, True, LeaseKind.REDIS, True, True, True, False),
-    "amqp": Capabilities("amqp", True, True, LeaseKind.NONE, True, False, True, False),
-    EMBEDDED_DRIVER: Capabilities(EMBEDDED_DRIVER, True, True, LeaseKind.EMBEDDED, True, True, False, False),
+    "redis": Capabilities("redis", True, True, True),
+    "amqp": Capabilities("amqp", True, True, False),
+    "sqlite": Capabilities("sqlite", True, True, True),
 }
 
 _known: dict[str, Capabilities] = {}
@@ -100,20 +84,10 @@ def probe(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = PRO
         with broker_errors(hearer, "finding out what it can do"):
             fanout = _arrives(hearer, speaker, "fanout", clock, timeout if said else timeout / 4)
             inbox = _arrives(hearer, speaker, "direct", clock, timeout)
-            arguments: dict[str, Any] = hearer.default_channel.prepare_queue_arguments({}, expires=_PROBE_EXPIRES)
     finally:
         release(hearer)
         release(speaker)
-    return Capabilities(
-        driver=driver,
-        fanout=fanout,
-        inbox=inbox,
-        leases={"redis": LeaseKind.REDIS, EMBEDDED_DRIVER: LeaseKind.EMBEDDED}.get(driver, LeaseKind.NONE),
-        queue_expiry="x-expires" in (arguments or {}),
-        needs_declare_before_reply=driver != "amqp",
-        hub=bool(connection.transport.implements.asynchronous),
-        process_local=driver == "memory",
-    )
+    return Capabilities(driver, fanout, inbox, needs_declare_before_reply=driver != "amqp")
 
 
 def _arrives(hearer: Connection, speaker: Connection, kind: str, clock: Clock, timeout: float) -> bool:

@@ -18,10 +18,11 @@ from stem_kombu.messages.resending import resent
 from stem_kombu.messages.signatures import task_signer
 from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage
-from stem_kombu.transports.connections import CONNECT_TIMEOUT, backoff, broker_connection, connect
+from stem_kombu.transports.connections import CONNECT_TIMEOUT, backoff, broker_connection
 from stem_kombu.transports.errors import broker_errors
 from stem_kombu.transports.names import checked_queue_name
-from stem_kombu.transports.publisher import ConfirmingConnection, OutgoingMessage, PublisherConnection, SendDeadline
+from stem_kombu.transports.publisher import OutgoingMessage, PublisherConnection, SendDeadline
+from stem_kombu.transports.registry import open_transport
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -37,13 +38,17 @@ def open_producer(settings: Settings) -> TaskProducer:
     and :class:`~stem_kombu.signing.keyring.Untrusted` where tasks are signed by a key that may not send.
     """
     broker_connection(settings).release()  # a transport has its poller on Redis from the beginning
-    return TaskProducer(lambda: broker_connection(settings), sign=task_signer(settings.signing))
+    return TaskProducer(
+        lambda: broker_connection(settings), sign=task_signer(settings.signing), generic=settings.transport == "generic"
+    )
 
 
 def open_resender(template: Connection, settings: Settings) -> TaskProducer:
     """A producer for the broker of that connection, which is cloned and never used itself: what a worker sends again goes
     to where it came from, whatever broker the settings name. Raises as :func:`open_producer`."""
-    return TaskProducer(template.clone, sign=task_signer(settings.signing), insists=False)
+    return TaskProducer(
+        template.clone, sign=task_signer(settings.signing), insists=False, generic=settings.transport == "generic"
+    )
 
 
 class TaskProducer:
@@ -52,7 +57,8 @@ class TaskProducer:
     A broken connection is replaced and what it left unconfirmed is sent again, within ``timeout`` seconds in all: a
     message may then arrive twice, under the same id, but none that was accepted is missing. A broker that could never
     be reached is reported at once, and one under a resource alarm after a few seconds. Without ``insists`` a failure is
-    repeated once, for a connection that was closed while it was idle, and no more.
+    repeated once, for a connection that was closed while it was idle, and no more. ``generic``: see
+    :func:`~stem_kombu.transports.registry.open_transport`.
     """
 
     def __init__(
@@ -64,7 +70,9 @@ class TaskProducer:
         clock: Clock = SYSTEM,
         sign: Callable[[str, Envelope], Envelope] | None = None,
         insists: bool = True,
+        generic: bool = False,
     ) -> None:
+        self._generic = generic
         self._sign = sign
         self._insists = insists
         self._factory = connection_factory
@@ -171,23 +179,10 @@ class TaskProducer:
             slots.release()
 
     def _opened(self, patience: SendDeadline) -> PublisherConnection:
-        connection = self._factory()
-        # Nobody ticks between two sends, and a broker that expects heartbeats would hang up on an idle producer.
-        connection.heartbeat = 0
-        amqp = connection.transport.driver_type == "amqp"
-        if amqp:
-            # Confirms are awaited here, for many messages at once, instead of after each.
-            connection.transport_options = {**(connection.transport_options or {}), "confirm_publish": False}
-        connect(connection, max(0.1, min(CONNECT_TIMEOUT, patience.left())))
+        transport = open_transport(self._factory(), generic=self._generic)
+        line = transport.publisher(max(0.1, min(CONNECT_TIMEOUT, patience.left())), clock=self._clock)
         self._ever_connected = True
-        with broker_errors(connection):
-            if connection.transport.driver_type == "redis":
-                from stem_kombu.transports.redis.publisher import RedisLine
-
-                return RedisLine(connection, self._clock)
-            return (
-                ConfirmingConnection(connection, self._clock) if amqp else PublisherConnection(connection, self._clock)
-            )
+        return line
 
     def _reset(self) -> None:
         self._idle = []

@@ -18,17 +18,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Kombu's virtual transports answer 0 where they can't count; these can.
-_COUNTING_DRIVERS = frozenset({"amqp", "redis", "sqlite", "memory", "filesystem", "sql", "mongodb"})
 _CONNECT_TIMEOUT = 1.5
 #: Seconds for which a broker that could not be reached isn't asked again: ``stats`` has better things to wait for.
 _QUIET_AFTER_FAILURE = 2.0
 
 
 class QueueDepths:
-    """Asks over a connection of its own, cloned from ``connection`` when first needed. Safe from any thread."""
+    """Asks over a connection of its own, cloned from ``connection`` when first needed. Safe from any thread.
 
-    def __init__(self, connection: Connection, *, clock: Clock = SYSTEM) -> None:
+    ``counts``: the transport can count; Kombu's virtual ones answer 0 where they can't. ``declares``: it is asked by declaring
+    the queue, which changes nothing at Redis and counts all priorities: an empty list does not exist there, and asking
+    passively for it is an error in Kombu.
+    """
+
+    def __init__(
+        self, connection: Connection, *, counts: bool = True, declares: bool = False, clock: Clock = SYSTEM
+    ) -> None:
+        self._counts, self._declares = counts, declares
         self._template = connection
         self._clock = clock
         self._lock = threading.Lock()
@@ -39,7 +45,7 @@ class QueueDepths:
         """Messages ready in each queue, delivered ones not counted; ``None`` where the transport can't count, the queue
         does not exist, or the broker is away."""
         unknown: dict[str, int | None] = dict.fromkeys(queues)
-        if self._template.transport.driver_type not in _COUNTING_DRIVERS:
+        if not self._counts:
             return unknown
         with self._lock:
             if self._clock.monotonic() < self._quiet_until:
@@ -71,9 +77,7 @@ class QueueDepths:
         connection = self._connection
         channel = connection.channel()
         try:
-            if connection.transport.driver_type == "redis":
-                # An empty list of Redis does not exist, and asking passively for it is an error in Kombu; declaring it
-                # changes nothing at the server and counts all its priorities.
+            if self._declares:
                 return int(task_queue(name)(channel).queue_declare().message_count)
             return int(channel.queue_declare(queue=name, passive=True).message_count)
         except connection.channel_errors as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from stem_kombu.messages.resending import mark_consumed
 from stem_kombu.transports.connections import release
@@ -24,13 +24,7 @@ _NOT_FOUND = 404
 _STRICT_DRIVERS = frozenset({"amqp", "sqlite"})
 
 
-class Source(Protocol):
-    """What reads a connection in the place of Kombu."""
-
-    def close(self) -> None: ...
-
-
-class TaskConsumers:
+class KombuConsumers:
     """Kombu's consumers of a channel, one for each queue: on most transports a message does not say which queue it lay in,
     so each consumer marks what it receives (:func:`~stem_kombu.messages.resending.consumed_queue`).
     """
@@ -78,27 +72,14 @@ def declared_task_queue(connection: Connection, name: str, *, max_priority: int 
     return queue
 
 
-def give_back(connection: Connection, delivery_tag: Any) -> None:
-    """Let an unacknowledged message be delivered again, from the head of its queue. Raises what the driver raises."""
-    channel: Any = connection.default_channel
-    if connection.transport.driver_type != "redis":
-        channel.basic_reject(delivery_tag, requeue=True)
-        return
-    from kombu.transport.virtual import QoS
-
-    # Kombu's reject would put it behind everything that waits.
-    channel.qos.restore_by_tag(delivery_tag, leftmost=False)
-    QoS.ack(channel.qos, delivery_tag)
-
-
-def forsake(connection: Connection, source: Source | None, *, keep: bool) -> None:
-    """Close a connection that brought messages, whatever state it is in, and the source that read it.
+def forsake(connection: Connection, *, keep: bool, first: Callable[[], None] | None = None) -> None:
+    """Close a connection that brought messages, whatever state it is in, after what ``first`` closes.
 
     With ``keep`` what isn't acknowledged stays leased; Kombu's own transports would give it back.
     """
     try:
-        if source is not None:
-            source.close()
+        if first is not None:
+            first()
         for channel in list(getattr(connection.connection, "channels", None) or ()) if connection.connected else ():
             if keep and hasattr(channel, "do_restore"):
                 channel.do_restore = False

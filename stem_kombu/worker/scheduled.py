@@ -6,14 +6,11 @@ keeps it, and a revocation that ends before the task is due would have no effect
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stem_kombu.clock import Clock
 from stem_kombu.revocation_cache import RevocationCache
-from stem_kombu.transports.leases import EMBEDDED_DRIVER
-
-if TYPE_CHECKING:
-    from kombu import Connection
+from stem_kombu.transports.base import ScheduledMessages
 
 #: Seconds between two looks at what was scheduled meanwhile.
 _LOOK_EVERY = 0.5
@@ -26,26 +23,23 @@ class ScheduledRevoked:
         self._cache = cache
         self._clock = clock
         self._seen: tuple[Any, ...] = ()
-        self._mark: tuple[int, int] | None = None
-        self._channel: Any = None
+        self._mark: object = None
+        self._messages: ScheduledMessages | None = None
         self._after = 0
         self._look_at = float("-inf")
 
-    def look(self, connection: Connection) -> None:
-        """Call in what is revoked and scheduled, where this connection's broker keeps such messages. Cheap when nothing has
+    def look(self, messages: ScheduledMessages) -> None:
+        """Call in what is revoked and scheduled, of the messages that this connection's broker keeps. Cheap when nothing has
         changed. Raises what the driver raises."""
-        if connection.transport.driver_type != EMBEDDED_DRIVER:
-            return
-        channel: Any = connection.default_channel
         revoked = (self._cache.highest, len(self._cache))
-        if channel is not self._channel or revoked != self._seen:
-            self._channel, self._seen, self._after, self._mark = channel, revoked, 0, None
+        if messages is not self._messages or revoked != self._seen:
+            self._messages, self._seen, self._after, self._mark = messages, revoked, 0, None
         elif not len(self._cache) or self._clock.monotonic() < self._look_at:
             return
         self._look_at = self._clock.monotonic() + _LOOK_EVERY
-        if len(self._cache) and (mark := channel.open_session().mark()) != self._mark:
+        if len(self._cache) and (mark := messages.mark()) != self._mark:
             self._mark = mark
-            self._after = channel.call_in(self._is_revoked, self._after)
+            self._after = messages.call_in(self._is_revoked, self._after)
 
     def _is_revoked(self, task_id: str) -> bool:
         return task_id in self._cache

@@ -21,7 +21,6 @@ from stem_kombu.agent.start_warnings import warn_of_places
 from stem_kombu.app import Stem
 from stem_kombu.backends.base import Roster
 from stem_kombu.backends.celery_results import open_celery_results
-from stem_kombu.celery_monitors.service import DRIVERS as FACE_DRIVERS
 from stem_kombu.celery_monitors.service import CeleryMonitorService
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.concurrency.service import watched_by
@@ -36,9 +35,7 @@ from stem_kombu.processors import usable_processors
 from stem_kombu.settings import Settings
 from stem_kombu.task import Mode
 from stem_kombu.transports.connections import broker_connection
-from stem_kombu.transports.dead_letters import has_dead_letters
 from stem_kombu.transports.existing import beside
-from stem_kombu.transports.leases import open_leasing
 from stem_kombu.transports.names import checked_queue_name
 from stem_kombu.transports.producer import open_resender
 from stem_kombu.worker.admission import FETCHED_LATELY, Admission
@@ -62,8 +59,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: RabbitMQ closes the channel of a consumer that keeps a message for half an hour; a far eta goes back well before.
-LONGEST_HOLD_ON_AMQP = 900.0
 #: Beginnings of the names of threads that a stop waits for, beside those of inline tasks.
 _OWN_THREADS = ("stem-control", "stem-consumer", "stem-recorder", "stem-heartbeats", "stem-hydration", "stem-loop")
 
@@ -146,7 +141,6 @@ class Worker:
     def _open(self) -> None:
         app, settings, given = self.app, self.settings, self._connection
         template: Any = broker_connection(settings) if given is None else beside(given, settings)
-        self.transport = str(template.transport.driver_type)
         self._resender = open_resender(template, settings)
         roster: Roster | None = app.backend  # before the store, which may be at the URL of a backend that is refused
         self.resources = Resources(
@@ -154,11 +148,12 @@ class Worker:
         )
         self.identity, self.cache = self.resources.identity, self.resources.cache
         self.broker_url, self.store_url = self.resources.broker_url, self.resources.store.url
+        self.transport = self.resources.transport.name
         self._life = Lifecycle(self, self.identity.worker)
 
     def _make_tasks(self) -> None:
         app, settings, clock, resources = self.app, self.settings, self.clock, self.resources
-        template, worker = resources.template, self.identity.worker
+        broker, worker = resources.transport, self.identity.worker
         self.totals = Totals()
         self.inflight = InFlight(clock)
         self.steering = TaskLifecycle(
@@ -190,11 +185,11 @@ class Worker:
             repark=self.steering.repark,
             give_back=self.steering.give_back,
             changed=lambda: self.consumer.wake(),
-            longest=LONGEST_HOLD_ON_AMQP if self.transport == "amqp" else None,
-            low_first=self.transport == "redis",
+            longest=broker.capabilities.longest_hold,
+            low_first=broker.capabilities.low_priority_first,
             clock=clock,
         )
-        leasing = open_leasing(template)
+        leasing = broker.leases()
         self.steering.lost_workers = LostWorkers(
             resources.roster,
             settings.namespace,
@@ -220,10 +215,10 @@ class Worker:
             worker=worker,
             clock=clock,
             signed=task_verifier(settings.signing, resources.verifier.keyring),
-            has_dead_letters=lambda queue: has_dead_letters(template, queue),
+            has_dead_letters=broker.has_dead_letters,
         )
         self.consumer = Consumer(
-            template,
+            broker,
             self.queues,
             self.inflight,
             allowance=self._allowance,
@@ -232,7 +227,7 @@ class Worker:
             reconnected=self.hydration.nudge,
             lost=self.steering.connection_lost if leasing is None else lambda: None,
             clock=clock,
-            each_turn=ScheduledRevoked(self.cache, clock).look,
+            scheduled=ScheduledRevoked(self.cache, clock).look,
         )
         self.recorder = Recorder(
             app.backend,
@@ -272,7 +267,8 @@ class Worker:
         self.agent = ControlAgent(resources, self.hydration, tasks, options)
         self.view = self.agent.view
         self._face: CeleryMonitorService | None = None
-        if self.settings.celery_events and self.transport in FACE_DRIVERS:
+        exchange = resources.transport.capabilities.monitor_exchange
+        if self.settings.celery_events and exchange is not None:
             self._face = CeleryMonitorService(
                 resources.template,
                 self.view,
@@ -280,6 +276,7 @@ class Worker:
                 self.agent.revoke,
                 clock=clock,
                 drops=monitors,
+                exchange=exchange,
                 closed=resources.verifier.keyring is not None,
             )
             self.steering.events = self._face.events

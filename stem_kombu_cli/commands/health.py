@@ -158,21 +158,12 @@ def _tried(component: str, check: Callable[[], Check]) -> Check:
 
 
 def _broker(settings: Settings) -> Check:
-    from stem_kombu.transports.conditions import conditions
-    from stem_kombu.transports.connections import broker_connection, connect, release
-    from stem_kombu.transports.errors import broker_errors
-    from stem_kombu.transports.redis.siblings import unread_lists_of
+    from stem_kombu.transports.connections import broker_connection
+    from stem_kombu.transports.registry import open_transport
 
-    connection: Any = broker_connection(settings)
-    try:
-        connect(connection)
-        warnings = conditions(connection)
-        with broker_errors(connection, "looking for lists that nobody reads"):
-            unread = unread_lists_of(connection, _queues(settings))
-        message = f"{mask_url(settings.broker.value)} ({connection.transport.driver_type})"
-        return Check("broker", "ok", message, warnings=(*warnings, *unread))
-    finally:
-        release(connection)
+    transport = open_transport(broker_connection(settings))
+    warnings = transport.check(lambda: _queues(settings))
+    return Check("broker", "ok", f"{mask_url(settings.broker.value)} ({transport.name})", warnings=tuple(warnings))
 
 
 def _queues(settings: Settings) -> list[str]:

@@ -72,6 +72,12 @@ _COLLECTED = (700, 10, 10)
 @click.option(
     "--allow-unsynced", is_flag=True, help="Start though the revoke store can't be read: revoked tasks may run."
 )
+@click.option(
+    "--accept-loss",
+    is_flag=True,
+    default=None,
+    help="Consume also where Kombu itself reads a Redis: a kill can lose a message.  [env: STEM_ACCEPT_LOSS]",
+)
 @click.option("--max-tasks-per-child", type=click.IntRange(1), help="Replace a child after so many tasks.")
 @click.option(
     "--max-rss-per-child",
@@ -107,6 +113,7 @@ def start(
     heartbeat_interval: float | None,
     log_level: str,
     log_format: str | None,
+    accept_loss: bool | None,
     **values: Any,
 ) -> None:
     """Run a worker until it is told to stop.
@@ -133,6 +140,7 @@ def start(
         "max_lost_workers": max_lost_workers,
         "heartbeat_interval": heartbeat_interval,
         "log_format": log_format,
+        "accept_loss": accept_loss,
     }
     target = app or places.settings(announce=False).app
     if not target:

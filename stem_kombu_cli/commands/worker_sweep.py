@@ -8,9 +8,9 @@ import click
 
 from stem_kombu.errors import StoreError
 from stem_kombu.settings import Settings
+from stem_kombu.transports.base import GivenBack
 from stem_kombu.transports.connections import broker_connection
-from stem_kombu.transports.errors import shown_url
-from stem_kombu.transports.giving_back import GivenBack, give_back_held
+from stem_kombu.transports.registry import open_transport
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.options import DURATION, output_options, place_options, places_of, wants_json
 from stem_kombu_cli.render import emit, note, print_json, span
@@ -37,11 +37,11 @@ def sweep(ctx: click.Context, /, wait: float | None, **values: Any) -> None:
     """
     as_json = wants_json(values)
     settings = places_of(values).settings()
-    connection = broker_connection(settings)
-    found = give_back_held(connection, wait=wait or 0.0)
+    transport = open_transport(broker_connection(settings))
+    found = transport.give_back_held(wait or 0.0)
     live = _live(settings) if found.leased else []
     if as_json:
-        print_json(_document(found, live, shown_url(connection)))
+        print_json(_document(found, live, transport.url))
     else:
         emit(_text(found))
     if found.leased:

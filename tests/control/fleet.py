@@ -29,7 +29,7 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
 from stem_kombu.settings import Settings
 from stem_kombu.transports.connections import open_connection
-from stem_kombu.transports.control_links import control_link
+from stem_kombu.transports.registry import open_transport
 from tests.waiting import eventually
 
 _numbers = itertools.count(1)
@@ -182,7 +182,7 @@ class Fleet:
         fake = FakeWorker(who)
         reconnections = threading.Semaphore(0)
         listener = ControlListener(
-            control_link(open_connection(url or self.url), clock=clock or SYSTEM),
+            open_transport(open_connection(url or self.url)).control(clock=clock or SYSTEM),
             fake,
             commands=commands or {},
             roster_now=roster_now or self.roster_time,

@@ -16,7 +16,7 @@ from stem_kombu.control.protocol.messages import Command, Order, Ping, Reply, Re
 from stem_kombu.revocation import Revocation
 from stem_kombu.transports import names
 from stem_kombu.transports.connections import connect, open_connection
-from stem_kombu.transports.control_links import control_link
+from stem_kombu.transports.registry import open_transport
 from tests.waiting import eventually
 
 
@@ -42,7 +42,7 @@ class Wire:
     def __init__(self, url: str, namespace: str = "stem") -> None:
         self.url, self.namespace = url, namespace
         self._connection = ClientConnection(
-            control_link(open_connection(url), clock=SYSTEM), namespace, timeout=5.0, clock=SYSTEM
+            open_transport(open_connection(url)).control(clock=SYSTEM), namespace, timeout=5.0, clock=SYSTEM
         )
         self._plain: Any = None
         self.reply_to = self._connection.reply_to

@@ -26,7 +26,7 @@ from stem_kombu.control.server.subscription import ControlSubscription
 from stem_kombu.signing.keyring import Keyring
 from stem_kombu.signing.seal import digest_of, sealed, signature_of
 from stem_kombu.transports.connections import open_connection
-from stem_kombu.transports.control_links import control_link
+from stem_kombu.transports.registry import open_transport
 from stem_kombu.worker.worker import Worker
 from tests.servers.redis import RedisServer
 from tests.signing.keys import ring, shared
@@ -74,7 +74,7 @@ class Ghost:
     def _run(self) -> None:
         self._pipe.open()
         ear = ControlSubscription(
-            control_link(open_connection(self._scene.settings.broker.value), clock=SYSTEM), "stem", "phantom",
+            open_transport(open_connection(self._scene.settings.broker.value)).control(clock=SYSTEM), "stem", "phantom",
             receive=self._hear, malformed=lambda *_: None, hearing_check=60.0, pipe=self._pipe, clock=SYSTEM,
         )  # fmt: skip
         ear.open()
@@ -249,7 +249,7 @@ def test_g12_heartbeats_on_the_stream_are_the_fleets_and_each_is_told_once(scene
     with scene.client() as client:
         stream = client.heartbeats()
         outbox = ReplyPublisher(
-            control_link(open_connection(scene.settings.broker.value), clock=SYSTEM), "stem", clock=SYSTEM
+            open_transport(open_connection(scene.settings.broker.value)).control(clock=SYSTEM), "stem", clock=SYSTEM
         )
         try:
             first = stream.next(10.0)

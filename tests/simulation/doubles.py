@@ -6,11 +6,14 @@ it but those that drivers and brokers make.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from stem_kombu.errors import BrokerUnavailable
+from stem_kombu.clock import Clock
+from stem_kombu.errors import BrokerError, BrokerUnavailable
+from stem_kombu.transports.amqp.port import LONGEST_HOLD
+from stem_kombu.transports.base import GATHER_STOCKED, Capabilities, ScheduledMessages
 from stem_kombu.transports.control_link import Addresses, ControlMessage, MessageKind, Received
 from tests.faults.history import Event
 from tests.simulation.kernel import KERNEL
@@ -30,9 +33,6 @@ class Template:
         driver = "redis" if broker.leases else "amqp"
         self.transport = SimpleNamespace(driver_type=driver, implements=SimpleNamespace(asynchronous=False))
 
-    def clone(self) -> TaskConnection:
-        return TaskConnection(self.broker, self.transport.driver_type)
-
     def release(self) -> None:
         """It was never connected."""
 
@@ -41,22 +41,15 @@ class Template:
 
 
 class TaskConnection:
-    """A Kombu connection that tasks come over, as :mod:`stem_kombu.worker.consumer` uses one."""
+    """A connection that tasks come over."""
 
-    connection_errors = (Lost,)
-    channel_errors: tuple[type[Exception], ...] = ()
-
-    def __init__(self, broker: Broker, driver: str) -> None:
+    def __init__(self, broker: Broker) -> None:
         self.broker = broker
         self.connected = self.lost = self.consuming = self.poked = False
         self.prefetch = 0
         self.held = 0
-        self.on_message: Callable[[Message], None] = lambda message: None
         self.reader: Any = None
         self.process = KERNEL.thread.process
-        self.connection = None
-        self.default_channel = self
-        self.transport = SimpleNamespace(driver_type=driver, implements=SimpleNamespace(asynchronous=False))
 
     def open(self) -> None:
         self.broker.net.reach("broker", BrokerUnavailable)
@@ -119,36 +112,87 @@ class TaskConnection:
             self.broker.acknowledge(tag, self)
 
 
-class TaskConsumers:
-    """:class:`stem_kombu.transports.queues.TaskConsumers` on a task connection."""
+class Transport:
+    """:class:`stem_kombu.transports.base.Transport` over the simulated broker."""
 
-    def __init__(self, channel: TaskConnection, queues: Sequence[Any], arrived: Callable[[Message], None]) -> None:
-        self._channel = channel
-        channel.on_message = arrived
+    url = "simulated://"
+    errors = (BrokerError, Lost)
 
-    def consume(self) -> None:
-        self._channel.consuming = True
+    def __init__(self, template: Template, **_: bool) -> None:
+        self._broker = template.broker
+        self.name = template.transport.driver_type
+        self.capabilities = Capabilities(longest_hold=None if self._broker.leases else LONGEST_HOLD)
 
-    def cancel(self) -> None:
-        self._channel.consuming = False
+    def consumer(
+        self, queues: Sequence[str], *, clock: Clock, unreadable: Callable[[Exception], None] | None = None
+    ) -> Source:
+        connection = TaskConnection(self._broker)
+        connection.open()
+        return (Source if self._broker.leases else PushedSource)(connection)
 
-    def qos(self, prefetch_count: int, apply_global: bool) -> None:
-        self._channel.prefetch = prefetch_count
+    def adapts_to(self, error: BaseException) -> bool:
+        return False
+
+    def refusal(self, error: BaseException) -> None:
+        return None
+
+    def control(self, *, clock: Clock) -> ControlLink:
+        return ControlLink(self._broker)
+
+    def leases(self) -> Leases | None:
+        return Leases(self._broker) if self._broker.leases else None
+
+    def depths(self) -> Depths:
+        return Depths()
+
+    def has_dead_letters(self, queue: str) -> bool:
+        return False
+
+    def housekeeping(self, namespace: str, worker: str) -> NothingLeft:
+        return NothingLeft()
+
+
+class Depths:
+    """Nobody asks here."""
+
+    def of(self, queues: Sequence[str]) -> dict[str, int | None]:
+        return {}
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class NothingLeft:
+    """Dead workers leave nothing here."""
+
+    def sweep(self, live_workers: Collection[str]) -> int:
+        return 0
 
 
 class Source:
-    """:class:`stem_kombu.transports.redis.consumer.RedisSource`: bursts of messages under leases."""
+    """:class:`stem_kombu.transports.base.TaskConsumer` as on Redis: bursts of messages under leases."""
 
     sweep_interval = 1.0
     gather = 0.0005
+    gather_stocked = GATHER_STOCKED
     pushes = False
-
-    def settled(self, tag: int) -> None:
-        """Nothing is counted here."""
+    keeps_tags = True
+    receives_in_wait = False
+    scheduled: ScheduledMessages | None = None
 
     def __init__(self, connection: TaskConnection) -> None:
         self._connection = connection
         self._broker = connection.broker
+
+    @property
+    def is_cut(self) -> bool:
+        return False
+
+    def consume(self) -> None:
+        self._connection.consuming = True
+
+    def allow(self, allowance: int, here: int, *, consuming: bool) -> None:
+        self._connection.prefetch = allowance
 
     def take(self, room: int, acknowledged: Sequence[int] = ()) -> list[Message]:
         connection, broker = self._connection, self._broker
@@ -176,8 +220,20 @@ class Source:
                 end.watchers.remove(me)
         connection.poked = False
 
+    def wake(self) -> None:
+        """It looks at the descriptor."""
+
     def _comes_soon(self) -> bool:
         return self._connection.poked or bool(self._broker.ready)
+
+    def reject(self, tag: int) -> None:
+        self._connection.basic_reject(tag, requeue=False)
+
+    def give_back(self, tag: int) -> None:
+        self._connection.basic_reject(tag, requeue=True)
+
+    def settled(self, tag: int) -> None:
+        """Nothing is counted here."""
 
     def rest(self) -> None:
         self._connection._check()
@@ -185,35 +241,29 @@ class Source:
     def sweep(self) -> None:
         self._broker.sweep()
 
-    def close(self) -> None:
-        """Nothing has landed here."""
+    def close(self, *, keep: bool) -> None:
+        self._connection.release()
 
 
 class PushedSource(Source):
-    """:class:`stem_kombu.transports.amqp.consumer.AmqpSource`: messages that the broker pushes, up to the prefetch count."""
+    """The same as on RabbitMQ: messages that the broker pushes, up to the prefetch count."""
 
     pushes = True
-
-    def __init__(self, connection: TaskConnection) -> None:
-        super().__init__(connection)
-        self._arrived: list[Message] = []
+    keeps_tags = False
 
     @property
     def is_cut(self) -> bool:
         return self._connection.is_cut
-
-    def arrived(self, message: Message) -> None:
-        self._arrived.append(message)
 
     def take(self, room: int, acknowledged: Sequence[int] = ()) -> list[Message]:
         connection = self._connection
         connection._check()
         for tag in acknowledged:
             connection.basic_ack(tag)
+        messages = []
         while connection.is_due() and (message := self._broker.take(connection)) is not None:
             connection.held += 1
-            connection.on_message(message)
-        messages, self._arrived = self._arrived, []
+            messages.append(message)
         return messages
 
     def wait(self, wake: int, timeout: float, *, more: bool) -> None:
@@ -222,8 +272,11 @@ class PushedSource(Source):
     def _comes_soon(self) -> bool:
         return self._connection.poked or self._connection.is_due()
 
+    def rest(self) -> None:
+        self._connection.consuming = False
 
-class Leasing:
+
+class Leases:
     """Leases of the simulated broker."""
 
     def __init__(self, broker: Broker) -> None:
@@ -236,14 +289,6 @@ class Leasing:
 
     def close(self) -> None:
         """Nothing to let go."""
-
-
-def connect(connection: TaskConnection, timeout: float) -> None:
-    connection.open()
-
-
-def give_back(connection: TaskConnection, tag: int) -> None:
-    connection.basic_reject(tag, requeue=True)
 
 
 # -- control --------------------------------------------------------------------------------------------------------------

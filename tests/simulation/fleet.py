@@ -48,7 +48,7 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.settings import Settings
 from stem_kombu.task import Task, TaskMessage, TaskOptions, TaskRegistry
-from stem_kombu.transports import connections, outages, queues
+from stem_kombu.transports import connections, outages
 from stem_kombu.worker import admission as intake
 from stem_kombu.worker import consumer, lifecycle, lost_workers, record_writer, recorder, retry_publisher
 from stem_kombu.worker import delayed as holds
@@ -383,17 +383,6 @@ class _NoLeftovers:
 # -- wiring ---------------------------------------------------------------------------------------------------------------
 
 
-class _Depths:
-    def __init__(self, template: Any) -> None:
-        pass
-
-    def of(self, queues: Any) -> dict[str, int | None]:
-        return {}
-
-    def close(self) -> None:
-        pass
-
-
 def _token(size: int = 16) -> str:
     return f"{int(KERNEL.draw() * (1 << 52)):013x}"
 
@@ -488,41 +477,25 @@ def wire() -> None:
             "socket": SimpleNamespace(gethostname=lambda: "host"),
         },
         base: {"socket": SimpleNamespace(gethostname=lambda: "host")},
-        consumer: {
-            "TaskConsumers": doubles.TaskConsumers,
-            "shown_url": lambda template: "simulated://",
-            "connect": doubles.connect,
-            "pulse": lambda *_, **__: None,
-            "declared_task_queue": lambda connection, name: name,
-            "give_back": doubles.give_back,
-            "open_redis_source": lambda connection, *_, **__: doubles.Source(connection),
-            "AmqpSource": lambda connection, **_: doubles.PushedSource(connection),
-            "limit_decompression": lambda channel, limit: channel,
-        },
-        queues: {"release": lambda connection: connection.release()},
         listener: {"CommandServer": NotedReception},
         question: {"ReplyCollector": NotedCensus, "encode_command": _encode_command},
         client_connections: {
             "broker_connection": lambda settings: doubles.Template(WORLD.broker),
-            "control_link": lambda template, *, clock: doubles.ControlLink(WORLD.broker),
+            "open_transport": doubles.Transport,
         },
         agent_view: {"mask_url": lru_cache(agent_view.mask_url)},
         worker_module: {
             "StartLog": lambda *_: SimpleNamespace(start=lambda: None, stop=lambda: None, note=lambda message: None),
             "broker_connection": lambda settings: doubles.Template(WORLD.broker),
             "open_resender": lambda *_: Resender(),
-            "open_leasing": lambda template: doubles.Leasing(WORLD.broker) if WORLD.broker.leases else None,
             "open_celery_results": lambda *_: None,
             "TaskLifecycle": NotedSteering,
         },
         resources: {
-            "shown_url": lambda template: "simulated://",
-            "QueueDepths": _Depths,
+            "open_transport": doubles.Transport,
             "RevocationCache": NotedCache,
         },
         control_agent: {
-            "control_link": lambda template, *, clock: doubles.ControlLink(WORLD.broker),
-            "Janitor": lambda *_, **__: SimpleNamespace(sweep=lambda *_: None, close=lambda: None),
             "warn_of_routes": lambda settings: None,
         },
     }

@@ -8,40 +8,28 @@ import pytest
 
 from stem_kombu.errors import BroadcastUnsupported, BrokerUnavailable
 from stem_kombu.transports import capabilities as abilities
-from stem_kombu.transports.capabilities import Capabilities, LeaseKind, capabilities_of, probe
+from stem_kombu.transports.capabilities import Capabilities, capabilities_of, probe
 from stem_kombu.transports.connections import open_connection
 
 
-def test_redis_fans_out_expires_queues_and_has_leases(redis_url: str) -> None:
+def test_redis_fans_out(redis_url: str) -> None:
     found = capabilities_of(open_connection(redis_url))
-    assert (
-        found
-        == probe(open_connection(redis_url))
-        == Capabilities("redis", True, True, LeaseKind.REDIS, True, True, True, False)
-    )
+    assert found == probe(open_connection(redis_url)) == Capabilities("redis", True, True, True)
 
 
-def test_rabbitmq_fans_out_and_expires_queues_that_the_sender_must_not_declare(amqp_url: str) -> None:
+def test_rabbitmq_fans_out_and_a_sender_must_not_declare_its_queues(amqp_url: str) -> None:
     found = capabilities_of(open_connection(amqp_url))
-    assert (
-        found
-        == probe(open_connection(amqp_url))
-        == Capabilities("amqp", True, True, LeaseKind.NONE, True, False, True, False)
-    )
+    assert found == probe(open_connection(amqp_url)) == Capabilities("amqp", True, True, False)
 
 
-def test_the_embedded_broker_fans_out_expires_queues_and_has_leases(sqlite_url: str) -> None:
+def test_the_embedded_broker_fans_out(sqlite_url: str) -> None:
     found = capabilities_of(open_connection(sqlite_url))
-    assert (
-        found
-        == probe(open_connection(sqlite_url))
-        == Capabilities("sqlite", True, True, LeaseKind.EMBEDDED, True, True, False, False)
-    )
+    assert found == probe(open_connection(sqlite_url)) == Capabilities("sqlite", True, True, True)
 
 
-def test_memory_fans_out_within_the_process_only() -> None:
+def test_memory_fans_out() -> None:
     found = capabilities_of(open_connection("memory://"))
-    assert (found.fanout, found.inbox, found.process_local, found.queue_expiry) == (True, True, True, False)
+    assert (found.fanout, found.inbox) == (True, True)
 
 
 def test_what_was_found_out_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +53,7 @@ def test_a_transport_whose_fanout_is_dropped_in_silence_is_found_out(monkeypatch
 
 
 def test_a_transport_that_can_reach_nobody_is_refused() -> None:
-    deaf = Capabilities("deaf", False, False, LeaseKind.NONE, False, False, False, False)
+    deaf = Capabilities("deaf", False, False, False)
     with pytest.raises(BroadcastUnsupported, match="'deaf' delivers neither"):
         deaf.require_control("deaf://h")
 

@@ -12,7 +12,7 @@ from stem_kombu.task import TaskMessage
 from stem_kombu.transports import names
 from stem_kombu.transports.connections import open_connection
 from stem_kombu.transports.producer import TaskProducer
-from stem_kombu.transports.queue_depths import QueueDepths
+from stem_kombu.transports.registry import open_transport
 from tests.transports.receiving import Inbox, Relay, connected
 from tests.waiting import eventually
 
@@ -25,7 +25,7 @@ def send(url: str, queue: str, count: int) -> None:
 
 def test_the_messages_that_wait_are_counted_and_those_in_hand_are_not(broker_url: str, queue_name: str) -> None:
     send(broker_url, queue_name, 5)
-    depths = QueueDepths(open_connection(broker_url))
+    depths = open_transport(open_connection(broker_url)).depths()
     assert depths.of([queue_name]) == {queue_name: 5}
     connection = connected(broker_url)
     inbox = Inbox(connection, names.task_queue(queue_name), prefetch=2)
@@ -42,7 +42,7 @@ def test_an_empty_queue_is_zero_deep_and_stays_countable(broker_url: str, queue_
     connection = connected(broker_url)
     Inbox(connection, names.task_queue(queue_name)).until(1)[0].ack()
     connection.release()
-    depths = QueueDepths(open_connection(broker_url))
+    depths = open_transport(open_connection(broker_url)).depths()
     eventually(lambda: depths.of([queue_name]) == {queue_name: 0}, 10.0, interval=0.05)
     depths.close()
 
@@ -52,7 +52,7 @@ def test_a_queue_that_does_not_exist_has_no_depth_and_is_not_made(
 ) -> None:
     for url in (amqp_url, sqlite_url):
         send(url, queue_name, 2)
-        depths = QueueDepths(open_connection(url))
+        depths = open_transport(open_connection(url)).depths()
         for _ in range(2):
             assert depths.of(["no-such-queue", queue_name]) == {"no-such-queue": None, queue_name: 2}
         depths.close()
@@ -63,7 +63,7 @@ def test_messages_of_all_priorities_are_counted_on_redis(redis_url: str, queue_n
     producer = Producer(connection.default_channel, auto_declare=False)
     for priority in (0, 3, 6, 9):
         producer.publish({}, exchange="", routing_key=queue_name, priority=priority)
-    depths = QueueDepths(open_connection(redis_url))
+    depths = open_transport(open_connection(redis_url)).depths()
     assert depths.of([queue_name]) == {queue_name: 4}
     depths.close()
     connection.release()
@@ -77,7 +77,7 @@ def test_a_lost_connection_is_replaced_and_a_broker_that_is_away_leaves_depths_u
     relay = Relay(parts.port or 0)
     credentials = parts.netloc.rpartition("@")[0]
     netloc = f"{credentials + '@' if credentials else ''}127.0.0.1:{relay.port}"
-    depths = QueueDepths(open_connection(urlunsplit(parts._replace(netloc=netloc))))
+    depths = open_transport(open_connection(urlunsplit(parts._replace(netloc=netloc)))).depths()
     assert depths.of([queue_name]) == {queue_name: 1}
     relay.cut()
     assert depths.of([queue_name]) == {queue_name: 1}
@@ -88,7 +88,7 @@ def test_a_lost_connection_is_replaced_and_a_broker_that_is_away_leaves_depths_u
 
 def test_depths_are_asked_for_from_several_threads(broker_url: str, queue_name: str) -> None:
     send(broker_url, queue_name, 3)
-    depths = QueueDepths(open_connection(broker_url))
+    depths = open_transport(open_connection(broker_url)).depths()
     found: list[Any] = []
     threads = [threading.Thread(target=lambda: found.append(depths.of([queue_name]))) for _ in range(6)]
     for thread in threads:

@@ -16,9 +16,9 @@ from stem_kombu.errors import BrokerUnavailable
 from stem_kombu.transports import names
 from stem_kombu.transports.connections import open_connection, pump
 from stem_kombu.transports.control_link import Addresses, ControlMessage, MessageKind
-from stem_kombu.transports.control_links import control_link
 from stem_kombu.transports.redis.control import RedisControlConnection
 from stem_kombu.transports.redis.control_queues import MessageWriter, body_in
+from stem_kombu.transports.registry import open_transport
 from tests.transports.receiving import connected
 from tests.waiting import eventually
 
@@ -87,7 +87,7 @@ def test_what_is_broadcast_is_read_by_kombu(redis_url: str, queue_name: str) -> 
         connection.default_channel, [names.broadcast_queue("stem", "alpha")], on_message=arrived.append, accept=["json"],
         no_ack=True,
     ):  # fmt: skip
-        link = control_link(open_connection(redis_url), clock=SYSTEM)
+        link = open_transport(open_connection(redis_url)).control(clock=SYSTEM)
         sending = link.open(Addresses("stem"), timeout=5.0, limit=5.0)
 
         def is_read() -> object:
@@ -103,7 +103,7 @@ def test_what_is_broadcast_is_read_by_kombu(redis_url: str, queue_name: str) -> 
 
 @pytest.mark.parametrize("rule", ["-rpop", "-@scripting"])
 def test_a_server_that_lacks_what_is_quick_is_used_through_kombu(redis_url: str, rule: str) -> None:
-    link = control_link(open_connection(restricted(redis_url, rule)), clock=SYSTEM)
+    link = open_transport(open_connection(restricted(redis_url, rule))).control(clock=SYSTEM)
     inbox = names.reply_name("stem", "one")
     receiving = link.open(Addresses("stem", "one", inbox=inbox), timeout=5.0, limit=5.0)
     sending = link.open(Addresses("stem"), timeout=5.0, limit=5.0)

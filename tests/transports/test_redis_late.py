@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import threading
@@ -20,7 +19,7 @@ from stem_kombu.messages.encoding import encode_task
 from stem_kombu.task import TaskMessage
 from stem_kombu.testing.proxy import TcpProxy
 from stem_kombu.transports.connections import connect, open_connection
-from stem_kombu.transports.redis.consumer import RedisSource, open_redis_source
+from stem_kombu.transports.redis.consumer import RedisConsumer, open_redis_consumer
 from stem_kombu.transports.redis.recovery import BETWEEN
 
 #: Short, so that a step through a link that is held ends soon; what was sent over it arrives later.
@@ -47,40 +46,35 @@ class Consumer:
         self.proxy, self._queue, self._seen = proxy, queue, seen
         self._url = f"redis://{proxy.host}:{proxy.port}/{database}"
         self._wake, self._waker = os.pipe()
-        self._source: RedisSource | None = None
+        self._source: RedisConsumer | None = None
         self._connection: Any = None
         self._done: list[str] = []
 
-    def step(self, act: Callable[[RedisSource], Any]) -> None:
+    def step(self, act: Callable[[RedisConsumer], Any]) -> None:
         try:
             if self._source is None:
                 self._connection = connect(open_connection(self._url, options=OPTIONS), 1.0)
-                self._source = open_redis_source(self._connection, [self._queue])
+                self._source = open_redis_consumer(self._connection, [self._queue])
             assert self._source is not None
             act(self._source)
         except (BrokerError, OSError, redis.RedisError):
             self.kill()
 
-    def take(self, source: RedisSource) -> None:
+    def take(self, source: RedisConsumer) -> None:
         done, self._done = self._done, []
         messages = source.take(2, done)
         for message in messages:
             self._seen.add(message.headers["id"])
             self._done.append(message.delivery_tag)
 
-    def wait(self, source: RedisSource) -> None:
+    def wait(self, source: RedisConsumer) -> None:
         source.wait(self._wake, 0.0, more=True)
 
     def kill(self) -> None:
         """Gone without a word; what it sent may still be under way."""
         source, self._source, self._done = self._source, None, []
         if source is not None:
-            with contextlib.suppress(Exception):
-                source.close()
-            for channel in self._connection.connection.channels:
-                channel.do_restore = False
-            with contextlib.suppress(Exception):
-                self._connection.release()
+            source.close(keep=True)
 
     def close(self) -> None:
         self.kill()
@@ -128,7 +122,7 @@ def test_g18_no_message_is_lost_whatever_arrives_late(
                 server.zadd(key, {member: score - 1000})
 
     def all_sweep() -> None:
-        threads = [threading.Thread(target=one.step, args=(RedisSource.sweep,)) for one in consumers]
+        threads = [threading.Thread(target=one.step, args=(RedisConsumer.sweep,)) for one in consumers]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -149,7 +143,7 @@ def test_g18_no_message_is_lost_whatever_arrives_late(
         elif verb == "let_go":
             one.proxy.resume()
         elif verb == "sweep":
-            one.step(RedisSource.sweep)
+            one.step(RedisConsumer.sweep)
         elif verb == "all_sweep":
             all_sweep()
         elif verb == "time_passes":
@@ -166,7 +160,7 @@ def test_g18_no_message_is_lost_whatever_arrives_late(
         one.close()
     left: set[str] = set()
     with open_connection(redis_url) as connection:
-        source = open_redis_source(connect(connection), [queue])
+        source = open_redis_consumer(connect(connection), [queue])
         assert source is not None
         for _ in range(3):  # what was held back may arrive only now
             time_passes()
@@ -174,7 +168,7 @@ def test_g18_no_message_is_lost_whatever_arrives_late(
             while messages := source.take(50):
                 left |= {message.headers["id"] for message in messages}
                 source.take(0, [message.delivery_tag for message in messages])
-        source.close()
+        source.close(keep=True)
     assert seen | left == set(sent)
     assert not server.keys(f"{REGISTRY}:*")
     server.close()

@@ -18,9 +18,9 @@ from stem_kombu.messages.encoding import encode_task
 from stem_kombu.task import TaskMessage
 from stem_kombu.testing.proxy import TcpProxy
 from stem_kombu.transports import names
-from stem_kombu.transports.leases import open_leasing
 from stem_kombu.transports.producer import TaskProducer
-from stem_kombu.transports.redis.consumer import RedisSource, open_redis_source
+from stem_kombu.transports.redis.consumer import RedisConsumer, open_redis_consumer
+from stem_kombu.transports.redis.leases import RedisLeases
 from stem_kombu.transports.redis.recovery import BETWEEN
 from tests.transports.receiving import Inbox, child, connected
 from tests.waiting import eventually
@@ -31,9 +31,9 @@ class Reader:
 
     def __init__(self, url: str, *queues: str, clock: Clock = SYSTEM, **options: Any) -> None:
         self.connection = connected(url, **options)
-        source = open_redis_source(self.connection, queues, clock=clock)
+        source = open_redis_consumer(self.connection, queues, clock=clock)
         assert source is not None
-        self.source: RedisSource = source
+        self.source: RedisConsumer = source
         self.wake, self.waker = os.pipe()
 
     def take(self, room: int) -> list[str]:
@@ -44,10 +44,7 @@ class Reader:
         self.source.wait(self.wake, 0.0, more=True)
 
     def close(self) -> None:
-        self.source.close()
-        for channel in self.connection.connection.channels:
-            channel.do_restore = False
-        self.connection.release()
+        self.source.close(keep=True)
         os.close(self.wake)
         os.close(self.waker)
 
@@ -322,7 +319,7 @@ def test_g19_what_is_renewed_after_it_was_found_overdue_stays_where_it_is(
     def look_and_wait(**asked: Any) -> Any:
         found = look(**asked)
         if meanwhile == "renewed":
-            leasing = open_leasing(holder.connection)
+            leasing = RedisLeases(holder.connection)
             assert leasing is not None and leasing.renew([held]) == [True]
             leasing.close()
         elif meanwhile == "acknowledged":
@@ -394,7 +391,7 @@ def test_a_server_without_what_is_needed_is_left_to_kombu(redis_url: str, queue_
         commands=["-eval"],
     )
     connection = connected(redis_url.replace("redis://", "redis://old:secret@"))
-    assert open_redis_source(connection, [queue_name]) is None
+    assert open_redis_consumer(connection, [queue_name]) is None
     connection.release()
     server.acl_deluser("old")
     server.close()
@@ -409,16 +406,16 @@ def test_a_connection_that_is_cut_while_it_waits_is_noticed(redis_url: str, queu
         proxy.cut()
         with pytest.raises(one.connection.connection_errors):
             one.source.wait(one.wake, 60.0, more=True)
-        one.source.close()
+        one.source.close(keep=True)
 
 
 CONSUMER = """
 import os, sys
 from stem_kombu.transports.connections import connect, open_connection
-from stem_kombu.transports.redis.consumer import open_redis_source
+from stem_kombu.transports.redis.consumer import open_redis_consumer
 url, queue, path = sys.argv[1:]
 connection = connect(open_connection(url))
-source = open_redis_source(connection, [queue])
+source = open_redis_consumer(connection, [queue])
 wake, _ = os.pipe()
 print("ready", flush=True)
 done = []
@@ -505,10 +502,10 @@ def test_g19_a_lease_is_as_long_as_the_server_says_whatever_the_date_of_a_worker
     with monkeypatch.context() as patched:
         patched.setattr("kombu.transport.redis.time", wrong.now)
         lost = reader(queue_name, clock=wrong)
-        mistaken = open_leasing(lost.connection, clock=wrong)
+        mistaken = RedisLeases(lost.connection, clock=wrong)
         (first,) = lost.source.take(1)
     right = reader(queue_name)
-    leasing = open_leasing(right.connection)
+    leasing = RedisLeases(right.connection)
     (second,) = right.source.take(1)
     assert leasing is not None and mistaken is not None
     if renewed:

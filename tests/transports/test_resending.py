@@ -22,8 +22,8 @@ from stem_kombu.settings import Settings
 from stem_kombu.task import Original, TaskMessage
 from stem_kombu.transports.connections import connect, open_connection, release
 from stem_kombu.transports.producer import TaskProducer, open_producer, open_resender
-from stem_kombu.transports.queues import TaskConsumers, declared_task_queue
-from stem_kombu.transports.redis.consumer import open_redis_source
+from stem_kombu.transports.queues import KombuConsumers, declared_task_queue
+from stem_kombu.transports.redis.consumer import open_redis_consumer
 from tests.waiting import eventually
 
 PAST = datetime(2020, 1, 1, tzinfo=timezone.utc)
@@ -60,9 +60,9 @@ class Bench:
             entity(channel).bind_to(exchange.name, routing_key=KEYS[kind], arguments=arguments)
         self.sender = kombu.Producer(self.connection.channel(), auto_declare=False)
         self.arrived: list[Any] = []
-        self.source = open_redis_source(self.connection, [self.queue]) if self.driver == "redis" else None
+        self.source = open_redis_consumer(self.connection, [self.queue]) if self.driver == "redis" else None
         if self.source is None:
-            consumers = TaskConsumers(channel, [entity], self.arrived.append)
+            consumers = KombuConsumers(channel, [entity], self.arrived.append)
             consumers.qos(prefetch_count=100, apply_global=True)
             consumers.consume()
         self.resender = open_resender(self.connection, Settings.from_env({}, broker="sqlite:////nonexistent/elsewhere"))
@@ -102,7 +102,7 @@ class Bench:
     def close(self) -> None:
         self.resender.close()
         if self.source is not None:
-            self.source.close()
+            self.source.close(keep=False)
         release(self.connection)
 
 

@@ -6,14 +6,11 @@ from typing import Any
 
 import pytest
 
-from stem_kombu.worker.prefetch import Prefetch
-from stem_kombu.worker.prefetch_policy import MOST
+from stem_kombu.transports.amqp.prefetch import MOST, Prefetch
 
 
 class Broker:
     """RabbitMQ as far as limits go: one for the channel, one that each new consumer keeps, and what was sent by either."""
-
-    pushes = True
 
     def __init__(self) -> None:
         self.limit = self.next_window = self.window = 0
@@ -57,7 +54,8 @@ def test_any_number_is_held_and_what_is_ready_still_comes(is_global: bool) -> No
     prefetch = Prefetch()
     prefetch.is_global = is_global
     base, etas = 8, 100_000
-    prefetch.opened(broker, broker, base, 0)
+    prefetch.opened(broker, broker)
+    prefetch.allow(base, 0, consuming=False)
     broker.consume()
     while broker.held < etas:
         # All that comes is held for its eta, so that as much may come beside it as before.
@@ -74,7 +72,8 @@ def test_any_number_is_held_and_what_is_ready_still_comes(is_global: bool) -> No
 def test_a_limit_for_the_channel_is_said_when_it_changes_and_only_then() -> None:
     broker: Any = Broker()
     prefetch = Prefetch()
-    prefetch.opened(broker, broker, 8, 0)
+    prefetch.opened(broker, broker)
+    prefetch.allow(8, 0, consuming=False)
     for allowance in (8, 9, 9, 8):
         prefetch.allow(allowance, 3, consuming=True)
     assert broker.counts == [8, 9, 8]

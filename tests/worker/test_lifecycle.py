@@ -35,9 +35,8 @@ from stem_kombu.testing.ports import free_port
 from stem_kombu.testing.proxy import TcpProxy
 from stem_kombu.transports.connections import broker_connection
 from stem_kombu.transports.control_link import ControlLink
-from stem_kombu.transports.control_links import control_link
 from stem_kombu.transports.producer import open_producer
-from stem_kombu.transports.queue_depths import QueueDepths
+from stem_kombu.transports.registry import open_transport
 from stem_kombu.worker.totals import Totals
 from stem_kombu.worker.worker import Worker
 from tests.waiting import eventually
@@ -84,7 +83,7 @@ def _client(app: Stem) -> Life:
 
 
 def link_of(app: Stem) -> ControlLink:
-    return control_link(broker_connection(app.settings), clock=SYSTEM)
+    return open_transport(broker_connection(app.settings)).control(clock=SYSTEM)
 
 
 def _outbox(app: Stem) -> Life:
@@ -93,7 +92,7 @@ def _outbox(app: Stem) -> Life:
 
 
 def _depths(app: Stem) -> Life:
-    depths = QueueDepths(broker_connection(app.settings))
+    depths = open_transport(broker_connection(app.settings)).depths()
     return Life(lambda: depths.of(["default"]), depths.close)
 
 

@@ -24,7 +24,7 @@ from stem_kombu.task import TaskMessage
 from stem_kombu.testing.gates import Gate
 from stem_kombu.testing.proxy import TcpProxy
 from stem_kombu.transports.connections import open_connection
-from stem_kombu.transports.queue_depths import QueueDepths
+from stem_kombu.transports.registry import open_transport
 from stem_kombu.worker.deliveries import Delivery
 from stem_kombu.worker.settlement import MessageDisposition
 from stem_kombu.worker.task_history import TOLD_LATELY
@@ -247,7 +247,7 @@ def test_g18_two_messages_of_one_task_are_both_acknowledged_after_a_cut(
     gate.open()
     eventually(lambda: len(worker.inflight) == 0, 30)
     worker.stop()
-    depths = QueueDepths(open_connection(broker_url))
+    depths = open_transport(open_connection(broker_url)).depths()
     assert depths.of(["default"]) == {"default": 0}
     depths.close()
 

@@ -11,7 +11,7 @@ import pytest
 from stem_kombu.app import Stem
 from stem_kombu.clock import SYSTEM
 from stem_kombu.transports.connections import broker_connection
-from stem_kombu.transports.queue_depths import QueueDepths
+from stem_kombu.transports.registry import open_transport
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.deliveries import InFlight
 from tests.waiting import consistently, eventually
@@ -25,7 +25,7 @@ class Stuck:
         self.received: list[Any] = []
         self.template: Any = broker_connection(app.settings)
         self.consumer = Consumer(
-            self.template,
+            open_transport(self.template),
             ["default"],
             InFlight(SYSTEM),
             allowance=lambda: 5,
@@ -75,7 +75,7 @@ def test_g20_what_arrived_and_was_not_taken_in_goes_back_to_its_queue_at_once(st
     stuck.begin_to_quiesce()
     eventually(lambda: stuck.consumer._quiet.is_set())
     stuck.let_go.set()
-    depths = QueueDepths(stuck.template)
+    depths = open_transport(stuck.template).depths()
     try:
         eventually(lambda: depths.of(["default"]) == {"default": 4}, 30, lambda: str(depths.of(["default"])))
     finally:

@@ -13,7 +13,7 @@ from stem_kombu.settings import Settings
 from stem_kombu.signing.keyring import Keyring
 from stem_kombu.transports.connections import broker_connection
 from stem_kombu.transports.control_link import ControlLink
-from stem_kombu.transports.control_links import control_link
+from stem_kombu.transports.registry import open_transport
 
 #: Idle connections that are kept.
 _KEPT = 4
@@ -38,7 +38,8 @@ class ClientConnections:
         with self._lock:
             if self._link is None:
                 self._template = broker_connection(self._settings)
-                self._link = control_link(self._template, clock=self._clock)
+                generic = self._settings.transport == "generic"
+                self._link = open_transport(self._template, generic=generic).control(clock=self._clock)
             return self._link
 
     def take(self, deadline: float) -> tuple[ClientConnection, bool]:

@@ -1,60 +1,65 @@
 """Task queues on AMQP, taken in as they are pushed, with acknowledgements that go out together.
 
-Used by one thread. The broker pushes as much as the prefetch count allows; :meth:`AmqpSource.take` hands over all that has
+Used by one thread. The broker pushes as much as the prefetch count allows; :meth:`AmqpConsumer.take` hands over all that has
 arrived, so that a burst of short tasks costs one turn of its consumer and not one each.
 """
 
 from __future__ import annotations
 
 import select
-import ssl
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.concurrency.wakeup import wait_readable
 from stem_kombu.transports.amqp.frames import AmqpFrames
+from stem_kombu.transports.amqp.prefetch import Prefetch
+from stem_kombu.transports.base import GATHER_STOCKED, ScheduledMessages
 from stem_kombu.transports.connections import pulse
+from stem_kombu.transports.queues import KombuConsumers, declared_task_queue, forsake
 
 if TYPE_CHECKING:
     from kombu import Connection
 
-#: Frames that are taken in before anything else is done; a message is three of them.
-_BURST = 768
 #: What a peer that has gone shows as, before the rest of what it sent is read; not every system tells of the first.
 _HANGUP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 #: Seconds that the rest of a frame may take when its beginning has come, and an acknowledgement to be written.
 _STALLED = 5.0
 
 
-class AmqpSource:
-    """Messages of one connected AMQP connection, whose consumer calls :meth:`arrived`.
+class AmqpConsumer:
+    """Implements :class:`~stem_kombu.transports.base.TaskConsumer` over a connected AMQP connection, which it closes.
 
     Every method raises what the driver raises when the connection is lost; then everything that was not acknowledged is
     the broker's again."""
 
-    #: Seconds between two calls of :meth:`sweep`.
     sweep_interval = 1.0
     #: Seconds between two turns while messages keep coming. Short: the broker sends no more than the prefetch count before
     #: it hears what is done, and a slot that waits for that costs more than a turn, which is two system calls.
-    gather = 0.0002
-    #: It has to be asked although there is no room: the broker may have something else to say.
+    gather, gather_stocked = 0.0002, GATHER_STOCKED
     pushes = True
+    #: AMQP counts tags anew in each connection.
+    keeps_tags = False
+    receives_in_wait = False
+    scheduled: ScheduledMessages | None = None
     #: Messages that arrived since :meth:`count_anew` and are not settled.
     outstanding = 0
     _counted_after = 0
 
-    def __init__(self, connection: Connection, *, clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self, connection: Connection, queues: Sequence[str], *, prefetch: Prefetch | None = None, clock: Clock = SYSTEM
+    ) -> None:
         self._connection = connection
+        declared = [declared_task_queue(connection, queue) for queue in queues]
+        self._consumers = KombuConsumers(connection.default_channel, declared, self.arrived)
+        self._prefetch = Prefetch() if prefetch is None else prefetch
+        self._prefetch.opened(self._consumers, self)
         self._channel: Any = connection.default_channel
         self._amqp: Any = connection.connection
         self._socket: Any = self._amqp.sock
         # Once, and not around each frame as py-amqp does when the socket has another.
         self._socket.settimeout(_STALLED)
-        self._poller = select.poll()
-        self._poller.register(self._socket, select.POLLIN)
-        by_frames = not AmqpFrames.can_read(self._amqp)
-        self._take_in = self._take_in_by_frames if by_frames else AmqpFrames(self._amqp, self._channel).take_in
+        self._take_in = AmqpFrames(self._amqp, self._channel).take_in
         self._clock = clock
         self._arrived: list[Any] = []
         # In the order of delivery, in which a channel counts its tags.
@@ -62,10 +67,16 @@ class AmqpSource:
         self._more_to_read = True
 
     def arrived(self, message: Any) -> None:
-        """Called by Kombu's consumer."""
+        """Called by Kombu's consumers."""
         self._unsettled[message.delivery_tag] = None
         self.outstanding += 1
         self._arrived.append(message)
+
+    def consume(self) -> None:
+        self._consumers.consume()
+
+    def allow(self, allowance: int, here: int, *, consuming: bool) -> None:
+        self._prefetch.allow(allowance, here, consuming=consuming)
 
     def count_anew(self) -> None:
         """What arrives from now on is another consumer's, whose limit is about nothing else."""
@@ -96,37 +107,30 @@ class AmqpSource:
         except (OSError, ValueError):
             return True  # it is closed at this end
 
+    def wake(self) -> None:
+        """It looks at the descriptor."""
+
+    def reject(self, tag: int) -> None:
+        self._settle(tag)
+        self._channel.basic_reject(tag, requeue=False)
+
+    def give_back(self, tag: int) -> None:
+        self._settle(tag)
+        self._channel.basic_reject(tag, requeue=True)
+
     def settled(self, tag: int) -> None:
-        """The message of that tag was rejected or given back."""
         self._settle(tag)
 
     def rest(self) -> None:
         """What has been pushed already is given back by the broker when the connection ends."""
+        self._consumers.cancel()
 
     def sweep(self) -> None:
         """Send the heartbeat that is due."""
         pulse(self._connection, clock=self._clock)
 
-    def close(self) -> None:
-        """Nothing of its own."""
-
-    def _take_in_by_frames(self) -> bool:
-        """The same as :meth:`AmqpFrames.take_in`, by what py-amqp offers to everybody."""
-        for _ in range(_BURST):
-            if not self._readable():
-                return False
-            try:
-                # By frames: what Kombu calls an event may not come for hours after a frame that is only a heartbeat.
-                self._amqp.blocking_read(timeout=_STALLED)
-            except TimeoutError as error:
-                if error.errno is not None:
-                    raise  # the network has given the connection up
-                return False  # half of a frame, which py-amqp keeps
-        return True
-
-    def _readable(self) -> bool:
-        # A record of TLS may hold several frames, which the descriptor knows nothing of.
-        return bool(self._poller.poll(0)) or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0)
+    def close(self, *, keep: bool) -> None:
+        forsake(self._connection, keep=keep)
 
     def _acknowledge(self, tags: Sequence[int]) -> None:
         """All up to a tag in one frame where nothing before it is still at work, the others one by one."""

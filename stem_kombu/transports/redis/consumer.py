@@ -19,9 +19,12 @@ from kombu.utils.scheduling import cycle_by_name
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.messages.kombu_json import load_typed
 from stem_kombu.messages.resending import mark_consumed
-from stem_kombu.transports.leases import DATED_BY_SERVER
+from stem_kombu.transports.base import GATHER_STOCKED, ScheduledMessages
 from stem_kombu.transports.names import unreadable_queue_name
+from stem_kombu.transports.queues import declared_task_queue, forsake
 from stem_kombu.transports.redis import scripts as redis_scripts
+from stem_kombu.transports.redis.leases import DATED_BY_SERVER
+from stem_kombu.transports.redis.one_by_one import give_back
 from stem_kombu.transports.redis.recovery import NO_MESSAGE, Sweeper
 from stem_kombu.transports.redis.siblings import SiblingWatch, unread_lists
 from stem_kombu.transports.redis.watch import QueueWatch, Turns
@@ -35,16 +38,16 @@ logger = logging.getLogger(__name__)
 _BURST = 128
 
 
-def open_redis_source(
+def open_redis_consumer(
     connection: Connection,
     queues: Sequence[str],
     *,
     clock: Clock = SYSTEM,
-    garbage: Callable[[Exception], None] | None = None,
-) -> RedisSource | None:
-    """The source for a connected Redis connection, ``None`` where the server lacks what it needs (Redis 6.2).
+    unreadable: Callable[[Exception], None] | None = None,
+) -> RedisConsumer | None:
+    """The consumer of a connected Redis connection, which it closes; ``None`` where the server lacks what it needs (Redis 6.2).
 
-    ``garbage`` is told of each entry of a queue that is no message, which is put aside; without it the log is told.
+    ``unreadable`` is told of each entry of a queue that is no message, which is put aside; without it the log is told.
 
     Raises what the driver raises.
     """
@@ -52,14 +55,16 @@ def open_redis_source(
     with channel.conn_or_acquire() as client:
         if not hasattr(client, "connection_pool"):
             return None  # a cluster's client, whose keys live on many servers
-    source = RedisSource(connection, queues, clock, garbage or _tell)
+    for queue in queues:
+        declared_task_queue(connection, queue)
+    consumer = RedisConsumer(connection, queues, clock, unreadable or _tell)
     try:
-        source.check()
+        consumer.check()
     except channel.ResponseError as error:
-        source.close()
+        consumer.let_go()
         logger.info("messages are read one by one, by Kombu: %s", error)
         return None
-    return source
+    return consumer
 
 
 def _tell(error: Exception) -> None:
@@ -79,32 +84,34 @@ def message_of(text: bytes, tag: str, queue: str, channel: Any) -> Any:
     return mark_consumed(channel.Message(payload, channel=channel), queue)
 
 
-class RedisSource:
-    """Messages of some queues: ``take`` what is there and acknowledge what is done, ``wait`` for more.
-
-    Every method raises what the driver raises when the connection is lost; then make a new source. What the old one
-    held stays leased, and may be acknowledged with the new one.
+class RedisConsumer:
+    """Implements :class:`~stem_kombu.transports.base.TaskConsumer`: what a lost one held stays leased, and may be acknowledged
+    with the next one.
     """
 
     #: Seconds between two turns while messages keep coming: each is a script on the broker.
-    gather = 0.0005
+    gather, gather_stocked = 0.0005, GATHER_STOCKED
     #: With no room there is nothing to ask for.
     pushes = False
+    keeps_tags = True
+    receives_in_wait = False
+    is_cut = False
+    scheduled: ScheduledMessages | None = None
 
     def __init__(
         self,
         connection: Connection,
         queues: Sequence[str],
         clock: Clock,
-        garbage: Callable[[Exception], None],
+        unreadable: Callable[[Exception], None],
     ) -> None:
-        self._garbage = garbage
+        self._connection = connection
+        self._unreadable = unreadable
         channel: Any = connection.default_channel
         self._channel = channel
         self._clock = clock
         prefix = channel.global_keyprefix
         self._hash, self._index = prefix + channel.unacked_key, prefix + channel.unacked_index_key
-        #: Seconds between two calls of :meth:`sweep`.
         self.sweep_interval = max(0.1, float(channel.unacked_restore_interval))
         self._tags = f"{secrets.token_hex(8)}."
         self._bursts = 0
@@ -130,6 +137,12 @@ class RedisSource:
         absent = f"{self._channel.global_keyprefix}stem-absent"
         self._client.execute_command("RPOP", absent, 1)  # several at a time: Redis 6.2
         self._client.eval("return 1", 0)
+
+    def consume(self) -> None:
+        """It takes what it asks for."""
+
+    def allow(self, allowance: int, here: int, *, consuming: bool) -> None:
+        """The same."""
 
     def take(self, room: int, acknowledged: Sequence[str] = ()) -> list[Any]:
         """At most ``room`` messages, as Kombu messages that are noted as unacknowledged; the messages of the tags in
@@ -184,15 +197,28 @@ class RedisSource:
     def rest(self) -> None:
         """Wait for nothing more. Nothing was moved while waiting, so there is nothing to give back."""
 
+    def wake(self) -> None:
+        """It looks at the descriptor."""
+
+    def reject(self, tag: str) -> None:
+        self._channel.basic_reject(tag, requeue=False)
+
+    def give_back(self, tag: str) -> None:
+        give_back(self._channel, tag)
+
     def settled(self, tag: str) -> None:
-        """The message of that tag was rejected or given back, through Kombu."""
+        """Nothing is counted here."""
 
     def sweep(self) -> None:
         """Bring back what dead consumers held, ours and Kombu's, and name lists that nobody reads."""
         self._sweeper.sweep()
         self._siblings.sweep()
 
-    def close(self) -> None:
+    def close(self, *, keep: bool) -> None:
+        forsake(self._connection, keep=keep, first=self.let_go)
+
+    def let_go(self) -> None:
+        """Close what is beside the connection."""
         self._watch.close()
 
     def _note(self, found: bool, now: float) -> None:
@@ -218,5 +244,5 @@ class RedisSource:
                 pipe.zrem(self._index, tag)
                 pipe.execute()
             said = f"queue {queue}: {len(text)} bytes that are no message ({type(error).__name__}) go to list {name}"
-            self._garbage(ValueError(said))
+            self._unreadable(ValueError(said))
             return None

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from stem_kombu.worker.prefetch_policy import MOST
-
+#: The largest limit: AMQP has 16 bits for it.
+MOST = 65_535
 #: A window is larger than what there is room for by this part of what is here, and by so many messages at most, so that
 #: consuming anew, which takes round trips, stays rare.
 _SPARE_PART, _MOST_SPARE = 10, 1000
@@ -24,41 +24,33 @@ class Prefetch:
         self.count = 0
         #: Whether the broker takes a limit for a whole channel.
         self.is_global = True
-        self._consumer: Any = None
-        self._source: Any = None
-        self._pushes = True
+        self._consumers: Any = None
+        self._counter: Any = None
         self._window: int | None = None
 
-    def opened(self, consumer: Any, source: Any, allowance: int, here: int) -> None:
-        """A new connection, whose consumer does not consume yet. ``source`` is what reads it, or ``None``."""
-        self._consumer, self._source, self._window = consumer, source, None
-        self._pushes = source is None or source.pushes
+    def opened(self, consumers: Any, counter: Any) -> None:
+        """A new connection, whose ``consumers`` do not consume yet; ``counter`` counts what they were sent."""
+        self._consumers, self._counter, self._window = consumers, counter, None
         self.count = -1
-        self.allow(allowance, here, consuming=False)
 
     def allow(self, allowance: int, here: int, *, consuming: bool) -> None:
         """Let ``allowance`` messages be here, ``here`` of which are; raises what the driver raises."""
-        if not self._pushes:  # it is asked for what there is room for
-            self.count = allowance
-        elif self._fits(allowance):
+        if self._fits(allowance):
             if self._window is not None:
                 self._consume_anew(None, consuming)
             if allowance != self.count:
-                self._consumer.qos(prefetch_count=allowance, apply_global=True)
+                self._consumers.qos(prefetch_count=allowance, apply_global=True)
                 self.count = allowance
         else:
             self.count = allowance
             room = max(0, allowance - here)
-            if self._window is None or self._is_wrong(self._window - self._source.outstanding, room, here):
+            if self._window is None or self._is_wrong(self._window - self._counter.outstanding, room, here):
                 if self._window is None and self.is_global:
-                    self._consumer.qos(prefetch_count=0, apply_global=True)
+                    self._consumers.qos(prefetch_count=0, apply_global=True)
                 # Not 0, which is no limit at all.
                 self._consume_anew(max(1, min(MOST, room + _spare(here))), consuming)
 
     def _fits(self, allowance: int) -> bool:
-        # Only AMQP's source counts what a consumer was sent; the other transports' limits are any number, of a channel.
-        if not hasattr(self._source, "outstanding"):
-            return True
         # Back to the other kind a good deal below the limit, lest a few messages more or less change it each time.
         return self.is_global and allowance <= (MOST if self._window is None else MOST * 3 // 4)
 
@@ -68,13 +60,13 @@ class Prefetch:
 
     def _consume_anew(self, window: int | None, consuming: bool) -> None:
         if consuming:
-            self._consumer.cancel()
+            self._consumers.cancel()
         if window is not None or self._window is not None:
-            self._consumer.qos(prefetch_count=window or 0, apply_global=False)
+            self._consumers.qos(prefetch_count=window or 0, apply_global=False)
         self._window = window
-        self._source.count_anew()
+        self._counter.count_anew()
         if consuming:
-            self._consumer.consume()
+            self._consumers.consume()
 
 
 def _spare(here: int) -> int:

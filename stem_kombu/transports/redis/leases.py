@@ -1,8 +1,7 @@
-"""Leases: keeping a message ours for longer than the transport's visibility timeout (G19).
+"""Leases of messages at Redis: keeping a message this worker's for longer than the visibility timeout (G19).
 
-Redis and the embedded broker give an unacknowledged message to somebody else after a while. AMQP does not, as long as
-the connection lives; see :func:`lease_note` for its own limit. Renewal never uses the connection that consumes, so that
-it works from any thread and while the consumer is busy.
+Kombu's consumers give an unacknowledged message to another one after a while. Renewal never uses the connection that
+consumes, so that it works from any thread and while the consumer is busy.
 """
 
 from __future__ import annotations
@@ -10,65 +9,14 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.errors import BrokerUnavailable
 from stem_kombu.transports.connections import connect, release
 from stem_kombu.transports.errors import broker_errors, shown_url
 
 if TYPE_CHECKING:
     from kombu import Connection
-
-#: Kombu's driver type of the embedded broker.
-EMBEDDED_DRIVER = "sqlite"
-
-#: RabbitMQ closes the channel of a consumer that keeps a message unacknowledged for so many seconds, by default.
-CONSUMER_TIMEOUT = 1800.0
-
-
-class Leasing(Protocol):
-    """How a transport keeps a message from being redelivered; ``lifetime`` is in seconds."""
-
-    @property
-    def lifetime(self) -> float:
-        """How long a message stays ours without renewal."""
-
-    def renew(self, handles: Sequence[Any], seconds: float | None = None) -> list[bool]:
-        """Renew the leases of those Kombu messages to ``seconds`` from now (default and least: the lifetime).
-
-        One answer for each, ``False`` where the lease is lost: somebody else has the message, or it was acknowledged.
-        Safe from any thread. Raises :class:`~stem_kombu.errors.BrokerUnavailable` when the broker is away.
-        """
-
-    def close(self) -> None:
-        """Let connections go. May be called twice; the next renewal connects again."""
-
-
-def open_leasing(connection: Connection, *, clock: Clock = SYSTEM) -> Leasing | None:
-    """How leases of messages from this connection are renewed, ``None`` where the transport has none.
-
-    ``connection`` is a template: it is cloned, not used. Nothing connects before the first renewal.
-    """
-    driver = connection.transport.driver_type
-    if driver == "redis":
-        return RedisLeasing(connection, clock)
-    if driver == EMBEDDED_DRIVER:
-        return EmbeddedLeasing(connection)
-    return None
-
-
-def lease_note(driver: str) -> str | None:
-    """What an operator should know about long tasks on that driver, ``None`` when there is nothing."""
-    if driver == "amqp":
-        return (
-            "RabbitMQ has no leases to renew: it closes the channel of a consumer that keeps a message unacknowledged"
-            f" for {CONSUMER_TIMEOUT / 60:.0f} minutes (its setting consumer_timeout); raise that for longer tasks"
-        )
-    if driver == "SQS":
-        return "the visibility timeout of SQS is not renewed: set it longer than the longest task"
-    return None
-
 
 #: Moves a tag's time of delivery in Kombu's index of unacknowledged messages, only if the tag is still there and still
 #: where we left it: Redis has no fencing, a message that was restored comes back under the same tag with a time of its
@@ -96,11 +44,11 @@ DATED_BY_SERVER = "stem_dated_by_server"
 _BATCH = 1000
 
 
-class RedisLeasing:
+class RedisLeases:
     """Leases of Kombu's Redis transport: the score of a tag in ``unacked_index_key`` is when it was delivered, and
     consumers restore what is older than their ``visibility_timeout``, so all of a queue must have the same one."""
 
-    def __init__(self, connection: Connection, clock: Clock) -> None:
+    def __init__(self, connection: Connection, clock: Clock = SYSTEM) -> None:
         self.url = shown_url(connection)
         self._template = connection
         self._clock = clock
@@ -165,34 +113,3 @@ class RedisLeasing:
         connection, self._connection, self._script = self._connection, None, None
         if connection is not None:
             release(connection)
-
-
-class EmbeddedLeasing:
-    """Leases of the embedded broker: asked of the channel that delivered the message, from any thread."""
-
-    def __init__(self, connection: Connection) -> None:
-        from stem_kombu.transports.sqlite.options import Options
-
-        self._template = connection
-        self._lifetime = Options.decode(connection.transport_options or {}).visibility_timeout
-
-    @property
-    def lifetime(self) -> float:
-        return self._lifetime
-
-    def renew(self, handles: Sequence[Any], seconds: float | None = None) -> list[bool]:
-        span = self._lifetime if seconds is None else max(seconds, self._lifetime)
-        kept: list[bool] = []
-        for handle in handles:
-            channel = handle.channel
-            try:
-                with broker_errors(self._template, "renewing leases"):
-                    kept.append(bool(channel.extend(handle.delivery_tag, span)))
-            except BrokerUnavailable:
-                if not channel.closed:
-                    raise
-                kept.append(False)  # a channel that closes gives back what it held
-        return kept
-
-    def close(self) -> None:
-        """There is nothing to close: the messages' own channels are used."""

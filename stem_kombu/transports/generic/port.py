@@ -1,0 +1,146 @@
+"""The transport of any broker that Kombu has a driver for; the others override what they do better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.errors import BrokerError, BrokerRefused
+from stem_kombu.messages.decompression import limit_decompression
+from stem_kombu.messages.encoding import LARGEST_BODY
+from stem_kombu.transports.base import Capabilities, Depths, GivenBack, Housekeeping, Leases, TaskConsumer
+from stem_kombu.transports.conditions import conditions
+from stem_kombu.transports.connections import CONNECT_TIMEOUT, connect, release
+from stem_kombu.transports.control_link import ControlLink
+from stem_kombu.transports.errors import broker_errors, refusal, shown_url
+from stem_kombu.transports.generic.consumer import GenericConsumer
+from stem_kombu.transports.generic.control import GenericControlLink
+from stem_kombu.transports.internals import warn_once
+from stem_kombu.transports.publisher import PublisherConnection
+from stem_kombu.transports.queue_depths import QueueDepths
+from stem_kombu.transports.queues import forsake
+
+if TYPE_CHECKING:
+    from kombu import Connection
+
+#: Kombu's virtual transports answer 0 where they can't count; these can.
+_COUNTING = frozenset({"memory", "filesystem", "sql", "mongodb"})
+#: What happens to messages of dead workers by itself, and what is said of a transport of which that is not known.
+_BY_ITSELF = {
+    "amqp": "RabbitMQ gave back what a dead worker held when the worker's connection ended: there is nothing to do",
+    "sqlite": "the embedded broker gives back what a dead process held to the next consumer: there is nothing to do",
+    "SQS": "SQS gives back what a dead worker held when its visibility timeout is over: there is nothing to do",
+}
+_NO_LIST = "keeps no list of what a dead worker held: it can't be given back here"
+
+
+class GenericTransport:
+    """Implements :class:`~stem_kombu.transports.base.Transport`. ``connection`` is a template: it is cloned, never used.
+
+    ``generic``: only Kombu's public names are used, also where there is a faster way. ``accept_loss``: the worker may consume
+    in a way in which a kill can lose a message.
+    """
+
+    def __init__(self, connection: Connection, *, generic: bool = False, accept_loss: bool = False) -> None:
+        self._generic, self._accept_loss = generic, accept_loss
+        self.template: Any = connection
+        self.name = str(connection.transport.driver_type)
+        self.url = shown_url(connection)
+        self.capabilities = self._capabilities()
+        self.errors: tuple[type[BaseException], ...] = (
+            BrokerError,
+            *connection.connection_errors,
+            *connection.channel_errors,
+        )
+
+    def _capabilities(self) -> Capabilities:
+        return Capabilities(counts=self.name in _COUNTING)
+
+    def consumer(
+        self, queues: Sequence[str], *, clock: Clock = SYSTEM, unreadable: Callable[[Exception], None] | None = None
+    ) -> TaskConsumer:
+        connection = self.template.clone()
+        try:
+            connect(connection, CONNECT_TIMEOUT)
+            limit_decompression(connection.default_channel, LARGEST_BODY)
+            return self._consumer_of(connection, queues, clock, unreadable)
+        except BaseException:
+            forsake(connection, keep=True)
+            raise
+
+    def _consumer_of(
+        self, connection: Any, queues: Sequence[str], clock: Clock, unreadable: Callable[[Exception], None] | None
+    ) -> TaskConsumer:
+        return GenericConsumer(connection, queues, clock=clock)
+
+    def _steps_back(self, lacking: Sequence[str], what: str) -> bool:
+        """Whether the fast way is not to be used: by request, or because the driver lacks what it needs."""
+        if not self._generic and lacking:
+            warn_once(self.name, lacking, what)
+        return self._generic or bool(lacking)
+
+    def adapts_to(self, error: BaseException) -> bool:
+        return False
+
+    def refusal(self, error: BaseException) -> BrokerRefused | None:
+        return refusal(error, self.template)
+
+    def control(self, *, clock: Clock = SYSTEM) -> ControlLink:
+        return GenericControlLink(self.template, clock=clock)
+
+    def publisher(self, timeout: float, *, clock: Clock = SYSTEM) -> PublisherConnection:
+        connection = self._publishing_template()
+        connect(connection, timeout)
+        with broker_errors(connection):
+            return self._publisher_of(connection, clock)
+
+    def _publishing_template(self) -> Any:
+        connection = self.template.clone()
+        # Nothing ticks between two sends, and a broker that expects heartbeats would hang up on an idle producer.
+        connection.heartbeat = 0
+        return connection
+
+    def _publisher_of(self, connection: Any, clock: Clock) -> PublisherConnection:
+        return PublisherConnection(connection, clock)
+
+    def leases(self) -> Leases | None:
+        return None
+
+    def depths(self) -> Depths:
+        return QueueDepths(self.template, counts=self.capabilities.counts)
+
+    def check(self, queues: Callable[[], Sequence[str]]) -> list[str]:
+        connection = self.template.clone()
+        try:
+            connect(connection)
+            return self._checked(connection, queues)
+        finally:
+            release(connection)
+
+    def _checked(self, connection: Any, queues: Callable[[], Sequence[str]]) -> list[str]:
+        return conditions(connection)
+
+    def give_back_held(self, wait: float = 0.0, *, clock: Clock = SYSTEM) -> GivenBack:
+        connection = self.template.clone()
+        connect(connection)
+        try:
+            return self._given_back(connection, wait, clock)
+        finally:
+            release(connection)
+
+    def _given_back(self, connection: Any, wait: float, clock: Clock) -> GivenBack:
+        return GivenBack(self.name, note=_BY_ITSELF.get(self.name, f"transport {self.name!r} {_NO_LIST}"))
+
+    def has_dead_letters(self, queue: str) -> bool:
+        return False
+
+    def housekeeping(self, namespace: str, worker: str) -> Housekeeping:
+        return _NothingLeft()
+
+
+class _NothingLeft:
+    """Queues that expire with everything that belongs to them."""
+
+    def sweep(self, live_workers: Collection[str]) -> int:
+        return 0

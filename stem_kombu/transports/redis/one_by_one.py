@@ -1,0 +1,25 @@
+"""Task queues on Redis, read by Kombu itself: message by message, and with the moment in which a kill loses one (G18)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stem_kombu.transports.generic.consumer import GenericConsumer
+
+
+class OneByOneConsumer(GenericConsumer):
+    """What is generic, and what Redis keeps beyond a connection."""
+
+    keeps_tags = True
+
+    def give_back(self, tag: Any) -> None:
+        give_back(self._channel, tag)
+
+
+def give_back(channel: Any, tag: Any) -> None:
+    """Put an unacknowledged message at the head of its queue. Raises what the driver raises."""
+    from kombu.transport.virtual import QoS
+
+    # Kombu's reject would put it behind everything that waits.
+    channel.qos.restore_by_tag(tag, leftmost=False)
+    QoS.ack(channel.qos, tag)

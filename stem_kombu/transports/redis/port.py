@@ -1,0 +1,89 @@
+"""Redis, over Kombu's connection pools and in Kombu's form of queues, but read and settled by scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.errors import ConfigurationError
+from stem_kombu.transports.base import Capabilities, Depths, GivenBack, Housekeeping, Leases, TaskConsumer
+from stem_kombu.transports.control_link import ControlLink
+from stem_kombu.transports.errors import broker_errors
+from stem_kombu.transports.generic.port import GenericTransport
+from stem_kombu.transports.internals import REDIS_READS, REDIS_SENDS, missing
+from stem_kombu.transports.publisher import PublisherConnection
+from stem_kombu.transports.queue_depths import QueueDepths
+from stem_kombu.transports.redis.consumer import open_redis_consumer
+from stem_kombu.transports.redis.control import RedisControlLink
+from stem_kombu.transports.redis.control_queues import raw_client
+from stem_kombu.transports.redis.giving_back import swept
+from stem_kombu.transports.redis.janitor import Janitor
+from stem_kombu.transports.redis.leases import RedisLeases
+from stem_kombu.transports.redis.one_by_one import OneByOneConsumer
+from stem_kombu.transports.redis.publisher import RedisLine
+from stem_kombu.transports.redis.recovery import Sweeper
+from stem_kombu.transports.redis.siblings import unread_lists_of
+
+
+class RedisTransport(GenericTransport):
+    """See :class:`~stem_kombu.transports.base.Transport`."""
+
+    def _capabilities(self) -> Capabilities:
+        return Capabilities(counts=True, low_priority_first=True, monitor_exchange="fanout")
+
+    def _consumer_of(
+        self, connection: Any, queues: Sequence[str], clock: Clock, unreadable: Callable[[Exception], None] | None
+    ) -> TaskConsumer:
+        lacking = missing(REDIS_READS, _inside(connection))
+        why = f"the driver lacks {', '.join(lacking)}" if lacking else "STEM_TRANSPORT is generic"
+        if not self._generic and not lacking:
+            found = open_redis_consumer(connection, queues, clock=clock, unreadable=unreadable)
+            if found is not None:
+                return found
+            why = "the server lacks what scripts need (Redis 6.2, and the rights to EVAL and RPOP)"
+        if not self._accept_loss:
+            raise ConfigurationError(
+                f"broker {self.url}: {why}, so Kombu itself would read the task queues, and lose a message when a worker is"
+                " killed between its BRPOP and its HSET",
+                hint="mend that, or accept the loss: --accept-loss, STEM_ACCEPT_LOSS=true",
+            )
+        self._steps_back(lacking, "Kombu reads task queues message by message, and a kill can lose one")
+        return OneByOneConsumer(connection, queues, clock=clock)
+
+    def control(self, *, clock: Clock = SYSTEM) -> ControlLink:
+        return super().control(clock=clock) if self._generic else RedisControlLink(self.template, clock=clock)
+
+    def _publisher_of(self, connection: Any, clock: Clock) -> PublisherConnection:
+        if self._steps_back(missing(REDIS_SENDS, _inside(connection)), "Kombu sends message by message"):
+            return PublisherConnection(connection, clock)
+        return RedisLine(connection, clock)
+
+    def _checked(self, connection: Any, queues: Callable[[], Sequence[str]]) -> list[str]:
+        with broker_errors(connection, "looking for lists that nobody reads"):
+            return super()._checked(connection, queues) + unread_lists_of(connection, queues())
+
+    def _given_back(self, connection: Any, wait: float, clock: Clock) -> GivenBack:
+        with broker_errors(connection, "giving back what dead workers held"):
+            channel = connection.default_channel
+            client = raw_client(channel)
+            try:
+                return swept(Sweeper(channel, client), float(channel.visibility_timeout), wait, clock)
+            finally:
+                client.close()
+
+    def depths(self) -> Depths:
+        return QueueDepths(self.template, declares=True)
+
+    def leases(self) -> Leases | None:
+        return RedisLeases(self.template)
+
+    def housekeeping(self, namespace: str, worker: str) -> Housekeeping:
+        return Janitor(self.template, namespace, worker)
+
+
+def _inside(connection: Any) -> dict[str, Any]:
+    import redis
+
+    plain: Any = redis.Connection
+    return {"channel": type(connection.default_channel), "connection": plain()}

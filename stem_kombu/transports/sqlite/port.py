@@ -1,0 +1,29 @@
+"""The embedded broker, as a worker sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from stem_kombu.clock import Clock
+from stem_kombu.transports.base import Capabilities, Leases, TaskConsumer
+from stem_kombu.transports.generic.port import GenericTransport
+from stem_kombu.transports.sqlite.consumer import EmbeddedConsumer
+from stem_kombu.transports.sqlite.leases import EmbeddedLeases
+
+
+class EmbeddedTransport(GenericTransport):
+    """See :class:`~stem_kombu.transports.base.Transport`."""
+
+    def _capabilities(self) -> Capabilities:
+        return Capabilities(counts=True)
+
+    def _consumer_of(
+        self, connection: Any, queues: Sequence[str], clock: Clock, unreadable: Callable[[Exception], None] | None
+    ) -> TaskConsumer:
+        if self._generic:
+            return super()._consumer_of(connection, queues, clock, unreadable)
+        return EmbeddedConsumer(connection, queues, clock=clock)
+
+    def leases(self) -> Leases | None:
+        return EmbeddedLeases(self.template)
