@@ -1,7 +1,7 @@
-"""The worker's beats: into the roster, and onto the stream that ``stem worker status --follow`` listens to.
+"""The worker's heartbeats: to the roster, and to the stream that ``stem worker status --follow`` reads.
 
-A beat that can't be written is logged once and tried again at the next interval; the worker goes on. A beat never replaces
-that of another live worker in silence: who finds one under its own id says so in each beat, and so does the other.
+A heartbeat that can't be written is logged once and tried again at the next interval; the worker goes on. It never silently
+replaces that of another live worker: a worker that finds another with its id shows that in each heartbeat, and so does the other.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Heartbeats:
 
         A worker that was killed leaves its entry behind. Its successor takes the id over at once where it can see that the
         process has ended, else when the entry was due to be renewed and was not: after one interval of the other at most.
-        Where this worker must start all the same (``insists`` is false) it does not wait: it goes on to look while it beats.
+        Where this worker must start all the same (``insists`` is false) it does not wait: it looks again with each heartbeat.
 
         Raises :class:`StoreUnavailable` when :meth:`give_up` was called meanwhile.
         """
@@ -139,7 +139,7 @@ class Heartbeats:
                 )
             with self._giving_up:
                 if self._giving_up.wait_for(lambda: self._gave_up, min(timeouts.CLAIM_LOOK, left)):
-                    raise StoreUnavailable(f"stopped before worker id {holder.worker!r} was free")
+                    raise StoreUnavailable(f"stop requested before worker id {holder.worker!r} was free")
 
     def give_up(self) -> None:
         """Don't wait for the id any longer. From any thread, and in a signal handler."""
@@ -148,15 +148,15 @@ class Heartbeats:
             self._giving_up.notify_all()
 
     def start(self) -> None:
-        """Beat once now (a failure is raised to whoever starts the worker), then every interval."""
+        """Send a heartbeat now, then every interval. Raises :class:`StoreError` when the first can't be written."""
         self._background.start()
 
     def nudge(self) -> None:
-        """Beat now: something changed that others should see."""
+        """Send a heartbeat soon: something changed that operators should see."""
         self._nudged.set()
 
     def stop(self) -> None:
-        """Leave the roster at once, so that nobody waits for this worker any more; also when it has claimed its id only."""
+        """Leave the roster at once, so that no client waits for this worker; also when it has only claimed its id."""
         self._background.stop()
         if self._claimed is not None:
             self._forget(self._claimed)
@@ -212,7 +212,7 @@ class Heartbeats:
                 return  # the id may be free soon
             self._meet(holder)
             before, beat = self._clock.now(), self._make()
-            # Over the other's entry, as it does to ours: so both see it, and whoever looks is told by either.
+            # Over the other's entry, as it does to ours: so both see it, and either shows it to an operator.
             self._place.set_time(before, self._roster.beat(beat))
             self._claimed = beat
         elif self._place.conflict is not None and now >= self._conflict_until:

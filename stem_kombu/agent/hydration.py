@@ -1,8 +1,7 @@
 """Store to cache: before the first task, after every reconnect, and every sync interval (G2).
 
-Broadcasts are a doorbell; this is how a worker learns of revocations even if every broadcast is lost. What is read
-here takes the same way as what is heard: ``apply``. A store that was set back is read anew, and given back what it has lost
-and this worker holds (:mod:`stem_kombu.agent.store_history`).
+A worker learns of revocations here even if every broadcast is lost. Both go the same way: ``apply``. A store that was set back is
+read anew, and this worker gives back what the store has lost and the worker holds (:mod:`stem_kombu.agent.store_history`).
 """
 
 from __future__ import annotations
@@ -124,14 +123,14 @@ class Hydration:
             if left > 0:
                 self._wait(min(left, backoff(attempt)), stops)
             if self._is_told(stops):
-                raise StoreUnavailable(f"told to stop before the revoke store could be read: {self.trouble}")
+                raise StoreUnavailable(f"stop requested before the revoke store could be read: {self.trouble}")
             if left <= 0:
                 raise StoreUnavailable(
                     f"the revoke store could not be read within {timeout:g} s: {self.trouble}",
                     hint="start it, or pass --allow-unsynced to run tasks that may have been revoked",
                 )
         if not self._background.start(stops):
-            raise StoreUnavailable("told to stop while the revoke store was read")
+            raise StoreUnavailable("stop requested while the revoke store was read")
 
     def give_up(self) -> None:
         """Don't wait for the store any longer: :meth:`start` raises, unless it has read the store already."""

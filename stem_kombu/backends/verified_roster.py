@@ -35,7 +35,7 @@ def verified_beat(beat: Heartbeat, keyring: Keyring, namespace: str, now: dateti
     if beat.signature is None or beat.issued_at is None:
         raise Untrusted("unsigned", f"the heartbeat of worker {beat.worker!r} is not signed")
     key = keyring.verify(HEARTBEAT, _message(beat), beat.signature)
-    key.require(Scope.WORK, "speak for a worker")
+    key.require(Scope.WORK, "act as a worker")
     if beat.namespace != namespace:
         raise Untrusted("misaddressed", f"the heartbeat of worker {beat.worker!r} is of namespace {beat.namespace!r}")
     if beat.issued_at - now > TOLERANCE:
@@ -82,7 +82,7 @@ class VerifiedRoster:
 
 def _signs_details(beat: Heartbeat, keyring: Keyring) -> bool:
     try:
-        keyring.verify(DETAILS, _details(beat), beat.details_signature or "").require(Scope.WORK, "speak for a worker")
+        keyring.verify(DETAILS, _details(beat), beat.details_signature or "").require(Scope.WORK, "act as a worker")
     except Untrusted:
         return False
     return True

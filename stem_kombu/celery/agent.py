@@ -38,13 +38,13 @@ logger = logging.getLogger(__name__)
 
 
 class CeleryAgent:
-    """Stem's side of one Celery worker, which may be started again after a stop. ``board`` stays the caller's to close.
+    """Stem's side of one Celery worker, which may be started again after a stop. ``stop_table`` stays the caller's to close.
 
     Raises :class:`ConfigurationError` for settings that a Celery worker can't keep.
     """
 
     def __init__(
-        self, worker: Any, settings: Settings, board: SharedStopTable, totals: Totals, *, clock: Clock = SYSTEM
+        self, worker: Any, settings: Settings, stop_table: SharedStopTable, totals: Totals, *, clock: Clock = SYSTEM
     ) -> None:
         checked_tls(settings.tls)
         if task_signing(settings.signing) == REQUIRE:
@@ -66,7 +66,7 @@ class CeleryAgent:
         # With the options of Celery's own consumer: its messages stand in the index that those name.
         leasing = open_transport(worker.app.connection_for_read()).leases()
         lease = None if leasing is None else leasing.lifetime
-        self._tasks = CeleryTasks(worker, self.cache, board, totals, lease=lease, clock=clock)
+        self._tasks = CeleryTasks(worker, self.cache, stop_table, totals, lease=lease, clock=clock)
         held = HeldRequests(worker)
         self._leases: Leases[HeldRequest] = Leases(leasing, held, lost=held.lost, clock=clock)
         self.hydration = self._resources.hydration(self._tasks)

@@ -1,5 +1,5 @@
 """``app.control`` of a Celery application that has Stem: a revoke is stored before it is broadcast, so that it also
-reaches the workers that are not there to hear it."""
+reaches the workers that are down just then."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class DurableRevokes:
     def revoke(self, task_id: Any, destination: Any = None, terminate: bool = False, *args: Any, **kwargs: Any) -> Any:
         """See :meth:`celery.app.control.Control.revoke`.
 
-        Where the store does not answer within a second, the workers that are up hear it all the same, a warning is logged,
-        and it is stored as soon as the store answers, by this process and by those workers. Raises
+        Where the store does not answer within a second, the workers that are up receive the revoke all the same, a warning is
+        logged, and it is stored as soon as the store answers, by this process and by those workers. Raises
         :class:`~stem_kombu.signing.keyring.Untrusted` where the fleet would not obey this application, and then it neither
         stored nor said anything; and :class:`ConfigurationError` for settings that can't be used, after the broadcast.
         """

@@ -22,7 +22,7 @@ class StemRequest:
     """Goes before Celery's ``Request`` among the bases of a class that :func:`with_request_class` makes."""
 
     stem_totals: Totals
-    stem_board: SharedStopTable
+    stem_stop_table: SharedStopTable
 
     id: str
 
@@ -43,7 +43,7 @@ class StemRequest:
         if type(error).__name__ == "ExceptionWithTraceback":
             error = error.exc
         if isinstance(error, Ignore):
-            if self.stem_board.stopped(self.id):
+            if self.stem_stop_table.stopped(self.id):
                 self.stem_totals.add("cancelled")
                 self.send_event("task-revoked", terminated=True, signum=None, expired=False)  # type: ignore[attr-defined]
         elif isinstance(error, Retry):
@@ -67,16 +67,16 @@ class StemRequest:
         )
 
 
-def with_request_class(task: Any, totals: Totals, board: SharedStopTable) -> None:
+def with_request_class(task: Any, totals: Totals, stop_table: SharedStopTable) -> None:
     """Have the worker make requests for this task that know both. May be called again, for another worker."""
     base = symbol_by_name(task.Request)
     plain = getattr(base, "stem_base", base)
-    task.Request = _class_of(plain, totals, board)
+    task.Request = _class_of(plain, totals, stop_table)
 
 
 @functools.lru_cache(maxsize=64)
-def _class_of(base: type, totals: Totals, board: SharedStopTable) -> type:
-    names = {"stem_base": base, "stem_totals": totals, "stem_board": board, "__module__": base.__module__}
+def _class_of(base: type, totals: Totals, stop_table: SharedStopTable) -> type:
+    names = {"stem_base": base, "stem_totals": totals, "stem_stop_table": stop_table, "__module__": base.__module__}
     return type(base.__name__, (StemRequest, base), names)
 
 

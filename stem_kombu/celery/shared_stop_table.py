@@ -1,4 +1,4 @@
-"""The board: where a Celery worker writes what its running tasks have to stop for, and where their processes read it.
+"""The stop table: a Celery worker writes there what its running tasks have to stop for, and their processes read it.
 
 A piece of memory that is shared with the children that are forked later, or a file that those map which are started in
 another way. No lock and no signal: the worker writes an entry and then counts up; a task that sees another count looks
@@ -48,10 +48,10 @@ class SharedStopTable:
 
     @classmethod
     def opened(cls, path: str) -> SharedStopTable:
-        """The board in that file; raises ``OSError``."""
-        board = cls.__new__(cls)
-        board._map(Path(path))
-        return board
+        """The table in that file; raises ``OSError``."""
+        stop_table = cls.__new__(cls)
+        stop_table._map(Path(path))
+        return stop_table
 
     def _map(self, path: Path | None, size: int = 0) -> None:
         #: The file that it is in, ``None`` for memory that is only inherited.
@@ -73,7 +73,7 @@ class SharedStopTable:
     def mark(self, revocation: Revocation, running: Collection[str]) -> None:
         """Show a revocation to the process that runs its task. ``running`` are the tasks whose entries are still needed.
 
-        Raises :class:`ConfigurationError` when more tasks are told to stop at a time than there is room for.
+        Raises :class:`ConfigurationError` when more tasks are asked to stop at a time than there is room for.
         """
         record = _shortened(revocation)
         with self._lock:
@@ -111,7 +111,7 @@ class SharedStopTable:
         place = next((number for number in range(self._entries) if number not in taken), None)
         if place is None:
             raise ConfigurationError(
-                f"{self._entries} running tasks are told to stop already",
+                f"{self._entries} running tasks are asked to stop already",
                 hint="wait until some have reached a checkpoint",
             )
         self._places[task_id] = place
@@ -134,7 +134,7 @@ class SharedStopTable:
 
     def _at(self, task_id: str) -> int | None:
         wanted = _digest(task_id)
-        # Each task that begins looks once: it must cost nothing while nobody was ever told to stop.
+        # Each task that begins looks once: it must cost nothing while no task was ever asked to stop.
         for place in range(self.words[1]):
             at = _COUNT + place * ENTRY
             if self._memory[at : at + 16] == wanted:

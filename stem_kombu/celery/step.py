@@ -10,7 +10,7 @@ from celery import bootsteps, current_app, signals
 from celery.app.trace import build_tracer
 from celery.worker.control import Panel
 
-from stem_kombu.celery import task_api as inside
+from stem_kombu.celery import task_api
 from stem_kombu.celery.agent import CeleryAgent
 from stem_kombu.celery.configuration import settings_of
 from stem_kombu.celery.requests import with_request_class
@@ -20,10 +20,10 @@ from stem_kombu.worker.totals import Totals
 
 logger = logging.getLogger(__name__)
 
-#: Entries of the board for each process or thread that runs tasks, at least so many in all.
+#: Entries of the stop table for each process or thread that runs tasks, at least so many in all.
 _ENTRIES_EACH, _ENTRIES = 4, 64
-#: Key of Celery's configuration under which spawned children find the file of the board.
-_BOARD = "stem_board"
+#: Key of Celery's configuration under which spawned children find the file of the stop table.
+_STOP_TABLE = "stem_board"
 #: Verbs of Celery's that revoke.
 _REVOKING = ("revoke", "terminate")
 #: Verbs of Celery's that count as control and do no more than make a worker speak.
@@ -39,35 +39,35 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
 
     def __init__(self, worker: Any, **_: Any) -> None:
         self._agent: CeleryAgent | None = None
-        self._board: SharedStopTable | None = None
+        self._stop_table: SharedStopTable | None = None
         worker.stem = None
 
     def create(self, worker: Any) -> StemStep:
-        """Before the pool starts its children: put the board up and make tasks look at it."""
+        """Before the pool starts its children: install the stop table and make tasks look at it."""
         spawned = getattr(worker, "pool_start_method", "fork") != "fork" or worker.app.IS_macOS
-        board = self._board = SharedStopTable(
+        stop_table = self._stop_table = SharedStopTable(
             max(_ENTRIES, _ENTRIES_EACH * int(worker.concurrency or 1)), in_file=spawned
         )
-        if board.path is not None:
+        if stop_table.path is not None:
             # The configuration travels to children that inherit nothing else.
-            worker.app.conf[_BOARD] = str(board.path)
-        inside.install(board)
+            worker.app.conf[_STOP_TABLE] = str(stop_table.path)
+        task_api.install(stop_table)
         totals = Totals()
         for task in worker.app.tasks.values():
-            inside.guarded(task)
-            with_request_class(task, totals, board)
+            task_api.guarded(task)
+            with_request_class(task, totals, stop_table)
         try:
             settings = settings_of(worker.app, **getattr(worker.app, "stem_options", {}))
-            self._agent = worker.stem = CeleryAgent(worker, settings, board, totals)
+            self._agent = worker.stem = CeleryAgent(worker, settings, stop_table, totals)
         except BaseException as error:
-            board.close()
+            stop_table.close()
             if isinstance(error, StemError):
                 raise _told(error) from error
             raise
         return self
 
     def start(self, worker: Any) -> None:
-        """Return once everything revoked is known and commands are heard; nothing has been consumed yet."""
+        """Return once everything revoked is known and commands reach it; nothing has been consumed yet."""
         assert self._agent is not None
         try:
             self._agent.start()
@@ -99,11 +99,11 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
         self._end()
 
     def _end(self) -> None:
-        """Now and for good. The board outlives its agent, which may be started again."""
+        """Now and for good. The stop table outlives its agent, which may be started again."""
         if self._agent is not None:
             self._agent.stop()
-        if self._board is not None:
-            self._board.close()
+        if self._stop_table is not None:
+            self._stop_table.close()
 
 
 def _told(error: StemError) -> SystemExit:
@@ -112,23 +112,23 @@ def _told(error: StemError) -> SystemExit:
 
 
 def join_spawned(hostname: str | None) -> None:
-    """In a child that was not forked: open the board that its worker put up, and make its tasks look at it.
+    """In a child that was not forked: open the stop table that its worker installed, and make its tasks look at it.
 
     ``hostname`` is the worker's.
     """
     app = current_app._get_current_object()
-    path = app.conf.get(_BOARD)
-    if path is None or inside.is_installed():
+    path = app.conf.get(_STOP_TABLE)
+    if path is None or task_api.is_installed():
         return
-    inside.install(SharedStopTable.opened(path))
+    task_api.install(SharedStopTable.opened(path))
     for name, task in app.tasks.items():
-        inside.guarded(task)
+        task_api.guarded(task)
         # Celery has looked at task.run already.
         task.__trace__ = build_tracer(name, task, app.loader, hostname, app=app)
 
 
 def _refuse_unsigned(agent: CeleryAgent) -> None:
-    """Where there are keys: let Celery's own remote control change nothing, as nobody signs it."""
+    """Where there are keys: let Celery's own remote control change nothing, as it is not signed."""
     kinds = {known: verb.type for name, verb in Panel.meta.items() for known in (name, verb.alias)}
     for name, function in list(Panel.data.items()):
         if kinds.get(name) == "inspect" or name in _HARMLESS:
@@ -136,9 +136,9 @@ def _refuse_unsigned(agent: CeleryAgent) -> None:
 
         @functools.wraps(getattr(function, "stem_original", function))
         def refused(state: Any, *args: Any, _name: str = name, **kwargs: Any) -> Any:
-            agent.refused.drop("unsigned", f"{_name!r}: nobody signs it")
+            agent.refused.drop("unsigned", f"{_name!r}: it is not signed")
             if _name == "revoke":
-                agent.hydration.nudge()  # an application with a key has signed and stored it before it said so
+                agent.hydration.nudge()  # an application with a key has signed and stored it before it sent this
             return {
                 "error": f"refused: {_name} is not signed, and this fleet obeys signed commands only (stem worker …)"
             }

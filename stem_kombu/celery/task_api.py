@@ -36,25 +36,25 @@ class _Here(threading.local):
 
     task: Any = None
     task_id: str | None = None
-    seen = -1  # the board's count when it was last searched for this task
+    seen = -1  # the stop table's count when it was last searched for this task
     next_report = 0.0
 
 
 _here = _Here()
-#: The board's counter and the board, once a worker has put one up; inherited by its children.
+#: The stop table and its counter, once a worker has installed one; inherited by its children.
 _words: Any = None
-_board: SharedStopTable | None = None
+_stop_table: SharedStopTable | None = None
 
 
-def install(board: SharedStopTable | None) -> None:
-    """Use this board in this process and in those that it forks."""
-    global _board, _words
-    _board, _words = board, None if board is None else board.words
+def install(stop_table: SharedStopTable | None) -> None:
+    """Use this stop table in this process and in those that it forks."""
+    global _stop_table, _words
+    _stop_table, _words = stop_table, None if stop_table is None else stop_table.words
 
 
 def is_installed() -> bool:
-    """Whether this process has a board."""
-    return _board is not None
+    """Whether this process has a stop table."""
+    return _stop_table is not None
 
 
 def checkpoint() -> None:
@@ -119,7 +119,7 @@ def guarded(task: Any) -> None:
     @functools.wraps(run)
     def guard(*args: Any, **kwargs: Any) -> Any:
         request = task.request
-        if _board is None or request.id is None or request.is_eager:
+        if _stop_table is None or request.id is None or request.is_eager:
             return run(*args, **kwargs)
         _here.task, _here.task_id, _here.seen, _here.next_report = task, request.id, -1, 0.0
         try:
@@ -139,10 +139,10 @@ def guarded(task: Any) -> None:
 def _look() -> Revocation | None:
     """The entry of the task that runs here."""
     task_id = _here.task_id
-    if _board is None or task_id is None:
+    if _stop_table is None or task_id is None:
         return None
-    count = _board.words[0]
-    found = _board.find(task_id)
+    count = _stop_table.words[0]
+    found = _stop_table.find(task_id)
     if found is None or not found.terminate:
         _here.seen = count
     return found
@@ -154,7 +154,7 @@ def _end_as_revoked(task: Any, revocation: Revocation, *, terminated: bool) -> N
     Monitors are told by the worker (see :class:`~stem_kombu.celery.requests.StemRequest`): a child that connected to the
     broker for that would keep its slot from the next task.
     """
-    assert _board is not None
+    assert _stop_table is not None
     request = task.request
     task.backend.mark_as_revoked(
         request.id,
@@ -163,7 +163,7 @@ def _end_as_revoked(task: Any, revocation: Revocation, *, terminated: bool) -> N
         store_result=not _ignores_result(task),
         state=states.REVOKED,
     )
-    _board.stop(request.id)
+    _stop_table.stop(request.id)
     signals.task_revoked.send(sender=task, request=request, terminated=terminated, signum=None, expired=False)
     logger.info("task %s stopped: %s", request.id, told(revocation))
     raise Ignore

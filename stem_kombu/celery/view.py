@@ -36,7 +36,7 @@ class CeleryTasks:
         self,
         worker: Any,
         cache: RevocationCache,
-        board: SharedStopTable,
+        stop_table: SharedStopTable,
         totals: Totals,
         *,
         lease: float | None,
@@ -44,7 +44,7 @@ class CeleryTasks:
     ) -> None:
         self._worker = worker
         self._cache = cache
-        self._board = board
+        self._stop_table = stop_table
         self._totals = totals
         self._lease = lease
         self._clock = clock
@@ -106,7 +106,7 @@ class CeleryTasks:
         self._forget_stopped(active)
         for revocation in revocations:
             if revocation.task_id in state.requests:
-                self._board.mark(revocation, state.requests.keys())
+                self._stop_table.mark(revocation, state.requests.keys())
                 if revocation.terminate and revocation.task_id in active:
                     self._asked_at.setdefault(revocation.task_id, self._clock.monotonic())
 
@@ -118,9 +118,9 @@ class CeleryTasks:
     def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]:
         deadline = self._clock.monotonic() + timeout
         while True:
-            endings = {task_id: "cancelled" for task_id in task_ids if self._board.stopped(task_id)}
+            endings = {task_id: "cancelled" for task_id in task_ids if self._stop_table.stopped(task_id)}
             still_here = self._active()
-            # Without a note on the board it ended in another way; how, only its result says.
+            # Without a mark in the stop table it ended in another way; how, only its result says.
             endings |= {
                 task_id: "ended" for task_id in task_ids if task_id not in still_here and task_id not in endings
             }

@@ -1,8 +1,8 @@
 """Whether a revocation by this client will be obeyed, asked before it is stored.
 
-A fleet with keys obeys signed revocations only. A client without a key, or with one that no worker accepts, must not store
-what nobody obeys, nor say that it holds. The workers themselves are asked first, with a revoke of nothing; where none
-answers, the heartbeats and the records of the store tell what can be told.
+A fleet with keys obeys signed revocations only. A client without a key, or with a key that no worker accepts, must not store a
+revocation that no worker obeys, nor report it as stored. The client asks the workers first, with a revoke of nothing. Where none
+answers, it looks at the heartbeats of the roster and at the records of the store.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from stem_kombu.signing.keyring import Keyring, Untrusted
 from stem_kombu.signing.proofs import holds
 from stem_kombu.stores.base import RevokeStore
 
-#: Seconds, and share of the timeout, for which workers may be asked whether they accept the key; the first one that does ends
-#: the wait.
+#: Seconds, and share of the timeout, for which workers are asked whether they accept the key; the first that does ends the wait.
 PROBE_LONGEST, PROBE_SHARE = 1.0, 0.2
 #: Records that are looked at, and of the tasks to revoke.
 _SAMPLE, _OWN = 200, 20
@@ -74,16 +73,16 @@ def check(verifier: Verifier, namespace: str, fleet: Fleet, records: Iterable[Re
 
 
 def accepts(reply: WorkerReply) -> bool:
-    """Whether a worker's answer says that it takes this client's revocations: a worker of 0.1.0 does not know a revoke of
-    nothing, and says so to a key that it has verified."""
+    """Whether a reply shows that the worker accepts this client's revocations. A worker of 0.1.0 does not know a revoke of
+    nothing, and answers so to a key that it has verified."""
     return reply.error is None or reply.error.code not in (REFUSED, STALE)
 
 
 def check_answers(replies: Sequence[WorkerReply]) -> bool:
     """Whether a worker accepts this client's revocations; ``False`` when no reply tells.
 
-    Raises :class:`Untrusted` when only refusals came. Answers that can't be verified show nothing: anyone who reaches the broker
-    can send some, and must not keep an operator from revoking.
+    Raises :class:`Untrusted` when only refusals came. Replies that can't be verified show nothing: any user of the broker can
+    send some, and must not keep an operator from revoking.
     """
     if any(accepts(reply) for reply in replies):
         return True
@@ -135,8 +134,10 @@ def check_records(keyring: Keyring | None, records: Iterable[Revocation]) -> Non
             else:
                 strange = strange or record
     if keyring is not None and other_secret is not None:
-        said = f"the revocation of task {other_secret.task_id!r} is signed with another secret under key {keyring.active.id!r}"
-        raise _refusal(said, f"{_OTHER_KEY}; after a change of the secret under one id, `stem keys endorse` signs anew")
+        found = f"the revocation of task {other_secret.task_id!r} is signed with another secret under key {keyring.active.id!r}"
+        raise _refusal(
+            found, f"{_OTHER_KEY}; after a change of the secret under one id, `stem keys endorse` signs anew"
+        )
     if strange is not None and not known:
         raise _refusal(
             f"the revocation of task {strange.task_id!r} is signed with a key that is not listed here", _OTHER_KEY
@@ -170,5 +171,5 @@ def _lives(beat: Heartbeat, view: RosterView) -> bool:
     return beat.liveness(view.now) in (Liveness.LIVE, Liveness.DRAINING)
 
 
-def _refusal(said: str, hint: str) -> Untrusted:
-    return Untrusted("not-accepted", f"{said}; nothing was stored", hint=hint)
+def _refusal(found: str, hint: str) -> Untrusted:
+    return Untrusted("not-accepted", f"{found}; nothing was stored", hint=hint)

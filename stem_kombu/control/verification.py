@@ -1,6 +1,6 @@
-"""What a process with keys believes, at each of its doors, and a count of what it did not.
+"""Verifying commands, revocations and heartbeats by the keys of a process, and counting what it dropped.
 
-A door that is given no keys believes everything: that is a fleet without signing.
+Without keys everything is accepted: that is a fleet without signing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from stem_kombu.signing.seal import COMMAND, digest_of, signature_of, unsealed
 
 
 class Verifier:
-    """The keys of one worker or client, and what it dropped for their sake, which is logged at ``level``. ``keyring`` is
-    ``None`` without signing."""
+    """The keys of one worker or client. ``keyring`` is ``None`` without signing.
+
+    ``revocations`` and ``roster`` count what was dropped because it could not be verified; that is logged at ``level``.
+    """
 
     def __init__(self, keyring: Keyring | None, *, clock: Clock = SYSTEM, level: int = logging.WARNING) -> None:
         self.keyring = keyring
@@ -44,9 +46,9 @@ class Verifier:
         clock: Clock = SYSTEM,
         level: int = logging.WARNING,
     ) -> Verifier:
-        """The trust of these settings, whose active key must be good for ``scope``.
+        """The verifier of these settings. Their active key must have ``scope``, which it needs to do ``what``.
 
-        Raises :class:`~stem_kombu.errors.ConfigurationError` for an incomplete configuration, and where the key isn't.
+        Raises :class:`~stem_kombu.errors.ConfigurationError` for an incomplete configuration, and where the key lacks the scope.
         """
         from stem_kombu.errors import ConfigurationError
 
@@ -64,12 +66,13 @@ class Verifier:
     # -- commands -----------------------------------------------------------------------------------------------------
 
     def require(self, scope: Scope, what: str) -> None:
-        """Raises :class:`Untrusted` when the active key may not do that: before anything is stored or said."""
+        """Raise :class:`Untrusted` when the active key lacks the scope. Call it before anything is stored or sent."""
         if self.keyring is not None:
             self.keyring.active.require(scope, what)
 
     def check(self, body: bytes) -> Callable[[Command], Command]:
-        """What adds to the decoded command who signed its bytes; raises :class:`Untrusted` for bytes that nobody signed."""
+        """A function that adds the signer of these bytes to the command decoded from them. Raises :class:`Untrusted` for bytes
+        that no known key signed."""
         if self.keyring is None:
             return _as_it_is
         key, signature, digest = unsealed(body, COMMAND, self.keyring), signature_of(body), digest_of(body)
@@ -78,7 +81,7 @@ class Verifier:
     # -- revocations --------------------------------------------------------------------------------------------------
 
     def proven(self, records: Sequence[Revocation], now: datetime) -> tuple[Sequence[Revocation], tuple[str, ...]]:
-        """Those of the records that were asked for by keys that may, as far as they were, and the ids of the others.
+        """The records that keys with the scope ``operate`` signed, as far as they did, and the task ids of the others.
 
         ``now`` is the store's.
         """
@@ -96,11 +99,11 @@ class Verifier:
     # -- heartbeats ---------------------------------------------------------------------------------------------------
 
     def sign(self, beat: Heartbeat, now: datetime) -> Heartbeat:
-        """The beat as this worker sends it; ``now`` is the roster's."""
+        """The heartbeat as this worker sends it; ``now`` is the roster's."""
         return beat if self.keyring is None else signed_beat(beat, self.keyring, now)
 
     def verified(self, beat: Heartbeat, now: datetime) -> Heartbeat | None:
-        """The beat, as old as it was signed to be, or ``None`` when it can't be believed."""
+        """The heartbeat with the age that was signed, or ``None`` when it can't be verified. ``now`` is the roster's."""
         if self.keyring is None:
             return beat
         try:
@@ -110,7 +113,7 @@ class Verifier:
             return None
 
     def view(self, view: RosterView, namespace: str) -> RosterView:
-        """What of the roster can be believed."""
+        """The verified heartbeats of the roster."""
         return view if self._verified_roster is None else self._verified_roster.view(view, namespace)
 
 
@@ -118,5 +121,5 @@ def _as_it_is(command: Command) -> Command:
     return command
 
 
-#: The trust of a fleet without signing.
+#: The verifier of a fleet without signing.
 NO_KEYS = Verifier(None)

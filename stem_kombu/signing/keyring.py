@@ -29,7 +29,7 @@ class Scope(str, Enum):
     READ = "read"  # ping, inspect, stats, status
     OPERATE = "operate"  # revoke, whatever else changes something, and an application's own commands
     READ_ARGS = "read-args"  # see the arguments of tasks
-    WORK = "work"  # speak for a worker: replies and heartbeats
+    WORK = "work"  # act as a worker: replies and heartbeats
     SEND = "send"  # enqueue tasks
 
 

@@ -87,7 +87,7 @@ class Consumer:
         stops = self._background.stops
         in_time = self._background.start(stops) and self._ready.wait(timeout)
         if self._background.stops != stops:
-            raise BrokerError("told to stop before the task queues were consumed")
+            raise BrokerError("stop requested before the task queues were consumed")
         if self._refusal is not None:
             self.stop()
             raise self._refusal

@@ -126,11 +126,11 @@ class Lifecycle:
         self.state = State.STARTING
         undo: list[Callable[[], object]] = []
         try:
-            for birth, death in self._owner.steps():
+            for start, undo_it in self._owner.steps():
                 if self._stop_asked:
                     break
-                undo.append(death)
-                birth()
+                undo.append(undo_it)
+                start()
         except BaseException as error:
             self._undo(undo)
             if self._interrupted and isinstance(error, StemError):
@@ -147,8 +147,8 @@ class Lifecycle:
 
     def _undo(self, undo: list[Callable[[], object]]) -> None:
         try:
-            for death in reversed(undo):
-                death()
+            for undo_it in reversed(undo):
+                undo_it()
             self._owner.close()
         finally:
             self.state = State.STOPPED

@@ -134,7 +134,7 @@ def _in_thread(function: Callable[[], Any], name: str) -> None:
 
 class Departure:
     """A worker leaves when one of its threads fails again and again: ``stop(seconds)`` is called in the background, and
-    :meth:`check` then raises why. :attr:`watch` hears of the threads."""
+    :meth:`check` then raises why. :attr:`watch` is told of the threads."""
 
     def __init__(self, stop: Callable[[float], None]) -> None:
         self._stop = stop

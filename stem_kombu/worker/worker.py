@@ -134,7 +134,7 @@ class Worker:
     def renew(self) -> None:
         """See :mod:`stem_kombu.drivers.forking`: this worker stays the parent's."""
         if self._life.state is not State.NEW and not self._is_left:
-            # Once: in what this process forks in turn, the same numbers may be pipes of somebody else.
+            # Once: in what this process forks in turn, the same numbers may be pipes of other parts.
             self._is_left = True
             self.executor.leave_to_parent()
 
@@ -266,10 +266,10 @@ class Worker:
         options = replace(self._options, dropping={"tasks": self.intake, "celery": monitors})
         self.agent = ControlAgent(resources, self.hydration, tasks, options)
         self.view = self.agent.view
-        self._face: CeleryMonitorService | None = None
+        self._celery_monitors: CeleryMonitorService | None = None
         exchange = resources.transport.capabilities.monitor_exchange
         if self.settings.celery_events and exchange is not None:
-            self._face = CeleryMonitorService(
+            self._celery_monitors = CeleryMonitorService(
                 resources.template,
                 self.view,
                 self.app.registry.names,
@@ -279,7 +279,7 @@ class Worker:
                 exchange=exchange,
                 closed=resources.verifier.keyring is not None,
             )
-            self.steering.events = self._face.events
+            self.steering.events = self._celery_monitors.events
 
     # -- life -----------------------------------------------------------------------------------------------------------
 
@@ -323,7 +323,7 @@ class Worker:
             (self.intake_holds.start, self.intake_holds.stop),
             (self.steering.starts.start, self.steering.starts.stop),
             (self.consumer.start, self.consumer.stop),
-            *([(self._face.start, self._face.stop)] if self._face is not None else []),
+            *([(self._celery_monitors.start, self._celery_monitors.stop)] if self._celery_monitors is not None else []),
         ]
 
     def drain(self, timeout: float | None) -> None:
@@ -339,8 +339,8 @@ class Worker:
         self.consumer.stop()
         self.leases.stop()
         self.agent.leave()
-        if self._face is not None:
-            self._face.stop()
+        if self._celery_monitors is not None:
+            self._celery_monitors.stop()
         self.agent.stop()
         self.close()
         self.app.hooks.stop_worker(self)

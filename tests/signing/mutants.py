@@ -149,14 +149,14 @@ MUTANTS = [
     Mutant(
         "answers need no signature",
         "stem_kombu/control/client/connection.py",
-        'unsealed(body, REPLY, self._keyring).require(Scope.WORK, "speak for a worker")',
+        'unsealed(body, REPLY, self._keyring).require(Scope.WORK, "act as a worker")',
         "pass",
         CLIENTS,
     ),
     Mutant(
         "anyone may answer for a worker",
         "stem_kombu/control/client/connection.py",
-        '.require(Scope.WORK, "speak for a worker")',
+        '.require(Scope.WORK, "act as a worker")',
         "",
         CLIENTS,
     ),
@@ -177,7 +177,7 @@ MUTANTS = [
     Mutant(
         "anyone may beat for a worker",
         "stem_kombu/backends/verified_roster.py",
-        '    key.require(Scope.WORK, "speak for a worker")\n    if beat.namespace',
+        '    key.require(Scope.WORK, "act as a worker")\n    if beat.namespace',
         "    if beat.namespace",
         CLIENTS,
     ),

@@ -192,7 +192,7 @@ ON_A_SERVER = {
     name: LIVES[name]
     for name in ("worker", "listener", "consumer", "outbox", "client connection", "stream", "depths", "producer")
 }
-ON_A_SERVER |= {"face": _part("_face", lambda part: part.start(), lambda part: part.stop()), "agent": _agent}
+ON_A_SERVER |= {"face": _part("_celery_monitors", lambda part: part.start(), lambda part: part.stop()), "agent": _agent}
 ON: dict[tuple[str, str], dict[str, Callable[[Stem], Life]]] = {
     ("embedded", "sqlite"): LIVES,
     ("redis", "sqlite"): {
@@ -392,5 +392,5 @@ def test_a_start_that_waits_gives_up_when_it_is_stopped(app: Stem, part: str, ki
     thread.join(30)
     assert not thread.is_alive()
     assert [type(error) for error in raised] == [kind]
-    assert "told to stop" in str(raised[0])
+    assert "stop requested" in str(raised[0])
     worker.stop()

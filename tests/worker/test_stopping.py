@@ -301,7 +301,7 @@ def test_a_start_that_waits_for_its_queues_ends_when_it_is_stopped(app: Stem) ->
     worker.stop()
     starting.join(30)
     assert worker.state == "stopped"
-    assert "told to stop before the task queues were consumed" in str(trouble[0])
+    assert "stop requested before the task queues were consumed" in str(trouble[0])
 
 
 def test_running_a_worker_leaves_the_interpreters_switch_interval_as_it_was(app: Stem) -> None:

@@ -101,7 +101,7 @@ class ClientConnection:
     def _decoded(self, body: bytes) -> Reply | None:
         try:
             if self._keyring is not None:
-                unsealed(body, REPLY, self._keyring).require(Scope.WORK, "speak for a worker")
+                unsealed(body, REPLY, self._keyring).require(Scope.WORK, "act as a worker")
             return decode_reply(body)
         except Untrusted as error:
             self.untrusted[error.reason] = self.untrusted.get(error.reason, 0) + 1
