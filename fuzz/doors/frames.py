@@ -18,14 +18,14 @@ from stem_kombu.execution.frames import (
     ExtendLease,
     Finished,
     FrameReader,
-    Halt,
+    LoadFailed,
     ProtocolFault,
     Ready,
     Report,
     Retire,
     Run,
     Started,
-    Unfit,
+    StopJob,
     encode,
     transition,
 )
@@ -97,9 +97,9 @@ def pipe_frames_seeds() -> Iterator[bytes]:
     up = [
         Ready(4711), Started(1), Report(1), Report(1, 0.5, {"tile": 3}), ExtendLease(1, 60.0),
         Finished(1, Outcome(Ending.SUCCEEDED, [1, 2], runtime=0.5), 50_000_000),
-        Finished(2, Outcome(Ending.FAILED, error=TaskError("ValueError", "no", "Traceback")), None), Unfit("no module"),
+        Finished(2, Outcome(Ending.FAILED, error=TaskError("ValueError", "no", "Traceback")), None), LoadFailed("no module"),
     ]  # fmt: skip
-    down = [Run(1, TaskMessage("t-1", "tasks.add", (1,), {"b": 2})), Halt(1, Stop.REVOKED, revocation), Retire()]
+    down = [Run(1, TaskMessage("t-1", "tasks.add", (1,), {"b": 2})), StopJob(1, Stop.REVOKED, revocation), Retire()]
     for frame in (*up, *down):
         yield encode(frame)
     yield b"".join(encode(frame) for frame in (up[0], down[0], *up[1:6], down[2]))

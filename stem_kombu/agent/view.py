@@ -16,7 +16,6 @@ from stem_kombu.agent.resources import Resources
 from stem_kombu.agent.roster_place import RosterPlace
 from stem_kombu.control.server.worker_view import (
     InFlightTask,
-    PoolSlot,
     RevocationFacts,
     WaitingOutcome,
     WorkerFacts,
@@ -26,6 +25,7 @@ from stem_kombu.control.server.worker_view import (
 from stem_kombu.redaction import mask_url
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
+from stem_kombu.slots import SlotView
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class HostFacts:
     the broker has no leases."""
 
     prefetch: int
-    pool: Sequence[PoolSlot]
+    pool: Sequence[SlotView]
     transport: str
     lease: float | None
     settling: int = 0

@@ -12,9 +12,10 @@ from celery.worker import state
 from stem_kombu.agent.view import HostFacts, HostSummary
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.clock import Clock
-from stem_kombu.control.server.worker_view import InFlightTask, PoolSlot, WaitingOutcome
+from stem_kombu.control.server.worker_view import InFlightTask, WaitingOutcome
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
+from stem_kombu.slots import SlotView
 from stem_kombu.transports.registry import open_transport
 from stem_kombu.transports.sqlite.topology import topic_matches
 from stem_kombu.worker.totals import Totals
@@ -72,7 +73,7 @@ class CeleryTasks:
         qos = getattr(worker.consumer, "qos", None)
         return HostFacts(
             prefetch=int(getattr(qos, "value", 0) or 0),
-            pool=[PoolSlot(slot, pid, *self._doing(pid, active), 0, None) for slot, pid in enumerate(self._children())],
+            pool=[SlotView(slot, pid, *self._doing(pid, active), 0, None) for slot, pid in enumerate(self._children())],
             transport=open_transport(worker.app.connection_for_read()).name,
             lease=self._lease,
         )

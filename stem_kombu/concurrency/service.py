@@ -1,6 +1,6 @@
 """A thread that does its owner's work between a start and a stop: the one place where such threads begin and end.
 
-Whoever has one may be started twice, stopped twice, stopped before the first start and during one, from any threads at
+It may be started twice, stopped twice, stopped before the first start and during one, from any threads at
 once. Starts and stops of one thread happen one after the other, so that none is started twice, joined before it runs,
 or left behind; a start that waits for something outside of that lock asks :attr:`Service.stops` whether it was
 overtaken.
@@ -21,7 +21,7 @@ from stem_kombu.clock import monotonic
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a thread gets to end after it was told to hurry.
+#: Seconds that a thread gets to end after ``hurry()``.
 _HURRIED = 5.0
 #: Failures in a row after which a thread is given up, and seconds for which one must have run to count as working again.
 _MOST_FAILURES, _WORKS_AGAIN = 8, 60.0
@@ -66,7 +66,7 @@ def _nothing() -> None:
 class Service:
     """``run()`` in a thread of its own, between each start and the next stop.
 
-    ``begin()`` prepares what ``run`` needs; what it raises is raised to whoever starts. ``wake()`` makes ``run`` return
+    ``begin()`` prepares what ``run`` needs; what it raises is raised by :meth:`start`. ``wake()`` makes ``run`` return
     soon. ``end()`` lets go of what ``run`` used, once it has returned. None of the three may start or stop it.
 
     ``run()`` is called again when it raises, after a pause, and is given up when it does so many times in a row.
@@ -149,14 +149,14 @@ class Service:
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary of every thread of a worker
                 failures = 1 if monotonic() - began >= _WORKS_AGAIN else failures + 1
                 last = failures > _MOST_FAILURES or self._ends.is_set()
-                self._complain(error, last)
+                self._log_failure(error, last)
                 if last:
                     return
             else:
                 return
             self._ends.wait(min(_FIRST_PAUSE * 2.0 ** (failures - 1), _LONGEST_PAUSE))
 
-    def _complain(self, error: BaseException, last: bool) -> None:
+    def _log_failure(self, error: BaseException, last: bool) -> None:
         then = "is not started any more" if last else "is started again"
         logger.error("thread %s ended by an unexpected error and %s", self._name, then, exc_info=error)
         if self._watch is not None:

@@ -1,4 +1,4 @@
-"""Threads for what may take a while, so that those who must not wait don't.
+"""Threads for what may take a while: made when they are needed, kept for the next work, ended when none comes.
 
 Unlike the standard library's executors these are daemons: a driver that blocks in a dead socket, or a command of an
 application that never returns, must not keep the process from ending.
@@ -6,63 +6,89 @@ application that never returns, must not keep the process from ending.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 from stem_kombu.clock import SYSTEM, Clock
 
 T = TypeVar("T")
+Work = Callable[[], object]
+
+logger = logging.getLogger(__name__)
 
 #: Seconds after which a thread that has nothing to do ends.
-_IDLE = 30.0
+IDLE = 30.0
 
 
 class ThreadPool:
-    """Runs functions in order of submission, at most ``size`` at once (``None``: each at once) in threads of its own.
+    """Runs functions in order of submission, at most ``size`` at once (``None``: each at once) in threads of that name.
 
-    At most ``backlog`` functions wait their turn; a further one is not taken.
+    At most ``backlog`` functions wait for a thread; :meth:`submit` takes no further one. A thread that has just ended its work
+    is not idle yet: where nothing may wait, the next function gets a new thread. So there may be more threads than functions
+    at a time. A thread without work for ``idle`` seconds ends.
     """
 
-    def __init__(self, name: str, size: int | None = None, *, backlog: int = 10_000, clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self, name: str, size: int | None = None, *, backlog: int = 10_000, idle: float = IDLE, clock: Clock = SYSTEM
+    ) -> None:
         self._name = name
         self._size = size
         self._backlog = backlog
+        self._longest_idle = idle
         self._clock = clock
         self._changed = threading.Condition()
-        self._waiting: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._threads = 0
+        self._waiting: deque[tuple[Work, Callable[[], object] | None]] = deque()
+        self._threads: set[threading.Thread] = set()
         self._idle = 0
         self._busy = 0
+        # One thread at a time is woken, and wakes the next: a wake-up costs more than a short function, and few do them all.
+        self._one_comes = False
         self._stopped = False
 
+    def open(self) -> None:
+        """Take work again after :meth:`stop`. May be called twice; a new pool is open."""
+        with self._changed:
+            self._stopped = False
+
     def submit(self, function: Callable[[], T]) -> Future[T] | None:
-        """The future of the function's result; ``None`` when the lane has stopped or too much waits already."""
+        """The future of the function's result; ``None`` when the pool has stopped or too many functions wait already.
+
+        Raises :class:`RuntimeError` when there is no thread and the system can start none."""
         future: Future[T] = Future()
         with self._changed:
             if self._stopped or len(self._waiting) >= self._backlog:
                 return None
-            self._waiting.append((function, future))
-            if self._idle >= len(self._waiting):
-                self._changed.notify()
-            elif self._size is None or self._threads < self._size:
-                self._threads += 1
-                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                thread.start()
+        self._add(partial(_carry_out, function, future), future.cancel)
         return future
 
-    def stop(self, timeout: float) -> bool:
-        """Take nothing more, forget what waits, and give what runs ``timeout`` seconds; whether all of it ended.
+    def run(self, function: Work) -> None:
+        """Call the function, without a future; what it raises is logged. Does nothing after :meth:`stop`.
 
-        May be called twice. A thread that does not end is left behind.
+        Raises :class:`RuntimeError` when there is no thread and the system can start none."""
+        self._add(function, None)
+
+    def __len__(self) -> int:
+        """How many threads there are."""
+        with self._changed:
+            return len(self._threads)
+
+    def stop(self, timeout: float = 0.0) -> bool:
+        """Take nothing more, cancel what waits, and give what runs ``timeout`` seconds; whether all of it ended.
+
+        May be called twice. A thread that does not end in time is left behind, and ends when its work has.
         """
         deadline = self._clock.monotonic() + timeout
         with self._changed:
             self._stopped = True
             while self._waiting:
-                self._waiting.popleft()[1].cancel()
+                cancel = self._waiting.popleft()[1]
+                if cancel is not None:
+                    cancel()
             self._changed.notify_all()
             while self._busy:
                 left = deadline - self._clock.monotonic()
@@ -70,32 +96,74 @@ class ThreadPool:
                     break
             return not self._busy
 
-    def _run(self) -> None:
-        while True:
+    def _add(self, function: Work, cancel: Callable[[], object] | None) -> None:
+        entry = (function, cancel)
+        with self._changed:
+            if self._stopped:
+                if cancel is not None:
+                    cancel()
+                return
+            self._waiting.append(entry)
+            if self._idle >= len(self._waiting):
+                self._wake_one()
+                return
+            if self._size is not None and len(self._threads) >= self._size:
+                return
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError:
             with self._changed:
-                self._idle += 1
-                while not self._waiting and not self._stopped:
-                    if not self._changed.wait(_IDLE):
-                        break
-                self._idle -= 1
-                if not self._waiting:
-                    self._threads -= 1
-                    return
-                function, future = self._waiting.popleft()
-                self._busy += 1
-            _carry_out(function, future)
+                self._threads.discard(thread)
+                if self._threads or entry not in self._waiting:
+                    return  # a thread that comes free takes it
+                self._waiting.remove(entry)
+            raise
+
+    def _wake_one(self) -> None:
+        if not self._one_comes:
+            self._one_comes = True
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while (function := self._next()) is not None:
+            try:
+                function()
+            except BaseException:
+                # The boundary of a thread that runs many functions: what one of them raises must not end the others.
+                logger.exception("%s goes on after an unexpected error", threading.current_thread().name)
             with self._changed:
                 self._busy -= 1
                 if self._stopped:
                     self._changed.notify_all()
 
+    def _next(self) -> Work | None:
+        """The next function, ``None`` when this thread is to end."""
+        with self._changed:
+            self._idle += 1
+            try:
+                while not self._waiting:
+                    called = not self._stopped and self._changed.wait(self._longest_idle)
+                    self._one_comes = False
+                    if not called and not self._waiting:
+                        self._threads.discard(threading.current_thread())
+                        return None
+                function = self._waiting.popleft()[0]
+                self._busy += 1
+            finally:
+                self._idle -= 1
+            if self._waiting and self._idle:
+                self._wake_one()
+            return function
 
-def _carry_out(function: Callable[[], Any], future: Future[Any]) -> None:
+
+def _carry_out(function: Callable[[], T], future: Future[T]) -> None:
     if not future.set_running_or_notify_cancel():
         return
     try:
         result = function()
-    except BaseException as error:  # noqa: BLE001 - handed over to whoever asks the future
+    except BaseException as error:  # noqa: BLE001 - raised to the caller that asks the future
         future.set_exception(error)
     else:
         future.set_result(result)

@@ -15,7 +15,7 @@ class WakePipe:
     def __init__(self) -> None:
         self.reader = self.writer = -1
         self._awake = False
-        #: Whoever wakes must not write to a descriptor that was closed meanwhile, and may be anybody's by now.
+        #: A wake must not write to a descriptor that was closed meanwhile: its number may be another file's by now.
         self._lock = threading.RLock()  # of several turns: a signal handler may wake in the middle of another
 
     def open(self) -> None:
@@ -28,7 +28,7 @@ class WakePipe:
     def wake(self) -> None:
         """Make the reader readable; safe from any thread."""
         if self._awake:
-            return  # whoever drains it looks at what there is to do after that, and so at what was put there before this
+            return  # the thread that drains it looks for work after that, and so finds what was added before this
         self._awake = True
         with self._lock:
             try:

@@ -1,4 +1,4 @@
-"""The port of an executor: what the worker asks of whatever runs handlers, and what it is told back.
+"""The port of an executor: what the worker asks of it, and what the executor reports.
 
 A job is one attempt of one task, named by a ``token`` that is never used twice in a worker's life. Every order and
 every report carries the token, so that a late terminate can't hit the task that runs next in the same slot (G8).
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from stem_kombu.outcome import Outcome
 from stem_kombu.revocation import Revocation
+from stem_kombu.slots import SlotView
 from stem_kombu.task import Task, TaskMessage
 
 
@@ -33,20 +34,8 @@ class Stop(str, Enum):
     REVOKED = "revoked"  # an operator's terminate: TaskRevoked
     SOFT_TIME_LIMIT = "soft-time-limit"  # SoftTimeLimitExceeded, which a handler may catch to clean up
     TIME_LIMIT = "time-limit"  # TimeLimitExceeded; an isolate that doesn't heed it is killed
-    LEASE_LOST = "lease-lost"  # LeaseLost: the broker gave the message to somebody else
+    LEASE_LOST = "lease-lost"  # LeaseLost: the broker gave the message to another worker
     SHUTDOWN = "shutdown"  # TaskReleased: the attempt goes back to the queue, it is not cancelled (G20)
-
-
-@dataclass(frozen=True, slots=True)
-class SlotView:
-    """One place where a handler can run, for ``stats``. ``state`` is ``starting``, ``idle``, ``running`` or ``stopping``."""
-
-    slot: int
-    pid: int
-    state: str
-    task_id: str | None
-    tasks_done: int
-    rss_bytes: int | None
 
 
 class Observer(Protocol):

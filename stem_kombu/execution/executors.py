@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.execution.base import Job, Observer, SlotView, Stop
+from stem_kombu.execution.base import Job, Observer, Stop
 from stem_kombu.execution.child.loading import refuse_start_while_loading
 from stem_kombu.execution.child.setup import ChildOptions, ChildSetup
 from stem_kombu.execution.inline import InlineExecutor
 from stem_kombu.execution.pool.pool import IsolatePool
 from stem_kombu.execution.pool.spawning import leave_to_parent
 from stem_kombu.revocation import Revocation
+from stem_kombu.slots import SlotView
 from stem_kombu.task import Mode
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What goes over the pipe between a worker and one of its children, and what either end may say when.
+"""The frames on the pipe between a worker and one of its children, and which of them may come when.
 
 Every frame about a job names its token, so that an order for a job that has just ended can't hit the next one (G8). The
 pipe is private to the two processes, which is why pickle is allowed on it, and nowhere else.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import Enum
@@ -34,7 +34,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Halt:
+class StopJob:
     """Make the next checkpoint of that job raise; nothing when it isn't the one that runs."""
 
     token: int
@@ -60,7 +60,7 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Unfit:
+class LoadFailed:
     """The application can't be loaded in a child: which is the application's error, so trying again won't help.
 
     ``again``: another child may be spared it, as a start hook failed or the system was short of something. Of the latter
@@ -111,7 +111,7 @@ class Finished:
     rss_bytes: int | None
 
 
-# -- what may be said when ------------------------------------------------------------------------------------------------
+# -- which frame may come when ------------------------------------------------------------------------------------------------
 
 
 class ChildState(str, Enum):
@@ -121,28 +121,28 @@ class ChildState(str, Enum):
     IDLE = "idle"
     HANDED = "handed"  # a job was written to its pipe; the handler has not been called yet
     RUNNING = "running"
-    STOPPING = "stopping"  # running, and told to stop
+    STOPPING = "stopping"  # running, and a stop was requested
     RETIRING = "retiring"
 
 
 CHILD_TRANSITIONS: dict[tuple[ChildState, type], ChildState] = {
     (ChildState.STARTING, Ready): ChildState.IDLE,
-    (ChildState.STARTING, Unfit): ChildState.RETIRING,
+    (ChildState.STARTING, LoadFailed): ChildState.RETIRING,
     (ChildState.STARTING, Retire): ChildState.RETIRING,
     (ChildState.IDLE, Run): ChildState.HANDED,
     (ChildState.IDLE, Retire): ChildState.RETIRING,
     (ChildState.IDLE, Declined): ChildState.IDLE,
-    (ChildState.IDLE, Halt): ChildState.IDLE,  # lost the race: the job had just finished
+    (ChildState.IDLE, StopJob): ChildState.IDLE,  # lost the race: the job had just finished
     (ChildState.HANDED, Started): ChildState.RUNNING,
-    (ChildState.HANDED, Halt): ChildState.HANDED,  # waits in the pipe for the first checkpoint
+    (ChildState.HANDED, StopJob): ChildState.HANDED,  # waits in the pipe for the first checkpoint
     (ChildState.HANDED, Finished): ChildState.IDLE,  # refused before the handler was called
     (ChildState.RUNNING, Report): ChildState.RUNNING,
     (ChildState.RUNNING, ExtendLease): ChildState.RUNNING,
-    (ChildState.RUNNING, Halt): ChildState.STOPPING,
+    (ChildState.RUNNING, StopJob): ChildState.STOPPING,
     (ChildState.RUNNING, Finished): ChildState.IDLE,
     (ChildState.STOPPING, Report): ChildState.STOPPING,
     (ChildState.STOPPING, ExtendLease): ChildState.STOPPING,
-    (ChildState.STOPPING, Halt): ChildState.STOPPING,  # a repeated revoke is harmless
+    (ChildState.STOPPING, StopJob): ChildState.STOPPING,  # a repeated revoke is harmless
     (ChildState.STOPPING, Finished): ChildState.IDLE,
 }
 
@@ -169,10 +169,10 @@ LONGEST = 1 << 30
 #: The fields of each frame that its receiver looks at, and of what types they may be.
 _FIELDS: dict[type, tuple[tuple[str, tuple[type, ...]], ...]] = {
     Run: (("token", (int,)), ("message", (TaskMessage,)), ("good_until", (float, int, type(None)))),
-    Halt: (("token", (int,)), ("why", (Stop,)), ("revocation", (Revocation, type(None)))),
+    StopJob: (("token", (int,)), ("why", (Stop,)), ("revocation", (Revocation, type(None)))),
     Retire: (),
     Ready: (("pid", (int,)), ("leads_group", (bool,)), ("rss_bytes", (int, type(None)))),
-    Unfit: (("message", (str,)), ("again", (bool,)), ("is_short", (bool,))),
+    LoadFailed: (("message", (str,)), ("again", (bool,)), ("is_short", (bool,))),
     Started: (("token", (int,)),),
     Report: (("token", (int,)), ("fraction", (float, int, type(None))), ("data", (dict, type(None)))),
     ExtendLease: (("token", (int,)), ("seconds", (float, int))),
@@ -209,10 +209,10 @@ def encode_alone(frame: object) -> bytes:
     return pickle.dumps((_CODES[kind], *_PARTED[kind](frame)), protocol=pickle.HIGHEST_PROTOCOL)
 
 
-def decode_alone(body: bytes) -> Any:
+def decode_alone(body: bytes) -> object:
     """The frame of these bytes; whatever can go wrong with bytes that are none is raised as it comes."""
-    code, *parts = pickle.loads(body)  # noqa: S301 - our own child, on a pipe that nobody else can reach
-    frame = _MADE[code](*parts)
+    code, *parts = pickle.loads(body)  # noqa: S301 - our own child, on a pipe that no other process can reach
+    frame: object = _MADE[code](*parts)
     _check(frame)
     return frame
 
@@ -224,7 +224,20 @@ def decode_alone(body: bytes) -> Any:
 def _parts_of(kind: type) -> Callable[[Any], tuple[Any, ...]]:
     """How to take a value apart into what makes it again, in order."""
     names = [field.name for field in fields(kind)]
-    return attrgetter(*names) if len(names) > 1 else lambda value: tuple(getattr(value, name) for name in names)
+    if len(names) > 1:
+        return attrgetter(*names)
+    return _only(attrgetter(*names)) if names else _none
+
+
+def _only(part: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+    def parts(value: Any) -> tuple[Any, ...]:
+        return (part(value),)
+
+    return parts
+
+
+def _none(_value: Any) -> tuple[Any, ...]:
+    return ()
 
 
 _ORIGIN, _MESSAGE, _OUTCOME = (_parts_of(kind) for kind in (CeleryOrigin, TaskMessage, Outcome))
@@ -281,21 +294,23 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Any]:
+    def feed(self, data: bytes) -> list[object]:
         """The frames that are complete now; raises :class:`ProtocolFault` for what can't be one."""
         self._buffer += data
+        frames: list[object] = []
         while len(self._buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer)
             if length > LONGEST:
                 raise ProtocolFault(f"a frame of {length} bytes")
             end = _LENGTH.size + length
             if len(self._buffer) < end:
-                return
+                break
             body = bytes(memoryview(self._buffer)[_LENGTH.size : end])
             del self._buffer[:end]
             try:
                 frame = decode_alone(body)
             except Exception as error:
-                # Unpickling may raise anything; whatever it is, the peer doesn't speak our language.
+                # Unpickling may raise anything; whatever it is, the peer speaks another protocol.
                 raise ProtocolFault(f"a frame that can't be read: {error!r}"[:500]) from error
-            yield frame
+            frames.append(frame)
+        return frames

@@ -98,8 +98,8 @@ def kill(pid: int) -> None:
 def kill_leaderless(group: int, since: int | None) -> list[int]:
     """SIGKILL to what is left of the group of a child that is dead; the ids of these processes, where they can be told.
 
-    ``since`` are the ticks at which the child started. Call it as soon as the death is known: the number is nobody else's
-    while the group has a member, and a member that is older, of another session, or the leader says that it is another one.
+    ``since`` are the ticks at which the child started. Call it as soon as the death is known: the group keeps
+    its number while it has a member. A member that is older, of another session, or the leader shows that it is another group.
     """
     if group == os.getpgrp():
         return []

@@ -12,25 +12,27 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from stem_kombu.clock import SYSTEM, Clock, monotonic
+from stem_kombu.concurrency.thread_pool import ThreadPool
 from stem_kombu.context import TaskContext, running_context
-from stem_kombu.execution.base import Job, Observer, SlotView, Stop
+from stem_kombu.execution.base import Job, Observer, Stop
 from stem_kombu.execution.child.signals import GATE, checked_progress
 from stem_kombu.execution.coroutines import CoroutineLoop
-from stem_kombu.execution.crew import Crew
 from stem_kombu.execution.handlers import call, call_async, failure, refusal
 from stem_kombu.execution.stop_reasons import PendingStop
 from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation
+from stem_kombu.slots import SlotView
 
 logger = logging.getLogger(__name__)
 
 #: Seconds that handlers get to reach a checkpoint after they were asked to go back to the queue.
 RELEASE_GRACE = 1.0
 #: Seconds before a job goes back that could not be started.
-_BREATH = 0.2
+_PAUSE = 0.2
 
 
 class InlineSignals:
@@ -76,7 +78,7 @@ class InlineSignals:
 
 
 class _Run:
-    """One job in a slot. ``done`` is set by whoever reports its end first; whoever comes later is too late."""
+    """One job in a slot. ``done`` is set with the first report of its end; later reports are dropped."""
 
     def __init__(self, slot: int, job: Job, observer: Observer) -> None:
         self.slot = slot
@@ -99,7 +101,7 @@ class InlineExecutor:
         self._runs: dict[int, _Run] = {}
         self._tasks_done = [0] * slots
         self._free: list[int] = []
-        self._crew = Crew(self._work)
+        self._threads = ThreadPool("stem-inline")
         self._coroutines = CoroutineLoop(self._run_async, self._cut_off)
         self._running = False
         self._hurry = threading.Event()
@@ -111,7 +113,7 @@ class InlineExecutor:
             if not self._running:
                 self._running = True
                 self._hurry.clear()
-                self._crew.open()
+                self._threads.open()
                 self._free = [
                     slot for slot in reversed(range(self.slots)) if slot not in {r.slot for r in self._runs.values()}
                 ]
@@ -201,7 +203,7 @@ class InlineExecutor:
                 self._end(run, Outcome(Ending.RELEASED))
         with self._cond:
             self._cond.notify_all()
-        self._crew.close()
+        self._threads.stop()
         self._coroutines.stop(RELEASE_GRACE)
 
     def hurry(self) -> None:
@@ -235,12 +237,12 @@ class InlineExecutor:
                 if job.task.is_async:
                     self._coroutines.give(run)
                 else:
-                    self._crew.give(run, f"stem-inline-{run.slot}")
+                    self._threads.run(partial(self._work, run))
             except (OSError, RuntimeError) as error:
-                # Out of descriptors or threads. It goes back, for whoever has some; a breath keeps it from coming round
-                # and round at full speed.
+                # Out of descriptors or threads: another worker may have some. The pause keeps the job from coming back
+                # at full speed.
                 logger.error("task %s can't be started here and goes back: %s", job.message.task_id, error)
-                self._hurry.wait(_BREATH)
+                self._hurry.wait(_PAUSE)
                 self._end(run, Outcome(Ending.RELEASED))
 
     def _work(self, run: _Run) -> None:
@@ -260,7 +262,7 @@ class InlineExecutor:
         try:
             run.future = asyncio.Task(call_async(run.job.task, run.job.message, self._context(run), cancelled_by))
             if run.signals.pending:
-                run.future.cancel()  # told to stop before it could begin
+                run.future.cancel()  # a stop was requested before it could begin
             outcome = await run.future
         except asyncio.CancelledError:
             # Cancelled before its first step, so that call_async never saw it.
@@ -313,8 +315,14 @@ class InlineExecutor:
 
     def _wait_for_runs(self, timeout: float | None) -> None:
         with self._cond:
-            self._cond.wait_for(lambda: not self._runs or self._hurry.is_set(), timeout)
+            self._cond.wait_for(self._is_settled, timeout)
 
     def _wait_empty(self, timeout: float) -> bool:
         with self._cond:
-            return self._cond.wait_for(lambda: not self._runs, timeout)
+            return self._cond.wait_for(self._is_empty, timeout)
+
+    def _is_empty(self) -> bool:
+        return not self._runs
+
+    def _is_settled(self) -> bool:
+        return not self._runs or self._hurry.is_set()

@@ -13,6 +13,7 @@ import signal
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 
 from stem_kombu.clock import Clock
@@ -127,17 +128,18 @@ class LeftoverReaper:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._again_at: float | None = None
+        #: When (monotonic) :meth:`tend` has something to do.
+        self.due = inf
 
     def begin(self) -> None:
         """At a worker's start."""
         self._tell(end_leftovers())
-        self._again_at = self._clock.monotonic() + _OWN_TIME
+        self.due = self._clock.monotonic() + _OWN_TIME
 
     def tend(self, now: float) -> None:
-        """From time to time."""
-        if self._again_at is not None and now >= self._again_at:
-            self._again_at = None
+        """When :attr:`due`: a second look."""
+        if now >= self.due:
+            self.due = inf
             self._tell(end_leftovers(also_children=True))
 
     @staticmethod

@@ -33,14 +33,11 @@ class PrefetchPolicy:
     def __init__(self, isolates: int, inline: int, multiplier: int) -> None:
         self._places = isolates * multiplier
         self._inline = inline * multiplier
+        #: Whether both kinds may come, so that the allowance has to move.
+        self.is_mixed = self._places > 0 and self._inline > 0
         self._look_until = float("-inf")
         self._look_for = LOOK_FOR
         self._came_back = False
-
-    @property
-    def is_mixed(self) -> bool:
-        """Whether both kinds may come, so that the allowance has to move."""
-        return self._places > 0 and self._inline > 0
 
     def allowance(self, load: Load, now: float, aside: int = 0) -> int:
         """How many messages may be here, those of ``load`` included, besides the ``aside`` ones. ``now`` is monotonic."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from stem_kombu.agent.view import HostFacts, HostSummary
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Watch
-from stem_kombu.control.server.worker_view import InFlightTask, PoolSlot, WaitingOutcome
+from stem_kombu.control.server.worker_view import InFlightTask, WaitingOutcome
 from stem_kombu.execution.base import Executor
 from stem_kombu.redaction import redacted_arguments
 from stem_kombu.revocation import Revocation
@@ -61,10 +61,7 @@ class WorkerTasks:
         trouble = parts.consumer.trouble
         return HostFacts(
             prefetch=parts.consumer.prefetch,
-            pool=[
-                PoolSlot(slot.slot, slot.pid, slot.state, slot.task_id, slot.tasks_done, slot.rss_bytes)
-                for slot in parts.executor.view()
-            ],
+            pool=parts.executor.view(),
             transport=parts.transport,
             lease=parts.lease,
             settling=parts.inflight.settling_count,

@@ -18,7 +18,6 @@ from stem_kombu.control.client.reports import Report
 from stem_kombu.control.server.listener import ControlListener
 from stem_kombu.control.server.worker_view import (
     InFlightTask,
-    PoolSlot,
     RevocationFacts,
     WaitingOutcome,
     WorkerFacts,
@@ -28,6 +27,7 @@ from stem_kombu.control.server.worker_view import (
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
 from stem_kombu.settings import Settings
+from stem_kombu.slots import SlotView
 from stem_kombu.transports.connections import open_connection
 from stem_kombu.transports.registry import open_transport
 from tests.waiting import eventually
@@ -51,7 +51,7 @@ FACTS = WorkerFacts(
     consuming=True,
     queues={"default": True},
     totals={"received": 3, "started": 2, "succeeded": 1, "failed": 0, "retried": 0, "cancelled": 0, "redelivered": 0},
-    pool=[PoolSlot(0, 4711, "idle", None, 7, 1_000_000)],
+    pool=[SlotView(0, 4711, "idle", None, 7, 1_000_000)],
     rss_bytes=50_000_000,
     load_avg=0.5,
     broker="redis://:***@h/0",

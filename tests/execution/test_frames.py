@@ -24,12 +24,12 @@ FULL = TaskMessage(
 )  # fmt: skip
 FRAMES = [
     frames.Run(1, BARE), frames.Run(2**40, FULL),
-    frames.Halt(1, Stop.REVOKED, REVOCATION), frames.Halt(1, Stop.SHUTDOWN), frames.Retire(),
-    frames.Ready(4711), frames.Unfit("no module"), frames.Started(1),
+    frames.StopJob(1, Stop.REVOKED, REVOCATION), frames.StopJob(1, Stop.SHUTDOWN), frames.Retire(),
+    frames.Ready(4711), frames.LoadFailed("no module"), frames.Started(1),
     frames.Report(1), frames.Report(1, 0.5, {"tile": 3}), frames.ExtendLease(1, 60.0),
     *(frames.Finished(1, Outcome(kind), 50_000_000) for kind in Ending),
     frames.Finished(1, Outcome(Ending.SUCCEEDED, {"a": [1, None, "x"]}), None),
-    frames.Finished(1, Outcome(Ending.RETRY, None, TaskError("ValueError", "no", "Traceback"), REVOCATION, 3.5, 0.1, 7), 1),
+    frames.Finished(1, Outcome(Ending.RETRY, None, TaskError("ValueError", "no", "Traceback"), REVOCATION, 3.5), 1),
 ]  # fmt: skip
 
 

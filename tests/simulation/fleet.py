@@ -17,7 +17,7 @@ from stem_kombu.agent import claims, heartbeats, hydration, leases, resources
 from stem_kombu.agent import view as agent_view
 from stem_kombu.backends.processes import Presence
 from stem_kombu.concurrency import service as background
-from stem_kombu.concurrency import thread_pool as lanes
+from stem_kombu.concurrency import thread_pool
 from stem_kombu.context import TaskContext, TaskReleased, TaskRevoked
 from stem_kombu.control.client import client as client_module
 from stem_kombu.control.client import command_request as question
@@ -32,15 +32,12 @@ from stem_kombu.control.server import worker_view as base
 from stem_kombu.control.server.command_server import CommandServer
 from stem_kombu.control.server.handlers import ping, stats
 from stem_kombu.errors import LeaseLost, StemError
-from stem_kombu.execution import crew, handlers, inline
+from stem_kombu.execution import handlers, inline
 from stem_kombu.execution.base import Job
 from stem_kombu.execution.child import main as child
 from stem_kombu.execution.child import pipe as child_pipe
 from stem_kombu.execution.child import signals as child_signals
-from stem_kombu.execution.pool import child_handle as member
-from stem_kombu.execution.pool import child_watch, pool
-from stem_kombu.execution.pool import job_queue as ahead
-from stem_kombu.execution.pool import spawning as births
+from stem_kombu.execution.pool import child_handle, child_watch, job_queue, pool, spawning
 from stem_kombu.hooks import HookTable
 from stem_kombu.messages.resending import resent
 from stem_kombu.outcome import Ending, Outcome
@@ -370,6 +367,8 @@ class _ForkServer:
 
 
 class _NoLeftovers:
+    due = float("inf")
+
     def __init__(self, clock: Any) -> None:
         pass
 
@@ -421,15 +420,16 @@ def wire() -> None:
     )
     for module in (
         worker_module, lifecycle, inflight, hydration, heartbeats, holds, intake, leases, recorder, record_writer,
-        retry_publisher, consumer, lanes, listener, lookout, outbox, pool, crew, inline, child_pipe, background,
+        retry_publisher, consumer, thread_pool, listener, lookout, outbox, pool, inline, child_pipe, background,
         stem_kombu.concurrency.wakeup,
     ):  # fmt: skip
         module.threading = threads.threading  # type: ignore[attr-defined]
     for module in (
-        stem_kombu.concurrency.wakeup, ahead, births, member, child, child_pipe, inline, worker_module, lifecycle, claims, base,
+        stem_kombu.concurrency.wakeup, job_queue, spawning, child_handle, child, child_pipe, inline,
+        worker_module, lifecycle, claims, base,
     ):  # fmt: skip
         module.os = threads.os  # type: ignore[attr-defined]
-    for module in (ahead, child_signals, inline, handlers):
+    for module in (job_queue, child_signals, inline, handlers):
         module.monotonic = lambda: KERNEL.now  # type: ignore[attr-defined]
     for module in (steering, connections, subscription):
         module.random = chance  # type: ignore[attr-defined]
@@ -448,7 +448,7 @@ def wire() -> None:
         retry_publisher: {"queue": threads.queue},
         pool: {"LeftoverReaper": _NoLeftovers},
         child_watch: {"selectors": threads.selectors},
-        births: {
+        spawning: {
             "billiard": _billiard,
             "_main_module_hidden": nullcontext,
             "_right_interpreter": nullcontext,
@@ -458,8 +458,8 @@ def wire() -> None:
         # Where an exception came from is nobody's evidence, and to write it down costs as much as the checker.
         handlers: {"tracebacks": SimpleNamespace(format_exception=lambda *_: ["Traceback"])},
         # Tasks take long here, as everything does: more of them count as short.
-        member: {"rss_of": lambda pid: None, "MOST_WORK": 4.0, "groups": _Groups},
-        ahead: {"socket": threads.socket, "billiard": _billiard},
+        child_handle: {"rss_of": lambda pid: None, "MOST_WORK": 4.0, "groups": _Groups},
+        job_queue: {"socket": threads.socket, "billiard": _billiard},
         child_pipe: {"select": threads.select, "end_own_group": lambda status: threads.os._exit(status)},
         child: {
             "leave_signals_to_the_worker": lambda: None,

@@ -23,9 +23,8 @@ from stem_kombu.control.server import replay_guard as admission
 from stem_kombu.errors import StoreUnavailable
 from stem_kombu.execution import executors as router
 from stem_kombu.execution.base import Stop
-from stem_kombu.execution.frames import Halt
-from stem_kombu.execution.pool import pool
-from stem_kombu.execution.pool import scheduler as lineup
+from stem_kombu.execution.frames import StopJob
+from stem_kombu.execution.pool import pool, scheduler
 from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.revocation_cache import Applied, RevocationCache
@@ -172,11 +171,11 @@ def retry_revoked(original: Any) -> Any:
 def stop_whatever_runs(original: Any) -> Any:
     def stop_job(self: pool.IsolatePool, token: int, why: Stop, revocation: Revocation | None = None) -> bool:
         with self._lock:
-            busy = [member for member in self._members.values() if member.job is not None]
-            member = self._running(token) or (busy[0] if busy else None)
-            if member is None or member.job is None:
+            busy = [child for child in self._children.values() if child.job is not None]
+            child = self._children.running(token) or (busy[0] if busy else None)
+            if child is None or child.job is None:
                 return False
-            member.send(Halt(member.job.token, why, revocation))
+            child.send(StopJob(child.job.token, why, revocation))
         return True
 
     return stop_job
@@ -259,12 +258,12 @@ def wait_on(original: Any) -> Any:
 # -- work -----------------------------------------------------------------------------------------------------------------
 
 
-def bury_quietly(original: Any) -> Any:
-    def bury(self: pool.IsolatePool, dead: Any) -> list[Any]:
+def reap_quietly(original: Any) -> Any:
+    def reap(self: pool.IsolatePool, dead: Any) -> list[Any]:
         original(self, dead)
         return []
 
-    return bury
+    return reap
 
 
 def acknowledge_held(original: Any) -> Any:
@@ -354,9 +353,9 @@ MUTANTS: dict[str, Mutant] = {
     "nobody is reminded": Mutant(("G12", "G16"), ((question.CommandRequest, "remind", always(None)),)),
     "the roster is waited for": Mutant(("G13",), ((lookout.RosterReader, "view", wait_on),), "rosters", seed=0),
     "leases are not renewed": Mutant(("G19",), ((leases.Leases, "_renew_all", always(None)),), seed=668),
-    "a child's death is not told": Mutant(("G18", TROUBLE), ((pool.IsolatePool, "_bury", bury_quietly),), "children"),
+    "a child's death is not told": Mutant(("G18", TROUBLE), ((pool.IsolatePool, "_reap", reap_quietly),), "children"),
     "what was handed to a dead child goes with it": Mutant(
-        ("G18", TROUBLE), ((lineup.JobScheduler, "hand_over", always(True)),), "ahead", seed=397
+        ("G18", TROUBLE), ((scheduler.JobScheduler, "retry_on_another_child", always(True)),), "ahead", seed=397
     ),
     "held tasks are acknowledged at a stop": Mutant(
         ("G9", "G18"), ((steering.TaskLifecycle, "give_back", acknowledge_held),), "etas"

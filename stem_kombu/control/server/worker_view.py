@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
+from stem_kombu.slots import SlotView
 from stem_kombu.stores.quarantine import SetAside
 from stem_kombu.version import __version__
 
@@ -98,18 +99,6 @@ class WaitingOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class PoolSlot:
-    """One slot of the worker's executors, as ``stats`` shows it."""
-
-    slot: int
-    pid: int
-    state: str
-    task_id: str | None
-    tasks_done: int
-    rss_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class WorkerSummary:
     """How a worker stands, as far as it is known without asking the system or a child. ``queues`` maps each name to whether
     it is being consumed; ``uptime`` is in seconds. ``conflict`` names another live worker with the same id."""
@@ -132,7 +121,7 @@ class WorkerFacts(WorkerSummary):
 
     prefetch: int
     totals: Mapping[str, int]
-    pool: Sequence[PoolSlot]
+    pool: Sequence[SlotView]
     rss_bytes: int | None
     load_avg: float | None
     broker: str

@@ -68,7 +68,7 @@ def finish(hooks: HookTable, loop: ChildLoop) -> None:
 
 
 def leave_with_the_group() -> None:
-    """The worker is dead, and with it whoever would take an exit status. Does not return."""
+    """End this process and its group, as the worker is dead. Does not return."""
     flush()
     end_own_group(0)
 

@@ -20,7 +20,7 @@ from stem_kombu.execution.child.loading import load
 from stem_kombu.execution.child.pipe import ChildPipe
 from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.execution.child.signals import ChildSignals
-from stem_kombu.execution.frames import Finished, Ready, Retire, Run, Started, Unfit
+from stem_kombu.execution.frames import Finished, LoadFailed, Ready, Retire, Run, Started
 from stem_kombu.execution.handlers import call, call_async, failure, refusal
 from stem_kombu.execution.pool.job_queue import JobQueueReader
 from stem_kombu.execution.signals import leave_signals_to_the_worker
@@ -28,8 +28,8 @@ from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.task import Task, TaskMessage, TaskRegistry
 
 
-def main(pipe: Any, ahead: Any, setup: ChildSetup, foreign: Sequence[int] = ()) -> None:
-    """The child's whole life. ``pipe`` is its end of the duplex pipe, ``ahead`` that of what it may begin by itself.
+def main(pipe: Any, jobs: Any, setup: ChildSetup, foreign: Sequence[int] = ()) -> None:
+    """The child's whole life. ``pipe`` is its end of the duplex pipe, ``jobs`` that of the queue of jobs that it may begin.
 
     ``foreign`` are descriptors inherited from the worker by ``fork``: kept open, they would hide the worker's death from
     its other children, and its end of their pipes.
@@ -39,24 +39,26 @@ def main(pipe: Any, ahead: Any, setup: ChildSetup, foreign: Sequence[int] = ()) 
             os.close(descriptor)
         except OSError:
             pass  # closed by another copy of it already
-    end = ChildPipe(pipe.fileno(), JobQueueReader(ahead))
+    end = ChildPipe(pipe.fileno(), JobQueueReader(jobs))
     try:
         leads_group = become_a_child(setup, end)
     except (OSError, RuntimeError) as error:
-        end.send(Unfit(f"the system is short of threads, processes or descriptors: {error}", again=True, is_short=True))
+        end.send(
+            LoadFailed(f"the system is short of threads, processes or descriptors: {error}", again=True, is_short=True)
+        )
         return
     try:
         registry, hooks = load(setup)
         if setup.log is not None:
             setup.log.apply(hooks.setup_logging)
     except BaseException as error:  # noqa: BLE001 - importing an application runs any code
-        end.send(Unfit(_told(error)))
+        end.send(LoadFailed(_described(error)))
         return
     leave_signals_to_the_worker()  # again: an import may have put handlers of its own in the way
     try:
         run_start_hooks(hooks)
     except BaseException as error:  # noqa: BLE001 - the application's own code
-        end.send(Unfit(f"a start hook failed: {_told(error)}", again=True))
+        end.send(LoadFailed(f"a start hook failed: {_described(error)}", again=True))
         return
     end.send(Ready(os.getpid(), leads_group, rss_bytes()))
     loop = ChildLoop()
@@ -71,16 +73,16 @@ def main(pipe: Any, ahead: Any, setup: ChildSetup, foreign: Sequence[int] = ()) 
                 outcome = failure(error)
             rss = rss_bytes()
             if setup.max_rss is not None and rss is not None and rss >= setup.max_rss:
-                end.claims = None
+                end.job_queue = None
             try:
                 end.send_soon(Finished(order.token, outcome, rss))
             except Exception as error:  # noqa: BLE001 - pickle may raise anything
                 end.send_soon(Finished(order.token, failure(error, Ending.REJECTED), rss))
-        # A Halt here came too late for its job, which has just ended.
+        # A StopJob here came too late for its job, which has just ended.
     leave_with_the_group()
 
 
-def _told(error: BaseException) -> str:
+def _described(error: BaseException) -> str:
     try:
         text = str(error)
     except Exception as broken:  # noqa: BLE001 - an application's own exception class may fail to describe itself

@@ -6,7 +6,6 @@ import os
 import select
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from stem_kombu.clock import SYSTEM
 from stem_kombu.execution.frames import Declined, FrameReader, Run, encode
@@ -20,24 +19,24 @@ ORPHAN_GRACE = 1.0
 class ChildPipe:
     """The child's end: whole frames, blocking both ways. Used by the handler's thread only, but for :meth:`send`."""
 
-    def __init__(self, descriptor: int, claims: JobQueueReader | None = None) -> None:
+    def __init__(self, descriptor: int, job_queue: JobQueueReader | None = None) -> None:
         self.descriptor = descriptor
-        #: Where jobs come from that it may begin by itself, ``None`` when it may not any more.
-        self.claims = claims
+        #: Jobs that it may begin by itself; ``None`` when it may not any more.
+        self.job_queue = job_queue
         self._reader = FrameReader()
-        self._orders: list[Any] = []
+        self._orders: list[object] = []
         self._sending = threading.Lock()
         self._unsent = b""
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
         self._anything = select.poll()
         self._anything.register(descriptor, select.POLLIN)
-        if claims is not None:
-            self._anything.register(claims.descriptor, select.POLLIN)
+        if job_queue is not None:
+            self._anything.register(job_queue.descriptor, select.POLLIN)
         self.orphaned = False
 
     def send(self, frame: object) -> None:
-        """Write the frame; when the worker is gone there is nobody left to tell."""
+        """Write the frame; nothing happens when the worker is gone."""
         self._write(encode(frame))
 
     def send_soon(self, frame: object) -> None:
@@ -45,7 +44,7 @@ class ChildPipe:
         with self._sending:
             self._unsent += encode(frame)
 
-    def next_order(self) -> Any | None:
+    def next_order(self) -> object | None:
         """Wait for the next frame; ``None`` when the worker is gone."""
         while not self._orders:
             if self.orphaned:
@@ -53,18 +52,18 @@ class ChildPipe:
             if (run := self._claimed()) is not None:
                 return run
             self._write(b"")
-            if self.claims is not None and all(fd != self.descriptor for fd, _ in self._anything.poll()):
+            if self.job_queue is not None and all(fd != self.descriptor for fd, _ in self._anything.poll()):
                 continue
             if not self._read():
                 return None
         return self._orders.pop(0)
 
     def _claimed(self) -> Run | None:
-        """The next job that was given ahead and may still begin."""
-        if self.claims is None:
+        """The next job of the queue that may still begin."""
+        if self.job_queue is None:
             return None
         try:
-            while (run := self.claims.claim()) is not None and is_stale(run):
+            while (run := self.job_queue.claim()) is not None and is_stale(run):
                 self.send_soon(Declined(run.token))
         except BaseException:
             self._write(b"")  # what has ended must not be lost with us
@@ -81,7 +80,7 @@ class ChildPipe:
             except (BrokenPipeError, ConnectionResetError):
                 self.orphaned = True
 
-    def orders_now(self) -> list[Any]:
+    def orders_now(self) -> list[object]:
         """Frames that have arrived, without waiting for more."""
         while not self.orphaned and self._poll.poll(0):
             self._read()
@@ -113,7 +112,7 @@ class ChildPipe:
     def leave_to_original(self) -> None:
         """In a copy of the child that a handler has forked: let go of everything here. It is the original's to take orders
         and to report, and a copy that kept the pipe open would hide the original's death from the worker."""
-        descriptors = [self.descriptor] if self.claims is None else [self.descriptor, self.claims.descriptor]
+        descriptors = [self.descriptor] if self.job_queue is None else [self.descriptor, self.job_queue.descriptor]
         self._poll.unregister(self.descriptor)
         self._sending, self._orders, self._unsent = threading.Lock(), [], b""
         nothing = os.open(os.devnull, os.O_RDWR)

@@ -13,7 +13,7 @@ from typing import Any
 from stem_kombu.clock import monotonic
 from stem_kombu.execution.base import Stop
 from stem_kombu.execution.child.pipe import ChildPipe
-from stem_kombu.execution.frames import ExtendLease, Halt, Report
+from stem_kombu.execution.frames import ExtendLease, Report, StopJob
 from stem_kombu.execution.stop_reasons import PendingStop
 from stem_kombu.revocation import Revocation
 
@@ -58,7 +58,7 @@ class ChildSignals:
     def look(self) -> None:
         """Take the orders that have arrived; those of another token are of a job that has ended (G8)."""
         for order in self._end.orders_now():
-            if isinstance(order, Halt) and order.token == self._token:
+            if isinstance(order, StopJob) and order.token == self._token:
                 self.pending.set(order.why, order.revocation)
         if self._end.orphaned:
             self.pending.set(Stop.LEASE_LOST)

@@ -9,27 +9,30 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from stem_kombu.clock import Clock
 from stem_kombu.execution import groups
-from stem_kombu.execution.base import Job, SlotView, Stop
+from stem_kombu.execution.base import Job, Stop
 from stem_kombu.execution.frames import (
     ChildState,
     Finished,
     FrameReader,
-    Halt,
+    LoadFailed,
     Ready,
+    Retire,
     Run,
     Started,
-    Unfit,
+    StopJob,
     encode,
     transition,
 )
 from stem_kombu.execution.leftovers import tell_of_strays
 from stem_kombu.execution.pool.job_queue import MOST, MOST_WORK, ChildJobQueue
 from stem_kombu.outcome import Ending, Outcome, TaskError
+from stem_kombu.slots import SlotView
 
 logger = logging.getLogger(__name__)
 
@@ -42,18 +45,39 @@ _SHOWN = {
     ChildState.RETIRING: "stopping",
 }
 
+#: Seconds between the order to release and SIGKILL, and for a retired child to be gone.
+RELEASE_GRACE = 1.0
+RETIRE_GRACE = 5.0
 #: Bytes that are read at once.
 _READ = 262_144
+
+
+class Process(Protocol):
+    """What is used of ``billiard.Process``."""
+
+    pid: int
+    sentinel: int
+    exitcode: int | None
+
+    def join(self, timeout: float | None = None) -> None: ...
+
+
+class Pipe(Protocol):
+    """What is used of one end of ``billiard.Pipe``."""
+
+    def fileno(self) -> int: ...
+
+    def close(self) -> None: ...
 
 
 class ChildHandle:
     """A child in a slot. Used under the pool's lock only.
 
     ``has_status``: the system tells how it ended. Of a child of billiard's fork server it does not: that process reaps
-    its children unseen, and billiard says 255 of each that did not come to its own last line."""
+    its children unseen, and billiard reports 255 for each that did not reach its own last line."""
 
     def __init__(
-        self, slot: int, process: Any, pipe: Any, ahead: ChildJobQueue, clock: Clock, *, has_status: bool = True
+        self, slot: int, process: Process, pipe: Pipe, queue: ChildJobQueue, clock: Clock, *, has_status: bool = True
     ) -> None:
         self.slot = slot
         self.process = process
@@ -64,102 +88,96 @@ class ChildHandle:
         self.rss_bytes: int | None = None
         self.soft_deadline: float | None = None
         self.hard_deadline: float | None = None
-        #: Seconds (monotonic) by which the process must be gone, after it was told to retire.
+        #: When (monotonic) the process must be gone, once it retires.
         self.gone_deadline: float | None = None
         #: What its job ends as once a kill of ours has taken effect.
         self.verdict: Outcome | None = None
-        self.unfit: Unfit | None = None
-        self.ahead = ahead
-        #: Seconds that its tasks take, as the last ones did; ``None`` where nobody can tell.
-        self._pace: float | None = None
+        self.load_failure: LoadFailed | None = None
+        self.queue = queue
+        #: Seconds that its last tasks took; ``None`` before the first.
+        self._recent_runtime: float | None = None
         self._started_at = 0.0
         self.descriptor: int = pipe.fileno()
         self.sentinel: int = process.sentinel
         #: Readable once the process is dead, whatever a process that it has forked keeps open; ``None`` where there is none.
         self.pidfd = groups.open_pidfd(process.pid)
+        #: What becomes readable once the process is dead.
+        self.sentinels = (self.sentinel,) if self.pidfd is None else (self.sentinel, self.pidfd)
         #: Bytes of resident memory before its first task.
         self.fresh_rss_bytes: int | None = None
         self._leads_group = False
-        self._born = groups.started_at(process.pid)
+        self._started_ticks = groups.started_at(process.pid)
         self._pipe = pipe
         self._clock = clock
         self._has_status = has_status
         self._reader = FrameReader()
-        self._unsent = bytearray()
+        #: Bytes that the pipe has not taken yet.
+        self.unsent = bytearray()
         os.set_blocking(self.descriptor, False)
-
-    @property
-    def wants_to_write(self) -> bool:
-        return bool(self._unsent)
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """What a forked child of another slot must close."""
-        return self.descriptor, *self.ahead.descriptors
-
-    @property
-    def sentinels(self) -> tuple[int, ...]:
-        """What becomes readable once the process is dead."""
-        return (self.sentinel,) if self.pidfd is None else (self.sentinel, self.pidfd)
+        return self.descriptor, *self.queue.descriptors
 
     @property
     def is_free(self) -> bool:
         """Whether it waits for a job."""
-        return self.state is ChildState.IDLE and not self.ahead.jobs
+        return self.state is ChildState.IDLE and not self.queue.jobs
 
-    def room_ahead(self, most_tasks: int | None) -> int:
-        """How many more jobs it may be given ahead: short ones only, and none while one that it was handed may still be
+    def room_in_queue(self, most_tasks: int | None) -> int:
+        """How many more jobs its queue may take: short ones only, and none while one that it was handed may still be
         in its pipe, since it would have to begin that first. ``most_tasks``: how many it may run in its life."""
-        if self._pace is None or self.state not in (ChildState.IDLE, ChildState.RUNNING):
+        if self._recent_runtime is None or self.state not in (ChildState.IDLE, ChildState.RUNNING):
             return 0
-        most = MOST if self._pace * MOST <= MOST_WORK else int(MOST_WORK / self._pace)
+        most = MOST if self._recent_runtime * MOST <= MOST_WORK else int(MOST_WORK / self._recent_runtime)
         if most_tasks is not None:
             most = min(most, most_tasks - self.tasks_done - (self.job is not None))
-        return most - len(self.ahead.jobs)
+        return most - len(self.queue.jobs)
 
-    def forget_pace(self) -> None:
-        """What it was given ahead it doesn't begin soon: it gets nothing more so before another task has ended."""
-        self._pace = None
+    def forget_recent_runtime(self) -> None:
+        """It does not begin soon what is in its queue: the queue takes nothing more before another task has ended."""
+        self._recent_runtime = None
 
-    def hand(self, job: Job) -> None:
-        """Have it run the job, for it is free."""
+    def assign(self, job: Job) -> None:
+        """Send the job to the child, which is free."""
         self.job, self._started_at = job, self._clock.monotonic()
         self.send(Run(job.token, job.message))
 
-    def begins_ahead(self, token: int) -> bool:
-        """It speaks of that job for the first time, which it can only have been given ahead; ``False`` if it was not."""
-        if self.job is not None or token not in self.ahead.jobs:
+    def begins_queued(self, token: int) -> bool:
+        """Note that it has begun that job of its queue; ``False`` when the job is not from there."""
+        if self.job is not None or token not in self.queue.jobs:
             return False
         self._started_at = self._clock.monotonic()
-        self.job = self.ahead.begun(token, self._started_at)
+        self.job = self.queue.begun(token, self._started_at)
         self.state = transition(self.state, Run(token, self.job.message))
         return True
 
-    def halt_ahead(self, halt: Halt) -> None:
-        """Tell it to stop a job that it has begun, though it hasn't said so yet; what it says comes before any answer."""
-        self._unsent += encode(halt)
+    def stop_queued(self, halt: StopJob) -> None:
+        """Stop a job of its queue that it has begun and has not reported yet; the report arrives before any answer."""
+        self.unsent += encode(halt)
         self.flush()
 
     def send(self, frame: object) -> None:
-        """Hand the frame to the pipe, as far as that takes it now."""
+        """Write the frame to the pipe, as far as the pipe takes it now."""
         self.state = transition(self.state, frame)
-        self._unsent += encode(frame)
+        self.unsent += encode(frame)
         self.flush()
 
     def flush(self) -> None:
         """Write what waits; a broken pipe is noticed by its end, not here."""
         try:
-            while self._unsent:
-                written = os.write(self.descriptor, memoryview(self._unsent)[:1_048_576])
-                del self._unsent[:written]
+            while self.unsent:
+                written = os.write(self.descriptor, memoryview(self.unsent)[:1_048_576])
+                del self.unsent[:written]
         except BlockingIOError:
             pass
         except (BrokenPipeError, ConnectionResetError):
-            self._unsent.clear()
+            self.unsent.clear()
 
-    def receive(self) -> tuple[list[Any], bool]:
+    def receive(self) -> tuple[list[object], bool]:
         """The frames that have arrived, and whether the pipe has ended."""
-        frames: list[Any] = []
+        frames: list[object] = []
         while True:
             try:
                 data = os.read(self.descriptor, _READ)
@@ -173,7 +191,7 @@ class ChildHandle:
             if len(data) < _READ:
                 return frames, False  # all there was; its end, if that has come as well, is the next event
 
-    def accept(self, frame: Any) -> None:
+    def accept(self, frame: object) -> None:
         """Move on to the state after the frame."""
         self.state = transition(self.state, frame)
         if isinstance(frame, Ready):
@@ -187,16 +205,42 @@ class ChildHandle:
         elif isinstance(frame, Finished):
             took = self._clock.monotonic() - self._started_at
             # One long task is enough to expect another; only many short ones are to expect the next.
-            self._pace = took if self._pace is None or took > self._pace else 0.8 * self._pace + 0.2 * took
+            recent = self._recent_runtime
+            self._recent_runtime = took if recent is None or took > recent else 0.8 * recent + 0.2 * took
             self.tasks_done += 1
             self.rss_bytes = frame.rss_bytes
             self.job = None
             self.soft_deadline = self.hard_deadline = None
 
     @property
-    def dues(self) -> list[float]:
+    def due(self) -> float:
         """When (monotonic) :meth:`enforce_limits` has something to do."""
-        return [due for due in (self.soft_deadline, self.hard_deadline, self.gone_deadline) if due is not None]
+        dues = (self.soft_deadline, self.hard_deadline, self.gone_deadline)
+        return min([due for due in dues if due is not None], default=inf)
+
+    def retire(self, now: float) -> None:
+        """Have it exit, as it runs nothing; it is killed if it has not within a few seconds."""
+        self.send(Retire())
+        self.gone_deadline = now + RETIRE_GRACE
+
+    def release(self, now: float) -> None:
+        """Have what it runs go back to the queue at the next checkpoint, and kill it a second later."""
+        if self.verdict is not None:
+            return
+        if self.job is not None or self.queue.jobs:
+            self.verdict = Outcome(Ending.RELEASED)
+            self.hard_deadline = self.soft_deadline = None
+            self.gone_deadline = now + RELEASE_GRACE
+        if self.job is not None:
+            self.send(StopJob(self.job.token, Stop.SHUTDOWN))
+        for begun in self.queue.jobs:
+            self.stop_queued(StopJob(begun, Stop.SHUTDOWN))
+
+    def is_used_up(self, most_tasks: int | None, most_rss: int | None) -> bool:
+        """Whether it has run as many tasks, or has as many bytes of resident memory, as a child may."""
+        if most_tasks is not None and self.tasks_done >= most_tasks:
+            return True
+        return most_rss is not None and self.rss_bytes is not None and self.rss_bytes >= most_rss
 
     def enforce_limits(self, now: float) -> None:
         """Stop or kill what is over its time."""
@@ -212,7 +256,7 @@ class ChildHandle:
             self.kill()
         elif self.soft_deadline is not None and now >= self.soft_deadline:
             self.soft_deadline = None
-            self.send(Halt(job.token, Stop.SOFT_TIME_LIMIT))
+            self.send(StopJob(job.token, Stop.SOFT_TIME_LIMIT))
 
     def kill(self) -> None:
         """SIGKILL to it and, where it leads one, its group; its end is noticed like any other."""
@@ -223,7 +267,7 @@ class ChildHandle:
         """Once it is dead: SIGKILL to what its tasks have started and what is still in its group (G28)."""
         if self._leads_group and self.state is not ChildState.RETIRING:
             tell_of_strays(self.pid)
-        if self._leads_group and (left := groups.kill_leaderless(self.pid, self._born)):
+        if self._leads_group and (left := groups.kill_leaderless(self.pid, self._started_ticks)):
             logger.info("child %d left %d processes of its group behind, which were killed", self.pid, len(left))
 
     def has_exited(self) -> bool:
@@ -252,7 +296,7 @@ class ChildHandle:
             os.close(self.pidfd)
             self.pidfd = None
         self._pipe.close()
-        self.ahead.close()
+        self.queue.close()
 
     def view(self) -> SlotView:
         task_id = None if self.job is None else self.job.message.task_id

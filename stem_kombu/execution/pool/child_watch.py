@@ -1,4 +1,4 @@
-"""Waiting for any child of a pool to say something, to take more, or to end."""
+"""Waiting for any child of a pool to send frames, to take more bytes, or to end."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class ChildWatch:
         self._selector.register(wake, selectors.EVENT_READ)
         self._watched: dict[int, tuple[ChildHandle, bool]] = {}
 
-    def follow(self, members: Iterable[ChildHandle]) -> None:
+    def follow(self, children: Iterable[ChildHandle]) -> None:
         """Watch these children and no others; where something waits to be written, for room as well."""
         wanted: dict[int, tuple[ChildHandle, bool]] = {}
-        for member in members:
-            wanted[member.descriptor] = (member, member.wants_to_write)
-            for ending in member.sentinels:
-                wanted[ending] = (member, False)
+        for child in children:
+            wanted[child.descriptor] = (child, bool(child.unsent))
+            for ending in child.sentinels:
+                wanted[ending] = (child, False)
         for fd, entry in list(self._watched.items()):
             if wanted.get(fd) != entry:
                 self._selector.unregister(fd)

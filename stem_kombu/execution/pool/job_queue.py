@@ -1,8 +1,8 @@
-"""What a child may begin next by itself, so that it need not wait for its worker between two short tasks.
+"""Jobs that a child may begin by itself, so that it does not wait for its worker between two short tasks.
 
 A queue of datagrams between a worker and one of its children. The system hands each datagram to one reader only: the
-child, or the worker, which can so take back what the child has not begun. That is what keeps a job given ahead a job that
-waits: it can be withdrawn, it goes to another child when this one takes long or dies, and it isn't lost with it.
+child, or the worker, which can so take back what the child has not begun. So a job in a child's queue is still a job that
+waits: it can be withdrawn, it goes to another child when this one takes long or dies, and it is not lost with the child.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from stem_kombu.clock import Clock, monotonic
 from stem_kombu.execution.base import Job
 from stem_kombu.execution.frames import Run, decode_alone, encode_alone
 
-#: Seconds for which the look at revocations and leases counts that was taken when a job was given ahead: what a child
-#: finds later, it declines.
+#: Seconds for which the check of revocations and leases counts that was made when a job was put into a queue. A child
+#: declines a job that it finds later.
 GOOD_FOR = 0.1
-#: Seconds after which the worker takes back what lies ahead of a child that begins none of it.
+#: Seconds after which the worker takes back the jobs of a child's queue of which it begins none.
 STUCK_AFTER = 0.02
-#: Jobs that a child has ahead at most, and seconds of work by what its last tasks took.
+#: Jobs in a child's queue at most, and seconds of work by what its last tasks took.
 MOST, MOST_WORK = 16, 0.02
-#: Bytes of a job that is given ahead; a larger one is not a short one either. Below what any system's datagram holds.
+#: Bytes of a job in a queue; a larger one is not short either. Below what any system's datagram holds.
 LARGEST = 32_768
 
 
@@ -36,7 +36,7 @@ class ChildJobQueue:
         self._writer, self._reader = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._writer.setblocking(False)
         self._reader.setblocking(False)  # for the child as well: it's the same open socket
-        #: By token, in the order given: what the child has been given and has not said to have begun.
+        #: By token, in the order given: jobs that the child has been given and has not reported to have begun.
         self.jobs: dict[int, Job] = {}
         #: When (monotonic) the worker takes back what still lies here, unless the child begins something meanwhile.
         self.due = 0.0
@@ -67,7 +67,7 @@ class ChildJobQueue:
         return True
 
     def begun(self, token: int, now: float) -> Job:
-        """The child says that it has begun that one of :attr:`jobs`."""
+        """The child has reported that it has begun that one of :attr:`jobs`."""
         self.due = now + STUCK_AFTER
         return self.jobs.pop(token)
 
@@ -80,7 +80,7 @@ class ChildJobQueue:
                 body = self._reader.recv(LARGEST)
             except OSError:
                 return returned
-            returned.append(self.jobs.pop(decode_alone(body).token))
+            returned.append(self.jobs.pop(_run(body).token))
 
     def close(self) -> None:
         self._writer.close()
@@ -100,8 +100,13 @@ class JobQueueReader:
             body = os.read(self.descriptor, LARGEST)
         except (BlockingIOError, ConnectionResetError):
             return None
-        run: Run = decode_alone(body)
-        return run
+        return _run(body)
+
+
+def _run(body: bytes) -> Run:
+    run = decode_alone(body)
+    assert isinstance(run, Run)  # nothing else is written to a queue
+    return run
 
 
 def is_stale(run: Run) -> bool:

@@ -1,4 +1,4 @@
-"""Jobs that wait: in the pool's own line, or ahead at a child that has not begun them. And whose turn is next.
+"""Jobs that wait, in the pool or in the queue of a child that has not begun them, and which child gets the next one.
 
 Used under the pool's lock only.
 """
@@ -8,104 +8,118 @@ from __future__ import annotations
 import bisect
 import collections
 from collections.abc import Mapping
+from math import inf
 
 from stem_kombu.execution.base import Job
+from stem_kombu.execution.frames import ChildState
 from stem_kombu.execution.pool.child_handle import ChildHandle
 
-#: Times a job is handed to another child because its child died before calling the handler.
-HANDOVERS = 3
-#: Jobs ahead of one child of which another that is free is given some.
+#: Times a job is given to another child because its child died before calling the handler.
+MOST_RETRIES = 3
+#: Jobs in one child's queue from which on they are taken back for a child that is free.
 _WORTH_MOVING = 4
 
 
 class JobScheduler:
-    """``members`` are the pool's, as they come and go. A child runs ``most_tasks`` in its life, ``None`` for no bound."""
+    """``children`` are the pool's, as they come and go. A child runs ``most_tasks`` in its life, ``None`` for no bound."""
 
-    def __init__(self, members: Mapping[int, ChildHandle], most_tasks: int | None) -> None:
-        self._members = members
+    def __init__(self, children: Mapping[int, ChildHandle], most_tasks: int | None) -> None:
+        self._children = children
         self._most_tasks = most_tasks
         self._waiting: collections.deque[Job] = collections.deque()
-        self._handovers: dict[int, int] = {}
-        #: The token of a job that could not be given ahead: it and what is behind it wait for a child that is free.
+        self._retries: dict[int, int] = {}
+        #: The token of a job that no child's queue could take: it and what is behind it wait for a child that is free.
         self._unwieldy: int | None = None
 
     def append(self, job: Job) -> None:
-        """The newest."""
+        """Add the newest job."""
         self._waiting.append(job)
 
     def wait_again(self, job: Job) -> None:
         """Put a job where it was among those that wait."""
         bisect.insort(self._waiting, job, key=lambda one: one.token)
 
-    def hand_over(self, job: Job) -> bool:
+    def retry_on_another_child(self, job: Job) -> bool:
         """Have a job wait again whose child died before calling its handler; ``False`` when that has happened too often."""
-        times = self._handovers[job.token] = self._handovers.get(job.token, 0) + 1
-        if times <= HANDOVERS:
+        times = self._retries[job.token] = self._retries.get(job.token, 0) + 1
+        if times <= MOST_RETRIES:
             self.wait_again(job)
-        return times <= HANDOVERS
+        return times <= MOST_RETRIES
 
     def forget(self, job: Job) -> None:
         """The job has ended."""
-        self._handovers.pop(job.token, None)
+        self._retries.pop(job.token, None)
 
     @property
     def is_wanted(self) -> bool:
         """Whether a child waits for a job."""
-        return any(member.is_free for member in self._members.values())
+        return self._free_child() is not None
+
+    def _free_child(self) -> ChildHandle | None:
+        for child in self._children.values():
+            if child.state is ChildState.IDLE and not child.queue.jobs:
+                return child
+        return None
 
     def next_turn(self) -> tuple[Job, ChildHandle] | None:
-        """Take the job out that is next, for that child: one that is free, or else one that may have more ahead."""
-        member = next((one for one in self._members.values() if one.is_free), None)
-        if member is None:
+        """Take out the next job, and the child that gets it: one that is free, else one whose queue has room."""
+        child = self._free_child()
+        if child is None:
             if not self._waiting or self._waiting[0].token == self._unwieldy:
                 return None
-            member = max(self._members.values(), key=self._room_ahead, default=None)
-            if member is None or self._room_ahead(member) <= 0:
+            child = max(self._children.values(), key=self._room_in_queue, default=None)
+            if child is None or self._room_in_queue(child) <= 0:
                 return None
         elif not self._waiting:
-            # What another one has ahead need not wait for that one: for one or two short tasks that isn't worth the way.
-            fullest = max(self._members.values(), key=lambda one: len(one.ahead.jobs))
-            if len(fullest.ahead.jobs) >= _WORTH_MOVING:
+            # A free child takes over what waits in another one's queue. One or two short tasks aren't worth the way.
+            fullest = child
+            for other in self._children.values():
+                if len(other.queue.jobs) > len(fullest.queue.jobs):
+                    fullest = other
+            if len(fullest.queue.jobs) >= _WORTH_MOVING:
                 self.recall(fullest)
             if not self._waiting:
                 return None
-        return self._waiting.popleft(), member
+        return self._waiting.popleft(), child
 
-    def give(self, job: Job, member: ChildHandle) -> bool:
+    def give(self, job: Job, child: ChildHandle) -> bool:
         """Give the job to the child whose turn it is; ``False`` when it has to wait for one that is free.
 
-        One that is free and runs short tasks is given it as what it has ahead is, so that more can follow at once."""
-        if self._room_ahead(member) > 0 and member.ahead.give(job):
+        A free child that runs short tasks gets it through its queue, so that more can follow at once."""
+        if self._room_in_queue(child) > 0 and child.queue.give(job):
             return True
-        if member.is_free:
-            member.hand(job)
+        if child.is_free:
+            child.assign(job)
             return True
         self._unwieldy = job.token
         self.wait_again(job)
         return False
 
-    def recall(self, member: ChildHandle) -> None:
+    def recall(self, child: ChildHandle) -> None:
         """Have the jobs wait in the pool again that the child has not begun."""
-        if member.ahead.jobs:
-            for job in member.ahead.take_back():
+        if child.queue.jobs:
+            for job in child.queue.take_back():
                 self.wait_again(job)
 
-    @property
     def due(self) -> float:
         """When (monotonic) :meth:`recall_overdue` has something to do."""
-        return min((one.ahead.due for one in self._members.values() if one.ahead.jobs), default=float("inf"))
+        due = inf
+        for child in self._children.values():
+            if child.queue.jobs and child.queue.due < due:
+                due = child.queue.due
+        return due
 
     def recall_overdue(self, now: float) -> None:
-        """The same of every child that has had some for long."""
-        for member in self._members.values():
-            if member.ahead.jobs and member.ahead.due <= now:
-                self.recall(member)
-                member.forget_pace()
+        """Take back the jobs of each child that has not begun any of its queue for some time."""
+        for child in self._children.values():
+            if child.queue.jobs and child.queue.due <= now:
+                self.recall(child)
+                child.forget_recent_runtime()
 
     def take(self, token: int) -> Job | None:
         """Take that job out, ``None`` when it doesn't wait."""
-        if (member := self._holder(token)) is not None:
-            self.recall(member)
+        if (child := self._holder(token)) is not None:
+            self.recall(child)
         for job in self._waiting:
             if job.token == token:
                 self._waiting.remove(job)
@@ -114,21 +128,21 @@ class JobScheduler:
 
     def take_all(self) -> list[Job]:
         """Take everything out."""
-        for member in self._members.values():
-            self.recall(member)
+        for child in self._children.values():
+            self.recall(child)
         taken = list(self._waiting)
         self._waiting.clear()
         return taken
 
     def begun_by(self, token: int) -> ChildHandle | None:
-        """Whose child has begun that job, given ahead, and not said so yet."""
-        member = self._holder(token)
-        if member is not None:
-            self.recall(member)
-        return member if member is not None and token in member.ahead.jobs else None
+        """The child that has begun that job of its queue and has not reported it yet."""
+        child = self._holder(token)
+        if child is not None:
+            self.recall(child)
+        return child if child is not None and token in child.queue.jobs else None
 
     def _holder(self, token: int) -> ChildHandle | None:
-        return next((one for one in self._members.values() if token in one.ahead.jobs), None)
+        return next((one for one in self._children.values() if token in one.queue.jobs), None)
 
-    def _room_ahead(self, member: ChildHandle) -> int:
-        return member.room_ahead(self._most_tasks)
+    def _room_in_queue(self, child: ChildHandle) -> int:
+        return child.room_in_queue(self._most_tasks)

@@ -1,4 +1,4 @@
-"""How the children of a pool come into the world: which slots are due for one, by which method, and when to give up.
+"""Starting the children of a pool: which slots are due for one, by which method, and when to give up.
 
 Used under the pool's lock only.
 """
@@ -22,7 +22,7 @@ from stem_kombu.clock import Clock
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.execution.child import main as child
 from stem_kombu.execution.child.setup import ChildSetup
-from stem_kombu.execution.frames import Unfit
+from stem_kombu.execution.frames import LoadFailed
 from stem_kombu.execution.interpreter import interpreter
 from stem_kombu.execution.pool.child_handle import ChildHandle
 from stem_kombu.execution.pool.fork_server import ForkServer
@@ -40,7 +40,7 @@ _DEATHS_AT_START = 3
 
 
 class ChildSpawner:
-    """Raises :class:`~stem_kombu.errors.ConfigurationError` for a start method that there is none of."""
+    """Raises :class:`~stem_kombu.errors.ConfigurationError` for an unknown start method."""
 
     def __init__(self, setup: ChildSetup, start_method: str, clock: Clock) -> None:
         if start_method not in START_METHODS:
@@ -52,8 +52,8 @@ class ChildSpawner:
         self._clock = clock
         #: When the slots get their next child (monotonic).
         self.due: dict[int, float] = {}
-        #: Why the application can't be loaded at all, as the last child said.
-        self.unfit: str | None = None
+        #: Why the application can't be loaded at all, as the last child reported.
+        self.load_failure: str | None = None
         #: Why the last child did not start, though the next one may.
         self.trouble: str | None = None
         self._deaths = 0
@@ -62,8 +62,8 @@ class ChildSpawner:
         self._fork_server: ForkServer | None = None
 
     def begin(self) -> None:
-        """A new fleet: what went wrong with the last one is forgotten."""
-        self.due, self.unfit, self.trouble, self._deaths, self._failed_starts = {}, None, None, 0, 0
+        """Prepare for a new set of children: the failures of the last one are forgotten."""
+        self.due, self.load_failure, self.trouble, self._deaths, self._failed_starts = {}, None, None, 0, 0
         self._method, self._context = self._start_method, billiard.get_context(self._start_method)
         if self._start_method == "forkserver":
             server = ForkServer(self._setup)
@@ -84,7 +84,7 @@ class ChildSpawner:
         return () if self._fork_server is None else (self._fork_server.descriptor,)
 
     def end(self) -> None:
-        """No child is left."""
+        """Free what the start of children needed; no child is left."""
         if self._fork_server is not None:
             self._fork_server.stop()
             self._fork_server = None
@@ -105,7 +105,22 @@ class ChildSpawner:
             self._give_up_forking(error)
             return self._spawned(slot, foreign)
 
-    def succeeded(self, rss: int | None) -> None:
+    def take_due(self, now: float) -> list[int]:
+        """The slots that get their next child by now (monotonic), of which each is told once."""
+        slots = [slot for slot, due in self.due.items() if due <= now]
+        for slot in slots:
+            del self.due[slot]
+        return slots
+
+    def try_spawn(self, slot: int, foreign: Sequence[int]) -> ChildHandle | None:
+        """As :meth:`spawn`; ``None`` when no child could be started, and the slot is due again later."""
+        try:
+            return self.spawn(slot, foreign)
+        except Exception as error:  # noqa: BLE001 - out of processes, memory or descriptors: the other children go on
+            self._failed(slot, error)
+            return None
+
+    def loaded(self, rss: int | None) -> None:
         """A child has loaded the application, after which it has that many bytes of resident memory."""
         most = self._setup.max_rss
         if most is not None and rss is not None and rss >= most and not self._warned:
@@ -119,44 +134,43 @@ class ChildSpawner:
         self._deaths = self._failed_starts = 0
         self.trouble = None
 
-    def failed(self, slot: int, error: Exception) -> None:
-        """No child could be started: out of processes, memory or descriptors. The others go on until there are some again."""
+    def _failed(self, slot: int, error: Exception) -> None:
         self._deaths += 1
         self.trouble = f"no child could be started: {error}"
         delay = self._delay()
         logger.error("no child could be started in slot %d, next try in %.1f s: %s", slot, delay, error)
         self.due[slot] = self._clock.monotonic() + delay
 
-    def died(self, *, started: bool, unfit: Unfit | None) -> None:
+    def died(self, *, started: bool, load_failure: LoadFailed | None) -> None:
         """A child has died, before it had loaded the application unless ``started``."""
-        if unfit is not None and unfit.again:
-            self.trouble = unfit.message
+        if load_failure is not None and load_failure.again:
+            self.trouble = load_failure.message
             self._failed_starts += 1
-            self._deaths += unfit.is_short
-            logger.error("a child did not start, next try in %.1f s: %s", self._delay(), unfit.message)
-        elif unfit is not None:
-            self.unfit = unfit.message
-            logger.error("a child can't load the application %s: %s", self._setup.target, unfit.message)
+            self._deaths += load_failure.is_short
+            logger.error("a child did not start, next try in %.1f s: %s", self._delay(), load_failure.message)
+        elif load_failure is not None:
+            self.load_failure = load_failure.message
+            logger.error("a child can't load the application %s: %s", self._setup.target, load_failure.message)
         elif started:
             return
         else:
             self._deaths += 1
 
-    def succeed(self, slot: int) -> None:
-        """A child that has died is to have a successor: the first one at once, others later, as a child that dies while
+    def schedule_replacement(self, slot: int) -> None:
+        """Schedule a new child for the slot of a dead one: the first at once, others later, as a child that dies while
         it starts is likely to do so again."""
         again_at_once = self._deaths < 2 and not self._failed_starts
         self.due[slot] = self._clock.monotonic() + (0.0 if again_at_once else self._delay())
 
     @property
-    def hopeless(self) -> bool:
+    def is_given_up(self) -> bool:
         """Whether a start makes no sense any more."""
-        return self.unfit is not None or self._deaths >= _DEATHS_AT_START
+        return self.load_failure is not None or self._deaths >= _DEATHS_AT_START
 
     def problem(self, *, ready: bool) -> str | None:
         """Why the fleet is not complete, if it isn't; ``ready``: every child has loaded the application in time."""
-        if self.unfit is not None:
-            return self.unfit
+        if self.load_failure is not None:
+            return self.load_failure
         if self._deaths >= _DEATHS_AT_START:
             return self.trouble or "they die while they do"
         return None if ready else f"not ready within {START_TIMEOUT:g} s{f': {self.trouble}' if self.trouble else ''}"
@@ -166,29 +180,29 @@ class ChildSpawner:
             return self._fork_server.in_use()
         return _right_interpreter() if self._method == "spawn" else nullcontext()
 
-    def told(self, problem: str) -> str:
+    def explain(self, problem: str) -> str:
         """A sentence about what :meth:`problem` says."""
-        what = "can't load" if self.unfit is not None or self.trouble is None else "did not start with"
+        what = "can't load" if self.load_failure is not None or self.trouble is None else "did not start with"
         return f"children {what} the application {self._setup.target}: {problem}"
 
     @property
     def hint(self) -> str:
         """What to try about it."""
-        if self.unfit is not None or self.trouble is None:
+        if self.load_failure is not None or self.trouble is None:
             return "the module must be importable by that name in a new process"
-        return "the log says what each of them met"
+        return "the log has the error of each child"
 
     def _delay(self) -> float:
         return float(min(0.1 * 2.0 ** min(self._deaths + self._failed_starts, 10), 30.0))
 
     def _spawned(self, slot: int, foreign: Sequence[int]) -> ChildHandle:
-        ahead = ChildJobQueue(self._clock)
+        queue = ChildJobQueue(self._clock)
         try:
-            (ours, theirs), taken = billiard.Pipe(duplex=True), ahead.childs_end()
+            (ours, theirs), taken = billiard.Pipe(duplex=True), queue.childs_end()
         except BaseException:
-            ahead.close()
+            queue.close()
             raise
-        inherited = (*foreign, ours.fileno(), *ahead.descriptors) if self._method == "fork" else ()
+        inherited = (*foreign, ours.fileno(), *queue.descriptors) if self._method == "fork" else ()
         args = (theirs, taken, replace(self._setup, worker_pid=os.getpid()), inherited)
         process = self._context.Process(target=child.main, args=args, name=f"stem-child-{slot}")
         process.daemon = True
@@ -197,13 +211,13 @@ class ChildSpawner:
                 process.start()
         except BaseException:
             ours.close()
-            ahead.close()
+            queue.close()
             raise
         finally:
             # Kept open here, it would hide the child's death from us.
             theirs.close()
             taken.close()
-        return ChildHandle(slot, process, ours, ahead, self._clock, has_status=self._method != "forkserver")
+        return ChildHandle(slot, process, ours, queue, self._clock, has_status=self._method != "forkserver")
 
 
 class _Hidden(ModuleType):
@@ -234,8 +248,8 @@ def _right_interpreter() -> Iterator[None]:
 def _main_module_hidden() -> Iterator[None]:
     """Keep billiard from running the program's main module again in the child, which imports what it needs by itself.
 
-    A program that starts a worker without ``if __name__ == "__main__"`` would start another in each child. Whoever looks
-    up something in ``__main__`` meanwhile (an unpickling in another thread, say) still finds it.
+    A program that starts a worker without ``if __name__ == "__main__"`` would start another in each child. A look-up
+    in ``__main__`` by another thread (an unpickling, say) still finds everything.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = _Hidden(main)

@@ -14,9 +14,8 @@ import pytest
 from stem_kombu.clock import SYSTEM
 from stem_kombu.execution.base import Job, Stop
 from stem_kombu.execution.child.pipe import ChildPipe
-from stem_kombu.execution.frames import Declined, Finished, FrameReader, Halt, Run, encode
-from stem_kombu.execution.pool import child_handle as member
-from stem_kombu.execution.pool import job_queue as ahead
+from stem_kombu.execution.frames import Declined, Finished, FrameReader, Run, StopJob, encode
+from stem_kombu.execution.pool import child_handle, job_queue
 from stem_kombu.execution.pool.job_queue import ChildJobQueue, JobQueueReader
 from stem_kombu.execution.pool.pool import IsolatePool
 from stem_kombu.outcome import Ending, Outcome
@@ -33,9 +32,9 @@ FIRST = 2
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy this machine is, its tasks count as short, and what lies ahead is left there."""
-    monkeypatch.setattr(ahead, "GOOD_FOR", 3600.0)
-    monkeypatch.setattr(ahead, "STUCK_AFTER", 3600.0)
-    monkeypatch.setattr(member, "MOST_WORK", 3600.0)
+    monkeypatch.setattr(job_queue, "GOOD_FOR", 3600.0)
+    monkeypatch.setattr(job_queue, "STUCK_AFTER", 3600.0)
+    monkeypatch.setattr(child_handle, "MOST_WORK", 3600.0)
 
 
 class Fleet:
@@ -72,7 +71,7 @@ class Fleet:
 
     def held(self, pid: int) -> list[int]:
         with self.pool._lock:
-            return next((list(one.ahead.jobs) for one in self.pool._members.values() if one.pid == pid), [])
+            return next((list(one.queue.jobs) for one in self.pool._children.values() if one.pid == pid), [])
 
 
 FleetMaker = Callable[..., Fleet]
@@ -105,7 +104,7 @@ def test_a_child_has_no_more_ahead_than_it_may_run_in_its_life(fleet: FleetMaker
     one = fleet(1, max_tasks_per_child=1000)
     pool = one.pool
     before = pool.view()[0].tasks_done
-    pool._lineup._most_tasks = pool._max_tasks = before + 4
+    pool._scheduler._most_tasks = pool._max_tasks = before + 4
     jobs = [job("who") for _ in range(6)]
     pid = one.behind(job("without_checkpoint", gate.path), gate, jobs, at_least=3)
     assert len(one.held(pid)) == 3
@@ -146,7 +145,7 @@ def test_what_lies_ahead_of_a_long_job_runs_in_the_child_that_is_free_first(
     fleet: FleetMaker, observer: Recording, job: JobMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = fleet(2)
-    monkeypatch.setattr(ahead, "STUCK_AFTER", 1.0)
+    monkeypatch.setattr(job_queue, "STUCK_AFTER", 1.0)
     long, other = Gate(tmp_path / "long"), Gate(tmp_path / "other")
     one.pool.submit(job("without_checkpoint", other.path))
     other_pid = other.wait_reached()
@@ -165,7 +164,7 @@ def test_the_supervisor_wakes_in_time_to_take_back_what_it_has_just_given(
     fleet: FleetMaker, job: JobMaker, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = fleet(1)
-    monkeypatch.setattr(ahead, "STUCK_AFTER", 0.5)
+    monkeypatch.setattr(job_queue, "STUCK_AFTER", 0.5)
     pid = one.behind(job("without_checkpoint", gate.path), gate, [job("echo")])
     with one.pool._lock:
         assert one.held(pid)
@@ -181,7 +180,7 @@ def test_what_lies_ahead_for_long_waits_in_the_pool_again(
     pid = one.behind(job("without_checkpoint", gate.path), gate, jobs)
     monkeypatch.undo()
     with one.pool._lock:
-        one.pool._members[0].ahead.due = 0.0
+        one.pool._children[0].queue.due = 0.0
     one.pool._pipe.wake()
     eventually(lambda: one.held(pid) == [])
     gate.open()
@@ -275,7 +274,7 @@ def test_g19_what_a_child_finds_too_late_is_looked_at_again_before_it_starts(
     one = fleet(1)
     jobs = [job("echo", value=n) for n in range(5)]
     pid = one.behind(job("without_checkpoint", gate.path), gate, [])
-    monkeypatch.setattr(ahead, "GOOD_FOR", -1.0)
+    monkeypatch.setattr(job_queue, "GOOD_FOR", -1.0)
     one.lay_ahead(pid, jobs, at_least=5)
     observer.revoked[jobs[3].message.task_id] = REVOCATION
     gate.open()
@@ -328,8 +327,8 @@ def test_what_has_ended_is_told_with_what_begins_next_and_before_any_wait(ends: 
     os.set_blocking(ends.workers.fileno(), False)
     with pytest.raises(BlockingIOError):
         ends.said()
-    os.write(ends.workers.fileno(), encode(Halt(9, Stop.REVOKED)))
-    assert isinstance(ends.child.next_order(), Halt)
+    os.write(ends.workers.fileno(), encode(StopJob(9, Stop.REVOKED)))
+    assert isinstance(ends.child.next_order(), StopJob)
     assert [type(frame) for frame in ends.said()] == [Finished]
 
 
@@ -337,10 +336,10 @@ def test_what_is_found_too_late_is_declined_and_the_next_is_taken(
     ends: Ends, job: JobMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late, good = [job("echo") for _ in range(2)], job("echo")
-    monkeypatch.setattr(ahead, "GOOD_FOR", -1.0)
+    monkeypatch.setattr(job_queue, "GOOD_FOR", -1.0)
     for each in late:
         ends.given.give(each)
-    monkeypatch.setattr(ahead, "GOOD_FOR", 3600.0)
+    monkeypatch.setattr(job_queue, "GOOD_FOR", 3600.0)
     ends.given.give(good)
     order = ends.child.next_order()
     assert isinstance(order, Run)

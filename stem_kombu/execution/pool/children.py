@@ -1,0 +1,50 @@
+"""The children of a pool, by slot. Used under the pool's lock only."""
+
+from __future__ import annotations
+
+from stem_kombu.execution.frames import ChildState
+from stem_kombu.execution.pool.child_handle import ChildHandle
+from stem_kombu.slots import SlotView
+
+
+class Children(dict[int, ChildHandle]):
+    """Numbers below zero are children that retire: their slots are others' already, and :meth:`views` leaves them out."""
+
+    def holds(self, child: ChildHandle) -> bool:
+        """Whether it has not been taken out since."""
+        return self.get(child.slot) is child
+
+    def running(self, token: int) -> ChildHandle | None:
+        """The child that has that job."""
+        for child in self.values():
+            if child.job is not None and child.job.token == token:
+                return child
+        return None
+
+    def views(self) -> list[SlotView]:
+        """Every slot as it stands, in order."""
+        return [child.view() for slot, child in sorted(self.items()) if slot >= 0]
+
+    def descriptors(self) -> list[int]:
+        """What a process that is forked meanwhile must not keep."""
+        return [descriptor for child in self.values() for descriptor in child.descriptors]
+
+    def have_started(self, slots: int) -> bool:
+        """Whether there are as many, and all of them have loaded the application or failed to."""
+        return len(self) >= slots and all(child.state is not ChildState.STARTING for child in self.values())
+
+    def leave_slot(self, child: ChildHandle) -> int:
+        """Keep a child that retires under a number below zero; the number of the slot that is free for another one."""
+        slot = child.slot
+        del self[slot]
+        child.slot = -child.pid
+        self[child.slot] = child
+        return slot
+
+    def wind_down(self, now: float, release_at: float | None) -> None:
+        """Retire the children that are idle. Once ``release_at`` (monotonic) has passed, release what the others run."""
+        for child in self.values():
+            if child.is_free or child.state is ChildState.STARTING:
+                child.retire(now)
+            elif release_at is not None and now >= release_at:
+                child.release(now)
