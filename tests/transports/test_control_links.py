@@ -1,0 +1,137 @@
+"""Control links on every broker that this machine has: the contract, over what each has of its own and over plain Kombu."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+
+from stem_kombu.testing.control_link_contract import ControlLinkContract
+from stem_kombu.testing.proxy import TcpProxy
+from stem_kombu.transports.generic.control import GenericControlLink
+from tests.servers.rabbitmq import RabbitServer
+from tests.transports.receiving import connected
+
+
+def through(url: str, proxy_for: Callable[[str, int], TcpProxy]) -> tuple[TcpProxy, str]:
+    parts = urlsplit(url)
+    proxy = proxy_for(parts.hostname or "127.0.0.1", parts.port or 0)
+    return proxy, url.replace(f":{parts.port}", f":{proxy.port}")
+
+
+class OnRedis(ControlLinkContract):
+    @pytest.fixture
+    def url(self, redis_url: str) -> str:
+        return redis_url
+
+    @pytest.fixture
+    def left_behind(self, url: str) -> Callable[[], Collection[str]]:
+        def found() -> list[str]:
+            with redis.Redis.from_url(url) as client:
+                return [repr(key) for key in client.scan_iter() if client.ttl(key) == -1]
+
+        return found
+
+    @pytest.fixture
+    def put_malformed(self, url: str) -> Callable[[str], None]:
+        def put(inbox: str) -> None:
+            with redis.Redis.from_url(url) as client:
+                client.lpush(inbox, b'{"no": "envelope"}')
+
+        return put
+
+    @pytest.fixture
+    def proxied(self, url: str, proxy_for: Callable[[str, int], TcpProxy]) -> tuple[TcpProxy, str]:
+        return through(url, proxy_for)
+
+
+class OnRabbitMQ(ControlLinkContract):
+    @pytest.fixture
+    def url(self, amqp_url: str) -> str:
+        return amqp_url
+
+    @pytest.fixture
+    def left_behind(self, url: str, rabbitmq_server: RabbitServer) -> Callable[[], Collection[str]]:
+        return lambda: rabbitmq_server.queues(url)
+
+    @pytest.fixture
+    def proxied(self, url: str, proxy_for: Callable[[str, int], TcpProxy]) -> tuple[TcpProxy, str]:
+        return through(url, proxy_for)
+
+
+class TestRedis(OnRedis):
+    pass
+
+
+class TestRabbitMQ(OnRabbitMQ):
+    pass
+
+
+class TestEmbedded(ControlLinkContract):
+    reports_malformed = forgets_the_killed = False
+
+    @pytest.fixture
+    def url(self, embedded_url: str) -> str:
+        return embedded_url
+
+    @pytest.fixture
+    def left_behind(self, url: str) -> Callable[[], Collection[str]]:
+        def found() -> list[str]:
+            connected(url).release()  # which sweeps
+            with sqlite3.connect(url.partition("://")[2], timeout=10) as database:
+                return [name for (name,) in database.execute("SELECT name FROM stem_broker_queue")]
+
+        return found
+
+    @pytest.fixture
+    def put_malformed(self, url: str) -> Callable[[str], None]:
+        def put(inbox: str) -> None:
+            with sqlite3.connect(url.partition("://")[2], timeout=10) as database:
+                row = "SELECT id, 0, ?, ? FROM stem_broker_queue WHERE name = ?"
+                database.execute(
+                    f"INSERT INTO stem_broker_message (queue_id, rank, envelope, body) {row}", ("no", "[]", inbox)
+                )
+
+        return put
+
+
+class TestMemoryByKombu(ControlLinkContract):
+    make_link = GenericControlLink
+    expires_unread = False
+
+    @pytest.fixture
+    def url(self) -> str:
+        return "memory://"
+
+    @pytest.fixture
+    def put_malformed(self, url: str) -> Callable[[str], None]:
+        def put(inbox: str) -> None:
+            connection = connected(url)
+            connection.default_channel._put(inbox, {"no": "envelope"})
+            connection.release()
+
+        return put
+
+
+class TestRedisByKombu(OnRedis):
+    make_link = GenericControlLink
+    confirms_subscription = expires_unread = changes_limit = False
+
+    @pytest.fixture
+    def left_behind(self, url: str) -> Callable[[], Collection[str]]:
+        def found() -> list[str]:
+            with redis.Redis.from_url(url) as client:
+                # Kombu's notes of what was bound are the janitor's.
+                return [
+                    repr(key) for key in client.scan_iter() if client.ttl(key) == -1 and not key.startswith(b"_kombu.")
+                ]
+
+        return found
+
+
+class TestRabbitMQByKombu(OnRabbitMQ):
+    make_link = GenericControlLink
+    changes_limit = False
