@@ -12,6 +12,16 @@ from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import CONTROL_CHARACTER
 from stem_kombu.redaction import is_misread, mask_url
 
+#: The schemes of URLs that lead to Redis and to PostgreSQL, for stores and result backends alike.
+REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel", "redis+sentinel")
+POSTGRES_SCHEMES = ("postgres", "postgresql")
+
+
+def scheme_of(url: str) -> str | None:
+    """The scheme in lower case, ``None`` for a bare path."""
+    scheme, colon, _ = url.partition("://")
+    return scheme.lower() if colon else None
+
 
 def checked_server_url(url: str, name: str) -> str:
     """The URL of a server, unless a sign in its user or password has to be percent-encoded: then parsers take the rest of the

@@ -13,12 +13,13 @@ from typing import Any
 
 from stem_kombu.backends.stored import RESULT_TTL
 from stem_kombu.clock import epoch_us, isoformat
-from stem_kombu.drivers.redis import SCHEMES, RedisDatabase, RedisScript
+from stem_kombu.drivers.redis import RedisDatabase, RedisScript
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import Source, TlsSettings
 from stem_kombu.task import TaskMessage
+from stem_kombu.urls import REDIS_SCHEMES, scheme_of
 
 _STATES = {
     TaskState.QUEUED: "PENDING",
@@ -56,7 +57,7 @@ return #KEYS
 
 
 def open_celery_results(source: Source | None, tls: TlsSettings) -> CeleryResults | None:
-    """The results for Celery's clients, ``None`` when nobody is to be told; nothing is connected yet."""
+    """The results for Celery's clients, ``None`` when they are switched off; nothing is connected yet."""
     return None if source is None else CeleryResults(source, tls=tls)
 
 
@@ -64,8 +65,7 @@ class CeleryResults:
     """Writes what became of the tasks that Celery applications sent. Thread-safe; connects on first use; reconnects."""
 
     def __init__(self, source: Source, *, tls: TlsSettings | None = None, result_ttl: float = RESULT_TTL) -> None:
-        scheme = source.value.partition("://")[0].lower()
-        if scheme not in SCHEMES:
+        if scheme_of(source.value) not in REDIS_SCHEMES:
             raise ConfigurationError(
                 f"{source.name}: {mask_url(source.value)!r} can't hold results for Celery's clients",
                 hint="give the redis:// URL that is their result_backend, or off",

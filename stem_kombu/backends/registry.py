@@ -9,10 +9,8 @@ from stem_kombu.backends.stored import RESULT_TTL
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import EMBEDDED, TlsSettings
-from stem_kombu.urls import file_path, sqlite_path
+from stem_kombu.urls import POSTGRES_SCHEMES, REDIS_SCHEMES, file_path, scheme_of, sqlite_path
 
-_REDIS = frozenset({"redis", "rediss", "redis+socket", "unix", "sentinel", "redis+sentinel"})
-_POSTGRES = frozenset({"postgres", "postgresql"})
 _ACCEPTED = "redis://, rediss://, redis+sentinel://, postgres://, postgresql://, sqlite:///path or memory://"
 
 
@@ -41,7 +39,7 @@ def open_roster(
     Beside a revoke store that is a file (``file:///path`` or a bare path) it is the SQLite file ``<path>.roster``.
     Raises :class:`ConfigurationError` as :func:`open_backend` does.
     """
-    if _scheme(source_url) in {"file", None}:
+    if scheme_of(source_url) in {"file", None}:
         return _sqlite(Path(f"{file_path(source_url, name=name)}.roster"), name, RESULT_TTL, "roster")
     roster = _opened(source_url, name, tls, RESULT_TTL, "roster", patience)
     if roster is None:
@@ -53,12 +51,12 @@ def _opened(
     url: str, name: str, tls: TlsSettings | None, result_ttl: float, purpose: str, patience: float | None = None
 ) -> Backend | None:
     # Each driver is imported only when it is asked for.
-    scheme = _scheme(url)
-    if scheme in _REDIS:
+    scheme = scheme_of(url)
+    if scheme in REDIS_SCHEMES:
         from stem_kombu.backends.redis import RedisBackend
 
         return RedisBackend(url, name=name, tls=tls, result_ttl=result_ttl, purpose=purpose, patience=patience)
-    if scheme in _POSTGRES:
+    if scheme in POSTGRES_SCHEMES:
         from stem_kombu.backends.postgres import PostgresBackend
 
         return PostgresBackend(url, name=name, tls=tls, result_ttl=result_ttl, purpose=purpose, patience=patience)
@@ -77,13 +75,8 @@ def _sqlite(path: Path, name: str, result_ttl: float, purpose: str) -> Backend:
     return SqliteBackend(path, create_folder=name == EMBEDDED, result_ttl=result_ttl, purpose=purpose)
 
 
-def _scheme(url: str) -> str | None:
-    scheme, colon, _ = url.partition("://")
-    return scheme.lower() if colon else None
-
-
 def _refusal(url: str, name: str, what: str, why: str) -> ConfigurationError:
-    scheme = _scheme(url)
+    scheme = scheme_of(url)
     return ConfigurationError(
         f"{name}: {mask_url(url)!r} can't hold {what} ({'a path' if scheme is None else f'{scheme}://'} is {why})",
         hint=f"set STEM_RESULT_BACKEND_URL (or --backend) to one of {_ACCEPTED}",

@@ -11,24 +11,37 @@ import contextlib
 import re
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers.certificate import Certificate, parse_certificate
+from stem_kombu.drivers.diagnosis import Diagnosis
 from stem_kombu.drivers.tls import CA_CERT, CLIENT_CERT, CLIENT_KEY, client_certificate, client_context, uses_tls
 from stem_kombu.settings import TlsSettings
 
-#: Seconds for a handshake of our own, for one that looks into a failure, and for the alert that it may hear.
+#: Seconds for a handshake of our own, for one that looks into a failure, and to wait for an alert.
 HANDSHAKE_TIMEOUT, _SECOND_LOOK, _ALERT_TIMEOUT = 3.0, 1.0, 0.3
 _PORTS = {"redis": 6379, "rediss": 6379, "amqp": 5671, "amqps": 5671, "postgres": 5432, "postgresql": 5432}
 #: PostgreSQL's SSLRequest: a length of 8 and the number that asks for TLS; the answer is one letter.
 _SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
 _NO_TLS = ("wrong version number", "record layer failure", "does not support ssl", "packet length too long")
 _HOW_TO_ASK = "use its TLS port, or a URL that doesn't ask for TLS (redis://, amqp://, ?sslmode=disable)"
-#: What a connection says that the other end gave up in the middle of a handshake.
-_BROKEN_OFF = ("eof occurred", "unexpected eof", "reset by peer", "broken pipe", "closed")
+#: The words of the TLS alert that a server sent.
+_ALERT = re.compile(r"alert ([a-z ]+?)(?= \(|'|\)|\.|$)")
+#: What to do about an alert by which a server refuses a client's certificate.
+_REFUSALS = (
+    (
+        "revoked",
+        f"it is on the server's list of revoked certificates: set {CLIENT_CERT} and {CLIENT_KEY} to a new pair",
+    ),
+    ("expired", f"renew it: set {CLIENT_CERT} and {CLIENT_KEY} to a new pair"),
+    (
+        "unknown ca",
+        f"the server does not know the authority that signed it: set {CLIENT_CERT} to one of its own authority",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,46 +121,39 @@ def _connected(endpoint: Endpoint, timeout: float) -> Iterator[socket.socket]:
         yield plain
 
 
-def explained(text: str, endpoint: Endpoint | None, tls: TlsSettings) -> tuple[str, str] | None:
+def explained(text: str, endpoint: Endpoint | None, tls: TlsSettings) -> Diagnosis | None:
     """What failed and what to try, when that text of a driver's error is about TLS; else ``None``.
 
-    ``endpoint`` is ``None`` where TLS was not asked for, and may be looked at once more.
+    ``endpoint`` is ``None`` where TLS was not asked for; else another handshake may look into the failure.
     """
     lowered = text.lower()
-    where = "the server" if endpoint is None else str(endpoint)
     if any(phrase in lowered for phrase in _NO_TLS):
-        return f"{where} does not speak TLS on that port ({text})", _HOW_TO_ASK
+        where = "the server" if endpoint is None else str(endpoint)
+        return Diagnosis(f"{where} does not speak TLS on that port ({text})", _HOW_TO_ASK)
     if "private key" in lowered and ("access" in lowered or "permission" in lowered):
-        return f"the client's key can't be used ({text})", f"let nobody else read the file of {CLIENT_KEY} (chmod 600)"
+        return Diagnosis(
+            f"the client's key can't be used ({text})", f"let no other user read the file of {CLIENT_KEY} (chmod 600)"
+        )
     if endpoint is None:
         return None
-    if (
-        "root certificate file" in lowered and "does not exist" in lowered
-    ):  # a libpq before 16 knows no system's authorities
-        return (
-            f"there is no authority to verify {endpoint} with",
-            f"set {CA_CERT} to the certificate of the authority that signed its certificate",
-        )
-    if "verify failed" in lowered or "does not match host name" in lowered:
-        return _not_verified(text, endpoint, tls)
-    if "requires a valid client certificate" in lowered:
-        return _client_refused("certificate required", endpoint, tls)
-    if (alert := _alert(lowered)) is not None:
-        return _client_refused(alert, endpoint, tls)
-    if any(phrase in lowered for phrase in _BROKEN_OFF):
-        return _broken_off(text, endpoint, tls)
-    if "ssl" in lowered or "certificate" in lowered:
-        return f"TLS with {where} failed ({text})", f"check {CA_CERT}, {CLIENT_CERT} and the server's TLS settings"
-    return None
+    explain = next((explain for pattern, explain in _FAILURES if pattern.search(lowered)), None)
+    return None if explain is None else explain(text, endpoint, tls)
 
 
-def _alert(lowered: str) -> str | None:
-    """The words of the TLS alert that the server sent."""
-    found = re.search(r"alert ([a-z ]+?)(?= \(|'|\)|\.|$)", lowered)
-    return None if found is None else found[1]
+def _no_authority(text: str, endpoint: Endpoint, tls: TlsSettings) -> Diagnosis:
+    return Diagnosis(  # a libpq before 16 knows no authorities of the system
+        f"there is no authority to verify {endpoint} with",
+        f"set {CA_CERT} to the certificate of the authority that signed its certificate",
+    )
 
 
-def _not_verified(text: str, endpoint: Endpoint, tls: TlsSettings) -> tuple[str, str]:
+def _failed(text: str, endpoint: Endpoint, tls: TlsSettings) -> Diagnosis:
+    return Diagnosis(
+        f"TLS with {endpoint} failed ({text})", f"check {CA_CERT}, {CLIENT_CERT} and the server's TLS settings"
+    )
+
+
+def _not_verified(text: str, endpoint: Endpoint, tls: TlsSettings) -> Diagnosis:
     try:
         shake_hands(endpoint, tls, verify=True, timeout=_SECOND_LOOK)
     except (OSError, ValueError) as error:
@@ -163,31 +169,31 @@ def _not_verified(text: str, endpoint: Endpoint, tls: TlsSettings) -> tuple[str,
     if shown is not None:
         facts = f" ({shown.subject}, signed by {shown.issuer}, {shown.validity(SYSTEM.utcnow())}: {reason})"
     if "mismatch" in lowered or "not valid for" in lowered or "match host" in lowered:
-        return (
+        return Diagnosis(
             f"the certificate of {endpoint} is for another name{facts}",
             "use the host name that the certificate was made for",
         )
     if "expired" in lowered:
-        return f"the certificate of {endpoint} has expired{facts}", "renew the server's certificate"
+        return Diagnosis(f"the certificate of {endpoint} has expired{facts}", "renew the server's certificate")
     if "not yet valid" in lowered:
-        return f"the certificate of {endpoint} is not valid yet{facts}", "check the clocks of both machines"
+        return Diagnosis(f"the certificate of {endpoint} is not valid yet{facts}", "check the clocks of both machines")
     trusted = f"{CA_CERT} ({tls.ca_cert})" if tls.ca_cert is not None else "the system's authorities"
-    return (
+    return Diagnosis(
         f"the certificate of {endpoint} is not trusted by {trusted}{facts}",
         f"set {CA_CERT} to the certificate of the authority that signed it",
     )
 
 
-def _broken_off(text: str, endpoint: Endpoint, tls: TlsSettings) -> tuple[str, str] | None:
-    """Why the other end may have left: a handshake after which nothing is said hears the alert. ``None`` when TLS is not the
-    reason: the server is away, or this handshake stands."""
+def _broken_off(text: str, endpoint: Endpoint, tls: TlsSettings) -> Diagnosis | None:
+    """Why the server may have closed the connection: another handshake, which then waits for the alert. ``None`` when TLS is not
+    the reason: the server is away, or this handshake succeeds."""
     try:
         shake_hands(endpoint, tls, verify=not tls.allow_insecure, hear=_ALERT_TIMEOUT, timeout=_SECOND_LOOK)
     except ssl.SSLCertVerificationError as error:
         return _not_verified(str(error), endpoint, tls)
     except ssl.SSLError as error:
-        if (alert := _alert(str(error).lower())) is not None:
-            return _client_refused(alert, endpoint, tls)
+        if _ALERT.search(str(error).lower()):
+            return _client_refused(str(error), endpoint, tls)
     except (OSError, ValueError):
         return None
     else:
@@ -195,22 +201,21 @@ def _broken_off(text: str, endpoint: Endpoint, tls: TlsSettings) -> tuple[str, s
     own = _own(tls)
     what = f"{endpoint} ended the TLS connection without a reason ({text})"
     if own is None:
-        return what, f"if it asks for client certificates, set {CLIENT_CERT} and {CLIENT_KEY}; its log says why"
-    return what, f"it may refuse {own}; its log says why"
+        return Diagnosis(
+            what, f"if it asks for client certificates, set {CLIENT_CERT} and {CLIENT_KEY}; its log says why"
+        )
+    return Diagnosis(what, f"it may refuse {own}; its log says why")
 
 
-def _client_refused(alert: str, endpoint: Endpoint, tls: TlsSettings) -> tuple[str, str]:
+def _client_refused(text: str, endpoint: Endpoint, tls: TlsSettings) -> Diagnosis:
+    found = _ALERT.search(text.lower())
+    alert = "certificate required" if found is None else found[1]
     own = _own(tls)
     if own is None:
-        return f"{endpoint} asks for a client certificate ({alert})", f"set {CLIENT_CERT} and {CLIENT_KEY}"
-    hint = f"check {CLIENT_CERT} and {CLIENT_KEY}, and the server's TLS settings"
-    if "revoked" in alert:
-        hint = f"it is on the server's list of revoked certificates: set {CLIENT_CERT} and {CLIENT_KEY} to a new pair"
-    elif "expired" in alert:
-        hint = f"renew it: set {CLIENT_CERT} and {CLIENT_KEY} to a new pair"
-    elif "unknown ca" in alert:
-        hint = f"the server does not know the authority that signed it: set {CLIENT_CERT} to one of its own authority"
-    return f"{endpoint} refused {own}: {alert}", hint
+        return Diagnosis(f"{endpoint} asks for a client certificate ({alert})", f"set {CLIENT_CERT} and {CLIENT_KEY}")
+    known = (hint for words, hint in _REFUSALS if words in alert)
+    hint = next(known, f"check {CLIENT_CERT} and {CLIENT_KEY}, and the server's TLS settings")
+    return Diagnosis(f"{endpoint} refused {own}: {alert}", hint)
 
 
 def _own(tls: TlsSettings) -> str | None:
@@ -220,3 +225,14 @@ def _own(tls: TlsSettings) -> str | None:
     certificate = client_certificate(tls)
     facts = "" if certificate is None else f", {certificate.subject}, {certificate.validity(SYSTEM.utcnow())}"
     return f"the client certificate ({tls.client_cert}{facts})"
+
+
+#: What an error's text is about, the more special patterns first.
+_FAILURES: tuple[tuple[re.Pattern[str], Callable[[str, Endpoint, TlsSettings], Diagnosis | None]], ...] = (
+    (re.compile(r"root certificate file .*does not exist"), _no_authority),
+    (re.compile(r"verify failed|does not match host name"), _not_verified),
+    (re.compile(rf"requires a valid client certificate|{_ALERT.pattern}"), _client_refused),
+    # The server gave up in the middle of a handshake.
+    (re.compile(r"eof occurred|unexpected eof|reset by peer|broken pipe|closed"), _broken_off),
+    (re.compile(r"ssl|certificate"), _failed),
+)

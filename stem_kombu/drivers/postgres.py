@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers import forking
 from stem_kombu.drivers.bulk import time_limit
+from stem_kombu.drivers.diagnosis import Diagnosis, by_words, store_error
 from stem_kombu.drivers.handshake import Endpoint, explained
 from stem_kombu.drivers.postgres_session import PostgresSession, TimedOut, close_inherited, wait_for
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.tls import postgres_options, tls_for
-from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError, StoreRefused, StoreUnavailable
+from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import TlsSettings
 from stem_kombu.urls import checked_server_url, checked_url
@@ -236,44 +237,36 @@ class PostgresDatabase:
     def failure(self, error: Any) -> StoreError:
         """What one of :attr:`errors` means to the caller. A table that is missing is made by the next connection."""
         text = " ".join(mask_url(str(error)).split()) or type(error).__name__
-        where, code = f"{self._purpose} {self.url}", error.pgcode or ""
+        code = "57014" if isinstance(error, TimedOut) else error.pgcode or ""
         self._prepared = self._prepared and code != _UNDEFINED_TABLE
-        if isinstance(error, TimedOut) or code in {"57014", "55P03"}:
-            return StoreUnavailable(
-                f"{where}: no answer in time ({text})", hint="check that the server runs and is not locked up"
-            )
-        if not code and (told := explained(text, self._endpoint(), tls_for(self._address, self._tls))) is not None:
-            return StoreUnavailable(f"{where}: {told[0]}", hint=told[1])
-        if (
-            meant := _MEANING.get(code) or next((found for words, found in _AT_LOGIN if words in text), None)
-        ) is not None:
-            what, hint, refused = meant
-            return (StoreRefused if refused else StoreUnavailable)(f"{where}: {what}{text}", hint=hint)
+        found = None if code else explained(text, self._endpoint(), tls_for(self._address, self._tls))
+        found = found or _BY_CODE.get(code) or by_words(_AT_LOGIN, text)
+        if found is None and (code.startswith(("53", "57")) or isinstance(error, self._driver.OperationalError)):
+            found = Diagnosis("", "check that the server runs at that host and port")
         if code in _UNSTORABLE_TEXT:
-            return StoreError(
-                f"{where}: the encoding of this database has no place for a character of an id, name or reason ({text})",
-                hint="make the database anew with encoding UTF8 (createdb -E UTF8 -T template0), or use plain ASCII text",
-            )
-        if code.startswith(("53", "57")) or isinstance(error, self._driver.OperationalError):
-            return StoreUnavailable(f"{where}: {text}", hint="check that the server runs at that host and port")
-        return StoreError(f"{where}: {text}")
+            text = f"the encoding of this database has no place for a character of an id, name or reason ({text})"
+            return StoreError(f"{self._purpose} {self.url}: {text}", hint=_ENCODING)
+        return store_error(f"{self._purpose} {self.url}", text, found)
 
 
-_PASSWORD = ("", "check user and password", True)
-_DATABASE = ("", "create the database (createdb), or name one that exists", True)
-_RIGHTS = ("", "grant this user CREATE on the schema, or make the tables beforehand and grant them", True)
-_FULL = ("", "raise max_connections or the role's limit, or put a pooler before the server", False)
-_STARTING = ("", "wait until the server has started", False)
-#: What a code means, what to do, and whether it stays so until a person changes something.
-_MEANING = {
-    "25006": ("the server, database or role is read-only: ", "give the URL of the primary, or allow writing", False),
+_ENCODING = "make the database anew with encoding UTF8 (createdb -E UTF8 -T template0), or use plain ASCII text"
+_PASSWORD = Diagnosis("", "check user and password", True)
+_DATABASE = Diagnosis("", "create the database (createdb), or name one that exists", True)
+_FULL = Diagnosis("", "raise max_connections or the role's limit, or put a pooler before the server")
+_STARTING = Diagnosis("", "wait until the server has started")
+_TIMED_OUT = Diagnosis("no answer in time", "check that the server runs and is not locked up")
+#: By SQLSTATE.
+_BY_CODE = {
+    "25006": Diagnosis("the server, database or role is read-only", "give the URL of the primary, or allow writing"),
     "28000": _PASSWORD,
     "28P01": _PASSWORD,
     "3D000": _DATABASE,
-    "42501": _RIGHTS,
-    "53100": ("the server's disk is full: ", "make room on it", False),
-    "53200": ("the server is out of memory: ", "look at its limits", False),
+    "42501": Diagnosis("", "grant this user CREATE on the schema, or make the tables beforehand and grant them", True),
+    "53100": Diagnosis("the server's disk is full", "make room on it"),
+    "53200": Diagnosis("the server is out of memory", "look at its limits"),
     "53300": _FULL,
+    "55P03": _TIMED_OUT,
+    "57014": _TIMED_OUT,
     "57P03": _STARTING,
 }
 #: The same at login, where libpq hands on no code: by the server's words, the more special ones first.
@@ -282,11 +275,11 @@ _AT_LOGIN = (
     ("too many clients", _FULL),
     ("remaining connection slots", _FULL),
     ("starting up", _STARTING),
-    ("no encryption", ("", "set STEM_TLS_CA_CERT, and this server is reached with TLS and verified", True)),
+    ("no encryption", Diagnosis("", "set STEM_TLS_CA_CERT, and this server is reached with TLS and verified", True)),
     ("password authentication failed", _PASSWORD),
     ("no password supplied", _PASSWORD),
     ("authentication failed", _PASSWORD),
-    ("pg_hba.conf", ("", "check user and password, and the server's pg_hba.conf", True)),
+    ("pg_hba.conf", Diagnosis("", "check user and password, and the server's pg_hba.conf", True)),
     ("permitted to log in", _PASSWORD),
     ('role "', _PASSWORD),
     ("does not exist", _DATABASE),

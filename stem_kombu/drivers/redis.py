@@ -18,9 +18,10 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from stem_kombu.drivers import forking
 from stem_kombu.drivers.bulk import LARGE, time_limit
+from stem_kombu.drivers.diagnosis import Diagnosis, by_class, by_words, store_error
 from stem_kombu.drivers.handshake import endpoint_of, explained
 from stem_kombu.drivers.tls import checked_tls, tls_for, uses_tls, verifies
-from stem_kombu.errors import ConfigurationError, StoreError, StoreRefused, StoreUnavailable
+from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
 from stem_kombu.redaction import mask_url
 from stem_kombu.sentinel import is_sentinel, sentinel_address
 from stem_kombu.settings import TlsSettings
@@ -35,7 +36,6 @@ REPLY_TIMEOUT = 5.0
 #: Option of a URL: how many replicas must have what is stored before it counts as stored. And how long that may take.
 REPLICAS = "wait_replicas"
 _REPLICATION_MS = 1000
-SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel", "redis+sentinel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,42 +269,48 @@ class RedisDatabase:
         return connect
 
     def _translated(self, error: Exception) -> StoreError:
-        text = str(error).strip() or type(error).__name__
-        where, errors = f"{self._purpose} {self.url}", self._redis.exceptions
-        if isinstance(error, errors.AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
-            return StoreRefused(f"{where}: the password was not accepted ({text})", hint="check user and password")
-        if isinstance(error, self._redis.sentinel.MasterNotFoundError):
+        text = " ".join(str(error).split()) or type(error).__name__
+        found = by_words(_BY_WORDS, text) or _BY_ANSWER.get(text.partition(" ")[0]) or by_class(_BY_CLASS, error)
+        if found is _SENTINELS:
             text = text.partition(" : ")[0]  # the rest is the repr of every client that was tried
-            return StoreUnavailable(f"{where}: {text}", hint="check the sentinels' addresses and the master's name")
-        if isinstance(error, (errors.ConnectionError, OSError)):
-            if (
-                told := explained(" ".join(text.split()), self._endpoint, tls_for(self._address, self._tls))
-            ) is not None:
-                return StoreUnavailable(f"{where}: {told[0]}", hint=told[1])
-            if self._endpoint is None and ("closed" in text or "reset" in text):
-                return StoreUnavailable(f"{where}: {text}", hint="if the server expects TLS, write rediss://")
-        if isinstance(error, errors.InvalidResponse):
-            return StoreUnavailable(f"{where}: what answers there is not Redis ({text})", hint="check host and port")
-        if isinstance(error, errors.TimeoutError):
-            return StoreUnavailable(
-                f"{where}: no answer in time ({text})", hint="check that the server runs and is reachable"
-            )
-        if isinstance(error, (errors.ConnectionError, OSError)):
-            return StoreUnavailable(f"{where}: {text}", hint="check that the server runs at that host and port")
-        if "DB index" in text:
-            return StoreRefused(f"{where}: {text}", hint="the number after the last slash must be a database it has")
-        if "OOM " in text or "maxmemory" in text:
-            return StoreUnavailable(f"{where}: the server is out of memory ({text})", hint="raise maxmemory, or prune")
-        if isinstance(error, errors.ReadOnlyError) or text.startswith("READONLY"):
-            return StoreUnavailable(f"{where}: this server is a read-only replica", hint="give the URL of the master")
-        if isinstance(error, errors.NoPermissionError) or text.startswith("NOPERM"):
-            return StoreRefused(
-                f"{where}: {text}", hint="allow this user EVAL and EVALSHA on the keys of its namespace"
-            )
-        if text.startswith(("MISCONF", "BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN")):
-            return StoreUnavailable(f"{where}: {text}")
-        return StoreError(f"{where}: {text}")
+        elif found is _UNREACHABLE:
+            found = explained(text, self._endpoint, tls_for(self._address, self._tls)) or found
+            if found is _UNREACHABLE and self._endpoint is None and ("closed" in text or "reset" in text):
+                found = Diagnosis("", "if the server expects TLS, write rediss://")
+        return store_error(f"{self._purpose} {self.url}", text, found)
 
+
+_PASSWORD = Diagnosis("the password was not accepted", "check user and password", True)
+_MEMORY = Diagnosis("the server is out of memory", "raise maxmemory, or prune")
+_REPLICA = Diagnosis("this server is a read-only replica", "give the URL of the master")
+_RIGHTS = Diagnosis("", "allow this user EVAL and EVALSHA on the keys of its namespace", True)
+_SENTINELS = Diagnosis("", "check the sentinels' addresses and the master's name")
+_UNREACHABLE = Diagnosis("", "check that the server runs at that host and port")
+_BUSY = Diagnosis("", None)
+_BY_WORDS = (
+    ("NOAUTH", _PASSWORD),
+    ("WRONGPASS", _PASSWORD),
+    ("DB index", Diagnosis("", "the number after the last slash must be a database it has", True)),
+    ("OOM ", _MEMORY),
+    ("maxmemory", _MEMORY),
+)
+#: By the word that begins an answer; redis-py cuts it off where it has a class for it.
+_BY_ANSWER = {
+    "READONLY": _REPLICA,
+    "NOPERM": _RIGHTS,
+    **dict.fromkeys(("MISCONF", "BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN"), _BUSY),
+}
+_BY_CLASS = {
+    "AuthenticationError": _PASSWORD,
+    "MasterNotFoundError": _SENTINELS,
+    "InvalidResponse": Diagnosis("what answers there is not Redis", "check host and port"),
+    "TimeoutError": Diagnosis("no answer in time", "check that the server runs and is reachable"),
+    "BusyLoadingError": _BUSY,
+    "ReadOnlyError": _REPLICA,
+    "NoPermissionError": _RIGHTS,
+    "ConnectionError": _UNREACHABLE,
+    "OSError": _UNREACHABLE,
+}
 
 #: By process, address and limits, as long as a database uses them.
 _clients: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDictionary()

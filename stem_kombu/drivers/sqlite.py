@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers import forking
+from stem_kombu.drivers.diagnosis import Diagnosis, by_words, store_error
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.errors import StoreCorrupt, StoreError, StoreUnavailable
 
@@ -119,7 +120,7 @@ class SqliteDatabase:
                     if "no such table" in str(error) and not rebuilt:
                         rebuilt = True  # somebody replaced the file's content; a new connection makes the schema again
                         self.close()
-                    elif not _is_locked(error) or SYSTEM.monotonic() > deadline:
+                    elif not is_locked(error) or SYSTEM.monotonic() > deadline:
                         raise self._translated(error) from error
                 except BaseException:
                     self._roll_back()
@@ -184,26 +185,23 @@ class SqliteDatabase:
         connection.execute("COMMIT")
 
     def _translated(self, error: sqlite3.Error) -> StoreError:
-        text = str(error)
-        where = f"{self._purpose} {self.url}"
-        if "not a database" in text or "malformed" in text:
+        text, where = str(error), f"{self._purpose} {self.url}"
+        if any(words in text for words in _CORRUPT):
             return StoreCorrupt(f"{where}: {text}", hint="restore the file from a backup, or name another one")
-        if _is_locked(error):
-            return StoreUnavailable(
-                f"{where}: locked by another process for more than {self._timeout:g} s",
-                hint="try again; see who holds it",
-            )
-        if "readonly" in text or "read-only" in text:
-            return StoreUnavailable(f"{where}: {text}", hint="make the file and its folder writable for this user")
-        if "unable to open" in text:
-            return StoreUnavailable(
-                f"{where}: {text}", hint="check that the path is a file this user may read and write"
-            )
-        if "full" in text:
-            return StoreUnavailable(f"{where}: {text}", hint=f"make room on the disk of {self.path.parent}")
-        if isinstance(error, sqlite3.OperationalError):
-            return StoreUnavailable(f"{where}: {text}")
-        return StoreError(f"{where}: {text}")
+        if is_locked(error):
+            text = f"locked by another process for more than {self._timeout:g} s"
+        temporary = Diagnosis("", None) if isinstance(error, sqlite3.OperationalError) else None
+        return store_error(where, text, by_words(_MEANING, text) or temporary)
+
+
+_CORRUPT = ("not a database", "malformed")
+_MEANING = (
+    ("locked", Diagnosis("", "try again; see which process holds it")),
+    ("readonly", Diagnosis("", "make the file and its folder writable for this user")),
+    ("read-only", Diagnosis("", "make the file and its folder writable for this user")),
+    ("unable to open", Diagnosis("", "check that the path is a file this user may read and write")),
+    ("full", Diagnosis("", "make room on its disk")),
+)
 
 
 def _has_column(connection: sqlite3.Connection, table: str, column: str) -> bool:
@@ -211,7 +209,7 @@ def _has_column(connection: sqlite3.Connection, table: str, column: str) -> bool
     return found is not None
 
 
-def _is_locked(error: sqlite3.Error) -> bool:
+def is_locked(error: sqlite3.Error) -> bool:
     # The error code is public since Python 3.11 only; these texts are SQLite's own and have not changed since 2007.
     return isinstance(error, sqlite3.OperationalError) and ("locked" in str(error) or "locking protocol" in str(error))
 

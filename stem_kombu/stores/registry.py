@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import EMBEDDED, TlsSettings
 from stem_kombu.stores.base import RevokeStore
-from stem_kombu.urls import file_path, sqlite_path
+from stem_kombu.urls import POSTGRES_SCHEMES, REDIS_SCHEMES, file_path, scheme_of, sqlite_path
 
 #: Plug-ins register here: the entry point's name is the URL scheme, its value a callable ``(url, tls) -> RevokeStore``.
 ENTRY_POINT_GROUP = "stem_kombu.revoke_stores"
 
-_Opener = Callable[[str, str, "TlsSettings | None", "float | None"], RevokeStore]
+_BUILT_IN = (*REDIS_SCHEMES, *POSTGRES_SCHEMES, "sqlite", "file", "memory")
 
 
 def open_revoke_store(
@@ -26,14 +25,12 @@ def open_revoke_store(
     driver's own timeouts; plug-ins and files have theirs) counts as down. Raises :class:`ConfigurationError`, naming
     ``name``, for a URL that can't be read, for one that can't hold revocations, and when the driver is not installed.
     """
-    if "://" not in url:
-        return _file(url, name, tls, patience)
-    scheme = url.partition("://")[0].lower()
-    if (opener := _BUILT_IN.get(scheme)) is not None:
-        return opener(url, name, tls, patience)
+    scheme = scheme_of(url)
+    if (store := _opened(scheme, url, name, tls, patience)) is not None:
+        return store
     plugins = _plugins()
-    if scheme in plugins:
-        return _open_plugin(plugins[scheme], url, name, tls)
+    if (plugin := plugins.get(scheme or "")) is not None:
+        return _open_plugin(plugin, url, name, tls)
     known = ", ".join(f"{known}://" for known in sorted({*_BUILT_IN, *plugins}))
     raise ConfigurationError(
         f"{name}: {mask_url(url)!r} can't hold revocations ({scheme}:// is no revoke store)",
@@ -41,49 +38,31 @@ def open_revoke_store(
     )
 
 
-def _redis(url: str, name: str, tls: TlsSettings | None, patience: float | None) -> RevokeStore:
-    from stem_kombu.stores.redis import RedisRevokeStore
+def _opened(
+    scheme: str | None, url: str, name: str, tls: TlsSettings | None, patience: float | None
+) -> RevokeStore | None:
+    # Each driver is imported only when it is asked for.
+    if scheme in REDIS_SCHEMES:
+        from stem_kombu.stores.redis import RedisRevokeStore
 
-    return RedisRevokeStore(url, name=name, tls=tls, patience=patience)
+        return RedisRevokeStore(url, name=name, tls=tls, patience=patience)
+    if scheme in POSTGRES_SCHEMES:
+        from stem_kombu.stores.postgres import PostgresRevokeStore
 
+        return PostgresRevokeStore(url, name=name, tls=tls, patience=patience)
+    if scheme == "sqlite":
+        from stem_kombu.stores.sqlite import SqliteRevokeStore
 
-def _postgres(url: str, name: str, tls: TlsSettings | None, patience: float | None) -> RevokeStore:
-    from stem_kombu.stores.postgres import PostgresRevokeStore
+        return SqliteRevokeStore(sqlite_path(url, name=name), create_folder=name == EMBEDDED)
+    if scheme in {"file", None}:
+        from stem_kombu.stores.file import FileRevokeStore
 
-    return PostgresRevokeStore(url, name=name, tls=tls, patience=patience)
+        return FileRevokeStore(file_path(url, name=name))
+    if scheme == "memory":
+        from stem_kombu.stores.memory import MemoryRevokeStore
 
-
-def _sqlite(url: str, name: str, tls: TlsSettings | None, patience: float | None) -> RevokeStore:
-    from stem_kombu.stores.sqlite import SqliteRevokeStore
-
-    return SqliteRevokeStore(sqlite_path(url, name=name), create_folder=name == EMBEDDED)
-
-
-def _memory(url: str, name: str, tls: TlsSettings | None, patience: float | None) -> RevokeStore:
-    from stem_kombu.stores.memory import MemoryRevokeStore
-
-    return MemoryRevokeStore(url.partition("://")[2].strip("/"))
-
-
-def _file(url: str, name: str, tls: TlsSettings | None, patience: float | None) -> RevokeStore:
-    from stem_kombu.stores.file import FileRevokeStore
-
-    return FileRevokeStore(file_path(url, name=name))
-
-
-_BUILT_IN: dict[str, _Opener] = {
-    "redis": _redis,
-    "rediss": _redis,
-    "redis+socket": _redis,
-    "unix": _redis,
-    "sentinel": _redis,
-    "redis+sentinel": _redis,
-    "postgres": _postgres,
-    "postgresql": _postgres,
-    "sqlite": _sqlite,
-    "file": _file,
-    "memory": _memory,
-}
+        return MemoryRevokeStore(url.partition("://")[2].strip("/"))
+    return None
 
 
 def _plugins() -> dict[str, EntryPoint]:

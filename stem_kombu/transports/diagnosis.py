@@ -7,16 +7,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from typing import NamedTuple
 
-
-class Diagnosis(NamedTuple):
-    """``what`` failed, the ``hint``, and whether the server will go on refusing it until a person changes something."""
-
-    what: str
-    hint: str | None
-    refused: bool = False
-
+from stem_kombu.drivers.diagnosis import Diagnosis
 
 #: Redis: classes of redis-py and the words that begin an answer, which it cuts off where it knows them.
 _REDIS = {
@@ -66,6 +58,25 @@ _AMQP_MEANING = {
     406: Diagnosis("the broker refuses the operation", "compare the arguments with which the queue was declared"),
     506: Diagnosis("the broker lacks resources", "look at its memory, disk and log"),
 }
+#: The system's errors, by class or by words of a driver that says no more; the more special ones first.
+_SYSTEM: tuple[tuple[tuple[type[BaseException], ...], tuple[str, ...], Diagnosis], ...] = (
+    (
+        (socket.gaierror,),
+        ("name or service not known",),
+        Diagnosis("the host name can't be resolved", "check the host in the broker URL"),
+    ),
+    (
+        (ConnectionRefusedError,),
+        ("connection refused",),
+        Diagnosis("connection refused", "check that the broker runs at that host and port"),
+    ),
+    ((TimeoutError,), ("timed out", "timeout"), Diagnosis("no answer in time", "check host, port and firewall")),
+    (
+        (ConnectionError, EOFError),
+        ("closed",),
+        Diagnosis("the connection was closed", "if the server expects TLS, write rediss:// or amqps://"),
+    ),
+)
 
 
 def diagnosed(error: BaseException, text: str) -> Diagnosis:
@@ -73,7 +84,7 @@ def diagnosed(error: BaseException, text: str) -> Diagnosis:
     found = _amqp(error) or _redis(error, text) or _system(error, text)
     if found is None:
         return Diagnosis(text if isinstance(error, OSError) else f"{text} ({type(error).__name__})", None)
-    return found._replace(what=f"{found.what} ({text})" if found.what else text)
+    return found._replace(what=found.sentence(text))
 
 
 def _amqp(error: BaseException) -> Diagnosis | None:
@@ -106,16 +117,10 @@ def _redis(error: BaseException, text: str) -> Diagnosis | None:
 
 
 def _system(error: BaseException, text: str) -> Diagnosis | None:
-    chain = list(_chain(error))
-    lowered = text.lower()
-    if any(isinstance(one, socket.gaierror) for one in chain) or "name or service not known" in lowered:
-        return Diagnosis("the host name can't be resolved", "check the host in the broker URL")
-    if any(isinstance(one, ConnectionRefusedError) for one in chain) or "connection refused" in lowered:
-        return Diagnosis("connection refused", "check that the broker runs at that host and port")
-    if any(isinstance(one, TimeoutError) for one in chain) or "timed out" in lowered or "timeout" in lowered:
-        return Diagnosis("no answer in time", "check host, port and firewall")
-    if any(isinstance(one, (ConnectionError, EOFError)) for one in chain) or "closed" in lowered:
-        return Diagnosis("the connection was closed", "if the server expects TLS, write rediss:// or amqps://")
+    chain, lowered = list(_chain(error)), text.lower()
+    for classes, words, found in _SYSTEM:
+        if any(isinstance(one, classes) for one in chain) or any(word in lowered for word in words):
+            return found
     return None
 
 

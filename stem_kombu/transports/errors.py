@@ -13,7 +13,7 @@ from stem_kombu.drivers.handshake import explained
 from stem_kombu.errors import BrokerBlocked, BrokerError, BrokerRefused, BrokerUnavailable
 from stem_kombu.redaction import mask_url
 from stem_kombu.transports.alarms import BLOCKED, BLOCKED_HINT, is_blocked
-from stem_kombu.transports.diagnosis import Diagnosis, diagnosed
+from stem_kombu.transports.diagnosis import diagnosed
 from stem_kombu.transports.tls import endpoint_of_connection, tls_of
 
 if TYPE_CHECKING:
@@ -67,7 +67,6 @@ def described(error: BaseException, connection: Connection, doing: str = "") -> 
     text = " ".join(str(error).split()) or type(error).__name__
     if type(error).__name__ == "MasterNotFoundError":
         text = text.partition(" : ")[0]  # the rest is the repr of every client that was tried
-    told = explained(text, endpoint_of_connection(connection), tls_of(connection))
-    found = diagnosed(error, text) if told is None else Diagnosis(*told)
+    found = explained(text, endpoint_of_connection(connection), tls_of(connection)) or diagnosed(error, text)
     kind = BrokerRefused if found.refused else BrokerUnavailable
     return kind(f"broker {shown_url(connection)}: {f'{doing}: ' if doing else ''}{found.what}", hint=found.hint)

@@ -293,6 +293,7 @@ def _seen(found: list[dict[str, Any]], client: dict[str, Any] | None) -> dict[st
 
 def _shaken(route: Route, tls: TlsSettings) -> dict[str, Any]:
     """How a handshake with its endpoint went; nothing for several servers, of which the driver picks one."""
+    from stem_kombu.drivers.diagnosis import Diagnosis
     from stem_kombu.drivers.handshake import explained, shake_hands
     from stem_kombu.drivers.tls import tls_for
 
@@ -303,8 +304,8 @@ def _shaken(route: Route, tls: TlsSettings) -> dict[str, Any]:
         shaken = shake_hands(endpoint, asked, verify=route.verified, check_name=route.name_checked, hear=_ALERT)
     except (OSError, ValueError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
-        what, hint = explained(text, endpoint, asked) or (f"{endpoint}: {text}", "check host and port")
-        return {"error": what, "hint": hint}
+        found = explained(text, endpoint, asked) or Diagnosis(f"{endpoint}: {text}", "check host and port")
+        return {"error": found.what, "hint": found.hint}
     return {"protocol": shaken.protocol, "cipher": shaken.cipher, **_dated(shaken.certificate)}
 
 
