@@ -1,4 +1,4 @@
-"""A call of a task, as who makes it says it: checked, and made a message."""
+"""A call of a task: its arguments and options, checked and made into a message."""
 
 from __future__ import annotations
 

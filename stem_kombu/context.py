@@ -19,7 +19,7 @@ from stem_kombu.revocation import Revocation
 class TaskRevoked(BaseException):
     """An operator asked this task to stop. Let it pass; put clean-up in ``finally``.
 
-    ``revocation`` says who, why and when. A ``BaseException``, so that ``except Exception`` can't swallow it (G11).
+    ``revocation`` has requester, reason and time. A ``BaseException``, so that ``except Exception`` can't swallow it (G11).
     """
 
     def __init__(self, revocation: Revocation) -> None:
@@ -110,7 +110,7 @@ class TaskContext:
         return self._signals.revoked()
 
     def progress(self, fraction: float | None = None, /, **data: Any) -> None:
-        """Report how far the task is (0 to 1, or ``None`` where nobody knows) with any JSON data, then checkpoint.
+        """Report how far the task is (0 to 1, or ``None`` where that is unknown) with any JSON data, then checkpoint.
 
         Raises ``ValueError`` for a fraction outside 0 to 1.
         """

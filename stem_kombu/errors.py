@@ -1,8 +1,8 @@
 """Every exception that Stem raises, as one tree sorted by who must act.
 
-Each message names the object, the value and what went wrong; ``hint`` names the next step. The tree follows the person
-who has to do something about it: the operator who configured it (:class:`ConfigurationError`), whoever runs the store
-(:class:`StoreError`) or the broker (:class:`BrokerError`), the sender of a command (:class:`ControlError`) or the author
+Each message names the object, the value and what went wrong; ``hint`` names the next step. The tree is sorted by the
+person who has to act: the operator who configured it (:class:`ConfigurationError`), the operator of the store
+(:class:`StoreError`) or of the broker (:class:`BrokerError`), the sender of a command (:class:`ControlError`) or the author
 of a handler (:class:`ExecutionError`).
 
 :class:`~stem_kombu.context.TaskRevoked` is deliberately not here: it is an order, not an error.
@@ -27,7 +27,7 @@ class StemError(Exception):
 
 
 class ConfigurationError(StemError):
-    """A flag, variable, URL or keyword can't mean anything; nothing was attempted."""
+    """A flag, variable, URL or keyword is invalid; nothing was attempted."""
 
 
 class StoreError(StemError):
@@ -92,7 +92,7 @@ class BadMessage(ControlError):
 
 
 class UnknownCommand(ControlError):
-    """A well-formed command whose name nobody registered on this worker."""
+    """A well-formed command whose name is not registered on this worker."""
 
     code = "unknown-command"
 
@@ -110,7 +110,7 @@ class ResultNotSerializable(ExecutionError):
 
 
 class LeaseLost(ExecutionError):
-    """The broker gave the message to somebody else; what this handler does from here on is done twice."""
+    """The broker gave the message to another worker; what this handler does from here on is done twice."""
 
 
 class TimeLimitExceeded(ExecutionError):

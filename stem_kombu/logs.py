@@ -1,6 +1,6 @@
 """One logging set-up for a worker and its children: format, level, and the task on each record.
 
-A worker in somebody's process leaves that process's logging alone; its children, which are processes of their own, log by
+A worker inside another program leaves that process's logging alone; its children, which are processes of their own, log by
 :meth:`LogSetup.of_this_process`.
 """
 
@@ -42,7 +42,7 @@ class LogSetup:
 
     @classmethod
     def of_this_process(cls, worker: str | None = None) -> LogSetup:
-        """For the children of a worker in somebody's process: text, from the level of that process's root logger on."""
+        """For the children of a worker inside another program: text, from the level of that process's root logger on."""
         return cls(logging.getLogger().getEffectiveLevel(), worker=worker)
 
     def apply(self, hooks: Sequence[Callable[[LogSetup], Any]] = ()) -> None:

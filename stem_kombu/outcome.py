@@ -117,7 +117,7 @@ def admits(held: TaskRecord | None, new: TaskRecord) -> bool:
     """Whether ``new`` may replace ``held``.
 
     A terminal record is final for its life. What is sent again later under the same id is a new life, which replaces what
-    is known of the one before; but to be queued once more says nothing of a life that has not ended. Within one life a later
+    is known of the one before; but a second ``queued`` replaces nothing of a life that has not ended. Within one life a later
     attempt wins, and within one attempt the states only move forward; a repeated ``running`` (a redelivery) is let through.
     """
     if held is None:

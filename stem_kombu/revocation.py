@@ -110,7 +110,7 @@ class RevocationDraft:
     proofs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        # What no store could hold, or no reader would take, is refused here, at the door of every writer.
+        # What no store could hold, or no reader would accept, is refused here, before any writer.
         object.__setattr__(self, "task_id", _exactly_text(checked_task_id(self.task_id)))
         object.__setattr__(self, "terminate", self._checked_terminate())
         object.__setattr__(self, "expires_in", self._checked_life())
@@ -278,7 +278,7 @@ def kept_proofs(held: Iterable[str], new: Iterable[str], now: datetime) -> tuple
     terminate the one that lasts longest. In the order in which they came; at most :data:`MOST_PROOFS`.
 
     A key is its id and its secret's fingerprint, which the proof names: a store can't verify, and a proof by another secret
-    under a known id must not replace the one that workers believe. Where there are too many, those that expired go first
+    under a known id must not replace the one that workers verify. Where there are too many, those that expired go first
     and then the latest: a revocation that is in force stays in force. A text that is no proof is dropped.
     """
     found = [(proof, read) for proof in dict.fromkeys((*held, *new)) if (read := _proof_facts(proof)) is not None]
@@ -298,7 +298,7 @@ def kept_proofs(held: Iterable[str], new: Iterable[str], now: datetime) -> tuple
 
 
 def proof_key(proof: str) -> tuple[str, str] | None:
-    """The id of the key that a proof says it was signed with, and the fingerprint of its secret, empty in proofs of 0.1.0;
+    """The id of the key that a proof names as its signer, and the fingerprint of its secret, empty in proofs of 0.1.0;
     ``None`` for a text that is no proof."""
     read = _proof_facts(proof)
     return None if read is None else read[0]

@@ -54,7 +54,7 @@ class RevocationCache:
     never by :meth:`apply`: a broadcast that arrives may follow one that was lost, and to sync from its version would
     skip the lost one for good.
 
-    Whether a record is live is judged by the store's clock as it was last heard of (:meth:`set_store_time`) plus the
+    Whether a record is live is judged by the store's clock as it was last read (:meth:`set_store_time`) plus the
     time that has passed here since; until then by this machine's clock.
     """
 

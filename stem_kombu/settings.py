@@ -33,7 +33,7 @@ DEFAULT_CONTROL_TIMEOUT = 5.0
 DEFAULT_HEARTBEAT_INTERVAL = 10.0
 DEFAULT_SYNC_INTERVAL = 10.0
 DEFAULT_INLINE_SLOTS = 16
-#: The :class:`Source` name of what nobody named: files in the state folder, which are made together with their folder.
+#: The :class:`Source` name of defaults: files in the state folder, which are made together with their folder.
 EMBEDDED = "the embedded default"
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)

@@ -109,11 +109,11 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class CeleryOrigin:
-    """What a message says that a Celery application sent, beside the task: where it stands among others, and whether the
+    """What a message of a Celery application carries beside the task: where it stands among others, and whether the
     sender waits for its result.
 
     ``canvas`` names the parts of a canvas that hang on the task (``callbacks``, ``chain`` …) and that Stem can't run;
-    ``dependents`` are the ids of the tasks that would have followed, for whose results somebody may wait, and
+    ``dependents`` are the ids of the tasks that would have followed, for whose results a client may wait, and
     ``dependent_names`` their names in the same order.
     """
 

@@ -67,7 +67,7 @@ def file_path(text: str, *, name: str = "URL") -> Path:
             )
         try:
             path = Path(checked_url(text, name=name)).expanduser().absolute()
-        except RuntimeError as error:  # ~somebody, whom this machine doesn't know
+        except RuntimeError as error:  # ~user, where this machine has no such user
             raise ConfigurationError(f"{name}: {text!r} names no file: {error}", hint="write its whole path") from error
         if not path.name:
             raise ConfigurationError(f"{name}: {text!r} names no file", hint="write the path of a file")

@@ -17,7 +17,7 @@ def main() -> NoReturn:
     gc.set_threshold(_SELDOM, 10, 10)
     open_closed_streams()
     try:
-        # Here, because it takes most of the time of a short command: whoever interrupts it wants no traceback.
+        # Here, because it takes most of the time of a short command: a user who interrupts it wants no traceback.
         from stem_kombu_cli.main import run
     except KeyboardInterrupt:
         sys.stderr.write("error: interrupted\n")

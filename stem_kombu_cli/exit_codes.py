@@ -28,7 +28,7 @@ def of_report(report: Report) -> int:
     if refused or any(reply.payload.get("refused") for reply in report.replies):
         return REFUSED
     if report.untrusted and (report.silent or not report.replies):
-        return REFUSED  # somebody answered, and can't be believed
+        return REFUSED  # a worker answered, and its signature could not be verified
     if not report.replies:
         named = set(report.unknown)
         return NOTHING_MATCHED if named and named >= set(report.expected) else NOBODY_ANSWERED

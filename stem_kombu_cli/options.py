@@ -61,7 +61,7 @@ class Places:
     signing: SigningSettings | None = None
 
     def settings(self, *, announce: bool = True, **more: Any) -> Settings:
-        """The resolved settings. Says on stderr when nothing was named and the embedded default is used."""
+        """The resolved settings. Writes to stderr when no URL was given and the embedded default is used."""
         from stem_kombu.settings import Settings
 
         settings = Settings.from_env(

@@ -17,7 +17,7 @@ _BAR = 30
 
 
 class Progress:
-    """Shows how far something is; says nothing when stderr is no terminal, and leaves nothing behind."""
+    """Shows how far something is; writes nothing when stderr is no terminal, and leaves nothing behind."""
 
     def __init__(self, *, clock: Clock = SYSTEM, write: Callable[[str], None] | None = None) -> None:
         self._clock = clock
@@ -34,9 +34,9 @@ class Progress:
         filled = _BAR * done // of
         self._show(f"broadcasting [{'#' * filled}{'-' * (_BAR - filled)}] {100 * done // of}%")
 
-    def heartbeats(self, heard: int, left: float) -> None:
+    def heartbeats(self, received: int, left: float) -> None:
         """While heartbeats are listened for."""
-        self._show(f"{heard} heard, {max(left, 0.0):.0f}s left")
+        self._show(f"{received} received, {max(left, 0.0):.0f}s left")
 
     def __enter__(self) -> Progress:
         return self

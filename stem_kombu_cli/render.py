@@ -41,7 +41,7 @@ streams = False
 
 
 class ReaderGone(Exception):
-    """Whoever read stdout has gone; nothing more is to be said."""
+    """The reader of stdout has gone; nothing more is written."""
 
 
 class StdoutBroken(ReaderGone):
@@ -49,7 +49,7 @@ class StdoutBroken(ReaderGone):
 
 
 def emit(text: str, *, color: bool = False) -> None:
-    """The text and a line end on stdout. Raises :class:`ReaderGone` when nobody reads it, or :class:`StdoutBroken`."""
+    """The text and a line end on stdout. Raises :class:`ReaderGone` when no process reads it, or :class:`StdoutBroken`."""
     try:
         click.echo(text, color=color)
     except BrokenPipeError:

@@ -14,7 +14,7 @@ class Storing:
     """Within the block, the first Ctrl-C before :meth:`done` is kept until then; the second is obeyed at once.
 
     A store's write is all or nothing and ends within the store's own time limit; a client that leaves in the middle of it
-    can't tell which it was. ``in_doubt`` says that a second Ctrl-C made it leave all the same.
+    can't tell which it was. ``in_doubt``: a second Ctrl-C made it leave all the same.
     """
 
     def __init__(self) -> None:

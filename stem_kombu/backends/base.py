@@ -48,7 +48,7 @@ class TaskStates(ABC):
 
         Raises :class:`~stem_kombu.errors.StoreUnavailable`, and then the same batch may be offered again; another
         :class:`~stem_kombu.errors.StoreError` for a record that can't be stored. Such
-        an error says nothing of the rest of the batch: offer its records one by one.
+        an error tells nothing about the rest of the batch: offer its records one by one.
         """
 
     @abstractmethod

@@ -31,7 +31,7 @@ _STATES = {
 }
 
 # KEYS: one a task. ARGV: milliseconds to live, then one JSON text a key. What ended stays as it is (G10): a late message
-# of another worker must not take a result back that somebody may have read. But an id that is sent again later has a new
+# of another worker must not take a result back that a client may have read. But an id that is sent again later has a new
 # life: ``stem_sent``, which Celery passes over, is when it was sent, in microseconds since the epoch.
 _STORE = RedisScript(
     """
@@ -110,7 +110,7 @@ def _metas(message: TaskMessage, record: TaskRecord) -> Iterator[dict[str, Any]]
         meta["parent_id"] = origin.parent_id
     if origin.group is not None:
         meta["group_id"] = origin.group
-    # As in Celery, a failure is worth a key even when nobody asked for the result.
+    # As in Celery, a failure is worth a key even when no client asked for the result.
     if not origin.ignore_result or record.state is TaskState.FAILED:
         yield meta
     if origin.canvas and record.state.is_terminal:

@@ -1,4 +1,4 @@
-"""A worker's heartbeat: what it says of itself, and how its age is judged.
+"""A worker's heartbeat: what it tells about the worker, and how its age is judged.
 
 The interval travels in the beat, so that a reader judges each worker by its own promise.
 """
@@ -85,7 +85,7 @@ class Heartbeat:
         return Liveness.DRAINING if self.state == "draining" else Liveness.LIVE
 
     def holds_its_id(self, now: datetime) -> bool:
-        """Whether nobody else may take the worker id: the beat is neither stale nor dead (draining counts as holding)."""
+        """Whether no other worker may take the worker id: the beat is neither stale nor dead (draining counts as holding)."""
         return self.liveness(now) in {Liveness.LIVE, Liveness.DRAINING}
 
     def blocks(self, other: Heartbeat, now: datetime, dead: Heartbeat | None) -> bool:

@@ -35,7 +35,7 @@ from stem_kombu.settings import TlsSettings
 
 #: A record's place in the batch, itself, and its body as text.
 _Offer = tuple[int, TaskRecord, str]
-#: Offers that are neither stored nor found refused are made again; each time somebody else's row must have expired and
+#: Offers that are neither stored nor found refused are made again; each time another writer's row must have expired and
 #: been pruned between two statements, so more than a few mean that something is wrong.
 _ROUNDS = 20
 

@@ -62,7 +62,7 @@ GET = f"SELECT {_FIELDS} FROM stem_tasks WHERE task_id = %s AND expires_at > sta
 HELD = f"SELECT {_FIELDS} FROM stem_tasks WHERE task_id = ANY(%s)"
 #: What can't be read, as long as it is what was seen.
 REMOVE = "DELETE FROM stem_tasks WHERE task_id = %s AND body = %s"
-#: SKIP LOCKED: whoever prunes never waits for whoever writes, so they can't wait for each other. A row that was locked
+#: SKIP LOCKED: a process that prunes never waits for one that writes, so they can't wait for each other. A row that was locked
 #: was looked at again first, so one that was renewed is not deleted.
 PRUNE = """DELETE FROM stem_tasks WHERE task_id IN (SELECT task_id FROM stem_tasks
     WHERE expires_at <= statement_timestamp() ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED)"""
@@ -80,7 +80,7 @@ OFFER = f"""{_BEAT} WHERE held.boot = excluded.boot OR held.held_until < exclude
 HOLDER = """SELECT worker, beat, stamped_at, clock_timestamp() FROM stem_roster
     WHERE namespace = %s AND worker = %s AND boot <> %s AND held_until >= clock_timestamp()"""
 LEAVE = "DELETE FROM stem_roster WHERE namespace = %s AND worker = %s AND boot = %s"
-#: One row at least, so that the clock comes along even when nobody is there.
+#: One row at least, so that the clock comes along even when the roster is empty.
 VIEW = """SELECT now.at, worker, beat, stamped_at FROM (SELECT clock_timestamp() AS at) AS now
     LEFT JOIN stem_roster ON namespace = %s AND expires_at > now.at"""
 PRUNE_ROSTER = """DELETE FROM stem_roster WHERE (namespace, worker) IN (SELECT namespace, worker FROM stem_roster

@@ -1,4 +1,4 @@
-"""When and how much to prune: whoever writes clears away, a little at a time."""
+"""When and how much to prune: each writer deletes a little at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _RECORDS, _INTERVAL = 256, 60.0
 
 
 class PruneSchedule:
-    """Says how many expired rows to delete after a write, such that deleting keeps up with writing.
+    """How many expired rows to delete after a write, such that deleting keeps up with writing.
 
     Twice as many rows as were written since the last time, so no write ever pays for a long pause of all others.
     Without a lock: two threads that meet here at worst prune twice.

@@ -128,7 +128,7 @@ class RedisBackend(Backend):
             raise StoreCorrupt(
                 f"roster {self.url}: key {key!r}, field {heartbeat.worker!r} holds "
                 f"{entry[:80]!r}, which is no heartbeat: {error!r}",
-                hint="somebody else writes there; delete the field, or use another namespace",
+                hint="another program writes there; delete the field, or use another namespace",
             ) from error
 
     def leave(self, namespace: str, worker: str, boot: str) -> None:

@@ -29,14 +29,14 @@ from stem_kombu.revocation import Revocation, checked_task_id
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which the record of a task that ended is kept, unless the caller says otherwise.
+#: Seconds for which the record of a task that ended is kept, unless the caller gives another span.
 RESULT_TTL = 7 * 86_400.0
 #: Seconds for which the record of a task that did not end is kept: as long as one may wait for its time, or a worker.
 UNFINISHED_TTL = 30 * 86_400.0
 _LONGEST_TTL = 100 * 365 * 86_400.0
 #: Attempts are numbers of at most 53 bits everywhere, which is what Lua's doubles hold exactly.
 _HIGHEST_ATTEMPT = 2**53
-#: The most records, and about the most bytes of them, that go to a server at once: it answers nobody else meanwhile.
+#: The most records, and about the most bytes of them, that go to a server at once: it answers no other client meanwhile.
 _SLICE_RECORDS, _SLICE_BYTES = 512, 4 * 1024 * 1024
 
 

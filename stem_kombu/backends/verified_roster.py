@@ -1,7 +1,7 @@
 """Heartbeats that prove which fleet they are of, and when they were made.
 
-A roster is a place where anyone may write who has its password. With keys, a reader believes an entry as far as it is
-signed, and judges its age by the time that is signed with it as well: an old beat that somebody puts back looks as old as
+Anyone who has its password may write to a roster. With keys, a reader accepts an entry as far as it is
+signed, and judges its age by the time that is signed with it as well: an old beat that is written again looks as old as
 it is.
 """
 
@@ -47,7 +47,7 @@ def verified_beat(beat: Heartbeat, keyring: Keyring, namespace: str, now: dateti
 
 
 class VerifiedRoster:
-    """What of a roster can be believed: one beat a worker, the newest. ``drop(reason, text)`` is told of each other.
+    """The verified part of a roster: one beat a worker, the newest. ``drop(reason, text)`` is told of each other.
 
     A beat is read at every command and changes every few seconds, so the last one of each worker that was verified is
     remembered and not verified again. Used under its owner's lock, or by one thread at a time.

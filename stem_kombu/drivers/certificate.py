@@ -1,4 +1,4 @@
-"""What a certificate says of itself: for whom it is, who signed it, until when it holds.
+"""What a certificate holds: its subject, who signed it, until when it holds.
 
 Read from its DER, because Python's ``ssl`` tells it only of a certificate that it has verified, and an operator needs to
 know it most of one that was refused. Nothing is verified here. Source of the shape: RFC 5280, section 4.1.
@@ -116,7 +116,7 @@ def _name(data: bytes) -> str:
             pair = _elements(attribute)
             kind, (text_tag, text) = _expect(pair, 0x06), next(pair)
             if kind in _LETTERS and text_tag in _STRINGS:
-                # Whoever made the certificate chose the text, and it is shown on a terminal.
+                # The maker of the certificate chose the text, and it is shown on a terminal.
                 shown = text.decode(_STRINGS[text_tag])
                 parts.append(f"{_LETTERS[kind]}={''.join(sign if sign.isprintable() else '?' for sign in shown)}")
     return ",".join(parts)[:_LONGEST_NAME] or "(no name)"

@@ -1,6 +1,6 @@
 """SQLite around a fork: while this process forks, no thread is inside SQLite, and no file is open in it.
 
-SQLite keeps a table of its open files per process. A child that inherits it believes that it holds locks which the
+SQLite keeps a table of its open files per process. A child that inherits it takes itself for the holder of locks which the
 kernel never gave it, even through a connection of its own, and can corrupt the file (sqlite.org/howtocorrupt.html,
 2.6). It also inherits SQLite's mutexes as they are: one that another thread held at that moment is never let go of, and
 the child's first call waits for it for ever. So a fork waits for the calls that run, in every thread, and closes every
@@ -37,18 +37,18 @@ class Inherited(Protocol):
 _files: weakref.WeakSet[OpenFile] = weakref.WeakSet()
 _paused: list[OpenFile] = []
 _heirlooms: weakref.WeakSet[Inherited] = weakref.WeakSet()
-# Held by who forks; whoever opens a file for the first time takes it while holding the lock of no other file.
+# Held by the thread that forks; a thread that opens a file for the first time takes it while holding the lock of no other file.
 _forking = threading.RLock()
 
 
 def watch(file: OpenFile) -> None:
-    """Pause the file during every fork from now on, while somebody refers to it. Call it before the file is opened."""
+    """Pause the file during every fork from now on, while something refers to it. Call it before the file is opened."""
     with _forking:
         _files.add(file)
 
 
 def renew_in_children(thing: Inherited) -> None:
-    """Call its ``renew()`` in every child that is forked from now on, while somebody refers to it."""
+    """Call its ``renew()`` in every child that is forked from now on, while something refers to it."""
     with _forking:
         _heirlooms.add(thing)
 

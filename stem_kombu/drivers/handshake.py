@@ -1,6 +1,6 @@
 """TLS handshakes: how one went, and why one failed in words that an operator can act on.
 
-Drivers hand on what OpenSSL said, each in a wrapping of its own, and often less than that: libpq leaves out why a
+Drivers hand on OpenSSL's message, each in a form of its own, and often only a part of it: libpq leaves out why a
 certificate was refused, and Redis closes a connection before its client has read the alert. So a failure is looked into
 with a handshake of our own, and the message names the endpoint, the certificate and the next step.
 """
@@ -86,10 +86,10 @@ def shake_hands(
     *,
     verify: bool,
     check_name: bool = True,
-    hear: float = 0.0,
+    alert_wait: float = 0.0,
     timeout: float = HANDSHAKE_TIMEOUT,
 ) -> Handshake:
-    """A connection of our own, closed again. ``hear``: seconds to wait for an alert, by which a server of TLS 1.3 refuses a
+    """A connection of our own, closed again. ``alert_wait``: seconds to wait for an alert, by which a server of TLS 1.3 refuses a
     client's certificate after its end of the handshake. Raises ``OSError`` (``ssl.SSLError`` is one)."""
     context = client_context(tls, verify=verify)
     context.check_hostname = verify and check_name
@@ -103,8 +103,8 @@ def shake_hands(
         except ValueError as error:
             raise ssl.SSLError(str(error)) from error
         found = Handshake(encrypted.version() or "", cipher[0], certificate)
-        if hear > 0:
-            encrypted.settimeout(hear)
+        if alert_wait > 0:
+            encrypted.settimeout(alert_wait)
             with contextlib.suppress(TimeoutError):
                 if not encrypted.recv(1):
                     raise ssl.SSLError("the server closed the connection")
@@ -157,7 +157,7 @@ def _not_verified(text: str, endpoint: Endpoint, tls: TlsSettings) -> Diagnosis:
     try:
         shake_hands(endpoint, tls, verify=True, timeout=_SECOND_LOOK)
     except (OSError, ValueError) as error:
-        # libpq has left out the reason; and what it says of names is not what the others say.
+        # libpq leaves out the reason, and words it in another way for host names.
         text = str(error) if isinstance(error, ssl.SSLCertVerificationError) else text
     try:
         shown = shake_hands(endpoint, tls, verify=False, timeout=_SECOND_LOOK).certificate
@@ -188,7 +188,7 @@ def _broken_off(text: str, endpoint: Endpoint, tls: TlsSettings) -> Diagnosis | 
     """Why the server may have closed the connection: another handshake, which then waits for the alert. ``None`` when TLS is not
     the reason: the server is away, or this handshake succeeds."""
     try:
-        shake_hands(endpoint, tls, verify=not tls.allow_insecure, hear=_ALERT_TIMEOUT, timeout=_SECOND_LOOK)
+        shake_hands(endpoint, tls, verify=not tls.allow_insecure, alert_wait=_ALERT_TIMEOUT, timeout=_SECOND_LOOK)
     except ssl.SSLCertVerificationError as error:
         return _not_verified(str(error), endpoint, tls)
     except ssl.SSLError as error:

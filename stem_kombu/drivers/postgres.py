@@ -41,7 +41,7 @@ _UNSTORABLE_TEXT = ("22P05", "22021")
 _CONFLICTS = ("40001", "40P01")  # serialization failure, deadlock: the transaction may simply be repeated
 _CONFLICT_ATTEMPTS = 8
 
-# Both read a catalogue: only a session that opens one hears what others have committed since its transaction began.
+# Both read a catalogue: only a session that opens one receives what others have committed since its transaction began.
 _NAMES_THERE = """SELECT count(*) FROM unnest(%s::text[]) AS wanted(name) JOIN pg_class
     ON pg_class.oid = to_regclass(quote_ident(name))"""
 _COLUMNS_THERE = """SELECT count(*) FROM unnest(%s::text[], %s::text[]) AS wanted(held_by, name)

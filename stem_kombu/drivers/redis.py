@@ -1,7 +1,7 @@
 """One Redis server, reached directly, over TLS, through a socket file or through Sentinel.
 
 redis-py is imported when a database is made, never before. Replies are bytes (``decode_responses`` is off), so that
-whoever decodes them can name the key that holds garbage.
+their reader can name the key that holds a malformed value.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from stem_kombu.drivers import forking
 from stem_kombu.drivers.bulk import LARGE, time_limit
-from stem_kombu.drivers.diagnosis import Diagnosis, by_class, by_words, store_error
+from stem_kombu.drivers.diagnosis import Diagnosis, store_error
 from stem_kombu.drivers.handshake import endpoint_of, explained
+from stem_kombu.drivers.redis_errors import SENTINELS, UNREACHABLE, meaning
 from stem_kombu.drivers.tls import checked_tls, tls_for, uses_tls, verifies
 from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
 from stem_kombu.redaction import mask_url
@@ -53,8 +54,8 @@ class RedisDatabase:
     """A lazily connected client, shared by the threads of this process; each call takes a connection from its pool.
 
     ``run`` calls the operation with a ``redis.Redis``. A lost connection is opened again and the operation repeated
-    once, unless ``repeat=False`` (for what must not happen twice). A forked child gets a client of its own. ``prefix`` is what
-    the URL's ``global_keyprefix`` says; :meth:`evaluate` and :meth:`key` put it before keys. ``name`` is
+    once, unless ``repeat=False`` (for what must not happen twice). A forked child gets a client of its own. ``prefix`` is
+    the URL's ``global_keyprefix``; :meth:`evaluate` and :meth:`key` put it before keys. ``name`` is
     the flag or variable that the URL came from; ``patience`` shortens both timeouts for a caller that has a deadline,
     in seconds. Raises :class:`ConfigurationError` for a URL that can't be read and
     :class:`StoreUnavailable` when the server can't be reached, refuses, or does not answer in time.
@@ -171,7 +172,7 @@ class RedisDatabase:
             client, self._client = self._client, None
         if client is not None:
             # Not those by which other threads are asking just now: redis-py then fails in ways that are no errors of its
-            # own. They are closed by whoever uses them.
+            # own. The thread that uses one closes it.
             client.connection_pool.disconnect(inuse_connections=False)
 
     def _carried_out(self, operation: Callable[[Any], T], size: int) -> T:
@@ -270,47 +271,15 @@ class RedisDatabase:
 
     def _translated(self, error: Exception) -> StoreError:
         text = " ".join(str(error).split()) or type(error).__name__
-        found = by_words(_BY_WORDS, text) or _BY_ANSWER.get(text.partition(" ")[0]) or by_class(_BY_CLASS, error)
-        if found is _SENTINELS:
+        found = meaning(error, text)
+        if found is SENTINELS:
             text = text.partition(" : ")[0]  # the rest is the repr of every client that was tried
-        elif found is _UNREACHABLE:
+        elif found is UNREACHABLE:
             found = explained(text, self._endpoint, tls_for(self._address, self._tls)) or found
-            if found is _UNREACHABLE and self._endpoint is None and ("closed" in text or "reset" in text):
+            if found is UNREACHABLE and self._endpoint is None and ("closed" in text or "reset" in text):
                 found = Diagnosis("", "if the server expects TLS, write rediss://")
         return store_error(f"{self._purpose} {self.url}", text, found)
 
-
-_PASSWORD = Diagnosis("the password was not accepted", "check user and password", True)
-_MEMORY = Diagnosis("the server is out of memory", "raise maxmemory, or prune")
-_REPLICA = Diagnosis("this server is a read-only replica", "give the URL of the master")
-_RIGHTS = Diagnosis("", "allow this user EVAL and EVALSHA on the keys of its namespace", True)
-_SENTINELS = Diagnosis("", "check the sentinels' addresses and the master's name")
-_UNREACHABLE = Diagnosis("", "check that the server runs at that host and port")
-_BUSY = Diagnosis("", None)
-_BY_WORDS = (
-    ("NOAUTH", _PASSWORD),
-    ("WRONGPASS", _PASSWORD),
-    ("DB index", Diagnosis("", "the number after the last slash must be a database it has", True)),
-    ("OOM ", _MEMORY),
-    ("maxmemory", _MEMORY),
-)
-#: By the word that begins an answer; redis-py cuts it off where it has a class for it.
-_BY_ANSWER = {
-    "READONLY": _REPLICA,
-    "NOPERM": _RIGHTS,
-    **dict.fromkeys(("MISCONF", "BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN"), _BUSY),
-}
-_BY_CLASS = {
-    "AuthenticationError": _PASSWORD,
-    "MasterNotFoundError": _SENTINELS,
-    "InvalidResponse": Diagnosis("what answers there is not Redis", "check host and port"),
-    "TimeoutError": Diagnosis("no answer in time", "check that the server runs and is reachable"),
-    "BusyLoadingError": _BUSY,
-    "ReadOnlyError": _REPLICA,
-    "NoPermissionError": _RIGHTS,
-    "ConnectionError": _UNREACHABLE,
-    "OSError": _UNREACHABLE,
-}
 
 #: By process, address and limits, as long as a database uses them.
 _clients: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDictionary()
@@ -327,8 +296,8 @@ def _count(text: str | None, name: str) -> int:
 def _driver(name: str, masked: str) -> Any:
     # Typed as Any on purpose: redis-py's annotations differ between the versions that are supported.
     try:
-        # The package before its parts: while another thread imports it (Kombu does), whoever holds the lock of a part that it
-        # is about to need makes Python go on with halves of modules, in both threads.
+        # The package before its parts: while another thread imports it (Kombu does), a thread that holds the lock of a
+        # part that it is about to need makes Python go on with halves of modules, in both threads.
         package = importlib.import_module("redis")
         for module in ("redis.retry", "redis.backoff", "redis.sentinel", "redis.exceptions", "redis.connection"):
             importlib.import_module(module)

@@ -53,7 +53,7 @@ def routes(settings: Settings) -> list[Route]:
 
 
 def cautions(settings: Settings) -> list[str]:
-    """What somebody who cares for secrets should be told of these settings, each as a sentence."""
+    """What is unsafe about these settings, each as a sentence."""
     said = []
     if settings.tls.allow_insecure:
         said.append("STEM_TLS_ALLOW_INSECURE is on: servers are not verified")
@@ -76,7 +76,7 @@ def cautions(settings: Settings) -> list[str]:
 
 
 def warn_of_routes(settings: Settings) -> None:
-    """Have the log say what :func:`cautions` says."""
+    """Log a warning for each of :func:`cautions`."""
     for caution in cautions(settings):
         logger.warning("%s", caution)
 

@@ -16,7 +16,7 @@ class Schema:
     """Statements ``CREATE TABLE|INDEX IF NOT EXISTS name …``, in order, and the names that they create.
 
     The names are looked up first and the statements run only when one is missing, so that an account without the right
-    to create tables can use a schema that somebody else made. ``columns`` (table, column, type) came later than their
+    to create tables can use a schema that another account made. ``columns`` (table, column, type) came later than their
     tables: they are added to tables that an earlier version made.
     """
 

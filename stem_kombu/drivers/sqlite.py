@@ -118,7 +118,7 @@ class SqliteDatabase:
                 except sqlite3.Error as error:
                     self._roll_back()
                     if "no such table" in str(error) and not rebuilt:
-                        rebuilt = True  # somebody replaced the file's content; a new connection makes the schema again
+                        rebuilt = True  # the file's content was replaced; a new connection makes the schema again
                         self.close()
                     elif not is_locked(error) or SYSTEM.monotonic() > deadline:
                         raise self._translated(error) from error
@@ -136,7 +136,7 @@ class SqliteDatabase:
         if self._connection is not None:
             if self._file == _identity(self.path):
                 return self._connection
-            self.close()  # the file was deleted or replaced: to go on would write into a file that nobody else sees
+            self.close()  # the file was deleted or replaced: to go on would write into a file that no other process sees
         connection = self._connect()
         self._connection, self._file = connection, _identity(self.path)
         return connection
@@ -180,7 +180,7 @@ class SqliteDatabase:
         for statement in self._schema.statements:
             connection.execute(statement)
         for table, column, type_ in self._schema.columns:
-            if not _has_column(connection, table, column):  # somebody else may have been quicker
+            if not _has_column(connection, table, column):  # another process may have been quicker
                 connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {type_}")
         connection.execute("COMMIT")
 

@@ -73,7 +73,7 @@ def postgres_options(given: Mapping[str, str], tls: TlsSettings, libpq: int) -> 
 
 
 def tls_for(url: str, tls: TlsSettings) -> TlsSettings:
-    """The settings with what the URL itself says of files and verification, which goes first (``ssl_ca_certs`` and so on
+    """The settings with the URL's own options for files and verification, which come first (``ssl_ca_certs`` and so on
     for Redis, ``sslrootcert`` and so on for PostgreSQL)."""
     said = dict(parse_qsl(urlsplit(url).query))
     names = [("ssl_ca_certs", "sslrootcert"), ("ssl_certfile", "sslcert"), ("ssl_keyfile", "sslkey")]
@@ -101,7 +101,7 @@ def checked_tls(tls: TlsSettings) -> TlsSettings:
 
 
 def client_certificate(tls: TlsSettings) -> Certificate | None:
-    """What the client's own certificate says, ``None`` where there is none that can be read."""
+    """The client's own certificate, ``None`` where there is none that can be read."""
     if tls.client_cert is None:
         return None
     try:
@@ -168,6 +168,6 @@ def _check_pair(cert: str, key: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What OpenSSL says, without the place in its source."""
+    """OpenSSL's message, without the place in its source."""
     reason = getattr(error, "reason", None)
     return str(reason).replace("_", " ").lower() if reason else str(error)

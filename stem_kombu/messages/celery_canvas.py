@@ -1,4 +1,4 @@
-"""What a Celery message says beside its task: its place in a group or a canvas.
+"""What a Celery message carries beside its task: its place in a group or a canvas.
 
 A group is a number of plain tasks and runs. Links, chains and chords need what Stem doesn't have (the sender's routes,
 counters in its backend): they are recognised here, and the worker refuses the task before it runs.
@@ -20,7 +20,7 @@ _DEEPEST = 20
 
 
 def celery_origin(headers: Mapping[str, object], embed: Mapping[str, object]) -> CeleryOrigin:
-    """What the message says of its sender; odd values count as absent, since no task depends on them."""
+    """What the message carries of its sender's; invalid values count as absent, since no task depends on them."""
     canvas = tuple(part for part in CANVAS_PARTS if embed.get(part))
     dependents = _dependents(embed) if canvas else {}
     index = headers.get("group_index")

@@ -1,4 +1,4 @@
-"""An incoming message as a :class:`~stem_kombu.task.TaskMessage`: the door at which a broker's bytes are decoded, once.
+"""An incoming message as a :class:`~stem_kombu.task.TaskMessage`: a broker's bytes are decoded here, once.
 
 Accepted are Celery's protocol 2 and Stem's own messages, which are the same (see :mod:`stem_kombu.messages.encoding`), in
 JSON only: nothing here unpickles. What can't be read raises :class:`~stem_kombu.errors.BadMessage` with the reason.
@@ -61,7 +61,7 @@ class ForeignMessage(UnreadableTask):
 
 @dataclass(frozen=True, slots=True)
 class DecodedTask:
-    """A decoded delivery. ``redelivered``: delivered before, says the broker; ``priority``: 0 where unset."""
+    """A decoded delivery. ``redelivered``: the broker marks it as delivered before; ``priority``: 0 where unset."""
 
     message: TaskMessage
     redelivered: bool
@@ -76,7 +76,7 @@ def decode_delivery(raw: Any, *, queue: str | None = None, signed: bool = False)
     verified, and so headers that it doesn't cover don't reach the handler. Raises :class:`UnreadableTask` for a task with
     a part that can't be read (not JSON, compressed beyond repair, too large, nested too deep, a header of another type),
     as :class:`ForeignMessage` where another serializer or protocol is the reason, and :class:`BadMessage` for what is no
-    task, or names none. A task with a Celery canvas on it is decoded, so that whoever waits for its result can be told why
+    task, or names none. A task with a Celery canvas on it is decoded, so that a client that waits for its result learns why
     it did not run.
     """
     queue = queue or consumed_queue(raw)
@@ -193,7 +193,7 @@ def _decoded_body(raw: Any, headers: Mapping[str, Any], properties: Mapping[str,
 
 
 def _reason(error: Exception) -> str:
-    """Why JSON can't be read, without a word of what it holds: those are somebody's arguments."""
+    """Why JSON can't be read, without anything of what it holds: those are a task's arguments."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at {error.pos}"
     # A number of too many digits, or a value of Celery's typed JSON (date, UUID …) that its decoder does not take.

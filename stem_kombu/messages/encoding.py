@@ -134,7 +134,7 @@ def encode_task(message: TaskMessage) -> Envelope:
         "kwargsrepr": _shown(dict(message.kwargs)),
         "origin": _origin(os.getpid()),
     }
-    # The protocol leaves out what is not so; each field that says nothing costs the sender, the broker and the worker.
+    # The protocol leaves out what is not so; each empty field costs the sender, the broker and the worker.
     if message.eta is not None:
         headers["eta"] = isoformat(message.eta)
         headers[HEADER_ETA] = message.eta.timestamp()

@@ -73,7 +73,7 @@ def task_signer(settings: SigningSettings) -> Callable[[str, Envelope], Envelope
 
 
 def task_verifier(settings: SigningSettings, keyring: Keyring | None) -> Callable[[Any], bool] | None:
-    """What says of a Kombu message whether it is signed, ``None`` where nobody has to.
+    """A function that tells whether a Kombu message is signed, ``None`` where signatures are not checked.
 
     The verifier raises :class:`Untrusted` for a wrong signature, and for none at all where one is required. A signature of
     0.1.0, which covers less, counts as none unless the settings accept it.
@@ -117,7 +117,7 @@ def _check(keyring: Keyring, domain: bytes, message: Callable[[], bytes], signat
 
 
 def _message(queue: str, sent: Envelope | Original) -> bytes:
-    """What is signed of a message: a list of fixed length. What is missing says the same as what is null or empty."""
+    """What is signed of a message: a list of fixed length. What is missing is signed as null, and an empty property as well."""
     headers = [sent.headers.get(name) for name in _HEADERS]
     properties = [sent.properties.get(name) or None for name in _PROPERTIES]
     stated = [queue, sent.content_type, sent.content_encoding, *headers, *properties]

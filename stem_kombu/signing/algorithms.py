@@ -1,6 +1,6 @@
 """The two algorithms, each with its keys: what signs, what verifies, and what a key may look like.
 
-A key belongs to one algorithm for its whole life; nothing that a message says can change that. Ed25519 comes from the
+A key belongs to one algorithm for its whole life; nothing in a message can change that. Ed25519 comes from the
 package ``cryptography``, which is loaded when the first such key is made.
 """
 
@@ -37,11 +37,11 @@ class KeyMaterial(Protocol):
         """Whether that is the message's signature by this key; takes equally long for every wrong one of a length."""
 
     def fingerprint(self) -> str:
-        """A few digits by which people tell keys apart and from which nobody gets the secret."""
+        """A few digits by which people tell keys apart; they do not give the secret away."""
 
 
 class HmacKey:
-    """A shared secret: whoever can verify with it can sign with it."""
+    """A shared secret: a process that can verify with it can sign with it."""
 
     algorithm = HMAC_SHA256
     can_sign = True

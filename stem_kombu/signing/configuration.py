@@ -31,7 +31,7 @@ _GENERATE = "stem keys generate prints a whole set"
 def open_keyring(settings: SigningSettings) -> Keyring | None:
     """The keys of these settings, ``None`` when no variable is set.
 
-    Raises :class:`ConfigurationError` naming the variable that is missing or can't be meant; no message shows a key.
+    Raises :class:`ConfigurationError` naming the variable that is missing or invalid; no message shows a key.
     """
     task_signing(settings)
     task_signing_v1(settings)

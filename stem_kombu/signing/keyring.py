@@ -1,4 +1,4 @@
-"""A process's keys: the one that it signs with, and those whose signatures it believes, each with its permissions.
+"""A process's keys: the one that it signs with, and those whose signatures it accepts, each with its permissions.
 
 A signature travels as text, ``algorithm:key-id:base64``. What is signed is the domain (a command can't pass for a
 reply), the algorithm and the key's id, and the message, so that none of them can be exchanged for another.
@@ -33,7 +33,7 @@ class Scope(str, Enum):
     SEND = "send"  # enqueue tasks
 
 
-#: What comes with a scope: whoever may operate may run workers and send tasks; a worker sends the next attempt of a task.
+#: What comes with a scope: an operator may run workers and send tasks; a worker sends the next attempt of a task.
 _IMPLIED = {
     Scope.OPERATE: frozenset({Scope.WORK, Scope.SEND}),
     Scope.WORK: frozenset({Scope.SEND}),
@@ -48,7 +48,7 @@ def with_implied(scopes: Iterable[Scope]) -> frozenset[Scope]:
 
 
 class Untrusted(ControlError):
-    """A message, record or heartbeat that must not be believed. ``reason`` is the word under which it is counted."""
+    """A message, record or heartbeat that failed verification. ``reason`` is the word under which it is counted."""
 
     code = "refused"
 
@@ -108,7 +108,7 @@ class Keyring:
         if key is None:
             raise Untrusted("unknown-key", f"it is signed with key {key_id!r}, which is not known here")
         if algorithm != key.algorithm:
-            # The key says how it is used, never the message: else a public key would do as an HMAC secret.
+            # The key decides how it is used, never the message: else a public key would do as an HMAC secret.
             raise Untrusted("wrong-algorithm", f"key {key_id!r} is for {key.algorithm}, not for {algorithm}")
         try:
             raw = base64.b64decode(encoded, validate=True)

@@ -3,7 +3,7 @@
 A record is the sum of several drafts, and version and times are the store's to give, so no author can sign the record.
 The store keeps the signed drafts beside it instead, as texts that it doesn't understand beyond their retention
 (:func:`stem_kombu.revocation.kept_proofs`), and a worker with keys computes from the verified ones alone what is in
-force: whatever else the record says was asked for by nobody who may.
+force; it ignores the rest of the record.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A signature around a message of JSON: the very bytes that travel are signed, not what somebody takes them to mean.
+"""A signature around a message of JSON: the very bytes that travel are signed, not what a reader makes of them.
 
     {"v":1,"id":"…",…,"sig":"hmac-sha256:ops:…"}
 
 Everything before the last member is signed, byte by byte; the member is appended in one spelling and nothing may follow.
-So nothing has to be parsed before it is believed, two parsers can't differ about what was signed, and whoever has no
+So nothing has to be parsed before it is verified, two parsers can't differ about what was signed, and a process that has no
 keys reads the message as if it were not there (docs/adr/0013-signing.md).
 """
 

@@ -1,6 +1,6 @@
 """The port of a revoke store: what every store promises, whatever it is made of (G1 to G6).
 
-The contract suite ``stem_kombu.testing.store_contract`` says the same in tests; a third party's store proves itself
+The contract suite ``stem_kombu.testing.store_contract`` tests the same; a third party's store proves itself
 with it and is found by the entry-point group ``stem_kombu.revoke_stores`` under its URL scheme.
 """
 
@@ -17,11 +17,12 @@ from stem_kombu.stores.quarantine import Quarantine
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """What one tiny query says of a store.
+    """What one tiny query tells about a store.
 
     ``identity`` changes when another server, or another copy of the data, answers than before; it is empty where a store
     can't tell. ``revision`` is that of :meth:`RevokeStore.revision`. ``held`` has those of the tasks that were asked for
-    of which there is a record, expired ones included; ``None`` says that the identity alone vouches for all that was read.
+    of which there is a record, expired ones included; ``None``: all that was read is
+    still held while the identity stays the same.
     """
 
     identity: str
@@ -87,7 +88,7 @@ class RevokeStore(ABC):
         return Glance("", self.revision(namespace), {task_id: held for task_id, held in found if held is not None})
 
     def put_back(self, namespace: str, records: Sequence[Revocation]) -> list[Revocation]:
-        """What the store holds after it was given back records that it had lost: their words, their ends and their proofs,
+        """What the store holds after it was given back records that it had lost: their texts, their expiry and their proofs,
         under versions of the store's own, in the order given."""
         now = self.now()
         return self.save(namespace, [RevocationDraft.again(record, now) for record in records])
@@ -97,9 +98,9 @@ class RevokeStore(ABC):
         return []
 
     def repair(self, namespace: str) -> list[str]:
-        """Mend what can be mended, and move what can't be read out of the way; says what was done, a sentence each.
+        """Mend what can be mended, and move what can't be read out of the way; returns what was done, a sentence each.
 
-        Nothing is thrown away: each store says where it keeps what was moved.
+        Nothing is deleted: each store names where it keeps what was moved.
         """
         return []
 

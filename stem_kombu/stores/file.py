@@ -23,7 +23,7 @@ from stem_kombu.stores.journal import Extent, Journal, Replaced
 from stem_kombu.stores.lines import Gone, Line, Unreadable, batch_of, encoded, escaped, mark
 
 #: The file is rewritten when this many of its records, and more than half of them, are of no use any more.
-_GARBAGE = 1000
+_MOST_USELESS = 1000
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class _Known:
     extent: Extent = field(default_factory=Extent)
     indexed: bool = False
     records: int = 0
-    garbage: int = 0
+    useless: int = 0
     shelves: dict[bytes, _Shelf] = field(default_factory=dict)
 
     def shelf(self, namespace: bytes) -> _Shelf:
@@ -80,7 +80,7 @@ class FileRevokeStore(RevokeStore):
         while distinct:
             try:
                 return self._save(namespace, distinct)
-            except Replaced:  # somebody took the file away while it was written: what was written went with it
+            except Replaced:  # the file was removed while it was written, and the batch with it
                 continue
         return []
 
@@ -92,7 +92,7 @@ class FileRevokeStore(RevokeStore):
             records = merged(distinct, held, namespace=namespace, highest=shelf.revision, now=now)
             lines = [encoded(record, held.get(record.task_id)) for record in records]
             known = self._learnt(self._journal.append(extent, batch_of(lines)), index=True)
-            if _dominates(known.garbage, known.records):
+            if _dominates(known.useless, known.records):
                 self._rewrite(now)
         return records
 
@@ -148,7 +148,7 @@ class FileRevokeStore(RevokeStore):
                     next_expiry_us = expires_us
             shelf = known.shelf(escaped(namespace))
             shelf.next_expiry_us = next_expiry_us
-            if expired and _dominates(known.garbage + expired, known.records):
+            if expired and _dominates(known.useless + expired, known.records):
                 self._rewrite(now)
             elif expired:
                 done = mark(escaped(namespace), shelf.revision, pruned_us=epoch_us(now), pruned=expired)
@@ -245,11 +245,11 @@ class FileRevokeStore(RevokeStore):
             shelf = known.shelf(line.namespace)
             if line.is_mark:
                 shelf.revision = max(shelf.revision, line.revision)
-                known.garbage += line.pruned
+                known.useless += line.pruned
                 continue
             shelf.revision = max(shelf.revision, line.version)
             known.records += 1
-            known.garbage += line.supersedes is not None
+            known.useless += line.supersedes is not None
             try:
                 expires_us = line.expires_us
             except Unreadable:
@@ -271,7 +271,7 @@ class FileRevokeStore(RevokeStore):
             try:
                 line = Line(offset, text)
             except Unreadable:
-                continue  # set aside by whoever reads the records
+                continue  # _lines() sets it aside when the records are read
             found = gone.setdefault(line.namespace, Gone())
             if line.is_mark:
                 # No later than now: what a clock that was ahead called expired is there again when the clock is right.
@@ -342,5 +342,5 @@ class FileRevokeStore(RevokeStore):
         return held
 
 
-def _dominates(garbage: int, records: int) -> bool:
-    return garbage > _GARBAGE and garbage * 2 > records
+def _dominates(useless: int, records: int) -> bool:
+    return useless > _MOST_USELESS and useless * 2 > records

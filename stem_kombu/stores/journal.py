@@ -175,7 +175,7 @@ class Journal:
         """The extent after the file was replaced by one with these lines; call it while :meth:`writing`."""
         prefix = f".{self.path.name}."
         for leftover in self.path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
-            leftover.unlink(missing_ok=True)  # of a process that was killed here; nobody else is, we hold the lock
+            leftover.unlink(missing_ok=True)  # of a process that was killed here: the lock is ours
         header = _new_header()
         file, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=self.path.parent)
         try:

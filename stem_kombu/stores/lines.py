@@ -4,8 +4,11 @@
     {"namespace":"shop","revision":17…,"pruned_us":0,"pruned":0}
 
 ``crc`` covers all of a record's line before it but the number that it ``supersedes``, which a rewrite by stem-kombu 0.1.0
-takes out. That number is believed only for a record of the same task, so that a flipped bit in it loses no other. Lines of
+takes out. That number counts only for a record of the same task, so that a flipped bit in it loses no other. Lines of
 0.1.0 have no ``crc``; it reads those that have one.
+
+A batch is several lines, all but the last marked ``more``: 0.1.0 refuses a file with a line that is neither a record nor a mark,
+and so a batch in one line would stop the workers of a fleet that are not upgraded yet.
 """
 
 from __future__ import annotations
@@ -146,7 +149,7 @@ def encoded(record: Revocation, held: Revocation | None) -> bytes:
     fields = record.to_message()
     first = {name: fields.pop(name) for name in ("namespace", "task_id", "version")}
     supersedes = None if held is None else held.version
-    last = {"expires_at": fields.pop("expires_at")}  # whoever skims a line looks for it near the end
+    last = {"expires_at": fields.pop("expires_at")}  # a reader that skims a line looks for it near the end
     text = json.dumps({**first, "supersedes": supersedes, **fields, **last}, separators=(",", ":")).encode()[:-1]
     match = _LINE.match(text)
     assert match is not None
@@ -159,7 +162,7 @@ def batch_of(lines: list[bytes]) -> list[bytes]:
 
 
 def mark(namespace: bytes, revision: int, *, pruned_us: int, pruned: int) -> bytes:
-    """The line that says how far a namespace is, and until when what has expired is gone."""
+    """The line with the highest version of a namespace, and until when what has expired is gone."""
     head = b'{"namespace":"' + namespace + b'",'
     return head + f'"revision":{revision},"pruned_us":{pruned_us},"pruned":{pruned}}}\n'.encode()
 

@@ -73,7 +73,7 @@ class PostgresRevokeStore(RevokeStore):
     """Revocations in a database, for any number of hosts. Times are by the database's clock.
 
     Memory: one page of rows. ``load`` and ``since`` read page after page by version instead of through one cursor, so
-    that no transaction stays open while somebody consumes a stream slowly.
+    that no transaction stays open while a caller consumes a stream slowly.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ _LOST = "the record was lost, and made again from the index"
 class RedisRevokeStore(RevokeStore):
     """Revocations in one Redis, for any number of hosts. Times are by the server's clock.
 
-    A batch is one script, so atomic; the server answers nobody else while it runs (0.1 s for 10,000 ids), and so at most
+    A batch is one script, so atomic; the server answers no other client while it runs (0.1 s for 10,000 ids), and so at most
     50,000 tasks are taken at a time. It is as durable as the server is configured to be: use ``appendonly yes`` and
     ``maxmemory-policy noeviction``. Versions follow the server's clock (:func:`stem_kombu.stores.batch.next_version`),
     so that they go on rising after a restart or a fail-over that lost the latest writes. With ``?wait_replicas=N`` in its URL
@@ -55,7 +55,7 @@ class RedisRevokeStore(RevokeStore):
         if len(distinct) > _LONGEST_BATCH:
             raise ConfigurationError(
                 f"revoke store {self.url}: {len(distinct)} tasks are too many for one batch; nothing was stored",
-                hint=f"revoke at most {_LONGEST_BATCH} at a time: Redis answers nobody else while it stores a batch",
+                hint=f"revoke at most {_LONGEST_BATCH} at a time: Redis answers no other client while it stores a batch",
             )
         batch = [[d.task_id, d.terminate, d.reason, d.requested_by, life_us(d), *d.proofs] for d in distinct]
         stored = self._evaluate(

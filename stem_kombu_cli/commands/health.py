@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Seconds for a roster to answer.
 _ROSTER = 2.0
-#: Seconds in which a server that refuses the client's certificate says so.
+#: Seconds to wait for the alert by which a server refuses the client's certificate.
 _ALERT = 0.2
 #: Records of the store that are read, and those set aside that are named.
 _PAGE, _NAMED, _SHOWN = 1000, 20, 3
@@ -301,7 +301,7 @@ def _shaken(route: Route, tls: TlsSettings) -> dict[str, Any]:
     if endpoint is None:
         return {}
     try:
-        shaken = shake_hands(endpoint, asked, verify=route.verified, check_name=route.name_checked, hear=_ALERT)
+        shaken = shake_hands(endpoint, asked, verify=route.verified, check_name=route.name_checked, alert_wait=_ALERT)
     except (OSError, ValueError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
         found = explained(text, endpoint, asked) or Diagnosis(f"{endpoint}: {text}", "check host and port")

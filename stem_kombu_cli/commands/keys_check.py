@@ -23,7 +23,7 @@ from stem_kombu_cli.render import emit, note, print_json, table, use_color
 def check(ctx: click.Context, /, **values: Any) -> None:
     """Read the signing variables, sign and verify with each key, and say what each may do. No secret is shown.
 
-    Exit code 0 when they are complete, 2 when something is missing or can't be meant.
+    Exit code 0 when they are complete, 2 when something is missing or invalid.
     """
     as_json = wants_json(values)
     settings = Settings.from_env(signing=signing_of(values)).signing
@@ -92,6 +92,6 @@ def _warnings(ring: Keyring) -> list[str]:
             named = ", ".join(sorted(scope.value for scope in more))
             found.append(
                 f"key {key.id!r} is here with its secret half, and may do what the active key may not ({named}): "
-                "whoever reads these variables can sign with it; use ed25519, and give only public halves away"
+                "every process that reads these variables can sign with it; use ed25519, and give only public halves away"
             )
     return found

@@ -58,7 +58,7 @@ def send(
 
 
 def _decoded(ctx: click.Context, option: str, text: str, kind: type) -> Any:
-    if text == "-":  # for what nobody should read in the list of processes
+    if text == "-":  # for what other users should not read in the list of processes
         text = sys.stdin.read()
     try:
         value = json.loads(text)

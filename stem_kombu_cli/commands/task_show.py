@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from stem_kombu.revocation import Revocation
     from stem_kombu.settings import Settings
 
-#: What the roster says of a worker that will not end a task any more.
-_GONE = {"absent": "is not on the roster any more", "dead": "has not been heard of for six heartbeats"}
+#: What the roster tells about a worker that will not end a task any more.
+_GONE = {"absent": "is not on the roster any more", "dead": "has missed six heartbeats"}
 
 
 @click.command(epilog="Example:  stem task show 7c9e6679-7425-40de-944b-e07fc1f90ae7")
@@ -122,10 +122,10 @@ def _revocation(settings: Settings, task_id: str) -> Revocation | None:
             held = store.get(settings.namespace, task_id)
             if held is None:
                 return None
-            believed, refused = Verifier.of(settings.signing).proven([held], store.now())
+            verified, refused = Verifier.of(settings.signing).proven([held], store.now())
             if refused:
-                note("note: the store holds a revocation of it that nobody signed who may; workers don't obey it")
-            return believed[0] if believed else None
+                note("note: the store holds a revocation of it that no permitted key has signed; workers ignore it")
+            return verified[0] if verified else None
         finally:
             store.close()
     except StemError as error:
@@ -134,9 +134,9 @@ def _revocation(settings: Settings, task_id: str) -> Revocation | None:
 
 
 def _worker_state(settings: Settings, record: TaskRecord | None) -> str | None:
-    """How the worker of a running task is: as ``stem worker status`` says, or ``absent``; ``None`` where nobody can tell.
+    """How the worker of a running task is: as ``stem worker status`` shows, or ``absent``; ``None`` where that is unknown.
 
-    A task's record is the last that was known of it. Who is killed, or leaves before the task has ended, can't change it.
+    A task's record is the last that was known of it. A worker that is killed, or leaves before the task ends, can't change it.
     """
     if record is None or record.worker is None or record.state is not TaskState.RUNNING:
         return None

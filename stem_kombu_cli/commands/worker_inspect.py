@@ -22,7 +22,7 @@ from stem_kombu_cli.render import percent, span, table
 def inspect(ctx: click.Context, /, revoked: bool, limit: int, **values: Any) -> None:
     """List in-flight tasks, and on request the revoke cache, per worker.
 
-    CHECKPOINT is how long ago a task last reported at a checkpoint; TOLD TO STOP is how long ago a terminate reached it.
+    CHECKPOINT is how long ago a task last reported at a checkpoint; STOP REQUESTED is how long ago a terminate reached it.
     """
     ask(
         ctx,
@@ -100,7 +100,7 @@ def _tasks(report: Report, color: bool) -> str:
         for task in reply.payload.get("in_flight", ())
     ]
     headers = (
-        "WORKER", "TASK", "NAME", "QUEUE", "MODE", "ATTEMPT", "RUNTIME", "PROGRESS", "CHECKPOINT", "TOLD TO STOP", "ARGS",
+        "WORKER", "TASK", "NAME", "QUEUE", "MODE", "ATTEMPT", "RUNTIME", "PROGRESS", "CHECKPOINT", "STOP REQUESTED", "ARGS",
     )  # fmt: skip
     return table(headers, rows, color=color, shrink=len(headers) - 1) if rows else "nothing is in flight"
 

@@ -24,7 +24,7 @@ from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import emit, note, print_json, shown, table, use_color
 from stem_kombu_cli.storing import Storing
 
-#: Ids that are looked up in the backend one by one; of more than these the command says what workers said.
+#: Ids that are looked up in the backend one by one; of more than these the command shows what workers replied.
 MOST_LOOKED_UP = 1000
 #: Lines of one kind that are printed; the rest is a count.
 _MOST_LINES = 20

@@ -116,7 +116,7 @@ def start(
     accept_loss: bool | None,
     **values: Any,
 ) -> None:
-    """Run a worker until it is told to stop.
+    """Run a worker until a stop is requested.
 
     The first SIGTERM, SIGHUP or Ctrl-C stops fetching and lets what runs finish; a later one returns what runs to the queue.
     Within a second they are one order. SIGUSR1 writes the stacks of all threads to stderr.
@@ -148,7 +148,7 @@ def start(
     from stem_kombu.execution.child.loading import refuse_green_threads
     from stem_kombu.worker.signals import StopSignals
 
-    # First of all: a container's first process does not hear a signal that it has no handler for.
+    # First of all: a container's first process does not receive a signal that it has no handler for.
     with StopSignals() as signals:
         application = signals.loading(lambda: load_app(target))
         refuse_green_threads()
@@ -198,13 +198,13 @@ def announce(worker: Worker) -> None:
     try:
         emit(line)
     except ReaderGone:
-        pass  # whoever started it doesn't care; its tasks do
+        pass  # the process that started it doesn't care; its tasks do
 
 
 def load_app(target: str) -> Stem:
     """The application at ``module:attribute``, with the current folder importable.
 
-    Raises :class:`ConfigurationError` that says whether the module, the attribute or its type is the problem.
+    Raises :class:`ConfigurationError` that tells whether the module, the attribute or its type is the problem.
     """
     from stem_kombu.app import Stem
 

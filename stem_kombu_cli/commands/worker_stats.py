@@ -55,7 +55,7 @@ def _worker(reply: WorkerReply, color: bool) -> str:
 
 
 def _settling(facts: Mapping[str, Any] | None) -> str:
-    """Tasks that have ended and whose outcome is not carried out yet; an older worker says nothing of them."""
+    """Tasks that have ended and whose outcome is not carried out yet; an older worker does not report them."""
     if facts is None:
         return "-"
     waiting = [f"{count} can't {_STEPS.get(step, step)}" for step, count in facts["waiting"].items()]
@@ -67,9 +67,9 @@ def _settling(facts: Mapping[str, Any] | None) -> str:
 _STEPS = {"publish": "be published again", "record": "be recorded", "result": "be written for Celery"}
 
 
-def _dropped(doors: Mapping[str, Mapping[str, int]]) -> str:
-    """Messages that were not obeyed, by door and reason."""
-    parts = [f"{count} {door} ({reason})" for door, found in doors.items() for reason, count in found.items()]
+def _dropped(sources: Mapping[str, Mapping[str, int]]) -> str:
+    """Messages that were not obeyed, by source and reason."""
+    parts = [f"{count} {source} ({reason})" for source, found in sources.items() for reason, count in found.items()]
     return ", ".join(parts) or "nothing"
 
 

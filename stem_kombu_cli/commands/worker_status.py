@@ -73,7 +73,7 @@ def status(ctx: click.Context, /, once: bool, follow: bool, timeout: float | Non
             note(f"error: two live workers have the id {worker.heartbeat.worker}: {other}")
     if report.untrusted:
         counted = ", ".join(f"{count} {reason}" for reason, count in sorted(report.untrusted.items()))
-        note(f"note: heartbeats that can't be believed were left out: {counted}")
+        note(f"note: unverified heartbeats ignored: {counted}")
     if not report.workers:
         note(f"no worker{' of that name' if targets else ''} in namespace {report.namespace!r}")
     ctx.exit(exit_codes.NOTHING_MATCHED if targets and not report.workers else exit_codes.OK)
@@ -123,7 +123,7 @@ def _listened(
 
 
 class _Beats:
-    """Heartbeats over as many connections as it takes: whoever follows a fleet follows it through the broker's restart.
+    """Heartbeats over as many connections as it takes: a user who follows a fleet follows it through the broker's restart.
 
     Raises :class:`BrokerUnavailable` only when there is no first connection.
     """

@@ -119,7 +119,7 @@ def _address(fields: Mapping[str, object]) -> Address:
 
 
 def decode_command(body: bytes, *, known: Callable[[str], bool]) -> Command:
-    """The command of those bytes. ``known(name)`` says whether a name that isn't built in was registered.
+    """The command of those bytes. ``known(name)`` tells whether a name that isn't built in was registered.
 
     Raises :class:`Unreadable` where the sender can be answered, else :class:`BadMessage`.
     """

@@ -1,6 +1,6 @@
-"""What operators and workers say to each other: commands with their arguments, and replies.
+"""What operators and workers send each other: commands with their arguments, and replies.
 
-Values only; :mod:`stem_kombu.control.protocol.codec` is the one door through which they become bytes and come back.
+Values only; :mod:`stem_kombu.control.protocol.codec` encodes and decodes them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stem_kombu.signing.keyring import Key, Scope
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Are you there, and handling commands?"""
+    """Whether the worker is there and handles commands."""
 
     name = "ping"
 
@@ -45,8 +45,8 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Revoke:
-    """Take these revocations, which the store holds already. ``settle`` is how many seconds the worker may wait for tasks
-    that it told to stop before it replies. Without any, the answer says whether the sender may revoke."""
+    """Apply these revocations, which the store holds already. ``settle`` is how many seconds the worker may wait, before it
+    replies, for tasks whose stop it requested. Without revocations, the reply tells whether the sender may revoke."""
 
     revocations: tuple[Revocation, ...]
     settle: float = 0.0
@@ -71,13 +71,13 @@ Order = Ping | Inspect | Stats | Revoke | Call
 
 
 def scope_of(order: Order) -> Scope:
-    """What a key must be good for to give that order: whatever isn't known to change nothing changes something."""
+    """The scope that a key needs for that order; an order that is not known to change nothing counts as one that does."""
     return Scope.READ if isinstance(order, (Ping, Inspect, Stats)) else Scope.OPERATE
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """An order on its way. ``targets`` are worker ids and globs, ``None`` for everyone.
+    """An order on its way. ``targets`` are worker ids and globs, ``None`` for all.
 
     ``issued_at`` and ``expires_at`` are by the roster's clock, which both ends know; after the latter a worker ignores it.
     ``part`` of ``parts`` counts from 0, for an order that is too large for one message.
@@ -140,7 +140,7 @@ class ReplyError:
 
 
 def matches(targets: Sequence[str] | None, worker: str) -> bool:
-    """Whether a worker id is meant by the targets (ids and globs; ``None`` means everyone)."""
+    """Whether a worker id is meant by the targets (ids and globs; ``None`` means all)."""
     if targets is None or worker in targets:
         return True
     # Only globs go through a pattern: to compile one for each of thousands of plain ids would take a second.
