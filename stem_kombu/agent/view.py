@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from stem_kombu.agent.hydration import Hydration
 from stem_kombu.agent.process_load import load_avg, rss_bytes
@@ -28,9 +28,11 @@ from stem_kombu.revocation_cache import Applied
 from stem_kombu.slots import SlotView
 
 
-@dataclass(frozen=True, slots=True)
-class HostSummary:
-    """How the host of a worker's tasks stands, at the price of a few attributes. ``state`` is ``running`` or ``draining``."""
+class HostSummary(NamedTuple):
+    """How the host of a worker's tasks stands, at the price of a few attributes. ``state`` is ``running`` or ``draining``.
+
+    A tuple, as each ping makes one: a frozen dataclass costs a call for each field.
+    """
 
     state: str
     concurrency: int

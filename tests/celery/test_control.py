@@ -267,6 +267,26 @@ def bravo_works(shop: Shop) -> bool:
     return bool(shop.send("shop.add", 1, queue="other").get(timeout=30) == 1)
 
 
+def test_g19_a_celery_worker_that_loses_a_lease_logs_it_once(shop_on: Callable[[str], Shop], tmp_path: Path) -> None:
+    import redis
+
+    shop = shop_on("redis")
+    worker = shop.start("-c", "1", SHOP_VISIBILITY="1.5")
+    gate = Gate(tmp_path / "gate")
+    result = shop.send("shop.long", gate.path)
+    gate.wait_reached("run-0")
+
+    with redis.Redis.from_url(shop.broker) as client:  # as a consumer does that restores the message
+        client.delete("unacked_index")
+        lost = f"the lease of task {result.id} is lost"
+        eventually(lambda: lost in worker.log, 30, lambda: worker.log)
+        began = client.time()[0]
+        eventually(lambda: client.time()[0] - began > 2, 30)  # it would be renewed four times meanwhile
+    gate.open()
+    assert result.get(timeout=30) == "once"
+    assert worker.log.count(lost) == 1
+
+
 def test_g19_what_waits_for_its_eta_or_for_a_rate_limit_is_not_delivered_twice(
     shop_on: Callable[[str], Shop],
 ) -> None:
