@@ -103,17 +103,6 @@ class Leases(Generic[Held]):
             self._wishes[message.token] = max(seconds, self._wishes.get(message.token, 0.0))
         self._wake.set()
 
-    def still_holds(self, handle: Any, waited: float) -> bool:
-        """Whether a message is still this worker's that was not renewed for ``waited`` seconds since it was fetched. The broker
-        is asked once that is a good part of its lifetime; while it is unreachable it gives the message to no other worker."""
-        if self._leasing is None or waited < self._leasing.lifetime / 6.0:
-            return True
-        try:
-            return self._leasing.renew([handle])[0]
-        except BrokerError as error:
-            logger.warning("the lease of a message that waited %.1f s could not be renewed: %s", waited, error)
-            return True
-
     def stop(self) -> None:
         """Renew nothing any more, and let the connection go. May be called twice, and before a start."""
         self.asleep = False

@@ -54,6 +54,7 @@ class CeleryMonitorService:
         view: WorkerView,
         names: Callable[[], Sequence[str]],
         revoke: Revoke,
+        events: Events,
         *,
         clock: Clock,
         drops: DropCounter,
@@ -66,7 +67,7 @@ class CeleryMonitorService:
         self._view = view
         self._clock = clock
         self.node = node_name(who.worker, who.hostname)
-        self.events = Events(self.node, who.pid, clock, hide_args=closed)
+        self.events = events
         self._next_beat = 0.0
         self._outage = Outage(f"Celery's monitors don't see worker {self.node}", shown_url(template), clock)
         self._complaints = drops

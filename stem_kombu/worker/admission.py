@@ -1,4 +1,4 @@
-"""What becomes of a delivery when it arrives: run it, hold it for its eta, refuse it, or recognise it.
+"""Messages as they arrive: checked, decoded, looked up, and handed to the table of transitions.
 
 Revoked here, the task never starts; it is recorded as cancelled before its message is acknowledged (G3, G9).
 """
@@ -9,112 +9,59 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
-from stem_kombu.backends.base import TaskStates
-from stem_kombu.clock import Clock
 from stem_kombu.drop_counter import DropCounter
 from stem_kombu.errors import ControlError, TaskNotRegistered
-from stem_kombu.messages.decoding import UNKNOWN_NAME, UnreadableTask, decode_delivery
+from stem_kombu.messages.decoding import UNKNOWN_NAME, DecodedTask, UnreadableTask, decode_delivery
 from stem_kombu.messages.resending import body_of, consumed_queue, put_aside, said_id
-from stem_kombu.outcome import TaskError, TaskRecord
-from stem_kombu.revocation_cache import RevocationCache
+from stem_kombu.outcome import TaskError
 from stem_kombu.signing.keyring import Untrusted
 from stem_kombu.task import Task, TaskMessage, TaskRegistry
 from stem_kombu.transports.names import unreadable_queue_name
-from stem_kombu.worker.delayed import DelayedDeliveries
-from stem_kombu.worker.deliveries import Delivery, InFlight, Phase
-from stem_kombu.worker.lost_workers import LostWorkers, lost_with
-from stem_kombu.worker.settlement import (
-    UNSUPPORTED_CANVAS,
-    MessageDisposition,
-    Settlement,
-    expiry,
-    recorded_before,
-    refused,
-)
-from stem_kombu.worker.task_history import TaskHistory, is_over
+from stem_kombu.worker.delivery_events import Action, Do, Event, Facts, Phase
+from stem_kombu.worker.lost_workers import lost_with
+from stem_kombu.worker.settlement import EXPIRED, Settlement
+from stem_kombu.worker.task_history import is_over
+from stem_kombu.worker.task_lifecycle import TaskLifecycle
+from stem_kombu.worker.transitions import decide
 
 logger = logging.getLogger(__name__)
 
-#: Seconds since the consumer last fetched something, after which its connection may well have been lost meanwhile.
-FETCHED_LATELY = 0.01
 #: A task that can't be looked up still needs an entry until its refusal is recorded.
 _UNKNOWN = Task("unknown", lambda *_: None, context=True)
 
 
-class Desk(Protocol):
-    """What intake asks of the rest of the worker."""
-
-    def submit(self, delivery: Delivery) -> None:
-        """Run the delivery as soon as a slot is free."""
-
-    def settle(self, delivery: Delivery, settlement: Settlement) -> None:
-        """Record and acknowledge."""
-
-    def reject(self, message: Any) -> None:
-        """Let a message go that must not run here: to the dead-letter exchange where there is one."""
-
-    def leased(self, delivery: Delivery) -> None:
-        """A delivery is held from now on: keep its lease alive."""
-
-    def received(self, message: TaskMessage, redelivered: bool) -> None:
-        """Count a message that has come, unless this worker itself gave it back."""
-
-
 class Admission:
-    """Decides about deliveries, in the consumer's thread. ``leased``: messages stay with a worker for a while, not with a
-    connection.
+    """Takes messages in, in the consumer's thread.
 
-    ``signed(raw)`` says whether a message is signed, and raises :class:`Untrusted` for one that must not run; without it
-    nobody asks. ``has_dead_letters(queue)`` is asked when something is found in the queue that is no task.
-    ``still_held(raw, generation, looked)``: whether what that connection brought is still this worker's; ``looked``: a
-    store or backend has been asked, which may have taken its time.
+    ``signed(raw)`` says whether a message is signed, and raises :class:`Untrusted` for one that must not run; ``None``:
+    nothing has to be signed. ``has_dead_letters(queue)`` is asked when something is found in the queue that is no task.
     """
 
     def __init__(
         self,
         registry: TaskRegistry,
-        inflight: InFlight,
-        cache: RevocationCache,
-        states: TaskStates | None,
-        holds: DelayedDeliveries,
-        desk: Desk,
+        lifecycle: TaskLifecycle,
         *,
-        ensure_fresh: Callable[[], bool],
-        still_held: Callable[[Any, int, bool], bool],
-        leased: bool,
-        lost_workers: LostWorkers,
-        worker: str,
-        clock: Clock,
         signed: Callable[[Any], bool] | None = None,
-        has_dead_letters: Callable[[str], bool] = lambda _: False,
+        has_dead_letters: Callable[[str], bool],
     ) -> None:
         self._signed = signed
         self._has_dead_letters = lru_cache(maxsize=None)(has_dead_letters)
         self._registry = registry
-        self._inflight = inflight
-        self._cache = cache
-        #: What the backend tells, to whom it matters.
-        self.past = TaskHistory(states, clock)
-        self._holds = holds
-        self._desk = desk
-        self._ensure_fresh = ensure_fresh
-        self._still_held = still_held
-        self._leased = leased
-        self._lost_workers = lost_workers
-        self._worker = worker
-        self._clock = clock
-        self._complaints = DropCounter(f"messages of the task queues of worker {worker}", clock)
+        self._lifecycle = lifecycle
+        self._facts, self._inflight = lifecycle.facts, lifecycle.inflight
+        self._drops = DropCounter(f"messages of the task queues of worker {self._facts.worker}", self._facts.clock)
 
     @property
     def dropped(self) -> dict[str, int]:
-        """How many messages could not be read or were not believed, by reason."""
-        return self._complaints.dropped
+        """How many messages could not be read or verified, by reason."""
+        return self._drops.dropped
 
-    def garbage(self, error: Exception) -> None:
+    def malformed(self, error: Exception) -> None:
         """Count what lay in a queue and was no message at all; the source has put it aside."""
-        self._complaints.count("put-aside")
+        self._drops.count("put-aside")
         logger.warning("%s", error)
 
     def receive(self, raw: Any, generation: int) -> None:
@@ -125,87 +72,79 @@ class Admission:
             signed = self._signed is not None and self._signed(raw)
             arrived = decode_delivery(raw, signed=signed)
         except Untrusted as error:
-            self._complaints.drop(error.reason, str(error))
-            if isinstance(raw.headers, Mapping) and raw.headers.get("task") is not None:
-                self._desk.reject(raw)
-            else:
-                self._keep(raw, generation, error)
-            return
+            self._drops.drop(error.reason, str(error))
+            is_task = isinstance(raw.headers, Mapping) and raw.headers.get("task") is not None
+            self._not_run(Event.UNTRUSTED, error, raw, generation, Facts(is_task=is_task))
         except UnreadableTask as error:
-            self._complaints.drop(error.code, str(error))
-            # Where tasks are signed, what nobody signed and can't be read may bear any task's id.
-            if signed or self._signed is None:
-                self._refuse_unreadable(error, raw, generation)
-            else:
-                self._desk.reject(raw)
-            return
+            self._drops.drop(error.code, str(error))
+            said = TaskError(type(error).__name__, f"{error}; {error.hint}" if error.hint else str(error))
+            facts = self._facts.of_message(error.task)._replace(
+                error=said, is_signed=signed or self._signed is None, is_task=error.task.name != UNKNOWN_NAME
+            )
+            self._not_run(Event.UNREADABLE, error, raw, generation, facts)
         except ControlError as error:
-            self._keep(raw, generation, error)
-            return
+            self._not_run(Event.FOREIGN, error, raw, generation, Facts(is_task=False))
+        else:
+            self._decoded(arrived, raw, generation)
+
+    def _decoded(self, arrived: DecodedTask, raw: Any, generation: int) -> None:
         message, redelivered = arrived.message, arrived.redelivered
-        self._desk.received(message, redelivered)
-        if redelivered and self._runs_here(message, raw, generation):
+        self._lifecycle.received(message, redelivered=redelivered)
+        if redelivered and self._is_adopted(message, raw, generation):
             return
         # A next attempt is published again when its confirmation was lost, or by a worker that was suspended for so long that
         # another one had the task meanwhile; a first attempt is spared the look.
-        told_at = self._clock.monotonic() if redelivered or message.attempt > 1 else None
-        record = None if told_at is None else self.past.record(message)
-        if record is not None and is_over(message, record):
-            self._acknowledge_over(message, record, raw, generation)
-            return
-        looked = self._ensure_fresh() or told_at is not None
-        if not self._still_held(raw, generation, looked):
+        record = checked_at = None
+        if redelivered or message.attempt > 1:
+            checked_at, record = self._facts.clock.monotonic(), self._facts.history.record(message)
+            if record is not None and is_over(message, record):
+                facts = Facts(message, recorded=record)
+                self._end(message, raw, generation, decide(Phase.ARRIVED, Event.RECORDED_BEFORE, facts))
+                return
+        time_passed = self._facts.refresh() or checked_at is not None
+        if not self._facts.ownership.is_ours_on_arrival(raw, generation, time_passed=time_passed):
             return  # the broker has it again, and this thread is about to find that out
-        now = self._clock.utcnow()
         if message.enqueued_at is None and not redelivered and message.attempt == 1:
             # Celery's messages don't say when they were sent: what comes for the first time is a new life of its id.
-            message = replace(message, enqueued_at=now)
-        held_for_eta = message.eta is not None and message.eta > now
-        phase = Phase.HELD if held_for_eta else Phase.RESERVED
-        task = self._registry.get(message.name) if message.name in self._registry else _UNKNOWN
-        delivery = self._inflight.add(message, task, raw, generation, redelivered, phase)
-        delivery.told_at = told_at
+            message = replace(message, enqueued_at=self._facts.clock.utcnow())
+        task, missing = self._task(message)
+        # In the table before anything is decided, so that no revocation passes it by.
+        delivery = self._inflight.add(message, task, raw, generation, redelivered, Phase.ARRIVED)
+        delivery.history_checked_at = checked_at
         delivery.lost = dict.fromkeys(lost_with(message, record))
-        refusal = self._refusal(message)
-        if refusal is not None:
-            self._inflight.ended(delivery.token)
-            self._desk.settle(delivery, refusal)
+        action = decide(Phase.ARRIVED, Event.DECODED, self._facts.of_decoded(delivery, missing))
+        if action.settlement is None:
+            self._lifecycle.accepted(delivery)
+        else:
+            _log_refusal(message, action.settlement, missing)
+        self._lifecycle.carry_out(delivery, action)
+
+    def _is_adopted(self, message: TaskMessage, raw: Any, generation: int) -> bool:
+        """Whether a redelivery has taken the place of a delivery that is here already."""
+        here = self._inflight.same_attempt(message, generation, leased=self._facts.ownership.leased)
+        action = decide(Phase.ARRIVED, Event.REDELIVERED, Facts(is_here=here is not None))
+        return action.do is Do.ADOPT and here is not None and self._inflight.adopt(here, raw, generation)
+
+    def _task(self, message: TaskMessage) -> tuple[Task, TaskNotRegistered | None]:
+        """What runs the message; or a place holder, and why nothing does."""
+        try:
+            return self._registry.get(message.name), None
+        except TaskNotRegistered as missing:
+            return _UNKNOWN, missing
+
+    def _not_run(self, event: Event, error: ControlError, raw: Any, generation: int, facts: Facts) -> None:
+        """Have it decided about what can't be run."""
+        if not facts.is_task and (facts.is_signed or event is not Event.UNREADABLE):
+            facts = self._looked_up(raw, error, facts)
+        action = decide(Phase.ARRIVED, event, facts)
+        if action.do is Do.REJECT:
+            raw.reject()
             return
-        self._desk.leased(delivery)
-        if held_for_eta:
-            self._holds.hold(delivery)
-        elif self._lost_workers.is_suspect(delivery):
-            self._inflight.waits(delivery.token, Phase.HELD)
-            self._holds.look_again(delivery, 0.0)
-        else:
-            self._desk.submit(delivery)
+        message = facts.message or facts.aside
+        assert message is not None
+        self._end(message, raw, generation, action)
 
-    def _refuse_unreadable(self, error: UnreadableTask, raw: Any, generation: int) -> None:
-        """Have whoever waits for it told; with a dead-letter exchange its message can still be sent to a Celery worker."""
-        task, now = error.task, self._clock.utcnow()
-        said = TaskError(type(error).__name__, f"{error}; {error.hint}" if error.hint else str(error))
-        revocation = self._cache.get(task.task_id)
-        settlement = refused(
-            task,
-            worker=self._worker,
-            now=now,
-            revocation=revocation,
-            error=None if revocation else said,
-            then=MessageDisposition.REJECT,
-        )
-        if task.name == UNKNOWN_NAME:
-            self._keep(raw, generation, error, task, settlement)  # it may as well be no task
-        else:
-            self._settle_unread(task, raw, generation, settlement)
-
-    def _keep(
-        self,
-        raw: Any,
-        generation: int,
-        error: Exception,
-        task: TaskMessage | None = None,
-        settlement: Settlement | None = None,
-    ) -> None:
+    def _looked_up(self, raw: Any, error: Exception, facts: Facts) -> Facts:
         """What is no task is another application's: it goes to the dead-letter exchange, or into a queue of its own."""
         queue, body = consumed_queue(raw), body_of(raw)
         rejected = self._has_dead_letters(queue)
@@ -217,49 +156,21 @@ class Admission:
             len(body) if isinstance(body, bytes) else 0,
             error,
         )
-        self._complaints.count("dead-lettered" if rejected else "put-aside")
-        aside = put_aside(raw, str(error))
-        settlement = Settlement(None, MessageDisposition.REJECT) if settlement is None else settlement
-        if not rejected:
-            settlement = replace(settlement, then=MessageDisposition.ACKNOWLEDGE, retry=aside)
-        self._settle_unread(task or aside, raw, generation, settlement)
+        self._drops.count("dead-lettered" if rejected else "put-aside")
+        return facts._replace(has_dead_letters=rejected, aside=put_aside(raw, str(error)))
 
-    def _settle_unread(self, message: TaskMessage, raw: Any, generation: int, settlement: Settlement) -> None:
-        delivery = self._inflight.add(message, _UNKNOWN, raw, generation, True, Phase.RESERVED)
-        self._inflight.ended(delivery.token)
-        self._desk.settle(delivery, settlement)
+    def _end(self, message: TaskMessage, raw: Any, generation: int, action: Action) -> None:
+        """Carry out what was decided about a message that is not to run."""
+        delivery = self._inflight.add(message, _UNKNOWN, raw, generation, True, Phase.ARRIVED)
+        self._lifecycle.carry_out(delivery, action)
 
-    def _runs_here(self, message: TaskMessage, raw: Any, generation: int) -> bool:
-        """Whether a redelivery has taken the place of a delivery that is here already."""
-        running = self._inflight.same_attempt(message, generation, leased=self._leased)
-        return running is not None and self._inflight.adopt(running, raw, generation)
 
-    def _acknowledge_over(self, message: TaskMessage, record: TaskRecord, raw: Any, generation: int) -> None:
-        """Acknowledge an attempt that needs no further run, because what came of it is recorded."""
-        self._settle_unread(message, raw, generation, recorded_before(message, record))
-
-    def _refusal(self, message: TaskMessage) -> Settlement | None:
-        now = self._clock.utcnow()
-        revocation = self._cache.get(message.task_id)
-        if revocation is not None:
-            logger.info("task %s is revoked and does not start", message.task_id, extra={"task_id": message.task_id})
-            return refused(message, worker=self._worker, now=now, revocation=revocation)
-        expired = expiry(message, now)
-        if expired is not None:
-            return refused(message, worker=self._worker, now=now, error=expired)
-        if message.celery is not None and message.celery.canvas:
-            parts = ", ".join(message.celery.canvas)
-            error = TaskError(
-                UNSUPPORTED_CANVAS,
-                f"task {message.name!r} was sent with a canvas ({parts}), which Stem can't run; send it without links, "
-                "chains and chords, or to a queue that a Celery worker consumes",
-            )
-            logger.error("task %s is refused: %s", message.task_id, error.message, extra={"task_id": message.task_id})
-            # Rejected, not acknowledged: with a dead-letter exchange it can still be sent to a worker that can.
-            return refused(message, worker=self._worker, now=now, error=error, then=MessageDisposition.REJECT)
-        try:
-            self._registry.get(message.name)
-        except TaskNotRegistered as missing:
-            logger.error("%s (task %s): %s", missing, message.task_id, missing.hint, extra={"task_id": message.task_id})
-            return refused(message, worker=self._worker, now=now, error=TaskError("TaskNotRegistered", str(missing)))
-        return None
+def _log_refusal(message: TaskMessage, settlement: Settlement, missing: TaskNotRegistered | None) -> None:
+    record, extra = settlement.record, {"task_id": message.task_id}
+    if record is None:
+        return
+    if record.revocation is not None:
+        logger.info("task %s is revoked and does not start", message.task_id, extra=extra)
+    elif record.error is not None and record.error.type != EXPIRED:
+        hint = "" if missing is None else f"; {missing.hint}"
+        logger.error("task %s is refused: %s%s", message.task_id, record.error.message, hint, extra=extra)

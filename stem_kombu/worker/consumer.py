@@ -13,13 +13,15 @@ from typing import Any
 
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Service
-from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.errors import BrokerError, BrokerRefused, ConfigurationError
 from stem_kombu.transports.base import ScheduledMessages, TaskConsumer, Transport
 from stem_kombu.transports.outages import Outage
 from stem_kombu.worker.ack_queue import AckQueue
 from stem_kombu.worker.deliveries import Delivery, InFlight
+from stem_kombu.worker.delivery_events import Action, Do, Event, Facts
+from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.settlement import MessageDisposition
+from stem_kombu.worker.transitions import decide
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ class Consumer:
         transport: Transport,
         queues: Sequence[str],
         inflight: InFlight,
+        acks: AckQueue,
+        ownership: Ownership,
         *,
         allowance: Callable[[], int],
         receive: Callable[[Any, int], None],
@@ -58,23 +62,19 @@ class Consumer:
         self._garbage, self._scheduled = garbage, scheduled
         self._transport = transport
         self.queues = tuple(queues)
-        self._inflight = inflight
+        self._inflight, self._ownership = inflight, ownership
         self._receive, self._reconnected, self._lost = receive, reconnected, lost
         self._clock, self._allowance = clock, allowance
         #: How many unacknowledged messages may be here.
         self.prefetch = 0
-        self.generation = 0
-        self.fetched_at = 0.0  # monotonic, or earlier: of what is being taken in
         self._outage = Outage(f"task queues {', '.join(queues)} are not consumed", transport.url, clock)
-        self._finished = AckQueue()
-        self._pipe = WakePipe()
+        self._finished, self._pipe = acks, acks.pipe
         self._quiet, self._ended, self._ready, self._resting = (threading.Event() for _ in range(4))
         self._refusal: BrokerRefused | ConfigurationError | None = None
         self._resting.set()
         self._background = Service(
             self._run, "stem-consumer", begin=self._begin, wake=self._end_soon, end=self._pipe.close
         )
-        self._connected: TaskConsumer | None = None
 
     # -- from any thread ------------------------------------------------------------------------------------------------
 
@@ -95,17 +95,6 @@ class Consumer:
             self.stop()
             raise BrokerError(f"the task queues could not be consumed within {timeout:g} s: {self.trouble}")
 
-    def finish(self, delivery: Delivery, then: MessageDisposition) -> None:
-        """Acknowledge, give back or let go of the delivery, soon, in the thread that may."""
-        self._finished.add(delivery, then)
-        self.wake()
-
-    def wake(self) -> None:
-        """Make the thread look at what there is to do, now."""
-        if (connected := self._connected) is not None:
-            connected.wake()
-        self._pipe.wake()
-
     @property
     def trouble(self) -> str | None:
         """The last failure while the queues can't be consumed, else ``None``."""
@@ -116,19 +105,14 @@ class Consumer:
         """Whether the queues are being consumed right now."""
         return not self._resting.is_set()
 
-    def still_holds(self, generation: int) -> bool:
-        """Whether connection ``generation`` stands, as far as can be seen without reading from it. From any thread."""
-        connected = self._connected
-        return connected is not None and generation == self.generation and not connected.is_cut
-
     def quiesce(self) -> None:
         """Fetch nothing more, and return when nothing is taken in any more (or the thread hangs); acknowledging goes on."""
         self._quiet.set()
-        self.wake()
+        self._finished.wake()
         self._resting.wait(_QUIESCE_TIMEOUT)
 
     def stop(self) -> None:
-        """Return when the thread has ended; everything handed to :meth:`finish` before has been carried out."""
+        """Return when the thread has ended; everything left in the queue before has been carried out."""
         self._quiet.set()
         self._background.stop()
 
@@ -144,7 +128,7 @@ class Consumer:
         self._quiet.set()
         self._ended.set()
         self._ready.set()  # a start that still waits gives up
-        self.wake()
+        self._finished.wake()
 
     def _run(self) -> None:
         while not self._ended.is_set():
@@ -155,8 +139,7 @@ class Consumer:
             try:
                 connected = self._transport.consumer(self.queues, clock=self._clock, unreadable=self._garbage)
                 self._outage.reached()
-                self.generation += 1
-                self._serve(connected)
+                self._serve(connected, self._ownership.connected(connected))
             except self._transport.errors as error:
                 if self._transport.adapts_to(error):
                     continue
@@ -174,7 +157,8 @@ class Consumer:
                 wait = self._outage.failed(repr(error))
             finally:
                 self._resting.set()
-                self._connected = None
+                self._finished.wake_transport = None
+                self._ownership.disconnected()
                 if connected is not None:
                     # Without giving back what still runs here: where tags outlive the connection, the lease is renewed and
                     # the acknowledgement goes out over the next one.
@@ -190,17 +174,16 @@ class Consumer:
         self._refusal = error  # the start that waits need not
         self._ready.set()
 
-    def _serve(self, connected: TaskConsumer) -> None:
-        self._connected = connected
+    def _serve(self, connected: TaskConsumer, generation: int) -> None:
+        self._finished.wake_transport = connected.wake
         self._allow(connected, consuming=False)
         if not self._quiet.is_set():
             connected.consume()
             self._resting.clear()
         self._served_at = self._clock.monotonic()
-        if self.generation > 1:
+        if generation > 1:
             self._reconnected()
         self._ready.set()
-        generation = self.generation
         sweep_at = turned_at = float("-inf")
         waited_at = self._served_at
         while self._keep_serving(connected):
@@ -214,10 +197,10 @@ class Consumer:
             if now - turned_at < gather:
                 self._ended.wait(gather - (now - turned_at))
             room = self._room() if self.consuming else 0
-            self.fetched_at = waited_at if connected.receives_in_wait else self._clock.monotonic()
+            self._ownership.fetched_at = waited_at if connected.receives_in_wait else self._clock.monotonic()
             done = self._finished.take_acknowledgements(_TOGETHER)
             try:
-                tags = [delivery.handle.delivery_tag for delivery in done if self._may_settle(connected, delivery)]
+                tags = [delivery.handle.delivery_tag for delivery in done if self._is_acknowledged(connected, delivery)]
                 # A broker that pushes may have something to say although there is no room.
                 messages = connected.take(room, tags) if room or done or connected.pushes else []
             except BaseException:
@@ -278,15 +261,20 @@ class Consumer:
         return not (self._ended.is_set() and not self._finished)
 
     def _carry_out(self, connected: TaskConsumer, delivery: Delivery, then: MessageDisposition) -> None:
-        tag = delivery.handle.delivery_tag
-        if then is MessageDisposition.REQUEUE and delivery.generation == self.generation:
-            connected.give_back(tag)
+        do = self._decided(connected, delivery, then).do
+        if do is Do.REQUEUE:
+            connected.give_back(delivery.handle.delivery_tag)
             self._inflight.put_backs.add(delivery.message)
-        elif then is MessageDisposition.REJECT and self._may_settle(connected, delivery):
-            connected.reject(tag)
-        # A delivery of a lost AMQP connection is the broker's again; its redelivery finds the recorded outcome.
+        elif do is Do.REJECT:
+            connected.reject(delivery.handle.delivery_tag)
         self._inflight.remove(delivery.token)
 
-    def _may_settle(self, connected: TaskConsumer, delivery: Delivery) -> bool:
-        """Whether its tag means the same message to this connection."""
-        return delivery.generation == self.generation or connected.keeps_tags
+    def _is_acknowledged(self, connected: TaskConsumer, delivery: Delivery) -> bool:
+        return self._decided(connected, delivery, MessageDisposition.ACKNOWLEDGE).do is Do.ACKNOWLEDGE
+
+    def _decided(self, connected: TaskConsumer, delivery: Delivery, then: MessageDisposition) -> Action:
+        if delivery.generation == self._ownership.generation:
+            facts = Facts(disposition=then)
+        else:
+            facts = Facts(disposition=then, is_current=False, is_tag_valid=connected.keeps_tags)
+        return decide(delivery.phase, Event.SETTLED, facts)

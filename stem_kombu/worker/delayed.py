@@ -1,4 +1,4 @@
-"""Deliveries that wait without a slot: for their eta, or set aside for a moment.
+"""Deliveries that wait without a slot: held for their eta, or deferred for a moment.
 
 Indexed by token, as a revocation or a lost connection may take out any number of a hundred thousand: releasing one costs a
 look-up, and its entry in the order of times is passed over later.
@@ -11,14 +11,14 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Service
 from stem_kombu.task import Mode
 from stem_kombu.worker.deliveries import Delivery
-from stem_kombu.worker.settlement import MessageDisposition, Settlement
+from stem_kombu.worker.delivery_events import DeliveryEvents, Event
 
 logger = logging.getLogger(__name__)
 
@@ -27,45 +27,44 @@ _LEFTOVERS = 256
 
 
 @dataclass(frozen=True, slots=True)
+class HoldRules:
+    """What a transport says of messages that wait: for how many seconds a worker may keep one (``None``: any), and whether
+    the smaller priority is the more urgent, as in Kombu's Redis."""
+
+    longest: float | None = None
+    low_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class _Hold:
     number: int
-    then: Callable[[Delivery], None]
+    event: Event
     delivery: Delivery
+    is_deferred: bool = False
 
 
 class DelayedDeliveries:
     """Deliveries that wait here without a slot, in a thread of its own.
 
-    ``due(delivery)`` is called when the time of an eta has come. A hold longer than ``longest`` seconds is handed to
-    ``repark(delivery)`` instead, which puts the message back at the broker: RabbitMQ cuts a consumer off that keeps a
-    message for half an hour. What was set aside for a moment is handed to ``give_back(delivery)``. ``changed()`` is
-    called whenever :attr:`count` has changed. ``low_first``: the smaller priority is the more urgent, as in Kombu's Redis.
+    ``events`` is told ``DUE`` when the time has come, or ``HELD_LONGEST`` once a longer hold has lasted for as long as
+    ``rules`` allow: RabbitMQ cuts a consumer off that keeps a message for half an hour. ``changed()`` is called whenever
+    :attr:`count` has changed.
     """
 
     def __init__(
-        self,
-        *,
-        due: Callable[[Delivery], None],
-        repark: Callable[[Delivery], None],
-        give_back: Callable[[Delivery], None],
-        changed: Callable[[], None],
-        longest: float | None,
-        clock: Clock,
-        low_first: bool = False,
+        self, events: DeliveryEvents[Delivery], rules: HoldRules, changed: Callable[[], None], clock: Clock
     ) -> None:
-        self._due = due
-        self._repark = repark
-        self._give_back = give_back
+        self._events = events
         self._changed = changed
-        self._longest = longest
-        self._sign = 1 if low_first else -1
+        self._longest = rules.longest
+        self._sign = 1 if rules.low_first else -1
         self._clock = clock
         self._order = itertools.count()
         #: Due time (monotonic), a number that orders equal times, token. An entry may outlive its hold.
         self._heap: list[tuple[float, int, int]] = []
         self._held: dict[int, _Hold] = {}
-        #: Those of them that were set aside, by the kind of slot that they need, oldest first.
-        self._aside: dict[Mode, dict[int, None]] = {mode: {} for mode in Mode}
+        #: Those of them that were deferred, by the kind of slot that they need, oldest first.
+        self._deferred: dict[Mode, dict[int, None]] = {mode: {} for mode in Mode}
         self._cond = threading.Condition()
         self._stopped = False
         #: Whether the thread has still to begin: a worker that holds nothing needs none.
@@ -78,9 +77,9 @@ class DelayedDeliveries:
         return len(self._held)
 
     @property
-    def aside(self) -> int:
-        """How many of them were set aside."""
-        return sum(map(len, self._aside.values()))
+    def deferred(self) -> int:
+        """How many of them were deferred."""
+        return sum(map(len, self._deferred.values()))
 
     @property
     def entries(self) -> int:
@@ -102,25 +101,25 @@ class DelayedDeliveries:
         assert delivery.message.eta is not None
         wait = (delivery.message.eta - self._clock.utcnow()) / timedelta(seconds=1)
         if self._longest is not None and wait > self._longest:
-            self._keep(delivery, self._clock.monotonic() + self._longest, self._repark)
+            self._keep(delivery, self._clock.monotonic() + self._longest, Event.HELD_LONGEST)
         else:
-            self._keep(delivery, self._clock.monotonic() + wait, self._due)
+            self._keep(delivery, self._clock.monotonic() + wait, Event.DUE)
 
-    def look_again(self, delivery: Delivery, seconds: float) -> None:
-        """Keep the delivery for a moment, then have it looked at as when its eta has come."""
-        self._keep(delivery, seconds, self._due)
+    def hold_for(self, delivery: Delivery, seconds: float) -> None:
+        """Keep the delivery for a moment, whatever its eta."""
+        self._keep(delivery, self._clock.monotonic() + seconds, Event.DUE)
 
-    def set_aside(self, delivery: Delivery, until: float) -> None:
-        """Keep the delivery until then (monotonic), and give it back; of several, the last that came first, as each goes to
-        the head of its queue."""
-        self._keep(delivery, until, self._give_back)
+    def defer(self, delivery: Delivery, until: float) -> None:
+        """Keep the delivery until then (monotonic), or until :meth:`take_deferred`. Of several that are due together the last
+        that came is the first, as each goes back to the head of its queue."""
+        self._keep(delivery, until, Event.DUE, is_deferred=True)
 
-    def take_aside(self, mode: Mode) -> Delivery | None:
-        """Take the first out that was set aside and needs a slot of that kind, of those that are most urgent."""
-        if not self._aside[mode]:
+    def take_deferred(self, mode: Mode) -> Delivery | None:
+        """Take the first out that was deferred and needs a slot of that kind, of those that are most urgent."""
+        if not self._deferred[mode]:
             return None
         with self._cond:
-            first = min(self._aside[mode], key=self._rank, default=None)
+            first = min(self._deferred[mode], key=self._rank, default=None)
         return None if first is None else self.release(first)
 
     def release(self, token: int) -> Delivery | None:
@@ -141,7 +140,7 @@ class DelayedDeliveries:
             held = [hold.delivery for hold in self._held.values()]
             self._held.clear()
             self._heap.clear()
-            for tokens in self._aside.values():
+            for tokens in self._deferred.values():
                 tokens.clear()
         return held
 
@@ -161,13 +160,13 @@ class DelayedDeliveries:
             self._stopped = True
             self._cond.notify()
 
-    def _keep(self, delivery: Delivery, until: float, then: Callable[[Delivery], None]) -> None:
+    def _keep(self, delivery: Delivery, until: float, event: Event, *, is_deferred: bool = False) -> None:
         with self._cond:
-            number = next(self._order) * (-1 if then is self._give_back else 1)
-            self._held[delivery.token] = _Hold(number, then, delivery)
+            number = next(self._order) * (-1 if is_deferred else 1)
+            self._held[delivery.token] = _Hold(number, event, delivery, is_deferred)
             heapq.heappush(self._heap, (until, number, delivery.token))
-            if then is self._give_back:
-                self._aside[delivery.task.mode][delivery.token] = None
+            if is_deferred:
+                self._deferred[delivery.task.mode][delivery.token] = None
             self._cond.notify()
         if self._asleep:
             self._wake()
@@ -180,8 +179,8 @@ class DelayedDeliveries:
 
     def _taken(self, token: int) -> _Hold | None:
         found = self._held.pop(token, None)
-        if found is not None and found.then is self._give_back:
-            del self._aside[found.delivery.task.mode][token]
+        if found is not None and found.is_deferred:
+            del self._deferred[found.delivery.task.mode][token]
         return found
 
     def _stands(self, entry: tuple[float, int, int]) -> bool:
@@ -210,12 +209,7 @@ class DelayedDeliveries:
 
     def _let_go(self, hold: _Hold) -> None:
         try:
-            hold.then(hold.delivery)
+            self._events.happened(hold.delivery, hold.event)
         except Exception:
             # The boundary of a thread on which every other eta depends.
             logger.exception("task %s, which was held, can't be let go", hold.delivery.task_id)
-
-
-def republished(delivery: Delivery) -> Settlement:
-    """The settlement that puts a held message back at the broker, as it was, and acknowledges this copy of it."""
-    return Settlement(None, MessageDisposition.ACKNOWLEDGE, retry=replace(delivery.message))

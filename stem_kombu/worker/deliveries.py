@@ -12,30 +12,20 @@ import threading
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import Enum
 from typing import Any
 
 from stem_kombu.clock import Clock
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import Task, TaskMessage
+from stem_kombu.worker.delivery_events import Phase
 from stem_kombu.worker.prefetch_policy import Load
 from stem_kombu.worker.put_backs import PutBacks
 from stem_kombu.worker.settlement import Waiting
 
-#: How many endings are remembered for who asks late, and outcomes that may wait while the work goes on.
+#: How many endings are remembered for late questions, and outcomes that may wait while the work goes on.
 _ENDINGS, _MOST_SET_ASIDE = 4096, 5000
-
-
-class Phase(str, Enum):
-    HELD = "held"  # waits for its eta
-    RESERVED = "reserved"  # waits for a slot
-    RUNNING = "running"
-    SETTLING = "settling"  # the handler is out; its outcome is being recorded
-
-    def __init__(self, _: str) -> None:
-        #: Where it is counted: a list is quicker than a mapping, whose keys an enumeration hashes in Python.
-        self.place = len(type(self).__members__)
+_RUNS = (Phase.RUNNING, Phase.STOPPING)
 
 
 @dataclass(slots=True, eq=False)
@@ -67,11 +57,11 @@ class Delivery:
     is_settled: bool = False
     #: Set while its outcome can't be carried out and others go on meanwhile.
     waiting: Waiting | None = None
-    #: When the backend was asked for what came of the task before (monotonic); ``None`` where nobody has to ask.
-    told_at: float | None = None
+    #: When the backend was asked for what came of the task before (monotonic); ``None`` where it need not be asked.
+    history_checked_at: float | None = None
     lost: dict[str, datetime | None] = field(default_factory=dict)  # workers that it may have ended: see lost_workers
-    #: What it said then, if that makes a run needless.
-    over: TaskRecord | None = None
+    #: Its answer, if that makes a run needless.
+    recorded_end: TaskRecord | None = None
 
     @property
     def task_id(self) -> str:
@@ -82,7 +72,7 @@ class InFlight:
     """The table of deliveries. Every method is safe from any thread and quick."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self.clock = clock
         self._tokens = itertools.count(1)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -93,10 +83,10 @@ class InFlight:
         self._isolates_in = [0] * len(Phase)
         self._set_aside = 0
         self.put_backs = PutBacks()
-        # How the latest tasks ended, for who asks a moment after the end.
+        # How the latest tasks ended, for questions a moment after the end.
         self._endings: collections.OrderedDict[str, str] = collections.OrderedDict()
-        # And the version of the revocation that told each of the latest to stop.
-        self._told: collections.OrderedDict[str, int] = collections.OrderedDict()
+        # And the version of the revocation that requested the stop of each of the latest.
+        self._stopped_by: collections.OrderedDict[str, int] = collections.OrderedDict()
 
     def add(
         self, message: TaskMessage, task: Task, handle: Any, generation: int, redelivered: bool, phase: Phase
@@ -117,7 +107,7 @@ class InFlight:
 
         It is of the same task and attempt, its lease still stands, and of several it is the one of the oldest connection.
         Without leases the broker delivers again what a lost connection held and nothing else: an entry of this very
-        connection is another message then (somebody sent the id twice), whose handle is still needed.
+        connection is another message then (the id was sent twice), whose handle is still needed.
         """
         with self._lock:
             same = [
@@ -140,7 +130,7 @@ class InFlight:
 
     def follow(self, delivery: Delivery) -> bool:
         """Let a delivery that is not to run wait for how another message of the same attempt ends, which runs here; ``False``
-        when none does, or its end is told already."""
+        when none does, or its end is recorded already."""
         with self._lock:
             for other in self._by_id.get(delivery.task_id, ()):
                 same = other is not delivery and other.message.attempt == delivery.message.attempt
@@ -149,11 +139,15 @@ class InFlight:
                     return True
         return False
 
-    def waits(self, token: int, phase: Phase) -> None:
-        """The delivery waits: for a slot (``RESERVED``) or without one (``HELD``)."""
+    def waits(self, token: int, phase: Phase) -> bool:
+        """Let the delivery wait: for a slot (``RESERVED``) or without one (``HELD``, ``DEFERRED``); ``False`` when it is not
+        here any more or has ended."""
         with self._lock:
-            if (delivery := self._by_token.get(token)) is not None:
-                self._enter(delivery, phase)
+            delivery = self._by_token.get(token)
+            if delivery is None or delivery.phase is Phase.SETTLING:
+                return False
+            self._enter(delivery, phase)
+            return True
 
     def started(self, token: int, pid: int) -> Delivery | None:
         with self._lock:
@@ -163,29 +157,31 @@ class InFlight:
             self._endings.pop(delivery.task_id, None)
             self._enter(delivery, Phase.RUNNING)
             delivery.pid = pid
-            delivery.started_at = self._clock.utcnow()
-            delivery.started_mono = self._clock.monotonic()
+            delivery.started_at = self.clock.utcnow()
+            delivery.started_mono = self.clock.monotonic()
             return delivery
 
     def checkpoint(self, token: int, fraction: float | None = None, data: Mapping[str, Any] | None = None) -> None:
         """The handler passed a checkpoint that reports; ``data`` is kept when it is given."""
         with self._lock:
             if (delivery := self._by_token.get(token)) is not None:
-                delivery.checkpoint_mono = self._clock.monotonic()
+                delivery.checkpoint_mono = self.clock.monotonic()
                 if data is not None:
                     delivery.progress, delivery.progress_data = fraction, dict(data)
 
-    def terminating(self, token: int, revocation: Revocation) -> None:
-        """Remember when the running task was first told to stop."""
+    def stopping(self, token: int, revocation: Revocation | None = None) -> None:
+        """A stop of the running task is requested, by that revocation or for another reason; the first is dated."""
         with self._lock:
-            delivery = self._by_token.get(token)
-            if delivery is None:
+            if (delivery := self._by_token.get(token)) is None:
                 return
-            self._told[delivery.task_id] = revocation.version
-            if len(self._told) > _ENDINGS:
-                self._told.popitem(last=False)
-            if delivery.terminate is None:
-                delivery.terminate, delivery.terminate_mono = revocation, self._clock.monotonic()
+            if delivery.phase is Phase.RUNNING:
+                self._enter(delivery, Phase.STOPPING)
+            if revocation is not None:
+                self._stopped_by[delivery.task_id] = revocation.version
+                if len(self._stopped_by) > _ENDINGS:
+                    self._stopped_by.popitem(last=False)
+                if delivery.terminate is None:
+                    delivery.terminate, delivery.terminate_mono = revocation, self.clock.monotonic()
 
     def ended(self, token: int) -> Delivery | None:
         """The handler is out (or never went in); the entry stays until it is acknowledged."""
@@ -204,8 +200,8 @@ class InFlight:
                 delivery.waiting = waiting
 
     def settled(self, token: int, ending: str) -> list[Delivery]:
-        """The outcome is recorded as ``ending`` (a state's name, or ``released``): wakes who waits for it, and returns the
-        deliveries that follow this one."""
+        """The outcome is recorded as ``ending`` (a state's name, or ``released``): wakes the threads that wait for
+        it, and returns the deliveries that follow this one."""
         with self._changed:
             delivery = self._by_token.get(token)
             if delivery is None:
@@ -224,6 +220,7 @@ class InFlight:
             if delivery is None:
                 return
             self._count(delivery, -1)
+            delivery.phase = Phase.DONE
             self._set_aside -= delivery.waiting is not None
             siblings = self._by_id[delivery.task_id]
             siblings.remove(delivery)
@@ -259,10 +256,10 @@ class InFlight:
             return list(self._by_token.values())
 
     def running(self) -> list[Delivery]:
-        """What runs, oldest first."""
+        """What runs, those included whose stop is requested, oldest first."""
         with self._lock:
             return sorted(
-                (delivery for delivery in self._by_token.values() if delivery.phase is Phase.RUNNING),
+                (delivery for delivery in self._by_token.values() if delivery.phase in _RUNS),
                 key=lambda delivery: delivery.started_mono,
             )
 
@@ -271,34 +268,37 @@ class InFlight:
             return frozenset(
                 task_id
                 for task_id in task_ids
-                if any(delivery.phase is Phase.RUNNING for delivery in self._by_id.get(task_id, ()))
+                if any(delivery.phase in _RUNS for delivery in self._by_id.get(task_id, ()))
             )
 
     def stopped_by(self, revocations: Iterable[Revocation]) -> frozenset[str]:
-        """The ids of those tasks that were told to stop by this version of their revocation, not by another, whether or
+        """The ids of those tasks whose stop was requested by this version of their revocation, not by another, whether or
         not they are still here."""
         with self._lock:
             return frozenset(
                 revocation.task_id
                 for revocation in revocations
-                if self._told.get(revocation.task_id) == revocation.version
+                if self._stopped_by.get(revocation.task_id) == revocation.version
             )
 
     @property
     def running_count(self) -> int:
-        return self._in_phase[Phase.RUNNING.place]
+        return self._in_phase[Phase.RUNNING.place] + self._in_phase[Phase.STOPPING.place]
 
     def load(self) -> Load:
         """What runs or waits for a slot, by mode."""
         with self._lock:
-            isolates = self._isolates_in[Phase.RESERVED.place] + self._isolates_in[Phase.RUNNING.place]
-            return Load(isolates, self._in_phase[Phase.RESERVED.place] + self._in_phase[Phase.RUNNING.place] - isolates)
+            isolates, all_of_them = (
+                counts[Phase.RESERVED.place] + counts[Phase.RUNNING.place] + counts[Phase.STOPPING.place]
+                for counts in (self._isolates_in, self._in_phase)
+            )
+            return Load(isolates, all_of_them - isolates)
 
     @property
     def waiting_count(self) -> int:
-        """Deliveries that have not started: reserved for a slot, or held for their eta."""
+        """Deliveries that have not started: reserved for a slot, or held."""
         with self._lock:
-            return self._in_phase[Phase.HELD.place] + self._in_phase[Phase.RESERVED.place]
+            return sum(self._in_phase[phase.place] for phase in (Phase.HELD, Phase.DEFERRED, Phase.RESERVED))
 
     @property
     def settling_count(self) -> int:
@@ -335,16 +335,16 @@ class InFlight:
         """How each of the ids ended that was recorded, or is at least out of its handler (``settling``), within ``timeout``
         seconds. Blocks until all are recorded."""
         wanted = set(task_ids)
-        deadline = self._clock.monotonic() + timeout
+        deadline = self.clock.monotonic() + timeout
         with self._changed:
             while any(task_id in self._by_id and task_id not in self._endings for task_id in wanted):
-                left = deadline - self._clock.monotonic()
+                left = deadline - self.clock.monotonic()
                 if left <= 0 or not self._changed.wait(left):
                     break
             ended: dict[str, str] = {}
             for task_id in wanted:
                 if (ending := self._endings.get(task_id)) is not None:
                     ended[task_id] = ending
-                elif not any(delivery.phase is Phase.RUNNING for delivery in self._by_id.get(task_id, ())):
+                elif not any(delivery.phase in _RUNS for delivery in self._by_id.get(task_id, ())):
                     ended[task_id] = "settling"
             return ended

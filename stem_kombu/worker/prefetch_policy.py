@@ -1,10 +1,10 @@
 """How many messages to hold, when isolates and inline tasks come through the same queue.
 
 The broker knows no modes, so a worker with both kinds fetches what it could run whichever kind comes. While the slots of one
-kind are full it looks for the other: what it fetches and can't start is set aside, in order, and starts as its slots free.
+kind are full it looks for the other: what it fetches and can't start is deferred, in order, and starts as its slots free.
 A message that waits here while another worker is idle is what operators can't understand. So a look is bounded in depth and
-time, and what is still set aside then is given back together, because a message that is given back is the next to come
-again; other workers have a moment to take it. If nobody did, the next look lasts longer. Pure: the time is passed in.
+time, and what is still deferred then is given back together, because a message that is given back is the next to come
+again; other workers have a moment to take it. If none did, the next look lasts longer. Pure: the time is passed in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stem_kombu.task import Mode
 
 #: The largest prefetch count: AMQP has 16 bits for it.
 MOST = 65_535
-#: Seconds that a look lasts at first and at most, seconds between two of them, and messages that are set aside at a time.
+#: Seconds that a look lasts at first and at most, seconds between two of them, and messages that are deferred at a time.
 LOOK_FOR, LONGEST_LOOK, LOOK_EVERY, LOOK_DEPTH = 1.0, 4.0, 0.1, 64
 
 
@@ -39,8 +39,8 @@ class PrefetchPolicy:
         self._look_for = LOOK_FOR
         self._came_back = False
 
-    def allowance(self, load: Load, now: float, aside: int = 0) -> int:
-        """How many messages may be here, those of ``load`` included, besides the ``aside`` ones. ``now`` is monotonic."""
+    def allowance(self, load: Load, now: float, deferred: int = 0) -> int:
+        """How many messages may be here, those of ``load`` included, besides the ``deferred`` ones. ``now`` is monotonic."""
         if not self.is_mixed:
             return min(MOST, self._places + self._inline)
         children = max(0, self._places - load.isolates)
@@ -49,14 +49,14 @@ class PrefetchPolicy:
             room = min(children, slots)
         elif children or slots:
             looks = not self._look_until <= now < self._look_until + LOOK_EVERY
-            room = max(0, min(children or slots, LOOK_DEPTH - aside)) if looks else 0
+            room = max(0, min(children or slots, LOOK_DEPTH - deferred)) if looks else 0
         else:
             room = 0
         return min(MOST, load.isolates + load.inline + room)
 
-    def aside_until(self, mode: Mode, load: Load, now: float) -> float | None:
+    def deferred_until(self, mode: Mode, load: Load, now: float) -> float | None:
         """``None`` when a message that has just come, and is part of ``load``, may wait for its slot; else until when
-        (monotonic) it is to be set aside."""
+        (monotonic) it is to be deferred."""
         if not self.is_mixed:
             return None
         if load.isolates <= self._places if mode is Mode.ISOLATE else load.inline <= self._inline:
@@ -67,5 +67,5 @@ class PrefetchPolicy:
         return self._look_until
 
     def came_back(self) -> None:
-        """What was given back here has come again: nobody else had a slot for it."""
+        """What was given back here has come again: no other worker had a slot for it."""
         self._came_back = True

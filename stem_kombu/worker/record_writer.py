@@ -12,15 +12,15 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Service
 from stem_kombu.errors import StoreUnavailable
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.transports.connections import backoff
 from stem_kombu.transports.outages import Outage
 from stem_kombu.worker.deliveries import InFlight
+from stem_kombu.worker.delivery_events import Event
+from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.set_aside import Entry, SetAside
-from stem_kombu.worker.settlement import MessageDisposition, Settlement, not_storable
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class RecordWriter:
 
     ``write`` may be offered the same again, raises :class:`~stem_kombu.errors.StoreUnavailable` while the place is away
     and anything else for what it can't hold. ``answers`` raises while the place is away. ``step`` is what ``inspect`` calls
-    this: ``record`` or ``result``. ``current(entry)`` is called before each try: the entry may have changed meanwhile.
+    this: ``record`` or ``result``.
     """
 
     def __init__(
@@ -49,25 +49,22 @@ class RecordWriter:
         step: str,
         write: Callable[[Sequence[Entry]], None],
         answers: Callable[[], None],
-        current: Callable[[Entry], None],
         done: Callable[[Entry], None],
         inflight: InFlight,
-        *,
-        what: str,
-        url: str,
-        clock: Clock,
+        ownership: Ownership,
+        outage: Outage,
     ) -> None:
-        self._write, self._answers, self._current, self._done = write, answers, current, done
-        self._clock = clock
+        self._write, self._answers, self._done = write, answers, done
         self._inflight = inflight
+        self._ownership = ownership
         self._queue: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._alone: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
-        self._aside = SetAside(step, inflight, clock)
+        self._aside = SetAside(step, inflight)
         self.step = step
         self._abandon = threading.Event()
         self._ended = threading.Event()
         self._stopping = False
-        self._outage = Outage(what, url, clock)
+        self._outage = outage
         self._bulk = Service(self._run, f"stem-{step}s", wake=lambda: self._queue.put(None))
         self._single = Service(self._run_alone, f"stem-{step}s-alone", wake=lambda: self._alone.put(None))
         self._stops = self._alone_stops = 0
@@ -167,7 +164,8 @@ class RecordWriter:
 
     def _try(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
-            self._current(entry)
+            if entry.settlement is not None:
+                entry.attempt(self._ownership)
         self._write(entries)
         self._outage.worked()
         for entry in entries:
@@ -271,7 +269,7 @@ class RecordWriter:
         if whole is None or whole.record is None:
             return False
         tries = entry.tries
-        entry.settlement = not_storable(whole, tries, error)
+        entry.decide(Event.NOT_STORABLE, error)
         try:
             self._try([entry])
         except Exception as again:  # noqa: BLE001 - as above
@@ -302,7 +300,7 @@ class RecordWriter:
                 if isinstance(error, StoreUnavailable) and not self._is_there():
                     self._abandon.wait(self._outage.failed(error))
                     continue
-                entry.settlement = Settlement(None, MessageDisposition.REQUEUE)
+                entry.decide(Event.GIVEN_UP)
                 self._finished(entry)
             left.pop(0)
         self._outage.forget()

@@ -14,81 +14,67 @@ from contextlib import suppress
 
 from stem_kombu.backends.base import TaskStates
 from stem_kombu.backends.celery_results import CeleryResults
-from stem_kombu.clock import Clock
 from stem_kombu.errors import StoreError
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.task import TaskMessage
+from stem_kombu.transports.outages import Outage
+from stem_kombu.worker.ack_queue import AckQueue
 from stem_kombu.worker.deliveries import Delivery, InFlight
+from stem_kombu.worker.delivery_events import Do, Event, Facts
+from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.record_writer import RecordWriter
 from stem_kombu.worker.retry_publisher import RetryPublisher
 from stem_kombu.worker.set_aside import Entry
-from stem_kombu.worker.settlement import MessageDisposition, Settlement, followers
+from stem_kombu.worker.settlement import Settlement, followers
+from stem_kombu.worker.transitions import decide
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which a worker that is told twice to stop still tries to record what ended, and for which one that is told
+#: Seconds for which a worker that was asked twice to stop still tries to record what ended, and for which one that was asked
 #: once tries to publish next attempts: the others go back.
 _PATIENCE = 5.0
 
 
 class Recorder:
-    """Takes settlements from any thread and carries them out: ``retry`` is published, then ``record`` is written, then
-    ``finish(delivery, then)`` is called.
+    """Takes settlements from any thread and carries them out: ``retry`` is published, then ``record`` is written, then the
+    delivery is left in ``acks``.
 
     ``send`` publishes a retry and raises :class:`~stem_kombu.errors.BrokerError` when it can't. ``celery`` is where clients
-    of Celery look for their results. ``still_held(delivery)``: whether the broker has not given the message to anybody
-    else, as far as is known here.
+    of Celery look for their results.
     """
 
     def __init__(
         self,
+        worker: str,
         states: TaskStates | None,
         inflight: InFlight,
+        acks: AckQueue,
+        ownership: Ownership,
         *,
         send: Callable[[TaskMessage], None],
-        finish: Callable[[Delivery, MessageDisposition], None],
-        clock: Clock,
-        worker: str,
-        celery: CeleryResults | None = None,
-        still_held: Callable[[Delivery], bool] = lambda _: True,
         broker_url: str = "",
+        celery: CeleryResults | None = None,
     ) -> None:
-        self._still_held = still_held
+        self.acks = acks
         self._states = states
         self._celery = celery
         self._inflight = inflight
-        self._finish = finish
-        self._retries = RetryPublisher(
-            send, self._published, inflight, broker_url=broker_url, worker=worker, clock=clock
-        )
+        away = Outage(f"worker {worker} can't publish next attempts", broker_url, inflight.clock)
+        self._retries = RetryPublisher(send, self._published, inflight, ownership, away)
         self._writers: list[RecordWriter] = []
         self._results = self._records = None
-        if celery is not None:
-            self._results = self._writer(
-                "result", self._write_results, celery.ping, self._over, f"worker {worker} can't write results for Celery",
-                celery.url, clock,
-            )  # fmt: skip
         if states is not None:
-            self._records = self._writer(
-                "record", self._write_states, states.ping, self._recorded, f"worker {worker} can't record task states",
-                states.url, clock,
-            )  # fmt: skip
-
-    def _writer(
-        self,
-        step: str,
-        write: Callable[[Sequence[Entry]], None],
-        answers: Callable[[], None],
-        done: Callable[[Entry], None],
-        what: str,
-        url: str,
-        clock: Clock,
-    ) -> RecordWriter:
-        made = RecordWriter(
-            step, write, answers, self._look_again, done, self._inflight, what=what, url=url, clock=clock
-        )
-        self._writers.insert(0, made)
-        return made
+            away = Outage(f"worker {worker} can't record task states", states.url, inflight.clock)
+            self._records = RecordWriter(
+                "record", self._write_states, states.ping, self._recorded, inflight, ownership, away
+            )
+            self._writers.append(self._records)
+        if celery is not None:
+            away = Outage(f"worker {worker} can't write results for Celery", celery.url, inflight.clock)
+            self._results = RecordWriter(
+                "result", self._write_results, celery.ping, self._carried_out, inflight, ownership, away
+            )
+            self._writers.append(self._results)
 
     @property
     def trouble(self) -> str | None:
@@ -161,31 +147,23 @@ class Recorder:
         if self._results is not None and self._tells(entry.delivery):
             self._results.put(entry)
         else:
-            self._over(entry)
+            self._carried_out(entry)
 
-    def _over(self, entry: Entry) -> None:
+    def _carried_out(self, entry: Entry) -> None:
         if entry.settlement is None:
             return
-        then = entry.settlement.then
+        action = entry.decide(Event.RECORDED)
+        if action.do is not Do.FINISH or action.disposition is None:
+            return
         followers = self._inflight.settled(entry.delivery.token, entry.settlement.ending)
-        self._finish(entry.delivery, then)
+        self.acks.add(entry.delivery, action.disposition)
         for follower in followers:
-            self._finish(follower, MessageDisposition.REQUEUE if then is MessageDisposition.LEAVE else then)
+            follows = decide(follower.phase, Event.FOLLOWED_ENDED, Facts(disposition=action.disposition))
+            if follows.disposition is not None:
+                self.acks.add(follower, follows.disposition)
 
     def _tells(self, delivery: Delivery) -> bool:
         return self._celery is not None and delivery.message.celery is not None
-
-    def _look_again(self, entry: Entry) -> None:
-        """Looked at with each try: what waits here may have been given to somebody else meanwhile."""
-        if entry.settlement is None or entry.delivery.started_at is not None:
-            return
-        lost = entry.delivery.lease_lost
-        if lost or not self._still_held(entry.delivery):
-            # It was refused here, and is another worker's by now: that one decides about it anew, and may let it run, for a
-            # revocation can expire. Given back, which says nothing of a connection that is gone. But should the message come
-            # here again meanwhile, and take this one's place, it would be held for ever: nobody else has it, unless its lease
-            # is lost.
-            entry.settlement = Settlement(None, MessageDisposition.LEAVE if lost else MessageDisposition.REQUEUE)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 

@@ -12,20 +12,17 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Service
 from stem_kombu.errors import BrokerError, ConfigurationError
 from stem_kombu.task import TaskMessage
 from stem_kombu.transports.connections import backoff
 from stem_kombu.transports.outages import Outage
 from stem_kombu.worker.deliveries import InFlight
+from stem_kombu.worker.delivery_events import Do, Event
+from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.set_aside import Entry, SetAside
-from stem_kombu.worker.settlement import MessageDisposition, Settlement, unsendable
 
 logger = logging.getLogger(__name__)
-
-#: Tries of a message that fails in a way that no broker's state explains; then this attempt is given back.
-_MOST_UNEXPLAINED = 3
 
 
 class RetryPublisher:
@@ -40,21 +37,20 @@ class RetryPublisher:
         send: Callable[[TaskMessage], None],
         done: Callable[[Entry], None],
         inflight: InFlight,
-        *,
-        broker_url: str,
-        worker: str,
-        clock: Clock,
+        ownership: Ownership,
+        outage: Outage,
     ) -> None:
         self._send = send
         self._done = done
-        self._clock = clock
+        self._clock = inflight.clock
         self._inflight = inflight
-        self._aside = SetAside("publish", inflight, clock)
+        self._ownership = ownership
+        self._aside = SetAside("publish", inflight)
         self._queue: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         #: When a queue that refused a message is asked again (monotonic), and how often it has refused in a row.
         self._closed: dict[str, tuple[float, int]] = {}
         self._stopping = threading.Event()
-        self._outage = Outage(f"worker {worker} can't publish next attempts", broker_url, clock)
+        self._outage = outage
         self._background = Service(
             self._run, "stem-retries", begin=self._stopping.clear, wake=lambda: self._queue.put(None)
         )
@@ -121,29 +117,25 @@ class RetryPublisher:
         settlement = entry.settlement
         assert settlement is not None and settlement.retry is not None
         name = settlement.retry.queue
-        if entry.delivery.lease_lost:  # another worker has it, and publishes its own
-            entry.settlement = Settlement(None, MessageDisposition.LEAVE)
+        if entry.attempt(self._ownership).do is not Do.PROCEED:
             self._done(entry)
             return True
         try:
             self._send(settlement.retry)
         except ConfigurationError as error:
-            # It can never be sent, so to give this attempt back would run it again for ever.
-            entry.settlement = unsendable(settlement, error)
+            entry.decide(Event.UNSENDABLE, error)
         except BrokerError as error:
-            self._failed(entry, name, error)
-            return False
+            return self._is_given_up(entry, name, error, is_explained=True)
         except Exception as error:
             # The boundary to a driver: what it raises here may be its own fault, or the message's.
             logger.exception("the next attempt of task %s can't be published", entry.delivery.task_id)
-            if entry.tries + 1 < _MOST_UNEXPLAINED:
-                self._failed(entry, name, error)
-                return False
-            entry.settlement = Settlement(
-                None, MessageDisposition.REQUEUE
-            )  # not lost: the broker delivers this attempt again
+            return self._is_given_up(entry, name, error, is_explained=False)
         else:
             entry.settlement = replace(settlement, retry=None)
+        self._is_out(entry, name)
+        return True
+
+    def _is_out(self, entry: Entry, name: str) -> None:
         self._closed.pop(name, None)
         if not self._closed:
             self._outage.worked()
@@ -151,17 +143,20 @@ class RetryPublisher:
             self._inflight.set_aside(entry.delivery.token, None)
         entry.tries = 0
         self._done(entry)
-        return True
 
-    def _failed(self, entry: Entry, name: str, error: Exception) -> None:
+    def _is_given_up(self, entry: Entry, name: str, error: Exception, *, is_explained: bool) -> bool:
         entry.tries += 1
+        if entry.decide(Event.REFUSED, error, is_explained=is_explained).do is not Do.WAIT:
+            self._is_out(entry, name)
+            return True
         _, refusals = self._closed.get(name, (0.0, 0))
         wait = backoff(refusals + 1)
         self._closed[name] = self._clock.monotonic() + wait, refusals + 1
         self._outage.failed(error)
         self._aside.add(entry, str(error) or type(error).__name__, max(wait, backoff(entry.tries)))
+        return False
 
     def _give_back(self, entry: Entry) -> None:
         """The broker delivers this attempt again, and it is tried anew."""
-        entry.settlement = Settlement(None, MessageDisposition.REQUEUE)
+        entry.decide(Event.GIVEN_UP)
         self._done(entry)

@@ -9,10 +9,13 @@ import heapq
 import itertools
 from dataclasses import dataclass
 
-from stem_kombu.clock import Clock
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.worker.deliveries import Delivery, InFlight
+from stem_kombu.worker.delivery_events import Action, Do, Event, Facts, Phase
+from stem_kombu.worker.notices import report_fault
+from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.settlement import Settlement, Waiting
+from stem_kombu.worker.transitions import decide
 
 
 @dataclass(slots=True, eq=False)
@@ -24,14 +27,42 @@ class Entry:
     running: TaskRecord | None = None
     tries: int = 0
 
+    def attempt(self, ownership: Ownership) -> Action:
+        """What becomes of it now that its next step is about to be tried."""
+        # What has run is recorded whatever became of its message; to look at a connection is a call of the system.
+        is_ours = self.delivery.started_at is not None or ownership.is_ours(self.delivery)
+        return self.decide(Event.ATTEMPTED, is_ours=is_ours)
+
+    def decide(
+        self, event: Event, why: Exception | None = None, *, is_explained: bool = True, is_ours: bool = True
+    ) -> Action:
+        """What becomes of the delivery; a settlement that follows takes the place of the one here."""
+        delivery = self.delivery
+        facts = Facts(
+            settlement=self.settlement,
+            is_ours=is_ours,
+            is_lease_lost=delivery.lease_lost,
+            has_started=delivery.started_at is not None,
+            why=why,
+            tries=self.tries,
+            is_explained=is_explained,
+        )
+        action = decide(delivery.phase, event, facts)
+        if action.do is Do.FAULT:
+            report_fault(delivery.phase, event, delivery.task_id)
+            action = decide(Phase.DONE, event, facts)
+        if action.settlement is not None:
+            self.settlement = action.settlement
+        return action
+
 
 class SetAside:
     """Entries by the time of their next try. Used by one thread; what it says of deliveries is read by any."""
 
-    def __init__(self, step: str, inflight: InFlight, clock: Clock) -> None:
+    def __init__(self, step: str, inflight: InFlight) -> None:
         self._step = step
         self._inflight = inflight
-        self._clock = clock
+        self._clock = inflight.clock
         self._order = itertools.count()
         self._heap: list[tuple[float, int, Entry]] = []
 

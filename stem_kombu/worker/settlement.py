@@ -23,7 +23,7 @@ class MessageDisposition(str, Enum):
     ACKNOWLEDGE = "acknowledge"
     REQUEUE = "requeue"
     REJECT = "reject"  # to the dead-letter exchange where there is one
-    LEAVE = "leave"  # the lease is lost: it is somebody else's now
+    LEAVE = "leave"  # the lease is lost: it is another worker's now
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +226,18 @@ def expiry(message: TaskMessage, now: datetime) -> TaskError | None:
     if message.expires_at is None or message.expires_at > now:
         return None
     return TaskError(EXPIRED, f"the message expired at {message.expires_at.isoformat()}, before it could start")
+
+
+def unsupported_canvas(message: TaskMessage) -> TaskError | None:
+    """Why a message of Celery's can't run here at all, ``None`` when it can."""
+    if message.celery is None or not message.celery.canvas:
+        return None
+    parts = ", ".join(message.celery.canvas)
+    return TaskError(
+        UNSUPPORTED_CANVAS,
+        f"task {message.name!r} was sent with a canvas ({parts}), which Stem can't run; send it without links, "
+        "chains and chords, or to a queue that a Celery worker consumes",
+    )
 
 
 EXPIRED = "Expired"

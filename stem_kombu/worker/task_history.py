@@ -1,4 +1,4 @@
-"""What the backend tells of a task's past: an attempt whose message comes again, or was sent again, may need no run any more."""
+"""What the backend tells of a task's past: an attempt whose message comes again, or was sent again, may need no further run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from stem_kombu.outcome import TaskRecord, TaskState, sent_later
 from stem_kombu.task import TaskMessage
 from stem_kombu.transports.outages import Outage
 
-#: Seconds after which what was told of a task that waits here is looked at once more before it starts: another message of the
+#: Seconds after which the record of a task that waits here is looked at once more before it starts: another message of the
 #: task may have run meanwhile, here or elsewhere.
-TOLD_LATELY = 0.1
-#: Seconds after a failure for which nobody asks whose thread has more to do than to wait for a backend.
+CHECKED_LATELY = 0.1
+#: Seconds after a failure during which no executor's thread asks again, for it has more to do than to wait for a backend.
 _SPARED = 5.0
 
 
@@ -25,14 +25,14 @@ class TaskHistory:
         self._clock = clock
         self._failed_at = float("-inf")
 
-    def is_stale(self, told_at: float | None) -> bool:
-        """Whether what was told at that monotonic time (``None``: nobody had to ask) is to be asked again before a start."""
-        if told_at is None:
+    def is_stale(self, checked_at: float | None) -> bool:
+        """Whether what was asked at that monotonic time (``None``: it need not be asked) is to be asked again before a start."""
+        if checked_at is None:
             return False
         now = self._clock.monotonic()
-        return now - told_at > TOLD_LATELY and now - self._failed_at > _SPARED
+        return now - checked_at > CHECKED_LATELY and now - self._failed_at > _SPARED
 
-    def over(self, message: TaskMessage) -> TaskRecord | None:
+    def recorded_end(self, message: TaskMessage) -> TaskRecord | None:
         """The record by which this attempt needs no further run; ``None``: there is none, or the backend can't tell."""
         record = self.record(message)
         return record if record is not None and is_over(message, record) else None

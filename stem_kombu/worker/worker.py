@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from stem_kombu import timeouts
 from stem_kombu.agent.agent import AgentOptions, ControlAgent
-from stem_kombu.agent.leases import Leases
 from stem_kombu.agent.resources import Resources
 from stem_kombu.agent.start_warnings import warn_of_places
 from stem_kombu.app import Stem
 from stem_kombu.backends.base import Roster
 from stem_kombu.backends.celery_results import open_celery_results
+from stem_kombu.celery_monitors.events import Events, node_name
 from stem_kombu.celery_monitors.service import CeleryMonitorService
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.concurrency.service import watched_by
@@ -38,17 +38,22 @@ from stem_kombu.transports.connections import broker_connection
 from stem_kombu.transports.existing import beside
 from stem_kombu.transports.names import checked_queue_name
 from stem_kombu.transports.producer import open_resender
-from stem_kombu.worker.admission import FETCHED_LATELY, Admission
+from stem_kombu.worker.ack_queue import AckQueue
+from stem_kombu.worker.admission import Admission
 from stem_kombu.worker.consumer import Consumer
-from stem_kombu.worker.delayed import DelayedDeliveries
-from stem_kombu.worker.deliveries import Delivery, InFlight
+from stem_kombu.worker.delayed import HoldRules
+from stem_kombu.worker.deliveries import InFlight
+from stem_kombu.worker.delivery_facts import DeliveryFacts
 from stem_kombu.worker.lifecycle import Lifecycle, State, Step
 from stem_kombu.worker.lost_workers import LostWorkers
-from stem_kombu.worker.prefetch_policy import Load, PrefetchPolicy
+from stem_kombu.worker.notices import TaskNotices
+from stem_kombu.worker.ownership import Ownership
+from stem_kombu.worker.prefetch_policy import PrefetchPolicy
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.scheduled import ScheduledRevoked
 from stem_kombu.worker.signals import Departure, StopSignals, run_until_stopped
 from stem_kombu.worker.start_log import StartLog
+from stem_kombu.worker.task_history import TaskHistory
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
 from stem_kombu.worker.totals import Totals
 from stem_kombu.worker.view import WorkerParts, WorkerTasks
@@ -150,70 +155,64 @@ class Worker:
         self.broker_url, self.store_url = self.resources.broker_url, self.resources.store.url
         self.transport = self.resources.transport.name
         self._life = Lifecycle(self, self.identity.worker)
+        self._events: Events | None = None
+        if settings.celery_events and self.resources.transport.capabilities.monitor_exchange is not None:
+            node = node_name(self.identity.worker, self.identity.hostname)
+            closed = self.resources.verifier.keyring is not None
+            self._events = Events(node, self.identity.pid, self.clock, hide_args=closed)
 
     def _make_tasks(self) -> None:
         app, settings, clock, resources = self.app, self.settings, self.clock, self.resources
         broker, worker = resources.transport, self.identity.worker
         self.totals = Totals()
         self.inflight = InFlight(clock)
-        self.steering = TaskLifecycle(
+        self.acks, self.ownership = AckQueue(), Ownership(broker.leases(), clock)
+        self.recorder = Recorder(
             worker,
+            app.backend,
             self.inflight,
+            self.acks,
+            self.ownership,
+            send=self._resender.send,
+            broker_url=self.broker_url,
+            celery=open_celery_results(settings.celery_results, settings.tls),
+        )
+        boot, retries, most = self.identity.boot, settings.default_max_retries, settings.max_lost_workers
+        facts = DeliveryFacts(
+            worker,
             self.cache,
-            self.totals,
-            default_max_retries=settings.default_max_retries,
-            reject=lambda raw: raw.reject(),
-            ensure_fresh=self._ensure_fresh,
-            still_held=lambda generation: leasing is not None or self.consumer.still_holds(generation),
+            self._ensure_fresh,
+            TaskHistory(app.backend, clock),
+            self.ownership,
+            LostWorkers(resources.roster, settings.namespace, boot, most=most, default_max_retries=retries),
+            default_max_retries=retries,
             clock=clock,
         )
-        self.hydration = resources.hydration(self.steering)
         modes = {task.mode for task in app.registry}
         isolates = self.concurrency if Mode.ISOLATE in modes else 0
         inline = self._inline_slots if Mode.INLINE in modes or not isolates else 0
-        self.executor = Executors.build(
-            app,
-            self.steering,
-            isolates=isolates,
-            inline=inline,
-            children=self._children.of_worker(worker),
-            clock=clock,
-        )
-        self._credit = PrefetchPolicy(isolates, inline, self._multiplier)
-        self.intake_holds = DelayedDeliveries(
-            due=self.steering.due,
-            repark=self.steering.repark,
-            give_back=self.steering.give_back,
-            changed=lambda: self.consumer.wake(),
-            longest=broker.capabilities.longest_hold,
-            low_first=broker.capabilities.low_priority_first,
-            clock=clock,
-        )
-        leasing = broker.leases()
-        self.steering.lost_workers = LostWorkers(
-            resources.roster,
-            settings.namespace,
-            self.identity.boot,
-            most=settings.max_lost_workers,
-            default_max_retries=settings.default_max_retries,
-        )
-        self.steering.starts = StartLog(app.backend, settings.namespace, worker, self.identity.boot, clock)
-        self.intake = Admission(
-            app.registry,
+        self.lifecycle = TaskLifecycle(
             self.inflight,
-            self.cache,
-            app.backend,
-            self.intake_holds,
-            self.steering,
-            ensure_fresh=self._ensure_fresh,
-            still_held=lambda raw, generation, looked: (
-                self.leases.still_holds(raw, clock.monotonic() - self.consumer.fetched_at)
-                and (leasing is not None or not looked or self.consumer.still_holds(generation))
+            facts,
+            self.recorder,
+            TaskNotices(worker, self.totals, self._events),
+            PrefetchPolicy(isolates, inline, self._multiplier),
+            StartLog(app.backend, settings.namespace, worker, boot, clock),
+            partial(
+                Executors.build,
+                app,
+                isolates=isolates,
+                inline=inline,
+                children=self._children.of_worker(worker),
+                clock=clock,
             ),
-            leased=leasing is not None,
-            lost_workers=self.steering.lost_workers,
-            worker=worker,
-            clock=clock,
+            HoldRules(broker.capabilities.longest_hold, broker.capabilities.low_priority_first),
+        )
+        self.executor, self.holds, self.leases = self.lifecycle.executor, self.lifecycle.holds, self.lifecycle.leases
+        self.hydration = resources.hydration(self.lifecycle)
+        self.admission = Admission(
+            app.registry,
+            self.lifecycle,
             signed=task_verifier(settings.signing, resources.verifier.keyring),
             has_dead_letters=broker.has_dead_letters,
         )
@@ -221,29 +220,16 @@ class Worker:
             broker,
             self.queues,
             self.inflight,
-            allowance=self._allowance,
-            receive=self.intake.receive,
-            garbage=self.intake.garbage,
+            self.acks,
+            self.ownership,
+            allowance=self.lifecycle.allowance,
+            receive=self.admission.receive,
+            garbage=self.admission.malformed,
             reconnected=self.hydration.nudge,
-            lost=self.steering.connection_lost if leasing is None else lambda: None,
+            lost=self.lifecycle.connection_lost,
             clock=clock,
             scheduled=ScheduledRevoked(self.cache, clock).look,
         )
-        self.recorder = Recorder(
-            app.backend,
-            self.inflight,
-            send=self._resender.send,
-            finish=self.consumer.finish,
-            clock=clock,
-            worker=worker,
-            broker_url=self.broker_url,
-            celery=open_celery_results(settings.celery_results, settings.tls),
-            still_held=lambda held: leasing is not None or self.consumer.still_holds(held.generation),
-        )
-        steering = self.steering
-        self.leases: Leases[Delivery] = Leases(leasing, self.inflight, lost=steering.lease_lost, clock=clock)
-        steering.executor, steering.recorder, steering.past = self.executor, self.recorder, self.intake.past
-        steering.holds, steering.leases, steering.credit = self.intake_holds, self.leases, self._credit
 
     def _make_agent(self) -> None:
         clock, resources = self.clock, self.resources
@@ -253,7 +239,7 @@ class Worker:
                 self._life,
                 self._departure.watch,
                 self.inflight,
-                self.steering,
+                self.lifecycle,
                 self.executor,
                 self.consumer,
                 self.totals,
@@ -263,23 +249,23 @@ class Worker:
                 clock=clock,
             )
         )
-        options = replace(self._options, dropping={"tasks": self.intake, "celery": monitors})
+        options = replace(self._options, dropping={"tasks": self.admission, "celery": monitors})
         self.agent = ControlAgent(resources, self.hydration, tasks, options)
         self.view = self.agent.view
         self._celery_monitors: CeleryMonitorService | None = None
         exchange = resources.transport.capabilities.monitor_exchange
-        if self.settings.celery_events and exchange is not None:
+        if self._events is not None and exchange is not None:
             self._celery_monitors = CeleryMonitorService(
                 resources.template,
                 self.view,
                 self.app.registry.names,
                 self.agent.revoke,
+                self._events,
                 clock=clock,
                 drops=monitors,
                 exchange=exchange,
                 closed=resources.verifier.keyring is not None,
             )
-            self.steering.events = self._celery_monitors.events
 
     # -- life -----------------------------------------------------------------------------------------------------------
 
@@ -320,8 +306,8 @@ class Worker:
             *self.agent.steps(),
             (self.recorder.start, lambda: self.recorder.stop(0.0)),
             (self.leases.start, self.leases.stop),
-            (self.intake_holds.start, self.intake_holds.stop),
-            (self.steering.starts.start, self.steering.starts.stop),
+            (self.holds.start, self.holds.stop),
+            (self.lifecycle.starts.start, self.lifecycle.starts.stop),
             (self.consumer.start, self.consumer.stop),
             *([(self._celery_monitors.start, self._celery_monitors.stop)] if self._celery_monitors is not None else []),
         ]
@@ -329,12 +315,12 @@ class Worker:
     def drain(self, timeout: float | None) -> None:
         """See :class:`~stem_kombu.worker.lifecycle.Owner`; :meth:`stop` is what to call."""
         self.agent.heartbeats.nudge()
-        self.steering.stopping()
+        self.lifecycle.stopping()
         self.consumer.quiesce()
-        self.steering.release_held()
+        self.lifecycle.release_held()
         self.executor.stop(timeout)
-        self.intake_holds.stop()
-        self.steering.release_held()
+        self.holds.stop()
+        self.lifecycle.release_held()
         self.recorder.stop(None if timeout is None else max(5.0, timeout))
         self.consumer.stop()
         self.leases.stop()
@@ -350,7 +336,7 @@ class Worker:
         (the second signal)."""
         if self._life.is_copy:
             return
-        self.steering.release_running()
+        self.lifecycle.release_running()
         self.executor.hurry()
         self.recorder.hurry()
 
@@ -395,14 +381,8 @@ class Worker:
         """See :class:`~stem_kombu.worker.lifecycle.Owner`."""
         return self.executor.runs_caller() or threading.current_thread().name.startswith(_OWN_THREADS)
 
-    def _allowance(self) -> int:
-        # What waits for its eta takes no slot, so it must not use up the allowance.
-        load = self.inflight.load() if self._credit.is_mixed else Load(0, 0)
-        return self._credit.allowance(load, self.clock.monotonic(), self.intake_holds.aside) + self.intake_holds.count
-
     def _ensure_fresh(self) -> bool:
-        # Whether to look at the connection too: the store may have taken its time, or nothing was read from it for a while.
-        return self.hydration.ensure_fresh() or self.clock.monotonic() - self.consumer.fetched_at > FETCHED_LATELY
+        return self.hydration.ensure_fresh()
 
     def close(self) -> None:
         """See :class:`~stem_kombu.worker.lifecycle.Owner`."""

@@ -175,13 +175,13 @@ def test_signed_tasks_run_and_so_do_their_next_attempts(scene: Scene) -> None:
 
 def test_a_header_that_nobody_signed_does_not_reach_the_handler(scene: Scene) -> None:
     seen: list[Any] = []
-    original = scene.worker.intake._desk.submit
-    scene.worker.intake._desk.submit = lambda delivery: (seen.append(delivery.message), original(delivery))  # type: ignore[assignment,func-returns-value,method-assign]
+    original = scene.worker.executor.submit
+    scene.worker.executor.submit = lambda job: (seen.append(job.message), original(job))  # type: ignore[assignment,func-returns-value,method-assign]
     try:
         send(scene, altered(traceparent="00-1", tenant="eve"), task_id="with-headers", headers={"tenant": "shop"})
         eventually(lambda: seen)
     finally:
-        scene.worker.intake._desk.submit = original  # type: ignore[method-assign]
+        scene.worker.executor.submit = original  # type: ignore[method-assign]
 
     assert seen[0].headers == {"tenant": "shop"}
 

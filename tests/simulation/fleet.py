@@ -46,11 +46,17 @@ from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.settings import Settings
 from stem_kombu.task import Task, TaskMessage, TaskOptions, TaskRegistry
 from stem_kombu.transports import connections, outages
-from stem_kombu.worker import admission as intake
-from stem_kombu.worker import consumer, lifecycle, lost_workers, record_writer, recorder, retry_publisher
+from stem_kombu.worker import (
+    consumer,
+    delivery_facts,
+    lifecycle,
+    lost_workers,
+    record_writer,
+    recorder,
+    retry_publisher,
+)
 from stem_kombu.worker import delayed as holds
 from stem_kombu.worker import deliveries as inflight
-from stem_kombu.worker import task_lifecycle as steering
 from stem_kombu.worker import worker as worker_module
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
 from stem_kombu.worker.worker import Worker
@@ -419,7 +425,7 @@ def wire() -> None:
         monotonic=lambda: KERNEL.now,
     )
     for module in (
-        worker_module, lifecycle, inflight, hydration, heartbeats, holds, intake, leases, recorder, record_writer,
+        worker_module, lifecycle, inflight, hydration, heartbeats, holds, leases, recorder, record_writer,
         retry_publisher, consumer, thread_pool, listener, lookout, outbox, pool, inline, child_pipe, background,
         stem_kombu.concurrency.wakeup,
     ):  # fmt: skip
@@ -431,7 +437,7 @@ def wire() -> None:
         module.os = threads.os  # type: ignore[attr-defined]
     for module in (job_queue, child_signals, inline, handlers):
         module.monotonic = lambda: KERNEL.now  # type: ignore[attr-defined]
-    for module in (steering, connections, subscription):
+    for module in (delivery_facts, connections, subscription):
         module.random = chance  # type: ignore[attr-defined]
     for module in (base, question, client_module):
         module.secrets = secret  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ from stem_kombu.control.client import command_request as question
 from stem_kombu.control.client import reply_collector as census
 from stem_kombu.control.client import roster_reader as lookout
 from stem_kombu.control.protocol.messages import Command, Reply, Revoke
-from stem_kombu.control.server import replay_guard as admission
+from stem_kombu.control.server import replay_guard as guard
 from stem_kombu.errors import StoreUnavailable
 from stem_kombu.execution import executors as router
 from stem_kombu.execution.base import Stop
@@ -29,12 +29,12 @@ from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.stores import batch
-from stem_kombu.worker import admission as intake
+from stem_kombu.worker import admission, recorder, retry_publisher, set_aside, transitions
 from stem_kombu.worker import deliveries as inflight
-from stem_kombu.worker import recorder, retry_publisher, set_aside
-from stem_kombu.worker import task_history as past
-from stem_kombu.worker import task_lifecycle as steering
+from stem_kombu.worker import task_history as history
+from stem_kombu.worker import task_lifecycle as lifecycle
 from stem_kombu.worker.deliveries import Delivery
+from stem_kombu.worker.delivery_events import Action, Do, Event, Facts, Phase
 from stem_kombu.worker.settlement import MessageDisposition, Settlement
 
 TROUBLE = "trouble"
@@ -90,10 +90,10 @@ def broadcast_first(original: Any) -> Any:
 
 
 def cursor_by_broadcast(original: Any) -> Any:
-    def apply(self: steering.TaskLifecycle, revocations: Sequence[Revocation]) -> Applied:
+    def apply(self: lifecycle.TaskLifecycle, revocations: Sequence[Revocation]) -> Applied:
         done: Applied = original(self, revocations)
         for revocation in revocations:
-            self._cache.advance(revocation.version)
+            self.facts.cache.advance(revocation.version)
         return done
 
     return apply
@@ -154,7 +154,7 @@ def older_wins(original: Any) -> Any:
 
 
 def cache_only(original: Any) -> Any:
-    return lambda self, revocations: self._cache.apply(revocations, self._cache.now())
+    return lambda self, revocations: self.facts.cache.apply(revocations, self.facts.cache.now())
 
 
 def retry_revoked(original: Any) -> Any:
@@ -199,7 +199,7 @@ def released_is(kind: Ending | MessageDisposition) -> Callable[[Any], Any]:
 
 def acknowledge_first(original: Any) -> Any:
     def settle(self: recorder.Recorder, delivery: Delivery, settled: Settlement) -> None:
-        self._finish(delivery, settled.then)
+        self.acks.add(delivery, settled.then)
         original(self, delivery, replace(settled, then=MessageDisposition.LEAVE))
 
     return settle
@@ -220,16 +220,16 @@ def publish_last(original: Any) -> Any:
 
 
 def obey_again(original: Any) -> Any:
-    def judge(self: admission.ReplayGuard, command: Command) -> admission.Verdict:
-        verdict: admission.Verdict = original(self, command)
-        return admission.Verdict.OBEY if verdict is admission.Verdict.KNOWN else verdict
+    def judge(self: guard.ReplayGuard, command: Command) -> guard.Verdict:
+        verdict: guard.Verdict = original(self, command)
+        return guard.Verdict.OBEY if verdict is guard.Verdict.KNOWN else verdict
 
     return judge
 
 
 def own_clock(original: Any) -> Any:
-    def time_left(self: admission.ReplayGuard, command: Command) -> float:
-        return command.expires_at.timestamp() + admission.TOLERANCE - self._clock.now()
+    def time_left(self: guard.ReplayGuard, command: Command) -> float:
+        return command.expires_at.timestamp() + guard.TOLERANCE - self._clock.now()
 
     return time_left
 
@@ -266,14 +266,6 @@ def reap_quietly(original: Any) -> Any:
     return reap
 
 
-def acknowledge_held(original: Any) -> Any:
-    def give_back(self: steering.TaskLifecycle, delivery: Delivery) -> None:
-        if self._inflight.ended(delivery.token) is not None:
-            self.settle(delivery, Settlement(None, MessageDisposition.ACKNOWLEDGE))
-
-    return give_back
-
-
 def adopt_the_first(original: Any) -> Any:
     def same_attempt(self: inflight.InFlight, message: Any, generation: int, *, leased: bool) -> Delivery | None:
         same = self._by_id.get(message.task_id, ())
@@ -282,21 +274,49 @@ def adopt_the_first(original: Any) -> Any:
     return same_attempt
 
 
-def adopt_the_left(original: Any) -> Any:
-    """What a lost connection held is let go of by the recorder, when it comes to it."""
+# -- the table of transitions -----------------------------------------------------------------------------------------------
 
-    def connection_lost(self: steering.TaskLifecycle) -> None:
-        for delivery in self._inflight.all():
-            if self.holds.release(delivery.token) is not None and self._inflight.ended(delivery.token) is not None:
-                self.settle(delivery, Settlement(None, MessageDisposition.LEAVE))
 
-    return connection_lost
+Rule = Callable[[Facts], Action]
+ACKNOWLEDGED = Action(Do.SETTLE, Settlement(None, MessageDisposition.ACKNOWLEDGE))
+
+
+def in_table(cell: tuple[Event, Phase], change: Callable[[Rule], Rule]) -> Patch:
+    """The rule of one cell, changed."""
+    event, phase = cell
+
+    def changed(rows: Any) -> Any:
+        rows = [list(row) for row in rows]
+        rows[event.place][phase.place] = change(rows[event.place][phase.place])
+        return rows
+
+    return transitions, "_ROWS", changed
+
+
+def blind(**facts: Any) -> Callable[[Rule], Rule]:
+    """The rule does not see these facts."""
+    return lambda rule: lambda known: rule(known._replace(**facts))
+
+
+def without_retry(rule: Rule) -> Rule:
+    """No next attempt follows."""
+
+    def changed(facts: Facts) -> Action:
+        action = rule(facts)
+        return action._replace(settlement=action.settlement and replace(action.settlement, retry=None))
+
+    return changed
+
+
+def says(action: Action) -> Callable[[Rule], Rule]:
+    """The rule says always the same."""
+    return lambda rule: lambda known: action
 
 
 MUTANTS: dict[str, Mutant] = {
     "broadcast before store": Mutant(("G1",), ((client.ControlClient, "revoke", broadcast_first),)),
     "cursor moved by broadcasts": Mutant(
-        ("G2",), ((steering.TaskLifecycle, "apply", cursor_by_broadcast),), "targets", seed=598
+        ("G2",), ((lifecycle.TaskLifecycle, "apply", cursor_by_broadcast),), "targets", seed=598
     ),
     "store read once": Mutant(("G2",), ((hydration.Hydration, "sync", read_once),), "targets", seed=46),
     "revision taken after the rows": Mutant(
@@ -306,18 +326,21 @@ MUTANTS: dict[str, Mutant] = {
     "nobody looks before a start": Mutant(
         ("G2", "G3"),
         (
-            (intake.Admission, "_refusal", always(None)),
-            (steering.TaskLifecycle, "may_start", always(None)),
+            in_table((Event.DECODED, Phase.ARRIVED), blind(revocation=None)),
+            in_table((Event.SLOT_FREE, Phase.RESERVED), blind(revocation=None)),
         ),
         seed=13,
     ),
     "revoked while it waited for a slot": Mutant(
         ("G2", "G3"),
-        ((router.Executors, "withdraw", always(False)), (steering.TaskLifecycle, "may_start", always(None))),
+        (
+            (router.Executors, "withdraw", always(False)),
+            in_table((Event.SLOT_FREE, Phase.RESERVED), blind(revocation=None)),
+        ),
         seed=314,
     ),
-    "running tasks are not told": Mutant(("G7",), ((steering.TaskLifecycle, "apply", cache_only),), seed=25),
-    "revoked tasks are tried again": Mutant(("G9",), ((steering, "settle", retry_revoked),), "races", seed=115),
+    "running tasks are not told": Mutant(("G7",), ((lifecycle.TaskLifecycle, "apply", cache_only),), seed=25),
+    "revoked tasks are tried again": Mutant(("G9",), ((transitions, "settle", retry_revoked),), "races", seed=115),
     "terminate taken back by the store": Mutant(("G4",), ((batch, "merge", forget_terminate),)),
     "versions by the second": Mutant(
         ("G1", "G2", "G4"), ((batch, "next_version", lambda _: lambda highest, now: int(now.timestamp())),)
@@ -330,22 +353,26 @@ MUTANTS: dict[str, Mutant] = {
     "terminate without attempt token": Mutant(
         ("G8",), ((pool.IsolatePool, "stop_job", stop_whatever_runs),), "mixed", seed=258
     ),
-    "shutdown cancels": Mutant(("G9", "G18", "G20"), ((steering, "settle", released_is(Ending.CANCELLED)),), seed=652),
+    "shutdown cancels": Mutant(
+        ("G9", "G18", "G20"), ((transitions, "settle", released_is(Ending.CANCELLED)),), seed=652
+    ),
     "released tasks are acknowledged": Mutant(
-        ("G9", "G18"), ((steering, "settle", released_is(MessageDisposition.ACKNOWLEDGE)),), seed=1258
+        ("G9", "G18"), ((transitions, "settle", released_is(MessageDisposition.ACKNOWLEDGE)),), seed=1258
     ),
     "acknowledge before record": Mutant(("G9", "G18"), ((recorder.Recorder, "settle", acknowledge_first),)),
     "acknowledge before the retry is published": Mutant(
         ("G18",), ((retry_publisher.RetryPublisher, "put", publish_last),), "kills", seed=175
     ),
-    "endings are not looked up": Mutant(("G3", "G19"), ((intake, "is_over", always(False)),), "kills", seed=1689),
-    "endings are looked up once": Mutant(("G3", "G19"), ((past.TaskHistory, "is_stale", always(False)),), seed=10048),
-    "command carried out twice": Mutant(("G14",), ((admission.ReplayGuard, "judge", obey_again),)),
-    "stale command obeyed": Mutant(("G14",), ((admission.ReplayGuard, "time_left", always(60.0)),), "suspensions"),
-    "command judged by the worker's clock": Mutant(
-        ("G12", "G14", "G16"), ((admission.ReplayGuard, "time_left", own_clock),), "expiries"
+    "endings are not looked up": Mutant(("G3", "G19"), ((admission, "is_over", always(False)),), "kills", seed=1689),
+    "endings are looked up once": Mutant(
+        ("G3", "G19"), ((history.TaskHistory, "is_stale", always(False)),), seed=10048
     ),
-    "target ignored": Mutant(("G12",), ((admission.ReplayGuard, "judge", untargeted),), "targets", seed=29),
+    "command carried out twice": Mutant(("G14",), ((guard.ReplayGuard, "judge", obey_again),)),
+    "stale command obeyed": Mutant(("G14",), ((guard.ReplayGuard, "time_left", always(60.0)),), "suspensions"),
+    "command judged by the worker's clock": Mutant(
+        ("G12", "G14", "G16"), ((guard.ReplayGuard, "time_left", own_clock),), "expiries"
+    ),
+    "target ignored": Mutant(("G12",), ((guard.ReplayGuard, "judge", untargeted),), "targets", seed=29),
     "answer counted twice": Mutant(("G12",), ((census.ReplyCollector, "hear", count_again),), seed=37),
     "the first answer is enough": Mutant(
         ("G12", "G13", "G16"), ((census.ReplyCollector, "is_whole", first_is_whole),), "targets"
@@ -358,15 +385,68 @@ MUTANTS: dict[str, Mutant] = {
         ("G18", TROUBLE), ((scheduler.JobScheduler, "retry_on_another_child", always(True)),), "ahead", seed=397
     ),
     "held tasks are acknowledged at a stop": Mutant(
-        ("G9", "G18"), ((steering.TaskLifecycle, "give_back", acknowledge_held),), "etas"
+        ("G9", "G18"), (in_table((Event.STOP_REQUESTED, Phase.HELD), says(ACKNOWLEDGED)),), "etas"
     ),
     "a lost connection's holds are kept": Mutant(
-        ("G19",), ((steering.TaskLifecycle, "connection_lost", always(None)),), "etas", seed=508
+        ("G18", "G19", TROUBLE),
+        (
+            (lifecycle.TaskLifecycle, "connection_lost", always(None)),
+            in_table((Event.SLOT_FREE, Phase.RESERVED), blind(is_ours=True)),
+        ),
+        "etas",
     ),
     "a lost connection's holds are left late": Mutant(
-        ("G18", "G19", TROUBLE), ((steering.TaskLifecycle, "connection_lost", adopt_the_left),), "holds", seed=226
+        ("G18", "G19", TROUBLE),
+        (
+            in_table((Event.CONNECTION_LOST, Phase.HELD), says(transitions.LEAVE)),
+            in_table((Event.ATTEMPTED, Phase.SETTLING), says(transitions.PROCEED)),
+        ),
+        "holds",
+        seed=226,
     ),
     "two messages take one place": Mutant(
         ("G18", TROUBLE), ((inflight.InFlight, "same_attempt", adopt_the_first),), seed=609
     ),
+    "a revoked task that is held starts": Mutant(
+        ("G2", "G3"),
+        (
+            in_table((Event.REVOKED, Phase.HELD), says(transitions.IGNORE)),
+            in_table((Event.DUE, Phase.HELD), blind(revocation=None)),
+            in_table((Event.SLOT_FREE, Phase.RESERVED), blind(revocation=None)),
+        ),
+        "etas",
+    ),
+    "a terminate does not stop what runs": Mutant(
+        ("G7",), (in_table((Event.REVOKED, Phase.RUNNING), says(transitions.IGNORE)),)
+    ),
+    "what is recorded runs again": Mutant(
+        ("G3", "G9", "G18", "G19", TROUBLE),
+        (in_table((Event.RECORDED_BEFORE, Phase.ARRIVED), says(transitions.GIVE_BACK)),),
+        "kills",
+    ),
+    "a failure is acknowledged without its next attempt": Mutant(
+        ("G9", "G18"), (in_table((Event.ENDED, Phase.RUNNING), without_retry),)
+    ),
+    "what can not be recorded is acknowledged": Mutant(
+        ("G9", "G18"), (in_table((Event.ATTEMPTED, Phase.SETTLING), says(ACKNOWLEDGED)),)
+    ),
+    "tags of a lost connection are used": Mutant(
+        ("G9", "G18", "G19", TROUBLE), (in_table((Event.SETTLED, Phase.SETTLING), blind(is_tag_valid=True)),)
+    ),
+    "what is recorded goes back": Mutant(
+        ("G18", "G19", TROUBLE),
+        (in_table((Event.SETTLED, Phase.SETTLING), blind(disposition=MessageDisposition.REQUEUE)),),
+    ),
+    "what is due is given back": Mutant(
+        ("G18", "G19", TROUBLE), (in_table((Event.DUE, Phase.HELD), says(transitions.GIVE_BACK)),), "etas"
+    ),
+    "what waits for a slot stays with a lost connection": Mutant(
+        ("G18", "G19", TROUBLE), (in_table((Event.CONNECTION_LOST, Phase.RESERVED), says(transitions.IGNORE)),)
+    ),
+    "a refusal is recorded though another worker has the message": Mutant(
+        ("G3", "G9", "G10", "G18", "G19", TROUBLE),
+        (in_table((Event.ATTEMPTED, Phase.SETTLING), says(transitions.PROCEED)),),
+        "holds",
+    ),
+    "an impossible pair": Mutant((TROUBLE,), (in_table((Event.ENDED, Phase.RUNNING), says(transitions.FAULT)),)),
 }

@@ -9,7 +9,7 @@ from tests.simulation.mutants import MUTANTS
 from tests.simulation.runner import Tally
 
 ABOUT = (
-    "A deterministic simulation of the control protocol: the classes that run in production (worker, consumer, intake, "
+    "A deterministic simulation of the control protocol: the classes that run in production (worker, consumer, admission, "
     "recorder, hydration, heartbeats, leases, pool, child, inline executor, listener, reception, client) on simulated "
     "threads, clocks, pipes, processes, stores and brokers, all driven by one seed. A schedule has one to three workers, up "
     "to three tasks, one or two operators and up to five faults; messages are lost, doubled, delayed and overtaken "

@@ -36,7 +36,7 @@ def test_what_comes_while_the_slots_of_its_kind_are_full_is_set_aside_and_the_ne
     credit = PrefetchPolicy(isolates=1, inline=2, multiplier=1)
     free = credit.allowance(full, now=10.0) - full.isolates - full.inline
     one_more = Load(full.isolates + (mode is Mode.ISOLATE), full.inline + (mode is Mode.INLINE))
-    assert credit.aside_until(mode, one_more, now=10.0) == 10.0 + LOOK_FOR
+    assert credit.deferred_until(mode, one_more, now=10.0) == 10.0 + LOOK_FOR
     # this look goes on, past those that are set aside, to its bound
     rooms = [credit.allowance(full, 10.0, aside) - sum((full.isolates, full.inline)) for aside in range(LOOK_DEPTH + 1)]
     assert rooms == [min(free, LOOK_DEPTH - aside) for aside in range(LOOK_DEPTH + 1)]
@@ -51,9 +51,9 @@ def test_a_look_is_no_deeper_than_its_bound() -> None:
 
 def test_what_fits_is_followed_by_the_next_at_once() -> None:
     credit = PrefetchPolicy(isolates=1, inline=3, multiplier=1)
-    assert credit.aside_until(Mode.INLINE, Load(1, 1), now=0.0) is None
+    assert credit.deferred_until(Mode.INLINE, Load(1, 1), now=0.0) is None
     assert credit.allowance(Load(1, 1), now=0.0) == 4
-    assert credit.aside_until(Mode.INLINE, Load(1, 3), now=0.0) is None
+    assert credit.deferred_until(Mode.INLINE, Load(1, 3), now=0.0) is None
     assert credit.allowance(Load(1, 3), now=0.0) == 4
 
 
@@ -74,7 +74,7 @@ def test_a_look_lasts_longer_while_what_is_given_back_comes_here_again_and_only_
     for comes_back in (False, True, True, True, False):
         if comes_back:
             credit.came_back()
-        until = credit.aside_until(Mode.ISOLATE, Load(2, 0), now)
+        until = credit.deferred_until(Mode.ISOLATE, Load(2, 0), now)
         assert until is not None
         spans.append(until - now)
         now = until + 1.0

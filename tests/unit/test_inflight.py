@@ -9,7 +9,8 @@ import pytest
 from stem_kombu.clock import SYSTEM
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import Task, TaskMessage, TaskOptions
-from stem_kombu.worker.deliveries import Delivery, InFlight, Phase
+from stem_kombu.worker.deliveries import Delivery, InFlight
+from stem_kombu.worker.delivery_events import Phase
 from stem_kombu.worker.prefetch_policy import Load
 
 TASK = Task("tasks.render", lambda ctx: None)
@@ -141,8 +142,10 @@ def test_waiting_gives_up_at_its_bound_and_says_who_is_out_already(inflight: InF
 
 def test_only_the_first_order_to_stop_is_dated(inflight: InFlight) -> None:
     delivery = receive(inflight)
-    inflight.terminating(delivery.token, REVOCATION)
+    inflight.started(delivery.token, 1)
+    inflight.stopping(delivery.token, REVOCATION)
+    assert (delivery.phase, inflight.running_count, inflight.running()) == (Phase.STOPPING, 1, [delivery])
     first = delivery.terminate_mono
-    inflight.terminating(delivery.token, REVOCATION)
+    inflight.stopping(delivery.token, REVOCATION)
     assert delivery.terminate_mono == first
     assert delivery.terminate is REVOCATION

@@ -7,7 +7,7 @@ from typing import Any
 from stem_kombu.errors import StoreUnavailable
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.task import TaskMessage
-from stem_kombu.worker.task_history import TOLD_LATELY, TaskHistory
+from stem_kombu.worker.task_history import CHECKED_LATELY, TaskHistory
 
 AGAIN = TaskMessage("t1", "tasks.render", attempt=2)
 ENDED = TaskRecord("t1", "tasks.render", TaskState.SUCCEEDED, 2)
@@ -44,28 +44,28 @@ def past_of(states: Any) -> tuple[TaskHistory, Dial]:
 def test_g19_an_attempt_is_over_by_the_record_that_says_so() -> None:
     states = States()
     past, _ = past_of(states)
-    assert past.over(AGAIN) is None
+    assert past.recorded_end(AGAIN) is None
     states.record = ENDED
-    assert past.over(AGAIN) is ENDED
-    assert past_of(None)[0].over(AGAIN) is None
+    assert past.recorded_end(AGAIN) is ENDED
+    assert past_of(None)[0].recorded_end(AGAIN) is None
 
 
 def test_g19_what_was_told_a_while_ago_is_asked_again_and_what_nobody_had_to_ask_is_not() -> None:
     past, dial = past_of(States())
-    told_at = dial.now
-    assert not past.is_stale(told_at)
-    dial.now += 1.1 * TOLD_LATELY
-    assert past.is_stale(told_at)
+    checked_at = dial.now
+    assert not past.is_stale(checked_at)
+    dial.now += 1.1 * CHECKED_LATELY
+    assert past.is_stale(checked_at)
     assert not past.is_stale(None)
 
 
 def test_g16_a_backend_that_can_not_tell_is_not_asked_before_each_start() -> None:
     states = States()
     past, dial = past_of(states)
-    told_at = dial.now
+    checked_at = dial.now
     dial.now += 1.0
     states.away = True
-    assert past.over(AGAIN) is None
-    assert not past.is_stale(told_at)
+    assert past.recorded_end(AGAIN) is None
+    assert not past.is_stale(checked_at)
     dial.now += 6.0
-    assert past.is_stale(told_at)
+    assert past.is_stale(checked_at)

@@ -135,13 +135,13 @@ def test_g18_connections_of_a_host_that_die_in_silence_are_given_up_and_made_ane
     worker = make_worker(connection=yours, concurrency=1)
     assert app.send_task("inline.add", [1]).get(timeout=30) == 1
     assert control.inspect(timeout=30).complete  # over the connection that sends what takes a while
-    generation = worker.consumer.generation
+    generation = worker.ownership.generation
 
     proxy.half_open()
 
     result = app.send_task("inline.add", [2])
     assert result.get(timeout=60) == 2
-    assert worker.consumer.generation > generation
+    assert worker.ownership.generation > generation
     eventually(lambda: [reply.worker for reply in control.ping(timeout=1).replies] == ["alpha"], 60)
     eventually(lambda: [reply.worker for reply in control.inspect(timeout=1).replies] == ["alpha"], 60)
     yours.release()

@@ -57,7 +57,7 @@ def sockets() -> set[str]:
 def test_a_child_of_a_hosts_process_lets_go_of_its_worker_at_once_and_the_parent_goes_on(
     worker: Worker, app: Stem, control: ControlClient
 ) -> None:
-    generation = worker.consumer.generation
+    generation = worker.ownership.generation
 
     def leave() -> Any:
         worker.release()
@@ -71,7 +71,7 @@ def test_a_child_of_a_hosts_process_lets_go_of_its_worker_at_once_and_the_parent
     assert [beat.worker for beat in worker.resources.roster.view("stem").heartbeats] == ["alpha"]
     assert app.send_task("inline.add", [1]).get(timeout=30) == 1
     assert app.send_task("isolate.add", [1]).get(timeout=30) == 1
-    assert worker.consumer.generation == generation
+    assert worker.ownership.generation == generation
     assert worker.state == "running"
 
 

@@ -150,7 +150,7 @@ def test_g17_garbage_at_every_door_is_counted_and_loses_nothing(
     dropped = eventually(counted, 30)
     assert sum(dropped["tasks"].values()) >= len(BODIES) * (len(ENVELOPES) - 1)
     assert sum(dropped["control"].values()) >= len(BODIES) * (len(ENVELOPES) - 1)
-    assert worker.consumer.generation == 1, "garbage cost the connection that brings work"
+    assert worker.ownership.generation == 1, "garbage cost the connection that brings work"
     # What was said after the garbage is heard: a revoke stops a task that did not start.
     report = control.revoke(["never"], reason="after the garbage")
     assert [reply.payload["applied"] for reply in report.replies] == [["never"]]

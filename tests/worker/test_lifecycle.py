@@ -169,7 +169,7 @@ LIVES: dict[str, Callable[[Stem], Life]] = {
     "heartbeats": _part("agent.heartbeats", lambda part: part.start(), lambda part: part.stop()),
     "recorder": _part("recorder", lambda part: part.start(), lambda part: part.stop(5.0)),
     "leases": _part("leases", lambda part: part.start(), lambda part: part.stop()),
-    "holds": _part("intake_holds", lambda part: part.start(), lambda part: part.stop()),
+    "holds": _part("holds", lambda part: part.start(), lambda part: part.stop()),
     "consumer": _part("consumer", lambda part: part.start(), lambda part: part.stop()),
     "executors": _part("executor", lambda part: part.start(), lambda part: part.stop(0.0)),
     "inline executor": _inline,

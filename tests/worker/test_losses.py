@@ -27,7 +27,7 @@ from stem_kombu.transports.connections import open_connection
 from stem_kombu.transports.registry import open_transport
 from stem_kombu.worker.deliveries import Delivery
 from stem_kombu.worker.settlement import MessageDisposition
-from stem_kombu.worker.task_history import TOLD_LATELY
+from stem_kombu.worker.task_history import CHECKED_LATELY
 from stem_kombu.worker.worker import Worker
 from tests.servers.redis import RedisServer
 from tests.waiting import consistently, eventually
@@ -124,9 +124,9 @@ def test_g18_a_cut_connection_loses_nothing_and_makes_nothing_run_twice(
     results = [app.send_task(f"{name}.deaf", [gate.path]) for name, gate in gates.items()]
     for gate in gates.values():
         gate.wait_reached()
-    generation = worker.consumer.generation
+    generation = worker.ownership.generation
     proxy.cut()
-    eventually(lambda: worker.consumer.generation > generation and worker.consumer.consuming, 30)
+    eventually(lambda: worker.ownership.generation > generation and worker.consumer.consuming, 30)
     # What comes back while it runs is recognised, and takes the place of the delivery whose connection is gone.
     assert app.send_task("inline.add", [1]).get(timeout=60) == 1
     for gate in gates.values():
@@ -146,11 +146,11 @@ def test_g19_what_waits_for_its_eta_when_the_connection_is_lost_runs_once(
     proxy, relayed = relayed_by(proxy_for, broker_url)
     first = make_worker("first", connection=open_connection(relayed))
     result = app.send_task("inline.add", [1], countdown=6.0)
-    eventually(lambda: first.intake_holds.count == 1)
+    eventually(lambda: first.holds.count == 1)
     second = make_worker("second")
     proxy.stop()
-    eventually(lambda: second.intake_holds.count == 1, 30)
-    eventually(lambda: first.intake_holds.count == 0, 30)
+    eventually(lambda: second.holds.count == 1, 30)
+    eventually(lambda: first.holds.count == 0, 30)
     assert first.totals.snapshot()["started"] == 0
     assert result.get(timeout=60) == 1
     assert first.totals.snapshot()["started"] == 0
@@ -200,9 +200,9 @@ def test_g19_what_waits_for_a_look_at_the_store_while_its_connection_is_lost_run
         eventually(lambda: first.totals.snapshot()["received"] == 1)  # and no further
     else:
         result = app.send_task(f"{mode}.add", [1], countdown=countdown)
-        eventually(lambda: first.intake_holds.count == 1)
+        eventually(lambda: first.holds.count == 1)
         fall_behind()
-        eventually(lambda: first.intake_holds.count == 0)  # but not started
+        eventually(lambda: first.holds.count == 0)  # but not started
     make_worker("second")
     proxy.stop()
     assert result.get(timeout=60) == 1
@@ -292,7 +292,7 @@ def test_g19_what_waits_to_be_taken_in_while_its_connection_is_lost_runs_once(
     make_worker("second")
     proxy.stop()
     assert result.get(timeout=60) == 1
-    eventually(lambda: first.clock.monotonic() - first.consumer.fetched_at > 0.1)
+    eventually(lambda: first.clock.monotonic() - first.ownership.fetched_at > 0.1)
     go_on.set()
     eventually(lambda: first.consumer.trouble is not None, 30)  # it has been through with what it had fetched
     assert first.totals.snapshot()["started"] == 0
@@ -312,7 +312,7 @@ def test_g18_what_is_let_go_of_with_its_connection_and_comes_again_at_that_momen
     with monkeypatch.context() as patch:
         patch.setattr(app, "open_revoke_store", lambda: held_up)
         worker = make_worker(connection=open_connection(relayed))
-    finish, let_go = worker.consumer.finish, []
+    finish, let_go = worker.acks.add, []
 
     def finish_when_it_came_again(delivery: Delivery, then: MessageDisposition) -> None:
         if not let_go:
@@ -321,12 +321,12 @@ def test_g18_what_is_let_go_of_with_its_connection_and_comes_again_at_that_momen
             eventually(lambda: delivery.generation > 1, 60)
         finish(delivery, then)
 
-    monkeypatch.setattr(worker.recorder, "_finish", finish_when_it_came_again)
+    monkeypatch.setattr(worker.acks, "add", finish_when_it_came_again)
     result = app.send_task("inline.add", [1], countdown=2.5)
-    eventually(lambda: worker.intake_holds.count == 1)
+    eventually(lambda: worker.holds.count == 1)
     held_up.answers.clear()
     eventually(lambda: (worker.hydration.synced_ago or 0) > 1.0)
-    eventually(lambda: worker.intake_holds.count == 0)  # but not started
+    eventually(lambda: worker.holds.count == 0)  # but not started
     proxy.stop()
     eventually(lambda: worker.consumer.trouble is not None, 30)
     held_up.answers.set()
@@ -395,7 +395,11 @@ def test_g19_an_attempt_that_waits_here_for_a_slot_does_not_start_once_the_task_
     app.producer.send(TaskMessage("twice", f"{mode}.gated", (again.path,), queue="default", attempt=2))
     eventually(lambda: worker.inflight.of_tasks(["twice"]))
     (waiting,) = worker.inflight.of_tasks(["twice"])
-    eventually(lambda: waiting.told_at is not None and SYSTEM.monotonic() - waiting.told_at > TOLD_LATELY)
+    eventually(
+        lambda: (
+            waiting.history_checked_at is not None and SYSTEM.monotonic() - waiting.history_checked_at > CHECKED_LATELY
+        )
+    )
     # when the task ends by another message of it, at another worker
     assert app.backend is not None
     app.backend.record([TaskRecord("twice", f"{mode}.gated", TaskState.SUCCEEDED, 2, "default", result="elsewhere")])

@@ -31,7 +31,7 @@ def test_a_quorum_queue_which_refuses_a_global_prefetch_is_consumed_all_the_same
         gate.open()
     assert [result.get(timeout=60) for result in renders] == ["opened", "opened"]
     eventually(lambda: len(worker.inflight) == 0)
-    assert worker.consumer.generation == 2
+    assert worker.ownership.generation == 2
 
 
 def test_a_worker_of_several_queues_holds_no_more_than_it_can_run_of_all_of_them_together(

@@ -6,6 +6,7 @@ import itertools
 import queue
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,10 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import BrokerUnavailable, StoreUnavailable
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.task import Task, TaskMessage
-from stem_kombu.worker.deliveries import Delivery, InFlight, Phase
+from stem_kombu.worker.ack_queue import AckQueue
+from stem_kombu.worker.deliveries import Delivery, InFlight
+from stem_kombu.worker.delivery_events import Phase
+from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.settlement import MessageDisposition, Settlement
 
@@ -37,23 +41,28 @@ class Broker:
         self.sent.append(message)
 
 
+class Acks(AckQueue):
+    """Lets a test wait for what is added."""
+
+    def __init__(self, finished: queue.SimpleQueue[tuple[Delivery, MessageDisposition]]) -> None:
+        super().__init__()
+        self._finished = finished
+
+    def add(self, delivery: Delivery, then: MessageDisposition) -> None:
+        self._finished.put((delivery, then))
+
+
 class Bench:
     """A recorder with one delivery that has ended."""
 
     def __init__(self, broker: Broker) -> None:
         self.backend = MemoryBackend(f"recorder-{next(_numbers)}")
         self.inflight = InFlight(SYSTEM)
-        self.elsewhere: list[Delivery] = []
         self.finished: queue.SimpleQueue[tuple[Delivery, MessageDisposition]] = queue.SimpleQueue()
-        self.recorder = Recorder(
-            self.backend,
-            self.inflight,
-            send=broker.send,
-            finish=lambda delivery, then: self.finished.put((delivery, then)),
-            clock=SYSTEM,
-            worker="alpha",
-            still_held=lambda delivery: delivery not in self.elsewhere,
-        )
+        self.ownership = Ownership(None, SYSTEM)
+        self.ownership.connected(SimpleNamespace(is_cut=False))
+        acks = Acks(self.finished)
+        self.recorder = Recorder("alpha", self.backend, self.inflight, acks, self.ownership, send=broker.send)
         task = Task("tasks.render", lambda *_: None, context=True)
         self.delivery = self.inflight.add(MESSAGE, task, object(), 1, False, Phase.RESERVED)
         self.inflight.ended(self.delivery.token)
@@ -85,6 +94,7 @@ def test_g18_a_retry_that_can_never_be_published_sends_the_attempt_back_and_hold
     broker = Broker(*(TypeError("a driver's own bug") for _ in range(3)))
     made.append(bench := Bench(broker))
     other = bench.inflight.add(replace(MESSAGE, task_id="t2"), bench.delivery.task, object(), 1, False, Phase.RESERVED)
+    bench.inflight.ended(other.token)
     bench.recorder.settle(bench.delivery, Settlement(RETRYING, MessageDisposition.ACKNOWLEDGE, retry=RETRY))
     bench.recorder.settle(
         other, Settlement(replace(RETRYING, task_id="t2", state=TaskState.FAILED), MessageDisposition.ACKNOWLEDGE)
@@ -117,7 +127,7 @@ def test_g9_what_was_refused_here_and_is_given_to_somebody_else_is_that_ones_to_
     def away_at_first(records: list[TaskRecord]) -> object:
         tries.append(records)
         if len(tries) == 1:
-            bench.elsewhere.append(bench.delivery)  # while this waits for the backend
+            bench.ownership.disconnected()  # while this waits for the backend
             bench.delivery.lease_lost = lease_lost
             raise StoreUnavailable("away")
         return record(records)
@@ -146,6 +156,7 @@ def test_g9_what_follows_a_run_is_finished_after_it_and_as_it_is(
         for _ in range(2)
     )
     bench.inflight.started(runs.token, 1)
+    bench.inflight.ended(again.token)
     assert bench.inflight.follow(again)
     bench.inflight.ended(runs.token)
     bench.recorder.settle(runs, settlement)

@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,10 @@ from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.task import Task, TaskMessage
 from stem_kombu.transports import outages
 from stem_kombu.worker import record_writer, retry_publisher
-from stem_kombu.worker.deliveries import Delivery, InFlight, Phase
+from stem_kombu.worker.ack_queue import AckQueue
+from stem_kombu.worker.deliveries import Delivery, InFlight
+from stem_kombu.worker.delivery_events import Phase
+from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.settlement import RESULT_NOT_STORABLE, MessageDisposition, Settlement
 from tests.waiting import eventually
@@ -82,8 +86,16 @@ class World:
             raise StoreUnavailable("no answer in time")
         return held
 
-    def finish(self, delivery: Delivery, then: MessageDisposition) -> None:
-        self.note(then.value, delivery.task_id)
+
+class Acks(AckQueue):
+    """Notes what is added."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def add(self, delivery: Delivery, then: MessageDisposition) -> None:
+        self._world.note(then.value, delivery.task_id)
 
 
 class States:
@@ -114,7 +126,9 @@ def test_g9_g18_each_outcome_is_recorded_before_its_only_end_whatever_fails(data
     )
     inflight = InFlight(SYSTEM)
     states: Any = States(world)
-    recorder = Recorder(states, inflight, send=world.send, finish=world.finish, clock=SYSTEM, worker="alpha")
+    ownership = Ownership(None, SYSTEM)
+    ownership.connected(SimpleNamespace(is_cut=False))
+    recorder = Recorder("alpha", states, inflight, Acks(world), ownership, send=world.send)
     ends = {then.value for then in MessageDisposition}
     with pytest.MonkeyPatch.context() as patch:
         no_pauses(patch)

@@ -42,7 +42,7 @@ def test_threads_for_leases_etas_and_records_begin_when_there_is_something_to_do
     worker = make_worker()
 
     app.send_task("inline.add", [1], eta=SYSTEM.utcnow() + timedelta(hours=1))
-    eventually(lambda: worker.intake_holds.count == 1)
+    eventually(lambda: worker.holds.count == 1)
     eventually(lambda: {"stem-leases", "stem-holds"} <= names())
     assert "stem-records" not in names()
 

@@ -113,7 +113,7 @@ def test_g18_a_task_that_cannot_be_read_ends_in_a_record_and_its_slot_is_free(
         assert (record.state, record.queue, record.error.type) == (TaskState.FAILED, QUEUE, kind), record
     assert app.send_task("inline.add", [1], queue=QUEUE).get(timeout=60) == 1
     eventually(lambda: len(worker.inflight) == 0, 30)
-    assert worker.consumer.generation == 1
+    assert worker.ownership.generation == 1
     assert sender.lie_in(KEPT) == []
 
 

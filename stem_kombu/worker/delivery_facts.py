@@ -1,0 +1,136 @@
+"""What has to be known before :mod:`~stem_kombu.worker.transitions` can decide: gathered here, and only what the event needs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from stem_kombu.clock import Clock
+from stem_kombu.errors import TaskNotRegistered
+from stem_kombu.execution.base import Job
+from stem_kombu.outcome import Outcome, TaskError
+from stem_kombu.revocation_cache import RevocationCache
+from stem_kombu.task import TaskMessage
+from stem_kombu.worker.deliveries import Delivery
+from stem_kombu.worker.delivery_events import NO_FACTS, Facts
+from stem_kombu.worker.lost_workers import LostWorkers
+from stem_kombu.worker.ownership import Ownership
+from stem_kombu.worker.task_history import TaskHistory
+
+_HAS_STARTED = Facts(has_started=True)
+
+
+class DeliveryFacts:
+    """Reads revocations, records, leases and the roster for one worker.
+
+    ``ensure_fresh()`` reads the revoke store if the last time is too long ago, and says whether it did.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        cache: RevocationCache,
+        ensure_fresh: Callable[[], bool],
+        history: TaskHistory,
+        ownership: Ownership,
+        lost_workers: LostWorkers,
+        *,
+        default_max_retries: int,
+        clock: Clock,
+    ) -> None:
+        self.worker = worker
+        self.cache = cache
+        self.history = history
+        self.ownership = ownership
+        self.lost_workers = lost_workers
+        self.clock = clock
+        self._ensure_fresh = ensure_fresh
+        self._default_max_retries = default_max_retries
+
+    def refresh(self) -> bool:
+        """Let the cache hold what the store held a moment ago. Whether to look at the connection too: the store may have
+        taken its time, or nothing was read from the connection for a while."""
+        return self._ensure_fresh() or not self.ownership.is_fetched_lately
+
+    def of_decoded(self, delivery: Delivery, missing: TaskNotRegistered | None) -> Facts:
+        """Of a message that has just come, and is in the table, so that no revocation passes it by."""
+        message = delivery.message
+        return Facts(
+            message,
+            self.clock.utcnow(),
+            self.worker,
+            self.cache.get(message.task_id),
+            unregistered=None if missing is None else TaskError(type(missing).__name__, str(missing)),
+            is_suspect=bool(delivery.lost) and self.lost_workers.is_suspect(delivery),
+        )
+
+    def of_waiting(self, delivery: Delivery) -> Facts:
+        """Of a delivery whose time has come; asks the roster about one that may have ended workers."""
+        revocation = self.cache.get(delivery.task_id)
+        return Facts(
+            delivery.message,
+            self.clock.utcnow(),
+            self.worker,
+            revocation,
+            is_lease_lost=delivery.lease_lost,
+            lost_workers=tuple(delivery.lost),
+            verdict=self.lost_workers.judge(delivery) if delivery.lost and revocation is None else None,
+        )
+
+    def of_revoked(self, delivery: Delivery) -> Facts:
+        """Of a delivery that a revocation has found here."""
+        return Facts(
+            delivery.message,
+            self.clock.utcnow(),
+            self.worker,
+            self.cache.get(delivery.task_id),
+            lost_workers=tuple(delivery.lost),
+        )
+
+    def of_slot_free(self, delivery: Delivery) -> Facts:
+        """Right before a start: reads the store and asks for the record again where the last time is too long ago."""
+        time_passed = self.refresh()
+        message = delivery.message
+        if self.history.is_stale(delivery.history_checked_at):
+            time_passed, delivery.recorded_end = True, self.history.recorded_end(message)
+        revocation = self.cache.get(message.task_id)
+        is_ours = self.ownership.is_ours(delivery, time_passed=time_passed)
+        if revocation is None and is_ours and delivery.recorded_end is None:
+            return NO_FACTS
+        return Facts(revocation=revocation, recorded=delivery.recorded_end, is_ours=is_ours)
+
+    def of_started(self, delivery: Delivery) -> Facts:
+        """Right before the handler is called."""
+        revocation = self.cache.get(delivery.task_id)
+        if revocation is None and not delivery.lease_lost:
+            return NO_FACTS
+        return Facts(revocation=revocation, is_lease_lost=delivery.lease_lost)
+
+    def of_ended(self, delivery: Delivery, job: Job, outcome: Outcome) -> Facts:
+        """Of an attempt that is over."""
+        message, options = job.message, job.task.options
+        max_retries = message.max_retries if message.max_retries is not None else options.max_retries
+        return Facts(
+            message,
+            self.clock.utcnow(),
+            self.worker,
+            self.cache.get(message.task_id),
+            delivery.recorded_end,
+            is_lease_lost=delivery.lease_lost,
+            has_started=delivery.started_at is not None,
+            outcome=outcome,
+            options=options,
+            started_at=delivery.started_at,
+            max_retries=self._default_max_retries if max_retries is None else max_retries,
+            jitter=random.random(),
+            lost_workers=tuple(delivery.lost),
+        )
+
+    def of_message(self, message: TaskMessage) -> Facts:
+        """Of a message that can't be read as a whole."""
+        return Facts(message, self.clock.utcnow(), self.worker, self.cache.get(message.task_id))
+
+
+def of_connection_lost(delivery: Delivery) -> Facts:
+    """Of a delivery whose connection is gone."""
+    return _HAS_STARTED if delivery.started_at is not None else NO_FACTS

@@ -1,0 +1,88 @@
+"""What is told of tasks on the side: counters, Celery's monitors, logs. None of it keeps a task from its end."""
+
+from __future__ import annotations
+
+import logging
+
+from stem_kombu.celery_monitors.events import Events
+from stem_kombu.outcome import Ending, Outcome, TaskError
+from stem_kombu.redaction import redacted_arguments
+from stem_kombu.task import TaskMessage
+from stem_kombu.worker.delivery_events import Event, ImpossibleTransition, Phase
+from stem_kombu.worker.settlement import Settlement
+from stem_kombu.worker.totals import Totals
+
+logger = logging.getLogger(__name__)
+
+
+class TaskNotices:
+    """``events`` takes what Celery's monitors are told, ``None`` where they are told nothing."""
+
+    def __init__(self, worker: str, totals: Totals, events: Events | None = None) -> None:
+        self._worker = worker
+        self._totals = totals
+        self._events = events
+
+    def received(self, redelivered: bool) -> None:
+        """A message has come that this worker did not give back itself."""
+        self._totals.add("received")
+        if redelivered:
+            self._totals.add("redelivered")
+
+    def accepted(self, message: TaskMessage) -> None:
+        """It is going to run, or waits for its time."""
+        if self._events is not None:
+            self._events.received(message, redacted_arguments(message.args, message.kwargs))
+
+    def started(self, message: TaskMessage) -> None:
+        self._totals.add("started")
+        if self._events is not None:
+            self._events.started(message.task_id)
+
+    def ended(self, message: TaskMessage, outcome: Outcome) -> None:
+        """Log how an attempt ended that did not succeed; raises nothing."""
+        if outcome.error is not None:
+            tell_of(message, outcome.kind, outcome.error, self._worker)
+
+    def settling(self, settlement: Settlement) -> None:
+        """That is how it ended; raises nothing."""
+        if settlement.total is not None:
+            self._totals.add(settlement.total)
+        if self._events is not None and settlement.record is not None:
+            try:
+                self._events.settled(settlement.record)
+            except Exception:  # noqa: BLE001 - monitors are told on the side
+                complain("the end of task %s can't be told to Celery's monitors", settlement.record.task_id)
+
+
+def tell_of(message: TaskMessage, kind: Ending, error: TaskError, worker: str) -> None:
+    """Log how an attempt ended that did not succeed; raises nothing."""
+    try:
+        logger.log(
+            logging.INFO if kind in (Ending.RETRY, Ending.RELEASED) else logging.ERROR,
+            "task %s (%s) attempt %d: %s: %s",
+            message.task_id,
+            message.name,
+            message.attempt,
+            error.type,
+            error.message,
+            extra={"task_id": message.task_id, "worker": worker},
+        )
+    except Exception:  # noqa: BLE001, S110 - an inline handler may have changed the logging
+        pass
+
+
+def complain(text: str, task_id: str) -> None:
+    """Log the exception that is being handled; raises nothing, though an inline handler may have changed the logging."""
+    try:
+        logger.exception(text, task_id, extra={"task_id": task_id})  # noqa: LOG004 - called in handlers of exceptions only
+    except Exception:  # noqa: BLE001, S110 - there is nothing left to say it with
+        pass
+
+
+def report_fault(phase: Phase, event: Event, task_id: str) -> None:
+    """Log that something was reported of a delivery that can't happen in its phase."""
+    try:
+        raise ImpossibleTransition(phase, event)
+    except ImpossibleTransition:
+        complain("task %s: what can't happen was reported of it", task_id)
