@@ -122,6 +122,8 @@ class Settings:
     transport: str = "auto"
     #: Consume also where Kombu itself reads a Redis, and loses a message when a worker is killed at the wrong moment.
     accept_loss: bool = False
+    #: What carries control messages: ``broker``, ``store``, or ``auto``, the store where the broker can't do so well.
+    control_link: str = "auto"
     celery_events: bool = True
     celery_results: Source | None = None
     broker_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -230,6 +232,7 @@ class Settings:
             max_lost_workers=env.whole(max_lost_workers, "--max-lost-workers", "STEM_MAX_LOST_WORKERS", 3, least=1),
             transport=env.one_of(transport, "transport", "STEM_TRANSPORT", ("auto", "generic")),
             accept_loss=env.switch(accept_loss, "STEM_ACCEPT_LOSS"),
+            control_link=env.one_of(None, "", "STEM_CONTROL_LINK", ("auto", "broker", "store")),
             celery_events=env.switch(None, "STEM_CELERY_EVENTS", default=True),
             celery_results=celery_results,
             broker_options=options,

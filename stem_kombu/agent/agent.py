@@ -24,6 +24,7 @@ from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.errors import BrokerError, StoreError
 from stem_kombu.revocation import RevocationDraft
 from stem_kombu.revocation_cache import Applied
+from stem_kombu.transports.store.choice import fleet_control_link
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class ControlAgent:
         dropping = dict(options.dropping)
         self.view = AgentView(host, resources, hydration, place, interval=options.heartbeat_interval, dropping=dropping)
         self.listener = ControlListener(
-            resources.transport.control(clock=resources.clock),
+            fleet_control_link(resources.transport, resources.settings, clock=resources.clock),
             self.view,
             commands=options.commands,
             roster_now=place.now,

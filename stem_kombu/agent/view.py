@@ -26,6 +26,7 @@ from stem_kombu.redaction import mask_url
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
 from stem_kombu.slots import SlotView
+from stem_kombu.transports.store.choice import place_of_control
 
 
 class HostSummary(NamedTuple):
@@ -150,6 +151,7 @@ class AgentView:
             load_avg=load_avg(),
             broker=resources.broker_url,
             backend=self._backend,
+            control_link=place_of_control(resources.transport, resources.settings),
             revoke_store=self._revoke_store,
             transport=facts.transport,
             heartbeat_interval=self._interval,

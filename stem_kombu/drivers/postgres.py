@@ -77,7 +77,8 @@ class PostgresDatabase:
         self._schema = schema
         self._purpose = purpose
         self._connect_timeout = connect_timeout if patience is None else min(connect_timeout, patience)
-        self._timeout = timeout if patience is None else min(timeout, patience)
+        #: Longest time for one statement.
+        self.timeout = timeout if patience is None else min(timeout, patience)
         try:
             given = self._driver.extensions.parse_dsn(checked_server_url(checked_url(url, name=name), name))
         except self._driver.ProgrammingError as error:
@@ -101,7 +102,7 @@ class PostgresDatabase:
     def read(self, operation: Callable[[PostgresSession], T], *, size: int = 0) -> T:
         """What the operation returns; each of its statements is its own transaction. It may take longer the more bytes it
         sends."""
-        return self._attempts(operation, repeat=True, timeout=time_limit(self._timeout, size))
+        return self._attempts(operation, repeat=True, timeout=time_limit(self.timeout, size))
 
     def write(self, operation: Callable[[PostgresSession], T], *, repeat: bool = True) -> T:
         """What the operation returns, once everything it did was committed; nothing of it when it raises."""
@@ -113,6 +114,10 @@ class PostgresDatabase:
             return outcome
 
         return self._attempts(transaction, repeat=repeat)
+
+    def limit(self, seconds: float) -> None:
+        """As ``patience``, from now on."""
+        self.timeout, self._connect_timeout = min(STATEMENT_TIMEOUT, seconds), min(CONNECT_TIMEOUT, seconds)
 
     def renew(self) -> None:
         """See :mod:`stem_kombu.drivers.forking`."""
@@ -134,7 +139,7 @@ class PostgresDatabase:
             connection = None
             try:
                 connection = self._taken()
-                outcome = step(PostgresSession(connection, timeout or self._timeout))
+                outcome = step(PostgresSession(connection, timeout or self.timeout))
             except (self._driver.Error, TimedOut) as error:
                 gone = connection is None or bool(connection.closed) or _is_lost(error)
                 self._dispose(connection)
@@ -196,7 +201,7 @@ class PostgresDatabase:
         connection = self._driver.connect(**self._dsn, async_=True)
         try:
             wait_for(connection, deadline)
-            session = PostgresSession(connection, self._timeout)
+            session = PostgresSession(connection, self.timeout)
             if not self._prepared:
                 self._create_missing(session)
                 self._prepared = True

@@ -21,10 +21,9 @@ class PostgresListener:
     number that it told at the login, which is not the one of the process that answers.
     """
 
-    def __init__(self, database: PostgresDatabase, channels: Sequence[str], timeout: float) -> None:
+    def __init__(self, database: PostgresDatabase, channels: Sequence[str]) -> None:
         self._database = database
         self._channels = tuple(channels)
-        self._timeout = timeout
         self._connection: Any = None
         self._pid = 0
         self.hears = False
@@ -35,7 +34,7 @@ class PostgresListener:
         Raises :class:`~stem_kombu.errors.StoreError`; the next call connects again.
         """
         try:
-            return operation(PostgresSession(self._connected(), self._timeout))
+            return operation(PostgresSession(self._connected(), self._database.timeout))
         except self._database.errors as error:
             self.close()
             raise self._database.failure(error) from error
@@ -43,24 +42,24 @@ class PostgresListener:
             self.close()  # in the middle of something
             raise
 
-    def wait(self, seconds: float, wake: int = -1) -> tuple[bool, bool]:
-        """Whether there was a notification since the last call, and whether ``wake`` is readable; waits at most ``seconds`` for
-        one of them."""
+    def wait(self, seconds: float, wakes: Sequence[int] = ()) -> tuple[bool, bool]:
+        """Whether there was a notification since the last call, and whether one of ``wakes`` is readable; waits at most
+        ``seconds`` for one of them."""
         if self._notified():
             return True, False
         poller = select.poll()
         if self._connection is not None:
             poller.register(self._connection.fileno(), select.POLLIN)
-        if wake >= 0:
+        for wake in wakes:
             poller.register(wake, select.POLLIN)
         ready = {descriptor for descriptor, _ in poller.poll(max(0.0, seconds) * 1000)}
-        if ready - {wake}:
+        if ready.difference(wakes):
             try:
                 self._connection.poll()
             except self._database.errors as error:
                 self.close()
                 raise self._database.failure(error) from error
-        return self._notified(), wake in ready
+        return self._notified(), not ready.isdisjoint(wakes)
 
     def close(self) -> None:
         """Let the connection go. May be called twice, also in a forked child."""
@@ -77,7 +76,7 @@ class PostgresListener:
             self.close()
         if self._connection is None:
             self._connection, self._pid = self._database.connect(), os.getpid()
-            session = PostgresSession(self._connection, self._timeout)
+            session = PostgresSession(self._connection, self._database.timeout)
             self.hears = session.rows("SELECT pg_backend_pid()") == [(self._connection.info.backend_pid,)]
             for channel in self._channels if self.hears else ():
                 session.execute(f'LISTEN "{channel}"')

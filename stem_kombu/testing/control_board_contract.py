@@ -22,7 +22,7 @@ from stem_kombu.transports.store.board import (
     Address,
     BoardReader,
     ControlBoard,
-    inbox,
+    inbox_address,
 )
 from stem_kombu.transports.store.registry import open_control_board
 
@@ -30,7 +30,7 @@ from stem_kombu.transports.store.registry import open_control_board
 PATIENCE, HOUR = 60.0, 3600.0
 #: Short enough to wait for.
 MOMENT = 0.02
-MINE, YOURS = inbox("stem-x-ctl-i-mine"), inbox("stem-x-ctl-i-yours")
+MINE, YOURS = inbox_address("stem-x-ctl-i-mine"), inbox_address("stem-x-ctl-i-yours")
 
 
 class ControlBoardContract:
@@ -119,7 +119,7 @@ class ControlBoardContract:
     def test_one_message_to_many_addresses_reaches_each_of_them(
         self, board: ControlBoard, open_reader: Callable[..., BoardReader]
     ) -> None:
-        addresses = [inbox(f"stem-x-ctl-i-{number}") for number in range(200)]
+        addresses = [inbox_address(f"stem-x-ctl-i-{number}") for number in range(200)]
         some = open_reader(*addresses[:3])
 
         board.publish([*addresses, addresses[0]], b"to all", expires=HOUR)
@@ -207,7 +207,7 @@ class ControlBoardContract:
             os.write(writable, b"x")
             began = SYSTEM.monotonic()
 
-            assert reader.wait(HOUR, readable) == []
+            assert reader.wait(HOUR, [readable]) == []
 
             assert SYSTEM.monotonic() - began < PATIENCE
         finally:

@@ -26,13 +26,14 @@ class Capabilities:
     ``counts``: it can say how many messages wait in a queue. ``longest_hold``: seconds after which a delivery that waits for
     its eta goes back to the broker, ``None`` for no limit. ``low_priority_first``: the smaller number is the more urgent.
     ``monitor_exchange``: the type of the exchange to which Celery sends its events there, ``None`` where no monitor of
-    Celery can be.
+    Celery can be. ``carries_control``: a command reaches all processes at once, and what it makes at the broker is removed there.
     """
 
     counts: bool = False
     longest_hold: float | None = None
     low_priority_first: bool = False
     monitor_exchange: str | None = None
+    carries_control: bool = False
 
 
 class ScheduledMessages(Protocol):

@@ -80,6 +80,7 @@ def health(ctx: click.Context, /, skip_backend: bool, allow_insecure: bool, prin
             "broker": lambda: _broker(settings),
             "backend": lambda: _left_out() if skip_backend else _backend(settings),
             "revoke_store": lambda: _store(settings),
+            "control": lambda: _control(settings),
             "signing": lambda: _signing(settings),
             "tls": lambda: _tls(settings, without="backend" if skip_backend else None),
         }
@@ -127,8 +128,10 @@ def _all_at_once(questions: dict[str, Callable[[], Check]]) -> list[Check]:
 def _print_ddl() -> None:
     from stem_kombu.backends.postgres_statements import SCHEMA as BACKEND
     from stem_kombu.stores.postgres import SCHEMA as STORE
+    from stem_kombu.transports.store.postgres import SCHEMA as CONTROL
 
     for what, schema in (
+        ("control through the store (STEM_CONTROL_LINK)", CONTROL),
         ("revoke store (STEM_REVOKE_STORE_URL)", STORE),
         ("backend (STEM_RESULT_BACKEND_URL)", BACKEND),
     ):
@@ -227,6 +230,13 @@ def _store(settings: Settings) -> Check:
         warnings=tuple(warnings),
         more={"set_aside_count": len(aside), "set_aside": named},
     )
+
+
+def _control(settings: Settings) -> Check:
+    from stem_kombu.transports.store.health import checked_control
+
+    by = {"broker": "through the broker", "store": f"through the revoke store (from {settings.revoke_store.name})"}
+    return Check("control", "ok", by[checked_control(settings)])
 
 
 def _signing(settings: Settings) -> Check:

@@ -193,6 +193,7 @@ def announce(worker: Worker) -> None:
     line = (
         f"ready: worker {worker.identity.worker}  namespace {worker.identity.namespace}  queues {','.join(worker.queues)}"
         f"  transport {worker.transport} {worker.broker_url}  revoke store {worker.store_url}"
+        f"  control {worker.view.facts().control_link}"
         f"  revision {worker.cache.revision}  concurrency {worker.concurrency}  pid {worker.identity.pid}"
     )
     try:

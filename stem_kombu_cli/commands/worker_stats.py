@@ -41,6 +41,7 @@ def _worker(reply: WorkerReply, color: bool) -> str:
         *((f"trouble: {part}", said) for part, said in facts.get("troubles", {}).items()),
         ("dropped", _dropped(facts.get("dropped", {}))),
         ("broker", f"{facts['broker']} ({facts['transport']})"),
+        ("control", f"through the {facts.get('control_link', 'broker')}"),
         ("backend", facts["backend"] or "none"),
         ("revocations", f"{facts['revoked_count']} held{_set_aside(facts)}; {facts['revoke_store']}"),
         ("bounds", ", ".join(f"{_spoken(name)} {span(value)}" for name, value in facts.get("bounds", {}).items())),

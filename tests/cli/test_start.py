@@ -24,7 +24,8 @@ def test_g20_a_worker_says_that_it_is_ready_and_finishes_what_runs_when_it_is_to
     # one line, with all that a person wants to know
     (line,) = worker.out.splitlines()
     assert re.fullmatch(
-        r"ready: worker alpha  namespace stem  queues images,mail  transport \S+ \S+  revoke store \S+  revision \d+"
+        r"ready: worker alpha  namespace stem  queues images,mail  transport \S+ \S+  revoke store \S+"
+        r"  control broker  revision \d+"
         rf"  concurrency \d+  pid {worker.process.pid}",
         line,
     ), line

@@ -14,6 +14,7 @@ from stem_kombu.signing.keyring import Keyring
 from stem_kombu.transports.connections import broker_connection
 from stem_kombu.transports.control_link import ControlLink
 from stem_kombu.transports.registry import open_transport
+from stem_kombu.transports.store.choice import fleet_control_link, needs_no_broker, store_link
 
 #: Idle connections that are kept.
 _KEPT = 4
@@ -36,10 +37,12 @@ class ClientConnections:
     def link(self) -> ControlLink:
         """What connections are opened on. Raises :class:`ConfigurationError` for a broker URL that can't be used."""
         with self._lock:
+            if self._link is None and needs_no_broker(self._settings):
+                self._link = store_link(self._settings, clock=self._clock)
             if self._link is None:
                 self._template = broker_connection(self._settings)
-                generic = self._settings.transport == "generic"
-                self._link = open_transport(self._template, generic=generic).control(clock=self._clock)
+                transport = open_transport(self._template, generic=self._settings.transport == "generic")
+                self._link = fleet_control_link(transport, self._settings, clock=self._clock)
             return self._link
 
     def take(self, deadline: float) -> tuple[ClientConnection, bool]:

@@ -129,6 +129,8 @@ class WorkerFacts(WorkerSummary):
     revoke_store: str
     transport: str
     heartbeat_interval: float
+    #: What carries control messages: ``broker`` or ``store``.
+    control_link: str = "broker"
     bounds: Mapping[str, Any] = field(default_factory=dict)
     #: Tasks that have ended and are not acknowledged; outcomes that were replaced by a small record; and what fails just
     #: now, by part (``tasks``, ``publish``, ``record``, ``result``, ``roster``, ``revocations``).

@@ -32,7 +32,7 @@ class AmqpTransport(GenericTransport):
         self._prefetch = Prefetch()
 
     def _capabilities(self) -> Capabilities:
-        return Capabilities(counts=True, longest_hold=LONGEST_HOLD, monitor_exchange="topic")
+        return Capabilities(counts=True, longest_hold=LONGEST_HOLD, monitor_exchange="topic", carries_control=True)
 
     def _consumer_of(
         self, connection: Any, queues: Sequence[str], clock: Clock, unreadable: Callable[[Exception], None] | None

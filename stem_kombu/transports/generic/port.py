@@ -55,7 +55,8 @@ class GenericTransport:
         )
 
     def _capabilities(self) -> Capabilities:
-        return Capabilities(counts=self.name in _COUNTING)
+        # Memory has one process only, and so has its store.
+        return Capabilities(counts=self.name in _COUNTING, carries_control=self.name == "memory")
 
     def consumer(
         self, queues: Sequence[str], *, clock: Clock = SYSTEM, unreadable: Callable[[Exception], None] | None = None

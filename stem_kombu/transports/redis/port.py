@@ -30,7 +30,7 @@ class RedisTransport(GenericTransport):
     """See :class:`~stem_kombu.transports.base.Transport`."""
 
     def _capabilities(self) -> Capabilities:
-        return Capabilities(counts=True, low_priority_first=True, monitor_exchange="fanout")
+        return Capabilities(counts=True, low_priority_first=True, monitor_exchange="fanout", carries_control=True)
 
     def _consumer_of(
         self, connection: Any, queues: Sequence[str], clock: Clock, unreadable: Callable[[Exception], None] | None

@@ -16,7 +16,7 @@ class EmbeddedTransport(GenericTransport):
     """See :class:`~stem_kombu.transports.base.Transport`."""
 
     def _capabilities(self) -> Capabilities:
-        return Capabilities(counts=True)
+        return Capabilities(counts=True, carries_control=True)
 
     def _consumer_of(
         self, connection: Any, queues: Sequence[str], clock: Clock, unreadable: Callable[[Exception], None] | None

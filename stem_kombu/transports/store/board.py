@@ -7,19 +7,18 @@ such a broker commands, replies and heartbeats travel through the database of th
 
 from __future__ import annotations
 
-import random
+import select
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
-
-from stem_kombu.clock import Clock
 
 #: Messages that one :meth:`BoardReader.wait` returns at most, of each address.
 BURST = 500
 #: Longest time without a look at the database, in seconds: a notification may be lost.
 LOOK_EVERY = 1.0
-#: Expired rows that are deleted at a time, and seconds between two times.
-PRUNED_AT_ONCE, _PRUNE_EVERY = 1000, 20.0
+#: Expired rows that are deleted at a time.
+PRUNED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ COMMANDS = Address("commands", shared=True)
 HEARTBEATS = Address("heartbeats", shared=True)
 
 
-def inbox(name: str) -> Address:
+def inbox_address(name: str) -> Address:
     """The address of one worker or one client; ``name`` is the name of its queue at a broker."""
     return Address(name, shared=False)
 
@@ -49,16 +48,17 @@ class BoardReader(Protocol):
 
     Positions are by the order in which the database makes messages visible, and outlive a lost connection: after a
     :class:`~stem_kombu.errors.StoreUnavailable` the next :meth:`wait` connects again and returns what came meanwhile. A
-    message may then come twice, and those of one sender to one address keep their order.
+    message may then come twice, and those of one sender to one address keep their order. Readers delete what has expired.
     """
 
-    def wait(self, timeout: float, wake: int = -1) -> list[tuple[Address, bytes]]:
-        """Messages that have not expired, after waiting at most ``timeout`` seconds for the first, or until the descriptor
-        ``wake`` is readable; empty when none came. Those of an unshared address are deleted by the next call, or by
+    def wait(self, timeout: float, wakes: Sequence[int] = ()) -> list[tuple[Address, bytes]]:
+        """Messages that have not expired, after waiting at most ``timeout`` seconds for the first, or until one of the
+        descriptors ``wakes`` is readable; empty when none came. Those of an unshared address are deleted by the next call, or by
         :meth:`close`. Raises :class:`~stem_kombu.errors.StoreError`."""
 
-    def close(self) -> None:
-        """Delete what was returned of unshared addresses, and let the connection go. May be called twice; never raises."""
+    def close(self, *, broken: bool = False) -> None:
+        """Delete what was returned of unshared addresses, unless the database is not expected to answer (``broken``), and let
+        the connection go. May be called twice; never raises."""
 
 
 class ControlBoard(Protocol):
@@ -72,26 +72,21 @@ class ControlBoard(Protocol):
 
     def publish(self, addresses: Sequence[Address], body: bytes, *, expires: float) -> None:
         """Put one message into each of the addresses, for ``expires`` seconds by the database's clock. Repeated once when
-        the answer is lost, so it may then be there twice. Deletes some of what has expired."""
+        the answer is lost, so it may then be there twice."""
 
     def open_reader(self, addresses: Sequence[Address]) -> BoardReader:
         """A reader of these addresses, open when this returns."""
+
+    def limit(self, seconds: float) -> None:
+        """Wait no longer than that for any one answer of the database from now on, here and in readers."""
 
     def close(self) -> None:
         """Let the connections go. May be called twice, and the board may be used again afterwards."""
 
 
-class PruneSchedule:
-    """When to delete what has expired: at once, and then every twenty seconds or so, each process at moments of its own."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._due_at = 0.0
-
-    def due(self) -> bool:
-        """Whether it is time; it counts as done then."""
-        now = self._clock.monotonic()
-        if now < self._due_at:
-            return False
-        self._due_at = now + _PRUNE_EVERY * random.uniform(0.5, 1.5)
-        return True
+def readable(descriptors: Sequence[int | socket.socket], seconds: float) -> set[int]:
+    """Which of the descriptors are readable, after waiting at most ``seconds`` for one."""
+    poller = select.poll()  # not select(), which knows no descriptors above 1023
+    for descriptor in descriptors:
+        poller.register(descriptor, select.POLLIN)
+    return {descriptor for descriptor, _ in poller.poll(max(0.0, seconds) * 1000)}

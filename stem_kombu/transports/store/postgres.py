@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Sequence
 
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.drivers.postgres import STATEMENT_TIMEOUT, PostgresDatabase
+from stem_kombu.drivers.postgres import PostgresDatabase
 from stem_kombu.drivers.postgres_listener import PostgresListener
 from stem_kombu.drivers.postgres_session import PostgresSession
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.errors import StoreError
 from stem_kombu.settings import TlsSettings
-from stem_kombu.transports.store.board import BURST, LOOK_EVERY, PRUNED_AT_ONCE, Address, PruneSchedule
+from stem_kombu.transports.store.board import BURST, LOOK_EVERY, PRUNED_AT_ONCE, Address
 
 SCHEMA = Schema.of(
     (
@@ -29,8 +29,9 @@ _PUT = """WITH put AS (INSERT INTO stem_control_messages (namespace, address, ex
     SELECT pg_notify(channel, '') FROM unnest(%s::text[]) AS channel"""
 # Rows become visible when their transactions commit, in another order than that in which numbers are given. A row that was
 # not visible when this was asked before has a transaction that was not over then, so one of at least that snapshot's xmin.
-_READ = """SELECT snapshot.xmin, found.xid, found.address, found.body
-    FROM (SELECT txid_snapshot_xmin(txid_current_snapshot()) AS xmin) AS snapshot
+_READ = """SELECT snapshot.xmin, snapshot.expired, found.xid, found.address, found.body
+    FROM (SELECT txid_snapshot_xmin(txid_current_snapshot()) AS xmin, EXISTS (SELECT FROM stem_control_messages
+        WHERE expires_at <= statement_timestamp()) AS expired) AS snapshot
     LEFT JOIN stem_control_messages AS found ON namespace = %s AND address = ANY(%s) AND xid >= %s AND xid <> ALL(%s)
         AND expires_at > statement_timestamp()
     ORDER BY found.xid LIMIT %s"""
@@ -66,8 +67,6 @@ class PostgresControlBoard:
             url, schema=SCHEMA, name=name, tls=tls, purpose="control link", patience=patience
         )
         self._namespace, self._look_every, self._clock = namespace, look_every, clock
-        self._timeout = STATEMENT_TIMEOUT if patience is None else min(patience, STATEMENT_TIMEOUT)
-        self._pruning = PruneSchedule(clock)
         self.url = self._database.url
 
     def publish(self, addresses: Sequence[Address], body: bytes, *, expires: float) -> None:
@@ -78,17 +77,18 @@ class PostgresControlBoard:
             channels = [channel(self._namespace, name) for name in part]
             values = (self._namespace, expires, body, part, channels)
             self._database.read(lambda session, given=values: session.rows(_PUT, given), size=len(body) * len(part))  # type: ignore[misc]
-        if self._pruning.due():
-            self._database.read(lambda session: session.execute(_PRUNE, (PRUNED_AT_ONCE,)))
 
     def open_reader(self, addresses: Sequence[Address]) -> PostgresBoardReader:
         channels = [channel(self._namespace, address.name) for address in addresses]
-        listener = PostgresListener(self._database, channels, self._timeout)
+        listener = PostgresListener(self._database, channels)
         try:
             return PostgresBoardReader(listener, self._namespace, addresses, self._look_every, self._clock)
         except BaseException:
             listener.close()
             raise
+
+    def limit(self, seconds: float) -> None:
+        self._database.limit(seconds)
 
     def close(self) -> None:
         self._database.close()
@@ -104,17 +104,17 @@ class PostgresBoardReader:
         self._addresses = {address.name: address for address in addresses}
         self._own = [address.name for address in addresses if not address.shared]
         self._look_every = look_every
-        self._pruning = PruneSchedule(clock)
         # All that was visible before has a smaller number, or one of those that were seen.
         self._position = 0
         self._seen: set[int] = set()
         self._taken: list[int] = []
+        self._expired = False
         self._pause, self._look_at = _QUICK, 0.0
         self._first: list[tuple[Address, bytes]] = []
         while found := self._look():
             self._first += [(address, body) for address, body in found if not address.shared]
 
-    def wait(self, timeout: float, wake: int = -1) -> list[tuple[Address, bytes]]:
+    def wait(self, timeout: float, wakes: Sequence[int] = ()) -> list[tuple[Address, bytes]]:
         if self._first:
             first, self._first = self._first, []
             return first
@@ -125,15 +125,17 @@ class PostgresBoardReader:
             if now >= self._look_at and (found := self._look()):
                 self._pause = _QUICK
                 return found
-            notified, woken = self._listener.wait(min(deadline, self._look_at) - now, wake)
+            self._clean_up()
+            notified, woken = self._listener.wait(min(deadline, self._look_at) - now, wakes)
             if notified:
                 self._look_at = 0.0
             elif woken or self._clock.monotonic() >= deadline:
                 return []
 
-    def close(self) -> None:
+    def close(self, *, broken: bool = False) -> None:
         try:
-            self._clean_up(closing=True)
+            if not broken:
+                self._clean_up(closing=True)
         except StoreError:
             pass  # all of it expires
         self._listener.close()
@@ -142,8 +144,8 @@ class PostgresBoardReader:
         """The next messages, in the order in which their transactions began to write."""
         given = (self._namespace, list(self._addresses), self._position, list(self._seen), BURST)
         rows = self._listener.run(lambda session: session.rows(_READ, given))
-        xmin = rows[0][0]
-        found = [row for row in rows if row[1] is not None]
+        xmin, self._expired, *_ = rows[0]
+        found = [row[2:] for row in rows if row[2] is not None]
         if xmin < self._position:
             # Another server took over, which had not heard of the last transactions: numbers are given again.
             self._position = 0
@@ -151,15 +153,14 @@ class PostgresBoardReader:
             return self._look()
         if len(found) < BURST:
             self._position = xmin
-            self._seen = {xid for xid in self._seen if xid >= xmin} | {row[1] for row in found if row[1] >= xmin}
+            self._seen = {xid for xid in self._seen if xid >= xmin} | {row[0] for row in found if row[0] >= xmin}
             self._look_at = self._clock.monotonic() + self._next_pause() if not found else 0.0
         else:
-            found = [
-                row for row in found if row[1] != found[-1][1]
-            ] or found  # the rest of the last transaction comes next
-            self._seen |= {row[1] for row in found}
-        self._taken += [xid for _, xid, name, _ in found if not self._addresses[name].shared]
-        return [(self._addresses[name], bytes(body)) for _, _, name, body in found]
+            # What else the last transaction wrote comes next time.
+            found = [row for row in found if row[0] != found[-1][0]] or found
+            self._seen |= {row[0] for row in found}
+        self._taken += [xid for xid, name, _ in found if not self._addresses[name].shared]
+        return [(self._addresses[name], bytes(body)) for _, name, body in found]
 
     def _next_pause(self) -> float:
         if self._listener.hears:
@@ -168,18 +169,18 @@ class PostgresBoardReader:
         return self._pause
 
     def _clean_up(self, *, closing: bool = False) -> None:
-        taken, prune = (self._namespace, self._own, self._taken), self._pruning.due() or closing
-        if not (self._taken or prune):
-            return
+        taken, expired = (self._namespace, self._own, self._taken), self._expired or closing
 
         def operation(session: PostgresSession) -> None:
             if self._taken:
                 session.execute(_TAKE, taken)
-            if prune:
+            if expired:
                 session.execute(_PRUNE, (PRUNED_AT_ONCE,))
 
-        self._listener.run(operation)
-        self._taken.clear()
+        if self._taken or expired:
+            self._listener.run(operation)
+            self._taken.clear()
+            self._expired = False
 
 
 def channel(namespace: str, address: str) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import select
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.drivers.redis import RedisDatabase, RedisScript
 from stem_kombu.errors import StoreError, StoreUnavailable
 from stem_kombu.settings import TlsSettings
-from stem_kombu.transports.store.board import BURST, Address
+from stem_kombu.transports.store.board import BURST, Address, readable
 
 #: KEYS: the streams. ARGV: the message, and its life in milliseconds. Of what has expired at a stream's beginning, each
 #: message that comes removes a little more than itself.
@@ -87,36 +87,40 @@ class RedisControlBoard:
         patience: float | None = None,
         clock: Clock = SYSTEM,
     ) -> None:
-        self._database = RedisDatabase(url, name=name, tls=tls, purpose="control link", patience=patience)
+        self._open = partial(RedisDatabase, url, name=name, tls=tls, purpose="control link")
+        self.database = self._open(patience=patience)
         self._namespace, self._clock = namespace, clock
-        self.url = self._database.url
+        self.url = self.database.url
 
     def publish(self, addresses: Sequence[Address], body: bytes, *, expires: float) -> None:
         keys = [_key(self._namespace, address) for address in dict.fromkeys(addresses)]
-        self._database.evaluate(_PUT, keys, [body, max(1, int(expires * 1000))])
+        self.database.evaluate(_PUT, keys, [body, max(1, int(expires * 1000))])
 
     def open_reader(self, addresses: Sequence[Address]) -> RedisBoardReader:
-        return RedisBoardReader(self._database, self._namespace, addresses, self._clock)
+        return RedisBoardReader(self, self._namespace, addresses, self._clock)
+
+    def limit(self, seconds: float) -> None:
+        self.database = self._open(patience=seconds)
 
     def close(self) -> None:
-        self._database.close()
+        self.database.close()
 
 
 class RedisBoardReader:
     """See :class:`BoardReader`. It waits on a connection of its own, and reads on those that the process shares."""
 
-    def __init__(self, database: RedisDatabase, namespace: str, addresses: Sequence[Address], clock: Clock) -> None:
-        self._database, self._clock = database, clock
+    def __init__(self, board: RedisControlBoard, namespace: str, addresses: Sequence[Address], clock: Clock) -> None:
+        self._board, self._clock = board, clock
         self._addresses = list(dict.fromkeys(addresses))
         self._keys = [_key(namespace, address) for address in self._addresses]
         # "$": behind what is there.
         self._positions = ["$" if address.shared else "0-0" for address in self._addresses]
         self._taken: list[list[str]] = [[] for _ in self._addresses]
-        self._bell = _Doorbell(database)
+        self._bell = _Doorbell(board)
         self._rung = False
         self._first = self._look()
 
-    def wait(self, timeout: float, wake: int = -1) -> list[tuple[Address, bytes]]:
+    def wait(self, timeout: float, wakes: Sequence[int] = ()) -> list[tuple[Address, bytes]]:
         if self._first:
             first, self._first = self._first, []
             return first
@@ -129,13 +133,13 @@ class RedisBoardReader:
                 self._bell.arm(self._keys, self._positions, self._clock.monotonic())
             now = self._clock.monotonic()
             self._rung = True  # unless it is known to be otherwise: after a loss a look comes first
-            self._rung, woken = self._bell.wait(deadline - now, wake, now)
+            self._rung, woken = self._bell.wait(deadline - now, wakes, now)
             if not self._rung and (woken or self._clock.monotonic() >= deadline):
                 return []
 
-    def close(self) -> None:
+    def close(self, *, broken: bool = False) -> None:
         self._bell.close()
-        if any(self._taken):
+        if any(self._taken) and not broken:
             try:
                 self._look()
             except StoreError:
@@ -147,7 +151,7 @@ class RedisBoardReader:
         given: list[str | int] = [BURST]
         for position, taken in zip(self._positions, self._taken, strict=True):
             given += [position, " ".join(taken)]
-        answer = self._database.evaluate(_READ, self._keys, given)
+        answer = self._board.database.evaluate(_READ, self._keys, given)
         messages: list[tuple[Address, bytes]] = []
         for place, (position, found) in enumerate(answer):
             address = self._addresses[place]
@@ -161,8 +165,8 @@ class RedisBoardReader:
 class _Doorbell:
     """A connection on which the server answers as soon as there is something behind a position of a stream."""
 
-    def __init__(self, database: RedisDatabase) -> None:
-        self._database = database
+    def __init__(self, board: RedisControlBoard) -> None:
+        self._board = board
         self._client: Any = None
         self._armed_at: float | None = None
 
@@ -173,24 +177,24 @@ class _Doorbell:
 
     def arm(self, keys: Sequence[str], positions: Sequence[str], now: float) -> None:
         """Have the server answer. ``now`` is the monotonic time. Raises :class:`StoreError`."""
-        names = [self._database.key(key) for key in keys]
+        names = [self._board.database.key(key) for key in keys]
         words = ["XREAD", "COUNT", 1, "BLOCK", int(_WAIT * 1000), "STREAMS", *names, *positions]
         if self._client is None:
-            self._client = self._database.run(_with_one_connection)
+            self._client = self._board.database.run(_with_one_connection)
         connection = self._client.connection
         self._asked(lambda: connection.send_packed_command(connection.pack_command(*words)))
         self._armed_at = now
 
-    def wait(self, seconds: float, wake: int, now: float) -> tuple[bool, bool]:
-        """Whether the server has answered, and whether ``wake`` is readable; after waiting at most ``seconds`` for one."""
+    def wait(self, seconds: float, wakes: Sequence[int], now: float) -> tuple[bool, bool]:
+        """Whether the server has answered, and whether one of ``wakes`` is readable; waits at most ``seconds`` for that."""
         connection = self._client.connection
         if not self._asked(lambda: connection.can_read(timeout=0)):
-            woken = self._woken(connection, max(0.0, seconds), wake)
+            woken = self._woken(connection, seconds, wakes)
             # Not only by its descriptor: TLS has messages of its own.
             if not self._asked(lambda: connection.can_read(timeout=0)):
                 if self._armed_at is not None and now - self._armed_at > _OVERDUE:
                     self.close()
-                    raise StoreUnavailable(f"control link {self._database.url}: no answer in {_OVERDUE:g} s")
+                    raise StoreUnavailable(f"control link {self._board.database.url}: no answer in {_OVERDUE:g} s")
                 return False, woken
         self._asked(connection.read_response)
         self._armed_at = None
@@ -203,20 +207,15 @@ class _Doorbell:
             client.connection.disconnect()  # or its next user would get the answer that is owed to this one
             client.close()
 
-    def _woken(self, connection: Any, seconds: float, wake: int) -> bool:
-        poller = select.poll()
-        if wake >= 0:
-            poller.register(wake, select.POLLIN)
+    def _woken(self, connection: Any, seconds: float, wakes: Sequence[int]) -> bool:
         # redis-py tells its socket by no public name. Without it the server is asked every now and then.
         if (sock := getattr(connection, "_sock", None)) is None:
-            seconds = min(seconds, _SLICE)
-        else:
-            poller.register(sock, select.POLLIN)
-        return wake in {descriptor for descriptor, _ in poller.poll(seconds * 1000)}
+            return not readable(wakes, min(seconds, _SLICE)).isdisjoint(wakes)
+        return not readable([sock, *wakes], seconds).isdisjoint(wakes)
 
     def _asked(self, operation: Callable[[], T]) -> T:
         try:
-            return self._database.run(lambda _: operation(), repeat=False)
+            return self._board.database.run(lambda _: operation(), repeat=False)
         except StoreError:
             self.close()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import EMBEDDED, TlsSettings
@@ -18,7 +19,13 @@ def can_carry_control(url: str) -> bool:
 
 
 def open_control_board(
-    url: str, namespace: str, *, name: str = "URL", tls: TlsSettings | None = None, patience: float | None = None
+    url: str,
+    namespace: str,
+    *,
+    name: str = "URL",
+    tls: TlsSettings | None = None,
+    patience: float | None = None,
+    clock: Clock = SYSTEM,
 ) -> ControlBoard:
     """The control board of a namespace in the database that a revoke store's URL names; nothing is connected yet.
 
@@ -29,16 +36,16 @@ def open_control_board(
     if scheme in _REDIS:
         from stem_kombu.transports.store.redis import RedisControlBoard
 
-        return RedisControlBoard(url, namespace, name=name, tls=tls, patience=patience)
+        return RedisControlBoard(url, namespace, name=name, tls=tls, patience=patience, clock=clock)
     if scheme in _POSTGRES:
         from stem_kombu.transports.store.postgres import PostgresControlBoard
 
-        return PostgresControlBoard(url, namespace, name=name, tls=tls, patience=patience)
+        return PostgresControlBoard(url, namespace, name=name, tls=tls, patience=patience, clock=clock)
     if scheme == "sqlite":
         from stem_kombu.transports.store.sqlite import SqliteControlBoard
 
         path = sqlite_path(url, name=name)
-        return SqliteControlBoard(path, namespace, create_folder=name == EMBEDDED, patience=patience)
+        return SqliteControlBoard(path, namespace, create_folder=name == EMBEDDED, patience=patience, clock=clock)
     raise ConfigurationError(
         f"{name}: {mask_url(url)!r} can't carry control messages",
         hint="set STEM_REVOKE_STORE_URL (or --revoke-store) to a redis://, postgresql:// or sqlite:// URL",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import select
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.sqlite import LOCK_TIMEOUT, SqliteDatabase
 from stem_kombu.errors import StoreError
-from stem_kombu.transports.store.board import BURST, LOOK_EVERY, PRUNED_AT_ONCE, Address, PruneSchedule
+from stem_kombu.transports.store.board import BURST, LOOK_EVERY, PRUNED_AT_ONCE, Address, readable
 
 SCHEMA = Schema.of(
     (
@@ -27,8 +26,6 @@ SCHEMA = Schema.of(
 )
 _PUT = "INSERT INTO stem_control_messages (namespace, address, expires_us, body) VALUES (?, ?, ?, ?)"
 _EXPIRED = "SELECT id FROM stem_control_messages WHERE expires_us <= ? LIMIT ?"
-_PRUNE = """DELETE FROM stem_control_messages WHERE id IN (
-    SELECT id FROM stem_control_messages WHERE expires_us <= ? LIMIT ?)"""
 _NEXT = """SELECT id, address, body FROM stem_control_messages
     WHERE namespace = ? AND address IN (SELECT value FROM json_each(?)) AND id > ? AND expires_us > ?
     ORDER BY id LIMIT ?"""
@@ -55,25 +52,19 @@ class SqliteControlBoard:
         self._create_folder, self._clock = create_folder, clock
         self._timeout = LOCK_TIMEOUT if patience is None else min(patience, LOCK_TIMEOUT)
         self._database = self._opened()
-        self._pruning = PruneSchedule(clock)
         self.url = self._database.url
 
     def publish(self, addresses: Sequence[Address], body: bytes, *, expires: float) -> None:
-        now_us = int(self._clock.now() * 1_000_000)
-        expires_us = now_us + int(expires * 1_000_000)
+        expires_us = int((self._clock.now() + expires) * 1_000_000)
         rows = [(self._namespace, address.name, expires_us, body) for address in dict.fromkeys(addresses)]
-        prune = self._pruning.due()
-
-        def operation(connection: sqlite3.Connection) -> None:
-            connection.executemany(_PUT, rows)
-            if prune:
-                connection.execute(_PRUNE, (now_us, PRUNED_AT_ONCE))
-
-        self._database.write(operation)
+        self._database.write(lambda connection: connection.executemany(_PUT, rows).rowcount)
 
     def open_reader(self, addresses: Sequence[Address]) -> SqliteBoardReader:
         # A connection of its own: SQLite tells a connection only of what others have committed.
         return SqliteBoardReader(self._opened(), self._namespace, addresses, self._clock)
+
+    def limit(self, seconds: float) -> None:
+        """No server is waited for here, and a lock for a few seconds at most."""
 
     def close(self) -> None:
         self._database.close()
@@ -97,33 +88,36 @@ class SqliteBoardReader:
         self._database, self._namespace, self._clock = database, namespace, clock
         self._addresses = {address.name: address for address in addresses}
         self._names = json.dumps(list(self._addresses))
-        self._pruning = PruneSchedule(clock)
         self._file: tuple[int, int] | None = None
         self._version = -1
         self._position = 0
         self._taken: list[int] = []
+        self._expired: list[int] = []
         self._pause, self._look_at = _QUICK, 0.0
         self._first: list[tuple[Address, bytes]] = []
         while found := self._look():
             self._first += [(address, body) for address, body in found if not address.shared]
 
-    def wait(self, timeout: float, wake: int = -1) -> list[tuple[Address, bytes]]:
+    def wait(self, timeout: float, wakes: Sequence[int] = ()) -> list[tuple[Address, bytes]]:
         if self._first:
             first, self._first = self._first, []
             return first
         self._clean_up()
         deadline = self._clock.monotonic() + timeout
         while not (found := self._look()):
+            self._clean_up()
             left = deadline - self._clock.monotonic()
-            if left <= 0 or _is_readable(wake, min(left, self._pause)):
+            if left <= 0 or readable(wakes, min(left, self._pause)):
                 return []
             self._pause = min(self._pause * 1.3, _SLOW)
         self._pause = _QUICK
         return found
 
-    def close(self) -> None:
+    def close(self, *, broken: bool = False) -> None:
         try:
-            self._clean_up(closing=True)
+            if not broken:
+                self._see_expired()
+                self._clean_up()
         except StoreError:
             pass  # all of it expires
         self._database.close()
@@ -137,6 +131,7 @@ class SqliteBoardReader:
         rows = self._database.read(self._rows)
         if len(rows) < BURST:
             self._version, self._look_at = version, now + LOOK_EVERY
+            self._see_expired()
         if rows:
             self._position = rows[-1][0]
         found = [(number, self._addresses[name], bytes(body)) for number, name, body in rows]
@@ -152,21 +147,19 @@ class SqliteBoardReader:
         given = (self._namespace, self._names, self._position, int(self._clock.now() * 1_000_000), BURST)
         return connection.execute(_NEXT, given).fetchall()
 
-    def _clean_up(self, *, closing: bool = False) -> None:
-        expired: list[tuple[int]] = []
-        now_us = int(self._clock.now() * 1_000_000)
-        if self._pruning.due() or closing:
-            expired = self._database.read(
-                lambda connection: connection.execute(_EXPIRED, (now_us, PRUNED_AT_ONCE)).fetchall()
-            )
-        if rows := [*((number,) for number in self._taken), *expired]:
-            self._database.write(lambda connection: connection.executemany(_TAKE, rows).rowcount)
+    def _see_expired(self) -> None:
+        given = (int(self._clock.now() * 1_000_000), PRUNED_AT_ONCE)
+        rows = self._database.read(lambda connection: connection.execute(_EXPIRED, given).fetchall())
+        self._expired = [number for (number,) in rows]
+
+    def _clean_up(self) -> None:
+        rows = [(number,) for number in (*self._taken, *self._expired)]
+
+        def operation(connection: sqlite3.Connection) -> None:
+            if self._database.identity == self._file:  # in another file they are numbers of others
+                connection.executemany(_TAKE, rows)
+
+        if rows:
+            self._database.write(operation)
             self._taken.clear()
-
-
-def _is_readable(descriptor: int, seconds: float) -> bool:
-    """Whether the descriptor is readable, after waiting at most that long; ``-1`` never is."""
-    poller = select.poll()
-    if descriptor >= 0:
-        poller.register(descriptor, select.POLLIN)
-    return bool(poller.poll(seconds * 1000))
+            self._expired.clear()

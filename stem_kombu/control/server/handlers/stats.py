@@ -55,6 +55,7 @@ def stats(order: Stats, view: WorkerView) -> dict[str, Any]:
         "backend": facts.backend,
         "revoke_store": facts.revoke_store,
         "transport": facts.transport,
+        "control_link": facts.control_link,
         "revoked_count": held.count,
         "set_aside": {"revoke_store": len(held.set_aside)},
         "heartbeat_interval_s": facts.heartbeat_interval,

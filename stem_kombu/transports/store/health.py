@@ -1,0 +1,40 @@
+"""Whether control messages arrive, for ``stem health``."""
+
+from __future__ import annotations
+
+import secrets
+
+from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.errors import BrokerUnavailable
+from stem_kombu.settings import Settings
+from stem_kombu.transports import names
+from stem_kombu.transports.connections import broker_connection
+from stem_kombu.transports.control_link import Addresses
+from stem_kombu.transports.registry import open_transport
+from stem_kombu.transports.store.choice import STORE, place_of_control, store_link
+
+#: Seconds for a message to come back, and its life should it not.
+_TIMEOUT, _EXPIRES = 5.0, 10.0
+
+
+def checked_control(settings: Settings, *, clock: Clock = SYSTEM) -> str:
+    """What carries control messages, ``broker`` or ``store``. Of a store: after one has come back from it.
+
+    Raises :class:`~stem_kombu.errors.BrokerUnavailable` and :class:`~stem_kombu.errors.ConfigurationError`.
+    """
+    transport = open_transport(broker_connection(settings))
+    if (place := place_of_control(transport, settings)) != STORE:
+        return place
+    owner = secrets.token_hex(16)
+    inbox = names.reply_name(settings.namespace, owner)
+    link = store_link(settings, clock=clock)
+    connection = link.open(Addresses(settings.namespace, owner, inbox=inbox), timeout=_TIMEOUT, limit=_TIMEOUT)
+    try:
+        connection.send(inbox, b"", expires=_EXPIRES)
+        deadline = clock.monotonic() + _TIMEOUT
+        while not connection.wait(deadline - clock.monotonic()):
+            if clock.monotonic() >= deadline:
+                raise BrokerUnavailable(f"{link.url}: a control message did not come back within {_TIMEOUT:g} s")
+    finally:
+        connection.close()
+    return place
