@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeGuard
 
 from stem_kombu.clock import epoch_us, isoformat
 from stem_kombu.errors import ConfigurationError
@@ -202,42 +202,62 @@ class Revocation:
         """The revocation of a JSON form; raises :class:`~stem_kombu.fields.FieldError` naming the field that is missing, of
         another type, or no value that a store can have given."""
         proofs = items(record.get("proofs", []), "proofs", most=UNLIMITED)
-        return checked_revocation(
-            cls(
-                namespace=text(record.get("namespace"), "namespace", most=UNLIMITED),
-                task_id=text(record.get("task_id"), "task_id"),
-                version=whole(record.get("version"), "version"),
-                issued_at=moment(record.get("issued_at"), "issued_at"),
-                terminate=flag(record.get("terminate", False), "terminate"),
-                reason=optional(text, record.get("reason"), "reason", least=0, most=TEXT_LIMIT),
-                requested_by=optional(text, record.get("requested_by"), "requested_by", least=0, most=TEXT_LIMIT),
-                expires_at=optional(moment, record.get("expires_at"), "expires_at"),
-                proofs=tuple(text(proof, "a proof", least=0, most=PROOF_LIMIT) for proof in proofs[:MOST_PROOFS]),
-            )
+        return cls.checked(
+            namespace=record.get("namespace"),
+            task_id=record.get("task_id"),
+            version=record.get("version"),
+            issued_at=moment(record.get("issued_at"), "issued_at"),
+            terminate=record.get("terminate", False),
+            texts=(record.get("reason"), record.get("requested_by")),
+            expires_at=optional(moment, record.get("expires_at"), "expires_at"),
+            proofs=proofs[:MOST_PROOFS],
+        )
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        namespace: object,
+        task_id: object,
+        version: object,
+        issued_at: datetime,
+        terminate: object,
+        texts: tuple[object, object],
+        expires_at: datetime | None,
+        proofs: Sequence[object],
+    ) -> Revocation:
+        """The revocation of fields from a message or from the columns of a store; ``texts`` are reason and requester.
+
+        Raises :class:`~stem_kombu.fields.FieldError` naming the field that no store can have given: of another type, out of
+        range, or text that not every store can hold. Workers stop tasks because of a revocation, so none is guessed.
+        """
+        if len(proofs) > MOST_PROOFS:
+            raise FieldError(f"proofs are more than {MOST_PROOFS}")
+        try:
+            checked_id = checked_task_id(task_id)
+        except ConfigurationError as error:
+            raise FieldError(error.message) from None
+        reason, requested_by = texts
+        return cls(
+            text(namespace, "namespace", most=UNLIMITED, without=UNSTORABLE),
+            checked_id,
+            whole(version, "version", below=VERSION_LIMIT),
+            issued_at,
+            flag(terminate, "terminate"),
+            optional(text, reason, "reason", least=0, most=TEXT_LIMIT, without=UNSTORABLE),
+            optional(text, requested_by, "requested_by", least=0, most=TEXT_LIMIT, without=UNSTORABLE),
+            expires_at,
+            tuple(map(_proof_text, proofs)) if proofs else (),
         )
 
 
-def checked_revocation(record: Revocation) -> Revocation:
-    """The record itself, which was put together from a message or from the columns of a store.
-
-    Raises :class:`~stem_kombu.fields.FieldError` naming the field that no store can have given: of another type, out of
-    range, or text that not every store can hold. Workers stop tasks because of a revocation, so none is guessed.
-    """
-    whole(record.version, "version", below=VERSION_LIMIT)
-    flag(record.terminate, "terminate")
-    text(record.namespace, "namespace", most=UNLIMITED, without=UNSTORABLE)
-    try:
-        checked_task_id(record.task_id)
-    except ConfigurationError as error:
-        raise FieldError(error.message) from None
-    optional(text, record.reason, "reason", least=0, most=TEXT_LIMIT, without=UNSTORABLE)
-    optional(text, record.requested_by, "requested_by", least=0, most=TEXT_LIMIT, without=UNSTORABLE)
-    if record.proofs and (len(record.proofs) > MOST_PROOFS or not all(map(_is_proof_text, record.proofs))):
-        raise FieldError(f"proofs are not at most {MOST_PROOFS} texts of at most {PROOF_LIMIT} ASCII characters")
-    return record
+def _proof_text(proof: object) -> str:
+    if not _is_proof_text(proof):
+        raise FieldError(f"a proof {shown(proof)} is not text of at most {PROOF_LIMIT} ASCII characters")
+    return proof
 
 
-def _is_proof_text(proof: object) -> bool:
+def _is_proof_text(proof: object) -> TypeGuard[str]:
     return is_text(proof, least=0, most=PROOF_LIMIT, without=None) and proof.isascii() and "\0" not in proof
 
 

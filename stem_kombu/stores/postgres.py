@@ -13,7 +13,7 @@ from stem_kombu.drivers.postgres_conditions import warnings
 from stem_kombu.drivers.postgres_session import PostgresSession
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.errors import StoreError, StoreUnavailable
-from stem_kombu.revocation import Revocation, RevocationDraft, checked_revocation
+from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.settings import TlsSettings
 from stem_kombu.stores.base import Glance, RevokeStore
 from stem_kombu.stores.batch import BEFORE_ALL, CEILING, folded, merged, proofs_of, proofs_text, sane_version
@@ -283,16 +283,13 @@ def _write(session: PostgresSession, records: Sequence[Revocation]) -> None:
 def record_of(namespace: str, row: tuple[Any, ...]) -> Revocation:
     """The record of a row; raises ``TypeError``, ``ValueError`` or ``OverflowError`` when it is none."""
     task_id, version, issued_at, terminate, reason, requested_by, expires_at, proofs = row
-    return checked_revocation(
-        Revocation(
-            namespace,
-            task_id,
-            version,
-            issued_at.astimezone(timezone.utc),
-            terminate,
-            reason,
-            requested_by,
-            None if expires_at is None else expires_at.astimezone(timezone.utc),
-            proofs_of(proofs),
-        )
+    return Revocation.checked(
+        namespace=namespace,
+        task_id=task_id,
+        version=version,
+        issued_at=issued_at.astimezone(timezone.utc),
+        terminate=terminate,
+        texts=(reason, requested_by),
+        expires_at=None if expires_at is None else expires_at.astimezone(timezone.utc),
+        proofs=proofs_of(proofs),
     )

@@ -13,7 +13,8 @@ from stem_kombu.clock import from_epoch_us
 from stem_kombu.drivers import redis_conditions
 from stem_kombu.drivers.redis import RedisDatabase, RedisScript
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError
-from stem_kombu.revocation import MOST_PROOFS, Revocation, RevocationDraft, as_flag, checked_revocation
+from stem_kombu.fields import items, mapping
+from stem_kombu.revocation import MOST_PROOFS, Revocation, RevocationDraft, as_flag
 from stem_kombu.settings import TlsSettings
 from stem_kombu.stores import redis_repair, redis_scripts
 from stem_kombu.stores.base import Glance, RevokeStore
@@ -198,7 +199,7 @@ class RedisRevokeStore(RevokeStore):
             if len(found) < _PAGE:
                 return
 
-    def _page(self, namespace: str, start: str) -> tuple[datetime, list[tuple[str, int, Any]]]:
+    def _page(self, namespace: str, start: str) -> tuple[datetime, list[tuple[str, int, object]]]:
         now_us, page = self._evaluate(redis_scripts.PAGE, namespace, [start, _PAGE, 0])
         try:
             return from_epoch_us(int(now_us)), page_of(page)
@@ -232,7 +233,7 @@ class RedisRevokeStore(RevokeStore):
             self.rebuild(namespace)
         raise AssertionError("unreachable")
 
-    def _readable(self, namespace: str, task_id: str, found: Any) -> Revocation | None:
+    def _readable(self, namespace: str, task_id: str, found: object) -> Revocation | None:
         """The record of a field, parsed or as its text; ``None`` when it can't be read and was set aside."""
         try:
             fields = json.loads(_NULL_FLAG.sub(b'"terminate":false', found)) if isinstance(found, bytes) else found
@@ -248,29 +249,23 @@ class RedisRevokeStore(RevokeStore):
 UNREADABLE = (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError)
 
 
-def record_of(namespace: str, task_id: str, fields: Any) -> Revocation:
+def record_of(namespace: str, task_id: str, parsed: object) -> Revocation:
     """The record of parsed JSON; raises one of :data:`UNREADABLE` when it is none."""
-    if not isinstance(fields, dict):
-        raise TypeError("it is no record")
-    expires_us, proofs = fields["expires_us"], fields.get("proofs", [])
-    if not isinstance(proofs, list):
-        raise TypeError(f"proofs {str(proofs)[:40]!r} are no list")
-    return checked_revocation(
-        Revocation(
-            namespace,
-            task_id,
-            fields["version"],
-            from_epoch_us(fields["issued_us"]),
-            as_flag(fields["terminate"]),  # type: ignore[arg-type]  # checked with all the others
-            fields["reason"],
-            fields["requested_by"],
-            None if expires_us is None else from_epoch_us(expires_us),
-            tuple(proofs),
-        )
+    fields = mapping(parsed, "a record")
+    expires_us = fields["expires_us"]
+    return Revocation.checked(
+        namespace=namespace,
+        task_id=task_id,
+        version=fields["version"],
+        issued_at=from_epoch_us(fields["issued_us"]),
+        terminate=as_flag(fields["terminate"]),
+        texts=(fields["reason"], fields["requested_by"]),
+        expires_at=None if expires_us is None else from_epoch_us(expires_us),
+        proofs=items(fields.get("proofs", []), "proofs"),
     )
 
 
-def page_of(page: bytes) -> list[tuple[str, int, Any]]:
+def page_of(page: bytes) -> list[tuple[str, int, object]]:
     """Task id, version and parsed record of each entry of a page; raises ``TypeError`` or ``ValueError`` for another shape."""
     return [(task_id, number, fields) for task_id, number, fields in json.loads(page)]
 

@@ -8,13 +8,13 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from stem_kombu.clock import SYSTEM, Clock, epoch_us, from_epoch_us
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.sqlite import SqliteDatabase
 from stem_kombu.errors import StoreCorrupt
-from stem_kombu.revocation import Revocation, RevocationDraft, as_flag, checked_revocation
+from stem_kombu.fields import any_text, optional
+from stem_kombu.revocation import Revocation, RevocationDraft, as_flag
 from stem_kombu.stores.base import Glance, RevokeStore
 from stem_kombu.stores.batch import BEFORE_ALL, CEILING, folded, merged, proofs_of, proofs_text, sane_version
 
@@ -147,7 +147,7 @@ class SqliteRevokeStore(RevokeStore):
             done.append(f"{len(rows)} records that can't be read were moved to stem_revocations_set_aside")
         return done
 
-    def _every_row(self, namespace: str) -> list[tuple[Any, ...]]:
+    def _every_row(self, namespace: str) -> list[tuple[object, ...]]:
         statement = f"SELECT {_COLUMNS} FROM stem_revocations WHERE namespace = ?"
         return self._database.read(lambda connection: connection.execute(statement, (namespace,)).fetchall())
 
@@ -170,7 +170,7 @@ class SqliteRevokeStore(RevokeStore):
     def close(self) -> None:
         self._database.close()
 
-    def _page(self, namespace: str, version: int) -> list[tuple[Any, ...]]:
+    def _page(self, namespace: str, version: int) -> list[tuple[object, ...]]:
         statement = f"SELECT {_COLUMNS} FROM stem_revocations WHERE namespace = ? AND version > ? ORDER BY version"
         return self._database.read(
             lambda connection: connection.execute(f"{statement} LIMIT {_PAGE}", (namespace, version)).fetchall()
@@ -207,7 +207,7 @@ class SqliteRevokeStore(RevokeStore):
                     held[row[0]] = record
         return held
 
-    def _readable(self, namespace: str, row: tuple[Any, ...]) -> Revocation | None:
+    def _readable(self, namespace: str, row: tuple[object, ...]) -> Revocation | None:
         """The record of a row; ``None`` when it can't be read and was set aside."""
         try:
             return record_of(namespace, row)
@@ -216,7 +216,7 @@ class SqliteRevokeStore(RevokeStore):
             return None
 
 
-def is_readable(namespace: str, row: tuple[Any, ...]) -> bool:
+def is_readable(namespace: str, row: tuple[object, ...]) -> bool:
     """Whether the row holds a record."""
     try:
         record_of(namespace, row)
@@ -225,23 +225,18 @@ def is_readable(namespace: str, row: tuple[Any, ...]) -> bool:
     return True
 
 
-def record_of(namespace: str, row: tuple[Any, ...]) -> Revocation:
+def record_of(namespace: str, row: tuple[object, ...]) -> Revocation:
     """The record of a row; raises ``TypeError``, ``ValueError`` or ``OverflowError`` when it is none."""
     task_id, version, issued_us, terminate, reason, requested_by, expires_us, proofs = row
-    issued_at = from_epoch_us(issued_us)
-    expires_at = None if expires_us is None else from_epoch_us(expires_us)
-    return checked_revocation(
-        Revocation(
-            namespace,
-            task_id,
-            version,
-            issued_at,
-            as_flag(terminate),  # type: ignore[arg-type]  # checked with all the others
-            reason,
-            requested_by,
-            expires_at,
-            proofs_of(proofs),
-        )
+    return Revocation.checked(
+        namespace=namespace,
+        task_id=task_id,
+        version=version,
+        issued_at=from_epoch_us(issued_us),
+        terminate=as_flag(terminate),
+        texts=(reason, requested_by),
+        expires_at=None if expires_us is None else from_epoch_us(expires_us),
+        proofs=proofs_of(optional(any_text, proofs, "proofs")),
     )
 
 
@@ -252,7 +247,7 @@ def _revision(connection: sqlite3.Connection, namespace: str) -> int:
     return sane_version(*connection.execute(f"SELECT ({counter}), ({highest})", (namespace, namespace)).fetchone())
 
 
-def _row(record: Revocation) -> tuple[Any, ...]:
+def _row(record: Revocation) -> tuple[object, ...]:
     return (
         record.task_id,
         record.version,

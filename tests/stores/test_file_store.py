@@ -41,7 +41,7 @@ def store(path: Path) -> FileRevokeStore:
 
 @pytest.fixture
 def rewrite_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_module, "_GARBAGE", 4)
+    monkeypatch.setattr(file_module, "_MOST_USELESS", 4)
 
 
 def ids(store: FileRevokeStore) -> list[str]:
