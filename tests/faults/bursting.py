@@ -1,4 +1,4 @@
-"""An application whose tasks come in bursts: each leaves a mark when it has succeeded; some fail their first attempt."""
+"""An application whose tasks come in bursts: each marks its attempts; some fail their first one."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ app = Stem("bursting", broker="memory://bursting")
 
 #: Two queues, so that what is no task is kept in both ways: the second has a dead-letter exchange where brokers know that.
 PLAIN, WITH_DEAD_LETTERS = QUEUES = ("bursts", "bursts-dead")
-STEM, CELERY = "stem", "celery"
+#: What the marks say: Stem or Celery has carried out the task; an attempt began in a worker of Stem, or failed as it was to.
+STEM, CELERY, BEGAN, FAILED = "stem", "celery", "began", "failed"
 
 
-def mark(file: str, task_id: str, by: str) -> None:
-    """Add to the file, in one write, that a worker of that kind has carried out the task."""
+def mark(file: str, task_id: str, what: str) -> None:
+    """Add a line about the task to the file, in one write."""
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, f"{task_id} {by}\n".encode())
+        os.write(descriptor, f"{task_id} {what}\n".encode())
     finally:
         os.close(descriptor)
 
 
 def burst(ctx: TaskContext, file: str, fails: bool, pause: float) -> None:
+    mark(file, ctx.task_id, BEGAN)
     time.sleep(pause)
     if fails and ctx.attempt == 1:
+        mark(file, ctx.task_id, FAILED)
         raise ValueError("the first attempt")
     mark(file, ctx.task_id, STEM)
 

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -163,7 +164,8 @@ def missing(
         client.close()
     messages = len(sent.tasks) + len(sent.torn) + len(sent.foreign)
     where = f"{'beside a Celery worker' if beside else 'alone'}, {broker}"
-    facts = {f"Kills of {victims} under bursts, {where}": number for victims, number in killed.items()}
+    facts = {f"Runs that a kill interrupted, bursts {where}": judge.interrupted()}
+    facts |= {f"Kills of {victims} under bursts, {where}": number for victims, number in killed.items()}
     if beside:
         facts[f"Messages of these bursts that Celery had, {broker}"] = judge.by_celery
     what = f"tasks and other messages missing after {kills} kills under bursts, {where}"
@@ -257,6 +259,11 @@ class Judge:
             if not right:
                 found.add(task)
         return found
+
+    def interrupted(self) -> int:
+        """Attempts that began in a worker of Stem and never came to their end."""
+        counts = Counter(line.split()[-1] for line in self._here.marks.read_text().splitlines())
+        return counts[bursting.BEGAN] - counts[bursting.STEM] - counts[bursting.FAILED]
 
     def _record(self, task: str) -> Any:
         return self._here.app.backend.get(task)
