@@ -1,7 +1,8 @@
 """A worker's life: new, starting, running, draining, stopped. It may be ended from anywhere, and never waits for itself.
 
-A stop that is called inside a start, a stop or a task of the same worker would wait for its own caller. It leaves a mark and
-returns; the call that it interrupted, or a thread of its own, does the rest.
+A stop that is called inside a start, a stop or a task of the same worker would wait for its own caller. So would one in a
+signal handler that interrupts another call into this package: a transaction on the file that the stop has to write, for
+instance. It leaves a mark and returns; the call that it interrupted, or a thread of its own, does the rest.
 
 A process that was forked off has a copy of the parent's worker and none of its threads: there a stop only lets go.
 """
@@ -9,17 +10,21 @@ A process that was forked off has a copy of the parent's worker and none of its 
 from __future__ import annotations
 
 import atexit
+import inspect
 import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable
 from enum import Enum
+from types import FrameType
 from typing import Protocol
 
 from stem_kombu.errors import ConfigurationError, StemError
 
 logger = logging.getLogger(__name__)
+
+_PACKAGE = __name__.partition(".")[0]
 
 #: What a part does when it starts, and what undoes that.
 Step = tuple[Callable[[], object], Callable[[], object]]
@@ -64,6 +69,7 @@ class Lifecycle:
         # Re-entrant, because a signal handler runs in the thread that it interrupts, which may hold it.
         self._lock = threading.RLock()
         self._inside = 0
+        self._thread: threading.Thread | None = None  # the one that is inside
         self._stop_asked = False  # no Event: its lock is not re-entrant
         self._interrupted = False  # by its own thread, in a signal handler
         self._pid = os.getpid()
@@ -90,11 +96,11 @@ class Lifecycle:
                 return
             if self.state is not State.NEW:
                 raise ConfigurationError(f"worker {self._worker} was stopped", hint="make a new Worker")
-            self._inside += 1
+            self._enter()
             try:
                 self._start()
             finally:
-                self._inside -= 1
+                self._leave()
         if self._stop_asked:
             self.stop()
 
@@ -104,7 +110,7 @@ class Lifecycle:
             return
         self._stop_asked = True
         self._owner.give_up()
-        if self._owner.is_own_thread():
+        if self._owner.is_own_thread() or (self._thread is not threading.current_thread() and _interrupts_a_call()):
             threading.Thread(target=self.stop, args=(timeout,), name="stem-stop", daemon=True).start()
             return
         if self.state is State.DRAINING and timeout is not None:
@@ -116,11 +122,19 @@ class Lifecycle:
             if self._inside:
                 self._interrupted = True
                 return
-            self._inside += 1
+            self._enter()
             try:
                 self._stop(timeout)
             finally:
-                self._inside -= 1
+                self._leave()
+
+    def _enter(self) -> None:
+        self._inside += 1
+        self._thread = threading.current_thread()
+
+    def _leave(self) -> None:
+        self._inside -= 1
+        self._thread = None
 
     def _start(self) -> None:
         self.state = State.STARTING
@@ -170,6 +184,21 @@ class Lifecycle:
 
     def _log(self, what: str) -> None:
         logger.info("worker %s %s", self._worker, what, extra={"worker": self._worker})
+
+
+def _interrupts_a_call() -> bool:
+    """Whether the caller of a stop has interrupted a call into this package, as a signal handler does. That call may hold a
+    lock or a transaction that the stop needs, and goes on only when the handler returns."""
+    frame = inspect.currentframe()
+    while frame is not None and _is_ours(frame):
+        frame = frame.f_back
+    while frame is not None and not _is_ours(frame):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == _PACKAGE
 
 
 _running: weakref.WeakSet[Lifecycle] = weakref.WeakSet()

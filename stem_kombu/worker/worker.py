@@ -294,7 +294,8 @@ class Worker:
         isolates are killed. Nothing is ever recorded as cancelled by this. A :meth:`start` that waits in another thread raises.
 
         It returns at once, and the worker stops all the same, where it would wait for its own caller: in a signal handler
-        that interrupts a start or a stop, and in a task of this worker. In a forked child it does nothing.
+        that interrupts a call into Stem (this one or a start as well), and in a task of this worker. In a forked child it does
+        nothing.
         """
         self._life.stop(timeout)
 

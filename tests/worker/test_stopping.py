@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from stem_kombu.errors import BrokerError, StoreUnavailable
 from stem_kombu.settings import Settings
 from stem_kombu.testing.gates import Gate
 from stem_kombu.testing.ports import free_port
+from stem_kombu.transports.registry import open_transport
 from stem_kombu.worker.lifecycle import Lifecycle, State
 from stem_kombu.worker.worker import Worker
 from tests.waiting import eventually
@@ -158,19 +159,26 @@ HOST = """
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Callable[[str], subprocess.Popen[str]]:
+def host(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    made: list[subprocess.Popen[str]] = []
+
     def run(code: str) -> subprocess.Popen[str]:
-        program = textwrap.dedent(HOST).replace("{folder}", str(tmp_path)) + textwrap.dedent(code)
+        program = (textwrap.dedent(HOST) + textwrap.dedent(code)).replace("{folder}", str(tmp_path))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("STEM_")}
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", program],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             env=environment,
         )
+        made.append(process)
+        return process
 
-    return run
+    yield run
+    for process in made:
+        process.kill()
+        process.communicate()
 
 
 def test_a_host_whose_signal_handler_stops_the_worker_twice_ends_when_the_task_has_ended(
@@ -179,10 +187,11 @@ def test_a_host_whose_signal_handler_stops_the_worker_twice_ends_when_the_task_h
     process = host("""
         worker.start()
         app.send_task("slow")
+        open("{folder}/sent", "w").close()
         while not stopped: time.sleep(0.01)
         print(repr(worker))
     """)
-    eventually(lambda: (tmp_path / "running").exists(), 60)
+    eventually(lambda: (tmp_path / "running").exists() and (tmp_path / "sent").exists(), 60)
     process.send_signal(signal.SIGTERM)
     assert process.stdout is not None
     assert process.stdout.readline() == "handler\n"
@@ -192,6 +201,21 @@ def test_a_host_whose_signal_handler_stops_the_worker_twice_ends_when_the_task_h
     said, _ = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, "<Worker host: stopped, queues default>\n")
     assert (tmp_path / "finished").exists()
+
+
+def test_a_signal_handler_that_interrupts_a_call_into_stem_gets_control_back_and_the_worker_stops(
+    host: Callable[[str], subprocess.Popen[str]],
+) -> None:
+    """The call goes on when the handler returns, and holds what the stop needs: a transaction on the file with the roster."""
+    process = host("""
+        worker.start()
+        app.backend._database.write(lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        print(len(stopped), flush=True)
+        worker.stop()
+        print(worker.state)
+    """)
+    said, _ = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, "handler\n1\nstopped\n")
 
 
 def test_a_signal_during_a_start_ends_in_a_worker_that_is_stopped(
@@ -286,7 +310,7 @@ def test_a_worker_that_is_stopped_by_one_of_its_own_tasks_finishes_it_and_ends(
 @embedded
 def test_a_start_that_waits_for_its_queues_ends_when_it_is_stopped(app: Stem) -> None:
     worker = Worker(app, name="waits", concurrency=1, inline_slots=1)
-    worker.consumer._template = Connection(f"redis://127.0.0.1:{free_port()}/0")
+    worker.consumer._transport = open_transport(Connection(f"redis://127.0.0.1:{free_port()}/0"))
     trouble: list[BaseException] = []
 
     def start() -> None:
