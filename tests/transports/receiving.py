@@ -35,12 +35,14 @@ class Inbox:
         self.consumer.consume()
 
     def until(self, count: int, timeout: float = 10.0) -> list[Any]:
-        """The messages, once there are so many of them; fails when they don't come in time."""
-        deadline = SYSTEM.monotonic() + timeout
+        """The messages, once there are so many of them; fails when no further one comes for so long."""
+        deadline, found = SYSTEM.monotonic() + timeout, len(self.messages)
         while len(self.messages) < count:
             left = deadline - SYSTEM.monotonic()
-            assert left > 0, f"{len(self.messages)} of {count} messages came within {timeout} s"
+            assert left > 0, f"{found} of {count} messages came, and no further one within {timeout} s"
             pump(self.connection, min(left, 0.2))
+            if len(self.messages) > found:
+                deadline, found = SYSTEM.monotonic() + timeout, len(self.messages)
         return self.messages
 
     def listen(self, seconds: float, between: Callable[[], object] = lambda: None) -> list[Any]:

@@ -430,6 +430,7 @@ while True:
 """
 
 
+@pytest.mark.timeout(400)  # thirty processes start, each of which is waited for by what it does
 def test_g18_no_message_is_lost_when_its_consumers_are_killed_at_any_moment(
     redis_url: str, queue_name: str, reader: Callable[..., Reader], tmp_path: Any
 ) -> None:
@@ -442,7 +443,7 @@ def test_g18_no_message_is_lost_when_its_consumers_are_killed_at_any_moment(
         with child(CONSUMER, redis_url, queue_name, str(seen)):
             before = seen.stat().st_size
             send(redis_url, queue_name, *sent[trial * 40 : trial * 40 + 40])
-            eventually(lambda before=before: seen.stat().st_size > before)
+            eventually(lambda before=before: seen.stat().st_size > before, 60)
     # then all that the dead ones held comes back
     for tag in server.zrange("stem-unacked-index", 0, -1):
         server.zadd("stem-unacked-index", {tag: 1})
