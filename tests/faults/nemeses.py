@@ -7,6 +7,7 @@ whom is drawn from the fleet's generator, so that a seed repeats it.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -325,10 +326,9 @@ def shuffle_deliveries(fleet: Fleet) -> Heal | None:
         return None
     fleet.note("fault", target="broker", value="duplicated")
     try:
-        if kind == "rabbitmq":
-            _shuffle_amqp(fleet)
-        else:
-            _shuffle_redis(fleet)
+        for task in (_shuffle_amqp if kind == "rabbitmq" else _shuffle_redis)(fleet):
+            # It is there twice from here on, however long it waits for a worker.
+            fleet.note("enqueued", "harness", task=task)
     except (OSError, *driver_errors()):
         pass  # it is down by another fault
     return lambda: _healed(fleet, "broker", "duplicated")
@@ -339,7 +339,8 @@ def driver_errors() -> tuple[type[Exception], ...]:
     return (OperationalError, redis.RedisError, amqp.exceptions.AMQPError)
 
 
-def _shuffle_redis(fleet: Fleet) -> None:
+def _shuffle_redis(fleet: Fleet) -> list[str]:
+    """The tasks whose messages were doubled."""
     with redis.Redis.from_url(fleet.urls["broker"], socket_timeout=2) as client:
         waiting = client.lrange("default", 0, 50)
         pipe = client.pipeline(transaction=True)
@@ -349,9 +350,15 @@ def _shuffle_redis(fleet: Fleet) -> None:
         for text in waiting[:3]:
             pipe.lpush("default", text)
         pipe.execute()
+    found: list[str] = []
+    for text in waiting[:3]:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # what the client threw in is no task
+            found.append(json.loads(text)["headers"]["id"])
+    return found
 
 
-def _shuffle_amqp(fleet: Fleet) -> None:
+def _shuffle_amqp(fleet: Fleet) -> list[str]:
+    """The same."""
     with Connection(fleet.urls["broker"], connect_timeout=2) as connection:
         channel = connection.default_channel
         taken = [message for _ in range(10) if (message := channel.basic_get("default")) is not None]
@@ -369,6 +376,7 @@ def _shuffle_amqp(fleet: Fleet) -> None:
         fleet.rng.shuffle(taken)
         for message in taken:
             channel.basic_reject(message.delivery_tag, requeue=True)
+        return [message.headers["id"] for message in taken[:3] if "id" in (message.headers or {})]
 
 
 #: name, weight, the strike. What heals later is healed after a few steps.
