@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import billiard.forkserver
 import pytest
 
 from stem_kombu.clock import SYSTEM
@@ -419,3 +420,20 @@ def test_g18_lost_children_are_replaced_although_the_process_that_forks_them_was
     """A fork that fails ends billiard's forkserver, and it never starts another one."""
     done = run_program(WITHOUT_FORKSERVER, tmp_path)
     assert done.stdout == "ran\n", done.stderr
+
+
+@pytest.mark.parametrize("gone", ["_forkserver_address", "_forkserver_alive_fd"])
+def test_a_billiard_with_other_internals_spawns_children_and_says_so(
+    make_pool: PoolMaker,
+    observer: Recording,
+    job: JobMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    gone: str,
+) -> None:
+    monkeypatch.delattr(billiard.forkserver._forkserver, gone)
+    pool = make_pool(1, start_method="forkserver")
+    one = job("echo", value=7)
+    pool.submit(one)
+    assert observer.outcome(one).result == 7
+    assert "children are spawned from now on" in caplog.text

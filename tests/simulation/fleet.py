@@ -460,6 +460,7 @@ def wire() -> None:
             "_right_interpreter": nullcontext,
             "held_back": nullcontext,
             "ForkServer": _ForkServer,
+            "is_supported": lambda: True,
         },
         # Where an exception came from is nobody's evidence, and to write it down costs as much as the checker.
         handlers: {"tracebacks": SimpleNamespace(format_exception=lambda *_: ["Traceback"])},

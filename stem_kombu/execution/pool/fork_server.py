@@ -2,8 +2,8 @@
 
 billiard's own is one for the whole program, knows no short folder for its socket, and tells nothing about what it has
 loaded. This one speaks billiard's protocol, so that billiard starts processes by it: while :meth:`ForkServer.in_use`, its
-address and descriptor stand in attributes that billiard does not document. Where they are called otherwise one day, a
-start fails, and children are spawned.
+address and descriptor stand in attributes that billiard does not document. :func:`is_supported` looks for them before a
+start; without them children are spawned.
 """
 
 from __future__ import annotations
@@ -41,6 +41,13 @@ _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - a folder of ou
 #: Seconds for loading the application.
 _LOAD_TIME = 60.0
 _adopting = threading.RLock()
+
+
+def is_supported() -> bool:
+    """Whether this billiard has what :class:`ForkServer` needs of its internals."""
+    theirs = getattr(forkserver, "_forkserver", None)
+    has_attributes = all(hasattr(theirs, name) for name in ("_forkserver_address", "_forkserver_alive_fd"))
+    return has_attributes and callable(getattr(util, "_args_from_interpreter_flags", None))
 
 
 class ForkServer:

@@ -25,7 +25,7 @@ from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.execution.frames import LoadFailed
 from stem_kombu.execution.interpreter import interpreter
 from stem_kombu.execution.pool.child_handle import ChildHandle
-from stem_kombu.execution.pool.fork_server import ForkServer
+from stem_kombu.execution.pool.fork_server import ForkServer, is_supported
 from stem_kombu.execution.pool.job_queue import ChildJobQueue
 from stem_kombu.execution.pool.semaphore_tracker import no_tracker_begun
 from stem_kombu.execution.signals import held_back
@@ -65,7 +65,9 @@ class ChildSpawner:
         """Prepare for a new set of children: the failures of the last one are forgotten."""
         self.due, self.load_failure, self.trouble, self._deaths, self._failed_starts = {}, None, None, 0, 0
         self._method, self._context = self._start_method, billiard.get_context(self._start_method)
-        if self._start_method == "forkserver":
+        if self._start_method == "forkserver" and not is_supported():
+            self._give_up_forking("this version of billiard has another fork server")
+        elif self._start_method == "forkserver":
             server = ForkServer(self._setup)
             try:
                 server.start()
@@ -89,7 +91,7 @@ class ChildSpawner:
             self._fork_server.stop()
             self._fork_server = None
 
-    def _give_up_forking(self, error: Exception) -> None:
+    def _give_up_forking(self, error: Exception | str) -> None:
         logger.warning("children are spawned from now on, which takes longer: no process can fork them: %s", error)
         self._method, self._context = "spawn", billiard.get_context("spawn")
 
@@ -269,6 +271,6 @@ def leave_to_parent(descriptors: Sequence[int]) -> None:
         if descriptor >= 0:
             os.dup2(nothing, descriptor)
     os.close(nothing)
-    server: Any = billiard.forkserver._forkserver
-    if server._forkserver_alive_fd in descriptors:  # another thread was starting a child
+    server: Any = getattr(billiard.forkserver, "_forkserver", None)
+    if getattr(server, "_forkserver_alive_fd", None) in descriptors:  # another thread was starting a child
         server._forkserver_alive_fd = server._forkserver_address = None
