@@ -187,7 +187,7 @@ def measured() -> Iterator[dict[str, Callable[[], object]]]:
     reply = Reply("1" * 32, "stem", "alpha", "boot", {"state": "running", "queues": ["default"], "pid": 1})
     answer = encode_reply(reply)
     delivered, sent = Delivered(message()), message()
-    finished = frames.Finished(1, Outcome(Ending.SUCCEEDED, runtime=0.1), 1000)
+    finished = frames.Finished(1, Outcome(Ending.SUCCEEDED), 1000)
     run = frames.encode(frames.Run(1, sent))
     yield {
         "a checkpoint in a hot loop": lambda: checkpoint(1e12),
