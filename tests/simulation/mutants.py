@@ -20,6 +20,7 @@ from stem_kombu.control.client import reply_collector as census
 from stem_kombu.control.client import roster_reader as lookout
 from stem_kombu.control.protocol.messages import Command, Reply, Revoke
 from stem_kombu.control.server import replay_guard as guard
+from stem_kombu.control.server import subscription
 from stem_kombu.errors import StoreUnavailable
 from stem_kombu.execution import executors as router
 from stem_kombu.execution.base import Stop
@@ -216,6 +217,16 @@ def publish_last(original: Any) -> Any:
     return put
 
 
+def never_doubts(original: Any) -> Any:
+    """A subscription counts as good for ever once a message has come."""
+
+    def trust(self: subscription.ControlSubscription) -> None:
+        original(self)
+        self._doubt_at = float("inf")
+
+    return trust
+
+
 # -- control --------------------------------------------------------------------------------------------------------------
 
 
@@ -376,6 +387,9 @@ MUTANTS: dict[str, Mutant] = {
     "answer counted twice": Mutant(("G12",), ((census.ReplyCollector, "hear", count_again),), seed=37),
     "the first answer is enough": Mutant(
         ("G12", "G13", "G16"), ((census.ReplyCollector, "is_whole", first_is_whole),), "targets"
+    ),
+    "a lost subscription is not looked for": Mutant(
+        (TROUBLE,), ((subscription.ControlSubscription, "_trust", never_doubts),)
     ),
     "nobody is reminded": Mutant(("G12", "G16"), ((question.CommandRequest, "remind", always(None)),)),
     "the roster is waited for": Mutant(("G13",), ((lookout.RosterReader, "view", wait_on),), "rosters", seed=0),

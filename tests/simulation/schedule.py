@@ -408,12 +408,20 @@ class Schedule:
             and not self.busy_clients
             and any(node.ready for node in self.nodes)
             and not any(process.paused for process in KERNEL.processes)
+            and not self._unsubscribed()
         )
+
+    def _unsubscribed(self) -> list[str]:
+        """Processes whose subscription was lost without any error, and that have not found it out yet."""
+        return [one.process.name for one in self.world.broker.subscribed if one.deaf_since is not None]
 
     def _what_is_left(self) -> str:
         broker = self.world.broker
         held = [message.task.task_id for message in broker.held.values()]
-        return f"{len(broker.ready)} waiting, held {held}, {self.busy_clients} clients, ready {[n.ready for n in self.nodes]}"
+        return (
+            f"{len(broker.ready)} waiting, held {held}, {self.busy_clients} clients,"
+            f" ready {[n.ready for n in self.nodes]}, receive no broadcasts {self._unsubscribed()}"
+        )
 
 
 _FAULTS: tuple[tuple[str, Callable[[Schedule], None]], ...] = (
