@@ -458,6 +458,21 @@ def test_no_module_outside_of_the_transports_asks_for_a_drivers_name() -> None:
     assert drivers_asked_for(modules()["stem_kombu.transports.generic.port"]) != []
 
 
+def test_transports_use_private_names_of_drivers_in_their_rooms_only() -> None:
+    """So that a release that changes them breaks a room that looks for them first."""
+    found = []
+    for module in modules().values():
+        if within(module.name, "stem_kombu.transports") and not within(
+            module.name, "stem_kombu.transports.amqp", "stem_kombu.transports.redis"
+        ):
+            for node in ast.walk(module.tree):
+                if isinstance(node, ast.Attribute) and re.fullmatch(r"_[a-z]\w*", node.attr):
+                    owner = ast.unparse(node.value)
+                    if owner not in {"self", "cls", "super()"} and node.attr not in {"_make", "_replace"}:
+                        found.append(f"{module.path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}")
+    assert found == []
+
+
 def test_no_exception_outlives_its_reason() -> None:
     for allowed, names in ((READS_ENVIRONMENT, ENVIRONMENT), (READS_TIME, TIME)):
         assert [name for name in allowed if name not in modules() or not mentions(modules()[name], names)] == []

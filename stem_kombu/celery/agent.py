@@ -64,9 +64,12 @@ class CeleryAgent:
         #: What was refused of Celery's own remote control, because it is not signed.
         self.refused = DropCounter("Celery's remote control", clock)
         # With the options of Celery's own consumer: its messages stand in the index that those name.
-        leasing = open_transport(worker.app.connection_for_read()).leases()
+        consumed = open_transport(worker.app.connection_for_read())
+        leasing = consumed.leases()
         lease = None if leasing is None else leasing.lifetime
-        self._tasks = CeleryTasks(worker, self.cache, stop_table, totals, lease=lease, clock=clock)
+        self._tasks = CeleryTasks(
+            worker, self.cache, stop_table, totals, transport=consumed.name, lease=lease, clock=clock
+        )
         held = HeldRequests(worker)
         self._leases: Leases[HeldRequest] = Leases(leasing, held, lost=held.lost, clock=clock)
         self.hydration = self._resources.hydration(self._tasks)

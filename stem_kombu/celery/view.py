@@ -16,7 +16,6 @@ from stem_kombu.control.server.worker_view import InFlightTask, WaitingOutcome
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.slots import SlotView
-from stem_kombu.transports.registry import open_transport
 from stem_kombu.transports.sqlite.topology import topic_matches
 from stem_kombu.worker.totals import Totals
 
@@ -40,6 +39,7 @@ class CeleryTasks:
         stop_table: SharedStopTable,
         totals: Totals,
         *,
+        transport: str,
         lease: float | None,
         clock: Clock,
     ) -> None:
@@ -47,7 +47,7 @@ class CeleryTasks:
         self._cache = cache
         self._stop_table = stop_table
         self._totals = totals
-        self._lease = lease
+        self._transport, self._lease = transport, lease
         self._clock = clock
         #: When each task was asked to stop (monotonic).
         self._asked_at: dict[str, float] = {}
@@ -74,7 +74,7 @@ class CeleryTasks:
         return HostFacts(
             prefetch=int(getattr(qos, "value", 0) or 0),
             pool=[SlotView(slot, pid, *self._doing(pid, active), 0, None) for slot, pid in enumerate(self._children())],
-            transport=open_transport(worker.app.connection_for_read()).name,
+            transport=self._transport,
             lease=self._lease,
         )
 

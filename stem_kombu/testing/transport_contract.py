@@ -301,7 +301,7 @@ class TransportContract:
             send("a")
             one = reader()
             (message,) = one.until(1)
-            until = SYSTEM.monotonic() + min(3.0, 2 * leases.lifetime)
+            until = SYSTEM.monotonic() + min(6.0, 1.5 * leases.lifetime)
             other = reader()
             while SYSTEM.monotonic() < until:
                 assert leases.renew([message]) == [True]

@@ -21,6 +21,7 @@ from stem_kombu.transports import alarms
 from stem_kombu.transports.drivers import ACCEPTED, checked_driver, driver_missing
 from stem_kombu.transports.errors import described, shown_url
 from stem_kombu.transports.inherited import close_in_children
+from stem_kombu.transports.redis.idle import drop_idle as drop_idle
 from stem_kombu.transports.sentinels import by_sentinels
 from stem_kombu.transports.tls import tls_options
 from stem_kombu.urls import checked_url
@@ -146,19 +147,6 @@ def connect(connection: Connection, timeout: float = CONNECT_TIMEOUT) -> Connect
     alarms.watch(connection)
     drop_idle(connection)
     return connection
-
-
-def drop_idle(connection: Connection, keep: Any = None) -> None:
-    """Close what the pools of a Redis connection's channels hold and nothing uses just now: of each Kombu has used one for a
-    ping, which is not needed where Kombu does not consume. They are opened again when they are needed. Those of the
-    channel ``keep`` stay."""
-    if connection.transport.driver_type != "redis":
-        return
-    made: Any = connection.connection
-    for channel in (*made.channels, *made._avail_channels):
-        for pool in (channel._pool, channel._async_pool):
-            if pool is not None and channel is not keep:
-                pool.disconnect(inuse_connections=False)
 
 
 def release(connection: Connection, patience: float | None = None) -> None:

@@ -179,8 +179,12 @@ class TaskProducer:
             slots.release()
 
     def _opened(self, patience: SendDeadline) -> PublisherConnection:
-        transport = open_transport(self._factory(), generic=self._generic)
-        line = transport.publisher(max(0.1, min(CONNECT_TIMEOUT, patience.left())), clock=self._clock)
+        template = self._factory()
+        try:
+            transport = open_transport(template, generic=self._generic)
+            line = transport.publisher(max(0.1, min(CONNECT_TIMEOUT, patience.left())), clock=self._clock)
+        finally:
+            template.release()  # which has its poller on Redis from the beginning
         self._ever_connected = True
         return line
 

@@ -225,3 +225,16 @@ def test_children_are_replaced_when_they_have_grown_too_large_or_worked_enough(
             assert record["state"] == "succeeded", (number, record)
             pids.add(record["result"])
         assert len(pids) == distinct, queue
+
+
+def test_g18_a_worker_that_could_lose_messages_of_a_redis_does_not_start_unless_that_is_accepted(
+    program_on: Callable[[str], Program],
+) -> None:
+    program = program_on("redis")
+    program.variables["STEM_TRANSPORT"] = "generic"
+    refused = program.begin_worker("--name", "careful", "-c", "1")
+    assert refused.wait_code() == 2
+    assert "STEM_TRANSPORT is generic" in refused.err
+    assert "--accept-loss" in refused.err
+    program.start_worker("--name", "careless", "-c", "1", "--accept-loss")
+    assert program.ok("worker", "ping", "--json").json["expected"] == ["careless"]

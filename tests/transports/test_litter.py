@@ -148,7 +148,7 @@ def test_the_janitor_has_nothing_to_do_elsewhere(sqlite_url: str) -> None:
 
 
 def test_probing_leaves_nothing_behind(redis_url: str) -> None:
-    from stem_kombu.transports.capabilities import probe
+    from stem_kombu.transports.reach import probe
 
     probe(open_connection(redis_url))
     database = redis.Redis.from_url(redis_url)

@@ -18,7 +18,6 @@ from stem_kombu.errors import BrokerError, BrokerUnavailable
 from stem_kombu.messages.decompression import limit_decompression
 from stem_kombu.transports import names
 from stem_kombu.transports.alarms import is_blocked
-from stem_kombu.transports.capabilities import PROBE_TIMEOUT, capabilities_of
 from stem_kombu.transports.connections import SLICE, connect, pulse, release
 from stem_kombu.transports.control_link import (
     Addresses,
@@ -29,6 +28,7 @@ from stem_kombu.transports.control_link import (
     Received,
 )
 from stem_kombu.transports.errors import broker_errors, shown_url
+from stem_kombu.transports.reach import PROBE_TIMEOUT, reach_of
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -56,7 +56,7 @@ class GenericControlLink:
         self.url = shown_url(template)
 
     def fans_out(self, timeout: float = PROBE_TIMEOUT) -> bool:
-        found = capabilities_of(self._template, clock=self._clock, timeout=min(timeout, PROBE_TIMEOUT))
+        found = reach_of(self._template, clock=self._clock, timeout=min(timeout, PROBE_TIMEOUT))
         found.require_control(self.url)
         return found.fanout
 

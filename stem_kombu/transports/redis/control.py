@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from stem_kombu.clock import Clock
 from stem_kombu.transports import names
-from stem_kombu.transports.connections import drop_idle
 from stem_kombu.transports.control_link import (
     Addresses,
     ControlConnection,
@@ -23,6 +22,7 @@ from stem_kombu.transports.control_link import (
 from stem_kombu.transports.errors import broker_errors
 from stem_kombu.transports.generic.control import GenericControlConnection, GenericControlLink, closed, let_go
 from stem_kombu.transports.redis.control_queues import InboxReader, MessageWriter, TopicReader, body_in, limit_waits
+from stem_kombu.transports.redis.idle import drop_idle
 
 if TYPE_CHECKING:
     from kombu import Connection

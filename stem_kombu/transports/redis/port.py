@@ -61,9 +61,15 @@ class RedisTransport(GenericTransport):
 
     def _checked(self, connection: Any, queues: Callable[[], Sequence[str]]) -> list[str]:
         with broker_errors(connection, "looking for lists that nobody reads"):
-            return super()._checked(connection, queues) + unread_lists_of(connection, queues())
+            told = super()._checked(connection, queues)
+            return told if missing(REDIS_READS, _inside(connection)) else told + unread_lists_of(connection, queues())
 
     def _given_back(self, connection: Any, wait: float, clock: Clock) -> GivenBack:
+        if lacking := missing(REDIS_READS, _inside(connection)):
+            raise ConfigurationError(
+                f"broker {self.url}: the driver lacks {', '.join(lacking)}, so what dead workers held can't be given back here",
+                hint="install the release of kombu and redis that this release of stem-kombu names",
+            )
         with broker_errors(connection, "giving back what dead workers held"):
             channel = connection.default_channel
             client = raw_client(channel)

@@ -26,7 +26,7 @@ _PROBE_EXPIRES = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Capabilities:
+class Reach:
     """What was found out.
 
     ``driver``: Kombu's driver type. ``fanout``: a broadcast reaches other connections. ``inbox``: a message addressed
@@ -51,15 +51,15 @@ class Capabilities:
 
 #: By driver; a test probes each of them and finds the same.
 KNOWN = {
-    "redis": Capabilities("redis", True, True, True),
-    "amqp": Capabilities("amqp", True, True, False),
-    "sqlite": Capabilities("sqlite", True, True, True),
+    "redis": Reach("redis", True, True, True),
+    "amqp": Reach("amqp", True, True, False),
+    "sqlite": Reach("sqlite", True, True, True),
 }
 
-_known: dict[str, Capabilities] = {}
+_known: dict[str, Reach] = {}
 
 
-def capabilities_of(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = PROBE_TIMEOUT) -> Capabilities:
+def reach_of(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = PROBE_TIMEOUT) -> Reach:
     """What the transport of this connection can do; the first call for a URL of an unknown one probes it.
 
     ``connection`` is a template: it is cloned, not used. Raises :class:`~stem_kombu.errors.BrokerUnavailable`.
@@ -73,7 +73,7 @@ def capabilities_of(connection: Connection, *, clock: Clock = SYSTEM, timeout: f
     return _known.setdefault(key, probe(connection, clock=clock, timeout=timeout))
 
 
-def probe(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = PROBE_TIMEOUT) -> Capabilities:
+def probe(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = PROBE_TIMEOUT) -> Reach:
     """What the transport of this connection can do, by trying; takes some 20 ms."""
     driver = str(connection.transport.driver_type)
     hearer, speaker = connection.clone(), connection.clone()
@@ -87,7 +87,7 @@ def probe(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = PRO
     finally:
         release(hearer)
         release(speaker)
-    return Capabilities(driver, fanout, inbox, needs_declare_before_reply=driver != "amqp")
+    return Reach(driver, fanout, inbox, needs_declare_before_reply=driver != "amqp")
 
 
 def _arrives(hearer: Connection, speaker: Connection, kind: str, clock: Clock, timeout: float) -> bool:
