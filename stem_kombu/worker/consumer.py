@@ -30,6 +30,8 @@ _SETTLED = 1.0
 _QUIESCE_TIMEOUT = 5.0  # the thread may be reading the revoke store
 #: Messages acknowledged in one round trip, and how many may wait to be recorded beside those in slots.
 _TOGETHER, _SETTLING = 500, 64
+#: What is known of a delivery that the connection has brought which stands: made once, as it is asked for with each.
+_OVER_THIS_CONNECTION = {then: Facts(disposition=then) for then in MessageDisposition}
 
 
 class Consumer:
@@ -274,7 +276,7 @@ class Consumer:
 
     def _decided(self, connected: TaskConsumer, delivery: Delivery, then: MessageDisposition) -> Action:
         if delivery.generation == self._ownership.generation:
-            facts = Facts(disposition=then)
+            facts = _OVER_THIS_CONNECTION[then]
         else:
             facts = Facts(disposition=then, is_current=False, is_tag_valid=connected.keeps_tags)
         return decide(delivery.phase, Event.SETTLED, facts)

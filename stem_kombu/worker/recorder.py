@@ -21,6 +21,7 @@ from stem_kombu.transports.outages import Outage
 from stem_kombu.worker.ack_queue import AckQueue
 from stem_kombu.worker.deliveries import Delivery, InFlight
 from stem_kombu.worker.delivery_events import Do, Event, Facts
+from stem_kombu.worker.notices import report_fault
 from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.record_writer import RecordWriter
 from stem_kombu.worker.retry_publisher import RetryPublisher
@@ -152,7 +153,9 @@ class Recorder:
     def _carried_out(self, entry: Entry) -> None:
         if entry.settlement is None:
             return
-        action = entry.decide(Event.RECORDED)
+        action = decide(entry.delivery.phase, Event.RECORDED, Facts(settlement=entry.settlement))
+        if action.do is Do.FAULT:
+            report_fault(entry.delivery.phase, Event.RECORDED, entry.delivery.task_id)
         if action.do is not Do.FINISH or action.disposition is None:
             return
         followers = self._inflight.settled(entry.delivery.token, entry.settlement.ending)

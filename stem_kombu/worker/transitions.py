@@ -34,7 +34,9 @@ MOST_UNEXPLAINED = 3
 Rule = Callable[[Facts], Action]
 
 IGNORE, FAULT, PROCEED, WAIT, ADOPT = map(Action, (Do.IGNORE, Do.FAULT, Do.PROCEED, Do.WAIT, Do.ADOPT))
-HOLD, SUBMIT, REJECT, REMOVE = map(Action, (Do.HOLD, Do.SUBMIT, Do.REJECT, Do.REMOVE))
+HOLD, SUBMIT, REMOVE, ACKNOWLEDGE = map(Action, (Do.HOLD, Do.SUBMIT, Do.REMOVE, Do.ACKNOWLEDGE))
+REJECT, REQUEUE = map(Action, (Do.REJECT, Do.REQUEUE))
+_FINISHES = {then: Action(Do.FINISH, disposition=then) for then in MessageDisposition}
 GIVE_BACK = Action(Do.SETTLE, Settlement(None, MessageDisposition.REQUEUE))
 LEAVE = Action(Do.SETTLE, Settlement(None, MessageDisposition.LEAVE))
 _STOP_REVOKED = Action(Do.STOP, stop=Stop.REVOKED)
@@ -231,12 +233,13 @@ def _unstorable(facts: Facts) -> Action:
 
 def _recorded(facts: Facts) -> Action:
     assert facts.settlement is not None
-    return Action(Do.FINISH, disposition=facts.settlement.then)
+    return _FINISHES[facts.settlement.then]
 
 
 def _follow(facts: Facts) -> Action:
+    assert facts.disposition is not None
     left = facts.disposition is MessageDisposition.LEAVE
-    return Action(Do.FINISH, disposition=MessageDisposition.REQUEUE if left else facts.disposition)
+    return _FINISHES[MessageDisposition.REQUEUE if left else facts.disposition]
 
 
 def _settled(facts: Facts) -> Action:
@@ -244,9 +247,11 @@ def _settled(facts: Facts) -> Action:
     then = facts.disposition
     if then is MessageDisposition.LEAVE or not facts.is_tag_valid:
         return REMOVE
-    if then is MessageDisposition.REQUEUE:
-        return Action(Do.REQUEUE) if facts.is_current else REMOVE
-    return Action(Do.ACKNOWLEDGE if then is MessageDisposition.ACKNOWLEDGE else Do.REJECT)
+    if then is MessageDisposition.ACKNOWLEDGE:
+        return ACKNOWLEDGE
+    if then is MessageDisposition.REJECT:
+        return REJECT
+    return REQUEUE if facts.is_current else REMOVE
 
 
 def _let_go(facts: Facts) -> Action:
