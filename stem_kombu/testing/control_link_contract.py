@@ -41,10 +41,10 @@ PATIENCE = 30.0
 _LISTENER = """
 import importlib, sys
 from stem_kombu.clock import SYSTEM
-from stem_kombu.transports.connections import open_connection
 from stem_kombu.transports.control_link import Addresses
-module, name, url, namespace = sys.argv[1:]
-link = getattr(importlib.import_module(module), name)(open_connection(url), clock=SYSTEM)
+template, name, url, namespace = sys.argv[1:]
+found = [getattr(importlib.import_module(module), name) for module, name in (one.split(":") for one in (template, name))]
+link = found[1](found[0](url), clock=SYSTEM)
 inbox = "stem-killed-inbox"
 addresses = Addresses(namespace, "killed", inbox=inbox, broadcasts=link.fans_out(), heartbeats=link.fans_out())
 connection = link.open(addresses, timeout=10.0, limit=10.0)
@@ -63,7 +63,8 @@ def link_of(template: Any, *, clock: Clock) -> ControlLink:
 class ControlLinkContract:
     """The promises of :class:`stem_kombu.transports.control_link.ControlLink` and of its connections."""
 
-    #: Makes a link from a connection that is a template, and the clock.
+    #: Makes of the URL what a link is made from, and of that and the clock a link.
+    open_template: Callable[[str], Any] = staticmethod(open_connection)
     make_link: Callable[..., ControlLink] = staticmethod(link_of)
     #: False where a broadcast may be lost that is sent as soon as a connection is open: the worker's own probe finds that out.
     confirms_subscription = True
@@ -108,7 +109,7 @@ class ControlLinkContract:
         def opened(
             owner: str = "", *, at: str | None = None, confirms: bool = False, limit: float = 10.0, **addresses: Any
         ) -> ControlConnection:
-            link = self.make_link(open_connection(at or url), clock=SYSTEM)
+            link = self.make_link(self.open_template(at or url), clock=SYSTEM)
             connections.append(
                 link.open(Addresses(namespace, owner, **addresses), timeout=10.0, limit=limit, confirms=confirms)
             )
@@ -134,7 +135,7 @@ class ControlLinkContract:
     # -- sending and receiving ------------------------------------------------------------------------------------------
 
     def test_it_says_which_broker_it_is_and_fans_out(self, url: str) -> None:
-        link = self.make_link(open_connection(url), clock=SYSTEM)
+        link = self.make_link(self.open_template(url), clock=SYSTEM)
         assert link.url
         assert link.fans_out(5.0)
 
@@ -195,7 +196,7 @@ class ControlLinkContract:
         self, url: str, worker: Callable[..., ControlConnection], opened: Callable[..., ControlConnection]
     ) -> None:
         alpha = worker("alpha")
-        link = self.make_link(open_connection(url), clock=SYSTEM)
+        link = self.make_link(self.open_template(url), clock=SYSTEM)
         stranger = link.open(Addresses("elsewhere"), timeout=10.0, limit=10.0, confirms=True)
         stranger.broadcast(b"strange", expires=60.0)
         stranger.settle()
@@ -314,8 +315,8 @@ class ControlLinkContract:
     ) -> None:
         if not self.forgets_the_killed:
             pytest.skip("its queues are gone after a minute")
-        make: Any = self.make_link
-        arguments = [make.__module__, make.__name__, url, namespace]
+        made: tuple[Any, Any] = self.open_template, self.make_link
+        arguments = [*(f"{one.__module__}:{one.__name__}" for one in made), url, namespace]
         with subprocess.Popen([sys.executable, "-c", _LISTENER, *arguments], stdout=subprocess.PIPE) as process:
             try:
                 assert process.stdout is not None

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection
+from contextlib import closing
+from pathlib import Path
 from urllib.parse import urlsplit
 
+import psycopg2
 import pytest
 import redis
 
 from stem_kombu.testing.control_link_contract import ControlLinkContract
 from stem_kombu.testing.proxy import TcpProxy
 from stem_kombu.transports.generic.control import GenericControlLink
+from stem_kombu.transports.store.choice import link_through
 from tests.servers.rabbitmq import RabbitServer
 from tests.transports.receiving import connected
 
@@ -135,3 +139,55 @@ class TestRedisByKombu(OnRedis):
 class TestRabbitMQByKombu(OnRabbitMQ):
     make_link = GenericControlLink
     changes_limit = False
+
+
+class TestRedisStore(OnRedis):
+    open_template, make_link = str, staticmethod(link_through)
+
+    @pytest.fixture
+    def put_malformed(self) -> Callable[[str], None]:
+        pytest.skip("any bytes are a message here")
+
+
+class TestPostgresStore(ControlLinkContract):
+    open_template, make_link = str, staticmethod(link_through)
+
+    @pytest.fixture
+    def url(self, postgres_url: str) -> str:
+        return postgres_url
+
+    @pytest.fixture
+    def left_behind(self, url: str) -> Callable[[], Collection[str]]:
+        def found() -> list[str]:
+            with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+                cursor.execute("SELECT address FROM stem_control_messages WHERE expires_at > now() + interval '61 s'")
+                kept = [address for (address,) in cursor.fetchall()]
+                cursor.execute(
+                    "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+                return kept + [query for (query,) in cursor.fetchall()]
+
+        return found
+
+    @pytest.fixture
+    def proxied(self, url: str, proxy_for: Callable[[str, int], TcpProxy]) -> tuple[TcpProxy, str]:
+        return through(url, proxy_for)
+
+
+class TestSqliteStore(ControlLinkContract):
+    open_template, make_link = str, staticmethod(link_through)
+
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite://{tmp_path / 'store.db'}"
+
+    @pytest.fixture
+    def left_behind(self, url: str) -> Callable[[], Collection[str]]:
+        def found() -> list[str]:
+            with closing(sqlite3.connect(url.partition("://")[2], timeout=10)) as database:
+                later = "expires_us / 1000000 - strftime('%s', 'now') > 61"
+                return [
+                    name for (name,) in database.execute(f"SELECT address FROM stem_control_messages WHERE {later}")
+                ]
+
+        return found

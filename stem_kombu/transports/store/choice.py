@@ -6,7 +6,7 @@ from functools import partial
 
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BroadcastUnsupported
-from stem_kombu.settings import Settings
+from stem_kombu.settings import Settings, TlsSettings
 from stem_kombu.transports.base import Transport
 from stem_kombu.transports.control_link import Addresses, ControlConnection, ControlLink
 from stem_kombu.transports.store.board import ControlBoard
@@ -71,12 +71,17 @@ def fleet_control_link(transport: Transport, settings: Settings, *, clock: Clock
 def store_link(settings: Settings, *, clock: Clock) -> ControlLink:
     """The control link through the revoke store. Raises :class:`ConfigurationError` for one that can't carry it."""
     store = settings.revoke_store
-    make = partial(open_control_board, store.value, name=store.name, tls=settings.tls, clock=clock)
+    return link_through(store.value, name=store.name, tls=settings.tls, clock=clock)
+
+
+def link_through(url: str, *, name: str = "URL", tls: TlsSettings | None = None, clock: Clock) -> ControlLink:
+    """The control link through the store of that URL, which came from the flag or variable ``name``."""
+    make = partial(open_control_board, url, name=name, tls=tls, clock=clock)
 
     def open_board(namespace: str, patience: float) -> ControlBoard:
         return make(namespace, patience=patience)
 
-    return StoreControlLink(make(settings.namespace).url, open_board)
+    return StoreControlLink(make("").url, open_board)
 
 
 def _place(carries_control: bool, settings: Settings) -> str:
