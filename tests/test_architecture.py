@@ -201,7 +201,7 @@ LONGER = {
     "stem_kombu.worker.worker": 420,
 }
 
-DRIVER_NAMES = {"amqp", "redis", "sqlite", "memory", "SQS", "sql", "filesystem"}
+DRIVER_NAMES = {"amqp", "redis", "sqlite", "memory", "sqs", "sql", "filesystem"}
 
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.putenv"}
 TIME = {

@@ -195,6 +195,10 @@ def test_a_worker_that_was_killed_leaves_no_queue_and_its_successor_is_reached(
         worker.wait_code()
 
     assert set(broker.queues()) == {"default"}
+    # Its tasks are another matter, which worker and health say.
+    lost = "transport 'sql' does not deliver again what a killed worker held: such a task is lost"
+    assert f"broker: {lost}" in stem.ok("health").err
+    assert f"broker: {lost}" in worker.err
 
 
 @pytest.mark.parametrize(("broker", "store"), [("sqla_sqlite", "sqlite")], indirect=True)

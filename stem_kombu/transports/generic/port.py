@@ -30,7 +30,7 @@ _COUNTING = frozenset({"memory", "filesystem", "sql", "mongodb"})
 _BY_ITSELF = {
     "amqp": "RabbitMQ gave back what a dead worker held when the worker's connection ended: there is nothing to do",
     "sqlite": "the embedded broker gives back what a dead process held to the next consumer: there is nothing to do",
-    "SQS": "SQS gives back what a dead worker held when its visibility timeout is over: there is nothing to do",
+    "sqs": "SQS gives back what a dead worker held when its visibility timeout is over: there is nothing to do",
 }
 _NO_LIST = "keeps no list of what a dead worker held: it can't be given back here"
 
