@@ -11,7 +11,7 @@ from stem_kombu.testing.ports import free_port
 from tests.cli.program import Program
 
 FORMS = pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
-COMPONENTS = ["broker", "backend", "revoke_store", "signing", "tls"]
+COMPONENTS = ["broker", "backend", "revoke_store", "control", "signing", "tls"]
 
 
 def test_all_is_well(fleet: Program) -> None:
