@@ -50,6 +50,9 @@ class TaskConnection:
         self.held = 0
         self.reader: Any = None
         self.process = KERNEL.thread.process
+        #: Messages that came over it, and the broker's numbers of those that are not settled, by their tags.
+        self._came = 0
+        self._unsettled: dict[int, int] = {}
 
     def open(self) -> None:
         self.broker.net.reach("broker", BrokerUnavailable)
@@ -98,18 +101,37 @@ class TaskConnection:
     def is_due(self) -> bool:
         return self.consuming and self.held < self.prefetch and bool(self.broker.ready)
 
+    def tag(self, message: Message) -> Message:
+        """The message with a tag of this connection's own: they begin with 1 over each."""
+        self._came += 1
+        self._unsettled[self._came] = message.delivery_tag
+        message.delivery_tag = self._came
+        return message
+
+    def _settles(self, tag: int) -> int:
+        """The broker's number of the message of that tag. What did not come over this connection, or is settled, can't be
+        settled: RabbitMQ then closes the channel."""
+        if self.broker.leases:
+            return tag
+        number = self._unsettled.pop(tag, None)
+        if number is None:
+            self.drop()
+            raise Lost(f"PRECONDITION_FAILED - unknown delivery tag {tag}")
+        return number
+
     def basic_ack(self, tag: int) -> None:
         self._check()
+        self.broker.acknowledge(self._settles(tag), self)
         self.held -= 1
-        self.broker.acknowledge(tag, self)
 
     def basic_reject(self, tag: int, requeue: bool) -> None:
         self._check()
+        number = self._settles(tag)
         self.held -= 1
         if requeue:
-            self.broker.give_back(tag)
+            self.broker.give_back(number)
         else:
-            self.broker.acknowledge(tag, self)
+            self.broker.acknowledge(number, self)
 
 
 class Transport:
@@ -263,7 +285,7 @@ class PushedSource(Source):
         messages = []
         while connection.is_due() and (message := self._broker.take(connection)) is not None:
             connection.held += 1
-            messages.append(message)
+            messages.append(connection.tag(message))
         return messages
 
     def wait(self, wake: int, timeout: float, *, more: bool) -> None:

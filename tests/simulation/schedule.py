@@ -25,6 +25,12 @@ from tests.simulation.services import SimClock
 HEALED, HORIZON = 8.0, 90.0
 #: What a schedule may be about: half of them are about nothing in particular, the others draw more of one thing.
 THEMES = ("targets", "suspensions", "etas", "children", "races", "kills", "expiries", "ahead")
+#: Themes with more workers, with more messages that wait in one, over a broker that mostly works as AMQP does.
+_MANY_WORKERS = ("targets", "etas", "suspensions", "holds", "starts", "refusals", "resets")
+_MANY_TASKS = ("ahead", "resets")
+_CONNECTIONS = ("etas", "holds", "refusals", "repeats", "resets")
+#: What is far away, which is no fault and excuses nothing: for each way to it at least so many seconds, and at most so many more.
+_FAR_AWAY = {"starts": ("store", 0.1, 0.3), "repeats": ("backend", 0.05, 0.15)}
 #: What the simulation's own observers are sure of. ``start_slack``: between the last look and a handler's first statement
 #: the machine may be busy elsewhere a few times, a fifth of a second each.
 BOUNDS = Bounds(
@@ -74,7 +80,7 @@ class Schedule:
         skewed = draw() < 0.3 or self.theme == "expiries"
         self._skew: Callable[[], float] = (lambda: (draw() - 0.5) * 7200.0) if skewed else (lambda: 0.0)
         self.world = World(
-            leases=draw() < (0.1 if self.theme in ("etas", "holds") else 0.5), skews=(self._skew(), self._skew())
+            leases=draw() < (0.1 if self.theme in _CONNECTIONS else 0.5), skews=(self._skew(), self._skew())
         )
         fleet.enter(self.world)
         self.faults: dict[str, int] = {}
@@ -93,14 +99,14 @@ class Schedule:
         elif theme == "ahead":
             kind *= 0.25
         self.kinds = "isolate" if kind < 0.25 else "mixed" if kind < 0.4 else "inline"
-        many = draw() + (0.5 if theme in ("targets", "etas", "suspensions", "holds", "starts") else 0.0)
+        many = draw() + (0.5 if theme in _MANY_WORKERS else 0.0)
         count = 1 if many < 0.6 else 2 if many < 1.4 else 3
         self.nodes = [
             WorkerNode(
                 name,
                 self.kinds,
                 concurrency=1 if draw() < 0.7 else 2,
-                prefetch=1 if draw() < 0.6 and theme != "ahead" else 3,
+                prefetch=1 if draw() < 0.6 and theme not in _MANY_TASKS else 3,
             )
             for name in ("alpha", "beta", "gamma")[:count]
         ]
@@ -110,11 +116,12 @@ class Schedule:
             world.net.double = draw() * 0.5
         if draw() < 0.4:
             world.net.lag = draw() * 0.4
-        if theme == "starts":
-            world.net.slow["store"] = 0.1 + draw() * 0.3  # it is far away, which is no fault and excuses nothing
+        if (far := _FAR_AWAY.get(theme)) is not None:
+            what, least, more = far
+            world.net.slow[what] = least + draw() * more
         for node in self.nodes:
             KERNEL.at(draw() ** 2, node.start)
-        tasks = (5 if theme == "ahead" else 1) + int(draw() * 3)
+        tasks = (5 if theme in _MANY_TASKS else 1) + int(draw() * 3)
         for number in range(tasks):
             self._send(f"t{number}")
         for number in range(1 if draw() < 0.7 else 2):
@@ -152,13 +159,15 @@ class Schedule:
     def _send(self, task_id: str) -> None:
         draw, world = self.draw, self.world
         kind = self.kinds if self.kinds != "mixed" else ("inline" if draw() < 0.5 else "isolate")
-        steps = int(draw() * 5)
-        pause = draw() ** 2 * 1.2
-        ending = "succeeds" if (chance := draw()) < 0.6 else "fails" if chance < 0.8 else "retries"
+        # For repeats: short runs, most of which ask for a next attempt in about a second.
+        most, power, succeed, fail = (2, 0.2, 0.1, 0.2) if self.theme == "repeats" else (5, 2, 0.6, 0.8)
+        steps = int(draw() * most)
+        pause = draw() ** power * 1.2
+        ending = "succeeds" if (chance := draw()) < succeed else "fails" if chance < fail else "retries"
         delay = draw() ** 2 * (6.0 if self.theme in ("targets", "expiries", "starts") else 2.5)
         if self.theme == "ahead":
             pause, delay = pause * 0.2, delay * 0.3
-        held = draw() * 2.5 if draw() < (0.8 if self.theme in ("etas", "holds") else 0.15) else None
+        held = draw() * 2.5 if draw() < (0.8 if self.theme in ("etas", "holds", "refusals") else 0.15) else None
         copies = 2 if draw() < 0.05 else 1
 
         def publish() -> None:
@@ -195,7 +204,7 @@ class Schedule:
             if draw() < (0.6 if self.theme in ("targets", "starts") else 0.1):
                 meant = self.nodes[int(draw() * len(self.nodes))].name
                 targets = [meant if draw() < 0.7 else f"{meant[:2]}*"]
-            expires = 0.3 + draw() * 3.0 if draw() < (0.7 if self.theme == "expiries" else 0.2) else None
+            expires = 0.3 + draw() * 3.0 if draw() < (0.7 if self.theme in ("expiries", "refusals") else 0.2) else None
             wait = self.last_send + (draw() - 0.2) * 0.1 if self.theme == "races" else draw() ** 2 * 2.0
             plans.append((f"{name}.{number}", command, ids, draw() < 0.6, expires, targets, max(0.0, wait)))
         process = KERNEL.process(name, self._skew())
@@ -386,7 +395,7 @@ class Schedule:
         for what in list(net.down):
             self._up(what)
         for what in list(net.slow):
-            if self.theme != "starts" or what != "store":
+            if what != _FAR_AWAY.get(self.theme, ("",))[0]:
                 self._quick(what)
         for what, name in list(net.cut):
             net.cut.discard((what, name))
@@ -451,6 +460,9 @@ _OF_THEMES = {
         "ahead": ("suspend worker", "kill child"),
         # Nothing draws these: they are for a hunt that asks for them.
         "holds": ("reset", "reset", "backend down", "backend down"),
+        "refusals": ("cut", "cut", "reset", "backend down", "backend down"),
+        "resets": ("reset", "reset", "reset"),
+        "repeats": ("kill worker", "kill worker", "kill worker"),
         "rosters": ("slow", "slow", "backend down"),
         "starts": (),
         "mixed": (),

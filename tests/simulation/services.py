@@ -327,7 +327,7 @@ class Message:
 
     def reject(self) -> None:
         self.acknowledged = True
-        self.broker.acknowledge(self.delivery_tag, self.holder)
+        self.holder.basic_reject(self.delivery_tag, requeue=False)
 
 
 class Broker:
