@@ -237,15 +237,15 @@ class Revocation:
             checked_id = checked_task_id(task_id)
         except ConfigurationError as error:
             raise FieldError(error.message) from None
-        reason, requested_by = texts
+        reason, by = texts
         return cls(
             text(namespace, "namespace", most=UNLIMITED, without=UNSTORABLE),
             checked_id,
             whole(version, "version", below=VERSION_LIMIT),
             issued_at,
             flag(terminate, "terminate"),
-            optional(text, reason, "reason", least=0, most=TEXT_LIMIT, without=UNSTORABLE),
-            optional(text, requested_by, "requested_by", least=0, most=TEXT_LIMIT, without=UNSTORABLE),
+            None if reason is None else text(reason, "reason", least=0, most=TEXT_LIMIT, without=UNSTORABLE),
+            None if by is None else text(by, "requested_by", least=0, most=TEXT_LIMIT, without=UNSTORABLE),
             expires_at,
             tuple(map(_proof_text, proofs)) if proofs else (),
         )

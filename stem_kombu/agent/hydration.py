@@ -153,8 +153,10 @@ class Hydration:
         While the store is known to be down this returns at once: the worker goes on with what it knows. Says whether it
         looked, which may have taken as long as the store took to answer.
         """
-        ago = self.synced_ago
-        if overdue := (ago is None or ago > 1.5 * self._interval) and self.trouble is None:
+        synced = self._synced_mono
+        if synced is not None and self._clock.monotonic() - synced <= 1.5 * self._interval:
+            return False
+        if overdue := self.trouble is None:
             self.sync()
         return overdue
 

@@ -214,12 +214,14 @@ def _name(value: object) -> str:
 
 
 def _retries(headers: Mapping[str, object], name: str) -> int | None:
-    return optional(whole, headers.get(name), f"header {name!r}:", below=MOST_RETRIES)
+    value = headers.get(name)
+    return None if value is None else whole(value, f"header {name!r}:", below=MOST_RETRIES)
 
 
 def _time(headers: Mapping[str, object], name: str) -> datetime | None:
     # A Celery application with enable_utc off writes no offset; UTC is what its workers assume as well.
-    return optional(moment, headers.get(name), f"header {name!r}:", zone=timezone.utc)
+    value = headers.get(name)
+    return None if value is None else moment(value, f"header {name!r}:", zone=timezone.utc)
 
 
 def _time_limits(value: object) -> tuple[float | None, float | None]:

@@ -25,6 +25,8 @@ from stem_kombu.worker.settlement import Waiting
 
 #: How many endings are remembered for late questions, and outcomes that may wait while the work goes on.
 _ENDINGS, _MOST_SET_ASIDE = 4096, 5000
+#: Places of the phases that take a slot.
+_RESERVED, _RUNNING, _STOPPING = (phase.place for phase in (Phase.RESERVED, Phase.RUNNING, Phase.STOPPING))
 _RUNS = (Phase.RUNNING, Phase.STOPPING)
 
 
@@ -132,7 +134,7 @@ class InFlight:
         """Let a delivery that is not to run wait for how another message of the same attempt ends, which runs here; ``False``
         when none does, or its end is recorded already."""
         with self._lock:
-            for other in self._by_id.get(delivery.task_id, ()):
+            for other in self._by_id.get(delivery.message.task_id, ()):
                 same = other is not delivery and other.message.attempt == delivery.message.attempt
                 if same and other.started_at is not None and not other.is_settled and not other.lease_lost:
                     other.followers.append(delivery)
@@ -154,7 +156,7 @@ class InFlight:
             delivery = self._by_token.get(token)
             if delivery is None or delivery.phase is Phase.SETTLING:
                 return None
-            self._endings.pop(delivery.task_id, None)
+            self._endings.pop(delivery.message.task_id, None)
             self._enter(delivery, Phase.RUNNING)
             delivery.pid = pid
             delivery.started_at = self.clock.utcnow()
@@ -177,7 +179,7 @@ class InFlight:
             if delivery.phase is Phase.RUNNING:
                 self._enter(delivery, Phase.STOPPING)
             if revocation is not None:
-                self._stopped_by[delivery.task_id] = revocation.version
+                self._stopped_by[delivery.message.task_id] = revocation.version
                 if len(self._stopped_by) > _ENDINGS:
                     self._stopped_by.popitem(last=False)
                 if delivery.terminate is None:
@@ -207,7 +209,7 @@ class InFlight:
             if delivery is None:
                 return []
             delivery.is_settled = True
-            self._endings[delivery.task_id] = ending
+            self._endings[delivery.message.task_id] = ending
             if len(self._endings) > _ENDINGS:
                 self._endings.popitem(last=False)
             self._changed.notify_all()
@@ -222,10 +224,10 @@ class InFlight:
             self._count(delivery, -1)
             delivery.phase = Phase.DONE
             self._set_aside -= delivery.waiting is not None
-            siblings = self._by_id[delivery.task_id]
+            siblings = self._by_id[delivery.message.task_id]
             siblings.remove(delivery)
             if not siblings:
-                del self._by_id[delivery.task_id]
+                del self._by_id[delivery.message.task_id]
             self._changed.notify_all()
 
     def _enter(self, delivery: Delivery, phase: Phase) -> None:
@@ -288,11 +290,9 @@ class InFlight:
     def load(self) -> Load:
         """What runs or waits for a slot, by mode."""
         with self._lock:
-            isolates, all_of_them = (
-                counts[Phase.RESERVED.place] + counts[Phase.RUNNING.place] + counts[Phase.STOPPING.place]
-                for counts in (self._isolates_in, self._in_phase)
-            )
-            return Load(isolates, all_of_them - isolates)
+            isolates, both = self._isolates_in, self._in_phase
+            of_isolates = isolates[_RESERVED] + isolates[_RUNNING] + isolates[_STOPPING]
+            return Load(of_isolates, both[_RESERVED] + both[_RUNNING] + both[_STOPPING] - of_isolates)
 
     @property
     def waiting_count(self) -> int:

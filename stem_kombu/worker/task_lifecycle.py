@@ -150,8 +150,8 @@ class TaskLifecycle:
                 token=delivery.token,
                 task=delivery.task,
                 message=message,
-                soft_time_limit=_first(message.soft_time_limit, options.soft_time_limit),
-                time_limit=_first(message.time_limit, options.time_limit),
+                soft_time_limit=options.soft_time_limit if message.soft_time_limit is None else message.soft_time_limit,
+                time_limit=options.time_limit if message.time_limit is None else message.time_limit,
             )
         )
 
@@ -319,10 +319,3 @@ class TaskLifecycle:
         """Ask everything that runs to stop at its next checkpoint and go back to the queue (G20)."""
         for delivery in self.inflight.running():
             self.happened(delivery, Event.RELEASE_REQUESTED)
-
-
-def _first(*values: float | None) -> float | None:
-    for value in values:
-        if value is not None:
-            return value
-    return None
