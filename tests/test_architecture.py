@@ -68,10 +68,7 @@ WALLS = [
         (
             *BROKER_LIBRARIES,
             "redis",
-            *(
-                f"stem_kombu.transports.{kind}"
-                for kind in ("generic", "amqp", "redis", "sqlite", "capabilities", "errors")
-            ),
+            *(f"stem_kombu.transports.{kind}" for kind in ("generic", "amqp", "redis", "sqlite", "reach", "errors")),
         ),
         "it speaks through a control link, whatever that is",
     ),

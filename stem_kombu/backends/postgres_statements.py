@@ -40,7 +40,7 @@ OFFER_ROW = "(%s,%s,%s,%s,%s,%s,%s::timestamptz,%s::timestamptz,statement_timest
 OFFER_HEAD = b"""INSERT INTO stem_tasks AS held
     (task_id, state, rank, attempt, queue, worker, enqueued_at, started_at, expires_at, body) VALUES """
 # The rule of stem_kombu.outcome: WHERE is admits(), SET is carried_over(), and an expired row counts as absent. The
-# property test that compares them with the originals is tests/backends/test_rule.py.
+# test of G10 in stem_kombu.testing.backend_contract compares them with the originals.
 _ANEW = "(held.expires_at <= statement_timestamp() OR coalesce(excluded.enqueued_at > held.enqueued_at, false))"
 OFFER_TAIL = f""" ON CONFLICT (task_id) DO UPDATE SET
     state = excluded.state, rank = excluded.rank, attempt = excluded.attempt,

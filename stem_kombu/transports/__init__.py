@@ -1,1 +1,1 @@
-"""The broker: connections, names, abilities of transports, and the embedded transport."""
+"""Brokers behind one port: connections, names, and an implementation for each kind."""

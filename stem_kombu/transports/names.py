@@ -105,8 +105,8 @@ def heartbeat_queue(namespace: str, client: str, *, expires: float = CONTROL_QUE
 def direct_queue(name: str, *, expires: float = CONTROL_QUEUE_EXPIRES) -> Queue:
     """A private control queue of that name, unbound: reached through the default exchange only.
 
-    Whoever replies declares the same queue on transports where :attr:`~stem_kombu.transports.reach.Capabilities`
-    says so, because there the expiry is set by the sender.
+    A worker that replies declares the same queue where
+    :attr:`~stem_kombu.transports.reach.Reach.needs_declare_before_reply` says so: there the sender sets the expiry.
     """
     return Queue(name, durable=True, auto_delete=True, expires=expires)
 

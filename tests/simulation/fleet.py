@@ -236,8 +236,8 @@ class NotedCensus(ReplyCollector):
         return counted
 
 
-class NotedSteering(TaskLifecycle):
-    """Production's steering; the loss of a child is noted."""
+class NotedLifecycle(TaskLifecycle):
+    """Production's lifecycle; the loss of a child is noted."""
 
     def ended(self, job: Job, outcome: Outcome) -> None:
         if outcome.kind is Ending.LOST:
@@ -496,7 +496,7 @@ def wire() -> None:
             "broker_connection": lambda settings: doubles.Template(WORLD.broker),
             "open_resender": lambda *_: Resender(),
             "open_celery_results": lambda *_: None,
-            "TaskLifecycle": NotedSteering,
+            "TaskLifecycle": NotedLifecycle,
         },
         resources: {
             "open_transport": doubles.Transport,
