@@ -102,11 +102,11 @@ def reply(data: bytes) -> None:
     decoded = asked(BadMessage, decode_reply, data)
     same(decode_reply(encode_reply(decoded)), decoded, "a reply")
     # What a client does with it, and what the command line shows: nobody's answer may hide the others'.
-    census = ReplyCollector("r-1", NAMESPACE, None, 1, asked_at=0.0)
-    census.expect([WORKER])
-    census.hear(decoded, 0.25)
-    census.hear(replace(decoded, request_id="r-1", namespace=NAMESPACE, part=0), 0.25)
-    report = Report("ping", NAMESPACE, "r-1", 5.0, 0.25, census.expected, census.silent, census.replies())
+    collector = ReplyCollector("r-1", NAMESPACE, None, 1, asked_at=0.0)
+    collector.expect([WORKER])
+    collector.hear(decoded, 0.25)
+    collector.hear(replace(decoded, request_id="r-1", namespace=NAMESPACE, part=0), 0.25)
+    report = Report("ping", NAMESPACE, "r-1", 5.0, 0.25, collector.expected, collector.silent, collector.replies())
     is_json(report.to_dict(), "a report")
     shows: tuple[Any, ...] = (
         worker_ping.text,

@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Beginnings of the names of threads that a stop waits for, beside those of inline tasks.
-_OWN_THREADS = ("stem-control", "stem-consumer", "stem-recorder", "stem-heartbeats", "stem-hydration", "stem-loop")
+_OWN_THREADS = ("stem-control", "stem-consumer", "stem-records", "stem-heartbeats", "stem-hydration", "stem-loop")
 
 
 class Worker:

@@ -103,10 +103,10 @@ def test_g12_the_senders_own_mistake_is_told_to_the_sender(scene: Scene) -> None
     """Or the binding would cost operators the reason: the refusal of the very bytes that a client sent is counted."""
     command = scene.signed(Ping(), keys=VIEWER)
     refused = Reply("r", "stem", "alpha", "b", {}, ReplyError("refused", "unknown-key: …"), 0, None, digest_of(command))
-    census = ReplyCollector("r", "stem", ["alpha"], 1, asked_at=0.0)
-    census.asked(0, signature_of(command) or "", digest_of(command))
+    collector = ReplyCollector("r", "stem", ["alpha"], 1, asked_at=0.0)
+    collector.asked(0, signature_of(command) or "", digest_of(command))
 
-    assert census.hear(refused, 1.0)
+    assert collector.hear(refused, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -122,10 +122,10 @@ def test_g12_the_senders_own_mistake_is_told_to_the_sender(scene: Scene) -> None
     ],
 )
 def test_g12_answers_of_0_1_0_are_counted_but_not_their_refusals(reply: dict[str, object], counted: bool) -> None:
-    census = ReplyCollector("r", "stem", ["alpha"], 1, asked_at=0.0)
-    census.asked(0, "sig", "digest")
+    collector = ReplyCollector("r", "stem", ["alpha"], 1, asked_at=0.0)
+    collector.asked(0, "sig", "digest")
 
-    assert census.hear(replace(Reply("r", "stem", "alpha", "b", {}), **reply), 1.0) is counted  # type: ignore[arg-type]
+    assert collector.hear(replace(Reply("r", "stem", "alpha", "b", {}), **reply), 1.0) is counted  # type: ignore[arg-type]
 
 
 def test_g12_what_a_worker_signs_as_an_answer_is_no_command_beat_proof_or_task(scene: Scene) -> None:

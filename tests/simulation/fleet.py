@@ -220,7 +220,7 @@ class NotedReception(CommandServer):
 
 
 class NotedCensus(ReplyCollector):
-    """Production's census; what is counted is noted."""
+    """Production's reply collector; what is counted is noted."""
 
     def hear(self, reply: Reply, at: float) -> bool:
         counted = super().hear(reply, at)

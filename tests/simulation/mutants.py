@@ -16,7 +16,7 @@ from typing import Any
 from stem_kombu.agent import hydration, leases
 from stem_kombu.control.client import client
 from stem_kombu.control.client import command_request as question
-from stem_kombu.control.client import reply_collector as census
+from stem_kombu.control.client import reply_collector as collector
 from stem_kombu.control.client import roster_reader as lookout
 from stem_kombu.control.protocol.messages import Command, Reply, Revoke
 from stem_kombu.control.server import replay_guard as guard
@@ -250,7 +250,7 @@ def untargeted(original: Any) -> Any:
 
 
 def count_again(original: Any) -> Any:
-    def hear(self: census.ReplyCollector, reply: Reply, at: float) -> bool:
+    def hear(self: collector.ReplyCollector, reply: Reply, at: float) -> bool:
         if reply.request_id == self.request_id:
             self._replies.get(reply.worker, {}).pop(reply.part, None)
         return bool(original(self, reply, at))
@@ -384,9 +384,9 @@ MUTANTS: dict[str, Mutant] = {
         ("G12", "G14", "G16"), ((guard.ReplayGuard, "time_left", own_clock),), "expiries"
     ),
     "target ignored": Mutant(("G12",), ((guard.ReplayGuard, "judge", untargeted),), "targets", seed=29),
-    "answer counted twice": Mutant(("G12",), ((census.ReplyCollector, "hear", count_again),), seed=37),
+    "answer counted twice": Mutant(("G12",), ((collector.ReplyCollector, "hear", count_again),), seed=37),
     "the first answer is enough": Mutant(
-        ("G12", "G13", "G16"), ((census.ReplyCollector, "is_whole", first_is_whole),), "targets"
+        ("G12", "G13", "G16"), ((collector.ReplyCollector, "is_whole", first_is_whole),), "targets"
     ),
     "a lost subscription is not looked for": Mutant(
         (TROUBLE,), ((subscription.ControlSubscription, "_trust", never_doubts),)

@@ -295,8 +295,8 @@ class ControlClient:
             connection.close(broken=True)
         else:
             self._connections.put_back(connection)
-        census = question.census
-        census.give_up()
+        collector = question.collector
+        collector.give_up()
         untrusted, connection.untrusted = connection.untrusted, {}
         if untrusted:
             counted = ", ".join(f"{count} {reason}" for reason, count in sorted(untrusted.items()))
@@ -304,16 +304,16 @@ class ControlClient:
         return Report(
             command=orders[0].name,
             namespace=self.settings.namespace,
-            request_id=census.request_id,
+            request_id=collector.request_id,
             timeout=timeout,
             elapsed=self._clock.monotonic() - began,
-            expected=census.expected,
-            silent=census.silent,
-            replies=census.replies(),
+            expected=collector.expected,
+            silent=collector.silent,
+            replies=collector.replies(),
             notes=tuple(notes),
             unknown=question.unknown(),
             untrusted=untrusted,
-            conflicts=census.conflicts,
+            conflicts=collector.conflicts,
         )
 
     def _put(self, question: CommandRequest, deadline: float) -> ClientConnection:
@@ -348,7 +348,7 @@ class ControlClient:
                 return
             while question.unanswered >= WINDOW and (now := clock.monotonic()) < min(next_at, in_a_hurry):
                 connection.listen(
-                    lambda reply: question.census.hear(reply, clock.monotonic()), min(next_at, now + 0.05)
+                    lambda reply: question.collector.hear(reply, clock.monotonic()), min(next_at, now + 0.05)
                 )
             question.send_next(connection)
             next_at = clock.monotonic() + WINDOW_WAIT
@@ -364,34 +364,36 @@ class ControlClient:
     ) -> None:
         """Listen until everyone has answered, or one with what is ``enough``. ``looked_since``: the roster was read after the
         question was sent, so that it needs no second look for who came too late to hear it."""
-        census, clock = question.census, self._clock
+        collector, clock = question.collector, self._clock
         patience = min(RETRY_LATEST, RETRY_SHARE * question.timeout)
         retry_at, at_last = began + patience, began + question.timeout / 2
         while (now := clock.monotonic()) < question.deadline:
-            if enough is not None and any(map(enough, census.replies())):
+            if enough is not None and any(map(enough, collector.replies())):
                 return
-            if census.is_whole:
+            if collector.is_whole:
                 if looked_since:
                     return
                 looked_since = True
                 if not question.greet_newcomers(connection, self._roster_view([], question.deadline)):
                     return
                 continue
-            if not census.wants and question.knows_roster and now >= began + min(NOBODY_WINDOW, question.timeout):
+            if not collector.wants and question.knows_roster and now >= began + min(NOBODY_WINDOW, question.timeout):
                 return
             if question.waits_for_the_absent(now - began):
                 question.expect(self._roster_view([], question.deadline))  # one of them may have started meanwhile
                 if question.waits_for_the_absent(now - began):
                     return
-            if now >= retry_at and now < min(census.last_heard + patience, at_last):
-                retry_at = min(census.last_heard + patience, at_last)  # they are still coming in
+            if now >= retry_at and now < min(collector.last_heard + patience, at_last):
+                retry_at = min(collector.last_heard + patience, at_last)  # they are still coming in
             if now >= retry_at:
                 # Redis forgets what is broadcast while a socket is down; an inbox is a list and keeps it.
                 question.remind(connection)
                 at_last = retry_at = now + max(RETRY_LATEST, RETRY_SHARE * question.timeout)
             if self._on_wait is not None:
-                self._on_wait(census.wants - census.waits_for, census.wants, question.deadline - now)
-            connection.listen(lambda reply: census.hear(reply, clock.monotonic()), min(question.deadline, now + 0.05))
+                self._on_wait(collector.wants - collector.waits_for, collector.wants, question.deadline - now)
+            connection.listen(
+                lambda reply: collector.hear(reply, clock.monotonic()), min(question.deadline, now + 0.05)
+            )
 
     def _roster_view(self, notes: list[str], until: float) -> RosterView | None:
         whole = self._lookout.view(until, notes)

@@ -54,7 +54,7 @@ class CommandRequest:
         self._now, self._stamped_at = now, clock.monotonic()
         # Nobody waits for an answer after that; to look at the roster first may have used up some of the time.
         self._expires_at = now + timedelta(seconds=max(0.0, deadline - self._stamped_at))
-        self.census = ReplyCollector(secrets.token_hex(16), namespace, targets, len(orders), asked_at=asked_at)
+        self.collector = ReplyCollector(secrets.token_hex(16), namespace, targets, len(orders), asked_at=asked_at)
         self._on_roster: set[str] = set()
         self._may_live: set[str] = set()
         # What an application's command takes is not known.
@@ -70,8 +70,10 @@ class CommandRequest:
             self.knows_roster = True
             self._on_roster.update(beat.worker for beat in view.heartbeats)
             self._may_live.update(b.worker for b in view.heartbeats if b.liveness(view.now) is not Liveness.DEAD)
-            self.census.expect(alive := living(view, self._targets))
-            self.census.conflicts |= {b.worker: b.conflict for b in view.heartbeats if b.conflict and b.worker in alive}
+            self.collector.expect(alive := living(view, self._targets))
+            self.collector.conflicts |= {
+                b.worker: b.conflict for b in view.heartbeats if b.conflict and b.worker in alive
+            }
 
     def begin(self, connection: ClientConnection) -> None:
         """Publish the first message, with the connection as the address of the answers."""
@@ -83,41 +85,41 @@ class CommandRequest:
     def send_next(self, connection: ClientConnection) -> None:
         """Publish the next message."""
         body, named = self._bodies[self.sent], self._targets
-        if named is not None and set(named) <= set(self.census.expected):
+        if named is not None and set(named) <= set(self.collector.expected):
             connection.send_to(body, named, expires=self.timeout)
         else:
-            connection.broadcast(body, self.census.expected, expires=self.timeout)
+            connection.broadcast(body, self.collector.expected, expires=self.timeout)
         self.sent += 1
 
     @property
     def unanswered(self) -> int:
         """How many of the messages that were sent somebody expected has not answered yet."""
-        return self.sent - self.census.answered_parts
+        return self.sent - self.collector.answered_parts
 
     def waits_for_the_absent(self, seconds: float) -> bool:
         """Whether none of those that are silent, who were asked by name, may live according to the roster, and they have had
         so many seconds to answer that they are not there."""
-        silent = self.census.silent
+        silent = self.collector.silent
         absent = self.knows_roster and bool(silent) and self._may_live.isdisjoint(silent)
         return absent and seconds >= self._absent_after
 
     def remind(self, connection: ClientConnection) -> None:
         """Ask the silent again, each through its inbox; who has the question already ignores it, or answers again."""
-        for worker in self.census.silent:
-            for part in self.census.missing_parts(worker):
+        for worker in self.collector.silent:
+            for part in self.collector.missing_parts(worker):
                 connection.send_to(self._again(part), [worker], expires=self.timeout)
 
     def greet_newcomers(self, connection: ClientConnection, view: RosterView | None) -> bool:
         """Ask who has appeared on the roster since; whether there was somebody."""
-        new = self.census.expect(living(view, self._targets)) if view is not None else []
+        new = self.collector.expect(living(view, self._targets)) if view is not None else []
         for part in range(self.parts) if new else ():
             connection.send_to(self._again(part), new, expires=self.timeout)
-        return bool(new) and not self.census.is_whole
+        return bool(new) and not self.collector.is_whole
 
     def unknown(self) -> tuple[str, ...]:
         if not self._targets:
             return ()
-        known = {*self.census.answers(), *self._on_roster}
+        known = {*self.collector.answers(), *self._on_roster}
         return tuple(t for t in self._targets if not any(matches((t,), worker) for worker in known))
 
     def _again(self, part: int) -> bytes:
@@ -129,7 +131,7 @@ class CommandRequest:
     def _encoded(self, part: int, issued_at: datetime) -> bytes:
         body = encode_command(
             Command(
-                request_id=self.census.request_id,
+                request_id=self.collector.request_id,
                 namespace=self._namespace,
                 order=self._orders[part],
                 issued_at=issued_at,
@@ -143,7 +145,7 @@ class CommandRequest:
             self._keyring,
         )
         if self._keyring is not None and (signature := signature_of(body)) is not None:
-            self.census.asked(part, signature, digest_of(body))
+            self.collector.asked(part, signature, digest_of(body))
         return body
 
 

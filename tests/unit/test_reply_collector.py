@@ -21,19 +21,19 @@ STEPS = st.lists(
 def test_g12_what_is_counted_as_it_comes_is_what_a_recount_finds(
     parts: int, named: set[str], steps: list[tuple[str, str, int]]
 ) -> None:
-    census = ReplyCollector("r", "stem", None, parts, asked_at=0.0)
-    expected: set[str] = set(census.expect(named))
+    collector = ReplyCollector("r", "stem", None, parts, asked_at=0.0)
+    expected: set[str] = set(collector.expect(named))
     heard: dict[str, set[int]] = {worker: set() for worker in WORKERS}
     for what, worker, part in steps:
         if what == "expect":
-            assert census.expect([worker]) == ([] if worker in expected else [worker])
+            assert collector.expect([worker]) == ([] if worker in expected else [worker])
             expected.add(worker)
         else:
-            counted = census.hear(Reply("r", "stem", worker, "b", {}, None, part), 1.0)
+            counted = collector.hear(Reply("r", "stem", worker, "b", {}, None, part), 1.0)
             assert counted == (part < parts and part not in heard[worker])
             heard[worker] |= {part} if part < parts else set()
         silent = sorted(worker for worker in expected if len(heard[worker]) < parts)
-        assert census.silent == tuple(silent) and census.waits_for == len(silent)
-        assert census.expected == tuple(sorted(expected)) and census.wants == len(expected)
-        assert census.is_whole == (bool(expected) and not silent)
-        assert census.answered_parts == min((len(heard[worker]) for worker in expected), default=parts)
+        assert collector.silent == tuple(silent) and collector.waits_for == len(silent)
+        assert collector.expected == tuple(sorted(expected)) and collector.wants == len(expected)
+        assert collector.is_whole == (bool(expected) and not silent)
+        assert collector.answered_parts == min((len(heard[worker]) for worker in expected), default=parts)
