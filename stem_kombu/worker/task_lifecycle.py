@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from stem_kombu.agent.leases import Leases
@@ -193,6 +194,10 @@ class TaskLifecycle:
             delivery = self.inflight.get(job.token)
             if delivery is None:
                 return decide(Phase.DONE, Event.SLOT_FREE).outcome
+            if self._is_named_beforehand(delivery):
+                # The backend may take its time, so this comes before the look at what counts now (G3).
+                record = replace(self._running(delivery), started_at=self.facts.clock.utcnow())
+                self.recorder.running(delivery, record, at_once=True)
             facts = self.facts.of_slot_free(delivery)
             action = decide(delivery.phase, Event.SLOT_FREE, facts)
             if action.do is Do.FAULT:
@@ -212,10 +217,8 @@ class TaskLifecycle:
         if action.do is Do.IGNORE or self.inflight.started(job.token, pid) is None:
             return
         self.notices.started(job.message)
-        if self.recorder.tells_of_starts(delivery):
-            # A task that may have ended a worker before names this one in its record before the handler begins.
-            at_once = delivery.history_checked_at is not None and job.task.mode is Mode.INLINE
-            self.recorder.running(delivery, self._running(delivery), at_once=at_once)
+        if self.recorder.tells_of_starts(delivery) and not self._is_named_beforehand(delivery):
+            self.recorder.running(delivery, self._running(delivery))
         if job.task.mode is Mode.INLINE:
             self.starts.note(job.message)
         if action.do is Do.FAULT:
@@ -267,6 +270,11 @@ class TaskLifecycle:
                 self.happened(next_one, Event.SLOT_FREE)
         except Exception:  # noqa: BLE001 - another task, whose trouble is not this one's
             complain("task %s was deferred and can't be taken up", "?" if next_one is None else next_one.task_id)
+
+    def _is_named_beforehand(self, delivery: Delivery) -> bool:
+        """Whether the task may have ended a worker before: its record then names this one before the handler begins."""
+        inline = delivery.task.mode is Mode.INLINE
+        return inline and delivery.history_checked_at is not None and self.recorder.tells_of_starts(delivery)
 
     def _running(self, delivery: Delivery) -> TaskRecord:
         return running(delivery, self.facts.worker, self.facts.lost_workers.boot)

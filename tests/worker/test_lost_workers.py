@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.memory import MemoryBackend
 from stem_kombu.clock import SYSTEM
+from stem_kombu.context import TaskContext
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.errors import StoreUnavailable
 from stem_kombu.outcome import TaskError, TaskRecord, TaskState
@@ -274,3 +276,38 @@ def test_g15_what_a_dead_worker_of_another_fleet_left_is_deleted_in_the_end(
     assert sorted(path.name.rpartition("-")[2] for path in folder.iterdir()) == ["b1", "b3"]
     one.stop()
     lives.stop()
+
+
+def test_g3_a_revoke_while_the_start_of_a_next_attempt_is_recorded_keeps_its_handler_from_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = Stem("late", broker=f"sqlite:///{tmp_path / 'broker.db'}", backend=f"sqlite:///{tmp_path / 'state.db'}")
+    runs: list[int] = []
+
+    @app.task("flaky", max_retries=1, retry_backoff=0.01)
+    def flaky(ctx: TaskContext) -> None:
+        runs.append(ctx.attempt)
+        raise ValueError("once more")
+
+    backend = app.backend
+    assert backend is not None
+    asked, answer = threading.Event(), threading.Event()
+    record = backend.record
+
+    def slow(records: Sequence[TaskRecord]) -> list[TaskRecord]:
+        if any(one.state is TaskState.RUNNING and one.attempt == 2 for one in records):
+            asked.set()
+            assert answer.wait(60)
+        return record(records)
+
+    monkeypatch.setattr(backend, "record", slow)
+    with Worker(app, concurrency=1, name="w"):
+        app.send_task("flaky", task_id="t")
+        assert asked.wait(60)
+        with ControlClient(app.settings) as control:
+            report = control.revoke(["t"], timeout=30.0)
+        assert [reply.worker for reply in report.replies] == ["w"]
+        answer.set()
+        ended = backend.wait("t", 60)
+    assert ended is not None
+    assert (ended.state, ended.attempt, runs) == (TaskState.CANCELLED, 2, [1])
