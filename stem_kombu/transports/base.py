@@ -27,6 +27,7 @@ class Capabilities:
     its eta goes back to the broker, ``None`` for no limit. ``low_priority_first``: the smaller number is the more urgent.
     ``monitor_exchange``: the type of the exchange to which Celery sends its events there, ``None`` where no monitor of
     Celery can be. ``carries_control``: a command reaches all processes at once, and what it makes at the broker is removed there.
+    ``forgets_held``: what a killed process had not acknowledged is not delivered again.
     """
 
     counts: bool = False
@@ -34,6 +35,7 @@ class Capabilities:
     low_priority_first: bool = False
     monitor_exchange: str | None = None
     carries_control: bool = False
+    forgets_held: bool = False
 
 
 class ScheduledMessages(Protocol):

@@ -283,3 +283,15 @@ def test_a_broker_that_nothing_is_known_of_is_used_if_it_fans_out_where_the_stor
 def test_a_store_that_is_forced_and_can_not_do_it_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="can't carry control messages"):
         store_link(settings("sqs://", "file:///tmp/store", "store"), clock=SYSTEM)
+
+
+@pytest.mark.parametrize(("broker", "store"), [("sqla_sqlite", "sqlite"), ("filesystem", "sqlite")], indirect=True)
+def test_g18_a_worker_without_a_backend_refuses_a_broker_that_forgets_what_a_killed_worker_held(
+    broker: Broker, store: str, program: Callable[..., Program]
+) -> None:
+    stem = program(broker, store, STEM_RESULT_BACKEND_URL="")
+    refused = stem.begin_worker("--name", "careful", "-c", "1")
+    assert refused.wait_code() == 2
+    assert "does not deliver again what a killed worker held" in refused.err
+    assert "--accept-loss" in refused.err
+    assert stem.start_worker("--name", "careless", "-c", "1", "--accept-loss").terminate() == 0

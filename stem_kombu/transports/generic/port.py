@@ -10,7 +10,7 @@ from stem_kombu.errors import BrokerError, BrokerRefused
 from stem_kombu.messages.decompression import limit_decompression
 from stem_kombu.messages.encoding import LARGEST_BODY
 from stem_kombu.transports.base import Capabilities, Depths, GivenBack, Housekeeping, Leases, TaskConsumer
-from stem_kombu.transports.conditions import conditions
+from stem_kombu.transports.conditions import FORGET_HELD, conditions
 from stem_kombu.transports.connections import CONNECT_TIMEOUT, connect, release
 from stem_kombu.transports.control_link import ControlLink
 from stem_kombu.transports.errors import broker_errors, refusal, shown_url
@@ -56,7 +56,9 @@ class GenericTransport:
 
     def _capabilities(self) -> Capabilities:
         # Memory has one process only, and so has its store.
-        return Capabilities(counts=self.name in _COUNTING, carries_control=self.name == "memory")
+        return Capabilities(
+            counts=self.name in _COUNTING, carries_control=self.name == "memory", forgets_held=self.name in FORGET_HELD
+        )
 
     def consumer(
         self, queues: Sequence[str], *, clock: Clock = SYSTEM, unreadable: Callable[[Exception], None] | None = None
