@@ -96,7 +96,7 @@ def pipe_frames_seeds() -> Iterator[bytes]:
     revocation = Revocation("stem", "t-1", 7, NOW, True, "INC-42", "me@host")
     up = [
         Ready(4711), Started(1), Report(1), Report(1, 0.5, {"tile": 3}), ExtendLease(1, 60.0),
-        Finished(1, Outcome(Ending.SUCCEEDED, [1, 2], runtime=0.5), 50_000_000),
+        Finished(1, Outcome(Ending.SUCCEEDED, [1, 2]), 50_000_000),
         Finished(2, Outcome(Ending.FAILED, error=TaskError("ValueError", "no", "Traceback")), None), LoadFailed("no module"),
     ]  # fmt: skip
     down = [Run(1, TaskMessage("t-1", "tasks.add", (1,), {"b": 2})), StopJob(1, Stop.REVOKED, revocation), Retire()]

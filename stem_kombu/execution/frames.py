@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import Enum
@@ -294,17 +294,17 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[object]:
-        """The frames that are complete now; raises :class:`ProtocolFault` for what can't be one."""
+    def feed(self, data: bytes) -> Iterator[object]:
+        """The frames that are complete now, one by one, so that those before a malformed one count; for that one
+        :class:`ProtocolFault` is raised."""
         self._buffer += data
-        frames: list[object] = []
         while len(self._buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer)
             if length > LONGEST:
                 raise ProtocolFault(f"a frame of {length} bytes")
             end = _LENGTH.size + length
             if len(self._buffer) < end:
-                break
+                return
             body = bytes(memoryview(self._buffer)[_LENGTH.size : end])
             del self._buffer[:end]
             try:
@@ -312,5 +312,4 @@ class FrameReader:
             except Exception as error:
                 # Unpickling may raise anything; whatever it is, the peer speaks another protocol.
                 raise ProtocolFault(f"a frame that can't be read: {error!r}"[:500]) from error
-            frames.append(frame)
-        return frames
+            yield frame

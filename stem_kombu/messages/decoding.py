@@ -171,7 +171,7 @@ def _decoded_body(raw: Any, headers: Mapping[str, Any], properties: Mapping[str,
     content_type = raw.content_type or CONTENT_TYPE
     if content_type != CONTENT_TYPE:
         said = f"the message is {str(content_type)[:80]!r}, not {CONTENT_TYPE!r}"
-        if "task" not in headers and content_type in _CELERYS_OTHERS:
+        if "task" not in headers and isinstance(content_type, str) and content_type in _CELERYS_OTHERS:
             # Celery's message protocol 1 has all but the id in a body that is not read here.
             headers = {"id": properties.get("correlation_id"), "task": UNKNOWN_NAME}
         raise _foreign(said, "set task_serializer = 'json' in the sender", headers, queue)

@@ -99,8 +99,8 @@ def original_of(raw: Any, *, signed: bool = False) -> Original:
         body, headers = compressed[0], {**headers, "compression": compressed[1]}
     return Original(
         body if type(body) is bytes else b"",
-        raw.content_type or CONTENT_TYPE,
-        raw.content_encoding or CONTENT_ENCODING,
+        _text_or(raw.content_type, CONTENT_TYPE),
+        _text_or(raw.content_encoding, CONTENT_ENCODING),
         headers,
         properties,
         signed,
@@ -157,3 +157,8 @@ def _properties(original: Original) -> dict[str, Any]:
         for name, value in original.properties.items()
         if name not in _OF_THE_CONNECTION and value is not None
     }
+
+
+def _text_or(value: object, usual: str) -> str:
+    """A field of a message that has to be text: another application may put anything there, which no broker takes again."""
+    return value if isinstance(value, str) and value else usual

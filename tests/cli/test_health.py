@@ -21,7 +21,7 @@ def test_all_is_well(fleet: Program) -> None:
     assert [check["component"] for check in document["checks"]] == COMPONENTS
     for check in document["checks"]:
         assert check.keys() >= {"component", "status", "message", "latency_s", "hint"}
-    assert [check["status"] for check in document["checks"]] == ["ok"] * 3 + ["skipped"] * 2
+    assert [check["status"] for check in document["checks"]] == ["ok"] * 4 + ["skipped"] * 2
     assert all(check["latency_s"] > 0 for check in document["checks"][:3])
     text = fleet.ok("health").out
     assert text.splitlines()[0].split() == ["COMPONENT", "STATUS", "LATENCY", "MESSAGE"]

@@ -312,8 +312,8 @@ MUTANTS = [
     Mutant(
         "what nobody signed is recorded as failed",
         "stem_kombu/worker/admission.py",
-        "            if signed or self._signed is None:\n",
-        "            if True:\n",
+        "is_signed=signed or self._signed is None,",
+        "is_signed=True,",
         TASKS,
     ),
     Mutant(

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import kombu
@@ -18,6 +19,7 @@ from stem_kombu.errors import ConfigurationError
 from stem_kombu.messages.decoding import decode_delivery
 from stem_kombu.messages.decompression import limit_decompression
 from stem_kombu.messages.encoding import LARGEST_BODY
+from stem_kombu.messages.resending import original_of
 from stem_kombu.settings import Settings
 from stem_kombu.task import Original, TaskMessage
 from stem_kombu.transports.connections import connect, open_connection, release
@@ -242,3 +244,15 @@ def test_what_a_producer_sends_for_a_worker_goes_to_the_worker_s_broker() -> Non
     for producer in (open_producer(elsewhere), open_resender(mine, elsewhere)):
         producer.close()
     assert TaskMessage("t", "a", original=Original(b"", "", "", {}, {})) == TaskMessage("t", "a")
+
+
+@pytest.mark.parametrize("field", ["content_type", "content_encoding"])
+@pytest.mark.parametrize("value", [{"a": 1}, ["utf-8"], 7, ""])
+def test_a_field_that_is_no_text_does_not_keep_a_message_from_being_sent_again(field: str, value: object) -> None:
+    raw = SimpleNamespace(
+        body=b"[[],{},{}]", headers={"id": "t", "task": "n"}, properties={}, delivery_info={}, delivery_tag=1,
+        content_type="application/json", content_encoding="utf-8", errors=(),
+    )  # fmt: skip
+    setattr(raw, field, value)
+    original = original_of(raw)
+    assert (original.content_type, original.content_encoding) == ("application/json", "utf-8")

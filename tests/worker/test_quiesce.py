@@ -12,8 +12,10 @@ from stem_kombu.app import Stem
 from stem_kombu.clock import SYSTEM
 from stem_kombu.transports.connections import broker_connection
 from stem_kombu.transports.registry import open_transport
+from stem_kombu.worker.ack_queue import AckQueue
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.deliveries import InFlight
+from stem_kombu.worker.ownership import Ownership
 from tests.waiting import consistently, eventually
 
 
@@ -24,10 +26,13 @@ class Stuck:
         self.entered, self.let_go, self.quiet = threading.Event(), threading.Event(), threading.Event()
         self.received: list[Any] = []
         self.template: Any = broker_connection(app.settings)
+        transport = open_transport(self.template)
         self.consumer = Consumer(
-            open_transport(self.template),
+            transport,
             ["default"],
             InFlight(SYSTEM),
+            AckQueue(),
+            Ownership(transport.leases(), SYSTEM),
             allowance=lambda: 5,
             receive=self._receive,
             garbage=lambda error: None,
