@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from stem_kombu.clock import isoformat
-from stem_kombu.fields import CONTROL_CHARACTER, is_text
+from stem_kombu.fields import CONTROL_CHARACTER, is_text, shown
 from stem_kombu.messages.encoding import (
     CONTENT_ENCODING,
     CONTENT_TYPE,
@@ -160,5 +160,9 @@ def _properties(original: Original) -> dict[str, Any]:
 
 
 def _text_or(value: object, usual: str) -> str:
-    """A field of a message that has to be text: another application may put anything there, which no broker takes again."""
-    return value if isinstance(value, str) and value else usual
+    """A field of a message that has to be text: another application may put anything there, which no broker takes again.
+
+    Not the usual one for it: a signature is over what was sent."""
+    if not value:
+        return usual
+    return value if isinstance(value, str) else shown(value)
