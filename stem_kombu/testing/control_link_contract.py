@@ -68,7 +68,7 @@ class ControlLinkContract:
     make_link: Callable[..., ControlLink] = staticmethod(link_of)
     #: False where a broadcast may be lost that is sent as soon as a connection is open: the worker's own probe finds that out.
     confirms_subscription = True
-    #: False where a message stays that nobody reads; control drops it by the times that are in it.
+    #: False where an unread message stays; control drops it by the times that are in it.
     expires_unread = True
     #: False where the longest wait for an answer is that of the opening.
     changes_limit = True
@@ -224,11 +224,11 @@ class ControlLinkContract:
             client.settle()
         assert [message.body for message in _next(client, 50)] == [b"%d" % number for number in range(50)]
 
-    def test_what_nobody_read_is_gone_after_its_time(
+    def test_what_is_not_read_is_gone_after_its_time(
         self, namespace: str, opened: Callable[..., ControlConnection]
     ) -> None:
         if not self.expires_unread:
-            pytest.skip("a message stays here until somebody reads it; control drops it by the times that are in it")
+            pytest.skip("a message stays here until it is read; control drops it by the times that are in it")
         inbox = names.reply_name(namespace, "client")
         sender = opened(confirms=True)
         sender.send(inbox, b"old", expires=0.05)

@@ -75,7 +75,7 @@ class ControlConnection(Protocol):
         not fan out."""
 
     def send(self, inbox: str, body: bytes, *, expires: float) -> None:
-        """Put a message into the inbox of that name. When nobody reads it, it is gone after about that time."""
+        """Put a message into the inbox of that name. Unread, it is gone after about that time."""
 
     def publish_heartbeat(self, body: bytes, *, expires: float) -> None:
         """Send to every connection that receives the namespace's heartbeats."""

@@ -66,7 +66,7 @@ class Ownership:
         return not delivery.lease_lost and self._is_held_over(delivery.generation, time_passed)
 
     def is_ours_on_arrival(self, handle: Any, generation: int, *, time_passed: bool) -> bool:
-        """The same of a message whose lease nobody renews yet: the broker is asked once a good part of it has passed since
+        """The same of a message whose lease is not renewed yet: the broker is asked once a good part of it has passed since
         the message was fetched. An unreachable broker gives it to no other worker either."""
         leasing = self.leasing
         if leasing is None:

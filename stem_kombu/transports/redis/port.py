@@ -60,7 +60,7 @@ class RedisTransport(GenericTransport):
         return RedisLine(connection, clock)
 
     def _checked(self, connection: Any, queues: Callable[[], Sequence[str]]) -> list[str]:
-        with broker_errors(connection, "looking for lists that nobody reads"):
+        with broker_errors(connection, "looking for lists without a reader"):
             told = super()._checked(connection, queues)
             return told if missing(REDIS_READS, _inside(connection)) else told + unread_lists_of(connection, queues())
 

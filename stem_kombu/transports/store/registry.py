@@ -7,15 +7,12 @@ from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import EMBEDDED, TlsSettings
 from stem_kombu.transports.store.board import ControlBoard
-from stem_kombu.urls import sqlite_path
-
-_REDIS = ("redis", "rediss", "redis+socket", "unix", "sentinel", "redis+sentinel")
-_POSTGRES = ("postgres", "postgresql")
+from stem_kombu.urls import POSTGRES_SCHEMES, REDIS_SCHEMES, scheme_of, sqlite_path
 
 
 def can_carry_control(url: str) -> bool:
     """Whether control messages can go through the revoke store of that URL."""
-    return _scheme(url) in (*_REDIS, *_POSTGRES, "sqlite")
+    return scheme_of(url) in (*REDIS_SCHEMES, *POSTGRES_SCHEMES, "sqlite")
 
 
 def open_control_board(
@@ -32,12 +29,12 @@ def open_control_board(
     ``name`` is the flag or variable that the URL came from; a server that is silent for ``patience`` seconds counts as down.
     Raises :class:`ConfigurationError` for a URL that can't be read, and for a store that can't carry control messages.
     """
-    scheme = _scheme(url)
-    if scheme in _REDIS:
+    scheme = scheme_of(url)
+    if scheme in REDIS_SCHEMES:
         from stem_kombu.transports.store.redis import RedisControlBoard
 
         return RedisControlBoard(url, namespace, name=name, tls=tls, patience=patience, clock=clock)
-    if scheme in _POSTGRES:
+    if scheme in POSTGRES_SCHEMES:
         from stem_kombu.transports.store.postgres import PostgresControlBoard
 
         return PostgresControlBoard(url, namespace, name=name, tls=tls, patience=patience, clock=clock)
@@ -50,7 +47,3 @@ def open_control_board(
         f"{name}: {mask_url(url)!r} can't carry control messages",
         hint="set STEM_REVOKE_STORE_URL (or --revoke-store) to a redis://, postgresql:// or sqlite:// URL",
     )
-
-
-def _scheme(url: str) -> str:
-    return url.partition("://")[0].lower() if "://" in url else "file"

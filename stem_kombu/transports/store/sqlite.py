@@ -70,7 +70,7 @@ class SqliteControlBoard:
         self._database.close()
 
     def _opened(self) -> SqliteDatabase:
-        # What a power cut may undo is a message that nobody can wait for any more.
+        # What a power cut may undo is a message whose reader has gone as well.
         return SqliteDatabase(
             self._path,
             schema=SCHEMA,
