@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Places = Mapping[str, Callable[[], list[str]]]
-
 
 def warn_of_places(
     identity: WorkerIdentity, broker: Connection, store: RevokeStore, backend: Backend | None
@@ -31,18 +29,12 @@ def warn_of_places(
     places = {"broker": partial(conditions_at, broker), "revoke store": partial(store.check, namespace)}
     if backend is not None:
         places["backend"] = partial(backend.check, namespace)
-    return warn_of(places, identity.worker)
-
-
-def warn_of(places: Places, worker: str) -> threading.Thread:
-    """The same for places by name, each a function that returns sentences, and raises :class:`StemError` where the place takes
-    no writes."""
-    thread = threading.Thread(target=_ask, args=(places, worker), name="stem-start-warnings", daemon=True)
+    thread = threading.Thread(target=_ask, args=(places, identity.worker), name="stem-start-warnings", daemon=True)
     thread.start()
     return thread
 
 
-def _ask(places: Places, worker: str) -> None:
+def _ask(places: Mapping[str, Callable[[], list[str]]], worker: str) -> None:
     for name, check in places.items():
         try:
             sentences = check()
