@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.suspension import suspend
 from tests.waiting import eventually
 
 STEM = str(Path(sysconfig.get_path("scripts")) / "stem")
@@ -83,7 +84,7 @@ class WorkerProcess:
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Alive by its heartbeats, and silent."""
-        self.signal(signal.SIGSTOP)
+        suspend(self.process.pid)
         try:
             yield
         finally:

@@ -21,7 +21,7 @@ from kombu import Connection, Consumer, Producer, Queue
 
 from stem_kombu.clock import SYSTEM
 from stem_kombu.transports.publisher import CHUNK
-from stem_kombu.transports.sqlite.registration import EmbeddedBrokerUnavailable
+from tests.suspension import suspend
 from tests.transports.embedded_actors import Actor, acting, connect
 from tests.transports.test_embedded_queues import bodies, publish, ready
 from tests.waiting import eventually
@@ -123,7 +123,7 @@ def test_a_stopped_consumer_loses_its_lease_when_it_ends_and_cannot_settle_any_m
     publish(channel, {"n": 1}, "q")
     with acting("hold", url=sqlite_url, queue="q", visibility_timeout=0.5) as sleeper:
         sleeper.expect("holds")
-        stop_outside_of_a_transaction(sleeper, sqlite_url)
+        suspend(sleeper.process.pid)
         # When its lease has ended, another consumer gets the message
         got: list[Any] = []
         channel.basic_consume("q", callback=got.append, consumer_tag="c")
@@ -139,27 +139,6 @@ def test_a_stopped_consumer_loses_its_lease_when_it_ends_and_cannot_settle_any_m
     assert bodies(channel, "q") == []
 
 
-def stop_outside_of_a_transaction(actor: Actor, url: str) -> None:
-    """SIGSTOP; a process that is stopped in the middle of a transaction, which is rare, would keep the file locked."""
-    with connect(url, busy_timeout=0.1) as probe:
-
-        def stopped() -> bool:
-            actor.signal(signal.SIGSTOP)
-            eventually(lambda: stopped_state(actor))
-            try:
-                probe.default_channel.queue_declare("probe")
-            except EmbeddedBrokerUnavailable:
-                actor.signal(signal.SIGCONT)
-                return False
-            return True
-
-        eventually(stopped)
-
-
-def stopped_state(actor: Actor) -> bool:
-    return Path(f"/proc/{actor.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
 def test_g19_a_machine_that_was_suspended_does_not_take_leases_from_those_who_wake_up_late(
     sqlite_url: str, tmp_path: Path, connection: Connection, channel: Any
 ) -> None:
@@ -171,8 +150,7 @@ def test_g19_a_machine_that_was_suspended_does_not_take_leases_from_those_who_wa
         with acting("work", url=sqlite_url, queue="q", visibility_timeout=0.5) as worker:
             worker.expect("ready")
             for actor in (holder, worker):
-                actor.signal(signal.SIGSTOP)
-                eventually(lambda actor=actor: stopped_state(actor))
+                suspend(actor.process.pid)
             asleep_since = SYSTEM.now()
             eventually(lambda: SYSTEM.now() > asleep_since + 2.5)
             # When the one that holds nothing wakes up first, and looks around

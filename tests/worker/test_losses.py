@@ -30,6 +30,7 @@ from stem_kombu.worker.settlement import MessageDisposition
 from stem_kombu.worker.task_history import CHECKED_LATELY
 from stem_kombu.worker.worker import Worker
 from tests.servers.redis import RedisServer
+from tests.suspension import suspend
 from tests.waiting import consistently, eventually
 from tests.worker.conftest import WorkerMaker, WorkerProcess
 from tests.worker.process import SHORT_LEASES
@@ -496,7 +497,7 @@ def test_g3_a_worker_that_was_suspended_looks_at_the_store_before_it_starts_anyt
     app: Stem, spawn_worker: Spawn, store: RevokeStore, gate: Gate, control: ControlClient
 ) -> None:
     suspended = spawn_worker("alpha")
-    suspended.process.send_signal(signal.SIGSTOP)
+    suspend(suspended.process.pid)
     result = app.send_task("isolate.gated", [gate.path])
     store.save(app.settings.namespace, [RevocationDraft(result.id)])  # no broadcast tells of it
     # Its heartbeat is overdue, so is its look at the store.
