@@ -113,6 +113,7 @@ class Settings:
     #: Messages held for each isolate child, and for each inline slot.
     prefetch_multiplier: int = 1
     default_max_retries: int = 3
+    require_reason: bool = False  #: Commands that change something need ``--reason``.
     #: ``text`` or ``json``, and a file with a configuration of :mod:`logging` in place of both.
     log_format: str = "text"
     log_config: str | None = None
@@ -234,6 +235,7 @@ class Settings:
             accept_loss=env.switch(accept_loss, "STEM_ACCEPT_LOSS"),
             control_link=env.one_of(None, "", "STEM_CONTROL_LINK", ("auto", "broker", "store")),
             celery_events=env.switch(None, "STEM_CELERY_EVENTS", default=True),
+            require_reason=env.switch(None, "STEM_REQUIRE_REASON"),
             celery_results=celery_results,
             broker_options=options,
             host_options=host_options,
