@@ -28,12 +28,14 @@ class Scope(str, Enum):
 
     READ = "read"  # ping, inspect, stats, status
     OPERATE = "operate"  # revoke, whatever else changes something, and an application's own commands
+    DESTROY = "destroy"  # together with operate: end what can't be taken back, such as a handler in the middle
     READ_ARGS = "read-args"  # see the arguments of tasks
     WORK = "work"  # act as a worker: replies and heartbeats
     SEND = "send"  # enqueue tasks
 
 
-#: What comes with a scope: an operator may run workers and send tasks; a worker sends the next attempt of a task.
+#: What comes with a scope: an operator may run workers and send tasks; a worker sends the next attempt of a task. ``DESTROY``
+#: comes with none: an operator's key that could stop tasks before a fleet was upgraded must not kill them afterwards.
 _IMPLIED = {
     Scope.OPERATE: frozenset({Scope.WORK, Scope.SEND}),
     Scope.WORK: frozenset({Scope.SEND}),

@@ -120,13 +120,35 @@ def test_a_flag_beats_its_variable_and_keys_may_stand_in_a_file(tmp_path: Path) 
 
 def test_scopes_come_with_what_they_imply_and_a_key_without_any_may_nothing() -> None:
     opened = ring(
-        shared("ops", "viewer", "root", "new", key_scopes="viewer:read; ops: read , operate ;root:*;gone:read")
+        shared(
+            "ops",
+            "viewer",
+            "root",
+            "new",
+            "chief",
+            key_scopes="viewer:read; ops: read , operate ;root:*;gone:read;chief:operate,destroy",
+        )
     )
 
     assert opened.keys["viewer"].scopes == {Scope.READ}
     assert opened.keys["ops"].scopes == {Scope.READ, Scope.OPERATE, Scope.WORK, Scope.SEND}
     assert opened.keys["root"].scopes == set(Scope)
     assert opened.keys["new"].scopes == set()
+    assert opened.keys["chief"].scopes == {Scope.OPERATE, Scope.DESTROY, Scope.WORK, Scope.SEND}
+
+
+def test_without_scopes_every_key_may_kill() -> None:
+    assert Scope.DESTROY in ring(shared("ops")).keys["ops"].scopes
+
+
+def test_an_operators_key_may_not_kill() -> None:
+    key = ring(shared("ops", key_scopes="ops:read,operate")).keys["ops"]
+
+    key.require(Scope.OPERATE, "revoke")
+    with pytest.raises(Untrusted, match="'destroy'") as refused:
+        key.require(Scope.DESTROY, "kill tasks")
+
+    assert refused.value.reason == "not-permitted"
 
 
 @pytest.mark.parametrize("settings", [shared("a"), pairs("a")], ids=["hmac-sha256", "ed25519"])
