@@ -16,6 +16,7 @@ from stem_kombu.version import __version__
 _HOMES = {
     "AsyncResult": "stem_kombu.result",
     "ControlClient": "stem_kombu.control.client.client",
+    "QueueClient": "stem_kombu.control.client.queues",
     "Retry": "stem_kombu.context",
     "Revocation": "stem_kombu.revocation",
     "RevokeStore": "stem_kombu.stores.base",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from stem_kombu.context import TaskRevoked as TaskRevoked
     from stem_kombu.context import current_context as current_context
     from stem_kombu.control.client.client import ControlClient as ControlClient
+    from stem_kombu.control.client.queues import QueueClient as QueueClient
     from stem_kombu.errors import StemError as StemError
     from stem_kombu.result import AsyncResult as AsyncResult
     from stem_kombu.revocation import Revocation as Revocation

@@ -97,8 +97,7 @@ class LazyGroup(click.Group):
 _COMMANDS = "stem_kombu_cli.commands"
 #: What users of other tools type, and where it is here.
 _SYNONYMS = {
-    "queue": "worker stats",
-    "queues": "worker stats",
+    "queues": "queue list",
     "events": "worker status --follow",
     "run": "worker start",
 }
@@ -110,6 +109,7 @@ _SYNONYMS = {
     epilog="Example:  stem worker ping --json",
     lazy={
         "worker": (f"{_COMMANDS}.worker:worker", "Run, see, stop and steer workers."),
+        "queue": (f"{_COMMANDS}.queue:queue", "See and empty task queues."),
         "task": (f"{_COMMANDS}.task:task", "Enqueue a task; show a task's recorded state."),
         "health": (f"{_COMMANDS}.health:health", "Can broker, backend and revoke store be reached?"),
         "store": (f"{_COMMANDS}.store:store", "Check, repair and export the revoke store."),

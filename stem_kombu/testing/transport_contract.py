@@ -326,6 +326,60 @@ class TransportContract:
             depths.close()
             depths.close()
 
+    def test_a_browser_shows_what_waits_and_takes_nothing(
+        self, transport: Transport, reader: Callable[..., Reader], send: Callable[..., list[str]], queue: str
+    ) -> None:
+        browser = transport.browser()
+        if browser is None:
+            pytest.skip("this broker can't be searched without harm")
+        try:
+            assert browser.first(queue, 10) == list(browser.search(queue)) == []
+            sent = send(*(f"t{number:03}" for number in range(30)))
+            send("typo", to=f"{queue}-typo")
+            for _ in range(2):
+                assert {queue, f"{queue}-typo"} <= set(browser.queues())
+                assert list(map(task_of, browser.first(queue, 3))) == sent[:3]
+                assert list(map(task_of, browser.first(queue, 100))) == sent
+                assert sorted(map(task_of, browser.search(queue))) == sent
+                assert {decode_delivery(message).message.queue for message in browser.search(queue)} == {queue}
+            found = reader().until(30)
+            assert list(map(task_of, found)) == sent
+            assert not any(decode_delivery(message).redelivered for message in found)
+            assert list(browser.search(queue)) == [], "what a consumer holds does not wait"
+        finally:
+            browser.close()
+            browser.close()
+
+    def test_a_search_passes_over_no_message_that_stays(
+        self, transport: Transport, reader: Callable[..., Reader], send: Callable[..., list[str]], queue: str
+    ) -> None:
+        browser = transport.browser()
+        if browser is None:
+            pytest.skip("this broker can't be searched without harm")
+        try:
+            sent = send(*(f"t{number:04}" for number in range(1200)))
+            search = browser.search(queue)
+            seen = {task_of(next(search))}
+            taken = {task_of(message) for message in reader().until(50)}
+            send("late-1", "late-2")
+            seen |= set(map(task_of, search))
+            assert set(sent) - taken <= seen
+        finally:
+            browser.close()
+
+    def test_purging_removes_what_waits_and_leaves_what_is_held(
+        self, transport: Transport, reader: Callable[..., Reader], send: Callable[..., list[str]], queue: str
+    ) -> None:
+        assert transport.purge(f"{queue}-unknown") == 0
+        send("held")
+        one = reader(allowance=1)
+        (held,) = one.until(1)
+        send("a", "b", "c")
+        assert transport.purge(queue) == 3
+        one.acknowledge(held)
+        send("last")
+        assert list(map(task_of, one.until(1))) == ["last"]
+
     def test_the_broker_can_be_checked_and_swept(self, transport: Transport, queue: str) -> None:
         assert transport.check(lambda: [queue]) == []
         assert transport.give_back_held().returned == 0

@@ -6,7 +6,7 @@ the name of a driver.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -140,6 +140,28 @@ class Depths(Protocol):
         """Let the connection go. May be called twice; the next question connects again."""
 
 
+class QueueBrowser(Protocol):
+    """Looks into queues and takes nothing: no message changes its place, its order or its count of deliveries.
+
+    Used by one thread. A message is Kombu's, as a :class:`TaskConsumer` gives it, and knows its queue; what is no message is
+    left out. What consumers hold is not seen. Every method raises :class:`~stem_kombu.errors.BrokerUnavailable`.
+    """
+
+    def queues(self) -> list[str]:
+        """The names of queues that hold messages or were declared, control queues left out, as far as they can be found
+        within a bounded time."""
+
+    def first(self, queue: str, limit: int) -> list[Any]:
+        """The messages that come next, at most ``limit``, the next one first."""
+
+    def search(self, queue: str) -> Iterator[Any]:
+        """Every message that waits from the beginning of the search to its end, those included that the broker keeps until
+        their time, in no order; one that moves meanwhile may come twice. Streamed."""
+
+    def close(self) -> None:
+        """Let the connection go. May be called twice; the next question connects again."""
+
+
 class Housekeeping(Protocol):
     """Removes what dead workers left at the broker."""
 
@@ -195,6 +217,13 @@ class Transport(Protocol):
 
     def depths(self) -> Depths:
         """What counts messages, over a connection of its own."""
+
+    def browser(self) -> QueueBrowser | None:
+        """What looks into queues, over a connection of its own; ``None`` where a broker can't be searched without harm."""
+
+    def purge(self, queue: str) -> int:
+        """Remove the messages that wait in the queue, all priorities; how many those were. What consumers hold stays, and so
+        does the queue. 0 where there is no such queue. Raises :class:`~stem_kombu.errors.BrokerUnavailable`."""
 
     def check(self, queues: Callable[[], Sequence[str]]) -> list[str]:
         """Connect, and make sure that the broker takes messages; what threatens those that it keeps, and what an operator should

@@ -25,6 +25,8 @@ CONTROL_QUEUE_EXPIRES = 60.0
 
 _PLAIN = re.compile(r"[a-z0-9]{1,20}", re.ASCII)
 _OTHER = re.compile(r"[^a-z0-9]+", re.ASCII)
+#: Stem's control queues; Celery's mailboxes and event queues.
+_CONTROL = re.compile(r"stem-[a-z0-9-]+-(ctl|beat)-|.*\.pidbox$|celeryev\.|amq\.", re.ASCII)
 _LONGEST_QUEUE_NAME = 255  # bytes; a short string of AMQP
 
 
@@ -125,6 +127,11 @@ def unreadable_queue_name(queue: str) -> str:
     if len(name.encode("utf-8", "surrogatepass")) > _LONGEST_QUEUE_NAME:
         return f"stem-unreadable-{slug(queue)}"
     return name
+
+
+def is_control_name(name: str) -> bool:
+    """Whether that queue carries control messages or events, of Stem or of Celery, and no tasks."""
+    return _CONTROL.match(name) is not None
 
 
 def checked_queue_name(name: str) -> str:

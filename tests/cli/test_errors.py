@@ -84,7 +84,7 @@ def test_a_usage_error_is_one_document_with_code_2(
         ("tasks", "stem task"),
         ("inspect", "stem worker inspect"),
         ("send", "stem task send"),
-        ("queue", "stem worker stats"),
+        ("queues", "stem queue list"),
         ("wroker", "stem worker"),
     ],
 )

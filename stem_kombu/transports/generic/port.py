@@ -9,7 +9,15 @@ from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import BrokerError, BrokerRefused
 from stem_kombu.messages.decompression import limit_decompression
 from stem_kombu.messages.encoding import LARGEST_BODY
-from stem_kombu.transports.base import Capabilities, Depths, GivenBack, Housekeeping, Leases, TaskConsumer
+from stem_kombu.transports.base import (
+    Capabilities,
+    Depths,
+    GivenBack,
+    Housekeeping,
+    Leases,
+    QueueBrowser,
+    TaskConsumer,
+)
 from stem_kombu.transports.conditions import FORGET_HELD, conditions
 from stem_kombu.transports.connections import CONNECT_TIMEOUT, connect, release
 from stem_kombu.transports.control_link import ControlLink
@@ -32,6 +40,8 @@ _BY_ITSELF = {
     "sqlite": "the embedded broker gives back what a dead process held to the next consumer: there is nothing to do",
     "sqs": "SQS gives back what a dead worker held when its visibility timeout is over: there is nothing to do",
 }
+#: AMQP's code for a queue that is not there.
+_NOT_FOUND = 404
 _NO_LIST = "keeps no list of what a dead worker held: it can't be given back here"
 
 
@@ -112,6 +122,22 @@ class GenericTransport:
 
     def depths(self) -> Depths:
         return QueueDepths(self.template, counts=self.capabilities.counts)
+
+    def browser(self) -> QueueBrowser | None:
+        return None
+
+    def purge(self, queue: str) -> int:
+        connection = connect(self.template.clone())
+        try:
+            with broker_errors(connection, f"emptying queue {queue}"):
+                try:
+                    return int(connection.default_channel.queue_purge(queue) or 0)
+                except connection.channel_errors as error:
+                    if getattr(error, "reply_code", getattr(error, "code", None)) == _NOT_FOUND:
+                        return 0
+                    raise
+        finally:
+            release(connection)
 
     def check(self, queues: Callable[[], Sequence[str]]) -> list[str]:
         connection = self.template.clone()

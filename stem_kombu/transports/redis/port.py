@@ -7,13 +7,14 @@ from typing import Any
 
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.transports.base import Capabilities, Depths, GivenBack, Housekeeping, Leases, TaskConsumer
+from stem_kombu.transports.base import Capabilities, Depths, GivenBack, Housekeeping, Leases, QueueBrowser, TaskConsumer
 from stem_kombu.transports.control_link import ControlLink
 from stem_kombu.transports.errors import broker_errors
 from stem_kombu.transports.generic.port import GenericTransport
 from stem_kombu.transports.internals import REDIS_READS, REDIS_SENDS, missing
 from stem_kombu.transports.publisher import PublisherConnection
 from stem_kombu.transports.queue_depths import QueueDepths
+from stem_kombu.transports.redis.browser import RedisBrowser
 from stem_kombu.transports.redis.consumer import open_redis_consumer
 from stem_kombu.transports.redis.control import RedisControlLink
 from stem_kombu.transports.redis.control_queues import raw_client
@@ -80,6 +81,9 @@ class RedisTransport(GenericTransport):
 
     def depths(self) -> Depths:
         return QueueDepths(self.template, declares=True)
+
+    def browser(self) -> QueueBrowser | None:
+        return RedisBrowser(self.template)
 
     def leases(self) -> Leases | None:
         return RedisLeases(self.template)

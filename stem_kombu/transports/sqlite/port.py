@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from stem_kombu.clock import Clock
-from stem_kombu.transports.base import Capabilities, Leases, TaskConsumer
+from stem_kombu.transports.base import Capabilities, Leases, QueueBrowser, TaskConsumer
 from stem_kombu.transports.generic.port import GenericTransport
+from stem_kombu.transports.sqlite.browser import EmbeddedBrowser
 from stem_kombu.transports.sqlite.consumer import EmbeddedConsumer
 from stem_kombu.transports.sqlite.leases import EmbeddedLeases
 
@@ -24,6 +25,9 @@ class EmbeddedTransport(GenericTransport):
         if self._generic:
             return super()._consumer_of(connection, queues, clock, unreadable)
         return EmbeddedConsumer(connection, queues, clock=clock)
+
+    def browser(self) -> QueueBrowser | None:
+        return EmbeddedBrowser(self.template)
 
     def leases(self) -> Leases | None:
         return EmbeddedLeases(self.template)

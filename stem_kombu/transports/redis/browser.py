@@ -1,0 +1,106 @@
+"""Looking into queues on Redis: LRANGE and SCAN, which change nothing and take no message from its list."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from stem_kombu.clock import SYSTEM
+from stem_kombu.transports.browsing import PAGE, BrowsingConnection
+from stem_kombu.transports.names import is_control_name
+from stem_kombu.transports.redis.consumer import message_of
+from stem_kombu.transports.redis.control_queues import raw_client
+from stem_kombu.transports.redis.recovery import NO_MESSAGE
+
+if TYPE_CHECKING:
+    from kombu import Connection
+
+#: Keys of one SCAN, and seconds after which the look for queues ends: a database may hold millions of records beside them.
+_SCANNED, _LONGEST_SCAN = 2000, 2.0
+
+
+class RedisBrowser:
+    """See :class:`~stem_kombu.transports.base.QueueBrowser`."""
+
+    def __init__(self, template: Connection) -> None:
+        self._browsing = BrowsingConnection(template)
+
+    def queues(self) -> list[str]:
+        found: set[str] = set()
+        until, cursor = SYSTEM.monotonic() + _LONGEST_SCAN, 0
+        with self._open() as (channel, client):
+            prefix = channel.global_keyprefix
+            pattern = _literal(prefix) + "*" if prefix else None
+            while True:
+                cursor, keys = client.scan(cursor, match=pattern, count=_SCANNED, _type="list")
+                for key in keys:
+                    name = key.decode("utf-8", "replace").removeprefix(prefix)
+                    if not is_control_name(name) and _holds_messages(client, key):
+                        found.add(_queue_of(channel, name))
+                if not cursor or SYSTEM.monotonic() >= until:
+                    return sorted(found)
+
+    def first(self, queue: str, limit: int) -> list[Any]:
+        found: list[Any] = []
+        with self._open() as (channel, client):
+            for key in _keys(channel, queue):
+                if (left := limit - len(found)) > 0:
+                    found += _messages(channel, queue, reversed(client.lrange(key, -left, -1)))
+        return found
+
+    def search(self, queue: str) -> Iterator[Any]:
+        # From the end to which senders push: what is taken meanwhile goes from the other end and shifts nothing, so that
+        # no message that stays is passed over; what is pushed shifts the rest, so that some come twice.
+        with self._open() as (channel, client):
+            for key in _keys(channel, queue):
+                start = 0
+                while texts := client.lrange(key, start, start + PAGE - 1):
+                    yield from _messages(channel, queue, texts)
+                    start += len(texts)
+
+    def close(self) -> None:
+        self._browsing.close()
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[Any, Any]]:
+        with self._browsing.channel() as channel:
+            client = raw_client(channel)
+            try:
+                yield channel, client
+            finally:
+                client.close()
+
+
+def _keys(channel: Any, queue: str) -> list[str]:
+    """The lists of a queue, the most urgent first, as consumers take from them."""
+    return [channel.global_keyprefix + channel._q_for_pri(queue, step) for step in channel.priority_steps]
+
+
+def _messages(channel: Any, queue: str, texts: Iterable[bytes]) -> Iterator[Any]:
+    for text in texts:
+        with suppress(*NO_MESSAGE):  # a worker puts it aside
+            yield message_of(text, "", queue, channel)
+
+
+def _queue_of(channel: Any, name: str) -> str:
+    """The queue of a list, which may be that of one priority."""
+    for step in channel.priority_steps:
+        if step and name.endswith(ending := f"{channel.sep}{step}"):
+            return name.removesuffix(ending)
+    return name
+
+
+def _holds_messages(client: Any, key: bytes) -> bool:
+    """Whether a message of Kombu's is at an end of the list: another program may keep lists in the same database."""
+    for place in (-1, 0):
+        with suppress(*NO_MESSAGE):
+            if {"body", "properties"} <= json.loads(client.lindex(key, place)).keys():
+                return True
+    return False
+
+
+def _literal(text: str) -> str:
+    """The text in a pattern of Redis."""
+    return "".join(f"\\{char}" if char in "*?[]^\\" else char for char in text)

@@ -1,0 +1,44 @@
+"""``stem queue purge``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from stem_kombu.control.client.queues import SCHEMA, QueueClient
+from stem_kombu_cli import exit_codes
+from stem_kombu_cli.changing import change_of, changing_options, confirm, reason_of
+from stem_kombu_cli.options import output_options, place_options, places_of, wants_json
+from stem_kombu_cli.render import emit, note, print_json
+
+
+@click.command(epilog="Example:  stem queue purge old-mail --reason INC-42")
+@click.argument("queue", metavar="QUEUE")
+@changing_options
+@place_options
+@output_options
+@click.pass_context
+def purge(ctx: click.Context, /, queue: str, **values: Any) -> None:
+    """Remove what waits in QUEUE. It can't be undone.
+
+    What workers hold already is not touched. The tasks' records stay as they are: a task that was removed is shown as
+    queued until its record expires. Exit code 4: nothing waits there.
+    """
+    as_json = wants_json(values)
+    change = change_of(values, as_json=as_json)
+    settings = places_of(values).settings()
+    reason = reason_of(change, settings)
+    with QueueClient(settings) as client:
+        (state,) = client.states([queue]).queues
+        waiting = "an unknown number of" if state.depth is None else str(state.depth)
+        confirm(change, f"this removes {waiting} messages from queue {queue!r} for good", count=state.depth or 0)
+        removed = (state.depth or 0) if change.dry_run else client.purge(queue)
+    if as_json:
+        document = {"schema": SCHEMA, "queue": queue, "removed": removed, "dry_run": change.dry_run, "reason": reason}
+        print_json(document)
+    else:
+        emit(f"{'would remove' if change.dry_run else 'removed'}: {removed} messages from queue {queue}")
+    if not removed:
+        note(f"nothing waits in queue {queue!r}")
+    ctx.exit(exit_codes.OK if removed else exit_codes.NOTHING_MATCHED)
