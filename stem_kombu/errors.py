@@ -47,6 +47,28 @@ class StoreCorrupt(StoreError):
     """What the store holds can't be read; the message names the place (file and line, or table and key)."""
 
 
+class RecordConflict(StoreError):
+    """Another writer was first: the store holds version ``held`` (0: none) of the record, and nothing was stored.
+
+    ``place`` and ``key`` name the record. Read it again, decide anew, and repeat the change.
+    """
+
+    def __init__(self, message: str, *, place: str, key: str, held: int) -> None:
+        super().__init__(message, hint="look again: another operator changed it meanwhile")
+        self.place, self.key, self.held = place, key, held
+
+    @classmethod
+    def of(cls, place: str, key: str, replaces: int, held: int) -> RecordConflict:
+        """The error for a change that replaces a version which is not held."""
+        there = f"version {held}" if held else "none"
+        return cls(
+            f"{place} {key!r}: the change replaces version {replaces}, and the store holds {there}; nothing was stored",
+            place=place,
+            key=key,
+            held=held,
+        )
+
+
 class BrokerError(StemError):
     """The broker could not do what was asked.
 

@@ -165,6 +165,7 @@ KNOWN_ONLY_TO = [
         (
             "stem_kombu.drivers",
             "stem_kombu.stores.sqlite",
+            "stem_kombu.stores.sqlite_records",
             "stem_kombu.backends.sqlite",
             "stem_kombu.transports.sqlite",
             "stem_kombu.transports.store.sqlite",

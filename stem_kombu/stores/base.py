@@ -7,12 +7,14 @@ with it and is found by the entry-point group ``stem_kombu.revoke_stores`` under
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.stores.quarantine import Quarantine
+from stem_kombu.stores.records import Change, Changed, ControlRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,9 @@ class RevokeStore(ABC):
 
     #: The URL with its password masked, for people.
     url: str
+    #: Whether it takes :meth:`change`, and keeps what :mod:`stem_kombu.stores.records` describes. A store that was written
+    #: before there were any says no: it holds revocations, and neither directives nor rules, undos and audit.
+    keeps_records = False
 
     @abstractmethod
     def save(self, namespace: str, drafts: Sequence[RevocationDraft]) -> list[Revocation]:
@@ -86,6 +91,45 @@ class RevokeStore(ABC):
         """Which store answers, how far it is, and what it holds of a few tasks. Costs one tiny query where a store can."""
         found = ((task_id, self.get(namespace, task_id)) for task_id in task_ids)
         return Glance("", self.revision(namespace), {task_id: held for task_id, held in found if held is not None})
+
+    def change(self, namespace: str, change: Change) -> Changed:
+        """What the store holds after the change: all of it, or nothing. Durable when it returns.
+
+        Revocations are taken as by :meth:`save`; versions are of the same counter, in commit order. Raises
+        :class:`~stem_kombu.errors.RecordConflict` when it holds another version than the one that the change replaces, and
+        :class:`~stem_kombu.errors.ConfigurationError` for what no store takes, or where :attr:`keeps_records` is false.
+        """
+        raise ConfigurationError(
+            f"revoke store {self.url} keeps revocations only: no directives, rules, undos and audit",
+            hint="use Redis, PostgreSQL, SQLite or a file as the revoke store",
+        )
+
+    def records_since(
+        self, namespace: str, version: int, places: Collection[str] | None = None
+    ) -> Iterator[ControlRecord]:
+        """Every record with a higher version in these places (``None``: all), expired ones included, ascending; streamed.
+
+        It skips none, as :meth:`since`.
+        """
+        return iter(())
+
+    def newest_records(self, namespace: str, place: str, limit: int) -> list[ControlRecord]:
+        """The records of a place with the highest versions, newest first, expired ones included; at most ``limit``."""
+        return []
+
+    def record(self, namespace: str, place: str, key: str) -> ControlRecord | None:
+        """The record under this key, expired or not, or ``None``."""
+        return None
+
+    def floor(self, namespace: str) -> int:
+        """The highest version of a record that was pruned, 0 for none. A reader that has read less far may have missed it, and
+        reads all records again."""
+        return 0
+
+    def prune_records(self, namespace: str, before: datetime) -> int:
+        """How many records were deleted because they had expired by ``before``, a time by the store's clock that is not later
+        than its now. Raises :meth:`floor`."""
+        return 0
 
     def put_back(self, namespace: str, records: Sequence[Revocation]) -> list[Revocation]:
         """What the store holds after it was given back records that it had lost: their texts, their expiry and their proofs,

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from itertools import takewhile
+from datetime import datetime, timedelta
+from itertools import islice, takewhile
 
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.stores.base import RevokeStore
-from stem_kombu.stores.batch import folded, merged
+from stem_kombu.stores.records import Change, Changed, ControlRecord, changed, checked, named
 
 
 @dataclass(slots=True)
 class _Shelf:
-    """One namespace. ``records`` is in ascending order of version, because a record that changes moves to the end."""
+    """One namespace. What changes moves to the end, so that both are in ascending order of version."""
 
-    records: dict[str, Revocation] = field(default_factory=dict)
+    revocations: dict[str, Revocation] = field(default_factory=dict)
+    records: dict[tuple[str, str], ControlRecord] = field(default_factory=dict)
     revision: int = 0
+    floor: int = 0
 
 
 # One lock for all, so that a fork can hold it: a child must not inherit a shelf in the middle of a change.
@@ -37,39 +39,85 @@ class MemoryRevokeStore(RevokeStore):
     It keeps nothing on disk and is not seen by other processes; a forked child goes on with a copy.
     """
 
+    keeps_records = True
+
     def __init__(self, name: str = "", *, clock: Clock = SYSTEM) -> None:
         self.url = f"memory://{name}"
         self._name = name
         self._clock = clock
 
     def save(self, namespace: str, drafts: Sequence[RevocationDraft]) -> list[Revocation]:
-        distinct = folded(drafts)
+        return list(self.change(namespace, Change(drafts)).revocations)
+
+    def change(self, namespace: str, change: Change) -> Changed:
+        change = checked(change)
         with _LOCK:
             shelf = self._shelf(namespace)
-            records = merged(
-                distinct, shelf.records, namespace=namespace, highest=shelf.revision, now=self._clock.utcnow()
+            versions = {name: shelf.records[name].version for name in named(change) if name in shelf.records}
+            done = changed(
+                change,
+                shelf.revocations,
+                versions,
+                namespace=namespace,
+                highest=shelf.revision,
+                now=self._clock.utcnow(),
             )
-            for record in records:
-                shelf.records.pop(record.task_id, None)
-                shelf.records[record.task_id] = record
-                shelf.revision = record.version
-        return records
+            for revocation in (*done.revocations, *done.ended):
+                shelf.revocations.pop(revocation.task_id, None)
+                shelf.revocations[revocation.task_id] = revocation
+            for name in change.forgotten:
+                shelf.records.pop(name, None)
+            for record in done.records:
+                shelf.records.pop((record.place, record.key), None)
+                shelf.records[record.place, record.key] = record
+            shelf.revision = max(shelf.revision, done.version)
+        return done
+
+    def records_since(
+        self, namespace: str, version: int, places: Collection[str] | None = None
+    ) -> Iterator[ControlRecord]:
+        with _LOCK:
+            newest_first = reversed(self._shelf(namespace).records.values())
+            found = list(takewhile(lambda record: record.version > version, newest_first))
+        return (record for record in reversed(found) if places is None or record.place in places)
+
+    def newest_records(self, namespace: str, place: str, limit: int) -> list[ControlRecord]:
+        with _LOCK:
+            newest_first = reversed(self._shelf(namespace).records.values())
+            return list(islice((record for record in newest_first if record.place == place), limit))
+
+    def record(self, namespace: str, place: str, key: str) -> ControlRecord | None:
+        with _LOCK:
+            return self._shelf(namespace).records.get((place, key))
+
+    def floor(self, namespace: str) -> int:
+        with _LOCK:
+            return self._shelf(namespace).floor
+
+    def prune_records(self, namespace: str, before: datetime) -> int:
+        with _LOCK:
+            shelf = self._shelf(namespace)
+            expired = [record for record in shelf.records.values() if record.is_expired(before)]
+            for record in expired:
+                del shelf.records[record.place, record.key]
+                shelf.floor = max(shelf.floor, record.version)
+        return len(expired)
 
     def since(self, namespace: str, version: int) -> Iterator[Revocation]:
         with _LOCK:
-            newest_first = reversed(self._shelf(namespace).records.values())
+            newest_first = reversed(self._shelf(namespace).revocations.values())
             found = list(takewhile(lambda record: record.version > version, newest_first))
         return reversed(found)
 
     def load(self, namespace: str) -> Iterator[Revocation]:
         with _LOCK:
             now = self._clock.utcnow()
-            found = list(self._shelf(namespace).records.values())
+            found = list(self._shelf(namespace).revocations.values())
         return (record for record in found if not record.is_expired(now))
 
     def get(self, namespace: str, task_id: str) -> Revocation | None:
         with _LOCK:
-            record = self._shelf(namespace).records.get(task_id)
+            record = self._shelf(namespace).revocations.get(task_id)
         return None if record is None or record.is_expired(self._clock.utcnow()) else record
 
     def revision(self, namespace: str) -> int:
@@ -77,8 +125,11 @@ class MemoryRevokeStore(RevokeStore):
             return self._shelf(namespace).revision
 
     def prune(self, namespace: str) -> int:
+        return self.prune_after(namespace, 0.0)
+
+    def prune_after(self, namespace: str, grace: float) -> int:
         with _LOCK:
-            records, now = self._shelf(namespace).records, self._clock.utcnow()
+            records, now = self._shelf(namespace).revocations, self._clock.utcnow() - timedelta(seconds=grace)
             expired = [task_id for task_id, record in records.items() if record.is_expired(now)]
             for task_id in expired:
                 del records[task_id]

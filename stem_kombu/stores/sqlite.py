@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -15,8 +15,10 @@ from stem_kombu.drivers.sqlite import SqliteDatabase
 from stem_kombu.errors import StoreCorrupt
 from stem_kombu.fields import any_text, optional
 from stem_kombu.revocation import Revocation, RevocationDraft, as_flag
+from stem_kombu.stores import sqlite_records
 from stem_kombu.stores.base import Glance, RevokeStore
-from stem_kombu.stores.batch import BEFORE_ALL, CEILING, folded, merged, proofs_of, proofs_text, sane_version
+from stem_kombu.stores.batch import BEFORE_ALL, CEILING, proofs_of, proofs_text, sane_version
+from stem_kombu.stores.records import Change, Changed, ControlRecord, changed, checked, named, tasks_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ SCHEMA = Schema.of(
             WHERE expires_us IS NOT NULL""",
         """CREATE TABLE IF NOT EXISTS stem_revocation_versions (
             namespace TEXT NOT NULL PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID""",
+        *sqlite_records.TABLES,
     ),
     columns=[("stem_revocations", "proofs", "TEXT")],
 )
@@ -51,28 +54,53 @@ class SqliteRevokeStore(RevokeStore):
     the embedded default; a folder that the user named must exist.
     """
 
+    keeps_records = True
+
     def __init__(self, path: Path, *, clock: Clock = SYSTEM, create_folder: bool = False) -> None:
         self._database = SqliteDatabase(path, schema=SCHEMA, purpose="revoke store", create_folder=create_folder)
+        self._records = sqlite_records.SqliteRecords(self._database, lambda: self.quarantine)
         self._clock = clock
         self._verified: tuple[int, int] | None = None
         self.url = self._database.url
 
     def save(self, namespace: str, drafts: Sequence[RevocationDraft]) -> list[Revocation]:
-        distinct = folded(drafts)
-        if not distinct:
-            return []
+        return list(self.change(namespace, Change(drafts)).revocations)
 
-        def operation(connection: sqlite3.Connection) -> list[Revocation]:
-            held = self._held(connection, namespace, [draft.task_id for draft in distinct])
+    def change(self, namespace: str, change: Change) -> Changed:
+        change = checked(change)
+
+        def operation(connection: sqlite3.Connection) -> Changed:
+            held = self._held(connection, namespace, tasks_of(change))
+            versions = sqlite_records.versions(connection, namespace, named(change))
             highest = _revision(connection, namespace)
-            records = merged(distinct, held, namespace=namespace, highest=highest, now=self._clock.utcnow())
-            connection.executemany(_UPSERT, [(namespace, *_row(record)) for record in records])
-            connection.execute(
-                "INSERT OR REPLACE INTO stem_revocation_versions VALUES (?, ?)", (namespace, records[-1].version)
-            )
-            return records
+            done = changed(change, held, versions, namespace=namespace, highest=highest, now=self._clock.utcnow())
+            revocations = (*done.revocations, *done.ended)
+            connection.executemany(_UPSERT, [(namespace, *_row(record)) for record in revocations])
+            sqlite_records.write(connection, namespace, done.records, change.forgotten)
+            if done.version:
+                connection.execute(
+                    "INSERT OR REPLACE INTO stem_revocation_versions VALUES (?, ?)", (namespace, done.version)
+                )
+            return done
 
-        return self._database.write(operation)
+        return Changed() if change.is_empty else self._database.write(operation)
+
+    def records_since(
+        self, namespace: str, version: int, places: Collection[str] | None = None
+    ) -> Iterator[ControlRecord]:
+        return self._records.since(namespace, version, places)
+
+    def newest_records(self, namespace: str, place: str, limit: int) -> list[ControlRecord]:
+        return self._records.newest(namespace, place, limit)
+
+    def record(self, namespace: str, place: str, key: str) -> ControlRecord | None:
+        return self._records.one(namespace, place, key)
+
+    def floor(self, namespace: str) -> int:
+        return self._records.floor(namespace)
+
+    def prune_records(self, namespace: str, before: datetime) -> int:
+        return self._records.prune(namespace, before)
 
     def since(self, namespace: str, version: int) -> Iterator[Revocation]:
         if version <= 0:

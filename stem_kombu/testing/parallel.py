@@ -67,3 +67,31 @@ def _run(
     except BaseException:
         sender.send((traceback.format_exc(), None))
         raise
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Return once the condition holds; raises ``AssertionError`` when that takes longer than :data:`PATIENCE`."""
+    deadline = SYSTEM.monotonic() + PATIENCE
+    while not condition():
+        assert SYSTEM.monotonic() < deadline, "it did not happen in time"
+        SYSTEM.sleep(0.002)
+
+
+class Processes:
+    """Run a function of this module in new interpreters, all let go at the same moment; none outlives the block."""
+
+    def __init__(self, count: int, target: Callable[..., None], *args: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._gate = context.Barrier(count)  # kept: its name vanishes with the last reference of this process
+        self._processes = [context.Process(target=target, args=(self._gate, place, *args)) for place in range(count)]
+
+    def __enter__(self) -> Sequence[Any]:
+        for process in self._processes:
+            process.start()
+        return self._processes
+
+    def __exit__(self, *exception: object) -> None:
+        for process in self._processes:
+            if process.is_alive():
+                process.kill()
+            process.join(PATIENCE)

@@ -23,7 +23,6 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta, timezone
 from multiprocessing.synchronize import Barrier
-from typing import Any
 
 import pytest
 
@@ -33,9 +32,8 @@ from stem_kombu.revocation import MOST_PROOFS, Revocation, RevocationDraft, merg
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.batch import folded
 from stem_kombu.stores.registry import open_revoke_store
+from stem_kombu.testing.parallel import PATIENCE, Processes, eventually
 
-#: Longest wait for something that must happen, in seconds.
-PATIENCE = 60.0
 #: Long enough for what must not expire during a test.
 HOUR = 3600.0
 #: Short enough to wait for.
@@ -329,7 +327,7 @@ class RevokeStoreContract:
         other = namespace + "-b"
         (here,) = store.save(namespace, [Draft("t", reason="here")])
         (there,) = store.save(other, [Draft("t", terminate=True, expires_in=MOMENT)])
-        _eventually(lambda: store.get(other, "t") is None)
+        eventually(lambda: store.get(other, "t") is None)
 
         assert store.prune(other) == 1
 
@@ -351,7 +349,7 @@ class RevokeStoreContract:
 
     def test_an_expired_record_counts_as_absent(self, store: RevokeStore, namespace: str) -> None:
         (short,) = store.save(namespace, [Draft("t", terminate=True, reason="old", expires_in=MOMENT)])
-        _eventually(lambda: store.get(namespace, "t") is None)
+        eventually(lambda: store.get(namespace, "t") is None)
 
         assert list(store.load(namespace)) == []
         assert list(store.since(namespace, 0)) == [short]
@@ -361,7 +359,7 @@ class RevokeStoreContract:
     def test_g5_pruning_deletes_what_has_expired_and_nothing_else(self, store: RevokeStore, namespace: str) -> None:
         store.save(namespace, [Draft(f"short-{number}", expires_in=MOMENT) for number in range(3)])
         kept = store.save(namespace, [Draft("long", expires_in=HOUR), Draft("ever")])
-        _eventually(lambda: len(list(store.load(namespace))) == 2)
+        eventually(lambda: len(list(store.load(namespace))) == 2)
 
         assert store.prune(namespace) == 3
         assert store.prune(namespace) == 0
@@ -370,14 +368,14 @@ class RevokeStoreContract:
     def test_g5_pruning_many_takes_them_all(self, store: RevokeStore, namespace: str) -> None:
         store.save(namespace, [Draft(f"t{number}", expires_in=MOMENT) for number in range(3000)])
         (kept,) = store.save(namespace, [Draft("ever")])
-        _eventually(lambda: list(store.load(namespace)) == [kept])
+        eventually(lambda: list(store.load(namespace)) == [kept])
 
         assert store.prune(namespace) == 3000
         assert list(store.since(namespace, 0)) == [kept]
 
     def test_g5_a_record_that_replaced_an_expired_one_is_not_pruned(self, store: RevokeStore, namespace: str) -> None:
         store.save(namespace, [Draft("t", expires_in=MOMENT)])
-        _eventually(lambda: store.get(namespace, "t") is None)
+        eventually(lambda: store.get(namespace, "t") is None)
         (fresh,) = store.save(namespace, [Draft("t")])
 
         assert store.prune(namespace) == 0
@@ -400,7 +398,7 @@ class RevokeStoreContract:
             for number in range(rounds):
                 drafts = [Draft(f"t{number}-{place}", expires_in=0.001) for place in range(20)]
                 writer.save(namespace, drafts)
-                _eventually(lambda last=drafts[-1].task_id: writer.get(namespace, last) is None)  # type: ignore[misc]
+                eventually(lambda last=drafts[-1].task_id: writer.get(namespace, last) is None)  # type: ignore[misc]
                 gate.wait(PATIENCE)
                 fresh = writer.save(namespace, [Draft(draft.task_id) for draft in drafts])
                 gate.wait(PATIENCE)
@@ -411,7 +409,7 @@ class RevokeStoreContract:
         store = open_store()
         assert store.revision(namespace) == 0
         (record,) = store.save(namespace, [Draft("t", expires_in=MOMENT)])
-        _eventually(lambda: store.get(namespace, "t") is None)
+        eventually(lambda: store.get(namespace, "t") is None)
         assert store.prune(namespace) == 1
         store.close()
 
@@ -439,7 +437,7 @@ class RevokeStoreContract:
     ) -> None:
         self._needs_processes()
 
-        with _Processes(1, _save_and_die, url, namespace) as (process,):
+        with Processes(1, _save_and_die, url, namespace) as (process,):
             process.join(PATIENCE)
 
         assert process.exitcode == 7
@@ -501,7 +499,7 @@ class RevokeStoreContract:
         seen: list[Revocation] = []
         version = 0
 
-        with _Processes(writers, _save_batches, url, namespace, batches) as processes:
+        with Processes(writers, _save_batches, url, namespace, batches) as processes:
             deadline = SYSTEM.monotonic() + PATIENCE
             while len(seen) < expected and SYSTEM.monotonic() < deadline:
                 writing = any(process.is_alive() for process in processes)
@@ -522,7 +520,7 @@ class RevokeStoreContract:
     def test_g6_many_processes_open_an_empty_store_at_once(self, namespace: str, url: str) -> None:
         self._needs_processes()
 
-        with _Processes(5, _save_once, url, namespace) as processes:
+        with Processes(5, _save_once, url, namespace) as processes:
             for process in processes:
                 process.join(PATIENCE)
 
@@ -582,13 +580,6 @@ def _batch_size(number: int) -> int:
     return (1, 1, 7, 2, 40)[number % 5]
 
 
-def _eventually(condition: Callable[[], object]) -> None:
-    deadline = SYSTEM.monotonic() + PATIENCE
-    while not condition():
-        assert SYSTEM.monotonic() < deadline, "it did not happen in time"
-        SYSTEM.sleep(0.002)
-
-
 class _Threads:
     """Run each target in a thread of its own; at the end all have ended, and the first failure is raised here."""
 
@@ -612,26 +603,6 @@ class _Threads:
         if self._failures:
             raise self._failures[0]
         assert not any(thread.is_alive() for thread in self._threads), "a thread did not end"
-
-
-class _Processes:
-    """Run a function of this module in new interpreters, all let go at the same moment; none outlives the block."""
-
-    def __init__(self, count: int, target: Callable[..., None], *args: Any) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._gate = context.Barrier(count)  # kept: its name vanishes with the last reference of this process
-        self._processes = [context.Process(target=target, args=(self._gate, place, *args)) for place in range(count)]
-
-    def __enter__(self) -> Sequence[Any]:
-        for process in self._processes:
-            process.start()
-        return self._processes
-
-    def __exit__(self, *exception: object) -> None:
-        for process in self._processes:
-            if process.is_alive():
-                process.kill()
-            process.join(PATIENCE)
 
 
 def _save_batches(barrier: Barrier, place: int, url: str, namespace: str, batches: int) -> None:
