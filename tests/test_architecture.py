@@ -28,6 +28,7 @@ ROOT_WORDS = [
         "errors",
         "clock",
         "fields",
+        "directive",
         "durations",
         "timeouts",
         "redaction",
