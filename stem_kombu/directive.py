@@ -66,6 +66,12 @@ class Directive:
         """Whether it asks for something at ``now``."""
         return not self.cleared and (self.expires_at is None or self.expires_at > now)
 
+    def was_over(self, then: datetime) -> bool:
+        """Whether it had been cleared, or had ended, by ``then``."""
+        if self.cleared:
+            return self.issued_at < then
+        return self.expires_at is not None and self.expires_at < then
+
     def is_about(self, subject: str | None) -> bool:
         """Whether it is about that queue, task or logger (``None``: about the worker as a whole)."""
         return self.subject is None or self.subject == subject or (subject is not None and _fits(subject, self.subject))

@@ -239,6 +239,45 @@ class TransportContract:
 
     # -- connections --
 
+    def test_nothing_comes_from_a_queue_that_is_paused_until_it_is_resumed(
+        self, reader: Callable[..., Reader], send: Callable[..., list[str]], queue: str
+    ) -> None:
+        other = f"{queue}-other"
+        both = reader(queue, other)
+        send("first")
+        (held,) = both.until(1)
+        both.consumer.pause([queue])
+        send("paused-1", "paused-2")
+        send("other-1", to=other)
+        assert list(map(task_of, both.until(1))) == ["other-1"]
+        assert both.during(_NEVER) == []
+        both.acknowledge(held)
+        # The others go on, whatever is paused and resumed beside them.
+        both.consumer.pause([queue, other])
+        send("other-2", to=other)
+        assert both.during(_NEVER) == []
+        both.consumer.pause([queue])
+        assert list(map(task_of, both.until(1))) == ["other-2"]
+        both.consumer.pause([])
+        assert sorted(map(task_of, both.until(2))) == ["paused-1", "paused-2"]
+
+    def test_a_consumer_may_be_paused_before_it_consumes(
+        self, transport: Transport, reader: Callable[..., Reader], send: Callable[..., list[str]], queue: str
+    ) -> None:
+        other = f"{queue}-other"
+        declared = reader(queue, other)
+        declared.close()
+        consumer = transport.consumer((queue, other), clock=SYSTEM)
+        consumer.pause([queue])
+        one = Reader(consumer)
+        try:
+            send("paused")
+            send("open", to=other)
+            assert list(map(task_of, one.until(1))) == ["open"]
+            assert one.during(_NEVER) == []
+        finally:
+            one.close()
+
     def test_a_wait_ends_when_it_is_woken(self, reader: Callable[..., Reader]) -> None:
         one = reader()
         one.during(0.2)

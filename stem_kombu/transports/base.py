@@ -77,6 +77,10 @@ class TaskConsumer(Protocol):
     def consume(self) -> None:
         """Have the broker send messages from now on."""
 
+    def pause(self, queues: Collection[str]) -> None:
+        """Receive nothing more from these queues, and again from all others; before :meth:`consume` as well. What the broker
+        had sent already may still come, and goes on being acknowledged."""
+
     def allow(self, allowance: int, here: int, *, consuming: bool) -> None:
         """Let ``allowance`` messages be unacknowledged, ``here`` of which are here; ``consuming``: between :meth:`consume` and
         :meth:`rest`."""

@@ -7,7 +7,7 @@ without them: RabbitMQ answers PRECONDITION_FAILED. So it is asked first whether
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.messages.resending import mark_consumed
@@ -30,19 +30,33 @@ class KombuConsumers:
     """
 
     def __init__(self, channel: Any, queues: Iterable[Queue], arrived: Callable[[Any], None]) -> None:
-        self._consumers = [_consumer_of(channel, queue, arrived) for queue in queues]
+        self._consumers = {queue.name: _consumer_of(channel, queue, arrived) for queue in queues}
+        self._paused: frozenset[str] = frozenset()
+        self._consumes = False
 
     def consume(self) -> None:
-        for consumer in self._consumers:
-            consumer.consume()
+        self._consumes = True
+        for name, consumer in self._consumers.items():
+            if name not in self._paused:
+                consumer.consume()
 
     def cancel(self) -> None:
-        for consumer in self._consumers:
+        self._consumes = False
+        for consumer in self._consumers.values():
             consumer.cancel()
+
+    def pause(self, queues: Collection[str]) -> None:
+        """Cancel the consumers of these queues, now or when they are to consume; the others consume again."""
+        before, self._paused = self._paused, frozenset(queues)
+        for name in self._consumers if self._consumes else ():
+            if name in self._paused and name not in before:
+                self._consumers[name].cancel()
+            elif name in before and name not in self._paused:
+                self._consumers[name].consume()
 
     def qos(self, *, prefetch_count: int, apply_global: bool) -> None:
         """Set the prefetch count of the channel, which all consumers share if it is global."""
-        self._consumers[0].qos(prefetch_count=prefetch_count, apply_global=apply_global)
+        next(iter(self._consumers.values())).qos(prefetch_count=prefetch_count, apply_global=apply_global)
 
 
 def _consumer_of(channel: Any, queue: Queue, arrived: Callable[[Any], None]) -> Consumer:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Service
+from stem_kombu.directive import Directive
 from stem_kombu.errors import BrokerError, BrokerRefused, ConfigurationError
 from stem_kombu.transports.base import ScheduledMessages, TaskConsumer, Transport
 from stem_kombu.transports.outages import Outage
 from stem_kombu.worker.ack_queue import AckQueue
+from stem_kombu.worker.active_directives import ActiveDirectives
 from stem_kombu.worker.deliveries import Delivery, InFlight
 from stem_kombu.worker.delivery_events import Action, Do, Event, Facts
 from stem_kombu.worker.ownership import Ownership
@@ -52,6 +54,7 @@ class Consumer:
         inflight: InFlight,
         acks: AckQueue,
         ownership: Ownership,
+        directives: ActiveDirectives,
         *,
         allowance: Callable[[], int],
         receive: Callable[[Any, int], None],
@@ -64,7 +67,8 @@ class Consumer:
         self._garbage, self._scheduled = garbage, scheduled
         self._transport = transport
         self.queues = tuple(queues)
-        self._inflight, self._ownership = inflight, ownership
+        self._inflight, self._ownership, self._directives = inflight, ownership, directives
+        self._paused: Mapping[str, Directive] = {}
         self._receive, self._reconnected, self._lost = receive, reconnected, lost
         self._clock, self._allowance = clock, allowance
         #: How many unacknowledged messages may be here.
@@ -180,6 +184,7 @@ class Consumer:
         self._finished.wake_transport = connected.wake
         self._allow(connected, consuming=False)
         if not self._quiet.is_set():
+            self._pause(connected)
             connected.consume()
             self._resting.clear()
         self._served_at = self._clock.monotonic()
@@ -245,12 +250,18 @@ class Consumer:
         self.prefetch = self._allowance() + (self._inflight.set_aside_count if connected.pushes else 0)
         connected.allow(self.prefetch, len(self._inflight), consuming=consuming)
 
+    def _pause(self, connected: TaskConsumer) -> None:
+        self._paused = self._directives.paused
+        connected.pause(self._paused.keys())
+
     def _keep_serving(self, connected: TaskConsumer) -> bool:
         """Do what other threads have left here; ``False`` when it is time to end."""
         self._pipe.drain()  # first: what is left here after this wakes the thread again
         if self._quiet.is_set() and self.consuming:
             connected.rest()
             self._resting.set()
+        elif self._directives.paused is not self._paused and self.consuming:
+            self._pause(connected)
         # Before anything is given back, or the broker would send it right here again.
         self._allow(connected, consuming=self.consuming)
         while self._finished:

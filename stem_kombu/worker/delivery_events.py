@@ -46,6 +46,7 @@ class Event(str, Enum):
     STARTED = "started"  # the handler is about to be called
     ENDED = "ended"  # with an outcome
     REVOKED = "revoked"
+    PAUSED = "paused"  # no task of its queue may start here for now
     LEASE_LOST = "lease lost"  # the broker has given it to another worker
     CONNECTION_LOST = "connection lost"  # the broker has it again, where messages stay with a connection
     STOP_REQUESTED = "stop requested"  # the worker is stopping
@@ -97,6 +98,7 @@ class Facts(NamedTuple):
     recorded: TaskRecord | None = None  # the record by which the attempt needs no further run
     is_ours: bool = True  # as far as is known, the broker has not given the message to another worker
     is_lease_lost: bool = False
+    is_paused: bool = False  # its queue is, so that it may not start here
     has_started: bool = False
     # of a message that has just come
     is_here: bool = False  # another message of the attempt is here, whose place it can take

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from stem_kombu.clock import Clock
 from stem_kombu.errors import TaskNotRegistered
 from stem_kombu.execution.base import Job
 from stem_kombu.outcome import Outcome, TaskError
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.task import TaskMessage
+from stem_kombu.worker.active_directives import ActiveDirectives
 from stem_kombu.worker.deliveries import Delivery
 from stem_kombu.worker.delivery_events import NO_FACTS, Facts
 from stem_kombu.worker.lost_workers import LostWorkers
@@ -34,16 +34,17 @@ class DeliveryFacts:
         history: TaskHistory,
         ownership: Ownership,
         lost_workers: LostWorkers,
+        directives: ActiveDirectives,
         *,
         default_max_retries: int,
-        clock: Clock,
     ) -> None:
         self.worker = worker
         self.cache = cache
         self.history = history
         self.ownership = ownership
         self.lost_workers = lost_workers
-        self.clock = clock
+        self.directives = directives
+        self.clock = ownership.clock
         self._ensure_fresh = ensure_fresh
         self._default_max_retries = default_max_retries
 
@@ -62,6 +63,7 @@ class DeliveryFacts:
             self.cache.get(message.task_id),
             unregistered=None if missing is None else TaskError(type(missing).__name__, str(missing)),
             is_suspect=bool(delivery.lost) and self.lost_workers.is_suspect(delivery),
+            is_paused=self._is_paused(message),
         )
 
     def of_waiting(self, delivery: Delivery) -> Facts:
@@ -73,6 +75,7 @@ class DeliveryFacts:
             self.worker,
             revocation,
             is_lease_lost=delivery.lease_lost,
+            is_paused=self._is_paused(delivery.message),
             lost_workers=tuple(delivery.lost),
             verdict=self.lost_workers.judge(delivery) if delivery.lost and revocation is None else None,
         )
@@ -95,9 +98,10 @@ class DeliveryFacts:
             time_passed, delivery.recorded_end = True, self.history.recorded_end(message)
         revocation = self.cache.get(message.task_id)
         is_ours = self.ownership.is_ours(delivery, time_passed=time_passed)
-        if revocation is None and is_ours and delivery.recorded_end is None:
+        is_paused = self._is_paused(message)
+        if revocation is None and is_ours and delivery.recorded_end is None and not is_paused:
             return NO_FACTS
-        return Facts(revocation=revocation, recorded=delivery.recorded_end, is_ours=is_ours)
+        return Facts(revocation=revocation, recorded=delivery.recorded_end, is_ours=is_ours, is_paused=is_paused)
 
     def of_started(self, delivery: Delivery) -> Facts:
         """Right before the handler is called."""
@@ -125,6 +129,9 @@ class DeliveryFacts:
             jitter=random.random(),
             lost_workers=tuple(delivery.lost),
         )
+
+    def _is_paused(self, message: TaskMessage) -> bool:
+        return message.queue in self.directives.paused
 
     def of_message(self, message: TaskMessage) -> Facts:
         """Of a message that can't be read as a whole."""

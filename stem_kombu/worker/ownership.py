@@ -33,7 +33,7 @@ class Ownership:
 
     def __init__(self, leasing: Leases | None, clock: Clock) -> None:
         self.leasing = leasing
-        self._clock = clock
+        self.clock = clock
         self._connection: Connected | None = None
         #: The number of the latest connection.
         self.generation = 0
@@ -48,7 +48,7 @@ class Ownership:
     @property
     def is_fetched_lately(self) -> bool:
         """Whether the connection was read so lately that its loss would have been noticed."""
-        return self._clock.monotonic() - self.fetched_at <= FETCHED_LATELY
+        return self.clock.monotonic() - self.fetched_at <= FETCHED_LATELY
 
     def connected(self, connection: Connected) -> int:
         """There is a new connection; returns its number."""
@@ -71,7 +71,7 @@ class Ownership:
         leasing = self.leasing
         if leasing is None:
             return self._is_held_over(generation, time_passed)
-        waited = self._clock.monotonic() - self.fetched_at
+        waited = self.clock.monotonic() - self.fetched_at
         if waited < leasing.lifetime / 6.0:
             return True
         try:

@@ -103,6 +103,8 @@ def _known_end(facts: Facts) -> Action:
 def _decoded(facts: Facts) -> Action:
     message = facts.message
     assert message is not None and facts.now is not None
+    if facts.is_paused:
+        return GIVE_BACK  # before all else: it may be revoked or have expired, and is refused when the pause has ended
     if facts.revocation is not None:
         return _ended_by(_refused(facts), facts)
     if message.expires_at is not None and (expired := expiry(message, facts.now)) is not None:
@@ -126,6 +128,8 @@ def _due(facts: Facts) -> Action:
     assert facts.message is not None and facts.now is not None
     if facts.is_lease_lost:
         return LEAVE
+    if facts.is_paused:
+        return GIVE_BACK
     if facts.revocation is not None:
         return _revoked(facts)
     expired = expiry(facts.message, facts.now)
@@ -150,6 +154,8 @@ def _defer(facts: Facts) -> Action:
 
 
 def _slot_free(facts: Facts) -> Action:
+    if facts.is_paused:
+        return _RELEASED
     if facts.recorded is not None:
         return _RELEASED
     if facts.revocation is not None:
@@ -298,6 +304,7 @@ TABLE: dict[Event, tuple[Rule, Rule, Rule, Rule, Rule, Rule, Rule, Rule]] = {
     Event.STARTED:           (_fault,      _fault,      _fault,      _started,    _fault,      _fault,      _ignore,     _ignore),
     Event.ENDED:             (_fault,      _fault,      _fault,      _ended,      _ended,      _ended,      _ignore,     _ignore),
     Event.REVOKED:           (_ignore,     _revoked,    _revoked,    _withdraw,   _stop,       _stop,       _ignore,     _ignore),
+    Event.PAUSED:            (_ignore,     _give_back,  _give_back,  _withdraw,   _ignore,     _ignore,     _ignore,     _ignore),
     Event.LEASE_LOST:        (_remove,     _leave,      _leave,      _lease_lost, _stop_lost,  _stop_lost,  _ignore,     _ignore),
     Event.CONNECTION_LOST:   (_remove,     _remove,     _remove,     _withdraw,   _ignore,     _ignore,     _let_go,     _ignore),
     Event.STOP_REQUESTED:    (_give_back,  _give_back,  _give_back,  _withdraw,   _ignore,     _ignore,     _ignore,     _ignore),

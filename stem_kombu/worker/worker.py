@@ -39,11 +39,13 @@ from stem_kombu.transports.existing import beside
 from stem_kombu.transports.names import checked_queue_name
 from stem_kombu.transports.producer import open_resender
 from stem_kombu.worker.ack_queue import AckQueue
+from stem_kombu.worker.active_directives import ActiveDirectives
 from stem_kombu.worker.admission import Admission
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.delayed import HoldRules
 from stem_kombu.worker.deliveries import InFlight
 from stem_kombu.worker.delivery_facts import DeliveryFacts
+from stem_kombu.worker.directive_service import DirectiveService
 from stem_kombu.worker.lifecycle import Lifecycle, State, Step
 from stem_kombu.worker.lost_workers import LostWorkers
 from stem_kombu.worker.notices import TaskNotices
@@ -100,6 +102,7 @@ class Worker:
         preload: str = "auto",
         log: LogSetup | None = None,
         hydration_timeout: float = timeouts.HYDRATION,
+        ignore_directives: bool = False,
         clock: Clock = SYSTEM,
     ) -> None:
         app.load()
@@ -124,6 +127,7 @@ class Worker:
         self._connection, self._name = connection, name
         self._inline_slots = inline_slots or settings.inline_slots
         self._children = ChildOptions(max_tasks_per_child, max_rss_per_child, start_method, preload, log)
+        self._ignores_directives = ignore_directives
         self._make()
 
     def _make(self) -> None:
@@ -177,6 +181,7 @@ class Worker:
             broker_url=self.broker_url,
             celery=open_celery_results(settings.celery_results, settings.tls),
         )
+        directives = ActiveDirectives(worker, self.queues, self.cache.now, ignores=self._ignores_directives)
         boot, retries, most = self.identity.boot, settings.default_max_retries, settings.max_lost_workers
         facts = DeliveryFacts(
             worker,
@@ -185,8 +190,8 @@ class Worker:
             TaskHistory(app.backend, clock),
             self.ownership,
             LostWorkers(resources.roster, settings.namespace, boot, most=most, default_max_retries=retries),
+            directives,
             default_max_retries=retries,
-            clock=clock,
         )
         modes = {task.mode for task in app.registry}
         isolates = self.concurrency if Mode.ISOLATE in modes else 0
@@ -209,6 +214,7 @@ class Worker:
             HoldRules(broker.capabilities.longest_hold, broker.capabilities.low_priority_first),
         )
         self.executor, self.holds, self.leases = self.lifecycle.executor, self.lifecycle.holds, self.lifecycle.leases
+        self.directives = DirectiveService(directives, self.inflight, self.lifecycle, self.acks.wake, clock)
         self.hydration = resources.hydration(self.lifecycle)
         self.admission = Admission(
             app.registry,
@@ -222,6 +228,7 @@ class Worker:
             self.inflight,
             self.acks,
             self.ownership,
+            directives,
             allowance=self.lifecycle.allowance,
             receive=self.admission.receive,
             garbage=self.admission.malformed,
@@ -309,6 +316,7 @@ class Worker:
             (self.recorder.start, lambda: self.recorder.stop(0.0)),
             (self.leases.start, self.leases.stop),
             (self.holds.start, self.holds.stop),
+            (self.directives.start, self.directives.stop),
             (self.lifecycle.starts.start, self.lifecycle.starts.stop),
             (self.consumer.start, self.consumer.stop),
             *([(self._celery_monitors.start, self._celery_monitors.stop)] if self._celery_monitors is not None else []),
@@ -333,6 +341,7 @@ class Worker:
         self.lifecycle.release_held()
         self.executor.stop(timeout)
         self.holds.stop()
+        self.directives.stop()
         self.lifecycle.release_held()
         self.recorder.stop(None if timeout is None else max(5.0, timeout))
         self.consumer.stop()

@@ -45,7 +45,7 @@ class TaskConnection:
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
-        self.connected = self.lost = self.consuming = self.poked = False
+        self.connected = self.lost = self.consuming = self.paused = self.poked = False
         self.prefetch = 0
         self.held = 0
         self.reader: Any = None
@@ -99,7 +99,7 @@ class TaskConnection:
     # -- as AMQP does --
 
     def is_due(self) -> bool:
-        return self.consuming and self.held < self.prefetch and bool(self.broker.ready)
+        return self.consuming and not self.paused and self.held < self.prefetch and bool(self.broker.ready)
 
     def tag(self, message: Message) -> Message:
         """The message with a tag of this connection's own: they begin with 1 over each."""
@@ -213,6 +213,12 @@ class Source:
     def consume(self) -> None:
         self._connection.consuming = True
 
+    def pause(self, queues: Collection[str]) -> None:
+        # There is one queue here.
+        self._connection._check()
+        self._connection.paused = bool(queues)
+        self._connection.poke()
+
     def allow(self, allowance: int, here: int, *, consuming: bool) -> None:
         self._connection.prefetch = allowance
 
@@ -225,7 +231,7 @@ class Source:
         for tag in acknowledged:
             broker.acknowledge(tag, connection)
         found = []
-        while room > len(found) and (message := broker.take(connection)) is not None:
+        while room > len(found) and not connection.paused and (message := broker.take(connection)) is not None:
             found.append(message)
         return found
 
@@ -246,7 +252,8 @@ class Source:
         """It looks at the descriptor."""
 
     def _comes_soon(self) -> bool:
-        return self._connection.poked or bool(self._broker.ready)
+        connection = self._connection
+        return connection.poked or (bool(self._broker.ready) and not connection.paused)
 
     def reject(self, tag: int) -> None:
         self._connection.basic_reject(tag, requeue=False)

@@ -47,8 +47,10 @@ from stem_kombu.settings import Settings
 from stem_kombu.task import Task, TaskMessage, TaskOptions, TaskRegistry
 from stem_kombu.transports import connections, outages
 from stem_kombu.worker import (
+    active_directives,
     consumer,
     delivery_facts,
+    directive_service,
     lifecycle,
     lost_workers,
     record_writer,
@@ -426,7 +428,8 @@ def wire() -> None:
     )
     for module in (
         worker_module, lifecycle, inflight, hydration, heartbeats, holds, leases, recorder, record_writer,
-        retry_publisher, consumer, thread_pool, listener, lookout, outbox, pool, inline, child_pipe, background,
+        retry_publisher, consumer, active_directives, directive_service,
+        thread_pool, listener, lookout, outbox, pool, inline, child_pipe, background,
         stem_kombu.concurrency.wakeup,
     ):  # fmt: skip
         module.threading = threads.threading  # type: ignore[attr-defined]

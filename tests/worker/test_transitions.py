@@ -55,6 +55,7 @@ slot_free          fault    fault    submit    proceed   fault    fault     with
 started            fault    fault    fault     proceed   fault    fault     ignore       ignore
 ended              fault    fault    fault     refuse    settle   settle    ignore       ignore
 revoked            ignore   refuse   refuse    withdraw  stop     stop      ignore       ignore
+paused             ignore   settle   settle    withdraw  ignore   ignore    ignore       ignore
 lease_lost         remove   settle   settle    withdraw  stop     stop      ignore       ignore
 connection_lost    remove   remove   remove    withdraw  ignore   ignore    remove       ignore
 stop_requested     settle   settle   settle    withdraw  ignore   ignore    ignore       ignore
@@ -108,6 +109,23 @@ def test_g3_g9_a_revoked_task_is_cancelled_wherever_it_waits_and_never_gets_a_sl
     assert decide(Phase.RESERVED, Event.SLOT_FREE, facts).outcome == Outcome(Ending.CANCELLED, revocation=REVOKED)
     withdrawn = facts._replace(outcome=Outcome(Ending.RELEASED))
     assert ending(decide(Phase.RESERVED, Event.ENDED, withdrawn)) == cancelled
+
+
+def test_g22_a_task_of_a_paused_queue_goes_back_wherever_it_waits_and_what_runs_goes_on() -> None:
+    facts = PLAIN._replace(is_paused=True, error=None)
+    back = ("released", MessageDisposition.REQUEUE)
+    for revocation in (None, REVOKED):  # what is revoked is refused when it comes again
+        assert ending(decide(Phase.ARRIVED, Event.DECODED, facts._replace(revocation=revocation))) == back
+        assert ending(decide(Phase.HELD, Event.DUE, facts._replace(revocation=revocation))) == back
+        assert ending(decide(Phase.DEFERRED, Event.SLOT_FREE, facts._replace(revocation=revocation))) == back
+    for phase in (Phase.HELD, Phase.DEFERRED):
+        assert ending(decide(phase, Event.PAUSED, facts)) == back
+    assert decide(Phase.RESERVED, Event.SLOT_FREE, facts).outcome == Outcome(Ending.RELEASED)
+    assert decide(Phase.RESERVED, Event.PAUSED, facts).do is Do.WITHDRAW
+    withdrawn = facts._replace(outcome=Outcome(Ending.RELEASED))
+    assert ending(decide(Phase.RESERVED, Event.ENDED, withdrawn)) == back
+    for phase in (Phase.RUNNING, Phase.STOPPING, Phase.SETTLING):
+        assert decide(phase, Event.PAUSED, facts).do is Do.IGNORE
 
 
 def test_g7_only_a_revocation_that_asks_for_it_stops_a_handler() -> None:
@@ -221,6 +239,7 @@ FACTS = st.builds(
     recorded=st.sampled_from((None, RECORD)),
     is_ours=st.booleans(),
     is_lease_lost=st.booleans(),
+    is_paused=st.booleans(),
     has_started=st.booleans(),
     is_here=st.booleans(),
     is_task=st.booleans(),
@@ -272,6 +291,9 @@ def test_whatever_the_facts_there_is_an_answer_and_it_fits_the_phase(pair: tuple
         assert (phase, action.do) == (Phase.ARRIVED, Do.REJECT) or phase is Phase.SETTLING
     if facts.revocation is not None and event in (Event.DECODED, Event.DUE, Event.SLOT_FREE):  # G3
         assert action.do is not Do.SUBMIT and action.do is not Do.PROCEED
+    if facts.is_paused and event in (Event.DECODED, Event.DUE, Event.SLOT_FREE):  # G22
+        assert action.do is not Do.SUBMIT and action.do is not Do.PROCEED
+        assert action.settlement is None or action.settlement.then is not MessageDisposition.ACKNOWLEDGE
     if phase is Phase.DONE:  # nothing more happens
         assert action.do in (Do.IGNORE, Do.WITHHOLD) or action.settlement == Settlement(None, MessageDisposition.LEAVE)
 
@@ -289,6 +311,7 @@ class Life:
     revoked: Revocation | None = None
     lease_lost: bool = False
     connection_lost: bool = False
+    paused: bool = False
     started: bool = False
     settlement: Settlement | None = None
     tries: int = 0
@@ -300,6 +323,7 @@ class Life:
             error=None,
             revocation=self.revoked,
             is_lease_lost=self.lease_lost,
+            is_paused=self.paused,
             is_ours=not self.lease_lost and not self.connection_lost,
             has_started=self.started,
             started_at=NOW if self.started else None,
@@ -340,7 +364,7 @@ class Life:
 
     def disturbed(self) -> None:
         """What any other thread may report at any moment."""
-        what = self.draw("nothing", "nothing", "revoke", "terminate", "lose it", "stop", "hurry")
+        what = self.draw("nothing", "nothing", "revoke", "terminate", "lose it", "pause", "stop", "hurry")
         if what in ("revoke", "terminate"):
             self.revoked = TERMINATED if what == "terminate" else self.revoked or REVOKED
             self.happens(Event.REVOKED)
@@ -350,6 +374,10 @@ class Life:
         elif what == "lose it" and not self.leased and not self.connection_lost:
             self.connection_lost = True
             self.happens(Event.CONNECTION_LOST)
+        elif what == "pause":
+            self.paused = not self.paused
+            if self.paused:
+                self.happens(Event.PAUSED)
         elif what in ("stop", "hurry"):
             self.happens(Event.STOP_REQUESTED if what == "stop" else Event.RELEASE_REQUESTED)
 
@@ -380,9 +408,10 @@ class Life:
             if self.draw("slot", "slot", "slot", "none") == "none":
                 self.happens(Event.NO_SLOT)
                 return
-            known = self.revoked is not None
+            known, paused = self.revoked is not None, self.paused
             if self.happens(Event.SLOT_FREE).do is Do.PROCEED:
                 assert not known, "G3: a revoked task has started"
+                assert not paused, "G22: a task of a paused queue has started"
                 self.disturbed_before_start()
         elif self.phase in (Phase.RUNNING, Phase.STOPPING):
             kind = self.data.draw(st.sampled_from(Ending))

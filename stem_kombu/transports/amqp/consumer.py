@@ -7,7 +7,7 @@ arrived, so that a burst of short tasks costs one turn of its consumer and not o
 from __future__ import annotations
 
 import select
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.clock import SYSTEM, Clock
@@ -74,6 +74,9 @@ class AmqpConsumer:
 
     def consume(self) -> None:
         self._consumers.consume()
+
+    def pause(self, queues: Collection[str]) -> None:
+        self._consumers.pause(queues)
 
     def allow(self, allowance: int, here: int, *, consuming: bool) -> None:
         self._prefetch.allow(allowance, here, consuming=consuming)

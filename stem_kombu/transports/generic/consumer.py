@@ -5,7 +5,7 @@ It keeps what Kombu's own transport keeps. An acknowledgement may wait for a sli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.clock import SYSTEM, Clock
@@ -46,6 +46,9 @@ class GenericConsumer:
 
     def consume(self) -> None:
         self._consumers.consume()
+
+    def pause(self, queues: Collection[str]) -> None:
+        self._consumers.pause(queues)
 
     def allow(self, allowance: int, here: int, *, consuming: bool) -> None:
         if allowance != self._limit:

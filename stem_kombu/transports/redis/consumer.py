@@ -11,7 +11,7 @@ import json
 import logging
 import secrets
 import select
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kombu.utils.scheduling import cycle_by_name
@@ -115,15 +115,9 @@ class RedisConsumer:
         self.sweep_interval = max(0.1, float(channel.unacked_restore_interval))
         self._tags = f"{secrets.token_hex(8)}."
         self._bursts = 0
-        # The order of the queues is what the option queue_order_strategy asks for.
-        self._cycle: Any = cycle_by_name(channel.queue_order_strategy)()
-        self._cycle.update(queues)
-        self._count = len(queues)
-        self._keys = [
-            {queue: prefix + key for queue in queues for key in [channel._q_for_pri(queue, step)]}
-            for step in channel.priority_steps
-        ]
-        self._watch = QueueWatch(channel, [key for keys in self._keys for key in keys.values()])
+        self._queues = list(queues)
+        self._read(queues)
+        self._watch = QueueWatch(channel, self._lists())
         self._client = client = self._watch.client
         self._take = client.register_script(redis_scripts.TAKE)
         self._sweeper = Sweeper(channel, client)
@@ -141,6 +135,10 @@ class RedisConsumer:
     def consume(self) -> None:
         """It takes what it asks for."""
 
+    def pause(self, queues: Collection[str]) -> None:
+        self._read([queue for queue in self._queues if queue not in queues])
+        self._watch.follow(self._lists())
+
     def allow(self, allowance: int, here: int, *, consuming: bool) -> None:
         """The same."""
 
@@ -150,7 +148,7 @@ class RedisConsumer:
 
         Where the lists are known to be empty, the server is not asked for messages."""
         now = self._clock.monotonic()
-        if room and (now < self._paused_until or self._watch.is_quiet):
+        if room and (not self._count or now < self._paused_until or self._watch.is_quiet):
             room = 0
         if not room and not acknowledged:
             return []
@@ -220,6 +218,21 @@ class RedisConsumer:
     def let_go(self) -> None:
         """Close what is beside the connection."""
         self._watch.close()
+
+    def _read(self, queues: Sequence[str]) -> None:
+        """Take messages from these queues from now on."""
+        channel, prefix = self._channel, self._channel.global_keyprefix
+        # The order of the queues is what the option queue_order_strategy asks for.
+        self._cycle: Any = cycle_by_name(channel.queue_order_strategy)()
+        self._cycle.update(queues)
+        self._count = len(queues)
+        self._keys = [
+            {queue: prefix + key for queue in queues for key in [channel._q_for_pri(queue, step)]}
+            for step in channel.priority_steps
+        ]
+
+    def _lists(self) -> list[str]:
+        return [key for keys in self._keys for key in keys.values()]
 
     def _note(self, found: bool, now: float) -> None:
         """Remember what a burst says of the next one."""

@@ -38,6 +38,11 @@ class QueueWatch:
         self._pause = _FIRST_LOOK
         self._quiet = False
 
+    def follow(self, keys: Sequence[str]) -> None:
+        """Watch these keys instead; they are looked at anew."""
+        self._keys = list(keys)
+        self._quiet = False
+
     @property
     def is_quiet(self) -> bool:
         """Whether all lists were empty when last looked at, and the server told of no change since."""
@@ -56,6 +61,9 @@ class QueueWatch:
 
     def look(self, now: float) -> bool:
         """Whether there is a message in one of the lists; if not, the server tells of the next one."""
+        if not self._keys:
+            self._quiet, self._asked_at = True, now
+            return False
         self._connection.send_command("EXISTS", *self._keys)
         self._pause = _FIRST_LOOK if not self._quiet else min(self._pause * 2, _LONGEST_LOOK)
         self._quiet = not self._connection.read_response()
