@@ -13,6 +13,7 @@ from datetime import timedelta
 from itertools import islice
 
 from stem_kombu import timeouts
+from stem_kombu.agent.record_sync import RecordSync
 from stem_kombu.agent.store_history import LARGE_SAMPLE, History
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Service
@@ -42,7 +43,7 @@ _NAMED = 10
 class Hydration:
     """Keeps a cache in step with a store, in a thread of its own and on request.
 
-    ``apply`` takes revocations into the cache and stops what they concern.
+    ``apply`` takes revocations into the cache and stops what they concern. ``records`` hands out the control records.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class Hydration:
         interval: float,
         clock: Clock,
         worker: str = "",
+        records: RecordSync | None = None,
     ) -> None:
         self._worker = worker
+        self._records = records
         self._history = History(cache)
         self._another = False
         self._hurry_until = float("-inf")
@@ -212,6 +215,8 @@ class Hydration:
         elif glance.revision > self._cache.revision:
             self._take(self._store.since(self._namespace, self._cache.revision))
         self._cache.advance(glance.revision)
+        if self._records is not None:
+            self._records.look(glance.revision)
         self._loaded, self._another, self._history.identity = True, False, glance.identity
         if self._history.lost:
             self._put_back()
@@ -235,6 +240,8 @@ class Hydration:
         self._another = True  # until this has come to its end
         self._hurry_until = self._clock.monotonic() + self._interval
         self._cache.restart()
+        if self._records is not None:
+            self._records.read_anew()
         records = self._store.since(self._namespace, 0)
         while chunk := list(islice(records, _CHUNK)):
             held = self._cache.known(record.task_id for record in chunk)

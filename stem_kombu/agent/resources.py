@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from stem_kombu.agent.hydration import Hydration
+from stem_kombu.agent.record_sync import RecordSync, Subscriber
 from stem_kombu.backends.base import Roster
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.clock import Clock
@@ -65,8 +66,9 @@ class Resources:
         #: Without its password.
         self.broker_url = self.transport.url
 
-    def hydration(self, target: RevocationTarget) -> Hydration:
-        """What keeps the cache in step with the store; ``target`` gets the records that keys of the fleet signed."""
+    def hydration(self, target: RevocationTarget, subscribers: Mapping[str, Subscriber] | None = None) -> Hydration:
+        """What keeps the cache in step with the store; ``target`` gets the records that keys of the fleet signed, and each of
+        ``subscribers`` the control records of its place."""
         return Hydration(
             self.store,
             self.settings.namespace,
@@ -75,6 +77,7 @@ class Resources:
             interval=self.settings.sync_interval,
             clock=self.clock,
             worker=self.identity.worker,
+            records=RecordSync(self.store, self.settings.namespace, subscribers or {}),
         )
 
     def close(self) -> None:
