@@ -23,6 +23,7 @@ _HOMES = {
     "Settings": "stem_kombu.settings",
     "Stem": "stem_kombu.app",
     "StemError": "stem_kombu.errors",
+    "TaskClient": "stem_kombu.control.client.tasks",
     "TaskContext": "stem_kombu.context",
     "TaskReleased": "stem_kombu.context",
     "TaskRevoked": "stem_kombu.context",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from stem_kombu.context import current_context as current_context
     from stem_kombu.control.client.client import ControlClient as ControlClient
     from stem_kombu.control.client.queues import QueueClient as QueueClient
+    from stem_kombu.control.client.tasks import TaskClient as TaskClient
     from stem_kombu.errors import StemError as StemError
     from stem_kombu.result import AsyncResult as AsyncResult
     from stem_kombu.revocation import Revocation as Revocation

@@ -45,6 +45,7 @@ ROOT_WORDS = [
         "handler",
         "context",
         "outcome",
+        "task_filter",
         "slots",
         "hooks",
         "locating",
