@@ -10,13 +10,12 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.state_folder import state_folder
 from stem_kombu.transport_options import (
     REDIS_URLS,
     checked_options,
@@ -27,6 +26,7 @@ from stem_kombu.transport_options import (
 )
 from stem_kombu.variables import OFF, Variables
 from stem_kombu.variables import Source as Source
+from stem_kombu.volatile import HOW_DURABLE, NO_STORE, can_hold_revocations
 
 DEFAULT_NAMESPACE = "stem"
 DEFAULT_CONTROL_TIMEOUT = 5.0
@@ -75,7 +75,8 @@ class Host:
     """What the application that Stem is a guest in (a Celery one) has configured: flags and variables beat it.
 
     ``broker_options`` are Kombu's transport options; they go with ``broker``. ``tls`` counts where no ``STEM_TLS_…``
-    variable is set.
+    variable is set. ``last_store`` holds revocations where neither these nor flags nor variables name a place that can, and
+    :data:`~stem_kombu.volatile.NOWHERE` there says that the application goes on without one.
     """
 
     broker: Source | None = None
@@ -84,6 +85,7 @@ class Host:
     revoke_store: Source | None = None
     namespace: Source | None = None
     tls: TlsSettings = TlsSettings()
+    last_store: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,11 @@ class Settings:
     host_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     tls: TlsSettings = TlsSettings()
     signing: SigningSettings = SigningSettings()
+
+    @property
+    def durable(self) -> bool:
+        """Whether there is a revoke store. Without one revocations last as long as the workers that are up."""
+        return self.revoke_store.name != NO_STORE
 
     @property
     def roster(self) -> Source:
@@ -184,9 +191,9 @@ class Settings:
         named_store = env.source(revoke_store, "--revoke-store", "STEM_REVOKE_STORE_URL") or host.revoke_store
         embedded = named_broker is None
         if named_broker is None:
-            named_broker = Source(f"sqlite://{_state_folder(env) / 'broker.db'}", EMBEDDED)
+            named_broker = Source(f"sqlite://{state_folder(env) / 'broker.db'}", EMBEDDED)
             if named_backend is None:
-                named_backend = Source(f"sqlite://{_state_folder(env) / 'state.db'}", EMBEDDED)
+                named_backend = Source(f"sqlite://{state_folder(env) / 'state.db'}", EMBEDDED)
         host_options = host.broker_options if named_broker is host.broker else {}
         options = _broker_options(env, broker_option, named_broker, broker_options)
         known = {**host_options, **options}
@@ -208,9 +215,7 @@ class Settings:
         return cls(
             broker=named_broker,
             backend=named_backend,
-            revoke_store=_store_place(named_store, known)
-            if named_store
-            else named_backend or _beside(named_broker, known),
+            revoke_store=_revoke_store(env, named_store, named_backend, named_broker, known, host.last_store),
             embedded=embedded,
             namespace=checked_namespace,
             control_timeout=env.duration(timeout, "--timeout", "STEM_CONTROL_TIMEOUT", DEFAULT_CONTROL_TIMEOUT),
@@ -300,7 +305,19 @@ def _broker_options(
     return found
 
 
-def _beside(broker: Source, options: Mapping[str, Any]) -> Source:
+def _revoke_store(
+    env: Variables, named: Source | None, backend: Source | None, broker: Source, options: Mapping[str, Any],
+    last: Source | None,
+) -> Source:  # fmt: skip
+    """The place that is named, else the backend, else the broker, else a guest's ``last`` one unless a store is required."""
+    if named is not None:
+        return _store_place(named, options)
+    if backend is not None:
+        return backend
+    if last is not None and not can_hold_revocations(broker.value):
+        if last.name == NO_STORE and env.switch(None, "STEM_REQUIRE_STORE"):
+            raise ConfigurationError("STEM_REQUIRE_STORE is on, and no revoke store is configured", hint=HOW_DURABLE)
+        return last
     return _store_place(Source(split_url(broker.value)[0], broker.name), options)
 
 
@@ -325,26 +342,3 @@ def _checked_namespace(source: Source) -> str:
             hint="letters, digits, '.', '_' and '-', at most 63, beginning with a letter or digit",
         )
     return source.value
-
-
-def _state_folder(env: Variables) -> Path:
-    """The platform's per-user folder for state: XDG on Unix, Application Support on macOS, LOCALAPPDATA on Windows."""
-    if sys.platform == "win32":
-        base = env.get("LOCALAPPDATA")
-        return (Path(base) if base else _home(env) / "AppData" / "Local") / "stem"
-    if sys.platform == "darwin":
-        return _home(env) / "Library" / "Application Support" / "stem"
-    base = env.get("XDG_STATE_HOME")
-    return (Path(base) if base else _home(env) / ".local" / "state") / "stem"
-
-
-def _home(env: Variables) -> Path:
-    if (home := env.get("HOME")) is not None:
-        return Path(home)
-    try:
-        return Path.home()
-    except RuntimeError:  # a container's bare user id
-        raise ConfigurationError(
-            "no broker is named (STEM_BROKER_URL), and this user has no home folder for the embedded one",
-            hint="set STEM_BROKER_URL, or XDG_STATE_HOME to a folder that this user can write",
-        ) from None

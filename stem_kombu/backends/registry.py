@@ -10,6 +10,7 @@ from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import EMBEDDED, TlsSettings
 from stem_kombu.urls import POSTGRES_SCHEMES, REDIS_SCHEMES, file_path, scheme_of, sqlite_path
+from stem_kombu.volatile import NO_STORE
 
 _ACCEPTED = "redis://, rediss://, redis+sentinel://, postgres://, postgresql://, sqlite:///path or memory://"
 
@@ -39,6 +40,10 @@ def open_roster(
     Beside a revoke store that is a file (``file:///path`` or a bare path) it is the SQLite file ``<path>.roster``.
     Raises :class:`ConfigurationError` as :func:`open_backend` does.
     """
+    if name == NO_STORE:
+        from stem_kombu.backends.volatile import NoRoster
+
+        return NoRoster()
     if scheme_of(source_url) in {"file", None}:
         return _sqlite(Path(f"{file_path(source_url, name=name)}.roster"), name, RESULT_TTL, "roster")
     roster = _opened(source_url, name, tls, RESULT_TTL, "roster", patience)

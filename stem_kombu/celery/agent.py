@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from functools import partial
 from typing import Any
 
 from celery.concurrency.base import BasePool
@@ -22,6 +23,7 @@ from stem_kombu.celery.held_requests import HeldRequest, HeldRequests
 from stem_kombu.celery.saving import Saver
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.celery.view import CeleryTasks
+from stem_kombu.celery.volatile import VolatileTasks
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.drivers.tls import checked_tls
 from stem_kombu.drop_counter import DropCounter
@@ -30,8 +32,10 @@ from stem_kombu.revocation import Revocation, RevocationDraft, storable_ids
 from stem_kombu.settings import Settings
 from stem_kombu.signing.configuration import REQUIRE, task_signing
 from stem_kombu.stores.registry import open_revoke_store
+from stem_kombu.stores.volatile import VolatileRevokeStore
 from stem_kombu.transports.connections import broker_connection
 from stem_kombu.transports.registry import open_transport
+from stem_kombu.volatile import HOW_DURABLE, NOT_DURABLE
 from stem_kombu.worker.totals import Totals
 
 logger = logging.getLogger(__name__)
@@ -67,9 +71,8 @@ class CeleryAgent:
         consumed = open_transport(worker.app.connection_for_read())
         leasing = consumed.leases()
         lease = None if leasing is None else leasing.lifetime
-        self._tasks = CeleryTasks(
-            worker, self.cache, stop_table, totals, transport=consumed.name, lease=lease, clock=clock
-        )
+        tasks = partial(VolatileTasks, store) if isinstance(store, VolatileRevokeStore) else CeleryTasks
+        self._tasks = tasks(worker, self.cache, stop_table, totals, transport=consumed.name, lease=lease, clock=clock)
         held = HeldRequests(worker)
         self._leases: Leases[HeldRequest] = Leases(leasing, held, lost=held.lost, clock=clock)
         self.hydration = self._resources.hydration(self._tasks)
@@ -102,6 +105,8 @@ class CeleryAgent:
         except BaseException:
             self.stop()
             raise
+        if not self.settings.durable:
+            logger.warning("stem: %s (%s)", NOT_DURABLE, HOW_DURABLE)
         logger.info(
             "stem: worker %s of namespace %s, revoke store %s at revision %d",
             self.identity.worker,
@@ -138,7 +143,7 @@ class CeleryAgent:
 
     def make_durable(self, task_ids: list[str], *, terminate: bool) -> str | None:
         """Store what Celery's own ``revoke`` is about to put into its memory, unless it is stored already. ``None`` when it is,
-        else why it is not durable yet; it is stored as soon as the store answers, for which Celery's event loop does not wait.
+        else a sentence that says why not; it is stored as soon as the store answers, for which Celery's event loop does not wait.
 
         ``terminate`` stops what runs at its next checkpoint, stored or not. Raises :class:`~stem_kombu.errors.StemError`.
         """
@@ -150,7 +155,9 @@ class CeleryAgent:
         ]
         drafts = [RevocationDraft(task_id, terminate, THROUGH_CELERY, None, None) for task_id in new]
         trouble = self._saver.save(drafts)
+        if not self.settings.durable:
+            return NOT_DURABLE
         if trouble is not None and terminate:
             now, namespace = self._clock.utcnow(), self.settings.namespace
             self._tasks.mark([Revocation(namespace, task_id, 0, now, True, THROUGH_CELERY) for task_id in new])
-        return trouble
+        return None if trouble is None else f"not durable yet: {trouble}"

@@ -228,7 +228,7 @@ def _store(settings: Settings) -> Check:
         "ok",
         f"{store.url} (from {source.name})",
         warnings=tuple(warnings),
-        more={"set_aside_count": len(aside), "set_aside": named},
+        more={"set_aside_count": len(aside), "set_aside": named, **({} if settings.durable else {"durable": False})},
     )
 
 

@@ -177,8 +177,8 @@ class ControlClient:
         except BrokerError as error:
             elapsed = self._clock.monotonic() - began
             unsaid = Report("revoke", self.settings.namespace, secrets.token_hex(16), timeout, elapsed, (), (), ())
-            return RevokeReport.of(unsaid, stored, broker_error=error)
-        return RevokeReport.of(report, stored)
+            return RevokeReport.of(unsaid, stored, broker_error=error, durable=self.settings.durable)
+        return RevokeReport.of(report, stored, durable=self.settings.durable)
 
     def save(self, drafts: Sequence[RevocationDraft], *, timeout: float | None = None) -> list[Revocation]:
         """Store revocations as :meth:`revoke` does, and tell no worker. Raises as it does."""
