@@ -58,7 +58,7 @@ class TaskError:
         return {"type": self.type, "message": self.message, "traceback": self.traceback}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # never changed; frozen, it would cost three times as much, for each delivery
 class TaskRecord:
     """The recorded state of a task. ``attempt`` counts from 1; ``result`` is any JSON value and meaningful only when
     the state is ``succeeded``; times are aware UTC. ``cancelled`` carries the revocation that caused it.
@@ -147,7 +147,7 @@ def carried_over(held: TaskRecord | None, new: TaskRecord) -> TaskRecord:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # never changed; frozen, it would cost three times as much, for each delivery
 class Outcome:
     """How one attempt ended in its executor, before anything is recorded.
 

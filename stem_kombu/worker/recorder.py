@@ -26,7 +26,7 @@ from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.record_writer import RecordWriter
 from stem_kombu.worker.retry_publisher import RetryPublisher
 from stem_kombu.worker.set_aside import Entry
-from stem_kombu.worker.settlement import Settlement, followers
+from stem_kombu.worker.settlement import MessageDisposition, Settlement, followers
 from stem_kombu.worker.transitions import decide
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 #: Seconds for which a worker that was asked twice to stop still tries to record what ended, and for which one that was asked
 #: once tries to publish next attempts: the others go back.
 _PATIENCE = 5.0
+#: Made once: one for each task would cost as much as the decision.
+_RECORDED = {then: Facts(disposition=then) for then in MessageDisposition}
 
 
 class Recorder:
@@ -153,7 +155,7 @@ class Recorder:
     def _carried_out(self, entry: Entry) -> None:
         if entry.settlement is None:
             return
-        action = decide(entry.delivery.phase, Event.RECORDED, Facts(settlement=entry.settlement))
+        action = decide(entry.delivery.phase, Event.RECORDED, _RECORDED[entry.settlement.then])
         if action.do is Do.FAULT:
             report_fault(entry.delivery.phase, Event.RECORDED, entry.delivery.task_id)
         if action.do is not Do.FINISH or action.disposition is None:

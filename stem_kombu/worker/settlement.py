@@ -26,7 +26,7 @@ class MessageDisposition(str, Enum):
     LEAVE = "leave"  # the lease is lost: it is another worker's now
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # never changed; frozen, it would cost three times as much, for each delivery
 class Settlement:
     """``retry`` is published before anything is recorded, so that a crash in between runs a task twice, never not at
     all. ``total`` is the counter that goes up."""
