@@ -7,9 +7,6 @@ under its scheme, ``sqlite://``.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from stem_kombu import transport_alias
 from stem_kombu.version import __version__
 
@@ -34,7 +31,10 @@ _HOMES = {
 
 __all__ = ["__version__", *sorted(_HOMES)]
 
+TYPE_CHECKING = False  # a type checker's own name for true; typing itself is not imported, for the health probe's sake
 if TYPE_CHECKING:
+    from typing import Any
+
     from stem_kombu.app import Stem as Stem
     from stem_kombu.context import Retry as Retry
     from stem_kombu.context import TaskContext as TaskContext
@@ -57,6 +57,8 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     value = globals()[name] = getattr(import_module(home), name)
     return value
 

@@ -127,6 +127,8 @@ class Settings:
     accept_loss: bool = False
     #: What carries control messages: ``broker``, ``store``, or ``auto``, the store where the broker can't do so well.
     control_link: str = "auto"
+    #: Where a worker keeps its health file: a path, ``off`` for none, ``None`` for the usual place.
+    health_file: str | None = None
     celery_events: bool = True
     celery_results: Source | None = None
     broker_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -168,6 +170,7 @@ class Settings:
         max_lost_workers: int | None = None,
         transport: str | None = None,
         accept_loss: bool | None = None,
+        health_file: str | None = None,
         allow_insecure: bool | None = None,
         tls: TlsSettings | None = None,
         signing: SigningSettings | None = None,
@@ -239,6 +242,9 @@ class Settings:
             transport=env.one_of(transport, "transport", "STEM_TRANSPORT", ("auto", "generic")),
             accept_loss=env.switch(accept_loss, "STEM_ACCEPT_LOSS"),
             control_link=env.one_of(None, "", "STEM_CONTROL_LINK", ("auto", "broker", "store")),
+            health_file=None
+            if (at := env.source(health_file, "--health-file", "STEM_HEALTH_FILE")) is None
+            else at.value,
             celery_events=env.switch(None, "STEM_CELERY_EVENTS", default=True),
             require_reason=env.switch(None, "STEM_REQUIRE_REASON"),
             celery_results=celery_results,

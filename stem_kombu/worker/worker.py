@@ -29,6 +29,7 @@ from stem_kombu.drop_counter import DropCounter
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.execution.child.setup import ChildOptions
 from stem_kombu.execution.executors import Executors
+from stem_kombu.health_page import DRAINING, RUNNING
 from stem_kombu.logs import LogSetup
 from stem_kombu.messages.signatures import task_verifier
 from stem_kombu.processors import usable_processors
@@ -310,6 +311,7 @@ class Worker:
         """See :class:`~stem_kombu.worker.lifecycle.Owner`."""
         self._refuse_silent_loss()
         return [
+            (self.agent.health.start, self.agent.health.stop),
             (partial(self.app.hooks.start_worker, self), partial(self.app.hooks.stop_worker, self)),
             (self.executor.start, lambda: self.executor.stop(0.0)),
             *self.agent.steps(),
@@ -319,6 +321,7 @@ class Worker:
             (self.directives.start, self.directives.stop),
             (self.lifecycle.starts.start, self.lifecycle.starts.stop),
             (self.consumer.start, self.consumer.stop),
+            (partial(self.agent.health.show, RUNNING, self.queues), self._draining),
             *([(self._celery_monitors.start, self._celery_monitors.stop)] if self._celery_monitors is not None else []),
         ]
 
@@ -333,8 +336,12 @@ class Worker:
                 "--accept-loss, STEM_ACCEPT_LOSS=true",
             )
 
+    def _draining(self) -> None:
+        self.agent.health.show(DRAINING)
+
     def drain(self, timeout: float | None) -> None:
         """See :class:`~stem_kombu.worker.lifecycle.Owner`; :meth:`stop` is what to call."""
+        self._draining()
         self.agent.heartbeats.nudge()
         self.lifecycle.stopping()
         self.consumer.quiesce()
@@ -374,6 +381,7 @@ class Worker:
             partial(self._is_ready, on_ready),
             gave_up=lambda: self.hydration.gave_up,
             signals=signals,
+            pulse=self._departure.watch.pulses.thread("main", timeouts.LOOKS),
         )
         self._departure.check()
 

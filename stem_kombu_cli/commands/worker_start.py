@@ -78,6 +78,11 @@ _COLLECTED = (700, 10, 10)
     default=None,
     help="Consume also where Kombu itself reads a Redis: a kill can lose a message.  [env: STEM_ACCEPT_LOSS]",
 )
+@click.option(
+    "--health-file",
+    metavar="PATH",
+    help="Where probes find how this worker stands; off: nowhere.  [env: STEM_HEALTH_FILE]",
+)
 @click.option("--max-tasks-per-child", type=click.IntRange(1), help="Replace a child after so many tasks.")
 @click.option(
     "--max-rss-per-child",
@@ -114,6 +119,7 @@ def start(
     log_level: str,
     log_format: str | None,
     accept_loss: bool | None,
+    health_file: str | None,
     **values: Any,
 ) -> None:
     """Run a worker until a stop is requested.
@@ -141,6 +147,7 @@ def start(
         "heartbeat_interval": heartbeat_interval,
         "log_format": log_format,
         "accept_loss": accept_loss,
+        "health_file": health_file,
     }
     target = app or places.settings(announce=False).app
     if not target:

@@ -73,6 +73,7 @@ SETTINGS = replace(
     sync_interval=1.0,
     heartbeat_interval=2.0,
     celery_events=False,
+    health_file="off",
     celery_results=None,
     default_max_retries=2,
 )
