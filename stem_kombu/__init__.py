@@ -15,6 +15,7 @@ _HOMES = {
     "ControlClient": "stem_kombu.control.client.client",
     "QueueClient": "stem_kombu.control.client.queues",
     "Retry": "stem_kombu.context",
+    "RetryClient": "stem_kombu.control.client.retries",
     "Revocation": "stem_kombu.revocation",
     "RevokeStore": "stem_kombu.stores.base",
     "Settings": "stem_kombu.settings",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from stem_kombu.context import current_context as current_context
     from stem_kombu.control.client.client import ControlClient as ControlClient
     from stem_kombu.control.client.queues import QueueClient as QueueClient
+    from stem_kombu.control.client.retries import RetryClient as RetryClient
     from stem_kombu.control.client.tasks import TaskClient as TaskClient
     from stem_kombu.errors import StemError as StemError
     from stem_kombu.result import AsyncResult as AsyncResult

@@ -64,8 +64,8 @@ class TaskRecord:
     the state is ``succeeded``; times are aware UTC. ``cancelled`` carries the revocation that caused it.
 
     ``boot`` names the life of ``worker`` that answers for a ``running`` attempt, ``None`` once that worker is stopping.
-    ``lost_workers`` are those, each with its boot, that had an attempt before and never said how it ended. Both are unknown
-    to Stem 0.1.0."""
+    ``lost_workers`` are those, each with its boot, that had an attempt before and never said how it ended.
+    ``retried_from`` is the failed task of which an operator made this one. All three are unknown to Stem 0.1.0."""
 
     task_id: str
     name: str
@@ -82,6 +82,7 @@ class TaskRecord:
     retry_at: datetime | None = None
     boot: str | None = None
     lost_workers: tuple[str, ...] = ()
+    retried_from: str | None = None
 
     def to_record(self) -> dict[str, Any]:
         """The JSON form, as ``stem task show --json`` prints it."""
@@ -101,6 +102,7 @@ class TaskRecord:
             "retry_at": _time_text(self.retry_at),
             "boot": self.boot,
             "lost_workers": list(self.lost_workers),
+            "retried_from": self.retried_from,
         }
 
 

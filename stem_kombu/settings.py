@@ -110,17 +110,16 @@ class Settings:
     app: str | None = None
     default_queue: str = "default"
     worker_queues: tuple[str, ...] = ()
-    #: Inline handlers that run at once: threads, and coroutines on the event loop.
-    inline_slots: int = DEFAULT_INLINE_SLOTS
+    inline_slots: int = DEFAULT_INLINE_SLOTS  #: Inline handlers that run at once: threads, and coroutines on the loop.
     #: Messages held for each isolate child, and for each inline slot.
     prefetch_multiplier: int = 1
     default_max_retries: int = 3
+    keep_failed: float = 7 * 86400.0  #: Seconds for which messages of failed tasks are kept; 0: they are not.
     require_reason: bool = False  #: Commands that change something need ``--reason``.
     #: ``text`` or ``json``, and a file with a configuration of :mod:`logging` in place of both.
     log_format: str = "text"
     log_config: str | None = None
-    #: Workers that may end while they run a task before it is given up.
-    max_lost_workers: int = 3
+    max_lost_workers: int = 3  #: Workers that may end while they run a task before it is given up.
     #: ``auto``, or ``generic``: brokers are used by Kombu's public names only.
     transport: str = "auto"
     #: Consume also where Kombu itself reads a Redis, and loses a message when a worker is killed at the wrong moment.
@@ -246,6 +245,7 @@ class Settings:
             if (at := env.source(health_file, "--health-file", "STEM_HEALTH_FILE")) is None
             else at.value,
             celery_events=env.switch(None, "STEM_CELERY_EVENTS", default=True),
+            keep_failed=env.duration_or_off("STEM_KEEP_FAILED", 7 * 86400.0),
             require_reason=env.switch(None, "STEM_REQUIRE_REASON"),
             celery_results=celery_results,
             broker_options=options,

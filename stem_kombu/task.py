@@ -168,6 +168,8 @@ class TaskMessage:
     headers: Mapping[str, Any] = field(default_factory=dict)
     celery: CeleryOrigin | None = None
     original: Original | None = field(default=None, repr=False, compare=False)
+    #: The failed task of which an operator made this one (``stem task retry``).
+    retried_from: str | None = field(default=None, compare=False)
 
     def is_same_attempt(self, other: TaskMessage) -> bool:
         """Whether both are of one attempt, as far as is known: of one task that was sent once."""

@@ -103,6 +103,8 @@ def body_text(record: TaskRecord) -> str:
             fields["boot"] = record.boot
         if record.lost_workers:
             fields["lost_workers"] = list(record.lost_workers)
+        if record.retried_from is not None:
+            fields["retried_from"] = record.retried_from
         return json.dumps(fields, allow_nan=False, separators=(",", ":"))
     except (ConfigurationError, TypeError, ValueError, RecursionError) as error:
         raise StoreError(
@@ -205,6 +207,7 @@ def assembled(
             lost_workers=tuple(
                 any_text(worker, "a lost worker") for worker in items(fields.get("lost_workers", []), "lost_workers")
             ),
+            retried_from=optional(any_text, fields.get("retried_from"), "retried_from"),
         )
     except (ValueError, TypeError, OverflowError) as failure:
         raise corrupt(place, repr(body), failure) from failure

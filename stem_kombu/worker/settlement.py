@@ -92,6 +92,7 @@ def settle(
         started_at=started_at,
         ended_at=now,
         lost_workers=lost_workers,
+        retried_from=message.retried_from,
     )
     kind = outcome.kind
     if kind is Ending.SUCCEEDED:
@@ -199,6 +200,7 @@ def refused(
         enqueued_at=message.enqueued_at,
         ended_at=now,
         lost_workers=lost_workers,
+        retried_from=message.retried_from,
     )
     return Settlement(record, then, "cancelled" if cancelled else "failed")
 

@@ -19,7 +19,6 @@ from stem_kombu.agent.resources import Resources
 from stem_kombu.agent.start_warnings import warn_of_places
 from stem_kombu.app import Stem
 from stem_kombu.backends.base import Roster
-from stem_kombu.backends.celery_results import open_celery_results
 from stem_kombu.celery_monitors.events import Events, node_name
 from stem_kombu.celery_monitors.service import CeleryMonitorService
 from stem_kombu.clock import SYSTEM, Clock
@@ -50,6 +49,7 @@ from stem_kombu.worker.directive_service import DirectiveService
 from stem_kombu.worker.lifecycle import Lifecycle, State, Step
 from stem_kombu.worker.lost_workers import LostWorkers
 from stem_kombu.worker.notices import TaskNotices
+from stem_kombu.worker.outcome_places import open_outcome_places
 from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.prefetch_policy import PrefetchPolicy
 from stem_kombu.worker.recorder import Recorder
@@ -174,13 +174,12 @@ class Worker:
         self.acks, self.ownership = AckQueue(), Ownership(broker.leases(), clock)
         self.recorder = Recorder(
             worker,
-            app.backend,
+            open_outcome_places(app.backend, settings),
             self.inflight,
             self.acks,
             self.ownership,
             send=self._resender.send,
             broker_url=self.broker_url,
-            celery=open_celery_results(settings.celery_results, settings.tls),
         )
         directives = ActiveDirectives(worker, self.queues, self.cache.now, ignores=self._ignores_directives)
         boot, retries, most = self.identity.boot, settings.default_max_retries, settings.max_lost_workers

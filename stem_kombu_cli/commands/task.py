@@ -15,6 +15,7 @@ _HERE = "stem_kombu_cli.commands"
     lazy={
         "send": (f"{_HERE}.task_send:send", "Enqueue a task and print its id."),
         "list": (f"{_HERE}.task_list:list_tasks", "Find recorded tasks by state, name, queue, worker."),
+        "retry": (f"{_HERE}.task_retry:retry", "Have failed tasks run again, with new ids."),
         "show": (f"{_HERE}.task_show:show", "Show a task's recorded state."),
     },
 )
