@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from celery.concurrency.base import BasePool
+from celery.concurrency.solo import TaskPool as SoloPool
 
 from stem_kombu import timeouts
 from stem_kombu.agent.agent import AgentOptions, ControlAgent
@@ -20,6 +22,7 @@ from stem_kombu.agent.resources import Resources
 from stem_kombu.celery import revoked
 from stem_kombu.celery.control import THROUGH_CELERY
 from stem_kombu.celery.held_requests import HeldRequest, HeldRequests
+from stem_kombu.celery.native_revokes import NativeRevokes
 from stem_kombu.celery.saving import Saver
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.celery.view import CeleryTasks
@@ -27,7 +30,7 @@ from stem_kombu.celery.volatile import VolatileTasks
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.drivers.tls import checked_tls
 from stem_kombu.drop_counter import DropCounter
-from stem_kombu.errors import ConfigurationError
+from stem_kombu.errors import ConfigurationError, StemError
 from stem_kombu.revocation import Revocation, RevocationDraft, storable_ids
 from stem_kombu.settings import Settings
 from stem_kombu.signing.configuration import REQUIRE, task_signing
@@ -81,6 +84,7 @@ class CeleryAgent:
         self._agent = ControlAgent(self._resources, self.hydration, self._tasks, options)
         self.view = self._agent.view
         self._saver = Saver(self._agent.revoke, patience=timeouts.GUEST_SAVE, clock=clock)
+        self._revokes = NativeRevokes(worker.app, str(worker.hostname), self._obey, clock=clock)
         self._lifecycle = threading.RLock()
         self._running = False
 
@@ -102,6 +106,8 @@ class CeleryAgent:
             revoked.install(self.cache, alone=self.verifier.keyring is not None)
             self._leases.start()
             self._leases.wake()
+            if isinstance(self._worker.pool, SoloPool) and self.verifier.keyring is None:
+                self._revokes.start()
         except BaseException:
             self.stop()
             raise
@@ -129,6 +135,7 @@ class CeleryAgent:
             self._running = False
 
     def _stop(self) -> None:
+        self._revokes.stop()
         self._agent.stop()
         self._leases.stop()
         revoked.uninstall()
@@ -140,6 +147,15 @@ class CeleryAgent:
         """Whether Celery can end a running task of this worker's pool: by its process, or its greenlet."""
         # Prefork pools have one of their process pool's, once they have started.
         return getattr(self._worker.pool.terminate_job, "__func__", None) is not BasePool.terminate_job
+
+    def _obey(self, task_ids: Sequence[str], terminate: bool) -> None:
+        """What Celery's own ``revoke`` asks for, while its event loop waits for a task."""
+        try:
+            trouble = self.make_durable(list(task_ids), terminate=terminate)
+        except StemError as error:
+            trouble = str(error)
+        if trouble is not None and self.settings.durable:
+            logger.warning("revoke of %d tasks: %s", len(task_ids), trouble)
 
     def make_durable(self, task_ids: list[str], *, terminate: bool) -> str | None:
         """Store what Celery's own ``revoke`` is about to put into its memory, unless it is stored already. ``None`` when it is,
