@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stem_kombu.control import standing
+from stem_kombu.control import audit, standing
+from stem_kombu.control.auditor import Auditor
 from stem_kombu.control.verification import Verifier
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.signing.keyring import Scope
 from stem_kombu.signing.proofs import signed_drafts
 from stem_kombu.stores.base import RevokeStore
+from stem_kombu.stores.records import Change
 
 
 class Revoker:
@@ -30,9 +32,11 @@ class Revoker:
         self._namespace = namespace
         self._verifier = verifier
         self._fleet = fleet
+        self._auditor = Auditor(store, namespace, verifier.keyring)
 
-    def save(self, drafts: Sequence[RevocationDraft]) -> list[Revocation]:
-        """What the store holds after these drafts, one record for each task id; no worker is told.
+    def save(self, drafts: Sequence[RevocationDraft], note: audit.Note | None = None) -> list[Revocation]:
+        """What the store holds after these drafts, one record for each task id; no worker is told. The audit has an entry of it:
+        ``note``, or what the drafts say.
 
         All are stored, or none. Raises :class:`~stem_kombu.errors.StoreError`, and
         :class:`~stem_kombu.signing.keyring.Untrusted` where the active key may not revoke or the fleet would not obey it; then
@@ -45,6 +49,14 @@ class Revoker:
             standing.check(self._verifier, namespace, self._fleet, standing.sampled(store, namespace, task_ids))
         if keyring is not None:
             drafts = signed_drafts(drafts, keyring, namespace=namespace, now=store.now())
-        stored = store.save(namespace, drafts)
+        if not drafts:
+            return []
+        stored = list(self._auditor.change(Change(drafts), note or _note(drafts)).changed.revocations)
         standing.check_kept(keyring, stored)
         return stored
+
+
+def _note(drafts: Sequence[RevocationDraft]) -> audit.Note:
+    first = drafts[0]
+    target = audit.tasks_target((draft.task_id for draft in drafts), terminate=first.terminate)
+    return audit.Note("revoke", target, first.requested_by, first.reason)

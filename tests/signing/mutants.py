@@ -247,7 +247,7 @@ MUTANTS = [
     ),
     Mutant(
         "Redis keeps one set of proofs for each key id",
-        "stem_kombu/stores/redis_scripts.py",
+        "stem_kombu/stores/redis_change.py",
         "return key and {key .. ':' .. fingerprint, fields.t,",
         "return key and {key, fields.t,",
         MERGE,

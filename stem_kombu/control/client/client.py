@@ -17,6 +17,7 @@ from stem_kombu.backends.base import Roster, RosterView
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control import standing
+from stem_kombu.control.auditor import Auditor
 from stem_kombu.control.client.command_request import CommandRequest, checked_targets, chunks, default_requester
 from stem_kombu.control.client.connection import ClientConnection
 from stem_kombu.control.client.connections import ClientConnections
@@ -187,6 +188,12 @@ class ControlClient:
         timeout = self._timeout(timeout)
         fleet = _AskedFleet(self, min(standing.PROBE_LONGEST, standing.PROBE_SHARE * timeout))
         return Revoker(self._revoke_store(), self.settings.namespace, self._trust, fleet).save(drafts)
+
+    def auditor(self) -> Auditor:
+        """Stores changes of this client together with their entries in the audit. Raises :class:`Untrusted` where the active key
+        may not change anything, and :class:`ConfigurationError` for a store that can't be used."""
+        self._trust.require(Scope.OPERATE, "change what the fleet keeps")
+        return Auditor(self._revoke_store(), self.settings.namespace, self._trust.keyring, clock=self._clock)
 
     def status(self, *, workers: Sequence[str] | None = None, timeout: float | None = None) -> StatusReport:
         """The workers by their last heartbeats, dead ones included while the roster remembers them.

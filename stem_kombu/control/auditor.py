@@ -1,0 +1,168 @@
+"""How a Stem client changes what a fleet keeps: ``Auditor.change(change, note)`` stores it and an entry in the audit, or neither;
+before an order that stores nothing (shutdown, purge, a call) write ``Auditor.note(note)``: ``None`` means ``audited: false``.
+
+Both append an entry to the audit: with a change in the same transaction, so that it did not happen or has a name on it (G32).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from itertools import islice
+
+from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.control import audit
+from stem_kombu.control.audit import ANCHOR, AUDIT, Entry, Note
+from stem_kombu.errors import RecordConflict, StoreError
+from stem_kombu.fields import FieldError
+from stem_kombu.signing.keyring import Keyring
+from stem_kombu.stores.base import RevokeStore
+from stem_kombu.stores.records import Change, Changed, ControlRecord, RecordDraft
+
+logger = logging.getLogger(__name__)
+
+#: Entries that are kept, and for how long in seconds unless the settings say otherwise.
+MOST_ENTRIES = 100_000
+KEEP = 90 * 86_400.0
+#: After so many entries the oldest are looked at, and at most so many go at once.
+_PRUNE_EVERY, _PAGE = 200, 900
+#: How often a change is repeated when other clients append entries at the same moment.
+_ATTEMPTS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """A change that was stored, and its entry; ``None`` where the store keeps no records."""
+
+    changed: Changed
+    entry: Entry | None
+
+
+class Auditor:
+    """Stores the changes of one process in one namespace. ``keep`` is for how long entries stay, in seconds."""
+
+    def __init__(
+        self,
+        store: RevokeStore,
+        namespace: str,
+        keyring: Keyring | None,
+        *,
+        keep: float = KEEP,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        self._store = store
+        self._namespace = namespace
+        self._keyring = keyring
+        self._keep = keep
+        self._clock = clock
+        self._host = socket.gethostname()
+
+    def change(self, change: Change, note: Note) -> Audited:
+        """Store the change and its entry, both or neither. Raises as :meth:`RevokeStore.change` does; a conflict with another
+        entry is none, the entry then takes the next number."""
+        if not self._store.keeps_records and not (change.removals or change.records or change.forgotten):
+            return Audited(Changed(self._store.save(self._namespace, change.revocations)), None)
+        nonce, tried = secrets.token_hex(8), 0
+        for attempt in range(_ATTEMPTS):
+            seq, previous = self._tail()
+            if seq < tried:
+                seq = tried  # what stands there can't be read: the chain goes on behind it
+            draft = self._draft(note, seq + 1, previous, nonce)
+            try:
+                done = self._store.change(self._namespace, replace(change, records=[draft, *change.records]))
+            except RecordConflict as conflict:
+                if (done_before := self._own(draft.key, nonce, change)) is not None:
+                    return done_before
+                if conflict.place != AUDIT:
+                    raise
+                tried = seq + 1
+                self._clock.sleep(random.uniform(0.0, 0.002) * attempt)
+                continue
+            entry = Entry.of(done.records[0], self._namespace, self._keyring)
+            if entry.seq % _PRUNE_EVERY == 0:
+                self._prune(entry.seq)
+            return Audited(replace(done, records=done.records[1:]), entry)
+        raise StoreError(
+            f"revoke store {self._store.url}: {_ATTEMPTS} times another client wrote to the audit first; nothing was stored",
+            hint="try again",
+        )
+
+    def note(self, note: Note) -> Entry | None:
+        """The entry of something that changes no record; ``None`` where the store is down or keeps no records: it is done all
+        the same, and answered with ``audited: false``."""
+        if not self._store.keeps_records:
+            return None
+        try:
+            return self.change(Change(), note).entry
+        except StoreError as error:
+            logger.warning("not audited: %s of %s: %s", note.action, note.requester, error)
+            return None
+
+    def _draft(self, note: Note, seq: int, previous: str, nonce: str) -> RecordDraft:
+        body = audit.body_of(
+            note, seq, previous, host=self._host, nonce=nonce, namespace=self._namespace, keyring=self._keyring
+        )
+        return RecordDraft(AUDIT, audit.key_of(seq), body, replaces=0)
+
+    def _tail(self) -> tuple[int, str]:
+        """Number and hash of the last entry."""
+        for record in self._store.newest_records(self._namespace, AUDIT, 1):
+            try:
+                return Entry.of(record, self._namespace).seq, audit.hash_of(record.body)
+            except FieldError:
+                return _number(record.key), audit.hash_of(record.body)
+        anchor = self._store.record(self._namespace, ANCHOR, "")
+        return (0, audit.FIRST) if anchor is None else audit.anchored(anchor)
+
+    def _own(self, key: str, nonce: str, change: Change) -> Audited | None:
+        """What this very change has stored, when the store's answer to it was lost and it was sent again."""
+        store, namespace = self._store, self._namespace
+        record = store.record(namespace, AUDIT, key)
+        if record is None or record.body.get("nonce") != nonce:
+            return None
+        ids = [draft.task_id for draft in change.revocations] + [removal.task_id for removal in change.removals]
+        since = record.version - len(ids) - 1
+        stored = {one.task_id: one for one in store.since(namespace, since) if one.version < record.version}
+        found = [stored[task_id] for task_id in ids if task_id in stored]
+        records = (store.record(namespace, draft.place, draft.key) for draft in change.records)
+        changed = Changed(
+            found[: len(change.revocations)],
+            found[len(change.revocations) :],
+            [one for one in records if one is not None],
+            record.version + len(change.records),
+        )
+        return Audited(changed, Entry.of(record, namespace, self._keyring))
+
+    def _prune(self, newest: int) -> None:
+        """Take the oldest entries away, and leave their last number and hash as the anchor."""
+        store, namespace = self._store, self._namespace
+        before = store.now() - timedelta(seconds=self._keep)
+        while True:
+            oldest = list(islice(store.records_since(namespace, 0, [AUDIT]), _PAGE))
+            gone = audit.prunable(oldest, newest, before, MOST_ENTRIES)
+            if not gone:
+                return
+            held = store.record(namespace, ANCHOR, "")
+            change = Change(
+                records=[self._anchor(gone[-1], 0 if held is None else held.version)],
+                forgotten=[(AUDIT, record.key) for record in gone],
+            )
+            try:
+                store.change(namespace, change)
+            except RecordConflict:
+                return  # another client is at it
+
+    def _anchor(self, last: ControlRecord, replaces: int) -> RecordDraft:
+        body: Mapping[str, object] = {"seq": _number(last.key), "hash": audit.hash_of(last.body)}
+        if self._keyring is not None:
+            body = audit.signed(body, self._namespace, self._keyring)
+        return RecordDraft(ANCHOR, "", body, replaces=replaces)
+
+
+def _number(key: str) -> int:
+    return int(key) if key.isdecimal() else 0
