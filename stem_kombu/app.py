@@ -27,6 +27,7 @@ from stem_kombu.task_handle import TaskHandle
 
 if TYPE_CHECKING:
     from stem_kombu.backends.base import Backend
+    from stem_kombu.control.client.client import ControlClient
     from stem_kombu.result import AsyncResult
     from stem_kombu.stores.base import RevokeStore
     from stem_kombu.transports.producer import TaskProducer
@@ -67,6 +68,7 @@ class Stem(Hooked):
         forking.renew_in_children(self)
         self._backend: Backend | None = None
         self._producer: TaskProducer | None = None
+        self._control: ControlClient | None = None
         self._module = sys._getframe(1).f_globals.get("__name__", "__main__")
 
     @property
@@ -204,7 +206,7 @@ class Stem(Hooked):
         if task_id is not None:
             message = self._as_new_life(message)
         self._send([message])
-        return AsyncResult(message.task_id, self.backend)
+        return AsyncResult(message.task_id, self.backend, self)
 
     def send_many(
         self,
@@ -228,7 +230,7 @@ class Stem(Hooked):
             for args, kwargs, task_id in each_call(name, calls, task_ids)
         ]
         self._send(messages)
-        return [AsyncResult(message.task_id, self.backend) for message in messages]
+        return [AsyncResult(message.task_id, self.backend, self) for message in messages]
 
     def _message(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any] | None, *, queue: str | None = None, **more: Any
@@ -260,7 +262,7 @@ class Stem(Hooked):
         """The result of a task that was sent earlier, by id."""
         from stem_kombu.result import AsyncResult
 
-        return AsyncResult(task_id, self.backend)
+        return AsyncResult(task_id, self.backend, self)
 
     def _record_queued(self, messages: Sequence[TaskMessage]) -> None:
         """After the broker has the messages, so that no state claims what was never sent; a late write is refused by the
@@ -310,6 +312,17 @@ class Stem(Hooked):
                     self._producer = open_producer(self.settings)
         return self._producer
 
+    @property
+    def control(self) -> ControlClient:
+        """What asks and revokes, made on first use and safe to use from several threads."""
+        if self._control is None:
+            from stem_kombu.control.client.client import ControlClient
+
+            with self._lock:
+                if self._control is None:
+                    self._control = ControlClient(self)
+        return self._control
+
     def open_revoke_store(self) -> RevokeStore:
         """A new handle on the revoke store that CLI and workers resolve to; the caller closes it."""
         from stem_kombu.stores.registry import open_revoke_store
@@ -322,14 +335,13 @@ class Stem(Hooked):
         self._lock = threading.RLock()
 
     def close(self) -> None:
-        """Let producer and backend go; they are opened again when needed."""
+        """Let producer, backend and control client go; they are opened again when needed."""
         with self._lock:
-            producer, self._producer = self._producer, None
-            backend, self._backend = self._backend, None
-        if producer is not None:
-            producer.close()
-        if backend is not None:
-            backend.close()
+            held = self._producer, self._backend, self._control
+            self._producer = self._backend = self._control = None
+        for one in held:
+            if one is not None:
+                one.close()
 
     def __repr__(self) -> str:
         return f"<Stem {self.name!r}: {len(self.registry)} tasks>"

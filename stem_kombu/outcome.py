@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any
 
 from stem_kombu.clock import isoformat
+from stem_kombu.fields import any_text, mapping, number, optional
 from stem_kombu.revocation import Revocation
 
 
@@ -58,14 +59,45 @@ class TaskError:
         return {"type": self.type, "message": self.message, "traceback": self.traceback}
 
 
-@dataclass(slots=True)  # never changed; frozen, it would cost three times as much, for each delivery
+class EndedHow(str, Enum):
+    """How a revoked attempt came to its end."""
+
+    BEFORE_START = "before-start"  # its handler was not called
+    CHECKPOINT = "checkpoint"  # it left its handler there
+
+
+_HOWS = frozenset(how.value for how in EndedHow)
+
+
+@dataclass(frozen=True, slots=True)
+class EndedBy:
+    """How a ``cancelled`` attempt ended. ``after`` are the seconds since its worker requested the stop, ``None`` where none
+    was requested."""
+
+    how: EndedHow
+    after: float | None = None
+
+    def to_record(self) -> dict[str, Any]:
+        return {"how": self.how.value, "after_s": None if self.after is None else round(self.after, 3)}
+
+    @classmethod
+    def from_record(cls, value: object, name: str = "ended_by") -> EndedBy | None:
+        """``None`` for a way of ending that a later version has added. Raises ``ValueError`` for what is no such record."""
+        fields = mapping(value, name)
+        how = any_text(fields.get("how"), "how")
+        if how not in _HOWS:
+            return None
+        return cls(EndedHow(how), optional(number, fields.get("after_s"), "after_s"))
+
+
+@dataclass(frozen=True, slots=True)
 class TaskRecord:
     """The recorded state of a task. ``attempt`` counts from 1; ``result`` is any JSON value and meaningful only when
     the state is ``succeeded``; times are aware UTC. ``cancelled`` carries the revocation that caused it.
 
     ``boot`` names the life of ``worker`` that answers for a ``running`` attempt, ``None`` once that worker is stopping.
-    ``lost_workers`` are those, each with its boot, that had an attempt before and never said how it ended.
-    ``retried_from`` is the failed task of which an operator made this one. All three are unknown to Stem 0.1.0."""
+    ``lost_workers`` are those, each with its boot, that had an attempt before and never said how it ended. ``ended_by`` says
+    of what a revocation has cancelled how it ended, where that is known. All three are unknown to Stem 0.1.0."""
 
     task_id: str
     name: str
@@ -82,7 +114,7 @@ class TaskRecord:
     retry_at: datetime | None = None
     boot: str | None = None
     lost_workers: tuple[str, ...] = ()
-    retried_from: str | None = None
+    ended_by: EndedBy | None = None
 
     def to_record(self) -> dict[str, Any]:
         """The JSON form, as ``stem task show --json`` prints it."""
@@ -102,7 +134,7 @@ class TaskRecord:
             "retry_at": _time_text(self.retry_at),
             "boot": self.boot,
             "lost_workers": list(self.lost_workers),
-            "retried_from": self.retried_from,
+            "ended_by": None if self.ended_by is None else self.ended_by.to_record(),
         }
 
 
@@ -149,7 +181,7 @@ def carried_over(held: TaskRecord | None, new: TaskRecord) -> TaskRecord:
     )
 
 
-@dataclass(slots=True)  # never changed; frozen, it would cost three times as much, for each delivery
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How one attempt ended in its executor, before anything is recorded.
 

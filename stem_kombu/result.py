@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from stem_kombu.backends.base import TaskStates
+from stem_kombu.control.client.reports import RevokeReport
 from stem_kombu.errors import ConfigurationError, ResultTimeout, TaskCancelled, TaskFailed
 from stem_kombu.outcome import TaskRecord, TaskState
+
+
+class Revokes(Protocol):
+    """What is used of a :class:`~stem_kombu.control.client.client.ControlClient`."""
+
+    def revoke(
+        self,
+        task_ids: Sequence[str],
+        *,
+        terminate: bool = False,
+        reason: str | None = None,
+        requested_by: str | None = None,
+        expires_in: float | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> RevokeReport: ...
+
+
+class Controlled(Protocol):
+    """What is used of an application."""
+
+    @property
+    def control(self) -> Revokes: ...
 
 
 class AsyncResult:
@@ -15,9 +40,10 @@ class AsyncResult:
     Without a backend, asking raises :class:`~stem_kombu.errors.ConfigurationError`; sending doesn't.
     """
 
-    def __init__(self, task_id: str, states: TaskStates | None) -> None:
+    def __init__(self, task_id: str, states: TaskStates | None, app: Controlled | None = None) -> None:
         self.id = task_id
         self._states = states
+        self._app = app
 
     @property
     def record(self) -> TaskRecord | None:
@@ -54,6 +80,28 @@ class AsyncResult:
         raise TaskFailed(
             f"task {self.id} failed: {error.type}: {error.message}", error_type=error.type, traceback=error.traceback
         )
+
+    def revoke(
+        self,
+        *,
+        terminate: bool = False,
+        reason: str | None = None,
+        requested_by: str | None = None,
+        expires_in: float | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> RevokeReport:
+        """Revoke the task, as :meth:`ControlClient.revoke <stem_kombu.control.client.client.ControlClient.revoke>` does, and
+        raise what that raises. With ``wait`` the report's ``verdicts`` has what became of the task."""
+        if self._app is None:
+            raise ConfigurationError(
+                f"task {self.id} can't be revoked by this result, which no application has made",
+                hint="take it from app.result(id)",
+            )
+        return self._app.control.revoke(
+            [self.id], terminate=terminate, reason=reason, requested_by=requested_by, expires_in=expires_in,
+            wait=wait, timeout=timeout,
+        )  # fmt: skip
 
     def _backend(self) -> TaskStates:
         if self._states is None:

@@ -22,10 +22,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 MOST_BY_ONE_KEY = 100
 
 
-def changing_options(function: F) -> F:
-    """``--reason --requester --dry-run -y/--yes --wait``. A command takes them out of its values with :func:`change_of`."""
+def changing_options(function: F, *, wait: str = "Return when all live workers have applied it.") -> F:
+    """``--reason --requester --dry-run -y/--yes --wait``. A command takes them out of its values with :func:`change_of`.
+
+    ``wait``: what ``--wait`` waits for, where that is something else.
+    """
     for option in (
-        click.option("--wait", is_flag=True, help="Return when all live workers have applied it."),
+        click.option("--wait", is_flag=True, help=wait),
         click.option("-y", "--yes", is_flag=True, help="Don't ask; needed without a terminal, and with --json."),
         click.option("--dry-run", is_flag=True, help="Show what would change; store and send nothing."),
         click.option("--requester", metavar="TEXT", help="By whom (default: user@host)."),

@@ -36,10 +36,7 @@ ROOT_WORDS = [
         "transport_options",
         "sentinel",
         "settings",
-        "state_folder",
-        "health_page",
         "variables",
-        "volatile",
         "version",
         "revocation",
         "revocation_cache",
@@ -48,7 +45,6 @@ ROOT_WORDS = [
         "handler",
         "context",
         "outcome",
-        "task_filter",
         "slots",
         "hooks",
         "locating",
@@ -172,7 +168,6 @@ KNOWN_ONLY_TO = [
             "stem_kombu.stores.sqlite",
             "stem_kombu.stores.sqlite_records",
             "stem_kombu.backends.sqlite",
-            "stem_kombu.backends.failed_sqlite",
             "stem_kombu.transports.sqlite",
             "stem_kombu.transports.store.sqlite",
         ),
@@ -196,9 +191,9 @@ KNOWN_ONLY_TO = [
 ]
 
 #: Readers of the environment beside stem_kombu.settings, and why.
-READS_ENVIRONMENT: dict[str, str] = {"stem_kombu_cli.stem_health": "a probe can't afford to load the settings"}
+READS_ENVIRONMENT: dict[str, str] = {}
 #: Readers of time beside stem_kombu.clock, and why.
-READS_TIME: dict[str, str] = {"stem_kombu_cli.stem_health": "nor the clock, with what that loads"}
+READS_TIME: dict[str, str] = {}
 #: Modules longer than LONGEST_MODULE, with the length that they may shrink from and never pass.
 LONGER = {
     "stem_kombu.control.client.client": 470,

@@ -14,6 +14,7 @@ from stem_kombu.agent.hydration import Hydration
 from stem_kombu.agent.process_load import load_avg, rss_bytes
 from stem_kombu.agent.resources import Resources
 from stem_kombu.agent.roster_place import RosterPlace
+from stem_kombu.control.protocol.fates import TaskFate
 from stem_kombu.control.server.worker_view import (
     InFlightTask,
     RevocationFacts,
@@ -79,6 +80,8 @@ class TaskHost(Protocol):
 
     def running(self, revocations: Sequence[Revocation]) -> frozenset[str]: ...
 
+    def fates(self, task_ids: Collection[str]) -> Sequence[TaskFate]: ...
+
     def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]: ...
 
 
@@ -116,7 +119,8 @@ class AgentView:
         self._revoke_store = mask_url(settings.revoke_store.value)
         # The host's own answers, as they are.
         self.in_flight, self.waiting_outcomes = host.in_flight, host.waiting_outcomes
-        self.apply, self.running, self.wait_ended = host.apply, host.running, host.wait_ended
+        self.apply, self.running = host.apply, host.running
+        self.fates, self.wait_ended = host.fates, host.wait_ended
         self.totals = host.totals
 
     def standing(self) -> WorkerSummary:

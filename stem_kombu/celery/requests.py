@@ -13,7 +13,6 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
 from kombu.utils.imports import symbol_by_name
 
-from stem_kombu.celery.endings import end_followers
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.celery.task_api import told
 from stem_kombu.worker.totals import Totals
@@ -61,13 +60,11 @@ class StemRequest:
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> Any:
         cache = getattr(state.revoked, "stem_cache", None)
-        revocation = None if cache is None or expired else cache.get(self.id)
-        why = reason if revocation is None else told(revocation)
+        revocation = None if cache is None or reason != "revoked" else cache.get(self.id)
         self.stem_totals.add("cancelled")
-        if not expired and not self._already_revoked:  # type: ignore[attr-defined]
-            end_followers(self.task, self._context, why)  # type: ignore[attr-defined]
-        reason = why if reason == "revoked" else reason  # of a process that was killed Celery's own word stays
-        return super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]
+        return super()._announce_revoked(  # type: ignore[misc]
+            reason if revocation is None else told(revocation), terminated, signum, expired
+        )
 
 
 def with_request_class(task: Any, totals: Totals, stop_table: SharedStopTable) -> None:

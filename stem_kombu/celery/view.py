@@ -12,7 +12,9 @@ from celery.worker import state
 from stem_kombu.agent.view import HostFacts, HostSummary
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.clock import Clock
+from stem_kombu.control.protocol.fates import FatePhase, TaskFate
 from stem_kombu.control.server.worker_view import InFlightTask, WaitingOutcome
+from stem_kombu.outcome import EndedBy, EndedHow
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.slots import SlotView
@@ -115,6 +117,22 @@ class CeleryTasks:
         """Which of the tasks run here, or did a moment ago and were asked to stop."""
         asked = frozenset(revocation.task_id for revocation in revocations)
         return (self._active() | frozenset(list(self._asked_at))) & asked
+
+    def fates(self, task_ids: Collection[str]) -> Sequence[TaskFate]:
+        active = {request.id: request for request in list(state.active_requests)}
+        return [fate for task_id in task_ids if (fate := self._fate(task_id, active.get(task_id))) is not None]
+
+    def _fate(self, task_id: str, request: Any | None) -> TaskFate | None:
+        asked_at = self._asked_at.get(task_id)
+        if request is not None:
+            ago = None if asked_at is None else self._clock.monotonic() - asked_at
+            attempt = int(request.request_dict.get("retries") or 0) + 1
+            return TaskFate(task_id, FatePhase.RUNNING, attempt, stop_requested_ago=ago)
+        if self._stop_table.stopped(task_id):
+            return TaskFate(task_id, FatePhase.ENDED, ending="cancelled", ended_by=EndedBy(EndedHow.CHECKPOINT))
+        if asked_at is not None:
+            return TaskFate(task_id, FatePhase.ENDED, ending="ended")  # how, only its result says
+        return TaskFate(task_id, FatePhase.WAITING) if task_id in state.requests else None
 
     def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]:
         deadline = self._clock.monotonic() + timeout

@@ -69,6 +69,155 @@ local function decoded(text)
 end
 """
 
+#: ARGV: JSON list of [task_id, terminate, reason, requested_by, life_us, proof …], distinct ids, and the most proofs that
+#: a record keeps. Answers the records as one JSON list. The rules are stem_kombu.revocation.merge and kept_proofs; a
+#: property test holds them together.
+SAVE = RedisScript(
+    PRELUDE
+    + """
+if not fits() then return redis.error_reply('REBUILD') end
+local records, versions, expiry, revision = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local drafts = cjson.decode(ARGV[1])
+local version = math.max(tonumber(redis.call('GET', revision) or '0'), now)
+
+local function text(value)
+  if value == cjson.null then return 'null' end
+  return cjson.encode(value)
+end
+
+local held, unreadable = {}, {}
+for first = 1, #drafts, 1000 do
+  local ids = {}
+  for place = first, math.min(first + 999, #drafts) do ids[#ids + 1] = drafts[place][1] end
+  for place, found in ipairs(redis.call('HMGET', records, unpack(ids))) do
+    if found then
+      local record = decoded(found)
+      if not record then unreadable[#unreadable + 1], unreadable[#unreadable + 2] = ids[place], found end
+      held[first + place - 1] = record
+    end
+  end
+end
+
+-- A batch mostly says the same of all its tasks, and what follows the version is then the text of the one before.
+local rest, said = nil, {}
+local function rest_of(terminate, reason, requested_by, expires)
+  if not rest or terminate ~= said[1] or reason ~= said[2] or requested_by ~= said[3] or expires ~= said[4] then
+    said = {terminate, reason, requested_by, expires}
+    rest = ',"issued_us":' .. whole(now) .. ',"terminate":' .. tostring(terminate) .. ',"reason":' .. text(reason)
+      .. ',"requested_by":' .. text(requested_by)
+      .. ',"expires_us":' .. (expires == cjson.null and 'null' or whole(expires)) .. '}'
+  end
+  return rest
+end
+
+local last_expires, last_expires_text
+local function expires_text(expires)
+  if expires ~= last_expires then last_expires, last_expires_text = expires, whole(expires) end
+  return last_expires_text
+end
+
+-- What matters of a proof: its key's id and fingerprint, when it was signed, when it expires, whether it terminates.
+-- Nil when it is none.
+local function facts(proof)
+  if type(proof) ~= 'string' then return nil end
+  local readable, fields = pcall(cjson.decode, proof)
+  if not (readable and type(fields) == 'table' and type(fields.s) == 'string' and type(fields.t) == 'number'
+      and type(fields.x) == 'boolean' and (fields.e == cjson.null or type(fields.e) == 'number')) then
+    return nil
+  end
+  local key = string.match(fields.s, '^[^:]*:([^:]*):[^:]*$')
+  local fingerprint = fields.f == nil and '' or fields.f
+  if type(fingerprint) ~= 'string' then return nil end
+  return key and {key .. ':' .. fingerprint, fields.t, fields.e == cjson.null and math.huge or fields.e, fields.x}
+end
+
+local function kept_proofs(held, draft)
+  local texts, found, seen = {}, {}, {}
+  local function add(proof)
+    local read = not seen[proof] and facts(proof)
+    if read then
+      seen[proof] = true
+      texts[#texts + 1], found[#found + 1] = proof, read
+    end
+  end
+  for _, proof in ipairs(held) do add(proof) end
+  for place = 6, #draft do add(draft[place]) end
+  if #texts < 2 then return texts end
+  local best = {}
+  for place, read in ipairs(found) do
+    local own = best[read[1]]
+    if not own then own = {}; best[read[1]] = own end
+    if not own.newest or read[2] >= found[own.newest][2] then own.newest = place end
+    if not own.longest or read[3] >= found[own.longest][3] then own.longest = place end
+    if read[4] and (not own.ending or read[3] >= found[own.ending][3]) then own.ending = place end
+  end
+  local kept, result = {}, {}
+  for _, own in pairs(best) do
+    kept[own.newest], kept[own.longest] = true, true
+    if own.ending then kept[own.ending] = true end
+  end
+  local total, most = 0, tonumber(ARGV[2])
+  for place = 1, #texts do if kept[place] then total = total + 1 end end
+  for place, read in ipairs(found) do
+    if total > most and kept[place] and read[3] <= now then kept[place], total = nil, total - 1 end
+  end
+  for place, proof in ipairs(texts) do
+    if kept[place] and #result < most then result[#result + 1] = proof end
+  end
+  return result
+end
+
+local stored, hash, by_version, by_expiry, everlasting = {}, {}, {}, {}, {}
+for place, draft in ipairs(drafts) do
+  local id, terminate, reason, requested_by, life = draft[1], draft[2], draft[3], draft[4], draft[5]
+  local expires = cjson.null
+  if life ~= cjson.null then expires = now + life end
+  local record = held[place]
+  local proofs = {}
+  if record and (record.expires_us == cjson.null or record.expires_us > now) then
+    if type(record.proofs) == 'table' then proofs = record.proofs end
+    terminate = terminate or record.terminate
+    if reason == cjson.null then reason = record.reason end
+    if requested_by == cjson.null then requested_by = record.requested_by end
+    if expires ~= cjson.null then
+      if record.expires_us == cjson.null then expires = cjson.null
+      else expires = math.max(expires, record.expires_us) end
+    end
+  end
+  version = version + 1
+  local number = whole(version)
+  local value = '{"version":' .. number .. rest_of(terminate, reason, requested_by, expires)
+  if #proofs > 0 or #draft > 5 then
+    proofs = kept_proofs(proofs, draft)
+    if #proofs > 0 then value = string.sub(value, 1, -2) .. ',"proofs":' .. cjson.encode(proofs) .. '}' end
+  end
+  local pair = 2 * place
+  stored[place] = value
+  hash[pair - 1], hash[pair] = id, value
+  by_version[pair - 1], by_version[pair] = number, id
+  if expires ~= cjson.null then
+    by_expiry[#by_expiry + 1] = expires_text(expires)
+    by_expiry[#by_expiry + 1] = id
+  elseif record and record.expires_us ~= cjson.null then
+    everlasting[#everlasting + 1] = id
+  end
+end
+
+local function in_parts(command, key, values)
+  for first = 1, #values, 1000 do
+    redis.call(command, key, unpack(values, first, math.min(first + 999, #values)))
+  end
+end
+in_parts('HSET', KEYS[5], unreadable)
+in_parts('HSET', records, hash)
+in_parts('ZADD', versions, by_version)
+in_parts('ZADD', expiry, by_expiry)
+in_parts('ZREM', expiry, everlasting)
+redis.call('SET', revision, whole(version))
+return '[' .. table.concat(stored, ',') .. ']'
+"""
+)
+
 #: ARGV: where to begin as ZRANGEBYSCORE's minimum, limit, and 1 to answer one by one. Answers now and a page of records as
 #: one JSON list of [task_id, version, record]: one string, because redis-py needs longer to read a thousand small ones
 #: than Redis needs to find them. One by one it is now, task id, version, record, task id …: for a page in which a record

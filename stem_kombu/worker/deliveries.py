@@ -6,7 +6,6 @@ late report must never hit its successor (G8).
 
 from __future__ import annotations
 
-import collections
 import itertools
 import threading
 from collections.abc import Collection, Iterable, Mapping
@@ -15,16 +14,17 @@ from datetime import datetime
 from typing import Any
 
 from stem_kombu.clock import Clock
-from stem_kombu.outcome import TaskRecord
+from stem_kombu.outcome import EndedBy, TaskRecord
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import Task, TaskMessage
 from stem_kombu.worker.delivery_events import Phase
 from stem_kombu.worker.prefetch_policy import Load
 from stem_kombu.worker.put_backs import PutBacks
+from stem_kombu.worker.recent_endings import RecentEndings
 from stem_kombu.worker.settlement import Waiting
 
-#: How many endings are remembered for late questions, and outcomes that may wait while the work goes on.
-_ENDINGS, _MOST_SET_ASIDE = 4096, 5000
+#: How many outcomes may wait while the work goes on.
+_MOST_SET_ASIDE = 5000
 #: Places of the phases that take a slot.
 _RESERVED, _RUNNING, _STOPPING = (phase.place for phase in (Phase.RESERVED, Phase.RUNNING, Phase.STOPPING))
 _RUNS = (Phase.RUNNING, Phase.STOPPING)
@@ -77,7 +77,7 @@ class InFlight:
         self.clock = clock
         self._tokens = itertools.count(1)
         self._lock = threading.Lock()
-        self._changed, self._waiters = threading.Condition(self._lock), 0  # threads that wait for an ending
+        self._changed = threading.Condition(self._lock)
         self._by_token: dict[int, Delivery] = {}
         self._by_id: dict[str, list[Delivery]] = {}
         # Counted, since they are asked for with each message: how many are in a phase, and how many isolates of these.
@@ -85,10 +85,7 @@ class InFlight:
         self._isolates_in = [0] * len(Phase)
         self._set_aside = 0
         self.put_backs = PutBacks()
-        # How the latest tasks ended, for questions a moment after the end.
-        self._endings: collections.OrderedDict[str, str] = collections.OrderedDict()
-        # And the version of the revocation that requested the stop of each of the latest.
-        self._stopped_by: collections.OrderedDict[str, int] = collections.OrderedDict()
+        self._endings = RecentEndings()
 
     def add(
         self, message: TaskMessage, task: Task, handle: Any, generation: int, redelivered: bool, phase: Phase
@@ -156,7 +153,7 @@ class InFlight:
             delivery = self._by_token.get(token)
             if delivery is None or delivery.phase is Phase.SETTLING:
                 return None
-            self._endings.pop(delivery.message.task_id, None)
+            self._endings.forget(delivery.message.task_id)
             self._enter(delivery, Phase.RUNNING)
             delivery.pid = pid
             delivery.started_at = self.clock.utcnow()
@@ -179,16 +176,15 @@ class InFlight:
             if delivery.phase is Phase.RUNNING:
                 self._enter(delivery, Phase.STOPPING)
             if revocation is not None:
-                self._stopped_by[delivery.message.task_id] = revocation.version
-                if len(self._stopped_by) > _ENDINGS:
-                    self._stopped_by.popitem(last=False)
+                self._endings.stopped(delivery.message.task_id, revocation.version)
                 if delivery.terminate is None:
                     delivery.terminate, delivery.terminate_mono = revocation, self.clock.monotonic()
 
     def ended(self, token: int) -> Delivery | None:
         """The handler is out (or never went in); the entry stays until it is acknowledged."""
-        with self._lock:
-            if (delivery := self._by_token.get(token)) is None or delivery.phase is Phase.SETTLING:
+        with self._changed:
+            delivery = self._by_token.get(token)
+            if delivery is None or delivery.phase is Phase.SETTLING:
                 return None
             self._enter(delivery, Phase.SETTLING)
             return delivery
@@ -200,33 +196,32 @@ class InFlight:
                 self._set_aside += (waiting is not None) - (delivery.waiting is not None)
                 delivery.waiting = waiting
 
-    def settled(self, token: int, ending: str) -> list[Delivery]:
+    def settled(self, token: int, ending: str, ended_by: EndedBy | None = None) -> list[Delivery]:
         """The outcome is recorded as ``ending`` (a state's name, or ``released``): wakes the threads that wait for
         it, and returns the deliveries that follow this one."""
-        with self._lock:
-            if (delivery := self._by_token.get(token)) is None:
+        with self._changed:
+            delivery = self._by_token.get(token)
+            if delivery is None:
                 return []
             delivery.is_settled = True
-            self._endings[delivery.message.task_id] = ending
-            if len(self._endings) > _ENDINGS:
-                self._endings.popitem(last=False)
-            if self._waiters:
-                self._changed.notify_all()
+            self._endings.add(delivery.message.task_id, ending, ended_by)
+            self._changed.notify_all()
             return delivery.followers
 
     def remove(self, token: int) -> None:
         """The message is acknowledged, given back or lost: nothing is held any more."""
-        with self._lock:
-            if (delivery := self._by_token.pop(token, None)) is None:
+        with self._changed:
+            delivery = self._by_token.pop(token, None)
+            if delivery is None:
                 return
             self._count(delivery, -1)
             delivery.phase = Phase.DONE
             self._set_aside -= delivery.waiting is not None
-            (siblings := self._by_id[delivery.message.task_id]).remove(delivery)
+            siblings = self._by_id[delivery.message.task_id]
+            siblings.remove(delivery)
             if not siblings:
                 del self._by_id[delivery.message.task_id]
-            if self._waiters:
-                self._changed.notify_all()
+            self._changed.notify_all()
 
     def _enter(self, delivery: Delivery, phase: Phase) -> None:
         before, after = delivery.phase.place, phase.place
@@ -278,8 +273,13 @@ class InFlight:
             return frozenset(
                 revocation.task_id
                 for revocation in revocations
-                if self._stopped_by.get(revocation.task_id) == revocation.version
+                if self._endings.stopped_by(revocation.task_id) == revocation.version
             )
+
+    def endings(self, task_ids: Iterable[str]) -> dict[str, tuple[str, EndedBy | None]]:
+        """How those of the tasks ended that ended here lately and are recorded: the ending, and what is known of it."""
+        with self._lock:
+            return {task_id: ending for task_id in task_ids if (ending := self._endings.get(task_id)) is not None}
 
     @property
     def running_count(self) -> int:
@@ -334,17 +334,15 @@ class InFlight:
         seconds. Blocks until all are recorded."""
         wanted = set(task_ids)
         deadline = self.clock.monotonic() + timeout
-        with self._lock:
-            self._waiters += 1
+        with self._changed:
             while any(task_id in self._by_id and task_id not in self._endings for task_id in wanted):
                 left = deadline - self.clock.monotonic()
                 if left <= 0 or not self._changed.wait(left):
                     break
-            self._waiters -= 1
             ended: dict[str, str] = {}
             for task_id in wanted:
                 if (ending := self._endings.get(task_id)) is not None:
-                    ended[task_id] = ending
+                    ended[task_id] = ending[0]
                 elif not any(delivery.phase in _RUNS for delivery in self._by_id.get(task_id, ())):
                     ended[task_id] = "settling"
             return ended

@@ -121,6 +121,7 @@ class Facts(NamedTuple):
     max_retries: int = 0
     jitter: float = 0.0
     lost_workers: tuple[str, ...] = ()
+    stopped_after: float | None = None  # seconds from the request of an operator to stop to this end
     # of one whose outcome is carried out
     settlement: Settlement | None = None
     why: Exception | None = None

@@ -114,6 +114,7 @@ class DeliveryFacts:
         """Of an attempt that is over."""
         message, options = job.message, job.task.options
         max_retries = message.max_retries if message.max_retries is not None else options.max_retries
+        stopped = delivery.terminate_mono
         return Facts(
             message,
             self.clock.utcnow(),
@@ -128,6 +129,7 @@ class DeliveryFacts:
             max_retries=self._default_max_retries if max_retries is None else max_retries,
             jitter=random.random(),
             lost_workers=tuple(delivery.lost),
+            stopped_after=None if stopped is None else self.clock.monotonic() - stopped,
         )
 
     def _is_paused(self, message: TaskMessage) -> bool:

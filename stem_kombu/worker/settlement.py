@@ -12,7 +12,7 @@ from functools import partial
 from itertools import zip_longest
 
 from stem_kombu.durations import LONGEST
-from stem_kombu.outcome import Ending, Outcome, TaskError, TaskRecord, TaskState
+from stem_kombu.outcome import EndedBy, EndedHow, Ending, Outcome, TaskError, TaskRecord, TaskState
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import MOST_RETRIES, TaskMessage, TaskOptions
 
@@ -26,7 +26,7 @@ class MessageDisposition(str, Enum):
     LEAVE = "leave"  # the lease is lost: it is another worker's now
 
 
-@dataclass(slots=True)  # never changed; frozen, it would cost three times as much, for each delivery
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """``retry`` is published before anything is recorded, so that a crash in between runs a task twice, never not at
     all. ``total`` is the counter that goes up."""
@@ -76,9 +76,11 @@ def settle(
     now: datetime,
     jitter: float,
     lost_workers: tuple[str, ...] = (),
+    stopped_after: float | None = None,
 ) -> Settlement:
     """What follows from ``outcome``. ``revocation`` is the live one of this task, if there is one: a revoked task is never
-    retried, whether or not its running attempt was told to stop (G3, G9).
+    retried, whether or not its running attempt was told to stop (G3, G9). ``stopped_after``: seconds from the request to stop
+    to this end.
 
     Total: an outcome whose times are beyond the calendar ends the task as failed, saying so."""
     record = partial(
@@ -92,7 +94,6 @@ def settle(
         started_at=started_at,
         ended_at=now,
         lost_workers=lost_workers,
-        retried_from=message.retried_from,
     )
     kind = outcome.kind
     if kind is Ending.SUCCEEDED:
@@ -101,9 +102,9 @@ def settle(
         )
     if kind is Ending.CANCELLED:
         cause = outcome.revocation or revocation
-        return Settlement(
-            record(state=TaskState.CANCELLED, revocation=cause), MessageDisposition.ACKNOWLEDGE, "cancelled"
-        )
+        how = EndedBy(EndedHow.BEFORE_START) if started_at is None else EndedBy(EndedHow.CHECKPOINT, stopped_after)
+        cancelled = record(state=TaskState.CANCELLED, revocation=cause, ended_by=how)
+        return Settlement(cancelled, MessageDisposition.ACKNOWLEDGE, "cancelled")
     if kind is Ending.RELEASED:
         return Settlement(None, MessageDisposition.REQUEUE)
     if kind is Ending.REJECTED:
@@ -200,7 +201,7 @@ def refused(
         enqueued_at=message.enqueued_at,
         ended_at=now,
         lost_workers=lost_workers,
-        retried_from=message.retried_from,
+        ended_by=None if revocation is None else EndedBy(EndedHow.BEFORE_START),
     )
     return Settlement(record, then, "cancelled" if cancelled else "failed")
 

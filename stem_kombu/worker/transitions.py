@@ -189,7 +189,7 @@ def _ended(facts: Facts) -> Action:
         return _known_end(facts)
     if outcome.kind is Ending.RELEASED and facts.revocation is not None and not facts.has_started:
         # Withdrawn because it was revoked while it waited for a slot.
-        return _ended_by(refused(message, worker=facts.worker, now=now, revocation=facts.revocation), facts)
+        return _ended_by(_refused(facts), facts)
     settlement = settle(
         message,
         facts.options,
@@ -201,6 +201,7 @@ def _ended(facts: Facts) -> Action:
         now=now,
         jitter=facts.jitter,
         lost_workers=facts.lost_workers,
+        stopped_after=facts.stopped_after,
     )
     return _ended_by(settlement, facts)
 
@@ -238,8 +239,8 @@ def _unstorable(facts: Facts) -> Action:
 
 
 def _recorded(facts: Facts) -> Action:
-    assert facts.disposition is not None
-    return _FINISHES[facts.disposition]
+    assert facts.settlement is not None
+    return _FINISHES[facts.settlement.then]
 
 
 def _follow(facts: Facts) -> Action:

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from stem_kombu.agent.view import HostFacts, HostSummary
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Watch
+from stem_kombu.control.protocol.fates import FatePhase, TaskFate
 from stem_kombu.control.server.worker_view import InFlightTask, WaitingOutcome
 from stem_kombu.execution.base import Executor
 from stem_kombu.redaction import redacted_arguments
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
+from stem_kombu.task import Mode
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.deliveries import Delivery, InFlight
+from stem_kombu.worker.delivery_events import Phase
 from stem_kombu.worker.lifecycle import Lifecycle, State
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
 from stem_kombu.worker.totals import Totals
@@ -102,6 +105,18 @@ class WorkerTasks:
             [revocation.task_id for revocation in revocations]
         ) | self._inflight.stopped_by(revocations)
 
+    def fates(self, task_ids: Collection[str]) -> Sequence[TaskFate]:
+        now = self._clock.monotonic()
+        found: dict[str, TaskFate] = {}
+        for delivery in self._inflight.of_tasks(task_ids):
+            known = found.get(delivery.task_id)  # of the same id sent twice: what runs is what counts
+            if not delivery.is_settled and (known is None or known.phase is not FatePhase.RUNNING):
+                found[delivery.task_id] = _fate(delivery, now)
+        # After that: what is recorded meanwhile is seen twice, and never missed.
+        for task_id, (ending, ended_by) in self._inflight.endings(task_ids).items():
+            found.setdefault(task_id, TaskFate(task_id, FatePhase.ENDED, ending=ending, ended_by=ended_by))
+        return list(found.values())
+
     def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]:
         return self._inflight.wait_ended(task_ids, timeout)
 
@@ -124,3 +139,19 @@ class WorkerTasks:
             terminate_requested_ago=None if terminate is None else now - terminate,
             lost_workers=len(delivery.lost),
         )
+
+
+_FATES = {Phase.RUNNING: FatePhase.RUNNING, Phase.STOPPING: FatePhase.RUNNING, Phase.SETTLING: FatePhase.SETTLING}
+
+
+def _fate(delivery: Delivery, now: float) -> TaskFate:
+    checkpoint, stop = delivery.checkpoint_mono, delivery.terminate_mono
+    task = delivery.task
+    return TaskFate(
+        delivery.task_id,
+        _FATES.get(delivery.phase, FatePhase.WAITING),
+        delivery.message.attempt,
+        task.mode is Mode.INLINE and not task.is_async,
+        None if checkpoint is None else now - checkpoint,
+        None if stop is None else now - stop,
+    )

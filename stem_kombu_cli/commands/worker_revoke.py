@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, BinaryIO
 
 import click
@@ -11,24 +12,21 @@ import click
 from stem_kombu.backends.registry import open_backend
 from stem_kombu.clock import isoformat
 from stem_kombu.control.client.client import ControlClient
-from stem_kombu.control.client.reports import RevokeReport
-from stem_kombu.control.client.task_standings import Standing, TaskStanding, standings
+from stem_kombu.control.client.reports import SCHEMA, RevokeReport
+from stem_kombu.control.client.task_standings import TaskStanding, standings
+from stem_kombu.control.client.verdict_wait import GRACE
 from stem_kombu.errors import ConfigurationError, StoreError
 from stem_kombu.revocation import Revocation
 from stem_kombu.settings import Settings
-from stem_kombu.volatile import HOW_DURABLE, NOT_DURABLE
 from stem_kombu_cli import exit_codes
+from stem_kombu_cli.changing import change_of, changing_options, reason_of
 from stem_kombu_cli.commands.asking import show, tell
 from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import DURATION, HOST, control_options, places_of, targets_of, wants_json
 from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import emit, note, print_json, shown, table, use_color
+from stem_kombu_cli.revoked_tasks import code_of_standings, code_of_verdicts, standing_lines, verdict_lines
 from stem_kombu_cli.storing import Storing
-
-#: Ids that are looked up in the backend one by one; of more than these the command shows what workers replied.
-MOST_LOOKED_UP = 1000
-#: Lines of one kind that are printed; the rest is a count.
-_MOST_LINES = 20
 
 
 @click.command(
@@ -45,9 +43,13 @@ _MOST_LINES = 20
     help="Task id; repeat it, or - to read ids from stdin.",
 )
 @click.option("--terminate", is_flag=True, help="Stop what runs at its next checkpoint as well.")
-@click.option("--reason", metavar="TEXT", help="Why; recorded with the task.")
-@click.option("--requester", metavar="TEXT", help="By whom (default: user@host).")
 @click.option("--expires-in", type=DURATION, help="Forget the revocation after this long (default: never).")
+@click.option(
+    "--grace",
+    type=DURATION,
+    help="With --wait: how long a thread may take to its first checkpoint before it counts as unstoppable (default: 2s).",
+)
+@partial(changing_options, wait="Return when each task has its verdict, at the latest after --grace and 10s.")
 @control_options
 @click.pass_context
 def revoke(
@@ -55,9 +57,8 @@ def revoke(
     /,
     tasks: Sequence[str],
     terminate: bool,
-    reason: str | None,
-    requester: str | None,
     expires_in: float | None,
+    grace: float | None,
     **values: Any,
 ) -> None:
     """Persist revocations, then broadcast them, and say what is known of each task.
@@ -65,12 +66,23 @@ def revoke(
     A revoked task never starts, wherever it is delivered, until the revocation expires. With --terminate a running task
     raises TaskRevoked at its next checkpoint. The record holds for every worker: --worker narrows the broadcast only.
 
-    Exit codes beside the usual ones: 1 when a task had finished before; with --terminate, 3 when a task still runs and 4
-    when no sender recorded an id.
+    With --wait each task gets one verdict: never-started, will-not-start, stopped (0), finished-first, unstoppable (1), running
+    (124), lost (3) or unknown (4); the exit code is the first of 124, 1, 3, 4 and 0 that occurs.
+
+    Exit codes beside the usual ones without --wait: 1 when a task had finished before; with --terminate, 3 when a task still
+    runs and 4 when no sender recorded an id.
     """
     as_json, targets = wants_json(values), targets_of(values)
-    settings = places_of(values).settings()
+    change = change_of(values, as_json=as_json)
+    if grace is not None and not change.wait:
+        raise click.UsageError("--grace is for --wait", ctx)
+    places = places_of(values)
+    settings, timeout = places.settings(), places.timeout
     ids = task_ids(tasks, sys.stdin.buffer)
+    reason = reason_of(change, settings)
+    if change.dry_run:
+        _show_plan(ids, terminate, settings, as_json=as_json)
+        return
     stored: list[Revocation] = []
     storing = Storing()
 
@@ -78,16 +90,22 @@ def revoke(
         stored.extend(records)
         storing.done()
 
-    with Progress() as progress, ControlClient(settings, on_wait=progress.answers) as client:
+    with (
+        Progress() as progress,
+        ControlClient(settings, on_wait=progress.answers, senders_record=not HOST) as client,
+    ):
         try:
             with storing:
                 report = client.revoke(
                     ids,
                     terminate=terminate,
                     reason=reason,
-                    requested_by=requester,
+                    requested_by=change.requester,
                     expires_in=expires_in,
+                    wait=change.wait,
+                    grace=GRACE if grace is None else grace,
                     workers=targets,
+                    timeout=timeout,
                     progress=progress.steps,
                     on_stored=on_stored,
                 )
@@ -95,39 +113,43 @@ def revoke(
             raise StoreError(f"{error}; nothing was broadcast", hint=error.hint) from error
         except KeyboardInterrupt:
             raise _interrupted(stored, storing.in_doubt, settings) from None
-    known = _known(settings, report)
-    if as_json:
-        print_json({**report.to_dict(), "tasks": [one.to_dict() for one in known]})
+    if report.verdicts is not None:
+        told, lines = report.to_dict(), verdict_lines(report.verdicts)
+        code = code_of_verdicts(report, report.verdicts)
     else:
-        if report.replies:
+        known = _known(settings, report)
+        told = {**report.to_dict(), "tasks": [one.to_dict() for one in known]}
+        lines = standing_lines(known, confirmed=_is_confirmed(report))
+        code = code_of_standings(report, known, terminate=terminate)
+    if as_json:
+        print_json(told)
+    else:
+        if report.replies and report.verdicts is None:
             show(report, text, use_color(ctx.obj.color))
-        for line in _lines_of(known, confirmed=_is_confirmed(report)):
+        for line in lines:
             emit(line)
     _tell(report, ids, targets, settings)
-    ctx.exit(exit_code(report, known, terminate=terminate))
+    ctx.exit(code)
 
 
-def exit_code(report: RevokeReport, known: Sequence[TaskStanding], *, terminate: bool) -> int:
-    """The code of the answers or, where that is 0, of what became of the tasks."""
-    code = exit_codes.of_report(report)
-    if code != exit_codes.OK:
-        return code
-    found = {one.standing for one in known}
-    if Standing.FINISHED_FIRST in found:
-        return exit_codes.NO
-    if terminate and Standing.RUNNING in found:
-        return exit_codes.PARTIAL
-    return exit_codes.NOTHING_MATCHED if terminate and Standing.UNKNOWN in found else exit_codes.OK
+def _show_plan(ids: Sequence[str], terminate: bool, settings: Settings, *, as_json: bool) -> None:
+    if as_json:
+        plan = {"schema": SCHEMA, "command": "revoke", "namespace": settings.namespace, "dry_run": True}
+        print_json({**plan, "terminate": terminate, "task_ids": list(ids)})
+        return
+    for task_id in ids:
+        emit(shown(f"would revoke{' and stop' if terminate else ''}: {task_id}"))
+    note(f"dry run: {_counted(len(ids))} would be stored; nothing was")
 
 
 def _known(settings: Settings, report: RevokeReport) -> tuple[TaskStanding, ...]:
-    """What workers and, of a bounded number of ids, the backend say; one that can't be read is passed over with a note."""
+    """What workers and the backend say; a backend that can't be read is passed over with a note."""
     source = settings.backend
-    if source is None or len(report.stored) > MOST_LOOKED_UP:
+    if source is None:
         return standings(report, None)
     states = open_backend(source.value, name=source.name, tls=settings.tls)
     try:
-        return standings(report, states.get, senders_record=not HOST)
+        return standings(report, states, senders_record=not HOST)
     except StoreError as error:
         note(f"note: task states can't be read: {error}")
         return standings(report, None)
@@ -191,40 +213,6 @@ def _is_confirmed(report: RevokeReport) -> bool:
     return any(reply.error is None and not reply.payload.get("refused") for reply in report.replies)
 
 
-def _lines_of(known: Sequence[TaskStanding], *, confirmed: bool) -> Iterator[str]:
-    """What is known, a line an id; of many ids of one kind the first, and how many more there are."""
-    kinds: dict[str, list[str]] = {}
-    for one in known:
-        label, rest = _worded(one, confirmed)
-        kinds.setdefault(label, []).append(shown(f"{label}: {one.task_id}{rest}"))
-    for label, lines in kinds.items():
-        yield from lines[:_MOST_LINES]
-        if len(lines) > _MOST_LINES:
-            yield f"{label}: and {len(lines) - _MOST_LINES} more"
-
-
-def _worded(one: TaskStanding, confirmed: bool) -> tuple[str, str]:
-    where = f" on {one.worker}" if one.worker else ""
-    if one.standing is Standing.STOPPED:
-        return "terminated", where
-    if one.standing is Standing.FINISHED_FIRST:
-        return "finished first", f"{where}, {one.state}"
-    if one.standing is Standing.RUNNING and one.asked_to_stop:
-        return "pending", f"{where}, no checkpoint yet"
-    if one.standing is Standing.RUNNING:
-        return "running", f"{where}, to its end"
-    if one.standing is Standing.CANCELLED:
-        return "cancelled", ", as is recorded"
-    if one.standing is Standing.UNKNOWN:
-        promised = "it will not start if it comes" if confirmed else "no worker has confirmed the revocation"
-        return "unknown", f", no sender recorded it; {promised}"
-    if not confirmed:
-        return "stored", ", no worker has confirmed it"
-    if one.seen is None:
-        return "will not start", ", no worker that answered runs it"
-    return "will not start", f", {one.state}" if one.state else ", no sender recorded it"
-
-
 def _who_obeys(settings: Settings) -> str:
     """What is promised where no worker has answered: a fleet with keys obeys what is signed with one that it lists."""
     key = settings.signing.active_key
@@ -233,20 +221,11 @@ def _who_obeys(settings: Settings) -> str:
 
 def _tell(report: RevokeReport, ids: Sequence[str], targets: Sequence[str] | None, settings: Settings) -> None:
     versions = [revocation.version for revocation in report.stored]
-    if report.durable:
-        note(f"stored: {_counted(len(versions))}, version {max(versions)}, {_until(report.stored)}")
-    else:
-        note(f"not durable: {_counted(len(versions))}; {NOT_DURABLE}")
-        note(f"hint: {HOW_DURABLE}")
+    note(f"stored: {_counted(len(versions))}, version {max(versions)}, {_until(report.stored)}")
     for strange in [task_id for task_id in ids if "," in task_id or any(map(str.isspace, task_id))][:3]:
         note(f"hint: {strange!r} is stored as one id; give each id a --task of its own, or a line of --task -")
     if targets is not None:
         note(f"note: the revocation holds on every worker; it was broadcast to {', '.join(targets)} only")
-    if not report.durable and not report.replies:
-        note(
-            f"error: no worker holds {'it' if len(versions) == 1 else 'them'}: {report.broker_error or 'none answered'}"
-        )
-        return
     if not report.broadcast:
         note(f"error: stored, but not broadcast: {report.broker_error}")
         note(f"hint: {_who_obeys(settings)} honour it at their next sync, at the latest when they reconnect")

@@ -21,14 +21,8 @@ from tests.waiting import eventually
 
 POOLS = pytest.mark.parametrize(
     "pool",
-    [
-        ("-c", "2"),
-        ("-P", "threads", "-c", "2"),
-        ("-P", "solo"),
-        ("-P", "gevent", "-c", "2"),
-        ("-P", "eventlet", "-c", "2"),
-    ],
-    ids=["prefork", "threads", "solo", "gevent", "eventlet"],
+    [("-c", "2"), ("-P", "threads", "-c", "2"), ("-P", "solo"), ("-P", "gevent", "-c", "2")],
+    ids=["prefork", "threads", "solo", "gevent"],
 )
 TOLD = r"revoked by ops@desk at 20\S+Z: wrong picture"
 

@@ -15,6 +15,7 @@ from stem_kombu.backends.memory import MemoryBackend
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.reports import Report
+from stem_kombu.control.protocol.fates import TaskFate
 from stem_kombu.control.server.listener import ControlListener
 from stem_kombu.control.server.worker_view import (
     InFlightTask,
@@ -72,6 +73,7 @@ class FakeWorker:
     held: RevocationFacts = HELD
     records: list[Revocation] = field(default_factory=list)
     endings: dict[str, str] = field(default_factory=dict)
+    known_fates: dict[str, TaskFate] = field(default_factory=dict)
     applied: list[tuple[str, ...]] = field(default_factory=list)
     depths: Callable[[], Mapping[str, int | None]] = lambda: {"default": 3}
     #: Open: whoever waits for endings is let go at once, and not after the budget.
@@ -111,6 +113,9 @@ class FakeWorker:
 
     def running(self, revocations: Sequence[Revocation]) -> frozenset[str]:
         return frozenset(task.id for task in self.tasks) & {revocation.task_id for revocation in revocations}
+
+    def fates(self, task_ids: Collection[str]) -> Sequence[TaskFate]:
+        return [self.known_fates[task_id] for task_id in task_ids if task_id in self.known_fates]
 
     def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]:
         self.waiting.release()

@@ -14,6 +14,7 @@ from typing import Any
 
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.command_request import CommandRequest
+from stem_kombu.control.client.places import ClientPlaces
 from stem_kombu_cli.main import main
 from tests.faults.notes import note, now
 
@@ -40,14 +41,14 @@ def around(owner: Any, name: str, *, before: Callable[[], None] | None = None, a
 
 
 def arm(step: str) -> None:
-    held = ControlClient._revoke_store
+    held = ClientPlaces.revoke_store
     number = signal.SIGSTOP if step.startswith(HALT) else signal.SIGKILL
     step = step.removeprefix(HALT)
 
     def die() -> None:
         os.kill(os.getpid(), number)
 
-    def opened(self: ControlClient) -> Any:
+    def opened(self: ClientPlaces) -> Any:
         store = held(self)
 
         def stored(began: float, records: Any) -> None:
@@ -59,7 +60,7 @@ def arm(step: str) -> None:
         around(store, "save", before=die if step == "before-store" else None, after=stored)
         return store
 
-    ControlClient._revoke_store = opened  # type: ignore[method-assign]
+    ClientPlaces.revoke_store = opened  # type: ignore[method-assign]
     if step == "before-broadcast":
         around(CommandRequest, "begin", before=die)
     if step == "after-broadcast":

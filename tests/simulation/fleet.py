@@ -24,6 +24,7 @@ from stem_kombu.control.client import command_request as question
 from stem_kombu.control.client import connections as client_connections
 from stem_kombu.control.client import roster_reader as lookout
 from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.client.places import ClientPlaces
 from stem_kombu.control.client.reply_collector import ReplyCollector
 from stem_kombu.control.protocol.messages import Command, Reply, Revoke
 from stem_kombu.control.server import listener, subscription
@@ -60,7 +61,6 @@ from stem_kombu.worker import (
 from stem_kombu.worker import delayed as holds
 from stem_kombu.worker import deliveries as inflight
 from stem_kombu.worker import worker as worker_module
-from stem_kombu.worker.outcome_places import OutcomePlaces
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
 from stem_kombu.worker.worker import Worker
 from tests.faults.history import Event, History
@@ -74,7 +74,6 @@ SETTINGS = replace(
     sync_interval=1.0,
     heartbeat_interval=2.0,
     celery_events=False,
-    health_file="off",
     celery_results=None,
     default_max_retries=2,
 )
@@ -251,8 +250,25 @@ class NotedLifecycle(TaskLifecycle):
         super().ended(job, outcome)
 
 
+class Places(ClientPlaces):
+    """The simulated store and backend."""
+
+    def roster(self) -> Any:
+        return WORLD.backend
+
+    def revoke_store(self) -> Any:
+        return WORLD.store
+
+    def backend(self) -> Any:
+        return WORLD.backend
+
+
 class Client(ControlClient):
     """Production's client over the simulated services. Where it never saw the roster's clock and its own is off is noted."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._places = Places(self.settings)
 
     def _roster_view(self, notes: list[str], until: float) -> Any:
         view = super()._roster_view(notes, until)
@@ -263,12 +279,6 @@ class Client(ControlClient):
 
     def _connection_template(self) -> Any:
         return doubles.Template(WORLD.broker)
-
-    def _open_roster(self) -> Any:
-        return WORLD.backend
-
-    def _revoke_store(self) -> Any:
-        return WORLD.store
 
 
 def _encode_command(command: Command, keyring: Any = None) -> bytes:
@@ -500,7 +510,7 @@ def wire() -> None:
             "StartLog": lambda *_: SimpleNamespace(start=lambda: None, stop=lambda: None, note=lambda message: None),
             "broker_connection": lambda settings: doubles.Template(WORLD.broker),
             "open_resender": lambda *_: Resender(),
-            "open_outcome_places": lambda states, settings: OutcomePlaces(states),
+            "open_celery_results": lambda *_: None,
             "TaskLifecycle": NotedLifecycle,
         },
         resources: {

@@ -458,8 +458,7 @@ class Life:
             self.finish()
 
     def finish(self) -> None:
-        assert self.settlement is not None
-        action = self.happens(Event.RECORDED, disposition=self.settlement.then)
+        action = self.happens(Event.RECORDED)
         if self.data.draw(st.booleans()):
             self.disturbed()
         if action.do is Do.FINISH:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from stem_kombu.backends.base import Roster, RosterView
-from stem_kombu.backends.registry import open_roster
+from stem_kombu.backends.base import RosterView
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control import standing
 from stem_kombu.control.auditor import Auditor
@@ -22,9 +21,11 @@ from stem_kombu.control.client.command_request import CommandRequest, checked_ta
 from stem_kombu.control.client.connection import ClientConnection
 from stem_kombu.control.client.connections import ClientConnections
 from stem_kombu.control.client.pages import completed
+from stem_kombu.control.client.places import ClientPlaces
 from stem_kombu.control.client.reports import Report, RevokeReport, StatusReport, WorkerReply, WorkerStatus
 from stem_kombu.control.client.roster_clock import RosterClock
 from stem_kombu.control.client.roster_reader import RosterReader
+from stem_kombu.control.client.verdict_wait import GRACE, VerdictWait
 from stem_kombu.control.protocol.codec import BUILT_IN
 from stem_kombu.control.protocol.messages import Call, Inspect, Order, Ping, Revoke, Stats, matches, scope_of
 from stem_kombu.control.revoker import Revoker
@@ -35,10 +36,8 @@ from stem_kombu.errors import BrokerError, BrokerUnavailable, ConfigurationError
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.settings import Settings
 from stem_kombu.signing.keyring import Scope
-from stem_kombu.stores.base import RevokeStore
 
 if TYPE_CHECKING:
-    from stem_kombu.app import Stem
     from stem_kombu.control.client.heartbeat_stream import HeartbeatStream
 
 logger = logging.getLogger(__name__)
@@ -50,6 +49,8 @@ NOBODY_WINDOW = 0.5
 RETRY_SHARE, RETRY_LATEST = 0.3, 0.3
 #: A worker waits at most this share of the timeout, and so many seconds, for tasks it told to stop.
 SETTLE_SHARE, SETTLE_LONGEST = 0.4, 2.0
+#: Seconds beyond its longest step for which a revoke that waits for verdicts waits by default.
+WAIT_MARGIN = 10.0
 #: A roster is waited for during at most this share of the timeout, whatever its driver does (which is to give up after
 #: half of it, and can say why); then everyone is asked without knowing who that is.
 ROSTER_SHARE = 0.6
@@ -58,8 +59,16 @@ ROSTER_SHARE = 0.6
 WINDOW, WINDOW_WAIT = 4, 0.03
 
 
+class Configured(Protocol):
+    """An application."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+
 class ControlClient:
-    """Asks workers. ``target`` is an application or settings.
+    """Asks workers. ``target`` is an application or settings. ``senders_record``: everything that sends tasks records them, so
+    that an id which the backend does not know was never sent; Celery's clients don't.
 
     Each command takes ``workers=`` (ids and globs, default everyone) and ``timeout=`` in seconds (default: the settings'),
     one deadline for the whole command, and returns a report. Raises :class:`~stem_kombu.errors.BrokerUnavailable` when
@@ -73,18 +82,19 @@ class ControlClient:
 
     def __init__(
         self,
-        target: Stem | Settings,
+        target: Configured | Settings,
         *,
         on_wait: Callable[[int, int, float], None] | None = None,
+        senders_record: bool = True,
         clock: Clock = SYSTEM,
     ) -> None:
         self.settings: Settings = target if isinstance(target, Settings) else target.settings
         self._trust = Verifier.of(self.settings.signing, clock=clock, level=logging.DEBUG)  # reports tell it
         self._on_wait = on_wait
+        self._senders_record = senders_record
         self._clock = clock
         self._connections = ClientConnections(self.settings, clock=clock, keyring=self._trust.keyring)
-        self._roster: Roster | None = None
-        self._store: RevokeStore | None = None
+        self._places = ClientPlaces(self.settings)
         self._roster_clock = RosterClock(clock)
         self._fans_out = False
         self.renew()
@@ -145,6 +155,8 @@ class ControlClient:
         reason: str | None = None,
         requested_by: str | None = None,
         expires_in: float | None = None,
+        wait: bool = False,
+        grace: float = GRACE,
         workers: Sequence[str] | None = None,
         timeout: float | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -156,10 +168,16 @@ class ControlClient:
         ``requested_by`` defaults to user and host. ``progress(sent, of)`` is called as messages go out, ``on_stored`` once
         they are durable. Raises :class:`~stem_kombu.errors.StoreError` when nothing was stored, and then nothing was said;
         a broker that can't be reached after that is reported, not raised: the revocations hold all the same.
+
+        ``wait``: return when each task has its final verdict, or at the deadline, which is then ``grace`` and ten seconds away
+        by default; ``verdicts`` of the report has one for each id. ``grace``: seconds after which a thread that has never
+        passed a checkpoint is given up as unstoppable.
         """
         if isinstance(task_ids, str):
             raise ConfigurationError(f"task ids {task_ids!r} is one text", hint="pass a list of ids")
-        timeout = self._timeout(timeout)
+        timeout = (
+            checked_duration(grace, name="grace") + WAIT_MARGIN if wait and timeout is None else self._timeout(timeout)
+        )
         targets = checked_targets(workers)
         if expires_in is not None:
             checked_duration(expires_in, name="expires_in")
@@ -171,15 +189,24 @@ class ControlClient:
         stored = self.save(drafts, timeout=timeout)  # StoreError: nothing was said
         if on_stored is not None:
             on_stored(stored)
-        settle = min(SETTLE_LONGEST, SETTLE_SHARE * timeout) if terminate else 0.0
-        orders = [Revoke(tuple(chunk), settle) for chunk in chunks(stored)]
+        # One that is silent must not use up the time in which the others can be asked again.
+        first = min(self.settings.control_timeout, 0.5 * timeout) if wait else timeout
+        settle = min(SETTLE_LONGEST, SETTLE_SHARE * first) if terminate or wait else 0.0
+        orders = [Revoke(tuple(chunk), settle, wait) for chunk in chunks(stored)]
         try:
-            report = self._ask_orders(orders, targets, timeout, began=began, progress=progress)
+            report = RevokeReport.of(self._ask_orders(orders, targets, first, began=began, progress=progress), stored)
         except BrokerError as error:
             elapsed = self._clock.monotonic() - began
             unsaid = Report("revoke", self.settings.namespace, secrets.token_hex(16), timeout, elapsed, (), (), ())
-            return RevokeReport.of(unsaid, stored, broker_error=error, durable=self.settings.durable)
-        return RevokeReport.of(report, stored, durable=self.settings.durable)
+            report = RevokeReport.of(unsaid, stored, broker_error=error)
+        if not wait:
+            return report
+        states = None if self.settings.backend is None else self._places.backend()
+        waiting = VerdictWait(
+            _AskedAgain(self), states, self._clock, grace=grace, senders_record=self._senders_record,
+            on_verdict=self._on_wait,
+        )  # fmt: skip
+        return waiting.until_final(replace(report, timeout=timeout), began, began + timeout)
 
     def save(self, drafts: Sequence[RevocationDraft], *, timeout: float | None = None) -> list[Revocation]:
         """Store revocations as :meth:`revoke` does, and tell no worker. Raises as it does."""
@@ -187,13 +214,13 @@ class ControlClient:
         self._connections.link()  # an invalid broker URL is refused before anything is stored
         timeout = self._timeout(timeout)
         fleet = _AskedFleet(self, min(standing.PROBE_LONGEST, standing.PROBE_SHARE * timeout))
-        return Revoker(self._revoke_store(), self.settings.namespace, self._trust, fleet).save(drafts)
+        return Revoker(self._places.revoke_store(), self.settings.namespace, self._trust, fleet).save(drafts)
 
     def auditor(self) -> Auditor:
         """Stores changes of this client together with their entries in the audit. Raises :class:`Untrusted` where the active key
         may not change anything, and :class:`ConfigurationError` for a store that can't be used."""
         self._trust.require(Scope.OPERATE, "change what the fleet keeps")
-        return Auditor(self._revoke_store(), self.settings.namespace, self._trust.keyring, clock=self._clock)
+        return Auditor(self._places.revoke_store(), self.settings.namespace, self._trust.keyring, clock=self._clock)
 
     def status(self, *, workers: Sequence[str] | None = None, timeout: float | None = None) -> StatusReport:
         """The workers by their last heartbeats, dead ones included while the roster remembers them.
@@ -202,7 +229,7 @@ class ControlClient:
         """
         self._trust.require(Scope.READ, "see who is alive")
         targets = checked_targets(workers)
-        view = self._trust.view(self._open_roster().view(self.settings.namespace), self.settings.namespace)
+        view = self._trust.view(self._places.roster().view(self.settings.namespace), self.settings.namespace)
         found = [WorkerStatus.at(beat, view.now) for beat in view.heartbeats if matches(targets, beat.worker)]
         return StatusReport(self.settings.namespace, tuple(found), untrusted=dict(self._trust.roster.dropped))
 
@@ -225,19 +252,13 @@ class ControlClient:
     def close(self) -> None:
         """Let every connection go. May be called twice; the client can't be used afterwards."""
         self._connections.close()
-        with self._lock:
-            roster, self._roster = self._roster, None
-            store, self._store = self._store, None
         self._lookout.close()
-        if roster is not None:
-            roster.close()
-        if store is not None:
-            store.close()
+        self._places.close()
 
     def renew(self) -> None:
         """See :mod:`stem_kombu.drivers.forking`: no thread of the parent is here, to let go of a lock or to read the roster."""
-        self._lock = threading.Lock()
-        self._lookout = RosterReader(lambda: self._open_roster().view(self.settings.namespace), self._clock)
+        self._places.renew()
+        self._lookout = RosterReader(lambda: self._places.roster().view(self.settings.namespace), self._clock)
 
     def __enter__(self) -> ControlClient:
         return self
@@ -266,7 +287,7 @@ class ControlClient:
         began = self._clock.monotonic() if began is None else began
         notes: list[str] = []
         self._connections.link()  # first, so that a wrong broker URL is not blamed on the roster beside it
-        self._open_roster()  # which connects to nothing yet, but may have a driver to load
+        self._places.roster()  # which connects to nothing yet, but may have a driver to load
         # What loading and storing took doesn't count against the workers: they get the whole timeout from here.
         asked = self._clock.monotonic()
         deadline = asked + timeout
@@ -418,29 +439,21 @@ class ControlClient:
         offset = timedelta() if view is None else view.now - self._clock.utcnow()
         return lambda: self._clock.utcnow() + offset
 
-    def _open_roster(self) -> Roster:
-        with self._lock:
-            if self._roster is None:
-                source = self.settings.roster
-                # Half of the time, so that a roster which hangs leaves the other half for the workers (G13).
-                self._roster = open_roster(
-                    source.value, name=source.name, tls=self.settings.tls, patience=self.settings.control_timeout / 2
-                )
-            return self._roster
-
-    def _revoke_store(self) -> RevokeStore:
-        from stem_kombu.stores.registry import open_revoke_store
-
-        with self._lock:
-            if self._store is None:
-                source = self.settings.revoke_store
-                self._store = open_revoke_store(
-                    source.value, name=source.name, tls=self.settings.tls, patience=self.settings.control_timeout
-                )
-            return self._store
-
     def _timeout(self, timeout: float | None) -> float:
         return self.settings.control_timeout if timeout is None else checked_duration(timeout, name="timeout")
+
+
+class _AskedAgain:
+    """See :class:`stem_kombu.control.client.verdict_wait.Asking`."""
+
+    def __init__(self, client: ControlClient) -> None:
+        self._client = client
+
+    def ask(self, orders: Sequence[Revoke], workers: Sequence[str] | None, timeout: float) -> Sequence[WorkerReply]:
+        return self._client._ask_orders(orders, checked_targets(workers), timeout).replies
+
+    def roster(self, until: float) -> RosterView | None:
+        return self._client._roster_view([], until)
 
 
 class _AskedFleet:

@@ -12,6 +12,7 @@ from typing import Any
 
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
 from stem_kombu.clock import isoformat
+from stem_kombu.control.client.verdicts import TaskVerdict
 from stem_kombu.control.protocol.messages import ReplyError
 from stem_kombu.errors import BrokerError
 from stem_kombu.revocation import Revocation
@@ -94,27 +95,22 @@ class Report:
 @dataclass(frozen=True, slots=True)
 class RevokeReport(Report):
     """``stored`` is what the store holds now. ``broadcast`` is false when it is stored but the broker could not be reached:
-    ``broker_error`` says why, and workers that accept it honour it at their next sync. ``durable`` is false where the fleet
-    has no revoke store: then only the workers that have answered hold it, and only while they live."""
+    ``broker_error`` says why, and workers that accept it honour it at their next sync."""
 
     stored: tuple[Revocation, ...] = ()
     broadcast: bool = True
     broker_error: str | None = None
-    durable: bool = True
+    #: One for each stored revocation, where they were waited for.
+    verdicts: tuple[TaskVerdict, ...] | None = None
 
     @classmethod
     def of(
-        cls,
-        report: Report,
-        stored: Sequence[Revocation],
-        *,
-        broker_error: BrokerError | None = None,
-        durable: bool = True,
+        cls, report: Report, stored: Sequence[Revocation], *, broker_error: BrokerError | None = None
     ) -> RevokeReport:
         """The report of the broadcast, or of its failure, and what was stored before it."""
         told = {one.name: getattr(report, one.name) for one in fields(Report)}
         failure = None if broker_error is None else str(broker_error)
-        return cls(**told, stored=tuple(stored), broadcast=failure is None, broker_error=failure, durable=durable)
+        return cls(**told, stored=tuple(stored), broadcast=failure is None, broker_error=failure)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -123,7 +119,7 @@ class RevokeReport(Report):
             "stored": [revocation.to_record() for revocation in self.stored],
             "broadcast": self.broadcast,
             "broker_error": self.broker_error,
-            **({} if self.durable else {"durable": False}),
+            **({} if self.verdicts is None else {"verdicts": [verdict.to_dict() for verdict in self.verdicts]}),
         }
 
 

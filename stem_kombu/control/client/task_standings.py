@@ -5,11 +5,12 @@ The words are those of the verdicts in ``spec/operators.md`` §3, said of this m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from stem_kombu.backends.base import TaskStates
 from stem_kombu.control.client.reports import RevokeReport
 from stem_kombu.outcome import TaskRecord, TaskState
 
@@ -51,26 +52,25 @@ class TaskStanding:
         }
 
 
-#: Asks the backend for one id; ``None`` for an id that it never heard of.
-LookUp = Callable[[str], "TaskRecord | None"]
-
-
-def standings(report: RevokeReport, look_up: LookUp | None, *, senders_record: bool = True) -> tuple[TaskStanding, ...]:
+def standings(
+    report: RevokeReport, states: TaskStates | None, *, senders_record: bool = True
+) -> tuple[TaskStanding, ...]:
     """The standing of each stored id, in the order of the report.
 
-    ``look_up`` is asked for those that no worker spoke of; ``None``: there is no backend to ask, or there are too many
-    ids. ``senders_record``: whether an id that the backend does not know was never sent; Celery's clients record nothing.
+    ``states`` are asked for those that no worker spoke of. ``senders_record``: whether an id that they do not know was never
+    sent; Celery's clients record nothing. Raises :class:`~stem_kombu.errors.StoreError`.
     """
     said = _said(report)
+    task_ids = [revocation.task_id for revocation in report.stored]
+    records = {} if states is None else states.find([task_id for task_id in task_ids if task_id not in said])
     found = []
-    for revocation in report.stored:
-        task_id = revocation.task_id
+    for task_id in task_ids:
         if task_id in said:
             found.append(said[task_id])
-        elif look_up is None:
+        elif states is None or (task_id in records and records[task_id] is None):  # a record that can't be read
             found.append(TaskStanding(task_id, Standing.WILL_NOT_START))
         else:
-            found.append(_recorded(task_id, look_up(task_id), report, senders_record))
+            found.append(_recorded(task_id, records.get(task_id), report, senders_record))
     return tuple(found)
 
 

@@ -232,7 +232,9 @@ def _encode_order(order: Order) -> dict[str, object]:
         asked: dict[str, object] = {"revoked": order.revoked, "limit": order.limit}
         return asked if order.before is None else {**asked, "before": order.before}
     if isinstance(order, Revoke):
-        return {"revocations": [revocation.to_message() for revocation in order.revocations], "settle_s": order.settle}
+        records = [revocation.to_message() for revocation in order.revocations]
+        told: dict[str, object] = {"revocations": records, "settle_s": order.settle}
+        return {**told, "fates": True} if order.fates else told
     if isinstance(order, Call):
         return dict(order.args)
     return {}
@@ -255,7 +257,8 @@ def _revoke(args: Mapping[str, object]) -> Revoke:
     # An empty list asks whether the worker would accept them.
     records = items(args.get("revocations"), "revocations", most=UNLIMITED)
     settle = number(args.get("settle_s", 0), "settle_s", most=_LONGEST_SETTLE)
-    return Revoke(tuple(Revocation.from_record(mapping(record, "a revocation")) for record in records), settle)
+    fates = flag(args.get("fates", False), "fates")
+    return Revoke(tuple(Revocation.from_record(mapping(record, "a revocation")) for record in records), settle, fates)
 
 
 _ORDERS: dict[str, Callable[[Mapping[str, object]], Order]] = {

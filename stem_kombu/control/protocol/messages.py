@@ -46,10 +46,14 @@ class Stats:
 @dataclass(frozen=True, slots=True)
 class Revoke:
     """Apply these revocations, which the store holds already. ``settle`` is how many seconds the worker may wait, before it
-    replies, for tasks whose stop it requested. Without revocations, the reply tells whether the sender may revoke."""
+    replies, for tasks whose stop it requested. Without revocations, the reply tells whether the sender may revoke.
+
+    ``fates``: wait for each of these tasks that is here, and tell in the reply where it is. Workers of 0.1.0 don't know it.
+    """
 
     revocations: tuple[Revocation, ...]
     settle: float = 0.0
+    fates: bool = False
 
     name = "revoke"
 

@@ -197,7 +197,7 @@ class CommandServer:
             # The boundary between the worker's parts and the sender, who must hear something.
             self._answer(command, self._dispatch.failed(command, failure), self._later)
             return
-        if taken.told and answer_by > self._clock.monotonic():
+        if taken.awaited and answer_by > self._clock.monotonic():
             self._hand_over(self._settling, command, lambda: self._settle(command, taken, answer_by), self._later)
         else:
             self._settle(command, taken, answer_by)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from stem_kombu.control.protocol.fates import TaskFate
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
@@ -40,7 +41,7 @@ def checked_worker_id(worker: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class WorkerIdentity:
-    """Who a worker is, for its whole life. ``boot`` is a nonce of this start. ``durable``: it has a revoke store."""
+    """Who a worker is, for its whole life. ``boot`` is a nonce of this start."""
 
     namespace: str
     worker: str
@@ -49,17 +50,16 @@ class WorkerIdentity:
     pid: int
     version: str
     started_at: datetime
-    durable: bool = True
 
     @classmethod
-    def here(cls, namespace: str, name: str | None, now: datetime, *, durable: bool = True) -> WorkerIdentity:
+    def here(cls, namespace: str, name: str | None, now: datetime) -> WorkerIdentity:
         """A new worker in this process, with an id that no other has unless it has a name.
 
         Raises :class:`ConfigurationError` for a name that is no worker id.
         """
         hostname, pid, boot = socket.gethostname(), os.getpid(), secrets.token_hex(4)
         worker = f"{namespace}@{hostname}-{pid}-{boot}" if name is None else checked_worker_id(name)
-        return cls(namespace, worker, boot, hostname, pid, __version__, now, durable)
+        return cls(namespace, worker, boot, hostname, pid, __version__, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +204,9 @@ class WorkerView(Protocol):
     def running(self, revocations: Sequence[Revocation]) -> frozenset[str]:
         """The ids of the tasks that run here, or ran here until this very revocation stopped them: a look into the store
         may be quicker than the broadcast, and whoever revoked them is to hear what came of it."""
+
+    def fates(self, task_ids: Collection[str]) -> Sequence[TaskFate]:
+        """What is known of those of the tasks that are here, or ended here a moment ago."""
 
     def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]:
         """How those of the ids ended that are out of their handlers, after waiting at most ``timeout`` seconds for all:

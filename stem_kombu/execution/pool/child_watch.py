@@ -5,16 +5,13 @@ from __future__ import annotations
 import selectors
 from collections.abc import Iterable, Iterator
 
-from stem_kombu.concurrency.pulse import Pulse
 from stem_kombu.execution.pool.child_handle import ChildHandle
 
 
 class ChildWatch:
-    """A selector over the children's pipes and ends, and ``wake``, a descriptor by which other threads end a wait.
-    ``pulse`` is stamped with each wait."""
+    """A selector over the children's pipes and ends, and ``wake``, a descriptor by which other threads end a wait."""
 
-    def __init__(self, wake: int, pulse: Pulse) -> None:
-        self._pulse = pulse
+    def __init__(self, wake: int) -> None:
         self._selector = selectors.DefaultSelector()
         self._selector.register(wake, selectors.EVENT_READ)
         self._watched: dict[int, tuple[ChildHandle, bool]] = {}
@@ -37,7 +34,6 @@ class ChildWatch:
 
     def wait(self, seconds: float) -> Iterator[ChildHandle | None]:
         """Those that something has happened to, within so many seconds; ``None`` for the descriptor that wakes."""
-        self._pulse.beat()
         for key, _ in self._selector.select(seconds):
             if key.fd in self._watched:
                 yield self._watched[key.fd][0]
@@ -45,5 +41,4 @@ class ChildWatch:
                 yield None
 
     def close(self) -> None:
-        self._pulse.rest()
         self._selector.close()

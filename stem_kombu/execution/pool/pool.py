@@ -16,9 +16,7 @@ from dataclasses import replace
 from functools import partial
 from math import inf
 
-from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.concurrency.service import pulses_here
 from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.errors import ExecutionError
 from stem_kombu.execution.base import Job, Observer, Stop
@@ -80,7 +78,7 @@ class IsolatePool:
         self._leftovers = LeftoverReaper(clock)
         self._stopping = False
         self._release_at: float | None = None
-        self._pipe, self._pulse = WakePipe(), pulses_here().thread("pool", timeouts.MOVES)
+        self._pipe = WakePipe()
         self._thread: threading.Thread | None = None
         self._settled = threading.Condition(self._lock)
 
@@ -150,7 +148,8 @@ class IsolatePool:
 
     def stop(self, timeout: float | None = None) -> None:
         with self._lifecycle:
-            if (thread := self._thread) is None:
+            thread = self._thread
+            if thread is None:
                 return
             with self._lock:
                 self._stopping = True
@@ -173,7 +172,7 @@ class IsolatePool:
     # -- the supervisor's thread ------------------------------------------------------------------------------------
 
     def _supervise(self) -> None:
-        watch = ChildWatch(self._pipe.reader, self._pulse)
+        watch = ChildWatch(self._pipe.reader)
         while True:
             try:
                 self._tend()

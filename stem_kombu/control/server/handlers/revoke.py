@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stem_kombu.control.protocol.fates import FatePhase
 from stem_kombu.control.protocol.messages import Revoke
 from stem_kombu.control.server.worker_view import WorkerView
 from stem_kombu.control.verification import NO_KEYS, Verifier
@@ -18,12 +19,17 @@ from stem_kombu.revocation_cache import Applied
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What happened when the revocations arrived: what the cache did, what ran here, and what of it was told to stop."""
+    """What happened when the revocations arrived: what the cache did, what ran here, and what of it was told to stop.
+
+    ``asked``: the ids whose fate the reply tells. ``awaited``: those that the reply waits for.
+    """
 
     applied: Applied
     running: frozenset[str]
     told: frozenset[str]
     refused: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+    awaited: frozenset[str] = frozenset()
 
 
 def take(order: Revoke, view: WorkerView, trust: Verifier = NO_KEYS) -> Taken:
@@ -37,16 +43,23 @@ def take(order: Revoke, view: WorkerView, trust: Verifier = NO_KEYS) -> Taken:
     running = view.running(mine)
     applied = view.apply(mine)
     told = running & {revocation.task_id for revocation in mine if revocation.terminate}
-    return Taken(applied, running, told, refused)
+    if not order.fates:
+        return Taken(applied, running, told, refused, awaited=told)
+    asked = tuple(revocation.task_id for revocation in mine)
+    here = frozenset(fate.id for fate in view.fates(asked) if fate.phase is not FatePhase.ENDED)
+    return Taken(applied, running, told, refused, asked, told | here)
 
 
 def settled(taken: Taken, view: WorkerView, budget: float) -> dict[str, Any]:
     """The payload of ``spec/cli.md``, and ``finished``: ids that ended otherwise than cancelled, with how; ``refused``: ids
     whose revocations nobody signed who may.
 
-    Waits at most ``budget`` seconds for tasks that were told to stop.
+    Waits at most ``budget`` seconds for tasks that were told to stop and, where the sender asked for fates, for all that are
+    here; ``fates`` then says where each of them is.
     """
-    endings: Mapping[str, str] = view.wait_ended(taken.told, budget) if taken.told else {}
+    endings: Mapping[str, str] = view.wait_ended(taken.awaited, budget) if taken.awaited else {}
+    endings = {task_id: ending for task_id, ending in endings.items() if task_id in taken.told}
+    told = [fate.to_payload() for fate in view.fates(taken.asked)] if taken.asked else None
     return {
         "applied": list(taken.applied.applied),
         "stale": list(taken.applied.stale),
@@ -60,4 +73,5 @@ def settled(taken: Taken, view: WorkerView, budget: float) -> dict[str, Any]:
             for task_id, ending in sorted(endings.items())
             if ending not in ("cancelled", "settling")
         ],
+        **({} if told is None else {"fates": told}),
     }

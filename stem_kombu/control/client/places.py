@@ -1,0 +1,65 @@
+"""Where a client reads and writes beside the broker: roster, revoke store and result backend, each opened on first use."""
+
+from __future__ import annotations
+
+import threading
+
+from stem_kombu.backends.base import Backend, Roster
+from stem_kombu.backends.registry import open_backend, open_roster
+from stem_kombu.settings import Settings
+from stem_kombu.stores.base import RevokeStore
+
+
+class ClientPlaces:
+    """Safe from any thread; none of them connects before it is asked for something."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._roster: Roster | None = None
+        self._store: RevokeStore | None = None
+        self._backend: Backend | None = None
+        self.renew()
+
+    def renew(self) -> None:
+        """See :mod:`stem_kombu.drivers.forking`: no thread of the parent is here, to let go of the lock."""
+        self._lock = threading.Lock()
+
+    def roster(self) -> Roster:
+        """Who is alive. It gives up after half of a command's time, which leaves the other half for the workers (G13)."""
+        with self._lock:
+            if self._roster is None:
+                source, settings = self._settings.roster, self._settings
+                self._roster = open_roster(
+                    source.value, name=source.name, tls=settings.tls, patience=settings.control_timeout / 2
+                )
+            return self._roster
+
+    def revoke_store(self) -> RevokeStore:
+        """The store that workers read."""
+        from stem_kombu.stores.registry import open_revoke_store
+
+        with self._lock:
+            if self._store is None:
+                source, settings = self._settings.revoke_store, self._settings
+                self._store = open_revoke_store(
+                    source.value, name=source.name, tls=settings.tls, patience=settings.control_timeout
+                )
+            return self._store
+
+    def backend(self) -> Backend | None:
+        """The task states, ``None`` where there is no result backend."""
+        source = self._settings.backend
+        with self._lock:
+            if self._backend is None and source is not None:
+                self._backend = open_backend(source.value, name=source.name, tls=self._settings.tls)
+            return self._backend
+
+    def close(self) -> None:
+        """Let all connections go."""
+        with self._lock:
+            held, self._roster, self._store, self._backend = (
+                (self._roster, self._store, self._backend), None, None, None,
+            )  # fmt: skip
+        for one in held:
+            if one is not None:
+                one.close()
