@@ -23,7 +23,7 @@ from stem_kombu.task import CeleryOrigin, TaskMessage
 # -- down, to the child -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # never changed: see TaskMessage
 class Run:
     """Call the handler of the message's task, if it is not later than ``good_until`` (monotonic seconds, the same for all
     processes of a machine)."""
@@ -71,7 +71,7 @@ class LoadFailed:
     is_short: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # never changed: see TaskMessage
 class Started:
     """The handler is about to be called."""
 
@@ -85,7 +85,7 @@ class Declined:
     token: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # never changed: see TaskMessage
 class Report:
     """A checkpoint that reports: alive, and perhaps how far (``data`` is ``None`` for a bare heartbeat)."""
 
@@ -102,7 +102,7 @@ class ExtendLease:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # never changed: see TaskMessage
 class Finished:
     """The attempt is over; ``rss_bytes`` is the child's resident memory after it."""
 

@@ -35,7 +35,7 @@ class HoldRules:
     low_first: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Hold:
     number: int
     event: Event
