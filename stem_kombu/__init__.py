@@ -7,9 +7,6 @@ under its scheme, ``sqlite://``.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from stem_kombu import transport_alias
 from stem_kombu.version import __version__
 
@@ -18,11 +15,13 @@ _HOMES = {
     "ControlClient": "stem_kombu.control.client.client",
     "QueueClient": "stem_kombu.control.client.queues",
     "Retry": "stem_kombu.context",
+    "RetryClient": "stem_kombu.control.client.retries",
     "Revocation": "stem_kombu.revocation",
     "RevokeStore": "stem_kombu.stores.base",
     "Settings": "stem_kombu.settings",
     "Stem": "stem_kombu.app",
     "StemError": "stem_kombu.errors",
+    "TaskClient": "stem_kombu.control.client.tasks",
     "TaskContext": "stem_kombu.context",
     "TaskReleased": "stem_kombu.context",
     "TaskRevoked": "stem_kombu.context",
@@ -33,7 +32,10 @@ _HOMES = {
 
 __all__ = ["__version__", *sorted(_HOMES)]
 
+TYPE_CHECKING = False  # a type checker's own name for true; typing itself is not imported, for the health probe's sake
 if TYPE_CHECKING:
+    from typing import Any
+
     from stem_kombu.app import Stem as Stem
     from stem_kombu.context import Retry as Retry
     from stem_kombu.context import TaskContext as TaskContext
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from stem_kombu.context import current_context as current_context
     from stem_kombu.control.client.client import ControlClient as ControlClient
     from stem_kombu.control.client.queues import QueueClient as QueueClient
+    from stem_kombu.control.client.retries import RetryClient as RetryClient
+    from stem_kombu.control.client.tasks import TaskClient as TaskClient
     from stem_kombu.errors import StemError as StemError
     from stem_kombu.result import AsyncResult as AsyncResult
     from stem_kombu.revocation import Revocation as Revocation
@@ -55,6 +59,8 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     value = globals()[name] = getattr(import_module(home), name)
     return value
 

@@ -90,14 +90,15 @@ class EndedBy:
         return cls(EndedHow(how), optional(number, fields.get("after_s"), "after_s"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # never changed; frozen, it would cost three times as much, for each delivery
 class TaskRecord:
     """The recorded state of a task. ``attempt`` counts from 1; ``result`` is any JSON value and meaningful only when
     the state is ``succeeded``; times are aware UTC. ``cancelled`` carries the revocation that caused it.
 
     ``boot`` names the life of ``worker`` that answers for a ``running`` attempt, ``None`` once that worker is stopping.
     ``lost_workers`` are those, each with its boot, that had an attempt before and never said how it ended. ``ended_by`` says
-    of what a revocation has cancelled how it ended, where that is known. All three are unknown to Stem 0.1.0."""
+    of what a revocation has cancelled how it ended, where that is known. ``retried_from`` is the failed task of which an
+    operator made this one. All four are unknown to Stem 0.1.0."""
 
     task_id: str
     name: str
@@ -114,6 +115,7 @@ class TaskRecord:
     retry_at: datetime | None = None
     boot: str | None = None
     lost_workers: tuple[str, ...] = ()
+    retried_from: str | None = None
     ended_by: EndedBy | None = None
 
     def to_record(self) -> dict[str, Any]:
@@ -134,6 +136,7 @@ class TaskRecord:
             "retry_at": _time_text(self.retry_at),
             "boot": self.boot,
             "lost_workers": list(self.lost_workers),
+            "retried_from": self.retried_from,
             "ended_by": None if self.ended_by is None else self.ended_by.to_record(),
         }
 
@@ -181,7 +184,7 @@ def carried_over(held: TaskRecord | None, new: TaskRecord) -> TaskRecord:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # never changed; frozen, it would cost three times as much, for each delivery
 class Outcome:
     """How one attempt ended in its executor, before anything is recorded.
 

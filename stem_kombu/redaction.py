@@ -86,9 +86,8 @@ class ShortRepr(reprlib.Repr):
 def redacted_arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
     """A task's arguments as people may see them: at most 60 columns, long values shortened, passwords in URLs masked, and
     nothing at all of keywords and keys whose names say that they are secret."""
-    short = ShortRepr()
-    parts = [short.repr(value) for value in args[:8]]
-    parts += [f"{name}={MASK if is_secret_name(name) else short.repr(value)}" for name, value in kwargs.items()]
+    parts = [_SHORT.repr(value) for value in args[:8]]
+    parts += [f"{name}={MASK if is_secret_name(name) else _SHORT.repr(value)}" for name, value in kwargs.items()]
     text = ", ".join(parts)
     return text if len(text) <= _ARGUMENTS_COLUMNS else text[: _ARGUMENTS_COLUMNS - 1] + "…"
 
@@ -99,3 +98,4 @@ class _Masked:
 
 
 _MASKED = _Masked()
+_SHORT = ShortRepr()

@@ -10,13 +10,12 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.state_folder import state_folder
 from stem_kombu.transport_options import (
     REDIS_URLS,
     checked_options,
@@ -27,6 +26,7 @@ from stem_kombu.transport_options import (
 )
 from stem_kombu.variables import OFF, Variables
 from stem_kombu.variables import Source as Source
+from stem_kombu.volatile import HOW_DURABLE, NO_STORE, can_hold_revocations
 
 DEFAULT_NAMESPACE = "stem"
 DEFAULT_CONTROL_TIMEOUT = 5.0
@@ -75,7 +75,8 @@ class Host:
     """What the application that Stem is a guest in (a Celery one) has configured: flags and variables beat it.
 
     ``broker_options`` are Kombu's transport options; they go with ``broker``. ``tls`` counts where no ``STEM_TLS_…``
-    variable is set.
+    variable is set. ``last_store`` holds revocations where neither these nor flags nor variables name a place that can, and
+    :data:`~stem_kombu.volatile.NOWHERE` there says that the application goes on without one.
     """
 
     broker: Source | None = None
@@ -84,6 +85,7 @@ class Host:
     revoke_store: Source | None = None
     namespace: Source | None = None
     tls: TlsSettings = TlsSettings()
+    last_store: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,29 +110,35 @@ class Settings:
     app: str | None = None
     default_queue: str = "default"
     worker_queues: tuple[str, ...] = ()
-    #: Inline handlers that run at once: threads, and coroutines on the event loop.
-    inline_slots: int = DEFAULT_INLINE_SLOTS
+    inline_slots: int = DEFAULT_INLINE_SLOTS  #: Inline handlers that run at once: threads, and coroutines on the loop.
     #: Messages held for each isolate child, and for each inline slot.
     prefetch_multiplier: int = 1
     default_max_retries: int = 3
+    keep_failed: float = 7 * 86400.0  #: Seconds for which messages of failed tasks are kept; 0: they are not.
     require_reason: bool = False  #: Commands that change something need ``--reason``.
     #: ``text`` or ``json``, and a file with a configuration of :mod:`logging` in place of both.
     log_format: str = "text"
     log_config: str | None = None
-    #: Workers that may end while they run a task before it is given up.
-    max_lost_workers: int = 3
+    max_lost_workers: int = 3  #: Workers that may end while they run a task before it is given up.
     #: ``auto``, or ``generic``: brokers are used by Kombu's public names only.
     transport: str = "auto"
     #: Consume also where Kombu itself reads a Redis, and loses a message when a worker is killed at the wrong moment.
     accept_loss: bool = False
     #: What carries control messages: ``broker``, ``store``, or ``auto``, the store where the broker can't do so well.
     control_link: str = "auto"
+    #: Where a worker keeps its health file: a path, ``off`` for none, ``None`` for the usual place.
+    health_file: str | None = None
     celery_events: bool = True
     celery_results: Source | None = None
     broker_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     host_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     tls: TlsSettings = TlsSettings()
     signing: SigningSettings = SigningSettings()
+
+    @property
+    def durable(self) -> bool:
+        """Whether there is a revoke store. Without one revocations last as long as the workers that are up."""
+        return self.revoke_store.name != NO_STORE
 
     @property
     def roster(self) -> Source:
@@ -161,6 +169,7 @@ class Settings:
         max_lost_workers: int | None = None,
         transport: str | None = None,
         accept_loss: bool | None = None,
+        health_file: str | None = None,
         allow_insecure: bool | None = None,
         tls: TlsSettings | None = None,
         signing: SigningSettings | None = None,
@@ -184,9 +193,9 @@ class Settings:
         named_store = env.source(revoke_store, "--revoke-store", "STEM_REVOKE_STORE_URL") or host.revoke_store
         embedded = named_broker is None
         if named_broker is None:
-            named_broker = Source(f"sqlite://{_state_folder(env) / 'broker.db'}", EMBEDDED)
+            named_broker = Source(f"sqlite://{state_folder(env) / 'broker.db'}", EMBEDDED)
             if named_backend is None:
-                named_backend = Source(f"sqlite://{_state_folder(env) / 'state.db'}", EMBEDDED)
+                named_backend = Source(f"sqlite://{state_folder(env) / 'state.db'}", EMBEDDED)
         host_options = host.broker_options if named_broker is host.broker else {}
         options = _broker_options(env, broker_option, named_broker, broker_options)
         known = {**host_options, **options}
@@ -208,9 +217,7 @@ class Settings:
         return cls(
             broker=named_broker,
             backend=named_backend,
-            revoke_store=_store_place(named_store, known)
-            if named_store
-            else named_backend or _beside(named_broker, known),
+            revoke_store=_revoke_store(env, named_store, named_backend, named_broker, known, host.last_store),
             embedded=embedded,
             namespace=checked_namespace,
             control_timeout=env.duration(timeout, "--timeout", "STEM_CONTROL_TIMEOUT", DEFAULT_CONTROL_TIMEOUT),
@@ -234,7 +241,11 @@ class Settings:
             transport=env.one_of(transport, "transport", "STEM_TRANSPORT", ("auto", "generic")),
             accept_loss=env.switch(accept_loss, "STEM_ACCEPT_LOSS"),
             control_link=env.one_of(None, "", "STEM_CONTROL_LINK", ("auto", "broker", "store")),
+            health_file=None
+            if (at := env.source(health_file, "--health-file", "STEM_HEALTH_FILE")) is None
+            else at.value,
             celery_events=env.switch(None, "STEM_CELERY_EVENTS", default=True),
+            keep_failed=env.duration_or_off("STEM_KEEP_FAILED", 7 * 86400.0),
             require_reason=env.switch(None, "STEM_REQUIRE_REASON"),
             celery_results=celery_results,
             broker_options=options,
@@ -300,7 +311,19 @@ def _broker_options(
     return found
 
 
-def _beside(broker: Source, options: Mapping[str, Any]) -> Source:
+def _revoke_store(
+    env: Variables, named: Source | None, backend: Source | None, broker: Source, options: Mapping[str, Any],
+    last: Source | None,
+) -> Source:  # fmt: skip
+    """The place that is named, else the backend, else the broker, else a guest's ``last`` one unless a store is required."""
+    if named is not None:
+        return _store_place(named, options)
+    if backend is not None:
+        return backend
+    if last is not None and not can_hold_revocations(broker.value):
+        if last.name == NO_STORE and env.switch(None, "STEM_REQUIRE_STORE"):
+            raise ConfigurationError("STEM_REQUIRE_STORE is on, and no revoke store is configured", hint=HOW_DURABLE)
+        return last
     return _store_place(Source(split_url(broker.value)[0], broker.name), options)
 
 
@@ -325,26 +348,3 @@ def _checked_namespace(source: Source) -> str:
             hint="letters, digits, '.', '_' and '-', at most 63, beginning with a letter or digit",
         )
     return source.value
-
-
-def _state_folder(env: Variables) -> Path:
-    """The platform's per-user folder for state: XDG on Unix, Application Support on macOS, LOCALAPPDATA on Windows."""
-    if sys.platform == "win32":
-        base = env.get("LOCALAPPDATA")
-        return (Path(base) if base else _home(env) / "AppData" / "Local") / "stem"
-    if sys.platform == "darwin":
-        return _home(env) / "Library" / "Application Support" / "stem"
-    base = env.get("XDG_STATE_HOME")
-    return (Path(base) if base else _home(env) / ".local" / "state") / "stem"
-
-
-def _home(env: Variables) -> Path:
-    if (home := env.get("HOME")) is not None:
-        return Path(home)
-    try:
-        return Path.home()
-    except RuntimeError:  # a container's bare user id
-        raise ConfigurationError(
-            "no broker is named (STEM_BROKER_URL), and this user has no home folder for the embedded one",
-            hint="set STEM_BROKER_URL, or XDG_STATE_HOME to a folder that this user can write",
-        ) from None

@@ -84,11 +84,16 @@ class Task:
     defined_in: str | None = field(default=None, compare=False)
     hooks: TaskHooks = field(default=NO_TASK_HOOKS, compare=False, repr=False)
     context: bool | None = None
+    #: Where the handler runs, and whether it is a coroutine function: asked for several times with each message.
+    mode: Mode = field(init=False, compare=False, repr=False)
+    is_async: bool = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.name.strip():
             raise ConfigurationError(f"the name {self.name!r} of a task is blank", hint="leave it out, or give one")
         object.__setattr__(self, "context", takes_context(self.name, self.handler, self.context))
+        object.__setattr__(self, "mode", Mode.ISOLATE if self.options.isolate else Mode.INLINE)
+        object.__setattr__(self, "is_async", inspect.iscoroutinefunction(self.handler))
 
     def misfit(self, positional: int, keywords: Iterable[str]) -> str | None:
         """Why the handler can't be called with so many positional arguments, the context aside, and these keywords."""
@@ -97,14 +102,6 @@ class Task:
     def call(self, context: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What the handler returns: a coroutine for ``async def``."""
         return self.handler(context, *args, **kwargs) if self.context else self.handler(*args, **kwargs)
-
-    @property
-    def mode(self) -> Mode:
-        return Mode.ISOLATE if self.options.isolate else Mode.INLINE
-
-    @property
-    def is_async(self) -> bool:
-        return inspect.iscoroutinefunction(self.handler)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +143,7 @@ class Original:
     unreadable: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # never changed; frozen, it would cost three times as much, for each delivery
 class TaskMessage:
     """One task as it travels. ``attempt`` counts from 1; ``eta`` and ``expires_at`` are aware UTC times.
 
@@ -171,6 +168,8 @@ class TaskMessage:
     headers: Mapping[str, Any] = field(default_factory=dict)
     celery: CeleryOrigin | None = None
     original: Original | None = field(default=None, repr=False, compare=False)
+    #: The failed task of which an operator made this one (``stem task retry``).
+    retried_from: str | None = field(default=None, compare=False)
 
     def is_same_attempt(self, other: TaskMessage) -> bool:
         """Whether both are of one attempt, as far as is known: of one task that was sent once."""

@@ -25,3 +25,8 @@ GUEST_LAST_SAVES = 2.0
 CELERY_SAVE = 1.0
 #: For which a program that ends goes on to store what ``app.control.revoke()`` was given.
 CELERY_LAST_SAVES = 5.0
+#: In which a vital thread moves on, whatever it waits for: longer than a server is waited for. After three of them without a
+#: stamp a probe takes it for stuck, so that a worker is not restarted because something else is down.
+MOVES = 20.0
+#: The same for a thread that waits for nothing but time, and between two looks at the depths of queues that send nothing.
+LOOKS, STARVING_LOOKS = 5.0, 15.0

@@ -3,15 +3,21 @@
 Kombu has a table of transports and no entry point for more. ``import stem_kombu`` must not import Kombu, which takes longer
 than all of ``stem --help``; so the entry is made now when Kombu is there already, else when Kombu's table is imported.
 SQLAlchemy's transport is ``sqla+sqlite://`` and keeps its name.
+
+Neither :mod:`typing` nor :mod:`importlib.abc` is imported here: each costs as much as all of an empty Python's start, and the
+health probe, which runs every few seconds, loads this package.
 """
 
 from __future__ import annotations
 
 import sys
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
 
 _TABLE = "kombu.transport"
 _SCHEME, _TRANSPORT = "sqlite", "stem_kombu.transports.sqlite.registration:Transport"
@@ -30,20 +36,22 @@ def _enter(table: ModuleType) -> None:
     table.TRANSPORT_ALIASES.setdefault(_SCHEME, _TRANSPORT)
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     """Finds Kombu's table as Python does, and has the entry made once it is loaded."""
 
     def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != _TABLE:
             return None
+        from importlib.machinery import PathFinder
+
         sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
+            spec.loader = _Loader(spec.loader)  # type: ignore[assignment] # as far as Python uses it, it is one
         return spec
 
 
-class _Loader(Loader):
+class _Loader:
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
 

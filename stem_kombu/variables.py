@@ -62,6 +62,13 @@ class Variables:
         text = self.get(name)
         return default if text is None else parse_duration(text, name=name)
 
+    def duration_or_off(self, name: str, default: float) -> float:
+        """Seconds; 0 where the variable is switched off."""
+        text = self.get(name)
+        if text is None:
+            return default
+        return 0.0 if text.lower() in OFF else parse_duration(text, name=name)
+
     def whole(self, flag: int | None, flag_name: str, name: str, default: int, *, least: int) -> int:
         shown, text = (self._said(flag_name), str(flag)) if flag is not None else (name, self.get(name))
         if text is None:

@@ -110,7 +110,7 @@ _SYNONYMS = {
     lazy={
         "worker": (f"{_COMMANDS}.worker:worker", "Run, see, stop and steer workers."),
         "queue": (f"{_COMMANDS}.queue:queue", "See and empty task queues."),
-        "task": (f"{_COMMANDS}.task:task", "Enqueue a task; show a task's recorded state."),
+        "task": (f"{_COMMANDS}.task:task", "Enqueue a task; find recorded tasks."),
         "health": (f"{_COMMANDS}.health:health", "Can broker, backend and revoke store be reached?"),
         "store": (f"{_COMMANDS}.store:store", "Check, repair and export the revoke store."),
         "keys": (f"{_COMMANDS}.keys:keys", "Keys that sign commands and answers."),

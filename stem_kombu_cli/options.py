@@ -99,6 +99,10 @@ def announce_places(settings: Settings) -> None:
     for source in dict.fromkeys((settings.broker, settings.backend, settings.revoke_store)):
         if source is not None and source.value.startswith("memory:"):
             note(f"warning: {source.name} is {source.value}, which no other process can see")
+    if not settings.durable:
+        from stem_kombu.volatile import HOW_DURABLE, NOT_DURABLE
+
+        note(f"warning: {NOT_DURABLE} ({HOW_DURABLE})")
     if settings.embedded and not settings.tls:
         return  # nothing leaves this machine
     from stem_kombu.drivers.routes import cautions

@@ -76,4 +76,5 @@ def state_folder(_state_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the embedded default lives in this test, and in every process that it starts: never in the user's home."""
     folder = _state_folders / str(next(_numbers))
     monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     return folder / "stem"

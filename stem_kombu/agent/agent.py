@@ -14,11 +14,14 @@ from functools import partial
 from typing import Any
 
 from stem_kombu import timeouts
+from stem_kombu.agent.health_file import HealthFile
 from stem_kombu.agent.heartbeats import HeartbeatOptions, Heartbeats
 from stem_kombu.agent.hydration import Hydration
 from stem_kombu.agent.resources import Resources
 from stem_kombu.agent.roster_place import RosterPlace
+from stem_kombu.agent.starvation import StarvationWatch
 from stem_kombu.agent.view import AgentView, Dropping, TaskHost
+from stem_kombu.concurrency.service import pulses_here
 from stem_kombu.control.server.listener import ControlListener
 from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.errors import BrokerError, StoreError
@@ -71,13 +74,17 @@ class ControlAgent:
             born=place.held_since,
         )
         dropping["control"] = self.listener.admission
+        #: The host starts it, before all else, and shows in it that the worker consumes, and that it drains.
+        self.health = HealthFile(resources.settings, resources.identity, pulses_here())
+        self.starvation = StarvationWatch(self.view, self.health.show_starving, resources.depths.close, resources.clock)
+        self._sweep = _BrokerSweep(resources) if options.sweeps else None
         self.heartbeats = Heartbeats(
             resources,
             self.view,
             self.listener,
             place,
             HeartbeatOptions(options.heartbeat_interval, options.insists_on_id),
-            tick=_BrokerSweep(resources).tick if options.sweeps else _nothing,
+            tick=self._tick,
         )
 
     def steps(self) -> list[Step]:
@@ -112,6 +119,13 @@ class ControlAgent:
         self.leave()
         self.listener.stop()
         self.hydration.stop()
+        self.health.stop()
+
+    def _tick(self) -> None:
+        if self.health.path is not None:
+            self.starvation.tick()
+        if self._sweep is not None:
+            self._sweep.tick()
 
     def revoke(self, drafts: Sequence[RevocationDraft]) -> Applied:
         """Store revocations, then let them take effect here: durable before they are visible (G1). Raises as
@@ -139,7 +153,3 @@ class _BrokerSweep:
             self._janitor.sweep({beat.worker for beat in view.heartbeats})
         except (StoreError, BrokerError) as error:
             logger.info("what dead workers left at the broker is not swept this time: %s", error)
-
-
-def _nothing() -> None:
-    """Nothing has to be done now and then."""

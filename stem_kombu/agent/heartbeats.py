@@ -92,7 +92,12 @@ class Heartbeats:
         self._nudged = threading.Event()
         self._stopped = threading.Event()
         self._background = Service(
-            self._run, "stem-heartbeats", begin=self._begin, wake=self._end_soon, end=self._leave
+            self._run,
+            "stem-heartbeats",
+            begin=self._begin,
+            wake=self._end_soon,
+            end=self._leave,
+            period=options.interval + timeouts.MOVES,
         )
         self._outage = Outage("heartbeats can't be recorded", self._roster.url, self._clock)
         #: The roster's last failure while it is down, else ``None``.
@@ -244,6 +249,7 @@ class Heartbeats:
 
     def _run(self) -> None:
         while True:
+            self._background.pulse.beat()
             self._nudged.wait(self._interval if self._claimed is not None else min(timeouts.CLAIM_LOOK, self._interval))
             self._nudged.clear()
             if self._stopped.is_set():

@@ -16,7 +16,7 @@ from stem_kombu import timeouts
 from stem_kombu.agent.record_sync import RecordSync
 from stem_kombu.agent.store_history import LARGE_SAMPLE, History
 from stem_kombu.clock import Clock
-from stem_kombu.concurrency.service import Service
+from stem_kombu.concurrency.service import Service, pulses_here
 from stem_kombu.control.server.worker_view import RevocationFacts, SetBack
 from stem_kombu.errors import ConfigurationError, StoreError, StoreRefused, StoreUnavailable
 from stem_kombu.revocation import Revocation
@@ -76,7 +76,14 @@ class Hydration:
         self._stopped = threading.Event()
         self._told = threading.Condition()
         self._gave_up = False
-        self._background = Service(self._run, "stem-hydration", begin=self._stopped.clear, wake=self._end_soon)
+        self._background = Service(
+            self._run,
+            "stem-hydration",
+            begin=self._stopped.clear,
+            wake=self._end_soon,
+            period=interval + timeouts.MOVES,
+        )
+        self._synced = pulses_here().synced
         self._synced_mono: float | None = None
         self._kept_house_mono: float | None = None
         self._loaded = False
@@ -184,6 +191,7 @@ class Hydration:
             self.trouble = None
             self._outage.worked()
             self._synced_mono = began
+            self._synced.beat()
             return True
 
     def stop(self) -> None:
@@ -324,9 +332,11 @@ class Hydration:
             wait = wait if not failures else min(wait, backoff(failures))
             if self._clock.monotonic() < self._hurry_until:
                 wait = min(wait, self._interval / _LOOKS)
+            self._background.pulse.beat()
             self._nudged.wait(wait)
             self._nudged.clear()
             while not self._stopped.is_set() and (wait := self._outage.turn()) > 0:
+                self._background.pulse.beat()
                 self._stopped.wait(wait)
             if self._stopped.is_set():
                 return

@@ -52,7 +52,7 @@ class Resources:
         self.template = template
         self.clock = clock
         self.verifier = Verifier.of(settings.signing, scope=Scope.WORK, what="act as a worker", clock=clock)
-        self.identity = WorkerIdentity.here(settings.namespace, name, clock.utcnow())
+        self.identity = WorkerIdentity.here(settings.namespace, name, clock.utcnow(), durable=settings.durable)
         self.cache = RevocationCache(settings.namespace, clock=clock)
         self.store = store
         at = settings.roster

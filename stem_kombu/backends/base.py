@@ -7,14 +7,14 @@ one class may serve.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.errors import StoreCorrupt
-from stem_kombu.outcome import TaskRecord
+from stem_kombu.errors import ConfigurationError, StoreCorrupt
+from stem_kombu.outcome import TaskRecord, TaskState
 
 #: Seconds between two looks of :meth:`TaskStates.wait`: the first, and the longest.
 _FIRST_LOOK, _LONGEST_LOOK = 0.005, 0.1
@@ -58,6 +58,15 @@ class TaskStates(ABC):
 
         Raises :class:`~stem_kombu.errors.StoreCorrupt`, naming the place, when what is held is no record.
         """
+
+    def scan(self, states: Collection[TaskState] | None = None) -> Iterator[TaskRecord]:
+        """Every record that is held, only those in one of ``states`` where these are given, streamed in no order. A record
+        that changes meanwhile may come in its old or its new form; one that can't be read is passed over.
+
+        No writer waits for a scan. Raises :class:`~stem_kombu.errors.StoreUnavailable`, and
+        :class:`~stem_kombu.errors.ConfigurationError` for a backend that can't list its records.
+        """
+        raise ConfigurationError(f"result backend {self.url} can't list its records")
 
     def find(self, task_ids: Sequence[str]) -> dict[str, TaskRecord | None]:
         """The records of those of the tasks that are known; ``None`` for one whose record can't be read. Ten thousand ids

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
@@ -13,7 +13,7 @@ from stem_kombu.backends.base import Backend, RosterView
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.stored import RESULT_TTL, checked_ttl, lifetime, parsed_record, record_text
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.outcome import TaskRecord, admits, carried_over
+from stem_kombu.outcome import TaskRecord, TaskState, admits, carried_over
 
 #: Entries looked at for expiry after each record.
 _SLICE = 4
@@ -66,6 +66,15 @@ class MemoryBackend(Backend):
     def get(self, task_id: str) -> TaskRecord | None:
         with _LOCK:
             return self._held(self._shelf(), task_id)
+
+    def scan(self, states: Collection[TaskState] | None = None) -> Iterator[TaskRecord]:
+        with _LOCK:
+            shelf = self._shelf()
+            ids = [*shelf.unfinished, *shelf.ended]
+        for task_id in ids:
+            record = self.get(task_id)
+            if record is not None and (states is None or record.state in states):
+                yield record
 
     def _record(self, shelf: _Shelf, new: TaskRecord) -> TaskRecord:
         record_text(new)  # one that can't be stored is refused even where the rule would not admit it

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any
 
@@ -30,7 +31,7 @@ from stem_kombu.drivers.postgres_conditions import warnings
 from stem_kombu.drivers.postgres_session import PostgresSession
 from stem_kombu.errors import StoreCorrupt, StoreError
 from stem_kombu.fields import FieldError, json_value
-from stem_kombu.outcome import TaskRecord
+from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.settings import TlsSettings
 
 #: A record's place in the batch, itself, and its body as text.
@@ -84,6 +85,15 @@ class PostgresBackend(Backend):
             return None
         rows = self._database.read(lambda session: session.rows(sql.GET, (task_id,)))
         return self._record(rows[0]) if rows else None
+
+    def scan(self, states: Collection[TaskState] | None = None) -> Iterator[TaskRecord]:
+        wanted = [state.value for state in (TaskState if states is None else states)]
+        after = ""
+        while rows := self._database.read(lambda session, after=after: session.rows(sql.PAGE, (after, wanted))):  # type: ignore[misc]
+            for row in rows:
+                with suppress(StoreCorrupt):
+                    yield self._record(row)
+            after = rows[-1][0]
 
     def find(self, task_ids: Sequence[str]) -> dict[str, TaskRecord | None]:
         found: dict[str, TaskRecord | None] = {}

@@ -58,6 +58,9 @@ RETURNING task_id, queue, worker, enqueued_at, started_at""".encode()
 
 _FIELDS = "task_id, state, attempt, queue, worker, enqueued_at, started_at, body"
 GET = f"SELECT {_FIELDS} FROM stem_tasks WHERE task_id = %s AND expires_at > statement_timestamp()"
+#: By the primary key, so that each page costs the same.
+PAGE = f"""SELECT {_FIELDS} FROM stem_tasks
+    WHERE task_id > %s AND state = ANY(%s) AND expires_at > statement_timestamp() ORDER BY task_id LIMIT 500"""
 FIND = f"SELECT {_FIELDS} FROM stem_tasks WHERE task_id = ANY(%s) AND expires_at > statement_timestamp()"
 #: What refused a record is the answer even if it expired a moment later.
 HELD = f"SELECT {_FIELDS} FROM stem_tasks WHERE task_id = ANY(%s)"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from stem_kombu.backends import redis_scripts
@@ -20,16 +21,22 @@ from stem_kombu.backends.stored import (
     merged_head,
     parsed_record,
     readable,
+    readable_records,
     record_text,
     slices,
     storable_id,
 )
 from stem_kombu.clock import epoch_us, from_epoch_us
 from stem_kombu.drivers import redis_conditions
-from stem_kombu.drivers.redis import RedisDatabase
+from stem_kombu.drivers.redis import RedisDatabase, literal
 from stem_kombu.errors import StoreCorrupt, StoreError
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.settings import TlsSettings
+
+#: Keys of one SCAN, and records that are read at a time: a record may hold a large result.
+_SCANNED, _READ = 1000, 200
+#: How the key ends under which what can't be read is kept.
+_ASIDE = b":set-aside"
 
 
 class RedisBackend(Backend):
@@ -83,7 +90,7 @@ class RedisBackend(Backend):
     def _set_aside(self, task_id: str) -> None:
         """Move what can't be read out of the way; it is kept as long as a record of a task that has ended."""
         key = self._database.key(_task_key(task_id))
-        aside = f"{key}:set-aside"
+        aside = f"{key}{_ASIDE.decode()}"
         self._database.run(lambda client: client.exists(key) and client.rename(key, aside))
         self._database.run(lambda client: client.pexpire(aside, self._lives_ms[0]))
 
@@ -98,6 +105,25 @@ class RedisBackend(Backend):
                 raise corrupt(self._place(task_id), "another type", error) from error
             raise
         return None if text is None else parsed_record(task_id, text, place=self._place(task_id))
+
+    def scan(self, states: Collection[TaskState] | None = None) -> Iterator[TaskRecord]:
+        prefix = self._database.key(_task_key(""))
+        pattern, cursor, seen = literal(prefix) + "*", 0, set[bytes]()
+        while True:
+            cursor, keys = self._database.run(partial(_scanned, cursor, pattern))
+            # SCAN may name a key twice, in answers that are near to each other.
+            fresh = [key for key in keys if key not in seen and not key.endswith(_ASIDE)]
+            seen = set(keys) | (seen if len(seen) < _SCANNED else set())
+            for part in (fresh[start : start + _READ] for start in range(0, len(fresh), _READ)):
+                texts = self._database.run(partial(_read_all, part))
+                rows = (
+                    (key.decode("utf-8", "replace").removeprefix(prefix), text)
+                    for key, text in zip(part, texts, strict=True)
+                    if text is not None
+                )
+                yield from readable_records(rows, states, place=f"result backend {self.url}")
+            if not cursor:
+                return
 
     def find(self, task_ids: Sequence[str]) -> dict[str, TaskRecord | None]:
         found: dict[str, TaskRecord | None] = {}
@@ -199,6 +225,16 @@ class RedisBackend(Backend):
 
 def _as_seen(dead: Heartbeat | None) -> tuple[str, int]:
     return ("", 0) if dead is None or dead.timestamp is None else (json.dumps(dead.boot), epoch_us(dead.timestamp))
+
+
+def _scanned(cursor: int, pattern: str, client: Any) -> tuple[int, list[bytes]]:
+    at, keys = client.scan(cursor, match=pattern, count=_SCANNED)
+    return at, keys
+
+
+def _read_all(keys: Sequence[bytes], client: Any) -> list[bytes | None]:
+    texts: list[bytes | None] = client.mget(keys)
+    return texts
 
 
 def _task_key(task_id: str) -> str:

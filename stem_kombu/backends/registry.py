@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from stem_kombu.backends.base import Backend, Roster
+from stem_kombu.backends.failed import FailedMessages, MemoryFailedMessages
 from stem_kombu.backends.stored import RESULT_TTL
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import EMBEDDED, TlsSettings
 from stem_kombu.urls import POSTGRES_SCHEMES, REDIS_SCHEMES, file_path, scheme_of, sqlite_path
+from stem_kombu.volatile import NO_STORE
 
 _ACCEPTED = "redis://, rediss://, redis+sentinel://, postgres://, postgresql://, sqlite:///path or memory://"
 
@@ -39,12 +41,39 @@ def open_roster(
     Beside a revoke store that is a file (``file:///path`` or a bare path) it is the SQLite file ``<path>.roster``.
     Raises :class:`ConfigurationError` as :func:`open_backend` does.
     """
+    if name == NO_STORE:
+        from stem_kombu.backends.volatile import NoRoster
+
+        return NoRoster()
     if scheme_of(source_url) in {"file", None}:
         return _sqlite(Path(f"{file_path(source_url, name=name)}.roster"), name, RESULT_TTL, "roster")
     roster = _opened(source_url, name, tls, RESULT_TTL, "roster", patience)
     if roster is None:
         raise _refusal(source_url, name, "the roster of live workers", "no place for it")
     return roster
+
+
+def open_failed_messages(url: str, *, name: str = "URL", tls: TlsSettings | None = None) -> FailedMessages:
+    """The place for messages of failed tasks at the URL of a result backend; nothing is connected or created yet.
+
+    It is apart from the task states: where the tables can't be made, only the messages are not kept.
+    """
+    scheme = scheme_of(url)
+    if scheme in REDIS_SCHEMES:
+        from stem_kombu.backends.failed_redis import RedisFailedMessages
+
+        return RedisFailedMessages(url, name=name, tls=tls)
+    if scheme in POSTGRES_SCHEMES:
+        from stem_kombu.backends.failed_postgres import PostgresFailedMessages
+
+        return PostgresFailedMessages(url, name=name, tls=tls)
+    if scheme == "sqlite":
+        from stem_kombu.backends.failed_sqlite import SqliteFailedMessages
+
+        return SqliteFailedMessages(sqlite_path(url, name=name), create_folder=name == EMBEDDED)
+    if scheme == "memory":
+        return MemoryFailedMessages(url.partition("://")[2].strip("/"))
+    raise _refusal(url, name, "messages of failed tasks", "no result backend")
 
 
 def _opened(

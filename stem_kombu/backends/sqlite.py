@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from stem_kombu.backends.stored import (
     lifetime,
     parsed_record,
     readable,
+    readable_records,
     record_text,
     storable_id,
 )
@@ -27,7 +28,7 @@ from stem_kombu.clock import SYSTEM, Clock, epoch_us, from_epoch_us
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.sqlite import SqliteDatabase
 from stem_kombu.errors import StoreCorrupt
-from stem_kombu.outcome import TaskRecord, admits, carried_over
+from stem_kombu.outcome import TaskRecord, TaskState, admits, carried_over
 
 SCHEMA = Schema.of(
     (
@@ -43,12 +44,17 @@ SCHEMA = Schema.of(
 _HELD = "SELECT record FROM stem_tasks WHERE task_id = ? AND expires_us > ?"
 _KEEP = """INSERT INTO stem_tasks (task_id, expires_us, record) VALUES (?, ?, ?)
     ON CONFLICT (task_id) DO UPDATE SET expires_us = excluded.expires_us, record = excluded.record"""
+_PAGE = """SELECT rowid, task_id, record FROM stem_tasks WHERE rowid < ? AND expires_us > ?
+    ORDER BY rowid DESC LIMIT 500"""
 _PRUNE = "DELETE FROM stem_tasks WHERE rowid IN (SELECT rowid FROM stem_tasks WHERE expires_us <= ? LIMIT ?)"
 _ENTRY = "SELECT worker, beat, stamped_us FROM stem_roster WHERE namespace = ? AND worker = ?"
 _ENTRIES = "SELECT worker, beat, stamped_us FROM stem_roster WHERE namespace = ? AND expires_us > ?"
 _BEAT = (
     "INSERT OR REPLACE INTO stem_roster (namespace, worker, boot, stamped_us, expires_us, beat) VALUES (?,?,?,?,?,?)"
 )
+
+
+_HIGHEST_ROW = 2**63 - 1
 
 
 class SqliteBackend(Backend):
@@ -107,6 +113,16 @@ class SqliteBackend(Backend):
         if not storable_id(task_id):
             return None
         return self._database.read(lambda connection: self._held(connection, task_id, self._now_us()))
+
+    def scan(self, states: Collection[TaskState] | None = None) -> Iterator[TaskRecord]:
+        before, now_us = _HIGHEST_ROW, self._now_us()
+
+        def page(connection: sqlite3.Connection) -> list[tuple[int, str, str]]:
+            return connection.execute(_PAGE, (before, now_us)).fetchall()
+
+        while rows := self._database.read(page):
+            yield from readable_records((row[1:] for row in rows), states, place=f"result backend {self.url}")
+            before = rows[-1][0]
 
     def find(self, task_ids: Sequence[str]) -> dict[str, TaskRecord | None]:
         wanted = [task_id for task_id in task_ids if storable_id(task_id)]

@@ -17,7 +17,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
@@ -38,6 +39,9 @@ _LONGEST_TTL = 100 * 365 * 86_400.0
 _HIGHEST_ATTEMPT = 2**53
 #: The most records, and about the most bytes of them, that go to a server at once: it answers no other client meanwhile.
 _SLICE_RECORDS, _SLICE_BYTES = 512, 4 * 1024 * 1024
+
+#: Characters in which the state of a stored form stands.
+_LONGEST_HEAD = 16
 
 
 def checked_ttl(seconds: float, *, name: str = "result_ttl") -> float:
@@ -99,6 +103,8 @@ def body_text(record: TaskRecord) -> str:
             fields["boot"] = record.boot
         if record.lost_workers:
             fields["lost_workers"] = list(record.lost_workers)
+        if record.retried_from is not None:
+            fields["retried_from"] = record.retried_from
         if record.ended_by is not None:
             fields["ended_by"] = record.ended_by.to_record()
         return json.dumps(fields, allow_nan=False, separators=(",", ":"))
@@ -126,6 +132,19 @@ def parsed_record(task_id: str, stored: str | bytes, *, place: str) -> TaskRecor
         )
     except (ValueError, TypeError, OverflowError) as error:
         raise corrupt(place, stored, error) from error
+
+
+def readable_records(
+    rows: Iterable[tuple[str, str | bytes]], states: Collection[TaskState] | None, *, place: str
+) -> Iterator[TaskRecord]:
+    """The records of those ids and stored forms that can be read, only those in one of ``states`` where these are given."""
+    heads = None if states is None else tuple(f'["{state.value}",' for state in states)
+    for task_id, stored in rows:
+        # A record begins with its state: what is not wanted need not be parsed.
+        begin = stored[:_LONGEST_HEAD] if isinstance(stored, str) else stored[:_LONGEST_HEAD].decode("ascii", "replace")
+        if heads is None or begin.startswith(heads):
+            with suppress(StoreCorrupt):
+                yield parsed_record(task_id, stored, place=f"{place}, task {task_id!r}")
 
 
 def merged_head(record: TaskRecord, head: bytes, *, place: str) -> TaskRecord:
@@ -190,6 +209,7 @@ def assembled(
             lost_workers=tuple(
                 any_text(worker, "a lost worker") for worker in items(fields.get("lost_workers", []), "lost_workers")
             ),
+            retried_from=optional(any_text, fields.get("retried_from"), "retried_from"),
             ended_by=optional(EndedBy.from_record, fields.get("ended_by"), "ended_by"),
         )
     except (ValueError, TypeError, OverflowError) as failure:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from celery.concurrency.base import BasePool
+from celery.concurrency.solo import TaskPool as SoloPool
 
 from stem_kombu import timeouts
 from stem_kombu.agent.agent import AgentOptions, ControlAgent
@@ -19,19 +22,23 @@ from stem_kombu.agent.resources import Resources
 from stem_kombu.celery import revoked
 from stem_kombu.celery.control import THROUGH_CELERY
 from stem_kombu.celery.held_requests import HeldRequest, HeldRequests
+from stem_kombu.celery.native_revokes import NativeRevokes
 from stem_kombu.celery.saving import Saver
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.celery.view import CeleryTasks
+from stem_kombu.celery.volatile import VolatileTasks
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.drivers.tls import checked_tls
 from stem_kombu.drop_counter import DropCounter
-from stem_kombu.errors import ConfigurationError
+from stem_kombu.errors import ConfigurationError, StemError
 from stem_kombu.revocation import Revocation, RevocationDraft, storable_ids
 from stem_kombu.settings import Settings
 from stem_kombu.signing.configuration import REQUIRE, task_signing
 from stem_kombu.stores.registry import open_revoke_store
+from stem_kombu.stores.volatile import VolatileRevokeStore
 from stem_kombu.transports.connections import broker_connection
 from stem_kombu.transports.registry import open_transport
+from stem_kombu.volatile import HOW_DURABLE, NOT_DURABLE
 from stem_kombu.worker.totals import Totals
 
 logger = logging.getLogger(__name__)
@@ -67,9 +74,8 @@ class CeleryAgent:
         consumed = open_transport(worker.app.connection_for_read())
         leasing = consumed.leases()
         lease = None if leasing is None else leasing.lifetime
-        self._tasks = CeleryTasks(
-            worker, self.cache, stop_table, totals, transport=consumed.name, lease=lease, clock=clock
-        )
+        tasks = partial(VolatileTasks, store) if isinstance(store, VolatileRevokeStore) else CeleryTasks
+        self._tasks = tasks(worker, self.cache, stop_table, totals, transport=consumed.name, lease=lease, clock=clock)
         held = HeldRequests(worker)
         self._leases: Leases[HeldRequest] = Leases(leasing, held, lost=held.lost, clock=clock)
         self.hydration = self._resources.hydration(self._tasks)
@@ -78,6 +84,7 @@ class CeleryAgent:
         self._agent = ControlAgent(self._resources, self.hydration, self._tasks, options)
         self.view = self._agent.view
         self._saver = Saver(self._agent.revoke, patience=timeouts.GUEST_SAVE, clock=clock)
+        self._revokes = NativeRevokes(worker.app, str(worker.hostname), self._obey, clock=clock)
         self._lifecycle = threading.RLock()
         self._running = False
 
@@ -99,9 +106,13 @@ class CeleryAgent:
             revoked.install(self.cache, alone=self.verifier.keyring is not None)
             self._leases.start()
             self._leases.wake()
+            if isinstance(self._worker.pool, SoloPool) and self.verifier.keyring is None:
+                self._revokes.start()
         except BaseException:
             self.stop()
             raise
+        if not self.settings.durable:
+            logger.warning("stem: %s (%s)", NOT_DURABLE, HOW_DURABLE)
         logger.info(
             "stem: worker %s of namespace %s, revoke store %s at revision %d",
             self.identity.worker,
@@ -124,6 +135,7 @@ class CeleryAgent:
             self._running = False
 
     def _stop(self) -> None:
+        self._revokes.stop()
         self._agent.stop()
         self._leases.stop()
         revoked.uninstall()
@@ -136,9 +148,18 @@ class CeleryAgent:
         # Prefork pools have one of their process pool's, once they have started.
         return getattr(self._worker.pool.terminate_job, "__func__", None) is not BasePool.terminate_job
 
+    def _obey(self, task_ids: Sequence[str], terminate: bool) -> None:
+        """What Celery's own ``revoke`` asks for, while its event loop waits for a task."""
+        try:
+            trouble = self.make_durable(list(task_ids), terminate=terminate)
+        except StemError as error:
+            trouble = str(error)
+        if trouble is not None and self.settings.durable:
+            logger.warning("revoke of %d tasks: %s", len(task_ids), trouble)
+
     def make_durable(self, task_ids: list[str], *, terminate: bool) -> str | None:
         """Store what Celery's own ``revoke`` is about to put into its memory, unless it is stored already. ``None`` when it is,
-        else why it is not durable yet; it is stored as soon as the store answers, for which Celery's event loop does not wait.
+        else a sentence that says why not; it is stored as soon as the store answers, for which Celery's event loop does not wait.
 
         ``terminate`` stops what runs at its next checkpoint, stored or not. Raises :class:`~stem_kombu.errors.StemError`.
         """
@@ -150,7 +171,9 @@ class CeleryAgent:
         ]
         drafts = [RevocationDraft(task_id, terminate, THROUGH_CELERY, None, None) for task_id in new]
         trouble = self._saver.save(drafts)
+        if not self.settings.durable:
+            return NOT_DURABLE
         if trouble is not None and terminate:
             now, namespace = self._clock.utcnow(), self.settings.namespace
             self._tasks.mark([Revocation(namespace, task_id, 0, now, True, THROUGH_CELERY) for task_id in new])
-        return trouble
+        return None if trouble is None else f"not durable yet: {trouble}"

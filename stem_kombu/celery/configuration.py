@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from stem_kombu.celery.django_database import django_store
 from stem_kombu.drivers.tls import uses_tls
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.sentinel import is_sentinel, sentinel_address
 from stem_kombu.settings import Host, Settings, Source, TlsSettings
 from stem_kombu.transport_options import store_url
+from stem_kombu.volatile import NOWHERE
 
 #: Schemes of result backends that Stem can keep a roster and revocations in.
 _USABLE = frozenset({"redis", "rediss", "redis+socket", "postgres", "postgresql"})
@@ -29,7 +31,11 @@ def settings_of(app: Any, **given: Any) -> Settings:
 
 def host_of(app: Any) -> Host:
     """What the application's configuration says: ``broker_url`` with its transport options and TLS, ``result_backend``
-    where Stem can use it (Redis, PostgreSQL, SQLite), and Stem's own ``stem_namespace`` and ``stem_revoke_store``."""
+    where Stem can use it (Redis, PostgreSQL, SQLite), and Stem's own ``stem_namespace`` and ``stem_revoke_store``.
+
+    Where none of these can hold revocations, the default database of a Django project does, and else nothing: the fleet goes
+    on without a revoke store (:mod:`stem_kombu.volatile`).
+    """
     conf = app.conf
     brokers = list(_brokers(app))
     if conf.broker_use_ssl:
@@ -45,6 +51,7 @@ def host_of(app: Any) -> Host:
         revoke_store=None if store is None else Source(str(store), "stem_revoke_store of the Celery application"),
         namespace=_own(conf, "stem_namespace"),
         tls=_tls(conf.broker_use_ssl) or _tls(conf.redis_backend_use_ssl),
+        last_store=django_store() or NOWHERE,
     )
 
 

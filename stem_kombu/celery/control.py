@@ -18,6 +18,7 @@ from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.command_request import default_requester
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import RevocationDraft, storable_ids
+from stem_kombu.volatile import NOT_DURABLE
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ class DurableRevokes:
             who = default_requester()
             good = list(storable_ids(ids))
             drafts = [RevocationDraft(one, bool(terminate), THROUGH_CELERY, who, None) for one in good]
-            trouble = self._stem_saver.save(drafts)
+            saver = self._stem_saver
+            trouble = NOT_DURABLE if saver is None else saver.save(drafts)
             if len(good) < len(ids):
                 raise ConfigurationError(
                     f"{len(ids) - len(good)} of {len(ids)} ids can't be stored, the others are",
@@ -63,13 +65,16 @@ class DurableRevokes:
         return answer
 
     @property
-    def _stem_saver(self) -> Saver:
-        """Made when first needed, in each process: nearly every program that sends tasks never revokes one."""
-        held: tuple[int, Saver] | None = self.__dict__.get("_stem_held")
+    def _stem_saver(self) -> Saver | None:
+        """Made when first needed, in each process: nearly every program that sends tasks never revokes one. ``None`` for a
+        fleet without a revoke store."""
+        held: tuple[int, Saver | None] | None = self.__dict__.get("_stem_held")
         if held is None or held[0] != os.getpid():
-            client = ControlClient(settings_of(self.app, **getattr(self.app, "stem_options", {})))
-            held = self.__dict__["_stem_held"] = os.getpid(), Saver(client.save, patience=timeouts.CELERY_SAVE)
-            atexit.register(held[1].close, timeouts.CELERY_LAST_SAVES)
+            settings = settings_of(self.app, **getattr(self.app, "stem_options", {}))
+            saver = Saver(ControlClient(settings).save, patience=timeouts.CELERY_SAVE) if settings.durable else None
+            held = self.__dict__["_stem_held"] = os.getpid(), saver
+            if saver is not None:
+                atexit.register(saver.close, timeouts.CELERY_LAST_SAVES)
         return held[1]
 
 

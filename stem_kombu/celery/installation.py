@@ -19,7 +19,8 @@ def install(app: Any, **given: Any) -> Any:
     Its workers hydrate, listen and let their tasks be stopped; its ``app.control.revoke()`` stores before it broadcasts.
     Keywords are those of :func:`stem_kombu.celery.settings_of`: ``namespace=``, ``revoke_store=``, ``backend=`` …
     Nothing happens until a worker starts or a revoke is sent. A worker whose revocations can't be read ends at its start,
-    with exit code 74 (2 for settings that can't mean anything): it would run what was revoked.
+    with exit code 74 (2 for settings that can't mean anything): it would run what was revoked. Where nothing that could hold
+    revocations is configured it starts, and says so (:mod:`stem_kombu.volatile`).
     """
     transport_alias.register()
     app.stem_options = given

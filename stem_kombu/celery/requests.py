@@ -13,6 +13,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
 from kombu.utils.imports import symbol_by_name
 
+from stem_kombu.celery.endings import end_followers
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.celery.task_api import told
 from stem_kombu.worker.totals import Totals
@@ -60,11 +61,13 @@ class StemRequest:
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> Any:
         cache = getattr(state.revoked, "stem_cache", None)
-        revocation = None if cache is None or reason != "revoked" else cache.get(self.id)
+        revocation = None if cache is None or expired else cache.get(self.id)
+        why = reason if revocation is None else told(revocation)
         self.stem_totals.add("cancelled")
-        return super()._announce_revoked(  # type: ignore[misc]
-            reason if revocation is None else told(revocation), terminated, signum, expired
-        )
+        if not expired and not self._already_revoked:  # type: ignore[attr-defined]
+            end_followers(self.task, self._context, why)  # type: ignore[attr-defined]
+        reason = why if reason == "revoked" else reason  # of a process that was killed Celery's own word stays
+        return super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]
 
 
 def with_request_class(task: Any, totals: Totals, stop_table: SharedStopTable) -> None:

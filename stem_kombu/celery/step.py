@@ -15,7 +15,7 @@ from stem_kombu.celery.agent import CeleryAgent
 from stem_kombu.celery.configuration import settings_of
 from stem_kombu.celery.requests import with_request_class
 from stem_kombu.celery.shared_stop_table import SharedStopTable
-from stem_kombu.errors import ConfigurationError, StemError
+from stem_kombu.errors import BroadcastUnsupported, ConfigurationError, StemError
 from stem_kombu.worker.totals import Totals
 
 logger = logging.getLogger(__name__)
@@ -73,6 +73,11 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
             self._agent.start()
         except BaseException as error:
             self._end()
+            if isinstance(error, BroadcastUnsupported) and not self._agent.settings.durable:
+                # Neither commands nor revocations can reach this worker: as little as Celery's own do there.
+                logger.warning("stem stands aside: %s (%s)", error, error.hint)
+                self._agent = worker.stem = None
+                return
             if isinstance(error, StemError):
                 raise _told(error) from error
             raise
@@ -160,7 +165,7 @@ def _make_revoke_durable(agent: CeleryAgent) -> None:
             trouble = agent.make_durable(ids, terminate=cooperatively)
         except StemError as error:
             logger.error("revoke of %d ids is not durable: %s", len(ids), error)
-            trouble = str(error)
+            trouble = f"not durable yet: {error}"
         answer = original(state, task_id, terminate=terminate and not cooperatively, signal=signal, **kwargs)
         if cooperatively:
             answer = {"ok": f"terminate at their next checkpoint: {', '.join(ids)}"}
@@ -168,7 +173,7 @@ def _make_revoke_durable(agent: CeleryAgent) -> None:
             return answer  # as it is without Stem
         if "ok" not in answer:
             return {**answer, "durable": False}
-        return {**answer, "ok": f"{answer['ok']} (not durable yet: {trouble})", "durable": False}
+        return {**answer, "ok": f"{answer['ok']} ({trouble})", "durable": False}
 
     @functools.wraps(terminates)
     def terminate(state: Any, signal: Any, task_id: Any, **kwargs: Any) -> Any:

@@ -11,9 +11,10 @@ import logging
 import threading
 from typing import Any
 
-from celery import signals, states
+from celery import signals
 from celery.exceptions import Ignore
 
+from stem_kombu.celery.endings import end_stopped
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.clock import isoformat, monotonic
 from stem_kombu.context import TaskRevoked
@@ -156,13 +157,7 @@ def _end_as_revoked(task: Any, revocation: Revocation, *, terminated: bool) -> N
     """
     assert _stop_table is not None
     request = task.request
-    task.backend.mark_as_revoked(
-        request.id,
-        told(revocation),
-        request=request,
-        store_result=not _ignores_result(task),
-        state=states.REVOKED,
-    )
+    end_stopped(task, request, told(revocation), began=terminated, store_result=not _ignores_result(task))
     _stop_table.stop(request.id)
     signals.task_revoked.send(sender=task, request=request, terminated=terminated, signum=None, expired=False)
     logger.info("task %s stopped: %s", request.id, told(revocation))

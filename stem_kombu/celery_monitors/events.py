@@ -7,9 +7,9 @@ are those that Celery 5.7's workers send; monitors take no others.
 from __future__ import annotations
 
 import collections
+import itertools
 import platform
 import reprlib
-import threading
 from datetime import datetime
 from typing import Any
 
@@ -41,8 +41,7 @@ class Events:
         self._common = {"hostname": node, "pid": pid, "utcoffset": 0}
         self._clock = clock
         self._waiting: collections.deque[dict[str, Any]] = collections.deque(maxlen=MOST_WAITING)
-        self._lock = threading.Lock()
-        self._count = 0
+        self._numbers = itertools.count(1)
         short = reprlib.Repr()
         short.maxstring = short.maxother = _SHOWN
         short.maxlist = short.maxtuple = short.maxdict = 20
@@ -50,21 +49,21 @@ class Events:
 
     def received(self, message: TaskMessage, args: str) -> None:
         """A task has come; ``args`` are its arguments as people may see them."""
-        self._add(
-            "task-received",
-            uuid=message.task_id,
-            name=message.name,
-            args="(***)" if self._hide_args else f"({args})",
-            kwargs="{}",
-            root_id=message.task_id,
-            parent_id=None,
-            retries=message.attempt - 1,
-            eta=_text(message.eta),
-            expires=_text(message.expires_at),
-        )
+        fields = {
+            "uuid": message.task_id,
+            "name": message.name,
+            "args": "(***)" if self._hide_args else f"({args})",
+            "kwargs": "{}",
+            "root_id": message.task_id,
+            "parent_id": None,
+            "retries": message.attempt - 1,
+            "eta": _text(message.eta),
+            "expires": _text(message.expires_at),
+        }
+        self._add("task-received", fields)
 
     def started(self, task_id: str) -> None:
-        self._add("task-started", uuid=task_id)
+        self._add("task-started", {"uuid": task_id})
 
     def settled(self, record: TaskRecord) -> None:
         """A task's attempt is over, as that record says."""
@@ -73,18 +72,20 @@ class Events:
             runtime = 0.0
             if record.started_at is not None and record.ended_at is not None:
                 runtime = (record.ended_at - record.started_at).total_seconds()
-            self._add("task-succeeded", uuid=uuid, result=self._shown(record.result), runtime=runtime)
+            self._add("task-succeeded", {"uuid": uuid, "result": self._shown(record.result), "runtime": runtime})
         elif record.state is TaskState.CANCELLED:
-            self._add("task-revoked", uuid=uuid, terminated=record.started_at is not None, signum=None, expired=False)
+            was_running = record.started_at is not None
+            self._add("task-revoked", {"uuid": uuid, "terminated": was_running, "signum": None, "expired": False})
         elif record.state in (TaskState.FAILED, TaskState.RETRYING) and record.error is not None:
             kind = "task-failed" if record.state is TaskState.FAILED else "task-retried"
             said = f"{record.error.type}({record.error.message[:_SHOWN]!r})"
-            self._add(kind, uuid=uuid, exception=said, traceback=record.error.traceback or "")
+            self._add(kind, {"uuid": uuid, "exception": said, "traceback": record.error.traceback or ""})
 
     def of_worker(self, kind: str, *, active: int, processed: int, load: float | None) -> dict[str, Any]:
         """``worker-online``, ``worker-heartbeat`` or ``worker-offline``."""
         loads = [0.0 if load is None else load] * 3
-        return self._event(kind, freq=FREQUENCY, active=active, processed=processed, loadavg=loads, **SOFTWARE)
+        fields = {"freq": FREQUENCY, "active": active, "processed": processed, "loadavg": loads, **SOFTWARE}
+        return self._event(kind, fields)
 
     def taken(self) -> list[dict[str, Any]]:
         """The events of tasks since the last call, oldest first."""
@@ -98,14 +99,11 @@ class Events:
         for event in reversed(events[-(MOST_WAITING - len(self._waiting)) or None :]):
             self._waiting.appendleft(event)
 
-    def _add(self, kind: str, **fields: Any) -> None:
-        self._waiting.append(self._event(kind, **fields))
+    def _add(self, kind: str, fields: dict[str, Any]) -> None:
+        self._waiting.append(self._event(kind, fields))
 
-    def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
-        with self._lock:
-            self._count += 1
-            count = self._count
-        return {"type": kind, "clock": count, "timestamp": self._clock.now(), **self._common, **fields}
+    def _event(self, kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+        return {"type": kind, "clock": next(self._numbers), "timestamp": self._clock.now(), **self._common, **fields}
 
 
 def _text(moment: datetime | None) -> str | None:

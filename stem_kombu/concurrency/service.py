@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from stem_kombu.clock import monotonic
+from stem_kombu.concurrency.pulse import Pulse, Pulses
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ class Watch:
 
     def __init__(self, gave_up: Callable[[str, BaseException], None]) -> None:
         self.gave_up = gave_up
+        #: What its threads stamp.
+        self.pulses = Pulses()
         self._restarts: dict[str, int] = {}
 
     @property
@@ -59,6 +62,12 @@ def watched_by(watch: Watch) -> Iterator[None]:
         _watch.reset(token)
 
 
+def pulses_here() -> Pulses:
+    """What the worker stamps that is being made inside of :func:`watched_by`; elsewhere some that nothing shows."""
+    watch = _watch.get()
+    return Pulses() if watch is None else watch.pulses
+
+
 def _nothing() -> None:
     """Nothing has to be done."""
 
@@ -70,6 +79,9 @@ class Service:
     soon. ``end()`` lets go of what ``run`` used, once it has returned. None of the three may start or stop it.
 
     ``run()`` is called again when it raises, after a pause, and is given up when it does so many times in a row.
+
+    ``period`` makes it a vital thread of the worker that is made (:func:`watched_by`): ``run()`` then calls ``pulse.beat()``
+    at least so often, in seconds, when all goes well.
     """
 
     def __init__(
@@ -80,7 +92,10 @@ class Service:
         begin: Callable[[], None] = _nothing,
         wake: Callable[[], None],
         end: Callable[[], None] = _nothing,
+        period: float | None = None,
     ) -> None:
+        short = name.removeprefix("stem-")
+        self.pulse = Pulse(short) if period is None else pulses_here().thread(short, period)
         self._run, self._name = run, name
         self._begin, self._wake, self._end = begin, wake, end
         self._lock = threading.Lock()
@@ -141,9 +156,16 @@ class Service:
             self._end()
 
     def _keep_running(self) -> None:
+        try:
+            self._run_again_and_again()
+        finally:
+            self.pulse.rest()
+
+    def _run_again_and_again(self) -> None:
         failures = 0
         while True:
             began = monotonic()
+            self.pulse.beat()
             try:
                 self._run()
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary of every thread of a worker

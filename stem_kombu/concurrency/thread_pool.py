@@ -41,7 +41,8 @@ class ThreadPool:
         self._backlog = backlog
         self._longest_idle = idle
         self._clock = clock
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._waiting: deque[tuple[Work, Callable[[], object] | None]] = deque()
         self._threads: set[threading.Thread] = set()
         self._idle = 0
@@ -52,7 +53,7 @@ class ThreadPool:
 
     def open(self) -> None:
         """Take work again after :meth:`stop`. May be called twice; a new pool is open."""
-        with self._changed:
+        with self._lock:
             self._stopped = False
 
     def submit(self, function: Callable[[], T]) -> Future[T] | None:
@@ -60,7 +61,7 @@ class ThreadPool:
 
         Raises :class:`RuntimeError` when there is no thread and the system can start none."""
         future: Future[T] = Future()
-        with self._changed:
+        with self._lock:
             if self._stopped or len(self._waiting) >= self._backlog:
                 return None
         self._add(partial(_carry_out, function, future), future.cancel)
@@ -74,7 +75,7 @@ class ThreadPool:
 
     def __len__(self) -> int:
         """How many threads there are."""
-        with self._changed:
+        with self._lock:
             return len(self._threads)
 
     def stop(self, timeout: float = 0.0) -> bool:
@@ -83,7 +84,7 @@ class ThreadPool:
         May be called twice. A thread that does not end in time is left behind, and ends when its work has.
         """
         deadline = self._clock.monotonic() + timeout
-        with self._changed:
+        with self._lock:
             self._stopped = True
             while self._waiting:
                 cancel = self._waiting.popleft()[1]
@@ -98,7 +99,7 @@ class ThreadPool:
 
     def _add(self, function: Work, cancel: Callable[[], object] | None) -> None:
         entry = (function, cancel)
-        with self._changed:
+        with self._lock:
             if self._stopped:
                 if cancel is not None:
                     cancel()
@@ -114,7 +115,7 @@ class ThreadPool:
         try:
             thread.start()
         except RuntimeError:
-            with self._changed:
+            with self._lock:
                 self._threads.discard(thread)
                 if self._threads or entry not in self._waiting:
                     return  # a thread that comes free takes it
@@ -133,14 +134,14 @@ class ThreadPool:
             except BaseException:
                 # The boundary of a thread that runs many functions: what one of them raises must not end the others.
                 logger.exception("%s goes on after an unexpected error", threading.current_thread().name)
-            with self._changed:
+            with self._lock:
                 self._busy -= 1
                 if self._stopped:
                     self._changed.notify_all()
 
     def _next(self) -> Work | None:
         """The next function, ``None`` when this thread is to end."""
-        with self._changed:
+        with self._lock:
             self._idle += 1
             try:
                 while not self._waiting:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import select
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from stem_kombu.concurrency.poller import POLLIN, poller
 from stem_kombu.drivers.postgres import PostgresDatabase
 from stem_kombu.drivers.postgres_session import PostgresSession, close_inherited
 
@@ -47,12 +47,12 @@ class PostgresListener:
         ``seconds`` for one of them."""
         if self._notified():
             return True, False
-        poller = select.poll()
+        waiting = poller()
         if self._connection is not None:
-            poller.register(self._connection.fileno(), select.POLLIN)
+            waiting.register(self._connection.fileno(), POLLIN)
         for wake in wakes:
-            poller.register(wake, select.POLLIN)
-        ready = {descriptor for descriptor, _ in poller.poll(max(0.0, seconds) * 1000)}
+            waiting.register(wake, POLLIN)
+        ready = {descriptor for descriptor, _ in waiting.poll(max(0.0, seconds) * 1000)}
         if ready.difference(wakes):
             try:
                 self._connection.poll()

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib
 import os
-import select
 from collections.abc import Sequence
 from typing import Any
 
 from stem_kombu.clock import SYSTEM
+from stem_kombu.concurrency.poller import POLLIN, POLLOUT, poller
 
 #: The server's own statement_timeout comes first and leaves the connection usable; this is for one that is silent.
 _GRACE = 1.0
@@ -101,9 +101,6 @@ def wait_for(connection: Any, deadline: float) -> None:
 
 
 def _wait_for_socket(descriptor: int, reading: bool, seconds: float) -> None:
-    if hasattr(select, "poll"):  # select() can't watch descriptors above 1023
-        poller = select.poll()
-        poller.register(descriptor, select.POLLIN if reading else select.POLLOUT)
-        poller.poll(seconds * 1000)
-    else:
-        select.select([descriptor] * reading, [descriptor] * (not reading), [], seconds)
+    waiting = poller()
+    waiting.register(descriptor, POLLIN if reading else POLLOUT)
+    waiting.poll(seconds * 1000)

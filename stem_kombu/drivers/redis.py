@@ -285,6 +285,11 @@ class RedisDatabase:
 _clients: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDictionary()
 
 
+def literal(text: str) -> str:
+    """The text as a pattern of SCAN that matches nothing else."""
+    return "".join(f"\\{char}" if char in "*?[]^\\" else char for char in text)
+
+
 def _count(text: str | None, name: str) -> int:
     if text is None or (text.isdigit() and len(text) < 4):
         return int(text or 0)

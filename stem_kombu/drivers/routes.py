@@ -20,7 +20,7 @@ _VARIABLES = {
     "--backend": "STEM_RESULT_BACKEND_URL",
     "--revoke-store": "STEM_REVOKE_STORE_URL",
 }
-_LOCAL = ("sqlite", "file", "memory", "unix", "redis+socket")
+_LOCAL = ("sqlite", "file", "memory", "unix", "redis+socket", "none")
 
 
 @dataclass(frozen=True, slots=True)

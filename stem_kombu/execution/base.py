@@ -17,7 +17,7 @@ from stem_kombu.slots import SlotView
 from stem_kombu.task import Task, TaskMessage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # never changed; frozen, it would cost three times as much, for each delivery
 class Job:
     """One attempt to run. Limits are already resolved (message before task), in seconds, ``None`` for no limit."""
 

@@ -96,7 +96,9 @@ class InlineExecutor:
         self.slots = slots
         self._observer = observer
         self._clock = clock
-        self._cond = threading.Condition(threading.RLock())
+        # Taken by name: entering a condition costs several times what entering its lock does.
+        self._lock = threading.RLock()
+        self._cond = threading.Condition(self._lock)
         self._waiting: collections.deque[Job] = collections.deque()
         self._runs: dict[int, _Run] = {}
         self._tasks_done = [0] * slots
@@ -109,7 +111,7 @@ class InlineExecutor:
         self._lifecycle = threading.Lock()
 
     def start(self) -> None:
-        with self._lifecycle, self._cond:
+        with self._lifecycle, self._lock:
             if not self._running:
                 self._running = True
                 self._hurry.clear()
@@ -119,7 +121,7 @@ class InlineExecutor:
                 ]
 
     def submit(self, job: Job) -> None:
-        with self._cond:
+        with self._lock:
             running = self._running
             if running:
                 self._waiting.append(job)
@@ -129,7 +131,7 @@ class InlineExecutor:
             self._observer.ended(job, Outcome(Ending.RELEASED))
 
     def stop_job(self, token: int, why: Stop, revocation: Revocation | None = None) -> bool:
-        with self._cond:
+        with self._lock:
             run = self._runs.get(token)
         if run is None:
             return False
@@ -142,7 +144,7 @@ class InlineExecutor:
         return True
 
     def withdraw(self, token: int) -> bool:
-        with self._cond:
+        with self._lock:
             for job in self._waiting:
                 if job.token == token:
                     self._waiting.remove(job)
@@ -154,7 +156,7 @@ class InlineExecutor:
 
     def view(self) -> Sequence[SlotView]:
         """The slots in use; there are as many more idle ones as ``slots`` allows, and they cost nothing."""
-        with self._cond:
+        with self._lock:
             runs = sorted(self._runs.values(), key=lambda run: run.slot)
             return [
                 SlotView(
@@ -173,7 +175,7 @@ class InlineExecutor:
         context = running_context()
         if context is None:
             return False
-        with self._cond:
+        with self._lock:
             return any(run.signals is context._signals for run in self._runs.values())
 
     def stop(self, timeout: float | None = None) -> None:
@@ -181,7 +183,7 @@ class InlineExecutor:
             self._stop(timeout)
 
     def _stop(self, timeout: float | None) -> None:
-        with self._cond:
+        with self._lock:
             if not self._running:
                 return
             self._running = False
@@ -189,19 +191,19 @@ class InlineExecutor:
         for job in released:
             self._observer.ended(job, Outcome(Ending.RELEASED))
         self._wait_for_runs(timeout)
-        with self._cond:
+        with self._lock:
             stuck = list(self._runs.values())
         for run in stuck:
             self.stop_job(run.job.token, Stop.SHUTDOWN)
         if stuck and not self._wait_empty(RELEASE_GRACE):
-            with self._cond:
+            with self._lock:
                 stuck = list(self._runs.values())
             for run in stuck:
                 logger.warning(
                     "task %s has no checkpoint and is left behind; it will run elsewhere", run.job.message.task_id
                 )
                 self._end(run, Outcome(Ending.RELEASED))
-        with self._cond:
+        with self._lock:
             self._cond.notify_all()
         self._threads.stop()
         self._coroutines.stop(RELEASE_GRACE)
@@ -209,7 +211,7 @@ class InlineExecutor:
     def hurry(self) -> None:
         """While :meth:`stop` waits: release what runs now."""
         self._hurry.set()
-        with self._cond:
+        with self._lock:
             self._cond.notify_all()
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -217,19 +219,19 @@ class InlineExecutor:
     def _assign(self) -> None:
         """Give waiting jobs the free slots, in the calling thread."""
         while True:
-            with self._cond:
+            with self._lock:
                 if not self._waiting or not self._free or not self._running:
                     return
                 job = self._waiting.popleft()
                 slot = self._free.pop()
             instead = self._observer.may_start(job) or refusal(job.task, job.message)
             if instead is not None:
-                with self._cond:
+                with self._lock:
                     self._free.append(slot)
                 self._observer.ended(job, instead)
                 continue
             run = _Run(slot, job, self._observer)
-            with self._cond:
+            with self._lock:
                 self._runs[job.token] = run
             try:
                 self._observer.started(job, os.getpid())
@@ -279,7 +281,7 @@ class InlineExecutor:
         self._end(run, outcome)
 
     def _end(self, run: _Run, outcome: Outcome) -> None:
-        with self._cond:
+        with self._lock:
             if run.done:
                 return
             run.done = True
@@ -288,7 +290,8 @@ class InlineExecutor:
             del self._runs[run.job.token]
             self._tasks_done[run.slot] += 1
             self._free.append(run.slot)
-            self._cond.notify_all()
+            if not self._running:
+                self._cond.notify_all()  # a stop waits for it
         try:
             self._observer.ended(run.job, outcome)
         finally:
@@ -314,11 +317,11 @@ class InlineExecutor:
                 timer.start()
 
     def _wait_for_runs(self, timeout: float | None) -> None:
-        with self._cond:
+        with self._lock:
             self._cond.wait_for(self._is_settled, timeout)
 
     def _wait_empty(self, timeout: float) -> bool:
-        with self._cond:
+        with self._lock:
             return self._cond.wait_for(self._is_empty, timeout)
 
     def _is_empty(self) -> bool:

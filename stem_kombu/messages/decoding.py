@@ -15,7 +15,7 @@ from typing import Any
 
 from stem_kombu.durations import LONGEST
 from stem_kombu.errors import BadMessage, ConfigurationError
-from stem_kombu.fields import FieldError, moment, number, optional, shown, whole
+from stem_kombu.fields import CONTROL_CHARACTER, FieldError, is_text, moment, number, optional, shown, whole
 from stem_kombu.messages.celery_canvas import celery_origin
 from stem_kombu.messages.encoding import (
     CONTENT_TYPE,
@@ -23,6 +23,7 @@ from stem_kombu.messages.encoding import (
     HEADER_ENQUEUED_AT,
     HEADER_HEADERS,
     HEADER_MAX_RETRIES,
+    HEADER_RETRIED_FROM,
     LARGEST_BODY,
     LONGEST_NAME,
     PROTOCOL_HEADERS,
@@ -30,7 +31,7 @@ from stem_kombu.messages.encoding import (
 )
 from stem_kombu.messages.kombu_json import load_typed
 from stem_kombu.messages.resending import body_of, consumed_queue, original_of
-from stem_kombu.revocation import checked_task_id
+from stem_kombu.revocation import TASK_ID_LIMIT, checked_task_id
 from stem_kombu.task import MOST_RETRIES, TaskMessage
 
 #: All that most messages have.
@@ -59,7 +60,7 @@ class ForeignMessage(UnreadableTask):
     """A Celery task in a form that is not read here: another serializer, another protocol."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # never changed; frozen, it would cost three times as much, for each delivery
 class DecodedTask:
     """A decoded delivery. ``redelivered``: the broker marks it as delivered before; ``priority``: 0 where unset."""
 
@@ -115,6 +116,7 @@ def _decoded(raw: Any, headers: Mapping[str, Any], queue: str, *, signed: bool) 
         headers=_own_headers(headers, signed=signed),
         celery=None if HEADER_ENQUEUED_AT in headers else celery_origin(headers, embed),
         original=original_of(raw, signed=signed),
+        retried_from=_retried_from(headers),
     )
     priority = properties.get("priority")
     return DecodedTask(
@@ -222,6 +224,12 @@ def _time(headers: Mapping[str, object], name: str) -> datetime | None:
     # A Celery application with enable_utc off writes no offset; UTC is what its workers assume as well.
     value = headers.get(name)
     return None if value is None else moment(value, f"header {name!r}:", zone=timezone.utc)
+
+
+def _retried_from(headers: Mapping[str, object]) -> str | None:
+    # For people only: nothing depends on it, so an invalid one counts as none.
+    value = headers.get(HEADER_RETRIED_FROM)
+    return value if is_text(value, most=TASK_ID_LIMIT, without=CONTROL_CHARACTER) else None
 
 
 def _time_limits(value: object) -> tuple[float | None, float | None]:

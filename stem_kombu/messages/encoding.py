@@ -37,6 +37,8 @@ HEADER_MAX_RETRIES = "stem-max-retries"
 HEADER_HEADERS = "stem-headers"
 #: Seconds since the epoch; the embedded broker keeps the message until then, others leave that to the worker.
 HEADER_ETA = "stem-eta"
+#: The id of the failed task of which an operator made this one.
+HEADER_RETRIED_FROM = "stem-retried-from"
 #: What :mod:`stem_kombu.messages.signatures` writes.
 HEADER_SIGNATURE_V1, HEADER_SIGNATURE_V2 = "stem-signature", "stem-signature-2"
 

@@ -8,57 +8,25 @@ it dominates; then the file is rewritten.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from stem_kombu.clock import SYSTEM, Clock, epoch_us
 from stem_kombu.drivers.file_conditions import write_marker
-from stem_kombu.revocation import Revocation, RevocationDraft
-from stem_kombu.stores.base import Glance, RevokeStore
-from stem_kombu.stores.batch import folded, merged
+from stem_kombu.revocation import Revocation
+from stem_kombu.stores.base import Glance
+from stem_kombu.stores.file_knowledge import Known, ReadTo, Shelf, dominates
+from stem_kombu.stores.file_records import FileRecords
 from stem_kombu.stores.journal import Extent, Journal, Replaced
+from stem_kombu.stores.keeping import RecordKeepingStore
 from stem_kombu.stores.lines import Gone, Line, Unreadable, batch_of, encoded, escaped, mark
-
-#: The file is rewritten when this many of its records, and more than half of them, are of no use any more.
-_MOST_USELESS = 1000
+from stem_kombu.stores.records import Change, Changed, changed, checked, named, tasks_of
 
 
-@dataclass(slots=True)
-class _Shelf:
-    """What is known of one namespace. ``lines`` (escaped task id to offset) is built by the first save or get."""
-
-    revision: int = 0
-    next_expiry_us: int | None = None
-    lines: dict[bytes, int] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Known:
-    """What was learnt of the file up to the end of ``extent``, without holding its records."""
-
-    extent: Extent = field(default_factory=Extent)
-    indexed: bool = False
-    records: int = 0
-    useless: int = 0
-    shelves: dict[bytes, _Shelf] = field(default_factory=dict)
-
-    def shelf(self, namespace: bytes) -> _Shelf:
-        return self.shelves.setdefault(namespace, _Shelf())
-
-
-@dataclass(frozen=True, slots=True)
-class _ReadTo:
-    """A stream of one namespace came to ``offset`` of the file with this header, and had seen ``version``."""
-
-    header: bytes
-    offset: int
-    version: int
-
-
-class FileRevokeStore(RevokeStore):
+class FileRevokeStore(RecordKeepingStore):
     """Revocations in one file; times are by the host's clock.
 
     Memory: a stream holds one record at a time; a process that saves keeps an index of about 200 bytes per task.
@@ -69,32 +37,39 @@ class FileRevokeStore(RevokeStore):
     def __init__(self, path: Path, *, clock: Clock = SYSTEM) -> None:
         self._journal = Journal(path)
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._extent = Extent()
-        self._known = _Known()
-        self._read_to: dict[str, _ReadTo] = {}
+        self._known = Known()
+        self._read_to: dict[str, ReadTo] = {}
+        self._writes = False
+        self._kept: FileRecords = FileRecords(path, self._lock, self.revision, self._writing, lambda: self.quarantine)
         self.url = self._journal.url
 
-    def save(self, namespace: str, drafts: Sequence[RevocationDraft]) -> list[Revocation]:
-        distinct = folded(drafts)
-        while distinct:
+    def change(self, namespace: str, change: Change) -> Changed:
+        change = checked(change)
+        while not change.is_empty:
             try:
-                return self._save(namespace, distinct)
+                return self._change(namespace, change)
             except Replaced:  # the file was removed while it was written, and the batch with it
                 continue
-        return []
+        return Changed()
 
-    def _save(self, namespace: str, distinct: Sequence[RevocationDraft]) -> list[Revocation]:
-        with self._lock, self._journal.writing(self._extent) as extent:
-            shelf = self._learnt(extent, index=True).shelf(escaped(namespace))
-            held = self._held(shelf, [draft.task_id for draft in distinct])
-            now = self._clock.utcnow()
-            records = merged(distinct, held, namespace=namespace, highest=shelf.revision, now=now)
-            lines = [encoded(record, held.get(record.task_id)) for record in records]
-            known = self._learnt(self._journal.append(extent, batch_of(lines)), index=True)
-            if _dominates(known.useless, known.records):
-                self._rewrite(now)
-        return records
+    def _change(self, namespace: str, change: Change) -> Changed:
+        with self._writing(index=True) as extent:
+            shelf = self._known.shelf(escaped(namespace))
+            held, revision, now = self._held(shelf, tasks_of(change)), shelf.revision, self._clock.utcnow()
+            versions = self._kept.versions(namespace, named(change))
+            done = changed(change, held, versions, namespace=namespace, highest=revision, now=now)
+            lines = [encoded(record, held.get(record.task_id)) for record in (*done.revocations, *done.ended)]
+            if done.records or change.forgotten:
+                self._kept.write(namespace, done.records, change.forgotten)
+            if done.records:
+                lines.append(mark(escaped(namespace), done.version, pruned_us=0, pruned=0))
+            if lines:
+                known = self._learnt(self._journal.append(extent, batch_of(lines)), index=True)
+                if dominates(known.useless, known.records):
+                    self._rewrite(now)
+        return done
 
     def since(self, namespace: str, version: int) -> Iterator[Revocation]:
         while True:
@@ -148,7 +123,7 @@ class FileRevokeStore(RevokeStore):
                     next_expiry_us = expires_us
             shelf = known.shelf(escaped(namespace))
             shelf.next_expiry_us = next_expiry_us
-            if expired and _dominates(known.useless + expired, known.records):
+            if expired and dominates(known.useless + expired, known.records):
                 self._rewrite(now)
             elif expired:
                 done = mark(escaped(namespace), shelf.revision, pruned_us=epoch_us(now), pruned=expired)
@@ -181,17 +156,30 @@ class FileRevokeStore(RevokeStore):
     def close(self) -> None:
         """Forget what was learnt of the file; nothing is kept open between two calls."""
         with self._lock:
-            self._extent, self._known, self._read_to = Extent(), _Known(), {}
+            self._extent, self._known, self._read_to = Extent(), Known(), {}
+        self._kept.close()
 
     def _look(self) -> Extent:
         self._extent = self._journal.extent(self._extent)
         return self._extent
 
-    def _shelf(self, namespace: str) -> _Shelf:
+    @contextlib.contextmanager
+    def _writing(self, *, index: bool = False) -> Iterator[Extent]:
+        """The write lock; what is known is then the newest."""
+        with self._lock, self._journal.writing(self._extent) as extent:
+            self._learnt(extent, index=index)
+            self._writes = True
+            try:
+                yield extent
+            finally:
+                self._writes = False
+
+    def _shelf(self, namespace: str) -> Shelf:
         while True:
             try:
                 with self._lock:
-                    return self._learnt(self._look()).shelf(escaped(namespace))
+                    known = self._known if self._writes else self._learnt(self._look())
+                    return known.shelf(escaped(namespace))
             except Replaced:
                 continue
 
@@ -215,7 +203,7 @@ class FileRevokeStore(RevokeStore):
             except Unreadable as error:
                 self._set_aside(record.offset, error)
         if whole or only is None:
-            self._read_to[namespace] = _ReadTo(extent.header, extent.end, last)
+            self._read_to[namespace] = ReadTo(extent.header, extent.end, last)
 
     def _in_order(self, records: Iterator[Line], last: int) -> Iterator[Line]:
         """The records in ascending order of version, all above ``last``: one that does not fit between its neighbours, as a
@@ -235,12 +223,12 @@ class FileRevokeStore(RevokeStore):
         if waiting is not None:
             yield waiting
 
-    def _learnt(self, extent: Extent, *, index: bool = False) -> _Known:
+    def _learnt(self, extent: Extent, *, index: bool = False) -> Known:
         """What is known up to the extent's end; reads what is new, or all of it when an index is wanted first."""
         known = self._known
         if not extent.continues(known.extent) or (index and not known.indexed):
-            known = _Known(indexed=index or known.indexed)
-        self._known = _Known()  # should the reading fail, then nothing half-learnt stays behind
+            known = Known(indexed=index or known.indexed)
+        self._known = Known()  # should the reading fail, then nothing half-learnt stays behind
         for start, line in self._lines(extent, known.extent.end):
             shelf = known.shelf(line.namespace)
             if line.is_mark:
@@ -319,7 +307,7 @@ class FileRevokeStore(RevokeStore):
                 yield from self._unreadable(known.extent)
 
         self._extent = self._journal.rewrite(live())
-        self._known = _Known()
+        self._known = Known()
 
     def _unreadable(self, extent: Extent) -> Iterator[bytes]:
         """The lines that were set aside: they are kept."""
@@ -329,7 +317,7 @@ class FileRevokeStore(RevokeStore):
             except Unreadable:
                 yield text if text.endswith(b"\n") else text + b"\n"
 
-    def _held(self, shelf: _Shelf, task_ids: Sequence[str]) -> dict[str, Revocation]:
+    def _held(self, shelf: Shelf, task_ids: Sequence[str]) -> dict[str, Revocation]:
         starts = [start for task_id in task_ids if (start := shelf.lines.get(escaped(task_id))) is not None]
         held: dict[str, Revocation] = {}
         for start, text in zip(starts, self._journal.lines_at(starts), strict=True):
@@ -340,7 +328,3 @@ class FileRevokeStore(RevokeStore):
                 continue
             held[record.task_id] = record
         return held
-
-
-def _dominates(useless: int, records: int) -> bool:
-    return useless > _MOST_USELESS and useless * 2 > records

@@ -13,10 +13,13 @@ from stem_kombu.drivers.postgres_conditions import warnings
 from stem_kombu.drivers.postgres_session import PostgresSession
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.errors import StoreError, StoreUnavailable
-from stem_kombu.revocation import Revocation, RevocationDraft
+from stem_kombu.revocation import Revocation
 from stem_kombu.settings import TlsSettings
-from stem_kombu.stores.base import Glance, RevokeStore
-from stem_kombu.stores.batch import BEFORE_ALL, CEILING, folded, merged, proofs_of, proofs_text, sane_version
+from stem_kombu.stores import postgres_records
+from stem_kombu.stores.base import Glance
+from stem_kombu.stores.batch import BEFORE_ALL, CEILING, proofs_of, proofs_text, sane_version
+from stem_kombu.stores.keeping import RecordKeepingStore
+from stem_kombu.stores.records import Change, Changed, changed, checked, named, tasks_of
 
 SCHEMA = Schema.of(
     (
@@ -29,6 +32,7 @@ SCHEMA = Schema.of(
             WHERE expires_at IS NOT NULL""",
         """CREATE TABLE IF NOT EXISTS stem_revocation_versions (
             namespace text NOT NULL PRIMARY KEY, version bigint NOT NULL)""",
+        *postgres_records.TABLES,
     ),
     columns=[("stem_revocations", "proofs", "text")],
 )
@@ -66,10 +70,19 @@ _MARKERS = (
             VALUES (%s, 'marker', 0, clock_timestamp(), false)""",
         "DELETE FROM stem_revocations WHERE namespace = %s",
     ),
+    (
+        """INSERT INTO stem_control_records (namespace, place, key, version, stored_us, body)
+            VALUES (%s, 'marker', '', 0, 0, '{}')""",
+        "DELETE FROM stem_control_records WHERE namespace = %s",
+    ),
+    (
+        "INSERT INTO stem_control_floors (namespace, version) VALUES (%s, 0)",
+        "DELETE FROM stem_control_floors WHERE namespace = %s",
+    ),
 )
 
 
-class PostgresRevokeStore(RevokeStore):
+class PostgresRevokeStore(RecordKeepingStore):
     """Revocations in a database, for any number of hosts. Times are by the database's clock.
 
     Memory: one page of rows. ``load`` and ``since`` read page after page by version instead of through one cursor, so
@@ -82,32 +95,39 @@ class PostgresRevokeStore(RevokeStore):
         self._database = PostgresDatabase(
             url, schema=SCHEMA, name=name, tls=tls, purpose="revoke store", patience=patience
         )
+        self._kept = postgres_records.PostgresRecords(self._database, lambda: self.quarantine, _LOCK_NAMESPACE)
         self._tells_identity = True
         self.url = self._database.url
 
-    def save(self, namespace: str, drafts: Sequence[RevocationDraft]) -> list[Revocation]:
-        distinct = folded(drafts)
-        if not distinct:
-            return []
+    def change(self, namespace: str, change: Change) -> Changed:
+        change = checked(change)
+        if change.is_empty:
+            return Changed()
+        tasks = tasks_of(change)
 
-        def operation(session: PostgresSession) -> list[Revocation]:
+        def operation(session: PostgresSession) -> Changed:
             ((counter, now),) = session.rows(_LOCK_NAMESPACE, (namespace,))
             highest = sane_version(counter, session.rows(_HIGHEST, (namespace,))[0][0])
             held: dict[str, Revocation] = {}
-            for start in range(0, len(distinct), _PAGE):
-                ids = [draft.task_id for draft in distinct[start : start + _PAGE]]
-                held |= self._held(session, namespace, ids)
-            records = merged(distinct, held, namespace=namespace, highest=highest, now=now.astimezone(timezone.utc))
-            for start in range(0, len(records), _WRITTEN):
-                _write(session, records[start : start + _WRITTEN])
-            session.execute(
-                "UPDATE stem_revocation_versions SET version = %s WHERE namespace = %s",
-                (records[-1].version, namespace),
-            )
-            return records
+            for start in range(0, len(tasks), _PAGE):
+                held |= self._held(session, namespace, tasks[start : start + _PAGE])
+            versions = postgres_records.versions(session, namespace, named(change))
+            moment = now.astimezone(timezone.utc)
+            done = changed(change, held, versions, namespace=namespace, highest=highest, now=moment)
+            revocations = [*done.revocations, *done.ended]
+            for start in range(0, len(revocations), _WRITTEN):
+                _write(session, revocations[start : start + _WRITTEN])
+            postgres_records.write(session, namespace, done.records, change.forgotten)
+            if done.version:
+                session.execute(
+                    "UPDATE stem_revocation_versions SET version = %s WHERE namespace = %s", (done.version, namespace)
+                )
+            return done
 
-        # To save twice when the answer to COMMIT was lost gives the same records under newer versions: harmless.
-        return self._database.write(operation)
+        # To save twice when the answer to COMMIT was lost gives the same records under newer versions: harmless. A change
+        # that compares would find its own work, and call it a conflict.
+        compares = bool(change.removals or named(change))
+        return self._database.write(operation, repeat=not compares)
 
     def since(self, namespace: str, version: int) -> Iterator[Revocation]:
         return self._pages(namespace, version, "")

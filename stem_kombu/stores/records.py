@@ -105,6 +105,11 @@ class RecordDraft:
         if life is not None and self.expires_at is not None:
             raise ConfigurationError(f"record {shown(self.key)} of {self.place}: it has two times of expiry")
 
+    @property
+    def text(self) -> str:
+        """The body as a store keeps it."""
+        return body_text(self.body)
+
     def expires(self, now: datetime) -> datetime | None:
         """When it expires if it is stored at ``now``."""
         return self.expires_at if self.expires_in is None else now + timedelta(seconds=self.expires_in)

@@ -14,11 +14,12 @@ from stem_kombu.drivers import redis_conditions
 from stem_kombu.drivers.redis import RedisDatabase, RedisScript
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError
 from stem_kombu.fields import items, mapping
-from stem_kombu.revocation import MOST_PROOFS, Revocation, RevocationDraft, as_flag
+from stem_kombu.revocation import Revocation, as_flag
 from stem_kombu.settings import TlsSettings
-from stem_kombu.stores import redis_repair, redis_scripts
-from stem_kombu.stores.base import Glance, RevokeStore
-from stem_kombu.stores.batch import folded, life_us
+from stem_kombu.stores import redis_change, redis_records, redis_repair, redis_scripts
+from stem_kombu.stores.base import Glance
+from stem_kombu.stores.keeping import RecordKeepingStore
+from stem_kombu.stores.records import Change, Changed, checked
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +34,10 @@ _NULL_FLAG = re.compile(rb'"terminate":userdata: [^,]*')
 _LOST = "the record was lost, and made again from the index"
 
 
-class RedisRevokeStore(RevokeStore):
+class RedisRevokeStore(RecordKeepingStore):
     """Revocations in one Redis, for any number of hosts. Times are by the server's clock.
 
-    A batch is one script, so atomic; the server answers no other client while it runs (0.1 s for 10,000 ids), and so at most
+    A change is one script, so atomic; the server answers no other client while it runs (0.1 s for 10,000 ids), and so at most
     50,000 tasks are taken at a time. It is as durable as the server is configured to be: use ``appendonly yes`` and
     ``maxmemory-policy noeviction``. Versions follow the server's clock (:func:`stem_kombu.stores.batch.next_version`),
     so that they go on rising after a restart or a fail-over that lost the latest writes. With ``?wait_replicas=N`` in its URL
@@ -47,23 +48,21 @@ class RedisRevokeStore(RevokeStore):
         self, url: str, *, name: str = "URL", tls: TlsSettings | None = None, patience: float | None = None
     ) -> None:
         self._database = RedisDatabase(url, name=name, tls=tls, purpose="revoke store", patience=patience)
+        self._kept = redis_records.RedisRecords(self._database, lambda: self.quarantine)
         self.url = self._database.url
 
-    def save(self, namespace: str, drafts: Sequence[RevocationDraft]) -> list[Revocation]:
-        distinct = folded(drafts)
-        if not distinct:
-            return []
-        if len(distinct) > _LONGEST_BATCH:
+    def change(self, namespace: str, change: Change) -> Changed:
+        change = checked(change)
+        if change.is_empty:
+            return Changed()
+        if (tasks := len(change.revocations)) > _LONGEST_BATCH:
             raise ConfigurationError(
-                f"revoke store {self.url}: {len(distinct)} tasks are too many for one batch; nothing was stored",
+                f"revoke store {self.url}: {tasks} tasks are too many for one batch; nothing was stored",
                 hint=f"revoke at most {_LONGEST_BATCH} at a time: Redis answers no other client while it stores a batch",
             )
-        batch = [[d.task_id, d.terminate, d.reason, d.requested_by, life_us(d), *d.proofs] for d in distinct]
-        stored = self._evaluate(
-            redis_scripts.SAVE, namespace, [json.dumps(batch, ensure_ascii=False), MOST_PROOFS], True
-        )
-        records = json.loads(stored)
-        return [record_of(namespace, draft.task_id, found) for draft, found in zip(distinct, records, strict=True)]
+        keys, arguments = redis_change.arguments_of(namespace, change)
+        answer = self._evaluate(redis_change.CHANGE, namespace, arguments, True, keys)
+        return redis_change.done_of(answer, change, namespace, record_of)
 
     def since(self, namespace: str, version: int) -> Iterator[Revocation]:
         return (record for _, record in self._pages(namespace, version))
@@ -210,9 +209,14 @@ class RedisRevokeStore(RevokeStore):
             return from_epoch_us(int(now_us)), found
 
     def _evaluate(
-        self, script: RedisScript, namespace: str, arguments: Sequence[str | int], replicated: bool = False
+        self,
+        script: RedisScript,
+        namespace: str,
+        arguments: Sequence[str | int],
+        replicated: bool = False,
+        more_keys: Sequence[str] = (),
     ) -> Any:
-        keys = keys_of(namespace)
+        keys = [*keys_of(namespace), *more_keys]
         for attempt in range(_REBUILDS + 1):
             try:
                 return self._database.evaluate(script, keys, arguments, replicated=replicated)

@@ -9,11 +9,10 @@ from stem_kombu.redaction import mask_url
 from stem_kombu.settings import EMBEDDED, TlsSettings
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.urls import POSTGRES_SCHEMES, REDIS_SCHEMES, file_path, scheme_of, sqlite_path
+from stem_kombu.volatile import BUILT_IN, NO_STORE
 
-#: Plug-ins register here: the entry point's name is the URL scheme, its value a callable ``(url, tls) -> RevokeStore``.
-ENTRY_POINT_GROUP = "stem_kombu.revoke_stores"
-
-_BUILT_IN = (*REDIS_SCHEMES, *POSTGRES_SCHEMES, "sqlite", "file", "memory")
+# The entry point's name is the URL scheme, its value a callable ``(url, tls) -> RevokeStore``.
+from stem_kombu.volatile import ENTRY_POINT_GROUP as ENTRY_POINT_GROUP
 
 
 def open_revoke_store(
@@ -31,7 +30,7 @@ def open_revoke_store(
     plugins = _plugins()
     if (plugin := plugins.get(scheme or "")) is not None:
         return _open_plugin(plugin, url, name, tls)
-    known = ", ".join(f"{known}://" for known in sorted({*_BUILT_IN, *plugins}))
+    known = ", ".join(f"{known}://" for known in sorted({*BUILT_IN, *plugins}))
     raise ConfigurationError(
         f"{name}: {mask_url(url)!r} can't hold revocations ({scheme}:// is no revoke store)",
         hint=f"set STEM_REVOKE_STORE_URL (or --revoke-store) to one of {known} or the path of a file",
@@ -42,6 +41,10 @@ def _opened(
     scheme: str | None, url: str, name: str, tls: TlsSettings | None, patience: float | None
 ) -> RevokeStore | None:
     # Each driver is imported only when it is asked for.
+    if name == NO_STORE:
+        from stem_kombu.stores.volatile import VolatileRevokeStore
+
+        return VolatileRevokeStore()
     if scheme in REDIS_SCHEMES:
         from stem_kombu.stores.redis import RedisRevokeStore
 

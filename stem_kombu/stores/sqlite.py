@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -14,11 +14,12 @@ from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.sqlite import SqliteDatabase
 from stem_kombu.errors import StoreCorrupt
 from stem_kombu.fields import any_text, optional
-from stem_kombu.revocation import Revocation, RevocationDraft, as_flag
+from stem_kombu.revocation import Revocation, as_flag
 from stem_kombu.stores import sqlite_records
-from stem_kombu.stores.base import Glance, RevokeStore
+from stem_kombu.stores.base import Glance
 from stem_kombu.stores.batch import BEFORE_ALL, CEILING, proofs_of, proofs_text, sane_version
-from stem_kombu.stores.records import Change, Changed, ControlRecord, changed, checked, named, tasks_of
+from stem_kombu.stores.keeping import RecordKeepingStore
+from stem_kombu.stores.records import Change, Changed, changed, checked, named, tasks_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,24 +48,19 @@ _PAGE = 2000
 _LOOKUP = 900
 
 
-class SqliteRevokeStore(RevokeStore):
+class SqliteRevokeStore(RecordKeepingStore):
     """Revocations in one file, for the processes of one host. Times are by the host's clock.
 
     Memory: one page of rows. Durable: COMMIT with ``synchronous=FULL``. ``create_folder`` makes missing folders, for
     the embedded default; a folder that the user named must exist.
     """
 
-    keeps_records = True
-
     def __init__(self, path: Path, *, clock: Clock = SYSTEM, create_folder: bool = False) -> None:
         self._database = SqliteDatabase(path, schema=SCHEMA, purpose="revoke store", create_folder=create_folder)
-        self._records = sqlite_records.SqliteRecords(self._database, lambda: self.quarantine)
+        self._kept = sqlite_records.SqliteRecords(self._database, lambda: self.quarantine)
         self._clock = clock
         self._verified: tuple[int, int] | None = None
         self.url = self._database.url
-
-    def save(self, namespace: str, drafts: Sequence[RevocationDraft]) -> list[Revocation]:
-        return list(self.change(namespace, Change(drafts)).revocations)
 
     def change(self, namespace: str, change: Change) -> Changed:
         change = checked(change)
@@ -84,23 +80,6 @@ class SqliteRevokeStore(RevokeStore):
             return done
 
         return Changed() if change.is_empty else self._database.write(operation)
-
-    def records_since(
-        self, namespace: str, version: int, places: Collection[str] | None = None
-    ) -> Iterator[ControlRecord]:
-        return self._records.since(namespace, version, places)
-
-    def newest_records(self, namespace: str, place: str, limit: int) -> list[ControlRecord]:
-        return self._records.newest(namespace, place, limit)
-
-    def record(self, namespace: str, place: str, key: str) -> ControlRecord | None:
-        return self._records.one(namespace, place, key)
-
-    def floor(self, namespace: str) -> int:
-        return self._records.floor(namespace)
-
-    def prune_records(self, namespace: str, before: datetime) -> int:
-        return self._records.prune(namespace, before)
 
     def since(self, namespace: str, version: int) -> Iterator[Revocation]:
         if version <= 0:

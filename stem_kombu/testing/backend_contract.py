@@ -72,6 +72,31 @@ class TaskStatesContract:
     def states(self, open_states: Callable[..., TaskStates]) -> TaskStates:
         return open_states()
 
+    # What is listed.
+
+    def test_a_scan_finds_every_record_or_those_in_some_states(self, states: TaskStates) -> None:
+        records = {
+            f"t{number}": TaskRecord(f"t{number}", "shop.pay", list(TaskState)[number % 6]) for number in range(1200)
+        }
+        states.record(list(records.values()))
+        assert {record.task_id: record.state for record in states.scan()} == {
+            task_id: record.state for task_id, record in records.items()
+        }
+        wanted = {TaskState.FAILED, TaskState.RUNNING}
+        found = [record.task_id for record in states.scan(wanted)]
+        assert sorted(found) == sorted(task_id for task_id, record in records.items() if record.state in wanted)
+
+    def test_a_scan_leaves_out_what_has_expired(self, open_states: Callable[..., TaskStates]) -> None:
+        states = open_states(result_ttl=0.05)
+        states.record(
+            [TaskRecord("gone", "shop.pay", TaskState.FAILED), TaskRecord("waits", "shop.pay", TaskState.QUEUED)]
+        )
+        deadline = SYSTEM.monotonic() + PATIENCE
+        while states.get("gone") is not None:
+            assert SYSTEM.monotonic() < deadline
+            SYSTEM.sleep(0.01)
+        assert [record.task_id for record in states.scan()] == ["waits"]
+
     # What is held.
 
     def test_a_task_that_nobody_recorded_is_unknown(self, states: TaskStates) -> None:

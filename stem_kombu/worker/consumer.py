@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from stem_kombu import timeouts
 from stem_kombu.clock import Clock
-from stem_kombu.concurrency.service import Service
+from stem_kombu.concurrency.service import Service, pulses_here
 from stem_kombu.directive import Directive
 from stem_kombu.errors import BrokerError, BrokerRefused, ConfigurationError
 from stem_kombu.transports.base import ScheduledMessages, TaskConsumer, Transport
@@ -78,9 +79,16 @@ class Consumer:
         self._quiet, self._ended, self._ready, self._resting = (threading.Event() for _ in range(4))
         self._refusal: BrokerRefused | ConfigurationError | None = None
         self._resting.set()
+        self._consumed = pulses_here().consumed
         self._background = Service(
-            self._run, "stem-consumer", begin=self._begin, wake=self._end_soon, end=self._pipe.close
+            self._run,
+            "stem-consumer",
+            begin=self._begin,
+            wake=self._end_soon,
+            end=self._pipe.close,
+            period=timeouts.MOVES,
         )
+        self._pulse = self._background.pulse
 
     # -- from any thread ------------------------------------------------------------------------------------------------
 
@@ -138,6 +146,7 @@ class Consumer:
 
     def _run(self) -> None:
         while not self._ended.is_set():
+            self._pulse.beat()
             if (wait := self._outage.turn()) > 0:
                 self._ended.wait(wait)
                 continue
@@ -194,6 +203,7 @@ class Consumer:
         sweep_at = turned_at = float("-inf")
         waited_at = self._served_at
         while self._keep_serving(connected):
+            self._pulse.beat()
             if (now := self._clock.monotonic()) >= sweep_at:
                 connected.sweep()
                 sweep_at = now + connected.sweep_interval
@@ -217,7 +227,10 @@ class Consumer:
                 self._inflight.remove(delivery.token)
             self._worked(bool(messages or done))
             for message in messages:
+                self._pulse.beat()
                 self._take_in(connected, message, generation)
+            if self.consuming:
+                self._consumed.beat()
             turned_at = self._clock.monotonic()
             if len(messages) < room or not (messages or done):
                 waited_at = turned_at

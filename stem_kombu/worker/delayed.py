@@ -40,7 +40,8 @@ class _Hold:
     number: int
     event: Event
     delivery: Delivery
-    is_deferred: bool = False
+    #: Of a deferred one: how urgent it is, the smallest first. ``None``: it is held for its time.
+    rank: int | None = None
 
 
 class DelayedDeliveries:
@@ -63,8 +64,8 @@ class DelayedDeliveries:
         #: Due time (monotonic), a number that orders equal times, token. An entry may outlive its hold.
         self._heap: list[tuple[float, int, int]] = []
         self._held: dict[int, _Hold] = {}
-        #: Those of them that were deferred, by the kind of slot that they need, oldest first.
-        self._deferred: dict[Mode, dict[int, None]] = {mode: {} for mode in Mode}
+        #: Those of them that were deferred, by the kind of slot that they need and by rank, oldest first.
+        self._deferred: dict[Mode, dict[int, dict[int, None]]] = {mode: {} for mode in Mode}
         self._cond = threading.Condition()
         self._stopped = False
         #: Whether the thread has still to begin: a worker that holds nothing needs none.
@@ -79,7 +80,7 @@ class DelayedDeliveries:
     @property
     def deferred(self) -> int:
         """How many of them were deferred."""
-        return sum(map(len, self._deferred.values()))
+        return sum(len(tokens) for ranks in self._deferred.values() for tokens in list(ranks.values()))
 
     @property
     def entries(self) -> int:
@@ -116,10 +117,11 @@ class DelayedDeliveries:
 
     def take_deferred(self, mode: Mode) -> Delivery | None:
         """Take the first out that was deferred and needs a slot of that kind, of those that are most urgent."""
-        if not self._deferred[mode]:
+        ranks = self._deferred[mode]
+        if not ranks:
             return None
         with self._cond:
-            first = min(self._deferred[mode], key=self._rank, default=None)
+            first = next(iter(ranks[min(ranks)])) if ranks else None
         return None if first is None else self.release(first)
 
     def release(self, token: int) -> Delivery | None:
@@ -140,8 +142,8 @@ class DelayedDeliveries:
             held = [hold.delivery for hold in self._held.values()]
             self._held.clear()
             self._heap.clear()
-            for tokens in self._deferred.values():
-                tokens.clear()
+            for ranks in self._deferred.values():
+                ranks.clear()
         return held
 
     def stop(self) -> None:
@@ -163,24 +165,28 @@ class DelayedDeliveries:
     def _keep(self, delivery: Delivery, until: float, event: Event, *, is_deferred: bool = False) -> None:
         with self._cond:
             number = next(self._order) * (-1 if is_deferred else 1)
-            self._held[delivery.token] = _Hold(number, event, delivery, is_deferred)
+            rank = self._rank(delivery) if is_deferred else None
+            self._held[delivery.token] = _Hold(number, event, delivery, rank)
             heapq.heappush(self._heap, (until, number, delivery.token))
-            if is_deferred:
-                self._deferred[delivery.task.mode][delivery.token] = None
+            if rank is not None:
+                self._deferred[delivery.task.mode].setdefault(rank, {})[delivery.token] = None
             self._cond.notify()
         if self._asleep:
             self._wake()
         self._changed()
 
-    def _rank(self, token: int) -> int:
-        original = self._held[token].delivery.message.original
+    def _rank(self, delivery: Delivery) -> int:
+        original = delivery.message.original
         priority = None if original is None else original.properties.get("priority")
         return self._sign * priority if isinstance(priority, int) else 0
 
     def _taken(self, token: int) -> _Hold | None:
         found = self._held.pop(token, None)
-        if found is not None and found.is_deferred:
-            del self._deferred[found.delivery.task.mode][token]
+        if found is not None and found.rank is not None:
+            ranks = self._deferred[found.delivery.task.mode]
+            del ranks[found.rank][token]
+            if not ranks[found.rank]:
+                del ranks[found.rank]
         return found
 
     def _stands(self, entry: tuple[float, int, int]) -> bool:

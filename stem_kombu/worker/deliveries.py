@@ -77,7 +77,7 @@ class InFlight:
         self.clock = clock
         self._tokens = itertools.count(1)
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._changed, self._waiters = threading.Condition(self._lock), 0  # threads that wait for an ending
         self._by_token: dict[int, Delivery] = {}
         self._by_id: dict[str, list[Delivery]] = {}
         # Counted, since they are asked for with each message: how many are in a phase, and how many isolates of these.
@@ -182,9 +182,8 @@ class InFlight:
 
     def ended(self, token: int) -> Delivery | None:
         """The handler is out (or never went in); the entry stays until it is acknowledged."""
-        with self._changed:
-            delivery = self._by_token.get(token)
-            if delivery is None or delivery.phase is Phase.SETTLING:
+        with self._lock:
+            if (delivery := self._by_token.get(token)) is None or delivery.phase is Phase.SETTLING:
                 return None
             self._enter(delivery, Phase.SETTLING)
             return delivery
@@ -199,29 +198,28 @@ class InFlight:
     def settled(self, token: int, ending: str, ended_by: EndedBy | None = None) -> list[Delivery]:
         """The outcome is recorded as ``ending`` (a state's name, or ``released``): wakes the threads that wait for
         it, and returns the deliveries that follow this one."""
-        with self._changed:
-            delivery = self._by_token.get(token)
-            if delivery is None:
+        with self._lock:
+            if (delivery := self._by_token.get(token)) is None:
                 return []
             delivery.is_settled = True
             self._endings.add(delivery.message.task_id, ending, ended_by)
-            self._changed.notify_all()
+            if self._waiters:
+                self._changed.notify_all()
             return delivery.followers
 
     def remove(self, token: int) -> None:
         """The message is acknowledged, given back or lost: nothing is held any more."""
-        with self._changed:
-            delivery = self._by_token.pop(token, None)
-            if delivery is None:
+        with self._lock:
+            if (delivery := self._by_token.pop(token, None)) is None:
                 return
             self._count(delivery, -1)
             delivery.phase = Phase.DONE
             self._set_aside -= delivery.waiting is not None
-            siblings = self._by_id[delivery.message.task_id]
-            siblings.remove(delivery)
+            (siblings := self._by_id[delivery.message.task_id]).remove(delivery)
             if not siblings:
                 del self._by_id[delivery.message.task_id]
-            self._changed.notify_all()
+            if self._waiters:
+                self._changed.notify_all()
 
     def _enter(self, delivery: Delivery, phase: Phase) -> None:
         before, after = delivery.phase.place, phase.place
@@ -334,11 +332,13 @@ class InFlight:
         seconds. Blocks until all are recorded."""
         wanted = set(task_ids)
         deadline = self.clock.monotonic() + timeout
-        with self._changed:
+        with self._lock:
+            self._waiters += 1
             while any(task_id in self._by_id and task_id not in self._endings for task_id in wanted):
                 left = deadline - self.clock.monotonic()
                 if left <= 0 or not self._changed.wait(left):
                     break
+            self._waiters -= 1
             ended: dict[str, str] = {}
             for task_id in wanted:
                 if (ending := self._endings.get(task_id)) is not None:

@@ -57,6 +57,7 @@ def running(delivery: Delivery, worker: str, boot: str | None) -> TaskRecord:
         started_at=delivery.started_at,
         boot=boot,
         lost_workers=tuple(delivery.lost),
+        retried_from=message.retried_from,
     )
 
 

@@ -12,8 +12,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
-from stem_kombu.backends.base import TaskStates
-from stem_kombu.backends.celery_results import CeleryResults
 from stem_kombu.errors import StoreError
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.task import TaskMessage
@@ -22,11 +20,12 @@ from stem_kombu.worker.ack_queue import AckQueue
 from stem_kombu.worker.deliveries import Delivery, InFlight
 from stem_kombu.worker.delivery_events import Do, Event, Facts
 from stem_kombu.worker.notices import report_fault
+from stem_kombu.worker.outcome_places import OutcomePlaces
 from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.record_writer import RecordWriter
 from stem_kombu.worker.retry_publisher import RetryPublisher
 from stem_kombu.worker.set_aside import Entry
-from stem_kombu.worker.settlement import Settlement, followers
+from stem_kombu.worker.settlement import MessageDisposition, Settlement, followers
 from stem_kombu.worker.transitions import decide
 
 logger = logging.getLogger(__name__)
@@ -34,31 +33,31 @@ logger = logging.getLogger(__name__)
 #: Seconds for which a worker that was asked twice to stop still tries to record what ended, and for which one that was asked
 #: once tries to publish next attempts: the others go back.
 _PATIENCE = 5.0
+#: Made once: one for each task would cost as much as the decision.
+_RECORDED = {then: Facts(disposition=then) for then in MessageDisposition}
 
 
 class Recorder:
     """Takes settlements from any thread and carries them out: ``retry`` is published, then ``record`` is written, then the
     delivery is left in ``acks``.
 
-    ``send`` publishes a retry and raises :class:`~stem_kombu.errors.BrokerError` when it can't. ``celery`` is where clients
-    of Celery look for their results.
+    ``send`` publishes a retry and raises :class:`~stem_kombu.errors.BrokerError` when it can't.
     """
 
     def __init__(
         self,
         worker: str,
-        states: TaskStates | None,
+        places: OutcomePlaces,
         inflight: InFlight,
         acks: AckQueue,
         ownership: Ownership,
         *,
         send: Callable[[TaskMessage], None],
         broker_url: str = "",
-        celery: CeleryResults | None = None,
     ) -> None:
         self.acks = acks
-        self._states = states
-        self._celery = celery
+        states, celery = self._states, self._celery = places.states, places.celery
+        self._places, self._failed = places, places.failed
         self._inflight = inflight
         away = Outage(f"worker {worker} can't publish next attempts", broker_url, inflight.clock)
         self._retries = RetryPublisher(send, self._published, inflight, ownership, away)
@@ -125,8 +124,7 @@ class Recorder:
         self._retries.stop(_PATIENCE if timeout is None else min(timeout, _PATIENCE))
         for writer in self._writers:
             writer.stop(timeout)
-        if self._celery is not None:
-            self._celery.close()
+        self._places.close()
 
     def hurry(self) -> None:
         """Give up what can't be recorded soon, however long :meth:`stop` may wait; what can be, still is."""
@@ -153,7 +151,7 @@ class Recorder:
     def _carried_out(self, entry: Entry) -> None:
         if entry.settlement is None:
             return
-        action = decide(entry.delivery.phase, Event.RECORDED, Facts(settlement=entry.settlement))
+        action = decide(entry.delivery.phase, Event.RECORDED, _RECORDED[entry.settlement.then])
         if action.do is Do.FAULT:
             report_fault(entry.delivery.phase, Event.RECORDED, entry.delivery.task_id)
         if action.do is not Do.FINISH or action.disposition is None:
@@ -175,6 +173,10 @@ class Recorder:
     def _write_states(self, entries: Sequence[Entry]) -> None:
         assert self._states is not None
         told = [(delivery.message, record) for delivery, record in _told(entries)]
+        if self._failed is not None:
+            self._failed.keep(
+                told
+            )  # before the record, after which a message that comes again is not looked at any more
         if records := [each for message, record in told for each in (record, *followers(message, record))]:
             for held, record in zip(self._states.record(records), records, strict=False):
                 if record.state.is_terminal and held.state is not record.state:

@@ -26,7 +26,7 @@ class MessageDisposition(str, Enum):
     LEAVE = "leave"  # the lease is lost: it is another worker's now
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # never changed; frozen, it would cost three times as much, for each delivery
 class Settlement:
     """``retry`` is published before anything is recorded, so that a crash in between runs a task twice, never not at
     all. ``total`` is the counter that goes up."""
@@ -94,6 +94,7 @@ def settle(
         started_at=started_at,
         ended_at=now,
         lost_workers=lost_workers,
+        retried_from=message.retried_from,
     )
     kind = outcome.kind
     if kind is Ending.SUCCEEDED:
@@ -201,6 +202,7 @@ def refused(
         enqueued_at=message.enqueued_at,
         ended_at=now,
         lost_workers=lost_workers,
+        retried_from=message.retried_from,
         ended_by=None if revocation is None else EndedBy(EndedHow.BEFORE_START),
     )
     return Settlement(record, then, "cancelled" if cancelled else "failed")

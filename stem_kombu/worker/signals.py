@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from stem_kombu.clock import SYSTEM
+from stem_kombu.concurrency.pulse import Pulse
 from stem_kombu.concurrency.service import Watch
 from stem_kombu.errors import ExecutionError, StemError
 from stem_kombu.execution.signals import write_stacks_on_request
@@ -163,11 +164,12 @@ def run_until_stopped(
     *,
     gave_up: Callable[[], bool],
     signals: StopSignals | bool,
+    pulse: Pulse,
 ) -> None:
     """Start the worker, call ``ready()``, and return when it is down; raises what its ``start()`` does, unless it was asked to
     stop meanwhile, as ``signals`` or, of a wait for the revoke store, ``gave_up()`` say.
 
-    ``signals`` stop it, also while it starts, and are given back at the end.
+    ``signals`` stop it, also while it starts, and are given back at the end. ``pulse`` is stamped while it runs.
     """
     # Installed first: a signal during start-up then stops the worker in order as well.
     taken = StopSignals() if signals is True else signals or None
@@ -199,9 +201,11 @@ def run_until_stopped(
             ) from error
         if not stopped().is_set():
             ready()
+        pulse.beat()
         while not stopped().wait(_LOOK):
-            pass
+            pulse.beat()
     finally:
+        pulse.rest()
         sys.setswitchinterval(turn)
         if taken is not None:
             taken.restore()

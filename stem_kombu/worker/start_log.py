@@ -148,4 +148,5 @@ class StartLog:
                     started_at=self._clock.utcnow(),
                     boot=boot,
                     lost_workers=began.lost_workers,
+                    retried_from=began.retried_from,
                 )

@@ -239,8 +239,8 @@ def _unstorable(facts: Facts) -> Action:
 
 
 def _recorded(facts: Facts) -> Action:
-    assert facts.settlement is not None
-    return _FINISHES[facts.settlement.then]
+    assert facts.disposition is not None
+    return _FINISHES[facts.disposition]
 
 
 def _follow(facts: Facts) -> Action:

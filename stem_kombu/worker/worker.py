@@ -19,7 +19,6 @@ from stem_kombu.agent.resources import Resources
 from stem_kombu.agent.start_warnings import warn_of_places
 from stem_kombu.app import Stem
 from stem_kombu.backends.base import Roster
-from stem_kombu.backends.celery_results import open_celery_results
 from stem_kombu.celery_monitors.events import Events, node_name
 from stem_kombu.celery_monitors.service import CeleryMonitorService
 from stem_kombu.clock import SYSTEM, Clock
@@ -29,6 +28,7 @@ from stem_kombu.drop_counter import DropCounter
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.execution.child.setup import ChildOptions
 from stem_kombu.execution.executors import Executors
+from stem_kombu.health_page import DRAINING, RUNNING
 from stem_kombu.logs import LogSetup
 from stem_kombu.messages.signatures import task_verifier
 from stem_kombu.processors import usable_processors
@@ -49,6 +49,7 @@ from stem_kombu.worker.directive_service import DirectiveService
 from stem_kombu.worker.lifecycle import Lifecycle, State, Step
 from stem_kombu.worker.lost_workers import LostWorkers
 from stem_kombu.worker.notices import TaskNotices
+from stem_kombu.worker.outcome_places import open_outcome_places
 from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.prefetch_policy import PrefetchPolicy
 from stem_kombu.worker.recorder import Recorder
@@ -173,13 +174,12 @@ class Worker:
         self.acks, self.ownership = AckQueue(), Ownership(broker.leases(), clock)
         self.recorder = Recorder(
             worker,
-            app.backend,
+            open_outcome_places(app.backend, settings),
             self.inflight,
             self.acks,
             self.ownership,
             send=self._resender.send,
             broker_url=self.broker_url,
-            celery=open_celery_results(settings.celery_results, settings.tls),
         )
         directives = ActiveDirectives(worker, self.queues, self.cache.now, ignores=self._ignores_directives)
         boot, retries, most = self.identity.boot, settings.default_max_retries, settings.max_lost_workers
@@ -310,6 +310,7 @@ class Worker:
         """See :class:`~stem_kombu.worker.lifecycle.Owner`."""
         self._refuse_silent_loss()
         return [
+            (self.agent.health.start, self.agent.health.stop),
             (partial(self.app.hooks.start_worker, self), partial(self.app.hooks.stop_worker, self)),
             (self.executor.start, lambda: self.executor.stop(0.0)),
             *self.agent.steps(),
@@ -319,6 +320,7 @@ class Worker:
             (self.directives.start, self.directives.stop),
             (self.lifecycle.starts.start, self.lifecycle.starts.stop),
             (self.consumer.start, self.consumer.stop),
+            (partial(self.agent.health.show, RUNNING, self.queues), self._draining),
             *([(self._celery_monitors.start, self._celery_monitors.stop)] if self._celery_monitors is not None else []),
         ]
 
@@ -333,8 +335,12 @@ class Worker:
                 "--accept-loss, STEM_ACCEPT_LOSS=true",
             )
 
+    def _draining(self) -> None:
+        self.agent.health.show(DRAINING)
+
     def drain(self, timeout: float | None) -> None:
         """See :class:`~stem_kombu.worker.lifecycle.Owner`; :meth:`stop` is what to call."""
+        self._draining()
         self.agent.heartbeats.nudge()
         self.lifecycle.stopping()
         self.consumer.quiesce()
@@ -374,6 +380,7 @@ class Worker:
             partial(self._is_ready, on_ready),
             gave_up=lambda: self.hydration.gave_up,
             signals=signals,
+            pulse=self._departure.watch.pulses.thread("main", timeouts.LOOKS),
         )
         self._departure.check()
 

@@ -126,6 +126,7 @@ def _all_at_once(questions: dict[str, Callable[[], Check]]) -> list[Check]:
 
 
 def _print_ddl() -> None:
+    from stem_kombu.backends.failed_postgres import SCHEMA as FAILED
     from stem_kombu.backends.postgres_statements import SCHEMA as BACKEND
     from stem_kombu.stores.postgres import SCHEMA as STORE
     from stem_kombu.transports.store.postgres import SCHEMA as CONTROL
@@ -134,6 +135,7 @@ def _print_ddl() -> None:
         ("control through the store (STEM_CONTROL_LINK)", CONTROL),
         ("revoke store (STEM_REVOKE_STORE_URL)", STORE),
         ("backend (STEM_RESULT_BACKEND_URL)", BACKEND),
+        ("messages of failed tasks in the backend (STEM_KEEP_FAILED)", FAILED),
     ):
         emit(f"-- {what}")
         for statement in schema.script():
@@ -228,7 +230,7 @@ def _store(settings: Settings) -> Check:
         "ok",
         f"{store.url} (from {source.name})",
         warnings=tuple(warnings),
-        more={"set_aside_count": len(aside), "set_aside": named},
+        more={"set_aside_count": len(aside), "set_aside": named, **({} if settings.durable else {"durable": False})},
     )
 
 

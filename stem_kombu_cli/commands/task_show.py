@@ -85,6 +85,8 @@ def text(record: TaskRecord, revocation: Revocation | None) -> str:
         ("attempt", str(record.attempt)),
     ]
     lines += [(name, value) for name, value in (("queue", record.queue), ("worker", record.worker)) if value]
+    if record.retried_from is not None:
+        lines.append(("retry of", record.retried_from))
     times = {
         "enqueued": record.enqueued_at,
         "started": record.started_at,

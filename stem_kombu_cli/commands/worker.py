@@ -19,6 +19,10 @@ _HERE = "stem_kombu_cli.commands"
         "stats": (f"{_HERE}.worker_stats:stats", "Counters, queue depths, pool and metadata per worker."),
         "revoke": (f"{_HERE}.worker_revoke:revoke", "Persist revocations, then broadcast them."),
         "status": (f"{_HERE}.worker_status:status", "Worker heartbeats: a snapshot, or a stream."),
+        "healthcheck": (
+            f"{_HERE}.worker_healthcheck:healthcheck",
+            "Is a worker of this host alive, and does it consume?",
+        ),
         "sweep": (f"{_HERE}.worker_sweep:sweep", "Give back what dead workers held, for who leaves Stem."),
         "call": (f"{_HERE}.worker_call:call", "A control command that the application registered."),
     },

@@ -18,6 +18,7 @@ from stem_kombu.control.client.verdict_wait import GRACE
 from stem_kombu.errors import ConfigurationError, StoreError
 from stem_kombu.revocation import Revocation
 from stem_kombu.settings import Settings
+from stem_kombu.volatile import HOW_DURABLE, NOT_DURABLE
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.changing import change_of, changing_options, reason_of
 from stem_kombu_cli.commands.asking import show, tell
@@ -221,11 +222,20 @@ def _who_obeys(settings: Settings) -> str:
 
 def _tell(report: RevokeReport, ids: Sequence[str], targets: Sequence[str] | None, settings: Settings) -> None:
     versions = [revocation.version for revocation in report.stored]
-    note(f"stored: {_counted(len(versions))}, version {max(versions)}, {_until(report.stored)}")
+    if report.durable:
+        note(f"stored: {_counted(len(versions))}, version {max(versions)}, {_until(report.stored)}")
+    else:
+        note(f"not durable: {_counted(len(versions))}; {NOT_DURABLE}")
+        note(f"hint: {HOW_DURABLE}")
     for strange in [task_id for task_id in ids if "," in task_id or any(map(str.isspace, task_id))][:3]:
         note(f"hint: {strange!r} is stored as one id; give each id a --task of its own, or a line of --task -")
     if targets is not None:
         note(f"note: the revocation holds on every worker; it was broadcast to {', '.join(targets)} only")
+    if not report.durable and not report.replies:
+        note(
+            f"error: no worker holds {'it' if len(versions) == 1 else 'them'}: {report.broker_error or 'none answered'}"
+        )
+        return
     if not report.broadcast:
         note(f"error: stored, but not broadcast: {report.broker_error}")
         note(f"hint: {_who_obeys(settings)} honour it at their next sync, at the latest when they reconnect")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,13 @@ _COLLECTED = (700, 10, 10)
     default=None,
     help="Consume also where Kombu itself reads a Redis: a kill can lose a message.  [env: STEM_ACCEPT_LOSS]",
 )
+@click.option(
+    "--health-file",
+    metavar="PATH",
+    help="Where probes find how this worker stands; off: nowhere.  [env: STEM_HEALTH_FILE]",
+)
+@click.option("--health-listen", metavar="HOST:PORT", help="Answer /livez and /readyz over HTTP there.")
+@click.option("--health-public", is_flag=True, help="--health-listen may be reached from other machines.")
 @click.option("--max-tasks-per-child", type=click.IntRange(1), help="Replace a child after so many tasks.")
 @click.option(
     "--max-rss-per-child",
@@ -114,6 +122,9 @@ def start(
     log_level: str,
     log_format: str | None,
     accept_loss: bool | None,
+    health_file: str | None,
+    health_listen: str | None,
+    health_public: bool,
     **values: Any,
 ) -> None:
     """Run a worker until a stop is requested.
@@ -141,6 +152,7 @@ def start(
         "heartbeat_interval": heartbeat_interval,
         "log_format": log_format,
         "accept_loss": accept_loss,
+        "health_file": health_file,
     }
     target = app or places.settings(announce=False).app
     if not target:
@@ -164,7 +176,8 @@ def start(
         # From here on garbage is a matter again; what was loaded until now stays, and needs no looking through.
         gc.freeze()
         gc.set_threshold(*_COLLECTED)
-        worker.run(on_ready=announce, signals=signals)
+        with health_server(worker, health_listen, public=health_public):
+            worker.run(on_ready=announce, signals=signals)
 
 
 #: Options that are arguments of :class:`~stem_kombu.worker.worker.Worker` by the same name.
@@ -186,6 +199,15 @@ def set_up_logging(application: Stem, level: str) -> LogSetup:
     log = LogSetup(level.upper(), settings.log_format, config)
     log.apply(application.hooks.setup_logging)
     return log
+
+
+def health_server(worker: Worker, listen: str | None, *, public: bool) -> AbstractContextManager[object]:
+    """What answers probes by HTTP, where that is asked for. Raises :class:`ConfigurationError`."""
+    if listen is None:
+        return nullcontext()
+    from stem_kombu_cli.health_server import HealthServer, checked_address
+
+    return HealthServer(checked_address(listen, public=public), worker.agent.health.read)
 
 
 def announce(worker: Worker) -> None:

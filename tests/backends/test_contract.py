@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("stem_kombu.testing.backend_contract", "stem_kombu.testing.roster_contract")
+pytest.register_assert_rewrite(
+    *(f"stem_kombu.testing.{suite}_contract" for suite in ("backend", "roster", "failed_messages"))
+)
 
 from stem_kombu.testing.backend_contract import TaskStatesContract  # noqa: E402
+from stem_kombu.testing.failed_messages_contract import FailedMessagesContract  # noqa: E402
 from stem_kombu.testing.roster_contract import RosterContract  # noqa: E402
 
 _numbers = itertools.count()
@@ -76,4 +79,20 @@ class TestPostgresStates(_InPostgres, TaskStatesContract):
 
 
 class TestPostgresRoster(_InPostgres, RosterContract):
+    pass
+
+
+class TestMemoryFailedMessages(_InMemory, FailedMessagesContract):
+    pass
+
+
+class TestSqliteFailedMessages(_InSqlite, FailedMessagesContract):
+    pass
+
+
+class TestRedisFailedMessages(_InRedis, FailedMessagesContract):
+    pass
+
+
+class TestPostgresFailedMessages(_InPostgres, FailedMessagesContract):
     pass

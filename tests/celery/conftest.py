@@ -70,7 +70,7 @@ class Shop:
             "PYTHONPATH": str(ROOT),
         }
 
-    def begin(self, *options: str, name: str = "alpha", **env: str) -> CeleryWorker:
+    def begin(self, *options: str, name: str = "alpha", app: str = "tests.celery.shop:app", **env: str) -> CeleryWorker:
         log = self.folder / f"celery-{next(_numbers)}.log"
         options = options or ("-c", "2")
         if "--with-mingle" in options:  # Celery's default: a second in which it asks its neighbours what they know
@@ -79,7 +79,7 @@ class Shop:
             options = ("--without-mingle", *options)
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "tests.celery.shop:app", "worker", "-n", f"{name}@shop",
+                [sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{name}@shop",
                  "-l", "info", *options],
                 env={**self.environment, "STEM_HEARTBEAT_INTERVAL": "1s", "STEM_SYNC_INTERVAL": "500ms", **env},
                 cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
@@ -88,8 +88,8 @@ class Shop:
         self.workers.append(worker)
         return worker
 
-    def start(self, *options: str, name: str = "alpha", **env: str) -> CeleryWorker:
-        return self.begin(*options, name=name, **env).wait_ready()
+    def start(self, *options: str, name: str = "alpha", app: str = "tests.celery.shop:app", **env: str) -> CeleryWorker:
+        return self.begin(*options, name=name, app=app, **env).wait_ready()
 
     def send(self, name: str, *args: Any, **options: Any) -> Any:
         return self.app.send_task(name, args, **options)

@@ -21,8 +21,14 @@ from tests.waiting import eventually
 
 POOLS = pytest.mark.parametrize(
     "pool",
-    [("-c", "2"), ("-P", "threads", "-c", "2"), ("-P", "solo"), ("-P", "gevent", "-c", "2")],
-    ids=["prefork", "threads", "solo", "gevent"],
+    [
+        ("-c", "2"),
+        ("-P", "threads", "-c", "2"),
+        ("-P", "solo"),
+        ("-P", "gevent", "-c", "2"),
+        ("-P", "eventlet", "-c", "2"),
+    ],
+    ids=["prefork", "threads", "solo", "gevent", "eventlet"],
 )
 TOLD = r"revoked by ops@desk at 20\S+Z: wrong picture"
 

@@ -146,15 +146,6 @@ def test_g2_a_worker_whose_revocations_can_not_be_read_takes_no_task(
     assert result.state == "PENDING"
 
 
-def test_a_worker_without_a_place_for_revocations_says_which_to_name(shop_on: Callable[[str], Shop]) -> None:
-    shop = shop_on("amqp")
-    shop.backend = "rpc://"
-    worker = shop.begin("-c", "1")
-    assert worker.process.wait(60) == 2
-    assert "set STEM_REVOKE_STORE_URL" in worker.log
-    assert "Traceback" not in worker.log
-
-
 def test_what_celery_writes_to_its_own_state_file_can_be_read_without_stem() -> None:
     from celery.worker import state
 

@@ -172,7 +172,9 @@ def test_the_tables_are_printed_for_a_role_that_may_not_make_any(embedded: Progr
         cursor.execute(script)  # harmless when repeated
         cursor.execute("SELECT table_name FROM information_schema.tables WHERE table_name LIKE 'stem%' ORDER BY 1")
         assert [name for (name,) in cursor.fetchall()] == [
+            "stem_control_floors",
             "stem_control_messages",
+            "stem_control_records",
             "stem_revocation_versions",
             "stem_revocations",
             "stem_roster",

@@ -61,6 +61,7 @@ from stem_kombu.worker import (
 from stem_kombu.worker import delayed as holds
 from stem_kombu.worker import deliveries as inflight
 from stem_kombu.worker import worker as worker_module
+from stem_kombu.worker.outcome_places import OutcomePlaces
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
 from stem_kombu.worker.worker import Worker
 from tests.faults.history import Event, History
@@ -74,6 +75,7 @@ SETTINGS = replace(
     sync_interval=1.0,
     heartbeat_interval=2.0,
     celery_events=False,
+    health_file="off",
     celery_results=None,
     default_max_retries=2,
 )
@@ -510,7 +512,7 @@ def wire() -> None:
             "StartLog": lambda *_: SimpleNamespace(start=lambda: None, stop=lambda: None, note=lambda message: None),
             "broker_connection": lambda settings: doubles.Template(WORLD.broker),
             "open_resender": lambda *_: Resender(),
-            "open_celery_results": lambda *_: None,
+            "open_outcome_places": lambda states, settings: OutcomePlaces(states),
             "TaskLifecycle": NotedLifecycle,
         },
         resources: {

@@ -21,7 +21,7 @@ import pytest
 from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import StoreCorrupt, StoreUnavailable
 from stem_kombu.revocation import RevocationDraft as Draft
-from stem_kombu.stores import file as file_module
+from stem_kombu.stores import file_knowledge
 from stem_kombu.stores import locking as locking_module
 from stem_kombu.stores.file import FileRevokeStore
 from tests.waiting import eventually
@@ -41,7 +41,7 @@ def store(path: Path) -> FileRevokeStore:
 
 @pytest.fixture
 def rewrite_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_module, "_MOST_USELESS", 4)
+    monkeypatch.setattr(file_knowledge, "_MOST_USELESS", 4)
 
 
 def ids(store: FileRevokeStore) -> list[str]:

@@ -342,6 +342,10 @@ def test_the_schema_of_the_store_is_checked_by_name() -> None:
         "stem_revocations_version",
         "stem_revocations_expiry",
         "stem_revocation_versions",
+        "stem_control_records",
+        "stem_control_records_version",
+        "stem_control_records_expiry",
+        "stem_control_floors",
     }
     with pytest.raises(ValueError, match="not a CREATE"):
         Schema.of(["DROP TABLE users"])

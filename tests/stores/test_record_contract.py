@@ -26,3 +26,21 @@ class TestSqliteRecords(RecordContract):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
         return f"sqlite://{tmp_path}/revokes.db"
+
+
+class TestRedisRecords(RecordContract):
+    @pytest.fixture
+    def url(self, redis_url: str) -> str:
+        return redis_url
+
+
+class TestPostgresRecords(RecordContract):
+    @pytest.fixture
+    def url(self, postgres_url: str) -> str:
+        return postgres_url
+
+
+class TestFileRecords(RecordContract):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"file://{tmp_path}/revokes.stem"

@@ -18,6 +18,7 @@ from stem_kombu.task import Task, TaskMessage
 from stem_kombu.worker.ack_queue import AckQueue
 from stem_kombu.worker.deliveries import Delivery, InFlight
 from stem_kombu.worker.delivery_events import Phase
+from stem_kombu.worker.outcome_places import OutcomePlaces
 from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.settlement import MessageDisposition, Settlement
@@ -62,7 +63,9 @@ class Bench:
         self.ownership = Ownership(None, SYSTEM)
         self.ownership.connected(SimpleNamespace(is_cut=False))
         acks = Acks(self.finished)
-        self.recorder = Recorder("alpha", self.backend, self.inflight, acks, self.ownership, send=broker.send)
+        self.recorder = Recorder(
+            "alpha", OutcomePlaces(self.backend), self.inflight, acks, self.ownership, send=broker.send
+        )
         task = Task("tasks.render", lambda *_: None, context=True)
         self.delivery = self.inflight.add(MESSAGE, task, object(), 1, False, Phase.RESERVED)
         self.inflight.ended(self.delivery.token)

@@ -23,6 +23,7 @@ from stem_kombu.worker import record_writer, retry_publisher
 from stem_kombu.worker.ack_queue import AckQueue
 from stem_kombu.worker.deliveries import Delivery, InFlight
 from stem_kombu.worker.delivery_events import Phase
+from stem_kombu.worker.outcome_places import OutcomePlaces
 from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.settlement import RESULT_NOT_STORABLE, MessageDisposition, Settlement
@@ -128,7 +129,7 @@ def test_g9_g18_each_outcome_is_recorded_before_its_only_end_whatever_fails(data
     states: Any = States(world)
     ownership = Ownership(None, SYSTEM)
     ownership.connected(SimpleNamespace(is_cut=False))
-    recorder = Recorder("alpha", states, inflight, Acks(world), ownership, send=world.send)
+    recorder = Recorder("alpha", OutcomePlaces(states), inflight, Acks(world), ownership, send=world.send)
     ends = {then.value for then in MessageDisposition}
     with pytest.MonkeyPatch.context() as patch:
         no_pauses(patch)

@@ -458,7 +458,8 @@ class Life:
             self.finish()
 
     def finish(self) -> None:
-        action = self.happens(Event.RECORDED)
+        assert self.settlement is not None
+        action = self.happens(Event.RECORDED, disposition=self.settlement.then)
         if self.data.draw(st.booleans()):
             self.disturbed()
         if action.do is Do.FINISH:

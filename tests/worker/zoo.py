@@ -726,7 +726,7 @@ def changes_signal_handlers(ctx: TaskContext) -> int:
     return 1
 
 
-@ending("succeeded", isolate=True)
+@ending("ended", isolate=True)  # a busy machine may let it fire before the child has reported
 def leaves_an_alarm(ctx: TaskContext) -> int:
     signal.setitimer(signal.ITIMER_REAL, 0.001)
     return 1

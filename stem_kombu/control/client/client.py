@@ -200,13 +200,15 @@ class ControlClient:
             unsaid = Report("revoke", self.settings.namespace, secrets.token_hex(16), timeout, elapsed, (), (), ())
             report = RevokeReport.of(unsaid, stored, broker_error=error)
         if not wait:
-            return report
+            return replace(report, durable=self.settings.durable)
         states = None if self.settings.backend is None else self._places.backend()
         waiting = VerdictWait(
             _AskedAgain(self), states, self._clock, grace=grace, senders_record=self._senders_record,
             on_verdict=self._on_wait,
         )  # fmt: skip
-        return waiting.until_final(replace(report, timeout=timeout), began, began + timeout)
+        return waiting.until_final(
+            replace(report, timeout=timeout, durable=self.settings.durable), began, began + timeout
+        )
 
     def save(self, drafts: Sequence[RevocationDraft], *, timeout: float | None = None) -> list[Revocation]:
         """Store revocations as :meth:`revoke` does, and tell no worker. Raises as it does."""

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.clock import SYSTEM, Clock, isoformat
+from stem_kombu.control.client.tasks import TaskClient
 from stem_kombu.control.verification import Verifier
 from stem_kombu.errors import BadMessage, ConfigurationError, StoreError
 from stem_kombu.messages.decoding import UnreadableTask, decode_delivery
 from stem_kombu.messages.resending import said_id
+from stem_kombu.outcome import TaskState
 from stem_kombu.settings import Settings
 from stem_kombu.signing.keyring import Scope
+from stem_kombu.task_filter import TaskFilter
 from stem_kombu.transports.connections import broker_connection
 from stem_kombu.transports.names import checked_queue_name
 from stem_kombu.transports.registry import open_transport
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 SCHEMA = "stem.queues/1"
 #: Messages that :meth:`QueueClient.peek` shows at most.
 MOST_PEEKED = 1000
+#: Seconds for which records are looked through for queues.
+_LONGEST_LOOK = 2.0
+_QUEUED = TaskFilter(frozenset({TaskState.QUEUED}))
 _ALIVE = (Liveness.LIVE, Liveness.DRAINING)
 
 
@@ -109,8 +115,8 @@ class QueueClient:
         self._browser: QueueBrowser | None = None
 
     def states(self, queues: Collection[str] = ()) -> QueueReport:
-        """Those queues; without names every queue that a live worker consumes, and every queue that the broker lists, whether
-        or not a worker consumes it."""
+        """Those queues. Without names: every queue that a live worker consumes, and every other that the broker lists or, where
+        it can't, in which tasks wait by their records."""
         self._trust.require(Scope.READ, "see queues")
         notes: list[str] = []
         consumers = self._consumers(notes)
@@ -120,6 +126,8 @@ class QueueClient:
             names = {*consumers}
             if browser is not None:
                 names.update(browser.queues())
+            elif self.settings.backend is not None:
+                names.update(self._sent_to(notes))
             else:
                 notes.append(
                     f"transport {transport.name!r} can't list queues: a queue that no live worker consumes is shown when named"
@@ -200,6 +208,15 @@ class QueueClient:
                 for queue in beat.queues:
                     found.setdefault(queue, set()).add(beat.worker)
         return found
+
+    def _sent_to(self, notes: list[str]) -> set[str]:
+        """The queues in which tasks wait by their records, as far as these are looked through within a bounded time."""
+        try:
+            with TaskClient(self.settings, clock=self._clock) as tasks:
+                return {record.queue for record in tasks.scan(_QUEUED, timeout=_LONGEST_LOOK) if record.queue}
+        except StoreError as error:
+            notes.append(f"to which queues tasks were sent can't be told: {error}")
+            return set()
 
     def _oldest(self, queue: str) -> float | None:
         if self._browser is None:

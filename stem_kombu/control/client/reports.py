@@ -95,17 +95,23 @@ class Report:
 @dataclass(frozen=True, slots=True)
 class RevokeReport(Report):
     """``stored`` is what the store holds now. ``broadcast`` is false when it is stored but the broker could not be reached:
-    ``broker_error`` says why, and workers that accept it honour it at their next sync."""
+    ``broker_error`` says why, and workers that accept it honour it at their next sync. ``durable`` is false where the fleet
+    has no revoke store: then only the workers that have answered hold it, and only while they live."""
 
     stored: tuple[Revocation, ...] = ()
     broadcast: bool = True
     broker_error: str | None = None
+    durable: bool = True
     #: One for each stored revocation, where they were waited for.
     verdicts: tuple[TaskVerdict, ...] | None = None
 
     @classmethod
     def of(
-        cls, report: Report, stored: Sequence[Revocation], *, broker_error: BrokerError | None = None
+        cls,
+        report: Report,
+        stored: Sequence[Revocation],
+        *,
+        broker_error: BrokerError | None = None,
     ) -> RevokeReport:
         """The report of the broadcast, or of its failure, and what was stored before it."""
         told = {one.name: getattr(report, one.name) for one in fields(Report)}
@@ -119,6 +125,7 @@ class RevokeReport(Report):
             "stored": [revocation.to_record() for revocation in self.stored],
             "broadcast": self.broadcast,
             "broker_error": self.broker_error,
+            **({} if self.durable else {"durable": False}),
             **({} if self.verdicts is None else {"verdicts": [verdict.to_dict() for verdict in self.verdicts]}),
         }
 

@@ -93,6 +93,8 @@ class Dispatch:
         digest: str | None,
     ) -> Reply:
         who = self._view.identity
+        if not who.durable:
+            payload = {**payload, "durable": False}
         return Reply(request_id, who.namespace, who.worker, who.boot, payload, error, part, answers, digest)
 
     def _payload(self, command: Command) -> Mapping[str, Any]:

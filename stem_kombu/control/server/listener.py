@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from stem_kombu import timeouts
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Service
@@ -76,7 +77,9 @@ class ControlListener:
             born=born,
         )
         self._changed = threading.Condition()
-        self._background = Service(self._run, "stem-control", begin=self._begin, wake=self._end_soon, end=self._let_go)
+        self._background = Service(
+            self._run, "stem-control", begin=self._begin, wake=self._end_soon, end=self._let_go, period=timeouts.MOVES
+        )
         self._wanted = self._ready = False
         self._failure: str | None = None
         #: Before the worker was ever reached: what the broker will go on refusing.
@@ -148,6 +151,7 @@ class ControlListener:
     def _run(self) -> None:
         heard_before = False
         while self._wanted:
+            self._background.pulse.beat()
             if (wait := self._outage.turn()) > 0:
                 self._pause(wait)
                 continue
@@ -165,6 +169,7 @@ class ControlListener:
                 subscription.open()
                 self._outage.reached()
                 while self._wanted:
+                    self._background.pulse.beat()
                     if subscription.listen():
                         self._outage.worked()
                         if heard_before:

@@ -41,7 +41,7 @@ def checked_worker_id(worker: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class WorkerIdentity:
-    """Who a worker is, for its whole life. ``boot`` is a nonce of this start."""
+    """Who a worker is, for its whole life. ``boot`` is a nonce of this start. ``durable``: it has a revoke store."""
 
     namespace: str
     worker: str
@@ -50,16 +50,17 @@ class WorkerIdentity:
     pid: int
     version: str
     started_at: datetime
+    durable: bool = True
 
     @classmethod
-    def here(cls, namespace: str, name: str | None, now: datetime) -> WorkerIdentity:
+    def here(cls, namespace: str, name: str | None, now: datetime, *, durable: bool = True) -> WorkerIdentity:
         """A new worker in this process, with an id that no other has unless it has a name.
 
         Raises :class:`ConfigurationError` for a name that is no worker id.
         """
         hostname, pid, boot = socket.gethostname(), os.getpid(), secrets.token_hex(4)
         worker = f"{namespace}@{hostname}-{pid}-{boot}" if name is None else checked_worker_id(name)
-        return cls(namespace, worker, boot, hostname, pid, __version__, now)
+        return cls(namespace, worker, boot, hostname, pid, __version__, now, durable)
 
 
 @dataclass(frozen=True, slots=True)

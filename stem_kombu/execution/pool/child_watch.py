@@ -5,13 +5,16 @@ from __future__ import annotations
 import selectors
 from collections.abc import Iterable, Iterator
 
+from stem_kombu.concurrency.pulse import Pulse
 from stem_kombu.execution.pool.child_handle import ChildHandle
 
 
 class ChildWatch:
-    """A selector over the children's pipes and ends, and ``wake``, a descriptor by which other threads end a wait."""
+    """A selector over the children's pipes and ends, and ``wake``, a descriptor by which other threads end a wait.
+    ``pulse`` is stamped with each wait."""
 
-    def __init__(self, wake: int) -> None:
+    def __init__(self, wake: int, pulse: Pulse) -> None:
+        self._pulse = pulse
         self._selector = selectors.DefaultSelector()
         self._selector.register(wake, selectors.EVENT_READ)
         self._watched: dict[int, tuple[ChildHandle, bool]] = {}
@@ -34,6 +37,7 @@ class ChildWatch:
 
     def wait(self, seconds: float) -> Iterator[ChildHandle | None]:
         """Those that something has happened to, within so many seconds; ``None`` for the descriptor that wakes."""
+        self._pulse.beat()
         for key, _ in self._selector.select(seconds):
             if key.fd in self._watched:
                 yield self._watched[key.fd][0]
@@ -41,4 +45,5 @@ class ChildWatch:
                 yield None
 
     def close(self) -> None:
+        self._pulse.rest()
         self._selector.close()

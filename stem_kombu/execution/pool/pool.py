@@ -16,7 +16,9 @@ from dataclasses import replace
 from functools import partial
 from math import inf
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.concurrency.service import pulses_here
 from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.errors import ExecutionError
 from stem_kombu.execution.base import Job, Observer, Stop
@@ -78,7 +80,7 @@ class IsolatePool:
         self._leftovers = LeftoverReaper(clock)
         self._stopping = False
         self._release_at: float | None = None
-        self._pipe = WakePipe()
+        self._pipe, self._pulse = WakePipe(), pulses_here().thread("pool", timeouts.MOVES)
         self._thread: threading.Thread | None = None
         self._settled = threading.Condition(self._lock)
 
@@ -148,8 +150,7 @@ class IsolatePool:
 
     def stop(self, timeout: float | None = None) -> None:
         with self._lifecycle:
-            thread = self._thread
-            if thread is None:
+            if (thread := self._thread) is None:
                 return
             with self._lock:
                 self._stopping = True
@@ -172,7 +173,7 @@ class IsolatePool:
     # -- the supervisor's thread ------------------------------------------------------------------------------------
 
     def _supervise(self) -> None:
-        watch = ChildWatch(self._pipe.reader)
+        watch = ChildWatch(self._pipe.reader, self._pulse)
         while True:
             try:
                 self._tend()

@@ -7,7 +7,6 @@ are the same each time.
 
 from __future__ import annotations
 
-import select
 import ssl
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,6 +14,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency.poller import POLLIN, poller
 from stem_kombu.errors import BrokerRefused
 from stem_kombu.transports import names
 from stem_kombu.transports.alarms import is_blocked
@@ -140,8 +140,8 @@ class ControlChannel:
         # Once, and not around each frame as py-amqp does when the socket has another.
         self.limit(timeout)
         self._frames = AmqpFrames(self._amqp, self._channel)
-        self._poller = select.poll()
-        self._poller.register(self._socket, select.POLLIN)
+        self._poller = poller()
+        self._poller.register(self._socket, POLLIN)
         self._waker = -1
         self._more = False
         self._failure: Exception | None = None
@@ -230,7 +230,7 @@ class ControlChannel:
         if self._more:
             return True
         if wake != self._waker:
-            self._poller.register(wake, select.POLLIN)
+            self._poller.register(wake, POLLIN)
             self._waker = wake
         # A record of TLS may hold several frames, which the descriptor knows nothing of.
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():

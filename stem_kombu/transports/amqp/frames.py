@@ -8,10 +8,11 @@ consumer. All else (other methods, long bodies, rare types, whatever looks odd) 
 from __future__ import annotations
 
 import os
-import select
 import ssl
 from struct import Struct, error
 from typing import Any
+
+from stem_kombu.concurrency.poller import POLLIN, Poller, poller
 
 #: Bytes of one read.
 _CHUNK = 65536
@@ -74,10 +75,10 @@ class AmqpFrames:
         self._channel = channel
         self._transport = amqp.transport
         self._socket = amqp.sock
-        self._poller: select.poll | None = None
+        self._poller: Poller | None = None
         if isinstance(self._socket, ssl.SSLSocket):
-            self._poller = select.poll()
-            self._poller.register(self._socket, select.POLLIN)
+            self._poller = poller()
+            self._poller.register(self._socket, POLLIN)
 
     @staticmethod
     def can_read(amqp: Any) -> bool:

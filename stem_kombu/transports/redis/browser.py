@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.clock import SYSTEM
+from stem_kombu.drivers.redis import literal
 from stem_kombu.transports.browsing import PAGE, BrowsingConnection
 from stem_kombu.transports.names import is_control_name
 from stem_kombu.transports.redis.consumer import message_of
@@ -32,7 +33,7 @@ class RedisBrowser:
         until, cursor = SYSTEM.monotonic() + _LONGEST_SCAN, 0
         with self._open() as (channel, client):
             prefix = channel.global_keyprefix
-            pattern = _literal(prefix) + "*" if prefix else None
+            pattern = literal(prefix) + "*" if prefix else None
             while True:
                 cursor, keys = client.scan(cursor, match=pattern, count=_SCANNED, _type="list")
                 for key in keys:
@@ -99,8 +100,3 @@ def _holds_messages(client: Any, key: bytes) -> bool:
             if {"body", "properties"} <= json.loads(client.lindex(key, place)).keys():
                 return True
     return False
-
-
-def _literal(text: str) -> str:
-    """The text in a pattern of Redis."""
-    return "".join(f"\\{char}" if char in "*?[]^\\" else char for char in text)

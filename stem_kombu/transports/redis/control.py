@@ -6,10 +6,10 @@ The messages, lists and topics are Kombu's, so that either end may be one that w
 from __future__ import annotations
 
 import logging
-import select
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency.poller import POLLIN, poller
 from stem_kombu.transports import names
 from stem_kombu.transports.control_link import (
     Addresses,
@@ -130,17 +130,17 @@ class RedisControlConnection:
     def _wait(self, seconds: float, wake: int) -> list[Received]:
         now = self._clock.monotonic()
         inbox, topics = self._inbox, self._subscription
-        poller = select.poll()
+        waiting = poller()
         at_inbox = at_topics = -1
         has_some = topics is not None and topics.has_some
         if inbox is not None:
             has_some = inbox.arm(now) or has_some
-            poller.register(at_inbox := inbox.fileno(), select.POLLIN)
+            waiting.register(at_inbox := inbox.fileno(), POLLIN)
         if topics is not None:
-            poller.register(at_topics := topics.fileno(), select.POLLIN)
+            waiting.register(at_topics := topics.fileno(), POLLIN)
         if wake >= 0:
-            poller.register(wake, select.POLLIN)
-        ready = {descriptor for descriptor, _ in poller.poll(0 if has_some else max(0.0, seconds) * 1000)}
+            waiting.register(wake, POLLIN)
+        ready = {descriptor for descriptor, _ in waiting.poll(0 if has_some else max(0.0, seconds) * 1000)}
         received: list[Received] = []
         if topics is not None:
             for topic, text in topics.taken(answered=at_topics in ready):

@@ -7,11 +7,12 @@ such a broker commands, replies and heartbeats travel through the database of th
 
 from __future__ import annotations
 
-import select
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from stem_kombu.concurrency.poller import POLLIN, poller
 
 #: Messages that one :meth:`BoardReader.wait` returns at most, of each address.
 BURST = 500
@@ -86,7 +87,7 @@ class ControlBoard(Protocol):
 
 def readable(descriptors: Sequence[int | socket.socket], seconds: float) -> set[int]:
     """Which of the descriptors are readable, after waiting at most ``seconds`` for one."""
-    poller = select.poll()  # not select(), which knows no descriptors above 1023
+    waiting = poller()
     for descriptor in descriptors:
-        poller.register(descriptor, select.POLLIN)
-    return {descriptor for descriptor, _ in poller.poll(max(0.0, seconds) * 1000)}
+        waiting.register(descriptor, POLLIN)
+    return {descriptor for descriptor, _ in waiting.poll(max(0.0, seconds) * 1000)}

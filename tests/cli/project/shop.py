@@ -43,6 +43,12 @@ def fails(ctx: TaskContext) -> None:
     raise ValueError("two\nlines and \x1b[31mred")
 
 
+@app.task("shop.needs", isolate=True, max_retries=0)
+def needs(ctx: TaskContext, path: str) -> str:
+    """Fails until there is a file at that path."""
+    return Path(path).read_text()
+
+
 @app.task("shop.no_json", isolate=True, max_retries=0)
 def no_json(ctx: TaskContext) -> object:
     return object()

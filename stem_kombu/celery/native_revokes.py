@@ -1,0 +1,100 @@
+"""Celery's own ``revoke`` in a solo pool: read in a thread, since the worker's event loop waits for the task that it runs.
+
+Celery reads the same command once the task has ended; it finds it obeyed and stored.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from kombu import Consumer
+from kombu.exceptions import KombuError
+
+from stem_kombu.celery_monitors.pidbox import PidboxServer
+from stem_kombu.clock import Clock
+from stem_kombu.concurrency.service import Service
+from stem_kombu.errors import BadMessage
+from stem_kombu.transports.connections import connect, release
+from stem_kombu.transports.errors import shown_url
+from stem_kombu.transports.generic.control import drain
+from stem_kombu.transports.outages import Outage
+
+logger = logging.getLogger(__name__)
+
+_SLICE = 0.2
+_CONNECT_TIMEOUT = 4.0
+
+
+class NativeRevokes:
+    """Receives what Celery's clients revoke, on a queue of its own beside Celery's, and hands it to ``obey(ids, terminate)``.
+
+    ``app`` is the Celery application, ``node`` the name of its worker. May be started and stopped more than once.
+    """
+
+    def __init__(self, app: Any, node: str, obey: Callable[[Sequence[str], bool], object], *, clock: Clock) -> None:
+        self._app = app
+        self._obey = obey
+        self._clock = clock
+        self._queue = f"stem-{node}"
+        self._server = PidboxServer(node, {"revoke": self._revoke, "terminate": self._terminate}, lambda *_: None)
+        template = app.connection_for_read()
+        self._outage = Outage("Celery's own revokes are read only between tasks", shown_url(template), clock)
+        self._stopped = threading.Event()
+        self._background = Service(self._run, "stem-celery-revokes", begin=self._stopped.clear, wake=self._stopped.set)
+
+    def start(self) -> None:
+        """Begin to receive, in a thread that connects by itself."""
+        self._background.start()
+
+    def stop(self) -> None:
+        self._background.stop(5.0)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            wait = self._outage.turn()
+            if wait <= 0:
+                connection = self._app.connection_for_read()
+                try:
+                    connect(connection, _CONNECT_TIMEOUT)
+                    self._serve(connection)
+                except Exception as error:  # noqa: BLE001 - whatever a driver raises; Celery reads the command later
+                    # The boundary of a thread that nothing depends on.
+                    wait = self._outage.failed(error)
+                finally:
+                    _let_go(connection)
+            self._stopped.wait(max(0.0, wait))
+        self._outage.forget()
+
+    def _serve(self, connection: Any) -> None:
+        mailbox = self._app.control.mailbox
+        channel = connection.default_channel
+        queue = mailbox.get_queue(self._queue)(channel)
+        with Consumer(channel, [queue], on_message=self._on_message, accept=mailbox.accept, no_ack=True):
+            self._outage.worked()
+            while not self._stopped.is_set():
+                drain(connection, _SLICE, clock=self._clock, malformed=lambda error: logger.debug("%r", error))
+
+    def _on_message(self, message: Any) -> None:
+        try:
+            self._server.heard(message.payload)
+        except BadMessage:
+            pass  # another command: Celery's own
+        except (KombuError, ValueError, RecursionError) as error:
+            logger.debug("a message of Celery's remote control can't be read: %r", error)
+
+    def _revoke(self, _: object, task_id: Any, terminate: Any = False, **__: Any) -> None:
+        self._obey([task_id] if isinstance(task_id, str) else [str(one) for one in task_id or ()], bool(terminate))
+
+    def _terminate(self, _: object, signal: Any = None, task_id: Any = (), **__: Any) -> None:
+        self._revoke(_, task_id, terminate=True)
+
+
+def _let_go(connection: Any) -> None:
+    try:
+        release(connection)
+    except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
+        logger.debug("closing the connection for Celery's revokes: %r", error)
+        connection.collect()
