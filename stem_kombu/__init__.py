@@ -26,6 +26,7 @@ _HOMES = {
     "TaskReleased": "stem_kombu.context",
     "TaskRevoked": "stem_kombu.context",
     "Worker": "stem_kombu.worker.worker",
+    "WorkerStopping": "stem_kombu.context",
     "current_context": "stem_kombu.context",
     "open_revoke_store": "stem_kombu.stores.registry",
 }
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from stem_kombu.context import TaskContext as TaskContext
     from stem_kombu.context import TaskReleased as TaskReleased
     from stem_kombu.context import TaskRevoked as TaskRevoked
+    from stem_kombu.context import WorkerStopping as WorkerStopping
     from stem_kombu.context import current_context as current_context
     from stem_kombu.control.client.client import ControlClient as ControlClient
     from stem_kombu.control.client.queues import QueueClient as QueueClient

@@ -38,6 +38,10 @@ class TaskReleased(BaseException):
     """
 
 
+class WorkerStopping(TaskReleased):
+    """What a checkpoint raises of that kind. Its own name says why: the worker stops, and the time for what runs is over."""
+
+
 class Retry(Exception):
     """Raised by a handler (or by ``ctx.retry()``) that wants another attempt; ``countdown`` is in seconds.
 

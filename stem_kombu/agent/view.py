@@ -15,9 +15,11 @@ from stem_kombu.agent.process_load import load_avg, rss_bytes
 from stem_kombu.agent.resources import Resources
 from stem_kombu.agent.roster_place import RosterPlace
 from stem_kombu.control.protocol.fates import TaskFate
+from stem_kombu.control.protocol.messages import Shutdown
 from stem_kombu.control.server.worker_view import (
     InFlightTask,
     RevocationFacts,
+    StopStanding,
     WaitingOutcome,
     WorkerFacts,
     WorkerIdentity,
@@ -84,6 +86,8 @@ class TaskHost(Protocol):
 
     def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]: ...
 
+    def shut_down(self, order: Shutdown) -> StopStanding: ...
+
 
 class Dropping(Protocol):
     """What counts the messages that it drops."""
@@ -121,7 +125,7 @@ class AgentView:
         self.in_flight, self.waiting_outcomes = host.in_flight, host.waiting_outcomes
         self.apply, self.running = host.apply, host.running
         self.fates, self.wait_ended = host.fates, host.wait_ended
-        self.totals = host.totals
+        self.totals, self.shut_down = host.totals, host.shut_down
 
     def standing(self) -> WorkerSummary:
         host = self._host.summary()

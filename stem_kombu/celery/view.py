@@ -13,7 +13,9 @@ from stem_kombu.agent.view import HostFacts, HostSummary
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.clock import Clock
 from stem_kombu.control.protocol.fates import FatePhase, TaskFate
-from stem_kombu.control.server.worker_view import InFlightTask, WaitingOutcome
+from stem_kombu.control.protocol.messages import Shutdown, ShutdownMode
+from stem_kombu.control.server.worker_view import InFlightTask, StopStanding, WaitingOutcome
+from stem_kombu.errors import BadMessage
 from stem_kombu.outcome import EndedBy, EndedHow
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
@@ -146,6 +148,14 @@ class CeleryTasks:
             if len(endings) == len(task_ids) or self._clock.monotonic() >= deadline:
                 return endings
             self._pause.wait(_LOOK)
+
+    def shut_down(self, order: Shutdown) -> StopStanding:
+        """A warm stop is Celery's own; the others would lose what Celery has acknowledged early, so they are refused."""
+        if order.mode is not ShutdownMode.WARM or order.then is not None:
+            raise BadMessage("a Celery worker can be shut down warm only, without --then", code="unsupported")
+        was = "warm" if self.is_draining else "running"
+        state.should_stop = order.exit_code
+        return StopStanding("warm", was, order.exit_code)
 
     @staticmethod
     def _active() -> frozenset[str]:

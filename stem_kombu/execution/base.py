@@ -35,7 +35,7 @@ class Stop(str, Enum):
     SOFT_TIME_LIMIT = "soft-time-limit"  # SoftTimeLimitExceeded, which a handler may catch to clean up
     TIME_LIMIT = "time-limit"  # TimeLimitExceeded; an isolate that doesn't heed it is killed
     LEASE_LOST = "lease-lost"  # LeaseLost: the broker gave the message to another worker
-    SHUTDOWN = "shutdown"  # TaskReleased: the attempt goes back to the queue, it is not cancelled (G20)
+    SHUTDOWN = "shutdown"  # WorkerStopping: the attempt goes back to the queue, it is not cancelled (G20)
 
 
 class Observer(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stem_kombu.context import TaskReleased, TaskRevoked
+from stem_kombu.context import TaskRevoked, WorkerStopping
 from stem_kombu.errors import LeaseLost, SoftTimeLimitExceeded, TimeLimitExceeded
 from stem_kombu.execution.base import Stop
 from stem_kombu.revocation import Revocation
@@ -44,7 +44,7 @@ class PendingStop:
         if why is Stop.REVOKED and revocation is not None:
             return TaskRevoked(revocation)
         if why is Stop.SHUTDOWN:
-            return TaskReleased(f"the worker is stopping; task {self._task_id} goes back to the queue")
+            return WorkerStopping(f"the worker is stopping; task {self._task_id} goes back to the queue")
         if why is Stop.LEASE_LOST:
             return LeaseLost(f"the lease of task {self._task_id} is lost; it runs elsewhere")
         if why is Stop.TIME_LIMIT:

@@ -72,7 +72,10 @@ class Key:
         return self.material.algorithm
 
     def require(self, scope: Scope, what: str) -> None:
-        """Raises :class:`Untrusted` (``not-permitted``) when the key may not be used for ``what``."""
+        """Raises :class:`Untrusted` (``not-permitted``) when the key may not be used for ``what``: ``destroy`` needs ``operate``
+        too."""
+        if scope is Scope.DESTROY:
+            self.require(Scope.OPERATE, what)
         if scope not in self.scopes:
             raise Untrusted(
                 "not-permitted",

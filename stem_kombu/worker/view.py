@@ -19,6 +19,7 @@ from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.deliveries import Delivery, InFlight
 from stem_kombu.worker.delivery_events import Phase
 from stem_kombu.worker.lifecycle import Lifecycle, State
+from stem_kombu.worker.stop_orders import StopOrders
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
 from stem_kombu.worker.totals import Totals
 
@@ -38,6 +39,7 @@ class WorkerParts:
     transport: str
     lease: float | None
     clock: Clock
+    stops: StopOrders
 
 
 class WorkerTasks:
@@ -47,6 +49,7 @@ class WorkerTasks:
         self._parts = parts
         self._clock = parts.clock
         self._inflight = parts.inflight
+        self.shut_down = parts.stops.take
 
     def summary(self) -> HostSummary:
         parts = self._parts

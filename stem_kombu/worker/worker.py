@@ -56,6 +56,7 @@ from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.scheduled import ScheduledRevoked
 from stem_kombu.worker.signals import Departure, StopSignals, run_until_stopped
 from stem_kombu.worker.start_log import StartLog
+from stem_kombu.worker.stop_orders import StopOrders
 from stem_kombu.worker.task_history import TaskHistory
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
 from stem_kombu.worker.totals import Totals
@@ -240,6 +241,7 @@ class Worker:
 
     def _make_agent(self) -> None:
         clock, resources = self.clock, self.resources
+        self.stops = StopOrders(self, self.lifecycle, self.identity.worker, clock)
         monitors = DropCounter("messages of Celery's remote control", clock)
         tasks = WorkerTasks(
             WorkerParts(
@@ -254,6 +256,7 @@ class Worker:
                 transport=self.transport,
                 lease=self.leases.lifetime,
                 clock=clock,
+                stops=self.stops,
             )
         )
         options = replace(self._options, dropping={"tasks": self.admission, "celery": monitors})
@@ -320,7 +323,7 @@ class Worker:
             (self.directives.start, self.directives.stop),
             (self.lifecycle.starts.start, self.lifecycle.starts.stop),
             (self.consumer.start, self.consumer.stop),
-            (partial(self.agent.health.show, RUNNING, self.queues), self._draining),
+            (partial(self.agent.health.show, RUNNING, self.queues), partial(self.agent.health.show, DRAINING)),
             *([(self._celery_monitors.start, self._celery_monitors.stop)] if self._celery_monitors is not None else []),
         ]
 
@@ -335,12 +338,9 @@ class Worker:
                 "--accept-loss, STEM_ACCEPT_LOSS=true",
             )
 
-    def _draining(self) -> None:
-        self.agent.health.show(DRAINING)
-
     def drain(self, timeout: float | None) -> None:
         """See :class:`~stem_kombu.worker.lifecycle.Owner`; :meth:`stop` is what to call."""
-        self._draining()
+        self.agent.health.show(DRAINING)
         self.agent.heartbeats.nudge()
         self.lifecycle.stopping()
         self.consumer.quiesce()

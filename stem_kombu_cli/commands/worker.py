@@ -18,6 +18,7 @@ _HERE = "stem_kombu_cli.commands"
         "inspect": (f"{_HERE}.worker_inspect:inspect", "In-flight tasks, and on request the revoke cache, per worker."),
         "stats": (f"{_HERE}.worker_stats:stats", "Counters, queue depths, pool and metadata per worker."),
         "revoke": (f"{_HERE}.worker_revoke:revoke", "Persist revocations, then broadcast them."),
+        "shutdown": (f"{_HERE}.worker_shutdown:shutdown", "Stop workers: warm, soft or hard; all at once or in turn."),
         "status": (f"{_HERE}.worker_status:status", "Worker heartbeats: a snapshot, or a stream."),
         "healthcheck": (
             f"{_HERE}.worker_healthcheck:healthcheck",

@@ -178,6 +178,7 @@ def start(
         gc.set_threshold(*_COLLECTED)
         with health_server(worker, health_listen, public=health_public):
             worker.run(on_ready=announce, signals=signals)
+        ctx.exit(worker.stops.exit_code)
 
 
 #: Options that are arguments of :class:`~stem_kombu.worker.worker.Worker` by the same name.

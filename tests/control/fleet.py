@@ -16,10 +16,12 @@ from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.reports import Report
 from stem_kombu.control.protocol.fates import TaskFate
+from stem_kombu.control.protocol.messages import Shutdown
 from stem_kombu.control.server.listener import ControlListener
 from stem_kombu.control.server.worker_view import (
     InFlightTask,
     RevocationFacts,
+    StopStanding,
     WaitingOutcome,
     WorkerFacts,
     WorkerIdentity,
@@ -76,6 +78,7 @@ class FakeWorker:
     known_fates: dict[str, TaskFate] = field(default_factory=dict)
     applied: list[tuple[str, ...]] = field(default_factory=list)
     depths: Callable[[], Mapping[str, int | None]] = lambda: {"default": 3}
+    orders: list[Shutdown] = field(default_factory=list)
     #: Open: whoever waits for endings is let go at once, and not after the budget.
     ended: threading.Event = field(default_factory=threading.Event)
     waiting: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -121,6 +124,10 @@ class FakeWorker:
         self.waiting.release()
         self.ended.wait(timeout)
         return {task_id: self.endings[task_id] for task_id in task_ids if task_id in self.endings}
+
+    def shut_down(self, order: Shutdown) -> StopStanding:
+        self.orders.append(order)
+        return StopStanding(order.mode.value, "running", order.exit_code)
 
     @property
     def revoked(self) -> set[str]:

@@ -44,6 +44,18 @@ def gated(ctx: TaskContext, gate: str) -> str:
     return "opened"
 
 
+@task("leaves")
+def leaves(ctx: TaskContext, gate: str) -> str:
+    """Checkpoints until the gate opens, and tells by what it was made to leave."""
+    Gate(gate).reach()
+    try:
+        Gate(gate).wait_open(checkpoint=ctx.check)
+    except BaseException as error:
+        Gate(gate).reach(f"{type(error).__name__}-{ctx.attempt}")
+        raise
+    return f"opened in attempt {ctx.attempt}"
+
+
 @task("deaf")
 def deaf(ctx: TaskContext, gate: str) -> str:
     """Never checkpoints."""

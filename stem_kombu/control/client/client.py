@@ -95,8 +95,7 @@ class ControlClient:
         self._clock = clock
         self._connections = ClientConnections(self.settings, clock=clock, keyring=self._trust.keyring)
         self._places = ClientPlaces(self.settings)
-        self._roster_clock = RosterClock(clock)
-        self._fans_out = False
+        self._roster_clock, self._fans_out = RosterClock(clock), False
         self.renew()
         forking.renew_in_children(self)
 
@@ -104,7 +103,7 @@ class ControlClient:
 
     def ping(self, *, workers: Sequence[str] | None = None, timeout: float | None = None) -> Report:
         """Who handles commands now."""
-        return self._ask(Ping(), workers, timeout)
+        return self.ask(Ping(), workers, timeout)
 
     def inspect(
         self,
@@ -118,19 +117,19 @@ class ControlClient:
         if limit < 1:
             raise ConfigurationError(f"limit {limit!r} must be at least 1")
         began, given = self._clock.monotonic(), self._timeout(timeout)
-        report = self._ask(Inspect(revoked, limit), workers, timeout)
+        report = self.ask(Inspect(revoked, limit), workers, timeout)
 
         def left() -> float:
             return began + given - self._clock.monotonic()
 
         def ask(order: Inspect, worker: str) -> Report:
-            return self._ask(order, [worker], max(0.01, left()))
+            return self.ask(order, [worker], max(0.01, left()))
 
         return completed(report, limit, ask, lambda: left() <= 0) if revoked else report
 
     def stats(self, *, workers: Sequence[str] | None = None, timeout: float | None = None) -> Report:
         """Counters, queue depths, pool and metadata."""
-        return self._ask(Stats(), workers, timeout)
+        return self.ask(Stats(), workers, timeout)
 
     def call(
         self,
@@ -145,7 +144,7 @@ class ControlClient:
             raise ConfigurationError(f"{name!r} is no name of a command")
         if name in BUILT_IN:
             raise ConfigurationError(f"{name!r} is no command of an application", hint=f"call .{name}() instead")
-        return self._ask(Call(name, dict(args or {})), workers, timeout)
+        return self.ask(Call(name, dict(args or {})), workers, timeout)
 
     def revoke(
         self,
@@ -219,8 +218,7 @@ class ControlClient:
         return Revoker(self._places.revoke_store(), self.settings.namespace, self._trust, fleet).save(drafts)
 
     def auditor(self) -> Auditor:
-        """Stores changes of this client together with their entries in the audit. Raises :class:`Untrusted` where the active key
-        may not change anything, and :class:`ConfigurationError` for a store that can't be used."""
+        """Stores this client's changes with entries in the audit. Raises :class:`Untrusted`, :class:`ConfigurationError`."""
         self._trust.require(Scope.OPERATE, "change what the fleet keeps")
         return Auditor(self._places.revoke_store(), self.settings.namespace, self._trust.keyring, clock=self._clock)
 
@@ -272,7 +270,8 @@ class ControlClient:
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
-    def _ask(self, order: Order, workers: Sequence[str] | None, timeout: float | None) -> Report:
+    def ask(self, order: Order, workers: Sequence[str] | None = None, timeout: float | None = None) -> Report:
+        """Give any order; the methods above say what."""
         self._trust.require(scope_of(order), f"give the command {order.name!r}")
         return self._ask_orders([order], checked_targets(workers), self._timeout(timeout))
 

@@ -11,7 +11,19 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from stem_kombu.clock import isoformat
-from stem_kombu.control.protocol.messages import Call, Command, Inspect, Order, Ping, Reply, ReplyError, Revoke, Stats
+from stem_kombu.control.protocol.messages import (
+    Call,
+    Command,
+    Inspect,
+    Order,
+    Ping,
+    Reply,
+    ReplyError,
+    Revoke,
+    Shutdown,
+    ShutdownMode,
+    Stats,
+)
 from stem_kombu.errors import BadMessage
 from stem_kombu.fields import (
     LONGEST_TEXT,
@@ -41,6 +53,8 @@ _MOST_TARGETS = 10_000
 _WHOLE = 2**31
 #: Seconds for which a revoke waits at most for tasks to end.
 _LONGEST_SETTLE = 3600
+#: Seconds that a shutdown waits at most before it escalates.
+_LONGEST_GRACE = 30 * 86_400
 #: Characters of an error's message.
 _LONGEST_EXPLANATION = 10_000
 
@@ -235,6 +249,15 @@ def _encode_order(order: Order) -> dict[str, object]:
         records = [revocation.to_message() for revocation in order.revocations]
         told: dict[str, object] = {"revocations": records, "settle_s": order.settle}
         return {**told, "fates": True} if order.fates else told
+    if isinstance(order, Shutdown):
+        return {
+            "mode": order.mode.value,
+            "grace_s": order.grace,
+            "then": None if order.then is None else order.then.value,
+            "exit_code": order.exit_code,
+            "reason": order.reason,
+            "requested_by": order.requested_by,
+        }
     if isinstance(order, Call):
         return dict(order.args)
     return {}
@@ -261,11 +284,23 @@ def _revoke(args: Mapping[str, object]) -> Revoke:
     return Revoke(tuple(Revocation.from_record(mapping(record, "a revocation")) for record in records), settle, fates)
 
 
+def _shutdown(args: Mapping[str, object]) -> Shutdown:
+    return Shutdown(
+        ShutdownMode(text(args.get("mode"), "mode")),
+        number(args.get("grace_s", 0), "grace_s", most=_LONGEST_GRACE),
+        optional(lambda value, name: ShutdownMode(text(value, name)), args.get("then"), "then"),
+        whole(args.get("exit_code", 0), "exit_code", below=256),
+        optional(text, args.get("reason"), "reason"),
+        optional(text, args.get("requested_by"), "requested_by"),
+    )
+
+
 _ORDERS: dict[str, Callable[[Mapping[str, object]], Order]] = {
     Ping.name: lambda _: Ping(),
     Inspect.name: _inspect,
     Stats.name: lambda _: Stats(),
     Revoke.name: _revoke,
+    Shutdown.name: _shutdown,
 }
 
 #: Names that an application can't register.

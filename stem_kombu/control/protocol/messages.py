@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -58,6 +59,34 @@ class Revoke:
     name = "revoke"
 
 
+class ShutdownMode(str, Enum):
+    """How a worker stops, the gentlest first: it finishes what runs; it requeues what has not ended in time; or at once."""
+
+    WARM = "warm"
+    SOFT = "soft"
+    HARD = "hard"
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """Stop. ``grace`` is in seconds: until handlers have to leave (``soft``), or until a warm stop becomes ``then``.
+    ``exit_code`` is that of the worker's process, 0 or 75; ``reason`` and ``requested_by`` are for its log."""
+
+    mode: ShutdownMode = ShutdownMode.WARM
+    grace: float = 30.0
+    then: ShutdownMode | None = None
+    exit_code: int = 0
+    reason: str | None = None
+    requested_by: str | None = None
+
+    name = "shutdown"
+
+    @property
+    def kills(self) -> bool:
+        """Whether a handler that does not leave is killed."""
+        return ShutdownMode.HARD in (self.mode, self.then)
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A control command that the application registered under ``name``; ``args`` is JSON."""
@@ -71,11 +100,13 @@ STALE = "stale"
 #: The code of a refusal for want of a signature or a permission.
 REFUSED = "refused"
 
-Order = Ping | Inspect | Stats | Revoke | Call
+Order = Ping | Inspect | Stats | Revoke | Shutdown | Call
 
 
 def scope_of(order: Order) -> Scope:
     """The scope that a key needs for that order; an order that is not known to change nothing counts as one that does."""
+    if isinstance(order, Shutdown) and order.kills:
+        return Scope.DESTROY
     return Scope.READ if isinstance(order, (Ping, Inspect, Stats)) else Scope.OPERATE
 
 

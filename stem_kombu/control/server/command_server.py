@@ -14,7 +14,17 @@ from typing import Any
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.thread_pool import ThreadPool
 from stem_kombu.control.protocol.codec import Unreadable, address_of, decode_command
-from stem_kombu.control.protocol.messages import STALE, Call, Command, Inspect, Ping, ReplyError, Revoke, matches
+from stem_kombu.control.protocol.messages import (
+    STALE,
+    Call,
+    Command,
+    Inspect,
+    Ping,
+    ReplyError,
+    Revoke,
+    Shutdown,
+    matches,
+)
 from stem_kombu.control.server.dispatch import Dispatch
 from stem_kombu.control.server.handlers.revoke import Taken
 from stem_kombu.control.server.replay_guard import ReplayGuard, Verdict
@@ -166,7 +176,7 @@ class CommandServer:
 
     def _obey(self, command: Command, say: Say) -> None:
         order = command.order
-        if isinstance(order, Ping) or (isinstance(order, Inspect) and not order.revoked):
+        if isinstance(order, (Ping, Shutdown)) or (isinstance(order, Inspect) and not order.revoked):
             self._answer(command, self._dispatch.reply(command), say)
         elif isinstance(order, Revoke):
             heard_at = self._clock.monotonic()

@@ -7,10 +7,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from stem_kombu.control.protocol.codec import BUILT_IN, encode_reply
-from stem_kombu.control.protocol.messages import Call, Command, Inspect, Order, Ping, Reply, ReplyError, Revoke, Stats
+from stem_kombu.control.protocol.messages import (
+    Call,
+    Command,
+    Inspect,
+    Order,
+    Ping,
+    Reply,
+    ReplyError,
+    Revoke,
+    Shutdown,
+    Stats,
+)
 from stem_kombu.control.server.handlers.inspect import inspect
 from stem_kombu.control.server.handlers.ping import ping
 from stem_kombu.control.server.handlers.revoke import Taken, settled, take
+from stem_kombu.control.server.handlers.shutdown import shutdown
 from stem_kombu.control.server.handlers.stats import stats
 from stem_kombu.control.server.worker_view import WorkerView
 from stem_kombu.control.verification import Verifier
@@ -106,6 +118,8 @@ class Dispatch:
             return inspect(order, self._view, show_args=key is None or Scope.READ_ARGS in key.scopes)
         if isinstance(order, Stats):
             return stats(order, self._view)
+        if isinstance(order, Shutdown):
+            return shutdown(order, self._view)
         if isinstance(order, Call):
             return self._call(order)
         raise BadMessage(f"command {order.name!r} is carried out in two halves")

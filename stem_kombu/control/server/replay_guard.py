@@ -10,7 +10,7 @@ from datetime import timedelta
 from enum import Enum
 
 from stem_kombu.clock import Clock, epoch_us, from_epoch
-from stem_kombu.control.protocol.messages import Command
+from stem_kombu.control.protocol.messages import Command, Shutdown
 from stem_kombu.drop_counter import DropCounter
 from stem_kombu.signing.keyring import Scope
 
@@ -96,7 +96,9 @@ class ReplayGuard:
         if left < 0 or command.issued_at - from_epoch(self._roster_now()) > LONGEST_LIFE:
             self.drop("stale", f"command {command.order.name!r} of {command.sender or 'somebody'} has expired")
             return Verdict.STALE
-        if command.signer is not None and self._is_of_another_time(command):
+        # A shutdown is for one life of a worker, with keys or without (G33): one that lay in an inbox is its predecessor's.
+        is_for_this_life = command.signer is not None or isinstance(command.order, Shutdown)
+        if is_for_this_life and self._is_of_another_time(command):
             self.drop("stale", f"command {command.order.name!r} was issued before this worker started, or after now")
             return Verdict.STALE
         if command.expires_at - command.issued_at > LONGEST_LIFE:

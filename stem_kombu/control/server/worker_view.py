@@ -11,9 +11,10 @@ import socket
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from stem_kombu.control.protocol.fates import TaskFate
+from stem_kombu.control.protocol.messages import Shutdown
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
@@ -168,6 +169,15 @@ class RevocationFacts:
     clock_ahead: float | None = None
 
 
+class StopStanding(NamedTuple):
+    """What a shutdown order came to: the mode in force now, what was in force before (``running``, ``starting`` or a mode), and
+    the code with which the worker's process will end."""
+
+    mode: str
+    was: str
+    exit_code: int
+
+
 class WorkerView(Protocol):
     """What control handlers may ask of a worker. Every method is quick and safe from any thread unless it says otherwise."""
 
@@ -213,3 +223,7 @@ class WorkerView(Protocol):
         """How those of the ids ended that are out of their handlers, after waiting at most ``timeout`` seconds for all:
         id to ``cancelled``, ``succeeded``, ``failed``, ``retrying``, ``released``, or ``settling`` where the handler is out and
         its outcome is still being recorded. An id that isn't there still runs. Blocks."""
+
+    def shut_down(self, order: Shutdown) -> StopStanding:
+        """Begin to stop, or escalate a stop that has begun. Returns at once; raises
+        :class:`~stem_kombu.errors.BadMessage` for a mode that this worker does not know."""
