@@ -57,6 +57,8 @@ class Directive:
     reason: str | None = None
     requested_by: str | None = None
     cleared: bool = False
+    #: Where the fleet has keys: who asked for it, see :mod:`stem_kombu.signing.directive_proofs`.
+    proof: str | None = None
 
     @property
     def key(self) -> Key:
@@ -97,6 +99,7 @@ class Directive:
             "reason": self.reason,
             "requested_by": self.requested_by,
             "cleared": self.cleared,
+            **({} if self.proof is None else {"proof": self.proof}),
         }
 
     def to_record(self) -> dict[str, object]:
@@ -150,7 +153,31 @@ class Directive:
             reason=optional(any_text, body.get("reason"), "reason"),
             requested_by=optional(any_text, body.get("requested_by"), "requested_by"),
             cleared=flag(body.get("cleared", False), "cleared"),
+            proof=optional(any_text, body.get("proof"), "proof"),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class DirectiveDraft:
+    """A directive that is to be stored. ``replaces`` is the version of its key that the store holds, 0 for none; ``expires_at``
+    is by the store's clock."""
+
+    kind: Kind
+    subject: str | None
+    workers: str
+    value: Value
+    replaces: int = 0
+    expires_at: datetime | None = None
+    cleared: bool = False
+
+    @property
+    def key(self) -> Key:
+        return self.kind.value, self.subject, self.workers
+
+    @classmethod
+    def clearing(cls, held: Directive) -> DirectiveDraft:
+        """What clears that directive."""
+        return cls(held.kind, held.subject, held.workers, held.value, held.version, None, cleared=True)
 
 
 def record_key(key: Key) -> str:

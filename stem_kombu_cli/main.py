@@ -109,7 +109,8 @@ _SYNONYMS = {
     epilog="Example:  stem worker ping --json",
     lazy={
         "worker": (f"{_COMMANDS}.worker:worker", "Run, see, stop and steer workers."),
-        "queue": (f"{_COMMANDS}.queue:queue", "See and empty task queues."),
+        "queue": (f"{_COMMANDS}.queue:queue", "See, pause, resume and empty task queues."),
+        "directives": (f"{_COMMANDS}.directives:directives", "Pauses and other directives that hold."),
         "task": (f"{_COMMANDS}.task:task", "Enqueue a task; find recorded tasks."),
         "health": (f"{_COMMANDS}.health:health", "Can broker, backend and revoke store be reached?"),
         "store": (f"{_COMMANDS}.store:store", "Check, repair and export the revoke store."),

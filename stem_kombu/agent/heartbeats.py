@@ -297,4 +297,7 @@ def heartbeat_of(
         timestamp=now,
         process=process,
         conflict=standing.conflict,
+        directives=standing.directives,
+        ignores_directives=standing.directives is None,
+        paused=tuple(sorted(standing.paused)),
     )

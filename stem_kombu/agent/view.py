@@ -18,6 +18,8 @@ from stem_kombu.control.protocol.fates import TaskFate
 from stem_kombu.control.protocol.messages import Shutdown
 from stem_kombu.control.server.worker_view import (
     InFlightTask,
+    InForce,
+    Obeyed,
     RevocationFacts,
     StopStanding,
     WaitingOutcome,
@@ -25,6 +27,7 @@ from stem_kombu.control.server.worker_view import (
     WorkerIdentity,
     WorkerSummary,
 )
+from stem_kombu.directive import Directive
 from stem_kombu.redaction import mask_url
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
@@ -44,6 +47,15 @@ class HostSummary(NamedTuple):
     reserved: int
     consuming: bool
     queues: Sequence[str]
+    #: Paused queues, each with the version of its directive; the highest version that is known, ``None``: it obeys none.
+    paused: Mapping[str, int] = {}
+    directives: int | None = None
+
+    def consumed(self) -> dict[str, bool]:
+        """Each queue, and whether it is being consumed."""
+        if not self.paused:
+            return dict.fromkeys(self.queues, self.consuming)
+        return {queue: self.consuming and queue not in self.paused for queue in self.queues}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +100,12 @@ class TaskHost(Protocol):
 
     def shut_down(self, order: Shutdown) -> StopStanding: ...
 
+    def obey(self, directives: Sequence[Directive]) -> Obeyed: ...
+
+    def wait_started(self, tokens: Collection[int], timeout: float) -> int: ...
+
+    def settings(self) -> InForce: ...
+
 
 class Dropping(Protocol):
     """What counts the messages that it drops."""
@@ -126,6 +144,7 @@ class AgentView:
         self.apply, self.running = host.apply, host.running
         self.fates, self.wait_ended = host.fates, host.wait_ended
         self.totals, self.shut_down = host.totals, host.shut_down
+        self.obey, self.wait_started, self.settings = host.obey, host.wait_started, host.settings
 
     def standing(self) -> WorkerSummary:
         host = self._host.summary()
@@ -136,8 +155,10 @@ class AgentView:
             host.in_flight,
             host.reserved,
             host.consuming,
-            dict.fromkeys(host.queues, host.consuming),
+            host.consumed(),
             conflict=self._place.conflict,
+            paused=host.paused,
+            directives=host.directives,
         )
 
     def facts(self) -> WorkerFacts:
@@ -150,8 +171,10 @@ class AgentView:
             in_flight=host.in_flight,
             reserved=host.reserved,
             consuming=host.consuming,
-            queues=dict.fromkeys(host.queues, host.consuming),
+            queues=host.consumed(),
             conflict=self._place.conflict,
+            paused=host.paused,
+            directives=host.directives,
             prefetch=facts.prefetch,
             totals=self.totals(),
             pool=facts.pool,
@@ -177,7 +200,12 @@ class AgentView:
 
     def _dropped(self) -> dict[str, dict[str, int]]:
         verifier = self._resources.verifier
-        named = {"revocations": verifier.revocations, "roster": verifier.roster, **self._dropping}
+        named = {
+            "revocations": verifier.revocations,
+            "directives": verifier.directives,
+            "roster": verifier.roster,
+            **self._dropping,
+        }
         return {source: dict(each.dropped) for source, each in named.items()}
 
     def _uptime(self) -> float:

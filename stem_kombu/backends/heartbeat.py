@@ -6,13 +6,13 @@ The interval travels in the beat, so that a reader judges each worker by its own
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 
 from stem_kombu.backends.processes import Process
 from stem_kombu.clock import isoformat
-from stem_kombu.fields import MOST_ITEMS, FieldError, items, mapping, moment, number, optional, text, whole
+from stem_kombu.fields import MOST_ITEMS, FieldError, flag, items, mapping, moment, number, optional, text, whole
 
 #: Intervals without a beat after which a worker is called stale, then dead (spec/cli.md, status).
 STALE_AFTER = 3.0
@@ -64,6 +64,11 @@ class Heartbeat:
     #: Stem 0.1.0 knows neither, so that they have a signature of their own.
     process: Process | None = None
     conflict: str | None = None
+    #: The highest version of a directive that it knows (``None``: it is too old to know any), whether it obeys none, and the
+    #: queues that it has paused.
+    directives: int | None = None
+    ignores_directives: bool = False
+    paused: tuple[str, ...] = ()
     details_signature: str | None = None
 
     @property
@@ -123,9 +128,24 @@ class Heartbeat:
         found = {
             "process": None if self.process is None else self.process.to_record(),
             "conflict": self.conflict,
+            "directives": self.directives,
+            "ignores_directives": self.ignores_directives or None,
+            "paused": list(self.paused) or None,
             "details_signature": self.details_signature,
         }
         return {name: value for name, value in found.items() if value is not None}
+
+    def without_details(self) -> Heartbeat:
+        """The beat with nothing that Stem 0.1.0 does not know."""
+        return replace(
+            self,
+            process=None,
+            conflict=None,
+            directives=None,
+            ignores_directives=False,
+            paused=(),
+            details_signature=None,
+        )
 
     @classmethod
     def from_record(cls, record: object, *, timestamp: datetime | None = None) -> Heartbeat:
@@ -164,5 +184,8 @@ class Heartbeat:
             signature=optional(text, fields.get("signature"), "signature"),
             process=Process.from_record(process, pid) if isinstance(process, dict) else None,
             conflict=optional(text, fields.get("conflict"), "conflict"),
+            directives=optional(whole, fields.get("directives"), "directives"),
+            ignores_directives=flag(fields.get("ignores_directives", False), "ignores_directives"),
+            paused=tuple(text(queue, "a paused queue") for queue in items(fields.get("paused", []), "paused")),
             details_signature=optional(text, fields.get("details_signature"), "details_signature"),
         )

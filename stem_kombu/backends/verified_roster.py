@@ -42,7 +42,7 @@ def verified_beat(beat: Heartbeat, keyring: Keyring, namespace: str, now: dateti
         raise Untrusted("stale", f"the heartbeat of worker {beat.worker!r} is from the future")
     written = beat.issued_at if beat.timestamp is None else min(beat.timestamp, beat.issued_at)
     if beat.details() and not _signs_details(beat, keyring):
-        beat = replace(beat, process=None, conflict=None, details_signature=None)
+        beat = beat.without_details()
     return replace(beat, timestamp=written)
 
 
@@ -96,7 +96,7 @@ def _details(beat: Heartbeat) -> bytes:
 
 def _message(beat: Heartbeat) -> bytes:
     """What is signed: every field that Stem 0.1.0 knows, as a reader takes it, whatever the JSON around it looked like."""
-    fields = replace(beat, process=None, conflict=None, details_signature=None).to_record()
+    fields = beat.without_details().to_record()
     del fields["timestamp"]  # the roster's to give
     fields.pop("signature", None)
     return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()

@@ -14,8 +14,9 @@ from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.clock import Clock
 from stem_kombu.control.protocol.fates import FatePhase, TaskFate
 from stem_kombu.control.protocol.messages import Shutdown, ShutdownMode
-from stem_kombu.control.server.worker_view import InFlightTask, StopStanding, WaitingOutcome
-from stem_kombu.errors import BadMessage
+from stem_kombu.control.server.worker_view import InFlightTask, InForce, Obeyed, StopStanding, WaitingOutcome
+from stem_kombu.directive import Directive
+from stem_kombu.errors import BadMessage, ControlError
 from stem_kombu.outcome import EndedBy, EndedHow
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
@@ -156,6 +157,18 @@ class CeleryTasks:
         was = "warm" if self.is_draining else "running"
         state.should_stop = order.exit_code
         return StopStanding("warm", was, order.exit_code)
+
+    def obey(self, directives: Sequence[Directive]) -> Obeyed:
+        raise ControlError(
+            "a Celery worker obeys no directives: pause its queues with Celery's `control cancel_consumer`",
+            code="unsupported",
+        )
+
+    def wait_started(self, tokens: Collection[int], timeout: float) -> int:
+        return 0
+
+    def settings(self) -> InForce:
+        return {}
 
     @staticmethod
     def _active() -> frozenset[str]:

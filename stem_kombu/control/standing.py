@@ -7,8 +7,9 @@ answers, it looks at the heartbeats of the roster and at the records of the stor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Protocol
 
@@ -40,6 +41,20 @@ class Fleet(Protocol):
 
     def ask(self) -> Sequence[WorkerReply]:
         """What workers answer to a revoke of nothing. Raises :class:`~stem_kombu.errors.BrokerError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskedFleet:
+    """The fleet as a client sees it: ``look()`` reads the roster, ``asked()`` is what the workers answer."""
+
+    look: Callable[[], RosterView | None]
+    asked: Callable[[], Sequence[WorkerReply]]
+
+    def roster_view(self) -> RosterView | None:
+        return self.look()
+
+    def ask(self) -> Sequence[WorkerReply]:
+        return self.asked()
 
 
 class RosterOnly:

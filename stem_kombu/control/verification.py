@@ -6,7 +6,7 @@ Without keys everything is accepted: that is a fleet without signing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -15,10 +15,12 @@ from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.verified_roster import VerifiedRoster, signed_beat, verified_beat
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.protocol.messages import Command
+from stem_kombu.directive import Directive, Key
 from stem_kombu.drop_counter import DropCounter
 from stem_kombu.revocation import Revocation
 from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.configuration import open_keyring
+from stem_kombu.signing.directive_proofs import proven_after
 from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
 from stem_kombu.signing.proofs import proven
 from stem_kombu.signing.seal import COMMAND, digest_of, signature_of, unsealed
@@ -27,12 +29,14 @@ from stem_kombu.signing.seal import COMMAND, digest_of, signature_of, unsealed
 class Verifier:
     """The keys of one worker or client. ``keyring`` is ``None`` without signing.
 
-    ``revocations`` and ``roster`` count what was dropped because it could not be verified; that is logged at ``level``.
+    ``revocations``, ``directives`` and ``roster`` count what was dropped because it could not be verified; that is logged at
+    ``level``.
     """
 
     def __init__(self, keyring: Keyring | None, *, clock: Clock = SYSTEM, level: int = logging.WARNING) -> None:
         self.keyring = keyring
         self.revocations = DropCounter("revocations", clock, level=level)
+        self.directives = DropCounter("directives", clock, level=level)
         self.roster = DropCounter("heartbeats", clock, level=level)
         self._verified_roster = None if keyring is None else VerifiedRoster(keyring, self.roster.drop)
 
@@ -95,6 +99,28 @@ class Verifier:
                 refused.append(record.task_id)
                 self.revocations.drop(error.reason, str(error))
         return found, tuple(refused)
+
+    def proven_directives(
+        self, directives: Iterable[Directive], held: Callable[[Key], int]
+    ) -> tuple[list[Directive], list[Directive]]:
+        """The directives that keys with the scope ``operate`` signed, and the others. ``held`` tells which version of a key is
+        known: what was written before that one, and was put back since, is among the others. A version that is known is left
+        out."""
+        found: list[Directive] = []
+        refused: list[Directive] = []
+        for one in directives:
+            known = held(one.key)
+            if self.keyring is None:
+                found.append(one)
+            elif one.version > known:
+                try:
+                    if proven_after(one, self.keyring) < known:
+                        raise Untrusted("replayed", f"a directive of version {known} is replaced by an older one")
+                    found.append(one)
+                except Untrusted as error:
+                    refused.append(one)
+                    self.directives.drop(error.reason, str(error))
+        return found, refused
 
     # -- heartbeats ---------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
+from stem_kombu.control.server.worker_view import WorkerIdentity
 from stem_kombu.directive import Directive, Key, Kind, next_end, winner
 
 #: How long what is over is remembered; a store keeps it as long.
@@ -20,9 +21,14 @@ class ActiveDirectives:
     """Of one worker. ``now()`` is the store's time; ``ignores``: the worker obeys none, and says so."""
 
     def __init__(
-        self, worker: str, queues: Sequence[str], now: Callable[[], datetime], *, ignores: bool = False
+        self,
+        identity: WorkerIdentity,
+        queues: Sequence[str],
+        now: Callable[[], datetime],
+        *,
+        ignores: bool = False,
     ) -> None:
-        self.worker = worker
+        self.namespace, self.worker = identity.namespace, identity.worker
         self.queues = tuple(queues)
         self.now = now
         self.ignores = ignores
@@ -42,11 +48,10 @@ class ActiveDirectives:
                     self._held[one.key] = one
                 self.version = max(self.version, one.version)
 
-    def forget(self) -> None:
-        """Know none any more: the store was set back, and is read anew."""
-        with self._lock:
-            self._held.clear()
-            self.version = 0
+    def version_of(self, key: Key) -> int:
+        """The version of that key that is known, 0 for none."""
+        held = self._held.get(key)
+        return 0 if held is None else held.version
 
     def update(self) -> frozenset[str]:
         """Let what counts now count; the queues that are paused and were not."""
@@ -64,6 +69,10 @@ class ActiveDirectives:
         """When the next of them ends, by the store's clock."""
         with self._lock:
             return next_end(self._held.values(), self.now())
+
+    def pauses(self) -> dict[str, Directive | None]:
+        """Of each queue the pause or exemption that counts here, ``None`` where there is neither."""
+        return {queue: self.winner(Kind.PAUSE, queue) for queue in self.queues}
 
     def _pauses(self) -> dict[str, Directive]:
         if self.ignores or not self._held:

@@ -63,7 +63,7 @@ class DeliveryFacts:
             self.cache.get(message.task_id),
             unregistered=None if missing is None else TaskError(type(missing).__name__, str(missing)),
             is_suspect=bool(delivery.lost) and self.lost_workers.is_suspect(delivery),
-            is_paused=self._is_paused(message),
+            is_paused=message.queue in self.directives.paused,
         )
 
     def of_waiting(self, delivery: Delivery) -> Facts:
@@ -75,7 +75,7 @@ class DeliveryFacts:
             self.worker,
             revocation,
             is_lease_lost=delivery.lease_lost,
-            is_paused=self._is_paused(delivery.message),
+            is_paused=delivery.message.queue in self.directives.paused,
             lost_workers=tuple(delivery.lost),
             verdict=self.lost_workers.judge(delivery) if delivery.lost and revocation is None else None,
         )
@@ -98,7 +98,7 @@ class DeliveryFacts:
             time_passed, delivery.recorded_end = True, self.history.recorded_end(message)
         revocation = self.cache.get(message.task_id)
         is_ours = self.ownership.is_ours(delivery, time_passed=time_passed)
-        is_paused = self._is_paused(message)
+        is_paused = message.queue in self.directives.paused
         if revocation is None and is_ours and delivery.recorded_end is None and not is_paused:
             return NO_FACTS
         return Facts(revocation=revocation, recorded=delivery.recorded_end, is_ours=is_ours, is_paused=is_paused)
@@ -131,9 +131,6 @@ class DeliveryFacts:
             lost_workers=tuple(delivery.lost),
             stopped_after=None if stopped is None else self.clock.monotonic() - stopped,
         )
-
-    def _is_paused(self, message: TaskMessage) -> bool:
-        return message.queue in self.directives.paused
 
     def of_message(self, message: TaskMessage) -> Facts:
         """Of a message that can't be read as a whole."""

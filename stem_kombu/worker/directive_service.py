@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
-from typing import NamedTuple
 
-from stem_kombu.clock import Clock
+from stem_kombu.agent.record_sync import Subscriber
 from stem_kombu.concurrency.service import Service
-from stem_kombu.directive import Directive
+from stem_kombu.control.directive_writer import read_directives
+from stem_kombu.control.server.worker_view import InForce, Obeyed, Setting
+from stem_kombu.control.verification import Verifier
+from stem_kombu.directive import PLACE, Directive, Kind
+from stem_kombu.stores.records import ControlRecord
 from stem_kombu.worker.active_directives import ActiveDirectives
-from stem_kombu.worker.deliveries import Delivery, InFlight
-from stem_kombu.worker.delivery_events import DeliveryEvents, Event, Phase
+from stem_kombu.worker.delivery_events import Event, Phase
+from stem_kombu.worker.task_lifecycle import TaskLifecycle
 
 logger = logging.getLogger(__name__)
 
@@ -27,30 +30,19 @@ _LOOK_AT_STARTS = 0.005
 _WAITS = (Phase.HELD, Phase.DEFERRED, Phase.RESERVED)
 
 
-class Obeyed(NamedTuple):
-    """What directives changed: how many deliveries go back to their queues, and the tokens of those whose start was under
-    way when the pause came."""
-
-    given_back: int = 0
-    starting: frozenset[int] = frozenset()
-
-
 class DirectiveService:
-    """Of one worker. ``events`` is told of deliveries that are paused; ``changed()`` wakes the thread that fetches."""
+    """Of one worker, whose tasks are ``lifecycle``'s. ``verifier`` knows who may give directives."""
 
-    def __init__(
-        self,
-        directives: ActiveDirectives,
-        inflight: InFlight,
-        events: DeliveryEvents[Delivery],
-        changed: Callable[[], object],
-        clock: Clock,
-    ) -> None:
-        self.directives = directives
-        self._inflight = inflight
-        self._events = events
-        self._changed = changed
-        self._clock = clock
+    def __init__(self, active: ActiveDirectives, lifecycle: TaskLifecycle, verifier: Verifier) -> None:
+        self.active = active
+        self._verifier = verifier
+        self._namespace = active.namespace
+        self._inflight, self._events = lifecycle.inflight, lifecycle
+        #: Wakes the thread that fetches.
+        self._changed = lifecycle.recorder.acks.wake
+        self._clock = lifecycle.facts.clock
+        #: What hands records of the store over.
+        self.subscribers: dict[str, Subscriber] = {PLACE: self.take}
         self._lock = threading.Lock()
         self._waiting = threading.Condition()
         self._stopped = False
@@ -71,30 +63,42 @@ class DirectiveService:
         self._asleep = False
         self._background.stop()
 
-    def take(self, directives: Iterable[Directive]) -> Obeyed:
+    def take(self, records: Sequence[ControlRecord]) -> None:
+        """Obey what the store holds."""
+        self.obey(read_directives(records, self._namespace))
+
+    def obey(self, directives: Iterable[Directive]) -> Obeyed:
         """Know and obey these as well. No task that they forbid starts after this, but those in ``starting``."""
         with self._lock:
-            self.directives.take(directives)
+            found, refused = self._verifier.proven_directives(directives, self.active.version_of)
+            self.active.take(found)
             obeyed = self._update()
         self._wake()
-        return obeyed
+        return obeyed._replace(version=self.active.version, refused=tuple(refused))
 
-    def wait_started(self, tokens: Collection[int], timeout: float) -> bool:
-        """Whether none of these deliveries is about to start any more, within ``timeout`` seconds. Blocks."""
+    def wait_started(self, tokens: Collection[int], timeout: float) -> int:
+        """See :class:`~stem_kombu.control.server.worker_view.WorkerView`."""
         deadline = self._clock.monotonic() + timeout
-        while any((one := self._inflight.get(token)) and one.phase is Phase.RESERVED for token in tokens):
-            if self._clock.monotonic() >= deadline:
-                return False
+        while (left := sum(map(self._is_starting, tokens))) and self._clock.monotonic() < deadline:
             self._clock.sleep(_LOOK_AT_STARTS)
-        return True
+        return left
+
+    def settings(self) -> InForce:
+        """See :class:`~stem_kombu.control.server.worker_view.WorkerView`."""
+        return {
+            Kind.PAUSE.value: {
+                queue: Setting(False if one is None else one.value, False, directive=one)
+                for queue, one in self.active.pauses().items()
+            }
+        }
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _update(self) -> Obeyed:
-        before = self.directives.paused
-        newly = self.directives.update()
-        if self.directives.paused.keys() != before.keys():
-            self._log(before.keys() - self.directives.paused.keys(), newly)
+        before = self.active.paused
+        newly = self.active.update()
+        if self.active.paused.keys() != before.keys():
+            self._log(before.keys() - self.active.paused.keys(), newly)
             # Before anything is given back, or the broker would send it right here again.
             self._changed()
         return self._pause(newly) if newly else Obeyed()
@@ -107,12 +111,16 @@ class DirectiveService:
             self._events.happened(delivery, Event.PAUSED)
         starting = frozenset(one.token for one in waiting if one.phase is Phase.RESERVED)
         back = sum(one.phase is Phase.SETTLING or one.phase is Phase.DONE for one in waiting)
-        return Obeyed(back, starting)
+        return Obeyed(0, back, starting)
+
+    def _is_starting(self, token: int) -> bool:
+        delivery = self._inflight.get(token)
+        return delivery is not None and delivery.phase is Phase.RESERVED
 
     def _log(self, resumed: Collection[str], paused: Collection[str]) -> None:
-        worker = self.directives.worker
+        worker = self.active.worker
         for queue in sorted(paused):
-            one = self.directives.paused[queue]
+            one = self.active.paused[queue]
             logger.warning(
                 "queue %s is paused by %s: %s", queue, one.requested_by or "-", one.reason or "no reason given",
                 extra={"worker": worker, "queue": queue},
@@ -121,7 +129,7 @@ class DirectiveService:
             logger.warning("queue %s is not paused any more", queue, extra={"worker": worker, "queue": queue})
 
     def _wake(self) -> None:
-        if self.directives.next_end() is None:
+        if self.active.next_end() is None:
             return
         if self._asleep:
             self._asleep = False
@@ -141,12 +149,12 @@ class DirectiveService:
         while True:
             with self._lock:
                 self._update()
-            end = self.directives.next_end()
+            end = self.active.next_end()
             with self._waiting:
                 if self._stopped:
                     return
                 if end is None:
                     self._waiting.wait()
                     continue
-                left = (end - self.directives.now()) / timedelta(seconds=1)
+                left = (end - self.active.now()) / timedelta(seconds=1)
                 self._waiting.wait(min(max(left, 0.001), _LOOK))

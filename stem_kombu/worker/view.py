@@ -9,7 +9,8 @@ from stem_kombu.agent.view import HostFacts, HostSummary
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Watch
 from stem_kombu.control.protocol.fates import FatePhase, TaskFate
-from stem_kombu.control.server.worker_view import InFlightTask, WaitingOutcome
+from stem_kombu.control.server.worker_view import InFlightTask, InForce, Obeyed, WaitingOutcome
+from stem_kombu.directive import Directive
 from stem_kombu.execution.base import Executor
 from stem_kombu.redaction import redacted_arguments
 from stem_kombu.revocation import Revocation
@@ -18,6 +19,7 @@ from stem_kombu.task import Mode
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.deliveries import Delivery, InFlight
 from stem_kombu.worker.delivery_events import Phase
+from stem_kombu.worker.directive_service import DirectiveService
 from stem_kombu.worker.lifecycle import Lifecycle, State
 from stem_kombu.worker.stop_orders import StopOrders
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
@@ -35,6 +37,7 @@ class WorkerParts:
     executor: Executor
     consumer: Consumer
     totals: Totals
+    directives: DirectiveService
     concurrency: int
     transport: str
     lease: float | None
@@ -52,7 +55,7 @@ class WorkerTasks:
         self.shut_down = parts.stops.take
 
     def summary(self) -> HostSummary:
-        parts = self._parts
+        parts, active = self._parts, self._parts.directives.active
         return HostSummary(
             "draining" if parts.life.state is State.DRAINING else "running",
             parts.concurrency,
@@ -60,6 +63,8 @@ class WorkerTasks:
             parts.inflight.waiting_count,
             parts.consumer.consuming,
             parts.consumer.queues,
+            {queue: one.version for queue, one in active.paused.items()},
+            None if active.ignores else active.version,
         )
 
     def facts(self) -> HostFacts:
@@ -122,6 +127,15 @@ class WorkerTasks:
 
     def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]:
         return self._inflight.wait_ended(task_ids, timeout)
+
+    def obey(self, directives: Sequence[Directive]) -> Obeyed:
+        return self._parts.directives.obey(directives)
+
+    def wait_started(self, tokens: Collection[int], timeout: float) -> int:
+        return self._parts.directives.wait_started(tokens, timeout)
+
+    def settings(self) -> InForce:
+        return self._parts.directives.settings()
 
     def _task(self, delivery: Delivery, now: float) -> InFlightTask:
         assert delivery.started_at is not None

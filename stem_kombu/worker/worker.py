@@ -126,10 +126,9 @@ class Worker:
             commands=app.control_commands,
         )
         self._multiplier = settings.prefetch_multiplier if prefetch_multiplier is None else prefetch_multiplier
-        self._connection, self._name = connection, name
+        self._connection, self._name, self._ignores_directives = connection, name, ignore_directives
         self._inline_slots = inline_slots or settings.inline_slots
         self._children = ChildOptions(max_tasks_per_child, max_rss_per_child, start_method, preload, log)
-        self._ignores_directives = ignore_directives
         self._make()
 
     def _make(self) -> None:
@@ -182,7 +181,7 @@ class Worker:
             send=self._resender.send,
             broker_url=self.broker_url,
         )
-        directives = ActiveDirectives(worker, self.queues, self.cache.now, ignores=self._ignores_directives)
+        directives = ActiveDirectives(self.identity, self.queues, self.cache.now, ignores=self._ignores_directives)
         boot, retries, most = self.identity.boot, settings.default_max_retries, settings.max_lost_workers
         facts = DeliveryFacts(
             worker,
@@ -215,8 +214,8 @@ class Worker:
             HoldRules(broker.capabilities.longest_hold, broker.capabilities.low_priority_first),
         )
         self.executor, self.holds, self.leases = self.lifecycle.executor, self.lifecycle.holds, self.lifecycle.leases
-        self.directives = DirectiveService(directives, self.inflight, self.lifecycle, self.acks.wake, clock)
-        self.hydration = resources.hydration(self.lifecycle)
+        self.directives = DirectiveService(directives, self.lifecycle, resources.verifier)
+        self.hydration = resources.hydration(self.lifecycle, self.directives.subscribers)
         self.admission = Admission(
             app.registry,
             self.lifecycle,
@@ -252,6 +251,7 @@ class Worker:
                 self.executor,
                 self.consumer,
                 self.totals,
+                self.directives,
                 concurrency=self.concurrency,
                 transport=self.transport,
                 lease=self.leases.lifetime,

@@ -15,6 +15,7 @@ from stem_kombu.errors import ConfigurationError, StemError
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import Settings
 from stem_kombu_cli import exit_codes
+from stem_kombu_cli.directing import forgotten_pauses, stored_directives
 from stem_kombu_cli.options import announce_places, output_options, place_options, places_of, wants_json
 from stem_kombu_cli.render import emit, note, print_json, span, table, use_color
 
@@ -218,9 +219,10 @@ def _store(settings: Settings) -> Check:
         for _ in islice(store.since(settings.namespace, 0), _PAGE):
             pass
         aside = store.quarantine.of(settings.namespace)
+        forgotten = forgotten_pauses(stored_directives(store, settings.namespace), store.now())
     finally:
         store.close()
-    warnings += problems
+    warnings += [*problems, *forgotten]
     if aside:
         places = ", ".join(one.place for one in aside[:_SHOWN]) + (", …" if len(aside) > _SHOWN else "")
         warnings.append(f"{len(aside)} records can't be read and are set aside: {places} (see: stem store check)")

@@ -15,8 +15,10 @@ _HERE = "stem_kombu_cli.commands"
     lazy={
         "list": (f"{_HERE}.queue_list:list_queues", "Depth, oldest age and consumers of each queue."),
         "peek": (f"{_HERE}.queue_peek:peek", "What waits in a queue, without taking anything."),
+        "pause": (f"{_HERE}.queue_pause:pause", "Have workers start no task of a queue; asks first."),
+        "resume": (f"{_HERE}.queue_resume:resume", "End the pauses of a queue."),
         "purge": (f"{_HERE}.queue_purge:purge", "Remove what waits in a queue; asks first."),
     },
 )
 def queue() -> None:
-    """See and empty task queues."""
+    """See, pause, resume and empty task queues."""

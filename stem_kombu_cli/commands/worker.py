@@ -19,6 +19,8 @@ _HERE = "stem_kombu_cli.commands"
         "stats": (f"{_HERE}.worker_stats:stats", "Counters, queue depths, pool and metadata per worker."),
         "revoke": (f"{_HERE}.worker_revoke:revoke", "Persist revocations, then broadcast them."),
         "shutdown": (f"{_HERE}.worker_shutdown:shutdown", "Stop workers: warm, soft or hard; all at once or in turn."),
+        "pause": (f"{_HERE}.worker_pause:pause", "Have workers start no task any more."),
+        "resume": (f"{_HERE}.worker_resume:resume", "Let paused workers go on."),
         "status": (f"{_HERE}.worker_status:status", "Worker heartbeats: a snapshot, or a stream."),
         "healthcheck": (
             f"{_HERE}.worker_healthcheck:healthcheck",

@@ -13,6 +13,7 @@ import click
 
 from stem_kombu.errors import ConfigurationError, StemError
 from stem_kombu.logs import FORMATS, LogSetup, name_worker, read_config
+from stem_kombu_cli.directing import lasted
 from stem_kombu_cli.options import DURATION, announce_places, check_tls, place_options, places_of
 from stem_kombu_cli.render import ReaderGone, emit
 
@@ -72,6 +73,9 @@ _COLLECTED = (700, 10, 10)
 )
 @click.option(
     "--allow-unsynced", is_flag=True, help="Start though the revoke store can't be read: revoked tasks may run."
+)
+@click.option(
+    "--ignore-directives", is_flag=True, help="Obey no pauses and no other directives of the fleet: for repairs."
 )
 @click.option(
     "--accept-loss",
@@ -186,6 +190,7 @@ _OF_THE_WORKER = (
     "concurrency",
     "name",
     "allow_unsynced",
+    "ignore_directives",
     "max_tasks_per_child",
     "max_rss_per_child",
     "start_method",
@@ -217,12 +222,22 @@ def announce(worker: Worker) -> None:
         f"ready: worker {worker.identity.worker}  namespace {worker.identity.namespace}  queues {','.join(worker.queues)}"
         f"  transport {worker.transport} {worker.broker_url}  revoke store {worker.store_url}"
         f"  control {worker.view.facts().control_link}"
-        f"  revision {worker.cache.revision}  concurrency {worker.concurrency}  pid {worker.identity.pid}"
+        f"  revision {worker.cache.revision}  concurrency {worker.concurrency}  pid {worker.identity.pid}{_paused(worker)}"
     )
     try:
         emit(line)
     except ReaderGone:
         pass  # the process that started it doesn't care; its tasks do
+
+
+def _paused(worker: Worker) -> str:
+    """The queues that are paused from the start, each since when and by whom."""
+    active = worker.directives.active
+    now = active.now()
+    said = [
+        f"{queue} ({lasted(one, now)}, by {one.requested_by or '-'})" for queue, one in sorted(active.paused.items())
+    ]
+    return f"  paused {', '.join(said)}" if said else "  directives ignored" if active.ignores else ""
 
 
 def load_app(target: str) -> Stem:

@@ -17,6 +17,7 @@ from stem_kombu.errors import BrokerUnavailable
 from stem_kombu.settings import Settings
 from stem_kombu.transports.connections import backoff
 from stem_kombu_cli import exit_codes, render
+from stem_kombu_cli.directing import show_pauses
 from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import (
     DURATION,
@@ -71,6 +72,7 @@ def status(ctx: click.Context, /, once: bool, follow: bool, timeout: float | Non
     for worker in report.workers:
         if (other := worker.heartbeat.conflict) is not None:
             note(f"error: two live workers have the id {worker.heartbeat.worker}: {other}")
+    show_pauses(settings)
     if report.untrusted:
         counted = ", ".join(f"{count} {reason}" for reason, count in sorted(report.untrusted.items()))
         note(f"note: unverified heartbeats ignored: {counted}")
@@ -80,7 +82,7 @@ def status(ctx: click.Context, /, once: bool, follow: bool, timeout: float | Non
 
 
 def text(report: StatusReport, color: bool) -> str:
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for worker in report.workers:
         beat = worker.heartbeat
         rows.append(
@@ -97,7 +99,10 @@ def text(report: StatusReport, color: bool) -> str:
                 ",".join(beat.queues),
             )
         )
-    headers = ("WORKER", "STATE", "AGE", "HOST", "PID", "IN FLIGHT", "SLOTS", "RSS", "LOAD", "QUEUES")
+    headers = ["WORKER", "STATE", "AGE", "HOST", "PID", "IN FLIGHT", "SLOTS", "RSS", "LOAD", "QUEUES"]
+    if any(worker.heartbeat.paused for worker in report.workers):
+        headers.append("PAUSED")
+        rows = [(*row, ",".join(each.heartbeat.paused)) for row, each in zip(rows, report.workers, strict=True)]
     return table(headers, rows, color=color)
 
 

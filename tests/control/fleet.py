@@ -20,6 +20,8 @@ from stem_kombu.control.protocol.messages import Shutdown
 from stem_kombu.control.server.listener import ControlListener
 from stem_kombu.control.server.worker_view import (
     InFlightTask,
+    InForce,
+    Obeyed,
     RevocationFacts,
     StopStanding,
     WaitingOutcome,
@@ -27,6 +29,7 @@ from stem_kombu.control.server.worker_view import (
     WorkerIdentity,
     WorkerSummary,
 )
+from stem_kombu.directive import Directive
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
 from stem_kombu.settings import Settings
@@ -76,6 +79,7 @@ class FakeWorker:
     records: list[Revocation] = field(default_factory=list)
     endings: dict[str, str] = field(default_factory=dict)
     known_fates: dict[str, TaskFate] = field(default_factory=dict)
+    obeyed: list[Directive] = field(default_factory=list)
     applied: list[tuple[str, ...]] = field(default_factory=list)
     depths: Callable[[], Mapping[str, int | None]] = lambda: {"default": 3}
     orders: list[Shutdown] = field(default_factory=list)
@@ -128,6 +132,16 @@ class FakeWorker:
     def shut_down(self, order: Shutdown) -> StopStanding:
         self.orders.append(order)
         return StopStanding(order.mode.value, "running", order.exit_code)
+
+    def obey(self, directives: Sequence[Directive]) -> Obeyed:
+        self.obeyed += directives
+        return Obeyed(max((one.version for one in self.obeyed), default=0), len(directives))
+
+    def wait_started(self, tokens: Collection[int], timeout: float) -> int:
+        return 0
+
+    def settings(self) -> InForce:
+        return {}
 
     @property
     def revoked(self) -> set[str]:

@@ -26,6 +26,7 @@ from stem_kombu.control.client.reports import Report, RevokeReport, StatusReport
 from stem_kombu.control.client.roster_clock import RosterClock
 from stem_kombu.control.client.roster_reader import RosterReader
 from stem_kombu.control.client.verdict_wait import GRACE, VerdictWait
+from stem_kombu.control.directive_writer import DirectiveWriter
 from stem_kombu.control.protocol.codec import BUILT_IN
 from stem_kombu.control.protocol.messages import Call, Inspect, Order, Ping, Revoke, Stats, matches, scope_of
 from stem_kombu.control.revoker import Revoker
@@ -213,14 +214,19 @@ class ControlClient:
         """Store revocations as :meth:`revoke` does, and tell no worker. Raises as it does."""
         self._trust.require(Scope.OPERATE, "revoke")
         self._connections.link()  # an invalid broker URL is refused before anything is stored
-        timeout = self._timeout(timeout)
-        fleet = _AskedFleet(self, min(standing.PROBE_LONGEST, standing.PROBE_SHARE * timeout))
+        fleet = self._fleet(timeout)
         return Revoker(self._places.revoke_store(), self.settings.namespace, self._trust, fleet).save(drafts)
 
     def auditor(self) -> Auditor:
         """Stores this client's changes with entries in the audit. Raises :class:`Untrusted`, :class:`ConfigurationError`."""
         self._trust.require(Scope.OPERATE, "change what the fleet keeps")
         return Auditor(self._places.revoke_store(), self.settings.namespace, self._trust.keyring, clock=self._clock)
+
+    def directive_writer(self, timeout: float | None = None) -> DirectiveWriter:
+        """What stores directives for this client; no worker is told. An invalid broker URL is refused."""
+        self._connections.link()
+        store, namespace = self._places.revoke_store(), self.settings.namespace
+        return DirectiveWriter(store, namespace, self._trust, self._fleet(timeout), self.auditor)
 
     def status(self, *, workers: Sequence[str] | None = None, timeout: float | None = None) -> StatusReport:
         """The workers by their last heartbeats, dead ones included while the roster remembers them.
@@ -440,6 +446,14 @@ class ControlClient:
         offset = timedelta() if view is None else view.now - self._clock.utcnow()
         return lambda: self._clock.utcnow() + offset
 
+    def _fleet(self, timeout: float | None) -> standing.Fleet:
+        """The workers that are to obey this client: it asks the roster and the workers, for a part of ``timeout`` each."""
+        probe = min(standing.PROBE_LONGEST, standing.PROBE_SHARE * self._timeout(timeout))
+        return standing.AskedFleet(
+            lambda: self._lookout.view(self._clock.monotonic() + probe, []),
+            lambda: self._ask_orders([Revoke(())], None, probe, enough=standing.accepts).replies,
+        )
+
     def _timeout(self, timeout: float | None) -> float:
         return self.settings.control_timeout if timeout is None else checked_duration(timeout, name="timeout")
 
@@ -455,17 +469,3 @@ class _AskedAgain:
 
     def roster(self, until: float) -> RosterView | None:
         return self._client._roster_view([], until)
-
-
-class _AskedFleet:
-    """The fleet as a client sees it: it asks the roster and the workers, for ``probe`` seconds each."""
-
-    def __init__(self, client: ControlClient, probe: float) -> None:
-        self._client = client
-        self._probe = probe
-
-    def roster_view(self) -> RosterView | None:
-        return self._client._lookout.view(self._client._clock.monotonic() + self._probe, [])
-
-    def ask(self) -> Sequence[WorkerReply]:
-        return self._client._ask_orders([Revoke(())], None, self._probe, enough=standing.accepts).replies

@@ -160,6 +160,9 @@ class WorkerStatus:
             "totals": dict(beat.totals),
             "timestamp": None if beat.timestamp is None else isoformat(beat.timestamp),
             **({"conflict": beat.conflict} if beat.conflict is not None else {}),
+            **({"directives": beat.directives} if beat.directives is not None else {}),
+            **({"ignores_directives": True} if beat.ignores_directives else {}),
+            **({"paused": list(beat.paused)} if beat.paused else {}),
         }
 
 

@@ -15,6 +15,7 @@ from stem_kombu.control.protocol.messages import (
     Call,
     Command,
     Inspect,
+    Obey,
     Order,
     Ping,
     Reply,
@@ -24,6 +25,7 @@ from stem_kombu.control.protocol.messages import (
     ShutdownMode,
     Stats,
 )
+from stem_kombu.directive import Directive
 from stem_kombu.errors import BadMessage
 from stem_kombu.fields import (
     LONGEST_TEXT,
@@ -258,6 +260,8 @@ def _encode_order(order: Order) -> dict[str, object]:
             "reason": order.reason,
             "requested_by": order.requested_by,
         }
+    if isinstance(order, Obey):
+        return {"directives": [directive.to_record() for directive in order.directives], "settle_s": order.settle}
     if isinstance(order, Call):
         return dict(order.args)
     return {}
@@ -295,12 +299,18 @@ def _shutdown(args: Mapping[str, object]) -> Shutdown:
     )
 
 
+def _obey(args: Mapping[str, object]) -> Obey:
+    settle = number(args.get("settle_s", 0), "settle_s", most=_LONGEST_SETTLE)
+    return Obey(tuple(map(Directive.from_record, items(args.get("directives"), "directives"))), settle)
+
+
 _ORDERS: dict[str, Callable[[Mapping[str, object]], Order]] = {
     Ping.name: lambda _: Ping(),
     Inspect.name: _inspect,
     Stats.name: lambda _: Stats(),
     Revoke.name: _revoke,
     Shutdown.name: _shutdown,
+    Obey.name: _obey,
 }
 
 #: Names that an application can't register.

@@ -12,6 +12,7 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from typing import Any
 
+from stem_kombu.directive import Directive
 from stem_kombu.revocation import Revocation
 from stem_kombu.signing.keyring import Key, Scope
 
@@ -88,6 +89,17 @@ class Shutdown:
 
 
 @dataclass(frozen=True, slots=True)
+class Obey:
+    """Obey these directives, which the store holds already; without any, tell which ones are obeyed. ``settle`` is how many
+    seconds the worker may wait, before it replies, for starts that were under way when a pause came."""
+
+    directives: tuple[Directive, ...] = ()
+    settle: float = 0.0
+
+    name = "directives"
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """A control command that the application registered under ``name``; ``args`` is JSON."""
 
@@ -100,14 +112,15 @@ STALE = "stale"
 #: The code of a refusal for want of a signature or a permission.
 REFUSED = "refused"
 
-Order = Ping | Inspect | Stats | Revoke | Shutdown | Call
+Order = Ping | Inspect | Stats | Revoke | Shutdown | Obey | Call
 
 
 def scope_of(order: Order) -> Scope:
     """The scope that a key needs for that order; an order that is not known to change nothing counts as one that does."""
     if isinstance(order, Shutdown) and order.kills:
         return Scope.DESTROY
-    return Scope.READ if isinstance(order, (Ping, Inspect, Stats)) else Scope.OPERATE
+    asks = isinstance(order, (Ping, Inspect, Stats)) or (isinstance(order, Obey) and not order.directives)
+    return Scope.READ if asks else Scope.OPERATE
 
 
 @dataclass(frozen=True, slots=True)

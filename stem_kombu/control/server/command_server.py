@@ -19,6 +19,7 @@ from stem_kombu.control.protocol.messages import (
     Call,
     Command,
     Inspect,
+    Obey,
     Ping,
     ReplyError,
     Revoke,
@@ -179,9 +180,11 @@ class CommandServer:
         if isinstance(order, (Ping, Shutdown)) or (isinstance(order, Inspect) and not order.revoked):
             self._answer(command, self._dispatch.reply(command), say)
         elif isinstance(order, Revoke):
-            heard_at = self._clock.monotonic()
-            answer_by = heard_at + min(order.settle, LONGEST_SETTLE, self.admission.time_to_answer(command))
+            answer_by = self._answer_by(command, order.settle)
             self._hand_over(self._taking, command, lambda: self._take(command, order, answer_by), say)
+        elif isinstance(order, Obey):
+            answer_by = self._answer_by(command, order.settle)
+            self._hand_over(self._settling, command, lambda: self._carry_out(command, answer_by), say)
         else:
             lane = self._calling if isinstance(order, Call) else self._asking
             self._hand_over(lane, command, lambda: self._carry_out(command), say)
@@ -194,11 +197,16 @@ class CommandServer:
         else:
             future.add_done_callback(_complain)
 
-    def _carry_out(self, command: Command) -> None:
+    def _answer_by(self, command: Command, settle: float) -> float:
+        """Until when (monotonic) the reply may be held back."""
+        return self._clock.monotonic() + min(settle, LONGEST_SETTLE, self.admission.time_to_answer(command))
+
+    def _carry_out(self, command: Command, answer_by: float = 0.0) -> None:
         if self.admission.time_left(command) < 0:
             self.admission.drop("stale", f"command {command.order.name!r} expired while it waited for its turn")
             return
-        self._answer(command, self._dispatch.reply(command), self._later)
+        reply = self._dispatch.reply(command, lambda: max(0.0, answer_by - self._clock.monotonic()))
+        self._answer(command, reply, self._later)
 
     def _take(self, command: Command, order: Revoke, answer_by: float) -> None:
         try:

@@ -11,6 +11,7 @@ from stem_kombu.control.protocol.messages import (
     Call,
     Command,
     Inspect,
+    Obey,
     Order,
     Ping,
     Reply,
@@ -19,6 +20,7 @@ from stem_kombu.control.protocol.messages import (
     Shutdown,
     Stats,
 )
+from stem_kombu.control.server.handlers.directives import obey
 from stem_kombu.control.server.handlers.inspect import inspect
 from stem_kombu.control.server.handlers.ping import ping
 from stem_kombu.control.server.handlers.revoke import Taken, settled, take
@@ -56,9 +58,10 @@ class Dispatch:
         """The reply to a revoke, after waiting at most ``budget`` seconds for the tasks that were told to stop."""
         return self._reply(command, lambda: settled(taken, self._view, budget))
 
-    def reply(self, command: Command) -> bytes:
-        """Carry out a command that is no revoke; every failure becomes a reply with an error."""
-        return self._reply(command, lambda: self._payload(command))
+    def reply(self, command: Command, budget: Callable[[], float] = lambda: 0.0) -> bytes:
+        """Carry out a command that is no revoke; every failure becomes a reply with an error. ``budget()``: how many seconds
+        it may still wait for what it is about."""
+        return self._reply(command, lambda: self._payload(command, budget))
 
     def failed(self, command: Command, failure: Exception) -> bytes:
         """The reply that tells of a failure."""
@@ -109,7 +112,7 @@ class Dispatch:
             payload = {**payload, "durable": False}
         return Reply(request_id, who.namespace, who.worker, who.boot, payload, error, part, answers, digest)
 
-    def _payload(self, command: Command) -> Mapping[str, Any]:
+    def _payload(self, command: Command, budget: Callable[[], float]) -> Mapping[str, Any]:
         order: Order = command.order
         if isinstance(order, Ping):
             return ping(order, self._view)
@@ -120,6 +123,8 @@ class Dispatch:
             return stats(order, self._view)
         if isinstance(order, Shutdown):
             return shutdown(order, self._view)
+        if isinstance(order, Obey):
+            return obey(order, self._view, budget)
         if isinstance(order, Call):
             return self._call(order)
         raise BadMessage(f"command {order.name!r} is carried out in two halves")

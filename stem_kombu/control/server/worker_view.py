@@ -11,10 +11,11 @@ import socket
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from stem_kombu.control.protocol.fates import TaskFate
 from stem_kombu.control.protocol.messages import Shutdown
+from stem_kombu.directive import Directive
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
@@ -114,6 +115,10 @@ class WorkerSummary:
     consuming: bool
     queues: Mapping[str, bool]
     conflict: str | None = field(default=None, kw_only=True)
+    #: The paused queues, each with the version of the directive that says so; and the highest version that is known,
+    #: ``None`` where this worker obeys none.
+    paused: Mapping[str, int] = field(default_factory=dict, kw_only=True)
+    directives: int | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +147,32 @@ class WorkerFacts(WorkerSummary):
     troubles: Mapping[str, str] = field(default_factory=dict)
     dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     restarts: Mapping[str, int] = field(default_factory=dict)
+
+
+class Obeyed(NamedTuple):
+    """What directives changed here: the highest version that is known, how many deliveries go back to their queues, the tokens
+    of those whose start was under way when a pause came, and the directives that no key of the fleet signed."""
+
+    version: int = 0
+    given_back: int = 0
+    starting: frozenset[int] = frozenset()
+    refused: tuple[Directive, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What counts for one kind and subject of directives. ``directive`` says so, or ``None``: the worker's own value, ``base``,
+    counts, which came from ``source`` (``flag``, ``env`` or ``default``). ``clamped``: the directive asks for more."""
+
+    value: object
+    base: object
+    source: str = "default"
+    directive: Directive | None = None
+    clamped: bool = False
+
+
+#: By kind, then by subject (``None`` where the kind has none).
+InForce: TypeAlias = Mapping[str, Mapping[str | None, Setting]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,3 +258,12 @@ class WorkerView(Protocol):
     def shut_down(self, order: Shutdown) -> StopStanding:
         """Begin to stop, or escalate a stop that has begun. Returns at once; raises
         :class:`~stem_kombu.errors.BadMessage` for a mode that this worker does not know."""
+
+    def obey(self, directives: Sequence[Directive]) -> Obeyed:
+        """Obey these directives as well. Raises :class:`~stem_kombu.errors.ControlError` where this worker obeys none."""
+
+    def wait_started(self, tokens: Collection[int], timeout: float) -> int:
+        """How many of these deliveries are still about to start, after waiting at most ``timeout`` seconds. Blocks."""
+
+    def settings(self) -> InForce:
+        """What counts here, by directives or by this worker's own values."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,27 @@ def gated(ctx: TaskContext, gate: str, deaf: bool = False) -> str:
 
 app.task("shop.render", isolate=True, max_retries=0)(gated)
 app.task("shop.report", max_retries=0)(gated)
+
+
+def marked(ctx: TaskContext, folder: str) -> int:
+    """Leaves a file for each time that it starts."""
+    (Path(folder) / f"{ctx.task_id} {ctx.attempt} {uuid.uuid4().hex}").touch()
+    return ctx.attempt
+
+
+app.task("shop.mark", isolate=True)(marked)
+app.task("shop.note")(marked)
+
+
+@app.task("shop.again", isolate=True, max_retries=2)
+def again(ctx: TaskContext, folder: str, gate: str) -> int:
+    """Tries again once: when the gate is open."""
+    marked(ctx, folder)
+    if ctx.attempt == 1:
+        Gate(gate).reach(ctx.task_id)
+        Gate(gate).wait_open()
+        raise ctx.retry(countdown=0.1)
+    return ctx.attempt
 
 
 @app.task("shop.fetch", max_retries=0)

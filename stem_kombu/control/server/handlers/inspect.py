@@ -8,6 +8,7 @@ from typing import Any
 
 from stem_kombu.clock import isoformat
 from stem_kombu.control.protocol.messages import Inspect
+from stem_kombu.control.server.handlers.directives import settings_payload
 from stem_kombu.control.server.worker_view import InFlightTask, SetBack, WaitingOutcome, WorkerView
 from stem_kombu.revocation import Revocation
 from stem_kombu.stores.quarantine import SetAside
@@ -40,6 +41,7 @@ def inspect(order: Inspect, view: WorkerView, *, show_args: bool = True) -> dict
         "set_aside": [_aside(found) for found in facts.set_aside[:_MOST_NAMED]],
         "store_set_back": None if facts.set_back is None else _set_back(facts.set_back),
         "store_clock_ahead_s": _rounded(facts.clock_ahead),
+        "settings": settings_payload(view),
     }
     if order.revoked:
         payload |= _page(*view.revoked_records(min(order.limit, _PAGE), order.before))

@@ -23,5 +23,6 @@ def ping(order: Ping, view: WorkerView) -> dict[str, Any]:
         "in_flight": facts.in_flight,
         "queues": sorted(facts.queues),
         "consuming": facts.consuming,
+        **({"paused": sorted(facts.paused)} if facts.paused else {}),
         **({"conflict": facts.conflict} if facts.conflict is not None else {}),
     }

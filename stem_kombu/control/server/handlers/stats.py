@@ -8,6 +8,7 @@ from typing import Any
 
 from stem_kombu.clock import SYSTEM, isoformat
 from stem_kombu.control.protocol.messages import Stats
+from stem_kombu.control.server.handlers.directives import settings_payload
 from stem_kombu.control.server.worker_view import WaitingOutcome, WorkerFacts, WorkerView
 
 
@@ -31,7 +32,11 @@ def stats(order: Stats, view: WorkerView) -> dict[str, Any]:
         "in_flight": facts.in_flight,
         "reserved": facts.reserved,
         "queues": {
-            name: {"depth": depths.get(name), "consuming": consuming}
+            name: {
+                "depth": depths.get(name),
+                "consuming": consuming,
+                **({"paused_by": facts.paused[name]} if name in facts.paused else {}),
+            }
             for name, consuming in sorted(facts.queues.items())
         },
         "totals": dict(facts.totals),
@@ -61,6 +66,8 @@ def stats(order: Stats, view: WorkerView) -> dict[str, Any]:
         "heartbeat_interval_s": facts.heartbeat_interval,
         "bounds": dict(facts.bounds),
         "restarts": dict(facts.restarts),
+        "directives": facts.directives,
+        "settings": settings_payload(view),
     }
 
 

@@ -1,0 +1,223 @@
+"""The desired state of a fleet, as an operator changes it: stored, then sent to the workers (G21)."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+from typing import Any
+
+from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.client.command_request import checked_targets, default_requester
+from stem_kombu.control.client.pause_plans import PausePlan, Subject, plan_pause, plan_resume
+from stem_kombu.control.client.reports import Report, WorkerReply
+from stem_kombu.control.directive_writer import Author, Plan
+from stem_kombu.control.protocol.messages import Obey
+from stem_kombu.directive import ALL_WORKERS, Directive, DirectiveDraft, Kind, is_glob
+from stem_kombu.durations import checked_duration
+from stem_kombu.errors import BrokerError, ConfigurationError
+from stem_kombu.transports.names import checked_queue_name
+
+#: Codes of replies by which a worker says that it knows no directives, and what each means.
+NOT_OBEYED = {"unknown-command": "it is too old to know directives", "unsupported": "it runs Celery's tasks"}
+#: Share of the timeout, and seconds, for which a worker may wait for starts that were under way.
+_SETTLE_SHARE, _LONGEST_SETTLE = 0.4, 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class DirectiveReport(Report):
+    """``stored`` is what the change stored, what it cleared included. ``not_obeying`` are live workers that know no
+    directives, each with one of :data:`NOT_OBEYED`. ``broadcast`` is false when the broker could not be reached: workers obey at their next sync."""
+
+    stored: tuple[Directive, ...] = ()
+    not_obeying: tuple[tuple[str, str], ...] = ()
+    broadcast: bool = True
+    broker_error: str | None = None
+
+    @classmethod
+    def of(cls, report: Report, stored: Sequence[Directive], *, error: BrokerError | None = None) -> DirectiveReport:
+        """The report of a command to obey, and what was stored before it."""
+        told: dict[str, Any] = {one.name: getattr(report, one.name) for one in fields(Report)}
+        deaf = [(reply.worker, code) for reply in report.replies if (code := _why_not(reply)) is not None]
+        told["replies"] = tuple(reply for reply in report.replies if _why_not(reply) is None)
+        return cls(
+            **told,
+            stored=tuple(stored),
+            not_obeying=tuple(deaf),
+            broadcast=error is None,
+            broker_error=None if error is None else str(error),
+        )
+
+    @property
+    def applied(self) -> dict[str, int]:
+        """The version up to which each worker that answered knows directives."""
+        return {reply.worker: int(reply.payload.get("applied") or 0) for reply in self.replies if reply.error is None}
+
+    def consumers(self, subjects: Sequence[Subject]) -> int:
+        """How many of the workers that answered consume one of these queues."""
+        pauses = [reply.payload.get("settings", {}).get(Kind.PAUSE.value, {}) for reply in self.replies]
+        return sum(any(_is_about(subject, queue) for subject in subjects for queue in each) for each in pauses)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **Report.to_dict(self),
+            "stored": [directive.to_record() for directive in self.stored],
+            "not_obeying": [{"worker": worker, "code": code} for worker, code in self.not_obeying],
+            "broadcast": self.broadcast,
+            "broker_error": self.broker_error,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """When a directive ends: after ``expires_in`` seconds, or at ``expires_at`` by the store's clock; neither: it doesn't."""
+
+    expires_in: float | None = None
+    expires_at: datetime | None = None
+
+    def at(self, now: datetime) -> datetime | None:
+        """The time, where the store's is ``now``. Raises :class:`ConfigurationError` for one that has passed."""
+        if self.expires_in is not None:
+            return now + timedelta(seconds=checked_duration(self.expires_in, name="expires_in"))
+        if self.expires_at is not None and self.expires_at <= now:
+            raise ConfigurationError(f"the end {self.expires_at} has passed: by the store's clock it is {now}")
+        return self.expires_at
+
+
+NEVER = Ending()
+
+
+class DirectiveClient:
+    """Changes directives through ``client``, which stays the caller's.
+
+    Each change takes ``workers`` (ids and globs, ``None`` for the whole fleet), ``author`` (``None``: this user, without a
+    reason), and ``timeout`` in seconds for the workers' answers. Raises
+    :class:`~stem_kombu.errors.StoreError` when nothing was stored, and then nothing was sent;
+    :class:`ConfigurationError` for what is invalid, and for a store that holds no directives; and
+    :class:`~stem_kombu.signing.keyring.Untrusted` where the fleet would not obey. A broker that can't be reached is reported.
+    """
+
+    def __init__(self, client: ControlClient, *, clock: Clock = SYSTEM) -> None:
+        self._client = client
+        self._clock = clock
+
+    def held(self) -> tuple[list[Directive], datetime]:
+        """What the store holds, cleared and expired ones included while they are kept; and the store's time."""
+        writer = self._client.directive_writer()
+        return writer.held(), writer.now()
+
+    def pause(
+        self,
+        queues: Sequence[str] | None,
+        *,
+        workers: Sequence[str] | None = None,
+        ending: Ending = NEVER,
+        author: Author | None = None,
+        timeout: float | None = None,
+    ) -> DirectiveReport:
+        """Have no task of these queues (names and globs; ``None``: of any queue) start: on those workers, and on those that
+        start later, until the end or :meth:`resume`. What waits at a worker goes back to its queue; what runs goes on."""
+        subjects, on = checked_subjects(queues), checked_targets(workers)
+
+        def plan(held: Sequence[Directive], now: datetime) -> Sequence[DirectiveDraft]:
+            return plan_pause(held, subjects, on or (ALL_WORKERS,), now, ending.at(now)).drafts()
+
+        return self.change("pause", plan, workers=on, author=author, timeout=timeout)
+
+    def resume(
+        self,
+        queues: Sequence[str] | None,
+        *,
+        workers: Sequence[str] | None = None,
+        author: Author | None = None,
+        timeout: float | None = None,
+    ) -> DirectiveReport:
+        """End the pauses of these queues. Where another pause covers one of them, an exemption is stored. Without ``workers``
+        the pauses of single workers end as well. Nothing is stored, and no worker asked, where nothing is paused."""
+        subjects, on = checked_subjects(queues), checked_targets(workers)
+
+        def plan(held: Sequence[Directive], now: datetime) -> Sequence[DirectiveDraft]:
+            return plan_resume(held, subjects, on, now).drafts()
+
+        return self.change("resume", plan, workers=on, author=author, timeout=timeout)
+
+    def planned_pause(
+        self, queues: Sequence[str] | None, *, workers: Sequence[str] | None = None, ending: Ending = NEVER
+    ) -> PausePlan:
+        """What :meth:`pause` would store now."""
+        held, now = self.held()
+        on = checked_targets(workers) or (ALL_WORKERS,)
+        return plan_pause(held, checked_subjects(queues), on, now, ending.at(now))
+
+    def planned_resume(self, queues: Sequence[str] | None, *, workers: Sequence[str] | None = None) -> PausePlan:
+        """What :meth:`resume` would store now."""
+        held, now = self.held()
+        return plan_resume(held, checked_subjects(queues), checked_targets(workers), now)
+
+    def clear(
+        self,
+        wanted: Callable[[Directive], bool],
+        *,
+        author: Author | None = None,
+        timeout: float | None = None,
+    ) -> DirectiveReport:
+        """Clear each live directive that is wanted: what it asked for ends."""
+
+        def plan(held: Sequence[Directive], now: datetime) -> Sequence[DirectiveDraft]:
+            return [DirectiveDraft.clearing(one) for one in held if one.is_live(now) and wanted(one)]
+
+        return self.change("directives clear", plan, workers=None, author=author, timeout=timeout)
+
+    def change(
+        self,
+        action: str,
+        plan: Plan,
+        *,
+        workers: Sequence[str] | None,
+        author: Author | None = None,
+        timeout: float | None = None,
+    ) -> DirectiveReport:
+        """Store what the plan asks for, then send it to the workers. ``action`` is the command's word, for the audit."""
+        client, began = self._client, self._clock.monotonic()
+        stored = client.directive_writer(timeout).save(action, plan, author or Author(default_requester()))
+        given = client.settings.control_timeout if timeout is None else timeout
+        if not stored:
+            return DirectiveReport.of(self._unsent(given, began), ())
+        order = Obey(tuple(stored), min(_LONGEST_SETTLE, _SETTLE_SHARE * given))
+        try:
+            report = client.ask(order, workers, timeout)
+        except BrokerError as error:
+            return DirectiveReport.of(self._unsent(given, began), stored, error=error)
+        return DirectiveReport.of(report, stored)
+
+    def ask(self, *, workers: Sequence[str] | None = None, timeout: float | None = None) -> DirectiveReport:
+        """Which directives each worker knows, and what counts there."""
+        return DirectiveReport.of(self._client.ask(Obey(), workers, timeout), ())
+
+    def _unsent(self, timeout: float, began: float) -> Report:
+        elapsed = self._clock.monotonic() - began
+        namespace = self._client.settings.namespace
+        return Report(Obey.name, namespace, secrets.token_hex(16), timeout, elapsed, (), (), ())
+
+
+def checked_subjects(queues: Sequence[str] | None) -> tuple[Subject, ...]:
+    """The queues of a pause; raises :class:`ConfigurationError` for what is no name and no glob of names."""
+    if queues is None:
+        return (None,)
+    if isinstance(queues, str):
+        raise ConfigurationError(f"queues {queues!r} is one text", hint="pass a list of names")
+    if not queues:
+        raise ConfigurationError("no queue is named", hint="name one, or all queues")
+    return tuple(dict.fromkeys(one if is_glob(one) else checked_queue_name(one) for one in queues))
+
+
+def _is_about(subject: Subject, queue: str) -> bool:
+    return subject is None or subject == queue or (is_glob(subject) and fnmatchcase(queue, subject))
+
+
+def _why_not(reply: WorkerReply) -> str | None:
+    """The code of a reply by which a worker says that it knows no directives."""
+    return None if reply.error is None or reply.error.code not in NOT_OBEYED else reply.error.code

@@ -1,0 +1,226 @@
+"""``pause`` and ``resume``, under ``stem queue`` and under ``stem worker``: the same two changes, asked for in two ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
+
+import click
+
+from stem_kombu.clock import SYSTEM, isoformat
+from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.client.directives import DirectiveClient, DirectiveReport, Ending, checked_subjects
+from stem_kombu.control.client.pause_plans import PausePlan, Subject
+from stem_kombu.control.client.queues import QueueClient, QueueState
+from stem_kombu.directive import Directive, DirectiveDraft, is_glob
+from stem_kombu.errors import StemError
+from stem_kombu.settings import Settings
+from stem_kombu_cli import directing, exit_codes
+from stem_kombu_cli.changing import MOST_BY_ONE_KEY, Change, change_of, changing_options, confirm, reason_of
+from stem_kombu_cli.directing import author_of, await_applied, subject_of, until, warn_of_generated
+from stem_kombu_cli.ending import ending_of, ending_options
+from stem_kombu_cli.failure import Failure
+from stem_kombu_cli.options import control_options, places_of, targets_of, wants_json
+from stem_kombu_cli.progress import Progress
+from stem_kombu_cli.render import emit, note, print_json, span, table, use_color
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def pause_options(function: F) -> F:
+    """What both forms of ``pause`` share."""
+    return ending_options()(changing_options(control_options(function)))
+
+
+def resume_options(function: F) -> F:
+    """What both forms of ``resume`` share."""
+    return changing_options(control_options(function))
+
+
+def named(ctx: click.Context, queues: Sequence[str], all_queues: bool) -> Sequence[str] | None:
+    """The queues that are named, ``None`` for all. Raises ``click.UsageError`` for neither, and for both."""
+    if all_queues == bool(queues):
+        raise click.UsageError(
+            "name a QUEUE, or give --all-queues" if not queues else "--all-queues names them all", ctx
+        )
+    if not all(queue.strip() for queue in queues):
+        raise click.UsageError("QUEUE is blank; give --all-queues to mean every queue", ctx)
+    return None if all_queues else queues
+
+
+def pause(ctx: click.Context, queues: Sequence[str] | None, values: dict[str, Any]) -> None:
+    """Pause these queues, ``None`` for all, and leave with the exit code."""
+    asked = _Asked(ctx, queues, values)
+    ending = ending_of(values, SYSTEM.utcnow())
+    with Progress() as progress, ControlClient(asked.settings, on_wait=progress.answers) as client:
+        directives = DirectiveClient(client)
+        plan = directives.planned_pause(queues, workers=asked.targets, ending=ending)
+        if asked.change.dry_run:
+            asked.show_plan("pause", plan)
+        if asked.targets is None:
+            asked.confirm(
+                f"this pauses {asked.named} on every worker of namespace {asked.namespace!r} {_lasting(ending)}"
+            )
+        report = directives.pause(
+            queues, workers=asked.targets, ending=ending, author=asked.author, timeout=asked.timeout
+        )
+        asked.finish(client, report, "paused")
+
+
+def resume(ctx: click.Context, queues: Sequence[str] | None, values: dict[str, Any]) -> None:
+    """Resume these queues, ``None`` for all, and leave with the exit code."""
+    asked = _Asked(ctx, queues, values)
+    with Progress() as progress, ControlClient(asked.settings, on_wait=progress.answers) as client:
+        directives = DirectiveClient(client)
+        plan = directives.planned_resume(queues, workers=asked.targets)
+        if not plan.drafts():
+            raise _nothing_paused(asked)
+        if asked.change.dry_run:
+            asked.show_plan("resume", plan)
+        if asked.targets is None:
+            asked.confirm_backlog()
+        report = directives.resume(queues, workers=asked.targets, author=asked.author, timeout=asked.timeout)
+        if not report.stored:  # another operator was quicker
+            raise _nothing_paused(asked)
+        asked.finish(client, report, "resumed")
+
+
+class _Asked:
+    """What was asked for, by the options that both share."""
+
+    def __init__(self, ctx: click.Context, queues: Sequence[str] | None, values: dict[str, Any]) -> None:
+        self._ctx = ctx
+        self.subjects: tuple[Subject, ...] = checked_subjects(queues)
+        self.as_json, self.targets = wants_json(values), targets_of(values)
+        self.change: Change = change_of(values, as_json=self.as_json)
+        places = places_of(values)
+        self.timeout = places.timeout
+        self.settings: Settings = places.settings()
+        self.namespace = self.settings.namespace
+        self.author = author_of(self.change, reason_of(self.change, self.settings))
+        warn_of_generated(self.targets)
+
+    @property
+    def named(self) -> str:
+        if self.subjects == (None,):
+            return "all queues"
+        return f"queue{'' if len(self.subjects) == 1 else 's'} {', '.join(str(one) for one in self.subjects)}"
+
+    def confirm(self, danger: str, *, count: int = 0) -> None:
+        confirm(self.change, danger, count=count)
+
+    def confirm_backlog(self) -> None:
+        """Show what a resume of the fleet lets loose; more than a hundred tasks have to be confirmed."""
+        try:
+            with QueueClient(self.settings) as client:
+                named = [one for one in self.subjects if one is not None and not is_glob(one)]
+                names = named if len(named) == len(self.subjects) else []
+                states = [one for one in client.states(names).queues if self._is_meant(one)]
+        except StemError as error:
+            note(f"note: what waits in {self.named} can't be told: {error}")
+            return self.confirm(f"this resumes {self.named}, with an unknown number of tasks that wait")
+        waiting = sum(state.depth or 0 for state in states)
+        # What no live worker consumes is not let loose now.
+        if any(state.depth is None and state.consumers for state in states):
+            self.confirm(f"this resumes {self.named}, with an unknown number of tasks that wait")
+        elif waiting > MOST_BY_ONE_KEY:
+            self.confirm(f"this resumes {self.named}, with {waiting} tasks that wait", count=waiting)
+        elif waiting:
+            note(f"waiting in {self.named}: {waiting}")
+        return None
+
+    def _is_meant(self, state: QueueState) -> bool:
+        return any(one is None or one == state.name or fnmatchcase(state.name, one) for one in self.subjects)
+
+    def show_plan(self, verb: str, plan: PausePlan) -> None:
+        """Print what would be stored, and leave."""
+        if self.as_json:
+            document = {
+                "stores": [_planned(draft) for draft in plan.set],
+                "clears": [one.to_record() for one in plan.cleared],
+            }
+            print_json(directing.plan_document(verb, self.namespace, document))
+        else:
+            for draft in plan.set:
+                what = "pause" if draft.value else "exemption"
+                emit(f"would store: {what} of {draft.subject or 'all queues'} on workers {draft.workers}{_end(draft)}")
+            for one in plan.cleared:
+                emit(f"would clear: version {one.version}, {_words(one)}")
+        self._ctx.exit(exit_codes.OK)
+
+    def finish(self, client: ControlClient, report: DirectiveReport, done: str) -> None:
+        """Wait where that was asked for, show what came of it, and leave."""
+        if self.change.wait and report.broadcast:
+            await_applied(client, report, self.targets, self.timeout)
+        consumers = report.consumers(self.subjects)
+        if self.as_json:
+            print_json({**report.to_dict(), "consumers": consumers, "reason": self.author.reason})
+        else:
+            if report.replies:
+                color = use_color(self._ctx.obj.color)
+                emit(_text(report, color), color=color)
+            for one in report.stored:
+                emit(
+                    f"{_done(one, done)}: {subject_of(one)} on workers {one.workers}, version {one.version}, {_how(one)}"
+                )
+        directing.tell(report)
+        if report.broadcast and not consumers:
+            note(f"hint: no worker that answered consumes {self.named}; the directive holds for those that start later")
+        self._ctx.exit(directing.exit_code(report))
+
+
+def _text(report: DirectiveReport, color: bool) -> str:
+    rows = []
+    for reply in report.replies:
+        pauses = reply.payload.get("settings", {}).get("pause", {})
+        paused = sorted(queue for queue, one in pauses.items() if one["value"])
+        open_ = sorted(queue for queue, one in pauses.items() if not one["value"])
+        back = reply.payload.get("given_back")
+        rows.append((reply.worker, ",".join(paused), ",".join(open_), back, reply.payload.get("applied")))
+    return table(("WORKER", "PAUSED", "CONSUMED", "GIVEN BACK", "APPLIED"), rows, color=color)
+
+
+def _done(one: Directive, done: str) -> str:
+    if one.cleared:
+        return "cleared"
+    return done if bool(one.value) == (done == "paused") and one.value else "exempted"
+
+
+def _how(one: Directive) -> str:
+    return "no pause any more" if one.cleared else until(one)
+
+
+def _words(one: Directive) -> str:
+    what = "pause" if one.value else "exemption"
+    return f"{what} of {one.subject or 'all queues'} on workers {one.workers}, by {one.requested_by or '-'}"
+
+
+def _planned(draft: DirectiveDraft) -> dict[str, Any]:
+    return {
+        "kind": draft.kind.value,
+        "subject": draft.subject,
+        "workers": draft.workers,
+        "value": draft.value,
+        "replaces": draft.replaces,
+        "expires_at": None if draft.expires_at is None else isoformat(draft.expires_at),
+    }
+
+
+def _end(draft: DirectiveDraft) -> str:
+    return "" if draft.expires_at is None else f" until {isoformat(draft.expires_at)}"
+
+
+def _lasting(ending: Ending) -> str:
+    if ending.expires_at is not None:
+        return f"until {isoformat(ending.expires_at)}"
+    return "until it is resumed" if ending.expires_in is None else f"for {span(ending.expires_in)}"
+
+
+def _nothing_paused(asked: _Asked) -> Failure:
+    where = "" if asked.targets is None else f" on {', '.join(asked.targets)}"
+    return Failure(
+        f"nothing is paused: no live pause is about {asked.named}{where}; nothing was stored",
+        exit_codes.NOTHING_MATCHED,
+        hint="`stem directives list` shows what holds",
+    )
