@@ -33,6 +33,10 @@ Revocations
 ``pruned``           the store deleted ``task`` at ``version``
 ``read``             the store was read whole: ``value`` maps task to (version, terminate); or ``state`` is ``corrupt``
 ``cached``           worker ``by`` holds ``value`` revocations in memory
+Pauses
+``pause-stored``     the store holds a pause of all that is sent, at ``version``, for worker or glob ``value``, ``until`` then
+``resume-stored``    the store holds at ``version`` that a pause has ended
+``paused``           worker ``by`` has answered that it obeys the pause of ``version``
 Control
 ``asked``            client ``by`` asks ``request`` (``state`` names the command) of ``targets`` (``None``: everyone),
                      with ``value`` seconds; it expires at ``until`` on the same clock
@@ -72,6 +76,9 @@ KINDS = frozenset(
     {
         *(
             "enqueued",
+            "pause-stored",
+            "resume-stored",
+            "paused",
             "started",
             "checkpoint",
             "stopped",

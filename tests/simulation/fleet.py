@@ -19,19 +19,22 @@ from stem_kombu.backends.processes import Presence
 from stem_kombu.concurrency import service as background
 from stem_kombu.concurrency import thread_pool
 from stem_kombu.context import TaskContext, TaskReleased, TaskRevoked
+from stem_kombu.control import auditor
 from stem_kombu.control.client import client as client_module
 from stem_kombu.control.client import command_request as question
 from stem_kombu.control.client import connections as client_connections
+from stem_kombu.control.client import directives as directives_module
 from stem_kombu.control.client import roster_reader as lookout
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.places import ClientPlaces
 from stem_kombu.control.client.reply_collector import ReplyCollector
-from stem_kombu.control.protocol.messages import Command, Reply, Revoke
-from stem_kombu.control.server import listener, subscription
+from stem_kombu.control.protocol.messages import Command, Obey, Reply, Revoke
+from stem_kombu.control.server import dispatch, listener, subscription
 from stem_kombu.control.server import reply_publisher as outbox
 from stem_kombu.control.server import worker_view as base
 from stem_kombu.control.server.command_server import CommandServer
 from stem_kombu.control.server.handlers import ping, stats
+from stem_kombu.control.server.handlers.directives import obey
 from stem_kombu.errors import LeaseLost, StemError
 from stem_kombu.execution import handlers, inline
 from stem_kombu.execution.base import Job
@@ -222,6 +225,15 @@ class NotedReception(CommandServer):
         world = WORLD
         world.note("obeyed", KERNEL.thread.process.name, request=world.operations.get(command.request_id))
         super()._obey(command, say)
+
+
+def _noted_obey(order: Obey, view: Any, budget: Callable[[], float]) -> dict[str, Any]:
+    """Production's handler; that a worker answers to a pause is noted."""
+    payload = obey(order, view, budget)
+    for setting in payload["settings"].get("pause", {}).values():
+        if setting["value"] is True and not payload["starting"]:
+            WORLD.note("paused", KERNEL.thread.process.name, version=setting["version"])
+    return payload
 
 
 class NotedCensus(ReplyCollector):
@@ -432,7 +444,7 @@ def _current_clock() -> SimClock:
 
 def wire() -> None:
     """Put the simulated world under production code, for the rest of this process's life."""
-    chance = SimpleNamespace(random=lambda: KERNEL.draw())
+    chance = SimpleNamespace(random=lambda: KERNEL.draw(), uniform=lambda low, high: low + KERNEL.draw() * (high - low))
     secret = SimpleNamespace(token_hex=_token)
     clock = SimpleNamespace(
         sleep=KERNEL.sleep,
@@ -454,13 +466,13 @@ def wire() -> None:
         module.os = threads.os  # type: ignore[attr-defined]
     for module in (job_queue, child_signals, inline, handlers):
         module.monotonic = lambda: KERNEL.now  # type: ignore[attr-defined]
-    for module in (delivery_facts, connections, subscription):
+    for module in (delivery_facts, connections, subscription, auditor):
         module.random = chance  # type: ignore[attr-defined]
-    for module in (base, question, client_module):
+    for module in (base, question, client_module, auditor, directives_module):
         module.secrets = secret  # type: ignore[attr-defined]
     for module in (heartbeats, agent_view):
         module.rss_bytes = module.load_avg = lambda: None  # type: ignore[attr-defined]
-    for module in (question, client_module):
+    for module in (question, client_module, directives_module):
         module.default_requester = lambda: "operator"  # type: ignore[attr-defined]
     for module in (ping, stats, child_pipe):
         module.SYSTEM = clock  # type: ignore[attr-defined]
@@ -502,6 +514,8 @@ def wire() -> None:
         },
         base: {"socket": SimpleNamespace(gethostname=lambda: "host")},
         listener: {"CommandServer": NotedReception},
+        dispatch: {"obey": _noted_obey},
+        auditor: {"socket": SimpleNamespace(gethostname=lambda: "host")},
         question: {"ReplyCollector": NotedCensus, "encode_command": _encode_command},
         client_connections: {
             "broker_connection": lambda settings: doubles.Template(WORLD.broker),

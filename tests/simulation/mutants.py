@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stem_kombu.agent import hydration, leases
+from stem_kombu.agent import hydration, leases, record_sync
 from stem_kombu.control.client import client
 from stem_kombu.control.client import command_request as question
 from stem_kombu.control.client import reply_collector as collector
@@ -325,6 +325,26 @@ def says(action: Action) -> Callable[[Rule], Rule]:
 
 
 MUTANTS: dict[str, Mutant] = {
+    "nobody looks for a pause before a start": Mutant(
+        ("G22",),
+        (
+            in_table((Event.DECODED, Phase.ARRIVED), blind(is_paused=False)),
+            in_table((Event.SLOT_FREE, Phase.RESERVED), blind(is_paused=False)),
+            in_table((Event.DUE, Phase.HELD), blind(is_paused=False)),
+        ),
+        "pauses",
+    ),
+    "paused while it waited": Mutant(
+        ("G22",),
+        (
+            in_table((Event.PAUSED, Phase.RESERVED), says(transitions.IGNORE)),
+            in_table((Event.SLOT_FREE, Phase.RESERVED), blind(is_paused=False)),
+        ),
+        "pauses",
+    ),
+    "directives are not read from the store": Mutant(
+        ("G22",), ((record_sync.RecordSync, "look", always(None)),), "pauses"
+    ),
     "broadcast before store": Mutant(("G1",), ((client.ControlClient, "revoke", broadcast_first),)),
     "cursor moved by broadcasts": Mutant(
         ("G2",), ((lifecycle.TaskLifecycle, "apply", cursor_by_broadcast),), "targets", seed=2562

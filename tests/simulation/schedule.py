@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from stem_kombu.control.client.client import ROSTER_SHARE
+from stem_kombu.control.client.directives import DirectiveClient, Ending
 from stem_kombu.control.server.replay_guard import TOLERANCE
 from stem_kombu.errors import StemError
 from stem_kombu.messages.encoding import encode_task
@@ -24,6 +26,8 @@ from tests.simulation.services import SimClock
 #: When everything is whole again at the latest, and when it must be over, in simulated seconds.
 HEALED, HORIZON = 8.0, 90.0
 #: What a schedule may be about: half of them are about nothing in particular, the others draw more of one thing.
+#: One seed in so many is about pauses.
+_PAUSES_EVERY, _PAUSES_AT = 10, 7
 THEMES = ("targets", "suspensions", "etas", "children", "races", "kills", "expiries", "ahead")
 #: Themes with more workers, with more messages that wait in one, over a broker that mostly works as AMQP does.
 _MANY_WORKERS = ("targets", "etas", "suspensions", "holds", "starts", "refusals", "resets")
@@ -73,6 +77,8 @@ class Schedule:
         self.seed = seed
         about = KERNEL.draw()
         drawn = "" if about < 0.5 else THEMES[int((about - 0.5) * 2 * len(THEMES))]
+        # By the seed and not by a draw, so that every other seed's schedule stays what it was.
+        drawn = "pauses" if seed % _PAUSES_EVERY == _PAUSES_AT else drawn
         self.theme = drawn if theme is None else theme
         self.random = KERNEL.random
         self.draw = KERNEL.draw
@@ -126,6 +132,8 @@ class Schedule:
             self._send(f"t{number}")
         for number in range(1 if draw() < 0.7 else 2):
             self._operator(f"c{number}", tasks)
+        for number in range(1 + int(draw() * 2) if theme == "pauses" else 0):
+            self._pauser(f"p{number}")
         for _ in range(int(draw() * 3.5)):
             self._fault(*_FAULTS[int(draw() * len(_FAULTS))])
         for name, act in _OF_THEMES.get(theme, ()):
@@ -177,7 +185,7 @@ class Schedule:
                 task_id,
                 kind,
                 args=(steps, pause, ending),
-                queue="default",
+                queue=SETTINGS.default_queue,
                 eta=None if held is None else _later(now, held),
                 enqueued_at=now,
                 max_retries=1,
@@ -249,6 +257,39 @@ class Schedule:
             if getattr(report, "broadcast", True):
                 world.note("answered", process.name, request=operation, targets=list(report.silent))
             world.note("healed", target=process.name)
+        client.close()
+        KERNEL.kill(process, 0)
+
+    def _pauser(self, name: str) -> None:
+        """An operator who pauses, and resumes what does not end by itself soon."""
+        draw = self.draw
+        plans = []
+        for _ in range(1 + int(draw() * 2)):
+            node = self.nodes[int(draw() * len(self.nodes))].name
+            on = None if draw() < 0.6 else [node if draw() < 0.7 else f"{node[:2]}*"]
+            plans.append((draw() ** 2 * 3.0, on, 0.3 + draw() * 5.0, draw() * 4.0 if draw() < 0.7 else None))
+        process = KERNEL.process(name, self._skew())
+        self.clients.append(process)
+        self.busy_clients += 1
+
+        def done() -> None:
+            self.busy_clients -= 1
+
+        process.on_exit.append(done)
+        KERNEL.spawn(process, self._pause, process, plans, name=name)
+
+    def _pause(self, process: Process, plans: list[tuple[float, list[str] | None, float, float | None]]) -> None:
+        clock = SimClock(process)
+        client = Client(SETTINGS, clock=clock)
+        directives = DirectiveClient(client, clock=clock)
+        for wait, on, lasting, then in plans:
+            KERNEL.sleep(wait)
+            with suppress(StemError):
+                directives.pause([SETTINGS.default_queue], workers=on, ending=Ending(expires_in=lasting), timeout=3.0)
+            if then is not None:
+                KERNEL.sleep(then)
+                with suppress(StemError):
+                    directives.resume([SETTINGS.default_queue], workers=on, timeout=3.0)
         client.close()
         KERNEL.kill(process, 0)
 
@@ -457,6 +498,7 @@ _OF_THEMES = {
         "children": ("kill child", "kill child"),
         "kills": ("kill worker", "kill worker", "kill client"),
         "targets": ("kill client",),
+        "pauses": ("kill worker", "stop worker"),
         "ahead": ("suspend worker", "kill child"),
         # Nothing draws these: they are for a hunt that asks for them.
         "holds": ("reset", "reset", "backend down", "backend down"),

@@ -7,7 +7,7 @@ simulated is that it takes time, that it fails before or after it took effect, a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from heapq import heappop, heappush
 from typing import Any
@@ -21,7 +21,7 @@ from stem_kombu.errors import BrokerUnavailable, StoreUnavailable
 from stem_kombu.outcome import TaskRecord, admits, carried_over
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.stores.base import Glance, RevokeStore
-from stem_kombu.stores.batch import folded, merged
+from stem_kombu.stores.records import Change, Changed, ControlRecord, changed, checked
 from stem_kombu.task import TaskMessage
 from tests.faults.history import Event, History
 from tests.simulation.kernel import KERNEL, Process, Thread
@@ -87,8 +87,11 @@ class SimStore(RevokeStore):
     """Production's merging and numbering in memory, behind a network."""
 
     url = "memory://simulated"
+    keeps_records = True
 
     def __init__(self, net: Net, history: History, skew: float) -> None:
+        #: Control records in order of version.
+        self.control: dict[tuple[str, str], ControlRecord] = {}
         self.net = net
         self.history = history
         self.skew = skew
@@ -100,34 +103,73 @@ class SimStore(RevokeStore):
         return _EPOCH_TIME + timedelta(seconds=KERNEL.now + self.skew)
 
     def save(self, namespace: str, drafts: Sequence[RevocationDraft]) -> list[Revocation]:
-        began, kernel = KERNEL.now, KERNEL
-        by = kernel.thread.process.name
+        return list(self.change(namespace, Change(drafts)).revocations)
+
+    def change(self, namespace: str, change: Change) -> Changed:
+        began, by = KERNEL.now, KERNEL.thread.process.name
         try:
             self.net.reach("store", StoreUnavailable)
         except StoreUnavailable:
-            self.history.add(Event("store-failed", kernel.now, by, request=operation(), began=began))
+            self.history.add(Event("store-failed", KERNEL.now, by, request=operation(), began=began))
             raise
-        records = merged(folded(drafts), self.records, namespace=namespace, highest=self.highest, now=self.now_here())
-        for record in records:
-            self.records.pop(record.task_id, None)
-            self.records[record.task_id] = record
-            self.highest = record.version
-            self.history.add(
-                Event(
-                    "stored",
-                    kernel.now,
-                    by,
-                    began=began,
-                    task=record.task_id,
-                    version=record.version,
-                    terminate=record.terminate,
-                    until=None if record.expires_at is None else world_time(record.expires_at, self.skew),
-                    request=operation(),
-                )
-            )
+        versions = {place: record.version for place, record in self.control.items()}
+        now = self.now_here()
+        done = changed(checked(change), self.records, versions, namespace=namespace, highest=self.highest, now=now)
+        for revocation in done.revocations:
+            self.records.pop(revocation.task_id, None)
+            self.records[revocation.task_id] = revocation
+            self._note_stored(revocation, began)
+        for record in done.records:
+            self.control.pop((record.place, record.key), None)
+            self.control[record.place, record.key] = record
+            self._note_pause(record)
+        self.highest = max(self.highest, done.version)
         # It is durable; whether the caller hears of it is another matter.
         self.net.reach("store", StoreUnavailable)
-        return records
+        return done
+
+    def _note_stored(self, record: Revocation, began: float) -> None:
+        self.history.add(
+            Event(
+                "stored",
+                KERNEL.now,
+                KERNEL.thread.process.name,
+                began=began,
+                task=record.task_id,
+                version=record.version,
+                terminate=record.terminate,
+                until=None if record.expires_at is None else world_time(record.expires_at, self.skew),
+                request=operation(),
+            )
+        )
+
+    def _note_pause(self, record: ControlRecord) -> None:
+        if record.place != "directive":
+            return
+        pauses = record.body["value"] is True and not record.body["cleared"]
+        until = None if record.expires_at is None else world_time(record.expires_at, self.skew)
+        kind, by = "pause-stored" if pauses else "resume-stored", KERNEL.thread.process.name
+        targets = str(record.body["workers"])
+        self.history.add(Event(kind, KERNEL.now, by, version=record.version, until=until, value=targets))
+
+    def records_since(
+        self, namespace: str, version: int, places: Collection[str] | None = None
+    ) -> Iterator[ControlRecord]:
+        self.net.reach("store", StoreUnavailable)
+        found = [
+            record
+            for record in self.control.values()
+            if record.version > version and (places is None or record.place in places)
+        ]
+        self.net.reach("store", StoreUnavailable)
+        return iter(found)
+
+    def newest_records(self, namespace: str, place: str, limit: int) -> list[ControlRecord]:
+        return list(self.records_since(namespace, 0, [place]))[: -limit - 1 : -1]
+
+    def record(self, namespace: str, place: str, key: str) -> ControlRecord | None:
+        self.net.reach("store", StoreUnavailable)
+        return self.control.get((place, key))
 
     def since(self, namespace: str, version: int) -> Iterator[Revocation]:
         self.net.reach("store", StoreUnavailable)
@@ -214,8 +256,11 @@ class SimBackend(Backend):
     """Task states by production's rule, and production's roster, behind a network."""
 
     url = "memory://simulated"
+    keeps_records = True
 
     def __init__(self, net: Net, history: History, skew: float) -> None:
+        #: Control records in order of version.
+        self.control: dict[tuple[str, str], ControlRecord] = {}
         self.net = net
         self.history = history
         self.states: dict[str, TaskRecord] = {}

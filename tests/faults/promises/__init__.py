@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from tests.faults.history import History
-from tests.faults.promises import control, revocations, stopping, work
+from tests.faults.promises import control, pauses, revocations, stopping, work
 from tests.faults.story import Story, Violation
 
 #: In the order of the guarantees. A name says which promises a function judges.
@@ -33,6 +33,7 @@ PROMISES: tuple[Callable[[Story], Iterator[Violation]], ...] = (
     work.g18_no_task_is_lost,
     work.g19_not_twice_without_need,
     work.g20_stopping_is_not_revoking,
+    pauses.g22_paused_means_none,
 )
 
 
@@ -71,6 +72,7 @@ EVIDENCE: dict[str, tuple[str, ...]] = {
     "G18": ("enqueued", "pool", "acknowledged"),
     "G19": ("started",),
     "G20": ("recorded",),
+    "G22": ("paused",),
 }
 
 
