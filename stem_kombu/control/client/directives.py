@@ -30,7 +30,8 @@ _SETTLE_SHARE, _LONGEST_SETTLE = 0.4, 2.0
 @dataclass(frozen=True, slots=True)
 class DirectiveReport(Report):
     """``stored`` is what the change stored, what it cleared included. ``not_obeying`` are live workers that know no
-    directives, each with one of :data:`NOT_OBEYED`. ``broadcast`` is false when the broker could not be reached: workers obey at their next sync."""
+    directives, each with one of :data:`NOT_OBEYED`. ``broadcast`` is false when the broker could not be reached: workers obey
+    at their next sync."""
 
     stored: tuple[Directive, ...] = ()
     not_obeying: tuple[tuple[str, str], ...] = ()
