@@ -12,11 +12,13 @@ from stem_kombu.version import __version__
 
 _HOMES = {
     "AsyncResult": "stem_kombu.result",
+    "AuditClient": "stem_kombu.control.client.audit_log",
     "ControlClient": "stem_kombu.control.client.client",
     "QueueClient": "stem_kombu.control.client.queues",
     "Retry": "stem_kombu.context",
     "RetryClient": "stem_kombu.control.client.retries",
     "Revocation": "stem_kombu.revocation",
+    "RevocationClient": "stem_kombu.control.client.revocations",
     "RevokeStore": "stem_kombu.stores.base",
     "Settings": "stem_kombu.settings",
     "Stem": "stem_kombu.app",
@@ -44,9 +46,11 @@ if TYPE_CHECKING:
     from stem_kombu.context import TaskRevoked as TaskRevoked
     from stem_kombu.context import WorkerStopping as WorkerStopping
     from stem_kombu.context import current_context as current_context
+    from stem_kombu.control.client.audit_log import AuditClient as AuditClient
     from stem_kombu.control.client.client import ControlClient as ControlClient
     from stem_kombu.control.client.queues import QueueClient as QueueClient
     from stem_kombu.control.client.retries import RetryClient as RetryClient
+    from stem_kombu.control.client.revocations import RevocationClient as RevocationClient
     from stem_kombu.control.client.tasks import TaskClient as TaskClient
     from stem_kombu.errors import StemError as StemError
     from stem_kombu.result import AsyncResult as AsyncResult

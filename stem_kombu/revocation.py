@@ -177,8 +177,9 @@ class Revocation:
     proofs: tuple[str, ...] = ()
 
     def is_expired(self, now: datetime) -> bool:
-        """Whether the record no longer counts at ``now`` (the store's now)."""
-        return self.expires_at is not None and self.expires_at <= now
+        """Whether the record no longer counts at ``now`` (the store's now). One that had ended when it was written, as an undo
+        writes it, never counted, whatever the time is taken to be."""
+        return self.expires_at is not None and (self.expires_at <= now or self.expires_at < self.issued_at)
 
     def to_record(self) -> dict[str, Any]:
         """The JSON form of ``spec/cli.md``: every field present, times as ISO 8601 UTC text."""

@@ -232,7 +232,7 @@ class RevocationCache:
                 stale.append(task_id)
                 continue
             expires_us = _NEVER if record.expires_at is None else epoch_us(record.expires_at)
-            if record.expires_at is not None and expires_us <= now_us:
+            if record.expires_at is not None and (expires_us <= now_us or record.expires_at < record.issued_at):
                 expired.append(task_id)
                 if (undone := changed.pop(task_id, None)) is not None:
                     self._drop_texts(undone)

@@ -112,6 +112,8 @@ _SYNONYMS = {
         "queue": (f"{_COMMANDS}.queue:queue", "See, pause, resume and empty task queues."),
         "directives": (f"{_COMMANDS}.directives:directives", "Pauses and other directives that hold."),
         "task": (f"{_COMMANDS}.task:task", "Enqueue a task; find recorded tasks."),
+        "revokes": (f"{_COMMANDS}.revokes:revokes", "See revocations, and take them back."),
+        "audit": (f"{_COMMANDS}.audit:audit", "See who changed what."),
         "health": (f"{_COMMANDS}.health:health", "Can broker, backend and revoke store be reached?"),
         "store": (f"{_COMMANDS}.store:store", "Check, repair and export the revoke store."),
         "keys": (f"{_COMMANDS}.keys:keys", "Keys that sign commands and answers."),

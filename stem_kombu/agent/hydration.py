@@ -59,7 +59,7 @@ class Hydration:
         records: RecordSync | None = None,
     ) -> None:
         self._worker = worker
-        self._records = records
+        self._records = records or RecordSync(store, namespace, {})
         self._history = History(cache)
         self._another = False
         self._hurry_until = float("-inf")
@@ -199,8 +199,6 @@ class Hydration:
         with self._told:
             self._told.notify_all()  # a start that still waits gives up
 
-    # -- inside -------------------------------------------------------------------------------------------------------
-
     def _end_soon(self) -> None:
         self._stopped.set()
         self._nudged.set()
@@ -215,6 +213,9 @@ class Hydration:
     def _look(self) -> None:
         sample = self._history.sample()
         glance = self._store.glance(self._namespace, [record.task_id for record in sample])
+        if self._loaded and glance.revision > self._cache.revision:
+            self._records.look(glance.revision)  # what was undone is not lost
+            sample = [record for record in sample if record.task_id in self._cache]
         if not self._loaded:
             # The revision was read first: whatever commits while the load runs is newer, and the next look gets it.
             self._take(self._store.load(self._namespace), advance=False)
@@ -223,8 +224,7 @@ class Hydration:
         elif glance.revision > self._cache.revision:
             self._take(self._store.since(self._namespace, self._cache.revision))
         self._cache.advance(glance.revision)
-        if self._records is not None:
-            self._records.look(glance.revision)
+        self._records.look(glance.revision)
         self._loaded, self._another, self._history.identity = True, False, glance.identity
         if self._history.lost:
             self._put_back()
@@ -248,8 +248,7 @@ class Hydration:
         self._another = True  # until this has come to its end
         self._hurry_until = self._clock.monotonic() + self._interval
         self._cache.restart()
-        if self._records is not None:
-            self._records.read_anew()
+        self._records.read_anew()
         records = self._store.since(self._namespace, 0)
         while chunk := list(islice(records, _CHUNK)):
             held = self._cache.known(record.task_id for record in chunk)
@@ -298,6 +297,7 @@ class Hydration:
             return
         self._set_clock(first=self._kept_house_mono is None)
         self._store.prune_after(self._namespace, GRACE)
+        self._store.prune_records(self._namespace, self._cache.now() - timedelta(seconds=GRACE))
         self._cache.prune(self._cache.now())
         if self._store.quarantine.of(self._namespace) and not self._another:
             self._loaded = False  # what was mended meanwhile is read, and no longer counted

@@ -10,6 +10,7 @@ from stem_kombu.agent.record_sync import RecordSync, Subscriber
 from stem_kombu.backends.base import Roster
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.clock import Clock
+from stem_kombu.control import undo
 from stem_kombu.control.revoker import Revoker
 from stem_kombu.control.server.worker_view import WorkerIdentity
 from stem_kombu.control.standing import RosterOnly
@@ -19,6 +20,7 @@ from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.settings import Settings
 from stem_kombu.signing.keyring import Scope
 from stem_kombu.stores.base import RevokeStore
+from stem_kombu.stores.records import ControlRecord
 from stem_kombu.transports.registry import open_transport
 
 
@@ -69,15 +71,21 @@ class Resources:
     def hydration(self, target: RevocationTarget, subscribers: Mapping[str, Subscriber] | None = None) -> Hydration:
         """What keeps the cache in step with the store; ``target`` gets the records that keys of the fleet signed, and each of
         ``subscribers`` the control records of its place."""
+        namespace, keyring = self.settings.namespace, self.verifier.keyring
+
+        def undone(records: Sequence[ControlRecord]) -> None:
+            target.apply(undo.lifted(records, namespace, keyring))
+
+        places: dict[str, Subscriber] = {undo.UNDO: undone, **(subscribers or {})}
         return Hydration(
             self.store,
-            self.settings.namespace,
+            namespace,
             self.cache,
             _VerifiedRecords(self, target).apply,
             interval=self.settings.sync_interval,
             clock=self.clock,
             worker=self.identity.worker,
-            records=RecordSync(self.store, self.settings.namespace, subscribers or {}),
+            records=RecordSync(self.store, namespace, places),
         )
 
     def close(self) -> None:

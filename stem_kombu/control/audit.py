@@ -15,11 +15,10 @@ from typing import Any
 from stem_kombu.clock import isoformat
 from stem_kombu.fields import FieldError, any_text, optional, whole
 from stem_kombu.signing.keyring import Keyring, Untrusted
+from stem_kombu.signing.records import signed_body, verify_body
 from stem_kombu.stores.records import ControlRecord, body_text
 
 AUDIT, ANCHOR = "audit", "audit-anchor"
-#: What is signed as this can't pass for a command or a proof.
-_DOMAIN = b"stem-audit/1"
 #: ``previous`` of the first entry.
 FIRST = ""
 #: Characters of task ids that an entry names; the others are counted.
@@ -103,7 +102,7 @@ class Entry:
             any_text(body.get("previous"), "previous"),
             hash_of(body),
             record.version,
-            None if keyring is None else is_signed(body, namespace, keyring),
+            None if keyring is None else is_signed(record, namespace, keyring),
         )
 
 
@@ -125,21 +124,15 @@ def body_of(
         "nonce": nonce,
         "key": None if keyring is None else keyring.active.id,
     }
-    return body if keyring is None else signed(body, namespace, keyring)
+    if keyring is None:
+        return body
+    return signed_body(body, keyring, namespace=namespace, place=AUDIT, key=key_of(seq))
 
 
-def signed(body: Mapping[str, object], namespace: str, keyring: Keyring) -> dict[str, object]:
-    """The body with its signature by the active key."""
-    return {**body, "signature": keyring.sign(_DOMAIN, _message(body, namespace))}
-
-
-def is_signed(body: Mapping[str, object], namespace: str, keyring: Keyring) -> bool:
-    """Whether a key of the keyring signed the body."""
-    signature = body.get("signature")
-    if not isinstance(signature, str):
-        return False
+def is_signed(record: ControlRecord, namespace: str, keyring: Keyring) -> bool:
+    """Whether a key of the keyring that may change something signed the record."""
     try:
-        keyring.verify(_DOMAIN, _message({n: v for n, v in body.items() if n != "signature"}, namespace), signature)
+        verify_body(record.body, keyring, namespace=namespace, place=record.place, key=record.key)
     except Untrusted:
         return False
     return True
@@ -153,6 +146,11 @@ def hash_of(body: Mapping[str, object]) -> str:
 def key_of(seq: int) -> str:
     """The key of an entry in its place."""
     return f"{seq:012d}"
+
+
+def number_of(key: str) -> int:
+    """The number of the entry under that key; 0 for a key of no entry."""
+    return int(key) if key.isascii() and key.isdigit() else 0
 
 
 def tasks_target(task_ids: Iterable[str], **more: object) -> dict[str, object]:
@@ -174,7 +172,7 @@ def problems(
     seq, previous = 0, FIRST
     if anchor is not None:
         seq, previous = anchored(anchor)
-        if keyring is not None and not is_signed(anchor.body, namespace, keyring):
+        if keyring is not None and not is_signed(anchor, namespace, keyring):
             yield f"the anchor at entry {seq} is not signed by a key that is known here"
     for record in records:
         try:
@@ -210,7 +208,3 @@ def prunable(oldest: Sequence[ControlRecord], newest_seq: int, before: datetime,
             break
         gone.append(record)
     return gone
-
-
-def _message(body: Mapping[str, object], namespace: str) -> bytes:
-    return body_text({"namespace": namespace, "entry": dict(body)}).encode()

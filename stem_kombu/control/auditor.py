@@ -21,6 +21,7 @@ from stem_kombu.control.audit import ANCHOR, AUDIT, Entry, Note
 from stem_kombu.errors import RecordConflict, StoreError
 from stem_kombu.fields import FieldError
 from stem_kombu.signing.keyring import Keyring
+from stem_kombu.signing.records import signed_body
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.records import Change, Changed, ControlRecord, RecordDraft
 
@@ -115,7 +116,7 @@ class Auditor:
             try:
                 return Entry.of(record, self._namespace).seq, audit.hash_of(record.body)
             except FieldError:
-                return _number(record.key), audit.hash_of(record.body)
+                return audit.number_of(record.key), audit.hash_of(record.body)
         anchor = self._store.record(self._namespace, ANCHOR, "")
         return (0, audit.FIRST) if anchor is None else audit.anchored(anchor)
 
@@ -158,11 +159,7 @@ class Auditor:
                 return  # another client is at it
 
     def _anchor(self, last: ControlRecord, replaces: int) -> RecordDraft:
-        body: Mapping[str, object] = {"seq": _number(last.key), "hash": audit.hash_of(last.body)}
+        body: Mapping[str, object] = {"seq": audit.number_of(last.key), "hash": audit.hash_of(last.body)}
         if self._keyring is not None:
-            body = audit.signed(body, self._namespace, self._keyring)
+            body = signed_body(body, self._keyring, namespace=self._namespace, place=ANCHOR, key="")
         return RecordDraft(ANCHOR, "", body, replaces=replaces)
-
-
-def _number(key: str) -> int:
-    return int(key) if key.isdecimal() else 0

@@ -7,15 +7,17 @@ It stands beside the client and below the agent, as both use it: the client may 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
 
-from stem_kombu.control import audit, standing
-from stem_kombu.control.auditor import Auditor
+from stem_kombu.control import audit, standing, undo
+from stem_kombu.control.auditor import Audited, Auditor
 from stem_kombu.control.verification import Verifier
 from stem_kombu.revocation import Revocation, RevocationDraft
-from stem_kombu.signing.keyring import Scope
-from stem_kombu.signing.proofs import signed_drafts
+from stem_kombu.signing.keyring import Keyring, Scope
+from stem_kombu.signing.proofs import proof_of_end, signed_drafts
 from stem_kombu.stores.base import RevokeStore
-from stem_kombu.stores.records import Change
+from stem_kombu.stores.records import ENDED_BEFORE, Change, Removal
 
 
 class Revoker:
@@ -34,9 +36,9 @@ class Revoker:
         self._fleet = fleet
         self._auditor = Auditor(store, namespace, verifier.keyring)
 
-    def save(self, drafts: Sequence[RevocationDraft], note: audit.Note | None = None) -> list[Revocation]:
-        """What the store holds after these drafts, one record for each task id; no worker is told. The audit has an entry of it:
-        ``note``, or what the drafts say.
+    def save(self, drafts: Sequence[RevocationDraft], request_id: str | None = None) -> list[Revocation]:
+        """What the store holds after these drafts, one record for each task id; no worker is told. The audit has an entry of it,
+        under the request of which it is a part.
 
         All are stored, or none. Raises :class:`~stem_kombu.errors.StoreError`, and
         :class:`~stem_kombu.signing.keyring.Untrusted` where the active key may not revoke or the fleet would not obey it; then
@@ -51,12 +53,38 @@ class Revoker:
             drafts = signed_drafts(drafts, keyring, namespace=namespace, now=store.now())
         if not drafts:
             return []
-        stored = list(self._auditor.change(Change(drafts), note or _note(drafts)).changed.revocations)
+        stored = list(self._auditor.change(Change(drafts), _note(drafts, request_id)).changed.revocations)
         standing.check_kept(keyring, stored)
         return stored
 
+    def undo(self, removals: Sequence[Removal], note: audit.Note) -> Audited:
+        """Take revocations back: what the store holds of them has ended, and it keeps a record of each undo; no worker is told.
 
-def _note(drafts: Sequence[RevocationDraft]) -> audit.Note:
+        All are undone, or none. Raises as :meth:`save` does, and :class:`~stem_kombu.errors.RecordConflict` when the store holds
+        another version of one of them.
+        """
+        self._verifier.require(Scope.OPERATE, "undo a revocation")
+        store, namespace, keyring = self._store, self._namespace, self._verifier.keyring
+        if self._fleet is not None:
+            task_ids = [removal.task_id for removal in removals]
+            standing.check(self._verifier, namespace, self._fleet, standing.sampled(store, namespace, task_ids))
+        if keyring is not None:
+            removals = _signed(removals, keyring, namespace, store.now())
+        records = [undo.draft_of(removal, note.request_id, namespace, keyring) for removal in removals]
+        return self._auditor.change(Change(removals=removals, records=records), note)
+
+
+def _signed(removals: Sequence[Removal], keyring: Keyring, namespace: str, now: datetime) -> list[Removal]:
+    found = []
+    for one in removals:
+        texts = (one.reason, one.requested_by)
+        ended = now - ENDED_BEFORE
+        proof = proof_of_end(keyring, namespace=namespace, task_id=one.task_id, texts=texts, now=now, ended=ended)
+        found.append(replace(one, proofs=(proof,)))
+    return found
+
+
+def _note(drafts: Sequence[RevocationDraft], request_id: str | None) -> audit.Note:
     first = drafts[0]
     target = audit.tasks_target((draft.task_id for draft in drafts), terminate=first.terminate)
-    return audit.Note("revoke", target, first.requested_by, first.reason)
+    return audit.Note("revoke", target, first.requested_by, first.reason, request_id=request_id)

@@ -71,13 +71,24 @@ def signed_drafts(
         if draft.expires_in is not None:
             expires_us = signed_us + timedelta(seconds=draft.expires_in) // timedelta(microseconds=1)
         stated = [signed_us, expires_us, draft.terminate, draft.reason, draft.requested_by]
-        signature = keyring.sign(REVOCATION, _message(namespace, draft.task_id, stated))
-        # By its fingerprint a store tells this secret from another one under the same id, and keeps the proofs of both.
-        fingerprint = keyring.fingerprints[keyring.active.id]
-        fields = dict(zip("texrqfs", [*stated, fingerprint, signature], strict=True))
-        proof = json.dumps(fields, separators=(",", ":"))
+        proof = _signed(keyring, namespace, draft.task_id, stated)
         found.append(replace(draft, proofs=(*draft.proofs, proof)))
     return found
+
+
+def proof_of_end(
+    keyring: Keyring,
+    *,
+    namespace: str,
+    task_id: str,
+    texts: tuple[str | None, str | None],
+    now: datetime,
+    ended: datetime,
+) -> str:
+    """A proof by the active key, of a revocation that had ended when it was signed; ``texts`` are reason and requester. Workers
+    of 0.1.0 verify it as any other, and so lift what is undone."""
+    keyring.active.require(Scope.OPERATE, "undo a revocation")
+    return _signed(keyring, namespace, task_id, [epoch_us(now), epoch_us(ended), False, *texts])
 
 
 def proven(record: Revocation, keyring: Keyring, now: datetime) -> Revocation:
@@ -137,6 +148,15 @@ def _verified(record: Revocation, encoded: str, keyring: Keyring) -> _Proof:
         raise Untrusted("bad-signature", f"a proof of task {record.task_id!r} names another secret than signed it")
     key.require(Scope.OPERATE, "revoke")
     return proof
+
+
+def _signed(keyring: Keyring, namespace: str, task_id: str, stated: Sequence[object]) -> str:
+    """The proof of what is stated."""
+    signature = keyring.sign(REVOCATION, _message(namespace, task_id, stated))
+    # By its fingerprint a store tells this secret from another one under the same id, and keeps the proofs of both.
+    fingerprint = keyring.fingerprints[keyring.active.id]
+    fields = dict(zip("texrqfs", [*stated, fingerprint, signature], strict=True))
+    return json.dumps(fields, separators=(",", ":"))
 
 
 def _message(namespace: str, task_id: str, stated: Sequence[object]) -> bytes:

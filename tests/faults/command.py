@@ -51,13 +51,13 @@ def arm(step: str) -> None:
     def opened(self: ClientPlaces) -> Any:
         store = held(self)
 
-        def stored(began: float, records: Any) -> None:
-            for record in records:
+        def stored(began: float, done: Any) -> None:
+            for record in done.revocations:
                 note("stored", began=began, task=record.task_id, version=record.version, terminate=record.terminate)
             if step == "after-store":
                 die()
 
-        around(store, "save", before=die if step == "before-store" else None, after=stored)
+        around(store, "change", before=die if step == "before-store" else None, after=stored)
         return store
 
     ClientPlaces.revoke_store = opened  # type: ignore[method-assign]

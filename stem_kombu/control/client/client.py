@@ -25,7 +25,7 @@ from stem_kombu.control.client.places import ClientPlaces
 from stem_kombu.control.client.reports import Report, RevokeReport, StatusReport, WorkerReply, WorkerStatus
 from stem_kombu.control.client.roster_clock import RosterClock
 from stem_kombu.control.client.roster_reader import RosterReader
-from stem_kombu.control.client.verdict_wait import GRACE, VerdictWait
+from stem_kombu.control.client.verdict_wait import GRACE, AskedWorkers, VerdictWait
 from stem_kombu.control.directive_writer import DirectiveWriter
 from stem_kombu.control.protocol.codec import BUILT_IN
 from stem_kombu.control.protocol.messages import Call, Inspect, Order, Ping, Revoke, Stats, matches, scope_of
@@ -185,37 +185,57 @@ class ControlClient:
         drafts = [RevocationDraft(task_id, terminate, reason, who, expires_in) for task_id in dict.fromkeys(task_ids)]
         if not drafts:
             raise ConfigurationError("there is no task id to revoke")
-        began = self._clock.monotonic()
-        stored = self.save(drafts, timeout=timeout)  # StoreError: nothing was said
+        began, request_id = self._clock.monotonic(), secrets.token_hex(16)
+        stored = self.revoker(timeout).save(drafts, request_id)  # StoreError: nothing was said
         if on_stored is not None:
             on_stored(stored)
         # One that is silent must not use up the time in which the others can be asked again.
         first = min(self.settings.control_timeout, 0.5 * timeout) if wait else timeout
         settle = min(SETTLE_LONGEST, SETTLE_SHARE * first) if terminate or wait else 0.0
-        orders = [Revoke(tuple(chunk), settle, wait) for chunk in chunks(stored)]
-        try:
-            report = RevokeReport.of(self._ask_orders(orders, targets, first, began=began, progress=progress), stored)
-        except BrokerError as error:
-            elapsed = self._clock.monotonic() - began
-            unsaid = Report("revoke", self.settings.namespace, secrets.token_hex(16), timeout, elapsed, (), (), ())
-            report = RevokeReport.of(unsaid, stored, broker_error=error)
+        report = self.announce(
+            stored, request_id, targets, first, settle=settle, wait=wait, began=began, progress=progress
+        )
         if not wait:
-            return replace(report, durable=self.settings.durable)
+            return report
         states = None if self.settings.backend is None else self._places.backend()
         waiting = VerdictWait(
-            _AskedAgain(self), states, self._clock, grace=grace, senders_record=self._senders_record,
-            on_verdict=self._on_wait,
+            AskedWorkers(self._ask_orders, self._roster_view), states, self._clock, grace=grace,
+            senders_record=self._senders_record, on_verdict=self._on_wait,
         )  # fmt: skip
-        return waiting.until_final(
-            replace(report, timeout=timeout, durable=self.settings.durable), began, began + timeout
-        )
+        return waiting.until_final(replace(report, timeout=timeout), began, began + timeout)
+
+    def announce(
+        self,
+        stored: Sequence[Revocation],
+        request_id: str,
+        targets: tuple[str, ...] | None,
+        timeout: float,
+        *,
+        settle: float = 0.0,
+        wait: bool = False,
+        began: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> RevokeReport:
+        """Tell the workers what the store holds now. A broker that can't be reached is reported, not raised."""
+        began = self._clock.monotonic() if began is None else began
+        orders = [Revoke(tuple(chunk), settle, wait) for chunk in chunks(stored)]
+        failure = None
+        try:
+            report = self._ask_orders(orders, targets, timeout, began=began, progress=progress, request_id=request_id)
+        except BrokerError as error:
+            elapsed, failure = self._clock.monotonic() - began, error
+            report = Report("revoke", self.settings.namespace, request_id, timeout, elapsed, (), (), ())
+        return replace(RevokeReport.of(report, stored, broker_error=failure), durable=self.settings.durable)
 
     def save(self, drafts: Sequence[RevocationDraft], *, timeout: float | None = None) -> list[Revocation]:
         """Store revocations as :meth:`revoke` does, and tell no worker. Raises as it does."""
+        return self.revoker(timeout).save(drafts)
+
+    def revoker(self, timeout: float | None = None) -> Revoker:
+        """What stores revocations for this client, and takes them back, where the workers would obey it."""
         self._trust.require(Scope.OPERATE, "revoke")
         self._connections.link()  # an invalid broker URL is refused before anything is stored
-        fleet = self._fleet(timeout)
-        return Revoker(self._places.revoke_store(), self.settings.namespace, self._trust, fleet).save(drafts)
+        return Revoker(self._places.revoke_store(), self.settings.namespace, self._trust, self._fleet(timeout))
 
     def auditor(self) -> Auditor:
         """Stores this client's changes with entries in the audit. Raises :class:`Untrusted`, :class:`ConfigurationError`."""
@@ -290,6 +310,7 @@ class ControlClient:
         began: float | None = None,
         progress: Callable[[int, int], None] | None = None,
         enough: Callable[[WorkerReply], bool] | None = None,
+        request_id: str | None = None,
     ) -> Report:
         began = self._clock.monotonic() if began is None else began
         notes: list[str] = []
@@ -308,7 +329,7 @@ class ControlClient:
             now = self._roster_clock.now(longest=float("inf")) or self._clock.utcnow() if view is None else view.now
         question = CommandRequest(
             self.settings.namespace, orders, targets, timeout, now=now, asked_at=asked, deadline=deadline,
-            clock=self._clock, keyring=self._trust.keyring,
+            clock=self._clock, keyring=self._trust.keyring, request_id=request_id,
         )  # fmt: skip
         question.expect(view)
         connection = self._put(question, deadline)
@@ -456,16 +477,3 @@ class ControlClient:
 
     def _timeout(self, timeout: float | None) -> float:
         return self.settings.control_timeout if timeout is None else checked_duration(timeout, name="timeout")
-
-
-class _AskedAgain:
-    """See :class:`stem_kombu.control.client.verdict_wait.Asking`."""
-
-    def __init__(self, client: ControlClient) -> None:
-        self._client = client
-
-    def ask(self, orders: Sequence[Revoke], workers: Sequence[str] | None, timeout: float) -> Sequence[WorkerReply]:
-        return self._client._ask_orders(orders, checked_targets(workers), timeout).replies
-
-    def roster(self, until: float) -> RosterView | None:
-        return self._client._roster_view([], until)

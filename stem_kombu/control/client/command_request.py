@@ -42,6 +42,7 @@ class CommandRequest:
         deadline: float,
         clock: Clock,
         keyring: Keyring | None = None,
+        request_id: str | None = None,
     ) -> None:
         self._keyring = keyring
         self._clock = clock
@@ -54,7 +55,9 @@ class CommandRequest:
         self._now, self._stamped_at = now, clock.monotonic()
         # Nobody waits for an answer after that; to look at the roster first may have used up some of the time.
         self._expires_at = now + timedelta(seconds=max(0.0, deadline - self._stamped_at))
-        self.collector = ReplyCollector(secrets.token_hex(16), namespace, targets, len(orders), asked_at=asked_at)
+        self.collector = ReplyCollector(
+            request_id or secrets.token_hex(16), namespace, targets, len(orders), asked_at=asked_at
+        )
         self._on_roster: set[str] = set()
         self._may_live: set[str] = set()
         # What an application's command takes is not known.

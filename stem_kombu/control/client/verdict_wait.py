@@ -10,8 +10,8 @@ from typing import Protocol
 from stem_kombu.backends.base import RosterView, TaskStates
 from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.clock import Clock
-from stem_kombu.control.client.command_request import chunks
-from stem_kombu.control.client.reports import RevokeReport, WorkerReply
+from stem_kombu.control.client.command_request import checked_targets, chunks
+from stem_kombu.control.client.reports import Report, RevokeReport, WorkerReply
 from stem_kombu.control.client.verdicts import Known, Presence, Sighting, TaskVerdict, decide, told
 from stem_kombu.control.protocol.fates import FatePhase, TaskFate
 from stem_kombu.control.protocol.messages import Revoke
@@ -39,6 +39,23 @@ class Asking(Protocol):
 
     def roster(self, until: float) -> RosterView | None:
         """The roster, ``None`` where it can't be read by the monotonic time ``until``."""
+
+
+class AskedWorkers:
+    """The two things that a client offers, over its own methods."""
+
+    def __init__(
+        self,
+        ask: Callable[[Sequence[Revoke], tuple[str, ...] | None, float], Report],
+        roster: Callable[[list[str], float], RosterView | None],
+    ) -> None:
+        self._ask, self._roster = ask, roster
+
+    def ask(self, orders: Sequence[Revoke], workers: Sequence[str] | None, timeout: float) -> Sequence[WorkerReply]:
+        return self._ask(orders, checked_targets(workers), timeout).replies
+
+    def roster(self, until: float) -> RosterView | None:
+        return self._roster([], until)
 
 
 @dataclass(slots=True)

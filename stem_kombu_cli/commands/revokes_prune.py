@@ -1,0 +1,41 @@
+"""``stem revokes prune``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from stem_kombu.control.client.revocations import LEAST_KEPT, SCHEMA, RevocationClient
+from stem_kombu_cli import exit_codes
+from stem_kombu_cli.changing import change_of, changing_options, confirm, reason_of
+from stem_kombu_cli.options import DURATION, output_options, place_options, places_of, wants_json
+from stem_kombu_cli.render import emit, print_json, span
+
+
+@click.command(epilog="Example:  stem revokes prune --older-than 30d --yes")
+@click.option("--older-than", type=DURATION, default=LEAST_KEPT, show_default="7d", help="Only what ended so long ago.")
+@changing_options
+@place_options
+@output_options
+@click.pass_context
+def prune(ctx: click.Context, /, older_than: float, **values: Any) -> None:
+    """Delete revocations and other control records that ended long ago. Workers do the same by themselves after 7 days.
+
+    A worker that could not read the store for longer than that goes on with what it knows; so don't go below 7 days while one may
+    be away. With keys it needs one with the scope destroy. What is in force stays.
+    """
+    as_json = wants_json(values)
+    change = change_of(values, as_json=as_json)
+    settings = places_of(values).settings()
+    reason = reason_of(change, settings)
+    with RevocationClient(settings) as client:
+        confirm(change, f"this deletes what ended more than {span(older_than)} ago, for good")
+        pruned = None
+        if not change.dry_run:
+            pruned = client.prune(older_than=older_than, requested_by=change.requester, reason=reason)
+    if as_json:
+        print_json({"schema": SCHEMA, "pruned": pruned, "older_than_s": older_than, "dry_run": change.dry_run})
+    else:
+        emit("would prune" if pruned is None else f"pruned: {pruned}")
+    ctx.exit(exit_codes.OK)

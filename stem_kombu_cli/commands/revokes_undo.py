@@ -1,0 +1,110 @@
+"""``stem revokes undo``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+
+from stem_kombu.control.client.revocations import RevocationClient
+from stem_kombu.control.client.undoing import UndoAnswer, UndoneTask, UndoReport
+from stem_kombu_cli import exit_codes
+from stem_kombu_cli.changing import change_of, changing_options, reason_of
+from stem_kombu_cli.commands.asking import tell
+from stem_kombu_cli.options import output_options, place_options, places_of, timeout_option, wants_json
+from stem_kombu_cli.progress import Progress
+from stem_kombu_cli.render import emit, note, print_json, shown
+
+#: Lines of one answer that are printed; the rest is a count.
+_MOST_LINES = 20
+
+
+@click.command(
+    epilog="Examples:  stem revokes undo 1761057 --reason typo\n\n\b\n           stem revokes undo --request 3f0c9d2b"
+)
+@click.argument("names", metavar="[ID|VERSION]...", nargs=-1)
+@click.option("--request", metavar="ID", help="All that the command with this request id revoked.")
+@changing_options
+@timeout_option
+@place_options
+@output_options
+@click.pass_context
+def undo(ctx: click.Context, /, names: Sequence[str], request: str | None, **values: Any) -> None:
+    """Take revocations back: of tasks, by their versions, or all of one command.
+
+    The task may start again wherever it is delivered from now on. What is recorded as cancelled stays so. A task that is revoked
+    again afterwards is revoked.
+
+    An answer for each: lifted (by every live worker), pending (a worker has not confirmed it), too-late (recorded as
+    cancelled, or its handler was asked to stop), unknown (no such revocation is in force). Exit codes: 1 when one was too late,
+    3 when one is pending, 4 when one is unknown.
+    """
+    as_json = wants_json(values)
+    change = change_of(values, as_json=as_json)
+    if bool(names) == (request is not None):
+        raise click.UsageError("give task ids or versions, or --request ID", ctx)
+    settings = places_of(values).settings()
+    reason = reason_of(change, settings)
+    with Progress() as progress, RevocationClient(settings, on_wait=progress.answers) as client:
+        report = client.undo(
+            names,
+            request=request,
+            reason=reason,
+            requested_by=change.requester,
+            dry_run=change.dry_run,
+        )
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        for line in _lines(report):
+            emit(shown(line))
+    _tell(report, request)
+    ctx.exit(exit_code(report))
+
+
+def exit_code(report: UndoReport) -> int:
+    """The first of 1, 3, 4 and 0 that an answer gives."""
+    found = {task.answer for task in report.tasks}
+    if UndoAnswer.TOO_LATE in found:
+        return exit_codes.NO
+    if not report.dry_run and (UndoAnswer.PENDING in found or not report.audited):
+        return exit_codes.PARTIAL
+    return exit_codes.NOTHING_MATCHED if UndoAnswer.UNKNOWN in found or not found else exit_codes.OK
+
+
+def _lines(report: UndoReport) -> Iterator[str]:
+    """An answer a line; of many of one kind the first, and how many more there are."""
+    for answer in UndoAnswer:
+        tasks = [task for task in report.tasks if task.answer is answer]
+        label = "would undo" if report.dry_run and answer is UndoAnswer.PENDING else answer.value
+        for task in tasks[:_MOST_LINES]:
+            yield f"{label}: {task.task_id}{_rest(task, report)}"
+        if len(tasks) > _MOST_LINES:
+            yield f"{label}: and {len(tasks) - _MOST_LINES} more"
+
+
+def _rest(task: UndoneTask, report: UndoReport) -> str:
+    if report.dry_run and task.answer is UndoAnswer.PENDING:
+        return f", version {task.undoes}"
+    if task.answer is UndoAnswer.PENDING:
+        return f", not confirmed by {', '.join(task.waits_for)}" if task.waits_for else ", no worker was told"
+    if task.answer is UndoAnswer.TOO_LATE:
+        return ", recorded as cancelled" if task.state == "cancelled" else ", its handler was asked to stop"
+    if task.answer is UndoAnswer.UNKNOWN:
+        return ", no revocation of it is in force"
+    return ""
+
+
+def _tell(report: UndoReport, request: str | None) -> None:
+    if not report.tasks:
+        note(f"no revocation of request {request!r} is in force" if request else "nothing was undone")
+    if report.told is None:
+        return
+    if not report.audited:
+        note("warning: the audit has no entry of the outcome: the revoke store was down by then")
+    if not report.told.broadcast:
+        note(f"error: undone, but no worker was told: {report.told.broker_error}")
+        note("hint: workers lift it with their next sync, at the latest when they reconnect")
+        return
+    tell(report.told)
