@@ -28,9 +28,11 @@ from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.celery.view import CeleryTasks
 from stem_kombu.celery.volatile import VolatileTasks
 from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.concurrency.service import Watch, watched_by
 from stem_kombu.drivers.tls import checked_tls
 from stem_kombu.drop_counter import DropCounter
 from stem_kombu.errors import ConfigurationError, StemError
+from stem_kombu.health_page import DRAINING, RUNNING
 from stem_kombu.revocation import Revocation, RevocationDraft, storable_ids
 from stem_kombu.settings import Settings
 from stem_kombu.signing.configuration import REQUIRE, task_signing
@@ -42,6 +44,10 @@ from stem_kombu.volatile import HOW_DURABLE, NOT_DURABLE
 from stem_kombu.worker.totals import Totals
 
 logger = logging.getLogger(__name__)
+
+
+def _gave_up(thread: str, error: BaseException) -> None:
+    """Celery goes on; the log has told, and probes see that the thread does not move."""
 
 
 class CeleryAgent:
@@ -78,10 +84,13 @@ class CeleryAgent:
         self._tasks = tasks(worker, self.cache, stop_table, totals, transport=consumed.name, lease=lease, clock=clock)
         held = HeldRequests(worker)
         self._leases: Leases[HeldRequest] = Leases(leasing, held, lost=held.lost, clock=clock)
-        self.hydration = self._resources.hydration(self._tasks)
-        # A guest must not keep Celery from its work: another worker of this id is shown, not refused.
-        options = AgentOptions(settings.heartbeat_interval, insists_on_id=False, dropping={"celery": self.refused})
-        self._agent = ControlAgent(self._resources, self.hydration, self._tasks, options)
+        watch = Watch(_gave_up)
+        self._pulses = watch.pulses
+        with watched_by(watch):
+            self.hydration = self._resources.hydration(self._tasks)
+            # A guest must not keep Celery from its work: another worker of this id is shown, not refused.
+            options = AgentOptions(settings.heartbeat_interval, insists_on_id=False, dropping={"celery": self.refused})
+            self._agent = ControlAgent(self._resources, self.hydration, self._tasks, options)
         self.view = self._agent.view
         self._saver = Saver(self._agent.revoke, patience=timeouts.GUEST_SAVE, clock=clock)
         self._revokes = NativeRevokes(worker.app, str(worker.hostname), self._obey, clock=clock)
@@ -101,6 +110,7 @@ class CeleryAgent:
     def _start(self) -> None:
         self._tasks.draining = False
         try:
+            self._agent.health.start()
             for start, _ in self._agent.steps():
                 start()
             revoked.install(self.cache, alone=self.verifier.keyring is not None)
@@ -124,7 +134,14 @@ class CeleryAgent:
     def drain(self) -> None:
         """Show on the roster that this worker takes no more tasks."""
         self._tasks.draining = True
+        self._agent.health.show(DRAINING)
         self._agent.heartbeats.nudge()
+
+    def consumes(self) -> None:
+        """Celery's own loop had a turn with its broker: show it to probes. Called every two seconds, by that loop."""
+        if not self._tasks.is_draining and (queues := self._tasks.consumed_queues()):
+            self._agent.health.show(RUNNING, queues)
+            self._pulses.consumed.beat()
 
     def stop(self) -> None:
         """Leave the roster and close every connection. May be called twice; a :meth:`start` that waits for the revoke store in

@@ -9,7 +9,7 @@ from celery import signals
 
 from stem_kombu import transport_alias
 
-_STEP = "stem_kombu.celery.step:StemStep"
+_STEP, _CONSUMER_STEP = "stem_kombu.celery.step:StemStep", "stem_kombu.celery.consumer_step:ConsumerStep"
 _CONTROL, _CELERYS_CONTROL = "stem_kombu.celery.control:DurableControl", "celery.app.control:Control"
 
 
@@ -25,6 +25,7 @@ def install(app: Any, **given: Any) -> Any:
     transport_alias.register()
     app.stem_options = given
     app.steps["worker"].add(_STEP)
+    app.steps["consumer"].add(_CONSUMER_STEP)
     if app.control_cls == _CELERYS_CONTROL:
         app.control_cls = _CONTROL
     elif app.control_cls != _CONTROL:

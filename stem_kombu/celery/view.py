@@ -180,6 +180,10 @@ class CeleryTasks:
             if asked_at < long_ago and task_id not in active:
                 self._asked_at.pop(task_id, None)
 
+    def consumed_queues(self) -> Sequence[str]:
+        """The queues that Celery consumes now; none while it is not connected, or drains."""
+        return self._queues() if self._consuming() else ()
+
     def _queues(self) -> list[str]:
         return [str(queue.name) for queue in self._consumed()]
 

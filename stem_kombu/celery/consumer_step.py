@@ -1,0 +1,31 @@
+"""A step of Celery's consumer, which Celery starts anew with each connection: it shows to probes that Celery's loop moves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import bootsteps
+
+#: Seconds between two stamps.
+_EVERY = 2.0
+
+
+class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publishes no types
+    """See :meth:`stem_kombu.celery.agent.CeleryAgent.consumes`."""
+
+    requires = frozenset({"celery.worker.consumer.tasks:Tasks"})
+    name = "stem-health"
+
+    def __init__(self, consumer: Any, **_: Any) -> None:
+        self._timer: Any = None
+
+    def start(self, consumer: Any) -> None:
+        agent = getattr(consumer.controller, "stem", None)
+        if agent is not None:
+            agent.consumes()
+            self._timer = consumer.timer.call_repeatedly(_EVERY, agent.consumes)
+
+    def stop(self, consumer: Any) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
