@@ -20,7 +20,8 @@ from tests.control.fleet import Fleet
 
 @pytest.fixture
 def memory_fleet(fleet_on: Callable[..., Fleet]) -> Fleet:
-    return fleet_on(f"memory://{uuid.uuid4().hex}")
+    # Kombu's memory transport keeps its queues for the whole process.
+    return fleet_on("memory://", namespace=f"ns-{uuid.uuid4().hex[:8]}")
 
 
 def test_g21_a_directive_is_stored_and_then_reaches_every_worker_with_its_author(fleet: Fleet) -> None:
