@@ -115,19 +115,18 @@ class Settings:
     prefetch_multiplier: int = 1
     default_max_retries: int = 3
     keep_failed: float = 7 * 86400.0  #: Seconds for which messages of failed tasks are kept; 0: they are not.
+    audit_keep: float = 90 * 86_400.0  #: For how long entries of the audit are kept.
     require_reason: bool = False  #: Commands that change something need ``--reason``.
     #: ``text`` or ``json``, and a file with a configuration of :mod:`logging` in place of both.
     log_format: str = "text"
     log_config: str | None = None
     max_lost_workers: int = 3  #: Workers that may end while they run a task before it is given up.
-    #: ``auto``, or ``generic``: brokers are used by Kombu's public names only.
-    transport: str = "auto"
+    transport: str = "auto"  #: ``generic``: brokers are used by Kombu's public names only.
     #: Consume also where Kombu itself reads a Redis, and loses a message when a worker is killed at the wrong moment.
     accept_loss: bool = False
     #: What carries control messages: ``broker``, ``store``, or ``auto``, the store where the broker can't do so well.
     control_link: str = "auto"
-    #: Where a worker keeps its health file: a path, ``off`` for none, ``None`` for the usual place.
-    health_file: str | None = None
+    health_file: str | None = None  #: A worker's health file: a path, ``off``, or ``None`` for the usual place.
     celery_events: bool = True
     celery_results: Source | None = None
     broker_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -247,6 +246,7 @@ class Settings:
             celery_events=env.switch(None, "STEM_CELERY_EVENTS", default=True),
             keep_failed=env.duration_or_off("STEM_KEEP_FAILED", 7 * 86400.0),
             require_reason=env.switch(None, "STEM_REQUIRE_REASON"),
+            audit_keep=env.duration(None, "", "STEM_AUDIT_KEEP", 90 * 86_400.0),
             celery_results=celery_results,
             broker_options=options,
             host_options=host_options,

@@ -64,7 +64,8 @@ class Resources:
             template, generic=settings.transport == "generic", accept_loss=settings.accept_loss
         )
         self.depths = self.transport.depths()
-        self.revoker = Revoker(store, settings.namespace, self.verifier, RosterOnly(self.roster, settings.namespace))
+        fleet = RosterOnly(self.roster, settings.namespace)
+        self.revoker = Revoker(store, settings.namespace, self.verifier, fleet, keep=settings.audit_keep)
         #: Without its password.
         self.broker_url = self.transport.url
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from stem_kombu.control import audit, standing, undo
-from stem_kombu.control.auditor import Audited, Auditor
+from stem_kombu.control.auditor import KEEP, Audited, Auditor
 from stem_kombu.control.verification import Verifier
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.signing.keyring import Keyring, Scope
@@ -24,17 +24,23 @@ class Revoker:
     """Stores the revocations of one process in one namespace, signed by its active key where the fleet has keys.
 
     ``fleet`` is how the process looks whether workers would obey it; ``None`` stores without that look, for an operator who
-    signs on purpose what workers do not obey yet.
+    signs on purpose what workers do not obey yet. ``keep``: for how long entries of the audit stay, in seconds.
     """
 
     def __init__(
-        self, store: RevokeStore, namespace: str, verifier: Verifier, fleet: standing.Fleet | None = None
+        self,
+        store: RevokeStore,
+        namespace: str,
+        verifier: Verifier,
+        fleet: standing.Fleet | None = None,
+        *,
+        keep: float = KEEP,
     ) -> None:
         self._store = store
         self._namespace = namespace
         self._verifier = verifier
         self._fleet = fleet
-        self._auditor = Auditor(store, namespace, verifier.keyring)
+        self._auditor = Auditor(store, namespace, verifier.keyring, keep=keep)
 
     def save(self, drafts: Sequence[RevocationDraft], request_id: str | None = None) -> list[Revocation]:
         """What the store holds after these drafts, one record for each task id; no worker is told. The audit has an entry of it,

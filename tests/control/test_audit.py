@@ -18,6 +18,7 @@ from stem_kombu.control.revoker import Revoker
 from stem_kombu.control.verification import NO_KEYS
 from stem_kombu.errors import ConfigurationError, RecordConflict, StoreUnavailable
 from stem_kombu.revocation import RevocationDraft
+from stem_kombu.settings import Settings
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.memory import MemoryRevokeStore
 from stem_kombu.stores.records import BODY_LIMIT, Change, Changed, RecordDraft, Removal, body_text
@@ -283,3 +284,10 @@ def test_a_last_entry_that_can_not_be_read_blocks_no_change(memory: MemoryRevoke
     assert third is not None
     assert third.seq == 3
     assert any("entry 000000000002" in problem for problem in wrong(memory))
+
+
+def test_the_life_of_entries_is_a_setting() -> None:
+    assert Settings.from_env({}).audit_keep == 90 * 86_400
+    assert Settings.from_env({"STEM_AUDIT_KEEP": "30d"}).audit_keep == 30 * 86_400
+    with pytest.raises(ConfigurationError, match="STEM_AUDIT_KEEP"):
+        Settings.from_env({"STEM_AUDIT_KEEP": "never"})

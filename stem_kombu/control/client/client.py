@@ -219,13 +219,13 @@ class ControlClient:
         """Tell the workers what the store holds now. A broker that can't be reached is reported, not raised."""
         began = self._clock.monotonic() if began is None else began
         orders = [Revoke(tuple(chunk), settle, wait) for chunk in chunks(stored)]
-        failure = None
         try:
             report = self._ask_orders(orders, targets, timeout, began=began, progress=progress, request_id=request_id)
         except BrokerError as error:
-            elapsed, failure = self._clock.monotonic() - began, error
-            report = Report("revoke", self.settings.namespace, request_id, timeout, elapsed, (), (), ())
-        return replace(RevokeReport.of(report, stored, broker_error=failure), durable=self.settings.durable)
+            spent = self._clock.monotonic() - began
+            unsaid = Report("revoke", self.settings.namespace, request_id, timeout, spent, (), (), ())
+            return replace(RevokeReport.of(unsaid, stored, broker_error=error), durable=self.settings.durable)
+        return replace(RevokeReport.of(report, stored), durable=self.settings.durable)
 
     def save(self, drafts: Sequence[RevocationDraft], *, timeout: float | None = None) -> list[Revocation]:
         """Store revocations as :meth:`revoke` does, and tell no worker. Raises as it does."""
@@ -233,14 +233,15 @@ class ControlClient:
 
     def revoker(self, timeout: float | None = None) -> Revoker:
         """What stores revocations for this client, and takes them back, where the workers would obey it."""
-        self._trust.require(Scope.OPERATE, "revoke")
         self._connections.link()  # an invalid broker URL is refused before anything is stored
-        return Revoker(self._places.revoke_store(), self.settings.namespace, self._trust, self._fleet(timeout))
+        store, keep = self._places.revoke_store(), self.settings.audit_keep
+        return Revoker(store, self.settings.namespace, self._trust, self._fleet(timeout), keep=keep)
 
     def auditor(self) -> Auditor:
         """Stores this client's changes with entries in the audit. Raises :class:`Untrusted`, :class:`ConfigurationError`."""
         self._trust.require(Scope.OPERATE, "change what the fleet keeps")
-        return Auditor(self._places.revoke_store(), self.settings.namespace, self._trust.keyring, clock=self._clock)
+        store, keep = self._places.revoke_store(), self.settings.audit_keep
+        return Auditor(store, self.settings.namespace, self._trust.keyring, keep=keep, clock=self._clock)
 
     def directive_writer(self, timeout: float | None = None) -> DirectiveWriter:
         """What stores directives for this client; no worker is told. An invalid broker URL is refused."""
