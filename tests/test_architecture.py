@@ -73,7 +73,10 @@ WALLS = [
         (
             *BROKER_LIBRARIES,
             "redis",
-            *(f"stem_kombu.transports.{kind}" for kind in ("generic", "amqp", "redis", "sqlite", "reach", "errors")),
+            *(
+                f"stem_kombu.transports.{kind}"
+                for kind in ("generic", "amqp", "redis", "sqlite", "sql", "filesystem", "leased", "reach", "errors")
+            ),
         ),
         "it speaks through a control link, whatever that is",
     ),
@@ -188,6 +191,7 @@ KNOWN_ONLY_TO = [
             "stem_kombu.transports",
         ),
     ),
+    (("sqlalchemy",), ("stem_kombu.transports.sql",)),
     (("cryptography",), ("stem_kombu.signing.algorithms",)),
     (("stem_kombu.testing",), ("stem_kombu.testing",)),
     (("stem_kombu.celery",), ("stem_kombu.celery", "stem_kombu_cli.celery")),

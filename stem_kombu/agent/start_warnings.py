@@ -12,7 +12,8 @@ from stem_kombu.backends.base import Backend
 from stem_kombu.control.server.worker_view import WorkerIdentity
 from stem_kombu.errors import StemError
 from stem_kombu.stores.base import RevokeStore
-from stem_kombu.transports.conditions import conditions_at
+from stem_kombu.transports.base import Transport
+from stem_kombu.transports.conditions import conditions_at, forgets_held
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -21,17 +22,22 @@ logger = logging.getLogger(__name__)
 
 
 def warn_of_places(
-    identity: WorkerIdentity, broker: Connection, store: RevokeStore, backend: Backend | None
+    identity: WorkerIdentity, transport: Transport, broker: Connection, store: RevokeStore, backend: Backend | None
 ) -> threading.Thread:
     """Check the worker's broker (a template, which is cloned), store and backend in a thread of its own, and log a warning a
     sentence; returns that thread. The worker runs meanwhile: what is full or read-only may be mended while it waits."""
     namespace = identity.namespace
-    places = {"broker": partial(conditions_at, broker), "revoke store": partial(store.check, namespace)}
+    places = {"broker": partial(_of_broker, transport, broker), "revoke store": partial(store.check, namespace)}
     if backend is not None:
         places["backend"] = partial(backend.check, namespace)
     thread = threading.Thread(target=_ask, args=(places, identity.worker), name="stem-start-warnings", daemon=True)
     thread.start()
     return thread
+
+
+def _of_broker(transport: Transport, broker: Connection) -> list[str]:
+    lost = [forgets_held(transport.name)] if transport.capabilities.forgets_held else []
+    return lost + conditions_at(broker)
 
 
 def _ask(places: Mapping[str, Callable[[], list[str]]], worker: str) -> None:

@@ -76,8 +76,9 @@ class CeleryAgent:
         self.verifier = self._resources.verifier
         #: What was refused of Celery's own remote control, because it is not signed.
         self.refused = DropCounter("Celery's remote control", clock)
-        # With the options of Celery's own consumer: its messages stand in the index that those name.
-        consumed = open_transport(worker.app.connection_for_read())
+        # With the options of Celery's own consumer: its messages stand in the index that those name. Kombu reads them, so
+        # that only leases of Kombu's own count.
+        consumed = open_transport(worker.app.connection_for_read(), generic=True)
         leasing = consumed.leases()
         lease = None if leasing is None else leasing.lifetime
         tasks = partial(VolatileTasks, store) if isinstance(store, VolatileRevokeStore) else CeleryTasks

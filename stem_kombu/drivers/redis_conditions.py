@@ -35,17 +35,8 @@ def look(client: Any, marker: str, where: str) -> RedisFacts:
     ``client`` is a ``redis.Redis``. Raises what redis-py raises when the server does not take the marker, and
     :class:`ConfigurationError` for a Redis Cluster.
     """
-    from redis.exceptions import ResponseError
-
-    try:
-        info = client.info()
-    except ResponseError:  # NOPERM, or a service that has renamed the command
-        info = None
-    if info is not None and info.get("cluster_enabled"):
-        raise ConfigurationError(
-            f"{where}: the server is a node of a Redis Cluster, which Kombu and Stem can't use",
-            hint="give a plain Redis, or one behind Sentinel",
-        )
+    info = _info(client)
+    _refuse_cluster(info, where)
     key = f"{marker}{secrets.token_hex(8)}"
     client.set(key, b"", px=_MARKER_LIFE_MS)
     client.delete(key)
@@ -61,6 +52,31 @@ def look(client: Any, marker: str, where: str) -> RedisFacts:
         before,
         after,
     )
+
+
+def refuse_cluster(client: Any, where: str) -> None:
+    """Raise :class:`ConfigurationError` where ``client`` speaks to a node of a Redis Cluster, as far as this user may ask.
+
+    Raises what redis-py raises when it is away."""
+    _refuse_cluster(_info(client, "cluster"), where)
+
+
+def _info(client: Any, *sections: str) -> Mapping[str, Any] | None:
+    from redis.exceptions import ResponseError
+
+    try:
+        found: Mapping[str, Any] = client.info(*sections)
+    except ResponseError:  # NOPERM, or a service that has renamed the command
+        return None
+    return found
+
+
+def _refuse_cluster(info: Mapping[str, Any] | None, where: str) -> None:
+    if info is not None and info.get("cluster_enabled"):
+        raise ConfigurationError(
+            f"{where}: the server is a node of a Redis Cluster, which Kombu and Stem can't use",
+            hint="give a plain Redis, or one behind Sentinel",
+        )
 
 
 def warnings(facts: RedisFacts, keeps: str, *, expiring: bool = False) -> list[str]:

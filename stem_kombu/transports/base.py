@@ -229,6 +229,12 @@ class Transport(Protocol):
         """Remove the messages that wait in the queue, all priorities; how many those were. What consumers hold stays, and so
         does the queue. 0 where there is no such queue. Raises :class:`~stem_kombu.errors.BrokerUnavailable`."""
 
+    def refuse_unfit(self) -> None:
+        """Return, unless no worker may consume here: the server is of a kind that can't be used, or a kill would lose tasks and
+        that was not accepted. Returns as well when the server can't be asked: what comes next says why.
+
+        Raises :class:`~stem_kombu.errors.ConfigurationError`."""
+
     def check(self, queues: Callable[[], Sequence[str]]) -> list[str]:
         """Connect, and make sure that the broker takes messages; what threatens those that it keeps, and what an operator should
         know of these queues, each as a sentence. Raises :class:`~stem_kombu.errors.BrokerError`."""

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 _ALARM = 3.0
 #: Seconds after which a marker's queue goes that a client could not delete any more.
 _MARKER_EXPIRES = 10.0
-#: Drivers of Kombu that forget unacknowledged messages with the process that holds them.
-FORGET_HELD = frozenset({"sql", "filesystem", "zookeeper", "etcd", "consul", "mongodb"})
 
 
 def conditions(connection: Connection) -> list[str]:
@@ -43,10 +41,13 @@ def conditions(connection: Connection) -> list[str]:
     if driver in ("amqp", "sqlite"):
         with broker_errors(connection, "writing a marker"):
             _write_marker(connection)
-    if driver in FORGET_HELD:
-        lost = "such a task is lost, and its record stays as it was"
-        return [f"transport {driver!r} does not deliver again what a killed worker held: {lost}"]
     return []
+
+
+def forgets_held(driver: str) -> str:
+    """What is to be said of a transport that forgets what a killed process held."""
+    lost = "such a task is lost, and its record stays as it was"
+    return f"transport {driver!r} does not deliver again what a killed worker held: {lost}"
 
 
 def conditions_at(template: Connection) -> list[str]:

@@ -21,8 +21,10 @@ from stem_kombu.transports import alarms
 from stem_kombu.transports.drivers import ACCEPTED, checked_driver, driver_missing
 from stem_kombu.transports.errors import described, shown_url
 from stem_kombu.transports.inherited import close_in_children
+from stem_kombu.transports.leased.option import EngineOptions
 from stem_kombu.transports.redis.idle import drop_idle as drop_idle
 from stem_kombu.transports.sentinels import by_sentinels
+from stem_kombu.transports.sql.driver import load_database_driver
 from stem_kombu.transports.tls import tls_options
 from stem_kombu.urls import checked_url
 
@@ -98,19 +100,21 @@ def open_connection(
     elif driver == "amqp":
         given.pop(PREFIX, None)  # which is for what is kept in Redis: RabbitMQ has virtual hosts
     ssl_options = tls_options(url, tls or TlsSettings(), name=name)
+    merged = {**(defaults or {}), **transport_options(driver, connect_timeout), **given}
     try:
         connection = Connection(
             url,
             ssl=ssl_options or False,
             connect_timeout=connect_timeout,
             heartbeat=HEARTBEAT if driver == "amqp" else 0,
-            transport_options={**(defaults or {}), **transport_options(driver, connect_timeout), **given},
+            transport_options=EngineOptions(merged) if driver == "sql" else merged,
         )
         if ssl_options is not None:
             # Kombu lets a single ssl_… field of the URL replace all that is given; here it replaces its own field.
             connection.ssl = ssl_options | (connection.ssl if isinstance(connection.ssl, dict) else {})
             _expect_certificate_of_host(connection)
         if connection.transport.driver_type == "sql":
+            load_database_driver(url, name)
             # As an option it would be handed to SQLAlchemy's engine, which refuses it.
             connection.transport.polling_interval = SLICE
     except (ValueError, TypeError, KeyError) as error:

@@ -55,7 +55,9 @@ def beside(given: object, settings: Settings) -> Connection:
             hint="pass kombu.Connection(url)",
         )
     driver = str(given.transport.driver_type)
-    options: dict[str, Any] = {"transport_options": overlaid(driver, dict(given.transport_options or {}))}
+    options: dict[str, Any] = {}
+    if driver != "sql":  # whose options are SQLAlchemy's, and Stem has none of its own among them
+        options["transport_options"] = overlaid(driver, dict(given.transport_options or {}))
     if driver == "amqp" and not given.heartbeat:
         options["heartbeat"] = HEARTBEAT
     connection: Connection = given.clone(**options)

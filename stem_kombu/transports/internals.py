@@ -7,7 +7,7 @@ with one warning.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,9 @@ REDIS_SENDS = {
     "channel": ("global_keyprefix", "pool", "_q_for_pri", "_get_message_priority"),
     "connection": ("send_command", "send_packed_command", "pack_commands", "read_response", "disconnect"),
 }
+#: Of Kombu's SQLAlchemy channel and of its filesystem channel: what reads task queues with leases.
+SQL_READS = {"channel": ("session", "queue_cls", "message_cls")}
+FILE_READS = {"channel": ("data_folder_in", "store_processed", "processed_folder")}
 
 _warned: set[str] = set()
 
@@ -49,7 +52,7 @@ def has(owner: Any, name: str) -> bool:
     return hasattr(owner if isinstance(owner, type) else type(owner), name) or hasattr(owner, name)
 
 
-def missing(needs: dict[str, tuple[str, ...]], owners: dict[str, Any]) -> list[str]:
+def missing(needs: Mapping[str, tuple[str, ...]], owners: Mapping[str, Any]) -> list[str]:
     """The names that their owners lack, each as ``owner.name``."""
     return [f"{kind}.{name}" for kind, names in needs.items() for name in names if not has(owners[kind], name)]
 

@@ -21,6 +21,8 @@ _BUILT_IN = {
     "redis": "stem_kombu.transports.redis.port:RedisTransport",
     "amqp": "stem_kombu.transports.amqp.port:AmqpTransport",
     "sqlite": "stem_kombu.transports.sqlite.port:EmbeddedTransport",
+    "sql": "stem_kombu.transports.sql.port:SqlTransport",
+    "filesystem": "stem_kombu.transports.filesystem.port:FilesystemTransport",
 }
 _GENERIC = "stem_kombu.transports.generic.port:GenericTransport"
 _plugins: dict[str, Callable[..., Transport]] = {}

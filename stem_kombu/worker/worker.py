@@ -311,7 +311,7 @@ class Worker:
 
     def steps(self) -> list[Step]:
         """See :class:`~stem_kombu.worker.lifecycle.Owner`."""
-        self._refuse_silent_loss()
+        self.resources.transport.refuse_unfit()
         return [
             (self.agent.health.start, self.agent.health.stop),
             (partial(self.app.hooks.start_worker, self), partial(self.app.hooks.stop_worker, self)),
@@ -326,17 +326,6 @@ class Worker:
             (partial(self.agent.health.show, RUNNING, self.queues), partial(self.agent.health.show, DRAINING)),
             *([(self._celery_monitors.start, self._celery_monitors.stop)] if self._celery_monitors is not None else []),
         ]
-
-    def _refuse_silent_loss(self) -> None:
-        """Where the broker forgets what a killed worker held and no backend shows that a task never ended."""
-        broker = self.resources.transport
-        if broker.capabilities.forgets_held and self.app.backend is None and not self.settings.accept_loss:
-            raise ConfigurationError(
-                f"broker {broker.url}: transport {broker.name!r} does not deliver again what a killed worker held, and without a"
-                " backend such a task is lost without a word",
-                hint="use Redis, RabbitMQ, SQS or the embedded broker; or set STEM_RESULT_BACKEND_URL; or accept the loss: "
-                "--accept-loss, STEM_ACCEPT_LOSS=true",
-            )
 
     def drain(self, timeout: float | None) -> None:
         """See :class:`~stem_kombu.worker.lifecycle.Owner`; :meth:`stop` is what to call."""
@@ -394,7 +383,8 @@ class Worker:
         self.stop()
 
     def _is_ready(self, on_ready: Callable[[Worker], None] | None) -> None:
-        warn_of_places(self.identity, self.resources.template, self.resources.store, self.app.backend)
+        own = self.resources
+        warn_of_places(self.identity, own.transport, own.template, own.store, self.app.backend)
         if on_ready is not None:
             on_ready(self)
 

@@ -167,7 +167,7 @@ def _broker(settings: Settings) -> Check:
     from stem_kombu.transports.connections import broker_connection
     from stem_kombu.transports.registry import open_transport
 
-    transport = open_transport(broker_connection(settings))
+    transport = open_transport(broker_connection(settings), generic=settings.transport == "generic")
     warnings = transport.check(lambda: _queues(settings))
     return Check("broker", "ok", f"{mask_url(settings.broker.value)} ({transport.name})", warnings=tuple(warnings))
 

@@ -81,7 +81,7 @@ _COLLECTED = (700, 10, 10)
     "--accept-loss",
     is_flag=True,
     default=None,
-    help="Consume also where Kombu itself reads a Redis: a kill can lose a message.  [env: STEM_ACCEPT_LOSS]",
+    help="Consume also where a kill of the worker loses what it held.  [env: STEM_ACCEPT_LOSS]",
 )
 @click.option(
     "--health-file",

@@ -35,7 +35,7 @@ from stem_kombu.stores.batch import proofs_of
 from stem_kombu.stores.file import FileRevokeStore
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.transports.connections import open_connection
-from stem_kombu.transports.redis.consumer import message_of
+from stem_kombu.transports.payloads import message_of
 from stem_kombu.urls import file_path, sqlite_path
 from stem_kombu_cli.commands import worker_ping, worker_stats
 from stem_kombu_cli.commands.asking import readable_part

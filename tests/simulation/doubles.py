@@ -167,6 +167,9 @@ class Transport:
     def depths(self) -> Depths:
         return Depths()
 
+    def refuse_unfit(self) -> None:
+        """It loses nothing."""
+
     def has_dead_letters(self, queue: str) -> bool:
         return False
 

@@ -12,6 +12,7 @@ from stem_kombu.testing.transport_contract import TransportContract
 
 #: Of leases: short enough to wait for their end.
 SHORT: dict[str, Any] = {"visibility_timeout": 4.0, "unacked_restore_interval": 0.2}
+SHORT_LEASE: dict[str, Any] = {"visibility_timeout": 4.0}
 
 
 class TestMemory(TransportContract):
@@ -56,4 +57,54 @@ class TestEmbedded(TransportContract):
 
 
 class TestGenericOnTheEmbeddedBroker(TestEmbedded):
+    generic = True
+
+
+class TestSqlAlchemyOnSqlite(TransportContract):
+    options = SHORT_LEASE
+
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        pytest.importorskip("sqlalchemy")
+        return f"sqla+sqlite:///{tmp_path / 'kombu.db'}"
+
+
+class TestSqlAlchemyOnPostgres(TransportContract):
+    options = SHORT_LEASE
+
+    @pytest.fixture
+    def url(self, postgres_url: str) -> str:
+        pytest.importorskip("sqlalchemy")
+        return f"sqla+{postgres_url.replace('postgresql', 'postgresql+psycopg2')}"
+
+
+class TestGenericOnSqlAlchemy(TestSqlAlchemyOnSqlite):
+    redelivers = returns_to_head = False
+    options: dict[str, Any] = {}
+    generic = True
+
+
+class TestFilesystem(TransportContract):
+    # The files of one millisecond are in no order.
+    ordered = False
+
+    @pytest.fixture(autouse=True)
+    def folders(self, tmp_path: Path) -> None:
+        for name in ("in", "control"):
+            (tmp_path / name).mkdir()
+        folder = str(tmp_path / "in")
+        self.options = {
+            **SHORT_LEASE,
+            "data_folder_in": folder,
+            "data_folder_out": folder,
+            "control_folder": str(tmp_path / "control"),
+        }
+
+    @pytest.fixture
+    def url(self) -> str:
+        return "filesystem://"
+
+
+class TestGenericOnFilesystem(TestFilesystem):
+    redelivers = returns_to_head = False
     generic = True

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.errors import BrokerError, BrokerRefused
+from stem_kombu.errors import BrokerError, BrokerRefused, ConfigurationError
 from stem_kombu.messages.decompression import limit_decompression
 from stem_kombu.messages.encoding import LARGEST_BODY
 from stem_kombu.transports.base import (
@@ -18,7 +18,7 @@ from stem_kombu.transports.base import (
     QueueBrowser,
     TaskConsumer,
 )
-from stem_kombu.transports.conditions import FORGET_HELD, conditions
+from stem_kombu.transports.conditions import conditions, forgets_held
 from stem_kombu.transports.connections import CONNECT_TIMEOUT, connect, release
 from stem_kombu.transports.control_link import ControlLink
 from stem_kombu.transports.errors import broker_errors, refusal, shown_url
@@ -32,8 +32,10 @@ from stem_kombu.transports.queues import forsake
 if TYPE_CHECKING:
     from kombu import Connection
 
+#: Drivers of Kombu that forget unacknowledged messages with the process that holds them.
+_FORGET_HELD = frozenset({"zookeeper", "etcd", "consul", "mongodb"})
 #: Kombu's virtual transports answer 0 where they can't count; these can.
-_COUNTING = frozenset({"memory", "filesystem", "sql", "mongodb"})
+_COUNTING = frozenset({"memory", "mongodb"})
 #: What happens to messages of dead workers by itself, and what is said of a transport of which that is not known.
 _BY_ITSELF = {
     "amqp": "RabbitMQ gave back what a dead worker held when the worker's connection ended: there is nothing to do",
@@ -67,7 +69,7 @@ class GenericTransport:
     def _capabilities(self) -> Capabilities:
         # Memory has one process only, and so has its store.
         return Capabilities(
-            counts=self.name in _COUNTING, carries_control=self.name == "memory", forgets_held=self.name in FORGET_HELD
+            counts=self.name in _COUNTING, carries_control=self.name == "memory", forgets_held=self.name in _FORGET_HELD
         )
 
     def consumer(
@@ -139,6 +141,15 @@ class GenericTransport:
         finally:
             release(connection)
 
+    def refuse_unfit(self) -> None:
+        # With a backend as well: what was fetched and not handed over yet is in no place at all.
+        if self.capabilities.forgets_held and not self._accept_loss:
+            raise ConfigurationError(
+                f"broker {self.url}: {forgets_held(self.name)}",
+                hint="use Redis, RabbitMQ, SQS, the embedded broker, or SQLAlchemy on PostgreSQL or SQLite; or accept the loss: "
+                "--accept-loss, STEM_ACCEPT_LOSS=true",
+            )
+
     def check(self, queues: Callable[[], Sequence[str]]) -> list[str]:
         connection = self.template.clone()
         try:
@@ -148,7 +159,7 @@ class GenericTransport:
             release(connection)
 
     def _checked(self, connection: Any, queues: Callable[[], Sequence[str]]) -> list[str]:
-        return conditions(connection)
+        return conditions(connection) + ([forgets_held(self.name)] if self.capabilities.forgets_held else [])
 
     def give_back_held(self, wait: float = 0.0, *, clock: Clock = SYSTEM) -> GivenBack:
         connection = self.template.clone()

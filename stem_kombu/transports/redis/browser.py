@@ -11,9 +11,8 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers.redis import literal
 from stem_kombu.transports.browsing import PAGE, BrowsingConnection
 from stem_kombu.transports.names import is_control_name
-from stem_kombu.transports.redis.consumer import message_of
+from stem_kombu.transports.payloads import NO_MESSAGE, message_of
 from stem_kombu.transports.redis.control_queues import raw_client
-from stem_kombu.transports.redis.recovery import NO_MESSAGE
 
 if TYPE_CHECKING:
     from kombu import Connection

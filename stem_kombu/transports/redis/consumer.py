@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Any
 from kombu.utils.scheduling import cycle_by_name
 
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.messages.kombu_json import load_typed
-from stem_kombu.messages.resending import mark_consumed
 from stem_kombu.transports.base import GATHER_STOCKED, ScheduledMessages
 from stem_kombu.transports.names import unreadable_queue_name
+from stem_kombu.transports.payloads import NO_MESSAGE, message_of
 from stem_kombu.transports.queues import declared_task_queue, forsake
 from stem_kombu.transports.redis import scripts as redis_scripts
 from stem_kombu.transports.redis.leases import DATED_BY_SERVER
 from stem_kombu.transports.redis.one_by_one import give_back
-from stem_kombu.transports.redis.recovery import NO_MESSAGE, Sweeper
+from stem_kombu.transports.redis.recovery import Sweeper
 from stem_kombu.transports.redis.siblings import SiblingWatch, unread_lists
 from stem_kombu.transports.redis.watch import QueueWatch, Turns
 
@@ -69,19 +68,6 @@ def open_redis_consumer(
 
 def _tell(error: Exception) -> None:
     logger.error("%s", error)
-
-
-def message_of(text: bytes, tag: str, queue: str, channel: Any) -> Any:
-    """The Kombu message of what lay in a queue's list; raises one of :data:`NO_MESSAGE` where there is none."""
-    try:
-        payload = load_typed(text)
-    except (ValueError, TypeError, ArithmeticError, AttributeError, KeyError):
-        payload = json.loads(text)  # a sender's header that only looks like a date or UUID of Kombu's JSON
-    payload["properties"]["delivery_tag"] = tag
-    info = payload["properties"]["delivery_info"]
-    info.setdefault("exchange", "")
-    info.setdefault("routing_key", queue)
-    return mark_consumed(channel.Message(payload, channel=channel), queue)
 
 
 class RedisConsumer:

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.errors import ConfigurationError
+from stem_kombu.drivers.redis_conditions import refuse_cluster
+from stem_kombu.errors import BrokerError, ConfigurationError
 from stem_kombu.transports.base import Capabilities, Depths, GivenBack, Housekeeping, Leases, QueueBrowser, TaskConsumer
+from stem_kombu.transports.connections import connect
 from stem_kombu.transports.control_link import ControlLink
 from stem_kombu.transports.errors import broker_errors
 from stem_kombu.transports.generic.port import GenericTransport
+from stem_kombu.transports.giving_back import swept
 from stem_kombu.transports.internals import REDIS_READS, REDIS_SENDS, missing
 from stem_kombu.transports.publisher import PublisherConnection
 from stem_kombu.transports.queue_depths import QueueDepths
+from stem_kombu.transports.queues import forsake
 from stem_kombu.transports.redis.browser import RedisBrowser
 from stem_kombu.transports.redis.consumer import open_redis_consumer
 from stem_kombu.transports.redis.control import RedisControlLink
 from stem_kombu.transports.redis.control_queues import raw_client
-from stem_kombu.transports.redis.giving_back import swept
 from stem_kombu.transports.redis.janitor import Janitor
 from stem_kombu.transports.redis.leases import RedisLeases
 from stem_kombu.transports.redis.one_by_one import OneByOneConsumer
 from stem_kombu.transports.redis.publisher import RedisLine
 from stem_kombu.transports.redis.recovery import Sweeper
 from stem_kombu.transports.redis.siblings import unread_lists_of
+
+logger = logging.getLogger(__name__)
 
 
 class RedisTransport(GenericTransport):
@@ -60,6 +66,18 @@ class RedisTransport(GenericTransport):
             return PublisherConnection(connection, clock)
         return RedisLine(connection, clock)
 
+    def refuse_unfit(self) -> None:
+        connection = self.template.clone()
+        try:
+            connect(connection)
+            channel = connection.default_channel
+            with broker_errors(connection), channel.conn_or_acquire() as client:
+                refuse_cluster(client, f"broker {self.url}")
+        except BrokerError as error:
+            logger.debug("whether the broker is a Redis Cluster can't be told: %s", error)
+        finally:
+            forsake(connection, keep=True)
+
     def _checked(self, connection: Any, queues: Callable[[], Sequence[str]]) -> list[str]:
         with broker_errors(connection, "looking for lists without a reader"):
             told = super()._checked(connection, queues)
@@ -75,7 +93,8 @@ class RedisTransport(GenericTransport):
             channel = connection.default_channel
             client = raw_client(channel)
             try:
-                return swept(Sweeper(channel, client), float(channel.visibility_timeout), wait, clock)
+                sweep = Sweeper(channel, client).sweep_all
+                return swept(self.name, sweep, float(channel.visibility_timeout), wait, clock)
             finally:
                 client.close()
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import logging
 import re
-from dataclasses import dataclass
 from typing import Any
 
+from stem_kombu.transports.giving_back import Swept
+from stem_kombu.transports.payloads import NO_MESSAGE
 from stem_kombu.transports.redis import scripts as redis_scripts
 
 logger = logging.getLogger(__name__)
@@ -26,18 +27,8 @@ _RESTORED_AT_ONCE = 1000
 _REGISTERED_EVERY = 5
 #: Seconds for which a registration is kept: far longer than a TCP connection can hold back a command.
 _REGISTRATION_KEPT = 7 * 86400
-#: What reading something that is no message of Kombu's raises.
-NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 #: Registrations looked at, and keys scanned for landings without one, in one sweep.
 _AT_ONCE = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Swept:
-    """What a sweep found: messages that went back to their queues, and those that are still leased to a worker."""
-
-    returned: int
-    leased: int
 
 
 class Sweeper:

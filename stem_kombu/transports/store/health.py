@@ -22,7 +22,7 @@ def checked_control(settings: Settings, *, clock: Clock = SYSTEM) -> str:
 
     Raises :class:`~stem_kombu.errors.BrokerUnavailable` and :class:`~stem_kombu.errors.ConfigurationError`.
     """
-    transport = open_transport(broker_connection(settings))
+    transport = open_transport(broker_connection(settings), generic=settings.transport == "generic")
     if (place := place_of_control(transport, settings)) != STORE:
         return place
     owner = secrets.token_hex(16)

@@ -1,0 +1,1 @@
+"""The folders of Kombu's filesystem transport, in which a message that a worker holds stays a file."""

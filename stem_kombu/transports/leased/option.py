@@ -1,0 +1,34 @@
+"""How long a message stays with a worker that no longer renews it: the transport option ``visibility_timeout``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+#: Seconds, unless the option says otherwise.
+LEASE = 60.0
+_OPTION = "visibility_timeout"
+
+
+class EngineOptions(dict[str, Any]):
+    """What Kombu hands to SQLAlchemy's engine, which refuses what it does not know: the option stands beside it.
+
+    Raises ``ValueError`` for one that is no number of seconds above 0."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__(options)
+        self.visibility_timeout = _seconds(self.pop(_OPTION, LEASE))
+
+
+def lease_of(connection: Any) -> float:
+    """Seconds of a lease at the broker of that connection, which may be a template. Raises ``ValueError``."""
+    options = connection.transport_options
+    if isinstance(options, EngineOptions):
+        return options.visibility_timeout
+    return _seconds((options or {}).get(_OPTION, LEASE))
+
+
+def _seconds(given: object) -> float:
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < 1e9:
+        raise ValueError(f"{_OPTION} {given!r} is no number of seconds above 0")
+    return float(given)
