@@ -24,6 +24,7 @@ from stem_kombu.messages.encoding import (
     HEADER_HEADERS,
     HEADER_MAX_RETRIES,
     HEADER_RETRIED_FROM,
+    HEADER_SENT_AT,
     LARGEST_BODY,
     LONGEST_NAME,
     PROTOCOL_HEADERS,
@@ -35,7 +36,7 @@ from stem_kombu.revocation import TASK_ID_LIMIT, checked_task_id
 from stem_kombu.task import MOST_RETRIES, TaskMessage
 
 #: All that most messages have.
-_USUAL_HEADERS = PROTOCOL_HEADERS | {HEADER_ENQUEUED_AT, HEADER_HEADERS, HEADER_MAX_RETRIES}
+_USUAL_HEADERS = PROTOCOL_HEADERS | {HEADER_ENQUEUED_AT, HEADER_SENT_AT, HEADER_HEADERS, HEADER_MAX_RETRIES}
 
 
 #: What stands for a task's name where only its id can be read.
@@ -109,7 +110,7 @@ def _decoded(raw: Any, headers: Mapping[str, Any], queue: str, *, signed: bool) 
         attempt=(_retries(headers, "retries") or 0) + 1,
         eta=_time(headers, "eta"),
         expires_at=_time(headers, "expires"),
-        enqueued_at=_time(headers, HEADER_ENQUEUED_AT),
+        enqueued_at=_time(headers, HEADER_ENQUEUED_AT if HEADER_ENQUEUED_AT in headers else HEADER_SENT_AT),
         max_retries=_retries(headers, HEADER_MAX_RETRIES),
         soft_time_limit=soft,
         time_limit=hard,

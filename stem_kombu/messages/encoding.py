@@ -33,6 +33,8 @@ DEEPEST_NESTING = 100
 LONGEST_NAME = 512
 
 HEADER_ENQUEUED_AT = "stem-enqueued-at"
+#: The same of Celery's tasks, where the application that sent them has Stem.
+HEADER_SENT_AT = "stem-sent-at"
 HEADER_MAX_RETRIES = "stem-max-retries"
 HEADER_HEADERS = "stem-headers"
 #: Seconds since the epoch; the embedded broker keeps the message until then, others leave that to the worker.

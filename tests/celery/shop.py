@@ -95,6 +95,13 @@ def again(self) -> str:  # type: ignore[no-untyped-def]
     return "again"
 
 
+@app.task(name="shop.stamps", bind=True, max_retries=1)
+def stamps(self) -> list[object]:  # type: ignore[no-untyped-def]
+    if self.request.retries == 0:
+        raise self.retry(countdown=0)
+    return [self.request.headers.get("stem-sent-at"), self.request.retries]
+
+
 @app.task(name="shop.seldom", rate_limit="1/h")
 def seldom() -> None:
     """May run once an hour."""
