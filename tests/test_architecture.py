@@ -153,6 +153,7 @@ KNOWN_ONLY_TO = [
             "stem_kombu.agent",
             "stem_kombu.worker",
             "stem_kombu.celery_monitors.service",
+            "stem_kombu.celery_monitors.plain_workers",
             "stem_kombu.celery",
         ),
     ),

@@ -10,7 +10,7 @@ import click
 
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.reports import Report
-from stem_kombu_cli import exit_codes
+from stem_kombu_cli import exit_codes, plain_celery
 from stem_kombu_cli.options import places_of, targets_of, wants_json
 from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import emit, note, print_json, span, use_color
@@ -24,18 +24,32 @@ def ask(
     values: dict[str, Any],
     question: Callable[[ControlClient, list[str] | None], Report],
     text: Callable[[Report, bool], str],
+    *,
+    lists_celery: bool = False,
 ) -> None:
-    """Ask, print the report as text or JSON, and leave with its exit code."""
+    """Ask, print the report as text or JSON, and leave with its exit code. ``lists_celery``: the command has
+    :func:`~stem_kombu_cli.plain_celery.celery_option`, and lists workers without Stem as well."""
     as_json, targets = wants_json(values), targets_of(values)
+    celery = values.pop("celery", None)
     settings = places_of(values).settings()
     with Progress() as progress, ControlClient(settings, on_wait=progress.answers) as client:
         report = question(client, targets)
+    plain = plain_celery.found(celery, settings, with_stem(report), targets) if lists_celery else []
+    color = use_color(ctx.obj.color)
     if as_json:
-        print_json(report.to_dict())
-    elif report.replies:
-        show(report, text, use_color(ctx.obj.color))
+        print_json({**report.to_dict(), **plain_celery.fields(plain)})
+    else:
+        if report.replies:
+            show(report, text, color)
+        plain_celery.show(plain, color)
     tell(report)
+    plain_celery.tell(plain)
     ctx.exit(exit_codes.of_report(report))
+
+
+def with_stem(report: Report) -> set[str]:
+    """The workers that are known to have Stem."""
+    return {*report.expected, *(reply.worker for reply in report.replies)}
 
 
 def show(report: ReportT, text: Callable[[ReportT, bool], str], color: bool) -> None:

@@ -9,6 +9,7 @@ import click
 from stem_kombu.control.client.reports import Report
 from stem_kombu_cli.commands.asking import ask
 from stem_kombu_cli.options import control_options
+from stem_kombu_cli.plain_celery import celery_option
 from stem_kombu_cli.render import percent, span, table
 
 
@@ -17,6 +18,7 @@ from stem_kombu_cli.render import percent, span, table
 @click.option(
     "--limit", type=click.IntRange(1, 100_000_000), default=1000, show_default=True, help="At most so many of them."
 )
+@celery_option
 @control_options
 @click.pass_context
 def inspect(ctx: click.Context, /, revoked: bool, limit: int, **values: Any) -> None:
@@ -29,6 +31,7 @@ def inspect(ctx: click.Context, /, revoked: bool, limit: int, **values: Any) -> 
         values,
         lambda client, workers: client.inspect(revoked=revoked, limit=limit, workers=workers),
         lambda report, color: text(report, color, revoked),
+        lists_celery=True,
     )
 
 

@@ -9,15 +9,17 @@ import click
 from stem_kombu.control.client.reports import Report
 from stem_kombu_cli.commands.asking import ask
 from stem_kombu_cli.options import control_options
+from stem_kombu_cli.plain_celery import celery_option
 from stem_kombu_cli.render import span, table
 
 
 @click.command(epilog="Example:  stem worker ping --worker worker-a --worker 'render-*'")
+@celery_option
 @control_options
 @click.pass_context
 def ping(ctx: click.Context, /, **values: Any) -> None:
     """Broadcast a ping and aggregate the answers."""
-    ask(ctx, values, lambda client, workers: client.ping(workers=workers), text)
+    ask(ctx, values, lambda client, workers: client.ping(workers=workers), text, lists_celery=True)
 
 
 def text(report: Report, color: bool) -> str:

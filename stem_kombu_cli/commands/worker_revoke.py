@@ -19,9 +19,9 @@ from stem_kombu.errors import ConfigurationError, StoreError
 from stem_kombu.revocation import Revocation
 from stem_kombu.settings import Settings
 from stem_kombu.volatile import HOW_DURABLE, NOT_DURABLE
-from stem_kombu_cli import exit_codes
+from stem_kombu_cli import exit_codes, plain_celery
 from stem_kombu_cli.changing import change_of, changing_options, reason_of
-from stem_kombu_cli.commands.asking import show, tell
+from stem_kombu_cli.commands.asking import show, tell, with_stem
 from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import DURATION, HOST, control_options, places_of, targets_of, wants_json
 from stem_kombu_cli.progress import Progress
@@ -122,14 +122,20 @@ def revoke(
         told = {**report.to_dict(), "tasks": [one.to_dict() for one in known]}
         lines = standing_lines(known, confirmed=_is_confirmed(report))
         code = code_of_standings(report, known, terminate=terminate)
+    plain = plain_celery.found(None, settings, with_stem(report), targets, revoked=ids)
     if as_json:
-        print_json(told)
+        print_json({**told, **plain_celery.fields(plain)})
     else:
         if report.replies and report.verdicts is None:
             show(report, text, use_color(ctx.obj.color))
         for line in lines:
             emit(line)
     _tell(report, ids, targets, settings)
+    if plain:
+        note(
+            f"note: {len(plain)} Celery workers without Stem keep it in their memory only, and forget it when they end; nothing"
+            f" that runs there was stopped: {', '.join(plain)}"
+        )
     ctx.exit(code)
 
 

@@ -16,7 +16,7 @@ from stem_kombu.control.protocol.messages import matches
 from stem_kombu.errors import BrokerUnavailable
 from stem_kombu.settings import Settings
 from stem_kombu.transports.connections import backoff
-from stem_kombu_cli import exit_codes, render
+from stem_kombu_cli import exit_codes, plain_celery, render
 from stem_kombu_cli.directing import show_pauses
 from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import (
@@ -44,11 +44,14 @@ _RECONNECT_TIMEOUT = 5.0
     help="One deadline for the snapshot (default: 5s); with --follow: leave with 1 after so long without a heartbeat "
     "(default: never).  [env, for a snapshot: STEM_CONTROL_TIMEOUT]",
 )
+@plain_celery.celery_option
 @place_options
 @worker_option
 @output_options
 @click.pass_context
-def status(ctx: click.Context, /, once: bool, follow: bool, timeout: float | None, **values: Any) -> None:
+def status(
+    ctx: click.Context, /, once: bool, follow: bool, timeout: float | None, celery: bool | None, **values: Any
+) -> None:
     """Worker heartbeats: who is live, draining, stale or dead.
 
     Without a backend the beats of one interval are listened for instead.
@@ -64,11 +67,16 @@ def status(ctx: click.Context, /, once: bool, follow: bool, timeout: float | Non
             report = _listened(client, targets, settings, timeout, progress)
         else:
             report = client.status(workers=targets)
+    known = {worker.heartbeat.worker for worker in report.workers}
+    plain = plain_celery.found(celery, settings, known, targets)
+    color = use_color(ctx.obj.color)
     if as_json:
-        print_json(report.to_dict())
-    elif report.workers:
-        color = use_color(ctx.obj.color)
-        emit(text(report, color), color=color)
+        print_json({**report.to_dict(), **plain_celery.fields(plain)})
+    else:
+        if report.workers:
+            emit(text(report, color), color=color)
+        plain_celery.show(plain, color)
+    plain_celery.tell(plain)
     for worker in report.workers:
         if (other := worker.heartbeat.conflict) is not None:
             note(f"error: two live workers have the id {worker.heartbeat.worker}: {other}")
@@ -78,7 +86,7 @@ def status(ctx: click.Context, /, once: bool, follow: bool, timeout: float | Non
         note(f"note: unverified heartbeats ignored: {counted}")
     if not report.workers:
         note(f"no worker{' of that name' if targets else ''} in namespace {report.namespace!r}")
-    ctx.exit(exit_codes.NOTHING_MATCHED if targets and not report.workers else exit_codes.OK)
+    ctx.exit(exit_codes.NOTHING_MATCHED if targets and not report.workers and not plain else exit_codes.OK)
 
 
 def text(report: StatusReport, color: bool) -> str:
