@@ -122,7 +122,10 @@ class ControlAgent:
         self.health.stop()
 
     def _tick(self) -> None:
+        paused = self.view.standing().paused
+        self.health.show_paused(paused.keys())
         if self.health.path is not None:
+            self.starvation.is_excused = bool(paused)
             self.starvation.tick()
         if self._sweep is not None:
             self._sweep.tick()

@@ -36,6 +36,7 @@ class HealthFile:
         self._queues: tuple[str, ...] = ()
         #: Where it is, ``None`` while there is none.
         self.path: Path | None = None
+        self._stamp_here()
         forking.renew_in_children(self)
 
     def start(self) -> None:
@@ -43,7 +44,10 @@ class HealthFile:
 
         Raises :class:`ConfigurationError` where the path was given and can't be written; the usual one is then done without.
         """
-        if self.path is not None or self._given == "off":
+        if self.path is not None:
+            return
+        self._stamp_here()  # also where there is no file: probes by HTTP and systemd's watchdog read the page itself
+        if self._given == "off":
             return
         who = self._who
         if self._given is not None:

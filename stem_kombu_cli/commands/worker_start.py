@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stem_kombu.errors import ConfigurationError, StemError
+from stem_kombu.health_page import Page
 from stem_kombu.logs import FORMATS, LogSetup, name_worker, read_config
+from stem_kombu.settings import environment
 from stem_kombu_cli.directing import lasted
 from stem_kombu_cli.options import DURATION, announce_places, check_tls, place_options, places_of
 from stem_kombu_cli.render import ReaderGone, emit
+from stem_kombu_cli.service_manager import ServiceManager
 
 if TYPE_CHECKING:
     from stem_kombu.app import Stem
@@ -180,8 +184,14 @@ def start(
         # From here on garbage is a matter again; what was loaded until now stays, and needs no looking through.
         gc.freeze()
         gc.set_threshold(*_COLLECTED)
-        with health_server(worker, health_listen, public=health_public):
-            worker.run(on_ready=announce, signals=signals)
+        page = worker.agent.health.read
+        with health_server(page, health_listen, public=health_public), ServiceManager(environment(), page) as manager:
+
+            def on_ready(worker: Worker) -> None:
+                announce(worker)
+                manager.ready(f"{worker.identity.worker} consumes {','.join(worker.queues)}")
+
+            worker.run(on_ready=on_ready, signals=signals)
         ctx.exit(worker.stops.exit_code)
 
 
@@ -207,13 +217,13 @@ def set_up_logging(application: Stem, level: str) -> LogSetup:
     return log
 
 
-def health_server(worker: Worker, listen: str | None, *, public: bool) -> AbstractContextManager[object]:
+def health_server(page: Callable[[], Page], listen: str | None, *, public: bool) -> AbstractContextManager[object]:
     """What answers probes by HTTP, where that is asked for. Raises :class:`ConfigurationError`."""
     if listen is None:
         return nullcontext()
     from stem_kombu_cli.health_server import HealthServer, checked_address
 
-    return HealthServer(checked_address(listen, public=public), worker.agent.health.read)
+    return HealthServer(checked_address(listen, public=public), page)
 
 
 def announce(worker: Worker) -> None:

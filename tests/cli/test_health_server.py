@@ -134,3 +134,18 @@ def test_flags_of_probes_that_mean_nothing_are_wrong_usage(program_on: Callable[
     assert (worker.wait_code(), "--health-public" in worker.err) == (2, True), worker.err
     worker = program.begin_worker("--health-file", "/nowhere/alpha")
     assert (worker.wait_code(), "health file /nowhere/alpha" in worker.err) == (2, True), worker.err
+
+
+def test_g34_a_worker_whose_queue_is_paused_says_so_and_is_ready(program_on: Callable[[str], Program]) -> None:
+    program = program_on("embedded")
+    program.start_worker("--name", "alpha", "-c", "1", "--heartbeat-interval", "200ms")
+
+    def stands() -> tuple[str, bool, dict[str, object]]:
+        told = program.run("worker", "healthcheck", "--json").json
+        return told["state"], told["ready"], told["queues"]
+
+    eventually(lambda: stands() == ("ok", True, {"default": {"consuming": True}}), 60)
+    program.ok("queue", "pause", "default", "--reason", "INC-42", "--yes")
+    eventually(lambda: stands() == ("paused", True, {"default": {"consuming": False}}), 60)
+    program.ok("queue", "resume", "default", "--yes")
+    eventually(lambda: stands() == ("ok", True, {"default": {"consuming": True}}), 60)
