@@ -49,6 +49,8 @@ ROOT_WORDS = [
         "context",
         "outcome",
         "task_filter",
+        "selector",
+        "rule",
         "slots",
         "hooks",
         "locating",

@@ -21,6 +21,7 @@ from stem_kombu.control.server.worker_view import (
     InForce,
     Obeyed,
     RevocationFacts,
+    SelectedTask,
     StopStanding,
     WaitingOutcome,
     WorkerFacts,
@@ -31,6 +32,8 @@ from stem_kombu.directive import Directive
 from stem_kombu.redaction import mask_url
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
+from stem_kombu.rule import Rule
+from stem_kombu.selector import Selector
 from stem_kombu.slots import SlotView
 from stem_kombu.transports.store.choice import place_of_control
 
@@ -94,6 +97,10 @@ class TaskHost(Protocol):
 
     def running(self, revocations: Sequence[Revocation]) -> frozenset[str]: ...
 
+    def selected(self, selector: Selector, before: datetime) -> Sequence[SelectedTask]: ...
+
+    def apply_rules(self, rules: Sequence[Rule]) -> Sequence[int]: ...
+
     def fates(self, task_ids: Collection[str]) -> Sequence[TaskFate]: ...
 
     def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]: ...
@@ -143,6 +150,7 @@ class AgentView:
         self.in_flight, self.waiting_outcomes = host.in_flight, host.waiting_outcomes
         self.apply, self.running = host.apply, host.running
         self.fates, self.wait_ended = host.fates, host.wait_ended
+        self.selected, self.apply_rules = host.selected, host.apply_rules
         self.totals, self.shut_down = host.totals, host.shut_down
         self.obey, self.wait_started, self.settings = host.obey, host.wait_started, host.settings
 

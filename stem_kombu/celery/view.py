@@ -14,12 +14,21 @@ from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.clock import Clock
 from stem_kombu.control.protocol.fates import FatePhase, TaskFate
 from stem_kombu.control.protocol.messages import Shutdown, ShutdownMode
-from stem_kombu.control.server.worker_view import InFlightTask, InForce, Obeyed, StopStanding, WaitingOutcome
+from stem_kombu.control.server.worker_view import (
+    InFlightTask,
+    InForce,
+    Obeyed,
+    SelectedTask,
+    StopStanding,
+    WaitingOutcome,
+)
 from stem_kombu.directive import Directive
 from stem_kombu.errors import BadMessage, ControlError
 from stem_kombu.outcome import EndedBy, EndedHow
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
+from stem_kombu.rule import Rule
+from stem_kombu.selector import Selector
 from stem_kombu.slots import SlotView
 from stem_kombu.transports.sqlite.topology import topic_matches
 from stem_kombu.worker.totals import Totals
@@ -115,6 +124,12 @@ class CeleryTasks:
                 self._stop_table.mark(revocation, state.requests.keys())
                 if revocation.terminate and revocation.task_id in active:
                     self._asked_at.setdefault(revocation.task_id, self._clock.monotonic())
+
+    def selected(self, selector: Selector, before: datetime) -> Sequence[SelectedTask]:
+        raise ControlError("a Celery worker can't be asked by selector", code="unsupported")
+
+    def apply_rules(self, rules: Sequence[Rule]) -> Sequence[int]:
+        raise ControlError("a Celery worker obeys revocations by id, and no rules", code="unsupported")
 
     def running(self, revocations: Sequence[Revocation]) -> frozenset[str]:
         """Which of the tasks run here, or did a moment ago and were asked to stop."""

@@ -12,8 +12,10 @@ from datetime import datetime
 
 from stem_kombu.control import audit, standing, undo
 from stem_kombu.control.auditor import KEEP, Audited, Auditor
+from stem_kombu.control.rule_records import draft_of, rules_of
 from stem_kombu.control.verification import Verifier
 from stem_kombu.revocation import Revocation, RevocationDraft
+from stem_kombu.rule import Rule
 from stem_kombu.signing.keyring import Keyring, Scope
 from stem_kombu.signing.proofs import proof_of_end, signed_drafts
 from stem_kombu.stores.base import RevokeStore
@@ -62,6 +64,22 @@ class Revoker:
         stored = list(self._auditor.change(Change(drafts), _note(drafts, request_id)).changed.revocations)
         standing.check_kept(keyring, stored)
         return stored
+
+    def save_selected(
+        self, drafts: Sequence[RevocationDraft], rule: Rule | None, note: audit.Note
+    ) -> tuple[list[Revocation], list[Rule]]:
+        """Store revocations by id together with the rule of the same selection, or neither. Raises as :meth:`save`."""
+        self._verifier.require(Scope.OPERATE, "revoke")
+        store, namespace, keyring = self._store, self._namespace, self._verifier.keyring
+        if self._fleet is not None:
+            task_ids = [draft.task_id for draft in drafts]
+            standing.check(self._verifier, namespace, self._fleet, standing.sampled(store, namespace, task_ids))
+        if keyring is not None:
+            drafts = signed_drafts(drafts, keyring, namespace=namespace, now=store.now())
+        records = [] if rule is None else [draft_of(rule)]
+        changed = self._auditor.change(Change(drafts, records=records), note).changed
+        standing.check_kept(keyring, changed.revocations)
+        return list(changed.revocations), rules_of(changed.records, namespace, self._verifier)
 
     def undo(self, removals: Sequence[Removal], note: audit.Note) -> Audited:
         """Take revocations back: what the store holds of them has ended, and it keeps a record of each undo; no worker is told.

@@ -18,11 +18,13 @@ from stem_kombu.control.protocol.messages import Command
 from stem_kombu.directive import Directive, Key
 from stem_kombu.drop_counter import DropCounter
 from stem_kombu.revocation import Revocation
+from stem_kombu.rule import Rule
 from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.configuration import open_keyring
 from stem_kombu.signing.directive_proofs import proven_after
 from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
 from stem_kombu.signing.proofs import proven
+from stem_kombu.signing.rule_proofs import check_rule
 from stem_kombu.signing.seal import COMMAND, digest_of, signature_of, unsealed
 
 
@@ -123,6 +125,21 @@ class Verifier:
         return found, refused
 
     # -- heartbeats ---------------------------------------------------------------------------------------------------
+
+    def proven_rules(self, rules: Sequence[Rule]) -> tuple[list[Rule], list[Rule]]:
+        """Those that a key that may revoke has signed, and the others; without keys all of them."""
+        if self.keyring is None:
+            return list(rules), []
+        proven: list[Rule] = []
+        refused: list[Rule] = []
+        for rule in rules:
+            try:
+                check_rule(rule, self.keyring)
+                proven.append(rule)
+            except Untrusted as error:
+                self.revocations.drop(error.reason, str(error))
+                refused.append(rule)
+        return proven, refused
 
     def sign(self, beat: Heartbeat, now: datetime) -> Heartbeat:
         """The heartbeat as this worker sends it; ``now`` is the roster's."""

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from stem_kombu.errors import TaskNotRegistered
 from stem_kombu.execution.base import Job
 from stem_kombu.outcome import Outcome, TaskError
+from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.task import TaskMessage
 from stem_kombu.worker.active_directives import ActiveDirectives
+from stem_kombu.worker.active_rules import ActiveRules
 from stem_kombu.worker.deliveries import Delivery
 from stem_kombu.worker.delivery_events import NO_FACTS, Facts
 from stem_kombu.worker.lost_workers import LostWorkers
@@ -28,7 +30,6 @@ class DeliveryFacts:
 
     def __init__(
         self,
-        worker: str,
         cache: RevocationCache,
         ensure_fresh: Callable[[], bool],
         history: TaskHistory,
@@ -38,8 +39,9 @@ class DeliveryFacts:
         *,
         default_max_retries: int,
     ) -> None:
-        self.worker = worker
+        self.worker = directives.worker
         self.cache = cache
+        self.rules = ActiveRules(cache.now)
         self.history = history
         self.ownership = ownership
         self.lost_workers = lost_workers
@@ -47,6 +49,11 @@ class DeliveryFacts:
         self.clock = ownership.clock
         self._ensure_fresh = ensure_fresh
         self._default_max_retries = default_max_retries
+
+    def revocation_of(self, message: TaskMessage) -> Revocation | None:
+        """What revokes the task now: the revocation of its id, else the first rule that strikes it."""
+        found = self.cache.get(message.task_id)
+        return self.rules.match(message) if found is None and self.rules.live else found
 
     def refresh(self) -> bool:
         """Let the cache hold what the store held a moment ago. Whether to look at the connection too: the store may have
@@ -60,7 +67,7 @@ class DeliveryFacts:
             message,
             self.clock.utcnow(),
             self.worker,
-            self.cache.get(message.task_id),
+            self.revocation_of(message),
             unregistered=None if missing is None else TaskError(type(missing).__name__, str(missing)),
             is_suspect=bool(delivery.lost) and self.lost_workers.is_suspect(delivery),
             is_paused=message.queue in self.directives.paused,
@@ -68,7 +75,7 @@ class DeliveryFacts:
 
     def of_waiting(self, delivery: Delivery) -> Facts:
         """Of a delivery whose time has come; asks the roster about one that may have ended workers."""
-        revocation = self.cache.get(delivery.task_id)
+        revocation = self.revocation_of(delivery.message)
         return Facts(
             delivery.message,
             self.clock.utcnow(),
@@ -86,7 +93,7 @@ class DeliveryFacts:
             delivery.message,
             self.clock.utcnow(),
             self.worker,
-            self.cache.get(delivery.task_id),
+            self.revocation_of(delivery.message),
             lost_workers=tuple(delivery.lost),
         )
 
@@ -97,6 +104,8 @@ class DeliveryFacts:
         if self.history.is_stale(delivery.history_checked_at):
             time_passed, delivery.recorded_end = True, self.history.recorded_end(message)
         revocation = self.cache.get(message.task_id)
+        if revocation is None and self.rules.live:
+            revocation = self.rules.match(message)
         is_ours = self.ownership.is_ours(delivery, time_passed=time_passed)
         is_paused = message.queue in self.directives.paused
         if revocation is None and is_ours and delivery.recorded_end is None and not is_paused:
@@ -106,6 +115,8 @@ class DeliveryFacts:
     def of_started(self, delivery: Delivery) -> Facts:
         """Right before the handler is called."""
         revocation = self.cache.get(delivery.task_id)
+        if revocation is None and self.rules.live:
+            revocation = self.rules.match(delivery.message)
         if revocation is None and not delivery.lease_lost:
             return NO_FACTS
         return Facts(revocation=revocation, is_lease_lost=delivery.lease_lost)
@@ -119,7 +130,7 @@ class DeliveryFacts:
             message,
             self.clock.utcnow(),
             self.worker,
-            self.cache.get(message.task_id),
+            self.revocation_of(message),
             delivery.recorded_end,
             is_lease_lost=delivery.lease_lost,
             has_started=delivery.started_at is not None,
@@ -134,7 +145,7 @@ class DeliveryFacts:
 
     def of_message(self, message: TaskMessage) -> Facts:
         """Of a message that can't be read as a whole."""
-        return Facts(message, self.clock.utcnow(), self.worker, self.cache.get(message.task_id))
+        return Facts(message, self.clock.utcnow(), self.worker, self.revocation_of(message))
 
 
 def of_connection_lost(delivery: Delivery) -> Facts:

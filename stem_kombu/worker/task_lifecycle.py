@@ -18,6 +18,7 @@ from stem_kombu.execution.executors import Executors
 from stem_kombu.outcome import Ending, Outcome, TaskError, TaskRecord
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
+from stem_kombu.rule import Rule
 from stem_kombu.task import Mode, TaskMessage
 from stem_kombu.worker.delayed import DelayedDeliveries, HoldRules
 from stem_kombu.worker.deliveries import Delivery, InFlight
@@ -164,7 +165,9 @@ class TaskLifecycle:
         else:
             self.holds.hold_for(delivery, seconds)
         # A revocation that came between the look at the cache and the hold found nothing to take out.
-        if delivery.task_id in self.facts.cache:
+        if delivery.task_id in self.facts.cache or (
+            self.facts.rules.live and self.facts.rules.match(delivery.message) is not None
+        ):
             self.happened(delivery, Event.REVOKED)
 
     def _settle(self, delivery: Delivery, settlement: Settlement, *, may_follow: bool) -> None:
@@ -297,6 +300,16 @@ class TaskLifecycle:
             if delivery.task_id in cache:
                 self.happened(delivery, Event.REVOKED)
         return cache.in_step(revocations, applied)
+
+    def apply_rules(self, rules: Sequence[Rule]) -> list[int]:
+        """Obey these rules as well, as :meth:`apply` does revocations; the versions of those that count now."""
+        active = self.facts.rules
+        if active.take(rules):
+            for delivery in self.inflight.all():
+                if active.match(delivery.message) is not None:
+                    self.happened(delivery, Event.REVOKED)
+        given = {rule.version for rule in rules}
+        return [rule.version for rule in active.live if rule.version in given]
 
     def connection_lost(self) -> None:
         """The consumer's connection is lost: where messages stay with it, let go of what has not started."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from stem_kombu.agent.view import HostFacts, HostSummary
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Watch
 from stem_kombu.control.protocol.fates import FatePhase, TaskFate
-from stem_kombu.control.server.worker_view import InFlightTask, InForce, Obeyed, WaitingOutcome
+from stem_kombu.control.server.worker_view import InFlightTask, InForce, Obeyed, SelectedTask, WaitingOutcome
 from stem_kombu.directive import Directive
 from stem_kombu.execution.base import Executor
 from stem_kombu.redaction import redacted_arguments
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
+from stem_kombu.rule import Rule
+from stem_kombu.selector import Selector, sent_at
 from stem_kombu.task import Mode
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.deliveries import Delivery, InFlight
@@ -24,6 +27,15 @@ from stem_kombu.worker.lifecycle import Lifecycle, State
 from stem_kombu.worker.stop_orders import StopOrders
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
 from stem_kombu.worker.totals import Totals
+
+#: What an operator calls the phases of a delivery that has not ended.
+_PHASES = {
+    Phase.RUNNING: "running",
+    Phase.STOPPING: "running",
+    Phase.RESERVED: "reserved",
+    Phase.HELD: "held",
+    Phase.DEFERRED: "held",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +119,21 @@ class WorkerTasks:
 
     def apply(self, revocations: Sequence[Revocation]) -> Applied:
         return self._parts.tasks.apply(revocations)
+
+    def selected(self, selector: Selector, before: datetime) -> Sequence[SelectedTask]:
+        now, found = self._clock.monotonic(), []
+        for delivery in self._inflight.all():
+            phase = _PHASES.get(delivery.phase)
+            if phase is None or not selector.matches(delivery.message):
+                continue
+            sent = sent_at(delivery.message)
+            if sent is None or sent < before:
+                runtime = now - delivery.started_mono if phase == "running" else None
+                found.append(SelectedTask(delivery.task_id, delivery.message.attempt, phase, sent is not None, runtime))
+        return found
+
+    def apply_rules(self, rules: Sequence[Rule]) -> Sequence[int]:
+        return self._parts.tasks.apply_rules(rules)
 
     def running(self, revocations: Sequence[Revocation]) -> frozenset[str]:
         return self._inflight.running_ids(

@@ -40,6 +40,7 @@ from stem_kombu.transports.names import checked_queue_name
 from stem_kombu.transports.producer import open_resender
 from stem_kombu.worker.ack_queue import AckQueue
 from stem_kombu.worker.active_directives import ActiveDirectives
+from stem_kombu.worker.active_rules import rule_subscribers
 from stem_kombu.worker.admission import Admission
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.delayed import HoldRules
@@ -184,7 +185,6 @@ class Worker:
         directives = ActiveDirectives(self.identity, self.queues, self.cache.now, ignores=self._ignores_directives)
         boot, retries, most = self.identity.boot, settings.default_max_retries, settings.max_lost_workers
         facts = DeliveryFacts(
-            worker,
             self.cache,
             self._ensure_fresh,
             TaskHistory(app.backend, clock),
@@ -215,7 +215,8 @@ class Worker:
         )
         self.executor, self.holds, self.leases = self.lifecycle.executor, self.lifecycle.holds, self.lifecycle.leases
         self.directives = DirectiveService(directives, self.lifecycle, resources.verifier)
-        self.hydration = resources.hydration(self.lifecycle, self.directives.subscribers)
+        rules = rule_subscribers(self.lifecycle.apply_rules, resources)
+        self.hydration = resources.hydration(self.lifecycle, self.directives.subscribers | rules)
         self.admission = Admission(
             app.registry,
             self.lifecycle,

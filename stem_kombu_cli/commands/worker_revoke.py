@@ -26,13 +26,15 @@ from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import DURATION, HOST, control_options, places_of, targets_of, wants_json
 from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import emit, note, print_json, shown, table, use_color
+from stem_kombu_cli.revoke_selected import chosen_of, revoke_selected, selector_options
 from stem_kombu_cli.revoked_tasks import code_of_standings, code_of_verdicts, standing_lines, verdict_lines
 from stem_kombu_cli.storing import Storing
 
 
 @click.command(
     epilog="Examples:  stem worker revoke --task 1761057 --terminate --reason INC-42\n\n"
-    "\b\n           cat ids.txt | stem worker revoke --task - --expires-in 7d"
+    "\b\n           cat ids.txt | stem worker revoke --task - --expires-in 7d\n\n"
+    "\b\n           stem worker revoke --name 'mail.*' -q mail --dry-run"
 )
 @click.option(
     "-t",
@@ -40,9 +42,9 @@ from stem_kombu_cli.storing import Storing
     "tasks",
     metavar="ID",
     multiple=True,
-    required=True,
     help="Task id; repeat it, or - to read ids from stdin.",
 )
+@selector_options
 @click.option("--terminate", is_flag=True, help="Stop what runs at its next checkpoint as well.")
 @click.option("--expires-in", type=DURATION, help="Forget the revocation after this long (default: never).")
 @click.option(
@@ -67,6 +69,10 @@ def revoke(
     A revoked task never starts, wherever it is delivered, until the revocation expires. With --terminate a running task
     raises TaskRevoked at its next checkpoint. The record holds for every worker: --worker narrows the broadcast only.
 
+    Without --task, tasks are selected by what they are (--name, -q, --header, --kwarg, --parent, --root, --group,
+    --running-longer-than): all conditions have to hold. The command shows what matches, asks, and revokes what was sent before
+    now; what is sent later runs.
+
     With --wait each task gets one verdict: never-started, will-not-start, stopped (0), finished-first, unstoppable (1), running
     (124), lost (3) or unknown (4); the exit code is the first of 124, 1, 3, 4 and 0 that occurs.
 
@@ -74,11 +80,21 @@ def revoke(
     runs and 4 when no sender recorded an id.
     """
     as_json, targets = wants_json(values), targets_of(values)
-    change = change_of(values, as_json=as_json)
+    change, chosen = change_of(values, as_json=as_json), chosen_of(values, ctx)
     if grace is not None and not change.wait:
         raise click.UsageError("--grace is for --wait", ctx)
+    if bool(tasks) == (chosen is not None):
+        raise click.UsageError("name tasks with --task, or select them with --name, -q or another condition", ctx)
+    if chosen is not None and change.wait:
+        raise click.UsageError("--wait is for --task", ctx)
     places = places_of(values)
     settings, timeout = places.settings(), places.timeout
+    if chosen is not None:
+        reason = reason_of(change, settings)
+        revoke_selected(
+            ctx, chosen, change, settings,
+            terminate=terminate, expires_in=expires_in, reason=reason, targets=targets,
+        )  # fmt: skip
     ids = task_ids(tasks, sys.stdin.buffer)
     reason = reason_of(change, settings)
     if change.dry_run:

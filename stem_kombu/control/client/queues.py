@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -157,6 +157,16 @@ class QueueClient:
             )
         now = self._clock.utcnow()
         return [_shown(raw, now) for raw in browser.first(checked_queue_name(queue), limit)]
+
+    def search(self, wanted: Callable[[str], bool]) -> Iterator[Any] | None:
+        """Every message that waits in one of the queues whose names are ``wanted``, as Kombu's, streamed in no order; ``None``
+        where the broker can't be searched without harm."""
+        self._trust.require(Scope.READ, "see queues")
+        browser = self._opened()[1]
+        if browser is None:
+            return None
+        names = {*browser.queues(), *self._consumers([])}
+        return (raw for name in sorted(names) if wanted(name) for raw in browser.search(name))
 
     def purge(self, queue: str) -> int:
         """Remove what waits in the queue; how many messages those were. What workers hold is not touched."""

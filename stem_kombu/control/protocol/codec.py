@@ -25,6 +25,7 @@ from stem_kombu.control.protocol.messages import (
     ShutdownMode,
     Stats,
 )
+from stem_kombu.control.protocol.selecting import SELECTING, encode_selecting
 from stem_kombu.directive import Directive
 from stem_kombu.errors import BadMessage
 from stem_kombu.fields import (
@@ -264,7 +265,7 @@ def _encode_order(order: Order) -> dict[str, object]:
         return {"directives": [directive.to_record() for directive in order.directives], "settle_s": order.settle}
     if isinstance(order, Call):
         return dict(order.args)
-    return {}
+    return encode_selecting(order)
 
 
 def _decode_order(name: str, args: Mapping[str, object]) -> Order:
@@ -311,6 +312,7 @@ _ORDERS: dict[str, Callable[[Mapping[str, object]], Order]] = {
     Revoke.name: _revoke,
     Shutdown.name: _shutdown,
     Obey.name: _obey,
+    **SELECTING,
 }
 
 #: Names that an application can't register.

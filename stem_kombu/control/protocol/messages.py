@@ -14,6 +14,8 @@ from typing import Any
 
 from stem_kombu.directive import Directive
 from stem_kombu.revocation import Revocation
+from stem_kombu.rule import Rule
+from stem_kombu.selector import Selector
 from stem_kombu.signing.keyring import Key, Scope
 
 
@@ -100,6 +102,28 @@ class Obey:
 
 
 @dataclass(frozen=True, slots=True)
+class Select:
+    """Which tasks that are here match, and were sent before ``before``; ``longer_than``: only those that have run for so many
+    seconds. The reply counts all and names the first ``limit``. Workers of 0.1.0 don't know it."""
+
+    selector: Selector
+    before: datetime
+    longer_than: float | None = None
+    limit: int = 10_000
+
+    name = "select"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Obey these rules, which the store holds already. Workers of 0.1.0 don't know it."""
+
+    rules: tuple[Rule, ...]
+
+    name = "rules"
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """A control command that the application registered under ``name``; ``args`` is JSON."""
 
@@ -112,14 +136,14 @@ STALE = "stale"
 #: The code of a refusal for want of a signature or a permission.
 REFUSED = "refused"
 
-Order = Ping | Inspect | Stats | Revoke | Shutdown | Obey | Call
+Order = Ping | Inspect | Stats | Revoke | Select | Rules | Shutdown | Obey | Call
 
 
 def scope_of(order: Order) -> Scope:
     """The scope that a key needs for that order; an order that is not known to change nothing counts as one that does."""
     if isinstance(order, Shutdown) and order.kills:
         return Scope.DESTROY
-    asks = isinstance(order, (Ping, Inspect, Stats)) or (isinstance(order, Obey) and not order.directives)
+    asks = isinstance(order, (Ping, Inspect, Stats, Select)) or (isinstance(order, Obey) and not order.directives)
     return Scope.READ if asks else Scope.OPERATE
 
 

@@ -17,6 +17,8 @@ from stem_kombu.control.protocol.messages import (
     Reply,
     ReplyError,
     Revoke,
+    Rules,
+    Select,
     Shutdown,
     Stats,
 )
@@ -24,6 +26,7 @@ from stem_kombu.control.server.handlers.directives import obey
 from stem_kombu.control.server.handlers.inspect import inspect
 from stem_kombu.control.server.handlers.ping import ping
 from stem_kombu.control.server.handlers.revoke import Taken, settled, take
+from stem_kombu.control.server.handlers.selecting import rules, select
 from stem_kombu.control.server.handlers.shutdown import shutdown
 from stem_kombu.control.server.handlers.stats import stats
 from stem_kombu.control.server.worker_view import WorkerView
@@ -125,6 +128,10 @@ class Dispatch:
             return shutdown(order, self._view)
         if isinstance(order, Obey):
             return obey(order, self._view, budget)
+        if isinstance(order, Select):
+            return select(order, self._view)
+        if isinstance(order, Rules):
+            return rules(order, self._view, self._trust)
         if isinstance(order, Call):
             return self._call(order)
         raise BadMessage(f"command {order.name!r} is carried out in two halves")

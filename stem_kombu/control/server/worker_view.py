@@ -19,6 +19,8 @@ from stem_kombu.directive import Directive
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
+from stem_kombu.rule import Rule
+from stem_kombu.selector import Selector
 from stem_kombu.slots import SlotView
 from stem_kombu.stores.quarantine import SetAside
 from stem_kombu.version import __version__
@@ -209,6 +211,17 @@ class StopStanding(NamedTuple):
     exit_code: int
 
 
+class SelectedTask(NamedTuple):
+    """A task that matches a selector. ``phase`` is ``running``, ``reserved`` or ``held``; ``dated``: its sender wrote the time of
+    sending; ``runtime`` is in seconds."""
+
+    id: str
+    attempt: int
+    phase: str
+    dated: bool
+    runtime: float | None
+
+
 class WorkerView(Protocol):
     """What control handlers may ask of a worker. Every method is quick and safe from any thread unless it says otherwise."""
 
@@ -242,6 +255,13 @@ class WorkerView(Protocol):
 
     def apply(self, revocations: Sequence[Revocation]) -> Applied:
         """Take the revocations into the cache, withdraw what is reserved, and tell running tasks to stop where asked."""
+
+    def selected(self, selector: Selector, before: datetime) -> Sequence[SelectedTask]:
+        """The tasks here that match and were not sent at ``before`` or later, those without a time of sending included. Raises
+        :class:`~stem_kombu.errors.ControlError` with the code ``unsupported`` where tasks can't be selected."""
+
+    def apply_rules(self, rules: Sequence[Rule]) -> Sequence[int]:
+        """Obey these rules as well; the versions of those that count now. Raises as :meth:`selected`."""
 
     def running(self, revocations: Sequence[Revocation]) -> frozenset[str]:
         """The ids of the tasks that run here, or ran here until this very revocation stopped them: a look into the store

@@ -1,0 +1,30 @@
+"""Who stored a rule: its author signs all of it but its version and the time of storing, which are the store's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from stem_kombu.clock import isoformat
+from stem_kombu.rule import Rule
+from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
+
+RULE = b"stem-rule/1"
+
+
+def signed_rule(rule: Rule, keyring: Keyring) -> Rule:
+    """The rule with the active key's proof; raises :class:`Untrusted` where that key may not revoke."""
+    keyring.active.require(Scope.OPERATE, "revoke by a rule")
+    return replace(rule, proof=keyring.sign(RULE, _message(rule)))
+
+
+def check_rule(rule: Rule, keyring: Keyring) -> None:
+    """Raise :class:`Untrusted` unless a key that may revoke has signed the rule."""
+    if rule.proof is None:
+        raise Untrusted("unsigned", f"rule {rule.key!r} is not signed")
+    keyring.verify(RULE, _message(rule), rule.proof).require(Scope.OPERATE, "revoke by a rule")
+
+
+def _message(rule: Rule) -> bytes:
+    stated = [rule.namespace, rule.key, isoformat(rule.expires_at), rule.body()]
+    return json.dumps(stated, separators=(",", ":"), sort_keys=True).encode()
