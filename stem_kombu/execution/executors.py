@@ -72,6 +72,21 @@ class Executors:
     def withdraw(self, token: int) -> bool:
         return any(executor.withdraw(token) for executor in self._all)
 
+    @property
+    def isolates(self) -> int | None:
+        """How many children there are to be, ``None`` where no task is an isolate."""
+        return None if self._pool is None else self._pool.slots
+
+    @property
+    def retiring(self) -> int:
+        """How many children are too many, and run something yet."""
+        return 0 if self._pool is None else self._pool.retiring
+
+    def resize(self, isolates: int) -> None:
+        """Have so many children: new ones appear at once, and those that are too many go after what they run."""
+        if self._pool is not None:
+            self._pool.resize(isolates)
+
     def view(self) -> Sequence[SlotView]:
         return [slot for executor in self._all for slot in executor.view()]
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 from stem_kombu.agent.record_sync import Subscriber
@@ -30,11 +31,26 @@ _LOOK_AT_STARTS = 0.005
 _WAITS = (Phase.HELD, Phase.DEFERRED, Phase.RESERVED)
 
 
-class DirectiveService:
-    """Of one worker, whose tasks are ``lifecycle``'s. ``verifier`` knows who may give directives."""
+@dataclass(frozen=True, slots=True)
+class BaseConcurrency:
+    """How many children a worker was started with, where that came from, and how many it may have at most."""
 
-    def __init__(self, active: ActiveDirectives, lifecycle: TaskLifecycle, verifier: Verifier) -> None:
+    value: int
+    source: str = "default"
+    most: int | None = None
+
+
+class DirectiveService:
+    """Of one worker, whose tasks are ``lifecycle``'s. ``verifier`` knows who may give directives, ``base`` what counts for
+    children without one."""
+
+    def __init__(
+        self, active: ActiveDirectives, lifecycle: TaskLifecycle, verifier: Verifier, base: BaseConcurrency
+    ) -> None:
         self.active = active
+        self._base, self._lifecycle = base, lifecycle
+        #: How many children there are to be now.
+        self.concurrency = base.value
         self._verifier = verifier
         self._namespace = active.namespace
         self._inflight, self._events = lifecycle.inflight, lifecycle
@@ -74,7 +90,8 @@ class DirectiveService:
             self.active.take(found)
             obeyed = self._update()
         self._wake()
-        return obeyed._replace(version=self.active.version, refused=tuple(refused))
+        retiring = self._lifecycle.executor.retiring
+        return obeyed._replace(version=self.active.version, refused=tuple(refused), retiring=retiring)
 
     def wait_started(self, tokens: Collection[int], timeout: float) -> int:
         """See :class:`~stem_kombu.control.server.worker_view.WorkerView`."""
@@ -85,16 +102,37 @@ class DirectiveService:
 
     def settings(self) -> InForce:
         """See :class:`~stem_kombu.control.server.worker_view.WorkerView`."""
-        return {
+        found: dict[str, Mapping[str | None, Setting]] = {
             Kind.PAUSE.value: {
                 queue: Setting(False if one is None else one.value, False, directive=one)
                 for queue, one in self.active.pauses().items()
             }
         }
+        if self._lifecycle.executor.isolates is not None:
+            found[Kind.CONCURRENCY.value] = {None: self._concurrency()}
+        return found
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
+    def _concurrency(self) -> Setting:
+        directive, base = self.active.winner(Kind.CONCURRENCY), self._base
+        if directive is None or not isinstance(directive.value, int):
+            return Setting(base.value, base.value, base.source)
+        value = directive.value if base.most is None else min(directive.value, base.most)
+        return Setting(max(1, value), base.value, base.source, directive, clamped=value != directive.value)
+
+    def _resize(self) -> None:
+        """Have as many children as the directive that counts asks for, or as many as this worker was started with."""
+        wanted = self._concurrency().value
+        if self._lifecycle.executor.isolates is not None and wanted != self.concurrency and isinstance(wanted, int):
+            logger.warning(
+                "%d children instead of %d", wanted, self.concurrency, extra={"worker": self.active.worker}
+            )  # fmt: skip
+            self.concurrency = wanted
+            self._lifecycle.resize(wanted)
+
     def _update(self) -> Obeyed:
+        self._resize()
         before = self.active.paused
         newly = self.active.update()
         if self.active.paused.keys() != before.keys():

@@ -31,6 +31,7 @@ class PrefetchPolicy:
     """The allowance of a worker with ``isolates`` children and ``inline`` slots, and ``multiplier`` messages for each."""
 
     def __init__(self, isolates: int, inline: int, multiplier: int) -> None:
+        self._multiplier = multiplier
         self._places = isolates * multiplier
         self._inline = inline * multiplier
         #: Whether both kinds may come, so that the allowance has to move.
@@ -38,6 +39,10 @@ class PrefetchPolicy:
         self._look_until = float("-inf")
         self._look_for = LOOK_FOR
         self._came_back = False
+
+    def resize(self, isolates: int) -> None:
+        """There are so many children from now on; at least one, where there were any."""
+        self._places = isolates * self._multiplier
 
     def allowance(self, load: Load, now: float, deferred: int = 0) -> int:
         """How many messages may be here, those of ``load`` included, besides the ``deferred`` ones. ``now`` is monotonic."""

@@ -289,6 +289,12 @@ class TaskLifecycle:
         now = self.facts.clock.monotonic()
         return self._credit.allowance(load, now, self.holds.deferred) + self.holds.count
 
+    def resize(self, isolates: int) -> None:
+        """Have so many children, and fetch for them."""
+        self.executor.resize(isolates)
+        self._credit.resize(isolates)
+        self.recorder.acks.wake()
+
     # -- what happens to the worker -----------------------------------------------------------------------------------
 
     def apply(self, revocations: Sequence[Revocation]) -> Applied:

@@ -50,7 +50,6 @@ class WorkerParts:
     consumer: Consumer
     totals: Totals
     directives: DirectiveService
-    concurrency: int
     transport: str
     lease: float | None
     clock: Clock
@@ -70,7 +69,7 @@ class WorkerTasks:
         parts, active = self._parts, self._parts.directives.active
         return HostSummary(
             "draining" if parts.life.state is State.DRAINING else "running",
-            parts.concurrency,
+            parts.directives.concurrency,
             parts.inflight.running_count,
             parts.inflight.waiting_count,
             parts.consumer.consuming,

@@ -46,7 +46,7 @@ from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.delayed import HoldRules
 from stem_kombu.worker.deliveries import InFlight
 from stem_kombu.worker.delivery_facts import DeliveryFacts
-from stem_kombu.worker.directive_service import DirectiveService
+from stem_kombu.worker.directive_service import BaseConcurrency, DirectiveService
 from stem_kombu.worker.lifecycle import Lifecycle, State, Step
 from stem_kombu.worker.lost_workers import LostWorkers
 from stem_kombu.worker.notices import TaskNotices
@@ -82,8 +82,9 @@ class Worker:
 
     ``connection`` is an existing Kombu connection to work beside, a pool of them, or the text of a URL: it is cloned, never
     used itself, and its clones get heartbeat, timeouts and lease of Stem's own. ``concurrency`` is the number of processors
-    that this process may use unless given; slots, prefetch, queues and heartbeat are then those of the settings. Spans are
-    seconds, ``max_rss_per_child`` bytes. ``start_method`` is billiard's (``forkserver``, ``spawn``, ``fork``), ``preload``
+    that this process may use unless given, and no directive passes ``max_concurrency``; slots, prefetch, queues and heartbeat
+    are then those of the settings. Spans are seconds, ``max_rss_per_child`` bytes. ``start_method`` is billiard's
+    (``forkserver``, ``spawn``, ``fork``), ``preload``
     what its fork server imports, ``log`` how children log. This process's own logging is left alone.
     """
 
@@ -95,6 +96,7 @@ class Worker:
         name: str | None = None,
         queues: Sequence[str] | None = None,
         concurrency: int | None = None,
+        max_concurrency: int | None = None,
         inline_slots: int | None = None,
         prefetch_multiplier: int | None = None,
         heartbeat_interval: float | None = None,
@@ -111,6 +113,7 @@ class Worker:
         app.load()
         settings = app.settings
         counts = {"concurrency": concurrency, "inline_slots": inline_slots, "prefetch_multiplier": prefetch_multiplier}
+        counts["max_concurrency"] = max_concurrency
         for option, number in counts.items():
             if number is not None and number < 1:
                 raise ConfigurationError(f"{option} {number!r} must be at least 1")
@@ -118,7 +121,8 @@ class Worker:
         self.settings: Settings = settings
         self.clock = clock
         self.queues = tuple(map(checked_queue_name, queues or settings.worker_queues or (settings.default_queue,)))
-        self.concurrency = concurrency or usable_processors()
+        self.concurrency = min(concurrency or usable_processors(), max_concurrency or 2**16)
+        self._base = BaseConcurrency(self.concurrency, "flag" if concurrency else "default", max_concurrency)
         self._options = AgentOptions(
             settings.heartbeat_interval if heartbeat_interval is None else heartbeat_interval,
             hydration_timeout,
@@ -214,7 +218,7 @@ class Worker:
             HoldRules(broker.capabilities.longest_hold, broker.capabilities.low_priority_first),
         )
         self.executor, self.holds, self.leases = self.lifecycle.executor, self.lifecycle.holds, self.lifecycle.leases
-        self.directives = DirectiveService(directives, self.lifecycle, resources.verifier)
+        self.directives = DirectiveService(directives, self.lifecycle, resources.verifier, self._base)
         rules = rule_subscribers(self.lifecycle.apply_rules, resources)
         self.hydration = resources.hydration(self.lifecycle, self.directives.subscribers | rules)
         self.admission = Admission(
@@ -253,7 +257,6 @@ class Worker:
                 self.consumer,
                 self.totals,
                 self.directives,
-                concurrency=self.concurrency,
                 transport=self.transport,
                 lease=self.leases.lifetime,
                 clock=clock,

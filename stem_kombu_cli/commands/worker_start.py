@@ -44,6 +44,11 @@ _COLLECTED = (700, 10, 10)
     help="Isolate children (default: processors that may be used).",
 )
 @click.option(
+    "--max-concurrency",
+    type=click.IntRange(1, 1024),
+    help="Isolate children at most, whatever `stem worker scale` says.",
+)
+@click.option(
     "--inline-slots",
     type=click.IntRange(1, 10_000),
     help="Inline handlers at once, threads and coroutines (default: 16).  [env: STEM_INLINE_SLOTS]",
@@ -198,6 +203,7 @@ def start(
 #: Options that are arguments of :class:`~stem_kombu.worker.worker.Worker` by the same name.
 _OF_THE_WORKER = (
     "concurrency",
+    "max_concurrency",
     "name",
     "allow_unsynced",
     "ignore_directives",

@@ -10,6 +10,7 @@ from typing import Any
 from stem_kombu.control.client.client import ROSTER_SHARE
 from stem_kombu.control.client.directives import DirectiveClient, Ending
 from stem_kombu.control.server.replay_guard import TOLERANCE
+from stem_kombu.directive import Kind
 from stem_kombu.errors import StemError
 from stem_kombu.messages.encoding import encode_task
 from stem_kombu.task import TaskMessage
@@ -284,6 +285,9 @@ class Schedule:
         directives = DirectiveClient(client, clock=clock)
         for wait, on, lasting, then in plans:
             KERNEL.sleep(wait)
+            if self.kinds != "inline":
+                with suppress(StemError):
+                    directives.set(Kind.CONCURRENCY, {"*": 1 + int(self.draw() * 3)}, ending=Ending(expires_in=lasting))
             with suppress(StemError):
                 directives.pause([SETTINGS.default_queue], workers=on, ending=Ending(expires_in=lasting), timeout=3.0)
             if then is not None:

@@ -144,7 +144,7 @@ class SimStore(RevokeStore):
         )
 
     def _note_pause(self, record: ControlRecord) -> None:
-        if record.place != "directive":
+        if record.place != "directive" or record.body["kind"] != "pause":
             return
         pauses = record.body["value"] is True and not record.body["cleared"]
         until = None if record.expires_at is None else world_time(record.expires_at, self.skew)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
@@ -16,7 +16,7 @@ from stem_kombu.control.client.pause_plans import PausePlan, Subject, plan_pause
 from stem_kombu.control.client.reports import Report, WorkerReply
 from stem_kombu.control.directive_writer import Author, Plan
 from stem_kombu.control.protocol.messages import Obey
-from stem_kombu.directive import ALL_WORKERS, Directive, DirectiveDraft, Kind, is_glob
+from stem_kombu.directive import ALL_WORKERS, Directive, DirectiveDraft, Kind, Value, is_glob, latest
 from stem_kombu.durations import checked_duration
 from stem_kombu.errors import BrokerError, ConfigurationError
 from stem_kombu.transports.names import checked_queue_name
@@ -89,6 +89,8 @@ class Ending:
 
 
 NEVER = Ending()
+#: The command's word of a change, for the audit.
+_ACTIONS = {Kind.PAUSE: "pause", Kind.CONCURRENCY: "scale", Kind.RATE_LIMIT: "rate-limit", Kind.LOG_LEVEL: "log-level"}
 
 
 class DirectiveClient:
@@ -158,6 +160,25 @@ class DirectiveClient:
         held, now = self.held()
         return plan_resume(held, checked_subjects(queues), checked_targets(workers), now)
 
+    def set(
+        self,
+        kind: Kind,
+        values: Mapping[str, Value | None],
+        *,
+        subject: Subject = None,
+        ending: Ending = NEVER,
+        author: Author | None = None,
+        timeout: float | None = None,
+    ) -> DirectiveReport:
+        """Have workers use these values: ``values`` maps a worker id or a glob (``*``: all) to a value, ``None`` to the worker's
+        own. The directives of that kind and subject that are about none but these workers are replaced."""
+        on = None if ALL_WORKERS in values else tuple(values)
+
+        def plan(held: Sequence[Directive], now: datetime) -> Sequence[DirectiveDraft]:
+            return planned_values(held, kind, subject, values, now, ending.at(now))
+
+        return self.change(_ACTIONS[kind], plan, workers=on, author=author, timeout=timeout)
+
     def clear(
         self,
         wanted: Callable[[Directive], bool],
@@ -213,6 +234,32 @@ def checked_subjects(queues: Sequence[str] | None) -> tuple[Subject, ...]:
     if not queues:
         raise ConfigurationError("no queue is named", hint="name one, or all queues")
     return tuple(dict.fromkeys(one if is_glob(one) else checked_queue_name(one) for one in queues))
+
+
+def planned_values(
+    held: Sequence[Directive],
+    kind: Kind,
+    subject: Subject,
+    values: Mapping[str, Value | None],
+    now: datetime,
+    expires_at: datetime | None,
+) -> list[DirectiveDraft]:
+    """What :meth:`DirectiveClient.set` stores: the values, and what ends with them."""
+    known = latest(held)
+    drafts = []
+    for workers, value in values.items():
+        before = known.get((kind.value, subject, workers))
+        if value is not None:
+            replaces = 0 if before is None else before.version
+            drafts.append(DirectiveDraft(kind, subject, workers, value, replaces, expires_at))
+    stored = {draft.key for draft in drafts}
+    ended = [
+        one
+        for one in known.values()
+        if one.kind is kind and one.subject == subject and one.is_live(now) and one.key not in stored
+        if any(workers in (ALL_WORKERS, one.workers) or fnmatchcase(one.workers, workers) for workers in values)
+    ]
+    return [*drafts, *map(DirectiveDraft.clearing, ended)]
 
 
 def _is_about(subject: Subject, queue: str) -> bool:

@@ -153,12 +153,14 @@ class WorkerFacts(WorkerSummary):
 
 class Obeyed(NamedTuple):
     """What directives changed here: the highest version that is known, how many deliveries go back to their queues, the tokens
-    of those whose start was under way when a pause came, and the directives that no key of the fleet signed."""
+    of those whose start was under way when a pause came, the directives that no key of the fleet signed, and how many children
+    are too many and go after what they run."""
 
     version: int = 0
     given_back: int = 0
     starting: frozenset[int] = frozenset()
     refused: tuple[Directive, ...] = ()
+    retiring: int = 0
 
 
 @dataclass(frozen=True, slots=True)

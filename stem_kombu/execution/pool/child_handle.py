@@ -90,6 +90,8 @@ class ChildHandle:
         self.hard_deadline: float | None = None
         #: When (monotonic) the process must be gone, once it retires.
         self.gone_deadline: float | None = None
+        #: Whether the pool has more children than it should: this one goes after what it runs.
+        self.is_surplus = False
         #: What its job ends as once a kill of ours has taken effect.
         self.verdict: Outcome | None = None
         self.load_failure: LoadFailed | None = None
@@ -128,7 +130,7 @@ class ChildHandle:
     def room_in_queue(self, most_tasks: int | None) -> int:
         """How many more jobs its queue may take: short ones only, and none while one that it was handed may still be
         in its pipe, since it would have to begin that first. ``most_tasks``: how many it may run in its life."""
-        if self._recent_runtime is None or self.state not in (ChildState.IDLE, ChildState.RUNNING):
+        if self._recent_runtime is None or self.is_surplus or self.state not in (ChildState.IDLE, ChildState.RUNNING):
             return 0
         most = MOST if self._recent_runtime * MOST <= MOST_WORK else int(MOST_WORK / self._recent_runtime)
         if most_tasks is not None:

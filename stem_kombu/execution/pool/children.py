@@ -41,6 +41,12 @@ class Children(dict[int, ChildHandle]):
         self[child.slot] = child
         return slot
 
+    def mark_surplus(self, slots: int) -> list[ChildHandle]:
+        """The children beyond so many slots, which get nothing more to run; the others may."""
+        for slot, child in self.items():
+            child.is_surplus = slot >= slots
+        return [child for child in self.values() if child.is_surplus]
+
     def wind_down(self, now: float, release_at: float | None) -> None:
         """Retire the children that are idle. Once ``release_at`` (monotonic) has passed, release what the others run."""
         for child in self.values():

@@ -144,6 +144,22 @@ class IsolatePool:
             self._observer.ended(job, Outcome(Ending.RELEASED))
         return job is not None
 
+    def resize(self, slots: int) -> None:
+        """Have so many children from now on: what lacks is started at once, what is too many goes after what it runs."""
+        with self._lock:
+            self.slots = slots
+            if self._thread is not None and not self._stopping:
+                self._spawner.fill(slots, self._children, self._clock.monotonic())
+            for child in self._children.mark_surplus(slots):
+                self._scheduler.recall(child)
+        self._pipe.wake()
+
+    @property
+    def retiring(self) -> int:
+        """How many children are too many, and run something yet."""
+        with self._lock:
+            return sum(child.is_surplus and child.job is not None for child in self._children.values())
+
     def view(self) -> Sequence[SlotView]:
         with self._lock:
             return self._children.views()
@@ -261,7 +277,7 @@ class IsolatePool:
         self._settled.notify_all()
         retired, started = child.state is ChildState.RETIRING, child.state is not ChildState.STARTING
         self._spawner.died(started=started, load_failure=child.load_failure)
-        if not self._stopping and (not retired or child.load_failure is not None):
+        if not self._stopping and child.slot < self.slots and (not retired or child.load_failure is not None):
             self._spawner.schedule_replacement(child.slot)
         job, child.job = child.job, None
         # The handler of what it had not begun was never called: another child may run that job as if nothing had happened.
@@ -297,8 +313,10 @@ class IsolatePool:
                 if (child := self._spawner.try_spawn(slot, self.descriptors)) is not None:
                     self._children[slot] = child
                 self._settled.notify_all()
-            for child in self._children.values():
+            for child in list(self._children.values()):
                 child.enforce_limits(now)
+                if child.is_surplus and child.is_free and not self._stopping:
+                    self._replace(child)
             self._scheduler.recall_overdue(now)
             if self._stopping:
                 released = self._scheduler.take_all()
@@ -327,11 +345,12 @@ class IsolatePool:
                     return
 
     def _replace(self, child: ChildHandle) -> None:
-        """Retire a child that runs no further task; another one takes its slot at once. Under the lock."""
+        """Retire a child that runs no further task; another one takes its slot at once, if it still is one. Under the lock."""
         self._scheduler.recall(child)
         now = self._clock.monotonic()
         child.retire(now)
-        self._spawner.due[self._children.leave_slot(child)] = now
+        if (slot := self._children.leave_slot(child)) < self.slots:
+            self._spawner.due[slot] = now
 
     @property
     def descriptors(self) -> list[int]:

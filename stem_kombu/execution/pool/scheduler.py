@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from math import inf
 
 from stem_kombu.execution.base import Job
-from stem_kombu.execution.frames import ChildState
 from stem_kombu.execution.pool.child_handle import ChildHandle
 
 #: Times a job is given to another child because its child died before calling the handler.
@@ -57,7 +56,7 @@ class JobScheduler:
 
     def _free_child(self) -> ChildHandle | None:
         for child in self._children.values():
-            if child.state is ChildState.IDLE and not child.queue.jobs:
+            if child.is_free and not child.is_surplus:
                 return child
         return None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from types import ModuleType
@@ -106,6 +106,13 @@ class ChildSpawner:
             # billiard's forkserver ends when a fork fails: without it there is still spawn.
             self._give_up_forking(error)
             return self._spawned(slot, foreign)
+
+    def fill(self, slots: int, taken: Container[int], now: float) -> None:
+        """Have a child started in each of so many slots that has none, and in no other."""
+        self.due = {slot: due for slot, due in self.due.items() if slot < slots}
+        for slot in range(slots):
+            if slot not in taken:
+                self.due.setdefault(slot, now)
 
     def take_due(self, now: float) -> list[int]:
         """The slots that get their next child by now (monotonic), of which each is told once."""

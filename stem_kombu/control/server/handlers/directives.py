@@ -17,7 +17,8 @@ from stem_kombu.control.server.worker_view import Setting, WorkerView
 def obey(order: Obey, view: WorkerView, budget: Callable[[], float]) -> dict[str, Any]:
     """``applied`` is the highest version that is known here, ``settings`` what counts, ``given_back`` counts deliveries that
     go back to their queues, ``starting`` those of a paused queue whose start was under way and is so after ``budget()``
-    seconds. ``refused`` are versions of directives that no key of the fleet signed."""
+    seconds, ``retiring`` children that are too many and go after what they run. ``refused`` are versions of directives that no
+    key of the fleet signed."""
     namespace = view.identity.namespace
     obeyed = view.obey([one for one in order.directives if one.namespace == namespace])
     starting = view.wait_started(obeyed.starting, budget()) if obeyed.starting else 0
@@ -26,6 +27,7 @@ def obey(order: Obey, view: WorkerView, budget: Callable[[], float]) -> dict[str
         "settings": settings_payload(view),
         "given_back": obeyed.given_back,
         "starting": starting,
+        "retiring": obeyed.retiring,
         "refused": [one.version for one in obeyed.refused],
     }
 
