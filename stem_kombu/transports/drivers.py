@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,6 +11,16 @@ from stem_kombu.redaction import mask_url
 from stem_kombu.urls import checked_server_url
 
 EMBEDDED_SCHEME = "sqlite"
+#: What to install for schemes after which Kombu names no extra.
+_INSTALLED_AS = {
+    "etcd": "python-etcd",
+    "kafka": "'kombu[confluentkafka]'",
+    "rediss": "'kombu[redis]'",
+    "sentinel": "'kombu[redis]'",
+    "sqla": "'kombu[sqlalchemy]'",
+}
+#: Modules that Kombu's transports miss only when they connect.
+_NEEDED_LATER = {"slmq": "softlayer_messaging", "pyro": "Pyro4", "qpid": "qpidtoollibs"}
 ACCEPTED = "sqlite:///path, redis://, rediss://, amqp://, amqps://, memory://, or another URL of Kombu"
 #: Schemes of URLs in which an @ is a letter of a path.
 _LOCAL = frozenset({EMBEDDED_SCHEME, "memory", "filesystem", "redis+socket", "unix"})
@@ -44,6 +55,8 @@ def checked_driver(url: str, name: str) -> str:
         )
     try:
         transport: Any = get_transport_cls(alias)
+        if (module := _NEEDED_LATER.get(alias.lower())) is not None:
+            import_module(module)
         return str(transport.driver_type)
     except Exception as error:
         # Importing a transport runs its driver's module; whatever that raises, the driver can't be used.
@@ -53,7 +66,8 @@ def checked_driver(url: str, name: str) -> str:
 def driver_missing(url: str, name: str, error: Exception) -> ConfigurationError:
     """What to say when the driver's module can't be loaded."""
     scheme = url.partition("://")[0]
-    extra = scheme.split("+")[0]
+    alias = scheme.split("+")[0].lower()
     return ConfigurationError(
-        f"{name}: the driver for {scheme}:// can't be loaded: {error}", hint=f"pip install 'kombu[{extra}]'"
+        f"{name}: the driver for {scheme}:// can't be loaded: {error}",
+        hint="pip install " + _INSTALLED_AS.get(alias, f"'kombu[{alias}]'"),
     )

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from kombu import Connection
 
 #: Drivers of Kombu that forget unacknowledged messages with the process that holds them.
-_FORGET_HELD = frozenset({"zookeeper", "etcd", "consul", "mongodb"})
+_FORGET_HELD = frozenset({"zookeeper", "etcd", "consul", "mongodb", "pyro"})
+#: The same, by the module of the transport, where Kombu names no driver.
+_FORGETFUL_MODULES = frozenset({"kombu.transport.azurestoragequeues"})
 #: Kombu's virtual transports answer 0 where they can't count; these can.
 _COUNTING = frozenset({"memory", "mongodb"})
 #: What happens to messages of dead workers by itself, and what is said of a transport of which that is not known.
@@ -67,10 +69,9 @@ class GenericTransport:
         )
 
     def _capabilities(self) -> Capabilities:
+        forgets = self.name in _FORGET_HELD or type(self.template.transport).__module__ in _FORGETFUL_MODULES
         # Memory has one process only, and so has its store.
-        return Capabilities(
-            counts=self.name in _COUNTING, carries_control=self.name == "memory", forgets_held=self.name in _FORGET_HELD
-        )
+        return Capabilities(counts=self.name in _COUNTING, carries_control=self.name == "memory", forgets_held=forgets)
 
     def consumer(
         self, queues: Sequence[str], *, clock: Clock = SYSTEM, unreadable: Callable[[Exception], None] | None = None
