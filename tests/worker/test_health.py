@@ -304,21 +304,25 @@ def test_a_file_that_another_worker_of_the_id_has_replaced_is_left_alone(tmp_pat
 def test_a_process_that_was_forked_off_does_not_make_a_dead_worker_look_alive(tmp_path: Path) -> None:
     health = a_file(tmp_path / "alpha")
     health.start()
-    reader, writer = os.pipe()
+    (here, there), (done, ends) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            os.close(writer)
-            os.read(reader, 1)  # until the parent is done
+            os.write(there, b"x")  # it has let go of the file, as each fork does first of all
+            os.close(ends)
+            os.read(done, 1)  # until the parent is done
         finally:
             os._exit(0)
-    os.close(reader)
+    os.close(done)
     try:
+        assert os.read(here, 1) == b"x"
         health.renew()  # as if this process had ended
         assert not Page.at(str(tmp_path / "alpha")).alive
     finally:
-        os.close(writer)
+        os.close(ends)
         os.waitpid(child, 0)
+        os.close(here)
+        os.close(there)
 
 
 def test_stamps_go_on_without_a_file() -> None:
