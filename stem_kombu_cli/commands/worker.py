@@ -27,6 +27,7 @@ _HERE = "stem_kombu_cli.commands"
             f"{_HERE}.worker_healthcheck:healthcheck",
             "Is a worker of this host alive, and does it consume?",
         ),
+        "diagnose": (f"{_HERE}.worker_diagnose:diagnose", "Check this host and the workers that run here."),
         "sweep": (f"{_HERE}.worker_sweep:sweep", "Give back what dead workers held, for who leaves Stem."),
         "call": (f"{_HERE}.worker_call:call", "A control command that the application registered."),
     },
