@@ -21,6 +21,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: Of more than this many (tasks, messages) the count has to be typed; a single ``y`` is not enough.
 MOST_BY_ONE_KEY = 100
 
+#: Said where a change was carried out without an entry in the audit.
+NOT_AUDITED = "warning: the audit has no entry of this: the revoke store was down, or keeps revocations only"
+
 
 def changing_options(function: F, *, wait: str = "Return when all live workers have applied it.") -> F:
     """``--reason --requester --dry-run -y/--yes --wait``. A command takes them out of its values with :func:`change_of`.

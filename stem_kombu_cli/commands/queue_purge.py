@@ -8,7 +8,7 @@ import click
 
 from stem_kombu.control.client.queues import SCHEMA, QueueClient
 from stem_kombu_cli import exit_codes
-from stem_kombu_cli.changing import change_of, changing_options, confirm, reason_of
+from stem_kombu_cli.changing import NOT_AUDITED, change_of, changing_options, confirm, reason_of
 from stem_kombu_cli.options import output_options, place_options, places_of, wants_json
 from stem_kombu_cli.render import emit, note, print_json
 
@@ -33,12 +33,18 @@ def purge(ctx: click.Context, /, queue: str, **values: Any) -> None:
         (state,) = client.states([queue]).queues
         waiting = "an unknown number of" if state.depth is None else str(state.depth)
         confirm(change, f"this removes {waiting} messages from queue {queue!r} for good", count=state.depth or 0)
-        removed = (state.depth or 0) if change.dry_run else client.purge(queue)
+        removed = (
+            (state.depth or 0) if change.dry_run else client.purge(queue, reason=reason, requested_by=change.requester)
+        )
+        audited = client.is_audited
     if as_json:
         document = {"schema": SCHEMA, "queue": queue, "removed": removed, "dry_run": change.dry_run, "reason": reason}
-        print_json(document)
+        print_json({**document, "audited": audited})
     else:
         emit(f"{'would remove' if change.dry_run else 'removed'}: {removed} messages from queue {queue}")
     if not removed:
         note(f"nothing waits in queue {queue!r}")
-    ctx.exit(exit_codes.OK if removed else exit_codes.NOTHING_MATCHED)
+    if not audited:
+        note(NOT_AUDITED)
+    code = exit_codes.OK if removed else exit_codes.NOTHING_MATCHED
+    ctx.exit(code if audited or code != exit_codes.OK else exit_codes.PARTIAL)

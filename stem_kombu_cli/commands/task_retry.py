@@ -13,7 +13,7 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.retries import SCHEMA, RetriedTask, RetryClient, RetryVerdict
 from stem_kombu.task_filter import TaskFilter
 from stem_kombu_cli import exit_codes
-from stem_kombu_cli.changing import change_of, changing_options, confirm, reason_of
+from stem_kombu_cli.changing import NOT_AUDITED, change_of, changing_options, confirm, reason_of
 from stem_kombu_cli.commands.worker_revoke import task_ids
 from stem_kombu_cli.options import DURATION, Duration, output_options, place_options, places_of, wants_json
 from stem_kombu_cli.render import emit, note, print_json, shown
@@ -65,16 +65,21 @@ def retry(
         ids = task_ids(tasks, sys.stdin.buffer) if tasks else list(client.select(wanted))
         if not tasks and ids:
             confirm(change, f"this sends {len(ids)} failed tasks again", count=len(ids))
-        found = client.retry(ids, queue=queue, delay=delay, dry_run=change.dry_run)
-    if as_json:
-        print_json(
-            {"schema": SCHEMA, "dry_run": change.dry_run, "reason": reason, "tasks": [one.to_dict() for one in found]}
+        found = client.retry(
+            ids, queue=queue, delay=delay, dry_run=change.dry_run, reason=reason, requested_by=change.requester
         )
+        audited = client.is_audited
+    if as_json:
+        document = {"schema": SCHEMA, "dry_run": change.dry_run, "reason": reason, "audited": audited}
+        print_json({**document, "tasks": [one.to_dict() for one in found]})
     else:
         _show(found)
     if not found:
         note("no failed task whose message is kept matches")
-    ctx.exit(exit_code(found))
+    if not audited:
+        note(NOT_AUDITED)
+    code = exit_code(found)
+    ctx.exit(code if audited or code != exit_codes.OK else exit_codes.PARTIAL)
 
 
 def exit_code(found: Sequence[RetriedTask]) -> int:

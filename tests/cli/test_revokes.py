@@ -167,3 +167,18 @@ def test_g32_each_change_has_an_entry_with_a_name_and_a_reason(fleet: Program, t
     assert whole["problems"] == []
     assert whole["last"] == whole["entries"]
     assert "whole: " in fleet.ok("audit", "verify").out
+
+
+def test_g32_a_purge_has_an_entry(fleet: Program, task: str) -> None:
+    queue = f"typo-{task}"
+    fleet.send("shop.add", "--queue", queue, a=1)
+
+    done = fleet.ok("queue", "purge", queue, "--yes", "--requester", "ann", "--reason", "INC-6", "--json")
+
+    assert done.json["audited"] is True
+    (entry,) = [
+        one
+        for one in fleet.ok("audit", "list", "--action", "purge", "--json").json["entries"]
+        if one["target"] == {"queues": [queue]}
+    ]
+    assert (entry["requester"], entry["reason"]) == ("ann", "INC-6")

@@ -34,8 +34,12 @@ def test_a_failed_task_runs_again_with_a_new_id_and_its_arguments(program: Progr
     ready = program.ok("task", "retry", task_id, "--dry-run", "--json").json
     assert (ready["schema"], ready["dry_run"]) == ("stem.retry/1", True)
     assert [(one["id"], one["verdict"], one["new_id"]) for one in ready["tasks"]] == [(task_id, "ready", None)]
-    (one,) = program.ok("task", "retry", task_id, "--json").json["tasks"]
+    document = program.ok("task", "retry", task_id, "--requester", "ann", "--json").json
+    (one,) = document["tasks"]
     assert one["verdict"] == "sent" and one["queue"] == "default"
+    assert document["audited"] is True
+    (entry,) = program.ok("audit", "list", "--task", task_id, "--json").json["entries"]
+    assert (entry["action"], entry["requester"]) == ("retry", "ann")
     record = program.ended(one["new_id"])
     assert (record["state"], record["result"], record["retried_from"]) == ("succeeded", "there", task_id)
     assert program.record(task_id)["state"] == "failed"

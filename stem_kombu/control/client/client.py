@@ -240,8 +240,7 @@ class ControlClient:
     def auditor(self) -> Auditor:
         """Stores this client's changes with entries in the audit. Raises :class:`Untrusted`, :class:`ConfigurationError`."""
         self._trust.require(Scope.OPERATE, "change what the fleet keeps")
-        store, keep = self._places.revoke_store(), self.settings.audit_keep
-        return Auditor(store, self.settings.namespace, self._trust.keyring, keep=keep, clock=self._clock)
+        return self._places.auditor(self._trust.keyring)
 
     def directive_writer(self, timeout: float | None = None) -> DirectiveWriter:
         """What stores directives for this client; no worker is told. An invalid broker URL is refused."""

@@ -6,7 +6,11 @@ import threading
 
 from stem_kombu.backends.base import Backend, Roster
 from stem_kombu.backends.registry import open_backend, open_roster
+from stem_kombu.control.audit import Note
+from stem_kombu.control.auditor import Auditor
+from stem_kombu.errors import ConfigurationError
 from stem_kombu.settings import Settings
+from stem_kombu.signing.keyring import Keyring
 from stem_kombu.stores.base import RevokeStore
 
 
@@ -45,6 +49,18 @@ class ClientPlaces:
                     source.value, name=source.name, tls=settings.tls, patience=settings.control_timeout
                 )
             return self._store
+
+    def auditor(self, keyring: Keyring | None) -> Auditor:
+        """What stores changes with entries in the audit."""
+        settings = self._settings
+        return Auditor(self.revoke_store(), settings.namespace, keyring, keep=settings.audit_keep)
+
+    def noted(self, note: Note, keyring: Keyring | None) -> bool:
+        """Whether the audit has an entry of an order that is about to be sent: not where no revoke store is configured."""
+        try:
+            return self.auditor(keyring).note(note) is not None
+        except ConfigurationError:
+            return False
 
     def backend(self) -> Backend | None:
         """The task states, ``None`` where there is no result backend."""

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.clock import SYSTEM, Clock, isoformat
+from stem_kombu.control.audit import Note
+from stem_kombu.control.client.command_request import default_requester
+from stem_kombu.control.client.places import ClientPlaces
 from stem_kombu.control.client.tasks import TaskClient
 from stem_kombu.control.verification import Verifier
 from stem_kombu.errors import BadMessage, ConfigurationError, StoreError
@@ -109,6 +112,8 @@ class QueueClient:
         self.settings: Settings = target if isinstance(target, Settings) else target.settings
         self._trust = Verifier.of(self.settings.signing, clock=clock)
         self._clock = clock
+        self._places = ClientPlaces(self.settings)
+        self.is_audited = True
         self._lock = threading.Lock()
         self._transport: Transport | None = None
         self._depths: Depths | None = None
@@ -168,16 +173,20 @@ class QueueClient:
         names = {*browser.queues(), *self._consumers([])}
         return (raw for name in sorted(names) if wanted(name) for raw in browser.search(name))
 
-    def purge(self, queue: str) -> int:
-        """Remove what waits in the queue; how many messages those were. What workers hold is not touched."""
+    def purge(self, queue: str, *, reason: str | None = None, requested_by: str | None = None) -> int:
+        """Remove what waits in the queue; how many messages those were. What workers hold is not touched. :attr:`is_audited` is
+        false afterwards where the audit has no entry of it."""
         self._trust.require(Scope.OPERATE, "empty a queue")
-        return self._opened()[0].purge(checked_queue_name(queue))
+        note = Note("purge", {"queues": [checked_queue_name(queue)]}, requested_by or default_requester(), reason)
+        self.is_audited = self._places.noted(note, self._trust.keyring)
+        return self._opened()[0].purge(queue)
 
     def close(self) -> None:
         """Let connections go. May be called twice; the next question connects again."""
         with self._lock:
             depths, browser = self._depths, self._browser
             self._transport = self._depths = self._browser = None
+        self._places.close()
         for one in (depths, browser):
             if one is not None:
                 one.close()

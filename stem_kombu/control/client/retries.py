@@ -15,6 +15,9 @@ from stem_kombu.backends.base import Backend
 from stem_kombu.backends.failed import FailedMessage
 from stem_kombu.backends.registry import open_backend, open_failed_messages
 from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.control.audit import Note, tasks_target
+from stem_kombu.control.auditor import Auditor
+from stem_kombu.control.client.command_request import default_requester
 from stem_kombu.control.verification import Verifier
 from stem_kombu.durations import checked_duration
 from stem_kombu.errors import BadMessage, BrokerError, ConfigurationError
@@ -96,6 +99,7 @@ class RetryClient:
                 hint="set STEM_RESULT_BACKEND_URL, or give --backend",
             )
         self._clock = clock
+        self.is_audited = True
         self._trust = Verifier.of(signing, clock=clock)
         self._verified = task_verifier(signing, self._trust.keyring)
         self._states: Backend = open_backend(source.value, name=source.name, tls=self.settings.tls)
@@ -118,10 +122,18 @@ class RetryClient:
                 yield held.task_id
 
     def retry(
-        self, task_ids: Sequence[str], *, queue: str | None = None, delay: float | None = None, dry_run: bool = False
+        self,
+        task_ids: Sequence[str],
+        *,
+        queue: str | None = None,
+        delay: float | None = None,
+        dry_run: bool = False,
+        reason: str | None = None,
+        requested_by: str | None = None,
     ) -> list[RetriedTask]:
         """Send each failed task once more, as a task with a new id: to the queue from which it came, or to ``queue``, not
-        before ``delay`` seconds. A task that is not sent has a verdict that says why."""
+        before ``delay`` seconds. A task that is not sent has a verdict that says why. :attr:`is_audited` is false afterwards
+        where the audit has no entry of it."""
         self._trust.require(Scope.OPERATE, "retry tasks")
         target = None if queue is None else checked_queue_name(queue)
         now = self._clock.utcnow()
@@ -131,10 +143,20 @@ class RetryClient:
         for start in range(0, len(wanted), _TOGETHER):
             judged = [self._judged(task_id, target, eta) for task_id in wanted[start : start + _TOGETHER]]
             if not dry_run:
+                ready = [one.task_id for one, message in judged if message is not None]
+                self._audit(
+                    Note("retry", tasks_target(ready, queue=queue), requested_by or default_requester(), reason)
+                )
                 self._send([(one, message) for one, message in judged if message is not None])
                 judged = [(one if message is None else _sent(one, message), message) for one, message in judged]
             found += [one for one, _ in judged]
         return found
+
+    def _audit(self, note: Note) -> None:
+        if note.target["count"]:
+            settings = self.settings
+            auditor = Auditor(self._store, settings.namespace, self._trust.keyring, keep=settings.audit_keep)
+            self.is_audited = auditor.note(note) is not None and self.is_audited
 
     def close(self) -> None:
         """Let connections go. May be called twice."""
