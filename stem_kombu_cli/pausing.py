@@ -59,6 +59,7 @@ def pause(ctx: click.Context, queues: Sequence[str] | None, values: dict[str, An
         if asked.change.dry_run:
             asked.show_plan("pause", plan)
         if asked.targets is None:
+            asked.refuse_deletion(ending)
             asked.confirm(
                 f"this pauses {asked.named} on every worker of namespace {asked.namespace!r} {_lasting(ending)}"
             )
@@ -109,6 +110,28 @@ class _Asked:
 
     def confirm(self, danger: str, *, count: int = 0) -> None:
         confirm(self.change, danger, count=count)
+
+    def refuse_deletion(self, ending: Ending) -> None:
+        """Raises :class:`Failure` where the broker would delete a queue that no worker consumes for so long, with what waits
+        in it. What can't be told is let pass."""
+        lasting = ending.expires_in
+        if ending.expires_at is not None:
+            lasting = (ending.expires_at - SYSTEM.utcnow()).total_seconds()
+        try:
+            with QueueClient(self.settings) as client:
+                for name in self._names(client):
+                    life = client.unused_life(name)
+                    if life is not None and (lasting is None or lasting >= life):
+                        raise _would_be_deleted(name, life)
+        except StemError as error:
+            note(f"note: whether a pause deletes {self.named} can't be told: {error}")
+
+    def _names(self, client: QueueClient) -> list[str]:
+        """The queues that are meant, as far as they are known."""
+        named = [one for one in self.subjects if one is not None and not is_glob(one)]
+        if len(named) == len(self.subjects):
+            return named
+        return [*named, *(state.name for state in client.states().queues if self._is_meant(state) and state.consumers)]
 
     def confirm_backlog(self) -> None:
         """Show what a resume of the fleet lets loose; more than a hundred tasks have to be confirmed."""
@@ -215,6 +238,19 @@ def _lasting(ending: Ending) -> str:
     if ending.expires_at is not None:
         return f"until {isoformat(ending.expires_at)}"
     return "until it is resumed" if ending.expires_in is None else f"for {span(ending.expires_in)}"
+
+
+def _would_be_deleted(queue: str, life: float) -> Failure:
+    when, less = (
+        ("at once", "")
+        if life == 0
+        else (f"after {span(life)}", f"pause it for less than {span(life)} with --for, or ")
+    )
+    return Failure(
+        f"the broker deletes queue {queue} {when} when no worker consumes it, with what waits in it; nothing was stored",
+        exit_codes.REFUSED,
+        hint=f"{less}pause single workers with --worker",
+    )
 
 
 def _nothing_paused(asked: _Asked) -> Failure:

@@ -425,6 +425,7 @@ class TransportContract:
         assert transport.give_back_held().returned == 0
         assert transport.housekeeping("contract", "worker-1").sweep({"worker-1"}) == 0
         assert not transport.has_dead_letters(queue)
+        assert transport.unused_life(queue) is None
 
     def test_its_name_and_url_can_be_shown(self, transport: Transport, url: str) -> None:
         assert transport.name

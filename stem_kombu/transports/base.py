@@ -247,5 +247,9 @@ class Transport(Protocol):
     def has_dead_letters(self, queue: str) -> bool:
         """Whether that queue, which is there, was declared with a dead-letter exchange; ``False`` where that can't be told."""
 
+    def unused_life(self, queue: str) -> float | None:
+        """Seconds for which that queue outlives its last consumer: 0 where it is deleted at once, ``None`` where it stays, or
+        where that can't be told."""
+
     def housekeeping(self, namespace: str, worker: str) -> Housekeeping:
         """What removes the leftovers of dead workers, on behalf of that worker."""

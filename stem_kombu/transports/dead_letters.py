@@ -1,7 +1,7 @@
-"""Whether a queue at RabbitMQ has a dead-letter exchange, so that what is rejected from it is kept.
+"""How a queue at RabbitMQ was declared: whether what is rejected from it is kept, and how long it outlives its consumers.
 
 AMQP has no question for a queue's arguments. But a declaration that differs is refused with the first argument that does,
-and its value: with each answer the next declaration differs later, until it differs in the dead-letter exchange, or in
+and its value: with each answer the next declaration differs later, until it differs in what was asked for, or in
 nothing. A dead-letter exchange that a policy gives is not among a queue's arguments and can't be seen by a client.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_EXCHANGE = "x-dead-letter-exchange"
+_EXCHANGE, _EXPIRES = "x-dead-letter-exchange", "x-expires"
 _DIFFERS = re.compile(
     r"inequivalent arg '(?P<name>[^']+)' for queue .* but current is "
     r"(?:the value '(?P<value>.*)' of type '(?P<kind>[a-z]+)'|'(?P<plain>[^']*)'|none)",
@@ -43,7 +43,7 @@ def has_dead_letters(template: Connection, queue: str) -> bool:
         connect(connection)
         try:
             with broker_errors(connection, "looking for a dead-letter exchange"):
-                return _EXCHANGE in _arguments_of(connection, queue)
+                return _EXCHANGE in _declared_as(connection, queue, _EXCHANGE)[1]
         finally:
             release(connection)
     except BrokerError as error:
@@ -51,8 +51,28 @@ def has_dead_letters(template: Connection, queue: str) -> bool:
         return False
 
 
-def _arguments_of(connection: Connection, queue: str) -> dict[str, Any]:
-    """The queue's arguments, up to the dead-letter exchange."""
+def unused_life(template: Connection, queue: str) -> float | None:
+    """Seconds for which that queue outlives its last consumer: 0 where it is deleted at once, ``None`` where it stays, or where
+    that can't be told. ``template`` is cloned, not used, and is RabbitMQ's."""
+    connection = template.clone()
+    try:
+        connect(connection)
+        try:
+            with broker_errors(connection, "looking how a queue was declared"):
+                declared, arguments = _declared_as(connection, queue, _EXPIRES)
+        finally:
+            release(connection)
+    except BrokerError as error:
+        logger.info("how long queue %s outlives its consumers can't be told: %s", queue, error)
+        return None
+    if declared["auto_delete"]:
+        return 0.0
+    expires = arguments.get(_EXPIRES)
+    return expires / 1000.0 if isinstance(expires, int) else None
+
+
+def _declared_as(connection: Connection, queue: str, until: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """How the queue was declared, and its arguments up to that one."""
     # Whether it is there at all: none may be made by the questions that follow.
     connection.channel().queue_declare(queue, passive=True)
     declared: dict[str, Any] = {"durable": True, "exclusive": False, "auto_delete": False}
@@ -61,23 +81,23 @@ def _arguments_of(connection: Connection, queue: str) -> dict[str, Any]:
         channel: Any = connection.channel()
         try:
             channel.queue_declare(queue, arguments=arguments, **declared)
-            return arguments
+            return declared, arguments
         except connection.channel_errors as error:
             found = _DIFFERS.search(str(error))
             if found is None:
-                return arguments
+                return declared, arguments
             name, value, kind, plain = found.group("name", "value", "kind", "plain")
             if name in declared:
                 declared[name] = not declared[name]
             elif value is None:
-                return arguments  # "none": it has no such argument, which was not given either
+                return declared, arguments  # "none": it has no such argument, which was not given either
             else:
                 arguments[name] = _decoded(value if plain is None else plain, str(kind))
-                if name == _EXCHANGE:
-                    return arguments
+                if name == until:
+                    return declared, arguments
         finally:
             connection.maybe_close_channel(channel)
-    return arguments
+    return declared, arguments
 
 
 def _decoded(value: str, kind: str) -> Any:

@@ -18,6 +18,7 @@ from stem_kombu.outcome import TaskState
 from stem_kombu.settings import Settings
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.testing.gates import Gate
+from stem_kombu.transports.connections import open_connection
 from tests.cli.program import STEM, Program, WorkerProcess
 from tests.cli.terminal import at_terminal
 from tests.waiting import eventually
@@ -302,3 +303,25 @@ def test_a_generated_id_is_this_life_only(embedded: Program) -> None:
         in done.err
     )
     assert "-w '*@host-*'" in done.err
+
+
+@pytest.mark.parametrize("kind", ["embedded", "amqp"])
+def test_a_pause_that_would_delete_its_queue_is_refused(kind: str, program_on: Callable[[str], Program]) -> None:
+    program = program_on(kind)
+    connection = open_connection(program.variables["STEM_BROKER_URL"])
+    try:
+        channel = connection.default_channel
+        channel.queue_declare("fleeting", durable=True, auto_delete=True)
+        channel.queue_declare("short", durable=True, auto_delete=False, arguments={"x-expires": 60_000})
+        channel.queue_declare("lasting", durable=True, auto_delete=False)
+        done = program.run("queue", "pause", "fleeting", "--yes")
+        assert done.code == 5, done
+        assert "the broker deletes queue fleeting at once when no worker consumes it" in done.err
+        done = program.run("queue", "pause", "short", "--for", "1h", "--yes")
+        assert done.code == 5, done
+        assert "hint: pause it for less than 1m with --for" in done.err
+        assert program.run("queue", "pause", "short", "--yes").code == 5
+        assert program.ok("queue", "pause", "short", "--for", "5s", "--yes")
+        assert program.ok("queue", "pause", "lasting", "--yes")
+    finally:
+        connection.release()

@@ -173,6 +173,12 @@ class QueueClient:
         names = {*browser.queues(), *self._consumers([])}
         return (raw for name in sorted(names) if wanted(name) for raw in browser.search(name))
 
+    def unused_life(self, queue: str) -> float | None:
+        """Seconds for which the queue outlives its last consumer: 0 where the broker deletes it at once, ``None`` where it
+        stays, or where that can't be told."""
+        self._trust.require(Scope.READ, "see queues")
+        return self._opened()[0].unused_life(checked_queue_name(queue))
+
     def purge(self, queue: str, *, reason: str | None = None, requested_by: str | None = None) -> int:
         """Remove what waits in the queue; how many messages those were. What workers hold is not touched. :attr:`is_audited` is
         false afterwards where the audit has no entry of it."""

@@ -13,7 +13,7 @@ from stem_kombu.transports.amqp.publisher import ConfirmingConnection
 from stem_kombu.transports.base import Capabilities, TaskConsumer
 from stem_kombu.transports.connections import connect, release
 from stem_kombu.transports.control_link import ControlLink
-from stem_kombu.transports.dead_letters import has_dead_letters
+from stem_kombu.transports.dead_letters import has_dead_letters, unused_life
 from stem_kombu.transports.generic.port import GenericTransport
 from stem_kombu.transports.internals import AMQP_READS, AMQP_SENDS, missing
 from stem_kombu.transports.publisher import PublisherConnection
@@ -64,6 +64,9 @@ class AmqpTransport(GenericTransport):
 
     def has_dead_letters(self, queue: str) -> bool:
         return has_dead_letters(self.template, queue)
+
+    def unused_life(self, queue: str) -> float | None:
+        return unused_life(self.template, queue)
 
 
 def _inside(connection: Any) -> dict[str, Any]:

@@ -176,6 +176,9 @@ class GenericTransport:
     def has_dead_letters(self, queue: str) -> bool:
         return False
 
+    def unused_life(self, queue: str) -> float | None:
+        return None
+
     def housekeeping(self, namespace: str, worker: str) -> Housekeeping:
         return _NothingLeft()
 

@@ -33,6 +33,12 @@ class EmbeddedBrowser:
             rows = _read(channel, "SELECT name FROM stem_broker_queue ORDER BY name", ())
         return [str(name) for (name,) in rows if not is_control_name(str(name))]
 
+    def unused_life(self, queue: str) -> float | None:
+        """See :class:`~stem_kombu.transports.base.Transport`."""
+        with self._browsing.channel() as channel:
+            rows = _read(channel, "SELECT auto_delete, expires FROM stem_broker_queue WHERE name = ?", (queue,))
+        return next((0.0 if auto_delete else expires for auto_delete, expires in rows), None)
+
     def first(self, queue: str, limit: int) -> list[Any]:
         with self._browsing.channel() as channel:
             return list(_messages(channel, queue, _read(channel, _FIRST, (queue, limit))))

@@ -29,5 +29,12 @@ class EmbeddedTransport(GenericTransport):
     def browser(self) -> QueueBrowser | None:
         return EmbeddedBrowser(self.template)
 
+    def unused_life(self, queue: str) -> float | None:
+        browser = EmbeddedBrowser(self.template)
+        try:
+            return browser.unused_life(queue)
+        finally:
+            browser.close()
+
     def leases(self) -> Leases | None:
         return EmbeddedLeases(self.template)
