@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 
 from stem_kombu.clock import isoformat
-from stem_kombu.fields import any_text, mapping, number, optional
+from stem_kombu.fields import any_text, items, mapping, moment, number, optional
 from stem_kombu.revocation import Revocation
 
 
@@ -64,21 +64,42 @@ class EndedHow(str, Enum):
 
     BEFORE_START = "before-start"  # its handler was not called
     CHECKPOINT = "checkpoint"  # it left its handler there
+    TERM = "term"  # after SIGTERM to its process group
+    KILL = "kill"  # by SIGKILL to its process group
 
 
 _HOWS = frozenset(how.value for how in EndedHow)
 
 
 @dataclass(frozen=True, slots=True)
+class LadderStep:
+    """A signal that an attempt's process group got, and when (aware UTC)."""
+
+    how: EndedHow
+    at: datetime
+
+    def to_record(self) -> dict[str, Any]:
+        return {"step": self.how.value, "at": isoformat(self.at)}
+
+    @classmethod
+    def from_record(cls, value: object) -> LadderStep:
+        """Raises ``ValueError`` for what is no step."""
+        fields = mapping(value, "a step")
+        return cls(EndedHow(fields.get("step")), moment(fields.get("at"), "at"))
+
+
+@dataclass(frozen=True, slots=True)
 class EndedBy:
     """How a ``cancelled`` attempt ended. ``after`` are the seconds since its worker requested the stop, ``None`` where none
-    was requested."""
+    was requested; ``steps`` are those of the ladder that were taken."""
 
     how: EndedHow
     after: float | None = None
+    steps: tuple[LadderStep, ...] = ()
 
     def to_record(self) -> dict[str, Any]:
-        return {"how": self.how.value, "after_s": None if self.after is None else round(self.after, 3)}
+        after = None if self.after is None else round(self.after, 3)
+        return {"how": self.how.value, "after_s": after, "steps": [step.to_record() for step in self.steps]}
 
     @classmethod
     def from_record(cls, value: object, name: str = "ended_by") -> EndedBy | None:
@@ -87,7 +108,9 @@ class EndedBy:
         how = any_text(fields.get("how"), "how")
         if how not in _HOWS:
             return None
-        return cls(EndedHow(how), optional(number, fields.get("after_s"), "after_s"))
+        steps = items(fields.get("steps", []), "steps")
+        after = optional(number, fields.get("after_s"), "after_s")
+        return cls(EndedHow(how), after, tuple(map(LadderStep.from_record, steps)))
 
 
 @dataclass(slots=True)  # never changed; frozen, it would cost three times as much, for each delivery
@@ -189,7 +212,8 @@ class Outcome:
     """How one attempt ended in its executor, before anything is recorded.
 
     ``kind`` is one of :class:`Ending`; ``result`` is a JSON value (already checked) for ``SUCCEEDED``; ``error`` is set
-    for ``FAILED``, ``RETRY`` and ``LOST``; ``retry_in`` (seconds) only when the handler itself asked for a retry.
+    for ``FAILED``, ``RETRY`` and ``LOST``; ``retry_in`` (seconds) only when the handler itself asked for a retry. ``steps``
+    are the signals that its process group got before.
     """
 
     kind: Ending
@@ -197,6 +221,7 @@ class Outcome:
     error: TaskError | None = None
     revocation: Revocation | None = None
     retry_in: float | None = None
+    steps: tuple[LadderStep, ...] = ()
 
 
 class Ending(str, Enum):

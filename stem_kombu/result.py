@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from stem_kombu.backends.base import TaskStates
 from stem_kombu.control.client.reports import RevokeReport
 from stem_kombu.errors import ConfigurationError, ResultTimeout, TaskCancelled, TaskFailed
+from stem_kombu.ladder import Ladder
 from stem_kombu.outcome import TaskRecord, TaskState
 
 
@@ -22,6 +23,7 @@ class Revokes(Protocol):
         reason: str | None = None,
         requested_by: str | None = None,
         expires_in: float | None = None,
+        ladder: Ladder | None = None,
         wait: bool = False,
         timeout: float | None = None,
     ) -> RevokeReport: ...
@@ -88,6 +90,7 @@ class AsyncResult:
         reason: str | None = None,
         requested_by: str | None = None,
         expires_in: float | None = None,
+        ladder: Ladder | None = None,
         wait: bool = False,
         timeout: float | None = None,
     ) -> RevokeReport:
@@ -100,7 +103,7 @@ class AsyncResult:
             )
         return self._app.control.revoke(
             [self.id], terminate=terminate, reason=reason, requested_by=requested_by, expires_in=expires_in,
-            wait=wait, timeout=timeout,
+            ladder=ladder, wait=wait, timeout=timeout,
         )  # fmt: skip
 
     def _backend(self) -> TaskStates:

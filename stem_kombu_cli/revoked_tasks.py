@@ -17,6 +17,7 @@ _CODES = {
     Verdict.NEVER_STARTED: exit_codes.OK,
     Verdict.WILL_NOT_START: exit_codes.OK,
     Verdict.STOPPED: exit_codes.OK,
+    Verdict.KILLED: exit_codes.OK,
     Verdict.FINISHED_FIRST: exit_codes.NO,
     Verdict.UNSTOPPABLE: exit_codes.NO,
     Verdict.RUNNING: exit_codes.OUT_OF_TIME,
@@ -30,8 +31,8 @@ _FIRST = (exit_codes.OUT_OF_TIME, exit_codes.NO, exit_codes.PARTIAL, exit_codes.
 def code_of_verdicts(report: RevokeReport, verdicts: Sequence[TaskVerdict]) -> int:
     """The code of what became of the tasks, unless workers refused; where that is 0, the code of who has not answered."""
     answers = exit_codes.of_report(report)
-    if answers == exit_codes.REFUSED:
-        return answers
+    if answers == exit_codes.REFUSED or unsupported_of(report):
+        return exit_codes.REFUSED
     found = {_CODES[one.verdict] for one in verdicts}
     worst = next((code for code in _FIRST if code in found), exit_codes.OK)
     if worst != exit_codes.OK or answers in (exit_codes.OK, exit_codes.NOBODY_ANSWERED):
@@ -42,14 +43,20 @@ def code_of_verdicts(report: RevokeReport, verdicts: Sequence[TaskVerdict]) -> i
 def code_of_standings(report: RevokeReport, known: Sequence[TaskStanding], *, terminate: bool) -> int:
     """The code of the answers or, where that is 0, of what is known of the tasks."""
     code = exit_codes.of_report(report)
-    if code != exit_codes.OK:
-        return code
+    if code != exit_codes.OK or unsupported_of(report):
+        return code or exit_codes.REFUSED
     found = {one.standing for one in known}
     if Standing.FINISHED_FIRST in found:
         return exit_codes.NO
     if terminate and Standing.RUNNING in found:
         return exit_codes.PARTIAL
     return exit_codes.NOTHING_MATCHED if terminate and Standing.UNKNOWN in found else exit_codes.OK
+
+
+def unsupported_of(report: RevokeReport) -> dict[str, list[str]]:
+    """The workers that can't climb the ladder that was asked for, and what runs there."""
+    told = {reply.worker: reply.payload.get("unsupported") for reply in report.replies}
+    return {worker: [str(one) for one in ids] for worker, ids in told.items() if isinstance(ids, list) and ids}
 
 
 def verdict_lines(verdicts: Sequence[TaskVerdict]) -> Iterator[str]:
@@ -89,7 +96,8 @@ def _verdict(one: TaskVerdict) -> tuple[str, str]:
         return label, ", no sender recorded it; it will not start if it comes"
     if one.verdict is Verdict.WILL_NOT_START:
         return label, f", {one.state}" if one.state else ", no sender recorded it" if one.seen is False else ""
-    return label, f"{where}, after {span(one.after)}"
+    steps = f", by SIG{one.steps[-1].how.value.upper()}" if one.steps else ""
+    return label, f"{where}{steps}, after {span(one.after)}"
 
 
 def _standing(one: TaskStanding, confirmed: bool) -> tuple[str, str]:

@@ -43,6 +43,7 @@ ROOT_WORDS = [
         "version",
         "revocation",
         "revocation_cache",
+        "ladder",
         "revocation_texts",
         "task",
         "handler",

@@ -80,6 +80,9 @@ class TaskHost(Protocol):
     """What runs the tasks of a worker. Every method is quick and safe from any thread unless it says otherwise; those that
     :class:`~stem_kombu.control.server.worker_view.WorkerView` has as well are the same."""
 
+    @property
+    def climbs(self) -> bool: ...
+
     def summary(self) -> HostSummary:
         """How it stands now."""
 
@@ -149,6 +152,7 @@ class AgentView:
         # The host's own answers, as they are.
         self.in_flight, self.waiting_outcomes = host.in_flight, host.waiting_outcomes
         self.apply, self.running = host.apply, host.running
+        self.climbs = host.climbs
         self.fates, self.wait_ended = host.fates, host.wait_ended
         self.selected, self.apply_rules = host.selected, host.apply_rules
         self.totals, self.shut_down = host.totals, host.shut_down

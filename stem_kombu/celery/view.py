@@ -46,6 +46,9 @@ class CeleryTasks:
     """See :class:`stem_kombu.agent.view.TaskHost`. ``worker`` is Celery's ``WorkController``; ``lease`` is in seconds, ``None``
     where its broker has no leases."""
 
+    #: Its processes are Celery's, and lead no groups of their own.
+    climbs = False
+
     def __init__(
         self,
         worker: Any,

@@ -14,8 +14,10 @@ from stem_kombu.control import audit, standing, undo
 from stem_kombu.control.auditor import KEEP, Audited, Auditor
 from stem_kombu.control.rule_records import draft_of, rules_of
 from stem_kombu.control.verification import Verifier
+from stem_kombu.ladder import Ladder
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.rule import Rule
+from stem_kombu.signing import ladders
 from stem_kombu.signing.keyring import Keyring, Scope
 from stem_kombu.signing.proofs import proof_of_end, signed_drafts
 from stem_kombu.stores.base import RevokeStore
@@ -44,9 +46,11 @@ class Revoker:
         self._fleet = fleet
         self._auditor = Auditor(store, namespace, verifier.keyring, keep=keep)
 
-    def save(self, drafts: Sequence[RevocationDraft], request_id: str | None = None) -> list[Revocation]:
+    def save(
+        self, drafts: Sequence[RevocationDraft], request_id: str | None = None, *, ladder: Ladder | None = None
+    ) -> list[Revocation]:
         """What the store holds after these drafts, one record for each task id; no worker is told. The audit has an entry of it,
-        under the request of which it is a part.
+        under the request of which it is a part. ``ladder``: each of these tasks is ended so where it does not stop.
 
         All are stored, or none. Raises :class:`~stem_kombu.errors.StoreError`, and
         :class:`~stem_kombu.signing.keyring.Untrusted` where the active key may not revoke or the fleet would not obey it; then
@@ -54,14 +58,17 @@ class Revoker:
         """
         self._verifier.require(Scope.OPERATE, "revoke")
         store, namespace, keyring = self._store, self._namespace, self._verifier.keyring
+        ladders.require(keyring, ladder)
         if self._fleet is not None:
             task_ids = [draft.task_id for draft in drafts]
             standing.check(self._verifier, namespace, self._fleet, standing.sampled(store, namespace, task_ids))
         if keyring is not None:
             drafts = signed_drafts(drafts, keyring, namespace=namespace, now=store.now())
+        if ladder is not None:
+            drafts = ladders.with_ladder(drafts, ladder, keyring, namespace=namespace, now=store.now())
         if not drafts:
             return []
-        stored = list(self._auditor.change(Change(drafts), _note(drafts, request_id)).changed.revocations)
+        stored = list(self._auditor.change(Change(drafts), _note(drafts, request_id, ladder)).changed.revocations)
         standing.check_kept(keyring, stored)
         return stored
 
@@ -108,7 +115,7 @@ def _signed(removals: Sequence[Removal], keyring: Keyring, namespace: str, now: 
     return found
 
 
-def _note(drafts: Sequence[RevocationDraft], request_id: str | None) -> audit.Note:
-    first = drafts[0]
-    target = audit.tasks_target((draft.task_id for draft in drafts), terminate=first.terminate)
+def _note(drafts: Sequence[RevocationDraft], request_id: str | None, ladder: Ladder | None) -> audit.Note:
+    first, steps = drafts[0], {} if ladder is None else ladder.to_record()
+    target = audit.tasks_target((draft.task_id for draft in drafts), terminate=first.terminate, **steps)
     return audit.Note("revoke", target, first.requested_by, first.reason, request_id=request_id)

@@ -19,6 +19,7 @@ from stem_kombu.control.client.reports import WorkerReply
 from stem_kombu.control.protocol.messages import REFUSED, STALE
 from stem_kombu.control.verification import Verifier
 from stem_kombu.errors import BrokerError, StoreCorrupt, StoreError
+from stem_kombu.ladder import is_ladder
 from stem_kombu.revocation import Revocation, proof_key
 from stem_kombu.signing.keyring import Keyring, Untrusted
 from stem_kombu.signing.proofs import holds
@@ -137,6 +138,8 @@ def check_records(keyring: Keyring | None, records: Iterable[Revocation]) -> Non
     known = False
     for record in records:
         for proof in record.proofs:
+            if is_ladder(proof):
+                continue
             if keyring is None:
                 raise _refusal(f"the revocation of task {record.task_id!r} is signed: this fleet has keys", _NO_KEY)
             own = (proof_key(proof) or ("", ""))[0] == keyring.active.id

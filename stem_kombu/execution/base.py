@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
+from stem_kombu.ladder import Ladder
 from stem_kombu.outcome import Outcome
 from stem_kombu.revocation import Revocation
 from stem_kombu.slots import SlotView
@@ -80,10 +81,13 @@ class Executor(Protocol):
     def submit(self, job: Job) -> None:
         """Run the job as soon as a slot is free."""
 
-    def stop_job(self, token: int, why: Stop, revocation: Revocation | None = None) -> bool:
+    def stop_job(
+        self, token: int, why: Stop, revocation: Revocation | None = None, ladder: Ladder | None = None
+    ) -> bool:
         """Make the job's next checkpoint raise; ``False`` when it isn't running here (not yet, or no more).
 
-        A pending ``REVOKED`` is never replaced by a weaker reason; a repeated order is harmless.
+        A pending ``REVOKED`` is never replaced by a weaker reason; a repeated order is harmless. ``ladder``: signals to the
+        job's process group, from now on, where it does not stop; an executor without processes passes over it.
         """
 
     def withdraw(self, token: int) -> bool:

@@ -12,6 +12,7 @@ from stem_kombu.execution.child.setup import ChildOptions, ChildSetup
 from stem_kombu.execution.inline import InlineExecutor
 from stem_kombu.execution.pool.pool import IsolatePool
 from stem_kombu.execution.pool.spawning import leave_to_parent
+from stem_kombu.ladder import Ladder
 from stem_kombu.revocation import Revocation
 from stem_kombu.slots import SlotView
 from stem_kombu.task import Mode
@@ -66,8 +67,10 @@ class Executors:
         isolate = job.task.mode is Mode.ISOLATE and self._pool is not None
         (self._pool if isolate and self._pool is not None else self._inline).submit(job)
 
-    def stop_job(self, token: int, why: Stop, revocation: Revocation | None = None) -> bool:
-        return any(executor.stop_job(token, why, revocation) for executor in self._all)
+    def stop_job(
+        self, token: int, why: Stop, revocation: Revocation | None = None, ladder: Ladder | None = None
+    ) -> bool:
+        return any(executor.stop_job(token, why, revocation, ladder) for executor in self._all)
 
     def withdraw(self, token: int) -> bool:
         return any(executor.withdraw(token) for executor in self._all)

@@ -95,6 +95,15 @@ def kill(pid: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def terminate(pid: int) -> None:
+    """SIGTERM to the group that the process leads, else to it alone: what a task has started takes notice, its child does not."""
+    with suppress(ProcessLookupError):
+        if leads_its_group(pid):
+            os.killpg(pid, signal.SIGTERM)
+        else:
+            os.kill(pid, signal.SIGTERM)
+
+
 def kill_leaderless(group: int, since: int | None) -> list[int]:
     """SIGKILL to what is left of the group of a child that is dead; the ids of these processes, where they can be told.
 

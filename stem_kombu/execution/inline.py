@@ -23,6 +23,7 @@ from stem_kombu.execution.child.signals import GATE, checked_progress
 from stem_kombu.execution.coroutines import CoroutineLoop
 from stem_kombu.execution.handlers import call, call_async, failure, refusal
 from stem_kombu.execution.stop_reasons import PendingStop
+from stem_kombu.ladder import Ladder
 from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation
 from stem_kombu.slots import SlotView
@@ -130,7 +131,9 @@ class InlineExecutor:
         else:
             self._observer.ended(job, Outcome(Ending.RELEASED))
 
-    def stop_job(self, token: int, why: Stop, revocation: Revocation | None = None) -> bool:
+    def stop_job(
+        self, token: int, why: Stop, revocation: Revocation | None = None, _ladder: Ladder | None = None
+    ) -> bool:
         with self._lock:
             run = self._runs.get(token)
         if run is None:

@@ -17,6 +17,7 @@ from operator import attrgetter
 from stem_kombu.clock import epoch_us, from_epoch_us
 from stem_kombu.fields import FieldError, any_text, flag, json_value, mapping, optional, whole
 from stem_kombu.revocation import Revocation, RevocationDraft
+from stem_kombu.signing import ladders
 from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
 
 REVOCATION = b"stem-revocation/1"
@@ -114,6 +115,8 @@ def proven(record: Revocation, keyring: Keyring, now: datetime) -> Revocation:
     expires_at = from_epoch_us(max(ends)) if len(ends) == len(live) else None
     if record.expires_at is not None and (expires_at is None or record.expires_at < expires_at):
         expires_at = record.expires_at  # an earlier end in the record takes a right away, it gives none
+    # Of what has expired no ladder counts either: it has the end of the draft that it came with.
+    record = ladders.verified(record, keyring)
     return Revocation(
         record.namespace,
         record.task_id,

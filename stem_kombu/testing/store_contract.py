@@ -28,6 +28,7 @@ import pytest
 
 from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.ladder import Ladder, LadderText, ladder_of
 from stem_kombu.revocation import MOST_PROOFS, Revocation, RevocationDraft, merge
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.batch import folded
@@ -162,6 +163,21 @@ class RevokeStoreContract:
         assert record is not None
         assert len(record.proofs) == 2
         assert record.proofs[0] == lasting
+
+    def test_a_ladder_once_asked_for_stays_and_the_shorter_span_wins(self, store: RevokeStore, namespace: str) -> None:
+        now = store.now()
+        texts = [_ladder(2, 60.0, 600.0), _ladder(3, None, 30.0), _ladder(4, 20.0, None, expires_us=5)]
+        store.save(namespace, [Draft("t", terminate=True, proofs=(_proof("ops", 1, terminate=True), texts[0]))])
+        store.save(namespace, [Draft("t", terminate=True, proofs=tuple(texts[1:]))])
+
+        (record,) = store.save(namespace, [Draft("t", reason="and a draft without one", proofs=(_proof("ops", 6),))])
+
+        assert ladder_of(record, now) == Ladder(None, 30.0)  # SIGKILL comes before the SIGTERM of the other
+        assert store.get(namespace, "t") == record
+        (again,) = store.save(namespace, [Draft("t", terminate=True, proofs=(_ladder(7, 5.0, 900.0),))])
+        assert ladder_of(again, now) == Ladder(5.0, 30.0)
+        # and the proofs of who asked are not touched by it
+        assert _proof("ops", 1, terminate=True) in again.proofs
 
     def test_g3_another_secret_under_a_known_key_id_replaces_no_proof(self, store: RevokeStore, namespace: str) -> None:
         """A store can't verify: it tells secrets apart by the fingerprint that a proof names."""
@@ -548,6 +564,10 @@ class RevokeStoreContract:
     def _needs_processes(self) -> None:
         if not self.shared_between_processes:
             pytest.skip("other processes do not see this store")
+
+
+def _ladder(signed_us: int, term: float | None, kill: float | None, expires_us: int | None = None) -> str:
+    return LadderText(signed_us, expires_us, term, kill, "ops").encoded()
 
 
 def _proof(

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import NamedTuple, Protocol, TypeVar
 
 from stem_kombu.execution.base import Stop
+from stem_kombu.ladder import Ladder
 from stem_kombu.outcome import Outcome, TaskError, TaskRecord
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import TaskMessage, TaskOptions
@@ -78,7 +79,7 @@ class Do(Enum):
     SUBMIT = "submit"  # to its executor
     WITHHOLD = "withhold"  # from its slot; it ends with ``outcome``
     WITHDRAW = "withdraw"  # from its executor; where it has started meanwhile, stop it for ``stop``
-    STOP = "stop"  # its handler, for ``stop``
+    STOP = "stop"  # its handler, for ``stop``; where it does not, by ``ladder``
     SETTLE = "settle"  # carry ``settlement`` out: publish, record, then answer the broker
     REFUSE = "refuse"  # the same, or where another message of its attempt runs here, let it end as that one
     FINISH = "finish"  # leave it, with ``disposition``, to the thread of the connection
@@ -114,6 +115,8 @@ class Facts(NamedTuple):
         None  # whether it ended workers: no, seconds until that is known, or that it did
     )
     until: float = 0.0
+    # of one that runs
+    ladder: Ladder | None = None  # how it is ended where it does not stop
     # of one that has ended
     outcome: Outcome | None = None
     options: TaskOptions | None = None
@@ -145,6 +148,7 @@ class Action(NamedTuple):
     seconds: float | None = None
     until: float | None = None
     disposition: MessageDisposition | None = None
+    ladder: Ladder | None = None
 
 
 class ImpossibleTransition(Exception):

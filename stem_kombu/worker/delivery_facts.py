@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from stem_kombu.errors import TaskNotRegistered
 from stem_kombu.execution.base import Job
+from stem_kombu.ladder import Ladder, ladder_of
 from stem_kombu.outcome import Outcome, TaskError
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import RevocationCache
@@ -89,13 +90,18 @@ class DeliveryFacts:
 
     def of_revoked(self, delivery: Delivery) -> Facts:
         """Of a delivery that a revocation has found here."""
+        revocation = self.revocation_of(delivery.message)
         return Facts(
             delivery.message,
             self.clock.utcnow(),
             self.worker,
-            self.revocation_of(delivery.message),
+            revocation,
             lost_workers=tuple(delivery.lost),
+            ladder=self._ladder(revocation),
         )
+
+    def _ladder(self, revocation: Revocation | None) -> Ladder | None:
+        return None if revocation is None else ladder_of(revocation, self.cache.now())
 
     def of_slot_free(self, delivery: Delivery) -> Facts:
         """Right before a start: reads the store and asks for the record again where the last time is too long ago."""
@@ -119,7 +125,7 @@ class DeliveryFacts:
             revocation = self.rules.match(delivery.message)
         if revocation is None and not delivery.lease_lost:
             return NO_FACTS
-        return Facts(revocation=revocation, is_lease_lost=delivery.lease_lost)
+        return Facts(revocation=revocation, is_lease_lost=delivery.lease_lost, ladder=self._ladder(revocation))
 
     def of_ended(self, delivery: Delivery, job: Job, outcome: Outcome) -> Facts:
         """Of an attempt that is over."""

@@ -104,7 +104,9 @@ def settle(
     if kind is Ending.CANCELLED:
         cause = outcome.revocation or revocation
         how = EndedBy(EndedHow.BEFORE_START) if started_at is None else EndedBy(EndedHow.CHECKPOINT, stopped_after)
-        cancelled = record(state=TaskState.CANCELLED, revocation=cause, ended_by=how)
+        cancelled = record(
+            state=TaskState.CANCELLED, revocation=cause, ended_by=_by_steps(outcome, stopped_after) or how
+        )
         return Settlement(cancelled, MessageDisposition.ACKNOWLEDGE, "cancelled")
     if kind is Ending.RELEASED:
         return Settlement(None, MessageDisposition.REQUEUE)
@@ -112,7 +114,8 @@ def settle(
         return Settlement(record(state=TaskState.FAILED, error=outcome.error), MessageDisposition.ACKNOWLEDGE, "failed")
     # FAILED, LOST and RETRY: another attempt, unless it was revoked or the retries are used up.
     if revocation is not None:
-        cancelled = record(state=TaskState.CANCELLED, revocation=revocation, error=outcome.error)
+        how_ended = _by_steps(outcome, stopped_after)
+        cancelled = record(state=TaskState.CANCELLED, revocation=revocation, error=outcome.error, ended_by=how_ended)
         return Settlement(cancelled, MessageDisposition.ACKNOWLEDGE, "cancelled")
     if message.attempt > min(max_retries, MOST_RETRIES - 1):
         return Settlement(record(state=TaskState.FAILED, error=outcome.error), MessageDisposition.ACKNOWLEDGE, "failed")
@@ -130,6 +133,11 @@ def settle(
         "retried",
         retry=replace(message, attempt=message.attempt + 1, eta=due),
     )
+
+
+def _by_steps(outcome: Outcome, after: float | None) -> EndedBy | None:
+    """By the last signal of the ladder, ``None`` where none was sent."""
+    return EndedBy(outcome.steps[-1].how, after, outcome.steps) if outcome.steps else None
 
 
 def unsendable(settlement: Settlement, why: Exception) -> Settlement:

@@ -108,12 +108,11 @@ class TaskLifecycle:
         elif do is Do.HOLD:
             self._hold(delivery, action.seconds)
         elif do is Do.STOP:
-            assert action.stop is not None
-            self._stop(delivery, action.stop, facts.revocation if action.stop is Stop.REVOKED else None)
+            self._stop(delivery, action, facts.revocation)
         elif do is Do.WITHDRAW:
             # It then ends, as released, and is given back, which says nothing over another connection.
             if not self.executor.withdraw(delivery.token) and action.stop is not None:
-                self._stop(delivery, action.stop)
+                self._stop(delivery, action)
         elif do is Do.DEFER:
             assert action.until is not None
             if self.inflight.waits(delivery.token, Phase.DEFERRED):
@@ -176,9 +175,12 @@ class TaskLifecycle:
         self.notices.settling(settlement)
         self.recorder.settle(delivery, settlement)
 
-    def _stop(self, delivery: Delivery, why: Stop, revocation: Revocation | None = None) -> None:
+    def _stop(self, delivery: Delivery, action: Action, revocation: Revocation | None = None) -> None:
+        assert action.stop is not None
+        revocation = revocation if action.stop is Stop.REVOKED else None
         self.inflight.stopping(delivery.token, revocation)
-        if self.executor.stop_job(delivery.token, why, revocation) and revocation is not None:
+        stops = self.executor.stop_job(delivery.token, action.stop, revocation, action.ladder)
+        if stops and revocation is not None:
             logger.info("task %s: stop requested", delivery.task_id, extra={"task_id": delivery.task_id})
 
     def _lease_lost(self, delivery: Delivery) -> None:

@@ -177,7 +177,9 @@ def _started(facts: Facts) -> Action:
 
 
 def _stop(facts: Facts) -> Action:
-    return IGNORE if facts.revocation is None or not facts.revocation.terminate else _STOP_REVOKED
+    if facts.revocation is None or not facts.revocation.terminate:
+        return IGNORE
+    return _STOP_REVOKED if facts.ladder is None else _STOP_REVOKED._replace(ladder=facts.ladder)
 
 
 def _ended(facts: Facts) -> Action:

@@ -59,6 +59,8 @@ class WorkerParts:
 class WorkerTasks:
     """See :class:`stem_kombu.agent.view.TaskHost`."""
 
+    climbs = True
+
     def __init__(self, parts: WorkerParts) -> None:
         self._parts = parts
         self._clock = parts.clock

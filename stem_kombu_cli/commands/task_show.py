@@ -18,10 +18,10 @@ from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import output_options, place_options, places_of, wants_json
-from stem_kombu_cli.render import emit, note, print_json, shown
+from stem_kombu_cli.render import emit, note, print_json, shown, span
 
 if TYPE_CHECKING:
-    from stem_kombu.outcome import TaskRecord
+    from stem_kombu.outcome import EndedBy, TaskRecord
     from stem_kombu.revocation import Revocation
     from stem_kombu.settings import Settings
 
@@ -100,8 +100,17 @@ def text(record: TaskRecord, revocation: Revocation | None) -> str:
         lines.append(("lost with", ", ".join(one.rpartition(" ")[0] for one in record.lost_workers)))
     if record.error is not None:
         lines.append(("error", f"{record.error.type}: {record.error.message}"))
+    if record.ended_by is not None:
+        lines.append(("ended by", _ended_by(record.ended_by)))
     held = record.revocation or revocation
     return _lines(lines + ([] if held is None else _revoked(held)))
+
+
+def _ended_by(ended: EndedBy) -> str:
+    """How a cancelled task ended, after how long, and the signals that its process group got."""
+    after = "" if ended.after is None else f" {span(ended.after)} after the request to stop"
+    steps = ", ".join(f"SIG{step.how.value.upper()} at {isoformat(step.at)}" for step in ended.steps)
+    return f"{ended.how.value}{after}" + (f" ({steps})" if steps else "")
 
 
 def _revoked(held: Revocation) -> list[tuple[str, str]]:

@@ -16,18 +16,25 @@ from stem_kombu.control.client.reports import SCHEMA, RevokeReport
 from stem_kombu.control.client.task_standings import TaskStanding, standings
 from stem_kombu.control.client.verdict_wait import GRACE
 from stem_kombu.errors import ConfigurationError, StoreError
+from stem_kombu.ladder import Ladder
 from stem_kombu.revocation import Revocation
 from stem_kombu.settings import Settings
 from stem_kombu.volatile import HOW_DURABLE, NOT_DURABLE
 from stem_kombu_cli import exit_codes, plain_celery
-from stem_kombu_cli.changing import change_of, changing_options, reason_of
+from stem_kombu_cli.changing import change_of, changing_options, confirm, reason_of
 from stem_kombu_cli.commands.asking import show, tell, with_stem
 from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import DURATION, HOST, control_options, places_of, targets_of, wants_json
 from stem_kombu_cli.progress import Progress
-from stem_kombu_cli.render import emit, note, print_json, shown, table, use_color
+from stem_kombu_cli.render import emit, note, print_json, shown, span, table, use_color
 from stem_kombu_cli.revoke_selected import chosen_of, revoke_selected, selector_options
-from stem_kombu_cli.revoked_tasks import code_of_standings, code_of_verdicts, standing_lines, verdict_lines
+from stem_kombu_cli.revoked_tasks import (
+    code_of_standings,
+    code_of_verdicts,
+    standing_lines,
+    unsupported_of,
+    verdict_lines,
+)
 from stem_kombu_cli.storing import Storing
 
 
@@ -46,6 +53,12 @@ from stem_kombu_cli.storing import Storing
 )
 @selector_options
 @click.option("--terminate", is_flag=True, help="Stop what runs at its next checkpoint as well.")
+@click.option(
+    "--term-after",
+    type=DURATION,
+    help="With --terminate: SIGTERM to the process group of an isolate that still runs this long after its worker knows.",
+)
+@click.option("--kill-after", type=DURATION, help="The same with SIGKILL; asks first, and its child is replaced.")
 @click.option("--expires-in", type=DURATION, help="Forget the revocation after this long (default: never).")
 @click.option(
     "--grace",
@@ -60,6 +73,8 @@ def revoke(
     /,
     tasks: Sequence[str],
     terminate: bool,
+    term_after: float | None,
+    kill_after: float | None,
     expires_in: float | None,
     grace: float | None,
     **values: Any,
@@ -73,8 +88,11 @@ def revoke(
     --running-longer-than): all conditions have to hold. The command shows what matches, asks, and revokes what was sent before
     now; what is sent later runs.
 
-    With --wait each task gets one verdict: never-started, will-not-start, stopped (0), finished-first, unstoppable (1), running
-    (124), lost (3) or unknown (4); the exit code is the first of 124, 1, 3, 4 and 0 that occurs.
+    With --wait each task gets one verdict: never-started, will-not-start, stopped, killed (0), finished-first, unstoppable (1),
+    running (124), lost (3) or unknown (4); the exit code is the first of 124, 1, 3, 4 and 0 that occurs.
+
+    --term-after and --kill-after are for isolates that pass no checkpoint. Inline tasks can't be killed; a Celery worker
+    answers "unsupported", and the exit code is 5.
 
     Exit codes beside the usual ones without --wait: 1 when a task had finished before; with --terminate, 3 when a task still
     runs and 4 when no sender recorded an id.
@@ -87,6 +105,11 @@ def revoke(
         raise click.UsageError("name tasks with --task, or select them with --name, -q or another condition", ctx)
     if chosen is not None and change.wait:
         raise click.UsageError("--wait is for --task", ctx)
+    if chosen is not None and (term_after or kill_after):
+        raise click.UsageError("--term-after and --kill-after are for --task", ctx)
+    if (term_after or kill_after) and not terminate:
+        raise click.UsageError("--term-after and --kill-after need --terminate", ctx)
+    ladder = Ladder.of(term_after, kill_after)
     places = places_of(values)
     settings, timeout = places.settings(), places.timeout
     if chosen is not None:
@@ -98,8 +121,13 @@ def revoke(
     ids = task_ids(tasks, sys.stdin.buffer)
     reason = reason_of(change, settings)
     if change.dry_run:
-        _show_plan(ids, terminate, settings, as_json=as_json)
+        _show_plan(ids, terminate, ladder, settings, as_json=as_json)
         return
+    if kill_after is not None:
+        tasks_named = f"{len(ids)} tasks" if len(ids) > 1 else f"task {shown(ids[0])}"
+        confirm(
+            change, f"this kills {tasks_named} after {span(kill_after)}, where they run and do not stop", count=len(ids)
+        )
     stored: list[Revocation] = []
     storing = Storing()
 
@@ -119,6 +147,7 @@ def revoke(
                     reason=reason,
                     requested_by=change.requester,
                     expires_in=expires_in,
+                    ladder=ladder,
                     wait=change.wait,
                     grace=GRACE if grace is None else grace,
                     workers=targets,
@@ -155,10 +184,13 @@ def revoke(
     ctx.exit(code)
 
 
-def _show_plan(ids: Sequence[str], terminate: bool, settings: Settings, *, as_json: bool) -> None:
+def _show_plan(
+    ids: Sequence[str], terminate: bool, ladder: Ladder | None, settings: Settings, *, as_json: bool
+) -> None:
     if as_json:
         plan = {"schema": SCHEMA, "command": "revoke", "namespace": settings.namespace, "dry_run": True}
-        print_json({**plan, "terminate": terminate, "task_ids": list(ids)})
+        steps = {} if ladder is None else ladder.to_record()
+        print_json({**plan, "terminate": terminate, **steps, "task_ids": list(ids)})
         return
     for task_id in ids:
         emit(shown(f"would revoke{' and stop' if terminate else ''}: {task_id}"))
@@ -263,6 +295,10 @@ def _tell(report: RevokeReport, ids: Sequence[str], targets: Sequence[str] | Non
         note(f"hint: {_who_obeys(settings)} honour it at their next sync, at the latest when they reconnect")
         return
     tell(report)
+    for worker, unsupported in unsupported_of(report).items():
+        note(
+            f"error: worker {worker} can't kill what it runs (a Celery worker): {', '.join(map(shown, unsupported[:3]))}"
+        )
     if not report.replies:
         note(f"{_who_obeys(settings)} honour it when they start, or at their next sync")
 

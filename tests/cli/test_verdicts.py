@@ -87,7 +87,7 @@ def test_g26_a_reserved_task_never_started(crew: Program, tmp_path: Path) -> Non
     found = verdict(crew, "-t", task)
 
     assert (found["verdict"], found["state"]) == ("never-started", "cancelled")
-    assert crew.record(task)["ended_by"] == {"how": "before-start", "after_s": None}
+    assert crew.record(task)["ended_by"] == {"how": "before-start", "after_s": None, "steps": []}
     busy.open()
     assert crew.ended(running)["state"] == "succeeded"
     assert gate.reached() is None
@@ -265,3 +265,58 @@ def _reserved(program: Program) -> int:
 def _revoked(program: Program) -> set[str]:
     replies = program.ok("worker", "inspect", "--revoked", "--json").json["replies"]
     return {record["task_id"] for reply in replies for record in reply["payload"]["revoked"]}
+
+
+def test_g27_g28_a_task_that_does_not_stop_is_killed_and_recorded_so(crew: Program, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+    task = crew.send("shop.render", gate=gate.path, deaf=True)
+    child = gate.wait_reached()
+
+    found = verdict(crew, "-t", task, "--terminate", "--term-after", "100ms", "--kill-after", "400ms", "--yes")
+
+    assert (found["verdict"], found["state"], found["worker"]) == ("killed", "cancelled", "alpha")
+    assert [step["step"] for step in found["steps"]] == ["term", "kill"]
+    eventually(lambda: not Path(f"/proc/{child}").exists(), 20)
+    record = crew.record(task)
+    assert (record["state"], record["attempt"], record["ended_by"]["how"]) == ("cancelled", 1, "kill")
+    assert record["ended_by"]["steps"] == found["steps"]
+    assert "ended by  kill " in crew.ok("task", "show", task).out
+    # and the slot is another child's
+    assert crew.ended(crew.send("shop.add", a=7))["result"] == 7
+
+
+def test_g36_to_kill_is_asked_for_first_and_what_is_not_confirmed_is_not_stored(crew: Program) -> None:
+    done = crew.run("worker", "revoke", "-t", "spared", "--terminate", "--kill-after", "1s")
+    assert done.code == 5, done
+    assert "this kills task spared after 1s" in done.err
+    plan = crew.ok("worker", "revoke", "-t", "spared", "--terminate", "--kill-after", "1s", "--dry-run", "--json").json
+    assert (plan["dry_run"], plan["kill_after_s"], plan["task_ids"]) == (True, 1.0, ["spared"])
+    assert "spared" not in _revoked(crew)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--kill-after", "1s"), "need --terminate"),
+        (("--terminate", "--term-after", "2s", "--kill-after", "1s"), "longer than"),
+        (("--terminate", "--kill-after", "0"), "more than zero"),
+        (("--grace", "1s"), "--grace is for --wait"),
+    ],
+)
+def test_spans_that_can_not_be_meant_are_exit_code_2(embedded: Program, arguments: tuple[str, ...], said: str) -> None:
+    done = embedded.run("worker", "revoke", "-t", "t", "--yes", *arguments)
+    assert (done.code, said in done.err) == (2, True), done
+
+
+def test_g27_a_worker_that_learns_of_it_by_sync_climbs_too(pair: Program, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+    pair.start_worker("--name", "alpha", "--concurrency", "1", env={"STEM_SYNC_INTERVAL": "500ms"})
+    task = pair.send("shop.render", gate=gate.path, deaf=True)
+    gate.wait_reached()
+
+    # told to no one
+    done = pair.run("worker", "revoke", "-t", task, "--terminate", "--kill-after", "200ms", "--yes", "-w", "elsewhere")
+
+    assert done.code == 4, done
+    record = pair.ended(task)
+    assert (record["state"], record["ended_by"]["how"]) == ("cancelled", "kill")

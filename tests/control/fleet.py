@@ -87,6 +87,10 @@ class FakeWorker:
     ended: threading.Event = field(default_factory=threading.Event)
     waiting: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
+    @property
+    def climbs(self) -> bool:
+        return True
+
     def facts(self) -> WorkerFacts:
         return self.current
 

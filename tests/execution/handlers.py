@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 from stem_kombu.app import Stem
@@ -60,6 +62,26 @@ def without_checkpoint(ctx: TaskContext, gate: str) -> str:
     Gate(gate).wait_open()
     Gate(gate).reach("past")
     return "finished"
+
+
+@handler("starts_a_program")
+def starts_a_program(ctx: TaskContext, gate: str, deaf: bool = False) -> int:
+    """Waits for a program without a checkpoint; ``deaf``: one that ignores SIGTERM. Returns how it ended."""
+    trap = "trap '' TERM; " if deaf else ""
+    program = subprocess.Popen(["sh", "-c", f"{trap}echo $$ > {gate}/program; exec sleep 600"])
+    while not (Path(gate) / "program").exists() or not (Path(gate) / "program").read_text().strip():
+        time.sleep(0.001)
+    Gate(gate).reach()
+    ended = program.wait()
+    ctx.check()
+    return ended
+
+
+@handler("naps")
+def naps(ctx: TaskContext, seconds: float) -> float:
+    """Short, and without a checkpoint."""
+    time.sleep(seconds)
+    return seconds
 
 
 @handler("check_after")

@@ -355,7 +355,7 @@ def test_a_signal_to_the_whole_group_is_the_workers_to_obey_and_no_other_process
     done = run_program(SIGNALLED, tmp_path, start_method, gate.path)
     assert done.stdout == "True\nfinished\n", done.stderr
     (line,) = done.stderr.splitlines()
-    assert line.startswith("WARNING:stem_kombu.execution.pool.pool:idle child ")
+    assert line.startswith("WARNING:stem_kombu.execution.pool.losses:idle child ")
 
 
 UNGUARDED = """

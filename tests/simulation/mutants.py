@@ -170,7 +170,9 @@ def retry_revoked(original: Any) -> Any:
 
 
 def stop_whatever_runs(original: Any) -> Any:
-    def stop_job(self: pool.IsolatePool, token: int, why: Stop, revocation: Revocation | None = None) -> bool:
+    def stop_job(
+        self: pool.IsolatePool, token: int, why: Stop, revocation: Revocation | None = None, ladder: Any = None
+    ) -> bool:
         with self._lock:
             busy = [child for child in self._children.values() if child.job is not None]
             child = self._children.running(token) or (busy[0] if busy else None)

@@ -12,12 +12,13 @@ import pytest
 
 from stem_kombu.control.client.verdicts import Known, Presence, Sighting, Verdict, decide, told
 from stem_kombu.control.protocol.fates import FatePhase, TaskFate
-from stem_kombu.outcome import EndedBy, EndedHow, TaskRecord, TaskState
+from stem_kombu.outcome import EndedBy, EndedHow, LadderStep, TaskRecord, TaskState
 
 NOW = datetime(2026, 1, 31, tzinfo=timezone.utc)
 CHECKPOINT, BEFORE_START = EndedBy(EndedHow.CHECKPOINT, 0.5), EndedBy(EndedHow.BEFORE_START)
+KILLED = EndedBy(EndedHow.KILL, 2.5, (LadderStep(EndedHow.TERM, NOW), LadderStep(EndedHow.KILL, NOW)))
 RUNS = (FatePhase.RUNNING, FatePhase.SETTLING)
-CANCELLATIONS = (Verdict.STOPPED, Verdict.NEVER_STARTED)
+CANCELLATIONS = (Verdict.STOPPED, Verdict.NEVER_STARTED, Verdict.KILLED)
 
 
 def fates() -> list[TaskFate]:
@@ -33,6 +34,7 @@ def fates() -> list[TaskFate]:
         TaskFate("t", FatePhase.ENDED, ending="cancelled", ended_by=CHECKPOINT),
         TaskFate("t", FatePhase.ENDED, ending="cancelled", ended_by=BEFORE_START),
         TaskFate("t", FatePhase.ENDED, ending="cancelled"),
+        TaskFate("t", FatePhase.ENDED, ending="cancelled", ended_by=KILLED),
         *(TaskFate("t", FatePhase.ENDED, ending=ending) for ending in ("succeeded", "failed", "retrying", "released")),
     ]
 
@@ -40,7 +42,7 @@ def fates() -> list[TaskFate]:
 def records() -> list[TaskRecord | None]:
     some: list[TaskRecord | None] = [None]
     for state, started, lost, how in product(
-        TaskState, (None, NOW), ((), ("w2 boot",)), (None, CHECKPOINT, BEFORE_START)
+        TaskState, (None, NOW), ((), ("w2 boot",)), (None, CHECKPOINT, BEFORE_START, KILLED)
     ):
         if how is None or state is TaskState.CANCELLED:
             some.append(TaskRecord("t", "n", state, worker="w1", started_at=started, lost_workers=lost, ended_by=how))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from stem_kombu.errors import ConfigurationError, StoreError
 from stem_kombu.execution.base import Stop
-from stem_kombu.outcome import Ending, Outcome, TaskError, TaskRecord, TaskState
+from stem_kombu.ladder import Ladder
+from stem_kombu.outcome import EndedBy, EndedHow, Ending, LadderStep, Outcome, TaskError, TaskRecord, TaskState
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import CeleryOrigin, TaskMessage, TaskOptions
 from stem_kombu.worker.delivery_events import Action, Do, Event, Facts, Phase
@@ -135,6 +136,47 @@ def test_g7_only_a_revocation_that_asks_for_it_stops_a_handler() -> None:
     assert decide(Phase.RESERVED, Event.STARTED, PLAIN._replace(revocation=REVOKED)).do is Do.PROCEED
 
 
+@pytest.mark.parametrize(("phase", "event"), PAIRS)
+@pytest.mark.parametrize("revocation", [None, REVOKED, TERMINATED], ids=["not revoked", "revoked", "terminate"])
+def test_g27_a_ladder_is_climbed_by_what_runs_and_is_to_stop_and_by_nothing_else(
+    phase: Phase, event: Event, revocation: Revocation | None
+) -> None:
+    ladder = Ladder(1.0, 2.0)
+    facts = PLAIN._replace(has_started=phase in (Phase.RUNNING, Phase.STOPPING), revocation=revocation, ladder=ladder)
+    if event is Event.RECORDED_BEFORE:
+        facts = facts._replace(recorded=RECORD)
+
+    action = decide(phase, event, facts)
+
+    runs = (phase, event) in (
+        (Phase.RUNNING, Event.REVOKED), (Phase.STOPPING, Event.REVOKED), (Phase.RESERVED, Event.STARTED)
+    )  # fmt: skip
+    climbs = runs and revocation is TERMINATED
+    assert action.ladder == (ladder if climbs else None)
+    assert not climbs or (action.do is Do.STOP and action.stop is Stop.REVOKED)
+
+
+def test_g27_what_a_signal_has_ended_is_recorded_so_and_never_retried() -> None:
+    steps = (LadderStep(EndedHow.TERM, NOW), LadderStep(EndedHow.KILL, NOW))
+    retried = TaskOptions(max_retries=5)
+    ends = [
+        (Outcome(Ending.CANCELLED, revocation=TERMINATED, steps=steps), EndedHow.KILL),
+        (Outcome(Ending.FAILED, error=ERROR, steps=steps[:1]), EndedHow.TERM),
+        (Outcome(Ending.LOST, error=ERROR, steps=steps[:1]), EndedHow.TERM),
+        (Outcome(Ending.CANCELLED, revocation=TERMINATED), EndedHow.CHECKPOINT),
+    ]
+    for outcome, how in ends:
+        facts = PLAIN._replace(
+            revocation=TERMINATED, outcome=outcome, options=retried, max_retries=5, stopped_after=1.5
+        )
+        action = decide(Phase.STOPPING, Event.ENDED, facts._replace(has_started=True, started_at=NOW))
+        assert action.settlement is not None and action.settlement.record is not None
+        record = action.settlement.record
+        assert (record.state, action.settlement.then) == (TaskState.CANCELLED, MessageDisposition.ACKNOWLEDGE)
+        assert record.ended_by == EndedBy(how, 1.5, outcome.steps)
+        assert action.settlement.retry is None
+
+
 def test_g19_what_another_worker_has_is_neither_started_nor_recorded_nor_acknowledged() -> None:
     lost = PLAIN._replace(is_lease_lost=True, is_ours=False)
     assert decide(Phase.RESERVED, Event.SLOT_FREE, lost).outcome == Outcome(Ending.RELEASED)
@@ -250,6 +292,7 @@ FACTS = st.builds(
     aside=st.just(MESSAGE),
     error=st.sampled_from((None, ERROR)),
     verdict=st.sampled_from((None, 1.0, ERROR)),
+    ladder=st.sampled_from((None, Ladder(1.0, 2.0))),
     outcome=st.builds(
         Outcome, st.sampled_from(Ending), error=st.just(ERROR), retry_in=st.sampled_from((None, 0.0, float("nan")))
     ),

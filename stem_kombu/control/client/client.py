@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from stem_kombu.backends.base import RosterView
 from stem_kombu.clock import SYSTEM, Clock
@@ -21,7 +21,7 @@ from stem_kombu.control.client.command_request import CommandRequest, checked_ta
 from stem_kombu.control.client.connection import ClientConnection
 from stem_kombu.control.client.connections import ClientConnections
 from stem_kombu.control.client.pages import completed
-from stem_kombu.control.client.places import ClientPlaces
+from stem_kombu.control.client.places import ClientPlaces, Configured
 from stem_kombu.control.client.reports import Report, RevokeReport, StatusReport, WorkerReply, WorkerStatus
 from stem_kombu.control.client.roster_clock import RosterClock
 from stem_kombu.control.client.roster_reader import RosterReader
@@ -34,6 +34,7 @@ from stem_kombu.control.verification import Verifier
 from stem_kombu.drivers import forking
 from stem_kombu.durations import checked_duration
 from stem_kombu.errors import BrokerError, BrokerUnavailable, ConfigurationError
+from stem_kombu.ladder import Ladder
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.settings import Settings
 from stem_kombu.signing.keyring import Scope
@@ -58,13 +59,6 @@ ROSTER_SHARE = 0.6
 #: Messages of one command that are under way to somebody who has not answered them yet, and seconds after which the next
 #: goes out all the same. So a worker finds other commands in between, and not behind ten thousand revocations (G16).
 WINDOW, WINDOW_WAIT = 4, 0.03
-
-
-class Configured(Protocol):
-    """An application."""
-
-    @property
-    def settings(self) -> Settings: ...
 
 
 class ControlClient:
@@ -155,6 +149,7 @@ class ControlClient:
         reason: str | None = None,
         requested_by: str | None = None,
         expires_in: float | None = None,
+        ladder: Ladder | None = None,
         wait: bool = False,
         grace: float = GRACE,
         workers: Sequence[str] | None = None,
@@ -169,15 +164,19 @@ class ControlClient:
         they are durable. Raises :class:`~stem_kombu.errors.StoreError` when nothing was stored, and then nothing was said;
         a broker that can't be reached after that is reported, not raised: the revocations hold all the same.
 
-        ``wait``: return when each task has its final verdict, or at the deadline, which is then ``grace`` and ten seconds away
-        by default; ``verdicts`` of the report has one for each id. ``grace``: seconds after which a thread that has never
-        passed a checkpoint is given up as unstoppable.
+        ``ladder``, with ``terminate``: signals to the process group of an isolate that does not stop at a checkpoint. SIGKILL
+        takes a key with the scope ``destroy``.
+
+        ``wait``: return when each task has its final verdict, or at the deadline, which is by default ten seconds after the
+        longest step (``grace``, ladder); ``verdicts`` of the report has one for each id. ``grace``: seconds after which a
+        thread that has never passed a checkpoint is given up as unstoppable.
         """
         if isinstance(task_ids, str):
             raise ConfigurationError(f"task ids {task_ids!r} is one text", hint="pass a list of ids")
-        timeout = (
-            checked_duration(grace, name="grace") + WAIT_MARGIN if wait and timeout is None else self._timeout(timeout)
-        )
+        if ladder is not None and not terminate:
+            raise ConfigurationError("a ladder is for what runs", hint="revoke with terminate as well")
+        longest = max(checked_duration(grace, name="grace"), 0.0 if ladder is None else ladder.longest)
+        timeout = longest + WAIT_MARGIN if wait and timeout is None else self._timeout(timeout)
         targets = checked_targets(workers)
         if expires_in is not None:
             checked_duration(expires_in, name="expires_in")
@@ -186,7 +185,7 @@ class ControlClient:
         if not drafts:
             raise ConfigurationError("there is no task id to revoke")
         began, request_id = self._clock.monotonic(), secrets.token_hex(16)
-        stored = self.revoker(timeout).save(drafts, request_id)  # StoreError: nothing was said
+        stored = self.revoker(timeout).save(drafts, request_id, ladder=ladder)  # StoreError: nothing was said
         if on_stored is not None:
             on_stored(stored)
         # One that is silent must not use up the time in which the others can be asked again.
@@ -197,9 +196,8 @@ class ControlClient:
         )
         if not wait:
             return report
-        states = None if self.settings.backend is None else self._places.backend()
         waiting = VerdictWait(
-            AskedWorkers(self._ask_orders, self._roster_view), states, self._clock, grace=grace,
+            AskedWorkers(self._ask_orders, self._roster_view), self._places.backend(), self._clock, grace=grace,
             senders_record=self._senders_record, on_verdict=self._on_wait,
         )  # fmt: skip
         return waiting.until_final(replace(report, timeout=timeout), began, began + timeout)
@@ -227,9 +225,11 @@ class ControlClient:
             return replace(RevokeReport.of(unsaid, stored, broker_error=error), durable=self.settings.durable)
         return replace(RevokeReport.of(report, stored), durable=self.settings.durable)
 
-    def save(self, drafts: Sequence[RevocationDraft], *, timeout: float | None = None) -> list[Revocation]:
+    def save(
+        self, drafts: Sequence[RevocationDraft], *, timeout: float | None = None, ladder: Ladder | None = None
+    ) -> list[Revocation]:
         """Store revocations as :meth:`revoke` does, and tell no worker. Raises as it does."""
-        return self.revoker(timeout).save(drafts)
+        return self.revoker(timeout).save(drafts, ladder=ladder)
 
     def revoker(self, timeout: float | None = None) -> Revoker:
         """What stores revocations for this client, and takes them back, where the workers would obey it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Protocol
 
 from stem_kombu.backends.base import Backend, Roster
 from stem_kombu.backends.registry import open_backend, open_roster
@@ -12,6 +13,13 @@ from stem_kombu.errors import ConfigurationError
 from stem_kombu.settings import Settings
 from stem_kombu.signing.keyring import Keyring
 from stem_kombu.stores.base import RevokeStore
+
+
+class Configured(Protocol):
+    """An application, or whatever else has settings."""
+
+    @property
+    def settings(self) -> Settings: ...
 
 
 class ClientPlaces:

@@ -15,6 +15,7 @@ from stem_kombu.clock import isoformat
 from stem_kombu.control.client.verdicts import TaskVerdict
 from stem_kombu.control.protocol.messages import ReplyError
 from stem_kombu.errors import BrokerError
+from stem_kombu.ladder import ladder_of
 from stem_kombu.revocation import Revocation
 
 SCHEMA = "stem.control/1"
@@ -122,12 +123,17 @@ class RevokeReport(Report):
         return {
             # Named, because a dataclass with slots is another class than the one that super() would look for.
             **Report.to_dict(self),
-            "stored": [revocation.to_record() for revocation in self.stored],
+            "stored": [_stored(revocation) for revocation in self.stored],
             "broadcast": self.broadcast,
             "broker_error": self.broker_error,
             **({} if self.durable else {"durable": False}),
             **({} if self.verdicts is None else {"verdicts": [verdict.to_dict() for verdict in self.verdicts]}),
         }
+
+
+def _stored(revocation: Revocation) -> dict[str, Any]:
+    ladder = ladder_of(revocation, revocation.issued_at)
+    return revocation.to_record() | ({} if ladder is None else ladder.to_record())
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from stem_kombu.control.protocol.fates import FatePhase, TaskFate
-from stem_kombu.outcome import EndedHow, TaskRecord, TaskState
+from stem_kombu.outcome import EndedBy, EndedHow, LadderStep, TaskRecord, TaskState
 
 
 class Verdict(str, Enum):
@@ -20,11 +20,15 @@ class Verdict(str, Enum):
     NEVER_STARTED = "never-started"  # recorded as cancelled, its handler was not called
     WILL_NOT_START = "will-not-start"  # no live worker has it; the stored revocation stands
     STOPPED = "stopped"  # it left its handler, and is recorded as cancelled
+    KILLED = "killed"  # by the ladder, and is recorded as cancelled
     FINISHED_FIRST = "finished-first"
     UNSTOPPABLE = "unstoppable"  # a thread that has never passed a checkpoint
     RUNNING = "running"  # at the deadline
     LOST = "lost"  # its worker is gone without a message: it will not run again, whether it stopped is not known
     UNKNOWN = "unknown"  # a backend to which all senders record never heard of the id
+
+
+_BY_LADDER = (EndedHow.TERM, EndedHow.KILL)
 
 
 class Presence(Enum):
@@ -118,6 +122,8 @@ def _of_ended(record: TaskRecord) -> Verdict:
     if record.state is not TaskState.CANCELLED:
         return Verdict.FINISHED_FIRST
     how = None if record.ended_by is None else record.ended_by.how
+    if how in _BY_LADDER:
+        return Verdict.KILLED
     if how is EndedHow.CHECKPOINT:
         return Verdict.STOPPED
     if record.lost_workers:
@@ -135,6 +141,8 @@ def _of_told(fate: TaskFate) -> Verdict | None:
     if fate.ending != TaskState.CANCELLED.value:
         return Verdict.FINISHED_FIRST
     how = None if fate.ended_by is None else fate.ended_by.how
+    if how in _BY_LADDER:
+        return Verdict.KILLED
     return Verdict.NEVER_STARTED if how is EndedHow.BEFORE_START else Verdict.STOPPED
 
 
@@ -142,7 +150,7 @@ def _of_told(fate: TaskFate) -> Verdict | None:
 class TaskVerdict:
     """The verdict of one id. ``state`` is what the backend or the worker says; ``after`` are the seconds from the storing of
     the revocation to this verdict; ``checkpoint_ago`` is the age of the last checkpoint of what still runs, ``seen`` whether
-    the backend knows the id (``None``: that can't be told)."""
+    the backend knows the id (``None``: that can't be told); ``steps`` are those of the ladder that were taken."""
 
     task_id: str
     verdict: Verdict
@@ -152,6 +160,7 @@ class TaskVerdict:
     after: float = 0.0
     checkpoint_ago: float | None = None
     seen: bool | None = None
+    steps: tuple[LadderStep, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -161,7 +170,7 @@ class TaskVerdict:
             "worker": self.worker,
             "attempt": self.attempt,
             "after_s": round(self.after, 3),
-            "steps": [],
+            "steps": [step.to_record() for step in self.steps],
             "checkpoint_s_ago": None if self.checkpoint_ago is None else round(self.checkpoint_ago, 3),
             "seen": self.seen,
         }
@@ -171,14 +180,19 @@ def told(task_id: str, verdict: Verdict, known: Known, after: float) -> TaskVerd
     """The verdict with what is known of the task beside it."""
     record = known.record
     sighting = _running(known) or next(iter(known.sightings), None)
-    if verdict not in (Verdict.RUNNING, Verdict.UNSTOPPABLE) and record is not None:
-        return TaskVerdict(task_id, verdict, record.state.value, record.worker, record.attempt, after, seen=known.seen)
+    if record is not None and (sighting is None or verdict not in (Verdict.RUNNING, Verdict.UNSTOPPABLE)):
+        return TaskVerdict(
+            task_id, verdict, record.state.value, record.worker, record.attempt, after,
+            seen=known.seen, steps=_steps(record.ended_by),
+        )  # fmt: skip
     if sighting is None:
-        state = None if record is None else record.state.value
-        worker, attempt = (None, None) if record is None else (record.worker, record.attempt)
-        return TaskVerdict(task_id, verdict, state, worker, attempt, after, seen=known.seen)
+        return TaskVerdict(task_id, verdict, after=after, seen=known.seen)
     fate = sighting.fate
-    state = fate.ending or fate.phase.value
     return TaskVerdict(
-        task_id, verdict, state, sighting.worker, fate.attempt, after, fate.checkpoint_ago, seen=known.seen
-    )
+        task_id, verdict, fate.ending or fate.phase.value, sighting.worker, fate.attempt, after, fate.checkpoint_ago,
+        known.seen, _steps(fate.ended_by),
+    )  # fmt: skip
+
+
+def _steps(ended_by: EndedBy | None) -> tuple[LadderStep, ...]:
+    return () if ended_by is None else ended_by.steps

@@ -231,6 +231,10 @@ class WorkerView(Protocol):
     def identity(self) -> WorkerIdentity:
         """Who this worker is."""
 
+    @property
+    def climbs(self) -> bool:
+        """Whether it can end what runs by signals to process groups (:mod:`stem_kombu.ladder`)."""
+
     def standing(self) -> WorkerSummary:
         """Its state now, at the price of a few attributes: what a fleet is asked most often."""
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 from math import inf
-from pathlib import Path
 from typing import Protocol
 
 from stem_kombu.clock import Clock
@@ -30,8 +28,12 @@ from stem_kombu.execution.frames import (
     transition,
 )
 from stem_kombu.execution.leftovers import tell_of_strays
+from stem_kombu.execution.pool.climb import Climb
 from stem_kombu.execution.pool.job_queue import MOST, MOST_WORK, ChildJobQueue
-from stem_kombu.outcome import Ending, Outcome, TaskError
+from stem_kombu.execution.pool.process_facts import name_of_signal, rss_of
+from stem_kombu.ladder import Ladder
+from stem_kombu.outcome import EndedHow, Ending, Outcome, TaskError
+from stem_kombu.revocation import Revocation
 from stem_kombu.slots import SlotView
 
 logger = logging.getLogger(__name__)
@@ -95,6 +97,9 @@ class ChildHandle:
         #: What its job ends as once a kill of ours has taken effect.
         self.verdict: Outcome | None = None
         self.load_failure: LoadFailed | None = None
+        #: The ladder that its job climbs, and whether SIGKILL is on its way to it: what is free no more.
+        self.climb: Climb | None = None
+        self._is_doomed = False
         self.queue = queue
         #: Seconds that its last tasks took; ``None`` before the first.
         self._recent_runtime: float | None = None
@@ -125,12 +130,14 @@ class ChildHandle:
     @property
     def is_free(self) -> bool:
         """Whether it waits for a job."""
-        return self.state is ChildState.IDLE and not self.queue.jobs
+        return self.state is ChildState.IDLE and not self.queue.jobs and not self._is_doomed
 
     def room_in_queue(self, most_tasks: int | None) -> int:
         """How many more jobs its queue may take: short ones only, and none while one that it was handed may still be
         in its pipe, since it would have to begin that first. ``most_tasks``: how many it may run in its life."""
-        if self._recent_runtime is None or self.is_surplus or self.state not in (ChildState.IDLE, ChildState.RUNNING):
+        if self._recent_runtime is None or self.is_surplus or self._is_doomed:
+            return 0
+        if self.state not in (ChildState.IDLE, ChildState.RUNNING):
             return 0
         most = MOST if self._recent_runtime * MOST <= MOST_WORK else int(MOST_WORK / self._recent_runtime)
         if most_tasks is not None:
@@ -211,14 +218,44 @@ class ChildHandle:
             self._recent_runtime = took if recent is None or took > recent else 0.8 * recent + 0.2 * took
             self.tasks_done += 1
             self.rss_bytes = frame.rss_bytes
-            self.job = None
+            self.job = self.climb = None
             self.soft_deadline = self.hard_deadline = None
 
     @property
     def due(self) -> float:
         """When (monotonic) :meth:`enforce_limits` has something to do."""
-        dues = (self.soft_deadline, self.hard_deadline, self.gone_deadline)
+        dues = (self.soft_deadline, self.hard_deadline, self.gone_deadline, self.climbs_at)
         return min([due for due in dues if due is not None], default=inf)
+
+    @property
+    def climbs_at(self) -> float:
+        """When (monotonic) :meth:`take_step` has something to do."""
+        return inf if self.climb is None or self.verdict is not None else self.climb.due
+
+    def arm(self, revocation: Revocation, ladder: Ladder) -> None:
+        """Let what it runs climb the ladder from now on. It is given nothing ahead until that has ended: it is stopping."""
+        if self.job is None:
+            return
+        if self.climb is None:
+            self.climb = Climb(self.job.token, revocation)
+        self.climb.add(revocation, ladder, self._clock.monotonic())
+
+    def take_step(self, now: float) -> None:
+        """Send the signal that is due to its group, if it still runs that very job and has begun no other (G27)."""
+        climb, job = self.climb, self.job
+        if climb is None or job is None or job.token != climb.token or self.verdict is not None:
+            return
+        if self.queue.jobs:  # it has begun another one, which it has not reported yet
+            climb.put_off(now)
+        elif (step := climb.step(now, self._clock.utcnow())) is EndedHow.KILL:
+            self.verdict = climb.killed()
+            self.kill()
+        elif step is EndedHow.TERM and not self._is_dead:
+            groups.terminate(self.pid)
+
+    def told(self, token: int, outcome: Outcome) -> Outcome:
+        """The outcome of that job, with the steps that it climbed."""
+        return outcome if self.climb is None or self.climb.token != token else self.climb.told(outcome)
 
     def retire(self, now: float) -> None:
         """Have it exit, as it runs nothing; it is killed if it has not within a few seconds."""
@@ -261,7 +298,8 @@ class ChildHandle:
             self.send(StopJob(job.token, Stop.SOFT_TIME_LIMIT))
 
     def kill(self) -> None:
-        """SIGKILL to it and, where it leads one, its group; its end is noticed like any other."""
+        """SIGKILL to it and, where it leads one, its group; its end is noticed like any other, and it gets no further job."""
+        self._is_doomed = True
         if not self._is_dead:
             groups.kill(self.pid)
 
@@ -290,7 +328,7 @@ class ChildHandle:
         if code == 255 and not self._has_status:
             return f"child {self.pid} was killed or ended itself (the fork server keeps no exit status)"
         if code < 0:
-            return f"child {self.pid} was killed by {_name_of_signal(-code)}"
+            return f"child {self.pid} was killed by {name_of_signal(-code)}"
         return f"child {self.pid} left with status {code}"
 
     def close(self) -> None:
@@ -306,18 +344,3 @@ class ChildHandle:
         return SlotView(
             self.slot, self.pid, _SHOWN[self.state], task_id, self.tasks_done, self.rss_bytes if rss is None else rss
         )
-
-
-def _name_of_signal(number: int) -> str:
-    try:
-        return f"signal {number} ({signal.Signals(number).name})"
-    except ValueError:
-        return f"signal {number}"
-
-
-def rss_of(pid: int) -> int | None:
-    """Resident memory of a process in bytes, ``None`` where that can't be told."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return None

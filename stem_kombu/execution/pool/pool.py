@@ -38,9 +38,11 @@ from stem_kombu.execution.leftovers import LeftoverReaper
 from stem_kombu.execution.pool.child_handle import ChildHandle
 from stem_kombu.execution.pool.child_watch import ChildWatch
 from stem_kombu.execution.pool.children import Children
-from stem_kombu.execution.pool.scheduler import MOST_RETRIES, JobScheduler
+from stem_kombu.execution.pool.losses import lost_with
+from stem_kombu.execution.pool.scheduler import JobScheduler
 from stem_kombu.execution.pool.spawning import START_TIMEOUT, ChildSpawner
-from stem_kombu.outcome import Ending, Outcome, TaskError
+from stem_kombu.ladder import Ladder
+from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation
 from stem_kombu.slots import SlotView
 
@@ -128,11 +130,17 @@ class IsolatePool:
         elif wanted:
             self._pipe.wake()
 
-    def stop_job(self, token: int, why: Stop, revocation: Revocation | None = None) -> bool:
+    def stop_job(
+        self, token: int, why: Stop, revocation: Revocation | None = None, ladder: Ladder | None = None
+    ) -> bool:
+        order = StopJob(token, why, revocation)
         with self._lock:
-            order = StopJob(token, why, revocation)
             if (child := self._children.running(token)) is not None:
                 child.send(order)
+                if ladder is not None and revocation is not None:
+                    child.arm(revocation, ladder)
+                    self._scheduler.recall(child)
+                    self._pipe.wake()
             elif (child := self._scheduler.begun_by(token)) is not None:
                 child.stop_queued(order)
         return child is not None
@@ -244,6 +252,7 @@ class IsolatePool:
         if token is not None and (child.job is None or child.job.token != token) and not child.begins_queued(token):
             raise ProtocolFault(f"{type(frame).__name__} for token {token}, which it doesn't have")
         job = child.job
+        climb = child.climb
         child.accept(frame)
         observer = self._observer
         if isinstance(frame, LoadFailed):
@@ -263,7 +272,7 @@ class IsolatePool:
             self._scheduler.forget(job)
             if not self._stopping and child.is_used_up(self._max_tasks, self._max_rss):
                 self._replace(child)
-            return partial(observer.ended, job, frame.outcome)
+            return partial(observer.ended, job, frame.outcome if climb is None else climb.told(frame.outcome))
         return None
 
     def _reap(self, child: ChildHandle) -> list[Call]:
@@ -279,33 +288,14 @@ class IsolatePool:
         self._spawner.died(started=started, load_failure=child.load_failure)
         if not self._stopping and child.slot < self.slots and (not retired or child.load_failure is not None):
             self._spawner.schedule_replacement(child.slot)
-        job, child.job = child.job, None
-        # The handler of what it had not begun was never called: another child may run that job as if nothing had happened.
-        unbegun = list(child.queue.jobs.values())
-        if job is not None and child.state is ChildState.HANDED and child.verdict is None:
-            unbegun, job = [job, *unbegun], None
-        elif job is None and not unbegun and not retired and started:
-            logger.warning("idle %s; it is replaced", end)
-        lost = [] if job is None else [(job, f"{end} while it ran task {job.message.task_id}")]
-        for one in unbegun:
-            if not self._scheduler.retry_on_another_child(one):
-                given = f"{MOST_RETRIES + 1} children in a row ended with it"
-                lost.append((one, f"task {one.message.task_id} never began: {given}, the last: {end}"))
-        return [self._end_of_lost(one, text, child.verdict) for one, text in lost]
-
-    def _end_of_lost(self, job: Job, text: str, verdict: Outcome | None) -> Call:
-        """What the worker is told of a job that went with its child. Under the lock."""
-        self._scheduler.forget(job)
-        if verdict is None:
-            logger.error("%s", text, extra={"task_id": job.message.task_id})
-        lost = Outcome(Ending.LOST, error=TaskError("ChildLost", text)) if verdict is None else verdict
-        return partial(self._observer.ended, job, lost)
+        return [partial(self._observer.ended, *lost) for lost in lost_with(child, end, self._scheduler)]
 
     def _tend(self) -> None:
         """Do all that is due: replacements, time limits, shutdown, and jobs for idle children."""
         now = self._clock.monotonic()
         if now >= self._leftovers.due:
             self._leftovers.tend(now)
+        self._climb(now)
         released: list[Job] = []
         with self._lock:
             due = self._spawner.take_due(inf if self._stopping else now)
@@ -324,6 +314,16 @@ class IsolatePool:
                 self._children.wind_down(now, self._release_at)
         self._end_released(released)
         self._assign()
+
+    def _climb(self, now: float) -> None:
+        """Take the steps of ladders that are due. What a child has sent is read first: its task may have ended."""
+        with self._lock:
+            due = [child for child in self._children.values() if child.climbs_at <= now]
+        for child in due:
+            self._receive(child)
+            with self._lock:
+                if self._children.holds(child):
+                    child.take_step(now)
 
     def _end_released(self, jobs: Sequence[Job]) -> None:
         for job in jobs:

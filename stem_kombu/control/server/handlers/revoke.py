@@ -6,14 +6,17 @@ command that waits; only the answer waits for the tasks to stop.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from stem_kombu.control.protocol.fates import FatePhase
 from stem_kombu.control.protocol.messages import Revoke
 from stem_kombu.control.server.worker_view import WorkerView
 from stem_kombu.control.verification import NO_KEYS, Verifier
+from stem_kombu.ladder import ladder_of
+from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
 
 
@@ -21,7 +24,8 @@ from stem_kombu.revocation_cache import Applied
 class Taken:
     """What happened when the revocations arrived: what the cache did, what ran here, and what of it was told to stop.
 
-    ``asked``: the ids whose fate the reply tells. ``awaited``: those that the reply waits for.
+    ``asked``: the ids whose fate the reply tells. ``awaited``: those that the reply waits for. ``unsupported``: those that run
+    here and were to be ended by signals, which this worker can't send.
     """
 
     applied: Applied
@@ -30,6 +34,7 @@ class Taken:
     refused: tuple[str, ...] = ()
     asked: tuple[str, ...] = ()
     awaited: frozenset[str] = frozenset()
+    unsupported: tuple[str, ...] = ()
 
 
 def take(order: Revoke, view: WorkerView, trust: Verifier = NO_KEYS) -> Taken:
@@ -43,11 +48,17 @@ def take(order: Revoke, view: WorkerView, trust: Verifier = NO_KEYS) -> Taken:
     running = view.running(mine)
     applied = view.apply(mine)
     told = running & {revocation.task_id for revocation in mine if revocation.terminate}
+    unsupported = () if view.climbs else _with_ladder(mine, told, view.store_now())
     if not order.fates:
-        return Taken(applied, running, told, refused, awaited=told)
+        return Taken(applied, running, told, refused, awaited=told, unsupported=unsupported)
     asked = tuple(revocation.task_id for revocation in mine)
     here = frozenset(fate.id for fate in view.fates(asked) if fate.phase is not FatePhase.ENDED)
-    return Taken(applied, running, told, refused, asked, told | here)
+    return Taken(applied, running, told, refused, asked, told | here, unsupported)
+
+
+def _with_ladder(revocations: Sequence[Revocation], told: frozenset[str], now: datetime) -> tuple[str, ...]:
+    asked = [one for one in revocations if one.task_id in told]
+    return tuple(sorted(one.task_id for one in asked if ladder_of(one, now) is not None))
 
 
 def settled(taken: Taken, view: WorkerView, budget: float) -> dict[str, Any]:
@@ -74,4 +85,5 @@ def settled(taken: Taken, view: WorkerView, budget: float) -> dict[str, Any]:
             if ending not in ("cancelled", "settling")
         ],
         **({} if told is None else {"fates": told}),
+        **({"unsupported": list(taken.unsupported)} if taken.unsupported else {}),
     }
