@@ -45,6 +45,12 @@ class LogSetup:
         """For the children of a worker inside another program: text, from the level of that process's root logger on."""
         return cls(logging.getLogger().getEffectiveLevel(), worker=worker)
 
+    @property
+    def level_name(self) -> str:
+        """The level as commands write it: ``debug``."""
+        level = self.level if isinstance(self.level, str) else logging.getLevelName(self.level)
+        return str(level).lower()
+
     def apply(self, hooks: Sequence[Callable[[LogSetup], Any]] = ()) -> None:
         """Set up this process's logging by the application's hooks, else by ``config``, else by level and format.
 
@@ -71,6 +77,25 @@ class LogSetup:
                 for name in _DRIVERS:
                     logging.getLogger(name).setLevel(logging.INFO)
         name_worker(self.worker)
+
+
+class LogLevels:
+    """Levels that loggers of this process have for a while."""
+
+    def __init__(self) -> None:
+        #: By logger, the level that comes back.
+        self._own: dict[str, int] = {}
+
+    def set(self, levels: Mapping[str, str]) -> None:
+        """Give these loggers (empty: the root) these levels, and all others that had one from here their own again."""
+        if levels.get("") == "debug":
+            levels = {**dict.fromkeys(_DRIVERS, "info"), **levels}
+        for name in self._own.keys() - levels.keys():
+            logging.getLogger(name or None).setLevel(self._own.pop(name))
+        for name, level in levels.items():
+            logger = logging.getLogger(name or None)
+            self._own.setdefault(name, logger.level)
+            logger.setLevel(level.upper())
 
 
 def name_worker(worker: str | None) -> None:

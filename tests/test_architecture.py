@@ -212,7 +212,7 @@ LONGER = {
     "stem_kombu.control.client.client": 480,
     "stem_kombu.worker.worker": 425,
     # Children that come and go while it runs are the pool's own matter.
-    "stem_kombu.execution.pool.pool": 370,
+    "stem_kombu.execution.pool.pool": 380,
 }
 
 DRIVER_NAMES = {"amqp", "redis", "sqlite", "memory", "sqs", "sql", "filesystem"}

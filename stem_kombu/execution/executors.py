@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from stem_kombu.clock import SYSTEM, Clock
@@ -89,6 +89,11 @@ class Executors:
         """Have so many children: new ones appear at once, and those that are too many go after what they run."""
         if self._pool is not None:
             self._pool.resize(isolates)
+
+    def set_log_levels(self, levels: Mapping[str, str]) -> None:
+        """Have these loggers of the children log from these levels on, and all others from their own."""
+        if self._pool is not None:
+            self._pool.set_log_levels(levels)
 
     def view(self) -> Sequence[SlotView]:
         return [slot for executor in self._all for slot in executor.view()]

@@ -43,6 +43,13 @@ class StopJob:
 
 
 @dataclass(frozen=True, slots=True)
+class SetLogLevels:
+    """Give these loggers (empty: the root) these levels from now on, and all others their own again."""
+
+    levels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Retire:
     """Exit, now that nothing runs."""
 
@@ -131,6 +138,10 @@ CHILD_TRANSITIONS: dict[tuple[ChildState, type], ChildState] = {
     (ChildState.STARTING, Retire): ChildState.RETIRING,
     (ChildState.IDLE, Run): ChildState.HANDED,
     (ChildState.IDLE, Retire): ChildState.RETIRING,
+    (ChildState.IDLE, SetLogLevels): ChildState.IDLE,
+    (ChildState.HANDED, SetLogLevels): ChildState.HANDED,
+    (ChildState.RUNNING, SetLogLevels): ChildState.RUNNING,
+    (ChildState.STOPPING, SetLogLevels): ChildState.STOPPING,
     (ChildState.IDLE, Declined): ChildState.IDLE,
     (ChildState.IDLE, StopJob): ChildState.IDLE,  # lost the race: the job had just finished
     (ChildState.HANDED, Started): ChildState.RUNNING,
@@ -178,6 +189,7 @@ _FIELDS: dict[type, tuple[tuple[str, tuple[type, ...]], ...]] = {
     ExtendLease: (("token", (int,)), ("seconds", (float, int))),
     Finished: (("token", (int,)), ("outcome", (Outcome,)), ("rss_bytes", (int, type(None)))),
     Declined: (("token", (int,)),),
+    SetLogLevels: (("levels", (dict,)),),
 }
 #: What stands in frames, of which a pickle that was cut or scribbled on can make objects without their attributes.
 _PARTS: dict[type, tuple[str, ...]] = {

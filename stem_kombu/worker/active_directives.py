@@ -65,6 +65,19 @@ class ActiveDirectives:
         with self._lock:
             return None if self.ignores else winner(self._held.values(), kind, self.worker, subject, self.now())
 
+    def log_levels(self) -> dict[str | None, Directive]:
+        """Of each logger that a directive names (``None``: the root) the one that counts here."""
+        with self._lock:
+            held = [one for one in self._held.values() if one.kind is Kind.LOG_LEVEL and not self.ignores]
+            now = self.now()
+        found = {}
+        for subject in {one.subject for one in held}:
+            # A directive is about the logger that it names; what is below inherits, as logging does it.
+            exact = [one for one in held if one.subject == subject]
+            if (won := winner(exact, Kind.LOG_LEVEL, self.worker, subject, now)) is not None:
+                found[subject] = won
+        return found
+
     def next_end(self) -> datetime | None:
         """When the next of them ends, by the store's clock."""
         with self._lock:

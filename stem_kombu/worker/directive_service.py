@@ -17,6 +17,7 @@ from stem_kombu.control.directive_writer import read_directives
 from stem_kombu.control.server.worker_view import InForce, Obeyed, Setting
 from stem_kombu.control.verification import Verifier
 from stem_kombu.directive import PLACE, Directive, Kind
+from stem_kombu.logs import LogLevels
 from stem_kombu.stores.records import ControlRecord
 from stem_kombu.worker.active_directives import ActiveDirectives
 from stem_kombu.worker.delivery_events import Event, Phase
@@ -32,25 +33,28 @@ _WAITS = (Phase.HELD, Phase.DEFERRED, Phase.RESERVED)
 
 
 @dataclass(frozen=True, slots=True)
-class BaseConcurrency:
-    """How many children a worker was started with, where that came from, and how many it may have at most."""
+class OwnValues:
+    """What counts for a worker without directives: how many children it was started with, where that came from, and how many
+    it may have at most; and from which level on it logs. ``sets_levels``: this process's logging is the worker's as well."""
 
-    value: int
+    concurrency: int
     source: str = "default"
     most: int | None = None
+    log_level: str = "info"
+    sets_levels: bool = False
 
 
 class DirectiveService:
-    """Of one worker, whose tasks are ``lifecycle``'s. ``verifier`` knows who may give directives, ``base`` what counts for
-    children without one."""
+    """Of one worker, whose tasks are ``lifecycle``'s. ``verifier`` knows who may give directives, ``base`` what counts
+    without one."""
 
-    def __init__(
-        self, active: ActiveDirectives, lifecycle: TaskLifecycle, verifier: Verifier, base: BaseConcurrency
-    ) -> None:
+    def __init__(self, active: ActiveDirectives, lifecycle: TaskLifecycle, verifier: Verifier, base: OwnValues) -> None:
         self.active = active
         self._base, self._lifecycle = base, lifecycle
         #: How many children there are to be now.
-        self.concurrency = base.value
+        self.concurrency = base.concurrency
+        self._levels: dict[str, str] = {}
+        self._logs = LogLevels()
         self._verifier = verifier
         self._namespace = active.namespace
         self._inflight, self._events = lifecycle.inflight, lifecycle
@@ -110,6 +114,12 @@ class DirectiveService:
         }
         if self._lifecycle.executor.isolates is not None:
             found[Kind.CONCURRENCY.value] = {None: self._concurrency()}
+        own, levels = self._base.log_level, self.active.log_levels()
+        root = levels.get(None)
+        found[Kind.LOG_LEVEL.value] = {
+            None: Setting(own if root is None else root.value, own, directive=root),
+            **{name: Setting(one.value, None, directive=one) for name, one in levels.items() if name is not None},
+        }
         return found
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -117,9 +127,9 @@ class DirectiveService:
     def _concurrency(self) -> Setting:
         directive, base = self.active.winner(Kind.CONCURRENCY), self._base
         if directive is None or not isinstance(directive.value, int):
-            return Setting(base.value, base.value, base.source)
+            return Setting(base.concurrency, base.concurrency, base.source)
         value = directive.value if base.most is None else min(directive.value, base.most)
-        return Setting(max(1, value), base.value, base.source, directive, clamped=value != directive.value)
+        return Setting(max(1, value), base.concurrency, base.source, directive, clamped=value != directive.value)
 
     def _resize(self) -> None:
         """Have as many children as the directive that counts asks for, or as many as this worker was started with."""
@@ -131,8 +141,20 @@ class DirectiveService:
             self.concurrency = wanted
             self._lifecycle.resize(wanted)
 
+    def _set_levels(self) -> None:
+        """Have worker and children log from the levels on that count now."""
+        levels = {name or "": str(one.value) for name, one in self.active.log_levels().items()}
+        if levels == self._levels:
+            return
+        self._levels = levels
+        logger.warning("log levels: %s", levels or "as the worker was started", extra={"worker": self.active.worker})
+        if self._base.sets_levels:
+            self._logs.set(levels)
+        self._lifecycle.executor.set_log_levels(levels)
+
     def _update(self) -> Obeyed:
         self._resize()
+        self._set_levels()
         before = self.active.paused
         newly = self.active.update()
         if self.active.paused.keys() != before.keys():

@@ -46,7 +46,7 @@ from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.delayed import HoldRules
 from stem_kombu.worker.deliveries import InFlight
 from stem_kombu.worker.delivery_facts import DeliveryFacts
-from stem_kombu.worker.directive_service import BaseConcurrency, DirectiveService
+from stem_kombu.worker.directive_service import DirectiveService, OwnValues
 from stem_kombu.worker.lifecycle import Lifecycle, State, Step
 from stem_kombu.worker.lost_workers import LostWorkers
 from stem_kombu.worker.notices import TaskNotices
@@ -122,7 +122,8 @@ class Worker:
         self.clock = clock
         self.queues = tuple(map(checked_queue_name, queues or settings.worker_queues or (settings.default_queue,)))
         self.concurrency = min(concurrency or usable_processors(), max_concurrency or 2**16)
-        self._base = BaseConcurrency(self.concurrency, "flag" if concurrency else "default", max_concurrency)
+        source, level = "flag" if concurrency else "default", (log or LogSetup.of_this_process()).level_name
+        self._base = OwnValues(self.concurrency, source, max_concurrency, level, sets_levels=log is not None)
         self._options = AgentOptions(
             settings.heartbeat_interval if heartbeat_interval is None else heartbeat_interval,
             hydration_timeout,

@@ -21,6 +21,7 @@ _HERE = "stem_kombu_cli.commands"
         "shutdown": (f"{_HERE}.worker_shutdown:shutdown", "Stop workers: warm, soft or hard; all at once or in turn."),
         "pause": (f"{_HERE}.worker_pause:pause", "Have workers start no task any more."),
         "resume": (f"{_HERE}.worker_resume:resume", "Let paused workers go on."),
+        "log-level": (f"{_HERE}.worker_log_level:log_level", "From which level on workers log, for a while."),
         "scale": (f"{_HERE}.worker_scale:scale", "How many isolate children each worker has."),
         "status": (f"{_HERE}.worker_status:status", "Worker heartbeats: a snapshot, or a stream."),
         "healthcheck": (

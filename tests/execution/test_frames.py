@@ -25,6 +25,7 @@ FULL = TaskMessage(
 FRAMES = [
     frames.Run(1, BARE), frames.Run(2**40, FULL),
     frames.StopJob(1, Stop.REVOKED, REVOCATION), frames.StopJob(1, Stop.SHUTDOWN), frames.Retire(),
+    frames.SetLogLevels({"": "debug", "mail": "info"}),
     frames.Ready(4711), frames.LoadFailed("no module"), frames.Started(1),
     frames.Report(1), frames.Report(1, 0.5, {"tile": 3}), frames.ExtendLease(1, 60.0),
     *(frames.Finished(1, Outcome(kind), 50_000_000) for kind in Ending),

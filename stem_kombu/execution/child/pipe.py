@@ -8,9 +8,10 @@ import threading
 from collections.abc import Callable
 
 from stem_kombu.clock import SYSTEM
-from stem_kombu.execution.frames import Declined, FrameReader, Run, encode
+from stem_kombu.execution.frames import Declined, FrameReader, Run, SetLogLevels, encode
 from stem_kombu.execution.groups import end_own_group
 from stem_kombu.execution.pool.job_queue import JobQueueReader, is_stale
+from stem_kombu.logs import LogLevels
 
 #: Seconds a handler may go on after its worker has died, to reach a checkpoint and clean up.
 ORPHAN_GRACE = 1.0
@@ -25,6 +26,7 @@ class ChildPipe:
         self.job_queue = job_queue
         self._reader = FrameReader()
         self._orders: list[object] = []
+        self._levels = LogLevels()
         self._sending = threading.Lock()
         self._unsent = b""
         self._poll = select.poll()
@@ -128,5 +130,9 @@ class ChildPipe:
         if not data:
             self.orphaned = True
             return False
-        self._orders.extend(self._reader.feed(data))
+        for frame in self._reader.feed(data):
+            if isinstance(frame, SetLogLevels):
+                self._levels.set(frame.levels)  # at once, whatever runs
+            else:
+                self._orders.append(frame)
         return True

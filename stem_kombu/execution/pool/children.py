@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from stem_kombu.execution.frames import ChildState
+from collections.abc import Mapping
+
+from stem_kombu.execution.frames import ChildState, SetLogLevels
 from stem_kombu.execution.pool.child_handle import ChildHandle
 from stem_kombu.slots import SlotView
 
 
 class Children(dict[int, ChildHandle]):
     """Numbers below zero are children that retire: their slots are others' already, and :meth:`views` leaves them out."""
+
+    #: What each child's loggers log, as :class:`SetLogLevels` takes it.
+    levels: Mapping[str, str] = {}
+
+    def set_levels(self, levels: Mapping[str, str]) -> None:
+        """Have the children log these levels: those that are loaded now, the others when they are."""
+        self.levels = dict(levels)
+        for child in self.values():
+            if child.state not in (ChildState.STARTING, ChildState.RETIRING):
+                child.send(SetLogLevels(self.levels))
+
+    def loaded(self, child: ChildHandle) -> None:
+        """A child is ready."""
+        if self.levels:
+            child.send(SetLogLevels(self.levels))
 
     def holds(self, child: ChildHandle) -> bool:
         """Whether it has not been taken out since."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -162,6 +162,12 @@ class IsolatePool:
                 self._scheduler.recall(child)
         self._pipe.wake()
 
+    def set_log_levels(self, levels: Mapping[str, str]) -> None:
+        """Have these loggers of the children log from these levels on, and all others from their own."""
+        with self._lock:
+            self._children.set_levels(levels)
+        self._pipe.wake()
+
     @property
     def retiring(self) -> int:
         """How many children are too many, and run something yet."""
@@ -259,6 +265,7 @@ class IsolatePool:
             child.load_failure = frame
         elif job is None:  # Ready
             self._spawner.loaded(child.fresh_rss_bytes)
+            self._children.loaded(child)
             self._settled.notify_all()
         elif isinstance(frame, Started):
             return partial(observer.started, job, child.pid)
