@@ -12,6 +12,7 @@ from stem_kombu.control.client.command_request import default_requester
 from stem_kombu.control.client.reports import SCHEMA, Report, WorkerStatus
 from stem_kombu.control.client.shutdowns import Departure, Roll, ShutdownClient
 from stem_kombu.control.protocol.messages import Shutdown, ShutdownMode, is_glob
+from stem_kombu.errors import StoreUnavailable
 from stem_kombu.settings import Settings
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.changing import change_of, changing_options, confirm, reason_of
@@ -96,7 +97,7 @@ def shutdown(ctx: click.Context, /, everyone: bool, **values: Any) -> None:
     )
     with Progress() as progress, ControlClient(settings, on_wait=progress.answers) as client:
         fleet = ShutdownClient(client, on_wait=progress.steps)
-        found = fleet.found(targets)
+        found = _found(fleet, targets, needed=change.dry_run or change.wait or rolling)
         if everyone or rolling or order.kills or any(map(is_glob, targets or ())):
             confirm(change, _danger(order, found, settings), count=sum(one.heartbeat.in_flight for one in found))
         if change.dry_run:
@@ -122,6 +123,17 @@ def shutdown(ctx: click.Context, /, everyone: bool, **values: Any) -> None:
     _show(report, gone, as_json, use_color(ctx.obj.color), audited=fleet.is_audited)
     code = _code(report, gone)
     ctx.exit(code if fleet.is_audited or code != exit_codes.OK else exit_codes.PARTIAL)
+
+
+def _found(fleet: ShutdownClient, targets: Sequence[str] | None, *, needed: bool) -> list[WorkerStatus]:
+    """Whom it strikes; unless that is needed, nobody known where the roster is down: workers are stopped all the same."""
+    try:
+        return fleet.found(targets)
+    except StoreUnavailable as error:
+        if needed:
+            raise
+        note(f"warning: the roster can't be read: {error}")
+        return []
 
 
 def _order_of(values: dict[str, Any], ctx: click.Context) -> Shutdown:

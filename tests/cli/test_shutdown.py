@@ -131,3 +131,47 @@ def test_rolling_goes_on_when_the_next_worker_consumes(program_on: Callable[[str
         *SHUTDOWN, "--all", "--yes", "--rolling", "--max-unavailable", "50%", "--replacement-timeout", "100ms"
     )
     assert (done.code, "stopped at alpha" in done.err, done.out) == (1, True, "left: alpha\n"), done
+
+
+def test_g32_a_shutdown_has_an_entry_in_the_audit(program_on: Callable[[str], Program]) -> None:
+    program = program_on("embedded")
+    program.start_worker("--name", "alpha", "-c", "1")
+    done = program.run(*SHUTDOWN, "-w", "alpha", "--reason", "INC-42", "--requester", "kim", "--json")
+    assert (done.code, done.json["audited"]) == (0, True), done
+    (entry,) = program.ok("audit", "list", "--action", "shutdown", "--json").json["entries"]
+    assert (entry["requester"], entry["reason"], entry["target"]) == ("kim", "INC-42", {"workers": ["alpha"]})
+    assert entry["after"] == {"mode": "warm", "then": None}
+
+
+def test_g32_without_roster_and_store_a_worker_is_stopped_all_the_same_and_the_answer_says_so(
+    program_on: Callable[[str], Program],
+) -> None:
+    program = program_on("embedded")
+    worker = program.start_worker("--name", "alpha", "-c", "1")
+    away = {"STEM_RESULT_BACKEND_URL": "redis://127.0.0.1:1/0", "STEM_REVOKE_STORE_URL": "redis://127.0.0.1:1/0"}
+    done = program.run(*SHUTDOWN, "-w", "alpha", "--dry-run", env=away)
+    assert done.code == 74, done
+    done = program.run(*SHUTDOWN, "-w", "alpha", "--json", env=away)
+    assert (done.code, done.json["audited"]) == (3, False), done
+    assert worker.wait_code() == 0
+
+
+@pytest.mark.parametrize("scopes", ["read,operate", "read,work,send,destroy"])
+def test_g36_a_key_that_may_not_both_operate_and_destroy_kills_nothing(
+    program_on: Callable[[str], Program], scopes: str
+) -> None:
+    program = program_on("embedded")
+    keys = {
+        "STEM_SIGNING_KEYS": "fleet:Zmxl" + "ZXRm" * 8 + ",ops:b3Bz" + "b3Bz" * 8,
+        "STEM_SIGNING_KEY_SCOPES": f"fleet:*;ops:{scopes}",
+    }
+    worker = program.start_worker("--name", "alpha", "-c", "1", env={**keys, "STEM_SIGNING_ACTIVE_KEY": "fleet"})
+    ops = {**keys, "STEM_SIGNING_ACTIVE_KEY": "ops"}
+    done = program.run(*SHUTDOWN, "-w", "alpha", "--mode", "hard", "--yes", env=ops)
+    assert done.code == 5, done
+    assert worker.process.poll() is None
+    done = program.run(
+        *SHUTDOWN, "-w", "alpha", "--mode", "hard", "--yes", "--wait", env={**ops, "STEM_SIGNING_ACTIVE_KEY": "fleet"}
+    )
+    assert done.code == 0, done
+    assert worker.wait_code() == 0
