@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -14,6 +15,7 @@ from stem_kombu_cli import exit_codes, plain_celery
 from stem_kombu_cli.options import places_of, targets_of, wants_json
 from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import emit, note, print_json, span, use_color
+from stem_kombu_cli.watching import repeated
 
 ReportT = TypeVar("ReportT", bound=Report)
 
@@ -26,24 +28,34 @@ def ask(
     text: Callable[[Report, bool], str],
     *,
     lists_celery: bool = False,
+    watch: float | None = None,
 ) -> None:
     """Ask, print the report as text or JSON, and leave with its exit code. ``lists_celery``: the command has
-    :func:`~stem_kombu_cli.plain_celery.celery_option`, and lists workers without Stem as well."""
+    :func:`~stem_kombu_cli.plain_celery.celery_option`, and lists workers without Stem as well. ``watch``: ask anew every so many
+    seconds, until Ctrl-C."""
     as_json, targets = wants_json(values), targets_of(values)
     celery = values.pop("celery", None)
     settings = places_of(values).settings()
-    with Progress() as progress, ControlClient(settings, on_wait=progress.answers) as client:
-        report = question(client, targets)
-    plain = plain_celery.found(celery, settings, with_stem(report), targets) if lists_celery else []
     color = use_color(ctx.obj.color)
-    if as_json:
-        print_json({**report.to_dict(), **plain_celery.fields(plain)})
-    else:
-        if report.replies:
-            show(report, text, color)
-        plain_celery.show(plain, color)
-    tell(report)
-    plain_celery.tell(plain)
+
+    def print_report(report: Report) -> None:
+        plain = plain_celery.found(celery, settings, with_stem(report), targets) if lists_celery else []
+        if as_json:
+            print_json({**report.to_dict(), **plain_celery.fields(plain)})
+        else:
+            if report.replies:
+                show(report, text, color)
+            plain_celery.show(plain, color)
+        tell(report)
+        plain_celery.tell(plain)
+
+    with Progress() as progress:
+        on_wait = progress.answers if watch is None else None  # which would write over what is shown
+        with ControlClient(settings, on_wait=on_wait) as client:
+            for report in repeated(watch, partial(question, client, targets), as_json=as_json):
+                if watch is not None:
+                    print_report(report)
+    print_report(report)
     ctx.exit(exit_codes.of_report(report))
 
 

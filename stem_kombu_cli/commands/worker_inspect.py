@@ -11,6 +11,8 @@ from stem_kombu_cli.commands.asking import ask
 from stem_kombu_cli.options import control_options
 from stem_kombu_cli.plain_celery import celery_option
 from stem_kombu_cli.render import percent, span, table
+from stem_kombu_cli.task_filter import filter_of, filter_options
+from stem_kombu_cli.watching import watch_option
 
 
 @click.command(epilog="Example:  stem worker inspect --worker worker-a --revoked --limit 20")
@@ -18,20 +20,26 @@ from stem_kombu_cli.render import percent, span, table
 @click.option(
     "--limit", type=click.IntRange(1, 100_000_000), default=1000, show_default=True, help="At most so many of them."
 )
+@filter_options
+@watch_option
 @celery_option
 @control_options
 @click.pass_context
-def inspect(ctx: click.Context, /, revoked: bool, limit: int, **values: Any) -> None:
+def inspect(ctx: click.Context, /, revoked: bool, limit: int, watch: float | None, **values: Any) -> None:
     """List in-flight tasks, and on request the revoke cache, per worker.
+
+    --name, --queue, --longer-than and --stopping choose among the tasks; all conditions have to hold.
 
     CHECKPOINT is how long ago a task last reported at a checkpoint; STOP REQUESTED is how long ago a terminate reached it.
     """
+    wanted = filter_of(values)
     ask(
         ctx,
         values,
-        lambda client, workers: client.inspect(revoked=revoked, limit=limit, workers=workers),
+        lambda client, workers: wanted.applied(client.inspect(revoked=revoked, limit=limit, workers=workers)),
         lambda report, color: text(report, color, revoked),
         lists_celery=True,
+        watch=watch,
     )
 
 

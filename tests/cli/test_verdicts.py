@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -320,3 +321,39 @@ def test_g27_a_worker_that_learns_of_it_by_sync_climbs_too(pair: Program, tmp_pa
     assert done.code == 4, done
     record = pair.ended(task)
     assert (record["state"], record["ended_by"]["how"]) == ("cancelled", "kill")
+
+
+def _shown(program: Program, *arguments: str) -> set[str]:
+    replies = program.ok("worker", "inspect", "--json", *arguments).json["replies"]
+    return {task["id"] for reply in replies for task in reply["payload"]["in_flight"]}
+
+
+def test_inspect_shows_the_tasks_that_match_alone(crew: Program, tmp_path: Path) -> None:
+    render, report = Gate(tmp_path / "render"), Gate(tmp_path / "report")
+    slow = crew.send("shop.render", gate=render.path, deaf=True)
+    render.wait_reached()
+    quick = crew.send("shop.report", gate=report.path)
+    report.wait_reached()
+    crew.run("worker", "revoke", "-t", slow, "--terminate", "--timeout", "1s")
+
+    assert {slow, quick} <= _shown(crew)
+    assert _shown(crew, "--name", "shop.rend*") == {slow}
+    assert _shown(crew, "--name", "shop.rend*", "--name", "shop.report") == {slow, quick}
+    assert _shown(crew, "--queue", "default", "--name", "shop.report") == {quick}
+    assert _shown(crew, "--queue", "other") == set()
+    assert _shown(crew, "--longer-than", "1h") == set()
+    assert _shown(crew, "--longer-than", "1ms", "--stopping") == {slow}
+    text = crew.ok("worker", "inspect", "--stopping").out
+    assert slow in text and quick not in text
+
+    process = crew.popen("worker", "inspect", "--json", "--watch", "100ms", "--name", "shop.report")
+    assert process.stdout is not None
+    looks = [json.loads(process.stdout.readline()) for _ in range(3)]
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert [[t["id"] for r in look["replies"] for t in r["payload"]["in_flight"]] for look in looks] == [[quick]] * 3
+    render.open()
+    report.open()
+    crew.ended(slow)
+    crew.ended(quick)
