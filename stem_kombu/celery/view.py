@@ -115,6 +115,8 @@ class CeleryTasks:
     def apply(self, revocations: Sequence[Revocation]) -> Applied:
         """Take revocations into the cache, and mark those whose tasks are here, so that they stop."""
         applied = self._cache.apply(revocations, self._cache.now())
+        for task_id in applied.expired:
+            state.revoked.discard(task_id)  # Celery's own set has no end of its own, and would refuse what was undone
         self.mark([held for one in revocations if (held := self._cache.get(one.task_id)) is not None])
         return self._cache.in_step(revocations, applied)
 

@@ -14,6 +14,8 @@ from celery.exceptions import TaskRevokedError
 from celery.utils.collections import LimitedSet
 
 from stem_kombu.celery import install
+from stem_kombu.control.client.revocations import RevocationClient
+from stem_kombu.control.client.undoing import UndoAnswer
 from stem_kombu.testing.gates import Gate
 from tests.celery.conftest import Shop
 from tests.servers.rabbitmq import RabbitServer
@@ -78,6 +80,22 @@ def test_g4_no_worker_up_when_celery_s_own_client_revokes_it(
     assert "heard" in shop.app.control.inspect(limit=1, timeout=10).revoked()["alpha@shop"]
     assert elsewhere.control.own() == "kept"
     elsewhere.close()
+
+
+def test_g31_an_undo_lifts_what_celery_s_own_client_revoked(shop: Shop, tmp_path: Path) -> None:
+    """Celery keeps a set of its own beside Stem's cache, and has put the id there too. The result that it has stored of the id
+    stays."""
+    shop.start("-c", "1")
+    shop.app.control.revoke("wrong", reply=True, timeout=10, limit=1)
+
+    with RevocationClient(shop.client.settings) as revocations:
+        report = revocations.undo(["wrong"], timeout=10)
+
+    assert [task.answer for task in report.tasks] == [UndoAnswer.LIFTED]
+    gate = Gate(tmp_path / "gate")
+    shop.send("shop.deaf", gate.path, task_id="wrong")
+    gate.wait_reached()
+    gate.open()
 
 
 class OwnControl(Control):  # type: ignore[misc]  # Celery publishes no types
