@@ -27,7 +27,7 @@ class Rule:
     """One rule, as the store holds it. Times are aware UTC; ``enqueued_before`` is compared with the sender's clock.
 
     ``undated``: it strikes tasks without a time of sending as well. ``preview`` is what was confirmed when it was stored.
-    ``over``: it was taken back.
+    ``request_id`` is that of the command that stored it. ``over``: it was taken back.
     """
 
     namespace: str
@@ -42,6 +42,7 @@ class Rule:
     reason: str | None = None
     requested_by: str | None = None
     preview: Mapping[str, object] = field(default_factory=dict, compare=False)
+    request_id: str | None = None
     over: bool = False
     proof: str | None = None
 
@@ -79,6 +80,7 @@ class Rule:
             "reason": self.reason,
             "requested_by": self.requested_by,
             "preview": dict(self.preview),
+            "request_id": self.request_id,
             "over": self.over,
         }
 
@@ -138,6 +140,7 @@ class Rule:
             optional(_words, body.get("reason"), "reason"),
             optional(_words, body.get("requested_by"), "requested_by"),
             mapping(body.get("preview", {}), "preview"),
+            optional(any_text, body.get("request_id"), "request_id"),
             flag(body.get("over", False), "over"),
             optional(any_text, body.get("proof"), "proof"),
         )

@@ -13,10 +13,10 @@ from stem_kombu.stores.records import ControlRecord, RecordDraft
 logger = logging.getLogger(__name__)
 
 
-def draft_of(rule: Rule) -> RecordDraft:
-    """What is to be stored of a new rule; its version and its time of storing are the store's."""
+def draft_of(rule: Rule, *, replaces: int = 0) -> RecordDraft:
+    """What is to be stored of a rule, in place of that version of it; version and time of storing are the store's."""
     body = rule.body() if rule.proof is None else {**rule.body(), "proof": rule.proof}
-    return RecordDraft(PLACE, rule.key, body, expires_at=rule.expires_at, replaces=0)
+    return RecordDraft(PLACE, rule.key, body, expires_at=rule.expires_at, replaces=replaces)
 
 
 def rules_of(records: Iterable[ControlRecord], namespace: str, verifier: Verifier) -> list[Rule]:

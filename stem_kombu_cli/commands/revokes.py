@@ -15,6 +15,7 @@ _HERE = "stem_kombu_cli.commands"
     lazy={
         "list": (f"{_HERE}.revokes_list:list_revokes", "Revocations in force, the newest first."),
         "show": (f"{_HERE}.revokes_show:show", "What is known of one: who, why, undone or not."),
+        "rules": (f"{_HERE}.revokes_rules:list_rules", "Rules in force: revocations by what tasks are."),
         "undo": (f"{_HERE}.revokes_undo:undo", "Take revocations back."),
         "prune": (f"{_HERE}.revokes_prune:prune", "Delete what has ended long ago; asks first."),
     },

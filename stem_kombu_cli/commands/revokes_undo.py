@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from stem_kombu.control.client.revocations import RevocationClient
+from stem_kombu.control.client.selecting import SelectorClient, UndoneRules
 from stem_kombu.control.client.undoing import UndoAnswer, UndoneTask, UndoReport
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.changing import change_of, changing_options, reason_of
@@ -25,13 +26,14 @@ _MOST_LINES = 20
 )
 @click.argument("names", metavar="[ID|VERSION]...", nargs=-1)
 @click.option("--request", metavar="ID", help="All that the command with this request id revoked.")
+@click.option("--rule", metavar="KEY", help="The rule that `stem revokes rules` shows.")
 @changing_options
 @timeout_option
 @place_options
 @output_options
 @click.pass_context
-def undo(ctx: click.Context, /, names: Sequence[str], request: str | None, **values: Any) -> None:
-    """Take revocations back: of tasks, by their versions, or all of one command.
+def undo(ctx: click.Context, /, names: Sequence[str], request: str | None, rule: str | None, **values: Any) -> None:
+    """Take revocations back: of tasks, by their versions, a rule, or all of one command.
 
     The task may start again wherever it is delivered from now on. What is recorded as cancelled stays so. A task that is revoked
     again afterwards is revoked.
@@ -42,25 +44,42 @@ def undo(ctx: click.Context, /, names: Sequence[str], request: str | None, **val
     """
     as_json = wants_json(values)
     change = change_of(values, as_json=as_json)
-    if bool(names) == (request is not None):
-        raise click.UsageError("give task ids or versions, or --request ID", ctx)
+    if [bool(names), request is not None, rule is not None].count(True) != 1:
+        raise click.UsageError("give task ids or versions, or --request ID, or --rule KEY", ctx)
     settings = places_of(values).settings()
     reason = reason_of(change, settings)
-    with Progress() as progress, RevocationClient(settings, on_wait=progress.answers) as client:
-        report = client.undo(
-            names,
-            request=request,
-            reason=reason,
-            requested_by=change.requester,
-            dry_run=change.dry_run,
-        )
+    who, dry = change.requester, change.dry_run
+    rules = UndoneRules(())
+    report = UndoReport((), None, change.dry_run)
+    with Progress() as progress:
+        if not names:
+            with SelectorClient(settings, on_wait=progress.answers) as selecting:
+                rules = selecting.undo_rules(key=rule, request=request, reason=reason, requested_by=who, dry_run=dry)
+        if rule is None:
+            with RevocationClient(settings, on_wait=progress.answers) as client:
+                report = client.undo(names, request=request, reason=reason, requested_by=who, dry_run=dry)
     if as_json:
-        print_json(report.to_dict())
+        print_json({**report.to_dict(), **rules.to_dict()})
     else:
-        for line in _lines(report):
+        for line in (*_lines(report), *_rule_lines(rules, dry_run=change.dry_run)):
             emit(shown(line))
-    _tell(report, request)
-    ctx.exit(exit_code(report))
+    if report.tasks or not rules.rules:
+        _tell(report, request)
+    ctx.exit(exit_code(report) if report.tasks or not rules.rules else code_of_rules(rules))
+
+
+def code_of_rules(rules: UndoneRules) -> int:
+    return exit_codes.PARTIAL if rules.pending or not rules.is_told else exit_codes.OK
+
+
+def _rule_lines(rules: UndoneRules, *, dry_run: bool) -> Iterator[str]:
+    for one in rules.rules:
+        if dry_run:
+            yield f"would undo: rule {one.key}, version {one.version}"
+        elif rules.pending:
+            yield f"pending: rule {one.key}, not confirmed by {', '.join(rules.pending)}"
+        else:
+            yield f"{'lifted' if rules.is_told else 'pending'}: rule {one.key}"
 
 
 def exit_code(report: UndoReport) -> int:

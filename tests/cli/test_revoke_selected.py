@@ -145,6 +145,45 @@ def test_g29_what_plain_celery_clients_sent_is_found_in_the_queue(program: Progr
     assert ended(app, after) == ["succeeded"]
 
 
+def test_g31_a_rule_is_listed_and_taken_back_by_its_key(program_on: Callable[[str], Program]) -> None:
+    program = program_on("amqp")
+    app = Stem("sender", settings=Settings.from_env(program.variables))
+    ids = send(app, "shop.add", 5)
+    rule = program.run("worker", "revoke", "--name", "shop.add", "--yes", "--json", "--reason", "oops").json["rule"]
+    (listed,) = program.ok("revokes", "rules", "--json").json["rules"]
+    assert (listed["rule"], listed["reason"], listed["selector"]) == (rule["rule"], "oops", {"name": "shop.add"})
+    assert rule["rule"] in program.ok("revokes", "rules").out
+    assert "would undo" in program.ok("revokes", "undo", "--rule", rule["rule"], "--dry-run").out
+    done = program.run("revokes", "undo", "--rule", rule["rule"], "--reason", "wrong name", "--json")
+    assert done.code == 0 and [one["over"] for one in done.json["rules"]] == [True], done
+    assert program.run("revokes", "rules").code == 4
+    assert program.run("revokes", "undo", "--rule", rule["rule"]).code == 4
+    program.start_worker("--name", "alpha", "--concurrency", "1")
+    assert ended(app, ids) == ["succeeded"]
+    entries = program.ok("audit", "list", "-o", "json").json["entries"]
+    assert [(entry["action"], entry["target"]["rule"]) for entry in entries] == [
+        ("revoke", rule["rule"]),
+        ("undo", rule["rule"]),
+    ], "G32"
+    app.close()
+
+
+def test_g31_an_undo_of_a_request_lifts_its_ids_and_its_rule_at_live_workers(
+    program_on: Callable[[str], Program], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    program = program_on("redis")
+    app = Stem("sender", settings=Settings.from_env(program.variables))
+    later = send(app, "shop.add", 3, queue="later")
+    program.start_worker("--name", "alpha", "--concurrency", "1")
+    found = program.ok("worker", "revoke", "--name", "shop.add", "--yes", "--json").json
+    assert (found["revoked"], found["rule_applied_by"]) == (3, ["alpha"])
+    done = program.ok("revokes", "undo", "--request", found["request_id"], "--json").json
+    assert {task["answer"] for task in done["tasks"]} == {"lifted"} and done["rules_pending"] == []
+    program.start_worker("--name", "bravo", "--concurrency", "1", "--queues", "later")
+    assert ended(app, later) == ["succeeded"]
+    app.close()
+
+
 def test_g36_a_selection_asks_and_stores_nothing_without_an_answer(program_on: Callable[[str], Program]) -> None:
     program = program_on("embedded")
     app = Stem("sender", settings=Settings.from_env(program.variables))

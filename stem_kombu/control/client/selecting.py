@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,13 +20,14 @@ from stem_kombu.control.client.command_request import checked_targets, chunks, d
 from stem_kombu.control.client.reports import Report, RevokeReport
 from stem_kombu.control.client.selection import Gathering, Selection, Wish
 from stem_kombu.control.protocol.messages import Revoke, Rules, Select
-from stem_kombu.control.rule_records import rules_of
+from stem_kombu.control.rule_records import draft_of, rules_of
 from stem_kombu.durations import checked_duration
 from stem_kombu.errors import BrokerError, ConfigurationError
 from stem_kombu.revocation import RevocationDraft
 from stem_kombu.rule import LIFE, LONGEST_UNDATED, MOST_LIVE, PLACE, Rule
 from stem_kombu.selector import Selector
 from stem_kombu.signing.rule_proofs import signed_rule
+from stem_kombu.stores.records import Change
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +40,33 @@ class SelectedReport:
     rule: Rule | None = None
     obeyed_by: tuple[str, ...] = ()
     not_obeyed_by: tuple[str, ...] = ()
+    request_id: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         report = self.report
         return {
             "preview": self.selection.to_dict(),
             "rule": None if self.rule is None else self.rule.to_record(),
+            "request_id": self.request_id,
             "rule_applied_by": list(self.obeyed_by),
             "rule_not_applied_by": list(self.not_obeyed_by),
             "revoked": 0 if report is None else len(report.stored),
             "broadcast": report is None or report.broadcast,
             "complete": (report is None or report.complete) and not self.not_obeyed_by,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class UndoneRules:
+    """Rules that were taken back. ``pending`` are live workers that have not confirmed it: they cease to obey with their next
+    sync. ``is_told`` is false where the broker could not be reached."""
+
+    rules: tuple[Rule, ...]
+    pending: tuple[str, ...] = ()
+    is_told: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"rules": [rule.to_record() for rule in self.rules], "rules_pending": list(self.pending)}
 
 
 class SelectorClient(ControlClient):
@@ -111,7 +127,7 @@ class SelectorClient(ControlClient):
         request_id = secrets.token_hex(16)
         rule = None
         if selection.wish.longer_than is None:
-            rule = self._drafted(selection, terminate, reason, who, rule_life)
+            rule = self._drafted(selection, terminate, reason, who, rule_life, request_id)
         drafts = [RevocationDraft(task_id, terminate, reason, who, expires_in) for task_id in selection.ids]
         if rule is None and not drafts:
             return SelectedReport(selection)
@@ -137,7 +153,7 @@ class SelectorClient(ControlClient):
                 answered = self._ask_orders([Rules((stored_rule,))], targets, timeout)
                 obeyed, not_obeyed = _obedience(answered, stored_rule)
             if not stored:
-                return SelectedReport(selection, None, stored_rule, obeyed, not_obeyed)
+                return SelectedReport(selection, None, stored_rule, obeyed, not_obeyed, request_id)
             settle = min(SETTLE_LONGEST, SETTLE_SHARE * timeout) if terminate else 0.0
             orders = [Revoke(tuple(chunk), settle) for chunk in chunks(stored)]
             asked = self._ask_orders(orders, targets, timeout, began=began, progress=progress, request_id=request_id)
@@ -146,7 +162,43 @@ class SelectorClient(ControlClient):
             elapsed = self._clock.monotonic() - began
             unsaid = Report("revoke", self.settings.namespace, request_id, timeout, elapsed, (), (), ())
             report = RevokeReport.of(unsaid, stored, broker_error=error)
-        return SelectedReport(selection, report, stored_rule, obeyed, not_obeyed)
+        return SelectedReport(selection, report, stored_rule, obeyed, not_obeyed, request_id)
+
+    def undo_rules(
+        self,
+        *,
+        key: str | None = None,
+        request: str | None = None,
+        reason: str | None = None,
+        requested_by: str | None = None,
+        timeout: float | None = None,
+        dry_run: bool = False,
+    ) -> UndoneRules:
+        """Take back the live rule of that key, or those that the command with that request id has stored: they strike nothing
+        from then on. What is recorded stays so. Raises :class:`~stem_kombu.errors.RecordConflict` when another client was
+        quicker, and then nothing of that rule was changed."""
+        found = [
+            rule
+            for rule in self.live_rules()
+            if key == rule.key or (request is not None and request == rule.request_id)
+        ]
+        if dry_run or not found:
+            return UndoneRules(tuple(found))
+        who, keyring = requested_by or default_requester(), self._trust.keyring
+        ended: list[Rule] = []
+        for rule in found:
+            over = replace(rule, over=True, proof=None)
+            over = over if keyring is None else signed_rule(over, keyring)
+            note = audit.Note("undo", {"rule": rule.key, "version": rule.version}, who, reason)
+            change = Change(records=[draft_of(over, replaces=rule.version)])
+            ended += rules_of(self.auditor().change(change, note).changed.records, rule.namespace, self._trust)
+        try:
+            told = self._ask_orders([Rules(tuple(ended))], None, self._timeout(timeout))
+        except BrokerError:
+            return UndoneRules(tuple(ended), (), is_told=False)
+        answered = {reply.worker for reply in told.replies if reply.error is None}
+        others = {reply.worker for reply in told.replies}.union(told.silent) - answered
+        return UndoneRules(tuple(ended), tuple(sorted(others)))
 
     def live_rules(self) -> list[Rule]:
         """The rules that count now."""
@@ -158,7 +210,7 @@ class SelectorClient(ControlClient):
         return [rule for rule in rules_of(records, namespace, self._trust) if rule.is_live(now)]
 
     def _drafted(
-        self, selection: Selection, terminate: bool, reason: str | None, who: str, life: float | None
+        self, selection: Selection, terminate: bool, reason: str | None, who: str, life: float | None, request_id: str
     ) -> Rule | None:
         store, wish = self._places.revoke_store(), selection.wish
         if not store.keeps_records:
@@ -176,7 +228,7 @@ class SelectorClient(ControlClient):
         if len(self.live_rules()) >= MOST_LIVE:
             raise ConfigurationError(
                 f"{MOST_LIVE} rules are live in namespace {self.settings.namespace!r}, and no more are kept",
-                hint="let some end; give those that follow a short life with --for",
+                hint="take some back: stem revokes rules, stem revokes undo --rule KEY",
             )
         now = store.now()
         ends = now + timedelta(seconds=LIFE if life is None else checked_duration(life, name="life of the rule"))
@@ -193,6 +245,7 @@ class SelectorClient(ControlClient):
             reason,
             who,
             selection.counts(),
+            request_id,
         )
         return rule if self._trust.keyring is None else signed_rule(rule, self._trust.keyring)
 
