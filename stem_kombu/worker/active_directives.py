@@ -38,6 +38,7 @@ class ActiveDirectives:
         self.version = 0
         self._lock = threading.Lock()
         self._held: dict[Key, Directive] = {}
+        self._counted_at: datetime | None = None
 
     def take(self, directives: Iterable[Directive]) -> None:
         """Know these as well, whatever order they come in; :meth:`update` lets them count."""
@@ -56,6 +57,7 @@ class ActiveDirectives:
     def update(self) -> frozenset[str]:
         """Let what counts now count; the queues that are paused and were not."""
         with self._lock:
+            self._counted_at = self.now()
             self._forget_the_old()
             before, self.paused = self.paused, self._pauses()
             return frozenset(self.paused.keys() - before.keys())
@@ -79,9 +81,9 @@ class ActiveDirectives:
         return found
 
     def next_end(self) -> datetime | None:
-        """When the next of them ends, by the store's clock."""
+        """When the next ends of those that counted at the last :meth:`update`, by the store's clock; it may have passed."""
         with self._lock:
-            return next_end(self._held.values(), self.now())
+            return next_end(self._held.values(), self._counted_at or self.now())
 
     def pauses(self) -> dict[str, Directive | None]:
         """Of each queue the pause or exemption that counts here, ``None`` where there is neither."""

@@ -153,10 +153,10 @@ class DirectiveService:
         self._lifecycle.executor.set_log_levels(levels)
 
     def _update(self) -> Obeyed:
-        self._resize()
-        self._set_levels()
         before = self.active.paused
         newly = self.active.update()
+        self._resize()
+        self._set_levels()
         if self.active.paused.keys() != before.keys():
             self._log(before.keys() - self.active.paused.keys(), newly)
             # Before anything is given back, or the broker would send it right here again.
