@@ -130,7 +130,9 @@ class MemoryRevokeStore(RevokeStore):
     def prune_after(self, namespace: str, grace: float) -> int:
         with _LOCK:
             records, now = self._shelf(namespace).revocations, self._clock.utcnow() - timedelta(seconds=grace)
-            expired = [task_id for task_id, record in records.items() if record.is_expired(now)]
+            # By its time alone: what an undo wrote never counted, and is kept until all workers have read it.
+            ends = ((task_id, record.expires_at) for task_id, record in records.items())
+            expired = [task_id for task_id, end in ends if end is not None and end <= now]
             for task_id in expired:
                 del records[task_id]
         return len(expired)

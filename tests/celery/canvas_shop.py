@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 from celery import Celery, Task, signals
-from celery_once import QueueOnce
 from celery_singleton import Singleton
 
 from stem_kombu.celery import checkpoint
 from stem_kombu.testing.gates import Gate
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # its docstrings have escapes that Python warns of when it compiles them first
+    from celery_once import QueueOnce
 
 
 class Telling(Task):  # type: ignore[misc]  # Celery publishes no types

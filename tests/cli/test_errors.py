@@ -79,7 +79,6 @@ def test_a_usage_error_is_one_document_with_code_2(
     [
         ("ping", "stem worker ping"),
         ("revoke", "stem worker revoke"),
-        ("revokes", "stem worker revoke"),
         ("workers", "stem worker"),
         ("tasks", "stem task"),
         ("inspect", "stem worker inspect"),

@@ -218,7 +218,7 @@ def test_a_shell_can_complete_commands_and_options(stem: Program) -> None:
     for shell in ("bash", "zsh", "fish"):
         assert "stem" in stem.ok(env={"_STEM_COMPLETE": f"{shell}_source"}).out
     words = stem.ok(env={"_STEM_COMPLETE": "bash_complete", "COMP_WORDS": "stem worker re", "COMP_CWORD": "2"}).out
-    assert words.strip() == "plain,revoke"
+    assert words.split() == ["plain,revoke", "plain,resume"]
     words = stem.ok(
         env={"_STEM_COMPLETE": "bash_complete", "COMP_WORDS": "stem worker revoke --ter", "COMP_CWORD": "3"}
     ).out
