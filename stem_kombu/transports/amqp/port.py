@@ -1,4 +1,7 @@
-"""RabbitMQ, and what else speaks AMQP 0-9-1, by py-amqp."""
+"""RabbitMQ, and what else speaks AMQP 0-9-1, by py-amqp.
+
+What only a worker or one command needs is imported where it is made: a ping is to start at once.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.transports.amqp.consumer import AmqpConsumer
 from stem_kombu.transports.amqp.control import AmqpControlLink
 from stem_kombu.transports.amqp.prefetch import Prefetch
-from stem_kombu.transports.amqp.publisher import ConfirmingConnection
 from stem_kombu.transports.base import Capabilities, TaskConsumer
 from stem_kombu.transports.connections import connect, release
 from stem_kombu.transports.control_link import ControlLink
-from stem_kombu.transports.dead_letters import has_dead_letters, unused_life
 from stem_kombu.transports.generic.port import GenericTransport
 from stem_kombu.transports.internals import AMQP_READS, AMQP_SENDS, missing
 from stem_kombu.transports.publisher import PublisherConnection
@@ -39,6 +39,8 @@ class AmqpTransport(GenericTransport):
     ) -> TaskConsumer:
         if self._steps_back(missing(AMQP_READS, _inside(connection)), "Kombu reads task queues message by message"):
             return super()._consumer_of(connection, queues, clock, unreadable)
+        from stem_kombu.transports.amqp.consumer import AmqpConsumer
+
         return AmqpConsumer(connection, queues, prefetch=self._prefetch, clock=clock)
 
     def adapts_to(self, error: BaseException) -> bool:
@@ -60,12 +62,18 @@ class AmqpTransport(GenericTransport):
         if self._steps_back(missing(AMQP_SENDS, _inside(connection)), "Kombu waits for each confirm"):
             release(connection)
             return PublisherConnection(connect(super()._publishing_template()), clock)
+        from stem_kombu.transports.amqp.publisher import ConfirmingConnection
+
         return ConfirmingConnection(connection, clock)
 
     def has_dead_letters(self, queue: str) -> bool:
+        from stem_kombu.transports.dead_letters import has_dead_letters
+
         return has_dead_letters(self.template, queue)
 
     def unused_life(self, queue: str) -> float | None:
+        from stem_kombu.transports.dead_letters import unused_life
+
         return unused_life(self.template, queue)
 
 

@@ -1,4 +1,7 @@
-"""Redis, over Kombu's connection pools and in Kombu's form of queues, but read and settled by scripts."""
+"""Redis, over Kombu's connection pools and in Kombu's form of queues, but read and settled by scripts.
+
+What only a worker or one command needs is imported where it is made: a ping is to start at once.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +17,11 @@ from stem_kombu.transports.connections import connect
 from stem_kombu.transports.control_link import ControlLink
 from stem_kombu.transports.errors import broker_errors
 from stem_kombu.transports.generic.port import GenericTransport
-from stem_kombu.transports.giving_back import swept
 from stem_kombu.transports.internals import REDIS_READS, REDIS_SENDS, missing
 from stem_kombu.transports.publisher import PublisherConnection
 from stem_kombu.transports.queue_depths import QueueDepths
 from stem_kombu.transports.queues import forsake
-from stem_kombu.transports.redis.browser import RedisBrowser
-from stem_kombu.transports.redis.consumer import open_redis_consumer
 from stem_kombu.transports.redis.control import RedisControlLink
-from stem_kombu.transports.redis.control_queues import raw_client
-from stem_kombu.transports.redis.janitor import Janitor
-from stem_kombu.transports.redis.leases import RedisLeases
-from stem_kombu.transports.redis.one_by_one import OneByOneConsumer
-from stem_kombu.transports.redis.publisher import RedisLine
-from stem_kombu.transports.redis.recovery import Sweeper
-from stem_kombu.transports.redis.siblings import unread_lists_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +35,8 @@ class RedisTransport(GenericTransport):
     def _consumer_of(
         self, connection: Any, queues: Sequence[str], clock: Clock, unreadable: Callable[[Exception], None] | None
     ) -> TaskConsumer:
+        from stem_kombu.transports.redis.consumer import open_redis_consumer
+
         lacking = missing(REDIS_READS, _inside(connection))
         why = f"the driver lacks {', '.join(lacking)}" if lacking else "STEM_TRANSPORT is generic"
         if not self._generic and not lacking:
@@ -55,6 +50,8 @@ class RedisTransport(GenericTransport):
                 " killed between its BRPOP and its HSET",
                 hint="mend that, or accept the loss: --accept-loss, STEM_ACCEPT_LOSS=true",
             )
+        from stem_kombu.transports.redis.one_by_one import OneByOneConsumer
+
         self._steps_back(lacking, "Kombu reads task queues message by message, and a kill can lose one")
         return OneByOneConsumer(connection, queues, clock=clock)
 
@@ -64,6 +61,8 @@ class RedisTransport(GenericTransport):
     def _publisher_of(self, connection: Any, clock: Clock) -> PublisherConnection:
         if self._steps_back(missing(REDIS_SENDS, _inside(connection)), "Kombu sends message by message"):
             return PublisherConnection(connection, clock)
+        from stem_kombu.transports.redis.publisher import RedisLine
+
         return RedisLine(connection, clock)
 
     def refuse_unfit(self) -> None:
@@ -79,11 +78,17 @@ class RedisTransport(GenericTransport):
             forsake(connection, keep=True)
 
     def _checked(self, connection: Any, queues: Callable[[], Sequence[str]]) -> list[str]:
+        from stem_kombu.transports.redis.siblings import unread_lists_of
+
         with broker_errors(connection, "looking for lists without a reader"):
             told = super()._checked(connection, queues)
             return told if missing(REDIS_READS, _inside(connection)) else told + unread_lists_of(connection, queues())
 
     def _given_back(self, connection: Any, wait: float, clock: Clock) -> GivenBack:
+        from stem_kombu.transports.giving_back import swept
+        from stem_kombu.transports.redis.control_queues import raw_client
+        from stem_kombu.transports.redis.recovery import Sweeper
+
         if lacking := missing(REDIS_READS, _inside(connection)):
             raise ConfigurationError(
                 f"broker {self.url}: the driver lacks {', '.join(lacking)}, so what dead workers held can't be given back here",
@@ -102,12 +107,18 @@ class RedisTransport(GenericTransport):
         return QueueDepths(self.template, declares=True)
 
     def browser(self) -> QueueBrowser | None:
+        from stem_kombu.transports.redis.browser import RedisBrowser
+
         return RedisBrowser(self.template)
 
     def leases(self) -> Leases | None:
+        from stem_kombu.transports.redis.leases import RedisLeases
+
         return RedisLeases(self.template)
 
     def housekeeping(self, namespace: str, worker: str) -> Housekeeping:
+        from stem_kombu.transports.redis.janitor import Janitor
+
         return Janitor(self.template, namespace, worker)
 
 
