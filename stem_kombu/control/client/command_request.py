@@ -67,16 +67,17 @@ class CommandRequest:
         self._reply_to = ""
         self.parts, self.sent = len(orders), 0
 
-    def expect(self, view: RosterView | None) -> None:
-        """Expect answers of those who live according to the roster; ``None`` when it could not be read."""
-        if view is not None:
-            self.knows_roster = True
-            self._on_roster.update(beat.worker for beat in view.heartbeats)
-            self._may_live.update(b.worker for b in view.heartbeats if b.liveness(view.now) is not Liveness.DEAD)
-            self.collector.expect(alive := living(view, self._targets))
-            self.collector.conflicts |= {
-                b.worker: b.conflict for b in view.heartbeats if b.conflict and b.worker in alive
-            }
+    def expect(self, view: RosterView | None) -> list[str]:
+        """Expect answers of those who live according to the roster, and return those that are new; ``None`` when it could not be
+        read."""
+        if view is None:
+            return []
+        self.knows_roster = True
+        self._on_roster.update(beat.worker for beat in view.heartbeats)
+        self._may_live.update(b.worker for b in view.heartbeats if b.liveness(view.now) is not Liveness.DEAD)
+        alive = living(view, self._targets)
+        self.collector.conflicts |= {b.worker: b.conflict for b in view.heartbeats if b.conflict and b.worker in alive}
+        return self.collector.expect(alive)
 
     def begin(self, connection: ClientConnection) -> None:
         """Publish the first message, with the connection as the address of the answers."""
@@ -114,7 +115,7 @@ class CommandRequest:
 
     def greet_newcomers(self, connection: ClientConnection, view: RosterView | None) -> bool:
         """Ask who has appeared on the roster since; whether there was somebody."""
-        new = self.collector.expect(living(view, self._targets)) if view is not None else []
+        new = self.expect(view)
         for part in range(self.parts) if new else ():
             connection.send_to(self._again(part), new, expires=self.timeout)
         return bool(new) and not self.collector.is_whole
