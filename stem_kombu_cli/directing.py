@@ -177,8 +177,8 @@ def tell(report: DirectiveReport) -> None:
 def exit_code(report: DirectiveReport) -> int:
     """A change that is stored holds for workers that start later: that none is there now is no failure."""
     code = exit_codes.of_report(report)
-    nobody = code in (exit_codes.NOBODY_ANSWERED, exit_codes.NOTHING_MATCHED)
-    if report.stored and nobody and set(report.silent) <= set(report.unknown):
+    none_answered = code in (exit_codes.NOBODY_ANSWERED, exit_codes.NOTHING_MATCHED)
+    if report.stored and none_answered and set(report.silent) <= set(report.unknown):
         code = exit_codes.OK
     return exit_codes.PARTIAL if code == exit_codes.OK and report.not_obeying else code
 

@@ -70,7 +70,7 @@ def plan_resume(
     if not cleared and not drafts:
         return PausePlan()
     exemptions = [one for one in live if one.value is False]
-    # An exemption from nothing would surprise whoever pauses all queues next.
+    # An exemption from nothing would surprise the operator who pauses all queues next.
     needless = [one for one in exemptions if not any(_Ground.of(one).overlaps(pause) for pause in left)]
     return PausePlan(drafts, _covered([*cleared, *needless], asked, drafts))
 

@@ -58,7 +58,7 @@ class Dispatch:
         return take(order, self._view, self._trust)
 
     def settled(self, command: Command, taken: Taken, budget: float) -> bytes:
-        """The reply to a revoke, after waiting at most ``budget`` seconds for the tasks that were told to stop."""
+        """The reply to a revoke, after waiting at most ``budget`` seconds for the tasks whose stop was requested."""
         return self._reply(command, lambda: settled(taken, self._view, budget))
 
     def reply(self, command: Command, budget: Callable[[], float] = lambda: 0.0) -> bytes:

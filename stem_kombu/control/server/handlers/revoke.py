@@ -22,7 +22,7 @@ from stem_kombu.revocation_cache import Applied
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What happened when the revocations arrived: what the cache did, what ran here, and what of it was told to stop.
+    """What happened when the revocations arrived: what the cache did, what ran here, and for what of it a stop was requested.
 
     ``asked``: the ids whose fate the reply tells. ``awaited``: those that the reply waits for. ``unsupported``: those that run
     here and were to be ended by signals, which this worker can't send.
@@ -38,7 +38,7 @@ class Taken:
 
 
 def take(order: Revoke, view: WorkerView, trust: Verifier = NO_KEYS) -> Taken:
-    """Put the revocations into the cache and tell running tasks to stop where asked.
+    """Put the revocations into the cache and request the stop of running tasks where asked.
 
     Where there are keys, the records must prove themselves: what a store held before may stand in a command that is
     signed as a whole.
@@ -63,9 +63,9 @@ def _with_ladder(revocations: Sequence[Revocation], told: frozenset[str], now: d
 
 def settled(taken: Taken, view: WorkerView, budget: float) -> dict[str, Any]:
     """The payload of ``spec/cli.md``, and ``finished``: ids that ended otherwise than cancelled, with how; ``refused``: ids
-    whose revocations nobody signed who may.
+    whose revocations no permitted key signed.
 
-    Waits at most ``budget`` seconds for tasks that were told to stop and, where the sender asked for fates, for all that are
+    Waits at most ``budget`` seconds for tasks whose stop was requested and, where the sender asked for fates, for all that are
     here; ``fates`` then says where each of them is.
     """
     endings: Mapping[str, str] = view.wait_ended(taken.awaited, budget) if taken.awaited else {}
