@@ -39,6 +39,10 @@ class Selector:
         """Whether a task of that name may match: what is quick to ask of many messages."""
         return self.name is None or _fits(name, self.name)
 
+    def may_wait_in(self, queue: str) -> bool:
+        """Whether a task in that queue may match."""
+        return self.queue is None or _fits(queue, self.queue)
+
     def matches(self, task: TaskMessage) -> bool:
         """Whether every condition holds for the task."""
         if self.name is not None and not _fits(task.name, self.name):

@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from kombu import Connection, Producer
 
 from stem_kombu import Stem
 from stem_kombu.clock import SYSTEM
+from stem_kombu.control.client.selecting import SelectorClient
+from stem_kombu.control.client.selection import Selection
+from stem_kombu.selector import Selector
 from stem_kombu.settings import Settings
 from stem_kombu.testing.gates import Gate
+from stem_kombu.volatile import NOWHERE
 from tests.cli.program import STEM, Program
 from tests.cli.terminal import at_terminal
 from tests.waiting import eventually
@@ -214,6 +220,8 @@ def test_g36_a_selection_asks_and_stores_nothing_without_an_answer(program_on: C
         (("--name", "n", "--enqueued-before", "2999-01-01T00:00:00Z"), "lies ahead"),
         (("--running-longer-than", "1s", "--for", "1h"), "is resolved now"),
         (("--name", "n", "--wait"), "--wait is for --task"),
+        (("--name", "n", "--terminate", "--term-after", "5s"), "--kill-after are for --task"),
+        (("--name", "n", "--terminate", "--kill-after", "5s"), "--kill-after are for --task"),
     ],
 )
 def test_a_selection_that_says_nothing_or_too_much_is_refused(
@@ -259,3 +267,12 @@ def test_five_thousand_among_twenty_thousand_are_found_and_revoked_at_once(
     assert done.json["revoked"] == done.json["preview"]["waiting"] == 5_000, json.dumps(done.json)[:500]
     assert took < 60
     app.close()
+
+
+def test_a_selection_without_a_revoke_store_is_reported_as_not_durable(tmp_path: Path) -> None:
+    settings = Settings.from_env({"STEM_BROKER_URL": f"sqlite:///{tmp_path / 'broker.db'}"})
+    settings = replace(settings, revoke_store=NOWHERE)
+    with SelectorClient(settings) as client:
+        wish = client.wish(Selector.of(name="shop.*"))
+        report = client.revoke_selected(Selection(wish, waiting=1, ids=("task",)), timeout=0.5).report
+    assert report is not None and not report.durable

@@ -16,10 +16,10 @@ from typing import Any
 from stem_kombu.clock import isoformat
 from stem_kombu.control import audit
 from stem_kombu.control.client.client import SETTLE_LONGEST, SETTLE_SHARE, ControlClient
-from stem_kombu.control.client.command_request import checked_targets, chunks, default_requester
+from stem_kombu.control.client.command_request import checked_targets, default_requester
 from stem_kombu.control.client.reports import Report, RevokeReport
 from stem_kombu.control.client.selection import Gathering, Selection, Wish
-from stem_kombu.control.protocol.messages import Revoke, Rules, Select
+from stem_kombu.control.protocol.messages import Rules, Select
 from stem_kombu.control.rule_records import draft_of, rules_of
 from stem_kombu.durations import checked_duration
 from stem_kombu.errors import BrokerError, ConfigurationError
@@ -152,17 +152,18 @@ class SelectorClient(ControlClient):
             if stored_rule is not None:
                 answered = self._ask_orders([Rules((stored_rule,))], targets, timeout)
                 obeyed, not_obeyed = _obedience(answered, stored_rule)
-            if not stored:
-                return SelectedReport(selection, None, stored_rule, obeyed, not_obeyed, request_id)
-            settle = min(SETTLE_LONGEST, SETTLE_SHARE * timeout) if terminate else 0.0
-            orders = [Revoke(tuple(chunk), settle) for chunk in chunks(stored)]
-            asked = self._ask_orders(orders, targets, timeout, began=began, progress=progress, request_id=request_id)
-            report = RevokeReport.of(asked, stored)
         except BrokerError as error:
             elapsed = self._clock.monotonic() - began
             unsaid = Report("revoke", self.settings.namespace, request_id, timeout, elapsed, (), (), ())
             report = RevokeReport.of(unsaid, stored, broker_error=error)
-        return SelectedReport(selection, report, stored_rule, obeyed, not_obeyed, request_id)
+            return SelectedReport(selection, report, stored_rule, request_id=request_id)
+        settle = min(SETTLE_LONGEST, SETTLE_SHARE * timeout) if terminate else 0.0
+        told = (
+            self.announce(stored, request_id, targets, timeout, settle=settle, began=began, progress=progress)
+            if stored
+            else None
+        )
+        return SelectedReport(selection, told, stored_rule, obeyed, not_obeyed, request_id)
 
     def undo_rules(
         self,

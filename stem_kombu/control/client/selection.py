@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from fnmatch import fnmatchcase
 from typing import Any
 
 from stem_kombu.clock import SYSTEM, isoformat
@@ -124,7 +123,7 @@ class Gathering:
         """Search the queues, where that can be done."""
         wish, now = self._wish, SYSTEM.utcnow()
         with QueueClient(settings) as queues:
-            searched = queues.search(lambda name: wish.selector.queue is None or _fits(name, wish.selector.queue))
+            searched = queues.search(wish.selector.may_wait_in)
             if searched is None:
                 self._notes.append("this broker can't be searched: what waits in it is revoked by the rule alone")
                 return
@@ -180,7 +179,3 @@ class Gathering:
         shown = self._shown.setdefault(kind, [])
         if len(shown) < MOST_SHOWN:
             shown.append(task_id)
-
-
-def _fits(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatchcase(name, pattern)
