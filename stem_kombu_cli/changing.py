@@ -25,13 +25,13 @@ MOST_BY_ONE_KEY = 100
 NOT_AUDITED = "warning: the audit has no entry of this: the revoke store was down, or keeps revocations only"
 
 
-def changing_options(function: F, *, wait: str = "Return when all live workers have applied it.") -> F:
+def changing_options(function: F, *, wait: str | None = "Return when all live workers have applied it.") -> F:
     """``--reason --requester --dry-run -y/--yes --wait``. A command takes them out of its values with :func:`change_of`.
 
-    ``wait``: what ``--wait`` waits for, where that is something else.
+    ``wait``: what ``--wait`` waits for, where that is something else; ``None``: there is nothing to wait for, and no ``--wait``.
     """
     for option in (
-        click.option("--wait", is_flag=True, help=wait),
+        *([] if wait is None else [click.option("--wait", is_flag=True, help=wait)]),
         click.option("-y", "--yes", is_flag=True, help="Don't ask; needed without a terminal, and with --json."),
         click.option("--dry-run", is_flag=True, help="Show what would change; store and send nothing."),
         click.option("--requester", metavar="TEXT", help="By whom (default: user@host)."),
@@ -60,8 +60,8 @@ class Change:
 
 def change_of(values: dict[str, Any], *, as_json: bool) -> Change:
     """Take the options out of a command's values."""
-    named = {name: values.pop(name) for name in ("reason", "requester", "dry_run", "yes", "wait")}
-    return Change(**named, as_json=as_json)
+    named = {name: values.pop(name) for name in ("reason", "requester", "dry_run", "yes")}
+    return Change(**named, wait=values.pop("wait", False), as_json=as_json)
 
 
 def reason_of(change: Change, settings: Settings) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
@@ -15,7 +16,7 @@ from stem_kombu_cli.render import emit, note, print_json
 
 @click.command(epilog="Example:  stem queue purge old-mail --reason INC-42")
 @click.argument("queue", metavar="QUEUE")
-@changing_options
+@partial(changing_options, wait=None)
 @place_options
 @output_options
 @click.pass_context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
@@ -15,7 +16,7 @@ from stem_kombu_cli.render import emit, print_json, span
 
 @click.command(epilog="Example:  stem revokes prune --older-than 30d --yes")
 @click.option("--older-than", type=DURATION, default=LEAST_KEPT, show_default="7d", help="Only what ended so long ago.")
-@changing_options
+@partial(changing_options, wait=None)
 @place_options
 @output_options
 @click.pass_context

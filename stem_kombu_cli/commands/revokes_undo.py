@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import click
@@ -27,7 +28,7 @@ _MOST_LINES = 20
 @click.argument("names", metavar="[ID|VERSION]...", nargs=-1)
 @click.option("--request", metavar="ID", help="All that the command with this request id revoked.")
 @click.option("--rule", metavar="KEY", help="The rule that `stem revokes rules` shows.")
-@changing_options
+@partial(changing_options, wait=None)
 @timeout_option
 @place_options
 @output_options

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import click
@@ -31,7 +32,7 @@ _MOST_LINES = 20
 @click.option("--since", type=DURATION, help="Instead of ids: those that failed within this long.")
 @click.option("--queue", metavar="Q", help="Send them to this queue (default: where each came from).")
 @click.option("--delay", type=Duration(allow_zero=True), help="Start them no sooner than this from now.")
-@changing_options
+@partial(changing_options, wait=None)
 @place_options
 @output_options
 @click.pass_context

@@ -56,7 +56,7 @@ from stem_kombu_cli.storing import Storing
 @click.option(
     "--term-after",
     type=DURATION,
-    help="With --terminate: SIGTERM to the process group of an isolate that still runs this long after its worker knows.",
+    help="With --task, --terminate: SIGTERM to the process group of an isolate that still runs this long after its worker knows.",
 )
 @click.option("--kill-after", type=DURATION, help="The same with SIGKILL; asks first, and its child is replaced.")
 @click.option("--expires-in", type=DURATION, help="Forget the revocation after this long (default: never).")
@@ -65,7 +65,7 @@ from stem_kombu_cli.storing import Storing
     type=DURATION,
     help="With --wait: how long a thread may take to its first checkpoint before it counts as unstoppable (default: 2s).",
 )
-@partial(changing_options, wait="Return when each task has its verdict, at the latest after --grace and 10s.")
+@partial(changing_options, wait="With --task: return when each has its verdict, at the latest after --grace and 10s.")
 @control_options
 @click.pass_context
 def revoke(

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from stem_kombu_cli.main import cli
 from tests.cli.program import Done
 from tests.cli.terminal import at_terminal
 
@@ -107,3 +109,11 @@ def test_a_required_reason_is_asked_for_on_a_terminal(changer: Changer) -> None:
     assert done.code == 0, done
     assert json.loads(done.out)["reason"] == "INC-42"
     assert changer.typed("\n", "--yes", STEM_REQUIRE_REASON="true").code == 2
+
+
+@pytest.mark.parametrize(
+    "command", [("task", "retry", "t"), ("queue", "purge", "q"), ("revokes", "prune"), ("revokes", "undo", "t")]
+)
+def test_wait_is_not_offered_where_no_worker_is_waited_for(command: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(cli, [*command, "--wait"])
+    assert done.exit_code == 2 and "No such option" in done.output, done.output
