@@ -9,6 +9,7 @@ import click
 
 from stem_kombu.control.client.queues import QueueClient, QueueReport
 from stem_kombu_cli import exit_codes
+from stem_kombu_cli.directing import show_pauses
 from stem_kombu_cli.options import output_options, place_options, places_of, wants_json
 from stem_kombu_cli.render import emit, note, print_json, span, table, use_color
 from stem_kombu_cli.watching import repeated, watch_option
@@ -24,12 +25,14 @@ def list_queues(ctx: click.Context, /, queues: Sequence[str], watch: float | Non
     """List the queues that live workers consume, and those that the broker holds beside them.
 
     A queue without CONSUMERS and with a DEPTH is one that no worker of the namespace reads: a name with a typo, or workers
-    that are down. OLDEST is the age of the next message, where its sender wrote the time of sending. With QUEUE only those.
+    that are down. OLDEST is the age of the next message, where its sender wrote the time of sending. Which queues are paused,
+    and by whom, is told on stderr. With QUEUE only those.
     """
     as_json = wants_json(values)
     settings = places_of(values).settings()
     with QueueClient(settings) as client:
         for report in repeated(watch, lambda: client.states(queues), as_json=as_json):
+            show_pauses(settings)
             if as_json:
                 print_json(report.to_dict())
                 continue

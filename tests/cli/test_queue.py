@@ -40,6 +40,13 @@ def test_every_queue_that_is_consumed_or_was_sent_to_is_listed(fleet: Program, t
     fleet.ok("queue", "purge", typo, "--yes")
 
 
+def test_the_list_says_by_whom_a_queue_is_paused(fleet: Program, typo: str) -> None:
+    fleet.ok("queue", "pause", typo, "--yes", "--requester", "ada@ops")
+    told = fleet.ok("queue", "list", typo, "--json").err
+    fleet.ok("queue", "resume", typo, "--yes")
+    assert f"queue {typo} is paused" in told and "by ada@ops" in told
+
+
 def test_no_control_queue_is_among_them(fleet: Program) -> None:
     fleet.ok("worker", "ping")
     assert not [name for name in names(fleet) if name.startswith("stem-") and "unreadable" not in name]
