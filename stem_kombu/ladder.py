@@ -104,7 +104,7 @@ class LadderText:
 
 
 def is_ladder(proof: str) -> bool:
-    """Whether a text among the proofs is a ladder, and so nobody's proof of the revocation."""
+    """Whether a text among the proofs is a ladder, and so no proof of the revocation."""
     return f'"s":"{_SCHEME}' in proof
 
 

@@ -49,7 +49,7 @@ NOBODY_WINDOW = 0.5
 #: The silent are asked again, through their inboxes, when nobody has answered for this share of the timeout and at most so
 #: many seconds, or at half of the time.
 RETRY_SHARE, RETRY_LATEST = 0.3, 0.3
-#: A worker waits at most this share of the timeout, and so many seconds, for tasks it told to stop.
+#: A worker waits at most this share of the timeout, and so many seconds, for tasks whose stop it requested.
 SETTLE_SHARE, SETTLE_LONGEST = 0.4, 2.0
 #: Seconds beyond its longest step for which a revoke that waits for verdicts waits by default.
 WAIT_MARGIN = 10.0
