@@ -38,7 +38,7 @@ def works(gate: str) -> str:
 
 
 def with_tasks(app: Celery, redis: str) -> dict[str, Any]:
-    """The tasks on that application, by their short names."""
+    """The tasks on that application, by their short names; no other application of this process gets them."""
     app.conf.singleton_backend_url = redis
     app.conf.ONCE = {"backend": "celery_once.backends.Redis", "settings": {"url": redis, "default_timeout": 3600}}
 
@@ -49,10 +49,10 @@ def with_tasks(app: Celery, redis: str) -> dict[str, Any]:
         Gate(os.environ["SHOP_ERRBACK"]).reach()
 
     return {
-        "telling": app.task(name="shop.telling", base=Telling)(works),
-        "singleton": app.task(name="shop.singleton", base=Singleton)(locked),
-        "once": app.task(name="shop.once", base=QueueOnce, once={"graceful": True})(locked),
-        "errback": app.task(name="shop.errback")(failed),
+        "telling": app.task(name="shop.telling", shared=False, base=Telling)(works),
+        "singleton": app.task(name="shop.singleton", shared=False, base=Singleton)(locked),
+        "once": app.task(name="shop.once", shared=False, base=QueueOnce, once={"graceful": True})(locked),
+        "errback": app.task(name="shop.errback", shared=False)(failed),
     }
 
 

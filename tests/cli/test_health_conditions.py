@@ -175,6 +175,7 @@ def test_the_tables_are_printed_for_a_role_that_may_not_make_any(embedded: Progr
             "stem_control_floors",
             "stem_control_messages",
             "stem_control_records",
+            "stem_failed_messages",
             "stem_revocation_versions",
             "stem_revocations",
             "stem_roster",

@@ -222,7 +222,7 @@ def test_a_shell_can_complete_commands_and_options(stem: Program) -> None:
     words = stem.ok(
         env={"_STEM_COMPLETE": "bash_complete", "COMP_WORDS": "stem worker revoke --ter", "COMP_CWORD": "3"}
     ).out
-    assert words.strip() == "plain,--terminate"
+    assert words.split() == ["plain,--terminate", "plain,--term-after"]
 
 
 def test_g13_a_client_that_is_killed_leaves_nothing_that_lasts(program_on: Callable[[str], Program]) -> None:

@@ -10,9 +10,11 @@ import pytest
 
 from stem_kombu.app import Stem
 from stem_kombu.clock import SYSTEM
+from stem_kombu.control.server.worker_view import WorkerIdentity
 from stem_kombu.transports.connections import broker_connection
 from stem_kombu.transports.registry import open_transport
 from stem_kombu.worker.ack_queue import AckQueue
+from stem_kombu.worker.active_directives import ActiveDirectives
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.deliveries import InFlight
 from stem_kombu.worker.ownership import Ownership
@@ -33,6 +35,7 @@ class Stuck:
             InFlight(SYSTEM),
             AckQueue(),
             Ownership(transport.leases(), SYSTEM),
+            ActiveDirectives(WorkerIdentity.here("stem", "stuck", SYSTEM.utcnow()), ["default"], SYSTEM.utcnow),
             allowance=lambda: 5,
             receive=self._receive,
             garbage=lambda error: None,
