@@ -161,17 +161,24 @@ class DirectiveService:
             self._log(before.keys() - self.active.paused.keys(), newly)
             # Before anything is given back, or the broker would send it right here again.
             self._changed()
-        return self._pause(newly) if newly else Obeyed()
+        back = self._give_back(newly) if newly else 0
+        # Of every paused queue: this pause may have been read from the store a moment ago, by another thread.
+        return Obeyed(0, back, self._starting() if self.active.paused else frozenset())
 
-    def _pause(self, queues: Collection[str]) -> Obeyed:
-        """Give back what waits of these queues."""
+    def _give_back(self, queues: Collection[str]) -> int:
+        """Give back what waits of these queues; how many deliveries."""
         waiting = [one for one in self._inflight.all() if one.phase in _WAITS and one.message.queue in queues]
         # The last that came first: each goes to the head of its queue, and so they come again in their order.
         for delivery in reversed(waiting):
             self._events.happened(delivery, Event.PAUSED)
-        starting = frozenset(one.token for one in waiting if one.phase is Phase.RESERVED)
-        back = sum(one.phase is Phase.SETTLING or one.phase is Phase.DONE for one in waiting)
-        return Obeyed(0, back, starting)
+        return sum(one.phase is Phase.SETTLING or one.phase is Phase.DONE for one in waiting)
+
+    def _starting(self) -> frozenset[int]:
+        """The tokens of paused deliveries that are past the look at what counts, and before their handler."""
+        paused = self.active.paused
+        return frozenset(
+            one.token for one in self._inflight.all() if one.phase is Phase.RESERVED and one.message.queue in paused
+        )
 
     def _is_starting(self, token: int) -> bool:
         delivery = self._inflight.get(token)
