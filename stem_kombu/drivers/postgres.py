@@ -5,7 +5,6 @@ psycopg2 is imported when a database is made, never before.
 
 from __future__ import annotations
 
-import importlib
 import os
 import random
 import threading
@@ -17,6 +16,7 @@ from stem_kombu.drivers import forking
 from stem_kombu.drivers.bulk import time_limit
 from stem_kombu.drivers.diagnosis import Diagnosis, by_words, store_error
 from stem_kombu.drivers.handshake import Endpoint, explained
+from stem_kombu.drivers.packages import driver_package
 from stem_kombu.drivers.postgres_session import PostgresSession, TimedOut, close_inherited, wait_for
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.tls import postgres_options, tls_for
@@ -73,7 +73,7 @@ class PostgresDatabase:
     ) -> None:
         self.url = mask_url(url)
         self._address = url
-        self._driver = _driver(name, self.url)
+        self._driver = driver_package("psycopg2", ("extensions",), "postgres", name=name, masked=self.url)
         self._schema = schema
         self._purpose = purpose
         self._connect_timeout = connect_timeout if patience is None else min(connect_timeout, patience)
@@ -294,15 +294,3 @@ _AT_LOGIN = (
 def _is_lost(error: Any) -> bool:
     # 57P01 to 57P03: the server shuts down or starts up; class 08: connection exceptions.
     return (error.pgcode or "").startswith(("57P", "08")) or "server closed the connection" in str(error)
-
-
-def _driver(name: str, masked: str) -> Any:
-    try:
-        package = importlib.import_module("psycopg2")  # before its part, as redis in its driver
-        importlib.import_module("psycopg2.extensions")
-        return package
-    except ImportError as error:
-        raise ConfigurationError(
-            f"{name}: {masked!r} needs the package psycopg2, which can't be imported: {error}",
-            hint="install it: pip install 'stem-kombu[postgres]'",
-        ) from error

@@ -7,7 +7,6 @@ their reader can name the key that holds a malformed value.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
 import threading
 import weakref
@@ -20,6 +19,7 @@ from stem_kombu.drivers import forking
 from stem_kombu.drivers.bulk import LARGE, time_limit
 from stem_kombu.drivers.diagnosis import Diagnosis, store_error
 from stem_kombu.drivers.handshake import endpoint_of, explained
+from stem_kombu.drivers.packages import driver_package
 from stem_kombu.drivers.redis_errors import SENTINELS, UNREACHABLE, meaning
 from stem_kombu.drivers.tls import checked_tls, tls_for, uses_tls, verifies
 from stem_kombu.errors import ConfigurationError, StoreError, StoreUnavailable
@@ -37,6 +37,8 @@ REPLY_TIMEOUT = 5.0
 #: Option of a URL: how many replicas must have what is stored before it counts as stored. And how long that may take.
 REPLICAS = "wait_replicas"
 _REPLICATION_MS = 1000
+#: Parts of redis-py that are used here.
+_PARTS = ("retry", "backoff", "sentinel", "exceptions", "connection")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class RedisDatabase:
         url, replicas = without_option(url, REPLICAS)
         self._replicas = _count(replicas, name)
         self._address, self.prefix = url, prefix or ""
-        self._redis = _driver(name, self.url)
+        self._redis = driver_package("redis", _PARTS, "redis", name=name, masked=self.url)
         self._purpose = purpose
         self._tls, self._endpoint = tls or TlsSettings(), endpoint_of(checked_server_url(url, name))
         self._options: dict[str, Any] = {
@@ -296,22 +298,6 @@ def _count(text: str | None, name: str) -> int:
     raise ConfigurationError(
         f"{name}: {REPLICAS}={text[:40]!r} is not a number of replicas", hint="write wait_replicas=1"
     )
-
-
-def _driver(name: str, masked: str) -> Any:
-    # Typed as Any on purpose: redis-py's annotations differ between the versions that are supported.
-    try:
-        # The package before its parts: while another thread imports it (Kombu does), a thread that holds the lock of a
-        # part that it is about to need makes Python go on with halves of modules, in both threads.
-        package = importlib.import_module("redis")
-        for module in ("redis.retry", "redis.backoff", "redis.sentinel", "redis.exceptions", "redis.connection"):
-            importlib.import_module(module)
-        return package
-    except ImportError as error:
-        raise ConfigurationError(
-            f"{name}: {masked!r} needs the package redis, which can't be imported: {error}",
-            hint="install it: pip install 'stem-kombu[redis]'",
-        ) from error
 
 
 def _tls_options(url: str, tls: TlsSettings) -> dict[str, Any]:

@@ -21,8 +21,7 @@ def by_sentinels(url: str, name: str, tls: TlsSettings, options: Mapping[str, An
     ``name`` is the flag or variable that the URL came from, ``options`` are all that were given. Raises
     :class:`~stem_kombu.errors.ConfigurationError`.
     """
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
+    from redis import backoff, retry  # the package before its parts: see drivers/packages.py
 
     checked_options(options, name)
     address = sentinel_address(url, name=name, options=options)
@@ -32,7 +31,7 @@ def by_sentinels(url: str, name: str, tls: TlsSettings, options: Mapping[str, An
     to_sentinels: dict[str, Any] = {
         "socket_timeout": _PATIENCE,
         "socket_connect_timeout": _PATIENCE,
-        "retry": Retry(NoBackoff(), 0),
+        "retry": retry.Retry(backoff.NoBackoff(), 0),
     }
     if not uses_tls(urls) and address.encrypted_by_settings and tls:
         urls = ";".join(f"{part}{'&' if '?' in part else '?'}ssl=true" for part in urls.split(";"))
