@@ -101,7 +101,8 @@ class Program:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, **self.variables}
+        """This process's without its variables of Stem: those of a test run, or of the developer's own fleet."""
+        return {name: value for name, value in os.environ.items() if not name.startswith("STEM_")} | self.variables
 
     def run(self, *arguments: str, input: str | bytes = b"", env: Mapping[str, str] | None = None) -> Done:
         """Run it to its end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,9 +39,16 @@ def footprint(pid: int) -> Footprint:
         descriptors=_descriptors(pid),
         threads=status["Threads"],
         processes=len(below),
-        rss_of_children=sum(_status(child).get("VmRSS", 0) for child in below) * 1024,
-        descriptors_of_children=sum(_descriptors(child) for child in below),
+        rss_of_children=sum(_of_child(child, lambda pid: _status(pid).get("VmRSS", 0)) for child in below) * 1024,
+        descriptors_of_children=sum(_of_child(child, _descriptors) for child in below),
     )
+
+
+def _of_child(pid: int, measured: Callable[[int], int]) -> int:
+    """0 for a child that has ended since it was listed."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return measured(pid)
+    return 0
 
 
 def _status(pid: int) -> dict[str, int]:
