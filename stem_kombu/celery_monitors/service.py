@@ -1,6 +1,6 @@
 """The face that a Stem worker shows to Celery's tools: a thread with a connection of its own, beside everything else.
 
-Monitors are not worth a task: whatever fails here is logged once and tried again, and nothing waits for it.
+Monitors are not worth a task: whatever fails here is logged once and tried again, and no task waits for it.
 """
 
 from __future__ import annotations
@@ -74,10 +74,13 @@ class CeleryMonitorService:
         refuse = self._complaints.drop if closed else None
         self._panel = Panel(self.node, view, names, revoke, self._beat_soon, refuse=refuse)
         self._stopped = threading.Event()
+        self._tried = threading.Event()
         self._background = Service(self._run, "stem-celery-face", begin=self._stopped.clear, wake=self._stopped.set)
 
     def start(self) -> None:
+        """Return when commands are received, or the broker could not be reached: one sent to a ready worker is obeyed."""
         self._background.start()
+        self._tried.wait(_CONNECT_TIMEOUT)
 
     def stop(self) -> None:
         """Return when monitors were told that this worker leaves, or could not be."""
@@ -93,11 +96,13 @@ class CeleryMonitorService:
                 connect(connection, _CONNECT_TIMEOUT)
                 self._outage.reached()
                 producer = self._opened(connection)
+                self._tried.set()
                 self._serve(connection, producer)
             except Exception as error:  # noqa: BLE001 - whatever a driver raises, tasks are more important
                 # The boundary of a thread that nothing depends on.
                 wait = self._outage.failed(error)
             finally:
+                self._tried.set()
                 _released(connection)
             self._stopped.wait(wait)
         self._outage.forget()

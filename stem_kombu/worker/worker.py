@@ -327,9 +327,9 @@ class Worker:
             (self.holds.start, self.holds.stop),
             (self.directives.start, self.directives.stop),
             (self.lifecycle.starts.start, self.lifecycle.starts.stop),
+            *([(self._celery_monitors.start, self._celery_monitors.stop)] if self._celery_monitors is not None else []),
             (self.consumer.start, self.consumer.stop),
             (partial(self.agent.health.show, RUNNING, self.queues), partial(self.agent.health.show, DRAINING)),
-            *([(self._celery_monitors.start, self._celery_monitors.stop)] if self._celery_monitors is not None else []),
         ]
 
     def drain(self, timeout: float | None) -> None:
