@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.failure import Failure
-from stem_kombu_cli.render import note, span
+from stem_kombu_cli.render import emit, note, print_json, span
 
 if TYPE_CHECKING:
     from stem_kombu.control.client.client import ControlClient
@@ -149,6 +149,28 @@ def _behind(report: DirectiveReport, version: int) -> list[str]:
     applied = report.applied
     deaf = {worker for worker, _ in report.not_obeying}
     return [worker for worker in report.expected if worker not in deaf and applied.get(worker, 0) < version]
+
+
+def show(
+    report: DirectiveReport,
+    author: Author,
+    *,
+    as_json: bool,
+    color: bool,
+    answers: str,
+    lines: Iterable[str],
+    **facts: object,
+) -> None:
+    """What came of a change: the document, or the workers' ``answers`` as a table and a line for each directive that was stored;
+    and on stderr who obeys it. ``facts`` stand in the document as well."""
+    if as_json:
+        print_json({**report.to_dict(), **facts, "reason": author.reason})
+    else:
+        if report.replies and answers:
+            emit(answers, color=color)
+        for line in lines:
+            emit(line)
+    tell(report)
 
 
 def tell(report: DirectiveReport) -> None:

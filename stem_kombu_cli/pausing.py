@@ -177,17 +177,20 @@ class _Asked:
         if self.change.wait and report.broadcast:
             await_applied(client, report, self.targets, self.timeout)
         consumers = report.consumers(self.subjects)
-        if self.as_json:
-            print_json({**report.to_dict(), "consumers": consumers, "reason": self.author.reason})
-        else:
-            if report.replies:
-                color = use_color(self._ctx.obj.color)
-                emit(_text(report, color), color=color)
-            for one in report.stored:
-                emit(
-                    f"{_done(one, done)}: {subject_of(one)} on workers {one.workers}, version {one.version}, {_how(one)}"
-                )
-        directing.tell(report)
+        color = use_color(self._ctx.obj.color)
+        lines = (
+            f"{_done(one, done)}: {subject_of(one)} on workers {one.workers}, version {one.version}, {_how(one)}"
+            for one in report.stored
+        )
+        directing.show(
+            report,
+            self.author,
+            as_json=self.as_json,
+            color=color,
+            answers=_text(report, color),
+            lines=lines,
+            consumers=consumers,
+        )
         if report.broadcast and not consumers:
             note(f"hint: no worker that answered consumes {self.named}; the directive holds for those that start later")
         self._ctx.exit(directing.exit_code(report))

@@ -14,8 +14,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta, timezone
 from multiprocessing.synchronize import Barrier
 from typing import Any
@@ -29,6 +28,7 @@ from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.records import BODY_LIMIT, MOST_RECORDS, Change, ControlRecord, Removal
 from stem_kombu.stores.records import RecordDraft as Draft
 from stem_kombu.stores.registry import open_revoke_store
+from stem_kombu.testing.open_stores import OpenStores
 from stem_kombu.testing.parallel import PATIENCE, Processes, eventually
 
 #: Long enough for what must not expire during a test.
@@ -37,37 +37,8 @@ HOUR = 3600.0
 MOMENT = 0.02
 
 
-class RecordContract:
+class RecordContract(OpenStores):
     """The promises of :class:`stem_kombu.stores.base.RevokeStore` about records, undo (G31) and order (G4)."""
-
-    #: False for a store that other processes don't see; what needs them is skipped.
-    shared_between_processes = True
-
-    @pytest.fixture
-    def url(self) -> str:
-        """Where an empty store is. Override it."""
-        raise NotImplementedError("override the fixture url: it gives the URL of an empty store")
-
-    @pytest.fixture
-    def open_store(self, url: str) -> Iterator[Callable[[], RevokeStore]]:
-        """Opens one more store at the URL, closed at the end of the test."""
-        opened: list[RevokeStore] = []
-
-        def open_another() -> RevokeStore:
-            opened.append(open_revoke_store(url))
-            return opened[-1]
-
-        yield open_another
-        for store in opened:
-            store.close()
-
-    @pytest.fixture
-    def store(self, open_store: Callable[[], RevokeStore]) -> RevokeStore:
-        return open_store()
-
-    @pytest.fixture
-    def namespace(self) -> str:
-        return f"records-{uuid.uuid4().hex[:8]}"
 
     # What is kept.
 
@@ -419,10 +390,6 @@ class RecordContract:
         names = {record.key for record in store.records_since(namespace, 0)}
         assert names >= {"before", "parent"}
         assert ("child" in names) == self.shared_between_processes
-
-    def _needs_processes(self) -> None:
-        if not self.shared_between_processes:
-            pytest.skip("other processes do not see this store")
 
 
 def _put(

@@ -19,8 +19,7 @@ import multiprocessing
 import os
 import random
 import threading
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta, timezone
 from multiprocessing.synchronize import Barrier
 
@@ -33,6 +32,7 @@ from stem_kombu.revocation import MOST_PROOFS, Revocation, RevocationDraft, merg
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.batch import folded
 from stem_kombu.stores.registry import open_revoke_store
+from stem_kombu.testing.open_stores import OpenStores
 from stem_kombu.testing.parallel import PATIENCE, Processes, eventually
 
 #: Long enough for what must not expire during a test.
@@ -43,39 +43,11 @@ MOMENT = 0.02
 Draft = RevocationDraft
 
 
-class RevokeStoreContract:
+class RevokeStoreContract(OpenStores):
     """The promises of :class:`stem_kombu.stores.base.RevokeStore` and G1 to G6."""
 
-    #: False for a store that other processes don't see; what needs them is skipped.
-    shared_between_processes = True
     #: False for a store that forgets when its process ends.
     durable = True
-
-    @pytest.fixture
-    def url(self) -> str:
-        """Where an empty store is. Override it."""
-        raise NotImplementedError("override the fixture url: it gives the URL of an empty store")
-
-    @pytest.fixture
-    def open_store(self, url: str) -> Iterator[Callable[[], RevokeStore]]:
-        """Opens one more store at the URL, closed at the end of the test."""
-        opened: list[RevokeStore] = []
-
-        def open_another() -> RevokeStore:
-            opened.append(open_revoke_store(url))
-            return opened[-1]
-
-        yield open_another
-        for store in opened:
-            store.close()
-
-    @pytest.fixture
-    def store(self, open_store: Callable[[], RevokeStore]) -> RevokeStore:
-        return open_store()
-
-    @pytest.fixture
-    def namespace(self) -> str:
-        return f"contract-{uuid.uuid4().hex[:8]}"
 
     # What save gives back, and what is held.
 
@@ -560,10 +532,6 @@ class RevokeStoreContract:
         assert names >= {"before", "parent"}
         assert ("child" in names) == self.shared_between_processes
         store.save(namespace, [Draft("after")])
-
-    def _needs_processes(self) -> None:
-        if not self.shared_between_processes:
-            pytest.skip("other processes do not see this store")
 
 
 def _ladder(signed_us: int, term: float | None, kill: float | None, expires_us: int | None = None) -> str:

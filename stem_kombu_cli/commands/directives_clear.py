@@ -62,12 +62,8 @@ def clear(ctx: click.Context, /, versions: Collection[int], kind: str | None, ev
         report = directives.clear(lambda one: one.version in wanted, author=author, timeout=places.timeout)
         if change.wait and report.broadcast:
             await_applied(client, report, None, places.timeout)
-    if as_json:
-        print_json({**report.to_dict(), "reason": author.reason})
-    else:
-        for one in report.stored:
-            emit(f"cleared: {_words(one)}")
-    directing.tell(report)
+    lines = (f"cleared: {_words(one)}" for one in report.stored)
+    directing.show(report, author, as_json=as_json, color=False, answers="", lines=lines)
     ctx.exit(directing.exit_code(report))
 
 

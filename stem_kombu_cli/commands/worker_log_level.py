@@ -65,15 +65,9 @@ def log_level(ctx: click.Context, /, level: str, logger: str | None, **values: A
             raise Failure("no directive about log levels holds there; nothing was stored", exit_codes.NOTHING_MATCHED)
         if change.wait and report.broadcast:
             await_applied(client, report, targets, places.timeout)
-    if as_json:
-        print_json({**report.to_dict(), "reason": author.reason})
-    else:
-        if report.replies:
-            color = use_color(ctx.obj.color)
-            emit(text(report, color), color=color)
-        for one in report.stored:
-            emit(_line(one))
-    directing.tell(report)
+    color = use_color(ctx.obj.color)
+    answers, lines = text(report, color), map(_line, report.stored)
+    directing.show(report, author, as_json=as_json, color=color, answers=answers, lines=lines)
     ctx.exit(directing.exit_code(report))
 
 

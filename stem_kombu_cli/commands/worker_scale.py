@@ -78,15 +78,9 @@ def scale(ctx: click.Context, /, count: str, **values: Any) -> None:
             )
         if change.wait and report.broadcast:
             await_applied(client, report, targets, places.timeout)
-    if as_json:
-        print_json({**report.to_dict(), "reason": author.reason})
-    else:
-        if report.replies:
-            color = use_color(ctx.obj.color)
-            emit(text(report, color), color=color)
-        for one in report.stored:
-            emit(_line(one))
-    directing.tell(report)
+    color = use_color(ctx.obj.color)
+    answers, lines = text(report, color), map(_line, report.stored)
+    directing.show(report, author, as_json=as_json, color=color, answers=answers, lines=lines)
     for reply in report.replies:
         setting = _setting(reply.payload)
         if reply.error is None and setting is None:

@@ -18,6 +18,15 @@ def at_terminal(argv: Sequence[str], typed: str, *, env: Mapping[str, str], cwd:
     process = subprocess.Popen(argv, env={**env}, cwd=cwd, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs)
     os.close(theirs)
     os.write(ours, typed.encode())
+    shown = shown_at(ours)
+    assert process.stdout is not None
+    out = process.stdout.read()
+    process.stdout.close()
+    return Done(process.wait(90), out.decode(), shown.replace("\r\n", "\n"))
+
+
+def shown_at(ours: int) -> str:
+    """All that a terminal shows until its other end is gone; closes this end."""
     shown = b""
     while True:
         try:
@@ -28,7 +37,4 @@ def at_terminal(argv: Sequence[str], typed: str, *, env: Mapping[str, str], cwd:
             break
         shown += read
     os.close(ours)
-    assert process.stdout is not None
-    out = process.stdout.read()
-    process.stdout.close()
-    return Done(process.wait(90), out.decode(), shown.decode().replace("\r\n", "\n"))
+    return shown.decode()

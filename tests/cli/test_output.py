@@ -18,6 +18,7 @@ import redis
 
 from stem_kombu.testing.ports import free_port
 from tests.cli.program import PROJECT, STEM, Program
+from tests.cli.terminal import shown_at
 from tests.waiting import eventually
 
 COMMANDS = [
@@ -106,18 +107,8 @@ def test_a_terminal_gets_colour_and_progress(fleet: Program) -> None:
             stderr=theirs,
         )
         os.close(theirs)
-        written = b""
-        while True:
-            try:
-                read = os.read(ours, 65536)
-            except OSError:  # the terminal's other end is gone
-                break
-            if not read:
-                break
-            written += read
-        os.close(ours)
+        text = shown_at(ours)
         assert process.wait(60) == 3
-    text = written.decode()
     assert "1 of 2 answered" in text
     assert "\x1b[" in text
     assert "silent: bravo" in text

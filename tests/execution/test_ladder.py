@@ -6,9 +6,7 @@ import os
 import random
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import billiard
 import pytest
@@ -24,25 +22,10 @@ from stem_kombu.outcome import EndedHow, Ending
 from stem_kombu.revocation import Revocation
 from stem_kombu.testing.executors import JobMaker, Recording
 from stem_kombu.testing.gates import Gate
+from tests.execution.conftest import PoolMaker
 from tests.waiting import eventually
 
 REVOCATION = Revocation("stem", "t", 1, SYSTEM.utcnow(), terminate=True)
-PoolMaker = Callable[..., IsolatePool]
-
-
-@pytest.fixture
-def make_pool(observer: Recording) -> Iterator[PoolMaker]:
-    pools = []
-
-    def make(slots: int = 2, **options: Any) -> IsolatePool:
-        pool = IsolatePool(slots, "tests.execution.handlers:app", observer, **options)
-        pools.append(pool)
-        pool.start()
-        return pool
-
-    yield make
-    for pool in pools:
-        pool.stop(0.0)
 
 
 def climb(pool: IsolatePool, job: Job, term: float | None, kill: float | None) -> bool:

@@ -7,9 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import billiard.forkserver
 import pytest
@@ -22,27 +20,12 @@ from stem_kombu.outcome import Ending
 from stem_kombu.revocation import Revocation
 from stem_kombu.testing.executors import JobMaker, Recording
 from stem_kombu.testing.gates import Gate
+from tests.execution.conftest import PoolMaker
 from tests.execution.programs import run_program
 from tests.waiting import eventually
 
 TARGET = "tests.execution.handlers:app"
 REVOCATION = Revocation("stem", "t", 1, SYSTEM.utcnow(), terminate=True)
-PoolMaker = Callable[..., IsolatePool]
-
-
-@pytest.fixture
-def make_pool(observer: Recording) -> Iterator[PoolMaker]:
-    pools = []
-
-    def make(slots: int = 2, **options: Any) -> IsolatePool:
-        pool = IsolatePool(slots, TARGET, observer, **options)
-        pools.append(pool)
-        pool.start()
-        return pool
-
-    yield make
-    for pool in pools:
-        pool.stop(0.0)
 
 
 def pids(pool: IsolatePool) -> set[int]:

@@ -4,33 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from typing import Any
-
-import pytest
 
 from stem_kombu.execution.pool.pool import IsolatePool
 from stem_kombu.outcome import Ending
 from stem_kombu.testing.executors import JobMaker, Recording
 from stem_kombu.testing.gates import Gate
+from tests.execution.conftest import PoolMaker, start_all
 from tests.waiting import eventually
-
-PoolMaker = Callable[..., IsolatePool]
-
-
-@pytest.fixture
-def make_pool(observer: Recording) -> Iterator[PoolMaker]:
-    pools = []
-
-    def make(slots: int, **options: Any) -> IsolatePool:
-        pool = IsolatePool(slots, "tests.execution.handlers:app", observer, **options)
-        pools.append(pool)
-        pool.start()
-        return pool
-
-    yield make
-    for pool in pools:
-        pool.stop(0.0)
 
 
 def idle(pool: IsolatePool) -> int:
@@ -53,9 +33,7 @@ def test_g25_a_child_that_is_too_many_goes_after_its_task(
 ) -> None:
     pool = make_pool(3)
     running = [job("at_checkpoint", gate.path, "check") for _ in range(3)]
-    for one in running:
-        pool.submit(one)
-        observer.wait_for("started", one)
+    start_all(pool, observer, running)
     pool.resize(1)
     assert pool.retiring == 2
     # What comes meanwhile waits for the one child that stays.
@@ -74,9 +52,7 @@ def test_a_child_that_was_too_many_stays_when_it_is_wanted_again(
 ) -> None:
     pool = make_pool(2)
     running = [job("at_checkpoint", gate.path, "check") for _ in range(2)]
-    for one in running:
-        pool.submit(one)
-        observer.wait_for("started", one)
+    start_all(pool, observer, running)
     pids = {slot.pid for slot in pool.view()}
     pool.resize(1)
     pool.resize(2)
@@ -110,9 +86,7 @@ def test_a_child_that_is_too_many_and_dies_is_not_replaced(
 ) -> None:
     pool = make_pool(2)
     running = [job("at_checkpoint", gate.path, "check") for _ in range(2)]
-    for one in running:
-        pool.submit(one)
-        observer.wait_for("started", one)
+    start_all(pool, observer, running)
     pool.resize(1)
     (victim,) = (slot for slot in pool.view() if slot.slot == 1)
     os.kill(victim.pid, signal.SIGKILL)
