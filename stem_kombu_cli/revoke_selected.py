@@ -15,6 +15,7 @@ from stem_kombu.control.client.reports import SCHEMA
 from stem_kombu.control.client.selecting import SelectedReport, SelectorClient
 from stem_kombu.control.client.selection import Selection
 from stem_kombu.fields import FieldError, moment
+from stem_kombu.ladder import Ladder
 from stem_kombu.selector import Selector
 from stem_kombu.settings import Settings
 from stem_kombu_cli import exit_codes
@@ -24,6 +25,7 @@ from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import DURATION
 from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import emit, note, print_json, span
+from stem_kombu_cli.revoked_tasks import code_of_verdicts, unsupported_lines, unsupported_of, verdict_lines
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -106,9 +108,12 @@ def revoke_selected(
     settings: Settings,
     *,
     terminate: bool,
+    ladder: Ladder | None,
+    grace: float,
     expires_in: float | None,
     reason: str | None,
     targets: Sequence[str] | None,
+    timeout: float | None,
 ) -> None:
     """Preview, ask, and revoke; leaves with the exit code."""
     with Progress() as progress, SelectorClient(settings, on_wait=progress.answers) as client:
@@ -126,9 +131,11 @@ def revoke_selected(
             _finish_empty(ctx, found, change)
         if change.dry_run:
             if change.as_json:
-                print_json(_document(settings, {"dry_run": True, "terminate": terminate, "preview": found.to_dict()}))
+                steps = {} if ladder is None else ladder.to_record()
+                plan = {"dry_run": True, "terminate": terminate, **steps, "preview": found.to_dict()}
+                print_json(_document(settings, plan))
             ctx.exit(exit_codes.OK)
-        confirm(change, _danger(found, terminate=terminate), count=found.total)
+        confirm(change, _danger(found, terminate=terminate, ladder=ladder), count=found.total)
         if not change.yes:
             again = client.select(wish, workers=targets)
             if again.has_grown(found):
@@ -145,7 +152,11 @@ def revoke_selected(
             requested_by=change.requester,
             expires_in=expires_in,
             rule_life=chosen.rule_life,
+            ladder=ladder,
+            wait=change.wait,
+            grace=grace,
             workers=targets,
+            timeout=timeout,
             progress=progress.steps,
         )
     if change.as_json:
@@ -153,6 +164,8 @@ def revoke_selected(
             _document(settings, {"dry_run": False, "terminate": terminate, "reason": reason, **report.to_dict()})
         )
     else:
+        for line in verdict_lines(report.report.verdicts or ()) if report.report is not None else ():
+            emit(line)
         emit(f"revoked: {0 if report.report is None else len(report.report.stored)} tasks by id")
         if report.rule is not None:
             emit(f"rule: {report.rule.key}, version {report.rule.version}, until {isoformat(report.rule.expires_at)}")
@@ -161,7 +174,13 @@ def revoke_selected(
 
 
 def exit_code(report: SelectedReport) -> int:
-    code = exit_codes.OK if report.report is None else exit_codes.of_report(report.report)
+    told = report.report
+    if told is None:
+        code = exit_codes.OK
+    elif told.verdicts is not None:
+        code = code_of_verdicts(told, told.verdicts)
+    else:
+        code = exit_codes.of_report(told) or (exit_codes.REFUSED if unsupported_of(told) else exit_codes.OK)
     return exit_codes.PARTIAL if code == exit_codes.OK and report.not_obeyed_by else code
 
 
@@ -192,11 +211,13 @@ def preview(found: Selection) -> list[str]:
     return lines + [f"note: {line}" for line in found.notes]
 
 
-def _danger(found: Selection, *, terminate: bool) -> str:
+def _danger(found: Selection, *, terminate: bool, ladder: Ladder | None) -> str:
     unknown = (
         " and all that match and wait at the broker" if found.waiting is None and found.wish.longer_than is None else ""
     )
     stops = f", and stops {found.running} that run" if terminate and found.running else ""
+    if ladder is not None and ladder.kill_after is not None:
+        stops = f", and kills after {span(ladder.kill_after)} what runs and does not stop"
     return f"this revokes {found.total} tasks{unknown}{stops}"
 
 
@@ -219,6 +240,8 @@ def _tell(report: SelectedReport) -> None:
             note(f"error: stored, but not broadcast: {report.report.broker_error}")
         else:
             tell(report.report)
+            for line in unsupported_lines(report.report):
+                note(line)
 
 
 def _pairs(ctx: click.Context, option: str, given: Sequence[str]) -> dict[str, str]:

@@ -59,6 +59,12 @@ def unsupported_of(report: RevokeReport) -> dict[str, list[str]]:
     return {worker: [str(one) for one in ids] for worker, ids in told.items() if isinstance(ids, list) and ids}
 
 
+def unsupported_lines(report: RevokeReport) -> Iterator[str]:
+    """The same in words, a line a worker."""
+    for worker, ids in unsupported_of(report).items():
+        yield f"error: worker {worker} can't kill what it runs (a Celery worker): {', '.join(map(shown, ids[:3]))}"
+
+
 def verdict_lines(verdicts: Sequence[TaskVerdict]) -> Iterator[str]:
     """The verdicts, a line an id."""
     return _lines((one.task_id, *_verdict(one)) for one in verdicts)

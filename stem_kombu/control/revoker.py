@@ -62,10 +62,7 @@ class Revoker:
         if self._fleet is not None:
             task_ids = [draft.task_id for draft in drafts]
             standing.check(self._verifier, namespace, self._fleet, standing.sampled(store, namespace, task_ids))
-        if keyring is not None:
-            drafts = signed_drafts(drafts, keyring, namespace=namespace, now=store.now())
-        if ladder is not None:
-            drafts = ladders.with_ladder(drafts, ladder, keyring, namespace=namespace, now=store.now())
+        drafts = self._proven(drafts, ladder)
         if not drafts:
             return []
         stored = list(self._auditor.change(Change(drafts), _note(drafts, request_id, ladder)).changed.revocations)
@@ -73,16 +70,16 @@ class Revoker:
         return stored
 
     def save_selected(
-        self, drafts: Sequence[RevocationDraft], rule: Rule | None, note: audit.Note
+        self, drafts: Sequence[RevocationDraft], rule: Rule | None, note: audit.Note, *, ladder: Ladder | None = None
     ) -> tuple[list[Revocation], list[Rule]]:
         """Store revocations by id together with the rule of the same selection, or neither. Raises as :meth:`save`."""
         self._verifier.require(Scope.OPERATE, "revoke")
         store, namespace, keyring = self._store, self._namespace, self._verifier.keyring
+        ladders.require(keyring, ladder)
         if self._fleet is not None:
             task_ids = [draft.task_id for draft in drafts]
             standing.check(self._verifier, namespace, self._fleet, standing.sampled(store, namespace, task_ids))
-        if keyring is not None:
-            drafts = signed_drafts(drafts, keyring, namespace=namespace, now=store.now())
+        drafts = self._proven(drafts, ladder)
         records = [] if rule is None else [draft_of(rule)]
         changed = self._auditor.change(Change(drafts, records=records), note).changed
         standing.check_kept(keyring, changed.revocations)
@@ -103,6 +100,15 @@ class Revoker:
             removals = _signed(removals, keyring, namespace, store.now())
         records = [undo.draft_of(removal, note.request_id, namespace, keyring) for removal in removals]
         return self._auditor.change(Change(removals=removals, records=records), note)
+
+    def _proven(self, drafts: Sequence[RevocationDraft], ladder: Ladder | None) -> Sequence[RevocationDraft]:
+        """The drafts, signed where there are keys, each with the ladder."""
+        namespace, keyring = self._namespace, self._verifier.keyring
+        if keyring is not None:
+            drafts = signed_drafts(drafts, keyring, namespace=namespace, now=self._store.now())
+        if ladder is not None:
+            drafts = ladders.with_ladder(drafts, ladder, keyring, namespace=namespace, now=self._store.now())
+        return drafts
 
 
 def _signed(removals: Sequence[Removal], keyring: Keyring, namespace: str, now: datetime) -> list[Removal]:

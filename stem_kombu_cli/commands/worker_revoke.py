@@ -32,7 +32,7 @@ from stem_kombu_cli.revoked_tasks import (
     code_of_standings,
     code_of_verdicts,
     standing_lines,
-    unsupported_of,
+    unsupported_lines,
     verdict_lines,
 )
 from stem_kombu_cli.storing import Storing
@@ -56,7 +56,7 @@ from stem_kombu_cli.storing import Storing
 @click.option(
     "--term-after",
     type=DURATION,
-    help="With --task, --terminate: SIGTERM to the process group of an isolate that still runs this long after its worker knows.",
+    help="With --terminate: SIGTERM to the process group of an isolate that still runs this long after its worker knows.",
 )
 @click.option("--kill-after", type=DURATION, help="The same with SIGKILL; asks first, and its child is replaced.")
 @click.option("--expires-in", type=DURATION, help="Forget the revocation after this long (default: never).")
@@ -65,7 +65,9 @@ from stem_kombu_cli.storing import Storing
     type=DURATION,
     help="With --wait: how long a thread may take to its first checkpoint before it counts as unstoppable (default: 2s).",
 )
-@partial(changing_options, wait="With --task: return when each has its verdict, at the latest after --grace and 10s.")
+@partial(
+    changing_options, wait="Return when each task that was found has its verdict, at the latest after --grace and 10s."
+)
 @control_options
 @click.pass_context
 def revoke(
@@ -103,10 +105,6 @@ def revoke(
         raise click.UsageError("--grace is for --wait", ctx)
     if bool(tasks) == (chosen is not None):
         raise click.UsageError("name tasks with --task, or select them with --name, -q or another condition", ctx)
-    if chosen is not None and change.wait:
-        raise click.UsageError("--wait is for --task", ctx)
-    if chosen is not None and (term_after or kill_after):
-        raise click.UsageError("--term-after and --kill-after are for --task", ctx)
     if (term_after or kill_after) and not terminate:
         raise click.UsageError("--term-after and --kill-after need --terminate", ctx)
     ladder = Ladder.of(term_after, kill_after)
@@ -116,7 +114,8 @@ def revoke(
         reason = reason_of(change, settings)
         revoke_selected(
             ctx, chosen, change, settings,
-            terminate=terminate, expires_in=expires_in, reason=reason, targets=targets,
+            terminate=terminate, ladder=ladder, grace=grace or GRACE, expires_in=expires_in, reason=reason,
+            targets=targets, timeout=timeout,
         )  # fmt: skip
     ids = task_ids(tasks, sys.stdin.buffer)
     reason = reason_of(change, settings)
@@ -295,10 +294,8 @@ def _tell(report: RevokeReport, ids: Sequence[str], targets: Sequence[str] | Non
         note(f"hint: {_who_obeys(settings)} honour it at their next sync, at the latest when they reconnect")
         return
     tell(report)
-    for worker, unsupported in unsupported_of(report).items():
-        note(
-            f"error: worker {worker} can't kill what it runs (a Celery worker): {', '.join(map(shown, unsupported[:3]))}"
-        )
+    for line in unsupported_lines(report):
+        note(line)
     if not report.replies:
         note(f"{_who_obeys(settings)} honour it when they start, or at their next sync")
 

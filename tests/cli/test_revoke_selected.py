@@ -16,6 +16,7 @@ from stem_kombu import Stem
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.selecting import SelectorClient
 from stem_kombu.control.client.selection import Selection
+from stem_kombu.ladder import Ladder
 from stem_kombu.selector import Selector
 from stem_kombu.settings import Settings
 from stem_kombu.testing.gates import Gate
@@ -101,6 +102,53 @@ def test_g29_a_rule_strikes_what_a_worker_holds_and_what_runs_with_terminate(
     assert done.json["preview"]["running"] == 1
     assert ended(app, [runs, *held]) == ["cancelled"]
     assert ended(app, other) == ["succeeded"]
+
+
+def test_g26_g27_the_ladder_and_the_verdicts_are_for_each_task_that_was_selected(
+    program: Program, app: Stem, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    gate, other = (Gate(str(tmp_path_factory.mktemp("gate") / name)) for name in ("bad", "good"))
+    program.start_worker("--name", "alpha", "--concurrency", "2")
+    held = app.send_task("shop.render", kwargs={"gate": gate.path}, countdown=3600).id
+    selection = ("worker", "revoke", "--name", "shop.render")
+    eventually(lambda: program.run(*selection, "--dry-run", "--json").json["preview"]["total"] == 1, 60)
+    runs = app.send_task("shop.render", kwargs={"gate": gate.path, "deaf": True}).id
+    spared = app.send_task("shop.report", kwargs={"gate": other.path, "deaf": True}).id
+    gate.wait_reached()
+    other.wait_reached()
+    ladder = ("--terminate", "--term-after", "100ms", "--kill-after", "400ms")
+
+    asked = program.run(*selection, *ladder)
+    assert asked.code == 5 and "and kills after 400ms what runs" in asked.err, asked
+    done = program.run(*selection, *ladder, "--wait", "--yes", "--json")
+
+    assert done.code == 0, done
+    verdicts = {one["id"]: (one["verdict"], [step["step"] for step in one["steps"]]) for one in done.json["verdicts"]}
+    assert verdicts.pop(held)[0] in ("never-started", "will-not-start")
+    assert verdicts == {runs: ("killed", ["term", "kill"])}
+    assert program.record(runs)["ended_by"]["how"] == "kill"
+    (entry,) = program.ok("audit", "list", "-o", "json").json["entries"]
+    assert (entry["target"]["term_after_s"], entry["target"]["kill_after_s"]) == (0.1, 0.4)
+    again = program.run("worker", "revoke", "-t", runs, "-t", held, "--wait")
+    assert f"killed: {runs} on alpha" in again.out
+    other.open()
+    assert ended(app, [spared]) == ["succeeded"]
+
+
+def test_g26_what_begins_to_run_after_the_look_gets_ladder_and_verdict_too(
+    program: Program, app: Stem, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    gate = Gate(str(tmp_path_factory.mktemp("gate") / "g"))
+    program.start_worker("--name", "alpha", "--concurrency", "1")
+    with SelectorClient(Settings.from_env(program.variables)) as client:
+        runs = app.send_task("shop.render", kwargs={"gate": gate.path, "deaf": True}).id
+        gate.wait_reached()
+        looked = client.select(client.wish(Selector.of(name="shop.render")))
+        report = client.revoke_selected(
+            replace(looked, ids=(), running=0), terminate=True, ladder=Ladder(None, 0.3), wait=True, timeout=60
+        )
+    assert report.report is not None and report.report.verdicts is not None
+    assert [(one.task_id, one.verdict.value) for one in report.report.verdicts] == [(runs, "killed")]
 
 
 def test_g30_a_selection_by_what_runs_long_is_resolved_to_ids(
@@ -219,9 +267,9 @@ def test_g36_a_selection_asks_and_stores_nothing_without_an_answer(program_on: C
         (("--name", "n", "--enqueued-before", "soon"), "--enqueued-before"),
         (("--name", "n", "--enqueued-before", "2999-01-01T00:00:00Z"), "lies ahead"),
         (("--running-longer-than", "1s", "--for", "1h"), "is resolved now"),
-        (("--name", "n", "--wait"), "--wait is for --task"),
-        (("--name", "n", "--terminate", "--term-after", "5s"), "--kill-after are for --task"),
-        (("--name", "n", "--terminate", "--kill-after", "5s"), "--kill-after are for --task"),
+        (("--name", "n", "--kill-after", "5s"), "need --terminate"),
+        (("--name", "n", "--terminate", "--term-after", "6s", "--kill-after", "5s"), "is longer than kill_after"),
+        (("--name", "n", "--grace", "1s"), "--grace is for --wait"),
     ],
 )
 def test_a_selection_that_says_nothing_or_too_much_is_refused(

@@ -25,7 +25,7 @@ from stem_kombu.control.client.places import ClientPlaces, Configured
 from stem_kombu.control.client.reports import Report, RevokeReport, StatusReport, WorkerReply, WorkerStatus
 from stem_kombu.control.client.roster_clock import RosterClock
 from stem_kombu.control.client.roster_reader import RosterReader
-from stem_kombu.control.client.verdict_wait import GRACE, AskedWorkers, VerdictWait
+from stem_kombu.control.client.verdict_wait import GRACE, AskedWorkers, VerdictWait, longest_wait
 from stem_kombu.control.directive_writer import DirectiveWriter
 from stem_kombu.control.protocol.codec import BUILT_IN
 from stem_kombu.control.protocol.messages import Call, Inspect, Order, Ping, Revoke, Stats, matches, scope_of
@@ -51,8 +51,6 @@ NOBODY_WINDOW = 0.5
 RETRY_SHARE, RETRY_LATEST = 0.3, 0.3
 #: A worker waits at most this share of the timeout, and so many seconds, for tasks whose stop it requested.
 SETTLE_SHARE, SETTLE_LONGEST = 0.4, 2.0
-#: Seconds beyond its longest step for which a revoke that waits for verdicts waits by default.
-WAIT_MARGIN = 10.0
 #: A roster is waited for during at most this share of the timeout, whatever its driver does (which is to give up after
 #: half of it, and can say why); then everyone is asked without knowing who that is.
 ROSTER_SHARE = 0.6
@@ -175,8 +173,7 @@ class ControlClient:
             raise ConfigurationError(f"task ids {task_ids!r} is one text", hint="pass a list of ids")
         if ladder is not None and not terminate:
             raise ConfigurationError("a ladder is for what runs", hint="revoke with terminate as well")
-        longest = max(checked_duration(grace, name="grace"), 0.0 if ladder is None else ladder.longest)
-        timeout = longest + WAIT_MARGIN if wait and timeout is None else self._timeout(timeout)
+        timeout = longest_wait(grace, ladder) if wait and timeout is None else self._timeout(timeout)
         targets = checked_targets(workers)
         if expires_in is not None:
             checked_duration(expires_in, name="expires_in")
@@ -188,19 +185,10 @@ class ControlClient:
         stored = self.revoker(timeout).save(drafts, request_id, ladder=ladder)  # StoreError: nothing was said
         if on_stored is not None:
             on_stored(stored)
-        # One that is silent must not use up the time in which the others can be asked again.
-        first = min(self.settings.control_timeout, 0.5 * timeout) if wait else timeout
-        settle = min(SETTLE_LONGEST, SETTLE_SHARE * first) if terminate or wait else 0.0
-        report = self.announce(
-            stored, request_id, targets, first, settle=settle, wait=wait, began=began, progress=progress
-        )
-        if not wait:
-            return report
-        waiting = VerdictWait(
-            AskedWorkers(self._ask_orders, self._roster_view), self._places.backend(), self._clock, grace=grace,
-            senders_record=self._senders_record, on_verdict=self._on_wait,
+        return self.announce(
+            stored, request_id, targets, timeout,
+            terminate=terminate, grace=grace if wait else None, began=began, progress=progress,
         )  # fmt: skip
-        return waiting.until_final(replace(report, timeout=timeout), began, began + timeout)
 
     def announce(
         self,
@@ -209,21 +197,32 @@ class ControlClient:
         targets: tuple[str, ...] | None,
         timeout: float,
         *,
-        settle: float = 0.0,
-        wait: bool = False,
+        terminate: bool = False,
+        grace: float | None = None,
         began: float | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> RevokeReport:
-        """Tell the workers what the store holds now. A broker that can't be reached is reported, not raised."""
-        began = self._clock.monotonic() if began is None else began
+        """Tell the workers what the store holds now. A broker that can't be reached is reported, not raised. ``grace``: return
+        when each task has its verdict, at the latest ``timeout`` seconds after ``began``."""
+        began, wait = self._clock.monotonic() if began is None else began, grace is not None
+        # One that is silent must not use up the time in which the others can be asked again.
+        first = min(self.settings.control_timeout, 0.5 * timeout) if wait else timeout
+        settle = min(SETTLE_LONGEST, SETTLE_SHARE * first) if terminate or wait else 0.0
         orders = [Revoke(tuple(chunk), settle, wait) for chunk in chunks(stored)]
         try:
-            report = self._ask_orders(orders, targets, timeout, began=began, progress=progress, request_id=request_id)
+            answered = self._ask_orders(orders, targets, first, began=began, progress=progress, request_id=request_id)
+            report = RevokeReport.of(answered, stored)
         except BrokerError as error:
-            spent = self._clock.monotonic() - began
-            unsaid = Report("revoke", self.settings.namespace, request_id, timeout, spent, (), (), ())
-            return replace(RevokeReport.of(unsaid, stored, broker_error=error), durable=self.settings.durable)
-        return replace(RevokeReport.of(report, stored), durable=self.settings.durable)
+            report = RevokeReport.unsent(stored, error, self.settings.namespace, request_id, timeout)
+            report = replace(report, elapsed=self._clock.monotonic() - began)
+        report = replace(report, durable=self.settings.durable)
+        if grace is None:
+            return report
+        waiting = VerdictWait(
+            AskedWorkers(self._ask_orders, self._roster_view), self._places.backend(), self._clock, grace=grace,
+            senders_record=self._senders_record, on_verdict=self._on_wait,
+        )  # fmt: skip
+        return waiting.until_final(replace(report, timeout=timeout), began, began + timeout)
 
     def save(
         self, drafts: Sequence[RevocationDraft], *, timeout: float | None = None, ladder: Ladder | None = None

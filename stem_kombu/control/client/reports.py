@@ -107,17 +107,19 @@ class RevokeReport(Report):
     verdicts: tuple[TaskVerdict, ...] | None = None
 
     @classmethod
-    def of(
-        cls,
-        report: Report,
-        stored: Sequence[Revocation],
-        *,
-        broker_error: BrokerError | None = None,
+    def of(cls, report: Report, stored: Sequence[Revocation]) -> RevokeReport:
+        """The report of the broadcast, and what was stored before it."""
+        return cls(**{one.name: getattr(report, one.name) for one in fields(Report)}, stored=tuple(stored))
+
+    @classmethod
+    def unsent(
+        cls, stored: Sequence[Revocation], error: BrokerError, namespace: str, request_id: str, timeout: float
     ) -> RevokeReport:
-        """The report of the broadcast, or of its failure, and what was stored before it."""
-        told = {one.name: getattr(report, one.name) for one in fields(Report)}
-        failure = None if broker_error is None else str(broker_error)
-        return cls(**told, stored=tuple(stored), broadcast=failure is None, broker_error=failure)
+        """What was stored and could not be broadcast, because of ``error``."""
+        return cls(
+            "revoke", namespace, request_id, timeout, 0.0, (), (), (),
+            stored=tuple(stored), broadcast=False, broker_error=str(error),
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         return {

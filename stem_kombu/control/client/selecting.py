@@ -9,20 +9,23 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from stem_kombu.clock import isoformat
 from stem_kombu.control import audit
-from stem_kombu.control.client.client import SETTLE_LONGEST, SETTLE_SHARE, ControlClient
+from stem_kombu.control.client.client import SETTLE_SHARE, ControlClient
 from stem_kombu.control.client.command_request import checked_targets, default_requester
 from stem_kombu.control.client.reports import Report, RevokeReport
 from stem_kombu.control.client.selection import Gathering, Selection, Wish
+from stem_kombu.control.client.verdict_wait import GRACE, longest_wait
 from stem_kombu.control.protocol.messages import Rules, Select
 from stem_kombu.control.rule_records import draft_of, rules_of
 from stem_kombu.durations import checked_duration
 from stem_kombu.errors import BrokerError, ConfigurationError
+from stem_kombu.ladder import Ladder
 from stem_kombu.revocation import RevocationDraft
 from stem_kombu.rule import LIFE, LONGEST_UNDATED, MOST_LIVE, PLACE, Rule
 from stem_kombu.selector import Selector
@@ -51,9 +54,53 @@ class SelectedReport:
             "rule_applied_by": list(self.obeyed_by),
             "rule_not_applied_by": list(self.not_obeyed_by),
             "revoked": 0 if report is None else len(report.stored),
+            "silent": [] if report is None else list(report.silent),
+            **(
+                {}
+                if report is None or report.verdicts is None
+                else {"verdicts": [v.to_dict() for v in report.verdicts]}
+            ),
             "broadcast": report is None or report.broadcast,
             "complete": (report is None or report.complete) and not self.not_obeyed_by,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Deed:
+    """What is to be stored: a revocation for each id of the selection, and perhaps a rule."""
+
+    selection: Selection
+    terminate: bool
+    reason: str | None
+    requester: str
+    expires_in: float | None
+    ladder: Ladder | None
+    request_id: str
+    rule: Rule | None = None
+
+    def drafts(self, ids: Sequence[str]) -> list[RevocationDraft]:
+        return [
+            RevocationDraft(task_id, self.terminate, self.reason, self.requester, self.expires_in) for task_id in ids
+        ]
+
+    def new_rule(self, namespace: str, now: datetime, ends: datetime) -> Rule:
+        wish = self.selection.wish
+        return Rule(
+            namespace, str(uuid.uuid4()), 0, now, ends, wish.selector, wish.before, self.terminate, wish.undated,
+            self.reason, self.requester, self.selection.counts(), self.request_id,
+        )  # fmt: skip
+
+    def note(self, ids: Sequence[str]) -> audit.Note:
+        """The entry in the audit for these ids and the rule."""
+        wish, steps = self.selection.wish, {} if self.ladder is None else self.ladder.to_record()
+        target = {
+            **audit.tasks_target(ids, terminate=self.terminate, **steps),
+            "selector": wish.selector.to_record(),
+            "enqueued_before": isoformat(wish.before),
+            "rule": None if self.rule is None else self.rule.key,
+            "preview": self.selection.counts(),
+        }
+        return audit.Note("revoke", target, self.requester, self.reason, request_id=self.request_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,55 +162,65 @@ class SelectorClient(ControlClient):
         requested_by: str | None = None,
         expires_in: float | None = None,
         rule_life: float | None = None,
+        ladder: Ladder | None = None,
+        wait: bool = False,
+        grace: float = GRACE,
         workers: Sequence[str] | None = None,
         timeout: float | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> SelectedReport:
         """Store the revocations of the selection's ids, the rule and the entry in the audit, all or nothing, then tell the
-        workers. ``rule_life``: seconds until the rule expires (default: 7 days, without a time of sending at most 1 hour)."""
-        targets, timeout = checked_targets(workers), self._timeout(timeout)
-        who = requested_by or default_requester()
+        workers. ``rule_life``: seconds until the rule expires (default: 7 days, without a time of sending at most 1 hour).
+
+        ``ladder``, ``wait`` and ``grace`` are those of :meth:`ControlClient.revoke`, for each task that was found: also what
+        began to run between the look and the rule.
+        """
+        if ladder is not None and not terminate:
+            raise ConfigurationError("a ladder is for what runs", hint="revoke with terminate as well")
+        timeout = longest_wait(grace, ladder) if wait and timeout is None else self._timeout(timeout)
+        targets, who = checked_targets(workers), requested_by or default_requester()
         began = self._clock.monotonic()
-        request_id = secrets.token_hex(16)
-        rule = None
+        deed = _Deed(selection, terminate, reason, who, expires_in, ladder, secrets.token_hex(16))
         if selection.wish.longer_than is None:
-            rule = self._drafted(selection, terminate, reason, who, rule_life, request_id)
-        drafts = [RevocationDraft(task_id, terminate, reason, who, expires_in) for task_id in selection.ids]
-        if rule is None and not drafts:
+            deed = replace(deed, rule=self._drafted(deed, rule_life))
+        if deed.rule is None and not selection.ids:
             return SelectedReport(selection)
-        note = audit.Note(
-            "revoke",
-            {
-                **audit.tasks_target(selection.ids, terminate=terminate),
-                "selector": selection.wish.selector.to_record(),
-                "enqueued_before": isoformat(selection.wish.before),
-                "rule": None if rule is None else rule.key,
-                "preview": selection.counts(),
-            },
-            who,
-            reason,
-            request_id=request_id,
+        revoker = self.revoker(timeout)
+        stored, rules = revoker.save_selected(
+            deed.drafts(selection.ids), deed.rule, deed.note(selection.ids), ladder=ladder
         )
-        stored, rules = self.revoker(timeout).save_selected(drafts, rule, note)
-        stored_rule = rules[0] if rules else None
+        rule = rules[0] if rules else None
         obeyed: tuple[str, ...] = ()
         not_obeyed: tuple[str, ...] = ()
-        try:
-            if stored_rule is not None:
-                answered = self._ask_orders([Rules((stored_rule,))], targets, timeout)
-                obeyed, not_obeyed = _obedience(answered, stored_rule)
-        except BrokerError as error:
-            elapsed = self._clock.monotonic() - began
-            unsaid = Report("revoke", self.settings.namespace, request_id, timeout, elapsed, (), (), ())
-            report = RevokeReport.of(unsaid, stored, broker_error=error)
-            return SelectedReport(selection, report, stored_rule, request_id=request_id)
-        settle = min(SETTLE_LONGEST, SETTLE_SHARE * timeout) if terminate else 0.0
-        told = (
-            self.announce(stored, request_id, targets, timeout, settle=settle, began=began, progress=progress)
-            if stored
-            else None
-        )
-        return SelectedReport(selection, told, stored_rule, obeyed, not_obeyed, request_id)
+        if rule is not None:
+            # One that is silent must not use up the time in which the others are told of their tasks.
+            try:
+                answered = self._ask_orders([Rules((rule,))], targets, 0.5 * timeout if stored else timeout)
+            except BrokerError as error:
+                unsent = RevokeReport.unsent(stored, error, self.settings.namespace, deed.request_id, timeout)
+                return SelectedReport(selection, unsent, rule, request_id=deed.request_id)
+            obeyed, not_obeyed = _obedience(answered, rule)
+            if terminate and (ladder is not None or wait):
+                late = self._late(deed, targets, timeout)
+                stored += (
+                    revoker.save_selected(deed.drafts(late), None, deed.note(late), ladder=ladder)[0] if late else []
+                )
+        told = None
+        if stored:
+            told = self.announce(
+                stored, deed.request_id, targets, timeout,
+                terminate=terminate, grace=grace if wait else None, began=began, progress=progress,
+            )  # fmt: skip
+        return SelectedReport(selection, told, rule, obeyed, not_obeyed, deed.request_id)
+
+    def _late(self, deed: _Deed, targets: tuple[str, ...] | None, timeout: float) -> list[str]:
+        """What matches and began to run after the selection was made. The rule alone would stop it at its checkpoint only, and
+        without a verdict."""
+        wish = replace(deed.selection.wish, is_past=True)  # without a time of sending it may be of after the cut-off
+        found = Gathering(wish)
+        with suppress(BrokerError):
+            found.of_workers(self._ask_orders([Select(wish.selector, wish.before)], targets, SETTLE_SHARE * timeout))
+        return [task_id for task_id in found.selection().ids if task_id not in set(deed.selection.ids)]
 
     def undo_rules(
         self,
@@ -210,12 +267,10 @@ class SelectorClient(ControlClient):
         records = store.records_since(namespace, 0, [PLACE])
         return [rule for rule in rules_of(records, namespace, self._trust) if rule.is_live(now)]
 
-    def _drafted(
-        self, selection: Selection, terminate: bool, reason: str | None, who: str, life: float | None, request_id: str
-    ) -> Rule | None:
-        store, wish = self._places.revoke_store(), selection.wish
+    def _drafted(self, deed: _Deed, life: float | None) -> Rule | None:
+        store, wish, waiting = self._places.revoke_store(), deed.selection.wish, deed.selection.waiting
         if not store.keeps_records:
-            if selection.waiting is None:
+            if waiting is None:
                 raise ConfigurationError(
                     f"revoke store {store.url} keeps no rules, and the broker can't be searched for what waits",
                     hint="use Redis, PostgreSQL, SQLite or a file as the revoke store",
@@ -233,21 +288,7 @@ class SelectorClient(ControlClient):
             )
         now = store.now()
         ends = now + timedelta(seconds=LIFE if life is None else checked_duration(life, name="life of the rule"))
-        rule = Rule(
-            self.settings.namespace,
-            str(uuid.uuid4()),
-            0,
-            now,
-            ends,
-            wish.selector,
-            wish.before,
-            terminate,
-            wish.undated,
-            reason,
-            who,
-            selection.counts(),
-            request_id,
-        )
+        rule = deed.new_rule(self.settings.namespace, now, ends)
         return rule if self._trust.keyring is None else signed_rule(rule, self._trust.keyring)
 
 

@@ -15,7 +15,9 @@ from stem_kombu.control.client.reports import Report, RevokeReport, WorkerReply
 from stem_kombu.control.client.verdicts import Known, Presence, Sighting, TaskVerdict, decide, told
 from stem_kombu.control.protocol.fates import FatePhase, TaskFate
 from stem_kombu.control.protocol.messages import Revoke
+from stem_kombu.durations import checked_duration
 from stem_kombu.errors import BrokerError, StoreError
+from stem_kombu.ladder import Ladder
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.revocation import Revocation
 
@@ -23,12 +25,19 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that a thread gets to show its first checkpoint, unless the caller gives another span.
 GRACE = 2.0
+#: Seconds beyond the longest step (grace, ladder) for which a revoke waits by default.
+_MARGIN = 10.0
 #: Seconds that a worker waits for the tasks of one question, and that its answer may take beyond.
 _ROUND, _ANSWER = 1.0, 1.0
 #: Seconds in which a worker that was silent shows whether it hears again.
 _PROBE = 0.3
 #: Seconds between two rounds, the first and the longest.
 _PAUSE, _LONGEST_PAUSE = 0.05, 0.5
+
+
+def longest_wait(grace: float, ladder: Ladder | None) -> float:
+    """Seconds for which verdicts are waited for by default. Raises :class:`~stem_kombu.errors.ConfigurationError`."""
+    return max(checked_duration(grace, name="grace"), 0.0 if ladder is None else ladder.longest) + _MARGIN
 
 
 class Asking(Protocol):
