@@ -16,14 +16,18 @@ from typing import TypeAlias
 
 from stem_kombu.clock import isoformat
 from stem_kombu.fields import FieldError, any_text, flag, mapping, moment, optional, text, whole
+from stem_kombu.rate import RateLimit
 
 #: Where the records of directives are kept in a store.
 PLACE = "directive"
+#: Before the name of a queue, and before that of a task, in the subject of a rate limit.
+QUEUE, TASK = "queue:", "task:"
 #: The workers of a directive for all of them.
 ALL_WORKERS = "*"
 
 #: What a directive asks for; JSON. ``pause``: ``True``, or ``False`` for an exemption from another pause. ``concurrency``: a
-#: number of children, or an object with ``min`` and ``max``. ``rate-limit``: an object. ``log-level``: a level's name.
+#: number of children, or an object with ``min`` and ``max``. ``rate-limit``: :class:`stem_kombu.rate.RateLimit`, about
+#: ``queue:NAME`` or ``task:NAME``. ``log-level``: a level's name.
 Value: TypeAlias = bool | int | str | Mapping[str, object]
 #: Kind, subject and workers: of a key one directive is held, the latest.
 Key: TypeAlias = tuple[str, str | None, str]
@@ -232,4 +236,6 @@ def _value(kind: Kind, value: object) -> Value:
         return text(value, "value")
     if kind is Kind.CONCURRENCY and not isinstance(value, dict):
         return whole(value, "value", below=2**16)
+    if kind is Kind.RATE_LIMIT:
+        RateLimit.of_value(mapping(value, "value", most=20))
     return mapping(value, "value", most=20)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -68,6 +68,15 @@ def pause_in_words(one: Directive, now: datetime) -> str:
     why = f": {one.reason}" if one.reason else ""
     what = "all queues are" if one.subject is None else f"queue {one.subject} is"
     return f"{what} paused{whom} since {lasted(one, now)}, {until(one)}, by {one.requested_by or '-'}{why}"
+
+
+def limit_in_words(subject: str, setting: Mapping[str, Any]) -> str:
+    """A rate limit as a worker keeps it: ``queue mail at 10/s: 2.5/s here (4 workers), 12 held``."""
+    value = setting["value"]
+    share = "no share yet" if value["share_per_s"] is None else f"{value['share_per_s']:.4g}/s here"
+    return (
+        f"{subject.replace(':', ' ', 1)} at {value['rate']}: {share} ({value['workers']} workers), {value['held']} held"
+    )
 
 
 def live_pauses(directives: Iterable[Directive], now: datetime) -> list[Directive]:

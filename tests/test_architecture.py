@@ -57,6 +57,7 @@ ROOT_WORDS = [
         "locating",
         "logs",
         "processors",
+        "rate",
     )
 ]
 BROKER_LIBRARIES = ("kombu", "amqp", "vine")

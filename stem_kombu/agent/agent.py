@@ -23,6 +23,7 @@ from stem_kombu.agent.starvation import StarvationWatch
 from stem_kombu.agent.view import AgentView, Dropping, TaskHost
 from stem_kombu.concurrency.service import pulses_here
 from stem_kombu.control.server.listener import ControlListener
+from stem_kombu.directive import Kind
 from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.errors import BrokerError, StoreError
 from stem_kombu.revocation import RevocationDraft
@@ -125,7 +126,7 @@ class ControlAgent:
         paused = self.view.standing().paused
         self.health.show_paused(paused.keys())
         if self.health.path is not None:
-            self.starvation.is_excused = bool(paused)
+            self.starvation.is_excused = bool(paused) or Kind.RATE_LIMIT.value in self.view.settings()
             self.starvation.tick()
         if self._sweep is not None:
             self._sweep.tick()

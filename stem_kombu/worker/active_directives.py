@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from stem_kombu.control.server.worker_view import WorkerIdentity
-from stem_kombu.directive import Directive, Key, Kind, next_end, winner
+from stem_kombu.directive import QUEUE, TASK, Directive, Key, Kind, next_end, winner
+from stem_kombu.worker.active_limits import ActiveLimits
 
 #: How long what is over is remembered; a store keeps it as long.
 _REMEMBERED = timedelta(days=7)
 
 
 class ActiveDirectives:
-    """Of one worker. ``now()`` is the store's time; ``ignores``: the worker obeys none, and says so."""
+    """Of one worker. ``now()`` is the store's time, ``names()`` are its tasks'. ``ignores``: the worker obeys none, and says
+    so."""
 
     def __init__(
         self,
@@ -26,12 +28,15 @@ class ActiveDirectives:
         queues: Sequence[str],
         now: Callable[[], datetime],
         *,
+        names: Callable[[], Sequence[str]] = list,
         ignores: bool = False,
     ) -> None:
         self.namespace, self.worker = identity.namespace, identity.worker
         self.queues = tuple(queues)
         self.now = now
         self.ignores = ignores
+        self._names = names
+        self.limits = ActiveLimits(now)
         #: The paused queues of this worker, each with the directive that says so.
         self.paused: Mapping[str, Directive] = {}
         #: The highest version of all that came.
@@ -84,6 +89,28 @@ class ActiveDirectives:
         """When the next ends of those that counted at the last :meth:`update`, by the store's clock; it may have passed."""
         with self._lock:
             return next_end(self._held.values(), self._counted_at or self.now())
+
+    def rate_limits(self) -> tuple[dict[str, Directive], dict[str, Directive]]:
+        """The rate limits that count here, by queue and by task's name."""
+        with self._lock:
+            held = [one for one in self._held.values() if one.kind is Kind.RATE_LIMIT and not self.ignores]
+        if not held:
+            return {}, {}
+        now = self.now()
+        return self._limits(held, QUEUE, self.queues, now), self._limits(held, TASK, self._names(), now)
+
+    def _limits(
+        self, held: Sequence[Directive], prefix: str, names: Iterable[str], now: datetime
+    ) -> dict[str, Directive]:
+        won = {name: winner(held, Kind.RATE_LIMIT, self.worker, prefix + name, now) for name in names}
+        return {name: one for name, one in won.items() if one is not None}
+
+    def sharing(self, limit: Directive, subject: str, workers: Iterable[str]) -> list[str]:
+        """Those of the workers for which that directive counts as well, in order."""
+        with self._lock:
+            held, now = [one for one in self._held.values() if one.kind is Kind.RATE_LIMIT], self.now()
+        won = {worker: winner(held, Kind.RATE_LIMIT, worker, subject, now) for worker in workers}
+        return sorted(worker for worker, one in won.items() if one is not None and one.version == limit.version)
 
     def pauses(self) -> dict[str, Directive | None]:
         """Of each queue the pause or exemption that counts here, ``None`` where there is neither."""

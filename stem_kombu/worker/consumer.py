@@ -70,6 +70,7 @@ class Consumer:
         self.queues = tuple(queues)
         self._inflight, self._ownership, self._directives = inflight, ownership, directives
         self._paused: Mapping[str, Directive] = {}
+        self._closed: frozenset[str] = frozenset()
         self._receive, self._reconnected, self._lost = receive, reconnected, lost
         self._clock, self._allowance = clock, allowance
         #: How many unacknowledged messages may be here.
@@ -264,8 +265,8 @@ class Consumer:
         connected.allow(self.prefetch, len(self._inflight), consuming=consuming)
 
     def _pause(self, connected: TaskConsumer) -> None:
-        self._paused = self._directives.paused
-        connected.pause(self._paused.keys())
+        self._paused, self._closed = self._directives.paused, self._directives.limits.closed
+        connected.pause(self._paused.keys() | self._closed)
 
     def _keep_serving(self, connected: TaskConsumer) -> bool:
         """Do what other threads have left here; ``False`` when it is time to end."""
@@ -273,7 +274,9 @@ class Consumer:
         if self._quiet.is_set() and self.consuming:
             connected.rest()
             self._resting.set()
-        elif self._directives.paused is not self._paused and self.consuming:
+        elif self.consuming and (
+            self._directives.paused is not self._paused or self._directives.limits.closed is not self._closed
+        ):
             self._pause(connected)
         # Before anything is given back, or the broker would send it right here again.
         self._allow(connected, consuming=self.consuming)

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 #: Entries of released deliveries that may stay in the order of times, beside as many as are held.
 _LEFTOVERS = 256
+_A_DAY = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,11 @@ class DelayedDeliveries:
         self._background = Service(self._run, "stem-holds", begin=self._begin, wake=self._end_soon)
 
     @property
+    def longest_turn(self) -> float:
+        """Seconds for which a delivery may wait for its turn: it may have waited for its eta before."""
+        return _A_DAY if self._longest is None else self._longest / 2
+
+    @property
     def count(self) -> int:
         """How many are held."""
         return len(self._held)
@@ -107,8 +113,9 @@ class DelayedDeliveries:
             self._keep(delivery, self._clock.monotonic() + wait, Event.DUE)
 
     def hold_for(self, delivery: Delivery, seconds: float) -> None:
-        """Keep the delivery for a moment, whatever its eta."""
-        self._keep(delivery, self._clock.monotonic() + seconds, Event.DUE)
+        """Keep the delivery for a moment, or for :attr:`longest_turn`, whatever its eta."""
+        event = Event.HELD_LONGEST if self._longest is not None and seconds == self.longest_turn else Event.DUE
+        self._keep(delivery, self._clock.monotonic() + seconds, event)
 
     def defer(self, delivery: Delivery, until: float) -> None:
         """Keep the delivery until then (monotonic), or until :meth:`take_deferred`. Of several that are due together the last

@@ -62,8 +62,10 @@ class Delivery:
     #: When the backend was asked for what came of the task before (monotonic); ``None`` where it need not be asked.
     history_checked_at: float | None = None
     lost: dict[str, datetime | None] = field(default_factory=dict)  # workers that it may have ended: see lost_workers
-    #: Its answer, if that makes a run needless.
-    recorded_end: TaskRecord | None = None
+    recorded_end: TaskRecord | None = None  # its answer, if that makes a run needless
+    #: The rate limits that it has passed, and the one that it waits for (:mod:`stem_kombu.worker.active_limits`).
+    paced: tuple[str, ...] = ()
+    waits_at: str | None = None
 
     @property
     def task_id(self) -> str:

@@ -75,6 +75,7 @@ class Do(Enum):
     WAIT = "wait"  # and try the step again
     ADOPT = "adopt"  # let the redelivered message take the place of the one that is here
     HOLD = "hold"  # until its eta, or for ``seconds``
+    PACE = "pace"  # submit it when its rate limits let it start
     DEFER = "defer"  # until ``until`` (monotonic)
     SUBMIT = "submit"  # to its executor
     WITHHOLD = "withhold"  # from its slot; it ends with ``outcome``
@@ -100,6 +101,7 @@ class Facts(NamedTuple):
     is_ours: bool = True  # as far as is known, the broker has not given the message to another worker
     is_lease_lost: bool = False
     is_paused: bool = False  # its queue is, so that it may not start here
+    is_limited: bool = False  # a rate limit counts for it that it has not passed
     has_started: bool = False
     # of a message that has just come
     is_here: bool = False  # another message of the attempt is here, whose place it can take

@@ -46,7 +46,7 @@ class DeliveryFacts:
         self.history = history
         self.ownership = ownership
         self.lost_workers = lost_workers
-        self.directives = directives
+        self.directives, self.limits = directives, directives.limits
         self.clock = ownership.clock
         self._ensure_fresh = ensure_fresh
         self._default_max_retries = default_max_retries
@@ -71,7 +71,8 @@ class DeliveryFacts:
             self.revocation_of(message),
             unregistered=None if missing is None else TaskError(type(missing).__name__, str(missing)),
             is_suspect=bool(delivery.lost) and self.lost_workers.is_suspect(delivery),
-            is_paused=message.queue in self.directives.paused,
+            is_paused=self._is_paused(message),
+            is_limited=self.limits.live and self.limits.holds_back(delivery),
         )
 
     def of_waiting(self, delivery: Delivery) -> Facts:
@@ -83,7 +84,8 @@ class DeliveryFacts:
             self.worker,
             revocation,
             is_lease_lost=delivery.lease_lost,
-            is_paused=delivery.message.queue in self.directives.paused,
+            is_paused=self._is_paused(delivery.message),
+            is_limited=self.limits.live and self.limits.holds_back(delivery),
             lost_workers=tuple(delivery.lost),
             verdict=self.lost_workers.judge(delivery) if delivery.lost and revocation is None else None,
         )
@@ -100,6 +102,10 @@ class DeliveryFacts:
             ladder=self._ladder(revocation),
         )
 
+    def _is_paused(self, message: TaskMessage) -> bool:
+        """Whether no task of its queue may start here: the queue is paused, or another worker was elected to start them."""
+        return message.queue in self.directives.paused or message.queue in self.limits.shut
+
     def _ladder(self, revocation: Revocation | None) -> Ladder | None:
         return None if revocation is None else ladder_of(revocation, self.cache.now())
 
@@ -113,7 +119,7 @@ class DeliveryFacts:
         if revocation is None and self.rules.live:
             revocation = self.rules.match(message)
         is_ours = self.ownership.is_ours(delivery, time_passed=time_passed)
-        is_paused = message.queue in self.directives.paused
+        is_paused = message.queue in self.directives.paused or message.queue in self.limits.shut
         if revocation is None and is_ours and delivery.recorded_end is None and not is_paused:
             return NO_FACTS
         return Facts(revocation=revocation, recorded=delivery.recorded_end, is_ours=is_ours, is_paused=is_paused)

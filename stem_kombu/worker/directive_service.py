@@ -21,6 +21,7 @@ from stem_kombu.logs import LogLevels
 from stem_kombu.stores.records import ControlRecord
 from stem_kombu.worker.active_directives import ActiveDirectives
 from stem_kombu.worker.delivery_events import Event, Phase
+from stem_kombu.worker.limit_service import LimitService
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
 
 logger = logging.getLogger(__name__)
@@ -48,8 +49,15 @@ class DirectiveService:
     """Of one worker, whose tasks are ``lifecycle``'s. ``verifier`` knows who may give directives, ``base`` what counts
     without one."""
 
-    def __init__(self, active: ActiveDirectives, lifecycle: TaskLifecycle, verifier: Verifier, base: OwnValues) -> None:
-        self.active = active
+    def __init__(
+        self,
+        active: ActiveDirectives,
+        lifecycle: TaskLifecycle,
+        verifier: Verifier,
+        base: OwnValues,
+        limits: LimitService,
+    ) -> None:
+        self.active, self._limits = active, limits
         self._base, self._lifecycle = base, lifecycle
         #: How many children there are to be now.
         self.concurrency = base.concurrency
@@ -76,11 +84,13 @@ class DirectiveService:
         """Be ready: the thread begins with the first directive that has an end."""
         self._stops = self._background.stops
         self._asleep = True
+        self._limits.start()
         self._wake()
 
     def stop(self) -> None:
         """Directives end no more by themselves. May be called twice, and before a start."""
         self._asleep = False
+        self._limits.stop()
         self._background.stop()
 
     def take(self, records: Sequence[ControlRecord]) -> None:
@@ -114,6 +124,8 @@ class DirectiveService:
         }
         if self._lifecycle.executor.isolates is not None:
             found[Kind.CONCURRENCY.value] = {None: self._concurrency()}
+        if limits := self._limits.settings():
+            found[Kind.RATE_LIMIT.value] = limits
         own, levels = self._base.log_level, self.active.log_levels()
         root = levels.get(None)
         found[Kind.LOG_LEVEL.value] = {
@@ -157,6 +169,7 @@ class DirectiveService:
         newly = self.active.update()
         self._resize()
         self._set_levels()
+        self._limits.update()
         if self.active.paused.keys() != before.keys():
             self._log(before.keys() - self.active.paused.keys(), newly)
             # Before anything is given back, or the broker would send it right here again.

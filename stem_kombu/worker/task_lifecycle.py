@@ -99,14 +99,16 @@ class TaskLifecycle:
     def carry_out(self, delivery: Delivery, action: Action, facts: Facts = NO_FACTS) -> None:
         """Do what was decided; nothing where another thread has brought the delivery to its end meanwhile."""
         do = action.do
-        if do is Do.SUBMIT:
+        if delivery.waits_at is not None and do is not Do.PACE:
+            self.facts.limits.leave(delivery)
+        if do is Do.SUBMIT or (do is Do.PACE and self.facts.limits.take(delivery)):
             self._submit(delivery)
         elif do is Do.SETTLE or do is Do.REFUSE:
             assert action.settlement is not None
             if self.inflight.ended(delivery.token) is not None:
                 self._settle(delivery, action.settlement, may_follow=do is Do.REFUSE)
-        elif do is Do.HOLD:
-            self._hold(delivery, action.seconds)
+        elif do is Do.HOLD or do is Do.PACE:
+            self._hold(delivery, action)
         elif do is Do.STOP:
             self._stop(delivery, action, facts.revocation)
         elif do is Do.WITHDRAW:
@@ -156,17 +158,18 @@ class TaskLifecycle:
             )
         )
 
-    def _hold(self, delivery: Delivery, seconds: float | None) -> None:
+    def _hold(self, delivery: Delivery, action: Action) -> None:
         if not self.inflight.waits(delivery.token, Phase.HELD):
             return
-        if seconds is None:
+        if action.do is Do.PACE:
+            self.holds.hold_for(delivery, self.holds.longest_turn)
+            self.facts.limits.wait(delivery)
+        elif action.seconds is None:
             self.holds.hold(delivery)
         else:
-            self.holds.hold_for(delivery, seconds)
+            self.holds.hold_for(delivery, action.seconds)
         # A revocation that came between the look at the cache and the hold found nothing to take out.
-        if delivery.task_id in self.facts.cache or (
-            self.facts.rules.live and self.facts.rules.match(delivery.message) is not None
-        ):
+        if self.facts.revocation_of(delivery.message) is not None:
             self.happened(delivery, Event.REVOKED)
 
     def _settle(self, delivery: Delivery, settlement: Settlement, *, may_follow: bool) -> None:
@@ -179,17 +182,13 @@ class TaskLifecycle:
         assert action.stop is not None
         revocation = revocation if action.stop is Stop.REVOKED else None
         self.inflight.stopping(delivery.token, revocation)
-        stops = self.executor.stop_job(delivery.token, action.stop, revocation, action.ladder)
-        if stops and revocation is not None:
+        if self.executor.stop_job(delivery.token, action.stop, revocation, action.ladder) and revocation is not None:
             logger.info("task %s: stop requested", delivery.task_id, extra={"task_id": delivery.task_id})
 
     def _lease_lost(self, delivery: Delivery) -> None:
         delivery.lease_lost = True
-        logger.warning(
-            "the lease of task %s is lost: it will run elsewhere, and is stopped here at its next checkpoint",
-            delivery.task_id,
-            extra={"task_id": delivery.task_id, "worker": self.facts.worker},
-        )
+        said = "the lease of task %s is lost: it will run elsewhere, and is stopped here at its next checkpoint"
+        logger.warning(said, delivery.task_id, extra={"task_id": delivery.task_id, "worker": self.facts.worker})
         self.happened(delivery, Event.LEASE_LOST)
 
     # -- the executors' observer ------------------------------------------------------------------------------------
@@ -288,8 +287,8 @@ class TaskLifecycle:
         """How many messages may be here."""
         # What waits for its eta takes no slot, so it must not use up the allowance.
         load = self.inflight.load() if self._credit.is_mixed else Load(0, 0)
-        now = self.facts.clock.monotonic()
-        return self._credit.allowance(load, now, self.holds.deferred) + self.holds.count
+        room = self._credit.allowance(load, self.facts.clock.monotonic(), self.holds.deferred)
+        return room + self.holds.count
 
     def resize(self, isolates: int) -> None:
         """Have so many children, and fetch for them."""

@@ -34,7 +34,7 @@ MOST_UNEXPLAINED = 3
 Rule = Callable[[Facts], Action]
 
 IGNORE, FAULT, PROCEED, WAIT, ADOPT = map(Action, (Do.IGNORE, Do.FAULT, Do.PROCEED, Do.WAIT, Do.ADOPT))
-HOLD, SUBMIT, REMOVE, ACKNOWLEDGE = map(Action, (Do.HOLD, Do.SUBMIT, Do.REMOVE, Do.ACKNOWLEDGE))
+HOLD, PACE, SUBMIT, REMOVE, ACKNOWLEDGE = map(Action, (Do.HOLD, Do.PACE, Do.SUBMIT, Do.REMOVE, Do.ACKNOWLEDGE))
 REJECT, REQUEUE = map(Action, (Do.REJECT, Do.REQUEUE))
 _FINISHES = {then: Action(Do.FINISH, disposition=then) for then in MessageDisposition}
 GIVE_BACK = Action(Do.SETTLE, Settlement(None, MessageDisposition.REQUEUE))
@@ -117,7 +117,7 @@ def _decoded(facts: Facts) -> Action:
     if message.eta is not None and message.eta > facts.now:
         return HOLD
     # To judge it reads the roster, for which the thread of the connection has no time.
-    return Action(Do.HOLD, seconds=0.0) if facts.is_suspect else SUBMIT
+    return Action(Do.HOLD, seconds=0.0) if facts.is_suspect else _ready(facts)
 
 
 # -- a delivery waits -------------------------------------------------------------------------------------------------
@@ -136,7 +136,11 @@ def _due(facts: Facts) -> Action:
     gone = facts.verdict if isinstance(facts.verdict, TaskError) else None
     if expired is not None or gone is not None:
         return _ended_by(_refused(facts._replace(error=expired or gone)), facts)
-    return Action(Do.HOLD, seconds=facts.verdict) if isinstance(facts.verdict, float) else SUBMIT
+    return Action(Do.HOLD, seconds=facts.verdict) if isinstance(facts.verdict, float) else _ready(facts)
+
+
+def _ready(facts: Facts) -> Action:
+    return PACE if facts.is_limited else SUBMIT
 
 
 def _revoked(facts: Facts) -> Action:

@@ -48,6 +48,7 @@ from stem_kombu.worker.deliveries import InFlight
 from stem_kombu.worker.delivery_facts import DeliveryFacts
 from stem_kombu.worker.directive_service import DirectiveService, OwnValues
 from stem_kombu.worker.lifecycle import Lifecycle, State, Step
+from stem_kombu.worker.limit_service import LimitService
 from stem_kombu.worker.lost_workers import LostWorkers
 from stem_kombu.worker.notices import TaskNotices
 from stem_kombu.worker.outcome_places import open_outcome_places
@@ -187,7 +188,13 @@ class Worker:
             send=self._resender.send,
             broker_url=self.broker_url,
         )
-        directives = ActiveDirectives(self.identity, self.queues, self.cache.now, ignores=self._ignores_directives)
+        directives = ActiveDirectives(
+            self.identity,
+            self.queues,
+            self.cache.now,
+            names=app.registry.names,
+            ignores=self._ignores_directives,
+        )
         boot, retries, most = self.identity.boot, settings.default_max_retries, settings.max_lost_workers
         facts = DeliveryFacts(
             self.cache,
@@ -219,7 +226,8 @@ class Worker:
             HoldRules(broker.capabilities.longest_hold, broker.capabilities.low_priority_first),
         )
         self.executor, self.holds, self.leases = self.lifecycle.executor, self.lifecycle.holds, self.lifecycle.leases
-        self.directives = DirectiveService(directives, self.lifecycle, resources.verifier, self._base)
+        limits = LimitService(directives, self.lifecycle, resources.roster)
+        self.directives = DirectiveService(directives, self.lifecycle, resources.verifier, self._base, limits)
         rules = rule_subscribers(self.lifecycle.apply_rules, resources)
         self.hydration = resources.hydration(self.lifecycle, self.directives.subscribers | rules)
         self.admission = Admission(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.directives import DirectiveClient, DirectiveReport
 from stem_kombu.directive import Directive, Kind
 from stem_kombu.errors import BrokerError
+from stem_kombu.rate import RateLimit
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.directing import lasted, subject_of
 from stem_kombu_cli.options import output_options, place_options, places_of, timeout_option, wants_json
@@ -115,4 +116,6 @@ def _state(one: Directive, now: datetime) -> str:
 def _value(one: Directive) -> str:
     if one.kind is Kind.PAUSE:
         return "paused" if one.value else "exempt"
+    if one.kind is Kind.RATE_LIMIT and isinstance(one.value, Mapping):
+        return str(RateLimit.of_value(one.value))
     return str(one.value)

@@ -8,6 +8,7 @@ import click
 
 from stem_kombu.control.client.reports import Report
 from stem_kombu_cli.commands.asking import ask
+from stem_kombu_cli.directing import limit_in_words
 from stem_kombu_cli.options import control_options
 from stem_kombu_cli.plain_celery import celery_option
 from stem_kombu_cli.render import percent, span, table
@@ -71,7 +72,7 @@ def text(report: Report, color: bool, revoked: bool = False) -> str:
 
 
 def _notes(report: Report) -> list[str]:
-    """What is wrong with the store, as workers see it: a line each."""
+    """The rate limits that count, and what is wrong with the store, as workers see it: a line each."""
     found = []
     for reply in report.replies:
         if count := reply.payload.get("set_aside_count"):
@@ -81,6 +82,8 @@ def _notes(report: Report) -> list[str]:
                 f"{reply.worker}: {count} records of the revoke store can't be read and are set aside: "
                 f"{', '.join(places)}{more} (see: stem store check)"
             )
+        for one in reply.payload.get("settings", {}).get("rate-limit", {}).items():
+            found.append(f"{reply.worker}: limited: {limit_in_words(*one)}")
         if (lost := reply.payload.get("store_set_back")) is not None:
             found.append(
                 f"{reply.worker}: the revoke store was set back; at {lost['at']} this worker put back {lost['put_back']} "

@@ -9,6 +9,7 @@ import click
 
 from stem_kombu.control.client.reports import Report, WorkerReply
 from stem_kombu_cli.commands.asking import ask
+from stem_kombu_cli.directing import limit_in_words
 from stem_kombu_cli.options import control_options
 from stem_kombu_cli.render import size, span, table
 
@@ -46,6 +47,7 @@ def _worker(reply: WorkerReply, color: bool) -> str:
         ("revocations", f"{facts['revoked_count']} held{_set_aside(facts)}; {facts['revoke_store']}"),
         ("bounds", ", ".join(f"{_spoken(name)} {span(value)}" for name, value in facts.get("bounds", {}).items())),
     ]
+    heads += [("limit", limit_in_words(*one)) for one in facts.get("settings", {}).get("rate-limit", {}).items()]
     if restarts := facts.get("restarts"):
         heads.append(("restarts", ", ".join(f"{count} of {name}" for name, count in restarts.items())))
     lines = [f"{name:<12} {value}" for name, value in heads]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.program import Program
+from tests.cli.shop_fleet import Shop
 
 
 @pytest.fixture
@@ -78,3 +79,16 @@ def program_on(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Calla
     yield made
     for program in programs:
         program.close()
+
+
+@pytest.fixture
+def shop_on(program_on: Callable[[str], Program], tmp_path: Path) -> Iterator[Callable[[str], Shop]]:
+    shops: list[Shop] = []
+
+    def made(kind: str) -> Shop:
+        shops.append(Shop(program_on(kind), tmp_path))
+        return shops[-1]
+
+    yield made
+    for shop in shops:
+        shop.close()

@@ -3,82 +3,22 @@
 from __future__ import annotations
 
 import signal
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from stem_kombu import Stem
-from stem_kombu.backends.base import Backend
-from stem_kombu.backends.registry import open_backend
 from stem_kombu.outcome import TaskState
-from stem_kombu.settings import Settings
 from stem_kombu.stores.registry import open_revoke_store
-from stem_kombu.testing.gates import Gate
 from stem_kombu.transports.connections import open_connection
-from tests.cli.program import STEM, Program, WorkerProcess
+from tests.cli.program import STEM, Program
+from tests.cli.shop_fleet import Shop
 from tests.cli.terminal import at_terminal
 from tests.waiting import eventually
 
 KINDS = pytest.mark.parametrize("kind", ["embedded", "redis", "amqp"])
 #: Longest wait for tasks, in seconds: a lease of what a killed worker held may have to end.
 PATIENCE = 150.0
-
-
-class Shop:
-    """A fleet, what is sent to it, and what of it has started."""
-
-    def __init__(self, program: Program, folder: Path) -> None:
-        self.program = program
-        self.starts = folder / "starts"
-        self.starts.mkdir()
-        self.gate = Gate(folder / "gate")
-        self.app = Stem("client")
-        self.app.configure(Settings.from_env(program.variables))
-        self.backend: Backend = open_backend(program.variables["STEM_RESULT_BACKEND_URL"])
-
-    def worker(self, name: str, *options: str) -> WorkerProcess:
-        return self.program.start_worker(
-            "--name", name, "-Q", "mail,other", "-c", "2", "--inline-slots", "2", "--prefetch-multiplier", "8", *options
-        )
-
-    def send(
-        self, name: str, count: int = 1, *, queue: str = "mail", countdown: float | None = None, **more: Any
-    ) -> list[str]:
-        kwargs = {"folder": str(self.starts), **more}
-        return [self.app.send_task(name, kwargs=kwargs, queue=queue, countdown=countdown).id for _ in range(count)]
-
-    def started(self) -> Counter[tuple[str, int]]:
-        """How often each task and attempt has started."""
-        found = [path.name.split(" ") for path in self.starts.iterdir()]
-        return Counter((task_id, int(attempt)) for task_id, attempt, _ in found)
-
-    def ended(self, ids: list[str]) -> bool:
-        return all((record := self.backend.get(one)) is not None and record.state.is_terminal for one in ids)
-
-    def depth(self, queue: str = "mail") -> int:
-        (state,) = self.program.ok("queue", "list", queue, "--json").json["queues"]
-        return int(state["depth"])
-
-    def close(self) -> None:
-        self.app.close()
-        self.backend.close()
-
-
-@pytest.fixture
-def shop_on(program_on: Callable[[str], Program], tmp_path: Path) -> Iterator[Callable[[str], Shop]]:
-    shops: list[Shop] = []
-
-    def made(kind: str) -> Shop:
-        shops.append(Shop(program_on(kind), tmp_path))
-        return shops[-1]
-
-    yield made
-    for shop in shops:
-        shop.close()
 
 
 @KINDS

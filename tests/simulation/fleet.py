@@ -52,10 +52,12 @@ from stem_kombu.task import Task, TaskMessage, TaskOptions, TaskRegistry
 from stem_kombu.transports import connections, outages
 from stem_kombu.worker import (
     active_directives,
+    active_limits,
     consumer,
     delivery_facts,
     directive_service,
     lifecycle,
+    limit_service,
     lost_workers,
     record_writer,
     recorder,
@@ -454,7 +456,7 @@ def wire() -> None:
     )
     for module in (
         worker_module, lifecycle, inflight, hydration, heartbeats, holds, leases, recorder, record_writer,
-        retry_publisher, consumer, active_directives, directive_service,
+        retry_publisher, consumer, active_directives, directive_service, active_limits, limit_service,
         thread_pool, listener, lookout, outbox, pool, inline, child_pipe, background,
         stem_kombu.concurrency.wakeup,
     ):  # fmt: skip

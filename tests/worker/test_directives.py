@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import datetime, timezone
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from stem_kombu.app import Stem
 from stem_kombu.directive import Directive, Kind
 from stem_kombu.task import TaskMessage
+from stem_kombu.worker.active_limits import ActiveLimits
 from stem_kombu.worker.delivery_events import Phase
 from stem_kombu.worker.worker import Worker
 
@@ -31,3 +33,18 @@ def test_g22_an_answer_waits_for_what_starts_though_the_pause_was_read_from_the_
 
     worker.inflight.remove(starting.token)
     assert worker.directives.obey([pause]).starting == frozenset()
+
+
+@pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
+def test_without_a_rate_limit_nothing_is_asked_of_limits(app: Stem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of a task costs no more than it did before there were limits."""
+
+    def asked(*_: object) -> None:
+        raise AssertionError("a limit was asked, and there is none")
+
+    for name in ("holds_back", "take", "wait", "leave", "next", "set_shares"):
+        monkeypatch.setattr(ActiveLimits, name, asked)
+    with Worker(app, name="alpha", concurrency=1, queues=["default"]):
+        assert app.send_task("inline.add", args=(1, 2)).get(timeout=30) == 3
+        assert app.send_task("inline.add", args=(1, 2), countdown=0.1).get(timeout=30) == 3
+        assert not [thread.name for thread in threading.enumerate() if thread.name == "stem-limits"]

@@ -129,6 +129,22 @@ def test_g22_a_task_of_a_paused_queue_goes_back_wherever_it_waits_and_what_runs_
         assert decide(phase, Event.PAUSED, facts).do is Do.IGNORE
 
 
+def test_g25_a_rate_limit_is_asked_last_and_only_by_what_may_start_otherwise() -> None:
+    facts = PLAIN._replace(is_limited=True, error=None)
+    assert decide(Phase.ARRIVED, Event.DECODED, facts).do is Do.PACE
+    assert decide(Phase.HELD, Event.DUE, facts).do is Do.PACE
+    assert decide(Phase.DEFERRED, Event.SLOT_FREE, facts).do is Do.PACE
+    later = replace(MESSAGE, eta=NOW + timedelta(hours=1))
+    assert decide(Phase.ARRIVED, Event.DECODED, facts._replace(message=later)).do is Do.HOLD
+    assert decide(Phase.ARRIVED, Event.DECODED, facts._replace(is_suspect=True)).do is Do.HOLD
+    assert decide(Phase.HELD, Event.DUE, facts._replace(verdict=0.5)).do is Do.HOLD
+    for refused in (facts._replace(revocation=REVOKED), facts._replace(is_paused=True)):
+        assert decide(Phase.ARRIVED, Event.DECODED, refused).settlement is not None
+        assert decide(Phase.HELD, Event.DUE, refused).settlement is not None
+    # Whoever has a slot has passed its limits.
+    assert decide(Phase.RESERVED, Event.SLOT_FREE, facts).do is Do.PROCEED
+
+
 def test_g7_only_a_revocation_that_asks_for_it_stops_a_handler() -> None:
     assert decide(Phase.RUNNING, Event.REVOKED, PLAIN._replace(revocation=REVOKED)).do is Do.IGNORE
     assert decide(Phase.RUNNING, Event.REVOKED, PLAIN._replace(revocation=TERMINATED)).stop is Stop.REVOKED

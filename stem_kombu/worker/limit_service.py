@@ -1,0 +1,171 @@
+"""Lets what waits for a rate limit go on, each delivery in its turn, and reads from the roster who shares the limits (G25)."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable
+
+from stem_kombu.backends.base import Roster
+from stem_kombu.backends.heartbeat import Heartbeat, Liveness
+from stem_kombu.concurrency.service import Service
+from stem_kombu.control.server.worker_view import Setting
+from stem_kombu.errors import StoreError
+from stem_kombu.worker.active_directives import ActiveDirectives
+from stem_kombu.worker.active_limits import Limit
+from stem_kombu.worker.deliveries import Delivery
+from stem_kombu.worker.delivery_events import Event
+from stem_kombu.worker.pace import Share
+from stem_kombu.worker.task_lifecycle import TaskLifecycle
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at the roster, at most, and until the next one while it can't be read.
+_LOOK, _SOON = 5.0, 1.0
+
+
+class LimitService:
+    """Of one worker, whose tasks are ``lifecycle``'s. Who shares a limit is read from ``roster`` every few seconds, and at once
+    when a limit is new. Without a limit nothing is read, and no thread runs."""
+
+    def __init__(self, active: ActiveDirectives, lifecycle: TaskLifecycle, roster: Roster) -> None:
+        self._active, self._limits = active, active.limits
+        self._lifecycle, self._roster = lifecycle, roster
+        self._clock = lifecycle.facts.clock
+        self._look_at = float("-inf")
+        self._is_down = False
+        self._waiting = threading.Condition()
+        self._notified = self._stopped = False
+        #: Whether the thread has still to begin.
+        self._asleep, self._stops = False, 0
+        self._background = Service(self._run, "stem-limits", begin=self._begin, wake=self._end_soon)
+        self._limits.on_wait = self._notify
+
+    # -- from any thread ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Be ready: the thread begins with the first limit."""
+        self._stops = self._background.stops
+        self._asleep = True
+        self.update()
+
+    def stop(self) -> None:
+        """What waits stays held. May be called twice, and before a start."""
+        self._asleep = False
+        self._background.stop()
+
+    def update(self) -> None:
+        """Let the limits count that directives ask for now."""
+        known = {one.directive.version for one in self._limits.all()}
+        freed = self._limits.update(*self._active.rate_limits())
+        for delivery in freed:
+            self._go_on(delivery)
+        if known == {one.directive.version for one in self._limits.all()}:
+            return
+        self._log(known)
+        self._lifecycle.recorder.acks.wake()  # queues may be closed or open again
+        self._look_at = float("-inf")
+        if self._limits.live and self._asleep:
+            self._asleep = False
+            self._background.start(self._stops)
+        self._notify()
+
+    def settings(self) -> dict[str | None, Setting]:
+        """What counts, by subject: the rate, this worker's part of it, and how much waits here."""
+        return {one.subject: Setting(_shown(one), None, directive=one.directive) for one in self._limits.all()}
+
+    # -- the thread -----------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._stopped = False
+
+    def _notify(self) -> None:
+        with self._waiting:
+            self._notified = True
+            self._waiting.notify()
+
+    def _end_soon(self) -> None:
+        with self._waiting:
+            self._stopped = True
+            self._waiting.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._waiting:
+                if self._stopped:
+                    return
+                self._notified = False
+            look_in = self._look()
+            delivery, turn_in = self._limits.next()
+            if delivery is not None:
+                self._go_on(delivery)
+                continue
+            spans = [span for span in (look_in, turn_in) if span is not None]
+            with self._waiting:
+                if not self._notified and not self._stopped:
+                    self._waiting.wait(min(spans) if spans else None)
+
+    def _go_on(self, delivery: Delivery) -> None:
+        if self._lifecycle.holds.release(delivery.token) is None:
+            return  # revoked, paused, or the connection was lost just now
+        try:
+            self._lifecycle.happened(delivery, Event.DUE)
+        except Exception:
+            # The boundary of a thread on which every other limited task depends.
+            logger.exception("task %s, which waited for a rate limit, can't go on", delivery.task_id)
+
+    def _look(self) -> float | None:
+        """Read who shares the limits where that is due; seconds until it is, ``None`` where workers share none."""
+        shared = self._limits.shared()
+        if not shared:
+            return None
+        now = self._clock.monotonic()
+        if now < self._look_at:
+            return self._look_at - now
+        try:
+            view = self._roster.view(self._active.namespace)
+        except StoreError as error:
+            if not self._is_down:
+                logger.warning("who shares the rate limits can't be read: the shares stay as they are: %s", error)
+            self._is_down = True
+            self._look_at = now + _SOON
+            return _SOON
+        self._is_down = False
+        self._look_at = now + _LOOK
+        peers = [beat for beat in view.heartbeats if _obeys(beat) and beat.liveness(view.now) is Liveness.LIVE]
+        back = self._limits.set_shares({one.subject: self._share(one, peers) for one in shared})
+        self._lifecycle.recorder.acks.wake()
+        # The last that came first: each goes to the head of its queue, and so they come again in their order.
+        for delivery in reversed(back):
+            self._lifecycle.happened(delivery, Event.PAUSED)
+        return _LOOK
+
+    def _share(self, limit: Limit, peers: Iterable[Heartbeat]) -> Share:
+        queue, own = limit.queue, self._active.worker
+        others = [one.worker for one in peers if queue is None or (queue in one.queues and queue not in one.paused)]
+        sharing = self._active.sharing(limit.directive, limit.subject, {own, *others})
+        return Share(sharing.index(own), len(sharing)) if own in sharing else Share(0, 1)
+
+    def _log(self, known: set[int]) -> None:
+        extra = {"worker": self._active.worker}
+        for one in self._limits.all():
+            if one.directive.version not in known:
+                by, why = one.directive.requested_by or "-", one.directive.reason or "no reason given"
+                logger.warning("%s is limited to %s by %s: %s", one.subject, one.limit, by, why, extra=extra)
+        if known and not self._limits.live:
+            logger.warning("no rate limit counts any more", extra=extra)
+
+
+def _obeys(beat: Heartbeat) -> bool:
+    return beat.directives is not None and not beat.ignores_directives
+
+
+def _shown(one: Limit) -> dict[str, object]:
+    share, rate = one.effective, one.limit.rate
+    return {
+        "rate": str(rate),
+        "each": one.limit.each,
+        "workers": None if one.share is None else one.share.count,
+        "share_per_s": 0.0 if one.is_shut else None if share is None else round(1 / rate.interval / share.count, 6),
+        "held": len(one.waiting),
+    }

@@ -1,0 +1,135 @@
+"""``stem worker rate-limit``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from stem_kombu.clock import SYSTEM
+from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.client.directives import DirectiveClient, DirectiveReport
+from stem_kombu.directive import ALL_WORKERS, QUEUE, TASK, Directive, Kind, Value
+from stem_kombu.errors import ConfigurationError
+from stem_kombu.rate import Rate, RateLimit
+from stem_kombu_cli import directing, exit_codes
+from stem_kombu_cli.changing import change_of, changing_options, confirm, reason_of
+from stem_kombu_cli.directing import author_of, await_applied, until, warn_of_generated
+from stem_kombu_cli.ending import ending_of, ending_options
+from stem_kombu_cli.failure import Failure
+from stem_kombu_cli.options import control_options, places_of, targets_of, wants_json
+from stem_kombu_cli.progress import Progress
+from stem_kombu_cli.render import emit, note, print_json, table, use_color
+
+
+@click.command(
+    "rate-limit",
+    epilog="Examples:  stem worker rate-limit -q mail 100/m --for 2h\n\n"
+    "           stem worker rate-limit --name mail.send 5/s --each -w 'mail-*'",
+)
+@click.argument("rate", metavar="RATE|default")
+@click.option("-q", "--queue", metavar="QUEUE", help="The tasks of this queue; a glob: of each of these queues.")
+@click.option("--name", "task", metavar="TASK", help="The tasks of this name; a glob: of each of these names.")
+@click.option("--each", is_flag=True, help="RATE is that of each worker (default: of all workers together).")
+@ending_options()
+@changing_options
+@control_options
+@click.pass_context
+def rate_limit(
+    ctx: click.Context, /, rate: str, queue: str | None, task: str | None, each: bool, **values: Any
+) -> None:
+    """Start at most RATE tasks of a queue or of a task name: 10/s, 100/m, 5000/h; without --worker it asks first.
+
+    The limit is the fleet's: the live workers that consume the queue have equal shares of it. With --worker those workers share
+    it. What is too much stays in the queue, or is held like an eta; no running task is stopped. `default` ends the limit.
+
+    Exit code 4: no directive about that limit holds there.
+    """
+    as_json, targets = wants_json(values), targets_of(values)
+    ending = ending_of(values, SYSTEM.utcnow())
+    change = change_of(values, as_json=as_json)
+    subject, value = _subject(ctx, queue, task), _value(ctx, rate, each)
+    places = places_of(values)
+    settings = places.settings()
+    author = author_of(change, reason_of(change, settings))
+    warn_of_generated(targets)
+    wanted = dict.fromkeys(targets or [ALL_WORKERS], value)
+    said = f"{_spoken(subject)}: {_words(value)} on workers {', '.join(wanted)}"
+    if change.dry_run:
+        if as_json:
+            document = {"stores": [{"workers": on, "subject": subject, "value": value} for on in wanted]}
+            print_json(directing.plan_document("rate-limit", settings.namespace, document))
+        else:
+            emit(f"would limit {said}")
+        ctx.exit(exit_codes.OK)
+    if targets is None:
+        confirm(change, f"this limits the whole fleet of namespace {settings.namespace!r}: {said}")
+    with Progress() as progress, ControlClient(settings, on_wait=progress.answers) as client:
+        report = DirectiveClient(client).set(
+            Kind.RATE_LIMIT, wanted, subject=subject, ending=ending, author=author, timeout=places.timeout
+        )
+        if not report.stored:
+            raise Failure(
+                f"no directive about a rate limit of {_spoken(subject)} holds there; nothing was stored",
+                exit_codes.NOTHING_MATCHED,
+                hint="`stem directives list --kind rate-limit` shows what holds",
+            )
+        if change.wait and report.broadcast:
+            await_applied(client, report, targets, places.timeout)
+    color = use_color(ctx.obj.color)
+    answers, lines = text(report, color), map(_line, report.stored)
+    directing.show(report, author, as_json=as_json, color=color, answers=answers, lines=lines)
+    if value is not None and report.replies and not any(map(_limits, report.replies)):
+        note(
+            f"hint: no worker that answered consumes {_spoken(subject)}; the directive holds for those that start later"
+        )
+    ctx.exit(directing.exit_code(report))
+
+
+def _subject(ctx: click.Context, queue: str | None, task: str | None) -> str:
+    if (queue is None) == (task is None):
+        raise click.UsageError("give either --queue or --name", ctx)
+    option, prefix, name = ("--queue", QUEUE, queue) if task is None else ("--name", TASK, task)
+    if not (name or "").strip():
+        raise click.UsageError(f"{option} is blank; give '*' to mean each of them", ctx)
+    return f"{prefix}{name}"
+
+
+def _value(ctx: click.Context, rate: str, each: bool) -> Value | None:
+    if rate == "default":
+        return None
+    try:
+        return RateLimit(Rate.parse(rate), each).value()
+    except ConfigurationError as error:
+        raise click.UsageError(f"{error} ({error.hint})", ctx) from None
+
+
+def _spoken(subject: str) -> str:
+    return subject.replace(":", " ", 1)
+
+
+def _words(value: Value | None) -> str:
+    return str(RateLimit.of_value(value)) if isinstance(value, Mapping) else "no limit"
+
+
+def _limits(reply: Any) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = reply.payload.get("settings", {}).get(Kind.RATE_LIMIT.value, {})
+    return found
+
+
+def text(report: DirectiveReport, color: bool) -> str:
+    rows: list[Sequence[Any]] = []
+    for reply in report.replies:
+        for subject, one in sorted(_limits(reply).items()):
+            value = one["value"]
+            share = None if value["share_per_s"] is None else f"{value['share_per_s']:g}/s"
+            rows.append((reply.worker, _spoken(subject), value["rate"], share, value["workers"], value["held"]))
+    return table(("WORKER", "LIMIT OF", "RATE", "SHARE", "SHARED BY", "HELD"), rows, color=color)
+
+
+def _line(one: Directive) -> str:
+    what = f"{_spoken(one.subject or 'all')} on workers {one.workers}"
+    if one.cleared:
+        return f"cleared: rate limit of {what}, version {one.version}"
+    return f"limited: {what} to {_words(one.value)}, version {one.version}, {until(one)}"
