@@ -8,6 +8,7 @@
 #   make soak    randomised faults over real processes for SECONDS=60, from SEED=… on; writes docs/reliability.md
 #   make reliability   the targets of docs/reliability.md, measured anew
 #   make simulate SCHEDULES=100000   a simulated fleet under faults; SEED=4711 shows one schedule again
+#   make versions  the tests of the Celery guest on each minor version of Celery that is supported
 #   make docs    the documentation, in docs/_build/html
 #   make format  mends what the linter can mend by itself
 #   make clean   removes what these made
@@ -17,7 +18,7 @@ SHELL := /bin/sh
 VENV := .venv
 TOX := $(VENV)/bin/tox run -q
 
-.PHONY: demo test bench fuzz attacks simulate soak soak-resources reliability docs format clean
+.PHONY: demo test versions bench fuzz attacks simulate soak soak-resources reliability docs format clean
 
 demo: $(VENV)/.installed
 	@$(VENV)/bin/stem demo
@@ -25,6 +26,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.tox-installed
 	@scripts/provide-servers.sh
 	@$(TOX)
+
+versions: $(VENV)/.tox-installed
+	@scripts/provide-servers.sh
+	@for version in 54 55 56 57; do $(TOX) -e celery$$version || exit 1; done
 
 bench: $(VENV)/.tox-installed
 	@scripts/provide-servers.sh

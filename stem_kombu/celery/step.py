@@ -13,7 +13,7 @@ from celery.worker.control import Panel
 from stem_kombu.celery import task_api
 from stem_kombu.celery.agent import CeleryAgent
 from stem_kombu.celery.configuration import settings_of
-from stem_kombu.celery.requests import with_request_class
+from stem_kombu.celery.registry import guard_all
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.errors import BroadcastUnsupported, ConfigurationError, StemError
 from stem_kombu.worker.totals import Totals
@@ -53,9 +53,7 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
             worker.app.conf[_STOP_TABLE] = str(stop_table.path)
         task_api.install(stop_table)
         totals = Totals()
-        for task in worker.app.tasks.values():
-            task_api.guarded(task)
-            with_request_class(task, totals, stop_table)
+        guard_all(worker.app, totals, stop_table)
         try:
             settings = settings_of(worker.app, **getattr(worker.app, "stem_options", {}))
             self._agent = worker.stem = CeleryAgent(worker, settings, stop_table, totals)
@@ -92,6 +90,8 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
 
         signals.worker_shutdown.connect(on_shutdown, weak=False, dispatch_uid="stem-kombu")
 
+        _show_soft_shutdown(worker, self._agent)
+
     def close(self, worker: Any) -> None:
         if self._agent is not None:
             self._agent.drain()
@@ -114,6 +114,21 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
 def _told(error: StemError) -> SystemExit:
     logger.critical("stem can't start: %s%s", error, f" ({error.hint})" if error.hint else "")
     return SystemExit(2 if isinstance(error, ConfigurationError) else 74)
+
+
+def _show_soft_shutdown(worker: Any, agent: CeleryAgent) -> None:
+    """Have the worker drain, for those who ask, while Celery from 5.5 on waits before a cold shutdown."""
+    wait = getattr(worker, "wait_for_soft_shutdown", None)
+    if wait is None or hasattr(wait, "stem_original"):
+        return
+
+    @functools.wraps(wait)
+    def draining() -> Any:
+        agent.drain()
+        return wait()
+
+    draining.stem_original = wait  # type: ignore[attr-defined]
+    worker.wait_for_soft_shutdown = draining
 
 
 def join_spawned(hostname: str | None) -> None:

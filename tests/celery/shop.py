@@ -7,7 +7,7 @@ import os
 import ssl
 import time
 
-from celery import Celery
+from celery import Celery, signals
 
 from stem_kombu.celery import checkpoint, install, progress
 from stem_kombu.testing.gates import Gate
@@ -30,6 +30,7 @@ app.conf.update(
         **json.loads(os.environ.get("SHOP_OPTIONS", "{}")),
     },
     worker_cancel_long_running_tasks_on_connection_loss=False,
+    worker_soft_shutdown_timeout=float(os.environ.get("SHOP_SOFT_SHUTDOWN", "0")),
     worker_pool_start_method=os.environ.get("SHOP_START", "fork"),
 )
 if "SHOP_TLS" in os.environ:
@@ -100,6 +101,17 @@ def stamps(self) -> list[object]:  # type: ignore[no-untyped-def]
     if self.request.retries == 0:
         raise self.retry(countdown=0)
     return [self.request.headers.get("stem-sent-at"), self.request.retries]
+
+
+@app.task(name="shop.register")
+def register() -> None:
+    """Registers another task, as an application does that loads a plug-in while its worker runs."""
+    app.task(name="shop.late")(render.run.__wrapped__)
+    consumers[0].update_strategies()
+
+
+consumers: list[object] = []
+signals.worker_ready.connect(lambda sender, **_: consumers.append(sender), weak=False)
 
 
 @app.task(name="shop.seldom", rate_limit="1/h")
