@@ -9,19 +9,21 @@ import importlib
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from stem_kombu.calls import each_call, message_of
 from stem_kombu.clock import SYSTEM
+from stem_kombu.configured import Configured
 from stem_kombu.drivers import forking
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
+from stem_kombu.fields import shown
 from stem_kombu.hooks import Hooked
+from stem_kombu.keywords import SEND_OPTIONS, TASK_OPTIONS, refuse_unknown
 from stem_kombu.locating import defining_module, usual_name
 from stem_kombu.outcome import TaskRecord, TaskState, sent_later
-from stem_kombu.settings import KEYWORDS, Settings
+from stem_kombu.settings import Settings
 from stem_kombu.task import Task, TaskMessage, TaskOptions, TaskRegistry
 from stem_kombu.task_handle import TaskHandle
 
@@ -35,72 +37,39 @@ if TYPE_CHECKING:
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
-class Stem(Hooked):
+class Stem(Configured, Hooked):
     """An application: a registry of tasks, and the settings by which they are sent and run.
 
     ``name`` is a label for people. ``include`` names modules that define tasks; a worker and its children import them.
     Settings come from the environment unless given as keywords, which are those of
     :meth:`stem_kombu.settings.Settings.from_env` (``broker=``, ``backend=``, ``revoke_store=``, ``namespace=`` …).
+    ``settings`` has them as a mapping by the same names, as a module, class or other object with attributes such as
+    ``STEM_BROKER``, or resolved. A name that is no setting raises :class:`~stem_kombu.errors.ConfigurationError` at once.
     A malformed setting raises :class:`~stem_kombu.errors.ConfigurationError` at first use, not at import, so that
     ``stem --help`` and a test that imports the module never fail for it.
     """
 
     def __init__(
-        self, name: str = "stem", *, settings: Settings | None = None, include: Sequence[str] = (), **given: Any
+        self,
+        name: str = "stem",
+        *,
+        settings: Settings | Mapping[str, Any] | object | None = None,
+        include: Sequence[str] = (),
+        **given: Any,
     ) -> None:
-        super().__init__()
-        if settings is not None and given:
-            raise ConfigurationError(f"Stem({name!r}) was given settings and also {', '.join(sorted(given))}")
-        for keyword in given.keys() - KEYWORDS:
-            near = get_close_matches(keyword, KEYWORDS, n=1)
-            hint = f"did you mean {near[0]}=?" if near else f"known are {', '.join(sorted(KEYWORDS))}"
-            raise ConfigurationError(f"Stem({name!r}) knows no setting {keyword!r}", hint=hint)
-        self.name = name
+        Hooked.__init__(self)
+        Configured.__init__(self, name, settings, given)
         self.include = (include,) if isinstance(include, str) else tuple(include)
         self.registry = TaskRegistry()
         self.control_commands: dict[str, Callable[..., Any]] = {}
-        self._given = given
-        #: Those of the given settings that came as flags, and are called so in errors.
-        self._flags: frozenset[str] = frozenset()
-        self._fixed = settings is not None
-        self._settings = settings
         self._lock = threading.RLock()
         forking.renew_in_children(self)
         self._backend: Backend | None = None
         self._producer: TaskProducer | None = None
         self._control: ControlClient | None = None
+        #: ``module:factory()`` that made the application, where one did.
+        self.made_by: str | None = None
         self._module = sys._getframe(1).f_globals.get("__name__", "__main__")
-
-    @property
-    def settings(self) -> Settings:
-        """The resolved settings; raises :class:`~stem_kombu.errors.ConfigurationError` naming what is malformed."""
-        if self._settings is None:
-            self._settings = Settings.from_env(**self._given, flags=self._flags)
-        return self._settings
-
-    def configure(self, settings: Settings) -> None:
-        """Replace the settings, as ``stem worker start`` does with its flags. Open connections are let go."""
-        self.close()
-        self._fixed = True
-        self._settings = settings
-
-    def reconfigure(self, **given: Any) -> None:
-        """Let these settings win over the application's own keywords, as flags do. Open connections are let go.
-
-        Raises :class:`~stem_kombu.errors.ConfigurationError` for an application that was made with ``settings=``, which
-        can't be resolved again.
-        """
-        if not given:
-            return
-        if self._fixed:
-            raise ConfigurationError(
-                f"{self!r} was made with settings of its own, so {', '.join(sorted(given))} can't be given as well",
-                hint="make it with keywords: Stem(name, broker=…)",
-            )
-        self._given = {**self._given, **given}
-        self._flags |= given.keys()
-        self.close()
-        self._settings = None
 
     def load(self) -> None:
         """Import the modules of ``include``; raises what importing one does."""
@@ -109,8 +78,10 @@ class Stem(Hooked):
 
     @property
     def target(self) -> str | None:
-        """``module:attribute`` under which a child process finds this application, or ``None`` when no module of that
-        name holds it (it was made inside a function, say)."""
+        """``module:attribute`` under which a child process finds this application, ``module:factory()`` when that function
+        made it for the command line, or ``None`` when no module holds it."""
+        if self.made_by is not None:
+            return self.made_by
         module = sys.modules.get(self._module)
         for attribute, value in vars(module).items() if module is not None else ():
             if value is self:
@@ -135,15 +106,17 @@ class Stem(Hooked):
         """
         if callable(name):
             return self.task(None)(name)
+        if name is not None and not isinstance(name, str):
+            raise ConfigurationError(f"the name of a task is text, not {shown(name)} ({type(name).__name__})")
         context = options.pop("context", None)
+        refuse_unknown(f"task {name!r}" if name else "@app.task", options, TASK_OPTIONS)
+        checked = TaskOptions(**options)
 
         def register(handler: Callable[..., Any]) -> TaskHandle:
-            known = tuple(one.name for one in fields(TaskOptions))
-            for option in options.keys() - set(known):
-                near = get_close_matches(option, known, n=1)
-                hint = f"did you mean {near[0]}=?" if near else f"known are {', '.join(known)} and context"
-                raise ConfigurationError(f"task {name or handler!r} knows no option {option!r}", hint=hint)
-            checked = TaskOptions(**options)
+            if not callable(handler):
+                raise ConfigurationError(
+                    f"@app.task was applied to {shown(handler)} ({type(handler).__name__}), which is no function"
+                )
             usual = usual_name(handler) if name is None else name
             task = Task(usual, handler, checked, defining_module(), self.hooks.task, context)
             return TaskHandle(self, self.registry.add(task))
@@ -225,6 +198,7 @@ class Stem(Hooked):
         """
         from stem_kombu.result import AsyncResult
 
+        refuse_unknown(f"send_many of task {name!r}", options, SEND_OPTIONS)
         messages = [
             self._message(name, args, kwargs, task_id=task_id, **options)
             for args, kwargs, task_id in each_call(name, calls, task_ids)
@@ -345,3 +319,13 @@ class Stem(Hooked):
 
     def __repr__(self) -> str:
         return f"<Stem {self.name!r}: {len(self.registry)} tasks>"
+
+
+def load(app: Stem) -> None:
+    """Import the modules of an application that a worker is to run; raises :class:`ConfigurationError` for what is none."""
+    if not isinstance(getattr(app, "registry", None), TaskRegistry):
+        raise ConfigurationError(
+            f"a worker runs a stem_kombu.Stem, not {shown(app)} ({type(app).__name__})",
+            hint="give it the application itself; a Celery application is controlled by stem_kombu.celery.install(app)",
+        )
+    app.load()

@@ -37,6 +37,11 @@ def message_of(
     Raises :class:`ConfigurationError` naming the argument for a name, queue, id, time, limit or number of retries that is
     invalid.
     """
+    if not isinstance(name, str):
+        raise ConfigurationError(
+            f"the name of a task is text, not {shown(name)} ({type(name).__name__})",
+            hint="send a task that is defined here by its own delay() or apply_async()",
+        )
     if not name.strip():
         raise ConfigurationError(f"task name {name!r} is empty")
     _check_arguments(name, args, kwargs)
@@ -44,6 +49,8 @@ def message_of(
         raise ConfigurationError(
             f"task name {name!r} holds a control character", hint="names are one line of plain text"
         )
+    if not isinstance(queue, str):
+        raise ConfigurationError(f"queue of task {name!r} is {shown(queue)} ({type(queue).__name__}), not a name")
     if not queue.strip():
         raise ConfigurationError(f"queue {queue!r} of task {name!r} is blank", hint="leave it out, or give it a name")
     if countdown is not None:

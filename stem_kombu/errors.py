@@ -10,6 +10,8 @@ of a handler (:class:`ExecutionError`).
 
 from __future__ import annotations
 
+import sys
+
 
 class StemError(Exception):
     """Base of everything that Stem raises on purpose.
@@ -21,6 +23,8 @@ class StemError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint is not None and sys.version_info >= (3, 11):
+            self.add_note(f"hint: {hint}")  # a traceback shows it, also in a log
 
     def __str__(self) -> str:
         return self.message

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from stem_kombu.keywords import SEND_OPTIONS, refuse_unknown
+
 if TYPE_CHECKING:
     from stem_kombu.result import AsyncResult
     from stem_kombu.task import Task
@@ -49,6 +51,8 @@ class TaskHandle:
         Raises ``TypeError`` for arguments that don't fit the handler's signature.
         """
         self._check(args, kwargs or {})
+        if options:
+            refuse_unknown(f"apply_async of task {self.name!r}", options, SEND_OPTIONS)
         return self.app.send_task(self.name, args, kwargs, **options)
 
     def send_many(self, calls: Iterable[Mapping[str, Any] | Sequence[Any]], **options: Any) -> list[AsyncResult]:

@@ -108,5 +108,5 @@ def _refusal(url: str, name: str, what: str, why: str) -> ConfigurationError:
     scheme = scheme_of(url)
     return ConfigurationError(
         f"{name}: {mask_url(url)!r} can't hold {what} ({'a path' if scheme is None else f'{scheme}://'} is {why})",
-        hint=f"set STEM_RESULT_BACKEND_URL (or --backend) to one of {_ACCEPTED}",
+        hint=f"set STEM_RESULT_BACKEND_URL (or --backend, in Python backend=) to one of {_ACCEPTED}",
     )

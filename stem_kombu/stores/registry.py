@@ -33,7 +33,7 @@ def open_revoke_store(
     known = ", ".join(f"{known}://" for known in sorted({*BUILT_IN, *plugins}))
     raise ConfigurationError(
         f"{name}: {mask_url(url)!r} can't hold revocations ({scheme}:// is no revoke store)",
-        hint=f"set STEM_REVOKE_STORE_URL (or --revoke-store) to one of {known} or the path of a file",
+        hint=f"set STEM_REVOKE_STORE_URL (or --revoke-store, in Python revoke_store=) to one of {known} or the path of a file",
     )
 
 

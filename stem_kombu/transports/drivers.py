@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
@@ -40,7 +41,9 @@ def checked_driver(url: str, name: str) -> str:
 
         register()
     if alias not in TRANSPORT_ALIASES:
-        raise ConfigurationError(f"{name}: {masked!r} has the unknown scheme {scheme!r}", hint=f"accepted: {ACCEPTED}")
+        near = get_close_matches(alias, TRANSPORT_ALIASES, n=1, cutoff=0.7)
+        hint = f"did you mean {near[0]}://?" if near else f"accepted: {ACCEPTED}"
+        raise ConfigurationError(f"{name}: {masked!r} has the unknown scheme {scheme!r}", hint=hint)
     try:
         parts = urlsplit(checked_server_url(url, name) if alias not in _LOCAL else url)
         if parts.port == 0:

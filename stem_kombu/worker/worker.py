@@ -17,7 +17,7 @@ from stem_kombu import timeouts
 from stem_kombu.agent.agent import AgentOptions, ControlAgent
 from stem_kombu.agent.resources import Resources
 from stem_kombu.agent.start_warnings import warn_of_places
-from stem_kombu.app import Stem
+from stem_kombu.app import Stem, load
 from stem_kombu.backends.base import Roster
 from stem_kombu.celery_monitors.events import Events, node_name
 from stem_kombu.celery_monitors.service import CeleryMonitorService
@@ -111,7 +111,7 @@ class Worker:
         ignore_directives: bool = False,
         clock: Clock = SYSTEM,
     ) -> None:
-        app.load()
+        load(app)
         settings = app.settings
         counts = {"concurrency": concurrency, "inline_slots": inline_slots, "prefetch_multiplier": prefetch_multiplier}
         counts["max_concurrency"] = max_concurrency

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import gc
-import importlib
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from stem_kombu.errors import ConfigurationError, StemError
 from stem_kombu.health_page import Page
 from stem_kombu.logs import FORMATS, LogSetup, name_worker, read_config
 from stem_kombu.settings import environment
+from stem_kombu_cli.application import load_app
 from stem_kombu_cli.directing import lasted
 from stem_kombu_cli.options import DURATION, announce_places, check_tls, place_options, places_of
 from stem_kombu_cli.render import ReaderGone, emit
@@ -35,7 +32,9 @@ _COLLECTED = (700, 10, 10)
 
 
 @click.command(epilog="Example:  stem worker start -A shop.tasks:app --queues images,mail --concurrency 4")
-@click.option("-A", "--app", metavar="MODULE:ATTR", help="The application.  [env: STEM_APP]")
+@click.option(
+    "-A", "--app", metavar="MODULE:ATTR", help="The application, or a function that returns it.  [env: STEM_APP]"
+)
 @click.option("-Q", "--queues", metavar="A,B", help="Queues to consume, used as given.  [env: STEM_WORKER_QUEUES]")
 @click.option(
     "-c",
@@ -254,40 +253,3 @@ def _paused(worker: Worker) -> str:
         f"{queue} ({lasted(one, now)}, by {one.requested_by or '-'})" for queue, one in sorted(active.paused.items())
     ]
     return f"  paused {', '.join(said)}" if said else "  directives ignored" if active.ignores else ""
-
-
-def load_app(target: str) -> Stem:
-    """The application at ``module:attribute``, with the current folder importable.
-
-    Raises :class:`ConfigurationError` that tells whether the module, the attribute or its type is the problem.
-    """
-    from stem_kombu.app import Stem
-
-    module_name, separator, attribute = target.partition(":")
-    if not separator or not module_name or not attribute:
-        raise ConfigurationError(f"application {target!r} is not MODULE:ATTR", hint="write shop.tasks:app")
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except StemError:
-        raise
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-            raise ConfigurationError(
-                f"application {target!r}: there is no module {error.name!r}",
-                hint=f"looked in {folder} and on PYTHONPATH",
-            ) from None
-        raise ConfigurationError(
-            f"application {target!r}: importing {module_name!r} failed: {type(error).__name__}: {error}",
-            hint="stem --debug worker start … shows where",
-        ) from error
-    found: Any = module
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise ConfigurationError(f"application {target!r}: module {module_name!r} has no attribute {attribute!r}")
-        found = getattr(found, part)
-    if not isinstance(found, Stem):
-        raise ConfigurationError(f"application {target!r} is a {type(found).__name__}, not a stem_kombu.Stem")
-    return found

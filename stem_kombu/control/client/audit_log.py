@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control import audit
 from stem_kombu.control.audit import ANCHOR, AUDIT, Entry
+from stem_kombu.control.client.places import settings_of
 from stem_kombu.control.verification import Verifier
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import FieldError
@@ -77,7 +78,7 @@ class AuditClient:
     """
 
     def __init__(self, target: Stem | Settings, *, clock: Clock = SYSTEM) -> None:
-        self.settings: Settings = target if isinstance(target, Settings) else target.settings
+        self.settings: Settings = settings_of(target)
         self._namespace = self.settings.namespace
         self._trust = Verifier.of(self.settings.signing, clock=clock)
         self._trust.require(Scope.READ, "read the audit")

@@ -21,7 +21,7 @@ from stem_kombu.control.client.command_request import CommandRequest, checked_ta
 from stem_kombu.control.client.connection import ClientConnection
 from stem_kombu.control.client.connections import ClientConnections
 from stem_kombu.control.client.pages import completed
-from stem_kombu.control.client.places import ClientPlaces, Configured
+from stem_kombu.control.client.places import ClientPlaces, Configured, settings_of
 from stem_kombu.control.client.reports import Report, RevokeReport, StatusReport, WorkerReply, WorkerStatus
 from stem_kombu.control.client.roster_clock import RosterClock
 from stem_kombu.control.client.roster_reader import RosterReader
@@ -81,7 +81,7 @@ class ControlClient:
         senders_record: bool = True,
         clock: Clock = SYSTEM,
     ) -> None:
-        self.settings: Settings = target if isinstance(target, Settings) else target.settings
+        self.settings: Settings = settings_of(target)
         self._trust = Verifier.of(self.settings.signing, clock=clock, level=logging.DEBUG)  # reports tell it
         self._on_wait = on_wait
         self._senders_record = senders_record

@@ -10,6 +10,7 @@ from stem_kombu.backends.registry import open_backend, open_roster
 from stem_kombu.control.audit import Note
 from stem_kombu.control.auditor import Auditor
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.fields import shown
 from stem_kombu.settings import Settings
 from stem_kombu.signing.keyring import Keyring
 from stem_kombu.stores.base import RevokeStore
@@ -20,6 +21,17 @@ class Configured(Protocol):
 
     @property
     def settings(self) -> Settings: ...
+
+
+def settings_of(target: Configured | Settings) -> Settings:
+    """The settings of an application, or these; raises :class:`ConfigurationError` for what has none."""
+    found = target if isinstance(target, Settings) else getattr(target, "settings", None)
+    if not isinstance(found, Settings):
+        raise ConfigurationError(
+            f"a control client needs an application or Settings, not {shown(target)} ({type(target).__name__})",
+            hint="give it your Stem, or Stem('ops', broker=URL, backend=URL)",
+        )
+    return found
 
 
 class ClientPlaces:

@@ -14,7 +14,7 @@ from stem_kombu.backends.registry import open_roster
 from stem_kombu.clock import SYSTEM, Clock, isoformat
 from stem_kombu.control.audit import Note
 from stem_kombu.control.client.command_request import default_requester
-from stem_kombu.control.client.places import ClientPlaces
+from stem_kombu.control.client.places import ClientPlaces, settings_of
 from stem_kombu.control.client.tasks import TaskClient
 from stem_kombu.control.verification import Verifier
 from stem_kombu.errors import BadMessage, ConfigurationError, StoreError
@@ -109,7 +109,7 @@ class QueueClient:
     """
 
     def __init__(self, target: Stem | Settings, *, clock: Clock = SYSTEM) -> None:
-        self.settings: Settings = target if isinstance(target, Settings) else target.settings
+        self.settings: Settings = settings_of(target)
         self._trust = Verifier.of(self.settings.signing, clock=clock)
         self._clock = clock
         self._places = ClientPlaces(self.settings)

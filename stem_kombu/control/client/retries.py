@@ -18,6 +18,7 @@ from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.audit import Note, tasks_target
 from stem_kombu.control.auditor import Auditor
 from stem_kombu.control.client.command_request import default_requester
+from stem_kombu.control.client.places import settings_of
 from stem_kombu.control.verification import Verifier
 from stem_kombu.durations import checked_duration
 from stem_kombu.errors import BadMessage, BrokerError, ConfigurationError
@@ -91,12 +92,12 @@ class RetryClient:
     """
 
     def __init__(self, target: Stem | Settings, *, clock: Clock = SYSTEM) -> None:
-        self.settings: Settings = target if isinstance(target, Settings) else target.settings
+        self.settings: Settings = settings_of(target)
         source, signing = self.settings.backend, self.settings.signing
         if source is None:
             raise ConfigurationError(
                 "there is no result backend that keeps failed tasks",
-                hint="set STEM_RESULT_BACKEND_URL, or give --backend",
+                hint="set STEM_RESULT_BACKEND_URL, or give --backend, in Python backend=…",
             )
         self._clock = clock
         self.is_audited = True

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from stem_kombu.backends.base import Backend
 from stem_kombu.backends.registry import open_backend
 from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.control.client.places import settings_of
 from stem_kombu.durations import checked_duration
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.outcome import TaskRecord
@@ -58,12 +59,13 @@ class TaskClient:
     """
 
     def __init__(self, target: Stem | Settings, *, clock: Clock = SYSTEM) -> None:
-        self.settings: Settings = target if isinstance(target, Settings) else target.settings
+        self.settings: Settings = settings_of(target)
         self._clock = clock
         source = self.settings.backend
         if source is None:
             raise ConfigurationError(
-                "there is no result backend to ask", hint="set STEM_RESULT_BACKEND_URL, or give --backend"
+                "there is no result backend to ask",
+                hint="set STEM_RESULT_BACKEND_URL, or give --backend, in Python backend=…",
             )
         self._backend: Backend = open_backend(source.value, name=source.name, tls=self.settings.tls)
 

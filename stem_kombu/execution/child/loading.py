@@ -11,7 +11,7 @@ from typing import Any
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.hooks import HookTable
-from stem_kombu.locating import COPY_OF_MAIN
+from stem_kombu.locating import COPY_OF_MAIN, located
 from stem_kombu.task import TaskRegistry
 
 #: Whether this process is no worker, but loads one's application.
@@ -29,9 +29,7 @@ def load(setup: ChildSetup) -> tuple[TaskRegistry, HookTable]:
         global _loads_here
         _loads_here = True
     module, _, attribute = setup.target.partition(":")
-    found: Any = _imported(module, setup)
-    for name in attribute.split("."):
-        found = getattr(found, name)
+    found: Any = located(_imported(module, setup), module, attribute)
     refuse_green_threads()
     registry = getattr(found, "registry", found)
     if not isinstance(registry, TaskRegistry):

@@ -61,7 +61,7 @@ class ChildSetup:
         if target is None:
             raise ConfigurationError(
                 f"{app!r} has isolate tasks but is no attribute of a module, so that child processes can't import it",
-                hint="make it at the top level of a module: app = Stem(...)",
+                hint="make it at the top level of a module, or start the worker with  stem worker start -A MODULE:FUNCTION",
             )
         isolates = [task for task in app.registry if task.mode is Mode.ISOLATE]
         named = [name for task in isolates for name in (task.defined_in, getattr(task.handler, "__module__", None))]

@@ -45,5 +45,6 @@ def open_control_board(
         return SqliteControlBoard(path, namespace, create_folder=name == EMBEDDED, patience=patience, clock=clock)
     raise ConfigurationError(
         f"{name}: {mask_url(url)!r} can't carry control messages",
-        hint="set STEM_REVOKE_STORE_URL (or --revoke-store) to a redis://, postgresql:// or sqlite:// URL",
+        hint="set STEM_REVOKE_STORE_URL (or --revoke-store, in Python revoke_store=) to a redis://, postgresql:// or"
+        " sqlite:// URL",
     )

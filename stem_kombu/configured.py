@@ -1,0 +1,89 @@
+"""The settings of an application: its own first, then those of the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stem_kombu.errors import ConfigurationError
+from stem_kombu.fields import shown
+from stem_kombu.keywords import refuse_unknown
+from stem_kombu.settings import KEYWORDS, Settings
+
+#: How an object's attributes that are settings begin: ``STEM_BROKER``, as in a settings module of Django.
+PREFIX = "STEM_"
+
+
+class Configured:
+    """What of :class:`~stem_kombu.app.Stem` holds its settings, and resolves them at first use."""
+
+    def __init__(self, name: str, settings: object, given: Mapping[str, Any]) -> None:
+        if not isinstance(name, str):
+            raise ConfigurationError(f"the name of an application is text, not {shown(name)} ({type(name).__name__})")
+        if "://" in name:
+            raise ConfigurationError(
+                "Stem(…) was given a URL as its name",
+                hint="write Stem('shop', broker=URL): the first argument is a label",
+            )
+        self.name = name
+        refuse_unknown(f"Stem({name!r})", given, KEYWORDS, "setting")
+        resolved = settings if isinstance(settings, Settings) else None
+        if resolved is not None and given:
+            raise ConfigurationError(f"Stem({name!r}) was given settings and also {', '.join(sorted(given))}")
+        self._given = dict(given) if resolved is not None else {**_as_keywords(name, settings), **given}
+        #: Those of the given settings that came as flags, and are called so in errors.
+        self._flags: frozenset[str] = frozenset()
+        self._fixed = resolved is not None
+        self._settings = resolved
+
+    @property
+    def settings(self) -> Settings:
+        """The resolved settings; raises :class:`~stem_kombu.errors.ConfigurationError` naming what is malformed."""
+        if self._settings is None:
+            self._settings = Settings.from_env(**self._given, flags=self._flags)
+        return self._settings
+
+    def configure(self, settings: Settings) -> None:
+        """Replace the settings, as ``stem worker start`` does with its flags. Open connections are let go."""
+        self.close()
+        self._fixed = True
+        self._settings = settings
+
+    def reconfigure(self, **given: Any) -> None:
+        """Let these settings win over the application's own keywords, as flags do. Open connections are let go.
+
+        Raises :class:`~stem_kombu.errors.ConfigurationError` for an application that was made with ready
+        :class:`~stem_kombu.settings.Settings`, which can't be resolved again.
+        """
+        if not given:
+            return
+        if self._fixed:
+            raise ConfigurationError(
+                f"{self!r} was made with settings of its own, so {', '.join(sorted(given))} can't be given as well",
+                hint="make it with keywords: Stem(name, broker=…)",
+            )
+        self._given = {**self._given, **given}
+        self._flags |= given.keys()
+        self.close()
+        self._settings = None
+
+    def close(self) -> None:
+        """Let go what was opened by these settings."""
+
+
+def _as_keywords(name: str, settings: object) -> dict[str, Any]:
+    """A mapping by the names of keywords, an object by its attributes ``STEM_BROKER``, ``STEM_NAMESPACE`` and so on."""
+    if settings is None:
+        return {}
+    if isinstance(settings, Mapping):
+        refuse_unknown(f"Stem({name!r}, settings=…)", settings, KEYWORDS, "setting", written="{!r}")
+        return dict(settings)
+    if isinstance(settings, (str, bytes, int, float, list, tuple, set)):
+        raise ConfigurationError(
+            f"Stem({name!r}, settings=…) is {shown(settings)} ({type(settings).__name__})",
+            hint="give a mapping such as {'broker': URL}, or a module or object with attributes such as STEM_BROKER",
+        )
+    named = {one: one.removeprefix(PREFIX).lower() for one in dir(settings) if one.startswith(PREFIX)}
+    attributes = [f"{PREFIX}{one.upper()}" for one in KEYWORDS]
+    refuse_unknown(f"Stem({name!r}, settings=…)", named, attributes, "setting", written="{}")
+    return {keyword: getattr(settings, attribute) for attribute, keyword in named.items()}
