@@ -1,24 +1,19 @@
 """Carries directives out: what they ask of this worker's tasks begins when they come, and ends when they end (G22, G23).
 
-They come from the store and from broadcasts, by one path: :meth:`DirectiveService.take`.
+They come from the store and from broadcasts, by one path: :meth:`DirectiveLoop.obey`.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 
-from stem_kombu.agent.record_sync import Subscriber
-from stem_kombu.concurrency.service import Service
-from stem_kombu.control.directive_writer import read_directives
+from stem_kombu.agent.directive_loop import DirectiveLoop, level_settings, log_pauses, pause_settings
 from stem_kombu.control.server.worker_view import InForce, Obeyed, Setting
 from stem_kombu.control.verification import Verifier
-from stem_kombu.directive import PLACE, Directive, Kind
+from stem_kombu.directive import Directive, Kind
 from stem_kombu.logs import LogLevels
-from stem_kombu.stores.records import ControlRecord
 from stem_kombu.worker.active_directives import ActiveDirectives
 from stem_kombu.worker.delivery_events import Event, Phase
 from stem_kombu.worker.limit_service import LimitService
@@ -26,8 +21,6 @@ from stem_kombu.worker.task_lifecycle import TaskLifecycle
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at the store's clock while a directive is to end, as that clock may be set meanwhile.
-_LOOK = 0.5
 #: Seconds between two looks at deliveries whose start is under way.
 _LOOK_AT_STARTS = 0.005
 _WAITS = (Phase.HELD, Phase.DEFERRED, Phase.RESERVED)
@@ -63,49 +56,29 @@ class DirectiveService:
         self.concurrency = base.concurrency
         self._levels: dict[str, str] = {}
         self._logs = LogLevels()
-        self._verifier = verifier
-        self._namespace = active.namespace
         self._inflight, self._events = lifecycle.inflight, lifecycle
         #: Wakes the thread that fetches.
         self._changed = lifecycle.recorder.acks.wake
         self._clock = lifecycle.facts.clock
+        self._loop = DirectiveLoop(active, verifier, self._update)
         #: What hands records of the store over.
-        self.subscribers: dict[str, Subscriber] = {PLACE: self.take}
-        self._lock = threading.Lock()
-        self._waiting = threading.Condition()
-        self._stopped = False
-        #: Whether the thread has still to begin: a worker without a directive that ends needs none.
-        self._asleep, self._stops = False, 0
-        self._background = Service(self._run, "stem-directives", begin=self._begin, wake=self._end_soon)
+        self.subscribers = self._loop.subscribers
 
     # -- from any thread ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Be ready: the thread begins with the first directive that has an end."""
-        self._stops = self._background.stops
-        self._asleep = True
         self._limits.start()
-        self._wake()
+        self._loop.start()
 
     def stop(self) -> None:
         """Directives end no more by themselves. May be called twice, and before a start."""
-        self._asleep = False
         self._limits.stop()
-        self._background.stop()
-
-    def take(self, records: Sequence[ControlRecord]) -> None:
-        """Obey what the store holds."""
-        self.obey(read_directives(records, self._namespace))
+        self._loop.stop()
 
     def obey(self, directives: Iterable[Directive]) -> Obeyed:
         """Know and obey these as well. No task that they forbid starts after this, but those in ``starting``."""
-        with self._lock:
-            found, refused = self._verifier.proven_directives(directives, self.active.version_of)
-            self.active.take(found)
-            obeyed = self._update()
-        self._wake()
-        retiring = self._lifecycle.executor.retiring
-        return obeyed._replace(version=self.active.version, refused=tuple(refused), retiring=retiring)
+        return self._loop.obey(directives)._replace(retiring=self._lifecycle.executor.retiring)
 
     def wait_started(self, tokens: Collection[int], timeout: float) -> int:
         """See :class:`~stem_kombu.control.server.worker_view.WorkerView`."""
@@ -116,22 +89,12 @@ class DirectiveService:
 
     def settings(self) -> InForce:
         """See :class:`~stem_kombu.control.server.worker_view.WorkerView`."""
-        found: dict[str, Mapping[str | None, Setting]] = {
-            Kind.PAUSE.value: {
-                queue: Setting(False if one is None else one.value, False, directive=one)
-                for queue, one in self.active.pauses().items()
-            }
-        }
+        found: dict[str, Mapping[str | None, Setting]] = {Kind.PAUSE.value: pause_settings(self.active)}
         if self._lifecycle.executor.isolates is not None:
             found[Kind.CONCURRENCY.value] = {None: self._concurrency()}
         if limits := self._limits.settings():
             found[Kind.RATE_LIMIT.value] = limits
-        own, levels = self._base.log_level, self.active.log_levels()
-        root = levels.get(None)
-        found[Kind.LOG_LEVEL.value] = {
-            None: Setting(own if root is None else root.value, own, directive=root),
-            **{name: Setting(one.value, None, directive=one) for name, one in levels.items() if name is not None},
-        }
+        found[Kind.LOG_LEVEL.value] = level_settings(self.active, self._base.log_level)
         return found
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -171,7 +134,7 @@ class DirectiveService:
         self._set_levels()
         self._limits.update()
         if self.active.paused.keys() != before.keys():
-            self._log(before.keys() - self.active.paused.keys(), newly)
+            log_pauses(self.active, before.keys())
             # Before anything is given back, or the broker would send it right here again.
             self._changed()
         back = self._give_back(newly) if newly else 0
@@ -196,45 +159,3 @@ class DirectiveService:
     def _is_starting(self, token: int) -> bool:
         delivery = self._inflight.get(token)
         return delivery is not None and delivery.phase is Phase.RESERVED
-
-    def _log(self, resumed: Collection[str], paused: Collection[str]) -> None:
-        worker = self.active.worker
-        for queue in sorted(paused):
-            one = self.active.paused[queue]
-            logger.warning(
-                "queue %s is paused by %s: %s", queue, one.requested_by or "-", one.reason or "no reason given",
-                extra={"worker": worker, "queue": queue},
-            )  # fmt: skip
-        for queue in sorted(resumed):
-            logger.warning("queue %s is not paused any more", queue, extra={"worker": worker, "queue": queue})
-
-    def _wake(self) -> None:
-        if self.active.next_end() is None:
-            return
-        if self._asleep:
-            self._asleep = False
-            self._background.start(self._stops)
-        with self._waiting:
-            self._waiting.notify()
-
-    def _begin(self) -> None:
-        self._stopped = False
-
-    def _end_soon(self) -> None:
-        with self._waiting:
-            self._stopped = True
-            self._waiting.notify()
-
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                self._update()
-            end = self.active.next_end()
-            with self._waiting:
-                if self._stopped:
-                    return
-                if end is None:
-                    self._waiting.wait()
-                    continue
-                left = (end - self.active.now()) / timedelta(seconds=1)
-                self._waiting.wait(min(max(left, 0.001), _LOOK))

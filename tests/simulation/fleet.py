@@ -13,7 +13,7 @@ from typing import Any
 
 import stem_kombu.concurrency.wakeup
 from stem_kombu.agent import agent as control_agent
-from stem_kombu.agent import claims, heartbeats, hydration, leases, resources
+from stem_kombu.agent import claims, directive_loop, heartbeats, held_directives, hydration, leases, resources
 from stem_kombu.agent import view as agent_view
 from stem_kombu.backends.processes import Presence
 from stem_kombu.concurrency import service as background
@@ -51,11 +51,9 @@ from stem_kombu.settings import Settings
 from stem_kombu.task import Task, TaskMessage, TaskOptions, TaskRegistry
 from stem_kombu.transports import connections, outages
 from stem_kombu.worker import (
-    active_directives,
     active_limits,
     consumer,
     delivery_facts,
-    directive_service,
     lifecycle,
     limit_service,
     lost_workers,
@@ -456,7 +454,7 @@ def wire() -> None:
     )
     for module in (
         worker_module, lifecycle, inflight, hydration, heartbeats, holds, leases, recorder, record_writer,
-        retry_publisher, consumer, active_directives, directive_service, active_limits, limit_service,
+        retry_publisher, consumer, held_directives, directive_loop, active_limits, limit_service,
         thread_pool, listener, lookout, outbox, pool, inline, child_pipe, background,
         stem_kombu.concurrency.wakeup,
     ):  # fmt: skip

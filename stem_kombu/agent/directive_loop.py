@@ -1,0 +1,127 @@
+"""Lets directives count when they come, from the store and from broadcasts, and when they end (G21, G23). Its host carries them
+out: Stem's own worker, or a guest in Celery's."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import timedelta
+
+from stem_kombu.agent.held_directives import HeldDirectives
+from stem_kombu.agent.record_sync import Subscriber
+from stem_kombu.concurrency.service import Service
+from stem_kombu.control.directive_writer import read_directives
+from stem_kombu.control.server.worker_view import Obeyed, Setting
+from stem_kombu.control.verification import Verifier
+from stem_kombu.directive import PLACE, Directive
+from stem_kombu.stores.records import ControlRecord
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at the store's clock while a directive is to end, as that clock may be set meanwhile.
+_LOOK = 0.5
+
+
+class DirectiveLoop:
+    """Of one worker. ``update()`` has the host do what ``held`` asks for now; it is called by one thread at a time, and with
+    nothing new as well. ``verifier`` knows who may give directives."""
+
+    def __init__(self, held: HeldDirectives, verifier: Verifier, update: Callable[[], Obeyed]) -> None:
+        self._held, self._verifier, self._update = held, verifier, update
+        #: What hands records of the store over.
+        self.subscribers: dict[str, Subscriber] = {PLACE: self.take}
+        self._lock = threading.Lock()
+        self._waiting = threading.Condition()
+        self._stopped = False
+        #: Whether the thread has still to begin: a worker without a directive that ends needs none.
+        self._asleep, self._stops = False, 0
+        self._background = Service(self._run, "stem-directives", begin=self._begin, wake=self._end_soon)
+
+    # -- from any thread ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Be ready: the thread begins with the first directive that has an end."""
+        self._stops = self._background.stops
+        self._asleep = True
+        self._wake()
+
+    def stop(self) -> None:
+        """Directives end no more by themselves. May be called twice, and before a start."""
+        self._asleep = False
+        self._background.stop()
+
+    def take(self, records: Sequence[ControlRecord]) -> None:
+        """Obey what the store holds."""
+        self.obey(read_directives(records, self._held.namespace))
+
+    def obey(self, directives: Iterable[Directive]) -> Obeyed:
+        """Know these as well, and have the host obey what counts; those that no key of the fleet signed are refused."""
+        with self._lock:
+            found, refused = self._verifier.proven_directives(directives, self._held.version_of)
+            self._held.take(found)
+            obeyed = self._update()
+        self._wake()
+        return obeyed._replace(version=self._held.version, refused=tuple(refused))
+
+    # -- the thread -----------------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        if self._held.next_end() is None:
+            return
+        if self._asleep:
+            self._asleep = False
+            self._background.start(self._stops)
+        with self._waiting:
+            self._waiting.notify()
+
+    def _begin(self) -> None:
+        self._stopped = False
+
+    def _end_soon(self) -> None:
+        with self._waiting:
+            self._stopped = True
+            self._waiting.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                self._update()
+            end = self._held.next_end()
+            with self._waiting:
+                if self._stopped:
+                    return
+                if end is None:
+                    self._waiting.wait()
+                    continue
+                left = (end - self._held.now()) / timedelta(seconds=1)
+                self._waiting.wait(min(max(left, 0.001), _LOOK))
+
+
+def pause_settings(held: HeldDirectives) -> dict[str | None, Setting]:
+    """Of each queue of the worker whether it is paused, and which directive says so."""
+    return {
+        queue: Setting(False if one is None else one.value, False, directive=one)
+        for queue, one in held.pauses().items()
+    }
+
+
+def level_settings(held: HeldDirectives, own: str) -> dict[str | None, Setting]:
+    """From which level on the worker (``None``) and single loggers log; ``own`` counts without a directive."""
+    levels = held.log_levels()
+    root = levels.get(None)
+    return {
+        None: Setting(own if root is None else root.value, own, directive=root),
+        **{name: Setting(one.value, None, directive=one) for name, one in levels.items() if name is not None},
+    }
+
+
+def log_pauses(held: HeldDirectives, before: Collection[str]) -> None:
+    """Say in the log which queues are paused now, and which were ``before`` and are not any more."""
+    where, paused = {"worker": held.worker}, held.paused
+    for queue in sorted(paused.keys() - before):
+        one = paused[queue]
+        who, why = one.requested_by or "-", one.reason or "no reason given"
+        logger.warning("queue %s is paused by %s: %s", queue, who, why, extra={**where, "queue": queue})
+    for queue in sorted(set(before) - paused.keys()):
+        logger.warning("queue %s is not paused any more", queue, extra={**where, "queue": queue})
