@@ -50,17 +50,19 @@ class Rate:
 @dataclass(frozen=True, slots=True)
 class RateLimit:
     """What a directive of the kind ``rate-limit`` asks for. ``each``: the rate is each worker's, else it is that of all workers
-    together."""
+    together. ``until_empty``: it ends when the queue is empty."""
 
     rate: Rate
     each: bool = False
+    until_empty: bool = False
 
     def value(self) -> dict[str, object]:
         """The JSON form, as a directive's value."""
         seconds = self.rate.seconds
         # Whole numbers, which no store writes in another way than they were signed.
         whole_seconds = int(seconds) if seconds == int(seconds) else seconds
-        return {"tasks": self.rate.tasks, "seconds": whole_seconds, "each": self.each}
+        ends = {"until_empty": True} if self.until_empty else {}
+        return {"tasks": self.rate.tasks, "seconds": whole_seconds, "each": self.each, **ends}
 
     @classmethod
     def of_value(cls, value: Mapping[str, object]) -> RateLimit:
@@ -69,7 +71,8 @@ class RateLimit:
         seconds = number(value.get("seconds"), "seconds", most=86400.0)
         if not tasks or not seconds:
             raise FieldError(f"{tasks} tasks in {seconds:g} seconds is no rate")
-        return cls(Rate(tasks, seconds), bool(optional(flag, value.get("each"), "each")))
+        each, ends = (bool(optional(flag, value.get(name), name)) for name in ("each", "until_empty"))
+        return cls(Rate(tasks, seconds), each, ends)
 
     def __str__(self) -> str:
-        return f"{self.rate} each" if self.each else str(self.rate)
+        return f"{self.rate}{' each' if self.each else ''}{' until the queue is empty' if self.until_empty else ''}"

@@ -8,6 +8,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.render import emit, note, print_json, span
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from stem_kombu.control.client.directives import DirectiveReport
     from stem_kombu.control.directive_writer import Author
     from stem_kombu.directive import Directive
+    from stem_kombu.rate import Rate
     from stem_kombu.settings import Settings
     from stem_kombu.stores.base import RevokeStore
     from stem_kombu_cli.changing import Change
@@ -44,9 +47,25 @@ def until(directive: Directive) -> str:
     return "without an end" if directive.expires_at is None else f"until {isoformat(directive.expires_at)}"
 
 
+def spoken(subject: str | None) -> str:
+    """What a directive is about, for people: ``all``, ``mail``, ``queue mail``, ``task mail.send``."""
+    return "all" if subject is None else subject.replace(":", " ", 1)
+
+
 def subject_of(directive: Directive) -> str:
-    """What it is about, for people."""
-    return "all" if directive.subject is None else directive.subject
+    """The same of a directive."""
+    return spoken(directive.subject)
+
+
+def rate_of(ctx: click.Context, text: str | None) -> Rate | None:
+    """The rate that was given, ``None`` for none. Raises ``click.UsageError`` for what is no rate."""
+    from stem_kombu.errors import ConfigurationError
+    from stem_kombu.rate import Rate
+
+    try:
+        return None if text is None else Rate.parse(text)
+    except ConfigurationError as error:
+        raise click.UsageError(f"{error} ({error.hint})", ctx) from None
 
 
 def lasted(directive: Directive, now: datetime) -> str:
@@ -74,9 +93,7 @@ def limit_in_words(subject: str, setting: Mapping[str, Any]) -> str:
     """A rate limit as a worker keeps it: ``queue mail at 10/s: 2.5/s here (4 workers), 12 held``."""
     value = setting["value"]
     share = "no share yet" if value["share_per_s"] is None else f"{value['share_per_s']:.4g}/s here"
-    return (
-        f"{subject.replace(':', ' ', 1)} at {value['rate']}: {share} ({value['workers']} workers), {value['held']} held"
-    )
+    return f"{spoken(subject)} at {value['rate']}: {share} ({value['workers']} workers), {value['held']} held"
 
 
 def live_pauses(directives: Iterable[Directive], now: datetime) -> list[Directive]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
@@ -15,10 +15,11 @@ from stem_kombu.control.client.pause_plans import PausePlan, Subject
 from stem_kombu.control.client.queues import QueueClient, QueueState
 from stem_kombu.directive import Directive, DirectiveDraft, is_glob
 from stem_kombu.errors import StemError
+from stem_kombu.rate import RateLimit
 from stem_kombu.settings import Settings
 from stem_kombu_cli import directing, exit_codes
 from stem_kombu_cli.changing import MOST_BY_ONE_KEY, Change, change_of, changing_options, confirm, reason_of
-from stem_kombu_cli.directing import author_of, await_applied, subject_of, until, warn_of_generated
+from stem_kombu_cli.directing import author_of, await_applied, rate_of, spoken, until, warn_of_generated
 from stem_kombu_cli.ending import ending_of, ending_options
 from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import control_options, places_of, targets_of, wants_json
@@ -35,7 +36,8 @@ def pause_options(function: F) -> F:
 
 def resume_options(function: F) -> F:
     """What both forms of ``resume`` share."""
-    return changing_options(control_options(function))
+    slowly = click.option("--at", metavar="RATE", help="Let tasks start slowly until the queue is empty: 10/s, 100/m.")
+    return slowly(changing_options(control_options(function)))
 
 
 def named(ctx: click.Context, queues: Sequence[str], all_queues: bool) -> Sequence[str] | None:
@@ -71,17 +73,18 @@ def pause(ctx: click.Context, queues: Sequence[str] | None, values: dict[str, An
 
 def resume(ctx: click.Context, queues: Sequence[str] | None, values: dict[str, Any]) -> None:
     """Resume these queues, ``None`` for all, and leave with the exit code."""
+    at = rate_of(ctx, values.pop("at"))
     asked = _Asked(ctx, queues, values)
     with Progress() as progress, ControlClient(asked.settings, on_wait=progress.answers) as client:
         directives = DirectiveClient(client)
-        plan = directives.planned_resume(queues, workers=asked.targets)
+        plan = directives.planned_resume(queues, workers=asked.targets, at=at)
         if not plan.drafts():
             raise _nothing_paused(asked)
         if asked.change.dry_run:
             asked.show_plan("resume", plan)
         if asked.targets is None:
-            asked.confirm_backlog()
-        report = directives.resume(queues, workers=asked.targets, author=asked.author, timeout=asked.timeout)
+            asked.confirm_backlog("" if at is None else f" at {at}")
+        report = directives.resume(queues, workers=asked.targets, at=at, author=asked.author, timeout=asked.timeout)
         if not report.stored:  # another operator was quicker
             raise _nothing_paused(asked)
         asked.finish(client, report, "resumed")
@@ -133,7 +136,7 @@ class _Asked:
             return named
         return [*named, *(state.name for state in client.states().queues if self._is_meant(state) and state.consumers)]
 
-    def confirm_backlog(self) -> None:
+    def confirm_backlog(self, how: str) -> None:
         """Show what a resume of the fleet lets loose; more than a hundred tasks have to be confirmed."""
         try:
             with QueueClient(self.settings) as client:
@@ -142,13 +145,13 @@ class _Asked:
                 states = [one for one in client.states(names).queues if self._is_meant(one)]
         except StemError as error:
             note(f"note: what waits in {self.named} can't be told: {error}")
-            return self.confirm(f"this resumes {self.named}, with an unknown number of tasks that wait")
+            return self.confirm(f"this resumes {self.named}{how}, with an unknown number of tasks that wait")
         waiting = sum(state.depth or 0 for state in states)
         # What no live worker consumes is not let loose now.
         if any(state.depth is None and state.consumers for state in states):
-            self.confirm(f"this resumes {self.named}, with an unknown number of tasks that wait")
+            self.confirm(f"this resumes {self.named}{how}, with an unknown number of tasks that wait")
         elif waiting > MOST_BY_ONE_KEY:
-            self.confirm(f"this resumes {self.named}, with {waiting} tasks that wait", count=waiting)
+            self.confirm(f"this resumes {self.named}{how}, with {waiting} tasks that wait", count=waiting)
         elif waiting:
             note(f"waiting in {self.named}: {waiting}")
         return None
@@ -166,8 +169,7 @@ class _Asked:
             print_json(directing.plan_document(verb, self.namespace, document))
         else:
             for draft in plan.set:
-                what = "pause" if draft.value else "exemption"
-                emit(f"would store: {what} of {draft.subject or 'all queues'} on workers {draft.workers}{_end(draft)}")
+                emit(f"would store: {_what(draft)} on workers {draft.workers}{_end(draft)}")
             for one in plan.cleared:
                 emit(f"would clear: version {one.version}, {_words(one)}")
         self._ctx.exit(exit_codes.OK)
@@ -179,7 +181,7 @@ class _Asked:
         consumers = report.consumers(self.subjects)
         color = use_color(self._ctx.obj.color)
         lines = (
-            f"{_done(one, done)}: {subject_of(one)} on workers {one.workers}, version {one.version}, {_how(one)}"
+            f"{_done(one, done)}: {spoken(one.subject)} on workers {one.workers}, version {one.version}, {_how(one)}"
             for one in report.stored
         )
         directing.show(
@@ -210,16 +212,25 @@ def _text(report: DirectiveReport, color: bool) -> str:
 def _done(one: Directive, done: str) -> str:
     if one.cleared:
         return "cleared"
+    if isinstance(one.value, Mapping):
+        return f"limited to {RateLimit.of_value(one.value)}"
     return done if bool(one.value) == (done == "paused") and one.value else "exempted"
 
 
 def _how(one: Directive) -> str:
-    return "no pause any more" if one.cleared else until(one)
+    if one.cleared:
+        return "no limit any more" if isinstance(one.value, Mapping) else "no pause any more"
+    return until(one)
 
 
 def _words(one: Directive) -> str:
-    what = "pause" if one.value else "exemption"
-    return f"{what} of {one.subject or 'all queues'} on workers {one.workers}, by {one.requested_by or '-'}"
+    return f"{_what(one)} on workers {one.workers}, by {one.requested_by or '-'}"
+
+
+def _what(one: Directive | DirectiveDraft) -> str:
+    if isinstance(one.value, Mapping):
+        return f"limit of {spoken(one.subject)} to {RateLimit.of_value(one.value)}"
+    return f"{'pause' if one.value else 'exemption'} of {one.subject or 'all queues'}"
 
 
 def _planned(draft: DirectiveDraft) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from stem_kombu.backends.base import Roster
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.clock import Clock
 from stem_kombu.control import undo
+from stem_kombu.control.auditor import Auditor
+from stem_kombu.control.directive_writer import DirectiveWriter
 from stem_kombu.control.revoker import Revoker
 from stem_kombu.control.server.worker_view import WorkerIdentity
 from stem_kombu.control.standing import RosterOnly
@@ -64,7 +66,7 @@ class Resources:
             template, generic=settings.transport == "generic", accept_loss=settings.accept_loss
         )
         self.depths = self.transport.depths()
-        fleet = RosterOnly(self.roster, settings.namespace)
+        self._fleet = fleet = RosterOnly(self.roster, settings.namespace)
         self.revoker = Revoker(store, settings.namespace, self.verifier, fleet, keep=settings.audit_keep)
         #: Without its password.
         self.broker_url = self.transport.url
@@ -88,6 +90,12 @@ class Resources:
             worker=self.identity.worker,
             records=RecordSync(self.store, namespace, places),
         )
+
+    def directive_writer(self) -> DirectiveWriter:
+        """What stores directives for this worker: where the fleet has keys, only with one that may give them."""
+        settings, verifier = self.settings, self.verifier
+        auditor = Auditor(self.store, settings.namespace, verifier.keyring, keep=settings.audit_keep)
+        return DirectiveWriter(self.store, settings.namespace, verifier, self._fleet, lambda: auditor)
 
     def close(self) -> None:
         """Let the connections go."""

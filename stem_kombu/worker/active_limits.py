@@ -76,6 +76,8 @@ class ActiveLimits:
         #: Queues that are not to be fetched from now; those of them whose tasks may not start here.
         self.closed: frozenset[str] = frozenset()
         self.shut: frozenset[str] = frozenset()
+        #: Versions of directives that have ended here, as their queues were empty.
+        self.over: set[int] = set()
         #: Called when something waits that did not.
         self.on_wait: Callable[[], None] = lambda: None
 
@@ -98,6 +100,8 @@ class ActiveLimits:
             return freed
 
     def _limit(self, subject: str, directive: Directive, before: Mapping[str, Limit]) -> Limit | None:
+        if directive.version in self.over:
+            return None
         held = before.get(subject)
         if held is not None and held.directive.version == directive.version:
             return held

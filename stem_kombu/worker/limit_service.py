@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 
-from stem_kombu.backends.base import Roster
+from stem_kombu.agent.resources import Resources
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
 from stem_kombu.concurrency.service import Service
+from stem_kombu.control.directive_writer import Author
 from stem_kombu.control.server.worker_view import Setting
-from stem_kombu.errors import StoreError
+from stem_kombu.directive import Directive, DirectiveDraft
+from stem_kombu.errors import StemError, StoreError
 from stem_kombu.worker.active_directives import ActiveDirectives
 from stem_kombu.worker.active_limits import Limit
 from stem_kombu.worker.deliveries import Delivery
@@ -20,20 +23,26 @@ from stem_kombu.worker.task_lifecycle import TaskLifecycle
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at the roster, at most, and until the next one while it can't be read.
+#: Seconds between two looks at the roster, and until the next one while it can't be read or a queue may be empty soon.
 _LOOK, _SOON = 5.0, 1.0
 
 
 class LimitService:
-    """Of one worker, whose tasks are ``lifecycle``'s. Who shares a limit is read from ``roster`` every few seconds, and at once
-    when a limit is new. Without a limit nothing is read, and no thread runs."""
+    """Of one worker, whose tasks are ``lifecycle``'s. Who shares a limit is read from the roster every few seconds, and at once
+    when a limit is new. Without a limit nothing is read, and no thread runs.
 
-    def __init__(self, active: ActiveDirectives, lifecycle: TaskLifecycle, roster: Roster) -> None:
+    A limit that is to end when its queue is empty ends here when the broker has counted no message twice in a row, and is then
+    cleared for all where this worker may do that."""
+
+    def __init__(self, active: ActiveDirectives, lifecycle: TaskLifecycle, resources: Resources) -> None:
         self._active, self._limits = active, active.limits
-        self._lifecycle, self._roster = lifecycle, roster
+        self._lifecycle, self._roster = lifecycle, resources.roster
+        self._depths, self._writer = resources.depths, resources.directive_writer
+        self._was_empty: set[int] = set()
+        self._updating = threading.Lock()
         self._clock = lifecycle.facts.clock
         self._look_at = float("-inf")
-        self._is_down = False
+        self._is_down = self._is_due = False
         self._waiting = threading.Condition()
         self._notified = self._stopped = False
         #: Whether the thread has still to begin.
@@ -56,8 +65,9 @@ class LimitService:
 
     def update(self) -> None:
         """Let the limits count that directives ask for now."""
-        known = {one.directive.version for one in self._limits.all()}
-        freed = self._limits.update(*self._active.rate_limits())
+        with self._updating:
+            known = {one.directive.version for one in self._limits.all()}
+            freed = self._limits.update(*self._active.rate_limits())
         for delivery in freed:
             self._go_on(delivery)
         if known == {one.directive.version for one in self._limits.all()}:
@@ -96,6 +106,7 @@ class LimitService:
                     return
                 self._notified = False
             look_in = self._look()
+            self._end_empty()
             delivery, turn_in = self._limits.next()
             if delivery is not None:
                 self._go_on(delivery)
@@ -119,6 +130,7 @@ class LimitService:
         shared = self._limits.shared()
         if not shared:
             return None
+        self._is_due = False
         now = self._clock.monotonic()
         if now < self._look_at:
             return self._look_at - now
@@ -130,7 +142,7 @@ class LimitService:
             self._is_down = True
             self._look_at = now + _SOON
             return _SOON
-        self._is_down = False
+        self._is_down, self._is_due = False, True
         self._look_at = now + _LOOK
         peers = [beat for beat in view.heartbeats if _obeys(beat) and beat.liveness(view.now) is Liveness.LIVE]
         back = self._limits.set_shares({one.subject: self._share(one, peers) for one in shared})
@@ -138,7 +150,37 @@ class LimitService:
         # The last that came first: each goes to the head of its queue, and so they come again in their order.
         for delivery in reversed(back):
             self._lifecycle.happened(delivery, Event.PAUSED)
-        return _LOOK
+        if any(one.limit.until_empty for one in shared):
+            self._look_at = now + _SOON
+        return self._look_at - now
+
+    def _end_empty(self) -> None:
+        """After a look at the roster: end the limits whose queues are empty."""
+        if not self._is_due:
+            return
+        self._is_due = False
+        ending = [one for one in self._limits.all() if one.limit.until_empty and one.queue is not None]
+        if not ending:
+            return
+        depths = self._depths.of([one.queue for one in ending if one.queue is not None])
+        empty = [one for one in ending if one.queue is not None and depths.get(one.queue) == 0 and not one.waiting]
+        over = [one for one in empty if one.directive.version in self._was_empty]
+        self._was_empty = {one.directive.version for one in empty}
+        for one in over:
+            self._limits.over.add(one.directive.version)
+            self._clear(one.directive)
+        if over:
+            self.update()
+
+    def _clear(self, over: Directive) -> None:
+        def plan(held: Sequence[Directive], now: datetime) -> list[DirectiveDraft]:
+            return [DirectiveDraft.clearing(one) for one in held if one.version == over.version and one.is_live(now)]
+
+        author = Author(f"worker {self._active.worker}", "the queue is empty")
+        try:
+            self._writer().save("rate-limit", plan, author)
+        except StemError as error:
+            logger.info("the rate limit of %s has ended here and can't be cleared for all: %s", over.subject, error)
 
     def _share(self, limit: Limit, peers: Iterable[Heartbeat]) -> Share:
         queue, own = limit.queue, self._active.worker

@@ -226,7 +226,7 @@ class Worker:
             HoldRules(broker.capabilities.longest_hold, broker.capabilities.low_priority_first),
         )
         self.executor, self.holds, self.leases = self.lifecycle.executor, self.lifecycle.holds, self.lifecycle.leases
-        limits = LimitService(directives, self.lifecycle, resources.roster)
+        limits = LimitService(directives, self.lifecycle, resources)
         self.directives = DirectiveService(directives, self.lifecycle, resources.verifier, self._base, limits)
         rules = rule_subscribers(self.lifecycle.apply_rules, resources)
         self.hydration = resources.hydration(self.lifecycle, self.directives.subscribers | rules)

@@ -19,7 +19,7 @@ def resume(ctx: click.Context, /, queues: Sequence[str], all_queues: bool, **val
     """End the pauses of QUEUE; asks when more than 100 tasks wait there.
 
     Without --worker the pauses of single workers end too. Where another pause covers QUEUE (of a glob, of all queues, or
-    with --worker of the fleet), an exemption from it is stored.
+    with --worker of the fleet), an exemption from it is stored. With --at tasks start at that rate until the queue is empty.
 
     Exit code 4: nothing is paused there.
     """

@@ -11,11 +11,10 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.directives import DirectiveClient, DirectiveReport
 from stem_kombu.directive import ALL_WORKERS, QUEUE, TASK, Directive, Kind, Value
-from stem_kombu.errors import ConfigurationError
-from stem_kombu.rate import Rate, RateLimit
+from stem_kombu.rate import RateLimit
 from stem_kombu_cli import directing, exit_codes
 from stem_kombu_cli.changing import change_of, changing_options, confirm, reason_of
-from stem_kombu_cli.directing import author_of, await_applied, until, warn_of_generated
+from stem_kombu_cli.directing import author_of, await_applied, rate_of, spoken, until, warn_of_generated
 from stem_kombu_cli.ending import ending_of, ending_options
 from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import control_options, places_of, targets_of, wants_json
@@ -55,7 +54,7 @@ def rate_limit(
     author = author_of(change, reason_of(change, settings))
     warn_of_generated(targets)
     wanted = dict.fromkeys(targets or [ALL_WORKERS], value)
-    said = f"{_spoken(subject)}: {_words(value)} on workers {', '.join(wanted)}"
+    said = f"{spoken(subject)}: {_words(value)} on workers {', '.join(wanted)}"
     if change.dry_run:
         if as_json:
             document = {"stores": [{"workers": on, "subject": subject, "value": value} for on in wanted]}
@@ -71,7 +70,7 @@ def rate_limit(
         )
         if not report.stored:
             raise Failure(
-                f"no directive about a rate limit of {_spoken(subject)} holds there; nothing was stored",
+                f"no directive about a rate limit of {spoken(subject)} holds there; nothing was stored",
                 exit_codes.NOTHING_MATCHED,
                 hint="`stem directives list --kind rate-limit` shows what holds",
             )
@@ -82,7 +81,7 @@ def rate_limit(
     directing.show(report, author, as_json=as_json, color=color, answers=answers, lines=lines)
     if value is not None and report.replies and not any(map(_limits, report.replies)):
         note(
-            f"hint: no worker that answered consumes {_spoken(subject)}; the directive holds for those that start later"
+            f"hint: no worker that answered consumes {spoken(subject)}; the directive holds for those that start later"
         )
     ctx.exit(directing.exit_code(report))
 
@@ -96,17 +95,9 @@ def _subject(ctx: click.Context, queue: str | None, task: str | None) -> str:
     return f"{prefix}{name}"
 
 
-def _value(ctx: click.Context, rate: str, each: bool) -> Value | None:
-    if rate == "default":
-        return None
-    try:
-        return RateLimit(Rate.parse(rate), each).value()
-    except ConfigurationError as error:
-        raise click.UsageError(f"{error} ({error.hint})", ctx) from None
-
-
-def _spoken(subject: str) -> str:
-    return subject.replace(":", " ", 1)
+def _value(ctx: click.Context, text: str, each: bool) -> Value | None:
+    rate = None if text == "default" else rate_of(ctx, text)
+    return None if rate is None else RateLimit(rate, each).value()
 
 
 def _words(value: Value | None) -> str:
@@ -124,12 +115,12 @@ def text(report: DirectiveReport, color: bool) -> str:
         for subject, one in sorted(_limits(reply).items()):
             value = one["value"]
             share = None if value["share_per_s"] is None else f"{value['share_per_s']:g}/s"
-            rows.append((reply.worker, _spoken(subject), value["rate"], share, value["workers"], value["held"]))
+            rows.append((reply.worker, spoken(subject), value["rate"], share, value["workers"], value["held"]))
     return table(("WORKER", "LIMIT OF", "RATE", "SHARE", "SHARED BY", "HELD"), rows, color=color)
 
 
 def _line(one: Directive) -> str:
-    what = f"{_spoken(one.subject or 'all')} on workers {one.workers}"
+    what = f"{spoken(one.subject)} on workers {one.workers}"
     if one.cleared:
         return f"cleared: rate limit of {what}, version {one.version}"
     return f"limited: {what} to {_words(one.value)}, version {one.version}, {until(one)}"

@@ -163,3 +163,66 @@ def test_wrong_input_names_what_is_wrong_and_stores_nothing(
     store = open_revoke_store(embedded.variables["STEM_RESULT_BACKEND_URL"])
     assert list(store.records_since("stem", 0)) == []
     store.close()
+
+
+@KINDS
+def test_a_queue_is_resumed_slowly_until_it_is_empty(kind: str, shop_on: Callable[[str], Shop]) -> None:
+    shop = shop_on(kind)
+    shop.worker("alpha")
+    program = shop.program
+    program.ok("queue", "pause", "mail", "--yes", "--wait")
+    backlog = shop.send("shop.note", 45)
+    assert "limit of queue mail to 10/s until the queue is empty" in program.ok(
+        "queue", "resume", "mail", "--at", "10/s", "--dry-run"
+    ).out  # fmt: skip
+    done = program.ok("queue", "resume", "mail", "--at", "10/s", "--yes", "--wait")
+    assert "limited to 10/s until the queue is empty: queue mail on workers *" in done.out
+    assert limits(shop)["alpha"]["queue:mail"]["value"]["rate"] == "10/s"
+    eventually(lambda: shop.ended(backlog), PATIENCE)
+    found = starts_of(shop, backlog)
+    assert found[-1] - found[0] >= 3.3
+    # The worker ends it, for all and with its name.
+    eventually(lambda: not limits(shop)["alpha"], PATIENCE)
+    assert program.ok("directives", "list", "--json").json["directives"] == []
+    (cleared, *_) = program.ok("directives", "list", "--history", "--kind", "rate-limit", "--json").json["directives"]
+    assert (cleared["state"], cleared["requested_by"], cleared["reason"]) == (
+        "cleared", "worker alpha", "the queue is empty",
+    )  # fmt: skip
+
+
+def test_a_slow_resume_can_be_hurried_and_replaces_no_other_limit(shop_on: Callable[[str], Shop]) -> None:
+    shop = shop_on("embedded")
+    shop.worker("alpha")
+    program = shop.program
+    program.ok("queue", "pause", "mail", "--yes", "--wait")
+    backlog = shop.send("shop.note", 30)
+    program.ok("queue", "resume", "mail", "--at", "1/h", "--yes")
+    assert not shop.ended(backlog)
+    program.ok("queue", "resume", "mail", "--at", "2/h", "--yes")  # another rate
+    assert limits(shop)["alpha"]["queue:mail"]["value"]["rate"] == "2/h"
+    done = program.ok("queue", "resume", "mail", "--yes")
+    assert "no limit any more" in done.out
+    eventually(lambda: shop.ended(backlog), PATIENCE)
+
+    program.ok("worker", "rate-limit", "-q", "mail", "100/s", "--yes")
+    program.ok("queue", "pause", "mail", "--yes")
+    refused = program.run("queue", "resume", "mail", "--at", "10/s", "--yes")
+    assert (refused.code, "queue mail has a rate limit already" in refused.err) == (2, True), refused
+    assert "paused" in program.ok("directives", "list").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("mail", "--at", "5/fortnight", "-y"), 2, "'5/fortnight' is no rate"),
+        (("--all-queues", "--at", "5/s", "-y"), 2, "all queues can't be resumed at one rate"),
+        (("mail*", "--at", "5/s", "-y"), 2, "queues mail* can't be resumed at one rate"),
+        (("mail", "--at", "5/s", "-y"), 4, "nothing is paused"),
+    ],
+)
+def test_a_slow_resume_that_makes_no_sense_stores_nothing(
+    embedded: Program, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    done = embedded.run("queue", "resume", *arguments)
+    assert done.code == code, done
+    assert said in done.err

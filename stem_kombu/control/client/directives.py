@@ -14,11 +14,13 @@ from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.command_request import checked_targets, default_requester
 from stem_kombu.control.client.pause_plans import PausePlan, Subject, plan_pause, plan_resume
 from stem_kombu.control.client.reports import Report, WorkerReply
+from stem_kombu.control.client.slow_resumes import slow_limits, slow_limits_over
 from stem_kombu.control.directive_writer import Author, Plan
 from stem_kombu.control.protocol.messages import Obey
 from stem_kombu.directive import ALL_WORKERS, Directive, DirectiveDraft, Kind, Value, is_glob, latest
 from stem_kombu.durations import checked_duration
 from stem_kombu.errors import BrokerError, ConfigurationError
+from stem_kombu.rate import Rate
 from stem_kombu.transports.names import checked_queue_name
 
 #: Codes of replies by which a worker says that it knows no directives, and what each means.
@@ -135,15 +137,17 @@ class DirectiveClient:
         queues: Sequence[str] | None,
         *,
         workers: Sequence[str] | None = None,
+        at: Rate | None = None,
         author: Author | None = None,
         timeout: float | None = None,
     ) -> DirectiveReport:
         """End the pauses of these queues. Where another pause covers one of them, an exemption is stored. Without ``workers``
-        the pauses of single workers end as well. Nothing is stored, and no worker asked, where nothing is paused."""
+        the pauses of single workers end as well. ``at``: tasks start at that rate until the queue is empty, for a day at most.
+        Nothing is stored, and no worker asked, where nothing is paused."""
         subjects, on = checked_subjects(queues), checked_targets(workers)
 
         def plan(held: Sequence[Directive], now: datetime) -> Sequence[DirectiveDraft]:
-            return plan_resume(held, subjects, on, now).drafts()
+            return _resumed(held, subjects, on, now, at).drafts()
 
         return self.change("resume", plan, workers=on, author=author, timeout=timeout)
 
@@ -155,10 +159,12 @@ class DirectiveClient:
         on = checked_targets(workers) or (ALL_WORKERS,)
         return plan_pause(held, checked_subjects(queues), on, now, ending.at(now))
 
-    def planned_resume(self, queues: Sequence[str] | None, *, workers: Sequence[str] | None = None) -> PausePlan:
+    def planned_resume(
+        self, queues: Sequence[str] | None, *, workers: Sequence[str] | None = None, at: Rate | None = None
+    ) -> PausePlan:
         """What :meth:`resume` would store now."""
         held, now = self.held()
-        return plan_resume(held, checked_subjects(queues), checked_targets(workers), now)
+        return _resumed(held, checked_subjects(queues), checked_targets(workers), now, at)
 
     def set(
         self,
@@ -234,6 +240,20 @@ def checked_subjects(queues: Sequence[str] | None) -> tuple[Subject, ...]:
     if not queues:
         raise ConfigurationError("no queue is named", hint="name one, or all queues")
     return tuple(dict.fromkeys(one if is_glob(one) else checked_queue_name(one) for one in queues))
+
+
+def _resumed(
+    held: Sequence[Directive],
+    subjects: Sequence[Subject],
+    workers: Sequence[str] | None,
+    now: datetime,
+    at: Rate | None,
+) -> PausePlan:
+    plan, over = plan_resume(held, subjects, workers, now), slow_limits_over(held, subjects, workers, now)
+    if at is not None:
+        slow = slow_limits(held, subjects, workers, now, at)
+        return PausePlan([*plan.set, *slow], plan.cleared) if plan.drafts() or over else plan
+    return PausePlan(plan.set, [*plan.cleared, *over])
 
 
 def planned_values(
