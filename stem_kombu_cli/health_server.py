@@ -1,140 +1,33 @@
-"""``/livez`` and ``/readyz`` of a worker over HTTP, for what probes by HTTP only (``worker start --health-listen``)."""
+"""``/livez``, ``/readyz`` and ``/metrics`` of a worker over HTTP (``worker start --health-listen``)."""
 
 from __future__ import annotations
 
-import socket
-import threading
-from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
-from types import TracebackType
-from typing import Any, cast
+from collections.abc import Callable
 
 from stem_kombu.clock import monotonic
-from stem_kombu.drivers import forking
-from stem_kombu.errors import ConfigurationError
-from stem_kombu.health_page import Page, health_of
-from stem_kombu.version import __version__
+from stem_kombu.health_page import Health, Page, health_of
+from stem_kombu_cli.http_server import Answer, HttpServer
+from stem_kombu_cli.metrics_page import no_metrics
 from stem_kombu_cli.stem_health import document
 
-#: Requests that are answered at once, and seconds that a client has to send one.
-_AT_ONCE, _PATIENCE = 16, 5.0
 
-#: A status, a type of content, and a body.
-Answer = tuple[int, str, bytes]
+class HealthServer(HttpServer):
+    """``read()`` is the page of the worker's health file as it stands, ``metrics(accept)`` what is answered at ``/metrics``."""
 
-
-def checked_address(text: str, *, public: bool) -> tuple[str, int]:
-    """Host and port of ``HOST:PORT``. Raises :class:`ConfigurationError` for what is none, and unless ``public`` for a host that
-    is more than this machine."""
-    host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ConfigurationError(f"--health-listen: {text!r} is not HOST:PORT", hint="write 127.0.0.1:8080")
-    if not public and not _is_loopback(host):
-        raise ConfigurationError(
-            f"--health-listen: {host} can be reached from other machines, and the answers tell them of this worker",
-            hint="listen on 127.0.0.1, or say that it is meant: --health-public",
-        )
-    return host, int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-class HealthServer:
-    """Answers while it is open, from a thread of its own. ``read()`` is the page of the worker's health file as it stands.
-
-    Raises :class:`ConfigurationError` where the address can't be listened on.
-    """
-
-    def __init__(self, address: tuple[str, int], read: Callable[[], Page]) -> None:
-        self._read = read
-        #: What is answered at each path.
-        self.routes: Mapping[str, Callable[[], Answer]] = {"/livez": self._live, "/readyz": self._ready}
-        host = address[0]
-        try:
-            self._server = _Server(address, self.routes)
-        except OSError as error:
-            raise ConfigurationError(
-                f"--health-listen: {host}:{address[1]} can't be listened on: {error.strerror or error}",
-                hint="give another port, or stop what has this one",
-            ) from error
-        #: The port, also where 0 was given.
-        self.port = int(self._server.server_address[1])
-        self._thread = threading.Thread(target=self._server.serve_forever, name="stem-health-server", daemon=True)
-        forking.renew_in_children(self)
-        self._thread.start()
-
-    def __enter__(self) -> HealthServer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    def __init__(
+        self, address: tuple[str, int], read: Callable[[], Page], metrics: Callable[[str], Answer] = no_metrics
     ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self._read = read
+        routes = {"/livez": self._live, "/readyz": self._ready, "/metrics": metrics}
+        super().__init__(address, routes, option="--health-listen")
 
-    def renew(self) -> None:
-        """See :mod:`stem_kombu.drivers.forking`: the port stays the parent's."""
-        self._server.socket.close()
-
-    def _live(self) -> Answer:
-        health = health_of(self._read(), monotonic())
+    def _live(self, accept: str) -> Answer:
+        health = self._health()
         return 200 if health.live else 503, "application/json", document(health).encode()
 
-    def _ready(self) -> Answer:
-        health = health_of(self._read(), monotonic())
+    def _ready(self, accept: str) -> Answer:
+        health = self._health()
         return 200 if health.ready else 503, "application/json", document(health).encode()
 
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, address: tuple[str, int], routes: Mapping[str, Callable[[], Answer]]) -> None:
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self.routes = routes
-        self._free = threading.BoundedSemaphore(_AT_ONCE)
-        super().__init__(address, _Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has gone is no matter of the log."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server_version, sys_version = f"stem/{__version__}", ""
-    timeout = _PATIENCE
-
-    def do_GET(self) -> None:  # the base class calls it by this name
-        route = cast("_Server", self.server).routes.get(self.path.partition("?")[0])
-        status, kind, body = (404, "text/plain", b"not found\n") if route is None else route()
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    do_HEAD = do_GET
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Probes come every few seconds; they are not logged."""
+    def _health(self) -> Health:
+        return health_of(self._read(), monotonic())

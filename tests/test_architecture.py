@@ -53,6 +53,7 @@ ROOT_WORDS = [
         "selector",
         "rule",
         "slots",
+        "measures",
         "hooks",
         "locating",
         "logs",
@@ -198,6 +199,7 @@ KNOWN_ONLY_TO = [
     ),
     (("sqlalchemy",), ("stem_kombu.transports.sql",)),
     (("cryptography",), ("stem_kombu.signing.algorithms",)),
+    (("prometheus_client",), ("stem_kombu.metrics",)),
     (("stem_kombu.testing",), ("stem_kombu.testing",)),
     (("stem_kombu.celery",), ("stem_kombu.celery", "stem_kombu_cli.celery")),
     # Nothing is unpickled from a broker or a store (G17); frames go over the pipe between a worker and its own child.

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from stem_kombu.agent.hydration import Hydration
 from stem_kombu.agent.process_load import load_avg, rss_bytes
 from stem_kombu.agent.resources import Resources
 from stem_kombu.agent.roster_place import RosterPlace
+from stem_kombu.concurrency.service import pulses_here
 from stem_kombu.control.protocol.fates import TaskFate
 from stem_kombu.control.protocol.messages import Shutdown
 from stem_kombu.control.server.worker_view import (
@@ -29,6 +30,7 @@ from stem_kombu.control.server.worker_view import (
     WorkerSummary,
 )
 from stem_kombu.directive import Directive
+from stem_kombu.measures import CommandCounts
 from stem_kombu.redaction import mask_url
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
@@ -74,6 +76,7 @@ class HostFacts:
     not_storable: int = 0
     troubles: Mapping[str, str] = field(default_factory=dict)
     restarts: Mapping[str, int] = field(default_factory=dict)
+    slots: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 class TaskHost(Protocol):
@@ -91,6 +94,9 @@ class TaskHost(Protocol):
 
     def totals(self) -> Mapping[str, int]:
         """Counts of tasks since the start, by what became of them."""
+
+    def measured(self) -> tuple[Mapping[str, int], dict[str, Any]]:
+        """The totals and the measures of one moment, and ``children_lost`` by reason where it has children."""
 
     def in_flight(self) -> Sequence[InFlightTask]: ...
 
@@ -146,6 +152,8 @@ class AgentView:
         self._place = place
         self._interval = interval
         self._dropping = dropping
+        self._pulses = pulses_here()
+        self.commands = CommandCounts()
         settings = resources.settings
         self._backend = None if settings.backend is None else mask_url(settings.backend.value)
         self._revoke_store = mask_url(settings.revoke_store.value)
@@ -208,6 +216,7 @@ class AgentView:
             troubles=facts.troubles if trouble is None else {**facts.troubles, "revocations": trouble},
             dropped=self._dropped(),
             restarts=facts.restarts,
+            slots=facts.slots,
         )
 
     def _dropped(self) -> dict[str, dict[str, int]]:
@@ -222,6 +231,18 @@ class AgentView:
 
     def _uptime(self) -> float:
         return (self._resources.clock.utcnow() - self.identity.started_at).total_seconds()
+
+    def measures(self) -> dict[str, Any]:
+        totals, measured = self._host.measured()
+        held, now = self._hydration.facts(), self._resources.clock.monotonic()
+        return {
+            "totals": totals,
+            **measured,
+            "commands": self.commands.snapshot(),
+            "loop_lag_s": round(max((pulse.lag(now) for pulse in self._pulses.threads), default=0.0), 6),
+            "store_up": held.store_error is None,
+            "store_age_s": None if held.synced_ago is None else round(held.synced_ago, 3),
+        }
 
     def queue_depths(self) -> Mapping[str, int | None]:
         return self._resources.depths.of(self._host.summary().queues)

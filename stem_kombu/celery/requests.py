@@ -16,6 +16,8 @@ from kombu.utils.imports import symbol_by_name
 from stem_kombu.celery.endings import end_followers
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.celery.task_api import told
+from stem_kombu.celery.view import consumed_from
+from stem_kombu.clock import SYSTEM
 from stem_kombu.worker.totals import Totals
 
 
@@ -34,9 +36,21 @@ class StemRequest:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.stem_totals.add("received")
-        if (self.delivery_info or {}).get("redelivered"):  # type: ignore[attr-defined]
-            self.stem_totals.add("redelivered")
+        info = self.delivery_info or {}  # type: ignore[attr-defined]
+        self._stem_place = consumed_from(info, list(self.app.amqp.queues.consume_from.values())), str(self.name)  # type: ignore[attr-defined]
+        self.stem_totals.add("received", *self._stem_place)
+        if info.get("redelivered"):
+            self.stem_totals.add("redelivered", *self._stem_place)
+
+    def on_accepted(self, pid: int, time_accepted: float) -> Any:
+        self.stem_totals.started(*self._stem_place, None)
+        return super().on_accepted(pid, time_accepted)  # type: ignore[misc]
+
+    def stem_ended(self, name: str, how: str | None = None) -> None:
+        """Count that it has ended as ``name``; ``how`` it was cancelled, if it was."""
+        began = self.time_start  # type: ignore[attr-defined]
+        ran = None if began is None else SYSTEM.now() - float(began)
+        self.stem_totals.ended(name, *self._stem_place, ran=ran, how=how)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         answer = super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]
@@ -45,25 +59,25 @@ class StemRequest:
             error = error.exc
         if isinstance(error, Ignore):
             if self.stem_stop_table.stopped(self.id):
-                self.stem_totals.add("cancelled")
+                self.stem_ended("cancelled", "checkpoint")
                 self.send_event("task-revoked", terminated=True, signum=None, expired=False)  # type: ignore[attr-defined]
         elif isinstance(error, Retry):
-            self.stem_totals.add("retried")
+            self.stem_ended("retried")
         # What was revoked while it ran was counted when that was announced; what is requeued has not ended.
         elif not self._already_revoked and not (isinstance(error, Reject) and error.requeue):  # type: ignore[attr-defined]
-            self.stem_totals.add("failed")
+            self.stem_ended("failed")
         return answer
 
     def on_timeout(self, soft: bool, timeout: Any) -> Any:
         if not soft:
-            self.stem_totals.add("failed")
+            self.stem_ended("failed")
         return super().on_timeout(soft, timeout)  # type: ignore[misc]
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> Any:
         cache = getattr(state.revoked, "stem_cache", None)
         revocation = None if cache is None or expired else cache.get(self.id)
         why = reason if revocation is None else told(revocation)
-        self.stem_totals.add("cancelled")
+        self.stem_ended("cancelled", "expired" if expired else "kill" if terminated else "before-start")
         if not expired and not self._already_revoked:  # type: ignore[attr-defined]
             end_followers(self.task, self._context, why)  # type: ignore[attr-defined]
         reason = why if reason == "revoked" else reason  # of a process that was killed Celery's own word stays
@@ -87,7 +101,7 @@ def _counted(on_success: Any) -> Any:
     @functools.wraps(on_success)
     def counted(self: Any, failed__retval__runtime: Any, **kwargs: Any) -> Any:
         if not failed__retval__runtime[0]:
-            self.stem_totals.add("succeeded")
+            self.stem_ended("succeeded")
         return on_success(self, failed__retval__runtime, **kwargs)
 
     return counted

@@ -93,10 +93,18 @@ class CeleryTasks:
             pool=[SlotView(slot, pid, *self._doing(pid, active), 0, None) for slot, pid in enumerate(self._children())],
             transport=self._transport,
             lease=self._lease,
+            slots=self._slots(len(active)),
         )
 
+    def _slots(self, running: int) -> dict[str, dict[str, int]]:
+        idle = max(0, self.summary().concurrency - running)
+        return {"isolate" if self._children() else "inline": {"running": running, "idle": idle}}
+
+    def measured(self) -> tuple[Mapping[str, int], dict[str, Any]]:
+        return self._totals.measured()
+
     def totals(self) -> Mapping[str, int]:
-        return {**self._totals.snapshot(), "started": int(state.all_total_count[0])}
+        return self._totals.snapshot()
 
     @property
     def is_draining(self) -> bool:

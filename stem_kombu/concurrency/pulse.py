@@ -29,6 +29,11 @@ class Pulse:
         """It moves, now. Costs as much as reading the clock."""
         self._cell[0] = monotonic()
 
+    def lag(self, now: float) -> float:
+        """By how many seconds its next stamp is late; 0 where it is not, or has not begun."""
+        stamp = self._cell[0]
+        return max(0.0, now - stamp - self.period) if stamp else 0.0
+
     def rest(self) -> None:
         """It has ended, so that its silence means nothing."""
         self._cell[0] = 0.0

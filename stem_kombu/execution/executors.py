@@ -96,7 +96,21 @@ class Executors:
             self._pool.set_log_levels(levels)
 
     def view(self) -> Sequence[SlotView]:
-        return [slot for executor in self._all for slot in executor.view()]
+        return [slot for slots in self.views().values() for slot in slots]
+
+    def views(self) -> dict[Mode, Sequence[SlotView]]:
+        """The slots by mode: all children, and of inline slots those in use."""
+        inline = {Mode.INLINE: self._inline.view()} if self._inline.slots else {}
+        return inline if self._pool is None else {Mode.ISOLATE: self._pool.view(), **inline}
+
+    @property
+    def inline_slots(self) -> int:
+        return self._inline.slots
+
+    @property
+    def children_lost(self) -> Mapping[str, int]:
+        """How many children were lost, by what they were doing."""
+        return {} if self._pool is None else self._pool.lost
 
     def stop(self, timeout: float | None = None) -> None:
         # Each waits for its own; with a bound, the second gets what the first didn't need only in the worst case twice.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 
 from stem_kombu.celery_monitors.events import Events
-from stem_kombu.outcome import Ending, Outcome, TaskError
+from stem_kombu.clock import Clock
+from stem_kombu.outcome import Ending, Outcome, TaskError, TaskRecord
 from stem_kombu.redaction import redacted_arguments
 from stem_kombu.task import TaskMessage
+from stem_kombu.worker.deliveries import Delivery
 from stem_kombu.worker.delivery_events import Event, ImpossibleTransition, Phase
 from stem_kombu.worker.settlement import Settlement
 from stem_kombu.worker.totals import Totals
@@ -18,24 +20,30 @@ logger = logging.getLogger(__name__)
 class TaskNotices:
     """``events`` takes what Celery's monitors are told, ``None`` where they are told nothing."""
 
-    def __init__(self, worker: str, totals: Totals, events: Events | None = None) -> None:
+    def __init__(self, worker: str, totals: Totals, clock: Clock, events: Events | None = None) -> None:
         self._worker = worker
+        self._now = clock.monotonic
         self._totals = totals
         self._events = events
 
-    def received(self, redelivered: bool) -> None:
+    def received(self, message: TaskMessage, redelivered: bool) -> None:
         """A message has come that this worker did not give back itself."""
-        self._totals.add("received")
+        self._totals.add("received", message.queue, message.name)
         if redelivered:
-            self._totals.add("redelivered")
+            self._totals.add("redelivered", message.queue, message.name)
 
     def accepted(self, message: TaskMessage) -> None:
         """It is going to run, or waits for its time."""
         if self._events is not None:
             self._events.received(message, redacted_arguments(message.args, message.kwargs))
 
-    def started(self, message: TaskMessage) -> None:
-        self._totals.add("started")
+    def started(self, delivery: Delivery) -> None:
+        message, at = delivery.message, delivery.started_at
+        could = [
+            each for each in (message.enqueued_at, message.eta) if each is not None
+        ]  # it can't begin before its eta
+        waited = (at - max(could)).total_seconds() if at is not None and could else None
+        self._totals.started(message.queue, message.name, waited)
         if self._events is not None:
             self._events.started(message.task_id)
 
@@ -44,15 +52,26 @@ class TaskNotices:
         if outcome.error is not None:
             tell_of(message, outcome.kind, outcome.error, self._worker)
 
-    def settling(self, settlement: Settlement) -> None:
+    def settling(self, delivery: Delivery, settlement: Settlement) -> None:
         """That is how it ended; raises nothing."""
         if settlement.total is not None:
-            self._totals.add(settlement.total)
+            message, record = delivery.message, settlement.record
+            ran = None if delivery.started_at is None else self._now() - delivery.started_mono
+            how = None if settlement.total != "cancelled" or record is None else _how(record)
+            self._totals.ended(settlement.total, message.queue, message.name, ran=ran, how=how)
         if self._events is not None and settlement.record is not None:
             try:
                 self._events.settled(settlement.record)
             except Exception:  # noqa: BLE001 - monitors are told on the side
                 complain("the end of task %s can't be told to Celery's monitors", settlement.record.task_id)
+
+
+def _how(record: TaskRecord) -> str:
+    """How a cancelled task came to its end, as metrics name it: a step of the ladder, ``expired``, or ``other`` where its handler
+    ended by itself, and what is revoked is not tried again."""
+    if record.ended_by is not None:
+        return record.ended_by.how.value
+    return "expired" if record.revocation is None else "other"
 
 
 def tell_of(message: TaskMessage, kind: Ending, error: TaskError, worker: str) -> None:

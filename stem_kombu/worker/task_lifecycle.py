@@ -130,7 +130,7 @@ class TaskLifecycle:
         if self.inflight.put_backs.take(message):
             self._credit.came_back()
         else:
-            self.notices.received(redelivered)
+            self.notices.received(message, redelivered)
 
     def accepted(self, delivery: Delivery) -> None:
         """It is held or submitted next; a task may ask for a longer lease than the transport's from the start."""
@@ -175,7 +175,7 @@ class TaskLifecycle:
     def _settle(self, delivery: Delivery, settlement: Settlement, *, may_follow: bool) -> None:
         if may_follow and self.inflight.follow(delivery):
             return
-        self.notices.settling(settlement)
+        self.notices.settling(delivery, settlement)
         self.recorder.settle(delivery, settlement)
 
     def _stop(self, delivery: Delivery, action: Action, revocation: Revocation | None = None) -> None:
@@ -220,7 +220,7 @@ class TaskLifecycle:
         action = decide(delivery.phase, Event.STARTED, facts)
         if action.do is Do.IGNORE or self.inflight.started(job.token, pid) is None:
             return
-        self.notices.started(job.message)
+        self.notices.started(delivery)
         if self.recorder.tells_of_starts(delivery) and not self._is_named_beforehand(delivery):
             self.recorder.running(delivery, self._running(delivery))
         if job.task.mode is Mode.INLINE:

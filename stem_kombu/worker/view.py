@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from stem_kombu.agent.view import HostFacts, HostSummary
 from stem_kombu.clock import Clock
@@ -12,12 +14,13 @@ from stem_kombu.concurrency.service import Watch
 from stem_kombu.control.protocol.fates import FatePhase, TaskFate
 from stem_kombu.control.server.worker_view import InFlightTask, InForce, Obeyed, SelectedTask, WaitingOutcome
 from stem_kombu.directive import Directive
-from stem_kombu.execution.base import Executor
+from stem_kombu.execution.executors import Executors
 from stem_kombu.redaction import redacted_arguments
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
 from stem_kombu.rule import Rule
 from stem_kombu.selector import Selector, sent_at
+from stem_kombu.slots import SlotView
 from stem_kombu.task import Mode
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.deliveries import Delivery, InFlight
@@ -46,7 +49,7 @@ class WorkerParts:
     watch: Watch
     inflight: InFlight
     tasks: TaskLifecycle
-    executor: Executor
+    executor: Executors
     consumer: Consumer
     totals: Totals
     directives: DirectiveService
@@ -83,19 +86,25 @@ class WorkerTasks:
     def facts(self) -> HostFacts:
         parts, recorder = self._parts, self._parts.tasks.recorder
         trouble = parts.consumer.trouble
+        views = parts.executor.views()
         return HostFacts(
             prefetch=parts.consumer.prefetch,
-            pool=parts.executor.view(),
+            pool=[slot for slots in views.values() for slot in slots],
             transport=parts.transport,
             lease=parts.lease,
             settling=parts.inflight.settling_count,
             not_storable=recorder.not_storable,
             troubles=recorder.troubles if trouble is None else {"tasks": trouble, **recorder.troubles},
             restarts=parts.watch.restarts,
+            slots=_slots(views, parts.executor.inline_slots),
         )
 
     def totals(self) -> Mapping[str, int]:
         return self._parts.totals.snapshot()
+
+    def measured(self) -> tuple[Mapping[str, int], dict[str, Any]]:
+        totals, measures = self._parts.totals.measured()
+        return totals, {**measures, "children_lost": dict(self._parts.executor.children_lost)}
 
     def in_flight(self) -> Sequence[InFlightTask]:
         now = self._clock.monotonic()
@@ -184,6 +193,14 @@ class WorkerTasks:
             terminate_requested_ago=None if terminate is None else now - terminate,
             lost_workers=len(delivery.lost),
         )
+
+
+def _slots(views: Mapping[Mode, Sequence[SlotView]], inline: int) -> dict[str, dict[str, int]]:
+    """How many slots are in which state, by mode; an inline slot that is not in use is idle."""
+    counted = {mode.value: dict(Counter(slot.state for slot in slots)) for mode, slots in views.items()}
+    if (used := views.get(Mode.INLINE)) is not None:
+        counted[Mode.INLINE.value]["idle"] = max(0, inline - len(used))
+    return counted
 
 
 _FATES = {Phase.RUNNING: FatePhase.RUNNING, Phase.STOPPING: FatePhase.RUNNING, Phase.SETTLING: FatePhase.SETTLING}

@@ -212,7 +212,7 @@ class Worker:
             self.inflight,
             facts,
             self.recorder,
-            TaskNotices(worker, self.totals, self._events),
+            TaskNotices(worker, self.totals, clock, self._events),
             PrefetchPolicy(isolates, inline, self._multiplier),
             StartLog(app.backend, settings.namespace, worker, boot, clock),
             partial(

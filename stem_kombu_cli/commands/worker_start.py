@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from stem_kombu.health_page import Page
 from stem_kombu.logs import FORMATS, LogSetup, name_worker, read_config
 from stem_kombu.settings import environment
 from stem_kombu_cli.application import load_app
@@ -96,7 +94,7 @@ _COLLECTED = (700, 10, 10)
     metavar="PATH",
     help="Where probes find how this worker stands; off: nowhere.  [env: STEM_HEALTH_FILE]",
 )
-@click.option("--health-listen", metavar="HOST:PORT", help="Answer /livez and /readyz over HTTP there.")
+@click.option("--health-listen", metavar="HOST:PORT", help="Answer /livez, /readyz and /metrics over HTTP there.")
 @click.option("--health-public", is_flag=True, help="--health-listen may be reached from other machines.")
 @click.option("--max-tasks-per-child", type=click.IntRange(1), help="Replace a child after so many tasks.")
 @click.option(
@@ -189,7 +187,7 @@ def start(
         gc.freeze()
         gc.set_threshold(*_COLLECTED)
         page = worker.agent.health.read
-        with health_server(page, health_listen, public=health_public), ServiceManager(environment(), page) as manager:
+        with health_server(worker, health_listen, public=health_public), ServiceManager(environment(), page) as manager:
 
             def on_ready(worker: Worker) -> None:
                 announce(worker)
@@ -222,13 +220,15 @@ def set_up_logging(application: Stem, level: str) -> LogSetup:
     return log
 
 
-def health_server(page: Callable[[], Page], listen: str | None, *, public: bool) -> AbstractContextManager[object]:
-    """What answers probes by HTTP, where that is asked for. Raises :class:`ConfigurationError`."""
+def health_server(worker: Worker, listen: str | None, *, public: bool) -> AbstractContextManager[object]:
+    """What answers probes and gives metrics by HTTP, where that is asked for. Raises :class:`ConfigurationError`."""
     if listen is None:
         return nullcontext()
-    from stem_kombu_cli.health_server import HealthServer, checked_address
+    from stem_kombu_cli.health_server import HealthServer
+    from stem_kombu_cli.http_server import checked_address
+    from stem_kombu_cli.metrics_page import metrics_of
 
-    return HealthServer(checked_address(listen, public=public), page)
+    return HealthServer(checked_address(listen, public=public), worker.agent.health.read, metrics_of(worker.view))
 
 
 def announce(worker: Worker) -> None:

@@ -17,7 +17,8 @@ from stem_kombu.clock import monotonic
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.health_page import Page
 from stem_kombu.testing.ports import free_port
-from stem_kombu_cli.health_server import HealthServer, checked_address
+from stem_kombu_cli.health_server import HealthServer
+from stem_kombu_cli.http_server import checked_address
 from tests.cli.program import Program
 from tests.waiting import eventually
 

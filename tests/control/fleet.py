@@ -30,6 +30,7 @@ from stem_kombu.control.server.worker_view import (
     WorkerSummary,
 )
 from stem_kombu.directive import Directive
+from stem_kombu.measures import CommandCounts
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
 from stem_kombu.settings import Settings
@@ -85,6 +86,7 @@ class FakeWorker:
     orders: list[Shutdown] = field(default_factory=list)
     #: Open: whoever waits for endings is let go at once, and not after the budget.
     ended: threading.Event = field(default_factory=threading.Event)
+    commands: CommandCounts = field(default_factory=CommandCounts)
     waiting: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     @property
@@ -93,6 +95,9 @@ class FakeWorker:
 
     def facts(self) -> WorkerFacts:
         return self.current
+
+    def measures(self) -> dict[str, object]:
+        return {"totals": dict(self.current.totals), "commands": self.commands.snapshot()}
 
     def standing(self) -> WorkerSummary:
         return self.current

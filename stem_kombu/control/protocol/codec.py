@@ -265,6 +265,8 @@ def _encode_order(order: Order) -> dict[str, object]:
         return {"directives": [directive.to_record() for directive in order.directives], "settle_s": order.settle}
     if isinstance(order, Call):
         return dict(order.args)
+    if isinstance(order, Stats) and order.measures:
+        return {"measures": True}
     return encode_selecting(order)
 
 
@@ -308,7 +310,7 @@ def _obey(args: Mapping[str, object]) -> Obey:
 _ORDERS: dict[str, Callable[[Mapping[str, object]], Order]] = {
     Ping.name: lambda _: Ping(),
     Inspect.name: _inspect,
-    Stats.name: lambda _: Stats(),
+    Stats.name: lambda args: Stats(flag(args.get("measures", False), "measures")),
     Revoke.name: _revoke,
     Shutdown.name: _shutdown,
     Obey.name: _obey,

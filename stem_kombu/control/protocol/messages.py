@@ -42,7 +42,10 @@ class Inspect:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counters, queue depths, pool and metadata."""
+    """Counters, queue depths, pool and metadata; with ``measures`` what metrics need as well (:mod:`stem_kombu.measures`).
+    Workers of 0.1.0 don't know that."""
+
+    measures: bool = False
 
     name = "stats"
 

@@ -81,6 +81,7 @@ class Dispatch:
     def refused(self, command: Command, error: ReplyError) -> bytes:
         """A reply to a command that holds nothing but an error."""
         answers, digest = command.signature, command.digest
+        self._view.commands.add(command.order.name, "error")
         return self.refusal(command.request_id, command.part, error, answers=answers, digest=digest)
 
     def refusal(
@@ -96,7 +97,9 @@ class Dispatch:
         try:
             answers, digest = command.signature, command.digest
             answer = self._answer(command.request_id, command.part, payload(), None, answers, digest)
-            return encode_reply(answer, self._trust.keyring)
+            reply = encode_reply(answer, self._trust.keyring)
+            self._view.commands.add(command.order.name, "ok")
+            return reply
         except Exception as failure:  # noqa: BLE001 - it becomes a reply
             # The boundary between a handler, perhaps an application's, and the sender, who must hear something.
             return self.failed(command, failure)

@@ -17,6 +17,7 @@ from stem_kombu.control.protocol.fates import TaskFate
 from stem_kombu.control.protocol.messages import Shutdown
 from stem_kombu.directive import Directive
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.measures import CommandCounts
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
 from stem_kombu.rule import Rule
@@ -149,6 +150,8 @@ class WorkerFacts(WorkerSummary):
     troubles: Mapping[str, str] = field(default_factory=dict)
     dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     restarts: Mapping[str, int] = field(default_factory=dict)
+    #: By mode (``isolate``, ``inline``), then by state (``idle``, ``running`` …), how many places for handlers there are.
+    slots: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 class Obeyed(NamedTuple):
@@ -235,11 +238,18 @@ class WorkerView(Protocol):
     def climbs(self) -> bool:
         """Whether it can end what runs by signals to process groups (:mod:`stem_kombu.ladder`)."""
 
+    @property
+    def commands(self) -> CommandCounts:
+        """What was answered; who answers a command counts it there."""
+
     def standing(self) -> WorkerSummary:
         """Its state now, at the price of a few attributes: what a fleet is asked most often."""
 
     def facts(self) -> WorkerFacts:
         """All of its state now."""
+
+    def measures(self) -> dict[str, Any]:
+        """What metrics show beside :meth:`facts`, as ``stats`` answers it, with the ``totals`` of the same moment."""
 
     def queue_depths(self) -> Mapping[str, int | None]:
         """Messages ready per consumed queue. Asks the broker: may take a moment, and is called off the listener's thread."""

@@ -31,6 +31,20 @@ def lost_with(child: ChildHandle, end: str, scheduler: JobScheduler) -> list[tup
     return [(one, _outcome(one, text, child, scheduler)) for one, text in lost]
 
 
+def lost_as(child: ChildHandle) -> str | None:
+    """What a dead child was doing, before :func:`lost_with` takes its job away: ``loading`` (the application), ``starting``,
+    ``running`` or ``idle``; ``stopped`` where the pool itself ended it. ``None``: it went when it was to go."""
+    if child.load_failure is not None:
+        return "loading"
+    if child.verdict is not None:
+        return "stopped"
+    if child.state is ChildState.RETIRING:
+        return None
+    if child.state is ChildState.STARTING:
+        return "starting"
+    return "idle" if child.job is None else "running"
+
+
 def _outcome(job: Job, text: str, child: ChildHandle, scheduler: JobScheduler) -> Outcome:
     scheduler.forget(job)
     if child.verdict is not None:

@@ -38,7 +38,7 @@ from stem_kombu.execution.leftovers import LeftoverReaper
 from stem_kombu.execution.pool.child_handle import ChildHandle
 from stem_kombu.execution.pool.child_watch import ChildWatch
 from stem_kombu.execution.pool.children import Children
-from stem_kombu.execution.pool.losses import lost_with
+from stem_kombu.execution.pool.losses import lost_as, lost_with
 from stem_kombu.execution.pool.scheduler import JobScheduler
 from stem_kombu.execution.pool.spawning import START_TIMEOUT, ChildSpawner
 from stem_kombu.ladder import Ladder
@@ -85,6 +85,7 @@ class IsolatePool:
         self._pipe, self._pulse = WakePipe(), pulses_here().thread("pool", timeouts.MOVES)
         self._thread: threading.Thread | None = None
         self._settled = threading.Condition(self._lock)
+        self.lost: dict[str, int] = {}
 
     # -- from any thread ------------------------------------------------------------------------------------------------
 
@@ -284,6 +285,8 @@ class IsolatePool:
 
     def _reap(self, child: ChildHandle) -> list[Call]:
         """Free what belonged to a dead child, tell how its job ended, and schedule a replacement. Under the lock."""
+        if (lost := lost_as(child)) is not None:
+            self.lost[lost] = self.lost.get(lost, 0) + 1
         child.kill()
         child.kill_what_it_left()
         end = child.describe_end()

@@ -15,8 +15,9 @@ from stem_kombu.control.server.worker_view import WaitingOutcome, WorkerFacts, W
 def stats(order: Stats, view: WorkerView) -> dict[str, Any]:
     """The payload of ``spec/cli.md``, ``bounds``: the spans that the guarantees depend on, ``dropped``: what was not
     obeyed or believed, by door and reason, ``settling``: outcomes that are not carried out yet, and ``troubles``: what fails
-    just now, by part. Asks the broker for depths."""
+    just now, by part. Asks the broker for depths. With ``measures``, ``measures`` and ``totals`` are of one moment."""
     who, facts = view.identity, view.facts()
+    measured = view.measures() if order.measures else {}
     depths, held = view.queue_depths(), view.revocations()
     return {
         "timestamp": isoformat(SYSTEM.utcnow()),
@@ -39,10 +40,11 @@ def stats(order: Stats, view: WorkerView) -> dict[str, Any]:
             }
             for name, consuming in sorted(facts.queues.items())
         },
-        "totals": dict(facts.totals),
+        "totals": dict(measured.pop("totals", facts.totals)),
         "settling": _settling(facts, view.waiting_outcomes()),
         "troubles": dict(facts.troubles),
         "dropped": {door: dict(reasons) for door, reasons in facts.dropped.items()},
+        "slots": {mode: dict(states) for mode, states in facts.slots.items()},
         "pool": [
             {
                 "slot": slot.slot,
@@ -68,6 +70,7 @@ def stats(order: Stats, view: WorkerView) -> dict[str, Any]:
         "restarts": dict(facts.restarts),
         "directives": facts.directives,
         "settings": settings_payload(view),
+        **({"measures": measured} if measured else {}),
     }
 
 

@@ -1,0 +1,120 @@
+"""What is counted and timed of a worker's tasks, by queue and task, in a bounded number of rows (G35).
+
+What comes beyond a bound counts under ``other``, so that sums stay true. A metrics page with all rows taken has fewer than
+2,000 series.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Mapping
+from typing import Any
+
+#: What is counted of tasks.
+NAMES = ("received", "started", "succeeded", "failed", "retried", "cancelled", "redelivered")
+#: Upper bounds of a histogram's buckets, in seconds; one more has no bound.
+BOUNDS = (0.01, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3600.0)
+#: How many pairs of queue and task have a row of counts, how many of these a histogram of durations, and how many queues one of
+#: waits.
+MOST_ROWS, MOST_DURATIONS, MOST_WAITS = 180, 30, 20
+#: How many pairs of a command and its result are counted.
+MOST_COMMANDS = 100
+OTHER = "other"
+
+
+class Histogram:
+    """Counts of spans by bucket. Changed under its owner's lock."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """One more; a span below zero (two hosts' clocks) counts as zero."""
+        seconds = max(0.0, seconds)
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.sum += seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"counts": list(self.counts), "sum_s": round(self.sum, 6)}
+
+
+class TaskMeasures:
+    """What one worker measures of its tasks. Changed under its owner's lock."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, str], dict[str, int]] = {}
+        self._durations: dict[tuple[str, str], Histogram] = {}
+        self._waits: dict[str, Histogram] = {}
+        self._cancelled: dict[str, int] = {}
+
+    def count(self, name: str, queue: str, task: str) -> None:
+        """One more of :data:`NAMES`, of that queue and task."""
+        row = self._rows.get((queue, task))
+        if row is None:
+            row = self._rows.setdefault(self._row(queue, task), dict.fromkeys(NAMES, 0))
+        row[name] += 1
+
+    def _row(self, queue: str, task: str) -> tuple[str, str]:
+        if len(self._rows) < MOST_ROWS:
+            return queue, task
+        # Beyond the bound one row for a queue, and one for all queues beyond theirs.
+        others = sum(1 for _, name in self._rows if name == OTHER)
+        return (queue, OTHER) if (queue, OTHER) in self._rows or others < MOST_WAITS else (OTHER, OTHER)
+
+    def ran(self, queue: str, task: str, seconds: float) -> None:
+        """An attempt was in its handler for so long."""
+        found = self._durations.get((queue, task))
+        if found is None:
+            key = (queue, task) if len(self._durations) < MOST_DURATIONS else (OTHER, OTHER)
+            found = self._durations.setdefault(key, Histogram())
+        found.observe(seconds)
+
+    def waited(self, queue: str, seconds: float) -> None:
+        """An attempt began so long after it could have."""
+        found = self._waits.get(queue)
+        if found is None:
+            key = queue if len(self._waits) < MOST_WAITS else OTHER
+            found = self._waits.setdefault(key, Histogram())
+        found.observe(seconds)
+
+    def cancelled(self, how: str) -> None:
+        """One more was cancelled in that way."""
+        self._cancelled[how] = self._cancelled.get(how, 0) + 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """As ``stats`` answers it: counters that never go back, and histograms whose buckets do not add up."""
+        return {
+            "bounds_s": list(BOUNDS),
+            "tasks": [{"queue": queue, "task": task, **row} for (queue, task), row in self._rows.items()],
+            "durations": [
+                {"queue": queue, "task": task, **found.to_dict()} for (queue, task), found in self._durations.items()
+            ],
+            "waits": [{"queue": queue, **found.to_dict()} for queue, found in self._waits.items()],
+            "cancelled": dict(self._cancelled),
+        }
+
+
+class CommandCounts:
+    """How many control commands were answered, by command and result (``ok`` or ``error``). Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[tuple[str, str], int] = {}
+
+    def add(self, command: str, result: str) -> None:
+        with self._lock:
+            key = (command, result)
+            if key not in self._counts and len(self._counts) >= MOST_COMMANDS:
+                key = (OTHER, result)
+            self._counts[key] = self._counts.get(key, 0) + 1
+
+    def snapshot(self) -> list[Mapping[str, Any]]:
+        with self._lock:
+            return [
+                {"command": command, "result": result, "count": count}
+                for (command, result), count in self._counts.items()
+            ]
