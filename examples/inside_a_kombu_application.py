@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from kombu import Connection, Consumer, Producer, Queue
+from kombu import Connection, Consumer, Message, Producer, Queue
 
 from examples.shop_tasks import app, report
 from stem_kombu import Settings, Worker
@@ -26,11 +26,15 @@ def main() -> None:
 def serve_orders(connection: Connection) -> None:
     """What the application did before: consume its own queue, on its own connection, in its own thread."""
     got: list[str] = []
-    with connection.channel() as channel:
-        Producer(channel).publish({"order": 1}, exchange="", routing_key=ORDERS.name, declare=[ORDERS.bind(channel)])
-        with Consumer(channel, [ORDERS], callbacks=[lambda body, message: (got.append(body), message.ack())]):
-            while not got:
-                connection.drain_events(timeout=10)
+
+    def on_order(body: str, message: Message) -> None:
+        got.append(body)
+        message.ack()
+
+    Producer(connection).publish({"order": 1}, exchange="", routing_key=ORDERS.name, declare=[ORDERS])
+    with Consumer(connection, [ORDERS], callbacks=[on_order]):
+        while not got:
+            connection.drain_events(timeout=10)
     print("the application's own consumer got", got[0])
 
 

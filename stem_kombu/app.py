@@ -11,33 +11,36 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from stem_kombu.calls import each_call, message_of
 from stem_kombu.clock import SYSTEM
 from stem_kombu.configured import Configured
+from stem_kombu.definitions import Definitions
 from stem_kombu.drivers import forking
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
 from stem_kombu.fields import shown
-from stem_kombu.hooks import Hooked
-from stem_kombu.keywords import SEND_OPTIONS, TASK_OPTIONS, refuse_unknown
-from stem_kombu.locating import defining_module, usual_name
+from stem_kombu.keywords import SEND_OPTIONS, refuse_unknown
 from stem_kombu.outcome import TaskRecord, TaskState, sent_later
 from stem_kombu.settings import Settings
-from stem_kombu.task import Task, TaskMessage, TaskOptions, TaskRegistry
-from stem_kombu.task_handle import TaskHandle
+from stem_kombu.task import TaskMessage, TaskOptions, TaskRegistry
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from stem_kombu.backends.base import Backend
     from stem_kombu.control.client.client import ControlClient
+    from stem_kombu.keywords import SettingsKeywords
     from stem_kombu.result import AsyncResult
     from stem_kombu.stores.base import RevokeStore
     from stem_kombu.transports.producer import TaskProducer
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
-class Stem(Configured, Hooked):
+class Stem(Configured, Definitions):
     """An application: a registry of tasks, and the settings by which they are sent and run.
 
     ``name`` is a label for people. ``include`` names modules that define tasks; a worker and its children import them.
@@ -55,13 +58,11 @@ class Stem(Configured, Hooked):
         *,
         settings: Settings | Mapping[str, Any] | object | None = None,
         include: Sequence[str] = (),
-        **given: Any,
+        **given: Unpack[SettingsKeywords],
     ) -> None:
-        Hooked.__init__(self)
+        Definitions.__init__(self)
         Configured.__init__(self, name, settings, given)
         self.include = (include,) if isinstance(include, str) else tuple(include)
-        self.registry = TaskRegistry()
-        self.control_commands: dict[str, Callable[..., Any]] = {}
         self._lock = threading.RLock()
         forking.renew_in_children(self)
         self._backend: Backend | None = None
@@ -88,53 +89,6 @@ class Stem(Configured, Hooked):
                 return f"{self._module}:{attribute}"
         return None
 
-    # -- defining ---------------------------------------------------------------------------------------------------
-
-    @overload
-    def task(self, name: Handler, /) -> TaskHandle: ...
-    @overload
-    def task(self, name: str | None = None, /, **options: Any) -> Callable[[Handler], TaskHandle]: ...
-
-    def task(self, name: Any = None, /, **options: Any) -> Any:
-        """Register a handler under ``name`` (default: its module and qualified name).
-
-        ``options`` are those of :class:`~stem_kombu.task.TaskOptions`. A handler whose first parameter is annotated
-        :class:`~stem_kombu.context.TaskContext`, or is named ``ctx`` or ``context``, gets the task's context there; any
-        other is called with the arguments that were sent alone. ``context=True`` or ``False`` decides where neither
-        annotation nor name does. Raises :class:`~stem_kombu.errors.ConfigurationError` for an unknown option, a blank
-        name, a generator function, and a first parameter that could be either.
-        """
-        if callable(name):
-            return self.task(None)(name)
-        if name is not None and not isinstance(name, str):
-            raise ConfigurationError(f"the name of a task is text, not {shown(name)} ({type(name).__name__})")
-        context = options.pop("context", None)
-        refuse_unknown(f"task {name!r}" if name else "@app.task", options, TASK_OPTIONS)
-        checked = TaskOptions(**options)
-
-        def register(handler: Callable[..., Any]) -> TaskHandle:
-            if not callable(handler):
-                raise ConfigurationError(
-                    f"@app.task was applied to {shown(handler)} ({type(handler).__name__}), which is no function"
-                )
-            usual = usual_name(handler) if name is None else name
-            task = Task(usual, handler, checked, defining_module(), self.hooks.task, context)
-            return TaskHandle(self, self.registry.add(task))
-
-        return register
-
-    def control_command(self, name: str) -> Callable[[Handler], Handler]:
-        """Register a function as a control command, called on each worker as ``function(view, **args)``; what it returns
-        (JSON) is the reply's payload. It runs on the worker's control threads, so it must not block for long."""
-
-        def register(function: Handler) -> Handler:
-            held = self.control_commands.setdefault(name, function)
-            if held is not function:
-                raise ConfigurationError(f"control command {name!r} is defined twice")
-            return function
-
-        return register
-
     # -- sending ----------------------------------------------------------------------------------------------------
 
     def send_task(
@@ -152,7 +106,7 @@ class Stem(Configured, Hooked):
         max_retries: int | None = None,
         soft_time_limit: float | None = None,
         time_limit: float | None = None,
-    ) -> AsyncResult:
+    ) -> AsyncResult[Any]:
         """Enqueue a task by name, without importing its handler; returns once the broker has it. Nothing here knows the
         handler's signature: arguments that don't fit it fail at the worker.
 
@@ -188,7 +142,7 @@ class Stem(Configured, Hooked):
         *,
         task_ids: Sequence[str] | None = None,
         **options: Any,
-    ) -> list[AsyncResult]:
+    ) -> list[AsyncResult[Any]]:
         """Enqueue one task for each of ``calls``, much faster than one by one; returns once the broker has all of them.
 
         A call is its arguments: a mapping of keywords, or a list or tuple of positional ones. ``task_ids`` are as many ids
@@ -232,7 +186,7 @@ class Stem(Configured, Hooked):
             return message
         return replace(message, enqueued_at=held.enqueued_at + timedelta(microseconds=1))
 
-    def result(self, task_id: str) -> AsyncResult:
+    def result(self, task_id: str) -> AsyncResult[Any]:
         """The result of a task that was sent earlier, by id."""
         from stem_kombu.result import AsyncResult
 

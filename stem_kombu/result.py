@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Generic, Protocol, TypeVar, cast
 
 from stem_kombu.backends.base import TaskStates
 from stem_kombu.control.client.reports import RevokeReport
 from stem_kombu.errors import ConfigurationError, ResultTimeout, TaskCancelled, TaskFailed
 from stem_kombu.ladder import Ladder
 from stem_kombu.outcome import TaskRecord, TaskState
+
+R = TypeVar("R")
 
 
 class Revokes(Protocol):
@@ -36,8 +38,9 @@ class Controlled(Protocol):
     def control(self) -> Revokes: ...
 
 
-class AsyncResult:
-    """What sending a task returns. ``id`` is the task's id; everything else asks the result backend each time.
+class AsyncResult(Generic[R]):
+    """What sending a task returns; the task returns ``R``. ``id`` is the task's id; everything else asks the result backend
+    each time.
 
     Without a backend, asking raises :class:`~stem_kombu.errors.ConfigurationError`; sending doesn't.
     """
@@ -62,7 +65,7 @@ class AsyncResult:
         """The record once it is terminal, or as it stands after ``timeout`` seconds (``None``: without bound)."""
         return self._backend().wait(self.id, timeout)
 
-    def get(self, timeout: float | None = None) -> Any:
+    def get(self, timeout: float | None = None) -> R:
         """What the handler returned.
 
         Raises :class:`~stem_kombu.errors.TaskFailed` or :class:`~stem_kombu.errors.TaskCancelled` when it ended otherwise,
@@ -73,7 +76,7 @@ class AsyncResult:
             state = "unknown" if record is None else record.state.value
             raise ResultTimeout(f"task {self.id} has not ended within {timeout or 0:g} s; it is {state}")
         if record.state is TaskState.SUCCEEDED:
-            return record.result
+            return cast(R, record.result)
         if record.state is TaskState.CANCELLED:
             raise TaskCancelled(f"task {self.id} was cancelled{_why(record)}")
         error = record.error

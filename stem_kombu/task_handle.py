@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
-from stem_kombu.keywords import SEND_OPTIONS, refuse_unknown
+from stem_kombu.keywords import SEND_OPTIONS, ManyOptions, SendOptions, refuse_unknown
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from stem_kombu.result import AsyncResult
     from stem_kombu.task import Task
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Sender(Protocol):
     """The application, as far as a handle needs it."""
 
     @property
-    def send_task(self) -> Callable[..., AsyncResult]: ...
+    def send_task(self) -> Callable[..., AsyncResult[Any]]: ...
 
     @property
-    def send_many(self) -> Callable[..., list[AsyncResult]]: ...
+    def send_many(self) -> Callable[..., list[AsyncResult[Any]]]: ...
 
 
-class TaskHandle:
-    """What ``@app.task`` leaves in the place of the function: call it as before, or send it."""
+class TaskHandle(Generic[P, R]):
+    """What ``@app.task`` leaves in the place of the function: call it as before, or send it.
+
+    ``P`` are the arguments that are sent, the context aside; ``R`` is what the handler returns.
+    """
 
     def __init__(self, app: Sender, task: Task) -> None:
         self.app = app
@@ -38,14 +46,14 @@ class TaskHandle:
         """Run the handler here and now, as a plain function."""
         return self.task.handler(*args, **kwargs)
 
-    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult:
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Enqueue with these arguments, which must fit the handler's signature; raises ``TypeError`` where they don't."""
         self._check(args, kwargs)
         return self.app.send_task(self.name, args, kwargs)
 
     def apply_async(
-        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> AsyncResult:
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[SendOptions]
+    ) -> AsyncResult[R]:
         """Enqueue with the options of :meth:`Stem.send_task` (``queue=``, ``countdown=``, ``task_id=`` …).
 
         Raises ``TypeError`` for arguments that don't fit the handler's signature.
@@ -55,7 +63,9 @@ class TaskHandle:
             refuse_unknown(f"apply_async of task {self.name!r}", options, SEND_OPTIONS)
         return self.app.send_task(self.name, args, kwargs, **options)
 
-    def send_many(self, calls: Iterable[Mapping[str, Any] | Sequence[Any]], **options: Any) -> list[AsyncResult]:
+    def send_many(
+        self, calls: Iterable[Mapping[str, Any] | Sequence[Any]], **options: Unpack[ManyOptions]
+    ) -> list[AsyncResult[R]]:
         """Enqueue one task for each of ``calls``, with the options of :meth:`Stem.send_many`; nothing is sent where one of
         them does not fit the handler's signature (``TypeError``)."""
         every = list(calls)

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from stem_kombu import ControlClient, Settings, Stem, Worker
+from stem_kombu import ControlClient, Settings, Stem, Worker, keywords
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.settings import KEYWORDS
 from stem_kombu_cli.application import load_app
 
 
@@ -144,3 +145,10 @@ def test_children_find_what_a_function_has_made(name: str, tmp_path: Path, start
     (tmp_path / "program.py").write_text(textwrap.dedent(program))
     ran = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert ran.stdout == "42\n", ran.stderr
+
+
+def test_the_options_that_type_checkers_know_are_those_that_are_taken() -> None:
+    assert keywords.SettingsKeywords.__annotations__.keys() == set(KEYWORDS)
+    assert keywords.TaskKeywords.__annotations__.keys() == set(keywords.TASK_OPTIONS)
+    assert keywords.SendOptions.__annotations__.keys() == set(keywords.SEND_OPTIONS)
+    assert keywords.ManyOptions.__annotations__.keys() == {*keywords.SEND_OPTIONS, "task_ids"} - {"task_id"}
