@@ -121,6 +121,9 @@ def test_priorities_of_celery_are_kept(shop: Shop, tmp_path: Path) -> None:
     urgent = [9, 6, 3, 0] if shop.broker.startswith("amqp") else [0, 3, 6, 9]
     mixed = [urgent[n] for n in (3, 1, 2, 0, 2, 3, 0, 1)]
     results = [send(shop, "shop.stamp", n, kwargs={"folder": str(tmp_path)}, priority=p) for n, p in enumerate(mixed)]
+    # (Celery does not wait until RabbitMQ has them)
+    with shop.app.connection_for_read() as connection, connection.channel() as channel:
+        eventually(lambda: channel.queue_declare("stem", passive=True).message_count == len(mixed), 30)
     # when a worker with one slot comes
     program = Program(tmp_path, {"STEM_BROKER_URL": shop.broker, "STEM_RESULT_BACKEND_URL": shop.backend})
     try:
