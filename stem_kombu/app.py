@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from stem_kombu.calls import each_call, message_of
@@ -20,7 +21,7 @@ from stem_kombu.definitions import Definitions
 from stem_kombu.drivers import forking
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
 from stem_kombu.fields import shown
-from stem_kombu.keywords import SEND_OPTIONS, refuse_unknown
+from stem_kombu.keywords import SEND_OPTIONS, SendOptions, refuse_unknown
 from stem_kombu.outcome import TaskRecord, TaskState, sent_later
 from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage, TaskOptions, TaskRegistry
@@ -134,6 +135,19 @@ class Stem(Configured, Definitions):
             message = self._as_new_life(message)
         self._send([message])
         return AsyncResult(message.task_id, self.backend, self)
+
+    async def asend_task(
+        self,
+        name: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[SendOptions],
+    ) -> AsyncResult[Any]:
+        """:meth:`send_task` for coroutines: a thread waits for the broker, and the event loop goes on. Raises what that
+        raises. A call that is cancelled while it waits may have sent the task."""
+        from stem_kombu.aio import SENDING
+
+        return await SENDING.call(partial(self.send_task, name, args, kwargs, **options))
 
     def send_many(
         self,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar, cast
+from collections.abc import Generator, Sequence
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from stem_kombu.backends.base import TaskStates
 from stem_kombu.control.client.reports import RevokeReport
@@ -12,6 +13,9 @@ from stem_kombu.ladder import Ladder
 from stem_kombu.outcome import TaskRecord, TaskState
 
 R = TypeVar("R")
+
+#: Seconds between the looks of a coroutine that waits: the first, and the longest.
+_FIRST_LOOK, _LONGEST_LOOK = 0.005, 0.25
 
 
 class Revokes(Protocol):
@@ -61,6 +65,33 @@ class AsyncResult(Generic[R]):
         record = self.record
         return None if record is None else record.state
 
+    def ready(self) -> bool:
+        """Whether the task has ended, as ``succeeded``, ``failed`` or ``cancelled``."""
+        record = self.record
+        return record is not None and record.state.is_terminal
+
+    @property
+    def traceback(self) -> str | None:
+        """The end of the traceback of the attempt that failed last, ``None`` where there is none."""
+        record = self.record
+        return None if record is None or record.error is None else record.error.traceback
+
+    def __await__(self) -> Generator[Any, None, R]:
+        """What :meth:`get` returns or raises, once the task has ended. The event loop goes on meanwhile, however long the
+        backend takes to answer; ``asyncio.timeout`` bounds the wait."""
+        return self._ended().__await__()
+
+    async def _ended(self) -> R:
+        import asyncio  # where no coroutine waits it is not loaded
+
+        from stem_kombu.aio import READING
+
+        states, pause = self._backend(), _FIRST_LOOK
+        while (record := await READING.call(partial(states.get, self.id))) is None or not record.state.is_terminal:
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, _LONGEST_LOOK)
+        return self._value(record)
+
     def wait(self, timeout: float | None = None) -> TaskRecord | None:
         """The record once it is terminal, or as it stands after ``timeout`` seconds (``None``: without bound)."""
         return self._backend().wait(self.id, timeout)
@@ -75,6 +106,9 @@ class AsyncResult(Generic[R]):
         if record is None or not record.state.is_terminal:
             state = "unknown" if record is None else record.state.value
             raise ResultTimeout(f"task {self.id} has not ended within {timeout or 0:g} s; it is {state}")
+        return self._value(record)
+
+    def _value(self, record: TaskRecord) -> R:
         if record.state is TaskState.SUCCEEDED:
             return cast(R, record.result)
         if record.state is TaskState.CANCELLED:
@@ -94,11 +128,14 @@ class AsyncResult(Generic[R]):
         requested_by: str | None = None,
         expires_in: float | None = None,
         ladder: Ladder | None = None,
-        wait: bool = False,
+        wait: bool | float = False,
         timeout: float | None = None,
     ) -> RevokeReport:
         """Revoke the task, as :meth:`ControlClient.revoke <stem_kombu.control.client.client.ControlClient.revoke>` does, and
-        raise what that raises. With ``wait`` the report's ``verdicts`` has what became of the task."""
+        raise what that raises. With ``wait`` the report's ``verdicts`` has what became of the task;
+        a number is how many seconds the command may take for that."""
+        if not isinstance(wait, bool):
+            wait, timeout = True, wait if timeout is None else timeout
         if self._app is None:
             raise ConfigurationError(
                 f"task {self.id} can't be revoked by this result, which no application has made",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from stem_kombu.keywords import SEND_OPTIONS, ManyOptions, SendOptions, refuse_unknown
@@ -22,6 +22,9 @@ class Sender(Protocol):
 
     @property
     def send_task(self) -> Callable[..., AsyncResult[Any]]: ...
+
+    @property
+    def asend_task(self) -> Callable[..., Awaitable[AsyncResult[Any]]]: ...
 
     @property
     def send_many(self) -> Callable[..., list[AsyncResult[Any]]]: ...
@@ -50,6 +53,11 @@ class TaskHandle(Generic[P, R]):
         """Enqueue with these arguments, which must fit the handler's signature; raises ``TypeError`` where they don't."""
         self._check(args, kwargs)
         return self.app.send_task(self.name, args, kwargs)
+
+    async def asend(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """:meth:`delay` for coroutines: the event loop goes on while the broker is waited for. Raises what that raises."""
+        self._check(args, kwargs)
+        return await self.app.asend_task(self.name, args, kwargs)
 
     def apply_async(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[SendOptions]
