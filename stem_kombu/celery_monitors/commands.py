@@ -1,7 +1,7 @@
 """What a Stem worker answers to Celery's remote control: ``celery inspect …``, Flower's questions, and ``revoke``.
 
-Shapes are those of Celery 5.7. What Stem has no word for (rate limits, growing the pool, autoscaling) is answered with
-an error that says so.
+Shapes are those of Celery 5.7. Verbs that change the worker are carried out by :mod:`stem_kombu.celery_monitors.verbs`; what Stem
+has nothing for is answered with an error that says so.
 """
 
 from __future__ import annotations
@@ -11,24 +11,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from stem_kombu.celery_monitors.events import SOFTWARE
+from stem_kombu.celery_monitors.verbs import UNSUPPORTED, Changes, SteeringVerbs, unsupported
 from stem_kombu.control.server.worker_view import InFlightTask, WorkerView
 from stem_kombu.revocation import RevocationDraft, storable_ids
-
-#: Celery's verbs that change what Stem does not have.
-UNKNOWN = (
-    "rate_limit", "time_limit", "pool_grow", "pool_shrink", "pool_restart", "autoscale", "add_consumer",
-    "cancel_consumer", "shutdown", "revoke_by_stamped_headers",
-)  # fmt: skip
-
-#: Stores revocations, then takes them: durable before they are visible (G1).
-Revoke = Callable[[Sequence[RevocationDraft]], object]
 
 
 class Panel:
     """``handlers()`` is what Kombu's pidbox calls, each with its state first and the arguments as keywords.
 
     Nobody signs what Celery's tools say. Where the fleet has keys, ``refuse(reason, text)`` counts what is refused for that,
-    which is ``revoke``, and arguments are hidden.
+    which is every verb that changes something, and arguments are hidden.
     """
 
     def __init__(
@@ -36,7 +28,7 @@ class Panel:
         node: str,
         view: WorkerView,
         names: Callable[[], Sequence[str]],
-        revoke: Revoke,
+        changes: Changes,
         beat: Callable[[], None],
         *,
         refuse: Callable[[str, str], None] | None = None,
@@ -45,7 +37,8 @@ class Panel:
         self._beat = beat
         self._view = view
         self._names = names
-        self._revoke = revoke
+        self._revoke = changes.revoke
+        self._steering = SteeringVerbs(view, changes, names)
         self._refuse = refuse
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
@@ -57,7 +50,7 @@ class Panel:
             "scheduled": lambda state, **_: [],
             "revoked": lambda state, **_: [record.task_id for record in self._view.revoked_records(10_000)[0]],
             "registered": lambda state, **_: sorted(self._names()),
-            "active_queues": lambda state, **_: [_queue(name) for name in self._view.facts().queues],
+            "active_queues": lambda state, **_: self._queues(),
             "stats": lambda state, **_: self._stats(),
             "conf": lambda state, **_: self._conf(),
             "report": lambda state, **_: {"ok": f"stem-kombu {SOFTWARE['sw_ver']}"},
@@ -75,15 +68,28 @@ class Panel:
         aliases = {"dump_active": "active", "dump_reserved": "reserved", "dump_revoked": "revoked",
                    "dump_schedule": "scheduled", "dump_tasks": "registered"}  # fmt: skip
         known |= {alias: known[name] for alias, name in aliases.items()}
-        known |= {verb: _refused(verb) for verb in UNKNOWN}
-        return known
+        known |= {verb: self._unsupported(verb) for verb in UNSUPPORTED}
+        steering = self._steering.handlers()
+        return known | (steering if self._refuse is None else {verb: self._refused(verb) for verb in steering})
+
+    def _unsupported(self, verb: str) -> Callable[..., Any]:
+        return lambda state, **_: unsupported(verb)
+
+    def _refused(self, verb: str) -> Callable[..., Any]:
+        return lambda state, **_: self._unsigned(verb, "stem worker --help")
+
+    def _unsigned(self, verb: str, instead: str) -> dict[str, str]:
+        assert self._refuse is not None
+        self._refuse("unsigned", f"{verb!r}: nobody signs it")
+        return {"error": f"refused: {verb} is not signed, and this fleet obeys signed commands only ({instead})"}
+
+    def _queues(self) -> list[dict[str, Any]]:
+        facts = self._view.facts()
+        return [_queue(name) for name in facts.queues if name not in facts.paused]
 
     def _revoked(self, given: Any, terminate: bool) -> dict[str, Any]:
         if self._refuse is not None:
-            self._refuse("unsigned", "'revoke': nobody signs it")
-            return {
-                "error": "refused: revoke is not signed, and this fleet obeys signed commands only (stem worker revoke)"
-            }
+            return self._unsigned("revoke", "stem worker revoke")
         ids = [given] if isinstance(given, str) else [str(one) for one in given or ()]
         good = list(storable_ids(ids))
         if refused := sorted(set(ids) - set(good)):
@@ -170,10 +176,6 @@ def _queue(name: str) -> dict[str, Any]:
         "max_length_bytes": None,
         "max_priority": None,
     }  # fmt: skip
-
-
-def _refused(verb: str) -> Callable[..., Any]:
-    return lambda state, **_: refusal(verb)
 
 
 def refusal(verb: str) -> dict[str, str]:

@@ -15,9 +15,10 @@ from kombu import Connection, Exchange, Producer
 from kombu.exceptions import KombuError
 from kombu.pidbox import Mailbox
 
-from stem_kombu.celery_monitors.commands import Panel, Revoke
+from stem_kombu.celery_monitors.commands import Panel
 from stem_kombu.celery_monitors.events import FREQUENCY, Events, node_name
 from stem_kombu.celery_monitors.pidbox import REPLY_EXCHANGE, PidboxServer
+from stem_kombu.celery_monitors.verbs import Changes
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Service
 from stem_kombu.control.protocol.codec import LARGEST_COMMAND
@@ -53,7 +54,7 @@ class CeleryMonitorService:
         template: Connection,
         view: WorkerView,
         names: Callable[[], Sequence[str]],
-        revoke: Revoke,
+        changes: Changes,
         events: Events,
         *,
         clock: Clock,
@@ -72,7 +73,7 @@ class CeleryMonitorService:
         self._outage = Outage(f"Celery's monitors don't see worker {self.node}", shown_url(template), clock)
         self._complaints = drops
         refuse = self._complaints.drop if closed else None
-        self._panel = Panel(self.node, view, names, revoke, self._beat_soon, refuse=refuse)
+        self._panel = Panel(self.node, view, names, changes, self._beat_soon, refuse=refuse)
         self._stopped = threading.Event()
         self._tried = threading.Event()
         self._background = Service(self._run, "stem-celery-face", begin=self._stopped.clear, wake=self._stopped.set)

@@ -21,6 +21,7 @@ from stem_kombu.app import Stem, load
 from stem_kombu.backends.base import Roster
 from stem_kombu.celery_monitors.events import Events, node_name
 from stem_kombu.celery_monitors.service import CeleryMonitorService
+from stem_kombu.celery_monitors.verbs import Changes
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.concurrency.service import watched_by
 from stem_kombu.drivers import forking
@@ -282,7 +283,7 @@ class Worker:
                 resources.template,
                 self.view,
                 self.app.registry.names,
-                self.agent.revoke,
+                Changes(self.agent.revoke, resources.directive_writer),
                 self._events,
                 clock=clock,
                 drops=monitors,

@@ -1,0 +1,161 @@
+"""Celery's verbs that change a worker (``celery control pool_grow``, Flower's buttons): each becomes a directive or an order of
+Stem's for this one worker, stored before it is obeyed (G21).
+
+Answers are worded as Celery's own workers word them. ``{"error": …}`` names what can't be done, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from fractions import Fraction
+from typing import Any
+
+from stem_kombu.control.client.pause_plans import plan_pause, plan_resume
+from stem_kombu.control.directive_writer import Author, DirectiveWriter, Plan
+from stem_kombu.control.protocol.messages import Shutdown
+from stem_kombu.control.server.worker_view import WorkerView
+from stem_kombu.directive import TASK, Directive, DirectiveDraft, Kind, Value, latest
+from stem_kombu.errors import StemError
+from stem_kombu.rate import Rate, RateLimit
+from stem_kombu.revocation import RevocationDraft
+
+#: Verbs that nothing of Stem's stands for, and what to use.
+UNSUPPORTED = {
+    "time_limit": "set time limits where the task is registered",
+    "autoscale": "use stem worker scale",
+    "pool_restart": "use stem worker shutdown --rolling",
+    "revoke_by_stamped_headers": "use stem worker revoke --header",
+}
+_AUTHOR = Author("celery control", "through Celery's remote control")
+#: Seconds for which an answer waits for tasks of a paused queue that are about to start: Celery's client waits for one.
+_SETTLE = 0.5
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+#: Children that a worker may have.
+_MOST_CHILDREN = 1024
+
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How a worker stores what Celery's tools ask for: ``revoke(drafts)`` also lets revocations take effect, ``directives()``
+    makes what stores directives. Durable before they are visible (G1, G21)."""
+
+    revoke: Callable[[Sequence[RevocationDraft]], object]
+    directives: Callable[[], DirectiveWriter]
+
+
+class _Unable(Exception):
+    """A verb that can't be carried out; its text is the answer."""
+
+
+class SteeringVerbs:
+    """Of one worker. ``handlers()`` are called in the thread of Celery's remote control, and may wait for the store."""
+
+    def __init__(self, view: WorkerView, changes: Changes, names: Callable[[], Sequence[str]]) -> None:
+        self._view, self._changes, self._names = view, changes, names
+        self._worker = view.identity.worker
+
+    def handlers(self) -> dict[str, Callable[..., Answer]]:
+        """Each verb with what carries it out: the arguments are Celery's, by name."""
+        known: dict[str, Callable[..., Answer]] = {
+            "cancel_consumer": self._cancel_consumer,
+            "add_consumer": self._add_consumer,
+            "rate_limit": self._rate_limit,
+            "pool_grow": lambda n=1, **_: self._resize(n, 1),
+            "pool_shrink": lambda n=1, **_: self._resize(n, -1),
+            "shutdown": self._shutdown,
+        }
+        return {verb: _answered(act) for verb, act in known.items()}
+
+    def _cancel_consumer(self, queue: Any = None, **_: Any) -> Answer:
+        name = self._queue(queue)
+        self._store("pause", lambda held, now: plan_pause(held, [name], [self._worker], now).drafts())
+        return {"ok": f"no longer consuming from {name}"}
+
+    def _add_consumer(self, queue: Any = None, **_: Any) -> Answer:
+        name = self._queue(queue)
+        if name not in self._view.standing().paused:
+            return {"ok": f"already consuming from {name!r}"}
+        self._store("resume", lambda held, now: plan_resume(held, [name], [self._worker], now).drafts())
+        return {"ok": f"add consumer {name}"}
+
+    def _rate_limit(self, task_name: Any = None, rate_limit: Any = None, **_: Any) -> Answer:
+        if task_name not in self._names():
+            raise _Unable(f"unknown task {task_name!r}")
+        value = _rate_limit(rate_limit)
+        self._set("rate-limit", Kind.RATE_LIMIT, TASK + str(task_name), value)
+        return {"ok": "rate limit disabled successfully" if value is None else "new rate limit set successfully"}
+
+    def _resize(self, number: Any, sign: int) -> Answer:
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= _MOST_CHILDREN:
+            raise _Unable(f"{number!r} is no number of children from 1 to {_MOST_CHILDREN}")
+        setting = self._view.settings().get(Kind.CONCURRENCY.value, {}).get(None)
+        if setting is None or not isinstance(setting.value, int):
+            raise _Unable("this worker runs no isolate tasks: there is nothing to scale")
+        wanted = setting.value + sign * number
+        if not 1 <= wanted <= _MOST_CHILDREN:
+            raise _Unable(f"it has {setting.value} children, and may have 1 to {_MOST_CHILDREN}")
+        self._set("scale", Kind.CONCURRENCY, None, wanted)
+        return {"ok": "pool will grow" if sign > 0 else "pool will shrink"}
+
+    def _shutdown(self, **_: Any) -> Answer:
+        order = Shutdown(reason=_AUTHOR.reason, requested_by=_AUTHOR.requested_by)
+        return {"ok": f"{self._view.shut_down(order).mode} shutdown"}
+
+    def _queue(self, queue: Any) -> str:
+        if not isinstance(queue, str) or queue not in self._view.standing().queues:
+            raise _Unable(f"unsupported: this worker was not started for queue {queue!r}")
+        return queue
+
+    def _set(self, action: str, kind: Kind, subject: str | None, value: Value | None) -> None:
+        """Have this worker use the value, ``None`` for its own."""
+
+        def plan(held: Sequence[Directive], now: datetime) -> Sequence[DirectiveDraft]:
+            before = latest(held).get((kind.value, subject, self._worker))
+            if value is not None:
+                replaces = 0 if before is None else before.version
+                return [DirectiveDraft(kind, subject, self._worker, value, replaces)]
+            return [] if before is None or not before.is_live(now) else [DirectiveDraft.clearing(before)]
+
+        self._store(action, plan)
+
+    def _store(self, action: str, plan: Plan) -> None:
+        if stored := self._changes.directives().save(action, plan, _AUTHOR):
+            starting = self._view.obey(stored).starting
+            if starting:
+                self._view.wait_started(starting, _SETTLE)
+
+
+def _answered(act: Callable[..., Answer]) -> Callable[..., Answer]:
+    def answer(state: object, **arguments: Any) -> Answer:
+        try:
+            return act(**arguments)
+        except _Unable as error:
+            return {"error": str(error)}
+        except StemError as error:
+            return {"error": f"nothing was stored: {error}"}
+
+    return answer
+
+
+def _rate_limit(given: Any) -> Value | None:
+    """The limit as Celery writes it: ``10/s``, ``0.5/m``, or a number of tasks a second; ``None`` for 0, which is no limit."""
+    text, _, unit = str(0 if given is None else given).partition("/")
+    try:
+        tasks = Fraction(text)
+        if tasks == 0:
+            return None
+        tasks = tasks.limit_denominator(1000)
+        value = RateLimit(Rate(tasks.numerator, _SECONDS[unit or "s"] * tasks.denominator), each=True).value()
+        RateLimit.of_value(value)
+    except (ArithmeticError, ValueError, KeyError):  # a FieldError is a ValueError
+        raise _Unable(f"invalid rate limit string: {given!r}") from None
+    return value
+
+
+def unsupported(verb: str) -> Mapping[str, str]:
+    """The answer to a verb that nothing of Stem's stands for."""
+    return {"error": f"unsupported: a Stem worker has no {verb!r}; {UNSUPPORTED[verb]}"}
