@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,18 +13,42 @@ from stem_kombu_cli.commands.asking import ask
 from stem_kombu_cli.directing import limit_in_words
 from stem_kombu_cli.options import control_options
 from stem_kombu_cli.render import size, span, table
+from stem_kombu_cli.watching import watch_option
 
 
 @click.command(epilog="Example:  stem worker stats --worker worker-a --json")
+@watch_option
 @control_options
 @click.pass_context
-def stats(ctx: click.Context, /, **values: Any) -> None:
+def stats(ctx: click.Context, /, watch: float | None, **values: Any) -> None:
     """Counters, queue depths, pool and metadata per worker."""
-    ask(ctx, values, lambda client, workers: client.stats(workers=workers), text)
+    ask(ctx, values, lambda client, workers: client.stats(workers=workers), text, watch=watch)
 
 
 def text(report: Report, color: bool) -> str:
-    return "\n\n".join(_worker(reply, color) for reply in report.replies)
+    parts = [_worker(reply, color) for reply in report.replies]
+    return "\n\n".join([*parts, _fleet(report)] if len(parts) > 1 else parts)
+
+
+def _fleet(report: Report) -> str:
+    """All workers that answered, in a line: slots by mode, and the sums of their totals."""
+    payloads = [reply.payload for reply in report.replies if reply.payload]
+    slots: dict[str, Counter[str]] = {}
+    for payload in payloads:
+        for mode, states in payload.get("slots", {}).items():
+            slots.setdefault(mode, Counter()).update(states)
+    totals = sum((Counter(payload["totals"]) for payload in payloads), Counter())
+    parts = [f"{len(report.replies)} workers", *_used(slots)]
+    parts += [f"{totals[name]} {name}" for name in ("received", "succeeded", "failed", "cancelled")]
+    return f"{'fleet':<12} {', '.join(parts)}"
+
+
+def _used(slots: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """``INLINE 3/16``: how many slots are in use, of how many, by mode."""
+    return [
+        f"{mode.upper()} {sum(states.values()) - states.get('idle', 0)}/{sum(states.values())}"
+        for mode, states in sorted(slots.items())
+    ]
 
 
 def _worker(reply: WorkerReply, color: bool) -> str:
@@ -37,6 +62,7 @@ def _worker(reply: WorkerReply, color: bool) -> str:
         ("state", f"{facts['state']}, up {span(facts['uptime_s'])}, version {facts['version']}"),
         ("process", f"{facts['hostname']}, {facts['pid']}, {size(facts['rss_bytes'])}{load}"),
         ("tasks", f"{tasks}; {facts['concurrency']} isolates, prefetch {facts['prefetch']}"),
+        *((("slots", "  ".join(_used(slots))),) if (slots := facts.get("slots")) else ()),
         ("totals", ", ".join(f"{count} {name}" for name, count in facts["totals"].items())),
         ("settling", _settling(facts.get("settling"))),
         *((f"trouble: {part}", said) for part, said in facts.get("troubles", {}).items()),

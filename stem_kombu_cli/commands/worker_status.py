@@ -30,6 +30,7 @@ from stem_kombu_cli.options import (
 )
 from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import emit, note, print_json, shown, size, span, table, use_color
+from stem_kombu_cli.watching import repeated, watch_option
 
 #: Seconds for one try to reach a broker that was lost while its heartbeats were followed.
 _RECONNECT_TIMEOUT = 5.0
@@ -44,49 +45,67 @@ _RECONNECT_TIMEOUT = 5.0
     help="One deadline for the snapshot (default: 5s); with --follow: leave with 1 after so long without a heartbeat "
     "(default: never).  [env, for a snapshot: STEM_CONTROL_TIMEOUT]",
 )
+@watch_option
 @plain_celery.celery_option
 @place_options
 @worker_option
 @output_options
 @click.pass_context
 def status(
-    ctx: click.Context, /, once: bool, follow: bool, timeout: float | None, celery: bool | None, **values: Any
+    ctx: click.Context,
+    /,
+    once: bool,
+    follow: bool,
+    timeout: float | None,
+    watch: float | None,
+    celery: bool | None,
+    **values: Any,
 ) -> None:
     """Worker heartbeats: who is live, draining, stale or dead.
 
     Without a backend the beats of one interval are listened for instead.
     """
-    if once and follow:
-        raise click.UsageError("--once and --follow exclude each other", ctx)
+    if once + follow + (watch is not None) > 1:
+        raise click.UsageError("--once, --follow and --watch exclude each other", ctx)
     as_json, targets = wants_json(values), targets_of(values)
     settings = places_of({**values, "timeout": None if follow else timeout}).settings()
     with ControlClient(settings) as client, Progress() as progress:
         if follow:
             _follow(client, targets, timeout, as_json)
-        if settings.backend is None:
-            report = _listened(client, targets, settings, timeout, progress)
-        else:
-            report = client.status(workers=targets)
-    known = {worker.heartbeat.worker for worker in report.workers}
-    plain = plain_celery.found(celery, settings, known, targets)
-    color = use_color(ctx.obj.color)
-    if as_json:
-        print_json({**report.to_dict(), **plain_celery.fields(plain)})
-    else:
-        if report.workers:
-            emit(text(report, color), color=color)
-        plain_celery.show(plain, color)
-    plain_celery.tell(plain)
+
+        def look() -> StatusReport:
+            if settings.backend is None:
+                return _listened(client, targets, settings, timeout, progress)
+            return client.status(workers=targets)
+
+        code = exit_codes.OK
+        for report in repeated(watch, look, as_json=as_json):
+            known = {worker.heartbeat.worker for worker in report.workers}
+            plain = plain_celery.found(celery, settings, known, targets)
+            color = use_color(ctx.obj.color)
+            if as_json:
+                print_json({**report.to_dict(), **plain_celery.fields(plain)})
+            else:
+                if report.workers:
+                    emit(text(report, color), color=color)
+                plain_celery.show(plain, color)
+            plain_celery.tell(plain)
+            _tell(report, targets)
+            show_pauses(settings)
+            nobody = targets and not report.workers and not plain
+            code = exit_codes.NOTHING_MATCHED if nobody else exit_codes.OK
+    ctx.exit(code)
+
+
+def _tell(report: StatusReport, targets: list[str] | None) -> None:
     for worker in report.workers:
         if (other := worker.heartbeat.conflict) is not None:
             note(f"error: two live workers have the id {worker.heartbeat.worker}: {other}")
-    show_pauses(settings)
     if report.untrusted:
         counted = ", ".join(f"{count} {reason}" for reason, count in sorted(report.untrusted.items()))
         note(f"note: unverified heartbeats ignored: {counted}")
     if not report.workers:
         note(f"no worker{' of that name' if targets else ''} in namespace {report.namespace!r}")
-    ctx.exit(exit_codes.NOTHING_MATCHED if targets and not report.workers and not plain else exit_codes.OK)
 
 
 def text(report: StatusReport, color: bool) -> str:
