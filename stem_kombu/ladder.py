@@ -59,6 +59,12 @@ class Ladder:
         return {"term_after_s": self.term_after, "kill_after_s": self.kill_after}
 
 
+def checked_ladder(ladder: Ladder | None, *, terminate: bool) -> None:
+    """Raise :class:`~stem_kombu.errors.ConfigurationError` for a ladder without ``terminate``."""
+    if ladder is not None and not terminate:
+        raise ConfigurationError("a ladder is for what runs", hint="revoke with terminate as well")
+
+
 @dataclass(frozen=True, slots=True)
 class LadderText:
     """A ladder as a record holds it. ``key`` is the id of the key that has signed it, and both are empty without keys; times

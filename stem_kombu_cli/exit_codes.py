@@ -34,4 +34,5 @@ def of_report(report: Report) -> int:
         return NOTHING_MATCHED if named and named >= set(report.expected) else NOBODY_ANSWERED
     if report.failed or report.conflicts:
         return NO
-    return PARTIAL if report.silent or not getattr(report, "durable", True) else OK
+    lacks_entry = report.audited is False
+    return PARTIAL if report.silent or lacks_entry or not getattr(report, "durable", True) else OK

@@ -19,7 +19,7 @@ from stem_kombu.ladder import Ladder
 from stem_kombu.selector import Selector
 from stem_kombu.settings import Settings
 from stem_kombu_cli import exit_codes
-from stem_kombu_cli.changing import Change, confirm
+from stem_kombu_cli.changing import NOT_AUDITED, Change, confirm
 from stem_kombu_cli.commands.asking import tell
 from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import DURATION
@@ -170,6 +170,8 @@ def revoke_selected(
         if report.rule is not None:
             emit(f"rule: {report.rule.key}, version {report.rule.version}, until {isoformat(report.rule.expires_at)}")
     _tell(report)
+    if not report.audited:
+        note(NOT_AUDITED)
     ctx.exit(exit_code(report))
 
 

@@ -187,7 +187,8 @@ class CeleryAgent:
             for task_id in good
             if (held := self.cache.get(task_id)) is None or (terminate and not held.terminate)
         ]
-        drafts = [RevocationDraft(task_id, terminate, THROUGH_CELERY, None, None) for task_id in new]
+        who = f"Celery, through worker {self.identity.worker}"  # its commands do not say who gave them
+        drafts = [RevocationDraft(task_id, terminate, THROUGH_CELERY, who, None) for task_id in new]
         trouble = self._saver.save(drafts)
         if not self.settings.durable:
             return NOT_DURABLE

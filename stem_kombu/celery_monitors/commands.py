@@ -96,7 +96,8 @@ class Panel:
             if not good:
                 return {"error": f"no task can have these ids: {', '.join(map(repr, refused))}"}
             ids = good
-        self._revoke([RevocationDraft(task_id, bool(terminate), "revoked through Celery") for task_id in good])
+        who = f"Celery, through worker {self._node}"  # its commands do not say who gave them
+        self._revoke([RevocationDraft(task_id, bool(terminate), "revoked through Celery", who) for task_id in good])
         return {"ok": f"tasks {', '.join(ids)} flagged as revoked"}
 
     def _request(self, task: InFlightTask) -> dict[str, Any]:

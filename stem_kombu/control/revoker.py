@@ -46,6 +46,11 @@ class Revoker:
         self._fleet = fleet
         self._auditor = Auditor(store, namespace, verifier.keyring, keep=keep)
 
+    @property
+    def is_audited(self) -> bool:
+        """Whether the store can keep an entry of each change."""
+        return self._store.keeps_records
+
     def save(
         self, drafts: Sequence[RevocationDraft], request_id: str | None = None, *, ladder: Ladder | None = None
     ) -> list[Revocation]:

@@ -9,9 +9,9 @@ import click
 
 from stem_kombu.control.client.revocations import LEAST_KEPT, SCHEMA, RevocationClient
 from stem_kombu_cli import exit_codes
-from stem_kombu_cli.changing import change_of, changing_options, confirm, reason_of
+from stem_kombu_cli.changing import NOT_AUDITED, change_of, changing_options, confirm, reason_of
 from stem_kombu_cli.options import DURATION, output_options, place_options, places_of, wants_json
-from stem_kombu_cli.render import emit, print_json, span
+from stem_kombu_cli.render import emit, note, print_json, span
 
 
 @click.command(epilog="Example:  stem revokes prune --older-than 30d --yes")
@@ -35,8 +35,12 @@ def prune(ctx: click.Context, /, older_than: float, **values: Any) -> None:
         pruned = None
         if not change.dry_run:
             pruned = client.prune(older_than=older_than, requested_by=change.requester, reason=reason)
+        audited = client.is_audited
     if as_json:
-        print_json({"schema": SCHEMA, "pruned": pruned, "older_than_s": older_than, "dry_run": change.dry_run})
+        document = {"schema": SCHEMA, "pruned": pruned, "older_than_s": older_than, "dry_run": change.dry_run}
+        print_json({**document, "audited": audited})
     else:
         emit("would prune" if pruned is None else f"pruned: {pruned}")
-    ctx.exit(exit_codes.OK)
+    if not audited:
+        note(NOT_AUDITED)
+    ctx.exit(exit_codes.OK if audited else exit_codes.PARTIAL)

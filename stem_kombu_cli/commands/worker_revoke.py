@@ -21,7 +21,7 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.settings import Settings
 from stem_kombu.volatile import HOW_DURABLE, NOT_DURABLE
 from stem_kombu_cli import exit_codes, plain_celery
-from stem_kombu_cli.changing import change_of, changing_options, confirm, reason_of
+from stem_kombu_cli.changing import NOT_AUDITED, change_of, changing_options, confirm, reason_of
 from stem_kombu_cli.commands.asking import show, tell, with_stem
 from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import DURATION, HOST, control_options, places_of, targets_of, wants_json
@@ -175,6 +175,8 @@ def revoke(
         for line in lines:
             emit(line)
     _tell(report, ids, targets, settings)
+    if report.audited is False:
+        note(NOT_AUDITED)
     if plain:
         note(
             f"note: {len(plain)} Celery workers without Stem keep it in their memory only, and forget it when they end; nothing"

@@ -21,6 +21,7 @@ from stem_kombu_cli.options import DURATION, control_options, places_of, targets
 from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import emit, note, print_json, table, use_color
 
+_NOT_AUDITED = "warning: the revoke store took no entry of the audit; the workers' logs tell of the shutdown"
 #: Seconds that a wait gets beyond the longest step that was asked for.
 _MARGIN = 10.0
 #: So that ``Restart=on-failure`` of systemd starts the worker again.
@@ -106,14 +107,8 @@ def shutdown(ctx: click.Context, /, everyone: bool, **values: Any) -> None:
         if rolling:
             at_once = max(1, share[0] * len(found) // 100) if share[1] else share[0]
             roll = fleet.roll(order, found, at_once=at_once, replacement_timeout=replacement)
-            _show_roll(roll, settings, as_json)
-            ctx.exit(
-                exit_codes.NOTHING_MATCHED
-                if not found
-                else exit_codes.OK
-                if roll.not_replaced is None
-                else exit_codes.NO
-            )
+            _show_roll(roll, settings, as_json, audited=fleet.is_audited)
+            ctx.exit(_code_of_roll(roll, found, audited=fleet.is_audited))
         report = fleet.order(order, targets)
         gone = None
         if change.wait:
@@ -172,13 +167,23 @@ def _show_selection(found: Sequence[WorkerStatus], settings: Settings, as_json: 
             note("no such worker lives")
 
 
-def _show_roll(roll: Roll, settings: Settings, as_json: bool) -> None:
+def _code_of_roll(roll: Roll, found: Sequence[WorkerStatus], *, audited: bool) -> int:
+    if not found:
+        return exit_codes.NOTHING_MATCHED
+    if roll.not_replaced is not None:
+        return exit_codes.NO
+    return exit_codes.OK if audited else exit_codes.PARTIAL
+
+
+def _show_roll(roll: Roll, settings: Settings, as_json: bool, *, audited: bool) -> None:
     if as_json:
         document = {"schema": SCHEMA, "command": "shutdown", "namespace": settings.namespace, "rolling": True}
-        print_json({**document, "left": list(roll.left), "not_replaced": roll.not_replaced})
+        print_json({**document, "left": list(roll.left), "not_replaced": roll.not_replaced, "audited": audited})
     else:
         for worker in roll.left:
             emit(f"left: {worker}")
+    if not audited:
+        note(_NOT_AUDITED)
     if roll.not_replaced is not None:
         note(
             f"stopped at {roll.not_replaced}: it did not obey, or its queues had fewer consumers than before when the time was up"
@@ -198,7 +203,7 @@ def _show(report: Report, gone: Departure | None, as_json: bool, color: bool, *,
             for worker in workers:
                 emit(f"{what}: {worker}")
     if not audited:
-        note("warning: the revoke store took no entry of the audit; the workers' logs tell of the shutdown")
+        note(_NOT_AUDITED)
     tell(report)
 
 

@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 from stem_kombu.backends.base import RosterView
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control import standing
+from stem_kombu.control.audit import Note
 from stem_kombu.control.auditor import Auditor
+from stem_kombu.control.client.arguments import checked_command, checked_ids
 from stem_kombu.control.client.command_request import CommandRequest, checked_targets, chunks, default_requester
 from stem_kombu.control.client.connection import ClientConnection
 from stem_kombu.control.client.connections import ClientConnections
+from stem_kombu.control.client.outcomes import outcome_note
 from stem_kombu.control.client.pages import completed
 from stem_kombu.control.client.places import ClientPlaces, Configured, settings_of
 from stem_kombu.control.client.reports import Report, RevokeReport, StatusReport, WorkerReply, WorkerStatus
@@ -27,14 +30,13 @@ from stem_kombu.control.client.roster_clock import RosterClock
 from stem_kombu.control.client.roster_reader import RosterReader
 from stem_kombu.control.client.verdict_wait import GRACE, AskedWorkers, VerdictWait, longest_wait
 from stem_kombu.control.directive_writer import DirectiveWriter
-from stem_kombu.control.protocol.codec import BUILT_IN
 from stem_kombu.control.protocol.messages import Call, Inspect, Order, Ping, Revoke, Stats, matches, scope_of
 from stem_kombu.control.revoker import Revoker
 from stem_kombu.control.verification import Verifier
 from stem_kombu.drivers import forking
 from stem_kombu.durations import checked_duration
 from stem_kombu.errors import BrokerError, BrokerUnavailable, ConfigurationError
-from stem_kombu.ladder import Ladder
+from stem_kombu.ladder import Ladder, checked_ladder
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.settings import Settings
 from stem_kombu.signing.keyring import Scope
@@ -109,16 +111,9 @@ class ControlClient:
         """What runs; with ``revoked`` the newest ``limit`` revocations that each worker holds as well."""
         if limit < 1:
             raise ConfigurationError(f"limit {limit!r} must be at least 1")
-        began, given = self._clock.monotonic(), self._timeout(timeout)
+        deadline = self._clock.monotonic() + self._timeout(timeout)
         report = self.ask(Inspect(revoked, limit), workers, timeout)
-
-        def left() -> float:
-            return began + given - self._clock.monotonic()
-
-        def ask(order: Inspect, worker: str) -> Report:
-            return self.ask(order, [worker], max(0.01, left()))
-
-        return completed(report, limit, ask, lambda: left() <= 0) if revoked else report
+        return completed(report, limit, self.ask, lambda: deadline - self._clock.monotonic()) if revoked else report
 
     def stats(self, *, workers: Sequence[str] | None = None, timeout: float | None = None) -> Report:
         """Counters, queue depths, pool and metadata."""
@@ -129,15 +124,20 @@ class ControlClient:
         name: str,
         args: Mapping[str, Any] | None = None,
         *,
+        reason: str | None = None,
+        requested_by: str | None = None,
         workers: Sequence[str] | None = None,
         timeout: float | None = None,
     ) -> Report:
-        """A control command that the application registered."""
-        if not name or not name.isprintable():
-            raise ConfigurationError(f"{name!r} is no name of a command")
-        if name in BUILT_IN:
-            raise ConfigurationError(f"{name!r} is no command of an application", hint=f"call .{name}() instead")
-        return self.ask(Call(name, dict(args or {})), workers, timeout)
+        """A control command that the application registered, with an entry in the audit before."""
+        order, targets = Call(checked_command(name), dict(args or {})), checked_targets(workers)
+        self._trust.require(scope_of(order), f"give the command {name!r}")
+        who, request_id = requested_by or default_requester(), secrets.token_hex(16)
+        audited = self.noted(Note("call", {"command": name, "workers": targets}, who, reason, request_id=request_id))
+        report = self._ask_orders([order], targets, self._timeout(timeout), request_id=request_id)
+        if audited:
+            self.noted(outcome_note("call", report, who, reason, request_id))
+        return replace(report, audited=audited)
 
     def revoke(
         self,
@@ -169,26 +169,24 @@ class ControlClient:
         longest step (``grace``, ladder); ``verdicts`` of the report has one for each id. ``grace``: seconds after which a
         thread that has never passed a checkpoint is given up as unstoppable.
         """
-        if isinstance(task_ids, str):
-            raise ConfigurationError(f"task ids {task_ids!r} is one text", hint="pass a list of ids")
-        if ladder is not None and not terminate:
-            raise ConfigurationError("a ladder is for what runs", hint="revoke with terminate as well")
+        checked_ladder(ladder, terminate=terminate)
         timeout = longest_wait(grace, ladder) if wait and timeout is None else self._timeout(timeout)
         targets = checked_targets(workers)
         if expires_in is not None:
             checked_duration(expires_in, name="expires_in")
         who = requested_by or default_requester()
-        drafts = [RevocationDraft(task_id, terminate, reason, who, expires_in) for task_id in dict.fromkeys(task_ids)]
-        if not drafts:
-            raise ConfigurationError("there is no task id to revoke")
+        drafts = [RevocationDraft(task_id, terminate, reason, who, expires_in) for task_id in checked_ids(task_ids)]
         began, request_id = self._clock.monotonic(), secrets.token_hex(16)
         stored = self.revoker(timeout).save(drafts, request_id, ladder=ladder)  # StoreError: nothing was said
         if on_stored is not None:
             on_stored(stored)
-        return self.announce(
+        report = self.announce(
             stored, request_id, targets, timeout,
             terminate=terminate, grace=grace if wait else None, began=began, progress=progress,
         )  # fmt: skip
+        if wait and report.audited:
+            self.noted(outcome_note("revoke", report, who, reason, request_id))
+        return report
 
     def announce(
         self,
@@ -215,7 +213,7 @@ class ControlClient:
         except BrokerError as error:
             report = RevokeReport.unsent(stored, error, self.settings.namespace, request_id, timeout)
             report = replace(report, elapsed=self._clock.monotonic() - began)
-        report = replace(report, durable=self.settings.durable)
+        report = replace(report, durable=self.settings.durable, audited=self._places.revoke_store().keeps_records)
         if grace is None:
             return report
         waiting = VerdictWait(
@@ -241,6 +239,10 @@ class ControlClient:
         self._trust.require(Scope.OPERATE, "change what the fleet keeps")
         return self._places.auditor(self._trust.keyring)
 
+    def noted(self, note: Note) -> bool:
+        """Whether the audit has this entry now: not where the store is down, keeps no records, or where none is configured."""
+        return self._places.noted(note, self._trust.keyring)
+
     def directive_writer(self, timeout: float | None = None) -> DirectiveWriter:
         """What stores directives for this client; no worker is told. An invalid broker URL is refused."""
         self._connections.link()
@@ -249,9 +251,7 @@ class ControlClient:
 
     def status(self, *, workers: Sequence[str] | None = None, timeout: float | None = None) -> StatusReport:
         """The workers by their last heartbeats, dead ones included while the roster remembers them.
-
-        Raises :class:`~stem_kombu.errors.StoreUnavailable` when the roster can't be read.
-        """
+        Raises :class:`~stem_kombu.errors.StoreUnavailable` when the roster can't be read."""
         self._trust.require(Scope.READ, "see who is alive")
         targets = checked_targets(workers)
         view = self._trust.view(self._places.roster().view(self.settings.namespace), self.settings.namespace)

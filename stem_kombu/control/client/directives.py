@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.command_request import checked_targets, default_requester
+from stem_kombu.control.client.outcomes import outcome_note
 from stem_kombu.control.client.pause_plans import PausePlan, Subject, plan_pause, plan_resume
 from stem_kombu.control.client.reports import Report, WorkerReply
 from stem_kombu.control.client.slow_resumes import slow_limits, slow_limits_over
@@ -210,7 +211,8 @@ class DirectiveClient:
     ) -> DirectiveReport:
         """Store what the plan asks for, then send it to the workers. ``action`` is the command's word, for the audit."""
         client, began = self._client, self._clock.monotonic()
-        stored = client.directive_writer(timeout).save(action, plan, author or Author(default_requester()))
+        author = author or Author(default_requester())
+        stored = client.directive_writer(timeout).save(action, plan, author)
         given = client.settings.control_timeout if timeout is None else timeout
         if not stored:
             return DirectiveReport.of(self._unsent(given, began), ())
@@ -219,7 +221,8 @@ class DirectiveClient:
             report = client.ask(order, workers, timeout)
         except BrokerError as error:
             return DirectiveReport.of(self._unsent(given, began), stored, error=error)
-        return DirectiveReport.of(report, stored)
+        client.noted(outcome_note(action, report, author.requested_by, author.reason, report.request_id))
+        return DirectiveReport.of(replace(report, audited=True), stored)
 
     def ask(self, *, workers: Sequence[str] | None = None, timeout: float | None = None) -> DirectiveReport:
         """Which directives each worker knows, and what counts there."""

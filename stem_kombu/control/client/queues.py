@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from stem_kombu.backends.registry import open_roster
 from stem_kombu.clock import SYSTEM, Clock, isoformat
 from stem_kombu.control.audit import Note
 from stem_kombu.control.client.command_request import default_requester
+from stem_kombu.control.client.outcomes import counted_note
 from stem_kombu.control.client.places import ClientPlaces, settings_of
 from stem_kombu.control.client.tasks import TaskClient
 from stem_kombu.control.verification import Verifier
@@ -183,9 +185,13 @@ class QueueClient:
         """Remove what waits in the queue; how many messages those were. What workers hold is not touched. :attr:`is_audited` is
         false afterwards where the audit has no entry of it."""
         self._trust.require(Scope.OPERATE, "empty a queue")
-        note = Note("purge", {"queues": [checked_queue_name(queue)]}, requested_by or default_requester(), reason)
-        self.is_audited = self._places.noted(note, self._trust.keyring)
-        return self._opened()[0].purge(queue)
+        who, request_id, keyring = requested_by or default_requester(), secrets.token_hex(16), self._trust.keyring
+        note = Note("purge", {"queues": [checked_queue_name(queue)]}, who, reason, request_id=request_id)
+        self.is_audited = self._places.noted(note, keyring)
+        removed = self._opened()[0].purge(queue)
+        if self.is_audited:
+            self._places.noted(counted_note("purge", who, reason, request_id, removed=removed), keyring)
+        return removed
 
     def close(self) -> None:
         """Let connections go. May be called twice; the next question connects again."""

@@ -64,6 +64,8 @@ class Report:
     untrusted: Mapping[str, int] = field(default_factory=dict)
     #: Worker ids that two live processes have, each with the other process in words: the answer is of one of them.
     conflicts: Mapping[str, str] = field(default_factory=dict)
+    #: Whether the audit has an entry of it; ``None`` for a command that changes nothing.
+    audited: bool | None = None
 
     @property
     def complete(self) -> bool:
@@ -90,6 +92,7 @@ class Report:
             "notes": list(self.notes),
             **({"untrusted": dict(self.untrusted)} if self.untrusted else {}),
             **({"conflicts": dict(self.conflicts)} if self.conflicts else {}),
+            **({} if self.audited is None else {"audited": self.audited}),
         }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.audit import Note, tasks_target
 from stem_kombu.control.auditor import Auditor
 from stem_kombu.control.client.command_request import default_requester
+from stem_kombu.control.client.outcomes import counted_note
 from stem_kombu.control.client.places import settings_of
 from stem_kombu.control.verification import Verifier
 from stem_kombu.durations import checked_duration
@@ -145,19 +147,21 @@ class RetryClient:
             judged = [self._judged(task_id, target, eta) for task_id in wanted[start : start + _TOGETHER]]
             if not dry_run:
                 ready = [one.task_id for one, message in judged if message is not None]
-                self._audit(
-                    Note("retry", tasks_target(ready, queue=queue), requested_by or default_requester(), reason)
-                )
+                who, request_id = requested_by or default_requester(), secrets.token_hex(16)
+                target_of = tasks_target(ready, queue=queue)
+                audited = bool(ready) and self._audit(Note("retry", target_of, who, reason, request_id=request_id))
+                self.is_audited = self.is_audited and (audited or not ready)
                 self._send([(one, message) for one, message in judged if message is not None])
+                if audited:
+                    self._audit(counted_note("retry", who, reason, request_id, sent=len(ready)))
                 judged = [(one if message is None else _sent(one, message), message) for one, message in judged]
             found += [one for one, _ in judged]
         return found
 
-    def _audit(self, note: Note) -> None:
-        if note.target["count"]:
-            settings = self.settings
-            auditor = Auditor(self._store, settings.namespace, self._trust.keyring, keep=settings.audit_keep)
-            self.is_audited = auditor.note(note) is not None and self.is_audited
+    def _audit(self, note: Note) -> bool:
+        settings = self.settings
+        auditor = Auditor(self._store, settings.namespace, self._trust.keyring, keep=settings.audit_keep)
+        return auditor.note(note) is not None
 
     def close(self) -> None:
         """Let connections go. May be called twice."""

@@ -16,6 +16,7 @@ from stem_kombu.control import undo
 from stem_kombu.control.audit import AUDIT, Entry, Note, tasks_target
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.command_request import default_requester
+from stem_kombu.control.client.outcomes import counted_note
 from stem_kombu.control.client.places import ClientPlaces
 from stem_kombu.control.client.undoing import UndoAnswer, UndoneTask, UndoReport, answered
 from stem_kombu.control.verification import Verifier
@@ -99,6 +100,7 @@ class RevocationClient:
         self._places = ClientPlaces(self.settings)
         self._namespace = self.settings.namespace
         self._trust = Verifier.of(self.settings.signing, clock=clock)
+        self.is_audited = True
 
     def find(
         self,
@@ -196,13 +198,18 @@ class RevocationClient:
         self, *, older_than: float = LEAST_KEPT, requested_by: str | None = None, reason: str | None = None
     ) -> int:
         """How many revocations and records were deleted that had ended ``older_than`` seconds ago. Needs a key with the scope
-        ``destroy``: a worker that was away for longer reads no end of what it holds."""
+        ``destroy``: a worker that was away for longer reads no end of what it holds. :attr:`is_audited` is false afterwards where
+        the audit has no entry of it."""
         self._trust.require(Scope.DESTROY, "prune the revocations")
         store, auditor = self._places.revoke_store(), self._control.auditor()
-        who = requested_by or default_requester()
-        auditor.note(Note("prune", {"older_than_s": older_than}, who, reason))
+        who, request_id = requested_by or default_requester(), secrets.token_hex(16)
+        note = Note("prune", {"older_than_s": older_than}, who, reason, request_id=request_id)
+        self.is_audited = auditor.note(note) is not None
         pruned = store.prune_after(self._namespace, older_than)
-        return pruned + store.prune_records(self._namespace, store.now() - timedelta(seconds=older_than))
+        pruned += store.prune_records(self._namespace, store.now() - timedelta(seconds=older_than))
+        if self.is_audited:
+            auditor.note(counted_note("prune", who, reason, request_id, pruned=pruned))
+        return pruned
 
     def close(self) -> None:
         """Let every connection go. May be called twice."""
@@ -236,6 +243,8 @@ class RevocationClient:
             body, target = record.body, record.body.get("target")
             if body.get("request_id") != request or body.get("action") != "revoke" or not isinstance(target, dict):
                 continue
+            if "count" not in target:
+                continue  # the outcome, which has stored nothing
             # A change numbers its revocations first, then its records, of which the entry is the first.
             count = target.get("count")
             for one in store.since(self._namespace, record.version - (count if type(count) is int else 0) - 1):

@@ -18,6 +18,7 @@ from stem_kombu.clock import isoformat
 from stem_kombu.control import audit
 from stem_kombu.control.client.client import SETTLE_SHARE, ControlClient
 from stem_kombu.control.client.command_request import checked_targets, default_requester
+from stem_kombu.control.client.outcomes import outcome_note
 from stem_kombu.control.client.reports import Report, RevokeReport
 from stem_kombu.control.client.selection import Gathering, Selection, Wish
 from stem_kombu.control.client.verdict_wait import GRACE, longest_wait
@@ -25,7 +26,7 @@ from stem_kombu.control.protocol.messages import Rules, Select
 from stem_kombu.control.rule_records import draft_of, rules_of
 from stem_kombu.durations import checked_duration
 from stem_kombu.errors import BrokerError, ConfigurationError
-from stem_kombu.ladder import Ladder
+from stem_kombu.ladder import Ladder, checked_ladder
 from stem_kombu.revocation import RevocationDraft
 from stem_kombu.rule import LIFE, LONGEST_UNDATED, MOST_LIVE, PLACE, Rule
 from stem_kombu.selector import Selector
@@ -44,6 +45,8 @@ class SelectedReport:
     obeyed_by: tuple[str, ...] = ()
     not_obeyed_by: tuple[str, ...] = ()
     request_id: str | None = None
+    #: Whether the audit has an entry of it.
+    audited: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         report = self.report
@@ -54,6 +57,7 @@ class SelectedReport:
             "rule_applied_by": list(self.obeyed_by),
             "rule_not_applied_by": list(self.not_obeyed_by),
             "revoked": 0 if report is None else len(report.stored),
+            "audited": self.audited,
             "silent": [] if report is None else list(report.silent),
             **(
                 {}
@@ -175,8 +179,7 @@ class SelectorClient(ControlClient):
         ``ladder``, ``wait`` and ``grace`` are those of :meth:`ControlClient.revoke`, for each task that was found: also what
         began to run between the look and the rule.
         """
-        if ladder is not None and not terminate:
-            raise ConfigurationError("a ladder is for what runs", hint="revoke with terminate as well")
+        checked_ladder(ladder, terminate=terminate)
         timeout = longest_wait(grace, ladder) if wait and timeout is None else self._timeout(timeout)
         targets, who = checked_targets(workers), requested_by or default_requester()
         began = self._clock.monotonic()
@@ -192,13 +195,14 @@ class SelectorClient(ControlClient):
         rule = rules[0] if rules else None
         obeyed: tuple[str, ...] = ()
         not_obeyed: tuple[str, ...] = ()
+        answered: Report | None = None
         if rule is not None:
             # One that is silent must not use up the time in which the others are told of their tasks.
             try:
                 answered = self._ask_orders([Rules((rule,))], targets, 0.5 * timeout if stored else timeout)
             except BrokerError as error:
                 unsent = RevokeReport.unsent(stored, error, self.settings.namespace, deed.request_id, timeout)
-                return SelectedReport(selection, unsent, rule, request_id=deed.request_id)
+                return SelectedReport(selection, unsent, rule, request_id=deed.request_id, audited=revoker.is_audited)
             obeyed, not_obeyed = _obedience(answered, rule)
             if terminate and (ladder is not None or wait):
                 late = self._late(deed, targets, timeout)
@@ -211,7 +215,9 @@ class SelectorClient(ControlClient):
                 stored, deed.request_id, targets, timeout,
                 terminate=terminate, grace=grace if wait else None, began=began, progress=progress,
             )  # fmt: skip
-        return SelectedReport(selection, told, rule, obeyed, not_obeyed, deed.request_id)
+        if (answers := told or answered) is not None and revoker.is_audited:
+            self.noted(outcome_note("revoke", answers, who, reason, deed.request_id))
+        return SelectedReport(selection, told, rule, obeyed, not_obeyed, deed.request_id, revoker.is_audited)
 
     def _late(self, deed: _Deed, targets: tuple[str, ...] | None, timeout: float) -> list[str]:
         """What matches and began to run after the selection was made. The rule alone would stop it at its checkpoint only, and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.audit import Note
 from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.client.outcomes import outcome_note
 from stem_kombu.control.client.reports import Report, WorkerStatus
 from stem_kombu.control.protocol.messages import Shutdown
 
@@ -58,9 +60,16 @@ class ShutdownClient:
         command of :class:`ControlClient` does."""
         target = {"workers": None if workers is None else list(workers)}
         after = {"mode": order.mode.value, "then": None if order.then is None else order.then.value}
-        note = Note("shutdown", target, order.requested_by, order.reason, after=after)
-        self.is_audited = self._client.auditor().note(note) is not None and self.is_audited
-        return self._client.ask(order, workers, timeout)
+        request_id, client = secrets.token_hex(16), self._client
+        client.auditor()  # raises where the key may not
+        audited = client.noted(
+            Note("shutdown", target, order.requested_by, order.reason, after=after, request_id=request_id)
+        )
+        self.is_audited = audited and self.is_audited
+        report = client.ask(order, workers, timeout)
+        if audited:
+            client.noted(outcome_note("shutdown", report, order.requested_by, order.reason, request_id))
+        return report
 
     def wait_gone(self, lives: Iterable[WorkerStatus], timeout: float | None) -> Departure:
         """Return when these have left the roster or fallen silent, at the latest after ``timeout`` seconds."""
