@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from stem_kombu.backends.base import Backend
     from stem_kombu.control.client.client import ControlClient
+    from stem_kombu.eager import EagerBroker
     from stem_kombu.keywords import SettingsKeywords
     from stem_kombu.result import AsyncResult
     from stem_kombu.stores.base import RevokeStore
@@ -67,7 +69,7 @@ class Stem(Configured, Definitions):
         self._lock = threading.RLock()
         forking.renew_in_children(self)
         self._backend: Backend | None = None
-        self._producer: TaskProducer | None = None
+        self._producer: TaskProducer | EagerBroker | None = None
         self._control: ControlClient | None = None
         #: ``module:factory()`` that made the application, where one did.
         self.made_by: str | None = None
@@ -244,7 +246,7 @@ class Stem(Configured, Definitions):
         return self._backend
 
     @property
-    def producer(self) -> TaskProducer:
+    def producer(self) -> TaskProducer | EagerBroker:
         """What sends messages, opened on first use and safe to use from several threads."""
         if self._producer is None:
             from stem_kombu.transports.producer import open_producer
@@ -264,6 +266,25 @@ class Stem(Configured, Definitions):
                 if self._control is None:
                     self._control = ControlClient(self)
         return self._control
+
+    @contextmanager
+    def eager(self) -> Iterator[None]:
+        """For tests: within the block each task that is sent runs before ``delay()`` returns, in this process, with its
+        retries and without their waits. Its result is kept in memory. Control commands go where they go otherwise.
+
+        A task that the application does not have raises :class:`~stem_kombu.errors.TaskNotRegistered` where it is sent.
+        """
+        from stem_kombu.eager import EagerBroker
+
+        broker = EagerBroker(self.registry, self.settings.default_max_retries)
+        with self._lock:
+            held = self._producer, self._backend
+            self._producer, self._backend = broker, broker.backend
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._producer, self._backend = held
 
     def open_revoke_store(self) -> RevokeStore:
         """A new handle on the revoke store that CLI and workers resolve to; the caller closes it."""

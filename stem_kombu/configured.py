@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import shown
-from stem_kombu.keywords import refuse_unknown
+from stem_kombu.keywords import SettingsKeywords, refuse_unknown
 from stem_kombu.settings import KEYWORDS, Settings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 #: How an object's attributes that are settings begin: ``STEM_BROKER``, as in a settings module of Django.
 PREFIX = "STEM_"
@@ -66,6 +70,18 @@ class Configured:
         self._flags |= given.keys()
         self.close()
         self._settings = None
+
+    @contextmanager
+    def configured(self, **given: Unpack[SettingsKeywords]) -> Iterator[None]:
+        """For tests: within the block these settings win over the application's own, however that was made."""
+        held = self._given, self._flags, self._fixed, self._settings
+        self.close()
+        self._given, self._fixed, self._settings = {**({} if self._fixed else self._given), **given}, False, None
+        try:
+            yield
+        finally:
+            self.close()
+            self._given, self._flags, self._fixed, self._settings = held
 
     def close(self) -> None:
         """Let go what was opened by these settings."""

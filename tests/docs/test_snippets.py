@@ -115,7 +115,7 @@ def test_every_python_block_is_a_file_and_runs(page: Path, project: Path, enviro
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if "stem " in script(page).replace(PRELUDE, "")],
+    [page for page in PAGES if re.search("stem |pytest", script(page).replace(PRELUDE, ""))],
     ids=lambda page: page.relative_to(ROOT).as_posix(),
 )
 def test_every_bash_block_runs_in_the_order_of_its_page(page: Path, project: Path, environment: dict[str, str]) -> None:
