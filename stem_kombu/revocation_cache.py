@@ -18,6 +18,7 @@ from itertools import dropwhile, islice
 from stem_kombu.clock import SYSTEM, Clock, epoch_us, from_epoch_us
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_texts import Texts
+from stem_kombu.undone import Undone
 
 #: version, issued_us, expires_us (0: never), then the number of the reason with terminate as its lowest bit; the
 #: requester's number follows in three bytes. With 31 bytes the whole object takes 64; one more and it would take 80.
@@ -30,8 +31,6 @@ _NEVER = 0
 _ANOTHER_HISTORY = 0
 #: Records taken from an iterable at a time: the lock is free between two slices.
 _SLICE = 1000
-#: Versions of undone tasks that are remembered, so that a late broadcast of the older record can't bring it back.
-_UNDONE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ class RevocationCache:
         self._texts = Texts()
         # Only of records that have any: where a fleet has keys.
         self._proofs: dict[str, tuple[str, ...]] = {}
-        self._undone: dict[str, int] = {}
+        self._undone = Undone()
         self._revision = 0
         self._highest = 0
         self._next_expiry_us: int | None = None
@@ -158,7 +157,7 @@ class RevocationCache:
             for task_id, packed in self._records.items():
                 self._records[task_id] = _VERSION.pack(_ANOTHER_HISTORY) + packed[_VERSION.size :]
             self._revision = self._highest = 0
-            self._undone.clear()
+            self._undone.restart()
 
     def left_over(self) -> list[Revocation]:
         """The live records from before :meth:`restart` that nothing has replaced since, in their old order."""
@@ -179,6 +178,11 @@ class RevocationCache:
                 for task_id in task_ids
                 if (packed := self._records.get(task_id)) is not None
             }
+
+    def undos(self, most: int | None = None) -> list[Revocation]:
+        """What undos have left of the tasks that are not revoked now, as far as it is remembered: the newest ``most``."""
+        with self._lock:
+            return [end for end in self._undone.undos(most) if end.task_id not in self._records]
 
     def set_store_time(self, now: datetime) -> None:
         """Say what the store's clock shows at this moment."""
@@ -227,8 +231,12 @@ class RevocationCache:
         for record in batch:
             task_id = record.task_id
             held = changed.get(task_id) or self._records.get(task_id)
-            known = self._undone.get(task_id, 0) if held is None else _VERSION.unpack_from(held)[0]
-            if record.version <= known or record.namespace != self.namespace:
+            if held is None:
+                is_stale = self._undone.covers(record)
+            else:
+                is_stale = record.version <= _VERSION.unpack_from(held)[0]
+            if is_stale or record.namespace != self.namespace:
+                self._undone.keep_proofs(record)
                 stale.append(task_id)
                 continue
             expires_us = _NEVER if record.expires_at is None else epoch_us(record.expires_at)
@@ -237,7 +245,8 @@ class RevocationCache:
                 if (undone := changed.pop(task_id, None)) is not None:
                     self._drop_texts(undone)
                     applied.remove(task_id)
-                self._undo(task_id, record.version)
+                self._forget(task_id)
+                self._undone.add(record)
                 continue
             if (earlier := changed.get(task_id)) is not None:
                 self._drop_texts(earlier)
@@ -274,13 +283,6 @@ class RevocationCache:
             self._highest = max(self._highest, _version_of(fresh[-1]))
         finally:
             self._moves += 1
-
-    def _undo(self, task_id: str, version: int) -> None:
-        self._forget(task_id)
-        self._undone.pop(task_id, None)
-        self._undone[task_id] = version
-        if len(self._undone) > _UNDONE:
-            del self._undone[next(iter(self._undone))]
 
     def _forget_expired(self, task_id: str, now_us: int) -> bool:
         packed = self._records.get(task_id)

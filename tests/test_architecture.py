@@ -45,6 +45,7 @@ ROOT_WORDS = [
         "revocation_cache",
         "ladder",
         "revocation_texts",
+        "undone",
         "task",
         "handler",
         "context",

@@ -215,7 +215,7 @@ class Hydration:
         glance = self._store.glance(self._namespace, [record.task_id for record in sample])
         if self._loaded and glance.revision > self._cache.revision:
             self._records.look(glance.revision)  # what was undone is not lost
-            sample = [record for record in sample if record.task_id in self._cache]
+            sample = self._history.still_held(sample)
         if not self._loaded:
             # The revision was read first: whatever commits while the load runs is newer, and the next look gets it.
             self._take(self._store.load(self._namespace), advance=False)
@@ -254,7 +254,7 @@ class Hydration:
             held = self._cache.known(record.task_id for record in chunk)
             self._history.compare(chunk, held, self._cache.now())
             self._apply(chunk)
-        self._history.lost.update((record.task_id, record) for record in self._cache.left_over())
+        self._apply(self._history.read_to_the_end(self._store, self._namespace))
 
     def _put_back(self) -> None:
         """Give the store back what it has lost, under new versions; what another worker was quicker with is left out."""

@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from stem_kombu.errors import ConfigurationError
+from stem_kombu.errors import ConfigurationError, RecordConflict
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.stores.quarantine import Quarantine
-from stem_kombu.stores.records import Change, Changed, ControlRecord
+from stem_kombu.stores.records import Change, Changed, ControlRecord, Removal
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +136,15 @@ class RevokeStore(ABC):
         under versions of the store's own, in the order given."""
         now = self.now()
         return self.save(namespace, [RevocationDraft.again(record, now) for record in records])
+
+    def undo_again(self, namespace: str, record: Revocation, end: Revocation) -> list[Revocation]:
+        """What the store holds after ``record`` of it was taken back with the texts and proofs of ``end``, an undo that it had
+        lost; nothing where it holds another record meanwhile."""
+        removal = Removal(end.task_id, record.version, end.reason, end.requested_by, end.proofs)
+        try:
+            return list(self.change(namespace, Change(removals=[removal])).ended)
+        except RecordConflict:
+            return []
 
     def problems(self, namespace: str) -> list[str]:
         """What is wrong beside single records, a sentence each: indexes, counters, spoiled pages. Changes nothing."""

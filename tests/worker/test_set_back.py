@@ -19,6 +19,7 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.revocation import RevocationDraft as Draft
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.stores.base import RevokeStore
+from stem_kombu.stores.records import Change, Removal
 from stem_kombu.stores.registry import open_revoke_store
 from tests.servers.redis import RedisServer
 from tests.waiting import eventually
@@ -79,7 +80,7 @@ def store_of(
         return
     if kind == "postgres":
         url = request.getfixturevalue("postgres_url")
-        tables = ("stem_revocations", "stem_revocation_versions")
+        tables = ("stem_revocations", "stem_revocation_versions", "stem_control_records")
 
         def save() -> None:
             execute(url, *[f"CREATE TABLE {table}_copy AS TABLE {table}" for table in tables])
@@ -117,6 +118,41 @@ def execute(url: str, *statements: str) -> None:
 
 
 every_store = pytest.mark.parametrize("store_of", ["redis", "postgres", "sqlite", "file"], indirect=True)
+
+
+@pytest.mark.parametrize("written_since", [False, True], ids=["untouched", "written"])
+@every_store
+def test_g31_an_undo_that_a_store_has_lost_is_carried_out_again(store_of: Any, written_since: bool) -> None:
+    url, save, restore = store_of
+    client, first, second = open_revoke_store(url), Reader(url), Reader(url, "w2")
+    wrong, _ = client.save(NS, [Draft("a", True), Draft("b")])
+    first.sync()
+    second.sync()
+    save()
+    client.change(NS, Change(removals=[Removal("a", wrong.version, "typo", "ann", (PROOF,))]))
+    first.sync()
+    assert first.ids == {"b"}
+
+    restore()
+    if written_since:
+        client.save(NS, [Draft("c")])
+    first.sync()
+    second.sync()
+
+    still = {"b", "c"} if written_since else {"b"}
+    assert first.ids == second.ids == still
+    newcomer = Reader(url, "w3")
+    newcomer.sync()
+    assert newcomer.ids == still
+    (ended,) = [one for one in client.since(NS, 0) if one.task_id == "a"]
+    assert (ended.reason, ended.requested_by, ended.proofs) == ("typo", "ann", (PROOF,))
+    # What is revoked anew is revoked: an undo is of the past.
+    client.save(NS, [Draft("a")])
+    for reader in (first, second, newcomer):
+        reader.sync()
+        assert reader.ids == {"a", *still}
+        reader.store.close()
+    client.close()
 
 
 @every_store
