@@ -14,6 +14,7 @@ _HOMES = {
     "AsyncResult": "stem_kombu.result",
     "AuditClient": "stem_kombu.control.client.audit_log",
     "ControlClient": "stem_kombu.control.client.client",
+    "IncomingMessage": "stem_kombu.adapter",
     "QueueClient": "stem_kombu.control.client.queues",
     "Retry": "stem_kombu.context",
     "RetryClient": "stem_kombu.control.client.retries",
@@ -23,6 +24,7 @@ _HOMES = {
     "Settings": "stem_kombu.settings",
     "Stem": "stem_kombu.app",
     "StemError": "stem_kombu.errors",
+    "TaskCall": "stem_kombu.adapter",
     "TaskClient": "stem_kombu.control.client.tasks",
     "TaskContext": "stem_kombu.context",
     "TaskReleased": "stem_kombu.context",
@@ -39,6 +41,8 @@ TYPE_CHECKING = False  # a type checker's own name for true; typing itself is no
 if TYPE_CHECKING:
     from typing import Any
 
+    from stem_kombu.adapter import IncomingMessage as IncomingMessage
+    from stem_kombu.adapter import TaskCall as TaskCall
     from stem_kombu.app import Stem as Stem
     from stem_kombu.context import Retry as Retry
     from stem_kombu.context import TaskContext as TaskContext

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
 
+from stem_kombu.adapter import Adapter
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import shown
+from stem_kombu.handler import misfit
 from stem_kombu.hooks import Hooked
 from stem_kombu.keywords import TASK_OPTIONS, TaskKeywords, refuse_unknown
 from stem_kombu.locating import defining_module, usual_name
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 Handler = TypeVar("Handler", bound=Callable[..., Any])
+OneAdapter = TypeVar("OneAdapter", bound=Adapter)
 
 
 class Definitions(Hooked):
@@ -39,6 +43,7 @@ class Definitions(Hooked):
         super().__init__()
         self.registry = TaskRegistry()
         self.control_commands: dict[str, Callable[..., Any]] = {}
+        self.adapters: dict[str, Adapter] = {}
 
     @overload
     def task(  # type: ignore[overload-overlap]
@@ -87,6 +92,28 @@ class Definitions(Hooked):
             usual = usual_name(handler) if name is None else name
             task = Task(usual, handler, checked, defining_module(), self.hooks.task, context)
             return TaskHandle(cast(Sender, self), self.registry.add(task))
+
+        return register
+
+    def adapter(self, *, queue: str) -> Callable[[OneAdapter], OneAdapter]:
+        """Register ``function(message)`` for messages of that queue that name no task, as other programs send them: an
+        :class:`~stem_kombu.adapter.IncomingMessage` to the :class:`~stem_kombu.adapter.TaskCall` that it is, or ``None``.
+
+        Each worker of the queue calls it in the thread that receives messages, so it must not wait for anything. Where it
+        fails, or returns ``None``, the message goes to the queue's dead-letter exchange or is kept beside the queue.
+        """
+        named: object = queue
+        if not isinstance(named, str) or not named.strip():
+            raise ConfigurationError(f"the queue of an adapter is a name, not {shown(queue)}")
+
+        def register(function: OneAdapter) -> OneAdapter:
+            given: object = function
+            fits = callable(given) and misfit(given, False, 1, frozenset()) is None
+            if not fits or inspect.iscoroutinefunction(function):
+                raise ConfigurationError(f"the adapter of queue {queue!r} is no plain function of one message")
+            if self.adapters.setdefault(queue, function) is not function:
+                raise ConfigurationError(f"queue {queue!r} has two adapters")
+            return function
 
         return register
 

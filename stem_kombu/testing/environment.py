@@ -79,6 +79,10 @@ class TaskRun:
         return self.outcome
 
 
+# Kombu's JSON is loaded now, and not within the first test.
+as_received(TaskMessage("first", "first"))
+
+
 class FakeTime:
     """Seconds that pass when a test says so: a handler's stand-ins call :meth:`advance`."""
 

@@ -11,8 +11,10 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+from stem_kombu.adapter import Adapter
 from stem_kombu.drop_counter import DropCounter
 from stem_kombu.errors import ControlError, TaskNotRegistered
+from stem_kombu.messages.adapting import adapted
 from stem_kombu.messages.decoding import UNKNOWN_NAME, DecodedTask, UnreadableTask, decode_delivery
 from stem_kombu.messages.resending import body_of, consumed_queue, put_aside, said_id
 from stem_kombu.outcome import TaskError
@@ -46,7 +48,9 @@ class Admission:
         *,
         signed: Callable[[Any], bool] | None = None,
         has_dead_letters: Callable[[str], bool],
+        adapters: Mapping[str, Adapter],
     ) -> None:
+        self._adapters = adapters
         self._signed = signed
         self._has_dead_letters = lru_cache(maxsize=None)(has_dead_letters)
         self._registry = registry
@@ -70,7 +74,9 @@ class Admission:
         try:
             # Before anything is read of it: a forged message with a real task's id must leave no trace on that task.
             signed = self._signed is not None and self._signed(raw)
-            arrived = decode_delivery(raw, signed=signed)
+            arrived = adapted(raw, self._adapters, self._facts.clock.utcnow()) if self._adapters else None
+            if arrived is None:
+                arrived = decode_delivery(raw, signed=signed)
         except Untrusted as error:
             self._drops.drop(error.reason, str(error))
             is_task = isinstance(raw.headers, Mapping) and raw.headers.get("task") is not None

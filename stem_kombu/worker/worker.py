@@ -236,6 +236,7 @@ class Worker:
             self.lifecycle,
             signed=task_verifier(settings.signing, resources.verifier.keyring),
             has_dead_letters=broker.has_dead_letters,
+            adapters=app.adapters,
         )
         self.consumer = Consumer(
             broker,

@@ -173,6 +173,7 @@ class App:
     control_commands: dict[str, Callable[..., Any]] = {}
     include = ()
     hooks = HookTable()
+    adapters: dict[str, Any] = {}
 
     def load(self) -> None:
         """Its tasks are there."""
