@@ -298,6 +298,6 @@ def heartbeat_of(
         process=process,
         conflict=standing.conflict,
         directives=standing.directives,
-        ignores_directives=standing.directives is None,
+        ignores_directives=standing.ignores_directives,
         paused=tuple(sorted(standing.paused)),
     )

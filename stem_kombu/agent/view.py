@@ -52,9 +52,11 @@ class HostSummary(NamedTuple):
     reserved: int
     consuming: bool
     queues: Sequence[str]
-    #: Paused queues, each with the version of its directive; the highest version that is known, ``None``: it obeys none.
+    #: Paused queues, each with the version of its directive; the highest version that is known, ``None``: it does not obey
+    #: all kinds; whether it was told to obey none.
     paused: Mapping[str, int] = {}
     directives: int | None = None
+    ignores_directives: bool = False
 
     def consumed(self) -> dict[str, bool]:
         """Each queue, and whether it is being consumed."""
@@ -179,6 +181,7 @@ class AgentView:
             conflict=self._place.conflict,
             paused=host.paused,
             directives=host.directives,
+            ignores_directives=host.ignores_directives,
         )
 
     def facts(self) -> WorkerFacts:
@@ -195,6 +198,7 @@ class AgentView:
             conflict=self._place.conflict,
             paused=host.paused,
             directives=host.directives,
+            ignores_directives=host.ignores_directives,
             prefetch=facts.prefetch,
             totals=self.totals(),
             pool=facts.pool,

@@ -21,6 +21,7 @@ from stem_kombu.agent.leases import Leases
 from stem_kombu.agent.resources import Resources
 from stem_kombu.celery import revoked
 from stem_kombu.celery.control import THROUGH_CELERY
+from stem_kombu.celery.directives import GuestDirectives
 from stem_kombu.celery.held_requests import HeldRequest, HeldRequests
 from stem_kombu.celery.native_revokes import NativeRevokes
 from stem_kombu.celery.saving import Saver
@@ -81,14 +82,17 @@ class CeleryAgent:
         consumed = open_transport(worker.app.connection_for_read(), generic=True)
         leasing = consumed.leases()
         lease = None if leasing is None else leasing.lifetime
+        requests = HeldRequests(worker)
+        self.directives = GuestDirectives(worker, self._resources, requests, stop_table)
         tasks = partial(VolatileTasks, store) if isinstance(store, VolatileRevokeStore) else CeleryTasks
-        self._tasks = tasks(worker, self.cache, stop_table, totals, transport=consumed.name, lease=lease, clock=clock)
-        held = HeldRequests(worker)
-        self._leases: Leases[HeldRequest] = Leases(leasing, held, lost=held.lost, clock=clock)
+        self._tasks = tasks(
+            worker, self.cache, stop_table, totals, self.directives, transport=consumed.name, lease=lease, clock=clock
+        )
+        self._leases: Leases[HeldRequest] = Leases(leasing, requests, lost=requests.lost, clock=clock)
         watch = Watch(_gave_up)
         self._pulses = watch.pulses
         with watched_by(watch):
-            self.hydration = self._resources.hydration(self._tasks)
+            self.hydration = self._resources.hydration(self._tasks, self.directives.subscribers)
             # A guest must not keep Celery from its work: another worker of this id is shown, not refused.
             options = AgentOptions(settings.heartbeat_interval, insists_on_id=False, dropping={"celery": self.refused})
             self._agent = ControlAgent(self._resources, self.hydration, self._tasks, options)
@@ -112,6 +116,7 @@ class CeleryAgent:
         self._tasks.draining = False
         try:
             self._agent.health.start()
+            self.directives.start()
             for start, _ in self._agent.steps():
                 start()
             revoked.install(self.cache, alone=self.verifier.keyring is not None)
@@ -138,6 +143,10 @@ class CeleryAgent:
         self._agent.health.show(DRAINING)
         self._agent.heartbeats.nudge()
 
+    def connected(self, consumer: Any) -> None:
+        """Celery is about to consume with a new connection: what is paused is left out. Called by its loop."""
+        self.directives.pauses.leave(consumer)
+
     def consumes(self) -> None:
         """Celery's own loop had a turn with its broker: show it to probes. Called every two seconds, by that loop."""
         if not self._tasks.is_draining and (queues := self._tasks.consumed_queues()):
@@ -155,6 +164,7 @@ class CeleryAgent:
     def _stop(self) -> None:
         self._revokes.stop()
         self._agent.stop()
+        self.directives.stop()
         self._leases.stop()
         revoked.uninstall()
         self._saver.close(timeouts.GUEST_LAST_SAVES)

@@ -1,7 +1,9 @@
-"""A step of Celery's consumer, which Celery starts anew with each connection: it shows to probes that Celery's loop moves."""
+"""A step of Celery's consumer, which Celery starts anew with each connection: it leaves out queues that are paused, and shows to
+probes that Celery's loop moves."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from celery import bootsteps
@@ -22,6 +24,8 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery pub
     def start(self, consumer: Any) -> None:
         agent = getattr(consumer.controller, "stem", None)
         if agent is not None:
+            agent.connected(consumer)
+            _watch_queues(consumer, agent)
             agent.consumes()
             self._timer = consumer.timer.call_repeatedly(_EVERY, agent.consumes)
 
@@ -29,3 +33,19 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery pub
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
+
+
+def _watch_queues(consumer: Any, agent: Any) -> None:
+    """Have a queue that Celery's own `add_consumer` adds obey the pauses that hold for it."""
+    add = consumer.add_task_queue
+    if hasattr(add, "stem_original"):
+        return
+
+    @functools.wraps(add)
+    def added(*args: Any, **kwargs: Any) -> Any:
+        answer = add(*args, **kwargs)
+        agent.directives.refresh()
+        return answer
+
+    added.stem_original = add  # type: ignore[attr-defined]
+    consumer.add_task_queue = added

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from celery.worker import state
 from celery.worker.request import Request
+
+from stem_kombu.transports.sqlite.topology import topic_matches
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ class HeldRequests:
     def all(self) -> list[HeldRequest]:
         return [
             HeldRequest(message.delivery_tag, message, message in self._lost, str(request.id))
-            for request in self._requests()
+            for request in self.requests()
             if not request.acknowledged and (message := request._message) is not None
         ]
 
@@ -46,16 +48,44 @@ class HeldRequests:
         self._lost.add(held.handle)
         logger.warning("the lease of task %s is lost: another worker may run it as well", held.task_id)
 
-    def _requests(self) -> list[Any]:
-        known = {request.id: request for request in [*self._on_timer(), *list(state.requests.values())]}
+    def requests(self) -> list[Any]:
+        """Celery's requests: what came first is first, of those that wait for the same."""
+        waiting_for_eta = [request for _, request in self._on_timer()]
+        known = {request.id: request for request in [*waiting_for_eta, *list(state.requests.values())]}
         buckets = list(getattr(self._worker.consumer, "task_buckets", {}).values())
         waiting = [held[0] for bucket in buckets if bucket for held in list(bucket.contents)]
         return [*known.values(), *waiting]
 
-    def _on_timer(self) -> Iterator[Any]:
-        """What waits for an eta: Celery before 5.7 knows it only as arguments of its timer's entries."""
+    def withdraw(self, consumer: Any, request: Any) -> None:
+        """Have a request wait no longer for its eta or a rate limit; called by Celery's loop."""
+        for entry, waiting in self._on_timer():
+            if waiting is request:
+                consumer.timer.cancel(entry)
+                consumer.qos.decrement_eventually()
+        for bucket in consumer.task_buckets.values():
+            for held in list(bucket.contents) if bucket else ():
+                if held[0] is request:
+                    bucket.contents.remove(held)
+
+    def _on_timer(self) -> Iterator[tuple[Any, Any]]:
+        """What waits for an eta, with its entry: Celery before 5.7 knows it only as arguments of its timer's entries."""
         timer = getattr(self._worker.consumer, "timer", None)
-        for waiting in list(timer.schedule.queue) if timer is not None else ():
+        # Its sorted view can't be had of greenlets, which are all that a green pool's timer keeps.
+        for waiting in list(getattr(timer.schedule, "_queue", ())) if timer is not None else ():
             arguments = getattr(waiting.entry, "args", None) or ()
             if arguments and isinstance(arguments[0], Request):
-                yield arguments[0]
+                yield waiting.entry, arguments[0]
+
+
+def consumed_from(info: Mapping[str, Any], queues: Sequence[Any]) -> str:
+    """The name of the one of Kombu's ``queues`` that a message was in, by the exchange and routing key of its delivery: Celery
+    keeps no more of it. The routing key, where no queue fits."""
+    exchange, key = str(info.get("exchange") or ""), str(info.get("routing_key") or "")
+    bound = [queue for queue in queues if exchange and queue.exchange is not None and queue.exchange.name == exchange]
+    fitting = [queue for queue in bound if _fits(queue, key)]
+    return str((fitting or bound)[0].name) if bound else key
+
+
+def _fits(queue: Any, key: str) -> bool:
+    pattern = str(queue.routing_key or "")
+    return topic_matches(pattern, key) if queue.exchange.type == "topic" else pattern == key

@@ -9,14 +9,15 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
 from celery.worker import state
 from kombu.utils.imports import symbol_by_name
 
 from stem_kombu.celery.endings import end_followers
+from stem_kombu.celery.held_requests import consumed_from
+from stem_kombu.celery.queue_pauses import QueuePauses
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.celery.task_api import told
-from stem_kombu.celery.view import consumed_from
 from stem_kombu.clock import SYSTEM
 from stem_kombu.worker.totals import Totals
 
@@ -26,13 +27,20 @@ class StemRequest:
 
     stem_totals: Totals
     stem_stop_table: SharedStopTable
+    stem_pauses: QueuePauses
 
     id: str
+    #: Whether the pool was given it, and whether it goes back to its queue, which is paused.
+    stem_handed = stem_given_back = False
+    #: What a pool of threads is to run.
+    stem_future: Any = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if (on_success := cls.__dict__.get("on_success")) is not None:
             cls.on_success = _counted(on_success)  # type: ignore[attr-defined]
+        if (execute := cls.__dict__.get("execute_using_pool")) is not None:
+            cls.execute_using_pool = _admitted(execute)  # type: ignore[attr-defined]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -84,16 +92,17 @@ class StemRequest:
         return super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]
 
 
-def with_request_class(task: Any, totals: Totals, stop_table: SharedStopTable) -> None:
-    """Have the worker make requests for this task that know both. May be called again, for another worker."""
+def with_request_class(task: Any, totals: Totals, stop_table: SharedStopTable, pauses: QueuePauses) -> None:
+    """Have the worker make requests for this task that know these. May be called again, for another worker."""
     base = symbol_by_name(task.Request)
     plain = getattr(base, "stem_base", base)
-    task.Request = _class_of(plain, totals, stop_table)
+    task.Request = _class_of(plain, totals, stop_table, pauses)
 
 
 @functools.lru_cache(maxsize=64)
-def _class_of(base: type, totals: Totals, stop_table: SharedStopTable) -> type:
-    names = {"stem_base": base, "stem_totals": totals, "stem_stop_table": stop_table, "__module__": base.__module__}
+def _class_of(base: type, totals: Totals, stop_table: SharedStopTable, pauses: QueuePauses) -> type:
+    names = {"stem_base": base, "stem_totals": totals, "stem_stop_table": stop_table, "stem_pauses": pauses}
+    names["__module__"] = base.__module__
     return type(base.__name__, (StemRequest, base), names)
 
 
@@ -105,3 +114,15 @@ def _counted(on_success: Any) -> Any:
         return on_success(self, failed__retval__runtime, **kwargs)
 
     return counted
+
+
+def _admitted(execute: Any) -> Any:
+    @functools.wraps(execute)
+    def admitted(self: Any, pool: Any, **kwargs: Any) -> Any:
+        if not self.stem_pauses.admits(self):
+            raise TaskRevokedError(self.id)  # which has Celery take its slot back, and nothing else
+        result = execute(self, pool, **kwargs)
+        self.stem_future = getattr(result, "f", None)
+        return result
+
+    return admitted

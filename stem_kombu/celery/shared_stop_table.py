@@ -13,7 +13,7 @@ import mmap
 import struct
 import tempfile
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from stem_kombu.errors import ConfigurationError
@@ -22,7 +22,9 @@ from stem_kombu.revocation import Revocation
 #: Bytes of one entry: digest, state, length of the record, the record as JSON.
 ENTRY = 4096
 _HEAD = struct.Struct("16sBxH")
-_COUNT = 16
+#: Bytes before the first entry: three words, the length of the log levels, the log levels as JSON.
+_COUNT = 4096
+_WORDS, _LENGTH = 24, struct.Struct("H")
 #: States of an entry.
 _FREE, _TOLD, _STOPPED = 0, 1, 2
 
@@ -63,7 +65,7 @@ class SharedStopTable:
                 self._memory = mmap.mmap(file.fileno(), 0)
         self._entries = (len(self._memory) - _COUNT) // ENTRY
         #: ``words[0]`` counts the changes: a task compares it at each checkpoint, nothing is cheaper. ``words[1]`` is the
-        #: number of places that were ever used.
+        #: number of places that were ever used. ``words[2]`` counts changes of the log levels; it is odd during one.
         self.words = memoryview(self._memory).cast("Q")
         self._lock = threading.Lock()
         self._places: dict[str, int] = {}
@@ -97,6 +99,21 @@ class SharedStopTable:
         place = self._places.get(task_id)
         return _FREE if place is None else self._memory[_COUNT + place * ENTRY + 16]
 
+    def set_levels(self, levels: Mapping[str, str]) -> int:
+        """Show to all processes from which level on loggers log, and which change of them that is. What has no room, after many
+        loggers, is not shown."""
+        begin = _WORDS + _LENGTH.size
+        with self._lock:
+            shown = list(levels.items())
+            while len(record := json.dumps(dict(shown)).encode()) > _COUNT - begin:
+                shown.pop()
+            self.words[2] += 1
+            _LENGTH.pack_into(self._memory, _WORDS, len(record))
+            self._memory[begin : begin + len(record)] = record
+            self.words[2] += 1
+            self.words[0] += 1
+            return int(self.words[2])
+
     def close(self) -> None:
         """Remove its file, if it has one. Who has it open keeps it."""
         if self.path is not None:
@@ -126,6 +143,15 @@ class SharedStopTable:
             return None
         _, _, length = _HEAD.unpack_from(self._memory, at)
         return Revocation.from_record(json.loads(self._memory[at + _HEAD.size : at + _HEAD.size + length]))
+
+    def levels(self) -> tuple[dict[str, str], int] | None:
+        """The log levels, and which change of them that is; ``None`` while they change."""
+        count, begin = int(self.words[2]), _WORDS + _LENGTH.size
+        (length,) = _LENGTH.unpack_from(self._memory, _WORDS)
+        record = self._memory[begin : begin + length]
+        if count % 2 or self.words[2] != count:
+            return None
+        return (json.loads(record) if count else {}), count
 
     def stop(self, task_id: str) -> None:
         """Say that the task has stopped for its entry."""

@@ -53,7 +53,6 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
             worker.app.conf[_STOP_TABLE] = str(stop_table.path)
         task_api.install(stop_table)
         totals = Totals()
-        guard_all(worker.app, totals, stop_table)
         try:
             settings = settings_of(worker.app, **getattr(worker.app, "stem_options", {}))
             self._agent = worker.stem = CeleryAgent(worker, settings, stop_table, totals)
@@ -62,6 +61,7 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
             if isinstance(error, StemError):
                 raise _told(error) from error
             raise
+        guard_all(worker.app, totals, stop_table, self._agent.directives.pauses)
         return self
 
     def start(self, worker: Any) -> None:

@@ -15,6 +15,7 @@ from celery import signals
 from celery.exceptions import Ignore
 
 from stem_kombu.celery.endings import end_stopped
+from stem_kombu.celery.process_levels import here as levels_here
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.clock import isoformat, monotonic
 from stem_kombu.context import TaskRevoked
@@ -143,6 +144,7 @@ def _look() -> Revocation | None:
     if _stop_table is None or task_id is None:
         return None
     count = _stop_table.words[0]
+    levels_here.look(_stop_table)
     found = _stop_table.find(task_id)
     if found is None or not found.terminate:
         _here.seen = count

@@ -10,19 +10,18 @@ from typing import Any
 from celery.worker import state
 
 from stem_kombu.agent.view import HostFacts, HostSummary
+from stem_kombu.celery.directives import GuestDirectives
+from stem_kombu.celery.held_requests import consumed_from
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.clock import Clock
 from stem_kombu.control.protocol.fates import FatePhase, TaskFate
 from stem_kombu.control.protocol.messages import Shutdown, ShutdownMode
 from stem_kombu.control.server.worker_view import (
     InFlightTask,
-    InForce,
-    Obeyed,
     SelectedTask,
     StopStanding,
     WaitingOutcome,
 )
-from stem_kombu.directive import Directive
 from stem_kombu.errors import BadMessage, ControlError
 from stem_kombu.outcome import EndedBy, EndedHow
 from stem_kombu.revocation import Revocation
@@ -30,7 +29,6 @@ from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.rule import Rule
 from stem_kombu.selector import Selector
 from stem_kombu.slots import SlotView
-from stem_kombu.transports.sqlite.topology import topic_matches
 from stem_kombu.worker.totals import Totals
 
 #: Seconds between two looks at tasks that were asked to stop. Celery's parent learns of an end in its own event loop,
@@ -55,6 +53,7 @@ class CeleryTasks:
         cache: RevocationCache,
         stop_table: SharedStopTable,
         totals: Totals,
+        directives: GuestDirectives,
         *,
         transport: str,
         lease: float | None,
@@ -64,6 +63,9 @@ class CeleryTasks:
         self._cache = cache
         self._stop_table = stop_table
         self._totals = totals
+        self.directives = directives
+        self.obey, self.wait_started = directives.obey, directives.wait_started
+        self.settings = directives.settings
         self._transport, self._lease = transport, lease
         self._clock = clock
         #: When each task was asked to stop (monotonic).
@@ -82,6 +84,7 @@ class CeleryTasks:
             max(0, reserved - active),
             self._consuming(),
             self._queues(),
+            {queue: one.version for queue, one in self.directives.held.paused.items()},
         )
 
     def facts(self) -> HostFacts:
@@ -186,18 +189,6 @@ class CeleryTasks:
         state.should_stop = order.exit_code
         return StopStanding("warm", was, order.exit_code)
 
-    def obey(self, directives: Sequence[Directive]) -> Obeyed:
-        raise ControlError(
-            "a Celery worker obeys no directives: pause its queues with Celery's `control cancel_consumer`",
-            code="unsupported",
-        )
-
-    def wait_started(self, tokens: Collection[int], timeout: float) -> int:
-        return 0
-
-    def settings(self) -> InForce:
-        return {}
-
     @staticmethod
     def _active() -> frozenset[str]:
         return frozenset(request.id for request in list(state.active_requests))
@@ -213,11 +204,7 @@ class CeleryTasks:
         return self._queues() if self._consuming() else ()
 
     def _queues(self) -> list[str]:
-        return [str(queue.name) for queue in self._consumed()]
-
-    def _consumed(self) -> list[Any]:
-        consumer = getattr(self._worker.consumer, "task_consumer", None)
-        return list(self._worker.app.amqp.queues.consume_from.values() if consumer is None else consumer.queues)
+        return [str(queue.name) for queue in self.directives.pauses.queues()]
 
     def _consuming(self) -> bool:
         return getattr(self._worker.consumer, "task_consumer", None) is not None and not self.is_draining
@@ -241,7 +228,7 @@ class CeleryTasks:
         return InFlightTask(
             id=request.id,
             name=request.name,
-            queue=consumed_from(info, self._consumed()),
+            queue=consumed_from(info, self.directives.pauses.queues()),
             mode="isolate" if self._children() else "inline",
             attempt=int(request.request_dict.get("retries") or 0) + 1,
             args=shown if len(shown) <= _ARGS_COLUMNS else shown[: _ARGS_COLUMNS - 1] + "…",
@@ -250,17 +237,3 @@ class CeleryTasks:
             pid=int(request.worker_pid or 0),
             terminate_requested_ago=None if asked_at is None else self._clock.monotonic() - asked_at,
         )
-
-
-def consumed_from(info: Mapping[str, Any], queues: Sequence[Any]) -> str:
-    """The name of the one of Kombu's ``queues`` that a message was in, by the exchange and routing key of its delivery: Celery
-    keeps no more of it. The routing key, where no queue fits."""
-    exchange, key = str(info.get("exchange") or ""), str(info.get("routing_key") or "")
-    bound = [queue for queue in queues if exchange and queue.exchange is not None and queue.exchange.name == exchange]
-    fitting = [queue for queue in bound if _fits(queue, key)]
-    return str((fitting or bound)[0].name) if bound else key
-
-
-def _fits(queue: Any, key: str) -> bool:
-    pattern = str(queue.routing_key or "")
-    return topic_matches(pattern, key) if queue.exchange.type == "topic" else pattern == key

@@ -81,6 +81,7 @@ class WorkerTasks:
             parts.consumer.queues,
             {queue: one.version for queue, one in active.paused.items()},
             None if active.ignores else active.version,
+            active.ignores,
         )
 
     def facts(self) -> HostFacts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import ssl
 import time
@@ -133,6 +134,11 @@ def reports(self, gate: str) -> str:  # type: ignore[no-untyped-def]
     Gate(gate).reach()
     Gate(gate).wait_open(checkpoint=checkpoint)
     return "reported"
+
+
+@app.task(name="shop.whisper")
+def whisper(word: str) -> None:
+    logging.getLogger("shop").debug("whispers %s", word)
 
 
 @app.task(name="shop.who")

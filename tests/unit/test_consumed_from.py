@@ -7,7 +7,7 @@ from kombu import Exchange, Queue
 
 pytest.importorskip("celery")
 
-from stem_kombu.celery.view import consumed_from
+from stem_kombu.celery.held_requests import consumed_from
 
 TOPIC, FANOUT = Exchange("feeds", type="topic"), Exchange("news", type="fanout")
 QUEUES = [

@@ -25,7 +25,10 @@ from stem_kombu.rate import Rate
 from stem_kombu.transports.names import checked_queue_name
 
 #: Codes of replies by which a worker says that it knows no directives, and what each means.
-NOT_OBEYED = {"unknown-command": "it is too old to know directives", "unsupported": "it runs Celery's tasks"}
+NOT_OBEYED = {
+    "unknown-command": "it is too old to know directives",
+    "unsupported": "a Celery worker obeys pauses and log levels",
+}
 #: Share of the timeout, and seconds, for which a worker may wait for starts that were under way.
 _SETTLE_SHARE, _LONGEST_SETTLE = 0.4, 2.0
 

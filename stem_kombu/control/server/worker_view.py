@@ -118,10 +118,11 @@ class WorkerSummary:
     consuming: bool
     queues: Mapping[str, bool]
     conflict: str | None = field(default=None, kw_only=True)
-    #: The paused queues, each with the version of the directive that says so; and the highest version that is known,
-    #: ``None`` where this worker obeys none.
+    #: The paused queues, each with the version of the directive that says so; the highest version that is known,
+    #: ``None`` where this worker does not obey all kinds; and whether it was told to obey none.
     paused: Mapping[str, int] = field(default_factory=dict, kw_only=True)
     directives: int | None = field(default=None, kw_only=True)
+    ignores_directives: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
