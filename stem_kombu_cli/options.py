@@ -234,19 +234,19 @@ def worker_option(function: F) -> F:
     )
 
 
-def output_options(function: F) -> F:
+def output_options(function: F, *, wide: bool = False) -> F:
+    """``--json`` and ``-o``; ``wide``: text with more columns, nothing shortened, is offered as well."""
+    forms = ["text", "wide", "json"] if wide else ["text", "json"]
     return _stacked(
         function,
         click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; the same as -o json."),
-        click.option(
-            "-o", "output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output."
-        ),
+        click.option("-o", "output", type=click.Choice(forms), default="text", show_default=True, help="Output."),
     )
 
 
-def control_options(function: F) -> F:
+def control_options(function: F, *, wide: bool = False) -> F:
     """All that the control commands share."""
-    return place_options(worker_option(timeout_option(output_options(function))))
+    return place_options(worker_option(timeout_option(output_options(function, wide=wide))))
 
 
 def places_of(values: dict[str, Any]) -> Places:

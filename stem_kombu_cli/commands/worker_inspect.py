@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import click
@@ -15,6 +18,9 @@ from stem_kombu_cli.render import percent, span, table
 from stem_kombu_cli.task_filter import filter_of, filter_options
 from stem_kombu_cli.watching import watch_option
 
+#: Headers of what ``-o wide`` shows as well.
+_MORE = ("STARTED", "PID", "LOST WORKERS", "PROGRESS DATA")
+
 
 @click.command(epilog="Example:  stem worker inspect --worker worker-a --revoked --limit 20")
 @click.option("--revoked", is_flag=True, help="The revocations that each worker holds as well, newest first.")
@@ -24,28 +30,29 @@ from stem_kombu_cli.watching import watch_option
 @filter_options
 @watch_option
 @celery_option
-@control_options
+@partial(control_options, wide=True)
 @click.pass_context
 def inspect(ctx: click.Context, /, revoked: bool, limit: int, watch: float | None, **values: Any) -> None:
     """List in-flight tasks, and on request the revoke cache, per worker.
 
     --name, --queue, --longer-than and --stopping choose among the tasks; all conditions have to hold.
 
-    CHECKPOINT is how long ago a task last reported at a checkpoint; STOP REQUESTED is how long ago a terminate reached it.
+    CHECKPOINT is how long ago a task last reported at a checkpoint; STOP REQUESTED is how long ago a terminate reached it. With
+    -o wide no column is cut to the terminal, and STARTED, PID, LOST WORKERS and PROGRESS DATA are shown as well.
     """
-    wanted = filter_of(values)
+    wanted, is_wide = filter_of(values), values["output"] == "wide"
     ask(
         ctx,
         values,
         lambda client, workers: wanted.applied(client.inspect(revoked=revoked, limit=limit, workers=workers)),
-        lambda report, color: text(report, color, revoked),
+        partial(text, revoked=revoked, wide=is_wide),
         lists_celery=True,
         watch=watch,
     )
 
 
-def text(report: Report, color: bool, revoked: bool = False) -> str:
-    parts = [_tasks(report, color)]
+def text(report: Report, color: bool, revoked: bool = False, wide: bool = False) -> str:
+    parts = [_tasks(report, color, wide)]
     rows = [
         (
             reply.worker,
@@ -95,7 +102,7 @@ def _notes(report: Report) -> list[str]:
     return ["\n".join(found)] if found else []
 
 
-def _tasks(report: Report, color: bool) -> str:
+def _tasks(report: Report, color: bool, wide: bool) -> str:
     rows = [
         (
             reply.worker,
@@ -108,15 +115,24 @@ def _tasks(report: Report, color: bool) -> str:
             percent(task["progress"]),
             span(task["checkpoint_s_ago"]),
             span(task["terminate_requested_s_ago"]),
+            *(_more_of(task) if wide else ()),
             task["args"],
         )
         for reply in report.replies
         for task in reply.payload.get("in_flight", ())
     ]
     headers = (
-        "WORKER", "TASK", "NAME", "QUEUE", "MODE", "ATTEMPT", "RUNTIME", "PROGRESS", "CHECKPOINT", "STOP REQUESTED", "ARGS",
+        "WORKER", "TASK", "NAME", "QUEUE", "MODE", "ATTEMPT", "RUNTIME", "PROGRESS", "CHECKPOINT", "STOP REQUESTED",
+        *(_MORE if wide else ()), "ARGS",
     )  # fmt: skip
-    return table(headers, rows, color=color, shrink=len(headers) - 1) if rows else "nothing is in flight"
+    shrink = None if wide else len(headers) - 1
+    return table(headers, rows, color=color, shrink=shrink) if rows else "nothing is in flight"
+
+
+def _more_of(task: Mapping[str, Any]) -> tuple[object, ...]:
+    """What ``-o wide`` shows as well; a worker of an earlier version tells less."""
+    data = task.get("progress_data")
+    return task["started_at"], task.get("pid"), task.get("lost_workers"), None if data is None else json.dumps(data)
 
 
 def _waiting(report: Report, color: bool) -> str:

@@ -345,6 +345,9 @@ def test_inspect_shows_the_tasks_that_match_alone(crew: Program, tmp_path: Path)
     assert _shown(crew, "--longer-than", "1ms", "--stopping") == {slow}
     text = crew.ok("worker", "inspect", "--stopping").out
     assert slow in text and quick not in text
+    header, *rows = crew.ok("worker", "inspect", "-o", "wide", "--name", "shop.report").out.splitlines()
+    assert all(name in header for name in ("STARTED", "PID", "LOST WORKERS", "PROGRESS DATA"))
+    assert quick in rows[0] and str(report.reached()) in rows[0] and '{"tile": 3}' in rows[0]
 
     process = crew.popen("worker", "inspect", "--json", "--watch", "100ms", "--name", "shop.report")
     assert process.stdout is not None
