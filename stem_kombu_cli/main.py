@@ -117,6 +117,7 @@ _SYNONYMS = {
         "health": (f"{_COMMANDS}.health:health", "Can broker, backend and revoke store be reached?"),
         "store": (f"{_COMMANDS}.store:store", "Check, repair and export the revoke store."),
         "keys": (f"{_COMMANDS}.keys:keys", "Keys that sign commands and answers."),
+        "top": (f"{_COMMANDS}.top:top", "The fleet live, and keys to act."),
         "metrics": (f"{_COMMANDS}.metrics:metrics", "Metrics of the fleet, for Prometheus."),
         "demo": (f"{_COMMANDS}.demo:demo", "The whole story in one command, no server needed."),
     },

@@ -201,6 +201,7 @@ KNOWN_ONLY_TO = [
     (("sqlalchemy",), ("stem_kombu.transports.sql",)),
     (("cryptography",), ("stem_kombu.signing.algorithms",)),
     (("prometheus_client",), ("stem_kombu.metrics",)),
+    (("textual",), ("stem_kombu_cli.top",)),
     (("stem_kombu.testing",), ("stem_kombu.testing",)),
     (("stem_kombu.celery",), ("stem_kombu.celery", "stem_kombu_cli.celery")),
     # Nothing is unpickled from a broker or a store (G17); frames go over the pipe between a worker and its own child.
@@ -524,3 +525,12 @@ def test_help_loads_no_library_that_only_commands_need() -> None:
 
 def test_the_library_loads_without_a_terminal_and_without_drivers() -> None:
     assert loads("import stem_kombu") & {"click", "rich", "stem_kombu_cli", "psycopg2", "redis", "celery"} == set()
+
+
+def test_only_their_own_commands_load_what_the_extras_bring() -> None:
+    """Every other command would start more slowly: Textual costs a quarter of a second."""
+    pytest.importorskip("stem_kombu_cli.main")
+    commands = sorted((ROOT / "stem_kombu_cli" / "commands").glob("*.py"))
+    names = [f"stem_kombu_cli.commands.{path.stem}" for path in commands if path.stem != "__init__"]
+    loaded = loads(f"import {', '.join([*names, 'stem_kombu.worker.worker', 'stem_kombu_cli.health_server'])}")
+    assert loaded & {"textual", "rich", "prometheus_client", "opentelemetry"} == set()

@@ -132,7 +132,7 @@ def _bounds(section: str, key: str) -> dict[str, Version]:
 
 def test_every_lower_bound_is_the_version_that_tox_e_lowest_tests() -> None:
     asked = _bounds("options", "install_requires")
-    for extra in ("celery", "signing", "metrics"):
+    for extra in ("celery", "signing", "metrics", "top"):
         asked |= _bounds("options.extras_require", extra)
     lines = (ROOT / "constraints" / "lowest.txt").read_text().splitlines()
     tested: dict[str, Version] = {}

@@ -74,7 +74,7 @@ def text(directives: Sequence[Directive], now: datetime, report: DirectiveReport
                 one.kind.value,
                 subject_of(one),
                 one.workers,
-                _value(one),
+                value_in_words(one),
                 _state(one, now),
                 lasted(one, now),
                 None
@@ -113,7 +113,7 @@ def _state(one: Directive, now: datetime) -> str:
     return "cleared" if one.cleared else "live" if one.is_live(now) else "expired"
 
 
-def _value(one: Directive) -> str:
+def value_in_words(one: Directive) -> str:
     if one.kind is Kind.PAUSE:
         return "paused" if one.value else "exempt"
     if one.kind is Kind.RATE_LIMIT and isinstance(one.value, Mapping):
