@@ -20,6 +20,7 @@ import redis
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
+from tests.faults import steering
 from tests.faults.fleet import Fleet, WorkerProcess
 
 Heal = Callable[[], None]
@@ -56,6 +57,15 @@ def restart_worker(fleet: Fleet) -> Heal | None:
     if worker is None:
         return None
     fleet.kill_worker(worker, signal.SIGTERM)
+    return lambda: _start_again(fleet, worker.name)
+
+
+def order_shutdown(fleet: Fleet) -> Heal | None:
+    """By a command; the worker of that name that starts then must not obey it."""
+    worker = _one(fleet)
+    if worker is None:
+        return None
+    steering.order_shutdown(fleet, worker)
     return lambda: _start_again(fleet, worker.name)
 
 
@@ -384,6 +394,7 @@ NEMESES: dict[str, tuple[int, Strike]] = {
     "SIGKILL of a worker": (4, kill_worker),
     "SIGKILL of all workers": (2, kill_orphan_makers),
     "SIGTERM of a worker": (3, restart_worker),
+    "a shutdown by command": (3, order_shutdown),
     "SIGSTOP of a worker": (3, pause_worker),
     "SIGKILL of a child": (3, kill_child),
     "SIGSTOP of a child": (2, pause_child),

@@ -15,6 +15,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from stem_kombu.control.client.reports import Report
@@ -22,6 +23,7 @@ from stem_kombu.errors import StemError
 from stem_kombu.revocation import RevocationDraft
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.transports.connections import open_connection
+from tests.faults import steering
 from tests.faults.command import HALT, STEPS
 from tests.faults.fleet import BOUNDS, NAMES, STACKS, SYNC, Counts, Fleet, Servers, be_quiet, wait_ready
 from tests.faults.history import Event, History
@@ -161,6 +163,7 @@ class Schedule:
             (2, self.ping),
             (2, self.mark),
             (1, self.garbage),
+            *((weight, partial(act, self.fleet, PATIENCE)) for weight, act in steering.OPERATIONS),
         ]
         operation = self.rng.choices([o for _, o in operations], [weight for weight, _ in operations])[0]
         self.fleet.counts.operations += 1

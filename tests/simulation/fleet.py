@@ -28,7 +28,7 @@ from stem_kombu.control.client import roster_reader as lookout
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.places import ClientPlaces
 from stem_kombu.control.client.reply_collector import ReplyCollector
-from stem_kombu.control.protocol.messages import Command, Obey, Reply, Revoke
+from stem_kombu.control.protocol.messages import Command, Obey, Reply, Revoke, Shutdown
 from stem_kombu.control.server import dispatch, listener, subscription
 from stem_kombu.control.server import reply_publisher as outbox
 from stem_kombu.control.server import worker_view as base
@@ -60,6 +60,7 @@ from stem_kombu.worker import (
     record_writer,
     recorder,
     retry_publisher,
+    stop_orders,
 )
 from stem_kombu.worker import delayed as holds
 from stem_kombu.worker import deliveries as inflight
@@ -225,6 +226,8 @@ class NotedReception(CommandServer):
     def _obey(self, command: Command, say: Any) -> None:
         world = WORLD
         world.note("obeyed", KERNEL.thread.process.name, request=world.operations.get(command.request_id))
+        if isinstance(command.order, Shutdown):
+            world.note("stopping", KERNEL.thread.process.name)
         super()._obey(command, say)
 
 
@@ -455,7 +458,7 @@ def wire() -> None:
     )
     for module in (
         worker_module, lifecycle, inflight, hydration, heartbeats, holds, leases, recorder, record_writer,
-        retry_publisher, consumer, held_directives, directive_loop, active_limits, limit_service,
+        retry_publisher, consumer, held_directives, directive_loop, active_limits, limit_service, stop_orders,
         thread_pool, listener, lookout, outbox, pool, inline, child_pipe, background,
         stem_kombu.concurrency.wakeup,
     ):  # fmt: skip
@@ -561,6 +564,8 @@ class WorkerNode:
         self.worker: Worker | None = None
         self.ready = False
         self.stops = False
+        #: Whether an operator may shut it down: then its process ends with it.
+        self.obeys_shutdowns = False
 
     def start(self) -> None:
         self._lives += 1
@@ -600,6 +605,9 @@ class WorkerNode:
         if self.process is process:
             self.ready = True
             WORLD.note("ready", process.name)
+        if self.obeys_shutdowns:
+            worker._life.ended.wait()
+            KERNEL.kill(process, 0)
 
     def stop(self, timeout: float | None) -> None:
         """As SIGTERM does."""

@@ -30,7 +30,15 @@ from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.revocation_cache import Applied, RevocationCache
 from stem_kombu.stores import batch
-from stem_kombu.worker import admission, recorder, retry_publisher, set_aside, transitions
+from stem_kombu.worker import (
+    admission,
+    directive_service,
+    limit_service,
+    recorder,
+    retry_publisher,
+    set_aside,
+    transitions,
+)
 from stem_kombu.worker import deliveries as inflight
 from stem_kombu.worker import task_history as history
 from stem_kombu.worker import task_lifecycle as lifecycle
@@ -341,11 +349,19 @@ MUTANTS: dict[str, Mutant] = {
         (
             in_table((Event.PAUSED, Phase.RESERVED), says(transitions.IGNORE)),
             in_table((Event.SLOT_FREE, Phase.RESERVED), blind(is_paused=False)),
+            # Else the answer says that it is about to start.
+            (directive_service.DirectiveService, "_starting", always(frozenset())),
         ),
         "pauses",
     ),
     "directives are not read from the store": Mutant(
         ("G22",), ((record_sync.RecordSync, "look", always(None)),), "pauses"
+    ),
+    "a shutdown is obeyed by the worker that starts next": Mutant(
+        ("G33",), ((guard.ReplayGuard, "_is_of_another_time", always(False)),), "shutdowns", seed=28
+    ),
+    "what waits for a rate limit never goes on": Mutant(
+        (TROUBLE,), ((limit_service.LimitService, "_go_on", always(None)),), "limits"
     ),
     "broadcast before store": Mutant(("G1",), ((client.ControlClient, "revoke", broadcast_first),)),
     "cursor moved by broadcasts": Mutant(

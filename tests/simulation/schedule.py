@@ -9,10 +9,13 @@ from typing import Any
 
 from stem_kombu.control.client.client import ROSTER_SHARE
 from stem_kombu.control.client.directives import DirectiveClient, Ending
+from stem_kombu.control.client.shutdowns import ShutdownClient
+from stem_kombu.control.protocol.messages import Shutdown, ShutdownMode
 from stem_kombu.control.server.replay_guard import TOLERANCE
-from stem_kombu.directive import Kind
+from stem_kombu.directive import QUEUE, TASK, Kind
 from stem_kombu.errors import StemError
 from stem_kombu.messages.encoding import encode_task
+from stem_kombu.rate import Rate, RateLimit
 from stem_kombu.task import TaskMessage
 from stem_kombu.transports import outages
 from tests.faults.history import WORLD as WORLD_CLOCK
@@ -29,6 +32,8 @@ HEALED, HORIZON = 8.0, 90.0
 #: What a schedule may be about: half of them are about nothing in particular, the others draw more of one thing.
 #: One seed in so many is about pauses.
 _PAUSES_EVERY, _PAUSES_AT = 10, 7
+#: One in a hundred of all is about rate limits instead, and one about shutdowns that are ordered.
+_RARE = {47: "limits", 87: "shutdowns"}
 THEMES = ("targets", "suspensions", "etas", "children", "races", "kills", "expiries", "ahead")
 #: Themes with more workers, with more messages that wait in one, over a broker that mostly works as AMQP does.
 _MANY_WORKERS = ("targets", "etas", "suspensions", "holds", "starts", "refusals", "resets")
@@ -79,7 +84,7 @@ class Schedule:
         about = KERNEL.draw()
         drawn = "" if about < 0.5 else THEMES[int((about - 0.5) * 2 * len(THEMES))]
         # By the seed and not by a draw, so that every other seed's schedule stays what it was.
-        drawn = "pauses" if seed % _PAUSES_EVERY == _PAUSES_AT else drawn
+        drawn = _RARE.get(seed % 100, "pauses") if seed % _PAUSES_EVERY == _PAUSES_AT else drawn
         self.theme = drawn if theme is None else theme
         self.random = KERNEL.random
         self.draw = KERNEL.draw
@@ -131,10 +136,14 @@ class Schedule:
         tasks = (5 if theme in _MANY_TASKS else 1) + int(draw() * 3)
         for number in range(tasks):
             self._send(f"t{number}")
+        for node in self.nodes:
+            node.obeys_shutdowns = theme == "shutdowns"
         for number in range(1 if draw() < 0.7 else 2):
             self._operator(f"c{number}", tasks)
         for number in range(1 + int(draw() * 2) if theme == "pauses" else 0):
             self._pauser(f"p{number}")
+        if theme in ("limits", "shutdowns"):
+            self._steer("s0", self._limit if theme == "limits" else self._shut_down)
         for _ in range(int(draw() * 3.5)):
             self._fault(*_FAULTS[int(draw() * len(_FAULTS))])
         for name, act in _OF_THEMES.get(theme, ()):
@@ -296,6 +305,47 @@ class Schedule:
                     directives.resume([SETTINGS.default_queue], workers=on, timeout=3.0)
         client.close()
         KERNEL.kill(process, 0)
+
+    def _steer(self, name: str, act: Callable[[Client, SimClock], None]) -> None:
+        """An operator who does it a few times."""
+        waits = [self.draw() ** 2 * 3.0 for _ in range(1 + int(self.draw() * 3))]
+        process = KERNEL.process(name, self._skew())
+        self.clients.append(process)
+        self.busy_clients += 1
+
+        def done() -> None:
+            self.busy_clients -= 1
+
+        def main() -> None:
+            clock = SimClock(process)
+            client = Client(SETTINGS, clock=clock)
+            for number, wait in enumerate(waits):
+                KERNEL.sleep(wait)
+                process.operation = f"{name}.{number}"
+                with suppress(StemError):
+                    act(client, clock)
+            client.close()
+            KERNEL.kill(process, 0)
+
+        process.on_exit.append(done)
+        KERNEL.spawn(process, main, name=name)
+
+    def _limit(self, client: Client, clock: SimClock) -> None:
+        draw = self.draw
+        rates = (Rate(20, 1), Rate(2, 1), Rate(100, 60), Rate(1, 60))
+        value = RateLimit(rates[int(draw() * len(rates))], each=draw() < 0.3).value()
+        subject = f"{QUEUE}{SETTINGS.default_queue}" if draw() < 0.6 else f"{TASK}inline"
+        ending = Ending(expires_in=0.3 + draw() * 5.0)
+        DirectiveClient(client, clock=clock).set(
+            Kind.RATE_LIMIT, {"*": value}, subject=subject, ending=ending, timeout=3.0
+        )
+
+    def _shut_down(self, client: Client, clock: SimClock) -> None:
+        draw, node = self.draw, self._some_node()
+        mode = ShutdownMode.WARM if draw() < 0.5 else ShutdownMode.SOFT
+        order = Shutdown(mode, draw() * 2.0, ShutdownMode.SOFT if mode is ShutdownMode.WARM and draw() < 0.5 else None)
+        self.world.note("asked", KERNEL.thread.process.name, request=KERNEL.thread.process.operation, state="shutdown")
+        ShutdownClient(client, clock=clock).order(order, [node.name], 3.0)
 
     # -- faults -----------------------------------------------------------------------------------------------------------
 
@@ -503,6 +553,8 @@ _OF_THEMES = {
         "kills": ("kill worker", "kill worker", "kill client"),
         "targets": ("kill client",),
         "pauses": ("kill worker", "stop worker"),
+        "limits": ("kill worker", "stop worker", "backend down"),
+        "shutdowns": ("kill worker", "deaf"),
         "ahead": ("suspend worker", "kill child"),
         # Nothing draws these: they are for a hunt that asks for them.
         "holds": ("reset", "reset", "backend down", "backend down"),

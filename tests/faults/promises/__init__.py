@@ -34,6 +34,7 @@ PROMISES: tuple[Callable[[Story], Iterator[Violation]], ...] = (
     work.g19_not_twice_without_need,
     work.g20_stopping_is_not_revoking,
     pauses.g22_paused_means_none,
+    control.g33_shutdown_is_for_this_life,
 )
 
 
@@ -73,6 +74,7 @@ EVIDENCE: dict[str, tuple[str, ...]] = {
     "G19": ("started",),
     "G20": ("recorded",),
     "G22": ("paused",),
+    "G33": ("stopping",),
 }
 
 

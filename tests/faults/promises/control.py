@@ -70,6 +70,20 @@ def _is_there(story: Story, name: str, since: Event, until: Event) -> bool:
     return any(name_of(worker) == name_of(name) and story.alive(worker, since, until) for worker in story.workers)
 
 
+def g33_shutdown_is_for_this_life(story: Story) -> Iterator[Violation]:
+    """An order to shut down is obeyed once, and not by a worker that starts later under the same name."""
+    for facts in story.requests.values():
+        asked = first_of(facts, "asked")
+        if asked is None or asked.state != "shutdown":
+            continue
+        first: dict[str, Event] = {}
+        for obeyed in facts.get("obeyed", NONE):
+            before = first.setdefault(name_of(obeyed.by), obeyed)
+            if before is not obeyed:
+                what = "twice" if before.by == obeyed.by else "by a worker that started later"
+                yield violation("G33", f"a shutdown was obeyed {what}", asked, before, obeyed)
+
+
 def g13_one_deadline(story: Story) -> Iterator[Violation]:
     for facts in story.requests.values():
         asked, answered = first_of(facts, "asked"), first_of(facts, "answered")
