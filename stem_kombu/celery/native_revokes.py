@@ -43,14 +43,21 @@ class NativeRevokes:
         template = app.connection_for_read()
         self._outage = Outage("Celery's own revokes are read only between tasks", shown_url(template), clock)
         self._stopped = threading.Event()
-        self._background = Service(self._run, "stem-celery-revokes", begin=self._stopped.clear, wake=self._stopped.set)
+        #: Set once revokes are received, or could not be.
+        self._tried = threading.Event()
+        self._background = Service(self._run, "stem-celery-revokes", begin=self._begin, wake=self._stopped.set)
 
     def start(self) -> None:
-        """Begin to receive, in a thread that connects by itself."""
+        """Return when revokes are received, or the broker could not be reached: one sent to a ready worker is obeyed at once."""
         self._background.start()
+        self._tried.wait(_CONNECT_TIMEOUT)
 
     def stop(self) -> None:
         self._background.stop(5.0)
+
+    def _begin(self) -> None:
+        self._stopped.clear()
+        self._tried.clear()
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -64,6 +71,7 @@ class NativeRevokes:
                     # The boundary of a thread that nothing depends on.
                     wait = self._outage.failed(error)
                 finally:
+                    self._tried.set()
                     _let_go(connection)
             self._stopped.wait(max(0.0, wait))
         self._outage.forget()
@@ -76,6 +84,7 @@ class NativeRevokes:
             self._outage.worked()
             while not self._stopped.is_set():
                 drain(connection, _SLICE, clock=self._clock, malformed=lambda error: logger.debug("%r", error))
+                self._tried.set()  # on Redis Kombu subscribes with the first drain, not with the consumer
 
     def _on_message(self, message: Any) -> None:
         try:
