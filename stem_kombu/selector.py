@@ -6,10 +6,12 @@ All conditions have to hold. A selector looks at the message alone, so that a wo
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import lru_cache
 
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import FieldError, any_text, items, mapping, optional
@@ -44,14 +46,14 @@ class Selector:
         return self.queue is None or _fits(queue, self.queue)
 
     def matches(self, task: TaskMessage) -> bool:
-        """Whether every condition holds for the task."""
+        """Whether every condition holds for the task. Each rule is asked for each delivery: what is quick comes first."""
+        for key, value in self.headers:
+            held = task.headers.get(key, _ABSENT)
+            if held != value and (held is _ABSENT or header_text(held) != value):
+                return False
         if self.name is not None and not _fits(task.name, self.name):
             return False
         if self.queue is not None and not _fits(task.queue, self.queue):
-            return False
-        if self.headers and not all(
-            key in task.headers and header_text(task.headers[key]) == value for key, value in self.headers
-        ):
             return False
         if self.kwargs and not all(
             key in task.kwargs and canonical(task.kwargs[key]) == value for key, value in self.kwargs
@@ -114,6 +116,7 @@ class Selector:
 
 
 _NONE = Selector()
+_ABSENT = object()
 
 
 def canonical(value: object) -> str:
@@ -133,7 +136,16 @@ def sent_at(task: TaskMessage) -> datetime | None:
 
 
 def _fits(value: str, pattern: str) -> bool:
-    return value == pattern or fnmatchcase(value, pattern)
+    if value == pattern:
+        return True
+    match = _matcher(pattern)
+    return match is not None and match(value) is not None
+
+
+@lru_cache(maxsize=1024)
+def _matcher(pattern: str) -> Callable[[str], object] | None:
+    """What matches the glob; ``None`` for a plain name."""
+    return re.compile(translate(pattern)).match if any(sign in pattern for sign in "*?[") else None
 
 
 def _pairs(fields: Mapping[str, object], part: str) -> tuple[tuple[str, str], ...]:
