@@ -192,8 +192,10 @@ def test_g29_what_plain_celery_clients_sent_is_found_in_the_queue(program: Progr
     past = (datetime.now(timezone.utc) - timedelta(hours=1)).isoformat()
     left = program.run("worker", "revoke", "--name", "shop.add", "--enqueued-before", past, "--dry-run", "--json")
     assert left.code == 4 and left.json["preview"]["undated"] == 41
-    done = program.run("worker", "revoke", "--name", "shop.add", "--kwarg", "a=1", "--yes", "--json")
+    done = program.run("worker", "revoke", "--name", "shop.add", "--kwarg", "a=1", "--yes", "--json", "--wait")
     assert done.json["revoked"] == 41, done
+    # No sender has recorded them, and their messages were seen: none of them is unknown.
+    assert {(one["verdict"], one["seen"]) for one in done.json["verdicts"]} == {("will-not-start", False)}, done
     after = celery_messages(url, "shop.add", 5)
     program.start_worker("--name", "alpha", "--concurrency", "2")
     assert ended(app, bad + good) == ["cancelled"]

@@ -198,10 +198,11 @@ class ControlClient:
         terminate: bool = False,
         grace: float | None = None,
         began: float | None = None,
+        found: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> RevokeReport:
         """Tell the workers what the store holds now. A broker that can't be reached is reported, not raised. ``grace``: return
-        when each task has its verdict, at the latest ``timeout`` seconds after ``began``."""
+        when each task has its verdict, at the latest ``timeout`` seconds after ``began``. ``found``: they were seen."""
         began, wait = self._clock.monotonic() if began is None else began, grace is not None
         # One that is silent must not use up the time in which the others can be asked again.
         first = min(self.settings.control_timeout, 0.5 * timeout) if wait else timeout
@@ -218,7 +219,7 @@ class ControlClient:
             return report
         waiting = VerdictWait(
             AskedWorkers(self._ask_orders, self._roster_view), self._places.backend(), self._clock, grace=grace,
-            senders_record=self._senders_record, on_verdict=self._on_wait,
+            senders_record=self._senders_record and not found, on_verdict=self._on_wait,
         )  # fmt: skip
         return waiting.until_final(replace(report, timeout=timeout), began, began + timeout)
 

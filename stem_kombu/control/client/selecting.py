@@ -213,7 +213,7 @@ class SelectorClient(ControlClient):
         if stored:
             told = self.announce(
                 stored, deed.request_id, targets, timeout,
-                terminate=terminate, grace=grace if wait else None, began=began, progress=progress,
+                terminate=terminate, grace=grace if wait else None, began=began, found=True, progress=progress,
             )  # fmt: skip
         if (answers := told or answered) is not None and revoker.is_audited:
             self.noted(outcome_note("revoke", answers, who, reason, deed.request_id))
