@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import configparser
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
 from pathlib import Path
 
@@ -155,3 +158,93 @@ def test_an_audit_that_could_not_ask_is_no_clean_one() -> None:
     code, said = audit.verdict({"dependencies": [good, skipped]})
     assert code == 69
     assert said.startswith("not audited: 1 of 2 packages (vine …) could not be asked for")
+
+
+def test_the_package_index_takes_wheel_and_sources(wheel: zipfile.ZipFile) -> None:
+    pytest.importorskip("twine")
+    folder = Path(str(wheel.filename)).parent
+    built = subprocess.run(
+        [sys.executable, "-c", "from setuptools import build_meta; build_meta.build_sdist('.')"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    files = [str(path) for path in (*folder.glob("*.whl"), *folder.glob("*.tar.gz"))]
+    assert len(files) == 2
+    checked = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", *files], capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_wheel_holds_nothing_that_does_not_belong_there(wheel: zipfile.ZipFile) -> None:
+    pytest.importorskip("check_wheel_contents")
+    # W009: two packages are meant, the library and its command line.
+    asked = [sys.executable, "-m", "check_wheel_contents", "--ignore", "W009", str(wheel.filename)]
+    checked = subprocess.run(asked, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment that has the wheel and, from this one, what it requires."""
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    (site,) = folder.glob("lib/python*/site-packages")
+    wheel.extractall(site)
+    # A .pth file in a folder that is named by another one is not read: this environment's own Stem is not found there.
+    (site / "requirements.pth").write_text(sysconfig.get_path("purelib"))
+    found = subprocess.run(
+        [python, "-c", "import stem_kombu; print(stem_kombu.__file__)"], capture_output=True, text=True, cwd=folder
+    )
+    assert found.stdout.strip() == str(site / "stem_kombu" / "__init__.py"), found.stderr
+    return python
+
+
+def test_the_wheel_alone_runs_the_demo(installed: Path, tmp_path: Path) -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("STEM_", "PYTHON"))}
+    ran = subprocess.run(
+        [installed, "-m", "stem_kombu_cli", "demo"],
+        cwd=tmp_path,
+        env={**kept, "XDG_STATE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_mypy_takes_types_from_the_wheel_because_it_says_that_it_has_some(
+    installed: Path, tmp_path: Path, marked: bool
+) -> None:
+    pytest.importorskip("mypy")
+    (site,) = installed.parents[1].glob("lib/python*/site-packages")
+    marker = site / "stem_kombu" / "py.typed"
+    asked = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--python-executable", str(installed)]
+    asked += [
+        "--cache-dir",
+        str(tmp_path / f"cache-{marked}"),
+        str(shutil.copy(ROOT / "tests" / "types" / "right.py", tmp_path)),
+    ]
+    if not marked:
+        marker.unlink()
+    try:
+        checked = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True)
+    finally:
+        marker.touch()
+    if marked:
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+    else:
+        assert 'analyzing "stem_kombu": module is installed, but missing library stubs or py.typed' in checked.stdout
+
+
+def test_pyright_takes_types_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyright")
+    shutil.copy(ROOT / "tests" / "types" / "right.py", tmp_path)
+    (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
+    asked = [sys.executable, "-m", "pyright", "--pythonpath", str(installed), "-p", str(tmp_path)]
+    checked = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
