@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds of one wait for a question: the longest that an event of a task waits here.
 _SLICE = 0.2
+#: Seconds of the first one, which a start waits for: on Redis Kombu subscribes with it, not with the consumer.
+_FIRST = 0.01
 _CONNECT_TIMEOUT = 4.0
 #: Seconds after which Redis forgets a queue of this worker that is not consumed.
 _EXPIRES = 60.0
@@ -97,7 +99,6 @@ class CeleryMonitorService:
                 connect(connection, _CONNECT_TIMEOUT)
                 self._outage.reached()
                 producer = self._opened(connection)
-                self._tried.set()
                 self._serve(connection, producer)
             except Exception as error:  # noqa: BLE001 - whatever a driver raises, tasks are more important
                 # The boundary of a thread that nothing depends on.
@@ -126,8 +127,11 @@ class CeleryMonitorService:
 
     def _serve(self, connection: Any, producer: Any) -> None:
         self._next_beat = self._clock.monotonic() + FREQUENCY
+        wait = _FIRST
         while not self._stopped.is_set():
-            drain(connection, _SLICE, clock=self._clock, malformed=self._on_garbage)
+            drain(connection, wait, clock=self._clock, malformed=self._on_garbage)
+            self._tried.set()
+            wait = _SLICE
             self._send_of_tasks(producer)
             if self._clock.monotonic() >= self._next_beat:
                 self._next_beat = self._clock.monotonic() + FREQUENCY

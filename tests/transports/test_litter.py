@@ -198,6 +198,7 @@ def test_g15_a_worker_of_today_binds_nothing_for_ever(redis_url: str) -> None:
     with Worker(app, name="w", inline_slots=1):
         # It has begun, so that a revoke by Celery's own command reaches it from now on.
         assert len(database.smembers("_kombu.binding.celery.pidbox")) == 1
+        assert database.pubsub_numpat() == 1
         assert database.smembers("_kombu.binding_permanent.celery.pidbox") == set()
     app.close()
     database.close()
