@@ -2,6 +2,7 @@
 #
 #   make demo    the whole story on this machine, on the embedded broker
 #   make test    lint, types, docs and all tests, against real Redis, RabbitMQ and PostgreSQL
+#   make slow    the tests that take minutes and rarely fail
 #   make bench   the benchmarks
 #   make fuzz    every door against a coverage-guided fuzzer: SECONDS=60 of processor time each, TARGETS="url …" for some
 #   make attacks plants mistakes in what checks signatures, and sees each noticed by an attack of tests/signing
@@ -18,7 +19,7 @@ SHELL := /bin/sh
 VENV := .venv
 TOX := $(VENV)/bin/tox run -q
 
-.PHONY: demo test versions bench fuzz attacks simulate soak soak-resources reliability docs format clean
+.PHONY: demo test slow versions bench fuzz attacks simulate soak soak-resources reliability docs format clean
 
 demo: $(VENV)/.installed
 	@$(VENV)/bin/stem demo
@@ -26,6 +27,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.tox-installed
 	@scripts/provide-servers.sh
 	@$(TOX)
+
+slow: $(VENV)/.tox-installed
+	@scripts/provide-servers.sh
+	@$(TOX) -e slow
 
 versions: $(VENV)/.tox-installed
 	@scripts/provide-servers.sh

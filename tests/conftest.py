@@ -65,6 +65,21 @@ settings.load_profile("tests")
 
 _numbers = itertools.count(1)
 
+#: The files that take longest: begun last, one of them would keep one process busy after the others have ended.
+LONG = (
+    "cli/test_verdicts.py", "transports/test_control_through_store.py", "cli/test_asking.py", "cli/test_revoke.py",
+    "cli/test_output.py", "cli/test_start.py", "cli/test_rate_limit.py", "celery/test_control.py", "worker/test_losses.py",
+    "cli/test_pausing.py", "cli/test_task.py", "docs/test_snippets.py", "cli/test_revoke_selected.py",
+    "compatibility/test_mixed_fleet.py", "transports/test_redis_source.py", "transports/test_embedded_processes.py",
+    "soak/test_soak.py", "simulation/test_simulation.py", "worker/test_shutdown.py", "faults/test_schedules.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first, each in its order."""
+    order = {str(Path(__file__).parent / name): at for at, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(str(item.path), len(order)))
+
 
 @pytest.fixture(scope="session")
 def _state_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:

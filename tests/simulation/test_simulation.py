@@ -11,14 +11,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.simulation.mutants import MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def simulation(*arguments: str) -> subprocess.CompletedProcess[str]:
+def simulation(*arguments: str, timeout: float = 110) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.simulation", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, env=dict(os.environ))
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=dict(os.environ))
 
 
 def test_every_promise_is_kept_in_a_slice_of_the_simulated_schedules() -> None:
@@ -49,8 +51,10 @@ def test_a_failing_seed_is_printed_with_its_events_and_shows_the_same_when_it_is
     assert simulation("--seed", seed).returncode == 0
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_mutant_is_found_by_a_promise_that_it_breaks() -> None:
-    done = simulation("--mutants", "--schedules", "1500")
+    done = simulation("--mutants", "--schedules", "1500", timeout=880)
     found = {
         name: (promise, what) for name, _, promise, what in (line.split("\t") for line in done.stdout.splitlines())
     }
