@@ -107,7 +107,12 @@ def text(entries: Sequence[Entry], color: bool) -> str:
 
 
 def _target(entry: Entry) -> str:
-    said = " ".join(f"{name}={_short(value)}" for name, value in entry.note.target.items())
+    """What the change is about; of the second entry, what came of it."""
+    parts = [f"{name}={_short(value)}" for name, value in entry.note.target.items()]
+    outcome = entry.note.after.get("outcome") if isinstance(entry.note.after, dict) else None
+    if isinstance(outcome, dict):
+        parts += ["outcome:", *(f"{name}={_short(value)}" for name, value in outcome.items() if value)]
+    said = " ".join(parts)
     return said if len(said) <= _TARGET else f"{said[: _TARGET - 1]}…"
 
 

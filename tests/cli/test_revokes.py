@@ -163,6 +163,8 @@ def test_g32_each_change_has_an_entry_with_a_name_and_a_reason(fleet: Program, t
     assert all(one["requester"] == "bob" for one in found)
     text = fleet.ok("audit", "list", "--task", task).out.splitlines()
     assert text[0].split() == ["SEQ", "AT", "ACTION", "BY", "HOST", "VERIFIED", "TARGET", "REASON"]
+    told = fleet.ok("audit", "list", "--action", "undo", "--requester", "bob").out.splitlines()
+    assert "outcome: lifted=1" in told[-1]
     whole = fleet.ok("audit", "verify", "--json").json
     assert whole["problems"] == []
     assert whole["last"] == whole["entries"]
