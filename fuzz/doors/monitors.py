@@ -11,8 +11,16 @@ from typing import Any
 from fuzz.oracle import Refused, asked, holds, is_json
 from stem_kombu.celery_monitors.commands import Panel
 from stem_kombu.celery_monitors.pidbox import PidboxServer
+from stem_kombu.celery_monitors.verbs import Changes
+from stem_kombu.clock import SYSTEM
+from stem_kombu.control.auditor import Auditor
+from stem_kombu.control.client.reports import WorkerReply
+from stem_kombu.control.directive_writer import DirectiveWriter
+from stem_kombu.control.verification import Verifier
 from stem_kombu.errors import StemError
 from stem_kombu.revocation import RevocationDraft, checked_task_id
+from stem_kombu.settings import Settings
+from stem_kombu.stores.registry import open_revoke_store
 from tests.control.fleet import FakeWorker, identity, running_task
 
 
@@ -33,10 +41,25 @@ def _revoke(drafts: Sequence[RevocationDraft]) -> None:
         holds(isinstance(draft.terminate, bool), "terminate is neither true nor false", draft)
 
 
+class _NoFleet:
+    def roster_view(self) -> None:
+        return None
+
+    def ask(self) -> list[WorkerReply]:
+        return []
+
+
+@lru_cache(maxsize=1)
+def _writer() -> DirectiveWriter:
+    store, verifier = open_revoke_store("memory://fuzz"), Verifier.of(Settings.from_env({}).signing, clock=SYSTEM)
+    return DirectiveWriter(store, "fuzz", verifier, _NoFleet(), lambda: Auditor(store, "fuzz", None))
+
+
 @lru_cache(maxsize=1)
 def _board() -> PidboxServer:
     worker = FakeWorker(identity("worker-1"), tasks=[running_task("t-1")])
-    panel = Panel("worker-1@host", worker, lambda: ["tasks.add"], _revoke, lambda: None)
+    changes = Changes(_revoke, _writer)
+    panel = Panel("worker-1@host", worker, lambda: ["tasks.add"], changes, lambda: None)
     return PidboxServer("worker-1@host", panel.handlers(), _Exchange())
 
 

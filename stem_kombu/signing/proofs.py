@@ -115,6 +115,9 @@ def proven(record: Revocation, keyring: Keyring, now: datetime) -> Revocation:
     expires_at = from_epoch_us(max(ends)) if len(ends) == len(live) else None
     if record.expires_at is not None and (expires_at is None or record.expires_at < expires_at):
         expires_at = record.expires_at  # an earlier end in the record takes a right away, it gives none
+    elif expires_at is not None and expires_at < record.issued_at:
+        # A captured proof that had ended when it was put back: it counts for nothing, and is no undo (a day before) either.
+        expires_at = record.issued_at - timedelta(microseconds=1)
     # Of what has expired no ladder counts either: it has the end of the draft that it came with.
     record = ladders.verified(record, keyring)
     return Revocation(

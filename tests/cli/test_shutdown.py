@@ -138,9 +138,10 @@ def test_g32_a_shutdown_has_an_entry_in_the_audit(program_on: Callable[[str], Pr
     program.start_worker("--name", "alpha", "-c", "1")
     done = program.run(*SHUTDOWN, "-w", "alpha", "--reason", "INC-42", "--requester", "kim", "--json")
     assert (done.code, done.json["audited"]) == (0, True), done
-    (entry,) = program.ok("audit", "list", "--action", "shutdown", "--json").json["entries"]
+    entry, outcome = program.ok("audit", "list", "--action", "shutdown", "--json").json["entries"]
     assert (entry["requester"], entry["reason"], entry["target"]) == ("kim", "INC-42", {"workers": ["alpha"]})
     assert entry["after"] == {"mode": "warm", "then": None}
+    assert outcome["after"]["outcome"]["answered"] == 1
 
 
 def test_g32_without_roster_and_store_a_worker_is_stopped_all_the_same_and_the_answer_says_so(

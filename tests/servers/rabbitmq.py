@@ -33,7 +33,7 @@ Answer = fun Answer() ->
         {value, Value, _} -> Value;
         Failure -> {failed, Failure}
       end,
-      io:format("~0tp~n", [Result]),
+      io:format("answer: ~0tp~n", [Result]),
       Answer()
   end
 end, Answer().
@@ -99,7 +99,9 @@ class RabbitServer(ServerProcess):
             assert self._controller.stdout is not None
             self._controller.stdin.write(f"{expression}.\n")
             self._controller.stdin.flush()
-            answer = self._controller.stdout.readline()
+            # Between answers come reports of Erlang's own, of a node that was slow for one.
+            lines = iter(self._controller.stdout.readline, "")
+            answer = next((line.removeprefix(_ANSWER) for line in lines if line.startswith(_ANSWER)), "")
         if not answer or answer.startswith("{failed,"):
             raise RuntimeError(f"RabbitMQ: {expression}: {answer.strip() or 'no answer'}")
         return answer.strip()
@@ -190,6 +192,7 @@ class RabbitServer(ServerProcess):
 
 
 _LOOPBACK = "{127,0,0,1}"
+_ANSWER = "answer: "
 
 
 class _PortMapper:

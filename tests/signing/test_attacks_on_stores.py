@@ -141,8 +141,12 @@ def test_g3_an_old_proof_is_worth_no_more_than_the_life_that_was_signed_with_it(
     scene.store.save("stem", [Draft(task, True, proofs=captured.proofs)])
     assert scene.worker.hydration.sync()
 
-    assert scene.store.get("stem", task) is not None
+    held = scene.store.get("stem", task)
+    assert held is not None
     assert scene.worker.cache.get(task) is None
+    # It is no undo that the store has lost: the worker reads nothing anew, and writes nothing.
+    assert scene.worker.hydration.sync()
+    assert scene.store.get("stem", task) == held
 
 
 def test_g2_what_is_refused_does_not_hold_up_what_comes_after_it(scene: Scene) -> None:

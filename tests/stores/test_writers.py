@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from stem_kombu.celery.step import _make_revoke_durable
 from stem_kombu.celery_monitors.commands import Panel
+from stem_kombu.celery_monitors.verbs import Changes
 from stem_kombu.errors import StemError
 from stem_kombu.revocation import Revocation, RevocationDraft, storable_ids
 from stem_kombu.stores.base import RevokeStore
@@ -122,7 +123,9 @@ def test_g37_what_comes_through_celerys_remote_control_every_store_can_read(
             stack.callback(store.close)
             drafts: list[RevocationDraft] = []
             if through:
-                panel = Panel("node", SimpleNamespace(), list, drafts.extend, lambda: None)  # type: ignore[arg-type]
+                view: Any = SimpleNamespace(identity=SimpleNamespace(worker="node"))
+                changes = Changes(drafts.extend, list)  # type: ignore[arg-type]
+                panel = Panel("node", view, list, changes, lambda: None)
                 panel.handlers()["revoke"](None, task_id=given_ids, terminate=terminate)
             else:
                 _celery_revoke(given_ids, terminate, kills, drafts)
