@@ -33,7 +33,7 @@ def make(broker: str) -> Celery:
         mark(file, self.request.id, CELERY)
 
     for name in NAMES:
-        made.task(name=name, bind=True, acks_late=True, reject_on_worker_lost=True, max_retries=20)(burst)
+        made.task(name=name, shared=False, bind=True, acks_late=True, reject_on_worker_lost=True, max_retries=20)(burst)
     return made
 
 
