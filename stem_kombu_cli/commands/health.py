@@ -169,7 +169,12 @@ def _broker(settings: Settings) -> Check:
 
     transport = open_transport(broker_connection(settings), generic=settings.transport == "generic")
     warnings = transport.check(lambda: _queues(settings))
-    return Check("broker", "ok", f"{mask_url(settings.broker.value)} ({transport.name})", warnings=tuple(warnings))
+    message, leases = f"{mask_url(settings.broker.value)} ({transport.name})", transport.leases()
+    if leases is not None:
+        if not transport.capabilities.carries_control:  # where Kombu has no leases, and Stem keeps them
+            message += f"; what a killed worker held is redelivered once its lease of {span(leases.lifetime)} is over"
+        leases.close()
+    return Check("broker", "ok", message, warnings=tuple(warnings))
 
 
 def _queues(settings: Settings) -> list[str]:

@@ -56,6 +56,10 @@ def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
     stem.close()
 
 
+def test_health_says_how_long_what_a_killed_worker_held_stays_away(fleet: Fleet) -> None:
+    assert "what a killed worker held is redelivered once its lease of 2s is over" in fleet.stem.ok("health").out
+
+
 @pytest.mark.timeout(240)
 def test_g18_what_a_killed_worker_ran_and_what_waited_at_it_run_at_another_once(fleet: Fleet, tmp_path: Path) -> None:
     gate, stem, app = Gate(tmp_path / "gate"), fleet.stem, fleet.app
