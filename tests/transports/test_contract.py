@@ -108,3 +108,7 @@ class TestFilesystem(TransportContract):
 class TestGenericOnFilesystem(TestFilesystem):
     redelivers = returns_to_head = False
     generic = True
+
+    @pytest.mark.skip(reason="Kombu reads a file whose sender has not written it yet (docs/transports.md)")
+    def test_a_message_comes_while_its_consumer_waits(self) -> None:  # type: ignore[override]
+        """Stem's own source leaves such a file alone: see TestFilesystem."""
