@@ -34,21 +34,17 @@ class DirectiveLoop:
         self._lock = threading.Lock()
         self._waiting = threading.Condition()
         self._stopped = False
-        #: Whether the thread has still to begin: a worker without a directive that ends needs none.
-        self._asleep, self._stops = False, 0
         self._background = Service(self._run, "stem-directives", begin=self._begin, wake=self._end_soon)
 
     # -- from any thread ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Be ready: the thread begins with the first directive that has an end."""
-        self._stops = self._background.stops
-        self._asleep = True
+        self._background.start_when_needed()
         self._wake()
 
     def stop(self) -> None:
         """Directives end no more by themselves. May be called twice, and before a start."""
-        self._asleep = False
         self._background.stop()
 
     def take(self, records: Sequence[ControlRecord]) -> None:
@@ -69,9 +65,7 @@ class DirectiveLoop:
     def _wake(self) -> None:
         if self._held.next_end() is None:
             return
-        if self._asleep:
-            self._asleep = False
-            self._background.start(self._stops)
+        self._background.needed()
         with self._waiting:
             self._waiting.notify()
 

@@ -74,7 +74,6 @@ class Leases(Generic[Held]):
         self._background = Service(
             self._run, "stem-leases", begin=self._stopped.clear, wake=self._end_soon, end=self._let_go
         )
-        self._stops = 0
         self._until: dict[Any, float] = {}
         #: Whether :meth:`wake` has to be called before a message is held: a worker that holds none needs no thread.
         self.asleep = False
@@ -86,14 +85,14 @@ class Leases(Generic[Held]):
 
     def start(self) -> None:
         """Be ready to renew."""
-        self._stops = self._background.stops
         self.asleep = self._leasing is not None
+        if self.asleep:
+            self._background.start_when_needed()
 
     def wake(self) -> None:
         """Renew from now on, unless stopped. May be called twice."""
         self.asleep = False
-        if self._leasing is not None:
-            self._background.start(self._stops)
+        self._background.needed()
 
     def extend(self, message: Held, seconds: float) -> None:
         """Keep the message for ``seconds`` from now at least; does nothing where the transport has no leases."""

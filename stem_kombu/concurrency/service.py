@@ -105,6 +105,9 @@ class Service:
         self._ends = threading.Event()
         #: How often it was stopped: a start that finds another number than at its beginning was stopped meanwhile.
         self.stops = 0
+        #: Whether it begins with the next :meth:`needed`.
+        self.is_deferred = False
+        self._deferred_at = 0
 
     @property
     def runs(self) -> bool:
@@ -135,11 +138,22 @@ class Service:
                 self._thread = thread
             return True
 
+    def start_when_needed(self) -> None:
+        """Have it begin with the first :meth:`needed`, unless it is stopped before: an idle worker needs no such thread."""
+        self._deferred_at, self.is_deferred = self.stops, True
+
+    def needed(self) -> None:
+        """Begin now, after :meth:`start_when_needed`; costs nothing afterwards."""
+        if self.is_deferred:
+            self.is_deferred = False
+            self.start(self._deferred_at)
+
     def stop(self, timeout: float | None = None, *, hurry: Callable[[], None] | None = None) -> None:
         """Return when it has ended, or does not within ``timeout`` seconds.
 
         ``hurry()`` is called once it has ended or the time is up; in that case a few more seconds are waited.
         """
+        self.is_deferred = False
         with self._lock:
             self.stops += 1
             thread, self._thread = self._thread, None

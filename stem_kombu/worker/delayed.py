@@ -69,8 +69,6 @@ class DelayedDeliveries:
         self._deferred: dict[Mode, dict[int, dict[int, None]]] = {mode: {} for mode in Mode}
         self._cond = threading.Condition()
         self._stopped = False
-        #: Whether the thread has still to begin: a worker that holds nothing needs none.
-        self._asleep, self._stops = False, 0
         self._background = Service(self._run, "stem-holds", begin=self._begin, wake=self._end_soon)
 
     @property
@@ -98,10 +96,9 @@ class DelayedDeliveries:
 
     def start(self) -> None:
         """Be ready: the thread begins with the first delivery that is held."""
-        self._stops = self._background.stops
-        self._asleep = True
+        self._background.start_when_needed()
         if self._held:
-            self._wake()
+            self._background.needed()
 
     def hold(self, delivery: Delivery) -> None:
         """Keep the delivery until its eta."""
@@ -154,12 +151,7 @@ class DelayedDeliveries:
         return held
 
     def stop(self) -> None:
-        self._asleep = False
         self._background.stop()
-
-    def _wake(self) -> None:
-        self._asleep = False
-        self._background.start(self._stops)
 
     def _begin(self) -> None:
         self._stopped = False
@@ -178,8 +170,7 @@ class DelayedDeliveries:
             if rank is not None:
                 self._deferred[delivery.task.mode].setdefault(rank, {})[delivery.token] = None
             self._cond.notify()
-        if self._asleep:
-            self._wake()
+        self._background.needed()
         self._changed()
 
     def _rank(self, delivery: Delivery) -> int:

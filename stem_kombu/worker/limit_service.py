@@ -45,8 +45,6 @@ class LimitService:
         self._is_down = self._is_due = False
         self._waiting = threading.Condition()
         self._notified = self._stopped = False
-        #: Whether the thread has still to begin.
-        self._asleep, self._stops = False, 0
         self._background = Service(self._run, "stem-limits", begin=self._begin, wake=self._end_soon)
         self._limits.on_wait = self._notify
 
@@ -54,13 +52,11 @@ class LimitService:
 
     def start(self) -> None:
         """Be ready: the thread begins with the first limit."""
-        self._stops = self._background.stops
-        self._asleep = True
+        self._background.start_when_needed()
         self.update()
 
     def stop(self) -> None:
         """What waits stays held. May be called twice, and before a start."""
-        self._asleep = False
         self._background.stop()
 
     def update(self) -> None:
@@ -75,9 +71,8 @@ class LimitService:
         self._log(known)
         self._lifecycle.recorder.acks.wake()  # queues may be closed or open again
         self._look_at = float("-inf")
-        if self._limits.live and self._asleep:
-            self._asleep = False
-            self._background.start(self._stops)
+        if self._limits.live:
+            self._background.needed()
         self._notify()
 
     def settings(self) -> dict[str | None, Setting]:

@@ -67,9 +67,7 @@ class RecordWriter:
         self._outage = outage
         self._bulk = Service(self._run, f"stem-{step}s", wake=lambda: self._queue.put(None))
         self._single = Service(self._run_alone, f"stem-{step}s-alone", wake=lambda: self._alone.put(None))
-        self._stops = self._alone_stops = 0
-        #: Whether the thread that writes has still to begin: with the first entry, as an idle worker needs none.
-        self._asleep = False
+        self._alone_stops = 0
         #: Records that ended as ``ResultNotStorable``, or without the text that could not be stored.
         self.not_storable = 0
 
@@ -82,12 +80,13 @@ class RecordWriter:
         """Be ready: each thread begins with the first entry that it has to write."""
         if self._bulk.runs:
             return
-        self._stops, self._alone_stops = self._bulk.stops, self._single.stops
+        self._alone_stops = self._single.stops
+        self._bulk.start_when_needed()
         self._abandon.clear()
         self._ended.clear()
-        self._stopping, self._asleep = False, True
+        self._stopping = False
         if not self._queue.empty():
-            self._wake()
+            self._bulk.needed()
 
     def put(self, entry: Entry) -> None:
         """Take an entry whose settlement or start is to be written."""
@@ -96,19 +95,14 @@ class RecordWriter:
             self._put_alone(entry)
         else:
             self._queue.put(entry)
-            if self._asleep:
-                self._wake()
-
-    def _wake(self) -> None:
-        self._asleep = False
-        self._bulk.start(self._stops)
+            if self._bulk.is_deferred:  # asked here, as this is the path of every task
+                self._bulk.needed()
 
     def stop(self, timeout: float | None) -> None:
         """Return when everything taken so far is written, or after ``timeout`` seconds; see :meth:`abandon`.
 
         What the place refuses while it takes others is tried once more and then given back.
         """
-        self._asleep = False
         self._bulk.stop(timeout, hurry=lambda: None if self._ended.is_set() else self.abandon())
         self._single.stop(timeout, hurry=self.abandon)
 

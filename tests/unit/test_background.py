@@ -48,6 +48,24 @@ def test_it_runs_once_between_a_start_and_a_stop() -> None:
     assert owner.steps == ["begin", "ran", "end"]
 
 
+def test_it_begins_when_it_is_needed_first_and_not_after_a_stop() -> None:
+    owner = Owner()
+    owner.background.needed()
+    assert not owner.background.runs, "it was not started"
+    owner.background.start_when_needed()
+    assert owner.background.is_deferred and not owner.background.runs
+    owner.background.needed()
+    owner.background.needed()
+    assert owner.background.runs and not owner.background.is_deferred
+    owner.background.stop()
+    owner.background.needed()
+    owner.background.start_when_needed()
+    owner.background.stop()
+    owner.background.needed()
+    assert not owner.background.runs
+    assert owner.steps == ["begin", "ran", "end"]
+
+
 def test_what_fails_to_begin_can_be_started_again() -> None:
     owner = Owner()
     owner.fails = True
