@@ -22,7 +22,7 @@ from stem_kombu.definitions import Definitions
 from stem_kombu.drivers import forking
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
 from stem_kombu.fields import shown
-from stem_kombu.keywords import SEND_OPTIONS, SendOptions, refuse_unknown
+from stem_kombu.keywords import MANY_OPTIONS, SendOptions, refuse_unknown
 from stem_kombu.outcome import TaskRecord, TaskState, sent_later
 from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage, TaskOptions, TaskRegistry
@@ -168,7 +168,7 @@ class Stem(Configured, Definitions):
         """
         from stem_kombu.result import AsyncResult
 
-        refuse_unknown(f"send_many of task {name!r}", options, SEND_OPTIONS)
+        refuse_unknown(f"send_many of task {name!r}", options, MANY_OPTIONS)
         messages = [
             self._message(name, args, kwargs, task_id=task_id, **options)
             for args, kwargs, task_id in each_call(name, calls, task_ids)

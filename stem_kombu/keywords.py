@@ -86,6 +86,8 @@ SEND_OPTIONS = (
     "queue",
     *(inspect.signature(message_of).parameters.keys() - {"name", "args", "kwargs", "queue", "now"}),
 )
+#: Of ``send_many``: each task has an id of its own.
+MANY_OPTIONS = ("task_ids", *(option for option in SEND_OPTIONS if option != "task_id"))
 
 
 def refuse_unknown(

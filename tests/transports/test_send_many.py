@@ -75,6 +75,9 @@ def test_what_can_not_be_meant_is_refused_before_anything_is_sent(redis_url: str
             app.send_many("tasks.render", [(1,), (2,)], task_ids=wrong, queue=queue_name)
     with pytest.raises(ConfigurationError, match="knows no option 'countdwn'"):
         app.send_many("tasks.render", [(1,)], countdwn=5)
+    with pytest.raises(ConfigurationError, match="knows no option 'task_id'") as told:
+        app.send_many("tasks.render", [(1,), (2,)], task_id="the same for both")
+    assert told.value.hint == "did you mean task_ids=?"
     app.close()
     connection = connected(redis_url)
     assert Inbox(connection, names.task_queue(queue_name)).listen(0.3) == []
