@@ -13,8 +13,10 @@ from stem_kombu.revocation import RevocationDraft as Draft
 from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.keyring import Keyring, Untrusted
 from stem_kombu.signing.proofs import proven, signed_drafts
+from stem_kombu.undone import is_undo
 from tests.signing.keys import SCOPES, hmac_keys, ring, shared
 
+MINUTE = timedelta(minutes=1)
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 OPS, ROOT = ring(shared("ops", key_scopes=SCOPES)), ring(shared("root", key_scopes=SCOPES))
 WORKER = ring(shared("fleet", "ops", "root", "viewer", key_scopes=SCOPES))
@@ -54,6 +56,17 @@ def test_what_nobody_signed_adds_nothing_and_destroys_nothing() -> None:
     assert (record.terminate, record.expires_at, record.reason) == (True, None, "forged")
     assert (found.terminate, found.expires_at) == (False, NOW + timedelta(seconds=60))
     assert (found.reason, found.requested_by, found.version) == ("signed", "ann", 2)
+
+
+@pytest.mark.parametrize("ago", [timedelta(seconds=1), timedelta(days=30)])
+def test_g31_a_captured_proof_that_has_ended_counts_for_nothing_and_is_no_undo(ago: timedelta) -> None:
+    signed = signed_drafts([Draft("t", True, None, "ann", 60.0)], OPS, namespace="stem", now=NOW - ago - MINUTE)[0]
+    put_back = merge(None, replace(signed, expires_in=None), namespace="stem", version=7, now=NOW)
+
+    found = proven(put_back, WORKER, NOW)
+
+    assert found.is_expired(NOW - timedelta(days=60)), "whatever the time is taken to be"
+    assert not is_undo(found)
 
 
 def test_a_life_that_somebody_prolonged_ends_when_it_was_signed_to_end() -> None:
