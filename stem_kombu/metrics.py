@@ -125,7 +125,7 @@ def _add_worker(to: _Families, who: tuple[str, ...], payload: Mapping[str, Any])
     gauge("stem_directive_version", "The newest directive that the worker knows.", who, payload.get("directives"))
     for door, reasons in payload.get("dropped", {}).items():
         for reason, count in reasons.items():
-            help = "Messages that were not obeyed or believed."
+            help = "Messages that were refused, by reason."
             counter("stem_control_dropped", help, who, count, door=door, reason=reason)
     if (measures := payload.get("measures")) is not None:
         _add_measures(to, who, measures)

@@ -19,7 +19,7 @@ from stem_kombu.revocation import RevocationDraft, storable_ids
 class Panel:
     """``handlers()`` is what Kombu's pidbox calls, each with its state first and the arguments as keywords.
 
-    Nobody signs what Celery's tools say. Where the fleet has keys, ``refuse(reason, text)`` counts what is refused for that,
+    Commands of Celery's tools are not signed. Where the fleet has keys, ``refuse(reason, text)`` counts what is refused for that,
     which is every verb that changes something, and arguments are hidden.
     """
 
@@ -80,7 +80,7 @@ class Panel:
 
     def _unsigned(self, verb: str, instead: str) -> dict[str, str]:
         assert self._refuse is not None
-        self._refuse("unsigned", f"{verb!r}: nobody signs it")
+        self._refuse("unsigned", f"{verb!r}: it is not signed")
         return {"error": f"refused: {verb} is not signed, and this fleet obeys signed commands only ({instead})"}
 
     def _queues(self) -> list[dict[str, Any]]:

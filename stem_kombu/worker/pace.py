@@ -16,7 +16,7 @@ from stem_kombu.rate import Rate
 _LATE = 1.0
 #: Starts a minute below which a slot that was used late would count: then a whole interval lies between two starts.
 _FEW = 10.0
-#: Seconds since the directive within which its first slot is nobody's past.
+#: Seconds since the directive within which its first slot is still to come.
 _NEW = 1.0
 
 

@@ -92,8 +92,8 @@ def status(
             plain_celery.tell(plain)
             _tell(report, targets)
             show_pauses(settings)
-            nobody = targets and not report.workers and not plain
-            code = exit_codes.NOTHING_MATCHED if nobody else exit_codes.OK
+            unmatched = targets and not report.workers and not plain
+            code = exit_codes.NOTHING_MATCHED if unmatched else exit_codes.OK
     ctx.exit(code)
 
 

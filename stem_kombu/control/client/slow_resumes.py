@@ -10,7 +10,7 @@ from stem_kombu.directive import ALL_WORKERS, QUEUE, Directive, DirectiveDraft, 
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.rate import Rate, RateLimit
 
-#: It ends then at the latest: a queue that is never empty must not stay slow because of a pause that nobody remembers.
+#: It ends then at the latest: a queue that is never empty must not stay slow because of a pause that was forgotten.
 LONGEST = timedelta(days=1)
 
 
