@@ -47,23 +47,28 @@ class TaskMeasures:
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], dict[str, int]] = {}
+        #: How many of the rows are those of the other tasks of a queue.
+        self._others = 0
         self._durations: dict[tuple[str, str], Histogram] = {}
         self._waits: dict[str, Histogram] = {}
         self._cancelled: dict[str, int] = {}
 
     def count(self, name: str, queue: str, task: str) -> None:
         """One more of :data:`NAMES`, of that queue and task."""
-        row = self._rows.get((queue, task))
-        if row is None:
-            row = self._rows.setdefault(self._row(queue, task), dict.fromkeys(NAMES, 0))
+        row = self._rows.get((queue, task)) or self._row(queue, task)
         row[name] += 1
 
-    def _row(self, queue: str, task: str) -> tuple[str, str]:
-        if len(self._rows) < MOST_ROWS:
-            return queue, task
-        # Beyond the bound one row for a queue, and one for all queues beyond theirs.
-        others = sum(1 for _, name in self._rows if name == OTHER)
-        return (queue, OTHER) if (queue, OTHER) in self._rows or others < MOST_WAITS else (OTHER, OTHER)
+    def _row(self, queue: str, task: str) -> dict[str, int]:
+        """A new row, or beyond the bound one for the other tasks of the queue, and one for all queues beyond theirs."""
+        key = queue, task
+        if len(self._rows) >= MOST_ROWS:
+            key = queue, OTHER
+            if key not in self._rows and self._others >= MOST_WAITS:
+                key = OTHER, OTHER
+        if (row := self._rows.get(key)) is None:
+            row = self._rows[key] = dict.fromkeys(NAMES, 0)
+            self._others += key[1] == OTHER
+        return row
 
     def ran(self, queue: str, task: str, seconds: float) -> None:
         """An attempt was in its handler for so long."""
