@@ -226,7 +226,8 @@ class SelectorClient(ControlClient):
         found = Gathering(wish)
         with suppress(BrokerError):
             found.of_workers(self._ask_orders([Select(wish.selector, wish.before)], targets, SETTLE_SHARE * timeout))
-        return [task_id for task_id in found.selection().ids if task_id not in set(deed.selection.ids)]
+        known = set(deed.selection.ids)
+        return [task_id for task_id in found.selection().ids if task_id not in known]
 
     def undo_rules(
         self,
