@@ -11,7 +11,8 @@ from stem_kombu.fields import FieldError, flag, number, optional, whole
 
 ACCEPTED = "10/s, 100/m, 5000/h"
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600}
+#: Of the units of time in which rates are written.
+SECONDS = {"s": 1, "m": 60, "h": 3600}
 _PATTERN = re.compile(r"(\d{1,9})/([smh])", re.ASCII)
 #: More is no limit: no worker starts so many.
 _MOST = 1_000_000
@@ -30,7 +31,7 @@ class Rate:
         match = _PATTERN.fullmatch(text.strip())
         if match is None:
             raise ConfigurationError(f"{text!r} is no rate", hint=f"accepted: {ACCEPTED}, or default for none")
-        tasks, seconds = int(match[1]), _SECONDS[match[2]]
+        tasks, seconds = int(match[1]), SECONDS[match[2]]
         if tasks == 0:
             raise ConfigurationError(f"{text!r} starts no task at all", hint="to stop the work: stem queue pause")
         if tasks > _MOST * seconds:
@@ -43,7 +44,7 @@ class Rate:
         return self.seconds / self.tasks
 
     def __str__(self) -> str:
-        units = {seconds: unit for unit, seconds in _SECONDS.items()}
+        units = {seconds: unit for unit, seconds in SECONDS.items()}
         return f"{self.tasks}/{units.get(int(self.seconds), f'{self.seconds:g}s')}"
 
 

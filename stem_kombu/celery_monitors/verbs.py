@@ -6,6 +6,7 @@ Answers are worded as Celery's own workers word them. ``{"error": …}`` names w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +19,8 @@ from stem_kombu.control.protocol.messages import Shutdown
 from stem_kombu.control.server.worker_view import WorkerView
 from stem_kombu.directive import TASK, Directive, DirectiveDraft, Kind, Value, latest
 from stem_kombu.errors import StemError
-from stem_kombu.rate import Rate, RateLimit
+from stem_kombu.fields import shown
+from stem_kombu.rate import SECONDS, Rate, RateLimit
 from stem_kombu.revocation import RevocationDraft
 
 #: Verbs that nothing of Stem's stands for, and what to use.
@@ -31,7 +33,8 @@ UNSUPPORTED = {
 _AUTHOR = Author("celery control", "through Celery's remote control")
 #: Seconds for which an answer waits for tasks of a paused queue that are about to start: Celery's client waits for one.
 _SETTLE = 0.5
-_SECONDS = {"s": 1, "m": 60, "h": 3600}
+#: A rate as Celery writes it, before the unit. An exponent would ask for a number of any length.
+_NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
 #: Children that a worker may have.
 _MOST_CHILDREN = 1024
 
@@ -145,14 +148,16 @@ def _rate_limit(given: Any) -> Value | None:
     """The limit as Celery writes it: ``10/s``, ``0.5/m``, or a number of tasks a second; ``None`` for 0, which is no limit."""
     text, _, unit = str(0 if given is None else given).partition("/")
     try:
+        if not _NUMBER.fullmatch(text):
+            raise ValueError(text)
         tasks = Fraction(text)
         if tasks == 0:
             return None
         tasks = tasks.limit_denominator(1000)
-        value = RateLimit(Rate(tasks.numerator, _SECONDS[unit or "s"] * tasks.denominator), each=True).value()
+        value = RateLimit(Rate(tasks.numerator, SECONDS[unit or "s"] * tasks.denominator), each=True).value()
         RateLimit.of_value(value)
     except (ArithmeticError, ValueError, KeyError):  # a FieldError is a ValueError
-        raise _Unable(f"invalid rate limit string: {given!r}") from None
+        raise _Unable(f"invalid rate limit string: {shown(given)}") from None
     return value
 
 

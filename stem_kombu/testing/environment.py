@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stem_kombu.clock import SYSTEM
@@ -137,8 +137,6 @@ class TaskEnvironment:
         :class:`~stem_kombu.context.TaskRevoked`, with ``reason``; that of ``release_after``
         :class:`~stem_kombu.context.WorkerStopping`. Raises ``TypeError`` for arguments that don't fit the handler.
         """
-        from dataclasses import replace
-
         for name, number in (("revoke_after", revoke_after), ("release_after", release_after)):
             if number is not None and number < 1:
                 raise ConfigurationError(f"{name} {number!r} must be at least 1: checkpoints are counted from 1")

@@ -44,8 +44,9 @@ def stem_app(request: pytest.FixtureRequest) -> Iterator[Stem]:
     with app.configured(broker=place, backend=place, revoke_store=place, namespace=f"test-{one}"):
         yield app
         # Memory is one place for all tests of the process: what a test left in a queue must not reach the next one.
-        for queue in queues_of(app):
-            QueueClient(app).purge(queue)
+        with QueueClient(app) as queues:
+            for queue in queues_of(app):
+                queues.purge(queue)
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ def test_a_fleet_with_keys_refuses_celerys_verbs(shop: Shop, tmp_path: Path) -> 
         ("add_consumer", {"queue": ["mail"]}, "not started for queue"),
         ("rate_limit", {"task_name": ["x"], "rate_limit": "1/s"}, "unknown task"),
         *(("rate_limit", {"task_name": "mail.send", "rate_limit": rate}, "invalid rate limit")
-          for rate in ("nan/s", "-1/s", "1e400", "1/0", "0.0000001/h", "1/h/h", {}, True)),
+          for rate in ("1e999999999", "nan/s", "-1/s", "1e400", "1/0", "0.0000001/h", "1/h/h", {}, True)),
     ],
 )  # fmt: skip
 def test_arguments_that_make_no_sense_are_answered_and_store_nothing(
