@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from stem_kombu.worker.worker import Worker
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """``stem_app`` in pytest's configuration names the application that the fixture of that name gives."""
+    _import_stem_as_python_does(pluginmanager)
     parser.addini("stem_app", "MODULE:ATTR of the Stem application, or of a function that makes it", default="")
 
 
@@ -62,6 +63,16 @@ def stem_worker(stem_app: Stem) -> Iterator[RunningWorker]:
 def stem_broker(tmp_path: Path) -> str:
     """The URL of an embedded broker of this test's own, in a file: several processes can share it."""
     return f"sqlite://{tmp_path / 'stem-broker.db'}"
+
+
+def _import_stem_as_python_does(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Pytest rewrites the asserts of every module of a distribution that has a plugin. The product has none to rewrite, and loads
+    modules in several threads: CPython 3.11 then fails now and then, as it can't parse in two threads at once."""
+    hook = getattr(pluginmanager, "rewrite_hook", None)
+    marked = getattr(hook, "_must_rewrite", None)
+    if isinstance(marked, set):
+        marked.difference_update(("stem_kombu", "stem_kombu_cli"))
+        getattr(hook, "_marked_for_rewrite_cache", {}).clear()
 
 
 def queues_of(app: Stem) -> list[str]:

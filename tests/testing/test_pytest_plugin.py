@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,8 @@ def run_pytest(folder: Path, tests: str, *, ini: str = "", shop: str = SHOP) -> 
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", PLUGIN, "-p", "no:cacheprovider"],
         cwd=folder,
+        # As an installation that is not editable: found by its path.
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
         timeout=100,
@@ -60,6 +63,17 @@ def test_afterwards_the_application_is_as_it_was():
 """
     done = run_pytest(tmp_path, tests, ini=f"stem_app = {target}")
     assert "4 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_stem_itself_is_imported_as_without_pytest(tmp_path: Path) -> None:
+    tests = """
+def test_it(stem_app):
+    import stem_kombu.app, stem_kombu.transports.producer, stem_kombu_cli.render
+    for module in (stem_kombu.app, stem_kombu.transports.producer, stem_kombu_cli.render):
+        assert type(module.__spec__.loader).__name__ == "SourceFileLoader", module
+"""
+    done = run_pytest(tmp_path, tests)
+    assert "1 passed" in done.stdout, done.stdout
 
 
 def test_without_a_named_application_there_is_an_empty_one(tmp_path: Path) -> None:
