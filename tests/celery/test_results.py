@@ -114,20 +114,40 @@ def test_a_client_revokes_what_a_stem_worker_runs_and_what_it_has_not_seen(
             result.get(timeout=30)
 
 
+def slots_of(program: Program) -> list[dict[str, Any]]:
+    (reply,) = program.ok("worker", "stats", "--json").json["replies"]
+    return list(reply["payload"]["pool"])
+
+
 @pytest.mark.parametrize("shop", ["redis", "amqp"], indirect=True)
 def test_priorities_of_celery_are_kept(shop: Shop, tmp_path: Path) -> None:
     # given tasks that wait; on Redis 0 is the most urgent, on RabbitMQ the highest, in a queue that has priorities
     shop.app.conf.task_queue_max_priority = 10
     urgent = [9, 6, 3, 0] if shop.broker.startswith("amqp") else [0, 3, 6, 9]
     mixed = [urgent[n] for n in (3, 1, 2, 0, 2, 3, 0, 1)]
-    results = [send(shop, "shop.stamp", n, kwargs={"folder": str(tmp_path)}, priority=p) for n, p in enumerate(mixed)]
-    # (Celery does not wait until RabbitMQ has them)
-    with shop.app.connection_for_read() as connection, connection.channel() as channel:
-        eventually(lambda: channel.queue_declare("stem", passive=True).message_count == len(mixed), 30)
-    # when a worker with one slot comes
-    program = Program(tmp_path, {"STEM_BROKER_URL": shop.broker, "STEM_RESULT_BACKEND_URL": shop.backend})
+    with shop.app.connection_for_write() as connection, connection.channel() as channel:
+        shop.app.amqp.queues["stem"](channel).declare()  # as Celery does: with priorities
+    program = Program(
+        tmp_path,
+        {
+            "STEM_BROKER_URL": shop.broker,
+            "STEM_RESULT_BACKEND_URL": shop.backend,
+            "STEM_REVOKE_STORE_URL": f"sqlite://{tmp_path / 'store.db'}",
+        },
+    )
     try:
+        # that wait for a worker with one slot, whose child is ready: one that takes long to come looks on, and gives back
         program.start_worker("--name", "stem-1@here", "-c", "1", "-Q", "stem")
+        program.ok("queue", "pause", "stem", "--yes")
+        eventually(lambda: [one["state"] for one in slots_of(program)] == ["idle"], 60)
+        results = [
+            send(shop, "shop.stamp", n, kwargs={"folder": str(tmp_path)}, priority=p) for n, p in enumerate(mixed)
+        ]
+        # (Celery does not wait until RabbitMQ has them)
+        with shop.app.connection_for_read() as connection, connection.channel() as channel:
+            eventually(lambda: channel.queue_declare("stem", passive=True).message_count == len(mixed), 30)
+        # when it may take them
+        program.ok("queue", "resume", "stem", "--yes")
         [result.get(timeout=30) for result in results]
     finally:
         program.close()
