@@ -9,7 +9,9 @@
 #   make soak    randomised faults over real processes for SECONDS=60, from SEED=… on; writes docs/reliability.md
 #   make reliability   the targets of docs/reliability.md, measured anew
 #   make simulate SCHEDULES=100000   a simulated fleet under faults; SEED=4711 shows one schedule again
-#   make versions  the tests of the Celery guest on each minor version of Celery that is supported
+#   make versions  the tests of transports on each minor version of Kombu, and of the Celery guest on each of Celery, that are supported
+#   make celery-suite  Celery's own tests with and without the line, and what differs: PARTS=unit for those without servers
+#   make transports  what works on each broker that this machine has, measured: NAMES="sqs etcd …" for some; writes docs/transports.md
 #   make docs    the documentation, in docs/_build/html
 #   make format  mends what the linter can mend by itself
 #   make clean   removes what these made
@@ -19,7 +21,7 @@ SHELL := /bin/sh
 VENV := .venv
 TOX := $(VENV)/bin/tox run -q
 
-.PHONY: demo test slow versions bench fuzz attacks simulate soak soak-resources reliability docs format clean
+.PHONY: demo test slow versions celery-suite bench fuzz attacks simulate soak soak-resources reliability transports docs format clean
 
 demo: $(VENV)/.installed
 	@$(VENV)/bin/stem demo
@@ -34,7 +36,12 @@ slow: $(VENV)/.tox-installed
 
 versions: $(VENV)/.tox-installed
 	@scripts/provide-servers.sh
-	@for version in 54 55 56 57; do $(TOX) -e celery$$version || exit 1; done
+	@for version in kombu54 kombu55 kombu56 celery54 celery55 celery56 celery57; do $(TOX) -e $$version || exit 1; done
+
+PARTS := all
+celery-suite: $(VENV)/.tox-installed
+	@scripts/provide-servers.sh
+	@$(TOX) -e celery-suite -- --parts $(PARTS)
 
 bench: $(VENV)/.tox-installed
 	@scripts/provide-servers.sh
@@ -57,6 +64,11 @@ soak: $(VENV)/.tox-installed
 reliability: $(VENV)/.tox-installed
 	@scripts/provide-servers.sh
 	@$(TOX) -e reliability
+
+NAMES :=
+transports: $(VENV)/.tox-installed
+	@scripts/provide-servers.sh
+	@$(TOX) -e transports -- $(NAMES)
 
 TASKS := 200000
 COMMANDS := 20000

@@ -18,6 +18,12 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 
-html_theme = "alabaster"
-html_theme_options = {"description": "See, stop and steer Kombu and Celery workers", "fixed_sidebar": True}
+html_theme = "furo"
 html_title = f"stem-kombu {release}"
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#2f5f9e", "color-brand-content": "#2f5f9e"},
+    "dark_css_variables": {"color-brand-primary": "#8fb8ee", "color-brand-content": "#8fb8ee"},
+}
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
+smartquotes = False  # two dashes are an option, not a dash

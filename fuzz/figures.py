@@ -30,8 +30,9 @@ def fuzzing(runs: list[dict[str, Any]]) -> Figures:
     return Figures(
         "fuzz",
         "Fuzzing of every door",
-        "A coverage-guided fuzzer on each door through which something from outside comes in. A target may raise nothing:\n"
-        "a refusal must be the exception that the door documents, and what is let in must come back as itself.",
+        "A coverage-guided fuzzer sends data to each function that decodes input from outside. Such a function may\n"
+        "raise only the exception that it documents, and what it accepts must come back unchanged when it is encoded\n"
+        "again.",
         f"make fuzz SECONDS={round(min(spent.values(), default=0))}",
         order=60,
         seconds=round(sum(run["seconds"] for run in runs)),
@@ -70,13 +71,13 @@ def soaking(soaks: list[dict[str, Any]], kills: list[dict[str, Any]], leaks: lis
     return Figures(
         "soak-resources",
         "What is left after a great deal of work",
-        "One worker of the real command line carries out tasks (inline, isolated, failing) and commands (ping, inspect, stats,\n"
-        "revoke); it and its broker are compared with what they held before. It is warmed up until each command that it\n"
-        "remembers has expired once (a minute) and SQLite's caches are full (2 MB each). Growth is that of the second half of\n"
-        "the run after that, and above 50 kB per 1,000 tasks it is called a leak. It is not only leaks: a worker remembers the\n"
-        "commands of a minute with their answers, so that it holds more while a busy machine lets it go faster; and the\n"
-        "resident size keeps gaps between what Python holds, which is counted in memory blocks. Then clients are killed with\n"
-        "SIGKILL.",
+        "One worker of the real command line runs tasks (inline, isolated, failing) and commands (ping, inspect, stats,\n"
+        "revoke). Its size, and that of its broker, is compared with the size before. It is warmed up until each\n"
+        "command that it remembers has expired once (a minute) and SQLite's caches are full (2 MB each). Growth is that\n"
+        "of the second half of the run after that. Above 50 kB per 1,000 tasks it counts as a leak.\n\n"
+        "Not all growth is a leak. A worker remembers the commands of a minute with their answers, so it holds more\n"
+        "while a machine lets it run faster. The resident size includes gaps between Python's memory blocks, so these\n"
+        "are counted as well. At the end clients are killed with SIGKILL.",
         f"make soak-resources TASKS={tasks} COMMANDS={commands}{bound}" if soaks else "make soak-resources TASKS=0",
         order=70,
         seconds=round(sum(one["seconds"] for one in (*soaks, *kills))),

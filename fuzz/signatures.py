@@ -21,6 +21,7 @@ from typing import Any
 from fuzz.mutation import mutated
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.verified_roster import signed_beat, verified_beat
+from stem_kombu.bound import Bound, bounds_of
 from stem_kombu.control.protocol.codec import encode_command, encode_reply
 from stem_kombu.control.protocol.messages import Call, Command, Inspect, Order, Ping, Reply, Revoke
 from stem_kombu.messages.encoding import (
@@ -92,7 +93,7 @@ def _replies(keys: Keyring) -> list[bytes]:
 
 def _draft(keys: Keyring) -> RevocationDraft:
     draft = RevocationDraft("t-1", True, "bad deploy", "me@host", 3600.0)
-    return signed_drafts([draft], keys, namespace="stem", now=NOW)[0]
+    return signed_drafts([draft], keys, namespace="stem", now=NOW, bound=Bound(2, NOW))[0]
 
 
 def _bytes_of(domain: bytes) -> Callable[[bytes], object]:
@@ -118,7 +119,7 @@ def _accepts_beat(data: bytes) -> object:
 def _accepts_record(data: bytes) -> object:
     record = proven(Revocation.from_record(json.loads(data)), READER, NOW)
     # Version and time of issue are the store's, and an earlier end gives nobody a right.
-    return record.namespace, record.task_id, record.terminate, record.reason, record.requested_by
+    return record.namespace, record.task_id, record.terminate, record.reason, record.requested_by, bounds_of(record)
 
 
 def _record(keys: Keyring) -> bytes:

@@ -11,10 +11,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from stem_kombu.arguments import listed
 from stem_kombu.calls import each_call, message_of
 from stem_kombu.clock import SYSTEM
 from stem_kombu.configured import Configured
@@ -22,12 +23,16 @@ from stem_kombu.definitions import Definitions
 from stem_kombu.drivers import forking
 from stem_kombu.errors import BrokerError, ConfigurationError, StoreError
 from stem_kombu.fields import shown
-from stem_kombu.keywords import MANY_OPTIONS, SendOptions, refuse_unknown
+from stem_kombu.keywords import MANY_OPTIONS, SEND_OPTIONS, CallOptions, CommonOptions, SendOptions, refuse_unknown
 from stem_kombu.outcome import TaskRecord, TaskState, sent_later
+from stem_kombu.publishing import DESTINATION_OPTIONS, destination
+from stem_kombu.send_retries import RETRY_OPTIONS, SendRetries, retries_of
 from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage, TaskOptions, TaskRegistry
 
 if TYPE_CHECKING:
+    from kombu import Connection
+    from kombu.connection import ConnectionPool
     from typing_extensions import Unpack
 
     from stem_kombu.backends.base import Backend
@@ -36,11 +41,17 @@ if TYPE_CHECKING:
     from stem_kombu.keywords import SettingsKeywords
     from stem_kombu.result import AsyncResult
     from stem_kombu.stores.base import RevokeStore
+    from stem_kombu.transports.other_brokers import OtherBrokers
     from stem_kombu.transports.producer import TaskProducer
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+#: Options of a call that are no fields of its message.
+_NOT_FIELDS = frozenset((*DESTINATION_OPTIONS, *RETRY_OPTIONS))
+#: Of a task that is sent by a name that is not defined here.
+_NO_OPTIONS = TaskOptions()
 
 
 class Stem(Configured, Definitions):
@@ -65,11 +76,12 @@ class Stem(Configured, Definitions):
     ) -> None:
         Definitions.__init__(self)
         Configured.__init__(self, name, settings, given)
-        self.include = (include,) if isinstance(include, str) else tuple(include)
+        self.include = (include,) if isinstance(include, str) else listed(include, f"include of Stem({name!r})")
         self._lock = threading.RLock()
         forking.renew_in_children(self)
         self._backend: Backend | None = None
         self._producer: TaskProducer | EagerBroker | None = None
+        self._others: OtherBrokers | None = None
         self._control: ControlClient | None = None
         #: ``module:factory()`` that made the application, where one did.
         self.made_by: str | None = None
@@ -100,42 +112,26 @@ class Stem(Configured, Definitions):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
-        queue: str | None = None,
-        countdown: float | None = None,
-        eta: datetime | None = None,
-        expires: float | datetime | None = None,
-        task_id: str | None = None,
-        headers: Mapping[str, Any] | None = None,
-        max_retries: int | None = None,
-        soft_time_limit: float | None = None,
-        time_limit: float | None = None,
+        connection: Connection | ConnectionPool | str | None = None,
+        **options: Unpack[CallOptions],
     ) -> AsyncResult[Any]:
         """Enqueue a task by name, without importing its handler; returns once the broker has it. Nothing here knows the
         handler's signature: arguments that don't fit it fail at the worker.
 
-        ``countdown`` and ``expires`` are seconds from now (``expires`` may be an aware time). Raises
-        :class:`~stem_kombu.errors.ConfigurationError` for arguments that JSON can't hold or a bad id, and
+        ``options`` are those of :class:`~stem_kombu.keywords.SendOptions`; ``connection`` is a Kombu connection, a pool or a
+        URL's text, whose broker gets the task in place of the settings'. Raises
+        :class:`~stem_kombu.errors.ConfigurationError` for arguments that JSON can't hold and for a bad option, and
         :class:`~stem_kombu.errors.BrokerUnavailable` when the broker can't be reached in bounded time.
         """
         from stem_kombu.result import AsyncResult
 
-        message = self._message(
-            name,
-            args,
-            kwargs,
-            queue=queue,
-            countdown=countdown,
-            eta=eta,
-            expires=expires,
-            task_id=task_id,
-            headers=headers,
-            max_retries=max_retries,
-            soft_time_limit=soft_time_limit,
-            time_limit=time_limit,
-        )
-        if task_id is not None:
+        if options:
+            refuse_unknown(f"send_task of task {name!r}", options, SEND_OPTIONS)
+        message = self._message(name, args, kwargs, options)
+        retries = retries_of(f"task {name!r}", options) if options else None
+        if options.get("task_id") is not None:
             message = self._as_new_life(message)
-        self._send([message])
+        self._send([message], connection, retries)
         return AsyncResult(message.task_id, self.backend, self)
 
     async def asend_task(
@@ -157,7 +153,8 @@ class Stem(Configured, Definitions):
         calls: Iterable[Mapping[str, Any] | Sequence[Any]],
         *,
         task_ids: Sequence[str] | None = None,
-        **options: Any,
+        connection: Connection | ConnectionPool | str | None = None,
+        **options: Unpack[CommonOptions],
     ) -> list[AsyncResult[Any]]:
         """Enqueue one task for each of ``calls``, much faster than one by one; returns once the broker has all of them.
 
@@ -169,23 +166,30 @@ class Stem(Configured, Definitions):
         from stem_kombu.result import AsyncResult
 
         refuse_unknown(f"send_many of task {name!r}", options, MANY_OPTIONS)
+        retries = retries_of(f"task {name!r}", options)
         messages = [
-            self._message(name, args, kwargs, task_id=task_id, **options)
+            self._message(name, args, kwargs, {**options, "task_id": task_id})
             for args, kwargs, task_id in each_call(name, calls, task_ids)
         ]
-        self._send(messages)
+        self._send(messages, connection, retries)
         return [AsyncResult(message.task_id, self.backend, self) for message in messages]
 
     def _message(
-        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any] | None, *, queue: str | None = None, **more: Any
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
     ) -> TaskMessage:
-        options = self.registry.get(name).options if name in self.registry else TaskOptions()
-        usual = options.queue or self.settings.default_queue
-        return message_of(name, args, kwargs, usual if queue is None else queue, now=SYSTEM.utcnow(), **more)
+        own = self.registry.get(name).options if name in self.registry else _NO_OPTIONS
+        queue, publishing = destination(
+            f"task {name!r}", options, own.queue, own.published, self.settings.default_queue, self.declared
+        )
+        more = {option: value for option, value in options.items() if option not in _NOT_FIELDS}
+        return message_of(name, args, kwargs, queue, now=SYSTEM.utcnow(), publishing=publishing, **more)
 
-    def _send(self, messages: Sequence[TaskMessage]) -> None:
+    def _send(self, messages: Sequence[TaskMessage], connection: object, retries: SendRetries | None) -> None:
+        producer = self.producer
+        if connection is not None and self._others is not None:
+            producer = self._others.producer(connection, self.settings)
         try:
-            self.producer.send_many(messages)
+            producer.send_many(messages, retries)
         except BrokerError as error:
             left = frozenset(error.unconfirmed)
             self._record_queued([message for message in messages if message.task_id not in left])
@@ -203,10 +207,14 @@ class Stem(Configured, Definitions):
         return replace(message, enqueued_at=held.enqueued_at + timedelta(microseconds=1))
 
     def result(self, task_id: str) -> AsyncResult[Any]:
-        """The result of a task that was sent earlier, by id."""
+        """The result of a task that was sent earlier, by id; raises :class:`~stem_kombu.errors.ConfigurationError` for what is no
+        id."""
         from stem_kombu.result import AsyncResult
+        from stem_kombu.revocation import checked_task_id
 
-        return AsyncResult(task_id, self.backend, self)
+        return AsyncResult(
+            checked_task_id(task_id), self._backend, self
+        )  # not opened here, which may be the thread of an event loop
 
     def _record_queued(self, messages: Sequence[TaskMessage]) -> None:
         """After the broker has the messages, so that no state claims what was never sent; a late write is refused by the
@@ -235,7 +243,8 @@ class Stem(Configured, Definitions):
 
     @property
     def backend(self) -> Backend | None:
-        """The result backend, opened on first use; ``None`` when none is configured."""
+        """The result backend, opened on first use; ``None`` when none is configured. Raises
+        :class:`~stem_kombu.errors.ConfigurationError` for a URL that can hold no states."""
         if self._backend is None and self.settings.backend is not None:
             from stem_kombu.backends.registry import open_backend
 
@@ -249,16 +258,20 @@ class Stem(Configured, Definitions):
     def producer(self) -> TaskProducer | EagerBroker:
         """What sends messages, opened on first use and safe to use from several threads."""
         if self._producer is None:
+            from stem_kombu.transports.confirms import asks_for_confirms
+            from stem_kombu.transports.other_brokers import OtherBrokers
             from stem_kombu.transports.producer import open_producer
 
             with self._lock:
                 if self._producer is None:
-                    self._producer = open_producer(self.settings)
+                    self._others = OtherBrokers()
+                    self._producer = open_producer(self.settings, confirms=asks_for_confirms(self.settings))
         return self._producer
 
     @property
     def control(self) -> ControlClient:
-        """What asks and revokes, made on first use and safe to use from several threads."""
+        """What asks and revokes, made on first use and safe to use from several threads. Raises
+        :class:`~stem_kombu.errors.ConfigurationError` for settings that can't be used."""
         if self._control is None:
             from stem_kombu.control.client.client import ControlClient
 
@@ -278,16 +291,17 @@ class Stem(Configured, Definitions):
 
         broker = EagerBroker(self.registry, self.settings.default_max_retries)
         with self._lock:
-            held = self._producer, self._backend
-            self._producer, self._backend = broker, broker.backend
+            held = self._producer, self._backend, self._others
+            self._producer, self._backend, self._others = broker, broker.backend, None
         try:
             yield
         finally:
             with self._lock:
-                self._producer, self._backend = held
+                self._producer, self._backend, self._others = held
 
     def open_revoke_store(self) -> RevokeStore:
-        """A new handle on the revoke store that CLI and workers resolve to; the caller closes it."""
+        """A new handle on the revoke store that CLI and workers resolve to; the caller closes it. Raises
+        :class:`~stem_kombu.errors.ConfigurationError` for a URL that can hold no revocations; nothing is connected yet."""
         from stem_kombu.stores.registry import open_revoke_store
 
         source = self.settings.revoke_store
@@ -297,11 +311,19 @@ class Stem(Configured, Definitions):
         """See :mod:`stem_kombu.drivers.forking`."""
         self._lock = threading.RLock()
 
+    def _named(self, given: dict[str, Any]) -> dict[str, Any]:
+        named, queues = dict(given), given.get("queues")
+        if queues is not None and not isinstance(queues, str):
+            named["queues"] = tuple(self.declare(one, "Stem(queues=…)") for one in listed(queues, "queues of Stem(…)"))
+        if given.get("default_queue") is not None:
+            named["default_queue"] = self.declare(given["default_queue"], "Stem(default_queue=…)")
+        return named
+
     def close(self) -> None:
         """Let producer, backend and control client go; they are opened again when needed."""
         with self._lock:
-            held = self._producer, self._backend, self._control
-            self._producer = self._backend = self._control = None
+            held = self._producer, self._others, self._backend, self._control
+            self._producer = self._others = self._backend = self._control = None
         for one in held:
             if one is not None:
                 one.close()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from stem_kombu import chance
+from stem_kombu.arguments import checked_task_name, listed
 from stem_kombu.durations import LONGEST, checked_seconds
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.fields import CONTROL_CHARACTER, shown
+from stem_kombu.fields import shown
+from stem_kombu.publishing import Publishing, queue_name
 from stem_kombu.revocation import checked_task_id
 from stem_kombu.task import TaskMessage, checked_retries
 
@@ -31,6 +33,7 @@ def message_of(
     max_retries: int | None = None,
     soft_time_limit: float | None = None,
     time_limit: float | None = None,
+    publishing: Publishing | None = None,
 ) -> TaskMessage:
     """The first attempt of the task, enqueued ``now``; the options are those of :meth:`stem_kombu.app.Stem.send_task`.
 
@@ -42,17 +45,9 @@ def message_of(
             f"the name of a task is text, not {shown(name)} ({type(name).__name__})",
             hint="send a task that is defined here by its own delay() or apply_async()",
         )
-    if not name.strip():
-        raise ConfigurationError(f"task name {name!r} is empty")
+    checked_task_name(name)
     _check_arguments(name, args, kwargs)
-    if CONTROL_CHARACTER.search(name):
-        raise ConfigurationError(
-            f"task name {name!r} holds a control character", hint="names are one line of plain text"
-        )
-    if not isinstance(queue, str):
-        raise ConfigurationError(f"queue of task {name!r} is {shown(queue)} ({type(queue).__name__}), not a name")
-    if not queue.strip():
-        raise ConfigurationError(f"queue {queue!r} of task {name!r} is blank", hint="leave it out, or give it a name")
+    queue_name(queue, f"task {name!r}")
     if countdown is not None:
         eta = now + timedelta(seconds=checked_seconds(countdown, name=f"countdown of task {name!r}"))
     elif eta is not None:
@@ -60,7 +55,7 @@ def message_of(
     if expires is not None:
         expires = _expiry(expires, now, f"expires of task {name!r}")
     return TaskMessage(
-        task_id=str(uuid.uuid4()) if task_id is None else checked_task_id(task_id),
+        task_id=str(chance.uuid4()) if task_id is None else checked_task_id(task_id),
         name=name,
         args=tuple(args),
         kwargs=dict(kwargs or {}),
@@ -71,8 +66,18 @@ def message_of(
         max_retries=checked_retries(max_retries, name=f"max_retries of task {name!r}"),
         soft_time_limit=_limit(soft_time_limit, f"soft_time_limit of task {name!r}"),
         time_limit=_limit(time_limit, f"time_limit of task {name!r}"),
-        headers=dict(headers or {}),
+        headers=_headers(headers, name) if headers else {},
+        publishing=publishing,
     )
+
+
+def _headers(headers: object, name: str) -> dict[str, Any]:
+    if not (isinstance(headers, Mapping) and all(isinstance(key, str) for key in headers)):
+        raise ConfigurationError(
+            f"headers of task {name!r} is {shown(headers)} ({type(headers).__name__})",
+            hint="give a mapping of names to values: headers={'shop': 'berlin'}",
+        )
+    return dict(headers)
 
 
 def _check_arguments(name: str, args: object, kwargs: object) -> None:
@@ -116,8 +121,10 @@ def each_call(
 ) -> Iterator[Arguments]:
     """Positional arguments, keywords and id of each call of the task, which is a mapping of keywords or a list or tuple of
     positional arguments. Raises :class:`ConfigurationError` for what is neither, and for ids that are not one for each."""
-    every = list(calls)
-    ids: Sequence[str | None] = [None] * len(every) if task_ids is None else task_ids
+    every = listed(calls, f"calls of task {name!r}")
+    ids: Sequence[str | None] = (
+        [None] * len(every) if task_ids is None else listed(task_ids, f"task_ids of task {name!r}")
+    )
     if len(ids) != len(every) or (task_ids is not None and len(set(ids)) != len(ids)):
         raise ConfigurationError(f"task_ids of {name!r} are not {len(every)} different ids, one for each call")
     for call, task_id in zip(every, ids, strict=True):

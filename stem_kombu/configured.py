@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import shown
 from stem_kombu.keywords import SettingsKeywords, refuse_unknown
-from stem_kombu.settings import KEYWORDS, Settings
+from stem_kombu.settings import KEYWORDS, Settings, SigningSettings, TlsSettings
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 #: How an object's attributes that are settings begin: ``STEM_BROKER``, as in a settings module of Django.
 PREFIX = "STEM_"
+#: Attributes of an object that has no setting by its whole name, and so would be asked for nothing in silence.
+_PLACES = ("BROKER", "broker", "BACKEND", "backend", "REVOKE_STORE", "revoke_store")
+
+#: Keywords that are neither text nor numbers.
+_KINDS: dict[str, tuple[type, str]] = {
+    "broker_options": (Mapping, "give a mapping such as {'visibility_timeout': 60}"),
+    "tls": (TlsSettings, "give stem_kombu.settings.TlsSettings(ca_cert=…), or set STEM_TLS_CA_CERT"),
+    "signing": (SigningSettings, "give stem_kombu.settings.SigningSettings(keys=…), or set STEM_SIGNING_KEYS"),
+}
 
 
 class Configured:
@@ -24,6 +34,8 @@ class Configured:
     def __init__(self, name: str, settings: object, given: Mapping[str, Any]) -> None:
         if not isinstance(name, str):
             raise ConfigurationError(f"the name of an application is text, not {shown(name)} ({type(name).__name__})")
+        if not name.strip():
+            raise ConfigurationError(f"the name {name!r} of an application is blank", hint="leave it out, or give one")
         if "://" in name:
             raise ConfigurationError(
                 "Stem(…) was given a URL as its name",
@@ -44,7 +56,10 @@ class Configured:
     def settings(self) -> Settings:
         """The resolved settings; raises :class:`~stem_kombu.errors.ConfigurationError` naming what is malformed."""
         if self._settings is None:
-            self._settings = Settings.from_env(**self._given, flags=self._flags)
+            for keyword, (kind, hint) in _KINDS.items():
+                if (value := self._given.get(keyword)) is not None and not isinstance(value, kind):
+                    raise ConfigurationError(f"{keyword}= is {shown(value)} ({type(value).__name__})", hint=hint)
+            self._settings = Settings.from_env(**self._named(self._given), flags=self._flags)
         return self._settings
 
     def configure(self, settings: Settings) -> None:
@@ -86,20 +101,29 @@ class Configured:
     def close(self) -> None:
         """Let go what was opened by these settings."""
 
+    def _named(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The settings with the names of queues in place of Kombu's declarations."""
+        return given
 
-def _as_keywords(name: str, settings: object) -> dict[str, Any]:
+
+def _as_keywords(name: str, settings: object) -> dict[str, object]:
     """A mapping by the names of keywords, an object by its attributes ``STEM_BROKER``, ``STEM_NAMESPACE`` and so on."""
     if settings is None:
         return {}
     if isinstance(settings, Mapping):
         refuse_unknown(f"Stem({name!r}, settings=…)", settings, KEYWORDS, "setting", written="{!r}")
         return dict(settings)
-    if isinstance(settings, (str, bytes, int, float, list, tuple, set)):
+    if isinstance(settings, (str, bytes, int, float, list, tuple, set, FunctionType)):
         raise ConfigurationError(
             f"Stem({name!r}, settings=…) is {shown(settings)} ({type(settings).__name__})",
             hint="give a mapping such as {'broker': URL}, or a module or object with attributes such as STEM_BROKER",
         )
     named = {one: one.removeprefix(PREFIX).lower() for one in dir(settings) if one.startswith(PREFIX)}
     attributes = [f"{PREFIX}{one.upper()}" for one in KEYWORDS]
+    if not named and (bare := [one for one in _PLACES if hasattr(settings, one)]):
+        raise ConfigurationError(
+            f"Stem({name!r}, settings=…) has an attribute {bare[0]}, and none that begins with {PREFIX}",
+            hint=f"call it {PREFIX}{bare[0].upper()}",
+        )
     refuse_unknown(f"Stem({name!r}, settings=…)", named, attributes, "setting", written="{}")
     return {keyword: getattr(settings, attribute) for attribute, keyword in named.items()}

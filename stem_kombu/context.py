@@ -75,10 +75,13 @@ class Signals(Protocol):
 
 
 class TaskContext:
-    """Handed to a handler as its first argument; see ``spec/python-api.md``.
+    """Handed to a handler as its first argument. ``attempt`` counts from 1, ``headers`` are those of the sender, ``queue`` is
+    where the worker took the message from, ``is_isolate`` says that a child process runs the handler.
 
     ``heartbeat()``, ``progress()``, ``extend_lease()`` and ``check()`` are the checkpoints: each raises
-    :class:`TaskRevoked` once a terminate is pending, and returns at once otherwise.
+    :class:`TaskRevoked` once a terminate is pending, :class:`TaskReleased` once the worker stops and its time is over,
+    :class:`~stem_kombu.errors.LeaseLost` when another worker has the message, and
+    :class:`~stem_kombu.errors.SoftTimeLimitExceeded` once after that limit; and returns at once otherwise.
     """
 
     __slots__ = ("_signals", "attempt", "check", "headers", "heartbeat", "is_isolate", "name", "queue", "task_id")
@@ -116,9 +119,13 @@ class TaskContext:
     def progress(self, fraction: float | None = None, /, **data: Any) -> None:
         """Report how far the task is (0 to 1, or ``None`` where that is unknown) with any JSON data, then checkpoint.
 
-        Raises ``ValueError`` for a fraction outside 0 to 1.
+        Raises ``ValueError`` for a fraction outside 0 to 1, and for data that JSON can't hold.
         """
-        if fraction is not None and not 0.0 <= fraction <= 1.0:
+        try:
+            fits = fraction is None or 0.0 <= fraction <= 1.0
+        except TypeError:
+            fits = False
+        if not fits:
             raise ValueError(f"progress {fraction!r} of task {self.task_id} is not between 0 and 1")
         self._signals.check()
         self._signals.progress(None if fraction is None else float(fraction), data)

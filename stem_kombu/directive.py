@@ -14,6 +14,7 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
+from stem_kombu.autoscale import Autoscale
 from stem_kombu.clock import isoformat
 from stem_kombu.fields import FieldError, any_text, flag, mapping, moment, optional, text, whole
 from stem_kombu.rate import RateLimit
@@ -26,7 +27,7 @@ QUEUE, TASK = "queue:", "task:"
 ALL_WORKERS = "*"
 
 #: What a directive asks for; JSON. ``pause``: ``True``, or ``False`` for an exemption from another pause. ``concurrency``: a
-#: number of children, or an object with ``min`` and ``max``. ``rate-limit``: :class:`stem_kombu.rate.RateLimit`, about
+#: number of children, or :class:`stem_kombu.autoscale.Autoscale`. ``rate-limit``: :class:`stem_kombu.rate.RateLimit`, about
 #: ``queue:NAME`` or ``task:NAME``. ``log-level``: a level's name.
 Value: TypeAlias = bool | int | str | Mapping[str, object]
 #: Kind, subject and workers: of a key one directive is held, the latest.
@@ -236,6 +237,9 @@ def _value(kind: Kind, value: object) -> Value:
         return text(value, "value")
     if kind is Kind.CONCURRENCY and not isinstance(value, dict):
         return whole(value, "value", below=2**16)
-    if kind is Kind.RATE_LIMIT:
-        RateLimit.of_value(mapping(value, "value", most=20))
-    return mapping(value, "value", most=20)
+    found = mapping(value, "value", most=20)
+    if kind is Kind.CONCURRENCY:
+        Autoscale.of_value(found)
+    else:
+        RateLimit.of_value(found)
+    return found

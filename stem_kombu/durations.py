@@ -32,9 +32,10 @@ def parse_duration(text: str, *, name: str = "duration", allow_zero: bool = Fals
     return checked_duration(seconds, name=name, text=text, allow_zero=allow_zero)
 
 
-def checked_duration(seconds: float, *, name: str, text: str | None = None, allow_zero: bool = False) -> float:
-    """The same seconds, or :class:`ConfigurationError` when they are negative, zero, not finite or beyond a century."""
-    given = repr(seconds) if text is None else repr(text)
+def checked_duration(value: object, *, name: str, text: str | None = None, allow_zero: bool = False) -> float:
+    """The same seconds; raises :class:`ConfigurationError` for no number, and for less than zero, zero, and over a century."""
+    given = shown(value) if text is None else repr(text)
+    seconds = _number(value, name)
     if not math.isfinite(seconds) or seconds > LONGEST:
         raise ConfigurationError(f"{name}: {given} is longer than a century", hint=f"accepted: {ACCEPTED}")
     if seconds < 0 or (seconds == 0 and not allow_zero):
@@ -48,20 +49,25 @@ def checked_seconds(value: object, *, name: str, least: float = 0.0) -> float:
     Raises :class:`ConfigurationError` naming ``name`` for text, a ``timedelta``, a truth value, what is not finite, less
     than ``least``, or longer than a century in either direction.
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        spelled = isinstance(value, timedelta)
-        hint = "give its total_seconds()" if spelled else "give seconds as a number, for example 300 or 0.5"
-        raise ConfigurationError(f"{name}: {shown(value)} ({type(value).__name__}) is no number of seconds", hint=hint)
-    try:
-        seconds = float(value)
-    except (OverflowError, ValueError, TypeError):
-        seconds = math.inf
+    seconds = _number(value, name)
     if not math.isfinite(seconds) or abs(seconds) > LONGEST:
         raise ConfigurationError(f"{name}: {shown(value)} seconds are longer than a century", hint="give less")
     if seconds < least:
         limit = "must not be negative" if least == 0 else f"must be at least {least:g} seconds"
         raise ConfigurationError(f"{name}: {shown(value)} {limit}")
     return seconds
+
+
+def _number(value: object, name: str) -> float:
+    """The number as a float, infinite where it is too large for one; raises :class:`ConfigurationError` for what is none."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        spelled = isinstance(value, timedelta)
+        hint = "give its total_seconds()" if spelled else "give seconds as a number, for example 300 or 0.5"
+        raise ConfigurationError(f"{name}: {shown(value)} ({type(value).__name__}) is no number of seconds", hint=hint)
+    try:
+        return float(value)
+    except (OverflowError, ValueError, TypeError):
+        return math.inf
 
 
 def format_duration(seconds: float) -> str:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from stem_kombu import chance
 from stem_kombu.backends.memory import MemoryBackend
 from stem_kombu.clock import SYSTEM
-from stem_kombu.context import Signals, TaskContext
-from stem_kombu.execution.handlers import call, call_async, refusal
+from stem_kombu.context import Signals
+from stem_kombu.execution.handlers import call, call_async, context_of, refusal
 from stem_kombu.execution.stop_reasons import PendingStop
 from stem_kombu.messages.encoding import encode_task
 from stem_kombu.outcome import Outcome
 from stem_kombu.revocation import Revocation
+from stem_kombu.send_retries import SendRetries
 from stem_kombu.task import Mode, Task, TaskMessage, TaskRegistry
 from stem_kombu.worker.settlement import settle
 
@@ -58,11 +59,11 @@ class EagerBroker:
     def __init__(self, registry: TaskRegistry, default_max_retries: int) -> None:
         self._registry = registry
         self._default_max_retries = default_max_retries
-        self.backend = MemoryBackend(f"eager-{uuid.uuid4().hex}")
+        self.backend = MemoryBackend(f"eager-{chance.uuid4().hex}")
 
-    def send_many(self, messages: Iterable[TaskMessage]) -> int:
-        """How many were run. Raises :class:`~stem_kombu.errors.ConfigurationError` for what could not be sent, and
-        :class:`~stem_kombu.errors.TaskNotRegistered` for a task that the application does not have."""
+    def send_many(self, messages: Iterable[TaskMessage], retries: SendRetries | None = None) -> int:
+        """How many were run; there is nothing to try again. Raises :class:`~stem_kombu.errors.ConfigurationError` for what
+        could not be sent, and :class:`~stem_kombu.errors.TaskNotRegistered` for a task that the application does not have."""
         every = [as_received(message) for message in messages]
         tasks = [self._registry.get(message.name) for message in every]
         for task, message in zip(tasks, every, strict=True):
@@ -103,15 +104,7 @@ def run_here(task: Task, message: TaskMessage, signals: Signals) -> Outcome:
     """How an attempt of the task ends that runs in this thread, or in one of its own where an event loop runs here."""
     if (refused := refusal(task, message)) is not None:
         return refused
-    context = TaskContext(
-        signals,
-        task_id=message.task_id,
-        name=message.name,
-        attempt=message.attempt,
-        queue=message.queue,
-        headers=message.headers,
-        is_isolate=task.mode is Mode.ISOLATE,
-    )
+    context = context_of(message, signals, is_isolate=task.mode is Mode.ISOLATE)
     if not task.is_async:
         return call(task, message, context)
     ended: list[Outcome] = []

@@ -93,7 +93,7 @@ class BrokerRefused(BrokerUnavailable):
 
 class BrokerBlocked(BrokerUnavailable):
     """RabbitMQ takes no messages while it has a resource alarm (memory, disk); it still delivers. The same call may succeed
-    when the alarm is over, and what was sent before this was known arrives then."""
+    when the alarm is over, and what was sent before this was known may arrive then."""
 
 
 class BroadcastUnsupported(BrokerError):

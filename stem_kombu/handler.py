@@ -17,6 +17,8 @@ from stem_kombu.errors import ConfigurationError
 Parameter = inspect.Parameter
 #: Names by which a first parameter asks for the context, whatever its annotation.
 NAMES = ("ctx", "context")
+#: First parameters of methods, and of Celery's tasks with ``bind=True``.
+_OF_METHODS = ("self", "cls")
 _FIRST = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.VAR_POSITIONAL)
 _WRITTEN = re.compile(r"(?:^|[.\[|\s])TaskContext(?:$|[\]|\s])")
 
@@ -58,15 +60,16 @@ def takes_context(name: str, handler: Callable[..., Any], wanted: bool | None) -
         return True
     if first.annotation is not Parameter.empty:
         return False
-    return _ambiguous(name, f"its first parameter {first.name!r}", wanted)
+    hint = "a task is no method; for the task's context call it ctx" if first.name in _OF_METHODS else None
+    return _ambiguous(name, f"its first parameter {first.name!r}", wanted, hint)
 
 
-def _ambiguous(name: str, what: str, wanted: bool | None) -> bool:
+def _ambiguous(name: str, what: str, wanted: bool | None, hint: str | None = None) -> bool:
     if wanted is not None:
         return wanted
     raise ConfigurationError(
         f"task {name!r}: {what} may be the task's context or its first argument",
-        hint="annotate it (ctx: TaskContext, or its own type), or say context=True or context=False",
+        hint=hint or "annotate it (ctx: TaskContext, or its own type), or say context=True or context=False",
     )
 
 
@@ -86,6 +89,12 @@ def _misfit(handler: Callable[..., Any], positional: int, keywords: frozenset[st
     except TypeError as error:
         return str(error)
     return None
+
+
+def takes_first(function: Callable[..., Any]) -> bool:
+    """Whether the function takes a positional argument; a builtin that does not tell may."""
+    signature = signature_of(function)
+    return signature is None or any(one.kind in _FIRST for one in signature.parameters.values())
 
 
 @lru_cache(maxsize=1024)

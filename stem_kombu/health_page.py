@@ -29,8 +29,8 @@ QUEUES_AT, MOST_QUEUES = 128, 128
 STARTING, RUNNING, DRAINING = 0.0, 1.0, 2.0
 #: Periods that a thread may be silent for.
 PERIODS = 3.0
-#: Seconds within which the consumer must have had a turn with its broker: RabbitMQ's silence is noticed after 30, and not
-#: later than 45 after a worker has ceased to consume a probe says so.
+#: Seconds within which the consumer must have had a turn with its broker: RabbitMQ's silence is noticed after 25, and 45 after a
+#: worker has ceased to consume a probe has to say so.
 CONSUMES_WITHIN = 15.0
 SUFFIX = ".health"
 #: Bytes of a file's name that may come from a worker's id.

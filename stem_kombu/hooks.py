@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.fields import shown
 
 if TYPE_CHECKING:
     from stem_kombu.context import TaskContext
@@ -159,7 +160,10 @@ def _of_fewer(function: Called, count: int) -> Called:
 
 
 def _taken(function: Called, most: int) -> int:
-    """How many of ``most`` positional arguments the function takes; raises :class:`ConfigurationError` when it wants more."""
+    """How many of ``most`` positional arguments the function takes; raises :class:`ConfigurationError` when it wants more, and
+    for what can't be called."""
+    if not callable(function):
+        raise ConfigurationError(f"a hook is {shown(function)} ({type(function).__name__}), which is no function")
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):

@@ -7,12 +7,22 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from difflib import get_close_matches
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from stem_kombu.calls import message_of
+from stem_kombu.celery_words import OPTIONS
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.publishing import PUBLISHING_OPTIONS, DeclaredExchange, DeclaredQueue
+from stem_kombu.send_retries import RETRY_OPTIONS
 from stem_kombu.settings import SigningSettings, TlsSettings
 from stem_kombu.task import TaskOptions
+
+if TYPE_CHECKING:
+    from kombu import Connection
+    from kombu.connection import ConnectionPool
+
+Serializer = Literal["json", "application/json"]
+Compression = Literal["gzip", "zlib", "bzip2", "bzip", "lzma", "xz", "zstd", "zstandard"]
 
 
 class SettingsKeywords(TypedDict, total=False):
@@ -25,8 +35,8 @@ class SettingsKeywords(TypedDict, total=False):
     namespace: str | None
     timeout: str | float | None
     app: str | None
-    queues: str | tuple[str, ...] | None
-    default_queue: str | None
+    queues: str | Sequence[str | DeclaredQueue] | None
+    default_queue: str | DeclaredQueue | None
     inline_slots: int | None
     prefetch_multiplier: int | None
     heartbeat_interval: str | float | None
@@ -46,7 +56,7 @@ class TaskKeywords(TypedDict, total=False):
     """Options of ``@app.task``: see :class:`~stem_kombu.task.TaskOptions`."""
 
     isolate: bool
-    queue: str | None
+    queue: str | DeclaredQueue | None
     max_retries: int | None
     retry_backoff: float
     retry_backoff_max: float
@@ -54,10 +64,26 @@ class TaskKeywords(TypedDict, total=False):
     soft_time_limit: float | None
     time_limit: float | None
     visibility: float | None
+    priority: int | None
+    exchange: str | DeclaredExchange | None
+    routing_key: str | None
+    serializer: Serializer | None
+    compression: Compression | None
 
 
-class _CommonOptions(TypedDict, total=False):
-    queue: str | None
+class RetryPolicy(TypedDict, total=False):
+    """Further tries to send where the broker is away: see :class:`~stem_kombu.send_retries.SendRetries`. Intervals are
+    seconds. What is left out is as in Celery: ``{"max_retries": 3, "interval_start": 0, "interval_step": 0.2,
+    "interval_max": 1}``."""
+
+    max_retries: int | None
+    interval_start: float
+    interval_step: float
+    interval_max: float
+
+
+class CommonOptions(TypedDict, total=False):
+    queue: str | DeclaredQueue | None
     countdown: float | None
     eta: datetime | None
     expires: float | datetime | None
@@ -65,26 +91,52 @@ class _CommonOptions(TypedDict, total=False):
     max_retries: int | None
     soft_time_limit: float | None
     time_limit: float | None
+    priority: int | None
+    exchange: str | DeclaredExchange | None
+    routing_key: str | None
+    serializer: Serializer | None
+    compression: Compression | None
+    retry: bool | None
+    retry_policy: RetryPolicy | None
 
 
-class SendOptions(_CommonOptions, total=False):
-    """Options of sending one task: see :meth:`stem_kombu.app.Stem.send_task`."""
+class CallOptions(CommonOptions, total=False):
+    """Of one call, what goes into its message."""
 
     task_id: str | None
 
 
-class ManyOptions(_CommonOptions, total=False):
+class SendOptions(CallOptions, total=False):
+    """Options of sending one task. ``countdown`` and ``expires`` are seconds from now, ``expires`` may be an aware time as
+    ``eta`` is; limits are seconds. ``headers`` reach the handler as ``ctx.headers``.
+
+    The others are Kombu's. ``queue`` is a name or a ``kombu.Queue``, which is declared first. ``priority`` begins at 0, which is
+    the least urgent on RabbitMQ and the embedded broker, and the most urgent on Redis. With ``exchange`` (a name or a
+    ``kombu.Exchange``) the broker routes by ``routing_key``. ``compression`` is one that workers unpack. ``connection`` is
+    another broker's: a Kombu connection, a pool, or the text of a URL, which is cloned, never used. With ``retry`` or
+    ``retry_policy`` a broker that is away is tried again by that policy, each time for 10 seconds at most; ``retry=False`` is
+    one try. Without them: for 10 seconds in all, and once where it was never reached.
+    """
+
+    connection: Connection | ConnectionPool | str | None
+
+
+class ManyOptions(CommonOptions, total=False):
     """Options of sending many tasks: see :meth:`stem_kombu.app.Stem.send_many`."""
 
     task_ids: Sequence[str] | None
+    connection: Connection | ConnectionPool | str | None
 
 
 #: Of ``@app.task``, beside ``context``.
-TASK_OPTIONS = tuple(one.name for one in fields(TaskOptions))
+TASK_OPTIONS = tuple(one.name for one in fields(TaskOptions) if one.init)
 #: Of ``send_task`` and ``apply_async``, beside the task's name and arguments.
 SEND_OPTIONS = (
     "queue",
-    *(inspect.signature(message_of).parameters.keys() - {"name", "args", "kwargs", "queue", "now"}),
+    "connection",
+    *PUBLISHING_OPTIONS,
+    *RETRY_OPTIONS,
+    *(inspect.signature(message_of).parameters.keys() - {"name", "args", "kwargs", "queue", "now", "publishing"}),
 )
 #: Of ``send_many``: each task has an id of its own.
 MANY_OPTIONS = ("task_ids", *(option for option in SEND_OPTIONS if option != "task_id"))
@@ -99,6 +151,10 @@ def refuse_unknown(
     """
     for one in given:
         if one not in known:
-            near = get_close_matches(str(one), known, n=1)
-            hint = f"did you mean {written.format(near[0])}?" if near else f"known are {', '.join(sorted(known))}"
-            raise ConfigurationError(f"{where} knows no {what} {one!r}", hint=hint)
+            hint = OPTIONS.get(str(one)) if what == "option" else None
+            raise ConfigurationError(f"{where} knows no {what} {one!r}", hint=hint or _meant(str(one), known, written))
+
+
+def _meant(one: str, known: Collection[str], written: str) -> str:
+    near = get_close_matches(one, known, n=1) or get_close_matches(one.lower().removeprefix("stem_"), known, n=1)
+    return f"did you mean {written.format(near[0])}?" if near else f"known are {', '.join(sorted(known))}"

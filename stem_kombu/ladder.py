@@ -77,6 +77,11 @@ class LadderText:
     key: str = ""
     signature: str = ""
 
+    @classmethod
+    def of(cls, ladder: Ladder, signed_at: datetime, expires_at: datetime) -> LadderText:
+        """The text of a ladder without a key."""
+        return cls(epoch_us(signed_at), epoch_us(expires_at), ladder.term_after, ladder.kill_after)
+
     def encoded(self) -> str:
         """As it stands among the proofs. What stores tell texts apart by has the spans in it, and who signed them."""
         name = f"{_SCHEME}{self.term_after}/{self.kill_after}@{self.key}:-"

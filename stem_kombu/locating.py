@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +16,41 @@ COPY_OF_MAIN = "__mp_main__"
 CALL = "()"
 #: What such functions made in this process, by module and name: children that are forked after that have it as well.
 _made: dict[tuple[str, str], Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """Where a handler is written, which tells another handler from the same one that is imported again.
+
+    ``load`` is what each import of its module makes anew, and a reload as well. Cells of a notebook and texts of a prompt have no
+    file: there a handler replaces the one of before.
+    """
+
+    origin: str
+    file: str | None
+    line: int | None
+    load: object
+
+    @classmethod
+    def of(cls, handler: Callable[..., Any]) -> Definition:
+        """Of a function, or of whatever else can be called."""
+        module = getattr(handler, "__module__", "?")
+        code = getattr(inspect.unwrap(handler), "__code__", None)
+        file = None if code is None or not Path(code.co_filename).is_file() else code.co_filename
+        return cls(
+            f"{module}.{getattr(handler, '__qualname__', repr(handler))}",
+            file,
+            None if code is None else code.co_firstlineno,
+            getattr(sys.modules.get(module), "__spec__", None),
+        )
+
+    def is_other(self, that: Definition) -> bool:
+        """Whether both are there at once: two functions, or one name twice in one file."""
+        twice = self.file is not None and self.file == that.file and self.load is that.load and self.line != that.line
+        return self.origin != that.origin or twice
+
+    def __str__(self) -> str:
+        return self.origin if self.line is None else f"{self.origin} (line {self.line})"
 
 
 def usual_name(handler: Callable[..., Any]) -> str:

@@ -10,11 +10,11 @@ import json
 import logging
 import logging.config
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from stem_kombu.clock import from_epoch, isoformat
 from stem_kombu.context import running_context
@@ -24,7 +24,7 @@ FORMATS = ("text", "json")
 #: What every record has, ``None`` outside of a task.
 FIELDS = ("task_id", "task_name", "attempt", "worker")
 #: Libraries whose debug lines say nothing about tasks: ``-l debug`` speaks of Stem and of the application.
-_DRIVERS = ("amqp", "kombu", "redis", "billiard", "asyncio", "celery")
+_DRIVERS = ("amqp", "kombu", "redis", "billiard", "asyncio", "celery", "boto3", "botocore", "urllib3")
 _TEXT = "%(asctime)s %(levelname)s %(name)s%(in_task)s: %(message)s"
 #: Attributes of a record that are not its extra fields.
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "in_task", "taskName", *FIELDS}
@@ -37,7 +37,7 @@ class LogSetup:
 
     level: str | int = "INFO"
     format: str = "text"
-    config: Mapping[str, Any] | None = None
+    config: Mapping[str, object] | None = None
     worker: str | None = None
 
     @classmethod
@@ -51,7 +51,7 @@ class LogSetup:
         level = self.level if isinstance(self.level, str) else logging.getLevelName(self.level)
         return str(level).lower()
 
-    def apply(self, hooks: Sequence[Callable[[LogSetup], Any]] = ()) -> None:
+    def apply(self, hooks: Sequence[Callable[[LogSetup], object]] = ()) -> None:
         """Set up this process's logging by the application's hooks, else by ``config``, else by level and format.
 
         Without hooks and ``config``, handlers that the application has given to the root logger stay, with their format and
@@ -106,7 +106,7 @@ def name_worker(worker: str | None) -> None:
         one.addFilter(fields)
 
 
-def read_config(path: str) -> dict[str, Any]:
+def read_config(path: str) -> dict[str, object]:
     """The JSON object in that file, for :attr:`LogSetup.config`; raises :class:`~stem_kombu.errors.ConfigurationError`."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -131,7 +131,10 @@ class TaskFields(logging.Filter):
         self._worker = worker
 
     def filter(self, record: logging.LogRecord) -> bool:
-        held, context = vars(record), running_context()
+        held = vars(record)
+        if held.get("task_id") and held.get("worker"):  # a line of the worker about a task: it has all of them
+            return True
+        context = running_context()
         record.worker = held.get("worker") or self._worker
         record.task_id = held.get("task_id") or (None if context is None else context.task_id)
         record.task_name = held.get("task_name") or (None if context is None else context.name)
@@ -140,13 +143,25 @@ class TaskFields(logging.Filter):
 
 
 class TextFormatter(logging.Formatter):
-    """``TIME LEVEL LOGGER [NAME ID attempt N]: MESSAGE``; the brackets only in a task."""
+    """``TIME LEVEL LOGGER [NAME ID attempt N]: MESSAGE``; the brackets only in a task, and not where the message begins with
+    its task."""
+
+    #: The last second that was written, and its text: lines come by the hundred in one.
+    _second: tuple[int, str] = (0, "")
 
     def format(self, record: logging.LogRecord) -> str:
-        name = getattr(record, "task_name", None)
-        task = f" [{name} {getattr(record, 'task_id', None)} attempt {getattr(record, 'attempt', None)}]"
-        record.in_task = "" if name is None else task
+        name, task_id = getattr(record, "task_name", None), getattr(record, "task_id", None)
+        task = f" [{name} {task_id} attempt {getattr(record, 'attempt', None)}]"
+        record.in_task = "" if name is None or record.getMessage().startswith(f"task {task_id} ") else task
         return super().format(record)
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # the base class calls it so
+        second, text = self._second
+        if second != int(record.created):
+            second = int(record.created)
+            text = time.strftime(self.default_time_format, self.converter(second))
+            self._second = second, text
+        return self.default_msec_format % (text, record.msecs) if self.default_msec_format else text
 
 
 class JsonFormatter(logging.Formatter):
@@ -155,7 +170,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         held = vars(record)
-        line: dict[str, Any] = {
+        line: dict[str, object] = {
             "time": isoformat(from_epoch(record.created)),
             "level": record.levelname,
             "logger": record.name,
@@ -166,9 +181,15 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = "".join(traceback.format_exception(*record.exc_info))
+        elif record.exc_text:  # of a handler that ran in another process
+            line["exception"] = record.exc_text
         if record.stack_info:
             line["stack"] = record.stack_info
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return _ENCODE(line)
+
+
+#: Made once: ``json.dumps`` with arguments makes an encoder for each line.
+_ENCODE = json.JSONEncoder(default=str, ensure_ascii=False).encode
 
 
 def _all_handlers() -> list[logging.Handler]:

@@ -38,7 +38,7 @@ class Histogram:
         self.counts[bisect_left(BOUNDS, seconds)] += 1
         self.sum += seconds
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {"counts": list(self.counts), "sum_s": round(self.sum, 6)}
 
 
@@ -50,6 +50,8 @@ class TaskMeasures:
         #: How many of the rows are those of the other tasks of a queue.
         self._others = 0
         self._durations: dict[tuple[str, str], Histogram] = {}
+        #: Of these the attempts that failed, or are tried again.
+        self._failures: dict[tuple[str, str], Histogram] = {}
         self._waits: dict[str, Histogram] = {}
         self._cancelled: dict[str, int] = {}
 
@@ -70,13 +72,16 @@ class TaskMeasures:
             self._others += key[1] == OTHER
         return row
 
-    def ran(self, queue: str, task: str, seconds: float) -> None:
+    def ran(self, queue: str, task: str, seconds: float, *, failed: bool = False) -> None:
         """An attempt was in its handler for so long."""
-        found = self._durations.get((queue, task))
+        key = queue, task
+        found = self._durations.get(key)
         if found is None:
-            key = (queue, task) if len(self._durations) < MOST_DURATIONS else (OTHER, OTHER)
+            key = key if len(self._durations) < MOST_DURATIONS else (OTHER, OTHER)
             found = self._durations.setdefault(key, Histogram())
         found.observe(seconds)
+        if failed:
+            self._failures.setdefault(key, Histogram()).observe(seconds)
 
     def waited(self, queue: str, seconds: float) -> None:
         """An attempt began so long after it could have."""
@@ -90,17 +95,20 @@ class TaskMeasures:
         """One more was cancelled in that way."""
         self._cancelled[how] = self._cancelled.get(how, 0) + 1
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As ``stats`` answers it: counters that never go back, and histograms whose buckets do not add up."""
         return {
             "bounds_s": list(BOUNDS),
             "tasks": [{"queue": queue, "task": task, **row} for (queue, task), row in self._rows.items()],
-            "durations": [
-                {"queue": queue, "task": task, **found.to_dict()} for (queue, task), found in self._durations.items()
-            ],
+            "durations": [self._duration(*key) for key in self._durations],
             "waits": [{"queue": queue, **found.to_dict()} for queue, found in self._waits.items()],
             "cancelled": dict(self._cancelled),
         }
+
+    def _duration(self, queue: str, task: str) -> dict[str, object]:
+        failures = self._failures.get((queue, task))
+        failed = {} if failures is None else {"failed": failures.to_dict()}
+        return {"queue": queue, "task": task, **self._durations[queue, task].to_dict(), **failed}
 
 
 class CommandCounts:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Payloads of ``stats`` with ``measures``, by worker id; the one key ``None`` where no series names a worker.
-Payloads: TypeAlias = Mapping[str | None, Mapping[str, Any]]
+Payloads: TypeAlias = Mapping[str | None, Mapping[str, object]]
 
 _OUTCOMES = ("succeeded", "failed", "retried", "cancelled")
 

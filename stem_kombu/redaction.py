@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 from urllib.parse import unquote
 
 MASK = "***"
 #: Shorter texts stand in too many other words to be taken out of a text.
 _SHORTEST_SECRET = 6
 _ARGUMENTS_COLUMNS = 60
+#: Characters of a text that are searched for a URL to mask, and of which the beginning and the end are shown.
+_LONGEST_LOOKED_AT = 4096
 
 _SECRET_WORDS = ("password", "passwd", "passphrase", "pwd", "secret", "token", "api_key", "apikey", "credential")
 #: Options that hold secrets among other things.
@@ -76,9 +77,11 @@ class ShortRepr(reprlib.Repr):
         self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = items
 
     def repr_str(self, x: str, level: int) -> str:
+        if len(x) > _LONGEST_LOOKED_AT:  # of which a few signs are shown, whatever the rest is
+            x = x[:_LONGEST_LOOKED_AT]
         return super().repr_str(mask_url(x) if "://" in x else x, level)
 
-    def repr_dict(self, x: Mapping[Any, Any], level: int) -> str:
+    def repr_dict(self, x: Mapping[object, object], level: int) -> str:
         hidden = {key: _MASKED if is_secret_name(key) else value for key, value in x.items()}
         return super().repr_dict(hidden, level)
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
-from stem_kombu.backends.base import TaskStates
-from stem_kombu.control.client.reports import RevokeReport
+from stem_kombu.durations import LONGEST, checked_seconds
 from stem_kombu.errors import ConfigurationError, ResultTimeout, TaskCancelled, TaskFailed
-from stem_kombu.ladder import Ladder
 from stem_kombu.outcome import TaskRecord, TaskState
+
+if TYPE_CHECKING:
+    from stem_kombu.backends.base import TaskStates
+    from stem_kombu.bound import Bound
+    from stem_kombu.control.client.reports import RevokeReport
+    from stem_kombu.ladder import Ladder
 
 R = TypeVar("R")
 
@@ -30,6 +34,7 @@ class Revokes(Protocol):
         requested_by: str | None = None,
         expires_in: float | None = None,
         ladder: Ladder | None = None,
+        bound: Bound | None = None,
         wait: bool = False,
         timeout: float | None = None,
     ) -> RevokeReport: ...
@@ -41,12 +46,16 @@ class Controlled(Protocol):
     @property
     def control(self) -> Revokes: ...
 
+    @property
+    def backend(self) -> TaskStates | None: ...
+
 
 class AsyncResult(Generic[R]):
     """What sending a task returns; the task returns ``R``. ``id`` is the task's id; everything else asks the result backend
-    each time.
+    each time. Where no ``states`` are given, they are the application's, which opens its backend when it is first asked.
 
-    Without a backend, asking raises :class:`~stem_kombu.errors.ConfigurationError`; sending doesn't.
+    Without a backend, asking raises :class:`~stem_kombu.errors.ConfigurationError`; sending doesn't. A backend that can't be
+    reached raises :class:`~stem_kombu.errors.StoreUnavailable`. Each question waits for it: in a coroutine, await the result.
     """
 
     def __init__(self, task_id: str, states: TaskStates | None, app: Controlled | None = None) -> None:
@@ -86,14 +95,19 @@ class AsyncResult(Generic[R]):
 
         from stem_kombu.aio import READING
 
-        states, pause = self._backend(), _FIRST_LOOK
+        states, pause = self._states, _FIRST_LOOK
+        if states is None:  # it may have to be opened, for which its driver is imported
+            states = await READING.call(self._backend)
         while (record := await READING.call(partial(states.get, self.id))) is None or not record.state.is_terminal:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, _LONGEST_LOOK)
         return self._value(record)
 
     def wait(self, timeout: float | None = None) -> TaskRecord | None:
-        """The record once it is terminal, or as it stands after ``timeout`` seconds (``None``: without bound)."""
+        """The record once it is terminal, or as it stands after ``timeout`` seconds (``None``: without bound). Raises
+        :class:`~stem_kombu.errors.ConfigurationError` for a timeout that is no number of seconds."""
+        if timeout is not None:
+            checked_seconds(timeout, name=f"timeout of result {self.id}", least=-LONGEST)
         return self._backend().wait(self.id, timeout)
 
     def get(self, timeout: float | None = None) -> R:
@@ -105,7 +119,10 @@ class AsyncResult(Generic[R]):
         record = self.wait(timeout)
         if record is None or not record.state.is_terminal:
             state = "unknown" if record is None else record.state.value
-            raise ResultTimeout(f"task {self.id} has not ended within {timeout or 0:g} s; it is {state}")
+            hint = None
+            if record is not None and record.state is TaskState.QUEUED and record.queue:
+                hint = f"start a worker that consumes queue {record.queue!r}, or look for one by `stem queue list`"
+            raise ResultTimeout(f"task {self.id} has not ended within {timeout or 0:g} s; it is {state}", hint=hint)
         return self._value(record)
 
     def _value(self, record: TaskRecord) -> R:
@@ -128,6 +145,7 @@ class AsyncResult(Generic[R]):
         requested_by: str | None = None,
         expires_in: float | None = None,
         ladder: Ladder | None = None,
+        bound: Bound | None = None,
         wait: bool | float = False,
         timeout: float | None = None,
     ) -> RevokeReport:
@@ -143,10 +161,12 @@ class AsyncResult(Generic[R]):
             )
         return self._app.control.revoke(
             [self.id], terminate=terminate, reason=reason, requested_by=requested_by, expires_in=expires_in,
-            ladder=ladder, wait=wait, timeout=timeout,
+            ladder=ladder, bound=bound, wait=wait, timeout=timeout,
         )  # fmt: skip
 
     def _backend(self) -> TaskStates:
+        if self._states is None and self._app is not None:
+            self._states = self._app.backend
         if self._states is None:
             raise ConfigurationError(
                 f"the result of task {self.id} can't be asked for: there is no result backend",

@@ -15,8 +15,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any, TypeGuard
 
+from stem_kombu.bound import current, joined, stamped
 from stem_kombu.clock import epoch_us, isoformat
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import (
@@ -52,7 +54,10 @@ VERSION_LIMIT = 2**53
 
 def checked_task_id(task_id: object) -> str:
     """The id itself, or :class:`ConfigurationError` when it is empty, too long, or holds control characters."""
-    if not isinstance(task_id, str) or not task_id.strip():
+    if not isinstance(task_id, str):
+        said = f"task id {shown(task_id)} ({type(task_id).__name__}) is no text"
+        raise ConfigurationError(said, hint="give result.id, or str(…) of an id of yours")
+    if not task_id.strip():
         raise ConfigurationError(f"task id {task_id!r} is empty", hint="give the id that `stem task send` printed")
     if len(task_id) > TASK_ID_LIMIT:
         raise ConfigurationError(
@@ -135,7 +140,8 @@ class RevocationDraft:
     def again(cls, record: Revocation, now: datetime) -> RevocationDraft:
         """A draft by which a store that lost the record holds it again; ``now`` is that store's."""
         left = None if record.expires_at is None else max(1e-6, (record.expires_at - now).total_seconds())
-        return cls(record.task_id, record.terminate, record.reason, record.requested_by, left, record.proofs)
+        proofs = tuple(current(record.proofs, epoch_us(record.issued_at)))
+        return cls(record.task_id, record.terminate, record.reason, record.requested_by, left, proofs)
 
     def _checked_terminate(self) -> bool:
         flag = as_flag(self.terminate)
@@ -182,7 +188,7 @@ class Revocation:
         return self.expires_at is not None and (self.expires_at <= now or self.expires_at < self.issued_at)
 
     def to_record(self) -> dict[str, Any]:
-        """The JSON form of ``spec/cli.md``: every field present, times as ISO 8601 UTC text."""
+        """The JSON form: every field present, times as ISO 8601 UTC text."""
         return {
             "namespace": self.namespace,
             "task_id": self.task_id,
@@ -194,7 +200,7 @@ class Revocation:
             "expires_at": None if self.expires_at is None else isoformat(self.expires_at),
         }
 
-    def to_message(self) -> dict[str, Any]:
+    def to_message(self) -> dict[str, object]:
         """The JSON form with its proofs, for those who have to judge them."""
         return {**self.to_record(), "proofs": list(self.proofs)} if self.proofs else self.to_record()
 
@@ -275,8 +281,9 @@ def merge(
     if held is None:
         return Revocation(
             namespace, draft.task_id, version, now, draft.terminate, draft.reason, draft.requested_by, expires_at,
-            kept_proofs((), draft.proofs, now),
+            stamped(kept_proofs((), draft.proofs, now), epoch_us(now)) if draft.proofs else (),
         )  # fmt: skip
+    proofs = joined(current(held.proofs, epoch_us(held.issued_at)), draft.proofs)
     if held.expires_at is None or expires_at is None:
         expires_at = None
     else:
@@ -290,12 +297,12 @@ def merge(
         reason=held.reason if draft.reason is None else draft.reason,
         requested_by=held.requested_by if draft.requested_by is None else draft.requested_by,
         expires_at=expires_at,
-        proofs=kept_proofs(held.proofs, draft.proofs, now),
+        proofs=stamped(kept_proofs(*proofs, now), epoch_us(now)),
     )
 
 
 def kept_proofs(held: Iterable[str], new: Iterable[str], now: datetime) -> tuple[str, ...]:
-    """Those proofs that a record must keep: of each key the newest, the one that lasts longest, and of those that
+    """Those proofs that a record must keep: of each key and bound the newest, the one that lasts longest, and of those that
     terminate the one that lasts longest. In the order in which they came; at most :data:`MOST_PROOFS`.
 
     A key is its id and its secret's fingerprint, which the proof names: a store can't verify, and a proof by another secret
@@ -306,12 +313,14 @@ def kept_proofs(held: Iterable[str], new: Iterable[str], now: datetime) -> tuple
     if len(found) < 2:
         return tuple(proof for proof, _ in found)
     kept: set[str] = set()
-    for key in dict.fromkeys(read[0] for _, read in found):
-        own = [(proof, *read[1:]) for proof, read in found if read[0] == key][::-1]  # of equals the later one
-        kept.add(max(own, key=lambda proof: proof[1])[0])
-        kept.add(max(own, key=lambda proof: proof[2])[0])
+    for key in dict.fromkeys((read[0], read[4]) for _, read in found):
+        own = [(proof, *read[1:]) for proof, read in found if (read[0], read[4]) == key][
+            ::-1
+        ]  # of equals the later one
+        kept.add(max(own, key=itemgetter(1))[0])
+        kept.add(max(own, key=itemgetter(2))[0])
         if ending := [one for one in own if one[3]]:
-            kept.add(max(ending, key=lambda proof: proof[2])[0])
+            kept.add(max(ending, key=itemgetter(2))[0])
     lasting = [(proof, read) for proof, read in found if proof in kept]
     while len(lasting) > MOST_PROOFS and (over := [one for one in lasting if one[1][2] <= epoch_us(now)]):
         lasting.remove(over[0])
@@ -325,16 +334,16 @@ def proof_key(proof: str) -> tuple[str, str] | None:
     return None if read is None else read[0]
 
 
-def _proof_facts(encoded: str) -> tuple[tuple[str, str], int, float, bool] | None:
-    """Key id and fingerprint, when it was signed, when it expires (microseconds, infinite for never), and whether it
-    terminates."""
+def _proof_facts(encoded: str) -> tuple[tuple[str, str], int, float, bool, str] | None:
+    """Key id and fingerprint, when it was signed, when it expires (microseconds, infinite for never), whether it terminates, and
+    what it is bound to."""
     try:
         proof = mapping(json_value(encoded), "a proof")
         _, key, _ = any_text(proof.get("s"), "s").split(":")
-        fingerprint = any_text(proof.get("f", ""), "f")
+        fingerprint, bound = any_text(proof.get("f", ""), "f"), any_text(proof.get("b", ""), "b")
         signed_us, expires_us, terminate = proof.get("t"), proof.get("e"), flag(proof.get("x"), "x")
     except ValueError:
         return None
     if type(signed_us) is not int or (expires_us is not None and type(expires_us) is not int):
         return None
-    return (key, fingerprint), signed_us, math.inf if expires_us is None else expires_us, terminate
+    return (key, fingerprint), signed_us, math.inf if expires_us is None else expires_us, terminate, bound

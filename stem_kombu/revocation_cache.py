@@ -1,32 +1,26 @@
 """What a worker knows of its namespace's revocations: a million of them in little memory, asked before every task.
 
-A record is kept as 31 packed bytes under its task id; reasons and requesters, which repeat, are kept once; proofs, where a
-fleet has keys, as they are, so that a store which lost a record can be given it back. The packed
-records stand in one dict in ascending order of version. Neither strings nor bytes are watched by the garbage collector,
-so a million records do not slow its passes.
+A record is kept as a packed row, in ascending order of version (:mod:`stem_kombu.packed_rows`); reasons and requesters, which
+repeat, are kept once; proofs, where a fleet has keys, as they are, so that a store which lost a record can be given it back.
 """
 
 from __future__ import annotations
 
-import struct
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import dropwhile, islice
+from itertools import islice, takewhile
+from operator import attrgetter
 
 from stem_kombu.clock import SYSTEM, Clock, epoch_us, from_epoch_us
+from stem_kombu.packed_rows import PackedRows
 from stem_kombu.revocation import Revocation
+from stem_kombu.revocation_page import RevocationPage
 from stem_kombu.revocation_texts import Texts
+from stem_kombu.row_block import NEVER, Columns, Row
 from stem_kombu.undone import Undone
 
-#: version, issued_us, expires_us (0: never), then the number of the reason with terminate as its lowest bit; the
-#: requester's number follows in three bytes. With 31 bytes the whole object takes 64; one more and it would take 80.
-_PACKED = struct.Struct("<qqqI")
-_VERSION = struct.Struct("<q")
-_EXPIRES = struct.Struct("<q")
-_EXPIRES_AT = 16
-_NEVER = 0
 #: The version of a record that is held from a history which the store does not have any more.
 _ANOTHER_HISTORY = 0
 #: Records taken from an iterable at a time: the lock is free between two slices.
@@ -61,45 +55,31 @@ class RevocationCache:
         self.namespace = namespace
         self._clock = clock
         self._lock = threading.Lock()
-        self._records: dict[str, bytes] = {}
+        self._rows = PackedRows()
         self._texts = Texts()
         # Only of records that have any: where a fleet has keys.
         self._proofs: dict[str, tuple[str, ...]] = {}
         self._undone = Undone()
         self._revision = 0
         self._highest = 0
-        self._next_expiry_us: int | None = None
-        # Odd while records are being moved, so that a look-up which missed one in that moment looks again.
-        self._moves = 0
         self._offset_us: int | None = None
 
     def __len__(self) -> int:
         """How many records are held; those that expired since the last :meth:`prune` are still among them."""
-        return len(self._records)
+        return len(self._rows)
 
     def __contains__(self, task_id: object) -> bool:
         """Whether the task is revoked now."""
-        moves = self._moves
-        packed = self._records.get(task_id)  # type: ignore[call-overload]
-        if packed is None:
-            if not moves & 1 and moves == self._moves:
-                return False
-            packed = self._settled(task_id)
-            if packed is None:
-                return False
-        expires_us: int = _EXPIRES.unpack_from(packed, _EXPIRES_AT)[0]
-        return expires_us == _NEVER or expires_us > self._now_us()
+        expires_us = self._rows.expiry(task_id)
+        return expires_us == NEVER or (expires_us != 0 and expires_us > self._now_us())
 
     def get(self, task_id: str) -> Revocation | None:
         """The record that revokes the task now, or ``None``."""
-        moves = self._moves
-        if self._records.get(task_id) is None and not moves & 1 and moves == self._moves:
-            return None  # as :meth:`__contains__` finds out: each task is looked up here several times
-        if task_id not in self:
-            return None
+        if not self._rows.may_hold(task_id):
+            return None  # each task is looked up here several times
         with self._lock:  # what it names besides numbers may be given to others by the next change
-            packed = self._records.get(task_id)
-            record = None if packed is None else self._unpacked(task_id, packed)
+            row = self._rows.get(task_id)
+            record = None if row is None else self._unpacked(row)
         return None if record is None or record.is_expired(self.now()) else record
 
     def apply(self, records: Iterable[Revocation], now: datetime) -> Applied:
@@ -107,8 +87,11 @@ class RevocationCache:
 
         They may come in any order, from a broadcast or from the store, and more than once: the higher version wins.
         Records of another namespace count as stale. Takes the iterable in slices, so that a stream of a million neither
-        stands in memory nor keeps the lock.
+        stands in memory nor keeps the lock. A :class:`RevocationPage` of records that are all newer than what is held is
+        taken by columns.
         """
+        if isinstance(records, RevocationPage) and self._take_page(records, epoch_us(now)):
+            return Applied(tuple(records.task_ids))
         applied: list[str] = []
         stale: list[str] = []
         expired: list[str] = []
@@ -154,35 +137,27 @@ class RevocationCache:
         has to be read anew.
         """
         with self._lock:
-            for task_id, packed in self._records.items():
-                self._records[task_id] = _VERSION.pack(_ANOTHER_HISTORY) + packed[_VERSION.size :]
+            self._rows.set_versions(_ANOTHER_HISTORY)
             self._revision = self._highest = 0
             self._undone.restart()
 
     def left_over(self) -> list[Revocation]:
         """The live records from before :meth:`restart` that nothing has replaced since, in their old order."""
-        now, found = self.now(), []
+        now = self.now()
         with self._lock:
-            for task_id, packed in self._records.items():
-                if _VERSION.unpack_from(packed)[0] == _ANOTHER_HISTORY:
-                    record = self._unpacked(task_id, packed)
-                    if not record.is_expired(now):
-                        found.append(record)
-        return found
+            held = map(self._unpacked, self._rows.of_version(_ANOTHER_HISTORY))
+            return [record for record in held if not record.is_expired(now)]
 
     def known(self, task_ids: Iterable[str]) -> dict[str, Revocation]:
         """What is held of these tasks, expired or not."""
         with self._lock:
-            return {
-                task_id: self._unpacked(task_id, packed)
-                for task_id in task_ids
-                if (packed := self._records.get(task_id)) is not None
-            }
+            rows = map(self._rows.get, task_ids)
+            return {row.task_id: self._unpacked(row) for row in rows if row is not None}
 
     def undos(self, most: int | None = None) -> list[Revocation]:
         """What undos have left of the tasks that are not revoked now, as far as it is remembered: the newest ``most``."""
         with self._lock:
-            return [end for end in self._undone.undos(most) if end.task_id not in self._records]
+            return [end for end in self._undone.undos(most) if not self._rows.expiry(end.task_id)]
 
     def set_store_time(self, now: datetime) -> None:
         """Say what the store's clock shows at this moment."""
@@ -194,27 +169,15 @@ class RevocationCache:
 
     def prune(self, now: datetime) -> int:
         """How many records were dropped because they had expired at ``now``, the store's; cheap when none had."""
-        now_us = epoch_us(now)
-        with self._lock:
-            if self._next_expiry_us is None or self._next_expiry_us > now_us:
-                return 0
-            expired: list[str] = []
-            due: int | None = None
-            for task_id, packed in self._records.items():
-                expires_us = _EXPIRES.unpack_from(packed, _EXPIRES_AT)[0]
-                if expires_us == _NEVER:
-                    continue
-                if expires_us <= now_us:
-                    expired.append(task_id)
-                elif due is None or expires_us < due:
-                    due = expires_us
-            self._next_expiry_us = due
-        pruned = 0
-        for start in range(0, len(expired), _SLICE):
+        now_us, pruned = epoch_us(now), 0
+        while True:
             with self._lock:  # let go of between slices: a revoke that arrives does not wait for a million deletions
-                for task_id in expired[start : start + _SLICE]:
-                    pruned += self._forget_expired(task_id, now_us)
-        return pruned
+                if not (expired := self._rows.expired(now_us)):
+                    return pruned
+                for task_id in expired:
+                    self._forget(task_id)
+                self._rows.tidy()
+            pruned += len(expired)
 
     def newest(self, limit: int, before: int | None = None) -> tuple[list[Revocation], bool]:
         """The live records with the highest versions (below ``before``), newest first, and whether there are more than
@@ -227,121 +190,113 @@ class RevocationCache:
     def _apply(
         self, batch: list[Revocation], now_us: int, applied: list[str], stale: list[str], expired: list[str]
     ) -> None:
-        changed: dict[str, bytes] = {}
+        changed: dict[str, Revocation] = {}
         for record in batch:
             task_id = record.task_id
-            held = changed.get(task_id) or self._records.get(task_id)
-            if held is None:
-                is_stale = self._undone.covers(record)
-            else:
-                is_stale = record.version <= _VERSION.unpack_from(held)[0]
+            earlier = changed.get(task_id)
+            held = self._rows.version(task_id) if earlier is None else earlier.version
+            is_stale = self._undone.covers(record) if held is None else record.version <= held
             if is_stale or record.namespace != self.namespace:
                 self._undone.keep_proofs(record)
                 stale.append(task_id)
                 continue
-            expires_us = _NEVER if record.expires_at is None else epoch_us(record.expires_at)
-            if record.expires_at is not None and (expires_us <= now_us or record.expires_at < record.issued_at):
+            if record.expires_at is not None and (
+                epoch_us(record.expires_at) <= now_us or record.expires_at < record.issued_at
+            ):
                 expired.append(task_id)
-                if (undone := changed.pop(task_id, None)) is not None:
-                    self._drop_texts(undone)
+                if changed.pop(task_id, None) is not None:
                     applied.remove(task_id)
                 self._forget(task_id)
                 self._undone.add(record)
                 continue
-            if (earlier := changed.get(task_id)) is not None:
-                self._drop_texts(earlier)
-            else:
+            if earlier is None:
                 applied.append(task_id)
-            changed[task_id] = self._packed(record, expires_us)
+            changed[task_id] = record
             if record.proofs:
                 self._proofs[task_id] = record.proofs
             else:
                 self._proofs.pop(task_id, None)
-            if expires_us != _NEVER and (self._next_expiry_us is None or expires_us < self._next_expiry_us):
-                self._next_expiry_us = expires_us
         if changed:
             self._insert(changed)
 
-    def _insert(self, changed: dict[str, bytes]) -> None:
-        """Put the records where their versions belong: nearly always at the end, else what is newer is moved behind."""
-        records = self._records
-        fresh = sorted(changed.items(), key=_version_of)
-        self._moves += 1
-        try:
-            for task_id in changed:
-                if (replaced := records.pop(task_id, None)) is not None:
-                    self._drop_texts(replaced)
-            lowest = _version_of(fresh[0])
-            while records:
-                last = records.popitem()
-                if _version_of(last) < lowest:
-                    records[last[0]] = last[1]
-                    break
-                fresh.append(last)
-            fresh.sort(key=_version_of)
-            records.update(fresh)
-            self._highest = max(self._highest, _version_of(fresh[-1]))
-        finally:
-            self._moves += 1
-
-    def _forget_expired(self, task_id: str, now_us: int) -> bool:
-        packed = self._records.get(task_id)
-        if packed is None or not _NEVER < _EXPIRES.unpack_from(packed, _EXPIRES_AT)[0] <= now_us:
-            return False  # replaced meanwhile
-        self._forget(task_id)
+    def _take_page(self, page: RevocationPage, now_us: int) -> bool:
+        """Whether the page was taken as a whole: its records are live, and newer than all that is held."""
+        with self._lock:
+            if (
+                page.namespace != self.namespace
+                or page.versions[0] <= self._highest
+                or not page.are_live(now_us)
+                or self._undone.knows(page.task_ids)
+            ):
+                return False
+            flags = [
+                reason << 1 | terminate
+                for reason, terminate in zip(self._texts.add_all(page.reasons), page.terminate, strict=True)
+            ]
+            requesters = self._texts.add_all(page.requesters)
+            columns = Columns(page.task_ids, page.versions, page.issued_us, page.expires_us, flags, requesters)
+            for earlier in self._rows.extend(columns):
+                self._drop_texts(*earlier)
+            if self._proofs:
+                for task_id in page.task_ids:
+                    self._proofs.pop(task_id, None)
+            self._rows.tidy()
+            self._highest = page.versions[-1]
         return True
 
-    def _forget(self, task_id: str) -> None:
-        packed = self._records.pop(task_id, None)
-        self._proofs.pop(task_id, None)
-        if packed is not None:
-            self._drop_texts(packed)
+    def _insert(self, changed: Mapping[str, Revocation]) -> None:
+        """Put the records where their versions belong: nearly always at the end, else what is newer is put there again."""
+        fresh = list(map(self._packed, changed.values()))
+        lowest = min(row.version for row in fresh)
+        for row in takewhile(lambda row: row.version > lowest, self._rows.newest()):
+            if row.task_id not in changed:
+                self._texts.keep(row.flags >> 1)
+                self._texts.keep(row.requester)
+                fresh.append(row)
+        fresh.sort(key=attrgetter("version"))
+        for flags, requester in self._rows.extend(Columns.of(fresh)):
+            self._drop_texts(flags, requester)
+        self._rows.tidy()
+        self._highest = max(self._highest, fresh[-1].version)
 
-    def _settled(self, task_id: object) -> bytes | None:
-        with self._lock:
-            return self._records.get(task_id)  # type: ignore[call-overload, no-any-return]
+    def _forget(self, task_id: str) -> None:
+        row = self._rows.remove(task_id)
+        self._proofs.pop(task_id, None)
+        if row is not None:
+            self._drop_texts(row.flags, row.requester)
 
     def _newest_live(self, before: int | None) -> Iterator[Revocation]:
         now = self.now()
-        records = reversed(self._records.items())
-        if before is not None:
-            records = dropwhile(lambda item: _version_of(item) >= before, records)
-        for task_id, packed in records:
-            record = self._unpacked(task_id, packed)
-            if not record.is_expired(now):
-                yield record
+        for row in self._rows.newest():
+            if before is None or row.version < before:
+                record = self._unpacked(row)
+                if not record.is_expired(now):
+                    yield record
 
     def _now_us(self) -> int:
         if self._offset_us is None:
             return int(self._clock.now() * 1_000_000)
         return self._offset_us + int(self._clock.monotonic() * 1_000_000)
 
-    def _packed(self, record: Revocation, expires_us: int) -> bytes:
+    def _packed(self, record: Revocation) -> Row:
         reason, requester = self._texts.add(record.reason), self._texts.add(record.requested_by)
-        flagged = reason << 1 | record.terminate
-        return _PACKED.pack(record.version, epoch_us(record.issued_at), expires_us, flagged) + requester.to_bytes(
-            3, "little"
-        )
+        expires_us = NEVER if record.expires_at is None else epoch_us(record.expires_at)
+        flags = reason << 1 | record.terminate
+        return Row(record.task_id, record.version, epoch_us(record.issued_at), expires_us, flags, requester)
 
-    def _unpacked(self, task_id: str, packed: bytes) -> Revocation:
-        version, issued_us, expires_us, flagged = _PACKED.unpack_from(packed)
+    def _unpacked(self, row: Row) -> Revocation:
         return Revocation(
             self.namespace,
-            task_id,
-            version,
-            from_epoch_us(issued_us),
-            bool(flagged & 1),
-            self._texts.text(flagged >> 1),
-            self._texts.text(int.from_bytes(packed[_PACKED.size :], "little")),
-            None if expires_us == _NEVER else from_epoch_us(expires_us),
-            self._proofs.get(task_id, ()),
+            row.task_id,
+            row.version,
+            from_epoch_us(row.issued_us),
+            bool(row.flags & 1),
+            self._texts.text(row.flags >> 1),
+            self._texts.text(row.requester),
+            None if row.expires_us == NEVER else from_epoch_us(row.expires_us),
+            self._proofs.get(row.task_id, ()),
         )
 
-    def _drop_texts(self, packed: bytes) -> None:
-        self._texts.drop(_PACKED.unpack_from(packed)[3] >> 1)
-        self._texts.drop(int.from_bytes(packed[_PACKED.size :], "little"))
-
-
-def _version_of(item: tuple[str, bytes]) -> int:
-    version: int = _VERSION.unpack_from(item[1])[0]
-    return version
+    def _drop_texts(self, flags: int, requester: int) -> None:
+        self._texts.drop(flags >> 1)
+        self._texts.drop(requester)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-#: Numbers of texts fit in three bytes.
+from collections import Counter
+from collections.abc import Sequence
+
+#: A worker that is told more different texts keeps no more of them.
 _MOST_TEXTS = 1 << 24
 
 
@@ -18,8 +21,13 @@ class Texts:
     def text(self, number: int) -> str | None:
         return self._texts[number]
 
-    def add(self, text: str | None) -> int:
-        """The number of the text, with one more use; 0 as well when 16 million others are in use: the revocation is in
+    def add_all(self, texts: Sequence[str | None]) -> list[int]:
+        """As :meth:`add` for each of the texts, most of which are the same."""
+        numbers = {text: self.add(text, uses) for text, uses in Counter(texts).items()}
+        return [numbers[text] for text in texts]
+
+    def add(self, text: str | None, uses: int = 1) -> int:
+        """The number of the text, with so many more uses; 0 as well when 16 million others are in use: the revocation is in
         force all the same, and the store still has its words."""
         if text is None:
             return 0
@@ -35,8 +43,13 @@ class Texts:
             else:
                 return 0
             self._numbers[text] = number
-        self._uses[number] += 1
+        self._uses[number] += uses
         return number
+
+    def keep(self, number: int) -> None:
+        """One use more of a text that is in use."""
+        if number:
+            self._uses[number] += 1
 
     def drop(self, number: int) -> None:
         """One use less."""

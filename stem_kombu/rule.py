@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from stem_kombu.clock import isoformat
-from stem_kombu.fields import FieldError, any_text, flag, mapping, moment, optional, text, whole
+from stem_kombu.errors import ConfigurationError
+from stem_kombu.fields import FieldError, any_text, flag, mapping, moment, number, optional, text, whole
+from stem_kombu.ladder import Ladder, LadderText
 from stem_kombu.revocation import TEXT_LIMIT, VERSION_LIMIT, Revocation
 from stem_kombu.selector import Selector, sent_at
 from stem_kombu.task import TaskMessage
@@ -27,7 +29,8 @@ class Rule:
     """One rule, as the store holds it. Times are aware UTC; ``enqueued_before`` is compared with the sender's clock.
 
     ``undated``: it strikes tasks without a time of sending as well. ``preview`` is what was confirmed when it was stored.
-    ``request_id`` is that of the command that stored it. ``over``: it was taken back.
+    ``request_id`` is that of the command that stored it. ``over``: it was taken back. ``ladder``: how what runs is ended where it
+    does not stop, also by a worker that learns of the rule late.
     """
 
     namespace: str
@@ -45,6 +48,7 @@ class Rule:
     request_id: str | None = None
     over: bool = False
     proof: str | None = None
+    ladder: Ladder | None = None
 
     def is_live(self, now: datetime) -> bool:
         """Whether it counts at ``now``, by the store's clock."""
@@ -59,6 +63,7 @@ class Rule:
 
     def revocation(self, task_id: str) -> Revocation:
         """What it says of one task."""
+        steps = () if self.ladder is None else (LadderText.of(self.ladder, self.stored_at, self.expires_at).encoded(),)
         return Revocation(
             self.namespace,
             task_id,
@@ -68,6 +73,7 @@ class Rule:
             self.reason,
             self.requested_by,
             self.expires_at,
+            steps,
         )
 
     def body(self) -> dict[str, object]:
@@ -82,6 +88,7 @@ class Rule:
             "preview": dict(self.preview),
             "request_id": self.request_id,
             "over": self.over,
+            **({} if self.ladder is None else self.ladder.to_record()),
         }
 
     def to_record(self) -> dict[str, object]:
@@ -143,7 +150,16 @@ class Rule:
             optional(any_text, body.get("request_id"), "request_id"),
             flag(body.get("over", False), "over"),
             optional(any_text, body.get("proof"), "proof"),
+            _ladder(body),
         )
+
+
+def _ladder(body: Mapping[str, object]) -> Ladder | None:
+    spans = [optional(number, body.get(name), name) for name in ("term_after_s", "kill_after_s")]
+    try:
+        return Ladder.of(*spans)
+    except ConfigurationError as error:
+        raise FieldError(error.message) from None
 
 
 def _words(value: object, name: str) -> str:

@@ -23,7 +23,8 @@ _MOST_PAIRS = 20
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """``name`` and ``queue`` are globs. ``headers`` compare the text of the sender's own headers; ``kwargs`` compare JSON.
+    """``name`` and ``queue`` are globs. ``headers`` compare the text of the sender's own headers, and of each value of a stamp
+    of Celery's; ``kwargs`` compare JSON.
     ``parent``, ``root`` and ``group`` are ids: a task that has no parent is its own root."""
 
     name: str | None = None
@@ -49,7 +50,7 @@ class Selector:
         """Whether every condition holds for the task. Each rule is asked for each delivery: what is quick comes first."""
         for key, value in self.headers:
             held = task.headers.get(key, _ABSENT)
-            if held != value and (held is _ABSENT or header_text(held) != value):
+            if held != value and (held is _ABSENT or header_text(held) != value) and not _is_stamped(task, key, value):
                 return False
         if self.name is not None and not _fits(task.name, self.name):
             return False
@@ -130,9 +131,14 @@ def header_text(value: object) -> str:
 
 
 def sent_at(task: TaskMessage) -> datetime | None:
-    """When the sender sent the task, by its own clock; ``None`` where it did not say. Celery's clients don't: what a worker
-    enters for them is when it first saw the task."""
-    return task.enqueued_at if task.celery is None else None
+    """When the sender sent the task, by its own clock; ``None`` where it did not say. Celery's clients without Stem don't: what
+    a worker enters for them is when it first saw the task."""
+    return task.enqueued_at if task.celery is None or task.celery.dated else None
+
+
+def _is_stamped(task: TaskMessage, key: str, value: str) -> bool:
+    origin = task.celery
+    return origin is not None and value in origin.stamps.get(key, ())
 
 
 def _fits(value: str, pattern: str) -> bool:

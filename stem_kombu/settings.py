@@ -20,6 +20,7 @@ from stem_kombu.transport_options import (
     REDIS_URLS,
     checked_options,
     given_options,
+    own_options,
     parsed_options,
     split_url,
     store_url,
@@ -130,7 +131,7 @@ class Settings:
     celery_events: bool = True
     celery_results: Source | None = None
     broker_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    host_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    host_options: Mapping[str, object] = field(default_factory=dict, repr=False)
     tls: TlsSettings = TlsSettings()
     signing: SigningSettings = SigningSettings()
 
@@ -295,8 +296,8 @@ def terminal_color(environ: Mapping[str, str] | None = None) -> bool | None:
 
 
 def _broker_options(
-    env: Variables, flags: Sequence[str], broker: Source, application: Mapping[str, Any] | None
-) -> dict[str, Any]:
+    env: Variables, flags: Sequence[str], broker: Source, application: Mapping[str, object] | None
+) -> dict[str, object]:
     variable = env.get(name := "STEM_BROKER_TRANSPORT_OPTIONS")
     found: dict[str, Any] = {}
     for options, where in (
@@ -305,14 +306,13 @@ def _broker_options(
         ({} if variable is None else parsed_options(variable, name), name),
         (given_options(flags, "--broker-option"), "--broker-option"),
     ):
-        if broker.value.lower().startswith(REDIS_URLS):
-            checked_options(options, where)
+        checked_options(options if broker.value.lower().startswith(REDIS_URLS) else own_options(options), where)
         found |= options
     return found
 
 
 def _revoke_store(
-    env: Variables, named: Source | None, backend: Source | None, broker: Source, options: Mapping[str, Any],
+    env: Variables, named: Source | None, backend: Source | None, broker: Source, options: Mapping[str, object],
     last: Source | None,
 ) -> Source:  # fmt: skip
     """The place that is named, else the backend, else the broker, else a guest's ``last`` one unless a store is required."""
@@ -327,7 +327,7 @@ def _revoke_store(
     return _store_place(Source(split_url(broker.value)[0], broker.name), options)
 
 
-def _store_place(source: Source, options: Mapping[str, Any]) -> Source:
+def _store_place(source: Source, options: Mapping[str, object]) -> Source:
     return Source(store_url(source.value, source.name, options), source.name)
 
 

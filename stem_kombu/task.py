@@ -10,16 +10,22 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from difflib import get_close_matches
 from enum import Enum
 from numbers import Integral
 from typing import Any
 
+from stem_kombu.arguments import checked_task_name, switched
 from stem_kombu.durations import checked_seconds
 from stem_kombu.errors import ConfigurationError, TaskNotRegistered
 from stem_kombu.fields import shown
 from stem_kombu.handler import misfit, takes_context
 from stem_kombu.hooks import NO_TASK_HOOKS, TaskHooks
+from stem_kombu.locating import Definition
+from stem_kombu.publishing import PUBLISHING_OPTIONS, DeclaredExchange, Publishing, checked
 
+#: What to do about a task that the application does not have.
+NOT_REGISTERED_HINT = "import the module that defines it, or send it to another queue"
 #: Retries that a message counts are fewer: a signed number of 32 bits, which every Celery and every broker can hold.
 MOST_RETRIES = 2**31
 
@@ -36,7 +42,8 @@ class TaskOptions:
     """How a task is run. Durations in seconds; ``None`` means no limit.
 
     ``max_retries`` further attempts follow a failure, ``None`` takes the application's default. The n-th retry waits
-    ``min(retry_backoff * 2**(n-1), retry_backoff_max)`` plus up to ``retry_jitter`` of that.
+    ``min(retry_backoff * 2**(n-1), retry_backoff_max)`` plus up to ``retry_jitter`` of that. ``priority`` to ``compression``
+    are Kombu's words, and count where a call gives no others (:class:`~stem_kombu.keywords.SendOptions`).
     """
 
     isolate: bool = False
@@ -48,8 +55,17 @@ class TaskOptions:
     soft_time_limit: float | None = None
     time_limit: float | None = None
     visibility: float | None = None
+    priority: int | None = None
+    exchange: str | DeclaredExchange | None = None
+    routing_key: str | None = None
+    serializer: str | None = None
+    compression: str | None = None
+    #: The last five, those that are given.
+    published: Mapping[str, Any] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        given = {name: value for name in PUBLISHING_OPTIONS if (value := getattr(self, name)) is not None}
+        object.__setattr__(self, "published", checked("@app.task", given) if given else given)
         for name in ("retry_backoff", "retry_backoff_max", "retry_jitter"):
             checked_seconds(getattr(self, name), name=name)
         for name in ("soft_time_limit", "time_limit", "visibility"):
@@ -57,6 +73,7 @@ class TaskOptions:
             if value is not None and not checked_seconds(value, name=name) > 0:
                 raise ConfigurationError(f"{name}: {value!r} must be more than zero seconds")
         checked_retries(self.max_retries, name="max_retries")
+        switched(self.isolate, "isolate of @app.task")
 
 
 def checked_retries(value: object, *, name: str) -> int | None:
@@ -89,8 +106,9 @@ class Task:
     is_async: bool = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.name.strip():
-            raise ConfigurationError(f"the name {self.name!r} of a task is blank", hint="leave it out, or give one")
+        checked_task_name(self.name)
+        if self.context is not None:
+            switched(self.context, f"context of task {self.name!r}")
         object.__setattr__(self, "context", takes_context(self.name, self.handler, self.context))
         object.__setattr__(self, "mode", Mode.ISOLATE if self.options.isolate else Mode.INLINE)
         object.__setattr__(self, "is_async", inspect.iscoroutinefunction(self.handler))
@@ -109,6 +127,8 @@ class CeleryOrigin:
     """What a message of a Celery application carries beside the task: where it stands among others, and whether the
     sender waits for its result.
 
+    ``dated``: its sender wrote the time of sending. ``stamps`` are Celery's, each with its values as texts.
+
     ``canvas`` names the parts of a canvas that hang on the task (``callbacks``, ``chain`` …) and that Stem can't run;
     ``dependents`` are the ids of the tasks that would have followed, for whose results a client may wait, and
     ``dependent_names`` their names in the same order.
@@ -122,6 +142,8 @@ class CeleryOrigin:
     canvas: tuple[str, ...] = ()
     dependents: tuple[str, ...] = ()
     dependent_names: tuple[str, ...] = ()
+    dated: bool = False
+    stamps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)  # never changed; frozen, it would cost three times as much, for each delivery
@@ -170,6 +192,8 @@ class TaskMessage:
     original: Original | None = field(default=None, repr=False, compare=False)
     #: The failed task of which an operator made this one (``stem task retry``).
     retried_from: str | None = field(default=None, compare=False)
+    #: Of a message that is to be sent: Kombu's options, where they are not the usual ones.
+    publishing: Publishing | None = field(default=None, repr=False, compare=False)
 
     def is_same_attempt(self, other: TaskMessage) -> bool:
         """Whether both are of one attempt, as far as is known: of one task that was sent once."""
@@ -183,16 +207,16 @@ class TaskRegistry:
 
     def __init__(self) -> None:
         self._tasks: dict[str, Task] = {}
+        self._places: dict[str, Definition] = {}
 
     def add(self, task: Task) -> Task:
         """The task, now known by its name; raises :class:`ConfigurationError` when another handler has that name."""
-        held = self._tasks.get(task.name)
-        if held is not None and _origin(held.handler) != _origin(task.handler):
+        held, place = self._tasks.get(task.name), Definition.of(task.handler)
+        if held is not None and (first := self._places[task.name]).is_other(place):
             raise ConfigurationError(
-                f"task {task.name!r} is defined twice: {_origin(held.handler)} and {_origin(task.handler)}",
-                hint="give one of them another name",
+                f"task {task.name!r} is defined twice: {first} and {place}", hint="give one of them another name"
             )
-        self._tasks[task.name] = task
+        self._tasks[task.name], self._places[task.name] = task, place
         return task
 
     def get(self, name: str) -> Task:
@@ -201,7 +225,9 @@ class TaskRegistry:
         if task is None:
             raise TaskNotRegistered(
                 f"task {name!r} is not registered in this worker's application",
-                hint="import the module that defines it, or send it to another queue",
+                hint=f"did you mean {near[0]!r}?"
+                if (near := get_close_matches(name, self._tasks, n=1))
+                else NOT_REGISTERED_HINT,
             )
         return task
 
@@ -217,7 +243,3 @@ class TaskRegistry:
 
     def __len__(self) -> int:
         return len(self._tasks)
-
-
-def _origin(handler: Callable[..., Any]) -> str:
-    return f"{getattr(handler, '__module__', '?')}.{getattr(handler, '__qualname__', repr(handler))}"

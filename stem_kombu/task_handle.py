@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
+from stem_kombu.arguments import listed
+from stem_kombu.celery_words import ATTRIBUTES
 from stem_kombu.keywords import SEND_OPTIONS, ManyOptions, SendOptions, refuse_unknown
 
 if TYPE_CHECKING:
@@ -71,21 +73,40 @@ class TaskHandle(Generic[P, R]):
             refuse_unknown(f"apply_async of task {self.name!r}", options, SEND_OPTIONS)
         return self.app.send_task(self.name, args, kwargs, **options)
 
+    async def aapply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[SendOptions]
+    ) -> AsyncResult[R]:
+        """:meth:`apply_async` for coroutines: the event loop goes on while the broker is waited for. Raises what that raises."""
+        self._check(args, kwargs or {})
+        if options:
+            refuse_unknown(f"aapply_async of task {self.name!r}", options, SEND_OPTIONS)
+        return await self.app.asend_task(self.name, args, kwargs, **options)
+
     def send_many(
         self, calls: Iterable[Mapping[str, Any] | Sequence[Any]], **options: Unpack[ManyOptions]
     ) -> list[AsyncResult[R]]:
         """Enqueue one task for each of ``calls``, with the options of :meth:`Stem.send_many`; nothing is sent where one of
         them does not fit the handler's signature (``TypeError``)."""
-        every = list(calls)
+        every = listed(calls, f"calls of task {self.name!r}")
         for call in every:
             self._check(*(((), call) if isinstance(call, Mapping) else (call, {})))
         return self.app.send_many(self.name, every, **options)
+
+    if not TYPE_CHECKING:  # a checker refuses such a name by itself
+
+        def __getattr__(self, name: str) -> Any:
+            """Called for what a task does not have; says what Stem has in the place of Celery's words."""
+            instead = ATTRIBUTES.get(name)
+            said = f"a task of Stem has no {name!r}" + (f": {instead}" if instead else "")
+            raise AttributeError(said, name=name, obj=self)
 
     def _check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         if isinstance(args, (list, tuple)) and isinstance(kwargs, Mapping):  # else sending says what is wrong with them
             misfit = self.task.misfit(len(args), kwargs)
             if misfit is not None:
-                raise TypeError(f"task {self.name!r}: {misfit}")
+                option = next((key for key in kwargs if key in SEND_OPTIONS and f"'{key}'" in misfit), None)
+                instead = "" if option is None else f"; as an option: apply_async(args, kwargs, {option}=…)"
+                raise TypeError(f"task {self.name!r}: {misfit}{instead}")
 
     def __repr__(self) -> str:
         return f"<task {self.name}>"

@@ -17,6 +17,10 @@ BROKER_SWEEP = 300.0
 LEASE_RENEWAL = 1.0 / 3.0
 #: Until a renewal that failed is tried again, at most.
 LEASE_RETRY = 1.0
+#: From which lifetime on a Celery guest keeps no thread for renewals: one that begins when a renewal is due is early enough.
+LONG_LEASE = 180.0
+#: For which a Celery guest's thread for replies and heartbeats waits for the next of them.
+GUEST_LINGER = 0.5
 #: For which Celery's event loop waits for the revoke store, once in each outage.
 GUEST_SAVE = 0.25
 #: For which a Celery worker that stops goes on to store revocations.

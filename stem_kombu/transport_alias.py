@@ -62,5 +62,5 @@ class _Loader:
         self._loader.exec_module(module)
         _enter(module)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._loader, name)  # get_source() and the like, for those who ask

@@ -13,6 +13,8 @@ from stem_kombu.redaction import MASK, is_misread, is_secret_name, mask_url
 from stem_kombu.sentinel import is_sentinel, sentinel_address
 
 PREFIX = "global_keyprefix"
+#: Of RabbitMQ: whether sending a task waits until the broker confirms that it has it.
+CONFIRM_PUBLISH = "confirm_publish"
 #: Beginnings of the URLs of Redis.
 REDIS_URLS = ("redis://", "rediss://", "redis+socket://", "unix://", "sentinel://", "redis+sentinel://")
 
@@ -35,7 +37,7 @@ _KINDS = {
     **dict.fromkeys(("socket_timeout", "socket_connect_timeout", "health_check_interval"), _SECONDS),
     **dict.fromkeys(("max_connections", "min_other_sentinels"), _WHOLE),
     **dict.fromkeys(("unacked_restore_limit", "unacked_restore_throttle"), _WHOLE),
-    **dict.fromkeys(("ack_emulation", "socket_keepalive", "retry_on_timeout"), _SWITCH),
+    **dict.fromkeys(("ack_emulation", "socket_keepalive", "retry_on_timeout", CONFIRM_PUBLISH), _SWITCH),
     **dict.fromkeys(("fanout_patterns", "sentinel_fanout_compat"), _SWITCH),
     **dict.fromkeys(("socket_keepalive_options", "sentinel_kwargs"), _OBJECT),
     "fanout_prefix": _FANOUT,
@@ -43,7 +45,7 @@ _KINDS = {
 }
 
 
-def given_options(texts: Iterable[str], name: str) -> dict[str, Any]:
+def given_options(texts: Iterable[str], name: str) -> dict[str, object]:
     """The options of several ``KEY=JSON``; what is no JSON is a text. Raises :class:`ConfigurationError`."""
     found: dict[str, Any] = {}
     for text in texts:
@@ -54,7 +56,7 @@ def given_options(texts: Iterable[str], name: str) -> dict[str, Any]:
     return found
 
 
-def parsed_options(text: str, name: str) -> dict[str, Any]:
+def parsed_options(text: str, name: str) -> dict[str, object]:
     """The options of a JSON object. Raises :class:`ConfigurationError`."""
     try:
         found = json.loads(text)
@@ -68,7 +70,7 @@ def parsed_options(text: str, name: str) -> dict[str, Any]:
     return {key: _numbered(key, value) for key, value in found.items()}
 
 
-def split_url(url: str) -> tuple[str, dict[str, Any]]:
+def split_url(url: str) -> tuple[str, dict[str, object]]:
     """The URL (or several, separated by ``;``) without the transport options in its query, and these."""
     found: dict[str, Any] = {}
     parts = []
@@ -78,7 +80,7 @@ def split_url(url: str) -> tuple[str, dict[str, Any]]:
     return ";".join(parts), found
 
 
-def store_url(url: str, name: str, options: Mapping[str, Any]) -> str:
+def store_url(url: str, name: str, options: Mapping[str, object]) -> str:
     """The URL of a backend or store. One at Redis gets the key prefix of the broker's ``options``, and the master and the
     passwords of its sentinels, unless it says otherwise itself.
 
@@ -105,7 +107,7 @@ def without_option(url: str, key: str) -> tuple[str, str | None]:
     return (f"{rest}?{kept}" if kept else rest, found[-1]) if found else (url, None)
 
 
-def checked_options(options: Mapping[str, Any], name: str) -> None:
+def checked_options(options: Mapping[str, object], name: str) -> None:
     """Raises :class:`ConfigurationError` for an option of the Redis transport with a value that means nothing to it."""
     for key, value in options.items():
         kind = _KINDS.get(key)
@@ -114,6 +116,11 @@ def checked_options(options: Mapping[str, Any], name: str) -> None:
             raise ConfigurationError(
                 f"{name}: transport option {key}: {shown} is not {kind}", hint=f"give {key} {kind}"
             )
+
+
+def own_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options whose meaning is Stem's, on whatever broker."""
+    return {key: options[key] for key in (CONFIRM_PUBLISH,) if key in options}
 
 
 def _is_kind(kind: str, value: Any) -> bool:
@@ -167,7 +174,7 @@ def _may_be_given(url: str, key: str) -> bool:
     return key in _EMBEDDED if scheme == "sqlite" else True
 
 
-def _value(key: str, text: str) -> Any:
+def _value(key: str, text: str) -> object:
     kind = _KINDS.get(key)
     if kind in {_SWITCH, _FANOUT} and text.lower() in {"true", "false"}:
         return text.lower() == "true"
@@ -178,7 +185,7 @@ def _value(key: str, text: str) -> Any:
     return text if kind == _TEXT and not isinstance(value, str) else _numbered(key, value)
 
 
-def _numbered(key: str, value: Any) -> Any:
+def _numbered(key: str, value: object) -> object:
     """The options of sockets are numbers, which JSON can't have as keys."""
     if key != "socket_keepalive_options" or not isinstance(value, dict):
         return value

@@ -3,6 +3,7 @@ store says (G31)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -44,6 +45,10 @@ class Undone:
         end = self._ends.get(record.task_id)
         if end is not None and not end.proofs and record.proofs and is_undo(record):
             self._ends[record.task_id] = replace(end, proofs=record.proofs)
+
+    def knows(self, task_ids: Iterable[str]) -> bool:
+        """Whether the end of one of the tasks is remembered."""
+        return any(ends and not ends.keys().isdisjoint(task_ids) for ends in (self._ends, self._earlier))
 
     def covers(self, record: Revocation) -> bool:
         """Whether the record is from before the end of its task's revocations."""

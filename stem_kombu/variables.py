@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from stem_kombu.durations import checked_duration, checked_seconds, parse_duration
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.fields import shown
 from stem_kombu.redaction import mask_url
 
 OFF = frozenset({"0", "false", "no", "off"})
@@ -94,8 +95,11 @@ class Variables:
             raise ConfigurationError(f"{shown}: {given!r} has an empty name in it", hint="write a,b,c")
         return names
 
-    def switch(self, flag: bool | None, name: str, *, default: bool = False) -> bool:
+    def switch(self, flag: object, name: str, *, default: bool = False) -> bool:
         if flag is not None:
+            if not isinstance(flag, bool):
+                said = self._said(f"--{name.removeprefix('STEM_').removeprefix('TLS_').lower().replace('_', '-')}")
+                raise ConfigurationError(f"{said} is {shown(flag)} ({type(flag).__name__})", hint="give True or False")
             return flag
         text = self.get(name)
         if text is None:

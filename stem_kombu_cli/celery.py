@@ -28,4 +28,6 @@ def stem(ctx: click.Context, /, arguments: tuple[str, ...], **_: Any) -> None:
     for name, value in getattr(app, "stem_options", {}).items():
         if name in ("broker", "backend", "revoke_store", "namespace", "signing"):
             options.GIVEN[name] = value
+    if arguments[:1] == ("healthcheck",):  # of this application's workers on this host: there is no other
+        arguments = ("worker", *arguments)
     sys.exit(run(list(arguments) or ["--help"]))

@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.failure import Failure
-from stem_kombu_cli.render import emit, note, print_json, span
+from stem_kombu_cli.render import counted, emit, note, print_json, span
 
 if TYPE_CHECKING:
     from stem_kombu.control.client.client import ControlClient
@@ -85,8 +86,8 @@ def pause_in_words(one: Directive, now: datetime) -> str:
     """A pause as a sentence without its full stop."""
     whom = "" if one.workers == "*" else f" on workers {one.workers}"
     why = f": {one.reason}" if one.reason else ""
-    what = "all queues are" if one.subject is None else f"queue {one.subject} is"
-    return f"{what} paused{whom} since {lasted(one, now)}, {until(one)}, by {one.requested_by or '-'}{why}"
+    what = "all queues have been" if one.subject is None else f"queue {one.subject} has been"
+    return f"{what} paused{whom} for {lasted(one, now)}, {until(one)}, by {one.requested_by or '-'}{why}"
 
 
 def limit_in_words(subject: str, setting: Mapping[str, Any]) -> str:
@@ -99,7 +100,7 @@ def limit_in_words(subject: str, setting: Mapping[str, Any]) -> str:
 def live_pauses(directives: Iterable[Directive], now: datetime) -> list[Directive]:
     """The pauses that hold now, the oldest first."""
     live = [one for one in directives if one.kind.value == "pause" and one.value is True and one.is_live(now)]
-    return sorted(live, key=lambda one: one.issued_at)
+    return sorted(live, key=attrgetter("issued_at"))
 
 
 def forgotten_pauses(directives: Iterable[Directive], now: datetime) -> list[str]:
@@ -111,7 +112,17 @@ def forgotten_pauses(directives: Iterable[Directive], now: datetime) -> list[str
     ]
 
 
-def show_pauses(settings: Settings) -> None:
+def autoscale_in_words(one: Directive, now: datetime) -> str:
+    """An autoscale as a sentence without its full stop."""
+    from stem_kombu.autoscale import Autoscale
+
+    asked = Autoscale.of_value(one.value) if isinstance(one.value, Mapping) else one.value
+    why = f": {one.reason}" if one.reason else ""
+    who = f"for {lasted(one, now)}, {until(one)}, by {one.requested_by or '-'}"
+    return f"workers {one.workers} have had {asked} isolate children by the work that waits, {who}{why}"
+
+
+def show_pauses(settings: Settings, *, and_autoscale: bool = False) -> None:
     """The pauses of a fleet with their age, on stderr; what may have been forgotten as a warning."""
     from stem_kombu.errors import StoreError
     from stem_kombu.stores.registry import open_revoke_store
@@ -128,6 +139,9 @@ def show_pauses(settings: Settings) -> None:
     for one in live_pauses(held, now):
         is_old = one.expires_at is None and now - one.issued_at > _FORGOTTEN
         note(f"{'warning' if is_old else 'note'}: {pause_in_words(one, now)}")
+    for one in held if and_autoscale else ():
+        if one.kind.value == "concurrency" and isinstance(one.value, Mapping) and one.is_live(now):
+            note(f"note: {autoscale_in_words(one, now)}")
 
 
 def warn_of_generated(workers: Sequence[str] | None) -> None:
@@ -216,10 +230,16 @@ def tell(report: DirectiveReport) -> None:
     if any(code == "unknown-command" for _, code in report.not_obeying):
         note("hint: restart it with this version of Stem; until then it goes on as before")
     asking.tell(report)
+    live = [one.version for one in report.stored if not one.cleared]
+    if live and report.unknown:
+        note(
+            f"hint: it holds for workers {', '.join(report.unknown)} that start later; `stem worker status` shows who is there,"
+            f" `stem directives clear {max(live)}` takes it back"
+        )
     starting = {reply.worker: reply.payload.get("starting") for reply in report.replies}
     for worker, number in starting.items():
         if number:
-            note(f"note: on worker {worker} {number} tasks were about to start, and run to their end")
+            note(f"note: worker {worker} had begun to start {counted(number, 'task')}, which will run to the end")
 
 
 def exit_code(report: DirectiveReport) -> int:
@@ -229,6 +249,34 @@ def exit_code(report: DirectiveReport) -> int:
     if report.stored and none_answered and set(report.silent) <= set(report.unknown):
         code = exit_codes.OK
     return exit_codes.PARTIAL if code == exit_codes.OK and report.not_obeying else code
+
+
+def show_plan(
+    ctx: click.Context, verb: str, namespace: str, stores: Sequence[Mapping[str, object]], said: str, *, as_json: bool
+) -> NoReturn:
+    """What ``--dry-run`` prints of directives that would be stored, as a document or as a sentence; and leave."""
+    if as_json:
+        print_json(plan_document(verb, namespace, {"stores": stores}))
+    else:
+        emit(said)
+    ctx.exit(exit_codes.OK)
+
+
+def conclude(
+    client: ControlClient,
+    report: DirectiveReport,
+    change: Change,
+    targets: list[str] | None,
+    given: float | None,
+    *,
+    nothing: str,
+    hint: str,
+) -> None:
+    """Wait where ``--wait`` asks for it. Raises :class:`Failure` with exit code 4 and ``nothing`` where nothing was stored."""
+    if not report.stored:
+        raise Failure(f"{nothing}; nothing was stored", exit_codes.NOTHING_MATCHED, hint=hint)
+    if change.wait and report.broadcast:
+        await_applied(client, report, targets, given)
 
 
 def plan_document(verb: str, namespace: str, plan: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stem_kombu.control.client.reports import Report
+    from stem_kombu.errors import StemError
 
 OK = 0
 NO = 1  # it ran, and the answer is no
@@ -36,3 +37,14 @@ def of_report(report: Report) -> int:
         return NO
     lacks_entry = report.audited is False
     return PARTIAL if report.silent or lacks_entry or not getattr(report, "durable", True) else OK
+
+
+def of_error(error: StemError) -> int:
+    """The code for a command that ends with this error."""
+    from stem_kombu.errors import BrokerError, ConfigurationError, ControlError, StoreError
+
+    if isinstance(error, ConfigurationError):
+        return USAGE
+    if isinstance(error, (StoreError, BrokerError)):
+        return UNREACHABLE
+    return REFUSED if isinstance(error, ControlError) and error.code == "refused" else NO

@@ -213,7 +213,7 @@ class _Ending:
         return exit_codes.NO
 
     def explained(self, error: Exception) -> int:
-        from stem_kombu.errors import BrokerError, ConfigurationError, ControlError, StemError, StoreError
+        from stem_kombu.errors import StemError
 
         if not isinstance(error, StemError):
             from stem_kombu.redaction import mask_url
@@ -223,11 +223,4 @@ class _Ending:
                 "run it again with --debug and report what it prints",
                 exit_codes.NO,
             )
-        code = exit_codes.NO
-        if isinstance(error, ConfigurationError):
-            code = exit_codes.USAGE
-        elif isinstance(error, (StoreError, BrokerError)):
-            code = exit_codes.UNREACHABLE
-        elif isinstance(error, ControlError) and error.code == "refused":
-            code = exit_codes.REFUSED
-        return self.told(str(error), error.hint, code)
+        return self.told(str(error), error.hint, exit_codes.of_error(error))

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from stem_kombu_cli import completion, render
 from stem_kombu_cli.render import note
 
 if TYPE_CHECKING:
     from stem_kombu.settings import Settings, SigningSettings, TlsSettings
 
     _Type = click.ParamType[float]
+    _Text = click.ParamType[str]
 else:
-    _Type = click.ParamType  # generic since Click 8.4 only
+    _Type = _Text = click.ParamType  # generic since Click 8.4 only
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,7 +30,7 @@ class Duration(_Type):
     def __init__(self, *, allow_zero: bool = False) -> None:
         self._allow_zero = allow_zero
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         from stem_kombu.durations import parse_duration
 
         if isinstance(value, float):
@@ -38,6 +40,29 @@ class Duration(_Type):
 
 
 DURATION = Duration()
+
+
+class Text(_Text):
+    """Text that is not blank: ``--requester "$UNSET"`` must not become everyone, nor nothing."""
+
+    name = "text"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if not text.strip():
+            named = (
+                "it"
+                if param is None
+                else param.opts[-1]
+                if isinstance(param, click.Option)
+                else param.human_readable_name
+            )
+            hint = "" if param is not None and param.required else "leave it out, or "
+            raise click.UsageError(f"{named} is blank; {hint}give it a value", ctx)
+        return text
+
+
+TEXT = Text()
 
 _PLACES = ("broker", "backend", "revoke_store", "namespace")
 
@@ -206,6 +231,7 @@ def signing_options(function: F) -> F:
             click.option(
                 f"--signing-{field.replace('_', '-')}",
                 f"signing_{field}",
+                type=TEXT,
                 metavar=metavar,
                 help=f"{meaning}  [env: STEM_SIGNING_{field.upper()}]",
             )
@@ -229,14 +255,20 @@ def worker_option(function: F) -> F:
     return _stacked(
         function,
         click.option(
-            "-w", "--worker", "workers", metavar="ID", multiple=True, help="Only this worker; repeat it, or use a glob."
+            "-w",
+            "--worker",
+            "workers",
+            metavar="ID",
+            multiple=True,
+            help="Only this worker; repeat it, or use a glob.",
+            shell_complete=completion.workers,
         ),
     )
 
 
-def output_options(function: F, *, wide: bool = False) -> F:
-    """``--json`` and ``-o``; ``wide``: text with more columns, nothing shortened, is offered as well."""
-    forms = ["text", "wide", "json"] if wide else ["text", "json"]
+def output_options(function: F) -> F:
+    """``--json`` and ``-o``; ``wide`` is text with every column, nothing shortened."""
+    forms = ["text", "wide", "json"]
     return _stacked(
         function,
         click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; the same as -o json."),
@@ -244,9 +276,9 @@ def output_options(function: F, *, wide: bool = False) -> F:
     )
 
 
-def control_options(function: F, *, wide: bool = False) -> F:
+def control_options(function: F) -> F:
     """All that the control commands share."""
-    return place_options(worker_option(timeout_option(output_options(function, wide=wide))))
+    return place_options(worker_option(timeout_option(output_options(function))))
 
 
 def places_of(values: dict[str, Any]) -> Places:
@@ -273,6 +305,7 @@ def signing_of(values: dict[str, Any]) -> SigningSettings | None:
 def wants_json(values: dict[str, Any]) -> bool:
     """Take the output options out of a command's values."""
     as_json, output = values.pop("as_json", False), values.pop("output", "text")
+    render.wide = output == "wide"
     return bool(as_json or output == "json")
 
 

@@ -24,7 +24,7 @@ from stem_kombu_cli.ending import ending_of, ending_options
 from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import control_options, places_of, targets_of, wants_json
 from stem_kombu_cli.progress import Progress
-from stem_kombu_cli.render import emit, note, print_json, span, table, use_color
+from stem_kombu_cli.render import counted, emit, note, print_json, span, table, use_color
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -151,7 +151,7 @@ class _Asked:
         if any(state.depth is None and state.consumers for state in states):
             self.confirm(f"this resumes {self.named}{how}, with an unknown number of tasks that wait")
         elif waiting > MOST_BY_ONE_KEY:
-            self.confirm(f"this resumes {self.named}{how}, with {waiting} tasks that wait", count=waiting)
+            self.confirm(f"this resumes {self.named}{how}, with {counted(waiting, 'task')} that wait", count=waiting)
         elif waiting:
             note(f"waiting in {self.named}: {waiting}")
         return None
@@ -193,7 +193,7 @@ class _Asked:
             lines=lines,
             consumers=consumers,
         )
-        if report.broadcast and not consumers:
+        if report.broadcast and not consumers and not report.unknown and not all(one.cleared for one in report.stored):
             note(f"hint: no worker that answered consumes {self.named}; the directive holds for those that start later")
         self._ctx.exit(directing.exit_code(report))
 
@@ -233,7 +233,7 @@ def _what(one: Directive | DirectiveDraft) -> str:
     return f"{'pause' if one.value else 'exemption'} of {one.subject or 'all queues'}"
 
 
-def _planned(draft: DirectiveDraft) -> dict[str, Any]:
+def _planned(draft: DirectiveDraft) -> dict[str, object]:
     return {
         "kind": draft.kind.value,
         "subject": draft.subject,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from stem_kombu_cli.options import HOST
-from stem_kombu_cli.render import emit, note, shown, table
+from stem_kombu_cli.render import counted, emit, note, shown, table
 
 if TYPE_CHECKING:
     from stem_kombu.settings import Settings
@@ -68,4 +68,5 @@ def fields(names: Sequence[str]) -> dict[str, Any]:
 def tell(names: Sequence[str]) -> None:
     """What that means, on stderr."""
     if names:
-        note(f"note: {len(names)} Celery workers without Stem answered Celery's own ping (marked {PLAIN})")
+        workers = counted(len(names), "Celery worker")
+        note(f"note: {workers} without Stem answered Celery's own ping (marked {PLAIN})")

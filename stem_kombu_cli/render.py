@@ -14,6 +14,8 @@ from typing import Any, TextIO
 
 import click
 
+from stem_kombu_cli.cells import padded, width
+
 COLORS = {
     "ok": "green",
     "live": "green",
@@ -32,8 +34,18 @@ COLORS = {
 
 
 #: Spans, sizes and percentages as :func:`span`, :func:`size` and :func:`percent` write them, and their absence.
-_MEASURE = re.compile(r"-|-?\d+(?:\.\d+)?(?:ms|s|m|h|d|%| [kMG]?B)(?:\d\d[smh])?")
+_MEASURE = re.compile(r"-|-?\d+(?:\.\d+)?(?:ms|s|m|h|d|%| [kMG]?B)(?:\d\d[smh])?|[\d?]+/\d+")
 
+
+#: Columns that a terminal which is too narrow does without, the first of these first. What is not named here always stays.
+_SPARED = (
+    "PROGRESS DATA", "LOST WORKERS", "VERIFIED", "HOST", "LOAD", "PID", "MODE", "ATTEMPT", "RSS", "SYNCED AGO", "REVISION",
+    "STORE ERROR", "LAGGING", "ISSUED", "SENT BEFORE",
+    "STARTED", "ARGS", "CHECKPOINT", "UPTIME", "RETIRING", "TERMINATE", "WORKERS", "EXPIRES",
+    "IN FLIGHT", "QUEUES", "QUEUE", "STOP REQUESTED", "BY", "AGE", "AT", "WORKER",
+)  # fmt: skip
+#: Whether every column is wanted, however wide the terminal is (``-o wide``).
+wide = False
 
 #: JSON documents that this run of the program has printed, and whether they are a stream (``--follow``), a line each.
 documents = 0
@@ -102,19 +114,66 @@ def use_color(choice: str) -> bool:
 def table(
     headers: Sequence[str], rows: Sequence[Sequence[Any]], *, color: bool = False, shrink: int | None = None
 ) -> str:
-    """The rows as text. Numbers are right-aligned; ``shrink`` is the column that is shortened to fit a terminal."""
+    """The rows as text. Numbers are right-aligned. On a terminal that is too narrow the columns that matter least are left out,
+    unless all are wanted (:data:`wide`); where that is not enough, columns are shortened, ``shrink`` the first."""
     cells = [[shown(value) for value in row] for row in rows]
-    widths = [max([len(header), *(len(row[i]) for row in cells)]) for i, header in enumerate(headers)]
-    if shrink is not None and sys.stdout.isatty():
-        spare = sum(widths) + 2 * (len(widths) - 1) - os.get_terminal_size(sys.stdout.fileno()).columns
-        if spare > 0:
-            widths[shrink] = max(8, widths[shrink] - spare)
+    widths = [max([len(header), *(width(row[i]) for row in cells)]) for i, header in enumerate(headers)]
+    kept = list(range(len(headers)))
+    if not wide and (columns := terminal_columns()) is not None:
+        kept = _fitting(headers, cells, widths, columns, shrink)
+        _shorten(widths, kept, columns, headers, shrink)
     right = [_is_measured([row[i] for row in rows]) for i in range(len(headers))]
-    lines = ["  ".join(_padded(header, widths[i], right[i]) for i, header in enumerate(headers)).rstrip()]
+    lines = ["  ".join(padded(headers[i], widths[i], right=right[i]) for i in kept).rstrip()]
     for row in cells:
-        line = "  ".join(_painted(_padded(cell, widths[i], right[i]), color) for i, cell in enumerate(row))
+        line = "  ".join(_painted(padded(row[i], widths[i], right=right[i]), color) for i in kept)
         lines.append(line.rstrip())
     return "\n".join(lines)
+
+
+def terminal_columns() -> int | None:
+    """How many characters a line of the terminal has that stdout is; ``None`` where it is none."""
+    return os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else None
+
+
+#: Characters that a column which is shortened keeps, and columns that are shortened last: ids are copied.
+_LEAST = 8
+_WHOLE = ("TASK", "RULE", "STATE", "VERSION")
+
+
+def _fitting(
+    headers: Sequence[str], cells: Sequence[Sequence[str]], widths: Sequence[int], columns: int, shrink: int | None
+) -> list[int]:
+    """The columns that are shown in so many characters: of those that may go, the ones that say nothing go first."""
+    kept, gone = list(range(len(headers))), []
+    empty = {i for i in kept if cells and all(row[i] == "-" for row in cells)}
+    spared = [headers.index(name) for name in _SPARED if name in headers[1:]]
+    for i in sorted(spared, key=lambda i: i not in empty):
+        over = _total(widths, kept) - columns
+        room = max(0, widths[shrink] - _LEAST) if shrink is not None and shrink in kept and shrink != i else 0
+        if over <= min(room, widths[shrink] // 2 if shrink is not None else 0):
+            break
+        kept.remove(i)
+        gone.append(i)
+    for i in reversed(gone):  # the least of what was left out may fit beside what stayed
+        if _total(widths, [*kept, i]) <= columns:
+            kept = sorted([*kept, i])
+    return kept
+
+
+def _shorten(widths: list[int], kept: Sequence[int], columns: int, headers: Sequence[str], shrink: int | None) -> None:
+    """Make columns narrower until they fit: the one that may, then the widest of the others."""
+    while (spare := _total(widths, kept) - columns) > 0:
+        long = [i for i in kept if widths[i] > max(_LEAST, len(headers[i]) if i != shrink else _LEAST)]
+        if not long:
+            return
+        others = [i for i in long if headers[i] not in _WHOLE] or long
+        chosen = shrink if shrink is not None and shrink in long else max(others, key=lambda i: widths[i])
+        least = _LEAST if chosen == shrink else max(_LEAST, len(headers[chosen]))
+        widths[chosen] = max(least, widths[chosen] - spare)
+
+
+def _total(widths: Sequence[int], kept: Sequence[int]) -> int:
+    return sum(widths[i] for i in kept) + 2 * (len(kept) - 1)
 
 
 def shown(value: Any) -> str:
@@ -144,11 +203,16 @@ def size(count: float | None) -> str:
     raise AssertionError("unreachable")
 
 
+def counted(count: int, what: str, plural: str | None = None) -> str:
+    """``1 worker``, ``2,000 workers``: the number, and the noun in its form."""
+    return f"{count:,} {what if count == 1 else plural or what + 's'}"
+
+
 def percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{fraction * 100:.0f}%"
 
 
-def _is_measured(values: Sequence[Any]) -> bool:
+def _is_measured(values: Sequence[object]) -> bool:
     """Whether a column holds quantities, which are read from the right."""
     known = [value for value in values if value is not None and value != "-"]
     return (
@@ -158,12 +222,6 @@ def _is_measured(values: Sequence[Any]) -> bool:
         )
         and not all(isinstance(value, bool) for value in known)
     )
-
-
-def _padded(text: str, width: int, right: bool) -> str:
-    if len(text) > width:
-        text = text[: width - 1] + "…"
-    return text.rjust(width) if right else text.ljust(width)
 
 
 def _painted(cell: str, color: bool) -> str:

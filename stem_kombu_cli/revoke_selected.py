@@ -18,13 +18,13 @@ from stem_kombu.fields import FieldError, moment
 from stem_kombu.ladder import Ladder
 from stem_kombu.selector import Selector
 from stem_kombu.settings import Settings
-from stem_kombu_cli import exit_codes
+from stem_kombu_cli import completion, exit_codes
 from stem_kombu_cli.changing import NOT_AUDITED, Change, confirm
 from stem_kombu_cli.commands.asking import tell
 from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import DURATION
 from stem_kombu_cli.progress import Progress
-from stem_kombu_cli.render import emit, note, print_json, span
+from stem_kombu_cli.render import counted, emit, note, print_json, span
 from stem_kombu_cli.revoked_tasks import code_of_verdicts, unsupported_lines, unsupported_of, verdict_lines
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -47,7 +47,9 @@ def selector_options(function: F) -> F:
             help="Tasks without a time of sending (plain Celery clients) that can't be found now; match needs --for.",
         ),
         click.option(
-            "--enqueued-before", metavar="TIME", help="Only what was sent before this, RFC 3339 (default: now)."
+            "--enqueued-before",
+            metavar="TIME",
+            help="Only what was sent before this, RFC 3339 (default: now; with --task: whenever).",
         ),
         click.option("--running-longer-than", type=DURATION, help="Only what has run for this long; stores no rule."),
         click.option("--group", metavar="ID", help="Tasks of this group of Celery's."),
@@ -55,8 +57,13 @@ def selector_options(function: F) -> F:
         click.option("--parent", metavar="ID", help="Tasks that this one has sent."),
         click.option("--kwarg", metavar="K=JSON", multiple=True, help="Tasks with this keyword argument; repeat it."),
         click.option("--header", metavar="K=V", multiple=True, help="Tasks with this header; repeat it."),
-        click.option("-q", "--queue", metavar="GLOB", help="Tasks of these queues."),
-        click.option("--name", metavar="GLOB", help="Instead of --task: tasks of these names."),
+        click.option("-q", "--queue", metavar="GLOB", help="Tasks of these queues.", shell_complete=completion.queues),
+        click.option(
+            "--name",
+            metavar="GLOB",
+            help="Instead of --task: tasks of these names.",
+            shell_complete=completion.task_names,
+        ),
     ):
         function = option(function)
     return function
@@ -127,7 +134,9 @@ def revoke_selected(
         if not change.as_json:
             for line in preview(found):
                 (emit if change.dry_run else note)(line)
-        if not found.total and (found.waiting is not None or chosen.longer_than is not None):
+        # What a silent worker holds is not known: the rule is for it as well.
+        is_known = chosen.longer_than is not None or (found.waiting is not None and not found.silent)
+        if not found.total and is_known:
             _finish_empty(ctx, found, change)
         if change.dry_run:
             if change.as_json:
@@ -140,7 +149,7 @@ def revoke_selected(
             again = client.select(wish, workers=targets)
             if again.has_grown(found):
                 raise Failure(
-                    f"{again.total} tasks match now, and {found.total} were confirmed; nothing was stored",
+                    f"{counted(again.total, 'task')} would be revoked now, {found.total:,} were confirmed; nothing was stored",
                     exit_codes.REFUSED,
                     hint="run the command again, and confirm what it shows then",
                 )
@@ -166,7 +175,7 @@ def revoke_selected(
     else:
         for line in verdict_lines(report.report.verdicts or ()) if report.report is not None else ():
             emit(line)
-        emit(f"revoked: {0 if report.report is None else len(report.report.stored)} tasks by id")
+        emit(f"revoked: {counted(0 if report.report is None else len(report.report.stored), 'task')} by id")
         if report.rule is not None:
             emit(f"rule: {report.rule.key}, version {report.rule.version}, until {isoformat(report.rule.expires_at)}")
     _tell(report)
@@ -178,7 +187,8 @@ def revoke_selected(
 def exit_code(report: SelectedReport) -> int:
     told = report.report
     if told is None:
-        code = exit_codes.OK
+        code = exit_codes.OK if report.is_confirmed else exit_codes.NOBODY_ANSWERED
+        code = code if report.audited else code or exit_codes.PARTIAL
     elif told.verdicts is not None:
         code = code_of_verdicts(told, told.verdicts)
     else:
@@ -214,9 +224,10 @@ def preview(found: Selection) -> list[str]:
 
 
 def _danger(found: Selection, *, terminate: bool, ladder: Ladder | None) -> str:
-    unknown = (
-        " and all that match and wait at the broker" if found.waiting is None and found.wish.longer_than is None else ""
-    )
+    unknown = ""
+    if found.wish.longer_than is None:
+        unknown += " and all that match and wait at the broker" if found.waiting is None else ""
+        unknown += f" and all that match at {len(found.silent)} silent workers" if found.silent else ""
     stops = f", and stops {found.running} that run" if terminate and found.running else ""
     if ladder is not None and ladder.kill_after is not None:
         stops = f", and kills after {span(ladder.kill_after)} what runs and does not stop"
@@ -230,7 +241,7 @@ def _finish_empty(ctx: click.Context, found: Selection, change: Change) -> None:
     ctx.exit(exit_codes.NOTHING_MATCHED)
 
 
-def _document(settings: Settings, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _document(settings: Settings, fields: Mapping[str, object]) -> dict[str, object]:
     return {"schema": SCHEMA, "command": "revoke", "namespace": settings.namespace, **fields}
 
 
@@ -244,6 +255,8 @@ def _tell(report: SelectedReport) -> None:
             tell(report.report)
             for line in unsupported_lines(report.report):
                 note(line)
+    elif not report.is_confirmed:
+        note("no worker has confirmed the rule: each obeys it when it starts, or after its next sync")
 
 
 def _pairs(ctx: click.Context, option: str, given: Sequence[str]) -> dict[str, str]:

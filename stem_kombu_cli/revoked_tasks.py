@@ -102,6 +102,8 @@ def _verdict(one: TaskVerdict) -> tuple[str, str]:
         return label, ", no sender recorded it; it will not start if it comes"
     if one.verdict is Verdict.WILL_NOT_START:
         return label, f", {one.state}" if one.state else ", no sender recorded it" if one.seen is False else ""
+    if one.verdict is Verdict.NEVER_STARTED:
+        return label, f"{where}, attempt {one.attempt}" if (one.attempt or 1) > 1 else where
     steps = f", by SIG{one.steps[-1].how.value.upper()}" if one.steps else ""
     return label, f"{where}{steps}, after {span(one.after)}"
 

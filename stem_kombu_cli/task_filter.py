@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import click
 
 from stem_kombu.control.client.reports import Report
-from stem_kombu_cli.options import DURATION
+from stem_kombu_cli import completion
+from stem_kombu_cli.options import DURATION, TEXT
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,8 +21,25 @@ def filter_options(function: F) -> F:
     for option in (
         click.option("--stopping", is_flag=True, help="Only tasks whose stop was requested."),
         click.option("--longer-than", type=DURATION, help="Only tasks that have run for longer than this."),
-        click.option("-q", "--queue", "queues", metavar="NAME", multiple=True, help="Only of this queue; repeat it."),
-        click.option("--name", "names", metavar="GLOB", multiple=True, help="Only tasks of this name; repeat it."),
+        click.option(
+            "-q",
+            "--queue",
+            "queues",
+            type=TEXT,
+            metavar="NAME",
+            multiple=True,
+            help="Only of this queue; repeat it.",
+            shell_complete=completion.queues,
+        ),
+        click.option(
+            "--name",
+            "names",
+            type=TEXT,
+            metavar="GLOB",
+            multiple=True,
+            help="Only tasks of this name; repeat it.",
+            shell_complete=completion.task_names,
+        ),
     ):
         function = option(function)
     return function
@@ -44,19 +62,19 @@ class TaskFilter:
             report, replies=tuple(replace(one, payload=self._payload(one.payload)) for one in report.replies)
         )
 
-    def _payload(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+    def _payload(self, payload: Mapping[str, object]) -> dict[str, object]:
         found = dict(payload)
         for name, matches in (("in_flight", self._runs_so), ("waiting", self._is_so)):
             if isinstance(held := payload.get(name), list):
                 found[name] = [one for one in held if isinstance(one, Mapping) and matches(one)]
         return found
 
-    def _is_so(self, task: Mapping[str, Any]) -> bool:
+    def _is_so(self, task: Mapping[str, object]) -> bool:
         name, queue = str(task.get("name")), str(task.get("queue"))
         is_named = not self.names or any(fnmatchcase(name, pattern) for pattern in self.names)
         return is_named and (not self.queues or queue in self.queues)
 
-    def _runs_so(self, task: Mapping[str, Any]) -> bool:
+    def _runs_so(self, task: Mapping[str, object]) -> bool:
         runtime = task.get("runtime_s")
         is_long = self.longer_than is None or (isinstance(runtime, (int, float)) and runtime > self.longer_than)
         return (

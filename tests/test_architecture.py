@@ -27,7 +27,13 @@ ROOT_WORDS = [
     for name in (
         "errors",
         "clock",
+        "chance",
+        "machine",
         "fields",
+        "arguments",
+        "celery_words",
+        "autoscale",
+        "bound",
         "directive",
         "durations",
         "timeouts",
@@ -42,6 +48,9 @@ ROOT_WORDS = [
         "volatile",
         "version",
         "revocation",
+        "row_block",
+        "packed_rows",
+        "revocation_page",
         "revocation_cache",
         "ladder",
         "revocation_texts",
@@ -55,6 +64,8 @@ ROOT_WORDS = [
         "rule",
         "slots",
         "measures",
+        "publishing",
+        "send_retries",
         "hooks",
         "locating",
         "logs",
@@ -161,6 +172,9 @@ KNOWN_ONLY_TO = [
             "stem_kombu.celery_monitors.service",
             "stem_kombu.celery_monitors.plain_workers",
             "stem_kombu.celery",
+            # For annotations: a Kombu connection, a pool.
+            "stem_kombu.app",
+            "stem_kombu.keywords",
         ),
     ),
     (("billiard",), ("stem_kombu.execution",)),
@@ -180,6 +194,7 @@ KNOWN_ONLY_TO = [
         (
             "stem_kombu.drivers",
             "stem_kombu.stores.sqlite",
+            "stem_kombu.stores.sqlite_pages",
             "stem_kombu.stores.sqlite_records",
             "stem_kombu.backends.sqlite",
             "stem_kombu.backends.failed_sqlite",
@@ -198,9 +213,10 @@ KNOWN_ONLY_TO = [
             "stem_kombu.transports",
         ),
     ),
-    (("sqlalchemy",), ("stem_kombu.transports.sql",)),
+    (("sqlalchemy",), ("stem_kombu.transports.sql", "stem_kombu.after_commit")),
     (("cryptography",), ("stem_kombu.signing.algorithms",)),
-    (("prometheus_client",), ("stem_kombu.metrics",)),
+    (("prometheus_client",), ("stem_kombu.metrics", "stem_kombu.telemetry")),
+    (("opentelemetry",), ("stem_kombu.telemetry",)),
     (("textual",), ("stem_kombu_cli.top",)),
     (("stem_kombu.testing",), ("stem_kombu.testing",)),
     (("stem_kombu.celery",), ("stem_kombu.celery", "stem_kombu_cli.celery")),
@@ -212,6 +228,28 @@ KNOWN_ONLY_TO = [
 READS_ENVIRONMENT: dict[str, str] = {"stem_kombu_cli.stem_health": "a probe can't afford to load the settings"}
 #: Readers of time beside stem_kombu.clock, and why.
 READS_TIME: dict[str, str] = {"stem_kombu_cli.stem_health": "nor the clock, with what that loads"}
+#: Rooms that decide about tasks: the simulation owns their time, chance, threads and processes.
+SIMULATED = tuple(f"stem_kombu.{room}" for room in ("agent", "worker", "control", "execution", "concurrency"))
+#: What draws, beside stem_kombu.chance, and why.
+DRAWS: dict[str, str] = {"stem_kombu_cli.commands.keys_generate": "a key comes from the system and from nothing else"}
+#: Who knows threads, and who asks the system about processes, in those rooms beside concurrency.threads and machine, and why.
+KNOWS_THREADS: dict[str, str] = {
+    "stem_kombu.concurrency.threads": "here they come from",
+    "stem_kombu.execution.child.life": "the end of a real process: its threads are waited for as Python does",
+    "stem_kombu.execution.signals": "a signal's mask is of a real thread",
+    "stem_kombu.execution.pool.fork_process": "it is a process of its own, which looks at its real threads",
+    "stem_kombu.execution.pool.fork_server": "billiard's state is of the real process",
+    "stem_kombu.execution.pool.semaphore_tracker": "billiard's state is of the real process",
+}
+KNOWS_PROCESSES: dict[str, str] = {
+    "stem_kombu.concurrency.poller": "for connections to brokers, with a way around eventlet",
+    "stem_kombu.execution.pool.fork_process": "it is the process that forks children",
+    "stem_kombu.execution.pool.fork_server": "it starts the process that forks children",
+}
+#: Names that the simulation patches beside its four ports: five observers, the file of starts, what makes child processes, and
+#: how short a task is. It may only fall.
+MOST_PATCHED = 8
+
 #: Modules longer than LONGEST_MODULE, with the length that they may shrink from and never pass.
 LONGER = {
     "stem_kombu.control.client.client": 480,
@@ -219,6 +257,25 @@ LONGER = {
     # Children that come and go while it runs are the pool's own matter.
     "stem_kombu.execution.pool.pool": 380,
 }
+
+#: Lambdas, and how often ``Any`` is named: 106 and 1,197 when this was written.
+MOST_LAMBDAS, MOST_ANY = 108, 1200
+
+PROCESS_CALLS = (
+    "getpid",
+    "kill",
+    "killpg",
+    "getpgid",
+    "getpgrp",
+    "getsid",
+    "setpgid",
+    "pipe",
+    "eventfd",
+    "_exit",
+    "set_blocking",
+)
+#: Of a constructor, ``self`` not counted.
+MOST_PARAMETERS = 8
 
 DRIVER_NAMES = {"amqp", "redis", "sqlite", "memory", "sqs", "sql", "filesystem"}
 
@@ -394,6 +451,63 @@ def test_only_the_clock_reads_time() -> None:
     assert [hit for module in modules().values() if module.name not in allowed for hit in mentions(module, TIME)] == []
 
 
+def test_only_chance_draws() -> None:
+    found = [
+        f"{module.path.relative_to(ROOT)}:{one.line} imports {one.target}"
+        for module in modules().values()
+        if not within(module.name, "stem_kombu.testing", "stem_kombu.chance", *DRAWS)
+        for one in module.imports
+        if one.target in {"random", "secrets"}
+    ]
+    drawing = {"uuid.uuid4", "uuid.uuid1", "os.urandom"}
+    assert (
+        found
+        + [
+            hit
+            for module in modules().values()
+            if not within(module.name, "stem_kombu.testing", "stem_kombu.chance")
+            for hit in mentions(module, drawing)
+        ]
+        == []
+    )
+
+
+def test_rooms_that_decide_about_tasks_have_their_threads_and_processes_from_one_module_each() -> None:
+    processes = {f"os.{name}" for name in PROCESS_CALLS} | {"select.poll", "select.select", "socket.gethostname"}
+    found = []
+    for module in modules().values():
+        if within(module.name, *SIMULATED):
+            if module.name not in KNOWS_THREADS:
+                found += [f"{module}:{one.line}" for one in module.imports if one.target in {"threading", "queue"}]
+            if module.name not in KNOWS_PROCESSES:
+                found += mentions(module, processes)
+    assert found == []
+
+
+def test_the_simulation_patches_no_more_names_than_it_did() -> None:
+    """What else it needs it has from four modules that stand in for production's, or brings as a plug-in does."""
+    tree = ast.parse((ROOT / "tests/simulation/fleet.py").read_text())
+    (table,) = (
+        node.value for node in tree.body if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "PATCHED"
+    )
+    assert isinstance(table, ast.Dict)
+    assert sum(len(names.keys) for names in table.values if isinstance(names, ast.Dict)) <= MOST_PATCHED
+    ports = ast.parse((ROOT / "tests/simulation/ports.py").read_text())
+    (stands_in,) = (
+        node.value for node in ports.body if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "PORTS"
+    )
+    assert isinstance(stands_in, ast.Dict) and len(stands_in.keys) <= 4
+    setting = [
+        f"{path.name}:{node.lineno}"
+        for path in (ROOT / "tests/simulation").glob("*.py")
+        if path.name != "mutants.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr"
+        if path.name not in {"fleet.py", "ports.py", "services.py"}
+    ]
+    assert setting == []
+
+
 def test_only_the_revoker_signs_revocations_and_stores_them() -> None:
     """It stands in control, not in the agent, as the client needs it and may not import the agent. What it stores, and all other
     changes, go through the auditor (G32)."""
@@ -497,6 +611,8 @@ def test_transports_use_private_names_of_drivers_in_their_rooms_only() -> None:
 def test_no_exception_outlives_its_reason() -> None:
     for allowed, names in ((READS_ENVIRONMENT, ENVIRONMENT), (READS_TIME, TIME)):
         assert [name for name in allowed if name not in modules() or not mentions(modules()[name], names)] == []
+    for allowed, imported in ((DRAWS, {"random", "secrets"}), (KNOWS_THREADS, {"threading", "queue"})):
+        assert [name for name in allowed if not imported & {one.target for one in modules()[name].imports}] == []
 
 
 def loads(statement: str) -> set[str]:
@@ -532,5 +648,30 @@ def test_only_their_own_commands_load_what_the_extras_bring() -> None:
     pytest.importorskip("stem_kombu_cli.main")
     commands = sorted((ROOT / "stem_kombu_cli" / "commands").glob("*.py"))
     names = [f"stem_kombu_cli.commands.{path.stem}" for path in commands if path.stem != "__init__"]
-    loaded = loads(f"import {', '.join([*names, 'stem_kombu.worker.worker', 'stem_kombu_cli.health_server'])}")
+    beside = ["stem_kombu.worker.worker", "stem_kombu_cli.health_server", "stem_kombu.metric_exporters"]
+    loaded = loads(f"import {', '.join([*names, *beside])}")
     assert loaded & {"textual", "rich", "prometheus_client", "opentelemetry"} == set()
+
+
+def test_no_constructor_has_more_parameters_than_can_be_kept_apart() -> None:
+    long = [
+        f"{module}.{owner.name}"
+        for module in modules().values()
+        if not within(module.name, "stem_kombu.testing")
+        for owner in ast.walk(module.tree)
+        if isinstance(owner, ast.ClassDef)
+        for made in owner.body
+        if isinstance(made, ast.FunctionDef) and made.name in {"__init__", "build"}
+        if len(made.args.posonlyargs + made.args.args + made.args.kwonlyargs) - 1 > MOST_PARAMETERS
+    ]
+    # An application's author writes these by name, and 0.1.0 had 17 of the 18.
+    assert long == ["stem_kombu.worker.worker.Worker"]
+
+
+def test_the_product_has_no_more_lambdas_and_any_than_it_had() -> None:
+    """Both limits may only fall. ``object`` does where a value is passed on; a named function or a bound call can be read and
+    traced. ``stem_kombu.testing`` is not counted."""
+    product = [module for module in modules().values() if not within(module.name, "stem_kombu.testing")]
+    lambdas = sum(isinstance(node, ast.Lambda) for module in product for node in ast.walk(module.tree))
+    unknown = sum(len(re.findall(r"\bAny\b", module.path.read_text())) for module in product)
+    assert (lambdas <= MOST_LAMBDAS, unknown <= MOST_ANY) == (True, True), (lambdas, unknown)

@@ -135,13 +135,22 @@ def _bounds(section: str, key: str) -> dict[str, Version]:
 
 def test_every_lower_bound_is_the_version_that_tox_e_lowest_tests() -> None:
     asked = _bounds("options", "install_requires")
-    for extra in ("celery", "signing", "metrics", "top"):
+    for extra in ("celery", "signing", "metrics", "otel", "otel-grpc", "top"):
         asked |= _bounds("options.extras_require", extra)
     lines = (ROOT / "constraints" / "lowest.txt").read_text().splitlines()
     tested: dict[str, Version] = {}
     for name, _, version in (line.partition("==") for line in lines if not line.startswith("#")):
         tested.setdefault(name, Version(version.partition(";")[0].strip()))  # others are for newer Pythons
     assert tested == asked
+
+
+def test_the_page_for_a_psycopg2_of_one_s_own_names_all_that_is_required() -> None:
+    page = (ROOT / "docs" / "embedding.md").read_text()
+    (line,) = re.findall(r"^pip install (.*) psycopg2$", page, re.MULTILINE)
+    named = {name: Version(bound) for name, bound in re.findall(r'"([\w-]+)>=([\d.]+)"', line)}
+    assert named == {
+        name: bound for name, bound in _bounds("options", "install_requires").items() if name != "psycopg2-binary"
+    }
 
 
 def test_an_audit_that_could_not_ask_is_no_clean_one() -> None:
@@ -176,6 +185,29 @@ def test_the_package_index_takes_wheel_and_sources(wheel: zipfile.ZipFile) -> No
         [sys.executable, "-m", "twine", "check", "--strict", *files], capture_output=True, text=True
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_links_of_the_readme_name_files_that_are_there(wheel: zipfile.ZipFile) -> None:
+    """They are relative, and the metadata has no URLs, as long as the project has no address (CONTRIBUTING, Releasing)."""
+    (metadata,) = (wheel.read(name).decode() for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    assert "Project-URL: " not in metadata
+    links = re.findall(r"\]\(([^)]+)\)", metadata.partition("\n\n")[2])
+    assert len(links) > 10
+    assert [link for link in links if not (ROOT / link.partition("#")[0]).is_file()] == []
+
+
+def test_the_version_is_written_in_one_place(wheel: zipfile.ZipFile) -> None:
+    from stem_kombu import __version__
+
+    (metadata,) = (wheel.read(name).decode() for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    assert f"\nVersion: {__version__}\n" in metadata
+    for path in (
+        *(ROOT / "stem_kombu").rglob("*.py"),
+        *(ROOT / "stem_kombu_cli").rglob("*.py"),
+        ROOT / "docs" / "conf.py",
+    ):
+        if path.name != "version.py":
+            assert f'"{__version__}"' not in path.read_text(), path
 
 
 def test_the_wheel_holds_nothing_that_does_not_belong_there(wheel: zipfile.ZipFile) -> None:

@@ -14,9 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from fuzz.oracle import Refused, asked, holds, is_json, same
+from stem_kombu.bound import Bound, bound_text, bounds_of
 from stem_kombu.clock import epoch_us
 from stem_kombu.errors import StoreError
 from stem_kombu.revocation import Revocation, RevocationDraft, checked_task_id
+from stem_kombu.revocation_page import page_of
 from stem_kombu.stores import redis as redis_store
 from stem_kombu.stores import sqlite as sqlite_store
 from stem_kombu.stores.base import RevokeStore
@@ -80,6 +82,7 @@ def sound(record: Revocation) -> None:
     record.is_expired(NOW)
     is_json(record.to_record(), "a revocation")
     same(Revocation.from_record(json.loads(json.dumps(record.to_message()))), record, "a revocation")
+    bounds_of(record, record.issued_at)
 
 
 def store_file_seeds() -> Iterator[bytes]:
@@ -93,6 +96,7 @@ def store_file_seeds() -> Iterator[bytes]:
     store.save("other", [RevocationDraft("t-3", reason='quo"te')])
     yield path.read_bytes()
     store.save(NAMESPACE, [RevocationDraft("t-1", proofs=("proof-1",))])
+    store.save(NAMESPACE, [RevocationDraft("t-4", proofs=(bound_text(Bound(2), now_us=1, expires_us=None),))])
     yield path.read_bytes()
     later = FileRevokeStore(path, clock=_At(datetime(2099, 1, 1, tzinfo=timezone.utc)))
     later.prune(NAMESPACE)
@@ -123,9 +127,14 @@ class _At:
 
 
 def redis_row(data: bytes) -> None:
-    """A page of the script, ``[[task id, version, record], …]``, in which each record is what somebody put into the hash."""
-    for task_id, _, fields in asked((TypeError, ValueError, RecursionError), redis_store.page_of, data):
-        sound(asked(redis_store.UNREADABLE, redis_store.record_of, NAMESPACE, task_id, fields))
+    """A page of the script, task ids and records in a line each; each record is what another program put into the hash."""
+    ids, _, records = data.partition(b"\n")
+    parsed = asked((TypeError, ValueError, RecursionError), redis_store.parsed_page, ids, records)
+    page = page_of(NAMESPACE, redis_store.columns_of(*parsed))
+    found = [asked(redis_store.UNREADABLE, redis_store.record_of, NAMESPACE, *one) for one in zip(*parsed, strict=True)]
+    for record in found:
+        sound(record)
+    holds(page is None or list(page) == found, "a page by columns is another than its records", page, found)
 
 
 def redis_row_seeds() -> Iterator[bytes]:
@@ -133,10 +142,13 @@ def redis_row_seeds() -> Iterator[bytes]:
         "version": 1_769_860_800_000_001, "issued_us": epoch_us(NOW), "terminate": True, "reason": "why",
         "requested_by": None, "expires_us": epoch_us(NOW + timedelta(days=7)),
     }  # fmt: skip
-    yield json.dumps([["t-1", 7, fields]]).encode()
-    yield json.dumps([["t-1", 7, {**fields, "proofs": ["proof-1", "proof-2"]}]]).encode()
-    yield json.dumps([["t-1", 7, fields], ["t-2", 2, {**fields, "version": 2, "expires_us": None}]]).encode()
-    yield b"[]"
+    for *records, ids in (
+        (fields, ["t-1"]),
+        ({**fields, "proofs": ["proof-1", "proof-2"]}, ["t-1"]),
+        (fields, {**fields, "version": 2, "expires_us": None}, ["t-1", "t-2"]),
+        ([],),
+    ):
+        yield b"\n".join((json.dumps(ids).encode(), json.dumps(records).encode()))
 
 
 def sqlite_row(data: bytes) -> None:

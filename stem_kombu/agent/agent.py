@@ -22,7 +22,7 @@ from stem_kombu.agent.roster_place import RosterPlace
 from stem_kombu.agent.starvation import StarvationWatch
 from stem_kombu.agent.view import AgentView, Dropping, TaskHost
 from stem_kombu.concurrency.service import pulses_here
-from stem_kombu.control.server.listener import ControlListener
+from stem_kombu.control.server.listener import ControlListener, ListenerOptions
 from stem_kombu.directive import Kind
 from stem_kombu.drivers.routes import warn_of_routes
 from stem_kombu.errors import BrokerError, StoreError
@@ -42,6 +42,8 @@ class AgentOptions:
 
     ``insists_on_id``: a worker whose id another live worker has does not start. ``sweeps``: what dead workers left at the broker
     is removed now and then. ``commands`` are the application's own; ``dropping`` is what counts messages that the host drops.
+    ``beside()`` is called after each heartbeat. ``linger``: for how long the thread that sends replies and heartbeats waits for
+    the next of them, ``None`` for ever.
     """
 
     heartbeat_interval: float
@@ -51,6 +53,8 @@ class AgentOptions:
     sweeps: bool = False
     commands: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     dropping: Mapping[str, Dropping] = field(default_factory=dict)
+    beside: Callable[[], object] | None = None
+    linger: float | None = None
 
 
 class ControlAgent:
@@ -68,11 +72,11 @@ class ControlAgent:
             fleet_control_link(resources.transport, resources.settings, clock=resources.clock),
             self.view,
             commands=options.commands,
-            roster_now=place.now,
+            place=place,
             reconnected=hydration.nudge,
             clock=resources.clock,
             trust=resources.verifier,
-            born=place.held_since,
+            options=ListenerOptions(linger=options.linger),
         )
         dropping["control"] = self.listener.admission
         #: The host starts it, before all else, and shows in it that the worker consumes, and that it drains.
@@ -102,6 +106,7 @@ class ControlAgent:
         return [
             (hydrate, self.hydration.stop),
             (self.heartbeats.claim, self.heartbeats.stop),
+            (self.health.claim, self.health.stop),
             (self.listener.start, self.listener.stop),
             (self.heartbeats.start, self.heartbeats.stop),
         ]
@@ -124,12 +129,15 @@ class ControlAgent:
 
     def _tick(self) -> None:
         paused = self.view.standing().paused
+        self.health.keep()
         self.health.show_paused(paused.keys())
         if self.health.path is not None:
             self.starvation.is_excused = bool(paused) or Kind.RATE_LIMIT.value in self.view.settings()
             self.starvation.tick()
         if self._sweep is not None:
             self._sweep.tick()
+        if self._options.beside is not None:
+            self._options.beside()
 
     def revoke(self, drafts: Sequence[RevocationDraft]) -> Applied:
         """Store revocations, then let them take effect here: durable before they are visible (G1). Raises as

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from dataclasses import dataclass
 from datetime import datetime
 
+from stem_kombu import machine
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.processes import Presence, Process, presence
 
@@ -31,12 +30,12 @@ class Claims:
 
     def __init__(self, process: Process | None) -> None:
         self._process = process
-        self._hostname = socket.gethostname()
+        self._hostname = machine.gethostname()
         self._watched: _Watched | None = None
 
     def add(self, boot: str) -> None:
         """That boot holds an id in this process from now on."""
-        _here[boot] = os.getpid()
+        _here[boot] = machine.getpid()
         self._watched = None
 
     def forget(self, boot: str) -> None:
@@ -51,7 +50,7 @@ class Claims:
         """
         if not seen.holds_its_id(now):
             return True
-        if _here.get(entry.boot) == os.getpid():
+        if _here.get(entry.boot) == machine.getpid():
             self._watched = None
             return False
         found = presence(seen.process, seen.hostname, seen.pid, self._process, self._hostname)

@@ -4,13 +4,13 @@ out: Stem's own worker, or a guest in Celery's."""
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import timedelta
 
 from stem_kombu.agent.held_directives import HeldDirectives
 from stem_kombu.agent.record_sync import Subscriber
-from stem_kombu.concurrency.service import Service
+from stem_kombu.concurrency import threads
+from stem_kombu.concurrency.rounds import Rounds
 from stem_kombu.control.directive_writer import read_directives
 from stem_kombu.control.server.worker_view import Obeyed, Setting
 from stem_kombu.control.verification import Verifier
@@ -31,10 +31,8 @@ class DirectiveLoop:
         self._held, self._verifier, self._update = held, verifier, update
         #: What hands records of the store over.
         self.subscribers: dict[str, Subscriber] = {PLACE: self.take}
-        self._lock = threading.Lock()
-        self._waiting = threading.Condition()
-        self._stopped = False
-        self._background = Service(self._run, "stem-directives", begin=self._begin, wake=self._end_soon)
+        self._lock = threads.Lock()
+        self._background = Rounds(self._look, "stem-directives")
 
     # -- from any thread ------------------------------------------------------------------------------------------------
 
@@ -54,8 +52,13 @@ class DirectiveLoop:
     def obey(self, directives: Iterable[Directive]) -> Obeyed:
         """Know these as well, and have the host obey what counts; those that no key of the fleet signed are refused."""
         with self._lock:
-            found, refused = self._verifier.proven_directives(directives, self._held.version_of)
-            self._held.take(found)
+            # What is put back says that it was asked for before itself.
+            asked: list[Directive] = []
+            again: list[Directive] = []
+            for one in directives:
+                (again if self._held.is_again(one) else asked).append(one)
+            found, refused = self._verifier.proven_directives(asked, self._held.version_of)
+            self._held.take([*again, *found])
             obeyed = self._update()
         self._wake()
         return obeyed._replace(version=self._held.version, refused=tuple(refused))
@@ -66,30 +69,15 @@ class DirectiveLoop:
         if self._held.next_end() is None:
             return
         self._background.needed()
-        with self._waiting:
-            self._waiting.notify()
+        self._background.wake()
 
-    def _begin(self) -> None:
-        self._stopped = False
-
-    def _end_soon(self) -> None:
-        with self._waiting:
-            self._stopped = True
-            self._waiting.notify()
-
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                self._update()
-            end = self._held.next_end()
-            with self._waiting:
-                if self._stopped:
-                    return
-                if end is None:
-                    self._waiting.wait()
-                    continue
-                left = (end - self._held.now()) / timedelta(seconds=1)
-                self._waiting.wait(min(max(left, 0.001), _LOOK))
+    def _look(self) -> float | None:
+        with self._lock:
+            self._update()
+        if (end := self._held.next_end()) is None:
+            return None
+        left = (end - self._held.now()) / timedelta(seconds=1)
+        return min(max(left, 0.001), _LOOK)
 
 
 def pause_settings(held: HeldDirectives) -> dict[str | None, Setting]:

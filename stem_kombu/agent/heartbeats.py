@@ -7,20 +7,19 @@ replaces that of another live worker: a worker that finds another with its id sh
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from stem_kombu import timeouts
+from stem_kombu import machine, timeouts
 from stem_kombu.agent.claims import Claims, described
-from stem_kombu.agent.process_load import load_avg, rss_bytes
 from stem_kombu.agent.resources import Resources
 from stem_kombu.agent.roster_place import RosterPlace
 from stem_kombu.backends.heartbeat import STALE_AFTER, Heartbeat
 from stem_kombu.backends.processes import Process
 from stem_kombu.clock import from_epoch
+from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.service import Service
 from stem_kombu.control.server.worker_view import WorkerIdentity, WorkerSummary
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError, StoreUnavailable
@@ -85,12 +84,12 @@ class Heartbeats:
         self._interval, self._insists = options.interval, options.insists
         self._process = Process.here()
         self._claims = Claims(self._process)
-        self._giving_up, self._gave_up = threading.Condition(), False
+        self._giving_up, self._gave_up = threads.Condition(), False
         self._conflict_until = 0.0
         #: What the id was claimed with, until the roster is left.
         self._claimed: Heartbeat | None = None
-        self._nudged = threading.Event()
-        self._stopped = threading.Event()
+        self._nudged = threads.Event()
+        self._stopped = threads.Event()
         self._background = Service(
             self._run,
             "stem-heartbeats",
@@ -290,8 +289,8 @@ def heartbeat_of(
         concurrency=standing.concurrency,
         in_flight=standing.in_flight,
         queues=tuple(standing.queues),
-        rss_bytes=rss_bytes(),
-        load_avg=load_avg(),
+        rss_bytes=machine.rss_bytes(),
+        load_avg=machine.load_avg(),
         uptime=max(0.0, standing.uptime),  # by a wall clock, which may have stepped back
         totals=view.totals(),
         timestamp=now,
@@ -300,4 +299,5 @@ def heartbeat_of(
         directives=standing.directives,
         ignores_directives=standing.ignores_directives,
         paused=tuple(sorted(standing.paused)),
+        slots=standing.slots,
     )

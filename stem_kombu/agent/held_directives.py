@@ -6,10 +6,11 @@ as it is known here, so that a pause ends without the store and without the brok
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
+from stem_kombu.concurrency import threads
 from stem_kombu.control.server.worker_view import WorkerIdentity
 from stem_kombu.directive import Directive, Key, Kind, next_end, winner
 
@@ -36,7 +37,7 @@ class HeldDirectives:
         self.paused: Mapping[str, Directive] = {}
         #: The highest version of all that came.
         self.version = 0
-        self._lock = threading.Lock()
+        self._lock = threads.Lock()
         self._held: dict[Key, Directive] = {}
         self._counted_at: datetime | None = None
 
@@ -53,6 +54,12 @@ class HeldDirectives:
         """The version of that key that is known, 0 for none."""
         held = self._held.get(key)
         return 0 if held is None else held.version
+
+    def is_again(self, one: Directive) -> bool:
+        """Whether that is the directive of its key that is known, under a later version: the store had lost it, and was given
+        it back."""
+        held = self._held.get(one.key)
+        return held is not None and replace(one, version=held.version, issued_at=held.issued_at) == held
 
     def update(self) -> frozenset[str]:
         """Let what counts now count; the queues that are paused and were not."""

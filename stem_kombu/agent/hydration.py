@@ -7,8 +7,7 @@ read anew, and this worker gives back what the store has lost and the worker hol
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from itertools import islice
 
@@ -16,11 +15,13 @@ from stem_kombu import timeouts
 from stem_kombu.agent.record_sync import RecordSync
 from stem_kombu.agent.store_history import LARGE_SAMPLE, History
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.service import Service, pulses_here
 from stem_kombu.control.server.worker_view import RevocationFacts, SetBack
 from stem_kombu.errors import ConfigurationError, StoreError, StoreRefused, StoreUnavailable
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import RevocationCache
+from stem_kombu.revocation_page import ids_of
 from stem_kombu.stores.base import Glance, RevokeStore
 from stem_kombu.transports.connections import backoff
 from stem_kombu.transports.outages import Outage
@@ -71,10 +72,10 @@ class Hydration:
         self._apply = apply
         self._interval = interval
         self._clock = clock
-        self._sync_lock = threading.Lock()
-        self._nudged = threading.Event()
-        self._stopped = threading.Event()
-        self._told = threading.Condition()
+        self._sync_lock = threads.Lock()
+        self._nudged = threads.Event()
+        self._stopped = threads.Event()
+        self._told = threads.Condition()
         self._gave_up = False
         self._background = Service(
             self._run,
@@ -218,11 +219,11 @@ class Hydration:
             sample = self._history.still_held(sample)
         if not self._loaded:
             # The revision was read first: whatever commits while the load runs is newer, and the next look gets it.
-            self._take(self._store.load(self._namespace), advance=False)
+            self._take(self._store.pages(self._namespace), advance=False)
         elif (why := self._why_anew(glance, sample)) is not None:
             self._read_anew(why)
         elif glance.revision > self._cache.revision:
-            self._take(self._store.since(self._namespace, self._cache.revision))
+            self._take(self._store.pages(self._namespace, self._cache.revision))
         self._cache.advance(glance.revision)
         self._records.look(glance.revision)
         self._loaded, self._another, self._history.identity = True, False, glance.identity
@@ -249,11 +250,10 @@ class Hydration:
         self._hurry_until = self._clock.monotonic() + self._interval
         self._cache.restart()
         self._records.read_anew()
-        records = self._store.since(self._namespace, 0)
-        while chunk := list(islice(records, _CHUNK)):
-            held = self._cache.known(record.task_id for record in chunk)
-            self._history.compare(chunk, held, self._cache.now())
-            self._apply(chunk)
+        for page in self._store.pages(self._namespace, 0):
+            held = self._cache.known(ids_of(page))
+            self._history.compare(page, held, self._cache.now())
+            self._apply(page)
         self._apply(self._history.read_to_the_end(self._store, self._namespace))
 
     def _put_back(self) -> None:
@@ -262,7 +262,7 @@ class Hydration:
         named = list(islice(history.lost, _NAMED))
         while history.lost:
             batch = list(islice(history.lost.values(), _CHUNK))
-            self._take(self._store.since(self._namespace, self._cache.revision))
+            self._take(self._store.pages(self._namespace, self._cache.revision))
             if wanted := history.still_lost(batch):
                 try:
                     self._apply(self._store.put_back(self._namespace, wanted))
@@ -285,12 +285,11 @@ class Hydration:
             extra={"worker": self._worker, "namespace": self._namespace},
         )
 
-    def _take(self, records: Iterator[Revocation], *, advance: bool = True) -> None:
-        records = iter(records)
-        while chunk := list(islice(records, _CHUNK)):
-            self._apply(chunk)
+    def _take(self, pages: Iterable[Sequence[Revocation]], *, advance: bool = True) -> None:
+        for page in pages:
+            self._apply(page)
             if advance:
-                self._cache.advance(chunk[-1].version)
+                self._cache.advance(page[-1].version)
 
     def _keep_house(self, now: float) -> None:
         if self._kept_house_mono is not None and now - self._kept_house_mono < timeouts.STORE_HOUSEKEEPING:

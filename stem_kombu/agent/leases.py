@@ -7,12 +7,12 @@ stops at its next checkpoint, and its outcome is neither recorded nor acknowledg
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from stem_kombu import timeouts
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.service import Service
 from stem_kombu.errors import BrokerError, StoreError
 from stem_kombu.transports.base import Leases as TransportLeases
@@ -25,10 +25,10 @@ class HeldMessage(Protocol):
     """A message that a worker holds. ``token`` names it as long as it is held, ``handle`` is Kombu's message."""
 
     @property
-    def token(self) -> Any: ...
+    def token(self) -> object: ...
 
     @property
-    def handle(self) -> Any: ...
+    def handle(self) -> object: ...
 
     @property
     def lease_lost(self) -> bool: ...
@@ -67,14 +67,17 @@ class Leases(Generic[Held]):
         self._lost = lost
         self._clock = clock
         self._outage = Outage("leases could not be renewed", str(getattr(leasing, "url", "")), clock)
-        self._wishes: dict[Any, float] = {}
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._stopped = threading.Event()
+        self._wishes: dict[object, float] = {}
+        self._lock = threads.Lock()
+        self._wake = threads.Event()
+        self._stopped = threads.Event()
         self._background = Service(
             self._run, "stem-leases", begin=self._stopped.clear, wake=self._end_soon, end=self._let_go
         )
-        self._until: dict[Any, float] = {}
+        self._until: dict[object, float] = {}
+        #: When :meth:`renew_when_due` renews, 0 before its first call; and the thread in which it does.
+        self._due = 0.0
+        self._renewing: threads.Thread | None = None
         #: Whether :meth:`wake` has to be called before a message is held: a worker that holds none needs no thread.
         self.asleep = False
 
@@ -94,6 +97,20 @@ class Leases(Generic[Held]):
         self.asleep = False
         self._background.needed()
 
+    def renew_when_due(self) -> None:
+        """Instead of :meth:`start` and :meth:`wake`, for leases that last long: renew in a thread that ends after that, if it is
+        time. Called every now and then by one thread, which does not wait."""
+        if self._leasing is None or (self._renewing is not None and self._renewing.is_alive()):
+            return
+        if (now := self._clock.monotonic()) < self._due:
+            return
+        was_due, self._due = self._due, now + self._leasing.lifetime * timeouts.LEASE_RENEWAL
+        if not was_due:
+            self._stopped.clear()
+        else:
+            self._renewing = threads.Thread(target=self._renew_once, name="stem-leases", daemon=True)
+            self._renewing.start()
+
     def extend(self, message: Held, seconds: float) -> None:
         """Keep the message for ``seconds`` from now at least; does nothing where the transport has no leases."""
         if self._leasing is None:
@@ -104,8 +121,11 @@ class Leases(Generic[Held]):
 
     def stop(self) -> None:
         """Renew nothing any more, and let the connection go. May be called twice, and before a start."""
-        self.asleep = False
+        self.asleep, self._due = False, 0.0
         self._background.stop()
+        if (thread := self._renewing) is not None:
+            self._end_soon()
+            thread.join(timeouts.LEASE_RETRY)
         self._let_go()
 
     def _end_soon(self) -> None:
@@ -125,20 +145,33 @@ class Leases(Generic[Held]):
             self._wake.clear()
             if self._stopped.is_set():
                 return
-            try:
-                self._grant_wishes(self._leasing)
-                if self._clock.monotonic() >= due:
-                    due = self._clock.monotonic() + period
-                    self._renew_all(self._leasing)
-                self._outage.worked()
-            except (BrokerError, StoreError) as error:
-                # A third of a lifetime later is early enough; trying sooner would hammer a broker that is coming up.
-                self._outage.failed(error)
+            is_due = self._clock.monotonic() >= due
+            if is_due:
+                due = self._clock.monotonic() + period
+            if not self._renewed(self._leasing, all_of_them=is_due):
                 due = self._clock.monotonic() + min(period, timeouts.LEASE_RETRY)
-            except Exception:
-                # The boundary of the thread that keeps what runs here from running elsewhere as well.
-                logger.exception("leases could not be renewed")
-                due = self._clock.monotonic() + min(period, timeouts.LEASE_RETRY)
+
+    def _renew_once(self) -> None:
+        assert self._leasing is not None
+        while not self._renewed(self._leasing, all_of_them=True) and not self._stopped.wait(timeouts.LEASE_RETRY):
+            pass
+
+    def _renewed(self, leasing: TransportLeases, *, all_of_them: bool) -> bool:
+        """Whether what is to be renewed now was."""
+        try:
+            self._grant_wishes(leasing)
+            if all_of_them:
+                self._renew_all(leasing)
+            self._outage.worked()
+        except (BrokerError, StoreError) as error:
+            # A third of a lifetime later is early enough; trying sooner would hammer a broker that is coming up.
+            self._outage.failed(error)
+            return False
+        except Exception:
+            # The boundary of the thread that keeps what runs here from running elsewhere as well.
+            logger.exception("leases could not be renewed")
+            return False
+        return True
 
     def _grant_wishes(self, leasing: TransportLeases) -> None:
         with self._lock:

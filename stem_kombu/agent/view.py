@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
+from stem_kombu import machine
 from stem_kombu.agent.hydration import Hydration
-from stem_kombu.agent.process_load import load_avg, rss_bytes
 from stem_kombu.agent.resources import Resources
 from stem_kombu.agent.roster_place import RosterPlace
 from stem_kombu.concurrency.service import pulses_here
@@ -57,6 +57,8 @@ class HostSummary(NamedTuple):
     paused: Mapping[str, int] = {}
     directives: int | None = None
     ignores_directives: bool = False
+    #: How many slots are ``running`` and ``idle``, by mode.
+    slots: Mapping[str, Mapping[str, int]] = {}
 
     def consumed(self) -> dict[str, bool]:
         """Each queue, and whether it is being consumed."""
@@ -112,6 +114,8 @@ class TaskHost(Protocol):
 
     def apply_rules(self, rules: Sequence[Rule]) -> Sequence[int]: ...
 
+    def spared(self, revocations: Sequence[Revocation]) -> frozenset[str]: ...
+
     def fates(self, task_ids: Collection[str]) -> Sequence[TaskFate]: ...
 
     def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]: ...
@@ -161,7 +165,7 @@ class AgentView:
         self._revoke_store = mask_url(settings.revoke_store.value)
         # The host's own answers, as they are.
         self.in_flight, self.waiting_outcomes = host.in_flight, host.waiting_outcomes
-        self.apply, self.running = host.apply, host.running
+        self.apply, self.running, self.spared = host.apply, host.running, host.spared
         self.climbs = host.climbs
         self.fates, self.wait_ended = host.fates, host.wait_ended
         self.selected, self.apply_rules = host.selected, host.apply_rules
@@ -182,6 +186,7 @@ class AgentView:
             paused=host.paused,
             directives=host.directives,
             ignores_directives=host.ignores_directives,
+            slots=host.slots,
         )
 
     def facts(self) -> WorkerFacts:
@@ -202,8 +207,8 @@ class AgentView:
             prefetch=facts.prefetch,
             totals=self.totals(),
             pool=facts.pool,
-            rss_bytes=rss_bytes(),
-            load_avg=load_avg(),
+            rss_bytes=machine.rss_bytes(),
+            load_avg=machine.load_avg(),
             broker=resources.broker_url,
             backend=self._backend,
             control_link=place_of_control(resources.transport, resources.settings),

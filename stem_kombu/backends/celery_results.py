@@ -85,13 +85,13 @@ class CeleryResults:
             self._database.evaluate(_STORE, keys, [self._ttl_ms, *(json.dumps(meta) for meta in metas)])
 
     def ping(self) -> None:
-        self._database.run(lambda client: client.ping())
+        self._database.command("ping")
 
     def close(self) -> None:
         self._database.close()
 
 
-def _metas(message: TaskMessage, record: TaskRecord) -> Iterator[dict[str, Any]]:
+def _metas(message: TaskMessage, record: TaskRecord) -> Iterator[dict[str, object]]:
     origin = message.celery
     if origin is None:
         return
@@ -118,7 +118,7 @@ def _metas(message: TaskMessage, record: TaskRecord) -> Iterator[dict[str, Any]]
             yield {**meta, "task_id": task_id, "parent_id": record.task_id}
 
 
-def _result(record: TaskRecord) -> Any:
+def _result(record: TaskRecord) -> object:
     if record.state is TaskState.SUCCEEDED:
         return record.result
     if record.state is TaskState.RUNNING:

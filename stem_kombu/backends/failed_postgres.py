@@ -53,14 +53,14 @@ class PostgresFailedMessages(FailedMessages):
                 session.execute(_KEEP + session.values(_ROW, rows) + _AGAIN)
 
         self._database.write(operation)
-        self._database.read(lambda session: session.execute(_EXPIRED))
-        count, size = self._database.read(lambda session: session.rows(_TOTAL, (namespace,)))[0]
+        self._database.execute(_EXPIRED)
+        count, size = self._database.rows(_TOTAL, (namespace,))[0]
         if count > MOST or size > MOST_BYTES:
-            self._database.read(lambda session: session.execute(_BEYOND, (namespace, MOST, MOST_BYTES)))
+            self._database.execute(_BEYOND, (namespace, MOST, MOST_BYTES))
 
     def get(self, namespace: str, task_id: str) -> FailedMessage | None:
         values = (namespace, task_id)
-        rows = self._database.read(lambda session: session.rows(f"{_FOUND} AND task_id = %s", values))
+        rows = self._database.rows(f"{_FOUND} AND task_id = %s", values)
         return _message(rows[0]) if rows else None
 
     def scan(self, namespace: str) -> Iterator[FailedMessage]:

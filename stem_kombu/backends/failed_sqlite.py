@@ -51,9 +51,7 @@ class SqliteFailedMessages(FailedMessages):
 
     def get(self, namespace: str, task_id: str) -> FailedMessage | None:
         values = (namespace, self._now_us(), task_id)
-        rows = self._database.read(
-            lambda connection: connection.execute(f"{_FOUND} AND task_id = ?", values).fetchall()
-        )
+        rows = self._database.rows(f"{_FOUND} AND task_id = ?", values)
         return _message(rows[0]) if rows else None
 
     def scan(self, namespace: str) -> Iterator[FailedMessage]:

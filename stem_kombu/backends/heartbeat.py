@@ -69,6 +69,8 @@ class Heartbeat:
     directives: int | None = None
     ignores_directives: bool = False
     paused: tuple[str, ...] = ()
+    #: How many places for handlers are ``running`` and ``idle``, by mode (``isolate``, ``inline``); empty: it is too old to tell.
+    slots: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     details_signature: str | None = None
 
     @property
@@ -131,6 +133,7 @@ class Heartbeat:
             "directives": self.directives,
             "ignores_directives": self.ignores_directives or None,
             "paused": list(self.paused) or None,
+            "slots": {mode: dict(states) for mode, states in self.slots.items()} or None,
             "details_signature": self.details_signature,
         }
         return {name: value for name, value in found.items() if value is not None}
@@ -144,6 +147,7 @@ class Heartbeat:
             directives=None,
             ignores_directives=False,
             paused=(),
+            slots={},
             details_signature=None,
         )
 
@@ -187,5 +191,16 @@ class Heartbeat:
             directives=optional(whole, fields.get("directives"), "directives"),
             ignores_directives=flag(fields.get("ignores_directives", False), "ignores_directives"),
             paused=tuple(text(queue, "a paused queue") for queue in items(fields.get("paused", []), "paused")),
+            slots=_slots(fields.get("slots", {})),
             details_signature=optional(text, fields.get("details_signature"), "details_signature"),
         )
+
+
+def _slots(value: object) -> dict[str, dict[str, int]]:
+    return {
+        text(mode, "a mode of slots"): {
+            text(state, "a state of slots"): whole(count, "a count of slots")
+            for state, count in mapping(states, "slots of a mode", most=MOST_ITEMS).items()
+        }
+        for mode, states in mapping(value, "slots", most=MOST_ITEMS).items()
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
-from typing import Any
+from operator import attrgetter
 
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.clock import from_epoch_us
@@ -43,7 +43,7 @@ class BeatReader:
                 unreadable.append(worker)
             else:
                 found.append(beat)
-        return tuple(sorted(found, key=lambda beat: beat.worker)), tuple(unreadable)
+        return tuple(sorted(found, key=attrgetter("worker"))), tuple(unreadable)
 
     def one(self, namespace: str, worker: str, text: str | bytes, stamped_us: int) -> Heartbeat | None:
         """The heartbeat of an entry, or ``None`` when it holds none (told in the log)."""
@@ -70,6 +70,6 @@ class BeatReader:
         )
 
 
-def stamped(fields: Any, stamped_us: int) -> Heartbeat:
+def stamped(fields: object, stamped_us: int) -> Heartbeat:
     """The heartbeat of parsed JSON, with the roster's time; raises ``ValueError`` and the like when it isn't one."""
     return Heartbeat.from_record(fields, timestamp=from_epoch_us(stamped_us))

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
+from operator import attrgetter
 
 from stem_kombu.backends.base import Backend, RosterView
 from stem_kombu.backends.heartbeat import Heartbeat
@@ -133,7 +134,7 @@ class MemoryBackend(Backend):
             for key in [key for key, beat in beats.items() if beat.age(now) >= beat.lifetime]:
                 del beats[key]
             found = [beat for (place, _), beat in beats.items() if place == namespace]
-        return RosterView(tuple(sorted(found, key=lambda beat: beat.worker)), now)
+        return RosterView(tuple(sorted(found, key=attrgetter("worker"))), now)
 
     # -- both -------------------------------------------------------------------------------------------------------
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
+from stem_kombu import chance
 from stem_kombu.backends import postgres_statements as sql
 from stem_kombu.backends.base import Backend, RosterView
 from stem_kombu.backends.heartbeat import STALE_AFTER, Heartbeat
@@ -77,19 +78,19 @@ class PostgresBackend(Backend):
             for distinct in _distinct(offers[part]):
                 held |= self._offered(distinct)
         if records and (limit := self._pace.due(len(records))):
-            self._database.read(lambda session: session.execute(sql.PRUNE, (limit,)))
+            self._database.execute(sql.PRUNE, (limit,))
         return [held[place] for place in range(len(records))]
 
     def get(self, task_id: str) -> TaskRecord | None:
         if not storable_id(task_id):
             return None
-        rows = self._database.read(lambda session: session.rows(sql.GET, (task_id,)))
+        rows = self._database.rows(sql.GET, (task_id,))
         return self._record(rows[0]) if rows else None
 
     def scan(self, states: Collection[TaskState] | None = None) -> Iterator[TaskRecord]:
         wanted = [state.value for state in (TaskState if states is None else states)]
         after = ""
-        while rows := self._database.read(lambda session, after=after: session.rows(sql.PAGE, (after, wanted))):  # type: ignore[misc]
+        while rows := self._database.rows(sql.PAGE, (after, wanted)):
             for row in rows:
                 with suppress(StoreCorrupt):
                     yield self._record(row)
@@ -99,7 +100,7 @@ class PostgresBackend(Backend):
         found: dict[str, TaskRecord | None] = {}
         wanted = [task_id for task_id in task_ids if storable_id(task_id)]
         for part in slices(wanted):
-            rows = self._database.read(lambda session, ids=wanted[part]: session.rows(sql.FIND, (ids,)))  # type: ignore[misc]
+            rows = self._database.rows(sql.FIND, (wanted[part],))
             for row in rows:
                 try:
                     found[row[0]] = self._record(row)
@@ -109,7 +110,7 @@ class PostgresBackend(Backend):
 
     def _prune_roster(self) -> None:
         if limit := self._roster_pace.due(1):
-            self._database.read(lambda session: session.execute(sql.PRUNE_ROSTER, (limit,)))
+            self._database.execute(sql.PRUNE_ROSTER, (limit,))
 
     def _offered(self, offers: Sequence[_Offer]) -> dict[int, TaskRecord]:
         """What is held after these offers of distinct ids, by their places."""
@@ -118,7 +119,7 @@ class PostgresBackend(Backend):
             if not offers:
                 return held
             size = sum(len(body) for _, _, body in offers)
-            answer = self._database.read(lambda session, left=offers: self._answer(session, left), size=size)  # type: ignore[misc]
+            answer = self._database.read(partial(self._answer, offers=offers), size=size)
             offers = [offer for offer in offers if offer[0] not in answer]
             held |= answer
         raise StoreError(f"result backend {self.url}: task {offers[0][1].task_id!r} is neither stored nor held")
@@ -170,7 +171,7 @@ class PostgresBackend(Backend):
     # -- roster -----------------------------------------------------------------------------------------------------
 
     def beat(self, heartbeat: Heartbeat) -> datetime:
-        rows = self._database.read(lambda session: session.rows(sql.BEAT, _entry(heartbeat)))
+        rows = self._database.rows(sql.BEAT, _entry(heartbeat))
         self._prune_roster()
         stamped_at: datetime = rows[0][0].astimezone(timezone.utc)
         return stamped_at
@@ -180,13 +181,11 @@ class PostgresBackend(Backend):
         # who has it. When that one has left in between, the first is tried again.
         as_seen = (None, None) if dead is None else (dead.boot, dead.timestamp)
         for _ in range(_ROUNDS):
-            taken = self._database.read(lambda session: session.rows(sql.OFFER, (*_entry(heartbeat), *as_seen)))
+            taken = self._database.rows(sql.OFFER, (*_entry(heartbeat), *as_seen))
             if taken:
                 self._prune_roster()
                 return taken[0][0].astimezone(timezone.utc), None
-            found = self._database.read(
-                lambda session: session.rows(sql.HOLDER, (heartbeat.namespace, heartbeat.worker, heartbeat.boot))
-            )
+            found = self._database.rows(sql.HOLDER, (heartbeat.namespace, heartbeat.worker, heartbeat.boot))
             if found:
                 worker, text, stamped_at, now = found[0]
                 held = self._beats.one(heartbeat.namespace, worker, text, _us(stamped_at))
@@ -198,10 +197,10 @@ class PostgresBackend(Backend):
         raise StoreError(f"roster {self.url}: worker id {heartbeat.worker!r} can be neither taken nor found taken")
 
     def leave(self, namespace: str, worker: str, boot: str) -> None:
-        self._database.read(lambda session: session.execute(sql.LEAVE, (namespace, worker, boot)))
+        self._database.execute(sql.LEAVE, (namespace, worker, boot))
 
     def view(self, namespace: str) -> RosterView:
-        rows = self._database.read(lambda session: session.rows(sql.VIEW, (namespace,)))
+        rows = self._database.rows(sql.VIEW, (namespace,))
         now: datetime = rows[0][0].astimezone(timezone.utc)
         entries = ((worker, text, _us(stamped_at)) for _, worker, text, stamped_at in rows if worker is not None)
         beats, aside = self._beats.all(namespace, entries)
@@ -210,7 +209,7 @@ class PostgresBackend(Backend):
     # -- both -------------------------------------------------------------------------------------------------------
 
     def check(self, namespace: str) -> list[str]:
-        marker = f"stem-health-{secrets.token_hex(8)}"
+        marker = f"stem-health-{chance.token_hex(8)}"
 
         def written(session: PostgresSession) -> None:
             for add, remove in sql.MARKERS:
@@ -218,10 +217,10 @@ class PostgresBackend(Backend):
                 session.execute(remove, (marker,))
 
         self._database.write(written)
-        return self._database.read(lambda session: warnings(session, "task states"))
+        return self._database.read(partial(warnings, keeps="task states"))
 
     def ping(self) -> None:
-        self._database.read(lambda session: session.rows("SELECT 1"))
+        self._database.rows("SELECT 1")
 
     def close(self) -> None:
         self._database.close()
@@ -240,7 +239,7 @@ def _distinct(offers: Sequence[_Offer]) -> Iterator[list[_Offer]]:
     return iter(rounds)
 
 
-def _entry(beat: Heartbeat) -> tuple[Any, ...]:
+def _entry(beat: Heartbeat) -> tuple[object, ...]:
     return (beat.namespace, beat.worker, beat.boot, beat.interval * STALE_AFTER, beat.lifetime, beat_text(beat))
 
 

@@ -7,15 +7,11 @@ other at 1. Linux tells what does: the kernel's boot id, the process id namespac
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 
-_PROC = Path("/proc")
-#: Fields of ``/proc/PID/stat`` behind the command's name: the state, and the start in clock ticks since the boot.
-_STATE, _STARTED = 0, 19
+from stem_kombu import machine
 
 
 class Presence(Enum):
@@ -38,13 +34,14 @@ class Process:
     @classmethod
     def here(cls) -> Process | None:
         """This process, ``None`` where the system does not tell."""
-        try:
-            boot_id = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-            namespace = (_PROC / "self/ns/pid").stat().st_ino
-            _, started = _looked_up("self")
-        except (OSError, ValueError, IndexError):
+        boot_id, namespace, own = (
+            machine.boot_id(),
+            machine.pid_namespace(),
+            machine.stat_of(machine.pid_in_proc() or 0),
+        )
+        if boot_id is None or namespace is None or own is None:
             return None
-        return cls(boot_id, namespace, os.getpid(), started) if boot_id else None
+        return cls(boot_id, namespace, machine.getpid(), own.started)
 
     def to_record(self) -> dict[str, object]:
         return {"boot_id": self.boot_id, "pid_namespace": self.namespace, "started_ticks": self.started}
@@ -62,37 +59,20 @@ def presence(process: Process | None, hostname: str, pid: int, here: Process | N
     """Whether the process that wrote a heartbeat with this host name and process id lives, as far as can be seen from here."""
     if process is None or here is None:
         # Of an old version, or on a system that tells no more. A namespace can't be ruled out where there are any.
-        gone = here is None and process is None and hostname == our_hostname and (pid == os.getpid() or not _runs(pid))
+        gone = here is None and process is None and hostname == our_hostname
+        gone = gone and (pid == machine.getpid() or not machine.runs(pid))
         return Presence.GONE if gone else Presence.UNKNOWN
     if (process.boot_id, process.namespace) != (here.boot_id, here.namespace):
         return Presence.UNKNOWN
     if process.pid == here.pid:
         return Presence.ALIVE if process.started == here.started else Presence.GONE
-    if not _runs(process.pid):
+    if not machine.runs(process.pid):
         return Presence.GONE
-    try:
-        if str((_PROC / "self").readlink()) != str(here.pid):
-            return Presence.UNKNOWN  # /proc is of another namespace, and counts others
-        state, started = _looked_up(str(process.pid))
-    except FileNotFoundError:
+    if machine.pid_in_proc() != here.pid:
+        return Presence.UNKNOWN  # /proc is of another namespace, and counts others
+    found = machine.stat_of(process.pid)
+    if found is None:
         # Hidden from this user, or it has ended just now.
-        return Presence.UNKNOWN if _runs(process.pid) else Presence.GONE
-    except (OSError, ValueError, IndexError):
-        return Presence.UNKNOWN
+        return Presence.UNKNOWN if machine.runs(process.pid) else Presence.GONE
     # Z and X: killed, and its parent has not taken notice yet.
-    return Presence.ALIVE if started == process.started and state not in "ZX" else Presence.GONE
-
-
-def _looked_up(pid: str) -> tuple[str, int]:
-    fields = (_PROC / pid / "stat").read_text(errors="replace").rpartition(")")[2].split()
-    return fields[_STATE], int(fields[_STARTED])
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
+    return Presence.ALIVE if found.started == process.started and found.state not in "ZX" else Presence.GONE

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from stem_kombu.backends import redis_scripts
@@ -91,15 +92,16 @@ class RedisBackend(Backend):
         """Move what can't be read out of the way; it is kept as long as a record of a task that has ended."""
         key = self._database.key(_task_key(task_id))
         aside = f"{key}{_ASIDE.decode()}"
-        self._database.run(lambda client: client.exists(key) and client.rename(key, aside))
-        self._database.run(lambda client: client.pexpire(aside, self._lives_ms[0]))
+        if self._database.command("exists", key):
+            self._database.command("rename", key, aside)
+        self._database.command("pexpire", aside, self._lives_ms[0])
 
     def get(self, task_id: str) -> TaskRecord | None:
         if not storable_id(task_id):
             return None
         key = self._database.key(_task_key(task_id))
         try:
-            text = self._database.run(lambda client: client.get(key))
+            text = self._database.command("get", key)
         except StoreError as error:
             if "WRONGTYPE" in error.message:
                 raise corrupt(self._place(task_id), "another type", error) from error
@@ -131,7 +133,7 @@ class RedisBackend(Backend):
         for part in slices(wanted):
             keys = [self._database.key(_task_key(task_id)) for task_id in wanted[part]]
             # A key of another type is nil here, as if nothing was known of the task.
-            texts = self._database.run(lambda client, keys=keys: client.mget(keys))  # type: ignore[misc]
+            texts = self._database.command("mget", keys)
             for task_id, text in zip(wanted[part], texts, strict=True):
                 if text is not None:
                     found[task_id] = readable(task_id, text, place=self._place(task_id))
@@ -182,14 +184,14 @@ class RedisBackend(Backend):
                 beats = [_read(entry) for entry in json.loads(page)]
             except UNREADABLE:  # one of them, or their shape (then there is no page)
                 beats, aside = self._one_by_one(namespace)
-            beats.sort(key=lambda beat: beat.worker)
+            beats.sort(key=attrgetter("worker"))
             if not aside and isinstance(page, bytes):
                 self._seen = page, beats
         return RosterView(tuple(beats), from_epoch_us(int(now_us)), len(aside), aside)
 
     def _one_by_one(self, namespace: str) -> tuple[list[Heartbeat], tuple[str, ...]]:
         key = self._database.key(_roster_key(namespace))
-        entries: dict[bytes, bytes] = self._database.run(lambda client: client.hgetall(key))
+        entries: dict[bytes, bytes] = self._database.command("hgetall", key)
         found, aside = [], []
         for name, entry in entries.items():
             try:
@@ -213,11 +215,11 @@ class RedisBackend(Backend):
 
     def check(self, namespace: str) -> list[str]:
         marker = self._database.key(f"{{{namespace}}}:control:health-")
-        facts = self._database.run(lambda client: redis_conditions.look(client, marker, f"result backend {self.url}"))
+        facts = self._database.run(partial(redis_conditions.look, marker=marker, where=f"result backend {self.url}"))
         return redis_conditions.warnings(facts, "task states", expiring=True)
 
     def ping(self) -> None:
-        self._database.run(lambda client: client.ping())
+        self._database.command("ping")
 
     def close(self) -> None:
         self._database.close()

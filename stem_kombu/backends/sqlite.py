@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stem_kombu import chance
 from stem_kombu.backends.base import Backend, RosterView
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.heartbeat_reader import BeatReader, beat_text
@@ -154,7 +155,7 @@ class SqliteBackend(Backend):
     # -- roster -----------------------------------------------------------------------------------------------------
 
     def beat(self, heartbeat: Heartbeat) -> datetime:
-        return self._database.write(lambda connection: self._beat(connection, heartbeat))
+        return self._database.write(partial(self._beat, beat=heartbeat))
 
     def offer(self, heartbeat: Heartbeat, *, dead: Heartbeat | None = None) -> tuple[datetime, Heartbeat | None]:
         def operation(connection: sqlite3.Connection) -> tuple[datetime, Heartbeat | None]:
@@ -189,7 +190,7 @@ class SqliteBackend(Backend):
     # -- both -------------------------------------------------------------------------------------------------------
 
     def check(self, namespace: str) -> list[str]:
-        marker = f"stem-health-{secrets.token_hex(8)}"
+        marker = f"stem-health-{chance.token_hex(8)}"
 
         def written(connection: sqlite3.Connection) -> None:
             connection.execute("INSERT INTO stem_tasks (task_id, expires_us, record) VALUES (?, 0, '')", (marker,))
@@ -199,7 +200,7 @@ class SqliteBackend(Backend):
         return []
 
     def ping(self) -> None:
-        self._database.read(lambda connection: connection.execute("SELECT 1 FROM stem_roster LIMIT 1").fetchall())
+        self._database.rows("SELECT 1 FROM stem_roster LIMIT 1")
 
     def close(self) -> None:
         self._database.close()

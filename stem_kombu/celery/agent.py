@@ -8,43 +8,55 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.concurrency.base import BasePool
 from celery.concurrency.solo import TaskPool as SoloPool
 
 from stem_kombu import timeouts
+from stem_kombu.agent.active_rules import rule_subscribers
 from stem_kombu.agent.agent import AgentOptions, ControlAgent
 from stem_kombu.agent.leases import Leases
 from stem_kombu.agent.resources import Resources
-from stem_kombu.celery import revoked
+from stem_kombu.celery import revoked, task_api
 from stem_kombu.celery.control import THROUGH_CELERY
 from stem_kombu.celery.directives import GuestDirectives
 from stem_kombu.celery.held_requests import HeldRequest, HeldRequests
-from stem_kombu.celery.native_revokes import NativeRevokes
+from stem_kombu.celery.requests import RequestParts
+from stem_kombu.celery.rules import GuestRules
 from stem_kombu.celery.saving import Saver
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.celery.view import CeleryTasks
-from stem_kombu.celery.volatile import VolatileTasks
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.concurrency.service import Watch, watched_by
+from stem_kombu.control.stamped_rules import StampDraft, save_stamped, stamps_of
 from stem_kombu.drivers.tls import checked_tls
 from stem_kombu.drop_counter import DropCounter
 from stem_kombu.errors import ConfigurationError, StemError
 from stem_kombu.health_page import DRAINING, RUNNING
+from stem_kombu.metric_exporters import metric_exporters
 from stem_kombu.revocation import Revocation, RevocationDraft, storable_ids
-from stem_kombu.settings import Settings
+from stem_kombu.settings import Settings, environment
 from stem_kombu.signing.configuration import REQUIRE, task_signing
 from stem_kombu.stores.registry import open_revoke_store
-from stem_kombu.stores.volatile import VolatileRevokeStore
 from stem_kombu.transports.connections import broker_connection
 from stem_kombu.transports.registry import open_transport
 from stem_kombu.volatile import HOW_DURABLE, NOT_DURABLE
 from stem_kombu.worker.totals import Totals
 
+if TYPE_CHECKING:
+    from stem_kombu.celery.native_revokes import NativeRevokes
+
 logger = logging.getLogger(__name__)
+
+
+def _volatile_tasks() -> Callable[..., CeleryTasks]:
+    from stem_kombu.celery.volatile import VolatileTasks  # which workers with a store don't need
+
+    return VolatileTasks
 
 
 def _gave_up(thread: str, error: BaseException) -> None:
@@ -84,21 +96,35 @@ class CeleryAgent:
         lease = None if leasing is None else leasing.lifetime
         requests = HeldRequests(worker)
         self.directives = GuestDirectives(worker, self._resources, requests, stop_table)
-        tasks = partial(VolatileTasks, store) if isinstance(store, VolatileRevokeStore) else CeleryTasks
+        tasks = CeleryTasks if settings.durable else partial(_volatile_tasks(), store)
+        rules = GuestRules(requests, self.cache.now)
+        #: What the requests of this worker know of it.
+        self.parts = RequestParts(totals, stop_table, self.directives.pauses, rules)
         self._tasks = tasks(
-            worker, self.cache, stop_table, totals, self.directives, transport=consumed.name, lease=lease, clock=clock
+            worker, self.cache, self.parts, self.directives, transport=consumed.name, lease=lease, clock=clock
         )
         self._leases: Leases[HeldRequest] = Leases(leasing, requests, lost=requests.lost, clock=clock)
         watch = Watch(_gave_up)
         self._pulses = watch.pulses
         with watched_by(watch):
-            self.hydration = self._resources.hydration(self._tasks, self.directives.subscribers)
+            of_rules = rule_subscribers(self._tasks.apply_rules, self._resources)
+            self.hydration = self._resources.hydration(self._tasks, {**self.directives.subscribers, **of_rules})
             # A guest must not keep Celery from its work: another worker of this id is shown, not refused.
-            options = AgentOptions(settings.heartbeat_interval, insists_on_id=False, dropping={"celery": self.refused})
+            self._renews_seldom = lease is not None and lease >= timeouts.LONG_LEASE
+            options = AgentOptions(
+                settings.heartbeat_interval,
+                insists_on_id=False,
+                dropping={"celery": self.refused},
+                beside=self._leases.renew_when_due if self._renews_seldom else None,
+                linger=timeouts.GUEST_LINGER,
+            )
             self._agent = ControlAgent(self._resources, self.hydration, self._tasks, options)
         self.view = self._agent.view
         self._saver = Saver(self._agent.revoke, patience=timeouts.GUEST_SAVE, clock=clock)
-        self._revokes = NativeRevokes(worker.app, str(worker.hostname), self._obey, clock=clock)
+        self._stamp_saver = Saver(self._save_stamped, patience=timeouts.GUEST_SAVE, clock=clock)
+        self._revokes: NativeRevokes | None = None
+        #: What sends metrics elsewhere, while this runs.
+        self._exporters = ExitStack()
         self._lifecycle = threading.RLock()
         self._running = False
 
@@ -115,15 +141,17 @@ class CeleryAgent:
     def _start(self) -> None:
         self._tasks.draining = False
         try:
+            self._exporters.enter_context(metric_exporters(self.view, environment()))
             self._agent.health.start()
             self.directives.start()
             for start, _ in self._agent.steps():
                 start()
             revoked.install(self.cache, alone=self.verifier.keyring is not None)
-            self._leases.start()
-            self._leases.wake()
+            if not self._renews_seldom:
+                self._leases.start()
+                self._leases.wake()
             if isinstance(self._worker.pool, SoloPool) and self.verifier.keyring is None:
-                self._revokes.start()
+                self._read_revokes()
         except BaseException:
             self.stop()
             raise
@@ -144,7 +172,9 @@ class CeleryAgent:
         self._agent.heartbeats.nudge()
 
     def connected(self, consumer: Any) -> None:
-        """Celery is about to consume with a new connection: what is paused is left out. Called by its loop."""
+        """Celery is about to consume with a new connection: what is paused is left out, and tasks that were registered meanwhile
+        have their limits. Called by its loop."""
+        self.directives.refresh()
         self.directives.pauses.leave(consumer)
 
     def consumes(self) -> None:
@@ -162,12 +192,15 @@ class CeleryAgent:
             self._running = False
 
     def _stop(self) -> None:
-        self._revokes.stop()
+        if self._revokes is not None:
+            self._revokes.stop()
+        self._exporters.close()
         self._agent.stop()
         self.directives.stop()
         self._leases.stop()
         revoked.uninstall()
-        self._saver.close(timeouts.GUEST_LAST_SAVES)
+        for saver in (self._saver, self._stamp_saver):
+            saver.close(timeouts.GUEST_LAST_SAVES)
         self._resources.close()
 
     @property
@@ -175,6 +208,16 @@ class CeleryAgent:
         """Whether Celery can end a running task of this worker's pool: by its process, or its greenlet."""
         # Prefork pools have one of their process pool's, once they have started.
         return getattr(self._worker.pool.terminate_job, "__func__", None) is not BasePool.terminate_job
+
+    def _read_revokes(self) -> None:
+        from stem_kombu.celery.native_revokes import NativeRevokes  # which other pools don't need
+
+        worker = self._worker
+        if self._revokes is None:
+            self._revokes = NativeRevokes(
+                worker.app, str(worker.hostname), self._obey, self._obey_stamps, clock=self._clock
+            )
+        self._revokes.start()
 
     def _obey(self, task_ids: Sequence[str], terminate: bool) -> None:
         """What Celery's own ``revoke`` asks for, while its event loop waits for a task."""
@@ -184,6 +227,15 @@ class CeleryAgent:
             trouble = str(error)
         if trouble is not None and self.settings.durable:
             logger.warning("revoke of %d tasks: %s", len(task_ids), trouble)
+
+    def _obey_stamps(self, headers: object, terminate: bool) -> None:
+        stamps = stamps_of(headers)
+        try:
+            trouble = self.make_stamps_durable(stamps, terminate=terminate)
+        except StemError as error:
+            trouble = str(error)
+        if trouble is not None and self.settings.durable:
+            logger.warning("revoke of %d stamps: %s", len(stamps), trouble)
 
     def make_durable(self, task_ids: list[str], *, terminate: bool) -> str | None:
         """Store what Celery's own ``revoke`` is about to put into its memory, unless it is stored already. ``None`` when it is,
@@ -197,12 +249,35 @@ class CeleryAgent:
             for task_id in good
             if (held := self.cache.get(task_id)) is None or (terminate and not held.terminate)
         ]
-        who = f"Celery, through worker {self.identity.worker}"  # its commands do not say who gave them
-        drafts = [RevocationDraft(task_id, terminate, THROUGH_CELERY, who, None) for task_id in new]
+        drafts = [RevocationDraft(task_id, terminate, THROUGH_CELERY, self._who, None) for task_id in new]
         trouble = self._saver.save(drafts)
         if not self.settings.durable:
             return NOT_DURABLE
         if trouble is not None and terminate:
-            now, namespace = self._clock.utcnow(), self.settings.namespace
-            self._tasks.mark([Revocation(namespace, task_id, 0, now, True, THROUGH_CELERY) for task_id in new])
+            self._tasks.mark([self._unstored(task_id, terminate=True) for task_id in new])
         return None if trouble is None else f"not durable yet: {trouble}"
+
+    def why(self, task_id: str) -> str:
+        """What the result of a task says that Celery's own ``revoke`` named: who revoked it, when and why."""
+        return task_api.told(self.cache.get(task_id) or self._unstored(task_id, terminate=False))
+
+    def _unstored(self, task_id: str, *, terminate: bool) -> Revocation:
+        now, namespace = self._clock.utcnow(), self.settings.namespace
+        return Revocation(namespace, task_id, 0, now, terminate, THROUGH_CELERY, self._who)
+
+    @property
+    def _who(self) -> str:
+        return f"Celery, through worker {self.identity.worker}"  # its commands do not say who gave them
+
+    def make_stamps_durable(self, stamps: Sequence[tuple[str, str]], *, terminate: bool) -> str | None:
+        """The same for what Celery's own ``revoke_by_stamped_headers`` asks for: a rule for each value of a stamp."""
+        drafts = [StampDraft(*stamp, terminate, THROUGH_CELERY, self._who) for stamp in stamps]
+        trouble = self._stamp_saver.save(drafts) if self.settings.durable else NOT_DURABLE
+        if trouble is not None and terminate:
+            self._tasks.mark(self.parts.rules.stamped(drafts, self.settings.namespace, self._clock.utcnow()))
+        return trouble if trouble is None or not self.settings.durable else f"not durable yet: {trouble}"
+
+    def _save_stamped(self, drafts: Sequence[StampDraft]) -> None:
+        resources = self._resources
+        namespace, revoker = self.settings.namespace, resources.revoker
+        self._tasks.apply_rules(save_stamped(drafts, revoker, resources.store, namespace, resources.verifier))

@@ -23,7 +23,7 @@ def django_store() -> Source | None:
     ``None`` where there is no Django, and for a database that is neither PostgreSQL nor a SQLite file, or whose options a URL
     can't say.
     """
-    if "django" not in sys.modules:
+    if "django.conf" not in sys.modules:  # which Kombu alone does not import
         return None
     from django.conf import settings
 

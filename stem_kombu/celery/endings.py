@@ -8,13 +8,15 @@ as in Celery. What follows either is the same: the rest of its chain is recorded
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from celery import states
 from celery.app.task import Context
 from celery.app.trace import ExceptionInfo
 from celery.exceptions import TaskRevokedError
+
+from stem_kombu.celery.canvas_members import members
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ def end_followers(task: Any, request: Any, reason: str) -> None:
 
 
 def _end_element(backend: Any, element: Mapping[str, Any], error: Exception) -> None:
-    for task_id, context in {context.id: context for context in map(_context, _members(element))}.items():
+    for task_id, context in {context.id: context for context in map(_context, members(element))}.items():
         if task_id is not None:
             backend.store_result(task_id, error, states.REVOKED, traceback=None, request=context)
     last = _context(element)
@@ -59,29 +61,6 @@ def _context(signature: Mapping[str, Any]) -> Any:
     context.update(options)
     context.id, context.group = options.get("task_id"), options.get("group_id")
     return context
-
-
-def _members(element: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The element itself and, of a group, a chain or a chord, what is in it."""
-    yield element
-    inside = dict(element.get("kwargs") or {})
-    kind = str(element.get("task") or "")
-    if kind in ("celery.group", "celery.chain"):
-        parts = inside.get("tasks")
-    elif kind == "celery.chord":
-        parts = [inside.get("header"), inside.get("body")]
-    else:
-        return
-    for part in _listed(parts):
-        yield from _members(part)
-
-
-def _listed(parts: Any) -> Iterator[Mapping[str, Any]]:
-    for part in parts if isinstance(parts, (list, tuple)) else [parts]:
-        if isinstance(part, Mapping):
-            yield part
-        elif isinstance(part, (list, tuple)):  # a chord's header
-            yield from _listed(part)
 
 
 def _call_handlers(task: Any, request: Any, error: Exception) -> None:

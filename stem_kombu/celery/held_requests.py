@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from celery.worker import state
 from celery.worker.request import Request
 
-from stem_kombu.transports.sqlite.topology import topic_matches
+from stem_kombu.transports.topics import topic_matches
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +52,15 @@ class HeldRequests:
         """Celery's requests: what came first is first, of those that wait for the same."""
         waiting_for_eta = [request for _, request in self._on_timer()]
         known = {request.id: request for request in [*waiting_for_eta, *list(state.requests.values())]}
+        return [*known.values(), *self._limited()]
+
+    def waiting(self) -> list[Any]:
+        """Those that wait for an eta or a rate limit."""
+        return [*(request for _, request in self._on_timer()), *self._limited()]
+
+    def _limited(self) -> list[Any]:
         buckets = list(getattr(self._worker.consumer, "task_buckets", {}).values())
-        waiting = [held[0] for bucket in buckets if bucket for held in list(bucket.contents)]
-        return [*known.values(), *waiting]
+        return [held[0] for bucket in buckets if bucket for held in list(bucket.contents)]
 
     def withdraw(self, consumer: Any, request: Any) -> None:
         """Have a request wait no longer for its eta or a rate limit; called by Celery's loop."""
@@ -75,6 +81,15 @@ class HeldRequests:
             arguments = getattr(waiting.entry, "args", None) or ()
             if arguments and isinstance(arguments[0], Request):
                 yield waiting.entry, arguments[0]
+
+
+def snapshot(requests: Iterable[Any]) -> list[Any]:
+    """What is in one of Celery's sets of requests now. Its pool and its loop change them while other threads look."""
+    while True:
+        try:
+            return list(requests)
+        except RuntimeError:  # it changed its size meanwhile
+            continue
 
 
 def consumed_from(info: Mapping[str, Any], queues: Sequence[Any]) -> str:

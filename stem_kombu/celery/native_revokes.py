@@ -29,17 +29,28 @@ _CONNECT_TIMEOUT = 4.0
 
 
 class NativeRevokes:
-    """Receives what Celery's clients revoke, on a queue of its own beside Celery's, and hands it to ``obey(ids, terminate)``.
+    """Receives what Celery's clients revoke, on a queue of its own beside Celery's, and hands it to ``obey(ids, terminate)`` and
+    ``obey_stamps(headers, terminate)``.
 
     ``app`` is the Celery application, ``node`` the name of its worker. May be started and stopped more than once.
     """
 
-    def __init__(self, app: Any, node: str, obey: Callable[[Sequence[str], bool], object], *, clock: Clock) -> None:
+    def __init__(
+        self,
+        app: Any,
+        node: str,
+        obey: Callable[[Sequence[str], bool], object],
+        obey_stamps: Callable[[object, bool], object],
+        *,
+        clock: Clock,
+    ) -> None:
         self._app = app
-        self._obey = obey
+        self._obey, self._obey_stamps = obey, obey_stamps
         self._clock = clock
         self._queue = f"stem-{node}"
-        self._server = PidboxServer(node, {"revoke": self._revoke, "terminate": self._terminate}, lambda *_: None)
+        verbs: dict[str, Callable[..., Any]] = {"revoke": self._revoke, "terminate": self._terminate}
+        verbs["revoke_by_stamped_headers"] = self._revoke_stamps
+        self._server = PidboxServer(node, verbs, lambda *_: None)
         template = app.connection_for_read()
         self._outage = Outage("Celery's own revokes are read only between tasks", shown_url(template), clock)
         self._stopped = threading.Event()
@@ -97,8 +108,11 @@ class NativeRevokes:
     def _revoke(self, _: object, task_id: Any, terminate: Any = False, **__: Any) -> None:
         self._obey([task_id] if isinstance(task_id, str) else [str(one) for one in task_id or ()], bool(terminate))
 
-    def _terminate(self, _: object, signal: Any = None, task_id: Any = (), **__: Any) -> None:
+    def _terminate(self, _: object, signal: object = None, task_id: object = (), **__: object) -> None:
         self._revoke(_, task_id, terminate=True)
+
+    def _revoke_stamps(self, _: object, headers: object = (), terminate: object = False, **__: object) -> None:
+        self._obey_stamps(headers, bool(terminate))
 
 
 def _let_go(connection: Any) -> None:

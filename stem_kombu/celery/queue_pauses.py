@@ -14,7 +14,7 @@ from typing import Any
 from celery.worker import state
 
 from stem_kombu.agent.held_directives import HeldDirectives
-from stem_kombu.celery.held_requests import HeldRequests, consumed_from
+from stem_kombu.celery.held_requests import HeldRequests, consumed_from, snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class QueuePauses:
         with self._lock:
             return frozenset(
                 id(request)
-                for request in list(state.reserved_requests)
+                for request in snapshot(state.reserved_requests)
                 if getattr(request, "stem_handed", False)
                 and request not in state.active_requests
                 and self._queue_of(request) in self._held.paused
@@ -82,7 +82,7 @@ class QueuePauses:
 
     # -- Celery's loop --------------------------------------------------------------------------------------------------
 
-    def leave(self, consumer: Any) -> None:
+    def leave(self, consumer: object) -> None:
         """Before Celery begins to consume, with each new connection: leave out what is paused."""
         self._left = set()
         self._consume(consumer)
@@ -119,7 +119,7 @@ class QueuePauses:
 
     # -- inside ---------------------------------------------------------------------------------------------------------
 
-    def _settle(self, requests: Sequence[Any]) -> None:
+    def _settle(self, requests: Sequence[object]) -> None:
         consumer = getattr(self._worker, "consumer", None)
         if consumer is not None and getattr(consumer, "task_consumer", None) is not None:
             consumer.call_soon(self._return, consumer, requests)

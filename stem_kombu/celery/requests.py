@@ -7,6 +7,8 @@ own; a worker makes a subclass of it for each task.
 from __future__ import annotations
 
 import functools
+import logging
+from dataclasses import dataclass
 from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
@@ -16,10 +18,25 @@ from kombu.utils.imports import symbol_by_name
 from stem_kombu.celery.endings import end_followers
 from stem_kombu.celery.held_requests import consumed_from
 from stem_kombu.celery.queue_pauses import QueuePauses
+from stem_kombu.celery.revoked import asked
+from stem_kombu.celery.rules import GuestRules
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.celery.task_api import told
 from stem_kombu.clock import SYSTEM
+from stem_kombu.revocation import Revocation
 from stem_kombu.worker.totals import Totals
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestParts:
+    """What the requests of one worker know of it."""
+
+    totals: Totals
+    stop_table: SharedStopTable
+    pauses: QueuePauses
+    rules: GuestRules
 
 
 class StemRequest:
@@ -28,14 +45,18 @@ class StemRequest:
     stem_totals: Totals
     stem_stop_table: SharedStopTable
     stem_pauses: QueuePauses
+    stem_rules: GuestRules
 
     id: str
+    #: What a rule says of it, and the key of that rule.
+    stem_struck: Revocation | None = None
+    stem_struck_by: str | None = None
     #: Whether the pool was given it, and whether it goes back to its queue, which is paused.
     stem_handed = stem_given_back = False
     #: What a pool of threads is to run.
-    stem_future: Any = None
+    stem_future: object = None
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if (on_success := cls.__dict__.get("on_success")) is not None:
             cls.on_success = _counted(on_success)  # type: ignore[attr-defined]
@@ -45,12 +66,33 @@ class StemRequest:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         info = self.delivery_info or {}  # type: ignore[attr-defined]
-        self._stem_place = consumed_from(info, list(self.app.amqp.queues.consume_from.values())), str(self.name)  # type: ignore[attr-defined]
+        # Without an exchange the routing key is the queue; to ask Celery for its queues takes as long as all else here.
+        queues = list(self.app.amqp.queues.consume_from.values()) if info.get("exchange") else ()  # type: ignore[attr-defined]
+        self._stem_place = consumed_from(info, queues), str(self.name)  # type: ignore[attr-defined]
         self.stem_totals.add("received", *self._stem_place)
         if info.get("redelivered"):
             self.stem_totals.add("redelivered", *self._stem_place)
+        self.stem_rules.come(self)
 
-    def on_accepted(self, pid: int, time_accepted: float) -> Any:
+    @property
+    def stem_queue(self) -> str:
+        return self._stem_place[0]
+
+    def revoked(self) -> bool:
+        """Whether it is not to run, by its id, by Celery's stamps or by a rule; it is recorded as revoked then."""
+        asked.request = self
+        try:
+            if super().revoked():  # type: ignore[misc]
+                return True
+        finally:
+            asked.request = None
+        if not self.stem_rules.come(self) and self.stem_struck is None:
+            return False
+        logger.info("task %s[%s] is revoked by a rule", self.name, self.id)  # type: ignore[attr-defined]
+        self._announce_revoked("revoked", False, None, False)
+        return True
+
+    def on_accepted(self, pid: int, time_accepted: float) -> object:
         self.stem_totals.started(*self._stem_place, None)
         return super().on_accepted(pid, time_accepted)  # type: ignore[misc]
 
@@ -76,14 +118,14 @@ class StemRequest:
             self.stem_ended("failed")
         return answer
 
-    def on_timeout(self, soft: bool, timeout: Any) -> Any:
+    def on_timeout(self, soft: bool, timeout: object) -> object:
         if not soft:
             self.stem_ended("failed")
         return super().on_timeout(soft, timeout)  # type: ignore[misc]
 
-    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> Any:
+    def _announce_revoked(self, reason: str, terminated: bool, signum: object, expired: bool) -> object:
         cache = getattr(state.revoked, "stem_cache", None)
-        revocation = None if cache is None or expired else cache.get(self.id)
+        revocation = None if cache is None or expired else cache.get(self.id) or self.stem_struck
         why = reason if revocation is None else told(revocation)
         self.stem_ended("cancelled", "expired" if expired else "kill" if terminated else "before-start")
         if not expired and not self._already_revoked:  # type: ignore[attr-defined]
@@ -92,17 +134,17 @@ class StemRequest:
         return super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]
 
 
-def with_request_class(task: Any, totals: Totals, stop_table: SharedStopTable, pauses: QueuePauses) -> None:
+def with_request_class(task: Any, parts: RequestParts) -> None:
     """Have the worker make requests for this task that know these. May be called again, for another worker."""
     base = symbol_by_name(task.Request)
     plain = getattr(base, "stem_base", base)
-    task.Request = _class_of(plain, totals, stop_table, pauses)
+    task.Request = _class_of(plain, parts)
 
 
 @functools.lru_cache(maxsize=64)
-def _class_of(base: type, totals: Totals, stop_table: SharedStopTable, pauses: QueuePauses) -> type:
-    names = {"stem_base": base, "stem_totals": totals, "stem_stop_table": stop_table, "stem_pauses": pauses}
-    names["__module__"] = base.__module__
+def _class_of(base: type, parts: RequestParts) -> type:
+    names = {"stem_base": base, "stem_totals": parts.totals, "stem_stop_table": parts.stop_table}
+    names |= {"stem_pauses": parts.pauses, "stem_rules": parts.rules, "__module__": base.__module__}
     return type(base.__name__, (StemRequest, base), names)
 
 

@@ -6,12 +6,26 @@ limit. Modules hold on to the object, so it must stay the same and gets another 
 
 from __future__ import annotations
 
+import threading
+from datetime import datetime
 from typing import Any
 
 from celery.utils.collections import LimitedSet
 from celery.worker import state
 
+from stem_kombu.bound import spares
+from stem_kombu.fields import FieldError, moment, optional
+from stem_kombu.messages.encoding import HEADER_SENT_AT
+from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import RevocationCache
+
+
+class _Asked(threading.local):
+    request: Any = None
+
+
+#: The request on whose behalf this thread asks, while it does.
+asked = _Asked()
 
 
 class DurableRevoked(LimitedSet):  # type: ignore[misc]  # Celery publishes no types
@@ -21,13 +35,35 @@ class DurableRevoked(LimitedSet):  # type: ignore[misc]  # Celery publishes no t
     stem_cache: RevocationCache
     stem_alone: bool
 
-    def __contains__(self, task_id: Any) -> bool:
-        return task_id in self.stem_cache or (not self.stem_alone and super().__contains__(task_id))
+    def __contains__(self, task_id: object) -> bool:
+        return self._is_held(task_id) or (not self.stem_alone and super().__contains__(task_id))
+
+    def _is_held(self, task_id: Any) -> bool:
+        if task_id not in self.stem_cache:
+            return False
+        # Celery looks first by the id alone, and lets the request decide then (:meth:`StemRequest.revoked`).
+        request = asked.request
+        if request is None or request.id != task_id:
+            return True
+        record = self.stem_cache.get(task_id)
+        return record is not None and not is_spared(record, request, self.stem_cache.now())
 
     def __reduce__(self) -> Any:
         # What a worker writes to its --statedb must be readable without Stem.
         _, *rest = super().__reduce__()
         return LimitedSet, *rest
+
+
+def is_spared(record: Revocation, request: Any, now: datetime) -> bool:
+    """Whether a revocation of its id says nothing of this very request (:mod:`stem_kombu.bound`)."""
+    if not record.proofs:
+        return False
+    headers = request.request_dict
+    try:
+        sent = optional(moment, headers.get(HEADER_SENT_AT), HEADER_SENT_AT)
+    except FieldError:
+        sent = None
+    return spares(record, int(headers.get("retries") or 0) + 1, sent, now)
 
 
 def install(cache: RevocationCache, *, alone: bool = False) -> None:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet  # before Python 3.11 it is not the built-in one
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import StemError, StoreError
-from stem_kombu.revocation import RevocationDraft
 from stem_kombu.transports.connections import backoff
 
 logger = logging.getLogger(__name__)
@@ -27,37 +27,39 @@ MOST_WAITING = 10_000
 _BATCH, _LONGEST_WAIT = 1000, 10.0
 
 
+#: What is stored: a revocation by id, or by a stamp.
+Draft = TypeVar("Draft")
+
+
 @dataclass(slots=True, eq=False)
-class _Asked:
-    drafts: Sequence[RevocationDraft]
+class _Asked(Generic[Draft]):
+    drafts: Sequence[Draft]
     stored: Future[None] = field(default_factory=Future)
 
 
-class Saver:
-    """Calls ``save(drafts)`` in a thread of its own, which begins with the first revocation. A :class:`StoreError` of it is
+class Saver(Generic[Draft]):
+    """Calls ``save(drafts)`` in a thread of its own, which lasts as long as something is to be stored. A :class:`StoreError` is
     tried again; any other :class:`StemError` is the answer to those who asked. Safe to use from several threads.
 
     ``patience`` is the longest wait of a caller in seconds, while the store answers.
     """
 
-    def __init__(
-        self, save: Callable[[Sequence[RevocationDraft]], object], *, patience: float, clock: Clock = SYSTEM
-    ) -> None:
+    def __init__(self, save: Callable[[Sequence[Draft]], object], *, patience: float, clock: Clock = SYSTEM) -> None:
         self._save = save
         self._patience = patience
         self._clock = clock
         self._changed = threading.Condition()
-        self._waiting: list[_Asked] = []
+        self._waiting: list[_Asked[Draft]] = []
         self._thread: threading.Thread | None = None
         self._closed = False
         #: Why the store did not take the last batch, ``None`` while it answers.
         self._trouble: str | None = None
 
-    def save(self, drafts: Sequence[RevocationDraft]) -> str | None:
+    def save(self, drafts: Sequence[Draft]) -> str | None:
         """``None`` when the store has them, else why they are not durable yet. Raises what ``save`` raises for good."""
         if not drafts:
             return None
-        asked = _Asked(drafts)
+        asked: _Asked[Draft] = _Asked(drafts)
         with self._changed:
             if sum(len(other.drafts) for other in self._waiting) + len(drafts) > MOST_WAITING:
                 return f"{MOST_WAITING} others wait for the revoke store already; these are not stored"
@@ -94,8 +96,6 @@ class Saver:
         failures = 0
         while True:
             with self._changed:
-                while not self._waiting and not self._closed:
-                    self._changed.wait()
                 if not self._waiting:
                     self._thread = None
                     return
@@ -107,7 +107,7 @@ class Saver:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed, backoff(failures, longest=_LONGEST_WAIT))
 
-    def _next_batch(self) -> list[_Asked]:
+    def _next_batch(self) -> list[_Asked[Draft]]:
         batch, size = [self._waiting[0]], len(self._waiting[0].drafts)
         for asked in self._waiting[1:]:
             size += len(asked.drafts)
@@ -116,7 +116,7 @@ class Saver:
             batch.append(asked)
         return batch
 
-    def _stored(self, batch: list[_Asked]) -> bool:
+    def _stored(self, batch: list[_Asked[Draft]]) -> bool:
         """Whether the batch needs no further attempt: it is stored, or refused for good."""
         failure: BaseException | None = None
         try:

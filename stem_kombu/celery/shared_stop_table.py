@@ -83,12 +83,22 @@ class SharedStopTable:
                 return  # the worker has not learned of that yet
             place = self._place(revocation.task_id, running)
             at = _COUNT + place * ENTRY
-            # The digest comes last: whoever finds it finds all of the entry.
+            # The digest goes first and comes last: a task that finds it finds all of the entry, or another count afterwards.
+            self._memory[at : at + 16] = bytes(16)
+            self.words[0] += 1
             _HEAD.pack_into(self._memory, at, bytes(16), _TOLD, len(record))
             self._memory[at + _HEAD.size : at + _HEAD.size + len(record)] = record
             self._memory[at : at + 16] = _digest(revocation.task_id)
             self.words[1] = max(self.words[1], place + 1)
             self.words[0] += 1
+
+    def unmark(self, task_ids: Collection[str]) -> None:
+        """Let these tasks start and go on, as far as they have not stopped."""
+        with self._lock:
+            for task_id in task_ids:
+                if self._state(task_id) == _TOLD:
+                    at = _COUNT + self._places.pop(task_id) * ENTRY
+                    self._memory[at : at + 16] = bytes(16)
 
     def stopped(self, task_id: str) -> bool:
         """Whether the task has seen its entry and stopped."""
@@ -138,11 +148,14 @@ class SharedStopTable:
 
     def find(self, task_id: str) -> Revocation | None:
         """The revocation of the task, ``None`` when there is none."""
-        at = self._at(task_id)
-        if at is None:
-            return None
-        _, _, length = _HEAD.unpack_from(self._memory, at)
-        return Revocation.from_record(json.loads(self._memory[at + _HEAD.size : at + _HEAD.size + length]))
+        while (at := self._at(task_id)) is not None:
+            count = self.words[0]
+            digest, _, length = _HEAD.unpack_from(self._memory, at)
+            record = self._memory[at + _HEAD.size : at + _HEAD.size + length]
+            # The worker may have written the entry anew meanwhile, for a revoke that says more: then this is half of each.
+            if digest == _digest(task_id) and self.words[0] == count:
+                return Revocation.from_record(json.loads(record))
+        return None
 
     def levels(self) -> tuple[dict[str, str], int] | None:
         """The log levels, and which change of them that is; ``None`` while they change."""

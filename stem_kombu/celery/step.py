@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from celery import bootsteps, current_app, signals
 from celery.app.trace import build_tracer
+from celery.worker import state as worker_state
 from celery.worker.control import Panel
 
-from stem_kombu.celery import task_api
+from stem_kombu.celery import pool_size, task_api
 from stem_kombu.celery.agent import CeleryAgent
 from stem_kombu.celery.configuration import settings_of
+from stem_kombu.celery.recorded_reasons import with_reasons
 from stem_kombu.celery.registry import guard_all
 from stem_kombu.celery.shared_stop_table import SharedStopTable
+from stem_kombu.control.stamped_rules import stamps_of
 from stem_kombu.errors import BroadcastUnsupported, ConfigurationError, StemError
 from stem_kombu.worker.totals import Totals
 
 logger = logging.getLogger(__name__)
 
 #: Entries of the stop table for each process or thread that runs tasks, at least so many in all.
-_ENTRIES_EACH, _ENTRIES = 4, 64
+_ENTRIES_EACH, _ENTRIES = 4, 4 * pool_size.MOST
 #: Key of Celery's configuration under which spawned children find the file of the stop table.
 _STOP_TABLE = "stem_board"
 #: Verbs of Celery's that revoke.
-_REVOKING = ("revoke", "terminate")
+_REVOKING = ("revoke", "terminate", "revoke_by_stamped_headers")
 #: Verbs of Celery's that count as control and do no more than make a worker speak.
 _HARMLESS = frozenset({"enable_events", "heartbeat"})
 
@@ -61,7 +66,7 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
             if isinstance(error, StemError):
                 raise _told(error) from error
             raise
-        guard_all(worker.app, totals, stop_table, self._agent.directives.pauses)
+        guard_all(worker.app, self._agent.parts)
         return self
 
     def start(self, worker: Any) -> None:
@@ -157,7 +162,7 @@ def _refuse_unsigned(agent: CeleryAgent) -> None:
         @functools.wraps(getattr(function, "stem_original", function))
         def refused(state: Any, *args: Any, _name: str = name, **kwargs: Any) -> Any:
             agent.refused.drop("unsigned", f"{_name!r}: it is not signed")
-            if _name == "revoke":
+            if _name in _REVOKING:
                 agent.hydration.nudge()  # an application with a key has signed and stored it before it sent this
             return {
                 "error": f"refused: {_name} is not signed, and this fleet obeys signed commands only (stem worker …)"
@@ -169,31 +174,56 @@ def _refuse_unsigned(agent: CeleryAgent) -> None:
 
 def _make_revoke_durable(agent: CeleryAgent) -> None:
     """Let Celery's own ``revoke`` and ``terminate`` store the ids before Celery takes them, and say whether they are."""
-    original, terminates = (getattr(Panel.data[name], "stem_original", Panel.data[name]) for name in _REVOKING)
+    original, terminates, by_stamp = (
+        getattr(Panel.data[name], "stem_original", Panel.data[name]) for name in _REVOKING
+    )
 
     @functools.wraps(original)
     def revoke(state: Any, task_id: Any, terminate: Any = False, signal: Any = None, **kwargs: Any) -> Any:
         terminate = bool(terminate)  # Flower's API sends 0 and null
         ids = [task_id] if isinstance(task_id, str) else [str(one) for one in task_id or ()]
         cooperatively = bool(terminate) and not agent.kills
-        try:
-            trouble = agent.make_durable(ids, terminate=cooperatively)
-        except StemError as error:
-            logger.error("revoke of %d ids is not durable: %s", len(ids), error)
-            trouble = f"not durable yet: {error}"
-        answer = original(state, task_id, terminate=terminate and not cooperatively, signal=signal, **kwargs)
+        trouble = _stored(partial(agent.make_durable, ids, terminate=cooperatively), f"{len(ids)} ids")
+        held = [request for one in ids if (request := worker_state.requests.get(one)) is not None]
+        with with_reasons([state.app.backend, *(request.task.backend for request in held)], agent.why):
+            answer = original(state, task_id, terminate=terminate and not cooperatively, signal=signal, **kwargs)
         if cooperatively:
             answer = {"ok": f"terminate at their next checkpoint: {', '.join(ids)}"}
-        if trouble is None:
-            return answer  # as it is without Stem
-        if "ok" not in answer:
-            return {**answer, "durable": False}
-        return {**answer, "ok": f"{answer['ok']} ({trouble})", "durable": False}
+        return _saying(answer, trouble)
 
     @functools.wraps(terminates)
     def terminate(state: Any, signal: Any, task_id: Any, **kwargs: Any) -> Any:
         return revoke(state, task_id, terminate=True, signal=signal)  # as Celery's own does
 
+    @functools.wraps(by_stamp)
+    def revoke_by_stamped_headers(
+        state: Any, headers: Any, terminate: Any = False, signal: Any = None, **kwargs: Any
+    ) -> object:
+        stamps, terminate = stamps_of(headers), bool(terminate)
+        cooperatively = terminate and not agent.kills
+        trouble = _stored(partial(agent.make_stamps_durable, stamps, terminate=cooperatively), f"{len(stamps)} stamps")
+        answer = by_stamp(state, headers, terminate=terminate and not cooperatively, signal=signal, **kwargs)
+        return _saying(answer, trouble)
+
     revoke.stem_original = original  # type: ignore[attr-defined]
     terminate.stem_original = terminates  # type: ignore[attr-defined]
-    Panel.data |= {"revoke": revoke, "terminate": terminate}
+    revoke_by_stamped_headers.stem_original = by_stamp  # type: ignore[attr-defined]
+    Panel.data |= dict(zip(_REVOKING, (revoke, terminate, revoke_by_stamped_headers), strict=True))
+
+
+def _stored(store: Callable[[], str | None], what: str) -> str | None:
+    """Why it is not durable yet, ``None`` when it is."""
+    try:
+        return store()
+    except StemError as error:
+        logger.error("revoke of %s is not durable: %s", what, error)
+        return f"not durable yet: {error}"
+
+
+def _saying(answer: dict[str, object], trouble: str | None) -> dict[str, object]:
+    """Celery's answer, as it is without Stem where nothing is wrong."""
+    if trouble is None:
+        return answer
+    if "ok" not in answer:
+        return {**answer, "durable": False}
+    return {**answer, "ok": f"{answer['ok']} ({trouble})", "durable": False}

@@ -124,6 +124,9 @@ def guarded(task: Any) -> None:
         if _stop_table is None or request.id is None or request.is_eager:
             return run(*args, **kwargs)
         _here.task, _here.task_id, _here.seen, _here.next_report = task, request.id, -1, 0.0
+        if request.chain:
+            # Celery before 5.6 takes what comes next out of the list, and then sends it.
+            request.stem_chain = tuple(request.chain)
         try:
             revocation = _look()
             if revocation is not None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timezone
+from operator import attrgetter
 from typing import Any
 
 from celery.worker import state
 
 from stem_kombu.agent.view import HostFacts, HostSummary
 from stem_kombu.celery.directives import GuestDirectives
-from stem_kombu.celery.held_requests import consumed_from
-from stem_kombu.celery.shared_stop_table import SharedStopTable
+from stem_kombu.celery.held_requests import consumed_from, snapshot
+from stem_kombu.celery.requests import RequestParts
+from stem_kombu.celery.revoked import is_spared
 from stem_kombu.clock import Clock
 from stem_kombu.control.protocol.fates import FatePhase, TaskFate
 from stem_kombu.control.protocol.messages import Shutdown, ShutdownMode
@@ -22,14 +24,14 @@ from stem_kombu.control.server.worker_view import (
     StopStanding,
     WaitingOutcome,
 )
-from stem_kombu.errors import BadMessage, ControlError
+from stem_kombu.errors import BadMessage
 from stem_kombu.outcome import EndedBy, EndedHow
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
+from stem_kombu.revocation_page import ids_of
 from stem_kombu.rule import Rule
 from stem_kombu.selector import Selector
 from stem_kombu.slots import SlotView
-from stem_kombu.worker.totals import Totals
 
 #: Seconds between two looks at tasks that were asked to stop. Celery's parent learns of an end in its own event loop,
 #: and has no hook for it that works in every pool.
@@ -51,8 +53,7 @@ class CeleryTasks:
         self,
         worker: Any,
         cache: RevocationCache,
-        stop_table: SharedStopTable,
-        totals: Totals,
+        parts: RequestParts,
         directives: GuestDirectives,
         *,
         transport: str,
@@ -61,8 +62,7 @@ class CeleryTasks:
     ) -> None:
         self._worker = worker
         self._cache = cache
-        self._stop_table = stop_table
-        self._totals = totals
+        self._stop_table, self._totals, self._rules = parts.stop_table, parts.totals, parts.rules
         self.directives = directives
         self.obey, self.wait_started = directives.obey, directives.wait_started
         self.settings = directives.settings
@@ -77,31 +77,32 @@ class CeleryTasks:
     def summary(self) -> HostSummary:
         worker = self._worker
         active, reserved = len(state.active_requests), len(state.reserved_requests)
+        concurrency = int(getattr(worker.pool, "num_processes", None) or worker.concurrency or 1)
         return HostSummary(
             "draining" if self.is_draining else "running",
-            int(getattr(worker.pool, "num_processes", None) or worker.concurrency or 1),
+            concurrency,
             active,
             max(0, reserved - active),
             self._consuming(),
             self._queues(),
             {queue: one.version for queue, one in self.directives.held.paused.items()},
+            slots=self._slots(active, concurrency),
         )
 
     def facts(self) -> HostFacts:
         worker = self._worker
-        active = list(state.active_requests)
+        active = snapshot(state.active_requests)
         qos = getattr(worker.consumer, "qos", None)
         return HostFacts(
             prefetch=int(getattr(qos, "value", 0) or 0),
             pool=[SlotView(slot, pid, *self._doing(pid, active), 0, None) for slot, pid in enumerate(self._children())],
             transport=self._transport,
             lease=self._lease,
-            slots=self._slots(len(active)),
+            slots=self.summary().slots,
         )
 
-    def _slots(self, running: int) -> dict[str, dict[str, int]]:
-        idle = max(0, self.summary().concurrency - running)
-        return {"isolate" if self._children() else "inline": {"running": running, "idle": idle}}
+    def _slots(self, running: int, places: int) -> dict[str, dict[str, int]]:
+        return {"isolate" if self._children() else "inline": {"running": running, "idle": max(0, places - running)}}
 
     def measured(self) -> tuple[Mapping[str, int], dict[str, Any]]:
         return self._totals.measured()
@@ -118,7 +119,9 @@ class CeleryTasks:
 
     def in_flight(self) -> Sequence[InFlightTask]:
         now = self._clock.now()
-        return sorted((self._task(request, now) for request in list(state.active_requests)), key=lambda t: t.started_at)
+        return sorted(
+            (self._task(request, now) for request in snapshot(state.active_requests)), key=attrgetter("started_at")
+        )
 
     def waiting_outcomes(self) -> Sequence[WaitingOutcome]:
         return ()  # Celery's own matter
@@ -128,7 +131,9 @@ class CeleryTasks:
         applied = self._cache.apply(revocations, self._cache.now())
         for task_id in applied.expired:
             state.revoked.discard(task_id)  # Celery's own set has no end of its own, and would refuse what was undone
-        self.mark([held for one in revocations if (held := self._cache.get(one.task_id)) is not None])
+        self._stop_table.unmark(applied.expired)
+        here = (task_id for task_id in ids_of(revocations) if task_id in state.requests)
+        self.mark([held for task_id in here if (held := self._cache.get(task_id)) is not None])
         return self._cache.in_step(revocations, applied)
 
     def mark(self, revocations: Sequence[Revocation]) -> None:
@@ -136,24 +141,35 @@ class CeleryTasks:
         active = self._active()
         self._forget_stopped(active)
         for revocation in revocations:
-            if revocation.task_id in state.requests:
+            if revocation.task_id in state.requests and not self._is_spared(revocation):
                 self._stop_table.mark(revocation, state.requests.keys())
                 if revocation.terminate and revocation.task_id in active:
                     self._asked_at.setdefault(revocation.task_id, self._clock.monotonic())
 
     def selected(self, selector: Selector, before: datetime) -> Sequence[SelectedTask]:
-        raise ControlError("a Celery worker can't be asked by selector", code="unsupported")
+        return self._rules.selected(selector, before, self._clock.now())
 
     def apply_rules(self, rules: Sequence[Rule]) -> Sequence[int]:
-        raise ControlError("a Celery worker obeys revocations by id, and no rules", code="unsupported")
+        """Obey these rules as well, as :meth:`apply` does revocations; the versions of those that count now."""
+        struck, free = self._rules.take(rules)
+        self.mark(struck)
+        self._stop_table.unmark([task_id for task_id in free if task_id not in self._cache])
+        return self._rules.versions(rules)
 
     def running(self, revocations: Sequence[Revocation]) -> frozenset[str]:
         """Which of the tasks run here, or did a moment ago and were asked to stop."""
         asked = frozenset(revocation.task_id for revocation in revocations)
         return (self._active() | frozenset(list(self._asked_at))) & asked
 
+    def spared(self, revocations: Sequence[Revocation]) -> frozenset[str]:
+        return frozenset(one.task_id for one in revocations if self._is_spared(one))
+
+    def _is_spared(self, revocation: Revocation) -> bool:
+        request = state.requests.get(revocation.task_id)
+        return request is not None and is_spared(revocation, request, self._cache.now())
+
     def fates(self, task_ids: Collection[str]) -> Sequence[TaskFate]:
-        active = {request.id: request for request in list(state.active_requests)}
+        active = {request.id: request for request in snapshot(state.active_requests)}
         return [fate for task_id in task_ids if (fate := self._fate(task_id, active.get(task_id))) is not None]
 
     def _fate(self, task_id: str, request: Any | None) -> TaskFate | None:
@@ -191,7 +207,7 @@ class CeleryTasks:
 
     @staticmethod
     def _active() -> frozenset[str]:
-        return frozenset(request.id for request in list(state.active_requests))
+        return frozenset(request.id for request in snapshot(state.active_requests))
 
     def _forget_stopped(self, active: frozenset[str]) -> None:
         long_ago = self._clock.monotonic() - _REMEMBERED

@@ -44,26 +44,26 @@ class Panel:
     def handlers(self) -> dict[str, Callable[..., Any]]:
         """Each verb with its answer."""
         known: dict[str, Callable[..., Any]] = {
-            "ping": lambda state, **_: {"ok": "pong"},
-            "active": lambda state, **_: [self._request(task) for task in self._view.in_flight()],
-            "reserved": lambda state, **_: [],
-            "scheduled": lambda state, **_: [],
-            "revoked": lambda state, **_: [record.task_id for record in self._view.revoked_records(10_000)[0]],
-            "registered": lambda state, **_: sorted(self._names()),
-            "active_queues": lambda state, **_: self._queues(),
-            "stats": lambda state, **_: self._stats(),
-            "conf": lambda state, **_: self._conf(),
-            "report": lambda state, **_: {"ok": f"stem-kombu {SOFTWARE['sw_ver']}"},
-            "clock": lambda state, **_: {"clock": 0},
-            "query_task": lambda state, ids=(), **_: self._query(ids),
-            "enable_events": lambda state, **_: {"ok": "task events already enabled"},
-            "disable_events": lambda state, **_: {"error": "set STEM_CELERY_EVENTS=false to switch events off"},
-            "revoke": lambda state, task_id=(), terminate=False, **_: self._revoked(task_id, terminate),
-            "terminate": lambda state, task_id=(), **_: self._revoked(task_id, True),
-            "heartbeat": lambda state, **_: self._beat(),
+            "ping": _always({"ok": "pong"}),
+            "active": self._active,
+            "reserved": _always([]),
+            "scheduled": _always([]),
+            "revoked": self._revoked_ids,
+            "registered": self._registered,
+            "active_queues": self._queues,
+            "stats": self._stats,
+            "conf": self._conf,
+            "report": _always({"ok": f"stem-kombu {SOFTWARE['sw_ver']}"}),
+            "clock": _always({"clock": 0}),
+            "query_task": self._query,
+            "enable_events": _always({"ok": "task events already enabled"}),
+            "disable_events": _always({"error": "set STEM_CELERY_EVENTS=false to switch events off"}),
+            "revoke": self._revoke_some,
+            "terminate": self._terminate,
+            "heartbeat": self._heartbeat,
             # What Celery's workers say to each other: nothing to tell them.
-            "hello": lambda state, **_: None,
-            "election": lambda state, **_: None,
+            "hello": _always(None),
+            "election": _always(None),
         }
         aliases = {"dump_active": "active", "dump_reserved": "reserved", "dump_revoked": "revoked",
                    "dump_schedule": "scheduled", "dump_tasks": "registered"}  # fmt: skip
@@ -73,34 +73,52 @@ class Panel:
         return known | (steering if self._refuse is None else {verb: self._refused(verb) for verb in steering})
 
     def _unsupported(self, verb: str) -> Callable[..., Any]:
-        return lambda state, **_: unsupported(verb)
+        return _always(unsupported(verb))
 
     def _refused(self, verb: str) -> Callable[..., Any]:
-        return lambda state, **_: self._unsigned(verb, "stem worker --help")
+        def answer(*_: object, **__: object) -> dict[str, str]:
+            return self._unsigned(verb, "stem worker --help")
+
+        return answer
 
     def _unsigned(self, verb: str, instead: str) -> dict[str, str]:
         assert self._refuse is not None
         self._refuse("unsigned", f"{verb!r}: it is not signed")
         return {"error": f"refused: {verb} is not signed, and this fleet obeys signed commands only ({instead})"}
 
-    def _queues(self) -> list[dict[str, Any]]:
+    def _active(self, *_: object, **__: object) -> list[dict[str, Any]]:
+        return [self._request(task) for task in self._view.in_flight()]
+
+    def _revoked_ids(self, *_: object, **__: object) -> list[str]:
+        return [record.task_id for record in self._view.revoked_records(10_000)[0]]
+
+    def _registered(self, *_: object, **__: object) -> list[str]:
+        return sorted(self._names())
+
+    def _heartbeat(self, *_: object, **__: object) -> None:
+        self._beat()
+
+    def _queues(self, *_: object, **__: object) -> list[dict[str, Any]]:
         facts = self._view.facts()
         return [_queue(name) for name in facts.queues if name not in facts.paused]
 
-    def _revoked(self, given: Any, terminate: bool) -> dict[str, Any]:
+    def _revoke_some(self, *_: object, task_id: Any = (), terminate: object = False, **__: object) -> dict[str, Any]:
         if self._refuse is not None:
             return self._unsigned("revoke", "stem worker revoke")
-        ids = [given] if isinstance(given, str) else [str(one) for one in given or ()]
+        ids = [task_id] if isinstance(task_id, str) else [str(one) for one in task_id or ()]
         good = list(storable_ids(ids))
         if refused := sorted(set(ids) - set(good)):
             if not good:
                 return {"error": f"no task can have these ids: {', '.join(map(repr, refused))}"}
             ids = good
         who = f"Celery, through worker {self._node}"  # its commands do not say who gave them
-        self._revoke([RevocationDraft(task_id, bool(terminate), "revoked through Celery", who) for task_id in good])
+        self._revoke([RevocationDraft(one, bool(terminate), "revoked through Celery", who) for one in good])
         return {"ok": f"tasks {', '.join(ids)} flagged as revoked"}
 
-    def _request(self, task: InFlightTask) -> dict[str, Any]:
+    def _terminate(self, *_: object, task_id: Any = (), **__: object) -> dict[str, Any]:
+        return self._revoke_some(task_id=task_id, terminate=True)
+
+    def _request(self, task: InFlightTask) -> dict[str, object]:
         return {
             "id": task.id,
             "name": task.name,
@@ -119,11 +137,11 @@ class Panel:
             "worker_pid": task.pid,
         }
 
-    def _query(self, ids: Any) -> dict[str, Any]:
+    def _query(self, *_: object, ids: Any = (), **__: object) -> dict[str, Any]:
         wanted = {ids} if isinstance(ids, str) else set(ids)
         return {task.id: ["active", self._request(task)] for task in self._view.in_flight() if task.id in wanted}
 
-    def _stats(self) -> dict[str, Any]:
+    def _stats(self, *_: object, **__: object) -> dict[str, object]:
         facts, who = self._view.facts(), self._view.identity
         return {
             "total": {"stem": facts.totals.get("started", 0)},
@@ -144,7 +162,7 @@ class Panel:
             "rusage": {"maxrss": (facts.rss_bytes or 0) // 1024, "utime": os.times().user, "stime": os.times().system},
         }
 
-    def _conf(self) -> dict[str, Any]:
+    def _conf(self, *_: object, **__: object) -> dict[str, object]:
         facts = self._view.facts()
         return {
             "broker_url": facts.broker,
@@ -153,6 +171,15 @@ class Panel:
             "worker_concurrency": facts.concurrency,
             "accept_content": ["json"],
         }
+
+
+def _always(answer: object) -> Callable[..., object]:
+    """What gives the same answer each time."""
+
+    def answered(*_: object, **__: object) -> object:
+        return answer
+
+    return answered
 
 
 def _queue(name: str) -> dict[str, Any]:

@@ -36,11 +36,12 @@ def node_name(worker: str, hostname: str) -> str:
 class Events:
     """Takes what happens to tasks from any thread, and hands it over as events; never blocks."""
 
-    def __init__(self, node: str, pid: int, clock: Clock, *, hide_args: bool = False) -> None:
-        self._hide_args = hide_args
+    def __init__(self, node: str, pid: int, clock: Clock, *, closed: bool = False) -> None:
+        #: The fleet has keys: what tasks are given is not shown to readers without one.
+        self.closed = closed
         self._common = {"hostname": node, "pid": pid, "utcoffset": 0}
         self._clock = clock
-        self._waiting: collections.deque[dict[str, Any]] = collections.deque(maxlen=MOST_WAITING)
+        self._waiting: collections.deque[dict[str, object]] = collections.deque(maxlen=MOST_WAITING)
         self._numbers = itertools.count(1)
         short = reprlib.Repr()
         short.maxstring = short.maxother = _SHOWN
@@ -52,7 +53,7 @@ class Events:
         fields = {
             "uuid": message.task_id,
             "name": message.name,
-            "args": "(***)" if self._hide_args else f"({args})",
+            "args": "(***)" if self.closed else f"({args})",
             "kwargs": "{}",
             "root_id": message.task_id,
             "parent_id": None,
@@ -81,7 +82,7 @@ class Events:
             said = f"{record.error.type}({record.error.message[:_SHOWN]!r})"
             self._add(kind, {"uuid": uuid, "exception": said, "traceback": record.error.traceback or ""})
 
-    def of_worker(self, kind: str, *, active: int, processed: int, load: float | None) -> dict[str, Any]:
+    def of_worker(self, kind: str, *, active: int, processed: int, load: float | None) -> dict[str, object]:
         """``worker-online``, ``worker-heartbeat`` or ``worker-offline``."""
         loads = [0.0 if load is None else load] * 3
         fields = {"freq": FREQUENCY, "active": active, "processed": processed, "loadavg": loads, **SOFTWARE}
@@ -102,7 +103,7 @@ class Events:
     def _add(self, kind: str, fields: dict[str, Any]) -> None:
         self._waiting.append(self._event(kind, fields))
 
-    def _event(self, kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+    def _event(self, kind: str, fields: dict[str, object]) -> dict[str, object]:
         return {"type": kind, "clock": next(self._numbers), "timestamp": self._clock.now(), **self._common, **fields}
 
 

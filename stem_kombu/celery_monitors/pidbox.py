@@ -22,7 +22,7 @@ REPLY_EXCHANGE = "reply.celery.pidbox"
 _MOST_DESTINATIONS = 10_000
 
 #: Sends an answer: ``answer(fields, routing_key, ticket)``.
-Answer = Callable[[dict[str, Any], str, str | None], None]
+Answer = Callable[[dict[str, object], str, str | None], None]
 
 
 class PidboxServer:

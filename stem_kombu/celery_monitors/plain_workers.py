@@ -52,7 +52,7 @@ class PlainWorkers:
         for start in range(0, len(task_ids), _CHUNK):
             self._ask("revoke", {"task_id": list(task_ids[start : start + _CHUNK])}, list(workers))
 
-    def _ask(self, method: str, arguments: dict[str, Any], workers: list[str] | None) -> list[Any]:
+    def _ask(self, method: str, arguments: dict[str, object], workers: list[str] | None) -> list[object]:
         connection = broker_connection(self._settings)
         if open_transport(connection).capabilities.monitor_exchange is None:
             return []

@@ -48,7 +48,8 @@ class CeleryMonitorService:
     """Answers Celery's remote control and sends Celery's events. ``start()`` and ``stop()`` may each be called twice.
 
     ``drops`` counts the messages that can't be read or are refused. Events go to an exchange of the type ``exchange``:
-    Celery's own is a topic exchange, but a fanout where Kombu emulates exchanges.
+    Celery's own is a topic exchange, but a fanout where Kombu emulates exchanges. In a fleet with keys the
+    service refuses what would change something.
     """
 
     def __init__(
@@ -62,7 +63,6 @@ class CeleryMonitorService:
         clock: Clock,
         drops: DropCounter,
         exchange: str,
-        closed: bool = False,
     ) -> None:
         self._exchange = exchange
         who = view.identity
@@ -74,7 +74,7 @@ class CeleryMonitorService:
         self._next_beat = 0.0
         self._outage = Outage(f"Celery's monitors don't see worker {self.node}", shown_url(template), clock)
         self._complaints = drops
-        refuse = self._complaints.drop if closed else None
+        refuse = self._complaints.drop if events.closed else None
         self._panel = Panel(self.node, view, names, changes, self._beat_soon, refuse=refuse)
         self._stopped = threading.Event()
         self._tried = threading.Event()
@@ -168,14 +168,14 @@ class CeleryMonitorService:
         """A monitor that has just come asks for a heartbeat, so that it need not wait to know us."""
         self._next_beat = 0.0
 
-    def _send_of_worker(self, producer: Any, kind: str) -> None:
+    def _send_of_worker(self, producer: object, kind: str) -> None:
         facts = self._view.facts()
         event = self.events.of_worker(
             kind, active=facts.in_flight, processed=facts.totals.get("started", 0), load=facts.load_avg
         )
         self._publish(producer, event, kind.replace("-", "."))
 
-    def _send_of_tasks(self, producer: Any) -> None:
+    def _send_of_tasks(self, producer: object) -> None:
         events = self.events.taken()
         try:
             for start in range(0, len(events), _BATCH):

@@ -13,20 +13,20 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Any
 
+from stem_kombu.autoscale import MOST_CHILDREN, Autoscale
 from stem_kombu.control.client.pause_plans import plan_pause, plan_resume
 from stem_kombu.control.directive_writer import Author, DirectiveWriter, Plan
 from stem_kombu.control.protocol.messages import Shutdown
-from stem_kombu.control.server.worker_view import WorkerView
+from stem_kombu.control.server.worker_view import Setting, WorkerView
 from stem_kombu.directive import TASK, Directive, DirectiveDraft, Kind, Value, latest
 from stem_kombu.errors import StemError
-from stem_kombu.fields import shown
+from stem_kombu.fields import FieldError, shown, whole
 from stem_kombu.rate import SECONDS, Rate, RateLimit
 from stem_kombu.revocation import RevocationDraft
 
 #: Verbs that nothing of Stem's stands for, and what to use.
 UNSUPPORTED = {
     "time_limit": "set time limits where the task is registered",
-    "autoscale": "use stem worker scale",
     "pool_restart": "use stem worker shutdown --rolling",
     "revoke_by_stamped_headers": "use stem worker revoke --header",
 }
@@ -35,10 +35,8 @@ _AUTHOR = Author("celery control", "through Celery's remote control")
 _SETTLE = 0.5
 #: A rate as Celery writes it, before the unit. An exponent would ask for a number of any length.
 _NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
-#: Children that a worker may have.
-_MOST_CHILDREN = 1024
 
-Answer = dict[str, Any]
+Answer = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,44 +65,69 @@ class SteeringVerbs:
             "cancel_consumer": self._cancel_consumer,
             "add_consumer": self._add_consumer,
             "rate_limit": self._rate_limit,
-            "pool_grow": lambda n=1, **_: self._resize(n, 1),
-            "pool_shrink": lambda n=1, **_: self._resize(n, -1),
+            "pool_grow": self._grow,
+            "pool_shrink": self._shrink,
+            "autoscale": self._autoscale,
             "shutdown": self._shutdown,
         }
         return {verb: _answered(act) for verb, act in known.items()}
 
-    def _cancel_consumer(self, queue: Any = None, **_: Any) -> Answer:
+    def _cancel_consumer(self, queue: object = None, **_: object) -> Answer:
         name = self._queue(queue)
         self._store("pause", lambda held, now: plan_pause(held, [name], [self._worker], now).drafts())
         return {"ok": f"no longer consuming from {name}"}
 
-    def _add_consumer(self, queue: Any = None, **_: Any) -> Answer:
+    def _add_consumer(self, queue: object = None, **_: object) -> Answer:
         name = self._queue(queue)
         if name not in self._view.standing().paused:
             return {"ok": f"already consuming from {name!r}"}
         self._store("resume", lambda held, now: plan_resume(held, [name], [self._worker], now).drafts())
         return {"ok": f"add consumer {name}"}
 
-    def _rate_limit(self, task_name: Any = None, rate_limit: Any = None, **_: Any) -> Answer:
+    def _grow(self, n: Any = 1, **_: object) -> Answer:
+        return self._resize(n, 1)
+
+    def _shrink(self, n: Any = 1, **_: object) -> Answer:
+        return self._resize(n, -1)
+
+    def _rate_limit(self, task_name: object = None, rate_limit: object = None, **_: object) -> Answer:
         if task_name not in self._names():
             raise _Unable(f"unknown task {task_name!r}")
         value = _rate_limit(rate_limit)
         self._set("rate-limit", Kind.RATE_LIMIT, TASK + str(task_name), value)
         return {"ok": "rate limit disabled successfully" if value is None else "new rate limit set successfully"}
 
-    def _resize(self, number: Any, sign: int) -> Answer:
-        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= _MOST_CHILDREN:
-            raise _Unable(f"{number!r} is no number of children from 1 to {_MOST_CHILDREN}")
-        setting = self._view.settings().get(Kind.CONCURRENCY.value, {}).get(None)
-        if setting is None or not isinstance(setting.value, int):
-            raise _Unable("this worker runs no isolate tasks: there is nothing to scale")
-        wanted = setting.value + sign * number
-        if not 1 <= wanted <= _MOST_CHILDREN:
-            raise _Unable(f"it has {setting.value} children, and may have 1 to {_MOST_CHILDREN}")
+    def _resize(self, number: object, sign: int) -> Answer:
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MOST_CHILDREN:
+            raise _Unable(f"{number!r} is no number of children from 1 to {MOST_CHILDREN}")
+        self._children()
+        has = self._view.standing().concurrency
+        wanted = has + sign * number
+        if not 1 <= wanted <= MOST_CHILDREN:
+            raise _Unable(f"it has {has} children, and may have 1 to {MOST_CHILDREN}")
         self._set("scale", Kind.CONCURRENCY, None, wanted)
         return {"ok": "pool will grow" if sign > 0 else "pool will shrink"}
 
-    def _shutdown(self, **_: Any) -> Answer:
+    def _autoscale(self, max: object = None, min: object = None, **_: object) -> Answer:
+        """A bound that is missing stays as it is, as with Celery's own workers."""
+        value = self._children().value
+        now = value if isinstance(value, Mapping) else {}
+        bounds = {name: now.get(name) if given is None else given for name, given in (("min", min), ("max", max))}
+        try:
+            least, most = (whole(bound, name) for name, bound in bounds.items())
+        except FieldError as error:
+            raise _Unable(f"{error}; give both, as in: autoscale 8 1") from None
+        self._set("autoscale", Kind.CONCURRENCY, None, Autoscale(least, most).value())
+        return {"ok": f"autoscale now {most}-{least}"}
+
+    def _children(self) -> Setting:
+        """What counts for the children."""
+        setting = self._view.settings().get(Kind.CONCURRENCY.value, {}).get(None)
+        if setting is None:
+            raise _Unable("this worker runs no isolate tasks: there is nothing to scale")
+        return setting
+
+    def _shutdown(self, **_: object) -> Answer:
         order = Shutdown(reason=_AUTHOR.reason, requested_by=_AUTHOR.requested_by)
         return {"ok": f"{self._view.shut_down(order).mode} shutdown"}
 
@@ -144,7 +167,7 @@ def _answered(act: Callable[..., Answer]) -> Callable[..., Answer]:
     return answer
 
 
-def _rate_limit(given: Any) -> Value | None:
+def _rate_limit(given: object) -> Value | None:
     """The limit as Celery writes it: ``10/s``, ``0.5/m``, or a number of tasks a second; ``None`` for 0, which is no limit."""
     text, _, unit = str(0 if given is None else given).partition("/")
     try:

@@ -12,12 +12,12 @@ end with one of them.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 from stem_kombu.clock import monotonic
+from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.pulse import Pulse, Pulses
 
 logger = logging.getLogger(__name__)
@@ -98,11 +98,11 @@ class Service:
         self.pulse = Pulse(short) if period is None else pulses_here().thread(short, period)
         self._run, self._name = run, name
         self._begin, self._wake, self._end = begin, wake, end
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._leaving: threading.Thread | None = None
+        self._lock = threads.Lock()
+        self._thread: threads.Thread | None = None
+        self._leaving: threads.Thread | None = None
         self._watch = _watch.get()
-        self._ends = threading.Event()
+        self._ends = threads.Event()
         #: How often it was stopped: a start that finds another number than at its beginning was stopped meanwhile.
         self.stops = 0
         #: Whether it begins with the next :meth:`needed`.
@@ -129,7 +129,7 @@ class Service:
                     self._leaving = None
                 self._begin()
                 self._ends.clear()
-                thread = threading.Thread(target=self._keep_running, name=self._name, daemon=True)
+                thread = threads.Thread(target=self._keep_running, name=self._name, daemon=True)
                 try:
                     thread.start()
                 except BaseException:  # RuntimeError: the system has no more threads

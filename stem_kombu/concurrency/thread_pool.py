@@ -7,7 +7,6 @@ application that never returns, must not keep the process from ending.
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -15,6 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.concurrency import threads
 
 T = TypeVar("T")
 Work = Callable[[], object]
@@ -41,10 +41,10 @@ class ThreadPool:
         self._backlog = backlog
         self._longest_idle = idle
         self._clock = clock
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        self._lock = threads.RLock()
+        self._changed = threads.Condition(self._lock)
         self._waiting: deque[tuple[Work, Callable[[], object] | None]] = deque()
-        self._threads: set[threading.Thread] = set()
+        self._threads: set[threads.Thread] = set()
         self._idle = 0
         self._busy = 0
         # One thread at a time is woken, and wakes the next: a wake-up costs more than a short function, and few do them all.
@@ -110,7 +110,7 @@ class ThreadPool:
                 return
             if self._size is not None and len(self._threads) >= self._size:
                 return
-            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            thread = threads.Thread(target=self._run, name=self._name, daemon=True)
             self._threads.add(thread)
         try:
             thread.start()
@@ -133,7 +133,7 @@ class ThreadPool:
                 function()
             except BaseException:
                 # The boundary of a thread that runs many functions: what one of them raises must not end the others.
-                logger.exception("%s goes on after an unexpected error", threading.current_thread().name)
+                logger.exception("%s goes on after an unexpected error", threads.current_thread().name)
             with self._lock:
                 self._busy -= 1
                 if self._stopped:
@@ -148,7 +148,7 @@ class ThreadPool:
                     called = not self._stopped and self._changed.wait(self._longest_idle)
                     self._one_comes = False
                     if not called and not self._waiting:
-                        self._threads.discard(threading.current_thread())
+                        self._threads.discard(threads.current_thread())
                         return None
                 function = self._waiting.popleft()[0]
                 self._busy += 1

@@ -1,12 +1,16 @@
-"""A pipe by which any thread wakes one that waits for descriptors."""
+"""A pipe by which any thread wakes one that waits for descriptors; on Linux an eventfd, which is one descriptor and not two."""
 
 from __future__ import annotations
 
-import os
-import select
 import ssl
-import threading
+import sys
 from typing import Any
+
+from stem_kombu import machine
+from stem_kombu.concurrency import threads
+
+#: What an eventfd takes: a number of 64 bits.
+_ONE = (1).to_bytes(8, sys.byteorder)
 
 
 class WakePipe:
@@ -16,13 +20,11 @@ class WakePipe:
         self.reader = self.writer = -1
         self._awake = False
         #: A wake must not write to a descriptor that was closed meanwhile: its number may be another file's by now.
-        self._lock = threading.RLock()  # of several turns: a signal handler may wake in the middle of another
+        self._lock = threads.RLock()  # of several turns: a signal handler may wake in the middle of another
 
     def open(self) -> None:
         with self._lock:
-            self.reader, self.writer = os.pipe()
-            os.set_blocking(self.reader, False)
-            os.set_blocking(self.writer, False)
+            self.reader, self.writer = machine.wake_descriptors()
             self._awake = False
 
     def wake(self) -> None:
@@ -32,14 +34,14 @@ class WakePipe:
         self._awake = True
         with self._lock:
             try:
-                os.write(self.writer, b"x")
+                machine.write(self.writer, _ONE)
             except OSError:
                 pass  # the pipe is full, so its reader is about to wake anyway; or it is closed
 
     def drain(self) -> None:
         """Take out all that was written."""
         try:
-            while os.read(self.reader, 4096):
+            while machine.read(self.reader, 4096):
                 pass
         except BlockingIOError:
             pass
@@ -48,9 +50,14 @@ class WakePipe:
     def close(self) -> None:
         with self._lock:
             if self.reader >= 0:
-                os.close(self.reader)
-                os.close(self.writer)
+                for descriptor in {self.reader, self.writer}:
+                    machine.close(descriptor)
                 self.reader = self.writer = -1
+
+    def abandon(self) -> None:
+        """:meth:`close` in a forked child, where a thread may have held the lock that does not exist here."""
+        self._lock = threads.RLock()
+        self.close()
 
 
 def wait_readable(sock: Any, wake: int, seconds: float) -> bool:
@@ -58,8 +65,8 @@ def wait_readable(sock: Any, wake: int, seconds: float) -> bool:
     # A record of TLS may hold several frames, which the descriptor knows nothing of.
     if isinstance(sock, ssl.SSLSocket) and sock.pending():
         return True
-    poller = select.poll()  # not select(), which knows no descriptors above 1023
-    poller.register(sock, select.POLLIN)
-    poller.register(wake, select.POLLIN)
+    poller = machine.poll()  # not select(), which knows no descriptors above 1023
+    poller.register(sock, machine.POLLIN)
+    poller.register(wake, machine.POLLIN)
     descriptor = sock.fileno()
     return any(ready == descriptor for ready, _ in poller.poll(max(0.0, seconds) * 1000))

@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from stem_kombu.clock import isoformat
 from stem_kombu.fields import FieldError, any_text, optional, whole
@@ -53,7 +52,7 @@ class Entry:
     version: int
     verified: bool | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         note = self.note
         return {
             "seq": self.seq,

@@ -7,14 +7,12 @@ Both append an entry to the audit: with a change in the same transaction, so tha
 from __future__ import annotations
 
 import logging
-import random
-import secrets
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import islice
 
+from stem_kombu import chance, machine
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control import audit
 from stem_kombu.control.audit import ANCHOR, AUDIT, Entry, Note
@@ -61,14 +59,14 @@ class Auditor:
         self._keyring = keyring
         self._keep = keep
         self._clock = clock
-        self._host = socket.gethostname()
+        self._host = machine.gethostname()
 
     def change(self, change: Change, note: Note) -> Audited:
         """Store the change and its entry, both or neither. Raises as :meth:`RevokeStore.change` does; a conflict with another
         entry is none, the entry then takes the next number."""
         if not self._store.keeps_records and not (change.removals or change.records or change.forgotten):
             return Audited(Changed(self._store.save(self._namespace, change.revocations)), None)
-        nonce, tried = secrets.token_hex(8), 0
+        nonce, tried = chance.token_hex(8), 0
         for attempt in range(_ATTEMPTS):
             seq, previous = self._tail()
             if seq < tried:
@@ -82,7 +80,7 @@ class Auditor:
                 if conflict.place != AUDIT:
                     raise
                 tried = seq + 1
-                self._clock.sleep(random.uniform(0.0, 0.002) * attempt)
+                self._clock.sleep(chance.uniform(0.0, 0.002) * attempt)
                 continue
             entry = Entry.of(done.records[0], self._namespace, self._keyring)
             if entry.seq % _PRUNE_EVERY == 0:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import TypeAlias
 
 from stem_kombu.control import standing
@@ -64,14 +65,10 @@ class DirectiveWriter:
         """What the store holds, cleared and expired ones included, of each key the latest; in the order of their versions.
         Raises :class:`~stem_kombu.errors.StoreError`, and :class:`~stem_kombu.errors.ConfigurationError` for a store that
         holds no directives."""
-        if not self._store.keeps_records:
-            raise ConfigurationError(
-                f"revoke store {self._store.url} holds no directives",
-                hint="use Redis, PostgreSQL, SQLite or a file as the revoke store",
-            )
+        self._check_store()
         records = self._store.records_since(self._namespace, 0, [PLACE])
         found = latest(read_directives(records, self._namespace)).values()
-        return sorted(found, key=lambda one: one.version)
+        return sorted(found, key=attrgetter("version"))
 
     def now(self) -> datetime:
         """The store's time. Raises :class:`~stem_kombu.errors.StoreUnavailable`."""
@@ -86,12 +83,12 @@ class DirectiveWriter:
         """
         self._verifier.require(Scope.OPERATE, "give directives")
         store, namespace = self._store, self._namespace
-        self.held()  # for a store that holds none this raises before anything else
+        self._check_store()
         standing.check(self._verifier, namespace, self._fleet, standing.sampled(store, namespace, ()))
         plans = 0
         while True:
-            # Read before the rest: what commits later has a higher version.
-            revision = store.revision(namespace)
+            # Read before the rest: what commits later has a higher version. Only proofs name it.
+            revision = 0 if self._verifier.keyring is None else store.revision(namespace)
             now = store.now()
             held = self.held()
             drafts = plan(held, now)
@@ -106,6 +103,13 @@ class DirectiveWriter:
                     raise
             else:
                 return list(read_directives(done.changed.records, namespace))
+
+    def _check_store(self) -> None:
+        if not self._store.keeps_records:
+            raise ConfigurationError(
+                f"revoke store {self._store.url} holds no directives",
+                hint="use Redis, PostgreSQL, SQLite or a file as the revoke store",
+            )
 
     def _record(self, draft: DirectiveDraft, author: Author, now: datetime, revision: int) -> RecordDraft:
         directive = Directive(

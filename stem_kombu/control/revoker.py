@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from stem_kombu.bound import Bound, bound_text, check_held
+from stem_kombu.clock import epoch_us
 from stem_kombu.control import audit, standing, undo
 from stem_kombu.control.auditor import KEEP, Audited, Auditor
 from stem_kombu.control.rule_records import draft_of, rules_of
@@ -52,10 +54,16 @@ class Revoker:
         return self._store.keeps_records
 
     def save(
-        self, drafts: Sequence[RevocationDraft], request_id: str | None = None, *, ladder: Ladder | None = None
+        self,
+        drafts: Sequence[RevocationDraft],
+        request_id: str | None = None,
+        *,
+        ladder: Ladder | None = None,
+        bound: Bound | None = None,
     ) -> list[Revocation]:
         """What the store holds after these drafts, one record for each task id; no worker is told. The audit has an entry of it,
-        under the request of which it is a part. ``ladder``: each of these tasks is ended so where it does not stop.
+        under the request of which it is a part. ``ladder``: each of these tasks is ended so where it does not stop. ``bound``:
+        only that attempt, or what was sent before that time, is revoked.
 
         All are stored, or none. Raises :class:`~stem_kombu.errors.StoreError`, and
         :class:`~stem_kombu.signing.keyring.Untrusted` where the active key may not revoke or the fleet would not obey it; then
@@ -67,17 +75,26 @@ class Revoker:
         if self._fleet is not None:
             task_ids = [draft.task_id for draft in drafts]
             standing.check(self._verifier, namespace, self._fleet, standing.sampled(store, namespace, task_ids))
-        drafts = self._proven(drafts, ladder)
+        drafts = self._proven(drafts, ladder, bound)
         if not drafts:
             return []
-        stored = list(self._auditor.change(Change(drafts), _note(drafts, request_id, ladder)).changed.revocations)
+        note = _note(drafts, request_id, ladder, bound)
+        stored = list(self._auditor.change(Change(drafts), note).changed.revocations)
         standing.check_kept(keyring, stored)
+        check_held(stored, bound)
         return stored
 
     def save_selected(
-        self, drafts: Sequence[RevocationDraft], rule: Rule | None, note: audit.Note, *, ladder: Ladder | None = None
+        self,
+        drafts: Sequence[RevocationDraft],
+        rule: Rule | None,
+        note: audit.Note,
+        *,
+        ladder: Ladder | None = None,
+        replaces: int = 0,
     ) -> tuple[list[Revocation], list[Rule]]:
-        """Store revocations by id together with the rule of the same selection, or neither. Raises as :meth:`save`."""
+        """Store revocations by id together with the rule of the same selection, or neither. ``replaces`` is the version that the
+        store holds of the rule. Raises as :meth:`save`, and :class:`~stem_kombu.errors.RecordConflict` for another version."""
         self._verifier.require(Scope.OPERATE, "revoke")
         store, namespace, keyring = self._store, self._namespace, self._verifier.keyring
         ladders.require(keyring, ladder)
@@ -85,7 +102,7 @@ class Revoker:
             task_ids = [draft.task_id for draft in drafts]
             standing.check(self._verifier, namespace, self._fleet, standing.sampled(store, namespace, task_ids))
         drafts = self._proven(drafts, ladder)
-        records = [] if rule is None else [draft_of(rule)]
+        records = [] if rule is None else [draft_of(rule, replaces=replaces)]
         changed = self._auditor.change(Change(drafts, records=records), note).changed
         standing.check_kept(keyring, changed.revocations)
         return list(changed.revocations), rules_of(changed.records, namespace, self._verifier)
@@ -106,11 +123,15 @@ class Revoker:
         records = [undo.draft_of(removal, note.request_id, namespace, keyring) for removal in removals]
         return self._auditor.change(Change(removals=removals, records=records), note)
 
-    def _proven(self, drafts: Sequence[RevocationDraft], ladder: Ladder | None) -> Sequence[RevocationDraft]:
-        """The drafts, signed where there are keys, each with the ladder."""
+    def _proven(
+        self, drafts: Sequence[RevocationDraft], ladder: Ladder | None, bound: Bound | None = None
+    ) -> Sequence[RevocationDraft]:
+        """The drafts, signed where there are keys, each with the ladder and bound."""
         namespace, keyring = self._namespace, self._verifier.keyring
         if keyring is not None:
-            drafts = signed_drafts(drafts, keyring, namespace=namespace, now=self._store.now())
+            drafts = signed_drafts(drafts, keyring, namespace=namespace, now=self._store.now(), bound=bound)
+        elif bound is not None:
+            drafts = _bounded(drafts, bound, self._store.now())
         if ladder is not None:
             drafts = ladders.with_ladder(drafts, ladder, keyring, namespace=namespace, now=self._store.now())
         return drafts
@@ -126,7 +147,20 @@ def _signed(removals: Sequence[Removal], keyring: Keyring, namespace: str, now: 
     return found
 
 
-def _note(drafts: Sequence[RevocationDraft], request_id: str | None, ladder: Ladder | None) -> audit.Note:
-    first, steps = drafts[0], {} if ladder is None else ladder.to_record()
+def _bounded(drafts: Sequence[RevocationDraft], bound: Bound, now: datetime) -> list[RevocationDraft]:
+    """The drafts where there are no keys, each with the bound."""
+    found, now_us = [], epoch_us(now)
+    for draft in drafts:
+        life = draft.expires_in
+        ends = None if life is None else now_us + timedelta(seconds=life) // timedelta(microseconds=1)
+        found.append(replace(draft, proofs=(*draft.proofs, bound_text(bound, now_us=now_us, expires_us=ends))))
+    return found
+
+
+def _note(
+    drafts: Sequence[RevocationDraft], request_id: str | None, ladder: Ladder | None, bound: Bound | None
+) -> audit.Note:
+    first, steps = drafts[0], {} if ladder is None else dict[str, object](ladder.to_record())
+    steps |= {} if bound is None else bound.to_record()
     target = audit.tasks_target((draft.task_id for draft in drafts), terminate=first.terminate, **steps)
     return audit.Note("revoke", target, first.requested_by, first.reason, request_id=request_id)

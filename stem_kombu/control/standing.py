@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from stem_kombu.backends.base import Roster, RosterView
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
-from stem_kombu.control.client.reports import WorkerReply
+from stem_kombu.bound import is_bound
 from stem_kombu.control.protocol.messages import REFUSED, STALE
 from stem_kombu.control.verification import Verifier
 from stem_kombu.errors import BrokerError, StoreCorrupt, StoreError
@@ -24,6 +24,9 @@ from stem_kombu.revocation import Revocation, proof_key
 from stem_kombu.signing.keyring import Keyring, Untrusted
 from stem_kombu.signing.proofs import holds
 from stem_kombu.stores.base import RevokeStore
+
+if TYPE_CHECKING:
+    from stem_kombu.control.client.reports import WorkerReply  # workers have this module, and no use for a client
 
 #: Seconds, and share of the timeout, for which workers are asked whether they accept the key; the first that does ends the wait.
 PROBE_LONGEST, PROBE_SHARE = 1.0, 0.2
@@ -138,7 +141,7 @@ def check_records(keyring: Keyring | None, records: Iterable[Revocation]) -> Non
     known = False
     for record in records:
         for proof in record.proofs:
-            if is_ladder(proof):
+            if is_ladder(proof) or is_bound(proof):
                 continue
             if keyring is None:
                 raise _refusal(f"the revocation of task {record.task_id!r} is signed: this fleet has keys", _NO_KEY)

@@ -6,17 +6,19 @@ psycopg2 is imported when a database is made, never before.
 from __future__ import annotations
 
 import os
-import random
 import threading
 from collections.abc import Callable
+from operator import methodcaller
 from typing import Any, TypeVar
 
+from stem_kombu import chance
 from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers import forking
 from stem_kombu.drivers.bulk import time_limit
-from stem_kombu.drivers.diagnosis import Diagnosis, by_words, store_error
+from stem_kombu.drivers.diagnosis import Diagnosis, store_error
 from stem_kombu.drivers.handshake import Endpoint, explained
 from stem_kombu.drivers.packages import driver_package
+from stem_kombu.drivers.postgres_meanings import meaning_of
 from stem_kombu.drivers.postgres_session import PostgresSession, TimedOut, close_inherited, wait_for
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.tls import postgres_options, tls_for
@@ -104,6 +106,16 @@ class PostgresDatabase:
         sends."""
         return self._attempts(operation, repeat=True, timeout=time_limit(self.timeout, size))
 
+    def rows(self, statement: str | bytes, parameters: object = None) -> list[tuple[Any, ...]]:
+        """Every row of one statement, which is a transaction of its own."""
+        found: list[tuple[Any, ...]] = self.read(methodcaller("rows", statement, parameters))
+        return found
+
+    def execute(self, statement: str | bytes, parameters: object = None) -> int:
+        """How many rows one statement touched, which is a transaction of its own."""
+        count: int = self.read(methodcaller("execute", statement, parameters))
+        return count
+
     def write(self, operation: Callable[[PostgresSession], T], *, repeat: bool = True) -> T:
         """What the operation returns, once everything it did was committed; nothing of it when it raises."""
 
@@ -152,7 +164,7 @@ class PostgresDatabase:
                         raise self.failure(error) from error
                 elif error.pgcode in _CONFLICTS and conflicts < _CONFLICT_ATTEMPTS:
                     conflicts += 1
-                    SYSTEM.sleep(random.uniform(0.001, 0.01) * conflicts)
+                    SYSTEM.sleep(chance.uniform(0.001, 0.01) * conflicts)
                 elif error.pgcode == _UNDEFINED_TABLE and not rebuilt:
                     rebuilt, self._prepared = True, False  # the database was dropped and made again
                 else:
@@ -245,7 +257,7 @@ class PostgresDatabase:
         code = "57014" if isinstance(error, TimedOut) else error.pgcode or ""
         self._prepared = self._prepared and code != _UNDEFINED_TABLE
         found = None if code else explained(text, self._endpoint(), tls_for(self._address, self._tls))
-        found = found or _BY_CODE.get(code) or by_words(_AT_LOGIN, text)
+        found = found or meaning_of(code, text)
         if found is None and (code.startswith(("53", "57")) or isinstance(error, self._driver.OperationalError)):
             found = Diagnosis("", "check that the server runs at that host and port")
         if code in _UNSTORABLE_TEXT:
@@ -255,40 +267,6 @@ class PostgresDatabase:
 
 
 _ENCODING = "make the database anew with encoding UTF8 (createdb -E UTF8 -T template0), or use plain ASCII text"
-_PASSWORD = Diagnosis("", "check user and password", True)
-_DATABASE = Diagnosis("", "create the database (createdb), or name one that exists", True)
-_FULL = Diagnosis("", "raise max_connections or the role's limit, or put a pooler before the server")
-_STARTING = Diagnosis("", "wait until the server has started")
-_TIMED_OUT = Diagnosis("no answer in time", "check that the server runs and is not locked up")
-#: By SQLSTATE.
-_BY_CODE = {
-    "25006": Diagnosis("the server, database or role is read-only", "give the URL of the primary, or allow writing"),
-    "28000": _PASSWORD,
-    "28P01": _PASSWORD,
-    "3D000": _DATABASE,
-    "42501": Diagnosis("", "grant this user CREATE on the schema, or make the tables beforehand and grant them", True),
-    "53100": Diagnosis("the server's disk is full", "make room on it"),
-    "53200": Diagnosis("the server is out of memory", "look at its limits"),
-    "53300": _FULL,
-    "55P03": _TIMED_OUT,
-    "57014": _TIMED_OUT,
-    "57P03": _STARTING,
-}
-#: The same at login, where libpq hands on no code: by the server's words, the more special ones first.
-_AT_LOGIN = (
-    ("too many connections", _FULL),
-    ("too many clients", _FULL),
-    ("remaining connection slots", _FULL),
-    ("starting up", _STARTING),
-    ("no encryption", Diagnosis("", "set STEM_TLS_CA_CERT, and this server is reached with TLS and verified", True)),
-    ("password authentication failed", _PASSWORD),
-    ("no password supplied", _PASSWORD),
-    ("authentication failed", _PASSWORD),
-    ("pg_hba.conf", Diagnosis("", "check user and password, and the server's pg_hba.conf", True)),
-    ("permitted to log in", _PASSWORD),
-    ('role "', _PASSWORD),
-    ("does not exist", _DATABASE),
-)
 
 
 def _is_lost(error: Any) -> bool:

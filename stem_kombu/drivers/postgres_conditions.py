@@ -18,6 +18,11 @@ def warnings(session: PostgresSession, keeps: str) -> list[str]:
     before = SYSTEM.utcnow()
     ((standby, fsync, commit, pages, most, now, used),) = session.rows(_FACTS)
     found = skew(_aware(now), before, SYSTEM.utcnow())
+    if session.is_pooled():
+        found.append(
+            "a pooler stands before the server: all is kept as without it, but nothing wakes what waits for commands, which "
+            "looks for them instead; count its connections, not the server's"
+        )
     if standby:
         found.append("the server is a standby, which takes no writes: give the address of the primary")
     if fsync == "off":

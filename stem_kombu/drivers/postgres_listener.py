@@ -17,8 +17,7 @@ class PostgresListener:
     """Used by one thread at a time. Connects when first used, and again after a loss; listens to ``channels`` from then on.
 
     ``hears``: the server's notifications reach this connection. They do not behind a pooler that gives the server's
-    connections to each transaction anew, and LISTEN would stay there on a connection of others. A pooler shows by the process
-    number that it told at the login, which is not the one of the process that answers.
+    connections to each transaction anew, and LISTEN would stay there on a connection of others.
     """
 
     def __init__(self, database: PostgresDatabase, channels: Sequence[str]) -> None:
@@ -77,7 +76,7 @@ class PostgresListener:
         if self._connection is None:
             self._connection, self._pid = self._database.connect(), os.getpid()
             session = PostgresSession(self._connection, self._database.timeout)
-            self.hears = session.rows("SELECT pg_backend_pid()") == [(self._connection.info.backend_pid,)]
+            self.hears = not session.is_pooled()
             for channel in self._channels if self.hears else ():
                 session.execute(f'LISTEN "{channel}"')
         return self._connection

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from stem_kombu.concurrency.poller import POLLIN, POLLOUT, poller
 _GRACE = 1.0
 #: What precedes a statement that is a transaction of its own.
 _READ = b"SET TRANSACTION ISOLATION LEVEL READ COMMITTED; "
+#: What an array's text has a backslash before.
+_ESCAPED, _BEFORE = re.compile(r'["\\]'), r"\\\g<0>"
 
 
 class TimedOut(Exception):
@@ -40,6 +43,11 @@ class PostgresSession:
         limit = int(timeout * 1000)
         self._settings = f"SET LOCAL statement_timeout = {limit}; SET LOCAL lock_timeout = {limit}; ".encode()
         self._in_transaction = False
+
+    def is_pooled(self) -> bool:
+        """Whether a pooler, such as PgBouncer, stands before the server: at the login it told another process number than that
+        of the process that answers."""
+        return self.rows("SELECT pg_backend_pid()") != [(self._connection.info.backend_pid,)]
 
     def begin(self) -> None:
         """Open a transaction for the statements that follow."""
@@ -76,6 +84,22 @@ class PostgresSession:
         cursor.execute(text if self._in_transaction or text.startswith(b"BEGIN") else _READ + self._settings + text)
         wait_for(self._connection, SYSTEM.monotonic() + self._timeout + min(_GRACE, self._timeout))
         return cursor
+
+
+def array_text(values: Sequence[str | None]) -> str:
+    """The values as the text of an array, for a parameter of ``%s::text[]`` or of another type's array.
+
+    The driver quotes one long text in a tenth of the time that it takes for a list.
+    """
+    different = set(values)
+    quoted = {value: "NULL" if value is None else f'"{value}"' for value in different}
+    if _ESCAPED.search("".join(filter(None, different))):
+        quoted = {value: text if value is None else _escaped(value) for value, text in quoted.items()}
+    return f"{{{','.join([quoted[value] for value in values])}}}"
+
+
+def _escaped(value: str) -> str:
+    return f'"{_ESCAPED.sub(_BEFORE, value)}"'
 
 
 def close_inherited(connection: Any) -> None:

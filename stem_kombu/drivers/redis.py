@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import methodcaller
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -116,6 +117,10 @@ class RedisDatabase:
                 raise self._translated(error) from error
         raise AssertionError("unreachable")
 
+    def command(self, name: str, *arguments: object, repeat: bool = True) -> Any:
+        """What one command returns, as redis-py decodes it. ``name`` is that of redis-py's method."""
+        return self.run(methodcaller(name, *arguments), repeat=repeat)
+
     def evaluate(
         self,
         script: RedisScript,
@@ -203,7 +208,7 @@ class RedisDatabase:
                 self._client, self._pid = self._shared(), os.getpid()
             return self._client
 
-    def _shared(self) -> Any:
+    def _shared(self) -> object:
         """The client of the other databases of this process with the same address and limits, where there is one: a roster,
         a backend and a store at one place take turns with its connections."""
         limits = sorted((key, str(value)) for key, value in self._options.items() if key != "retry")
@@ -284,7 +289,7 @@ class RedisDatabase:
 
 
 #: By process, address and limits, as long as a database uses them.
-_clients: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDictionary()
+_clients: weakref.WeakValueDictionary[tuple[object, ...], object] = weakref.WeakValueDictionary()
 
 
 def literal(text: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from stem_kombu import chance
 from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers.conditions import nearly_full, skew
 from stem_kombu.errors import ConfigurationError
@@ -37,7 +37,7 @@ def look(client: Any, marker: str, where: str) -> RedisFacts:
     """
     info = _info(client)
     _refuse_cluster(info, where)
-    key = f"{marker}{secrets.token_hex(8)}"
+    key = f"{marker}{chance.token_hex(8)}"
     client.set(key, b"", px=_MARKER_LIFE_MS)
     client.delete(key)
     before = SYSTEM.utcnow()
@@ -54,7 +54,7 @@ def look(client: Any, marker: str, where: str) -> RedisFacts:
     )
 
 
-def refuse_cluster(client: Any, where: str) -> None:
+def refuse_cluster(client: object, where: str) -> None:
     """Raise :class:`ConfigurationError` where ``client`` speaks to a node of a Redis Cluster, as far as this user may ask.
 
     Raises what redis-py raises when it is away."""
@@ -71,7 +71,7 @@ def _info(client: Any, *sections: str) -> Mapping[str, Any] | None:
     return found
 
 
-def _refuse_cluster(info: Mapping[str, Any] | None, where: str) -> None:
+def _refuse_cluster(info: Mapping[str, object] | None, where: str) -> None:
     if info is not None and info.get("cluster_enabled"):
         raise ConfigurationError(
             f"{where}: the server is a node of a Redis Cluster, which Kombu and Stem can't use",
@@ -122,5 +122,5 @@ def _setting(client: Any, name: str) -> str | None:
     return {_text(key): _text(text) for key, text in dict(answer).items()}.get(name)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

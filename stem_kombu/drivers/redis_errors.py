@@ -17,6 +17,10 @@ _BY_WORDS = (
     ("DB index", Diagnosis("", "the number after the last slash must be a database it has", True)),
     ("OOM ", _MEMORY),
     ("maxmemory", _MEMORY),
+    (
+        "max number of clients",
+        Diagnosis("the server has no connection left", "raise maxclients, or close idle clients"),
+    ),
 )
 #: By the word that begins an answer; redis-py cuts it off where it has a class for it.
 _BY_ANSWER = {

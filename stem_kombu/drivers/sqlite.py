@@ -7,13 +7,13 @@ starves a writer among many.
 
 from __future__ import annotations
 
-import random
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from stem_kombu import chance
 from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers import forking
 from stem_kombu.drivers.diagnosis import Diagnosis, by_words, store_error
@@ -64,6 +64,14 @@ class SqliteDatabase:
         """What the operation returns; each of its statements is its own transaction."""
         return self._patiently(operation)
 
+    def rows(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Every row of one statement, which is a transaction of its own."""
+
+        def operation(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+            return connection.execute(statement, parameters).fetchall()
+
+        return self._patiently(operation)
+
     def write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         """What the operation returns, once everything it did was committed to disk; nothing of it when it raises.
 
@@ -87,7 +95,7 @@ class SqliteDatabase:
         """What is wrong with a table and its indexes, in SQLite's words; empty when nothing is. Reads all of them."""
         asked = f"('{table}')" if sqlite3.sqlite_version_info >= (3, 33) else ""
         try:
-            found = self.read(lambda connection: connection.execute(f"PRAGMA integrity_check{asked}").fetchall())
+            found = self.rows(f"PRAGMA integrity_check{asked}")
         except StoreCorrupt as error:
             return [error.message]
         return [str(line) for (line,) in found if line != "ok"]
@@ -125,7 +133,7 @@ class SqliteDatabase:
                 except BaseException:
                     self._roll_back()
                     raise
-            SYSTEM.sleep(pause * random.uniform(0.5, 1.5))
+            SYSTEM.sleep(pause * chance.uniform(0.5, 1.5))
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _roll_back(self) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
-import threading
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Generic, TypeVar
+
+from stem_kombu.concurrency import threads
 
 T = TypeVar("T")
 
@@ -30,11 +31,11 @@ class CoroutineLoop(Generic[T]):
     ) -> None:
         self._work = work
         self._lost = lost
-        self._lock = threading.Lock()
+        self._lock = threads.Lock()
         self._given: collections.deque[T] = collections.deque()
         self._tasks: dict[asyncio.Task[None], T] = {}  # a loop keeps only weak references
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: threads.Thread | None = None
 
     def give(self, item: T) -> None:
         """Have it done. Raises :class:`RuntimeError` or :class:`OSError` when there is no loop and none can be made."""
@@ -69,7 +70,7 @@ class CoroutineLoop(Generic[T]):
         with self._lock:
             if self._loop is None:
                 loop = asyncio.new_event_loop()
-                thread = threading.Thread(target=self._run, args=(loop,), name="stem-loop", daemon=True)
+                thread = threads.Thread(target=self._run, args=(loop,), name="stem-loop", daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:

@@ -10,8 +10,8 @@ from stem_kombu.execution.base import Job, Observer, Stop
 from stem_kombu.execution.child.loading import refuse_start_while_loading
 from stem_kombu.execution.child.setup import ChildOptions, ChildSetup
 from stem_kombu.execution.inline import InlineExecutor
+from stem_kombu.execution.pool.launcher import leave_to_parent
 from stem_kombu.execution.pool.pool import IsolatePool
-from stem_kombu.execution.pool.spawning import leave_to_parent
 from stem_kombu.ladder import Ladder
 from stem_kombu.revocation import Revocation
 from stem_kombu.slots import SlotView
@@ -84,6 +84,10 @@ class Executors:
     def retiring(self) -> int:
         """How many children are too many, and run something yet."""
         return 0 if self._pool is None else self._pool.retiring
+
+    def is_about_to_begin(self, token: int) -> bool:
+        """Whether the job was given its slot in this process, and its handler was not called yet. Children report their own."""
+        return self._inline.is_about_to_begin(token)
 
     def resize(self, isolates: int) -> None:
         """Have so many children: new ones appear at once, and those that are too many go after what they run."""

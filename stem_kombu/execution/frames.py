@@ -221,7 +221,7 @@ def encode_alone(frame: object) -> bytes:
     return pickle.dumps((_CODES[kind], *_PARTED[kind](frame)), protocol=pickle.HIGHEST_PROTOCOL)
 
 
-def decode_alone(body: bytes) -> object:
+def decode_alone(body: bytes | memoryview) -> object:
     """The frame of these bytes; whatever can go wrong with bytes that are none is raised as it comes."""
     code, *parts = pickle.loads(body)  # noqa: S301 - our own child, on a pipe that no other process can reach
     frame: object = _MADE[code](*parts)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 import traceback as tracebacks
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from stem_kombu.context import Retry, TaskContext, TaskReleased, TaskRevoked, _current
+from stem_kombu import machine
+from stem_kombu.context import Retry, Signals, TaskContext, TaskReleased, TaskRevoked, _current
 from stem_kombu.durations import checked_seconds
 from stem_kombu.errors import LeaseLost, ResultNotSerializable, SoftTimeLimitExceeded, TimeLimitExceeded
 from stem_kombu.outcome import Ending, Outcome, TaskError
@@ -33,6 +34,19 @@ RESULT_DEPTH = 200
 _ORDERS = (TaskRevoked, TaskReleased, TimeLimitExceeded, SoftTimeLimitExceeded, LeaseLost)
 
 
+def context_of(message: TaskMessage, signals: Signals, *, is_isolate: bool) -> TaskContext:
+    """The context of an attempt of the message's task, stopped by ``signals``."""
+    return TaskContext(
+        signals,
+        task_id=message.task_id,
+        name=message.name,
+        attempt=message.attempt,
+        queue=message.queue,
+        headers=message.headers,
+        is_isolate=is_isolate,
+    )
+
+
 def call(task: Task, message: TaskMessage, context: TaskContext) -> Outcome:
     """Run a plain handler here and say how it ended; raises nothing."""
     token = _current.set(context)
@@ -45,7 +59,7 @@ def call(task: Task, message: TaskMessage, context: TaskContext) -> Outcome:
 
 
 def _attempt(task: Task, message: TaskMessage, context: TaskContext) -> Outcome:
-    here, depth = os.getpid(), sys.getrecursionlimit()
+    here, depth = machine.getpid(), sys.getrecursionlimit()
     try:
         task.hooks.started(context)
         result = task.call(context, message.args, message.kwargs)
@@ -77,7 +91,7 @@ async def call_async(
 async def _attempt_async(
     task: Task, message: TaskMessage, context: TaskContext, cancelled_by: Callable[[], BaseException | None]
 ) -> Outcome:
-    here, depth = os.getpid(), sys.getrecursionlimit()
+    here, depth = machine.getpid(), sys.getrecursionlimit()
     try:
         await task.hooks.started_in_loop(context)
         result = await task.call(context, message.args, message.kwargs)
@@ -96,7 +110,7 @@ async def _attempt_async(
 def leave_if_copy(here: int, error: BaseException | None = None) -> None:
     """End this process when it is a copy of process ``here`` that the handler has forked: the task is the original's, and a
     copy that went on would run other tasks as well. It ends with the status that Python would end with."""
-    if os.getpid() == here:
+    if machine.getpid() == here:
         return
     status: object = 0
     try:
@@ -110,7 +124,7 @@ def leave_if_copy(here: int, error: BaseException | None = None) -> None:
         sys.stderr.flush()
     except BaseException:  # noqa: BLE001 - nothing may keep the copy from ending
         status = 1
-    os._exit(status & 0xFF if isinstance(status, int) else 0 if status is None else 1)
+    machine.leave_at_once(status & 0xFF if isinstance(status, int) else 0 if status is None else 1)
 
 
 def refusal(task: Task, message: TaskMessage) -> Outcome | None:
@@ -131,7 +145,7 @@ def failure(error: BaseException, kind: Ending = Ending.FAILED) -> Outcome:
 # may lie about its class. The two functions below raise nothing.
 
 
-def returned(task: Task, message: TaskMessage, result: Any) -> Outcome:
+def returned(task: Task, message: TaskMessage, result: object) -> Outcome:
     """How an attempt ended whose handler returned ``result``; raises nothing."""
     if result is None or result is True or result is False:
         return Outcome(Ending.SUCCEEDED, result=result)
@@ -200,7 +214,7 @@ def message_text(error: BaseException) -> str:
 def traceback_text(error: BaseException) -> str | None:
     """The end of the exception's traceback, ``None`` when none can be made; raises nothing."""
     made: list[Callable[[], list[str]]] = [
-        lambda: tracebacks.format_exception(type(error), error, error.__traceback__),
+        partial(tracebacks.format_exception, type(error), error, error.__traceback__),
         lambda: tracebacks.format_tb(
             error.__traceback__
         ),  # without causes, notes and groups, which are the handler's objects

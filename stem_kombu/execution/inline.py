@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
-import os
-import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
+from stem_kombu import machine
 from stem_kombu.clock import SYSTEM, Clock, monotonic
+from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.thread_pool import ThreadPool
 from stem_kombu.context import TaskContext, running_context
 from stem_kombu.execution.base import Job, Observer, Stop
 from stem_kombu.execution.child.signals import GATE, checked_progress
 from stem_kombu.execution.coroutines import CoroutineLoop
-from stem_kombu.execution.handlers import call, call_async, failure, refusal
+from stem_kombu.execution.handlers import call, call_async, context_of, failure, refusal
 from stem_kombu.execution.stop_reasons import PendingStop
 from stem_kombu.ladder import Ladder
 from stem_kombu.outcome import Ending, Outcome
@@ -45,7 +46,7 @@ class InlineSignals:
         self._job = job
         self._observer = observer
         self._next_report = 0.0
-        self._pid = os.getpid()
+        self._pid = machine.getpid()
         self.pending = PendingStop(job.message.task_id)
 
     def check(self) -> None:
@@ -75,19 +76,20 @@ class InlineSignals:
 
     def _is_here(self) -> bool:
         """Whether this is the worker: in a copy that the handler has forked, other threads' locks stay taken for ever."""
-        return os.getpid() == self._pid
+        return machine.getpid() == self._pid
 
 
 class _Run:
-    """One job in a slot. ``done`` is set with the first report of its end; later reports are dropped."""
+    """One job in a slot. ``begun``: the thread or the loop has come to it, and its handler is called next. ``done`` is set with
+    the first report of its end; later reports are dropped."""
 
     def __init__(self, slot: int, job: Job, observer: Observer) -> None:
         self.slot = slot
         self.job = job
         self.signals = InlineSignals(job, observer)
         self.future: asyncio.Future[Outcome] | None = None
-        self.timers: list[threading.Timer] = []
-        self.done = False
+        self.timers: list[threads.Timer] = []
+        self.begun = self.done = False
 
 
 class InlineExecutor:
@@ -98,8 +100,8 @@ class InlineExecutor:
         self._observer = observer
         self._clock = clock
         # Taken by name: entering a condition costs several times what entering its lock does.
-        self._lock = threading.RLock()
-        self._cond = threading.Condition(self._lock)
+        self._lock = threads.RLock()
+        self._cond = threads.Condition(self._lock)
         self._waiting: collections.deque[Job] = collections.deque()
         self._runs: dict[int, _Run] = {}
         self._tasks_done = [0] * slots
@@ -107,9 +109,9 @@ class InlineExecutor:
         self._threads = ThreadPool("stem-inline")
         self._coroutines = CoroutineLoop(self._run_async, self._cut_off)
         self._running = False
-        self._hurry = threading.Event()
+        self._hurry = threads.Event()
         #: A start while a stop waits for what runs comes after it.
-        self._lifecycle = threading.Lock()
+        self._lifecycle = threads.Lock()
 
     def start(self) -> None:
         with self._lifecycle, self._lock:
@@ -146,6 +148,11 @@ class InlineExecutor:
                 pass  # a handler has closed the loop, whose thread is about to find that out
         return True
 
+    def is_about_to_begin(self, token: int) -> bool:
+        """Whether this job has its slot, and its handler was not called yet."""
+        run = self._runs.get(token)
+        return run is not None and not run.begun
+
     def withdraw(self, token: int) -> bool:
         with self._lock:
             for job in self._waiting:
@@ -160,11 +167,11 @@ class InlineExecutor:
     def view(self) -> Sequence[SlotView]:
         """The slots in use; there are as many more idle ones as ``slots`` allows, and they cost nothing."""
         with self._lock:
-            runs = sorted(self._runs.values(), key=lambda run: run.slot)
+            runs = sorted(self._runs.values(), key=attrgetter("slot"))
             return [
                 SlotView(
                     run.slot,
-                    os.getpid(),
+                    machine.getpid(),
                     "stopping" if run.signals.pending else "running",
                     run.job.message.task_id,
                     self._tasks_done[run.slot],
@@ -237,7 +244,7 @@ class InlineExecutor:
             with self._lock:
                 self._runs[job.token] = run
             try:
-                self._observer.started(job, os.getpid())
+                self._observer.started(job, machine.getpid())
                 self._set_timers(run)
                 if job.task.is_async:
                     self._coroutines.give(run)
@@ -251,6 +258,7 @@ class InlineExecutor:
                 self._end(run, Outcome(Ending.RELEASED))
 
     def _work(self, run: _Run) -> None:
+        run.begun = True
         try:
             outcome = call(run.job.task, run.job.message, self._context(run))
         except BaseException as error:  # noqa: BLE001 - one that another thread has set off in this one
@@ -264,6 +272,7 @@ class InlineExecutor:
         def cancelled_by() -> BaseException | None:
             return run.signals.pending.take()
 
+        run.begun = True
         try:
             run.future = asyncio.Task(call_async(run.job.task, run.job.message, self._context(run), cancelled_by))
             if run.signals.pending:
@@ -301,20 +310,12 @@ class InlineExecutor:
             self._assign()
 
     def _context(self, run: _Run) -> TaskContext:
-        message = run.job.message
-        return TaskContext(
-            run.signals,
-            task_id=message.task_id,
-            name=message.name,
-            attempt=message.attempt,
-            queue=message.queue,
-            headers=message.headers,
-        )
+        return context_of(run.job.message, run.signals, is_isolate=False)
 
     def _set_timers(self, run: _Run) -> None:
         for limit, why in ((run.job.soft_time_limit, Stop.SOFT_TIME_LIMIT), (run.job.time_limit, Stop.TIME_LIMIT)):
             if limit is not None:
-                timer = threading.Timer(limit, self.stop_job, (run.job.token, why))
+                timer = threads.Timer(limit, self.stop_job, (run.job.token, why))
                 timer.daemon = True
                 run.timers.append(timer)
                 timer.start()

@@ -8,16 +8,15 @@ that is dead and is still in its child's group (G28). What has left that group i
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
-from pathlib import Path
 
+from stem_kombu import machine
 from stem_kombu.clock import Clock
-from stem_kombu.execution.groups import ProcessStat, processes, stat_of
+from stem_kombu.concurrency import threads
+from stem_kombu.machine import ProcessStat
 from stem_kombu.settings import environment, put_into_environment
 
 logger = logging.getLogger(__name__)
@@ -55,13 +54,10 @@ class Mark:
     @classmethod
     def here(cls) -> Mark | None:
         """Of this process as a worker; ``None`` where there is no ``/proc``."""
-        own = stat_of(os.getpid())
-        try:
-            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-            space = os.readlink("/proc/self/ns/pid").strip("pid:[]")  # noqa: PTH115 - no path, but text
-        except OSError:
+        own, boot, space = machine.stat_of(machine.getpid()), machine.boot_id(), machine.pid_namespace()
+        if own is None or boot is None or space is None:
             return None
-        return None if own is None else cls(boot, space, own.pid, own.started, own.group, own.session)
+        return cls(boot, str(space), own.pid, own.started, own.group, own.session)
 
 
 def environment_with_mark() -> dict[str, str]:
@@ -72,10 +68,10 @@ def environment_with_mark() -> dict[str, str]:
 
 def mark_what_this_child_starts(worker: int) -> None:
     """In a child of that worker, once it leads its group: programs that it starts carry its mark."""
-    mine, its = Mark.here(), stat_of(worker)
+    mine, its = Mark.here(), machine.stat_of(worker)
     if mine is not None and its is not None:
         put_into_environment(
-            VARIABLE, str(replace(mine, worker=worker, started=its.started, group=its.group, child=os.getpid()))
+            VARIABLE, str(replace(mine, worker=worker, started=its.started, group=its.group, child=machine.getpid()))
         )
 
 
@@ -85,7 +81,9 @@ def end_leftovers(*, also_children: bool = False) -> list[int]:
     here = Mark.here()
     if here is None:
         return []
-    marked = [(one, mark) for one in processes() if (mark := _mark_of(one.pid)) is not None and _is_orphan(mark, here)]
+    marked = [
+        (one, mark) for one in machine.processes() if (mark := _mark_of(one.pid)) is not None and _is_orphan(mark, here)
+    ]
     leaders = {one.pid for one, _ in marked if one.pid == one.group}
     ended = []
     for one, mark in marked:
@@ -103,7 +101,7 @@ def tell_of_strays(child: int) -> None:
     """Log, in the background, how many processes that tasks of a dead child have started left its group, and go on."""
 
     def tell() -> None:
-        strays = [one.pid for one in processes() if one.group != child and _child_of(one.pid) == child]
+        strays = [one.pid for one in machine.processes() if one.group != child and _child_of(one.pid) == child]
         if strays:
             logger.warning(
                 "%d processes that tasks of child %d had started left its process group and go on: %s",
@@ -113,7 +111,7 @@ def tell_of_strays(child: int) -> None:
             )
 
     with suppress(RuntimeError):  # no more threads
-        threading.Thread(target=tell, name="stem-strays", daemon=True).start()
+        threads.Thread(target=tell, name="stem-strays", daemon=True).start()
 
 
 def _child_of(pid: int) -> int | None:
@@ -153,12 +151,10 @@ class LeftoverReaper:
 
 
 def _mark_of(pid: int) -> Mark | None:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123 - of every process: a Path costs as much as the look
-            variables = b"\0" + file.read()
-    except OSError:
-        return None  # it has ended, or is another user's
-    _, found, rest = variables.partition(f"\0{VARIABLE}=".encode())
+    variables = machine.environment_of(pid)
+    if variables is None:
+        return None
+    _, found, rest = (b"\0" + variables).partition(f"\0{VARIABLE}=".encode())
     return Mark.parse(rest.partition(b"\0")[0].decode(errors="replace")) if found else None
 
 
@@ -166,15 +162,15 @@ def _is_orphan(mark: Mark, here: Mark) -> bool:
     """Whether the mark is of a worker that ran here, on this boot, and is dead."""
     if (mark.boot, mark.space) != (here.boot, here.space):
         return False
-    worker = stat_of(mark.worker)
+    worker = machine.stat_of(mark.worker)
     return worker is None or worker.started != mark.started or worker.state in "ZX"
 
 
 def _kill(one: ProcessStat) -> bool:
-    again = stat_of(one.pid)
+    again = machine.stat_of(one.pid)
     if again is None or again.started != one.started:
         return False
     with suppress(OSError):
-        os.kill(one.pid, signal.SIGKILL)
+        machine.kill(one.pid, signal.SIGKILL)
         return True
     return False

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stem_kombu.fields import is_text
+from stem_kombu.messages.encoding import HEADER_SENT_AT
 from stem_kombu.revocation import TASK_ID_LIMIT
+from stem_kombu.selector import header_text
 from stem_kombu.task import CeleryOrigin
 
 #: Keys of the body's third part, in the order in which people are told of them.
@@ -33,7 +35,16 @@ def celery_origin(headers: Mapping[str, object], embed: Mapping[str, object]) ->
         canvas=canvas,
         dependents=tuple(dependents),
         dependent_names=tuple(dependents.values()),
+        dated=HEADER_SENT_AT in headers,
+        stamps=_stamps(headers.get("stamps")) if headers.get("stamps") else {},
     )
+
+
+def _stamps(value: object) -> dict[str, tuple[str, ...]]:
+    """Celery's stamps: the values of each as texts, as a sender's own headers are compared."""
+    given = value.items() if isinstance(value, Mapping) else ()
+    listed = {str(key): one if isinstance(one, (list, tuple, set)) else (one,) for key, one in given}
+    return {key: tuple(header_text(one) for one in values) for key, values in listed.items()}
 
 
 def _dependents(embed: Mapping[str, object]) -> dict[str, str]:

@@ -28,6 +28,7 @@ from stem_kombu.messages.encoding import (
     LARGEST_BODY,
     LONGEST_NAME,
     PROTOCOL_HEADERS,
+    may_be_nested_too_deep,
     nesting,
 )
 from stem_kombu.messages.kombu_json import load_typed
@@ -114,7 +115,7 @@ def _decoded(raw: Any, headers: Mapping[str, Any], queue: str, *, signed: bool) 
         max_retries=_retries(headers, HEADER_MAX_RETRIES),
         soft_time_limit=soft,
         time_limit=hard,
-        headers=_own_headers(headers, signed=signed),
+        headers=own_headers(headers, signed=signed),
         celery=None if HEADER_ENQUEUED_AT in headers else celery_origin(headers, embed),
         original=original_of(raw, signed=signed),
         retried_from=_retried_from(headers),
@@ -128,7 +129,7 @@ def _decoded(raw: Any, headers: Mapping[str, Any], queue: str, *, signed: bool) 
     )
 
 
-def _as_known(headers: Mapping[str, Any], queue: str) -> TaskMessage | None:
+def _as_known(headers: Mapping[str, object], queue: str) -> TaskMessage | None:
     """As much of the task as its headers say, ``None`` where they name none."""
     try:
         task = TaskMessage(_task_id(headers.get("id")), _name(headers.get("task")), queue=queue)
@@ -141,7 +142,7 @@ def _as_known(headers: Mapping[str, Any], queue: str) -> TaskMessage | None:
 
 def _arguments(
     raw: Any, headers: Mapping[str, Any], properties: Mapping[str, Any], queue: str
-) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+) -> tuple[tuple[object, ...], dict[str, object], dict[str, object]]:
     """Arguments, keywords, and what else the body holds (Celery's ``embed``)."""
     body = _decoded_body(raw, headers, properties, queue)
     if "task" not in headers:
@@ -164,7 +165,7 @@ def _arguments(
     return tuple(args), kwargs, embed
 
 
-def _foreign(message: str, hint: str, facts: Mapping[str, Any], queue: str) -> BadMessage:
+def _foreign(message: str, hint: str, facts: Mapping[str, object], queue: str) -> BadMessage:
     """The refusal; ``facts`` say which task it was, as far as they can be read."""
     task = _as_known(facts, queue)
     return BadMessage(message, hint=hint) if task is None else ForeignMessage(message, hint=hint, task=task)
@@ -189,8 +190,7 @@ def _decoded_body(raw: Any, headers: Mapping[str, Any], properties: Mapping[str,
         raise BadMessage(f"the body is nested deeper than {DEEPEST_NESTING} levels") from error
     except (ValueError, TypeError, ArithmeticError, AttributeError, KeyError) as error:
         raise BadMessage(f"the body is not JSON: {_reason(error)}") from error
-    # Every level has a bracket of its own: only a body with many of them has to be walked.
-    if body.count(b"[") + body.count(b"{") > DEEPEST_NESTING and nesting(decoded) > DEEPEST_NESTING:
+    if may_be_nested_too_deep(body) and nesting(decoded) > DEEPEST_NESTING:
         raise BadMessage(f"the body is nested deeper than {DEEPEST_NESTING} levels")
     return decoded
 
@@ -243,7 +243,8 @@ def _time_limits(value: object) -> tuple[float | None, float | None]:
     return hard or None, soft or None
 
 
-def _own_headers(headers: Mapping[str, Any], *, signed: bool) -> dict[str, Any]:
+def own_headers(headers: Mapping[str, Any], *, signed: bool) -> dict[str, Any]:
+    """The sender's own among the headers of a task; none that a verified signature does not cover. Raises :class:`BadMessage`."""
     own = {}
     if not signed and not headers.keys() <= _USUAL_HEADERS:
         own = {

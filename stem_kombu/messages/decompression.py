@@ -12,7 +12,7 @@ import lzma
 import sys
 import zlib
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -68,7 +68,7 @@ def _zstandard() -> Any:
 _UNPACKERS: dict[str, Callable[[bytes, int], bytes]] = {
     **dict.fromkeys(("application/x-gzip", "gzip", "zlib"), _by(zlib.decompressobj)),
     **dict.fromkeys(("application/x-bz2", "bzip2", "bzip"), _by(bz2.BZ2Decompressor)),
-    **dict.fromkeys(("application/x-lzma", "lzma", "xz"), _by(lambda: lzma.LZMADecompressor(memlimit=_DICTIONARY))),
+    **dict.fromkeys(("application/x-lzma", "lzma", "xz"), _by(partial(lzma.LZMADecompressor, memlimit=_DICTIONARY))),
     **dict.fromkeys(("application/zstd", "zstd", "zstandard"), _by(_zstandard)),
 }
 

@@ -15,9 +15,10 @@ _ESCAPES = ("\\u005", "\\u006", "\\u007")
 _NAME_BYTES, _ESCAPES_BYTES = _NAME.encode(), tuple(escape.encode() for escape in _ESCAPES)
 
 
-def load_typed(text: bytes | str) -> Any:
-    """What :func:`kombu.utils.json.loads` makes of the text, and raises for it."""
-    if _may_be_typed(text):
+def load_typed(text: bytes | str, *, plain: int = 0) -> Any:
+    """What :func:`kombu.utils.json.loads` makes of the text, and raises for it. In its first ``plain`` signs it has no
+    object that ends."""
+    if _may_be_typed(text[plain:] if plain else text):
         from kombu.utils.json import loads
 
         return loads(text)

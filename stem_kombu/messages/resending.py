@@ -107,7 +107,7 @@ def original_of(raw: Any, *, signed: bool = False) -> Original:
     )
 
 
-def put_aside(raw: Any, why: str) -> TaskMessage:
+def put_aside(raw: object, why: str) -> TaskMessage:
     """What is to be sent so that a message that is no task is kept, as it came, beside the queue in which it lay."""
     queue, original = consumed_queue(raw), original_of(raw)
     properties = {name: value for name, value in original.properties.items() if name != "expiration"}
@@ -144,14 +144,14 @@ def resent(message: TaskMessage, original: Original) -> Envelope:
     return Envelope(original.body, headers, properties, original.content_type, original.content_encoding)
 
 
-def _kept(headers: Mapping[str, Any]) -> dict[str, Any]:
+def _kept(headers: Mapping[str, object]) -> dict[str, object]:
     own = {name: value for name, value in headers.items() if name not in _OF_THE_DELIVERY}
     for signature in (HEADER_SIGNATURE_V1, HEADER_SIGNATURE_V2):
         own.pop(signature, None)  # of the attempt before; the producer signs this one, if that one was signed
     return own
 
 
-def _properties(original: Original) -> dict[str, Any]:
+def _properties(original: Original) -> dict[str, object]:
     return {
         name: value
         for name, value in original.properties.items()

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from stem_kombu.messages.encoding import (
@@ -72,7 +73,7 @@ def task_signer(settings: SigningSettings) -> Callable[[str, Envelope], Envelope
     return sign
 
 
-def task_verifier(settings: SigningSettings, keyring: Keyring | None) -> Callable[[Any], bool] | None:
+def task_verifier(settings: SigningSettings, keyring: Keyring | None) -> Callable[[object], bool] | None:
     """A function that tells whether a Kombu message is signed, ``None`` where signatures are not checked.
 
     The verifier raises :class:`Untrusted` for a wrong signature, and for none at all where one is required. A signature of
@@ -87,7 +88,7 @@ def task_verifier(settings: SigningSettings, keyring: Keyring | None) -> Callabl
         headers, queue = original.headers, consumed_queue(raw)
         signature, old = headers.get(HEADER_SIGNATURE_V2), headers.get(HEADER_SIGNATURE_V1)
         if signature is not None:
-            _check(keyring, TASK, lambda: _message(queue, original), signature)
+            _check(keyring, TASK, partial(_message, queue, original), signature)
             return True
         if old is not None:
             # By the body as a worker of 0.1.0 read it: unpacked.
@@ -124,6 +125,6 @@ def _message(queue: str, sent: Envelope | Original) -> bytes:
     return json.dumps([*stated, hashlib.sha256(sent.body).hexdigest()], separators=(",", ":")).encode()
 
 
-def _message_v1(queue: str, headers: Mapping[str, Any], body: bytes) -> bytes:
+def _message_v1(queue: str, headers: Mapping[str, object], body: bytes) -> bytes:
     stated = [headers.get(name) for name in _HEADERS_V1]
     return json.dumps([queue, *stated, hashlib.sha256(body).hexdigest()], separators=(",", ":")).encode()

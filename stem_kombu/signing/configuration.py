@@ -7,6 +7,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from stem_kombu.errors import ConfigurationError
@@ -102,7 +103,7 @@ def _material(settings: SigningSettings) -> dict[str, KeyMaterial]:
     publics, privates = _listed(settings.public_keys, PUBLIC), _listed(settings.private_keys, PRIVATE)
     found: dict[str, KeyMaterial] = {}
     for key_id, secret in secrets.items():
-        found[key_id] = _made(KEYS, key_id, lambda secret=secret: HmacKey(secret))  # type: ignore[misc]
+        found[key_id] = _made(KEYS, key_id, partial(HmacKey, secret))
     for key_id in dict.fromkeys([*publics, *privates]):
         if key_id in secrets:
             raise ConfigurationError(
@@ -112,13 +113,13 @@ def _material(settings: SigningSettings) -> dict[str, KeyMaterial]:
         found[key_id] = _made(
             PUBLIC if private is None else PRIVATE,
             key_id,
-            lambda public=public, private=private: Ed25519Key(public=public, private=private),  # type: ignore[misc]
+            partial(Ed25519Key, public=public, private=private),
         )
     known = [one.public for one in found.values() if isinstance(one, Ed25519Key)]
     for key_id, one in found.items():
         if isinstance(one, HmacKey) and any(one.holds(public) for public in known):
             raise ConfigurationError(
-                f"{KEYS}: the secret of key {key_id!r} is a public key, which everybody may know", hint=_GENERATE
+                f"{KEYS}: the secret of key {key_id!r} is a public key, which is not secret", hint=_GENERATE
             )
     return found
 

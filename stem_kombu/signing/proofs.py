@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from operator import attrgetter
 
+from stem_kombu.bound import Bound, bound_text, is_bound, stamped
 from stem_kombu.clock import epoch_us, from_epoch_us
 from stem_kombu.fields import FieldError, any_text, flag, json_value, mapping, optional, whole
 from stem_kombu.revocation import Revocation, RevocationDraft
@@ -27,7 +28,8 @@ _FIELDS = frozenset("texrqs")
 
 @dataclass(frozen=True, slots=True)
 class _Proof:
-    """A draft as it was signed. Times are microseconds since the epoch; ``fingerprint`` is empty in proofs of 0.1.0."""
+    """A draft as it was signed. Times are microseconds since the epoch; ``fingerprint`` is empty in proofs of 0.1.0, which can't
+    verify one with a ``bound``: it does not obey it, and says so."""
 
     signed_us: int
     expires_us: int | None
@@ -36,6 +38,7 @@ class _Proof:
     requested_by: str | None
     fingerprint: str
     signature: str
+    bound: Bound | None = None
 
     @classmethod
     def decoded(cls, encoded: str) -> _Proof:
@@ -53,17 +56,20 @@ class _Proof:
             requested_by=optional(any_text, fields["q"], "q"),
             fingerprint=any_text(fields.get("f", ""), "f"),
             signature=any_text(fields["s"], "s"),
+            bound=None if "b" not in fields else Bound.of_text(fields["b"]),
         )
 
     def stated(self) -> list[object]:
         """What is signed of it, beside namespace and task id."""
-        return [self.signed_us, self.expires_us, self.terminate, self.reason, self.requested_by]
+        said: list[object] = [self.signed_us, self.expires_us, self.terminate, self.reason, self.requested_by]
+        return said if self.bound is None else [*said, self.bound.text]
 
 
 def signed_drafts(
-    drafts: Iterable[RevocationDraft], keyring: Keyring, *, namespace: str, now: datetime
+    drafts: Iterable[RevocationDraft], keyring: Keyring, *, namespace: str, now: datetime, bound: Bound | None = None
 ) -> list[RevocationDraft]:
-    """The drafts, each with its proof by the active key. ``now`` is the store's: expiry is judged by its clock."""
+    """The drafts, each with its proof by the active key and what it is bound to. ``now`` is the store's: expiry is judged by its
+    clock."""
     keyring.active.require(Scope.OPERATE, "revoke")
     signed_us = epoch_us(now)
     found = []
@@ -72,7 +78,7 @@ def signed_drafts(
         if draft.expires_in is not None:
             expires_us = signed_us + timedelta(seconds=draft.expires_in) // timedelta(microseconds=1)
         stated = [signed_us, expires_us, draft.terminate, draft.reason, draft.requested_by]
-        proof = _signed(keyring, namespace, draft.task_id, stated)
+        proof = _signed(keyring, namespace, draft.task_id, stated, bound)
         found.append(replace(draft, proofs=(*draft.proofs, proof)))
     return found
 
@@ -120,6 +126,15 @@ def proven(record: Revocation, keyring: Keyring, now: datetime) -> Revocation:
         expires_at = record.issued_at - timedelta(microseconds=1)
     # Of what has expired no ladder counts either: it has the end of the draft that it came with.
     record = ladders.verified(record, keyring)
+    proofs = [proof for proof in record.proofs if not is_bound(proof)]  # one without a key, which any writer can add
+    bounds: dict[Bound | None, int | None] = {}
+    for one in live:
+        longest, end = bounds.get(one.bound, 0), one.expires_us
+        bounds[one.bound] = None if longest is None or end is None else max(longest, end)
+    if None not in bounds:
+        issued_us = epoch_us(record.issued_at)
+        texts = (bound_text(one, now_us=issued_us, expires_us=ends) for one, ends in bounds.items() if one is not None)
+        proofs += stamped(texts, issued_us)
     return Revocation(
         record.namespace,
         record.task_id,
@@ -129,7 +144,7 @@ def proven(record: Revocation, keyring: Keyring, now: datetime) -> Revocation:
         next((proof.reason for proof in reversed(live) if proof.reason is not None), None),
         next((proof.requested_by for proof in reversed(live) if proof.requested_by is not None), None),
         expires_at,
-        record.proofs,
+        tuple(proofs),
     )
 
 
@@ -156,12 +171,15 @@ def _verified(record: Revocation, encoded: str, keyring: Keyring) -> _Proof:
     return proof
 
 
-def _signed(keyring: Keyring, namespace: str, task_id: str, stated: Sequence[object]) -> str:
+def _signed(
+    keyring: Keyring, namespace: str, task_id: str, stated: Sequence[object], bound: Bound | None = None
+) -> str:
     """The proof of what is stated."""
-    signature = keyring.sign(REVOCATION, _message(namespace, task_id, stated))
+    bounds = {} if bound is None else {"b": bound.text}
+    signature = keyring.sign(REVOCATION, _message(namespace, task_id, [*stated, *bounds.values()]))
     # By its fingerprint a store tells this secret from another one under the same id, and keeps the proofs of both.
     fingerprint = keyring.fingerprints[keyring.active.id]
-    fields = dict(zip("texrqfs", [*stated, fingerprint, signature], strict=True))
+    fields = dict(zip("texrqfs", [*stated, fingerprint, signature], strict=True)) | bounds
     return json.dumps(fields, separators=(",", ":"))
 
 

@@ -7,22 +7,28 @@ from dataclasses import replace
 
 from stem_kombu.clock import isoformat
 from stem_kombu.rule import Rule
-from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
+from stem_kombu.signing.keyring import Key, Keyring, Scope, Untrusted
 
 RULE = b"stem-rule/1"
 
 
 def signed_rule(rule: Rule, keyring: Keyring) -> Rule:
-    """The rule with the active key's proof; raises :class:`Untrusted` where that key may not revoke."""
-    keyring.active.require(Scope.OPERATE, "revoke by a rule")
+    """The rule with the active key's proof; raises :class:`Untrusted` where that key may not revoke, or not kill."""
+    _require(keyring.active, rule)
     return replace(rule, proof=keyring.sign(RULE, _message(rule)))
 
 
 def check_rule(rule: Rule, keyring: Keyring) -> None:
-    """Raise :class:`Untrusted` unless a key that may revoke has signed the rule."""
+    """Raise :class:`Untrusted` unless a key that may revoke, and kill where it kills, has signed the rule."""
     if rule.proof is None:
         raise Untrusted("unsigned", f"rule {rule.key!r} is not signed")
-    keyring.verify(RULE, _message(rule), rule.proof).require(Scope.OPERATE, "revoke by a rule")
+    _require(keyring.verify(RULE, _message(rule), rule.proof), rule)
+
+
+def _require(key: Key, rule: Rule) -> None:
+    key.require(Scope.OPERATE, "revoke by a rule")
+    if rule.ladder is not None and rule.ladder.kill_after is not None:
+        key.require(Scope.DESTROY, "kill tasks by a rule")
 
 
 def _message(rule: Rule) -> bytes:

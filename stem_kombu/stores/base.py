@@ -10,11 +10,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 
 from stem_kombu.errors import ConfigurationError, RecordConflict
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.stores.quarantine import Quarantine
-from stem_kombu.stores.records import Change, Changed, ControlRecord, Removal
+from stem_kombu.stores.records import Change, Changed, ControlRecord, RecordDraft, Removal
+
+#: Records of a part of what is read.
+_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,16 @@ class RevokeStore(ABC):
     @abstractmethod
     def load(self, namespace: str) -> Iterator[Revocation]:
         """Every live record, in ascending order of version, as a stream: a million need not fit in memory twice."""
+
+    def pages(self, namespace: str, version: int | None = None) -> Iterator[Sequence[Revocation]]:
+        """What :meth:`since` yields, without a version what :meth:`load` yields, in parts of at most a few thousand records.
+
+        No part is empty. Workers read by it. A store whose reader can check whole columns yields each part as a
+        :class:`~stem_kombu.revocation_page.RevocationPage`.
+        """
+        records = self.load(namespace) if version is None else self.since(namespace, version)
+        while page := list(islice(records, _PAGE)):
+            yield page
 
     @abstractmethod
     def get(self, namespace: str, task_id: str) -> Revocation | None:
@@ -145,6 +159,15 @@ class RevokeStore(ABC):
             return list(self.change(namespace, Change(removals=[removal])).ended)
         except RecordConflict:
             return []
+
+    def put_record_back(self, namespace: str, record: ControlRecord, replaces: int) -> ControlRecord | None:
+        """What the store holds after it was given back a control record that it had lost, under a version of its own; ``None``
+        where it holds another version of it than ``replaces`` (0: none) meanwhile."""
+        draft = RecordDraft(record.place, record.key, record.body, expires_at=record.expires_at, replaces=replaces)
+        try:
+            return self.change(namespace, Change(records=[draft])).records[0]
+        except RecordConflict:
+            return None
 
     def problems(self, namespace: str) -> list[str]:
         """What is wrong beside single records, a sentence each: indexes, counters, spoiled pages. Changes nothing."""

@@ -6,7 +6,9 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import chain
 
+from stem_kombu.bound import joined
 from stem_kombu.clock import epoch_us
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import UNSTORABLE, any_text, items, json_value
@@ -87,7 +89,7 @@ def _fold(earlier: RevocationDraft, later: RevocationDraft) -> RevocationDraft:
         reason=earlier.reason if later.reason is None else later.reason,
         requested_by=earlier.requested_by if later.requested_by is None else later.requested_by,
         expires_in=None if None in lives else max(life for life in lives if life is not None),
-        proofs=(*earlier.proofs, *later.proofs),
+        proofs=tuple(chain.from_iterable(joined(earlier.proofs, later.proofs))),
     )
 
 

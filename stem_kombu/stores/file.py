@@ -42,8 +42,8 @@ class FileRevokeStore(RecordKeepingStore):
         self._known = Known()
         self._read_to: dict[str, ReadTo] = {}
         self._writes = False
-        self._kept: FileRecords = FileRecords(path, self._lock, self.revision, self._writing, lambda: self.quarantine)
         self.url = self._journal.url
+        self._kept: FileRecords = FileRecords(path, self._lock, self.revision, self._writing, self.quarantine)
 
     def change(self, namespace: str, change: Change) -> Changed:
         change = checked(change)

@@ -68,7 +68,7 @@ class FileRecords:
         lock: threading.RLock,
         revision: Callable[[str], int],
         writing: Callable[[], AbstractContextManager[object]],
-        quarantine: Callable[[], Quarantine],
+        quarantine: Quarantine,
     ) -> None:
         self._journal = Journal(path.with_name(path.name + ".control"))
         self._revision = revision
@@ -264,7 +264,7 @@ class FileRecords:
 
     def _set_aside(self, offset: int, error: Exception, namespace: str | None) -> None:
         place = f"{self._journal.path.name}, line {self._journal.line_number(offset)}"
-        self._quarantine().add(namespace, place, error)
+        self._quarantine.add(namespace, place, error)
 
 
 def _line(fields: Mapping[str, object]) -> bytes:

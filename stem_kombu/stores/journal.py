@@ -16,12 +16,12 @@ import glob
 import logging
 import os
 import re
-import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stem_kombu import chance
 from stem_kombu.errors import StoreCorrupt, StoreError, StoreUnavailable
 from stem_kombu.stores.locking import FileLocks, named
 
@@ -324,7 +324,7 @@ class Replaced(StoreUnavailable):
 
 
 def _new_header() -> bytes:
-    return _HEADER_START + secrets.token_hex(8).encode() + b'"}\n'
+    return _HEADER_START + chance.token_hex(8).encode() + b'"}\n'
 
 
 def _seen(file: int | Path) -> tuple[int, ...]:

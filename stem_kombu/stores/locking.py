@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from stem_kombu import chance
 from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import ConfigurationError, StoreUnavailable
 
@@ -49,7 +49,7 @@ class FileLocks:
                         f"revoke store {self.url}: locked by another process for more than {LOCK_TIMEOUT:g} s",
                         hint=f"see who holds it: fuser {path}",
                     ) from None
-            SYSTEM.sleep(pause * random.uniform(0.5, 1.5))
+            SYSTEM.sleep(pause * chance.uniform(0.5, 1.5))
             pause = min(pause * 2, 0.01)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
-from operator import methodcaller
 from typing import Any
 
 from stem_kombu.clock import epoch_us
@@ -65,7 +64,7 @@ class PostgresRecords:
     """The readers of one database; what can't be read is set aside (G37). ``lock`` is the statement that takes the namespace's
     counter, as writers do."""
 
-    def __init__(self, database: PostgresDatabase, quarantine: Callable[[], Quarantine], lock: str) -> None:
+    def __init__(self, database: PostgresDatabase, quarantine: Quarantine, lock: str) -> None:
         self._database = database
         self._quarantine = quarantine
         self._lock = lock
@@ -121,12 +120,12 @@ class PostgresRecords:
         return self._database.write(operation)
 
     def _rows(self, statement: str, given: tuple[object, ...]) -> list[tuple[Any, ...]]:
-        return self._database.read(methodcaller("rows", statement, given))
+        return self._database.rows(statement, given)
 
     def _readable(self, namespace: str, row: tuple[Any, ...]) -> ControlRecord | None:
         try:
             return ControlRecord.of(row)
         except (TypeError, ValueError, OverflowError) as error:
             place = f"table stem_control_records, {row[0]!r} {row[1]!r}"
-            self._quarantine().add(namespace, place, f"{error}: {str(row)[:120]}")
+            self._quarantine.add(namespace, place, f"{error}: {str(row)[:120]}")
             return None

@@ -6,19 +6,25 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 from stem_kombu.clock import from_epoch_us
 from stem_kombu.drivers import redis_conditions
 from stem_kombu.drivers.redis import RedisDatabase, RedisScript
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError
-from stem_kombu.fields import items, mapping
+from stem_kombu.fields import FieldError, items, mapping
 from stem_kombu.revocation import Revocation, as_flag
+from stem_kombu.revocation_page import live, page_of
 from stem_kombu.settings import TlsSettings
 from stem_kombu.stores import redis_change, redis_records, redis_repair, redis_scripts
 from stem_kombu.stores.base import Glance
 from stem_kombu.stores.keeping import RecordKeepingStore
+from stem_kombu.stores.read_ahead import pages_from
 from stem_kombu.stores.records import Change, Changed, checked
 
 logger = logging.getLogger(__name__)
@@ -32,6 +38,22 @@ _REBUILDS = 3
 #: How stem-kombu 0.1.0 stored a flag that Flower sent as null: as Lua shows it, which is no JSON.
 _NULL_FLAG = re.compile(rb'"terminate":userdata: [^,]*')
 _LOST = "the record was lost, and made again from the index"
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the server answers for a page that begins at ``start``: its now, records, the version of the last, and both lists."""
+
+    start: str
+    now_us: int
+    count: int
+    last: int
+    task_ids: bytes
+    records: bytes
+
+
+def _following(answer: _Answer) -> str | None:
+    return None if answer.count < _PAGE else f"({answer.last}"
 
 
 class RedisRevokeStore(RecordKeepingStore):
@@ -48,8 +70,8 @@ class RedisRevokeStore(RecordKeepingStore):
         self, url: str, *, name: str = "URL", tls: TlsSettings | None = None, patience: float | None = None
     ) -> None:
         self._database = RedisDatabase(url, name=name, tls=tls, purpose="revoke store", patience=patience)
-        self._kept = redis_records.RedisRecords(self._database, lambda: self.quarantine)
         self.url = self._database.url
+        self._kept = redis_records.RedisRecords(self._database, self.quarantine)
 
     def change(self, namespace: str, change: Change) -> Changed:
         change = checked(change)
@@ -65,10 +87,24 @@ class RedisRevokeStore(RecordKeepingStore):
         return redis_change.done_of(answer, change, namespace, record_of)
 
     def since(self, namespace: str, version: int) -> Iterator[Revocation]:
-        return (record for _, record in self._pages(namespace, version))
+        return chain.from_iterable(self.pages(namespace, version))
 
     def load(self, namespace: str) -> Iterator[Revocation]:
-        return (record for now, record in self._pages(namespace, 0) if not record.is_expired(now))
+        return chain.from_iterable(self.pages(namespace))
+
+    def pages(self, namespace: str, version: int | None = None) -> Iterator[Sequence[Revocation]]:
+        start = f"({version}"
+        if version is None or version <= 0:
+            self.quarantine.forget([namespace])
+            start = "-inf"
+        for answer in pages_from(start, partial(self._answer, namespace), _following):
+            now, task_ids, records = self._parsed(namespace, answer)
+            page: Sequence[Revocation] | None = page_of(namespace, columns_of(task_ids, records))
+            if page is None:
+                found = (self._readable(namespace, *one) for one in zip(task_ids, records, strict=True))
+                page = [record for record in found if record is not None]
+            if page := page if version is not None else live(page, now):
+                yield page
 
     def get(self, namespace: str, task_id: str) -> Revocation | None:
         now_us, found = self._evaluate(redis_scripts.GET, namespace, [task_id])
@@ -110,10 +146,10 @@ class RedisRevokeStore(RecordKeepingStore):
         keys = keys_of(namespace)
         key = self._database.key(keys[0])
         done = []
-        kind = self._database.run(lambda client: client.type(key)).decode()
+        kind = self._database.command("type", key).decode()
         if kind not in ("hash", "none"):
             aside = f"{key}:{kind}"
-            self._database.run(lambda client: client.renamenx(key, aside), repeat=False)
+            self._database.command("renamenx", key, aside, repeat=False)
             done.append(f"{key} was a {kind}: it is now {aside}")
         if self.problems(namespace):
             self.rebuild(namespace)
@@ -131,7 +167,7 @@ class RedisRevokeStore(RecordKeepingStore):
         Where the records as a whole are gone, and an index is not, the tasks that it names are revoked all the same.
         """
         keys = keys_of(namespace)
-        if not self._database.run(lambda client: client.hlen(self._database.key(keys[0]))):
+        if not self._database.command("hlen", self._database.key(keys[0])):
             lost = 0
             for ids in self._scanned("zscan", keys[1]):
                 self._database.evaluate(redis_repair.RESTORE, keys, [json.dumps(_LOST), *ids])
@@ -161,9 +197,7 @@ class RedisRevokeStore(RecordKeepingStore):
 
     def _scan(self, scan: str, key: str, cursor: int) -> tuple[int, list[bytes]]:
         try:
-            after, found = self._database.run(
-                lambda client: getattr(client, scan)(self._database.key(key), cursor, count=_PAGE)
-            )
+            after, found = self._database.command(scan, self._database.key(key), cursor, None, _PAGE)
         except StoreError as error:
             if "WRONGTYPE" in error.message and scan == "zscan":
                 return 0, []  # no index: it is made anew
@@ -171,42 +205,32 @@ class RedisRevokeStore(RecordKeepingStore):
         return int(after), [entry[0] for entry in found] if scan == "zscan" else list(found)
 
     def now(self) -> datetime:
-        seconds, microseconds = self._database.run(lambda client: client.time())
+        seconds, microseconds = self._database.command("time")
         return from_epoch_us(seconds * 1_000_000 + microseconds)
 
     def check(self, namespace: str) -> list[str]:
         marker = self._database.key(f"{{{namespace}}}:control:health-")
-        facts = self._database.run(lambda client: redis_conditions.look(client, marker, f"revoke store {self.url}"))
+        facts = self._database.run(partial(redis_conditions.look, marker=marker, where=f"revoke store {self.url}"))
         return redis_conditions.warnings(facts, "revocations")
 
     def ping(self) -> None:
-        self._database.run(lambda client: client.ping())
+        self._database.command("ping")
 
     def close(self) -> None:
         self._database.close()
 
-    def _pages(self, namespace: str, version: int) -> Iterator[tuple[datetime, Revocation]]:
-        if whole := version <= 0:
-            self.quarantine.forget([namespace])
-        start = "-inf" if whole else f"({version}"
-        while True:
-            now, found = self._page(namespace, start)
-            for task_id, number, fields in found:
-                start = f"({number}"
-                if (record := self._readable(namespace, task_id, fields)) is not None:
-                    yield now, record
-            if len(found) < _PAGE:
-                return
+    def _answer(self, namespace: str, start: str) -> _Answer:
+        now_us, count, last, task_ids, records = self._evaluate(redis_scripts.PAGE, namespace, [start, _PAGE, 0])
+        return _Answer(start, int(now_us), count, int(last), task_ids, records)
 
-    def _page(self, namespace: str, start: str) -> tuple[datetime, list[tuple[str, int, object]]]:
-        now_us, page = self._evaluate(redis_scripts.PAGE, namespace, [start, _PAGE, 0])
+    def _parsed(self, namespace: str, answer: _Answer) -> tuple[datetime, Sequence[str], Sequence[object]]:
+        """The server's now, and of each record its task id and its fields, parsed or as text."""
         try:
-            return from_epoch_us(int(now_us)), page_of(page)
+            return from_epoch_us(answer.now_us), *parsed_page(answer.task_ids, answer.records)
         except (TypeError, ValueError, RecursionError):  # a record in it is no JSON: one by one
-            now_us, *flat = self._evaluate(redis_scripts.PAGE, namespace, [start, _PAGE, 1])
-            parts = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
-            found = [(task_id.decode(errors="replace"), int(number), text) for task_id, number, text in parts]
-            return from_epoch_us(int(now_us)), found
+            now_us, *flat = self._evaluate(redis_scripts.PAGE, namespace, [answer.start, _PAGE, 1])
+            task_ids = [task_id.decode(errors="replace") for task_id in flat[::3]]
+            return from_epoch_us(int(now_us)), task_ids, flat[2::3]
 
     def _evaluate(
         self,
@@ -249,6 +273,10 @@ class RedisRevokeStore(RecordKeepingStore):
             return None
 
 
+#: The fields of a record without proofs, in the order in which :func:`page_of` takes them.
+_FIELDS = 6
+_FIELDS_OF = itemgetter("version", "issued_us", "terminate", "reason", "requested_by", "expires_us")
+
 #: What reading something that is no record can raise.
 UNREADABLE = (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError)
 
@@ -269,9 +297,24 @@ def record_of(namespace: str, task_id: str, parsed: object) -> Revocation:
     )
 
 
-def page_of(page: bytes) -> list[tuple[str, int, object]]:
-    """Task id, version and parsed record of each entry of a page; raises ``TypeError`` or ``ValueError`` for another shape."""
-    return [(task_id, number, fields) for task_id, number, fields in json.loads(page)]
+def parsed_page(task_ids: bytes, records: bytes) -> tuple[list[str], list[object]]:
+    """Task ids and records of a page; raises ``TypeError`` or ``ValueError`` for another shape."""
+    ids, found = items(json.loads(task_ids), "task ids", most=_PAGE), items(json.loads(records), "records", most=_PAGE)
+    named = [task_id for task_id in ids if isinstance(task_id, str)]
+    if not len(named) == len(ids) == len(found):
+        raise FieldError(f"{len(named)} of {len(ids)} task ids for {len(found)} records")
+    return named, found
+
+
+def columns_of(task_ids: Sequence[str], records: Sequence[object]) -> Sequence[Sequence[object]]:
+    """The columns of records that are all without proofs; none where one is not, or is no record."""
+    found = [record for record in records if isinstance(record, dict) and len(record) == _FIELDS]
+    if len(found) < len(records):
+        return ()
+    try:
+        return [task_ids, *zip(*map(_FIELDS_OF, found), strict=True)] if found else ()
+    except KeyError:
+        return ()
 
 
 def keys_of(namespace: str) -> list[str]:

@@ -103,8 +103,9 @@ local function facts(proof)
   end
   local key = string.match(fields.s, '^[^:]*:([^:]*):[^:]*$')
   local fingerprint = fields.f == nil and '' or fields.f
-  if type(fingerprint) ~= 'string' then return nil end
-  return key and {key .. ':' .. fingerprint, fields.t, fields.e == cjson.null and math.huge or fields.e, fields.x}
+  local bound = fields.b == nil and '' or fields.b
+  if type(fingerprint) ~= 'string' or type(bound) ~= 'string' then return nil end
+  return key and {key .. ':' .. fingerprint .. ':' .. bound, fields.t, fields.e == cjson.null and math.huge or fields.e, fields.x}
 end
 
 local function kept_proofs(held, draft)
@@ -143,6 +144,39 @@ local function kept_proofs(held, draft)
   return result
 end
 
+-- What stem_kombu.bound does: bounds are kept where all that is merged is bound, and name when their record was issued.
+local function is_bound(proof) return type(proof) == 'string' and string.find(proof, '"s":"bound:', 1, true) ~= nil end
+local function issued(proof) return string.match(proof, ',"i":(%d+)}$') end
+local function bare(proof) return (string.gsub(proof, ',"i":%d+}$', '}')) end
+local function joined(held, draft, issued_us)
+  local ours, theirs, left, right, counts = {}, {}, false, false, {}
+  for _, proof in ipairs(held) do
+    if is_bound(proof) then
+      if issued(proof) == issued_us then left, counts[proof] = true, true end
+    end
+  end
+  for place = 6, #draft do right = right or is_bound(draft[place]) end
+  for _, proof in ipairs(held) do
+    if not is_bound(proof) then ours[#ours + 1] = proof
+    elseif counts[proof] and right then ours[#ours + 1] = bare(proof) end
+  end
+  for place = 1, 5 do theirs[place] = draft[place] end
+  for place = 6, #draft do
+    local proof = draft[place]
+    if not is_bound(proof) then theirs[#theirs + 1] = proof
+    elseif left then theirs[#theirs + 1] = bare(proof) end
+  end
+  return ours, theirs
+end
+local function stamped(proofs)
+  for place, proof in ipairs(proofs) do
+    if is_bound(proof) and string.sub(proof, -1) == '}' then
+      proofs[place] = string.sub(bare(proof), 1, -2) .. ',"i":' .. whole(now) .. '}'
+    end
+  end
+  return proofs
+end
+
 local stored, hash, by_version, by_expiry, everlasting = {}, {}, {}, {}, {}
 for place, draft in ipairs(drafts) do
   local id, terminate, reason, requested_by, life = draft[1], draft[2], draft[3], draft[4], draft[5]
@@ -152,6 +186,7 @@ for place, draft in ipairs(drafts) do
   local proofs = {}
   if record and (record.expires_us == cjson.null or record.expires_us > now) then
     if type(record.proofs) == 'table' then proofs = record.proofs end
+    if #proofs > 0 or #draft > 5 then proofs, draft = joined(proofs, draft, whole(record.issued_us)) end
     terminate = terminate or record.terminate
     if reason == cjson.null then reason = record.reason end
     if requested_by == cjson.null then requested_by = record.requested_by end
@@ -164,7 +199,7 @@ for place, draft in ipairs(drafts) do
   local number = whole(version)
   local value = '{"version":' .. number .. rest_of(terminate, reason, requested_by, expires)
   if #proofs > 0 or #draft > 5 then
-    proofs = kept_proofs(proofs, draft)
+    proofs = stamped(kept_proofs(proofs, draft))
     if #proofs > 0 then value = string.sub(value, 1, -2) .. ',"proofs":' .. cjson.encode(proofs) .. '}' end
   end
   local pair = 2 * place

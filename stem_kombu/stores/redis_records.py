@@ -10,7 +10,7 @@ where they do not fit it. They are written by :data:`stem_kombu.stores.redis_cha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -113,7 +113,7 @@ end
 class RedisRecords:
     """The readers of one Redis; what can't be read is set aside (G37)."""
 
-    def __init__(self, database: RedisDatabase, quarantine: Callable[[], Quarantine]) -> None:
+    def __init__(self, database: RedisDatabase, quarantine: Quarantine) -> None:
         self._database = database
         self._quarantine = quarantine
 
@@ -140,13 +140,13 @@ class RedisRecords:
     def one(self, namespace: str, place: str, key: str) -> ControlRecord | None:
         """See :meth:`stem_kombu.stores.base.RevokeStore.record`."""
         name = self._database.key(keys_of(namespace, place)[0])
-        found = self._database.run(lambda client: client.hget(name, key))
+        found = self._database.command("hget", name, key)
         return None if found is None else self._readable(namespace, place, key.encode(), found)
 
     def floor(self, namespace: str) -> int:
         """See :meth:`stem_kombu.stores.base.RevokeStore.floor`."""
         name = self._database.key(floor_key(namespace))
-        found = self._database.run(lambda client: client.get(name))
+        found = self._database.command("get", name)
         return int(found) if found is not None and found.isdigit() else 0
 
     def prune(self, namespace: str, before: datetime) -> int:
@@ -162,7 +162,7 @@ class RedisRecords:
 
     def _places(self, namespace: str) -> list[str]:
         name = self._database.key(places_key(namespace))
-        return sorted(place.decode() for place in self._database.run(lambda client: client.smembers(name)))
+        return sorted(place.decode() for place in self._database.command("smembers", name))
 
     def _evaluate(
         self, script: RedisScript, keys: list[str], arguments: list[str | int], namespace: str, places: Sequence[str]
@@ -186,7 +186,7 @@ class RedisRecords:
         for script, scan, key in ((_INDEX, "hscan_iter", keys[0]), (_SWEEP, "zscan_iter", keys[1])):
             name = self._database.key(key)
 
-            def scanned(client: Any, scan: str = scan, name: str = name) -> list[tuple[bytes, object]]:
+            def scanned(client: object, scan: str = scan, name: str = name) -> list[tuple[bytes, object]]:
                 return list(getattr(client, scan)(name, count=_PAGE))
 
             found = self._database.run(scanned)
@@ -201,7 +201,7 @@ class RedisRecords:
             return ControlRecord.of((place, key.decode(), *row))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             where = f"{self._database.key(keys_of(namespace, place)[0])} field {key.decode(errors='replace')}"
-            self._quarantine().add(namespace, where, f"{error}: {found[:120].decode(errors='replace')}")
+            self._quarantine.add(namespace, where, f"{error}: {found[:120].decode(errors='replace')}")
             return None
 
 

@@ -69,33 +69,31 @@ local function decoded(text)
 end
 """
 
-#: ARGV: where to begin as ZRANGEBYSCORE's minimum, limit, and 1 to answer one by one. Answers now and a page of records as
-#: one JSON list of [task_id, version, record]: one string, because redis-py needs longer to read a thousand small ones
-#: than Redis needs to find them. One by one it is now, task id, version, record, task id …: for a page in which a record
-#: is no JSON.
+#: ARGV: where to begin as ZRANGEBYSCORE's minimum, limit, and 1 to answer one by one. Answers now, how many records, the version
+#: of the last one, and a page as two JSON lists: of task ids and of records. Two strings, because redis-py needs longer to read
+#: a thousand small ones than Redis needs to find them. One by one it is now, task id, version, record, task id …: for a page in
+#: which a record is no JSON.
 PAGE = RedisScript(
     PRELUDE
     + """
 if not fits() then return redis.error_reply('REBUILD') end
 local found = redis.call('ZRANGEBYSCORE', KEYS[2], ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[2])
-if #found == 0 then return {whole(now), '[]'} end
-local ids, versions = {}, {}
-for place = 1, #found, 2 do
-  ids[#ids + 1], versions[#versions + 1] = found[place], whole(tonumber(found[place + 1]))
-end
+if #found == 0 then return {whole(now), 0, '0', '[]', '[]'} end
+local ids = {}
+for place = 1, #found, 2 do ids[#ids + 1] = found[place] end
 local values = redis.call('HMGET', KEYS[1], unpack(ids))
 if ARGV[3] == '1' then
   local answer = {whole(now)}
   for place, id in ipairs(ids) do
-    answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = id, versions[place], values[place] or 'null'
+    answer[#answer + 1], answer[#answer + 2] = id, whole(tonumber(found[2 * place]))
+    answer[#answer + 1] = values[place] or 'null'
   end
   return answer
 end
-local page = {}
-for place, id in ipairs(ids) do
-  page[place] = '[' .. cjson.encode(id) .. ',' .. versions[place] .. ',' .. (values[place] or 'null') .. ']'
+for place = 1, #ids do
+  if not values[place] then values[place] = 'null' end
 end
-return {whole(now), '[' .. table.concat(page, ',') .. ']'}
+return {whole(now), #ids, whole(tonumber(found[#found])), cjson.encode(ids), '[' .. table.concat(values, ',') .. ']'}
 """
 )
 

@@ -24,6 +24,10 @@ def open_revoke_store(
     driver's own timeouts; plug-ins and files have theirs) counts as down. Raises :class:`ConfigurationError`, naming
     ``name``, for a URL that can't be read, for one that can't hold revocations, and when the driver is not installed.
     """
+    if not isinstance(url, str):
+        raise ConfigurationError(
+            f"{name}: {url!r} ({type(url).__name__}) is no text", hint="give a URL such as redis://…"
+        )
     scheme = scheme_of(url)
     if (store := _opened(scheme, url, name, tls, patience)) is not None:
         return store

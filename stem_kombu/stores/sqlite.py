@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
+from stem_kombu import chance
 from stem_kombu.clock import SYSTEM, Clock, epoch_us, from_epoch_us
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.sqlite import SqliteDatabase
 from stem_kombu.errors import StoreCorrupt
 from stem_kombu.fields import any_text, optional
 from stem_kombu.revocation import Revocation, as_flag
+from stem_kombu.revocation_page import live
 from stem_kombu.stores import sqlite_records
 from stem_kombu.stores.base import Glance
 from stem_kombu.stores.batch import BEFORE_ALL, CEILING, proofs_of, proofs_text, sane_version
 from stem_kombu.stores.keeping import RecordKeepingStore
+from stem_kombu.stores.read_ahead import pages_from
 from stem_kombu.stores.records import Change, Changed, changed, checked, named, tasks_of
+from stem_kombu.stores.sqlite_pages import (
+    COLUMNS,
+    PAGE,
+    Found,
+    columns_of,
+    following,
+    lists_after,
+    page_of_columns,
+    rows_after,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +53,12 @@ SCHEMA = Schema.of(
     ),
     columns=[("stem_revocations", "proofs", "TEXT")],
 )
-_COLUMNS = "task_id, version, issued_us, terminate, reason, requested_by, expires_us, proofs"
-_CHANGES = ", ".join(f"{column} = excluded.{column}" for column in _COLUMNS.split(", "))
-_UPSERT = f"""INSERT INTO stem_revocations (namespace, {_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)
+_TABLE = "stem_revocations"
+_CHANGES = ", ".join(f"{column} = excluded.{column}" for column in COLUMNS.split(", "))
+_UPSERT = f"""INSERT INTO stem_revocations (namespace, {COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)
     ON CONFLICT (namespace, task_id) DO UPDATE SET {_CHANGES}"""
-#: Rows per read or delete: the connection is free for other threads between two pages.
-_PAGE = 2000
+#: Bytes of a file whose check takes a tenth of a second.
+_LARGE = 16 * 1024 * 1024
 #: Ids per look-up; SQLite before 3.32 takes at most 999 parameters.
 _LOOKUP = 900
 
@@ -57,10 +72,10 @@ class SqliteRevokeStore(RecordKeepingStore):
 
     def __init__(self, path: Path, *, clock: Clock = SYSTEM, create_folder: bool = False) -> None:
         self._database = SqliteDatabase(path, schema=SCHEMA, purpose="revoke store", create_folder=create_folder)
-        self._kept = sqlite_records.SqliteRecords(self._database, lambda: self.quarantine)
         self._clock = clock
         self._verified: tuple[int, int] | None = None
         self.url = self._database.url
+        self._kept = sqlite_records.SqliteRecords(self._database, self.quarantine)
 
     def change(self, namespace: str, change: Change) -> Changed:
         change = checked(change)
@@ -82,25 +97,41 @@ class SqliteRevokeStore(RecordKeepingStore):
         return Changed() if change.is_empty else self._database.write(operation)
 
     def since(self, namespace: str, version: int) -> Iterator[Revocation]:
-        if version <= 0:
-            self._verify()
-            self.quarantine.forget([namespace])
-            version = BEFORE_ALL
-        while True:
-            rows, start = self._page(namespace, version), version
-            for row in rows:
-                version = row[1] if type(row[1]) is int else version
-                if (record := self._readable(namespace, row)) is not None:
-                    yield record
-            if len(rows) < _PAGE or version == start:
-                return
+        return chain.from_iterable(self._checked_pages(namespace, version))
 
     def load(self, namespace: str) -> Iterator[Revocation]:
-        now = self._clock.utcnow()
-        return (record for record in self.since(namespace, 0) if not record.is_expired(now))
+        return chain.from_iterable(self._checked_pages(namespace, None))
+
+    def pages(self, namespace: str, version: int | None = None) -> Iterator[Sequence[Revocation]]:
+        """See :meth:`RevokeStore.pages`. All of a large file is checked while it is read, and where the check had to mend it,
+        what was read comes once more."""
+        if (version is not None and version > 0) or not self._takes_long_to_verify():
+            yield from self._checked_pages(namespace, version)
+            return
+        with ThreadPoolExecutor(1, "stem-store-check") as checker:
+            checking = checker.submit(self._verify_beside)
+            yield from self._pages(namespace, version)
+            mended = checking.result()
+        if mended:
+            yield from self._pages(namespace, version)
+
+    def _checked_pages(self, namespace: str, version: int | None) -> Iterator[Sequence[Revocation]]:
+        if version is None or version <= 0:
+            self._verify(self._database)
+        yield from self._pages(namespace, version)
+
+    def _pages(self, namespace: str, version: int | None) -> Iterator[Sequence[Revocation]]:
+        now, after = self._clock.utcnow(), version
+        if after is None or after <= 0:
+            self.quarantine.forget([namespace])
+            after = BEFORE_ALL
+        for found in pages_from(after, partial(self._found, namespace), following):
+            page = self._page(namespace, found)
+            if page := page if version is not None else live(page, now):
+                yield page
 
     def get(self, namespace: str, task_id: str) -> Revocation | None:
-        held = self._database.read(lambda connection: self._held(connection, namespace, [task_id])).get(task_id)
+        held = self._database.read(partial(self._held, namespace=namespace, task_ids=[task_id])).get(task_id)
         return None if held is None or held.is_expired(self._clock.utcnow()) else held
 
     def glance(self, namespace: str, task_ids: Sequence[str]) -> Glance:
@@ -111,7 +142,7 @@ class SqliteRevokeStore(RecordKeepingStore):
         return self._database.read(operation)
 
     def revision(self, namespace: str) -> int:
-        return self._database.read(lambda connection: _revision(connection, namespace))
+        return self._database.read(partial(_revision, namespace=namespace))
 
     def prune(self, namespace: str) -> int:
         return self.prune_after(namespace, 0.0)
@@ -121,26 +152,26 @@ class SqliteRevokeStore(RecordKeepingStore):
         condition = "FROM stem_revocations WHERE namespace = ? AND expires_us <= ?"
         found = f"SELECT 1 {condition} LIMIT 1"
         # One statement finds and deletes, under the write lock: what replaced an expired record is not touched (G5).
-        delete = f"DELETE {condition} AND task_id IN (SELECT task_id {condition} LIMIT {_PAGE})"
+        delete = f"DELETE {condition} AND task_id IN (SELECT task_id {condition} LIMIT {PAGE})"
         expired = (namespace, last_us)
         pruned = 0
-        while self._database.read(lambda connection: connection.execute(found, expired).fetchone()) is not None:
+        while self._database.rows(found, expired):
             pruned += self._database.write(lambda connection: connection.execute(delete, expired * 2).rowcount)
         return pruned
 
     def problems(self, namespace: str) -> list[str]:
-        return self._database.problems("stem_revocations")
+        return self._database.problems(_TABLE)
 
     def repair(self, namespace: str) -> list[str]:
         """See :meth:`RevokeStore.repair`. What can't be read goes to the table ``stem_revocations_set_aside``."""
         done = []
         if self.problems(namespace):
-            self._verify()
+            self._verify(self._database)
             done.append("the indexes of stem_revocations were made anew")
         rows = [row for row in self._every_row(namespace) if not is_readable(namespace, row)]
 
         def operation(connection: sqlite3.Connection) -> None:
-            connection.execute(f"CREATE TABLE IF NOT EXISTS stem_revocations_set_aside (namespace, {_COLUMNS})")
+            connection.execute(f"CREATE TABLE IF NOT EXISTS stem_revocations_set_aside (namespace, {COLUMNS})")
             for row in rows:
                 connection.execute(
                     f"INSERT INTO stem_revocations_set_aside VALUES (?{',?' * len(row)})", (namespace, *row)
@@ -155,14 +186,14 @@ class SqliteRevokeStore(RecordKeepingStore):
         return done
 
     def _every_row(self, namespace: str) -> list[tuple[object, ...]]:
-        statement = f"SELECT {_COLUMNS} FROM stem_revocations WHERE namespace = ?"
-        return self._database.read(lambda connection: connection.execute(statement, (namespace,)).fetchall())
+        statement = f"SELECT {COLUMNS} FROM stem_revocations WHERE namespace = ?"
+        return self._database.rows(statement, (namespace,))
 
     def now(self) -> datetime:
         return self._clock.utcnow()
 
     def check(self, namespace: str) -> list[str]:
-        marker = f"stem-health-{secrets.token_hex(8)}"
+        marker = f"stem-health-{chance.token_hex(8)}"
 
         def written(connection: sqlite3.Connection) -> None:
             connection.execute("INSERT INTO stem_revocation_versions (namespace, version) VALUES (?, 0)", (marker,))
@@ -172,43 +203,68 @@ class SqliteRevokeStore(RecordKeepingStore):
         return []
 
     def ping(self) -> None:
-        self._database.read(lambda connection: _revision(connection, ""))
+        self._database.read(partial(_revision, namespace=""))
 
     def close(self) -> None:
         self._database.close()
 
-    def _page(self, namespace: str, version: int) -> list[tuple[object, ...]]:
-        statement = f"SELECT {_COLUMNS} FROM stem_revocations WHERE namespace = ? AND version > ? ORDER BY version"
-        return self._database.read(
-            lambda connection: connection.execute(f"{statement} LIMIT {_PAGE}", (namespace, version)).fetchall()
-        )
+    def _found(self, namespace: str, version: int) -> Found:
+        found = self._database.read(partial(lists_after, namespace=namespace, version=version))
+        return found or self._database.read(partial(rows_after, namespace=namespace, version=version))
 
-    def _verify(self) -> None:
+    def _page(self, namespace: str, found: Found) -> Sequence[Revocation]:
+        rows = found.rows
+        if found.lists and found.count:
+            columns = columns_of(found)
+            if columns is not None and (page := page_of_columns(namespace, columns)) is not None:
+                return page
+            if columns is not None:
+                rows = list(zip(*columns, strict=True))
+            else:
+                rows = self._database.read(partial(rows_after, namespace=namespace, version=found.after)).rows
+        records = (self._readable(namespace, row) for row in rows)
+        return [record for record in records if record is not None]
+
+    def _takes_long_to_verify(self) -> bool:
+        """Whether the file is to be checked, and is a large one."""
+        self.ping()
+        return self._verified != self._database.identity and self._database.path.stat().st_size > _LARGE
+
+    def _verify_beside(self) -> bool:
+        """:meth:`_verify` by a connection of its own, so that others read meanwhile."""
+        database = SqliteDatabase(self._database.path, schema=SCHEMA, purpose="revoke store")
+        try:
+            return self._verify(database)
+        finally:
+            database.close()
+
+    def _verify(self, database: SqliteDatabase) -> bool:
         """Look for spoiled pages, once for each file that was opened: SQLite reads fewer rows from them, and says nothing.
 
-        An index is made anew; raises :class:`StoreCorrupt` when the records themselves are spoiled.
+        Whether an index was made anew; raises :class:`StoreCorrupt` when the records themselves are spoiled.
         """
-        if self._verified == self._database.identity and self._verified is not None:
-            return
-        if problems := self.problems(""):
+        if self._verified is not None and self._verified == database.identity:
+            return False
+        if problems := database.problems(_TABLE):
             logger.warning("%s: %s; making its indexes anew", self.url, "; ".join(problems)[:300])
             try:
-                self._database.write(lambda connection: connection.execute("REINDEX stem_revocations").fetchall())
+                database.write(_reindex)
             except StoreCorrupt:
                 logger.info("%s: its indexes can't be made anew", self.url)
-            if problems := self.problems(""):
+            if still := database.problems(_TABLE):
                 raise StoreCorrupt(
-                    f"revoke store {self.url}: pages of table stem_revocations are spoiled: {problems[0]}",
+                    f"revoke store {self.url}: pages of table stem_revocations are spoiled: {still[0]}",
                     hint="restore the file from a backup; stem store export saves what can still be read",
                 )
-        self._verified = self._database.identity
+        self._verified = database.identity
+        return bool(problems)
 
     def _held(self, connection: sqlite3.Connection, namespace: str, task_ids: Sequence[str]) -> dict[str, Revocation]:
         held: dict[str, Revocation] = {}
         for start in range(0, len(task_ids), _LOOKUP):
             part = task_ids[start : start + _LOOKUP]
             marks = ",".join("?" * len(part))
-            statement = f"SELECT {_COLUMNS} FROM stem_revocations WHERE namespace = ? AND task_id IN ({marks})"
+            statement = f"SELECT {COLUMNS} FROM stem_revocations WHERE namespace = ? AND task_id IN ({marks})"
             for row in connection.execute(statement, (namespace, *part)):
                 if (record := self._readable(namespace, row)) is not None:
                     held[row[0]] = record
@@ -221,6 +277,10 @@ class SqliteRevokeStore(RecordKeepingStore):
         except (TypeError, ValueError, OverflowError) as error:
             self.quarantine.add(namespace, f"table stem_revocations, task {row[0]!r}", f"{error}: {row}", str(row[0]))
             return None
+
+
+def _reindex(connection: sqlite3.Connection) -> None:
+    connection.execute(f"REINDEX {_TABLE}").fetchall()
 
 
 def is_readable(namespace: str, row: tuple[object, ...]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -59,7 +59,7 @@ def write(
 class SqliteRecords:
     """The readers of one database; what can't be read is set aside (G37)."""
 
-    def __init__(self, database: SqliteDatabase, quarantine: Callable[[], Quarantine]) -> None:
+    def __init__(self, database: SqliteDatabase, quarantine: Quarantine) -> None:
         self._database = database
         self._quarantine = quarantine
 
@@ -111,12 +111,12 @@ class SqliteRecords:
         return self._database.write(operation)
 
     def _rows(self, statement: str, given: tuple[object, ...]) -> list[tuple[object, ...]]:
-        return self._database.read(lambda connection: connection.execute(statement, given).fetchall())
+        return self._database.rows(statement, given)
 
     def _readable(self, namespace: str, row: tuple[object, ...]) -> ControlRecord | None:
         try:
             return ControlRecord.of(row)
         except (TypeError, ValueError, OverflowError) as error:
             place = f"table stem_control_records, {row[0]!r} {row[1]!r}"
-            self._quarantine().add(namespace, place, f"{error}: {str(row)[:120]}")
+            self._quarantine.add(namespace, place, f"{error}: {str(row)[:120]}")
             return None

@@ -6,6 +6,7 @@ A worker puts what it receives in here too (:meth:`VolatileRevokeStore.keep`), s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from stem_kombu.revocation import Revocation
 from stem_kombu.stores.memory import _LOCK, MemoryRevokeStore
@@ -26,7 +27,7 @@ class VolatileRevokeStore(MemoryRevokeStore):
         """Hold these records as they are, with the versions that their sender gave them. An older one changes nothing."""
         with _LOCK:
             shelf = self._shelf(namespace)
-            for record in sorted(records, key=lambda one: one.version):
+            for record in sorted(records, key=attrgetter("version")):
                 held = shelf.revocations.get(record.task_id)
                 if held is None or held.version < record.version:
                     shelf.revocations.pop(record.task_id, None)

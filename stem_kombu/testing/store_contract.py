@@ -25,7 +25,8 @@ from multiprocessing.synchronize import Barrier
 
 import pytest
 
-from stem_kombu.clock import SYSTEM
+from stem_kombu.bound import Bound, bound_text, bounds_of
+from stem_kombu.clock import SYSTEM, epoch_us
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.ladder import Ladder, LadderText, ladder_of
 from stem_kombu.revocation import MOST_PROOFS, Revocation, RevocationDraft, merge
@@ -69,6 +70,21 @@ class RevokeStoreContract(OpenStores):
         assert store.get(namespace, "t") == second
         assert list(store.since(namespace, 0)) == [second]
         assert list(store.load(namespace)) == [second]
+
+    def test_g2_its_parts_are_what_it_streams(self, store: RevokeStore, namespace: str) -> None:
+        """Workers read by parts (:meth:`RevokeStore.pages`), and take a part in as a whole."""
+        drafts = [Draft(f"t{number}", number % 2 == 0, "why", expires_in=HOUR) for number in range(2500)]
+        first, *_, last = store.save(namespace, [*drafts, Draft("short", expires_in=0.000001), Draft("t-last")])
+
+        parts = list(store.pages(namespace))
+
+        assert all(parts)
+        assert [one for part in parts for one in part] == list(store.load(namespace))
+        assert [one for part in store.pages(namespace, 0) for one in part] == list(store.since(namespace, 0))
+        assert [one for part in store.pages(namespace, first.version) for one in part] == list(
+            store.since(namespace, first.version)
+        )
+        assert list(store.pages(namespace, last.version)) == []
 
     def test_an_empty_batch_changes_nothing(self, store: RevokeStore, namespace: str) -> None:
         assert store.save(namespace, []) == []
@@ -150,6 +166,30 @@ class RevokeStoreContract(OpenStores):
         assert ladder_of(again, now) == Ladder(5.0, 30.0)
         # and the proofs of who asked are not touched by it
         assert _proof("ops", 1, terminate=True) in again.proofs
+
+    def test_g3_bounds_of_one_id_add_up_and_a_revocation_without_a_bound_takes_the_whole_id(
+        self, store: RevokeStore, namespace: str
+    ) -> None:
+        attempt, before = Bound(attempt=2), Bound(before=store.now())
+
+        (record,) = store.save(namespace, [_bound("t", attempt)])
+        assert bounds_of(record) == bounds_of(store.get(namespace, "t") or record) == (attempt,)
+        (record,) = store.save(namespace, [_bound("t", before), _bound("t", attempt)])
+        assert set(bounds_of(record)) == {attempt, before}
+        (record,) = store.save(namespace, [Draft("t")])
+        assert bounds_of(record) == ()
+        (record,) = store.save(namespace, [_bound("t", attempt)])
+        assert bounds_of(record) == ()
+        (record,) = store.save(namespace, [_bound("u", attempt), Draft("u")])
+        assert bounds_of(record) == ()
+        assert bounds_of(next(iter(store.since(namespace, record.version - 1)))) == ()
+
+    def test_g3_a_bound_ends_with_the_revocation_that_it_came_with(self, store: RevokeStore, namespace: str) -> None:
+        short = _bound("t", Bound(attempt=1), expires_in=HOUR)
+        (record,) = store.save(namespace, [short, _bound("t", Bound(attempt=2))])
+
+        assert set(bounds_of(record, store.now())) == {Bound(attempt=1), Bound(attempt=2)}
+        assert bounds_of(record, store.now() + timedelta(seconds=2 * HOUR)) == (Bound(attempt=2),)
 
     def test_g3_another_secret_under_a_known_key_id_replaces_no_proof(self, store: RevokeStore, namespace: str) -> None:
         """A store can't verify: it tells secrets apart by the fingerprint that a proof names."""
@@ -554,6 +594,12 @@ def _proof(
     return json.dumps(fields, separators=(",", ":"))
 
 
+def _bound(task_id: str, bound: Bound, *, expires_in: float | None = None) -> RevocationDraft:
+    now_us = epoch_us(SYSTEM.utcnow())
+    ends = None if expires_in is None else now_us + int(expires_in * 1_000_000)
+    return Draft(task_id, expires_in=expires_in, proofs=(bound_text(bound, now_us=now_us, expires_us=ends),))
+
+
 def _any_draft(dice: random.Random) -> RevocationDraft:
     return RevocationDraft(
         task_id=f"t{dice.randint(1, 5)}",
@@ -561,6 +607,7 @@ def _any_draft(dice: random.Random) -> RevocationDraft:
         reason=dice.choice([None, "", "r1", "r2 / \"'\n"]),
         requested_by=dice.choice([None, "ann", "bøb"]),
         expires_in=dice.choice([None, HOUR, 1e-6, 0.0005, dice.random() * HOUR, 99 * 365 * 86_400.0]),
+        proofs=dice.choice([(), _bound("t", Bound(dice.randint(1, 2))).proofs, (_proof("ops", dice.randint(1, 9)),)]),
     )
 
 

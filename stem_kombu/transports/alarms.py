@@ -1,16 +1,17 @@
 """RabbitMQ's resource alarms: while memory or disk runs short it takes no messages, and delivers them all the same.
 
 It reads nothing more from a connection that sends a message then, and says so (``connection.blocked``); what lies there
-unread is published when the alarm is over, even if the sender has gone. Source:
+unread is published when the alarm is over, also if the sender has gone, unless a heartbeat found that out before. Source:
 https://www.rabbitmq.com/docs/connection-blocked.
 """
 
 from __future__ import annotations
 
-import secrets
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from stem_kombu import chance
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -34,7 +35,7 @@ class _Alarm:
         self.is_on = False
 
 
-_alarms: weakref.WeakKeyDictionary[Any, _Alarm] = weakref.WeakKeyDictionary()
+_alarms: weakref.WeakKeyDictionary[object, _Alarm] = weakref.WeakKeyDictionary()
 
 
 def watch(connection: Connection) -> None:
@@ -66,8 +67,10 @@ def takes_messages(connection: Connection, timeout: float) -> bool:
         channel.confirm_select()
         channel.events["basic_ack"].add(lambda tag, multiple: confirmed.append(tag))
         nothing = channel.prepare_message(b"", properties={"delivery_mode": 1})
-        channel.basic_publish(nothing, exchange="", routing_key=f"stem-probe-{secrets.token_hex(8)}", timeout=timeout)
-        while not confirmed and not is_blocked(connection):
+        for _ in range(2):  # the first is taken, and may be confirmed before the broker says that it takes no more
+            key = f"stem-probe-{chance.token_hex(8)}"
+            channel.basic_publish(nothing, exchange="", routing_key=key, timeout=timeout)
+        while max(confirmed, default=0) < 2 and not is_blocked(connection):
             connection.drain_events(timeout=timeout)
     except (TimeoutError, *connection.channel_errors):
         pass

@@ -27,7 +27,9 @@ class Capabilities:
     its eta goes back to the broker, ``None`` for no limit. ``low_priority_first``: the smaller number is the more urgent.
     ``monitor_exchange``: the type of the exchange to which Celery sends its events there, ``None`` where no monitor of
     Celery can be. ``carries_control``: a command reaches all processes at once, and what it makes at the broker is removed there.
-    ``forgets_held``: what a killed process had not acknowledged is not delivered again.
+    ``forgets_held``: what a killed process had not acknowledged is not delivered again. ``consumer_timeout``: seconds after
+    which the broker, as it comes, takes a message from a worker that still holds it, and delivers it again.
+    ``confirms_if_asked``: sending waits for the broker's confirm, unless ``confirm_publish`` is false.
     """
 
     counts: bool = False
@@ -36,6 +38,8 @@ class Capabilities:
     monitor_exchange: str | None = None
     carries_control: bool = False
     forgets_held: bool = False
+    consumer_timeout: float | None = None
+    confirms_if_asked: bool = False
 
 
 class ScheduledMessages(Protocol):
@@ -147,8 +151,8 @@ class Depths(Protocol):
 class QueueBrowser(Protocol):
     """Looks into queues and takes nothing: no message changes its place, its order or its count of deliveries.
 
-    Used by one thread. A message is Kombu's, as a :class:`TaskConsumer` gives it, and knows its queue; what is no message is
-    left out. What consumers hold is not seen. Every method raises :class:`~stem_kombu.errors.BrokerUnavailable`.
+    Used by one thread. A message is Kombu's, as a :class:`TaskConsumer` gives it, and knows its queue. What consumers hold is
+    not seen. Every method raises :class:`~stem_kombu.errors.BrokerUnavailable`.
     """
 
     def queues(self) -> list[str]:
@@ -156,11 +160,12 @@ class QueueBrowser(Protocol):
         within a bounded time."""
 
     def first(self, queue: str, limit: int) -> list[Any]:
-        """The messages that come next, at most ``limit``, the next one first."""
+        """The entries that come next, at most ``limit``, the next one first: messages, and for what is no message a
+        :class:`~stem_kombu.transports.browsing.NoMessage`."""
 
     def search(self, queue: str) -> Iterator[Any]:
         """Every message that waits from the beginning of the search to its end, those included that the broker keeps until
-        their time, in no order; one that moves meanwhile may come twice. Streamed."""
+        their time, in no order; one that moves meanwhile may come twice. What is no message is left out. Streamed."""
 
     def close(self) -> None:
         """Let the connection go. May be called twice; the next question connects again."""
@@ -202,6 +207,10 @@ class Transport(Protocol):
     ) -> TaskConsumer:
         """A connected consumer of these queues, which now exist. ``unreadable`` is told of each entry of a queue that is no
         message at all, which is put aside. Raises :class:`~stem_kombu.errors.BrokerError` and :attr:`errors`."""
+
+    def declare(self, declarations: Sequence[Any]) -> None:
+        """Have these ``kombu.Queue`` and ``kombu.Exchange`` at the broker. Raises
+        :class:`~stem_kombu.errors.ConfigurationError` where it has them with other arguments, and :attr:`errors`."""
 
     def adapts_to(self, error: BaseException) -> bool:
         """Whether the next consumer goes another way, on which that error of the last one does not come: try at once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.messages.decompression import limit_decompression
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
 
 #: Messages that are read at a time: few enough that no other client of the broker waits for it.
 PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class NoMessage:
+    """An entry of a queue that is no message of Kombu's; ``problem`` says why. A worker that meets it puts it aside."""
+
+    problem: str
+
+    @classmethod
+    def of(cls, error: Exception) -> NoMessage:
+        """What reading the entry raised."""
+        return cls(f"no message of Kombu's ({type(error).__name__}: {error})")
 
 
 class BrowsingConnection:

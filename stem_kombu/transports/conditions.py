@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu import chance
 from stem_kombu.drivers import redis_conditions
 from stem_kombu.transports.alarms import takes_messages
 from stem_kombu.transports.connections import connect, release
@@ -23,7 +23,8 @@ def conditions(connection: Connection) -> list[str]:
     """Make sure that the broker takes a message, and say what threatens those that it keeps, a sentence each.
 
     ``connection`` is connected. A queue of a random name is made, filled and deleted on RabbitMQ and the embedded broker, a
-    key on Redis; on other transports nothing is written, as a queue may cost money or a minute there. Raises
+    key on Redis; on other transports nothing is written here, as a queue may cost money or a minute there (SQLAlchemy and the
+    filesystem write a marker of their own kind). Raises
     :class:`~stem_kombu.errors.BrokerUnavailable` when the broker does not take it, and
     :class:`~stem_kombu.errors.ConfigurationError` for a Redis Cluster.
     """
@@ -64,7 +65,7 @@ def _write_marker(connection: Connection) -> None:
     """On a channel of its own, since a refusal closes it."""
     from kombu import Producer, Queue
 
-    name = f"stem-health-{secrets.token_hex(8)}"
+    name = f"stem-health-{chance.token_hex(8)}"
     channel: Any = connection.channel()
     try:
         queue = Queue(name, durable=True, auto_delete=True, expires=_MARKER_EXPIRES)(channel)

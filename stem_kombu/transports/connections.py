@@ -5,23 +5,23 @@ Kombu retries for ever by default and hides for how long; here every attempt is 
 
 from __future__ import annotations
 
-import random
 import threading
 import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu import chance
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import BrokerUnavailable, ConfigurationError
 from stem_kombu.redaction import mask_url
 from stem_kombu.sentinel import is_sentinel
 from stem_kombu.settings import Settings, TlsSettings
-from stem_kombu.transport_options import PREFIX, checked_options, split_url
+from stem_kombu.transport_options import CONFIRM_PUBLISH, PREFIX, checked_options, split_url
 from stem_kombu.transports import alarms
 from stem_kombu.transports.drivers import ACCEPTED, checked_driver, driver_missing
 from stem_kombu.transports.errors import described, shown_url
 from stem_kombu.transports.inherited import close_in_children
-from stem_kombu.transports.leased.option import EngineOptions
+from stem_kombu.transports.leased.option import EngineOptions, check_folders
 from stem_kombu.transports.redis.idle import drop_idle as drop_idle
 from stem_kombu.transports.sentinels import by_sentinels
 from stem_kombu.transports.sql.driver import load_database_driver
@@ -36,8 +36,9 @@ CONNECT_TIMEOUT = 4.0
 REPLY_TIMEOUT = 10.0
 #: Seconds that a peer has to answer each step of a goodbye.
 CLOSE_TIMEOUT = 1.0
-#: AMQP: seconds; either side gives the other up when it was silent for two of these.
-HEARTBEAT = 15.0
+#: AMQP: seconds; either side gives the other up when it was silent for two of these. So that, with what a probe allows after
+#: the last turn (health_page.CONSUMES_WITHIN), a worker is not ready after 40 s: five less than G34 promises.
+HEARTBEAT = 12.0
 #: Longest blocking read of an idle Redis connection, in seconds (fractions need Redis 6). Closing a connection waits
 #: for it, as a message may be on its way, and a command that took 3 ms should not take a second to end.
 IDLE_READ = 0.1
@@ -70,7 +71,7 @@ def open_connection(
     name: str = "URL",
     connect_timeout: float = CONNECT_TIMEOUT,
     options: Mapping[str, Any] | None = None,
-    defaults: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, object] | None = None,
 ) -> Connection:
     """A Kombu connection for the URL, not yet connected; ``name`` is the flag or variable that the URL came from.
 
@@ -99,6 +100,7 @@ def open_connection(
         checked_options({**(defaults or {}), **given}, name)
     elif driver == "amqp":
         given.pop(PREFIX, None)  # which is for what is kept in Redis: RabbitMQ has virtual hosts
+        given.pop(CONFIRM_PUBLISH, None)  # which is about what an application sends, and no other message
     ssl_options = tls_options(url, tls or TlsSettings(), name=name)
     merged = {**(defaults or {}), **transport_options(driver, connect_timeout), **given}
     try:
@@ -115,8 +117,9 @@ def open_connection(
             _expect_certificate_of_host(connection)
         if connection.transport.driver_type == "sql":
             load_database_driver(url, name)
-            # As an option it would be handed to SQLAlchemy's engine, which refuses it.
-            connection.transport.polling_interval = SLICE
+        elif driver == "filesystem":
+            check_folders(merged)
+            connection.hostname = "localhost"  # else Kombu warns at each clone that there is none
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigurationError(
             f"{name}: {mask_url(url)!r} can't be used as a broker URL: {error}", hint=f"accepted: {ACCEPTED}"
@@ -148,6 +151,10 @@ def connect(connection: Connection, timeout: float = CONNECT_TIMEOUT) -> Connect
     thread.start()
     thread.join(timeout)
     attempt.finish(timeout)
+    if connection.transport.driver_type == "amqp":
+        # A limit that the kernel keeps (``read_timeout``) is no end for py-amqp within a frame: it would go on reading for ever.
+        sock = connection.connection.sock
+        sock.settimeout((connection.transport_options or {}).get("read_timeout", REPLY_TIMEOUT))
     alarms.watch(connection)
     drop_idle(connection)
     return connection
@@ -177,7 +184,7 @@ def backoff(attempt: int, *, first: float = 0.1, longest: float = 5.0, jitter: f
     it, so that a fleet that lost its broker does not come back in step.
     """
     span = min(first * 2.0 ** min(max(attempt - 1, 0), 30), longest)
-    return span * (0.5 + 0.5 * (random.random() if jitter is None else jitter))
+    return span * (0.5 + 0.5 * (chance.random() if jitter is None else jitter))
 
 
 def pump(connection: Connection, timeout: float, *, clock: Clock = SYSTEM) -> bool:
@@ -291,7 +298,7 @@ def _expect_certificate_of_host(connection: Connection) -> None:
         connection.ssl = connection.ssl | {"server_hostname": connection.hostname or "localhost"}
 
 
-def transport_options(driver: str, connect_timeout: float) -> dict[str, Any]:
+def transport_options(driver: str, connect_timeout: float) -> dict[str, object]:
     if driver == "amqp":
         # Without confirms a publish that the broker never got looks the same as one that it did.
         # And without timeouts a declaration waits for ever for the answer of a peer that is cut off.

@@ -33,13 +33,13 @@ def broker_errors(connection: Connection, doing: str = "") -> Iterator[None]:
 
     Don't wrap a drain in it: on Redis a drain that merely ran out of time is one of the driver's connection errors.
     """
-    from kombu.exceptions import BatchPublishError, OperationalError
+    from kombu import exceptions
 
     try:
         yield
     except (
-        OperationalError,
-        BatchPublishError,
+        exceptions.OperationalError,
+        getattr(exceptions, "BatchPublishError", exceptions.OperationalError),  # new in Kombu 5.7
         *connection.connection_errors,
         *connection.channel_errors,
         OSError,
@@ -60,6 +60,8 @@ def described(error: BaseException, connection: Connection, doing: str = "") -> 
     """
     while error.__cause__ is not None and type(error).__module__.startswith("kombu"):
         error = error.__cause__
+    if isinstance(original := getattr(error, "orig", None), BaseException):
+        error = original  # what the database's driver says, without SQLAlchemy's statement
     if is_blocked(connection):
         return BrokerBlocked(
             f"broker {shown_url(connection)}: {f'{doing}: ' if doing else ''}{BLOCKED}", hint=BLOCKED_HINT

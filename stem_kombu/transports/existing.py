@@ -64,7 +64,7 @@ def beside(given: object, settings: Settings) -> Connection:
     return connection
 
 
-def overlaid(driver: str, given: dict[str, Any]) -> dict[str, Any]:
+def overlaid(driver: str, given: dict[str, object]) -> dict[str, object]:
     """The transport options of a host application with Stem's over them, as :func:`beside` says."""
     ours = transport_options(driver, CONNECT_TIMEOUT)
     if driver == "redis":

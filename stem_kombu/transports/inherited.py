@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -36,7 +36,7 @@ def _close_copies() -> None:
     _open.clear()
 
 
-def _sockets(connection: Any) -> Iterator[tuple[Any, str]]:
+def _sockets(connection: object) -> Iterator[tuple[object, str]]:
     """Where the drivers keep them: py-amqp one, redis-py one in each connection of a channel's pools."""
     established = getattr(connection, "_connection", None)
     yield getattr(established, "transport", None), "sock"

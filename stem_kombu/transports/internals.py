@@ -18,11 +18,15 @@ AMQP_READS = {
     "channel": ("callbacks", "is_closing", "channel_id", "basic_ack"),
     "transport": ("_read_buffer", "connected"),
 }
-AMQP_SENDS = {"connection": ("frame_max",), "channel": ("confirm_select", "events")}
+AMQP_SENDS = {
+    "connection": ("frame_max", "sock", "transport", "blocking_read", "on_inbound_frame", "bytes_recv", "bytes_sent"),
+    "channel": ("confirm_select", "events", "callbacks", "is_closing", "channel_id"),
+    "transport": ("_read_buffer", "connected", "write", "having_timeout"),
+}
 #: Of Kombu's Redis channel and redis-py's connection: what reads task queues by scripts, and what sends to them.
 REDIS_READS = {
     "channel": (
-        *("global_keyprefix", "unacked_key", "unacked_index_key", "unacked_restore_interval", "unacked_restore_limit"),
+        *("global_keyprefix", "unacked_key", "unacked_index_key", "unacked_restore_limit"),
         *(
             "visibility_timeout",
             "queue_order_strategy",

@@ -19,6 +19,7 @@ from kombu import Exchange, Queue
 
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import CONTROL_CHARACTER
+from stem_kombu.publishing import DeclaredQueue, queue_name
 
 #: Seconds after which the broker removes a control queue that nobody uses.
 CONTROL_QUEUE_EXPIRES = 60.0
@@ -134,8 +135,11 @@ def is_control_name(name: str) -> bool:
     return _CONTROL.match(name) is not None
 
 
-def checked_queue_name(name: str) -> str:
-    """The name as given, or :class:`~stem_kombu.errors.ConfigurationError` that says what is wrong with it."""
+def checked_queue_name(name: str | DeclaredQueue) -> str:
+    """The name as given, or that of a ``kombu.Queue``; raises :class:`~stem_kombu.errors.ConfigurationError` that says what is
+    wrong with it."""
+    if not isinstance(name, str):
+        name = queue_name(name, "a command")
     if not name or name != name.strip():
         raise ConfigurationError(f"queue name {name!r} is blank or begins or ends with a space")
     if CONTROL_CHARACTER.search(name):
@@ -144,5 +148,8 @@ def checked_queue_name(name: str) -> str:
     if len(name.encode("utf-8", "surrogatepass")) > _LONGEST_QUEUE_NAME:
         raise ConfigurationError(f"queue name {name[:40]!r}… is longer than {_LONGEST_QUEUE_NAME} bytes")
     if name.startswith("amq."):
-        raise ConfigurationError(f"queue name {name!r} begins with 'amq.', which RabbitMQ keeps for itself")
+        raise ConfigurationError(
+            f"queue name {name!r} begins with 'amq.', which RabbitMQ keeps for itself",
+            hint="give the queue another name",
+        )
     return name

@@ -71,6 +71,8 @@ class Outage:
         self.failures = 0
         #: The last failure, ``None`` while it works.
         self.trouble: str | None = None
+        #: What to do about it, where that is known.
+        self.hint: str | None = None
 
     def turn(self) -> float:
         """Seconds to wait before the server is tried at all; 0 when it is this one's turn, and nobody else's for a while."""
@@ -88,8 +90,8 @@ class Outage:
 
     def failed(self, error: BaseException | str) -> float:
         """Note a failure and log it as far as it is news; returns the seconds to wait before the next try."""
-        text = str(error) or type(error).__name__
-        self.trouble = text
+        text = " ".join(str(error).split()) or type(error).__name__
+        self.trouble, self.hint = text, getattr(error, "hint", None)
         self.failures += 1
         now = self._clock.monotonic()
         with _lock:

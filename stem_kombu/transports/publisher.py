@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stem_kombu.clock import Clock
 from stem_kombu.messages.encoding import Envelope
+from stem_kombu.publishing import Publishing
 from stem_kombu.transports.connections import release
+from stem_kombu.transports.declaring import declare, refuse_unrouted
 from stem_kombu.transports.errors import shown_url
 from stem_kombu.transports.queues import declared_task_queue
 
@@ -28,6 +31,12 @@ class OutgoingMessage:
 
     queue: str
     envelope: Envelope
+    publishing: Publishing | None = None
+
+    @property
+    def exchange(self) -> str:
+        """By its name; empty for the default exchange."""
+        return "" if self.publishing is None else self.publishing.exchange
 
     @property
     def task_id(self) -> str:
@@ -67,12 +76,16 @@ class SendDeadline:
 class PublisherConnection:
     """One connection, used by one thread at a time."""
 
+    #: Whether it goes on once a resource alarm is over.
+    outlives_alarms = False
+
     def __init__(self, connection: Connection, clock: Clock) -> None:
         from kombu import Producer
 
         self.connection = connection
         self._clock = clock
         self._declared: set[str] = set()
+        self._declarations: list[object] = []
         self._producer = Producer(connection.default_channel, auto_declare=False)
 
     def publish(self, parcels: list[OutgoingMessage], patience: SendDeadline) -> None:
@@ -89,7 +102,9 @@ class PublisherConnection:
         if len(parcels) == 1:
             self._put(parcels[0])
             return
-        with self._producer.batch(max_size=CHUNK):  # one transaction where there are such; elsewhere one by one
+        batch = getattr(self._producer, "batch", None)  # new in Kombu 5.7
+        # One transaction where there are such; elsewhere one by one.
+        with nullcontext() if batch is None else batch(max_size=CHUNK):
             for parcel in parcels:
                 self._put(parcel)
 
@@ -100,16 +115,31 @@ class PublisherConnection:
             _log_close(self.connection, error)
 
     def _declare(self, parcels: Iterable[OutgoingMessage]) -> None:
-        for queue in {parcel.queue for parcel in parcels} - self._declared:
+        for queue in {parcel.queue for parcel in parcels if parcel.publishing is None} - self._declared:
+            declared_task_queue(self.connection, queue)
+            self._declared.add(queue)
+        for parcel in parcels:
+            if (publishing := parcel.publishing) is not None:
+                self._declare_for(publishing, parcel.queue)
+
+    def _declare_for(self, publishing: Publishing, queue: str) -> None:
+        for one in publishing.declared:
+            if one not in self._declarations:
+                declare(self.connection, one)
+                self._declarations.append(one)
+        if not publishing.exchange and not publishing.declared and queue not in self._declared:
             declared_task_queue(self.connection, queue)
             self._declared.add(queue)
 
-    def _put(self, parcel: OutgoingMessage, **more: Any) -> None:
-        envelope = parcel.envelope
+    def _put(self, parcel: OutgoingMessage, **more: object) -> None:
+        envelope, exchange, key = parcel.envelope, parcel.exchange, parcel.queue
+        if parcel.publishing is not None and exchange:
+            key = parcel.publishing.routing_key or ""
+            refuse_unrouted(self._producer.channel, exchange, key)
         self._producer.publish(
             envelope.body,
-            routing_key=parcel.queue,
-            exchange="",
+            routing_key=key,
+            exchange=exchange,
             content_type=envelope.content_type,
             content_encoding=envelope.content_encoding,
             headers=dict(envelope.headers),
@@ -118,11 +148,11 @@ class PublisherConnection:
         )
 
 
-def task_id_of(headers: Mapping[str, Any]) -> str:
+def task_id_of(headers: Mapping[str, object]) -> str:
     return str(headers.get("id"))
 
 
-def _properties(properties: Mapping[str, Any]) -> dict[str, Any]:
+def _properties(properties: Mapping[str, object]) -> dict[str, object]:
     """As Kombu's ``publish`` takes them: what lasts unless it is said otherwise, an expiration in seconds."""
     found = {"delivery_mode": 2, **properties}
     expiration = str(found.pop("expiration", ""))

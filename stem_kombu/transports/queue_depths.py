@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import BrokerUnavailable
@@ -54,7 +54,7 @@ class QueueDepths:
                 fresh = self._connection is None
                 try:
                     with broker_errors(self._template, "counting messages"):
-                        return {queue: self._ready(queue) for queue in queues}
+                        return self._ready(queues)
                 except BrokerUnavailable as error:
                     self._drop()
                     if final or fresh:
@@ -68,24 +68,33 @@ class QueueDepths:
         with self._lock:
             self._drop()
 
-    def _ready(self, name: str) -> int | None:
+    def _ready(self, queues: Sequence[str]) -> dict[str, int | None]:
+        """Over one channel, as each costs a connection on Redis; over another after a refusal, which closes it on AMQP."""
         if self._connection is None:
             connection = self._template.clone()
             # It is used now and then, with nobody to send heartbeats in between.
             connection.heartbeat = 0
             self._connection = connect(connection, _CONNECT_TIMEOUT)
-        connection = self._connection
-        channel = connection.channel()
-        try:
-            if self._declares:
-                return int(task_queue(name)(channel).queue_declare().message_count)
-            return int(channel.queue_declare(queue=name, passive=True).message_count)
-        except connection.channel_errors as error:
-            if getattr(error, "reply_code", getattr(error, "code", None)) == 404:
-                return None
-            raise
-        finally:
-            connection.maybe_close_channel(channel)
+        connection, ahead = self._connection, list(queues)
+        found: dict[str, int | None] = {}
+        while ahead:
+            channel = connection.channel()
+            try:
+                while ahead:
+                    found[ahead[0]] = self._waiting(channel, ahead[0])
+                    ahead.pop(0)
+            except connection.channel_errors as error:
+                if not _is_no_queue(error):
+                    raise
+                found[ahead.pop(0)] = None
+            finally:
+                connection.maybe_close_channel(channel)
+        return found
+
+    def _waiting(self, channel: Any, name: str) -> int:
+        if self._declares:
+            return int(task_queue(name)(channel).queue_declare().message_count)
+        return int(channel.queue_declare(queue=name, passive=True).message_count)
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -94,3 +103,8 @@ class QueueDepths:
                 release(connection)
             except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
                 logger.debug("closing the connection for queue depths: %r", error)
+
+
+def _is_no_queue(error: BaseException) -> bool:
+    """There is none of that name; or on Redis another program's key, which must not hide the other queues."""
+    return getattr(error, "reply_code", getattr(error, "code", None)) == 404 or "WRONGTYPE" in str(error)

@@ -59,7 +59,7 @@ class KombuConsumers:
         next(iter(self._consumers.values())).qos(prefetch_count=prefetch_count, apply_global=apply_global)
 
 
-def _consumer_of(channel: Any, queue: Queue, arrived: Callable[[Any], None]) -> Consumer:
+def _consumer_of(channel: object, queue: Queue, arrived: Callable[[object], None]) -> Consumer:
     from kombu import Consumer
 
     def take(message: Any, _: Exception | None = None) -> None:

@@ -7,10 +7,10 @@ the life of the process, by URL.
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu import chance
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import BroadcastUnsupported
 from stem_kombu.transports.connections import connect, pump, release
@@ -94,12 +94,12 @@ def _arrives(hearer: Connection, speaker: Connection, kind: str, clock: Clock, t
     """Whether a message from one connection reaches a queue of the other, through a fanout or the default exchange."""
     from kombu import Consumer, Exchange, Producer, Queue
 
-    token = uuid.uuid4().hex[:16]
+    token = chance.uuid4().hex[:16]
     name = f"stem-probe-{token}"
     # An exchange of its own, gone with its only queue: nothing of the probe stays at the broker.
     exchange = Exchange(name if kind == "fanout" else "", type=kind, durable=True, auto_delete=True)
     queue = Queue(name, exchange if kind == "fanout" else None, durable=True, auto_delete=True, expires=_PROBE_EXPIRES)
-    heard: list[Any] = []
+    heard: list[object] = []
 
     def hear(message: Any) -> None:
         message.ack()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from stem_kombu.drivers.tls import uses_tls
 from stem_kombu.sentinel import sentinel_address
@@ -15,7 +14,7 @@ from stem_kombu.transports.tls import redis_options
 _PATIENCE = 2.0
 
 
-def by_sentinels(url: str, name: str, tls: TlsSettings, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def by_sentinels(url: str, name: str, tls: TlsSettings, options: Mapping[str, object]) -> tuple[str, dict[str, object]]:
     """The URLs of the sentinels in Kombu's spelling, separated by ``;``, and the options that go with them.
 
     ``name`` is the flag or variable that the URL came from, ``options`` are all that were given. Raises
@@ -28,7 +27,7 @@ def by_sentinels(url: str, name: str, tls: TlsSettings, options: Mapping[str, An
     urls = address.kombu_url
     # A connection to a sentinel that is given anything gets no limits from the master's. There are other sentinels to ask,
     # and the caller tries again: the driver's own retries would only use up the caller's time.
-    to_sentinels: dict[str, Any] = {
+    to_sentinels: dict[str, object] = {
         "socket_timeout": _PATIENCE,
         "socket_connect_timeout": _PATIENCE,
         "retry": retry.Retry(backoff.NoBackoff(), 0),

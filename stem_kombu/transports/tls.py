@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kombu import Connection
 
 
-def tls_options(url: str, tls: TlsSettings, *, name: str = "URL") -> dict[str, Any] | None:
+def tls_options(url: str, tls: TlsSettings, *, name: str = "URL") -> dict[str, object] | None:
     """What Kombu's ``Connection(ssl=…)`` gets for that URL (or several, separated by ``;``), ``None`` for a plain one.
 
     Raises :class:`ConfigurationError`; also for alternates of which some are encrypted and some are not: Kombu has one
@@ -66,7 +66,7 @@ def endpoint_of_connection(connection: Any) -> Endpoint | None:
     return Endpoint(str(host), int(port))
 
 
-def redis_options(tls: TlsSettings) -> dict[str, Any]:
+def redis_options(tls: TlsSettings) -> dict[str, object]:
     """What a connection of redis-py that speaks TLS is given."""
     options: dict[str, Any] = {
         "ssl_cert_reqs": ssl.CERT_NONE if tls.allow_insecure else ssl.CERT_REQUIRED,
@@ -76,7 +76,7 @@ def redis_options(tls: TlsSettings) -> dict[str, Any]:
     return options | {key: path for key, path in given.items() if path is not None}
 
 
-def _amqp_options(tls: TlsSettings) -> dict[str, Any]:
+def _amqp_options(tls: TlsSettings) -> dict[str, object]:
     options: dict[str, Any] = {"cert_reqs": ssl.CERT_NONE if tls.allow_insecure else ssl.CERT_REQUIRED}
     if not tls.allow_insecure:
         # Only a name that is given is verified; it is filled in with the host of each URL.

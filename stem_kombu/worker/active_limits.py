@@ -9,12 +9,12 @@ be shared, the workers that were not elected fetch nothing.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from math import ceil
 from typing import TYPE_CHECKING
 
+from stem_kombu.concurrency import threads
 from stem_kombu.directive import QUEUE, TASK, Directive
 from stem_kombu.fields import FieldError
 from stem_kombu.rate import RateLimit
@@ -68,7 +68,7 @@ class ActiveLimits:
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         self._now = now
-        self._lock = threading.Lock()
+        self._lock = threads.Lock()
         self.queues: Mapping[str, Limit] = {}
         self.tasks: Mapping[str, Limit] = {}
         #: Whether any limit counts here.
@@ -142,16 +142,17 @@ class ActiveLimits:
         with self._lock:
             return self._pass(delivery) is None
 
-    def wait(self, delivery: Delivery) -> None:
-        """Let the delivery, which is held, wait for its turn."""
+    def wait(self, delivery: Delivery) -> bool:
+        """Let the delivery, which is held, wait for its turn; ``False`` when no limit counts for it any more."""
         with self._lock:
             limit = next((one for one in self._of(delivery) if one.subject not in delivery.paced), None)
             if limit is None or delivery.phase is not Phase.HELD:
-                return
+                return limit is not None
             delivery.waits_at = limit.subject
             limit.waiting[delivery.token] = delivery
             self._close()
         self.on_wait()
+        return True
 
     def leave(self, delivery: Delivery) -> None:
         """The delivery waits no more, for a reason that is none of the limits'."""

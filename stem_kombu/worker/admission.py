@@ -23,7 +23,6 @@ from stem_kombu.task import Task, TaskMessage, TaskRegistry
 from stem_kombu.transports.names import unreadable_queue_name
 from stem_kombu.worker.delivery_events import Action, Do, Event, Facts, Phase
 from stem_kombu.worker.lost_workers import lost_with
-from stem_kombu.worker.settlement import EXPIRED, Settlement
 from stem_kombu.worker.task_history import is_over
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
 from stem_kombu.worker.transitions import decide
@@ -121,11 +120,9 @@ class Admission:
         action = decide(Phase.ARRIVED, Event.DECODED, self._facts.of_decoded(delivery, missing))
         if action.settlement is None:
             self._lifecycle.accepted(delivery)
-        else:
-            _log_refusal(message, action.settlement, missing)
         self._lifecycle.carry_out(delivery, action)
 
-    def _is_adopted(self, message: TaskMessage, raw: Any, generation: int) -> bool:
+    def _is_adopted(self, message: TaskMessage, raw: object, generation: int) -> bool:
         """Whether a redelivery has taken the place of a delivery that is here already."""
         here = self._inflight.same_attempt(message, generation, leased=self._facts.ownership.leased)
         action = decide(Phase.ARRIVED, Event.REDELIVERED, Facts(is_here=here is not None))
@@ -150,7 +147,7 @@ class Admission:
         assert message is not None
         self._end(message, raw, generation, action)
 
-    def _looked_up(self, raw: Any, error: Exception, facts: Facts) -> Facts:
+    def _looked_up(self, raw: object, error: Exception, facts: Facts) -> Facts:
         """What is no task is another application's: it goes to the dead-letter exchange, or into a queue of its own."""
         queue, body = consumed_queue(raw), body_of(raw)
         rejected = self._has_dead_letters(queue)
@@ -165,18 +162,7 @@ class Admission:
         self._drops.count("dead-lettered" if rejected else "put-aside")
         return facts._replace(has_dead_letters=rejected, aside=put_aside(raw, str(error)))
 
-    def _end(self, message: TaskMessage, raw: Any, generation: int, action: Action) -> None:
+    def _end(self, message: TaskMessage, raw: object, generation: int, action: Action) -> None:
         """Carry out what was decided about a message that is not to run."""
         delivery = self._inflight.add(message, _UNKNOWN, raw, generation, True, Phase.ARRIVED)
         self._lifecycle.carry_out(delivery, action)
-
-
-def _log_refusal(message: TaskMessage, settlement: Settlement, missing: TaskNotRegistered | None) -> None:
-    record, extra = settlement.record, {"task_id": message.task_id}
-    if record is None:
-        return
-    if record.revocation is not None:
-        logger.info("task %s is revoked and does not start", message.task_id, extra=extra)
-    elif record.error is not None and record.error.type != EXPIRED:
-        hint = "" if missing is None else f"; {missing.hint}"
-        logger.error("task %s is refused: %s%s", message.task_id, record.error.message, hint, extra=extra)

@@ -7,21 +7,22 @@ one. How a broker is read is its transport's matter (:mod:`stem_kombu.transports
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from stem_kombu import timeouts
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.service import Service, pulses_here
 from stem_kombu.directive import Directive
 from stem_kombu.errors import BrokerError, BrokerRefused, ConfigurationError
-from stem_kombu.transports.base import ScheduledMessages, TaskConsumer, Transport
+from stem_kombu.transports.base import TaskConsumer, Transport
 from stem_kombu.transports.outages import Outage
 from stem_kombu.worker.ack_queue import AckQueue
 from stem_kombu.worker.active_directives import ActiveDirectives
 from stem_kombu.worker.deliveries import Delivery, InFlight
 from stem_kombu.worker.delivery_events import Action, Do, Event, Facts
+from stem_kombu.worker.intake import ConsumedQueues, Intake
 from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.settlement import MessageDisposition
 from stem_kombu.worker.transitions import decide
@@ -38,46 +39,33 @@ _OVER_THIS_CONNECTION = {then: Facts(disposition=then) for then in MessageDispos
 
 
 class Consumer:
-    """Consumes task queues in a thread of its own.
-
-    ``allowance()`` says how many messages may be here, and is asked in every turn.
-    ``receive(message, generation)`` is called for each delivery, in that thread; ``generation`` numbers the connections.
-    ``garbage`` is told of what lay in a queue and is no message at all.
-    ``reconnected`` is called, in that thread, after each connection but the first, and ``lost`` after each connection
-    that was lost, before the next one is tried. ``scheduled(messages)`` is called, in that thread, once a second at least
-    where the broker keeps messages until they are due.
-    """
+    """Consumes task queues in a thread of its own."""
 
     def __init__(
         self,
         transport: Transport,
-        queues: Sequence[str],
+        queues: ConsumedQueues,
         inflight: InFlight,
         acks: AckQueue,
         ownership: Ownership,
         directives: ActiveDirectives,
-        *,
-        allowance: Callable[[], int],
-        receive: Callable[[Any, int], None],
-        garbage: Callable[[Exception], None],
-        reconnected: Callable[[], None],
-        lost: Callable[[], None],
+        intake: Intake,
         clock: Clock,
-        scheduled: Callable[[ScheduledMessages], None] = lambda _: None,
     ) -> None:
-        self._garbage, self._scheduled = garbage, scheduled
+        self._declared = queues.declared
+        self._malformed, self._scheduled = intake.malformed, intake.scheduled
         self._transport = transport
-        self.queues = tuple(queues)
+        self.queues = queues.names
         self._inflight, self._ownership, self._directives = inflight, ownership, directives
         self._paused: Mapping[str, Directive] = {}
         self._closed: frozenset[str] = frozenset()
-        self._receive, self._reconnected, self._lost = receive, reconnected, lost
-        self._clock, self._allowance = clock, allowance
+        self._receive, self._reconnected, self._lost = intake.receive, intake.reconnected, intake.lost
+        self._clock, self._allowance = clock, intake.allowance
         #: How many unacknowledged messages may be here.
         self.prefetch = 0
-        self._outage = Outage(f"task queues {', '.join(queues)} are not consumed", transport.url, clock)
+        self._outage = Outage(f"task queues {', '.join(queues.names)} are not consumed", transport.url, clock)
         self._finished, self._pipe = acks, acks.pipe
-        self._quiet, self._ended, self._ready, self._resting = (threading.Event() for _ in range(4))
+        self._quiet, self._ended, self._ready, self._resting = (threads.Event() for _ in range(4))
         self._refusal: BrokerRefused | ConfigurationError | None = None
         self._resting.set()
         self._consumed = pulses_here().consumed
@@ -107,8 +95,9 @@ class Consumer:
             self.stop()
             raise self._refusal
         if not in_time:
+            trouble, hint = self.trouble, self._outage.hint  # the thread forgets the one when it ends
             self.stop()
-            raise BrokerError(f"the task queues could not be consumed within {timeout:g} s: {self.trouble}")
+            raise BrokerError(f"the task queues could not be consumed within {timeout:g} s: {trouble}", hint=hint)
 
     @property
     def trouble(self) -> str | None:
@@ -153,7 +142,9 @@ class Consumer:
                 continue
             connected: TaskConsumer | None = None
             try:
-                connected = self._transport.consumer(self.queues, clock=self._clock, unreadable=self._garbage)
+                if self._declared:
+                    self._transport.declare(self._declared)
+                connected = self._transport.consumer(self.queues, clock=self._clock, unreadable=self._malformed)
                 self._outage.reached()
                 self._serve(connected, self._ownership.connected(connected))
             except self._transport.errors as error:
@@ -196,6 +187,7 @@ class Consumer:
         if not self._quiet.is_set():
             self._pause(connected)
             connected.consume()
+            logger.debug("consuming %s over connection %d", ", ".join(self.queues), generation)
             self._resting.clear()
         self._served_at = self._clock.monotonic()
         if generation > 1:

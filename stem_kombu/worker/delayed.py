@@ -9,12 +9,12 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.service import Service
 from stem_kombu.task import Mode
 from stem_kombu.worker.deliveries import Delivery
@@ -67,7 +67,7 @@ class DelayedDeliveries:
         self._held: dict[int, _Hold] = {}
         #: Those of them that were deferred, by the kind of slot that they need and by rank, oldest first.
         self._deferred: dict[Mode, dict[int, dict[int, None]]] = {mode: {} for mode in Mode}
-        self._cond = threading.Condition()
+        self._cond = threads.Condition()
         self._stopped = False
         self._background = Service(self._run, "stem-holds", begin=self._begin, wake=self._end_soon)
 

@@ -7,13 +7,14 @@ late report must never hit its successor (G8).
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency import threads
 from stem_kombu.outcome import EndedBy, TaskRecord
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import Task, TaskMessage
@@ -44,13 +45,13 @@ class Delivery:
     generation: int
     redelivered: bool
     phase: Phase = Phase.RESERVED
-    lease: Any = None
+    lease: object = None
     lease_lost: bool = False
     started_at: datetime | None = None
     started_mono: float = 0.0
     pid: int = 0
     progress: float | None = None
-    progress_data: Mapping[str, Any] | None = None
+    progress_data: Mapping[str, object] | None = None
     checkpoint_mono: float | None = None
     terminate: Revocation | None = None
     terminate_mono: float | None = None
@@ -78,8 +79,8 @@ class InFlight:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self._tokens = itertools.count(1)
-        self._lock = threading.Lock()
-        self._changed, self._waiters = threading.Condition(self._lock), 0  # threads that wait for an ending
+        self._lock = threads.Lock()
+        self._changed, self._waiters = threads.Condition(self._lock), 0  # threads that wait for an ending
         self._by_token: dict[int, Delivery] = {}
         self._by_id: dict[str, list[Delivery]] = {}
         # Counted, since they are asked for with each message: how many are in a phase, and how many isolates of these.
@@ -118,11 +119,10 @@ class InFlight:
                 and not delivery.lease_lost
                 and (leased or delivery.generation < generation)
             ]
-        return min(same, key=lambda delivery: delivery.generation, default=None)
+        return min(same, key=attrgetter("generation"), default=None)
 
     def adopt(self, delivery: Delivery, handle: Any, generation: int) -> bool:
-        """Let a redelivered message take the place of the one whose connection was lost; ``False`` when it is too late,
-        because the entry has gone meanwhile."""
+        """Let a redelivered message take the place of one whose connection was lost; ``False``: the entry has gone."""
         with self._lock:
             if delivery.token not in self._by_token:
                 return False
@@ -131,11 +131,11 @@ class InFlight:
 
     def follow(self, delivery: Delivery) -> bool:
         """Let a delivery that is not to run wait for how another message of the same attempt ends, which runs here; ``False``
-        when none does, or its end is recorded already."""
+        when none does, or its end is recorded already. A run that has lost its lease counts: its code goes on (G26)."""
         with self._lock:
             for other in self._by_id.get(delivery.message.task_id, ()):
                 same = other is not delivery and other.message.attempt == delivery.message.attempt
-                if same and other.started_at is not None and not other.is_settled and not other.lease_lost:
+                if same and other.started_at is not None and not other.is_settled:
                     other.followers.append(delivery)
                     return True
         return False
@@ -162,7 +162,7 @@ class InFlight:
             delivery.started_mono = self.clock.monotonic()
             return delivery
 
-    def checkpoint(self, token: int, fraction: float | None = None, data: Mapping[str, Any] | None = None) -> None:
+    def checkpoint(self, token: int, fraction: float | None = None, data: Mapping[str, object] | None = None) -> None:
         """The handler passed a checkpoint that reports; ``data`` is kept when it is given."""
         with self._lock:
             if (delivery := self._by_token.get(token)) is not None:
@@ -253,22 +253,18 @@ class InFlight:
     def running(self) -> list[Delivery]:
         """What runs, those included whose stop is requested, oldest first."""
         with self._lock:
-            return sorted(
-                (delivery for delivery in self._by_token.values() if delivery.phase in _RUNS),
-                key=lambda delivery: delivery.started_mono,
-            )
+            running = (delivery for delivery in self._by_token.values() if delivery.phase in _RUNS)
+            return sorted(running, key=attrgetter("started_mono"))
 
     def running_ids(self, task_ids: Collection[str]) -> frozenset[str]:
         with self._lock:
-            return frozenset(
-                task_id
-                for task_id in task_ids
-                if any(delivery.phase in _RUNS for delivery in self._by_id.get(task_id, ()))
-            )
+            return frozenset(filter(self._runs, task_ids))
+
+    def _runs(self, task_id: str) -> bool:
+        return any(delivery.phase in _RUNS for delivery in self._by_id.get(task_id, ()))
 
     def stopped_by(self, revocations: Iterable[Revocation]) -> frozenset[str]:
-        """The ids of those tasks whose stop was requested by this version of their revocation, not by another, whether or
-        not they are still here."""
+        """The ids of those tasks whose stop was requested by this very version, whether or not they are still here."""
         with self._lock:
             return frozenset(
                 revocation.task_id
@@ -283,7 +279,10 @@ class InFlight:
 
     @property
     def running_count(self) -> int:
-        return self._in_phase[Phase.RUNNING.place] + self._in_phase[Phase.STOPPING.place]
+        return self._in_phase[_RUNNING] + self._in_phase[_STOPPING]
+
+    def running_isolates(self) -> int:
+        return self._isolates_in[_RUNNING] + self._isolates_in[_STOPPING]
 
     def load(self) -> Load:
         """What runs or waits for a slot, by mode."""
@@ -311,7 +310,7 @@ class InFlight:
         """Those deliveries, the one that has waited longest first."""
         with self._lock:
             found = [(each.waiting.since_mono, each) for each in self._by_token.values() if each.waiting is not None]
-        return [delivery for _, delivery in sorted(found, key=lambda pair: pair[0])]
+        return [delivery for _, delivery in sorted(found, key=itemgetter(0))]
 
     @property
     def occupying(self) -> int:
@@ -345,6 +344,6 @@ class InFlight:
             for task_id in wanted:
                 if (ending := self._endings.get(task_id)) is not None:
                     ended[task_id] = ending[0]
-                elif not any(delivery.phase in _RUNS for delivery in self._by_id.get(task_id, ())):
+                elif not self._runs(task_id):
                     ended[task_id] = "settling"
             return ended

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 
+from stem_kombu import chance
+from stem_kombu.agent.active_rules import ActiveRules
+from stem_kombu.bound import spares
 from stem_kombu.errors import TaskNotRegistered
 from stem_kombu.execution.base import Job
 from stem_kombu.ladder import Ladder, ladder_of
 from stem_kombu.outcome import Outcome, TaskError
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import RevocationCache
+from stem_kombu.selector import sent_at
 from stem_kombu.task import TaskMessage
 from stem_kombu.worker.active_directives import ActiveDirectives
-from stem_kombu.worker.active_rules import ActiveRules
 from stem_kombu.worker.deliveries import Delivery
 from stem_kombu.worker.delivery_events import NO_FACTS, Facts
 from stem_kombu.worker.lost_workers import LostWorkers
@@ -54,7 +56,13 @@ class DeliveryFacts:
     def revocation_of(self, message: TaskMessage) -> Revocation | None:
         """What revokes the task now: the revocation of its id, else the first rule that strikes it."""
         found = self.cache.get(message.task_id)
+        if found is not None and found.proofs and self.is_spared(found, message):
+            found = None
         return self.rules.match(message) if found is None and self.rules.live else found
+
+    def is_spared(self, revocation: Revocation, message: TaskMessage) -> bool:
+        """Whether a revocation of its id says nothing of this very attempt (:mod:`stem_kombu.bound`)."""
+        return spares(revocation, message.attempt, sent_at(message), self.cache.now())
 
     def refresh(self) -> bool:
         """Let the cache hold what the store held a moment ago. Whether to look at the connection too: the store may have
@@ -116,8 +124,8 @@ class DeliveryFacts:
         if self.history.is_stale(delivery.history_checked_at):
             time_passed, delivery.recorded_end = True, self.history.recorded_end(message)
         revocation = self.cache.get(message.task_id)
-        if revocation is None and self.rules.live:
-            revocation = self.rules.match(message)
+        if revocation is not None or self.rules.live:
+            revocation = self.revocation_of(message)
         is_ours = self.ownership.is_ours(delivery, time_passed=time_passed)
         is_paused = message.queue in self.directives.paused or message.queue in self.limits.shut
         if revocation is None and is_ours and delivery.recorded_end is None and not is_paused:
@@ -127,8 +135,8 @@ class DeliveryFacts:
     def of_started(self, delivery: Delivery) -> Facts:
         """Right before the handler is called."""
         revocation = self.cache.get(delivery.task_id)
-        if revocation is None and self.rules.live:
-            revocation = self.rules.match(delivery.message)
+        if revocation is not None or self.rules.live:
+            revocation = self.revocation_of(delivery.message)
         if revocation is None and not delivery.lease_lost:
             return NO_FACTS
         return Facts(revocation=revocation, is_lease_lost=delivery.lease_lost, ladder=self._ladder(revocation))
@@ -150,7 +158,7 @@ class DeliveryFacts:
             options=options,
             started_at=delivery.started_at,
             max_retries=self._default_max_retries if max_retries is None else max_retries,
-            jitter=random.random(),
+            jitter=chance.random(),
             lost_workers=tuple(delivery.lost),
             stopped_after=None if stopped is None else self.clock.monotonic() - stopped,
         )

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 
 from stem_kombu.agent.directive_loop import DirectiveLoop, level_settings, log_pauses, pause_settings
+from stem_kombu.agent.resources import Resources
 from stem_kombu.control.server.worker_view import InForce, Obeyed, Setting
-from stem_kombu.control.verification import Verifier
 from stem_kombu.directive import Directive, Kind
 from stem_kombu.logs import LogLevels
 from stem_kombu.worker.active_directives import ActiveDirectives
 from stem_kombu.worker.delivery_events import Event, Phase
 from stem_kombu.worker.limit_service import LimitService
+from stem_kombu.worker.scaling_service import OwnValues, ScalingService
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
 
 logger = logging.getLogger(__name__)
@@ -26,54 +26,42 @@ _LOOK_AT_STARTS = 0.005
 _WAITS = (Phase.HELD, Phase.DEFERRED, Phase.RESERVED)
 
 
-@dataclass(frozen=True, slots=True)
-class OwnValues:
-    """What counts for a worker without directives: how many children it was started with, where that came from, and how many
-    it may have at most; and from which level on it logs. ``sets_levels``: this process's logging is the worker's as well."""
-
-    concurrency: int
-    source: str = "default"
-    most: int | None = None
-    log_level: str = "info"
-    sets_levels: bool = False
-
-
 class DirectiveService:
-    """Of one worker, whose tasks are ``lifecycle``'s. ``verifier`` knows who may give directives, ``base`` what counts
-    without one."""
+    """Of one worker, whose tasks are ``lifecycle``'s; ``base`` is what counts without a directive."""
 
     def __init__(
-        self,
-        active: ActiveDirectives,
-        lifecycle: TaskLifecycle,
-        verifier: Verifier,
-        base: OwnValues,
-        limits: LimitService,
+        self, active: ActiveDirectives, lifecycle: TaskLifecycle, resources: Resources, base: OwnValues
     ) -> None:
-        self.active, self._limits = active, limits
-        self._base, self._lifecycle = base, lifecycle
-        #: How many children there are to be now.
-        self.concurrency = base.concurrency
+        self.active, self._base, self._lifecycle = active, base, lifecycle
+        self._limits = LimitService(active, lifecycle, resources)
+        self._scaling = ScalingService(active, lifecycle, resources, base)
         self._levels: dict[str, str] = {}
         self._logs = LogLevels()
         self._inflight, self._events = lifecycle.inflight, lifecycle
         #: Wakes the thread that fetches.
         self._changed = lifecycle.recorder.acks.wake
         self._clock = lifecycle.facts.clock
-        self._loop = DirectiveLoop(active, verifier, self._update)
+        self._loop = DirectiveLoop(active, resources.verifier, self._update)
         #: What hands records of the store over.
         self.subscribers = self._loop.subscribers
 
     # -- from any thread ------------------------------------------------------------------------------------------------
 
+    @property
+    def concurrency(self) -> int:
+        """How many children there are to be now."""
+        return self._scaling.concurrency
+
     def start(self) -> None:
         """Be ready: the thread begins with the first directive that has an end."""
         self._limits.start()
+        self._scaling.start()
         self._loop.start()
 
     def stop(self) -> None:
         """Directives end no more by themselves. May be called twice, and before a start."""
         self._limits.stop()
+        self._scaling.stop()
         self._loop.stop()
 
     def obey(self, directives: Iterable[Directive]) -> Obeyed:
@@ -85,36 +73,21 @@ class DirectiveService:
         deadline = self._clock.monotonic() + timeout
         while (left := sum(map(self._is_starting, tokens))) and self._clock.monotonic() < deadline:
             self._clock.sleep(_LOOK_AT_STARTS)
+        while not self._limits.knows_shares and self._clock.monotonic() < deadline:
+            self._clock.sleep(_LOOK_AT_STARTS)
         return left
 
     def settings(self) -> InForce:
         """See :class:`~stem_kombu.control.server.worker_view.WorkerView`."""
         found: dict[str, Mapping[str | None, Setting]] = {Kind.PAUSE.value: pause_settings(self.active)}
-        if self._lifecycle.executor.isolates is not None:
-            found[Kind.CONCURRENCY.value] = {None: self._concurrency()}
+        if scaling := self._scaling.settings():
+            found[Kind.CONCURRENCY.value] = scaling
         if limits := self._limits.settings():
             found[Kind.RATE_LIMIT.value] = limits
         found[Kind.LOG_LEVEL.value] = level_settings(self.active, self._base.log_level)
         return found
 
     # -- inside -------------------------------------------------------------------------------------------------------
-
-    def _concurrency(self) -> Setting:
-        directive, base = self.active.winner(Kind.CONCURRENCY), self._base
-        if directive is None or not isinstance(directive.value, int):
-            return Setting(base.concurrency, base.concurrency, base.source)
-        value = directive.value if base.most is None else min(directive.value, base.most)
-        return Setting(max(1, value), base.concurrency, base.source, directive, clamped=value != directive.value)
-
-    def _resize(self) -> None:
-        """Have as many children as the directive that counts asks for, or as many as this worker was started with."""
-        wanted = self._concurrency().value
-        if self._lifecycle.executor.isolates is not None and wanted != self.concurrency and isinstance(wanted, int):
-            logger.warning(
-                "%d children instead of %d", wanted, self.concurrency, extra={"worker": self.active.worker}
-            )  # fmt: skip
-            self.concurrency = wanted
-            self._lifecycle.resize(wanted)
 
     def _set_levels(self) -> None:
         """Have worker and children log from the levels on that count now."""
@@ -130,7 +103,7 @@ class DirectiveService:
     def _update(self) -> Obeyed:
         before = self.active.paused
         newly = self.active.update()
-        self._resize()
+        self._scaling.update()
         self._set_levels()
         self._limits.update()
         if self.active.paused.keys() != before.keys():
@@ -153,9 +126,11 @@ class DirectiveService:
         """The tokens of paused deliveries that are past the look at what counts, and before their handler."""
         paused = self.active.paused
         return frozenset(
-            one.token for one in self._inflight.all() if one.phase is Phase.RESERVED and one.message.queue in paused
+            one.token for one in self._inflight.all() if one.message.queue in paused and self._is_starting(one.token)
         )
 
     def _is_starting(self, token: int) -> bool:
         delivery = self._inflight.get(token)
-        return delivery is not None and delivery.phase is Phase.RESERVED
+        if delivery is None or delivery.phase is not Phase.RUNNING:
+            return delivery is not None and delivery.phase is Phase.RESERVED
+        return self._lifecycle.executor.is_about_to_begin(token)

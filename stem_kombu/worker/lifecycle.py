@@ -12,14 +12,14 @@ from __future__ import annotations
 import atexit
 import inspect
 import logging
-import os
-import threading
 import weakref
 from collections.abc import Callable, Iterable
 from enum import Enum
 from types import FrameType
 from typing import Protocol
 
+from stem_kombu import machine
+from stem_kombu.concurrency import threads
 from stem_kombu.errors import ConfigurationError, StemError
 
 logger = logging.getLogger(__name__)
@@ -67,20 +67,20 @@ class Lifecycle:
         self._owner = owner
         self._worker = worker
         # Re-entrant, because a signal handler runs in the thread that it interrupts, which may hold it.
-        self._lock = threading.RLock()
+        self._lock = threads.RLock()
         self._inside = 0
-        self._thread: threading.Thread | None = None  # the one that is inside
+        self._thread: threads.Thread | None = None  # the one that is inside
         self._stop_asked = False  # no Event: its lock is not re-entrant
         self._interrupted = False  # by its own thread, in a signal handler
-        self._pid = os.getpid()
+        self._pid = machine.getpid()
         self.state = State.NEW
         #: Set once it is down.
-        self.ended = threading.Event()
+        self.ended = threads.Event()
 
     @property
     def is_copy(self) -> bool:
         """Whether this is another process than the one that made it."""
-        return self._pid != os.getpid()
+        return self._pid != machine.getpid()
 
     def start(self) -> None:
         """Return once it runs, or, where a stop was asked for meanwhile, once everything is undone again.
@@ -110,12 +110,12 @@ class Lifecycle:
             return
         self._stop_asked = True
         self._owner.give_up()
-        if self._owner.is_own_thread() or (self._thread is not threading.current_thread() and _interrupts_a_call()):
-            threading.Thread(target=self.stop, args=(timeout,), name="stem-stop", daemon=True).start()
+        if self._owner.is_own_thread() or (self._thread is not threads.current_thread() and _interrupts_a_call()):
+            threads.Thread(target=self.stop, args=(timeout,), name="stem-stop", daemon=True).start()
             return
         if self.state is State.DRAINING and timeout is not None:
             # The stop that waits was not given as little time.
-            hurry = threading.Timer(timeout, self._owner.release)
+            hurry = threads.Timer(timeout, self._owner.release)
             hurry.daemon = True
             hurry.start()
         with self._lock:
@@ -130,7 +130,7 @@ class Lifecycle:
 
     def _enter(self) -> None:
         self._inside += 1
-        self._thread = threading.current_thread()
+        self._thread = threads.current_thread()
 
     def _leave(self) -> None:
         self._inside -= 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import threading
+from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from stem_kombu.agent.resources import Resources
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
-from stem_kombu.concurrency.service import Service
+from stem_kombu.concurrency import threads
+from stem_kombu.concurrency.rounds import Rounds
 from stem_kombu.control.directive_writer import Author
 from stem_kombu.control.server.worker_view import Setting
 from stem_kombu.directive import Directive, DirectiveDraft
@@ -39,14 +40,14 @@ class LimitService:
         self._lifecycle, self._roster = lifecycle, resources.roster
         self._depths, self._writer = resources.depths, resources.directive_writer
         self._was_empty: set[int] = set()
-        self._updating = threading.Lock()
+        #: Deliveries that waited for a limit which is over.
+        self._freed: deque[Delivery] = deque()
+        self._updating = threads.Lock()
         self._clock = lifecycle.facts.clock
         self._look_at = float("-inf")
         self._is_down = self._is_due = False
-        self._waiting = threading.Condition()
-        self._notified = self._stopped = False
-        self._background = Service(self._run, "stem-limits", begin=self._begin, wake=self._end_soon)
-        self._limits.on_wait = self._notify
+        self._background = Rounds(self._round, "stem-limits")
+        self._limits.on_wait = self._background.wake
 
     # -- from any thread ------------------------------------------------------------------------------------------------
 
@@ -64,8 +65,12 @@ class LimitService:
         with self._updating:
             known = {one.directive.version for one in self._limits.all()}
             freed = self._limits.update(*self._active.rate_limits())
-        for delivery in freed:
-            self._go_on(delivery)
+        if freed:
+            # In the thread, and never here: a start may read the store, whose reader waits for the lock of directives that the
+            # caller holds.
+            self._freed.extend(freed)
+            self._background.needed()
+            self._background.wake()
         if known == {one.directive.version for one in self._limits.all()}:
             return
         self._log(known)
@@ -73,7 +78,12 @@ class LimitService:
         self._look_at = float("-inf")
         if self._limits.live:
             self._background.needed()
-        self._notify()
+        self._background.wake()
+
+    @property
+    def knows_shares(self) -> bool:
+        """Whether this worker has read what its part of each limit is."""
+        return all(one.is_shut or one.effective is not None for one in self._limits.all())
 
     def settings(self) -> dict[str | None, Setting]:
         """What counts, by subject: the rate, this worker's part of it, and how much waits here."""
@@ -81,35 +91,17 @@ class LimitService:
 
     # -- the thread -----------------------------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
-        self._stopped = False
-
-    def _notify(self) -> None:
-        with self._waiting:
-            self._notified = True
-            self._waiting.notify()
-
-    def _end_soon(self) -> None:
-        with self._waiting:
-            self._stopped = True
-            self._waiting.notify()
-
-    def _run(self) -> None:
-        while True:
-            with self._waiting:
-                if self._stopped:
-                    return
-                self._notified = False
-            look_in = self._look()
-            self._end_empty()
-            delivery, turn_in = self._limits.next()
-            if delivery is not None:
-                self._go_on(delivery)
-                continue
-            spans = [span for span in (look_in, turn_in) if span is not None]
-            with self._waiting:
-                if not self._notified and not self._stopped:
-                    self._waiting.wait(min(spans) if spans else None)
+    def _round(self) -> float | None:
+        while self._freed:
+            self._go_on(self._freed.popleft())
+        look_in = self._look()
+        self._end_empty()
+        delivery, turn_in = self._limits.next()
+        if delivery is not None:
+            self._go_on(delivery)
+            return 0.0
+        spans = [span for span in (look_in, turn_in) if span is not None]
+        return min(spans) if spans else None
 
     def _go_on(self, delivery: Delivery) -> None:
         if self._lifecycle.holds.release(delivery.token) is None:

@@ -9,8 +9,8 @@ the task is given up (G18). What a worker put back, and a broker's own count of 
 from __future__ import annotations
 
 import logging
-import socket
 
+from stem_kombu import machine
 from stem_kombu.backends.base import Roster
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
 from stem_kombu.backends.processes import Presence, Process, presence
@@ -75,7 +75,7 @@ class LostWorkers:
         self.boot: str | None = boot
         self._most = most
         self._default_max_retries = default_max_retries
-        self._process, self._hostname = Process.here(), socket.gethostname()
+        self._process, self._hostname = Process.here(), machine.gethostname()
 
     def is_suspect(self, delivery: Delivery) -> bool:
         """Whether the task has to be judged before it may start."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from stem_kombu.celery_monitors.events import Events
 from stem_kombu.clock import Clock
-from stem_kombu.outcome import Ending, Outcome, TaskError, TaskRecord
+from stem_kombu.outcome import Outcome, TaskRecord
 from stem_kombu.redaction import redacted_arguments
+from stem_kombu.revocation import Revocation
+from stem_kombu.revocation_cache import Applied
 from stem_kombu.task import TaskMessage
 from stem_kombu.worker.deliveries import Delivery
 from stem_kombu.worker.delivery_events import Event, ImpossibleTransition, Phase
 from stem_kombu.worker.settlement import Settlement
+from stem_kombu.worker.task_log import TaskLog, released_by
 from stem_kombu.worker.totals import Totals
 
 logger = logging.getLogger(__name__)
@@ -25,6 +29,7 @@ class TaskNotices:
         self._now = clock.monotonic
         self._totals = totals
         self._events = events
+        self.log = TaskLog(worker, clock)
 
     def received(self, message: TaskMessage, redelivered: bool) -> None:
         """A message has come that this worker did not give back itself."""
@@ -34,6 +39,7 @@ class TaskNotices:
 
     def accepted(self, message: TaskMessage) -> None:
         """It is going to run, or waits for its time."""
+        self.log.received(message)
         if self._events is not None:
             self._events.received(message, redacted_arguments(message.args, message.kwargs))
 
@@ -44,13 +50,14 @@ class TaskNotices:
         ]  # it can't begin before its eta
         waited = (at - max(could)).total_seconds() if at is not None and could else None
         self._totals.started(message.queue, message.name, waited)
+        self.log.started(message)
         if self._events is not None:
             self._events.started(message.task_id)
 
     def ended(self, message: TaskMessage, outcome: Outcome) -> None:
-        """Log how an attempt ended that did not succeed; raises nothing."""
-        if outcome.error is not None:
-            tell_of(message, outcome.kind, outcome.error, self._worker)
+        """Its handler is out; what follows is told by :meth:`settling`, but for what goes back to its queue. Raises nothing."""
+        if (error := released_by(outcome)) is not None:
+            self.log.released(message, error)
 
     def settling(self, delivery: Delivery, settlement: Settlement) -> None:
         """That is how it ended; raises nothing."""
@@ -59,11 +66,31 @@ class TaskNotices:
             ran = None if delivery.started_at is None else self._now() - delivery.started_mono
             how = None if settlement.total != "cancelled" or record is None else _how(record)
             self._totals.ended(settlement.total, message.queue, message.name, ran=ran, how=how)
+            if record is not None:
+                self.log.ended(message, record, ran)
         if self._events is not None and settlement.record is not None:
             try:
                 self._events.settled(settlement.record)
             except Exception:  # noqa: BLE001 - monitors are told on the side
                 complain("the end of task %s can't be told to Celery's monitors", settlement.record.task_id)
+
+    def revoked(self, revocations: Sequence[Revocation], applied: Applied) -> None:
+        """These are in force now; raises nothing."""
+        if applied.applied and self.log.is_on:
+            self.log.revoked(revocations, frozenset(applied.applied))
+
+    def stop_requested(self, task_id: str) -> None:
+        """A revoked handler has been asked to stop."""
+        logger.info("task %s: stop requested", task_id, extra={"task_id": task_id, "worker": self._worker})
+
+    def lease_lost(self, task_id: str) -> None:
+        said = "the lease of task %s is lost: it will run elsewhere, and is stopped here at its next checkpoint"
+        logger.warning(said, task_id, extra={"task_id": task_id, "worker": self._worker})
+
+    def ended_elsewhere(self, task_id: str) -> None:
+        """It has ended after its lease was lost."""
+        said = "task %s ended after its lease was lost: its outcome is another worker's"
+        logger.warning(said, task_id, extra={"task_id": task_id, "worker": self._worker})
 
 
 def _how(record: TaskRecord) -> str:
@@ -72,23 +99,6 @@ def _how(record: TaskRecord) -> str:
     if record.ended_by is not None:
         return record.ended_by.how.value
     return "expired" if record.revocation is None else "other"
-
-
-def tell_of(message: TaskMessage, kind: Ending, error: TaskError, worker: str) -> None:
-    """Log how an attempt ended that did not succeed; raises nothing."""
-    try:
-        logger.log(
-            logging.INFO if kind in (Ending.RETRY, Ending.RELEASED) else logging.ERROR,
-            "task %s (%s) attempt %d: %s: %s",
-            message.task_id,
-            message.name,
-            message.attempt,
-            error.type,
-            error.message,
-            extra={"task_id": message.task_id, "worker": worker},
-        )
-    except Exception:  # noqa: BLE001, S110 - an inline handler may have changed the logging
-        pass
 
 
 def complain(text: str, task_id: str) -> None:

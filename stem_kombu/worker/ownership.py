@@ -7,7 +7,7 @@ belongs to the connection that brought it, and is the broker's again when that i
 from __future__ import annotations
 
 import logging
-from typing import Any, Protocol
+from typing import Protocol
 
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerError
@@ -65,7 +65,7 @@ class Ownership:
         read; if not, it need not be looked at."""
         return not delivery.lease_lost and self._is_held_over(delivery.generation, time_passed)
 
-    def is_ours_on_arrival(self, handle: Any, generation: int, *, time_passed: bool) -> bool:
+    def is_ours_on_arrival(self, handle: object, generation: int, *, time_passed: bool) -> bool:
         """The same of a message whose lease is not renewed yet: the broker is asked once a good part of it has passed since
         the message was fetched. An unreachable broker gives it to no other worker either."""
         leasing = self.leasing

@@ -8,10 +8,10 @@ few tries a small record in its place says why. What can't even be recorded like
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
+from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.service import Service
 from stem_kombu.errors import StoreUnavailable
 from stem_kombu.outcome import TaskRecord
@@ -57,16 +57,16 @@ class RecordWriter:
         self._write, self._answers, self._done = write, answers, done
         self._inflight = inflight
         self._ownership = ownership
-        self._queue: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
-        self._alone: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._queue: threads.SimpleQueue[Entry | None] = threads.SimpleQueue()
+        self._alone: threads.SimpleQueue[Entry | None] = threads.SimpleQueue()
         self._aside = SetAside(step, inflight)
         self.step = step
-        self._abandon = threading.Event()
-        self._ended = threading.Event()
+        self._abandon = threads.Event()
+        self._ended = threads.Event()
         self._stopping = False
         self._outage = outage
-        self._bulk = Service(self._run, f"stem-{step}s", wake=lambda: self._queue.put(None))
-        self._single = Service(self._run_alone, f"stem-{step}s-alone", wake=lambda: self._alone.put(None))
+        self._bulk = Service(self._run, f"stem-{step}s", wake=partial(self._queue.put, None))
+        self._single = Service(self._run_alone, f"stem-{step}s-alone", wake=partial(self._alone.put, None))
         self._alone_stops = 0
         #: Records that ended as ``ResultNotStorable``, or without the text that could not be stored.
         self.not_storable = 0
@@ -242,7 +242,7 @@ class RecordWriter:
                 return due
             try:
                 return self._alone.get(timeout=self._aside.wait())
-            except queue.Empty:
+            except threads.Empty:
                 continue
 
     def _carry_out_alone(self, entry: Entry) -> None:

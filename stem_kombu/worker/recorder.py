@@ -8,10 +8,10 @@ nothing is given up: prefetch bounds what waits here.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
+from stem_kombu.concurrency import threads
 from stem_kombu.errors import StoreError
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.task import TaskMessage
@@ -129,7 +129,7 @@ class Recorder:
     def hurry(self) -> None:
         """Give up what can't be recorded soon, however long :meth:`stop` may wait; what can be, still is."""
         for writer in self._writers:
-            giving_up = threading.Timer(_PATIENCE, writer.abandon)
+            giving_up = threads.Timer(_PATIENCE, writer.abandon)
             giving_up.daemon = True
             giving_up.start()
 

@@ -7,11 +7,11 @@ are not. So a message that can't be sent is set aside and tried again, and nothi
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
+from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.service import Service
 from stem_kombu.errors import BrokerError, ConfigurationError
 from stem_kombu.task import TaskMessage
@@ -46,13 +46,13 @@ class RetryPublisher:
         self._inflight = inflight
         self._ownership = ownership
         self._aside = SetAside("publish", inflight)
-        self._queue: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._queue: threads.SimpleQueue[Entry | None] = threads.SimpleQueue()
         #: When a queue that refused a message is asked again (monotonic), and how often it has refused in a row.
         self._closed: dict[str, tuple[float, int]] = {}
-        self._stopping = threading.Event()
+        self._stopping = threads.Event()
         self._outage = outage
         self._background = Service(
-            self._run, "stem-retries", begin=self._stopping.clear, wake=lambda: self._queue.put(None)
+            self._run, "stem-retries", begin=self._stopping.clear, wake=partial(self._queue.put, None)
         )
 
     @property
@@ -101,7 +101,7 @@ class RetryPublisher:
                 return due
             try:
                 return self._queue.get(timeout=self._aside.wait())
-            except queue.Empty:
+            except threads.Empty:
                 continue
 
     def _carry_out(self, entry: Entry) -> None:

@@ -6,12 +6,12 @@ import errno
 import logging
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
 from stem_kombu.clock import SYSTEM
+from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.pulse import Pulse
 from stem_kombu.concurrency.service import Watch
 from stem_kombu.errors import ExecutionError, StemError
@@ -128,9 +128,9 @@ def _is_shortage(error: Exception) -> bool:
     return "can't start new thread" in str(error)
 
 
-def _in_thread(function: Callable[[], Any], name: str) -> None:
+def _in_thread(function: Callable[[], object], name: str) -> None:
     # Not in the handler itself: it interrupts the main thread anywhere, also where that holds a lock.
-    threading.Thread(target=function, name=name, daemon=True).start()
+    threads.Thread(target=function, name=name, daemon=True).start()
 
 
 class Departure:
@@ -154,12 +154,12 @@ class Departure:
                 hint="start it again; its log has the traceback",
             )
             logger.critical("%s", self._error)
-            threading.Thread(target=self._stop, args=(_LEAVE_TIMEOUT,), name="stem-leave", daemon=True).start()
+            threads.Thread(target=self._stop, args=(_LEAVE_TIMEOUT,), name="stem-leave", daemon=True).start()
 
 
 def run_until_stopped(
     worker: Runnable,
-    stopped: Callable[[], threading.Event],
+    stopped: Callable[[], threads.Event],
     ready: Callable[[], None],
     *,
     gave_up: Callable[[], bool],

@@ -7,11 +7,11 @@ what they ran goes back to its queue. ``hard`` does so at once and kills what ha
 from __future__ import annotations
 
 import logging
-import threading
 from math import inf
 from typing import Protocol
 
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency import threads
 from stem_kombu.control.protocol.messages import Shutdown, ShutdownMode
 from stem_kombu.control.server.worker_view import StopStanding
 
@@ -43,7 +43,7 @@ class StopOrders:
 
     def __init__(self, worker: Stoppable, tasks: Releasing, name: str, clock: Clock) -> None:
         self._worker, self._tasks, self._name, self._clock = worker, tasks, name, clock
-        self._changed = threading.Condition()
+        self._changed = threads.Condition()
         self._mode: ShutdownMode | None = None
         self._soft_at = self._hard_at = inf
         #: With which code the worker's process is to end.
@@ -66,7 +66,7 @@ class StopOrders:
             extra={"worker": self._name},
         )  # fmt: skip
         if is_first:
-            threading.Thread(target=self._stop, name="stem-shutdown", daemon=True).start()
+            threads.Thread(target=self._stop, name="stem-shutdown", daemon=True).start()
         return standing
 
     def _standing(self) -> str:
@@ -76,7 +76,7 @@ class StopOrders:
         return ShutdownMode.WARM.value if state == "draining" else state
 
     def _stop(self) -> None:
-        threading.Thread(target=self._escalate, name="stem-escalate", daemon=True).start()
+        threads.Thread(target=self._escalate, name="stem-escalate", daemon=True).start()
         try:
             self._worker.stop()
         finally:

@@ -7,7 +7,6 @@ Executors, held deliveries and leases report to this object, which owns them. Re
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +17,7 @@ from stem_kombu.execution.executors import Executors
 from stem_kombu.outcome import Ending, Outcome, TaskError, TaskRecord
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
+from stem_kombu.revocation_page import ids_of
 from stem_kombu.rule import Rule
 from stem_kombu.task import Mode, TaskMessage
 from stem_kombu.worker.delayed import DelayedDeliveries, HoldRules
@@ -31,8 +31,6 @@ from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.settlement import Settlement, refused
 from stem_kombu.worker.start_log import StartLog
 from stem_kombu.worker.transitions import decide
-
-logger = logging.getLogger(__name__)
 
 #: Phases in which a delivery lies with :class:`DelayedDeliveries`.
 _LIES = (Phase.HELD, Phase.DEFERRED)
@@ -163,7 +161,8 @@ class TaskLifecycle:
             return
         if action.do is Do.PACE:
             self.holds.hold_for(delivery, self.holds.longest_turn)
-            self.facts.limits.wait(delivery)
+            if not self.facts.limits.wait(delivery) and self.holds.release(delivery.token) is not None:
+                self.happened(delivery, Event.DUE)  # the limit has just ended, and freed what waited before
         elif action.seconds is None:
             self.holds.hold(delivery)
         else:
@@ -183,12 +182,11 @@ class TaskLifecycle:
         revocation = revocation if action.stop is Stop.REVOKED else None
         self.inflight.stopping(delivery.token, revocation)
         if self.executor.stop_job(delivery.token, action.stop, revocation, action.ladder) and revocation is not None:
-            logger.info("task %s: stop requested", delivery.task_id, extra={"task_id": delivery.task_id})
+            self.notices.stop_requested(delivery.task_id)
 
     def _lease_lost(self, delivery: Delivery) -> None:
         delivery.lease_lost = True
-        said = "the lease of task %s is lost: it will run elsewhere, and is stopped here at its next checkpoint"
-        logger.warning(said, delivery.task_id, extra={"task_id": delivery.task_id, "worker": self.facts.worker})
+        self.notices.lease_lost(delivery.task_id)
         self.happened(delivery, Event.LEASE_LOST)
 
     # -- the executors' observer ------------------------------------------------------------------------------------
@@ -216,10 +214,12 @@ class TaskLifecycle:
         delivery = self.inflight.get(job.token)
         if delivery is None:
             return
-        facts = self.facts.of_started(delivery)
-        action = decide(delivery.phase, Event.STARTED, facts)
-        if action.do is Do.IGNORE or self.inflight.started(job.token, pid) is None:
+        phase = delivery.phase
+        if self.inflight.started(job.token, pid) is None:
             return
+        # After the change of the phase: what was revoked before it found nothing that runs.
+        facts = self.facts.of_started(delivery)
+        action = decide(phase, Event.STARTED, facts)
         self.notices.started(delivery)
         if self.recorder.tells_of_starts(delivery) and not self._is_named_beforehand(delivery):
             self.recorder.running(delivery, self._running(delivery))
@@ -262,7 +262,7 @@ class TaskLifecycle:
             now, may_follow = self.facts.clock.utcnow(), False
             settlement = refused(job.message, worker=self.facts.worker, now=now, error=said)
         if delivery.lease_lost:
-            logger.warning("task %s ended after its lease was lost: its outcome is another worker's", delivery.task_id)
+            self.notices.ended_elsewhere(delivery.task_id)
         self._settle(delivery, settlement, may_follow=may_follow)
 
     def _take_up_deferred(self, mode: Mode) -> None:
@@ -302,10 +302,11 @@ class TaskLifecycle:
         """Take revocations into the cache, withdraw what waits, and request the stop of what runs where that is asked for."""
         cache = self.facts.cache
         applied = cache.apply(revocations, cache.now())
-        for delivery in self.inflight.of_tasks(revocation.task_id for revocation in revocations):
+        for delivery in self.inflight.of_tasks(ids_of(revocations)):
             # What counts is what the cache holds now: a stale message may still be the first to find the task here.
             if delivery.task_id in cache:
                 self.happened(delivery, Event.REVOKED)
+        self.notices.revoked(revocations, applied)
         return cache.in_step(revocations, applied)
 
     def apply_rules(self, rules: Sequence[Rule]) -> list[int]:

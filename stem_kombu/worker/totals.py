@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
+from stem_kombu.concurrency import threads
 from stem_kombu.measures import NAMES, TaskMeasures
 
 
@@ -15,7 +15,7 @@ class Totals:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threads.Lock()
         self._counts = dict.fromkeys(NAMES, 0)
         self._measured = TaskMeasures()
 
@@ -39,7 +39,7 @@ class Totals:
             self._counts[name] += 1
             self._measured.count(name, queue, task)
             if ran is not None:
-                self._measured.ran(queue, task, ran)
+                self._measured.ran(queue, task, ran, failed=name in ("failed", "retried"))
             if how is not None:
                 self._measured.cancelled(how)
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from stem_kombu.agent.view import HostFacts, HostSummary
+from stem_kombu.bound import bounds_of
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Watch
 from stem_kombu.control.protocol.fates import FatePhase, TaskFate
@@ -82,7 +83,15 @@ class WorkerTasks:
             {queue: one.version for queue, one in active.paused.items()},
             None if active.ignores else active.version,
             active.ignores,
+            self._slots(),
         )
+
+    def _slots(self) -> dict[str, dict[str, int]]:
+        """How many slots are in use and how many are idle, by mode."""
+        executor, isolates = self._parts.executor, self._parts.inflight.running_isolates()
+        inline = self._parts.inflight.running_count - isolates
+        used = (("isolate", isolates, executor.isolates or 0), ("inline", inline, executor.inline_slots))
+        return {mode: {"running": count, "idle": max(0, places - count)} for mode, count, places in used if places}
 
     def facts(self) -> HostFacts:
         parts, recorder = self._parts, self._parts.tasks.recorder
@@ -151,6 +160,14 @@ class WorkerTasks:
             [revocation.task_id for revocation in revocations]
         ) | self._inflight.stopped_by(revocations)
 
+    def spared(self, revocations: Sequence[Revocation]) -> frozenset[str]:
+        bound = {one.task_id: one for one in revocations if one.proofs and bounds_of(one)}
+        struck: dict[str, bool] = {}
+        for delivery in self._inflight.of_tasks(bound):
+            spared = self._parts.tasks.facts.is_spared(bound[delivery.task_id], delivery.message)
+            struck[delivery.task_id] = struck.get(delivery.task_id, False) or not spared
+        return frozenset(task_id for task_id, hit in struck.items() if not hit)
+
     def fates(self, task_ids: Collection[str]) -> Sequence[TaskFate]:
         now = self._clock.monotonic()
         found: dict[str, TaskFate] = {}
@@ -190,8 +207,9 @@ class WorkerTasks:
             pid=delivery.pid,
             progress=delivery.progress,
             progress_data=delivery.progress_data,
-            checkpoint_ago=None if checkpoint is None else now - checkpoint,
-            terminate_requested_ago=None if terminate is None else now - terminate,
+            # Either may have come after the answer was begun.
+            checkpoint_ago=None if checkpoint is None else max(0.0, now - checkpoint),
+            terminate_requested_ago=None if terminate is None else max(0.0, now - terminate),
             lost_workers=len(delivery.lost),
         )
 
@@ -215,6 +233,6 @@ def _fate(delivery: Delivery, now: float) -> TaskFate:
         _FATES.get(delivery.phase, FatePhase.WAITING),
         delivery.message.attempt,
         task.mode is Mode.INLINE and not task.is_async,
-        None if checkpoint is None else now - checkpoint,
+        None if checkpoint is None else max(0.0, now - checkpoint),
         None if stop is None else now - stop,
     )

@@ -7,13 +7,13 @@ the revoke store has been read. They stop in reverse, and commands are answered 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu import timeouts
+from stem_kombu.agent.active_rules import rule_subscribers
 from stem_kombu.agent.agent import AgentOptions, ControlAgent
 from stem_kombu.agent.resources import Resources
 from stem_kombu.agent.start_warnings import warn_of_places
@@ -23,6 +23,7 @@ from stem_kombu.celery_monitors.events import Events, node_name
 from stem_kombu.celery_monitors.service import CeleryMonitorService
 from stem_kombu.celery_monitors.verbs import Changes
 from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.service import watched_by
 from stem_kombu.drivers import forking
 from stem_kombu.drop_counter import DropCounter
@@ -33,29 +34,30 @@ from stem_kombu.health_page import DRAINING, RUNNING
 from stem_kombu.logs import LogSetup
 from stem_kombu.messages.signatures import task_verifier
 from stem_kombu.processors import usable_processors
+from stem_kombu.publishing import DeclaredQueue
 from stem_kombu.settings import Settings
 from stem_kombu.task import Mode
 from stem_kombu.transports.connections import broker_connection
 from stem_kombu.transports.existing import beside
-from stem_kombu.transports.names import checked_queue_name
 from stem_kombu.transports.producer import open_resender
 from stem_kombu.worker.ack_queue import AckQueue
 from stem_kombu.worker.active_directives import ActiveDirectives
-from stem_kombu.worker.active_rules import rule_subscribers
 from stem_kombu.worker.admission import Admission
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.delayed import HoldRules
 from stem_kombu.worker.deliveries import InFlight
 from stem_kombu.worker.delivery_facts import DeliveryFacts
-from stem_kombu.worker.directive_service import DirectiveService, OwnValues
+from stem_kombu.worker.directive_service import DirectiveService
+from stem_kombu.worker.intake import ConsumedQueues, Intake
 from stem_kombu.worker.lifecycle import Lifecycle, State, Step
-from stem_kombu.worker.limit_service import LimitService
 from stem_kombu.worker.lost_workers import LostWorkers
 from stem_kombu.worker.notices import TaskNotices
 from stem_kombu.worker.outcome_places import open_outcome_places
 from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.prefetch_policy import PrefetchPolicy
+from stem_kombu.worker.queue_choice import chosen_queues, declared_of
 from stem_kombu.worker.recorder import Recorder
+from stem_kombu.worker.scaling_service import OwnValues
 from stem_kombu.worker.scheduled import ScheduledRevoked
 from stem_kombu.worker.signals import Departure, StopSignals, run_until_stopped
 from stem_kombu.worker.start_log import StartLog
@@ -96,7 +98,7 @@ class Worker:
         *,
         connection: Connection | ConnectionPool | str | None = None,
         name: str | None = None,
-        queues: Sequence[str] | None = None,
+        queues: Sequence[str | DeclaredQueue] | None = None,
         concurrency: int | None = None,
         max_concurrency: int | None = None,
         inline_slots: int | None = None,
@@ -115,14 +117,13 @@ class Worker:
         load(app)
         settings = app.settings
         counts = {"concurrency": concurrency, "inline_slots": inline_slots, "prefetch_multiplier": prefetch_multiplier}
-        counts["max_concurrency"] = max_concurrency
-        for option, number in counts.items():
+        for option, number in {**counts, "max_concurrency": max_concurrency}.items():
             if number is not None and number < 1:
                 raise ConfigurationError(f"{option} {number!r} must be at least 1")
         self.app = app
         self.settings: Settings = settings
         self.clock = clock
-        self.queues = tuple(map(checked_queue_name, queues or settings.worker_queues or (settings.default_queue,)))
+        self.queues = chosen_queues(app, queues)
         self.concurrency = min(concurrency or usable_processors(), max_concurrency or 2**16)
         source, level = "flag" if concurrency else "default", (log or LogSetup.of_this_process()).level_name
         self._base = OwnValues(self.concurrency, source, max_concurrency, level, sets_levels=log is not None)
@@ -161,9 +162,8 @@ class Worker:
         template: Any = broker_connection(settings) if given is None else beside(given, settings)
         self._resender = open_resender(template, settings)
         roster: Roster | None = app.backend  # before the store, which may be at the URL of a backend that is refused
-        self.resources = Resources(
-            settings, template, app.open_revoke_store(), roster, name=self._name, clock=self.clock
-        )
+        store = app.open_revoke_store()
+        self.resources = Resources(settings, template, store, roster, name=self._name, clock=self.clock)
         self.identity, self.cache = self.resources.identity, self.resources.cache
         self.broker_url, self.store_url = self.resources.broker_url, self.resources.store.url
         self.transport = self.resources.transport.name
@@ -171,8 +171,8 @@ class Worker:
         self._events: Events | None = None
         if settings.celery_events and self.resources.transport.capabilities.monitor_exchange is not None:
             node = node_name(self.identity.worker, self.identity.hostname)
-            closed = self.resources.verifier.keyring is not None
-            self._events = Events(node, self.identity.pid, self.clock, hide_args=closed)
+            has_keys = self.resources.verifier.keyring is not None
+            self._events = Events(node, self.identity.pid, self.clock, closed=has_keys)
 
     def _make_tasks(self) -> None:
         app, settings, clock, resources = self.app, self.settings, self.clock, self.resources
@@ -227,8 +227,7 @@ class Worker:
             HoldRules(broker.capabilities.longest_hold, broker.capabilities.low_priority_first),
         )
         self.executor, self.holds, self.leases = self.lifecycle.executor, self.lifecycle.holds, self.lifecycle.leases
-        limits = LimitService(directives, self.lifecycle, resources)
-        self.directives = DirectiveService(directives, self.lifecycle, resources.verifier, self._base, limits)
+        self.directives = DirectiveService(directives, self.lifecycle, resources, self._base)
         rules = rule_subscribers(self.lifecycle.apply_rules, resources)
         self.hydration = resources.hydration(self.lifecycle, self.directives.subscribers | rules)
         self.admission = Admission(
@@ -240,18 +239,20 @@ class Worker:
         )
         self.consumer = Consumer(
             broker,
-            self.queues,
+            ConsumedQueues(self.queues, declared_of(app, self.queues)),
             self.inflight,
             self.acks,
             self.ownership,
             directives,
-            allowance=self.lifecycle.allowance,
-            receive=self.admission.receive,
-            garbage=self.admission.malformed,
-            reconnected=self.hydration.nudge,
-            lost=self.lifecycle.connection_lost,
-            clock=clock,
-            scheduled=ScheduledRevoked(self.cache, clock).look,
+            Intake(
+                self.lifecycle.allowance,
+                self.admission.receive,
+                self.admission.malformed,
+                self.hydration.nudge,
+                self.lifecycle.connection_lost,
+                ScheduledRevoked(self.cache, clock).look,
+            ),
+            clock,
         )
 
     def _make_agent(self) -> None:
@@ -289,7 +290,6 @@ class Worker:
                 clock=clock,
                 drops=monitors,
                 exchange=exchange,
-                closed=resources.verifier.keyring is not None,
             )
 
     # -- life -----------------------------------------------------------------------------------------------------------
@@ -330,9 +330,9 @@ class Worker:
         return [
             (self.agent.health.start, self.agent.health.stop),
             (partial(self.app.hooks.start_worker, self), partial(self.app.hooks.stop_worker, self)),
-            (self.executor.start, lambda: self.executor.stop(0.0)),
+            (self.executor.start, partial(self.executor.stop, 0.0)),
             *self.agent.steps(),
-            (self.recorder.start, lambda: self.recorder.stop(0.0)),
+            (self.recorder.start, partial(self.recorder.stop, 0.0)),
             (self.leases.start, self.leases.stop),
             (self.holds.start, self.holds.stop),
             (self.directives.start, self.directives.stop),
@@ -354,6 +354,7 @@ class Worker:
         self.directives.stop()
         self.lifecycle.release_held()
         self.recorder.stop(None if timeout is None else max(5.0, timeout))
+        self.lifecycle.notices.log.flush()
         self.consumer.stop()
         self.leases.stop()
         self.agent.leave()
@@ -399,7 +400,7 @@ class Worker:
 
     def _is_ready(self, on_ready: Callable[[Worker], None] | None) -> None:
         own = self.resources
-        warn_of_places(self.identity, own.transport, own.template, own.store, self.app.backend)
+        warn_of_places(self.identity, own.transport, own.template, own.store, self.app.backend, self.app.registry)
         if on_ready is not None:
             on_ready(self)
 
@@ -409,11 +410,11 @@ class Worker:
         """See :class:`~stem_kombu.worker.lifecycle.Owner`."""
         self.agent.give_up()
         if self._life.state is State.STARTING:  # it may be waiting for queues that the broker does not give
-            threading.Thread(target=self.consumer.stop, name="stem-give-up", daemon=True).start()
+            threads.Thread(target=self.consumer.stop, name="stem-give-up", daemon=True).start()
 
     def is_own_thread(self) -> bool:
         """See :class:`~stem_kombu.worker.lifecycle.Owner`."""
-        return self.executor.runs_caller() or threading.current_thread().name.startswith(_OWN_THREADS)
+        return self.executor.runs_caller() or threads.current_thread().name.startswith(_OWN_THREADS)
 
     def _ensure_fresh(self) -> bool:
         return self.hydration.ensure_fresh()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 import click
 
@@ -13,7 +12,8 @@ from stem_kombu.clock import SYSTEM, isoformat
 from stem_kombu.control.audit import Entry
 from stem_kombu.control.client.audit_log import MOST_FOUND, SCHEMA, AuditClient, AuditFilter
 from stem_kombu_cli import exit_codes, render
-from stem_kombu_cli.options import DURATION, place_options, places_of
+from stem_kombu_cli.directing import spoken
+from stem_kombu_cli.options import DURATION, TEXT, place_options, places_of
 from stem_kombu_cli.render import emit, note, print_json, table, use_color
 
 #: Seconds between two looks of ``--follow``.
@@ -24,9 +24,9 @@ _TARGET = 60
 
 @click.command("list", epilog="Example:  stem audit list --action 'revoke' --since 24h -o jsonl")
 @click.option("--since", type=DURATION, help="Only what was written within this long.")
-@click.option("--action", metavar="GLOB", help="Actions: revoke, undo, pause, …")
-@click.option("--requester", metavar="GLOB", help="By whom.")
-@click.option("--task", metavar="ID", help="Only what names this task.")
+@click.option("--action", type=TEXT, metavar="GLOB", help="Actions: revoke, undo, pause, …")
+@click.option("--requester", type=TEXT, metavar="GLOB", help="By whom.")
+@click.option("--task", type=TEXT, metavar="ID", help="Only what names this task.")
 @click.option(
     "--limit", type=click.IntRange(1, MOST_FOUND), default=1000, show_default=True, help="The newest so many."
 )
@@ -53,7 +53,7 @@ def list_entries(
     follow: bool,
     as_json: bool,
     output: str,
-    **values: Any,
+    **values: object,
 ) -> None:
     """List who changed what, and why, in the order in which it happened. All conditions have to hold.
 
@@ -108,12 +108,26 @@ def text(entries: Sequence[Entry], color: bool) -> str:
 
 def _target(entry: Entry) -> str:
     """What the change is about; of the second entry, what came of it."""
-    parts = [f"{name}={_short(value)}" for name, value in entry.note.target.items()]
+    target = dict(entry.note.target)
+    directives = target.pop("directives", None)
+    parts = []
+    if isinstance(directives, list):
+        parts = [", ".join(map(_directive, directives))]
+        if target.get("count") == len(directives):
+            del target["count"]
+    parts += [f"{name}={_short(value)}" for name, value in target.items()]
     outcome = entry.note.after.get("outcome") if isinstance(entry.note.after, dict) else None
     if isinstance(outcome, dict):
         parts += ["outcome:", *(f"{name}={_short(value)}" for name, value in outcome.items() if value)]
     said = " ".join(parts)
     return said if len(said) <= _TARGET else f"{said[: _TARGET - 1]}…"
+
+
+def _directive(one: object) -> str:
+    """``pause of default on *``."""
+    if not isinstance(one, dict):
+        return str(one)
+    return f"{one.get('kind')} of {spoken(one.get('subject'))} on {one.get('workers')}"
 
 
 def _short(value: object) -> str:

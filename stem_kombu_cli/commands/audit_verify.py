@@ -9,7 +9,7 @@ import click
 from stem_kombu.control.client.audit_log import AuditClient
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.options import output_options, place_options, places_of, wants_json
-from stem_kombu_cli.render import emit, note, print_json
+from stem_kombu_cli.render import counted, emit, note, print_json
 
 
 @click.command(epilog="Example:  stem audit verify --json")
@@ -32,7 +32,11 @@ def verify(ctx: click.Context, /, **values: Any) -> None:
         for problem in found.problems:
             emit(f"broken: {problem}")
         whole = "broken" if found.problems else "whole"
-        span = "no entry" if not found.entries else f"{found.entries} entries, {found.first} to {found.last}"
+        span = (
+            "no entry"
+            if not found.entries
+            else f"{counted(found.entries, 'entry', 'entries')}, {found.first} to {found.last}"
+        )
         emit(f"{whole}: {span}, {'signed' if found.signed else 'not checked with keys'}, head {found.head or '-'}")
     if found.pruned:
         note(f"note: entries up to {found.pruned} were pruned")

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from stem_kombu.autoscale import Autoscale
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.directives import DirectiveClient, DirectiveReport
 from stem_kombu.directive import Directive, Kind
@@ -29,7 +30,7 @@ SCHEMA = "stem.directives/1"
 @timeout_option
 @output_options
 @click.pass_context
-def list_directives(ctx: click.Context, /, kind: str | None, history: bool, **values: Any) -> None:
+def list_directives(ctx: click.Context, /, kind: str | None, history: bool, **values: object) -> None:
     """List the directives that hold, the newest first.
 
     APPLIED counts the live workers that have applied it, of those that it is about; LAGGING names the others: too old to
@@ -92,7 +93,7 @@ def text(directives: Sequence[Directive], now: datetime, report: DirectiveReport
     return table(headers, rows, color=color, shrink=9)
 
 
-def _document(one: Directive, now: datetime, report: DirectiveReport | None) -> dict[str, Any]:
+def _document(one: Directive, now: datetime, report: DirectiveReport | None) -> dict[str, object]:
     record = one.to_record()
     record.pop("proof", None)
     age = max(0.0, (now - one.issued_at).total_seconds())
@@ -118,4 +119,6 @@ def value_in_words(one: Directive) -> str:
         return "paused" if one.value else "exempt"
     if one.kind is Kind.RATE_LIMIT and isinstance(one.value, Mapping):
         return str(RateLimit.of_value(one.value))
+    if isinstance(one.value, Mapping):
+        return f"{Autoscale.of_value(one.value)} by work"
     return str(one.value)

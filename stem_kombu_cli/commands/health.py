@@ -164,6 +164,7 @@ def _tried(component: str, check: Callable[[], Check]) -> Check:
 
 
 def _broker(settings: Settings) -> Check:
+    from stem_kombu.transports.confirms import told_of_confirms
     from stem_kombu.transports.connections import broker_connection
     from stem_kombu.transports.registry import open_transport
 
@@ -174,6 +175,7 @@ def _broker(settings: Settings) -> Check:
         if not transport.capabilities.carries_control:  # where Kombu has no leases, and Stem keeps them
             message += f"; what a killed worker held is redelivered once its lease of {span(leases.lifetime)} is over"
         leases.close()
+    message += told_of_confirms(settings, transport)
     return Check("broker", "ok", message, warnings=tuple(warnings))
 
 

@@ -11,7 +11,7 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.signing.algorithms import ALGORITHMS, ED25519, GENERATED_BYTES, HMAC_SHA256, generated_pair
 from stem_kombu.signing.configuration import ACTIVE, ALGORITHM, KEYS, PRIVATE, PUBLIC
 from stem_kombu.signing.keyring import KEY_ID
-from stem_kombu_cli.options import output_options, wants_json
+from stem_kombu_cli.options import TEXT, output_options, wants_json
 from stem_kombu_cli.render import emit, note, print_json
 
 
@@ -19,7 +19,7 @@ from stem_kombu_cli.render import emit, note, print_json
 @click.option(
     "--algorithm", type=click.Choice(ALGORITHMS), default=HMAC_SHA256, show_default=True, help="What it signs with."
 )
-@click.option("--id", "key_id", metavar="ID", help="Its name (default: a date and four digits).")
+@click.option("--id", "key_id", type=TEXT, metavar="ID", help="Its name (default: a date and four digits).")
 @output_options
 @click.pass_context
 def generate(ctx: click.Context, /, algorithm: str, key_id: str | None, **values: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 @worker_option
 @timeout_option
 @click.pass_context
-def metrics(ctx: click.Context, /, listen: str | None, public: bool, **values: Any) -> None:
+def metrics(ctx: click.Context, /, listen: str | None, public: bool, **values: object) -> None:
     """Print metrics of all live workers, Celery's with Stem included, in Prometheus' text format.
 
     Each series names its worker. The workers are asked at each scrape, so that one that has left is gone with the next.
@@ -45,7 +46,7 @@ def metrics(ctx: click.Context, /, listen: str | None, public: bool, **values: A
     with ControlClient(places_of(values).settings()) as client:
         if address is None:
             report = client.ask(Stats(measures=True), targets)
-            _, body = exposition(StatsCollector(lambda: _payloads(report), labelled=True))
+            _, body = exposition(StatsCollector(partial(_payloads, report), labelled=True))
             if report.replies or report.silent:
                 emit(body.decode().rstrip("\n"))
             tell(report)

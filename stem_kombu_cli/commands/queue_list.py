@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import click
 
 from stem_kombu.control.client.queues import QueueClient, QueueReport
-from stem_kombu_cli import exit_codes
+from stem_kombu_cli import completion, exit_codes
 from stem_kombu_cli.directing import show_pauses
-from stem_kombu_cli.options import output_options, place_options, places_of, wants_json
+from stem_kombu_cli.options import TEXT, output_options, place_options, places_of, wants_json
 from stem_kombu_cli.render import emit, note, print_json, span, table, use_color
 from stem_kombu_cli.watching import repeated, watch_option
 
 
 @click.command("list", epilog="Example:  stem queue list --json")
-@click.argument("queues", metavar="[QUEUE]...", nargs=-1)
+@click.argument("queues", type=TEXT, metavar="[QUEUE]...", nargs=-1, shell_complete=completion.queues)
 @watch_option
 @place_options
 @output_options
 @click.pass_context
-def list_queues(ctx: click.Context, /, queues: Sequence[str], watch: float | None, **values: Any) -> None:
+def list_queues(ctx: click.Context, /, queues: Sequence[str], watch: float | None, **values: object) -> None:
     """List the queues that live workers consume, and those that the broker holds beside them.
 
     A queue without CONSUMERS and with a DEPTH is one that no worker of the namespace reads: a name with a typo, or workers
@@ -31,7 +31,7 @@ def list_queues(ctx: click.Context, /, queues: Sequence[str], watch: float | Non
     as_json = wants_json(values)
     settings = places_of(values).settings()
     with QueueClient(settings) as client:
-        for report in repeated(watch, lambda: client.states(queues), as_json=as_json):
+        for report in repeated(watch, partial(client.states, queues), as_json=as_json):
             show_pauses(settings)
             if as_json:
                 print_json(report.to_dict())

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from stem_kombu_cli import pausing
+from stem_kombu_cli import completion, pausing
 
 
 @click.command(epilog="Example:  stem queue pause mail --for 30m --reason INC-42")
-@click.argument("queues", metavar="[QUEUE]...", nargs=-1)
+@click.argument("queues", metavar="[QUEUE]...", nargs=-1, shell_complete=completion.queues)
 @click.option("--all-queues", is_flag=True, help="Every queue.")
 @pausing.pause_options
 @click.pass_context

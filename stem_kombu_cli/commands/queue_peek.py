@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
 from stem_kombu.clock import isoformat
 from stem_kombu.control.client.queues import MOST_PEEKED, SCHEMA, QueueClient, WaitingMessage
-from stem_kombu_cli import exit_codes
-from stem_kombu_cli.options import output_options, place_options, places_of, wants_json
+from stem_kombu_cli import completion, exit_codes
+from stem_kombu_cli.options import TEXT, output_options, place_options, places_of, wants_json
 from stem_kombu_cli.render import emit, note, print_json, span, table, use_color
 
 
 @click.command(epilog="Example:  stem queue peek mail --limit 5")
-@click.argument("queue", metavar="QUEUE")
+@click.argument("queue", type=TEXT, metavar="QUEUE", shell_complete=completion.queues)
 @click.option(
     "--limit", type=click.IntRange(1, MOST_PEEKED), default=20, show_default=True, help="At most so many messages."
 )
 @place_options
 @output_options
 @click.pass_context
-def peek(ctx: click.Context, /, queue: str, limit: int, **values: Any) -> None:
+def peek(ctx: click.Context, /, queue: str, limit: int, **values: object) -> None:
     """Show the messages that come next in QUEUE: ids, names and ages, without taking anything.
 
     Redis and the embedded broker can show them; on other brokers the command says so and ends with 2. Exit code 4: nothing

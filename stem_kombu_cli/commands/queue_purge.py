@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import click
 
 from stem_kombu.control.client.queues import SCHEMA, QueueClient
-from stem_kombu_cli import exit_codes
+from stem_kombu_cli import completion, exit_codes
 from stem_kombu_cli.changing import NOT_AUDITED, change_of, changing_options, confirm, reason_of
-from stem_kombu_cli.options import output_options, place_options, places_of, wants_json
-from stem_kombu_cli.render import emit, note, print_json
+from stem_kombu_cli.options import TEXT, output_options, place_options, places_of, wants_json
+from stem_kombu_cli.render import counted, emit, note, print_json
 
 
 @click.command(epilog="Example:  stem queue purge old-mail --reason INC-42")
-@click.argument("queue", metavar="QUEUE")
+@click.argument("queue", type=TEXT, metavar="QUEUE", shell_complete=completion.queues)
 @partial(changing_options, wait=None)
 @place_options
 @output_options
 @click.pass_context
-def purge(ctx: click.Context, /, queue: str, **values: Any) -> None:
+def purge(ctx: click.Context, /, queue: str, **values: object) -> None:
     """Remove what waits in QUEUE. It can't be undone.
 
     What workers hold already is not touched. The tasks' records stay as they are: a task that was removed is shown as
@@ -32,8 +31,8 @@ def purge(ctx: click.Context, /, queue: str, **values: Any) -> None:
     reason = reason_of(change, settings)
     with QueueClient(settings) as client:
         (state,) = client.states([queue]).queues
-        waiting = "an unknown number of" if state.depth is None else str(state.depth)
-        confirm(change, f"this removes {waiting} messages from queue {queue!r} for good", count=state.depth or 0)
+        waiting = "an unknown number of messages" if state.depth is None else counted(state.depth, "message")
+        confirm(change, f"this removes {waiting} from queue {queue!r} for good", count=state.depth or 0)
         removed = (
             (state.depth or 0) if change.dry_run else client.purge(queue, reason=reason, requested_by=change.requester)
         )
@@ -42,7 +41,7 @@ def purge(ctx: click.Context, /, queue: str, **values: Any) -> None:
         document = {"schema": SCHEMA, "queue": queue, "removed": removed, "dry_run": change.dry_run, "reason": reason}
         print_json({**document, "audited": audited})
     else:
-        emit(f"{'would remove' if change.dry_run else 'removed'}: {removed} messages from queue {queue}")
+        emit(f"{'would remove' if change.dry_run else 'removed'}: {counted(removed, 'message')} from queue {queue}")
     if not removed:
         note(f"nothing waits in queue {queue!r}")
     if not audited:

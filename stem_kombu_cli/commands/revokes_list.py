@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 import click
 
+from stem_kombu.bound import bounds_of
 from stem_kombu.clock import isoformat
 from stem_kombu.control.client.revocations import MOST_FOUND, FoundRevocations, RevocationClient
 from stem_kombu_cli import exit_codes
-from stem_kombu_cli.options import DURATION, output_options, place_options, places_of, wants_json
+from stem_kombu_cli.bounds import in_words
+from stem_kombu_cli.options import DURATION, TEXT, output_options, place_options, places_of, wants_json
 from stem_kombu_cli.render import emit, note, print_json, table, use_color
 
 
 @click.command("list", epilog="Example:  stem revokes list --requester 'ann@*' --since 1h")
-@click.option("--task", metavar="GLOB", help="Task ids.")
-@click.option("--requester", metavar="GLOB", help="By whom.")
+@click.option("--task", type=TEXT, metavar="GLOB", help="Task ids.")
+@click.option("--requester", type=TEXT, metavar="GLOB", help="By whom.")
 @click.option("--since", type=DURATION, help="Only what was issued within this long.")
 @click.option(
     "--limit", type=click.IntRange(1, MOST_FOUND), default=1000, show_default=True, help="The newest so many."
@@ -31,7 +32,7 @@ def list_revokes(
     requester: str | None,
     since: float | None,
     limit: int,
-    **values: Any,
+    **values: object,
 ) -> None:
     """List the revocations that are in force, the newest first, from the revoke store; no worker is asked.
 
@@ -56,7 +57,7 @@ def list_revokes(
 def text(found: FoundRevocations, color: bool) -> str:
     rows = [
         (
-            record.task_id,
+            record.task_id + "".join(f" ({in_words(bound)})" for bound in bounds_of(record)),
             record.version,
             isoformat(record.issued_at),
             "yes" if record.terminate else "no",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import click
 
@@ -11,7 +10,7 @@ from stem_kombu.control.client.revocations import LEAST_KEPT, SCHEMA, Revocation
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.changing import NOT_AUDITED, change_of, changing_options, confirm, reason_of
 from stem_kombu_cli.options import DURATION, output_options, place_options, places_of, wants_json
-from stem_kombu_cli.render import emit, note, print_json, span
+from stem_kombu_cli.render import counted, emit, note, print_json, span
 
 
 @click.command(epilog="Example:  stem revokes prune --older-than 30d --yes")
@@ -20,7 +19,7 @@ from stem_kombu_cli.render import emit, note, print_json, span
 @place_options
 @output_options
 @click.pass_context
-def prune(ctx: click.Context, /, older_than: float, **values: Any) -> None:
+def prune(ctx: click.Context, /, older_than: float, **values: object) -> None:
     """Delete revocations and other control records that ended long ago. Workers do the same by themselves after 7 days.
 
     A worker that could not read the store for longer than that goes on with what it knows; so don't go below 7 days while one may
@@ -40,7 +39,8 @@ def prune(ctx: click.Context, /, older_than: float, **values: Any) -> None:
         document = {"schema": SCHEMA, "pruned": pruned, "older_than_s": older_than, "dry_run": change.dry_run}
         print_json({**document, "audited": audited})
     else:
-        emit("would prune" if pruned is None else f"pruned: {pruned}")
+        what = f"that ended more than {span(older_than)} ago"
+        emit(f"would prune: records {what}" if pruned is None else f"pruned: {counted(pruned, 'record')} {what}")
     if not audited:
         note(NOT_AUDITED)
     ctx.exit(exit_codes.OK if audited else exit_codes.PARTIAL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import click
 
@@ -18,7 +17,7 @@ from stem_kombu_cli.render import emit, note, print_json, table, use_color
 @place_options
 @output_options
 @click.pass_context
-def list_rules(ctx: click.Context, /, **values: Any) -> None:
+def list_rules(ctx: click.Context, /, **values: object) -> None:
     """List the rules that `stem worker revoke --name …` has stored and that are in force, the oldest first.
 
     RULE is what `stem revokes undo --rule` takes. Exit code 4: there is none.

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import click
 
+from stem_kombu.bound import bounds_of, is_bound
 from stem_kombu.clock import isoformat
 from stem_kombu.control.client.revocations import RevocationClient, RevocationView
 from stem_kombu_cli import exit_codes
-from stem_kombu_cli.options import output_options, place_options, places_of, wants_json
+from stem_kombu_cli.bounds import in_words
+from stem_kombu_cli.options import TEXT, output_options, place_options, places_of, wants_json
 from stem_kombu_cli.render import emit, note, print_json, shown
 
 
 @click.command(epilog="Example:  stem revokes show 1761057 --json")
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", type=TEXT, metavar="ID")
 @place_options
 @output_options
 @click.pass_context
-def show(ctx: click.Context, /, task_id: str, **values: Any) -> None:
+def show(ctx: click.Context, /, task_id: str, **values: object) -> None:
     """Show what is known of the revocation of task ID: whether it is in force, who wanted it and why, whether it was undone,
     and its entries in the audit.
 
@@ -45,10 +46,11 @@ def _lines(view: RevocationView) -> Iterator[str]:
         until = "for good" if record.expires_at is None else f"until {isoformat(record.expires_at)}"
         yield f"in force: version {record.version}, issued {isoformat(record.issued_at)}, {until}"
         yield f"terminate: {'yes' if record.terminate else 'no'}"
+        yield from (f"bound: {in_words(bound)}" for bound in bounds_of(record))
         yield f"by: {record.requested_by or '-'}"
         yield f"reason: {record.reason or '-'}"
-        if record.proofs:
-            yield f"proofs: {len(record.proofs)}"
+        if proofs := [proof for proof in record.proofs if not is_bound(proof)]:
+            yield f"proofs: {len(proofs)}"
     elif view.undone is not None or view.entries:
         yield "in force: no"
     if view.undone is not None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import click
 
 from stem_kombu.control.client.revocations import RevocationClient
 from stem_kombu.control.client.selecting import SelectorClient, UndoneRules
 from stem_kombu.control.client.undoing import UndoAnswer, UndoneTask, UndoReport
+from stem_kombu.errors import StemError
+from stem_kombu.settings import Settings
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.changing import change_of, changing_options, reason_of
 from stem_kombu_cli.commands.asking import tell
-from stem_kombu_cli.options import output_options, place_options, places_of, timeout_option, wants_json
+from stem_kombu_cli.options import TEXT, output_options, place_options, places_of, timeout_option, wants_json
 from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import emit, note, print_json, shown
 
@@ -25,15 +26,15 @@ _MOST_LINES = 20
 @click.command(
     epilog="Examples:  stem revokes undo 1761057 --reason typo\n\n\b\n           stem revokes undo --request 3f0c9d2b"
 )
-@click.argument("names", metavar="[ID|VERSION]...", nargs=-1)
-@click.option("--request", metavar="ID", help="All that the command with this request id revoked.")
-@click.option("--rule", metavar="KEY", help="The rule that `stem revokes rules` shows.")
+@click.argument("names", type=TEXT, metavar="[ID|VERSION]...", nargs=-1)
+@click.option("--request", type=TEXT, metavar="ID", help="All that the command with this request id revoked.")
+@click.option("--rule", type=TEXT, metavar="KEY", help="The rule that `stem revokes rules` shows.")
 @partial(changing_options, wait=None)
 @timeout_option
 @place_options
 @output_options
 @click.pass_context
-def undo(ctx: click.Context, /, names: Sequence[str], request: str | None, rule: str | None, **values: Any) -> None:
+def undo(ctx: click.Context, /, names: Sequence[str], request: str | None, rule: str | None, **values: object) -> None:
     """Take revocations back: of tasks, by their versions, a rule, or all of one command.
 
     The task may start again wherever it is delivered from now on. What is recorded as cancelled stays so. A task that is revoked
@@ -66,7 +67,23 @@ def undo(ctx: click.Context, /, names: Sequence[str], request: str | None, rule:
             emit(shown(line))
     if report.tasks or not rules.rules:
         _tell(report, request)
+    if any(task.answer in (UndoAnswer.LIFTED, UndoAnswer.PENDING) for task in report.tasks):
+        _tell_of_rules(settings)
     ctx.exit(exit_code(report) if report.tasks or not rules.rules else code_of_rules(rules))
+
+
+def _tell_of_rules(settings: Settings) -> None:
+    """A task whose own revocation was taken back is cancelled all the same where a rule matches it."""
+    try:
+        with SelectorClient(settings) as client:
+            keys = [rule.key for rule in client.live_rules()]
+    except StemError as error:
+        note(f"note: which rules are in force can't be told: {error}")
+        return
+    if keys:
+        count = "1 rule is" if len(keys) == 1 else f"{len(keys)} rules are"
+        note(f"warning: {count} in force, and a task that one of them matches is cancelled all the same when it comes")
+        note(f"hint: `stem revokes rules` shows them; `stem revokes undo --rule {keys[-1]}` ends one")
 
 
 def code_of_rules(rules: UndoneRules) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stem_kombu.bound import is_bound
 from stem_kombu.ladder import is_ladder
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.options import output_options, place_options, places_of, wants_json
@@ -68,7 +69,7 @@ def examined(store: RevokeStore, namespace: str) -> dict[str, Any]:
         counts["records"] += 1
         counts["expired" if record.is_expired(now) else "live"] += 1
         counts["terminate"] += record.terminate
-        counts["signed"] += any(not is_ladder(proof) for proof in record.proofs)
+        counts["signed"] += any(not is_ladder(proof) and not is_bound(proof) for proof in record.proofs)
     aside = store.quarantine.of(namespace)
     return {
         "schema": "stem.store/1",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import click
 
@@ -17,7 +16,7 @@ from stem_kombu_cli.render import emit, note, print_json
 @place_options
 @output_options
 @click.pass_context
-def export(ctx: click.Context, /, **values: Any) -> None:
+def export(ctx: click.Context, /, **values: object) -> None:
     """Print every revocation of the namespace, expired ones included, with its proofs: a line of JSON each, oldest first.
 
     With --json it is one document. Exit code 0, 1 when records that can't be read are missing in it, 74 when the store can't be

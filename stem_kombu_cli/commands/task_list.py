@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 import click
 
@@ -12,9 +11,9 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.tasks import MOST_FOUND, FoundTasks, TaskClient
 from stem_kombu.outcome import TaskState
 from stem_kombu.task_filter import TaskFilter, last_seen
-from stem_kombu_cli import exit_codes
-from stem_kombu_cli.options import DURATION, output_options, place_options, places_of, timeout_option, wants_json
-from stem_kombu_cli.render import emit, note, print_json, span, table, use_color
+from stem_kombu_cli import completion, exit_codes
+from stem_kombu_cli.options import DURATION, TEXT, output_options, place_options, places_of, timeout_option, wants_json
+from stem_kombu_cli.render import counted, emit, note, print_json, span, table, use_color
 from stem_kombu_cli.watching import repeated, watch_option
 
 
@@ -22,9 +21,9 @@ from stem_kombu_cli.watching import repeated, watch_option
 @click.option(
     "--state", "states", type=click.Choice([state.value for state in TaskState]), multiple=True, help="Repeat it for several."
 )  # fmt: skip
-@click.option("--name", metavar="GLOB", help="Names of tasks.")
-@click.option("-q", "--queue", metavar="GLOB", help="Queues.")
-@click.option("-w", "--worker", metavar="GLOB", help="The worker that had it last.")
+@click.option("--name", type=TEXT, metavar="GLOB", help="Names of tasks.", shell_complete=completion.task_names)
+@click.option("-q", "--queue", type=TEXT, metavar="GLOB", help="Queues.", shell_complete=completion.queues)
+@click.option("-w", "--worker", type=TEXT, metavar="GLOB", help="The worker that had it last.")
 @click.option("--since", type=DURATION, help="Only what ended, started or was sent within this long.")
 @click.option("--limit", type=click.IntRange(1, MOST_FOUND), default=50, show_default=True, help="The newest so many.")
 @watch_option
@@ -42,7 +41,7 @@ def list_tasks(
     since: float | None,
     limit: int,
     watch: float | None,
-    **values: Any,
+    **values: object,
 ) -> None:
     """List recorded tasks, the newest first; all conditions have to hold.
 
@@ -74,13 +73,11 @@ def _show(found: FoundTasks, limit: int, *, as_json: bool, color: bool) -> None:
     elif found.tasks:
         emit(text(found, color), color=color)
     if not found.complete:
-        note(
-            f"note: {found.looked_at} records were looked at before the time was over; raise --timeout, or name a --state"
-        )
+        note(f"note: the time was over after {counted(found.looked_at, 'record')}; raise --timeout, or name a --state")
     if not found.tasks:
         note("no recorded task matches")
     elif found.matched > limit:
-        note(f"{limit} of {found.matched} tasks; raise --limit to see more")
+        note(f"{limit:,} of {counted(found.matched, 'task')}; raise --limit to see more")
 
 
 def text(found: FoundTasks, color: bool) -> str:

@@ -13,10 +13,10 @@ import click
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.retries import SCHEMA, RetriedTask, RetryClient, RetryVerdict
 from stem_kombu.task_filter import TaskFilter
-from stem_kombu_cli import exit_codes
+from stem_kombu_cli import completion, exit_codes
 from stem_kombu_cli.changing import NOT_AUDITED, change_of, changing_options, confirm, reason_of
 from stem_kombu_cli.commands.worker_revoke import task_ids
-from stem_kombu_cli.options import DURATION, Duration, output_options, place_options, places_of, wants_json
+from stem_kombu_cli.options import DURATION, TEXT, Duration, output_options, place_options, places_of, wants_json
 from stem_kombu_cli.render import emit, note, print_json, shown
 
 #: Lines of one kind that are printed; the rest is a count.
@@ -25,12 +25,30 @@ _MOST_LINES = 20
 
 @click.command(epilog="Examples:  stem task retry 7c9e6679-7425-40de-944b-e07fc1f90ae7\n\n"
     "\b\n           stem task retry --name 'mail.*' --since 1h --dry-run")  # fmt: skip
-@click.argument("tasks", metavar="[ID]...", nargs=-1)
-@click.option("--name", metavar="GLOB", help="Instead of ids: failed tasks of these names.")
-@click.option("-q", "from_queue", metavar="GLOB", help="Instead of ids: those that came from these queues.")
-@click.option("-w", "--worker", metavar="GLOB", help="Instead of ids: those that failed at these workers.")
+@click.argument("tasks", type=TEXT, metavar="[ID]...", nargs=-1)
+@click.option(
+    "--name",
+    type=TEXT,
+    metavar="GLOB",
+    help="Instead of ids: failed tasks of these names.",
+    shell_complete=completion.task_names,
+)
+@click.option(
+    "-q",
+    "from_queue",
+    type=TEXT,
+    metavar="GLOB",
+    help="Instead of ids: those that came from these queues.",
+    shell_complete=completion.queues,
+)
+@click.option("-w", "--worker", type=TEXT, metavar="GLOB", help="Instead of ids: those that failed at these workers.")
 @click.option("--since", type=DURATION, help="Instead of ids: those that failed within this long.")
-@click.option("--queue", metavar="Q", help="Send them to this queue (default: where each came from).")
+@click.option(
+    "--queue",
+    metavar="Q",
+    help="Send them to this queue (default: where each came from).",
+    shell_complete=completion.queues,
+)
 @click.option("--delay", type=Duration(allow_zero=True), help="Start them no sooner than this from now.")
 @partial(changing_options, wait=None)
 @place_options

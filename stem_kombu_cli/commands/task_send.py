@@ -9,20 +9,23 @@ from typing import Any
 import click
 
 from stem_kombu.app import Stem
-from stem_kombu_cli.options import Duration, output_options, place_options, places_of, wants_json
+from stem_kombu_cli import completion
+from stem_kombu_cli.options import TEXT, Duration, output_options, place_options, places_of, wants_json
 from stem_kombu_cli.render import emit, print_json
 
 
 @click.command(epilog="""Example:  stem task send tasks.render-image --kwargs '{"tiles": 4}' --queue images""")
-@click.argument("name")
+@click.argument("name", type=TEXT, shell_complete=completion.task_names)
 @click.option(
     "--args", "args", metavar="JSON", default="[]", help="Positional arguments, a JSON array; - reads it from stdin."
 )
 @click.option(
     "--kwargs", "kwargs", metavar="JSON", default="{}", help="Keyword arguments, a JSON object; - reads it from stdin."
 )
-@click.option("--queue", metavar="Q", help="Queue (default: the namespace's default queue).")
-@click.option("--id", "task_id", metavar="ID", help="Task id (default: a new UUID).")
+@click.option(
+    "--queue", metavar="Q", help="Queue (default: the namespace's default queue).", shell_complete=completion.queues
+)
+@click.option("--id", "task_id", type=TEXT, metavar="ID", help="Task id (default: a new UUID).")
 @click.option("--countdown", type=Duration(allow_zero=True), help="Start it no sooner than this from now.")
 @place_options
 @output_options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,7 +17,7 @@ from stem_kombu.revocation import checked_task_id
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.failure import Failure
-from stem_kombu_cli.options import output_options, place_options, places_of, wants_json
+from stem_kombu_cli.options import TEXT, output_options, place_options, places_of, wants_json
 from stem_kombu_cli.render import emit, note, print_json, shown, span
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ _GONE = {"absent": "is not on the roster any more", "dead": "has missed six hear
 
 
 @click.command(epilog="Example:  stem task show 7c9e6679-7425-40de-944b-e07fc1f90ae7")
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", type=TEXT, metavar="ID")
 @place_options
 @output_options
 @click.pass_context
-def show(ctx: click.Context, /, task_id: str, **values: Any) -> None:
+def show(ctx: click.Context, /, task_id: str, **values: object) -> None:
     """Show a task's recorded state, attempt, worker, times, and its revocation if there is one."""
     as_json = wants_json(values)
     checked_task_id(task_id)
@@ -69,7 +69,10 @@ def show(ctx: click.Context, /, task_id: str, **values: Any) -> None:
 
 def _unknown(task_id: str, revocation: Revocation | None) -> Failure:
     facts = {"task_id": task_id, "revocation": None if revocation is None else revocation.to_record()}
-    hint = "check the id; a task that a Celery client sent is known once a worker has it"
+    hint = (
+        "check the id; a task that a Celery client sent is known once a worker of Stem has it; "
+        "one of a Celery worker to Celery's AsyncResult"
+    )
     if revocation is not None:
         hint = "a task of that id does not start while the revocation holds"
     said = f"task {task_id!r} is unknown" + (", and revoked" if revocation is not None else "")

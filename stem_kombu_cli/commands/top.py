@@ -23,12 +23,14 @@ _INSTEAD = "`stem worker status --watch` and `stem worker inspect --watch` need 
 
 
 @click.command(epilog="Example:  stem top --read-only --interval 5s")
-@click.option("--interval", type=DURATION, default="2s", show_default=True, help="Between two looks.")
+@click.option(
+    "--interval", type=DURATION, default="2s", show_default=True, help="Time between two questions to the fleet."
+)
 @click.option("--read-only", is_flag=True, help="Keys that change something are off.")
 @click.option(
-    "--record", type=click.Path(dir_okay=False, path_type=Path), help="Append each look to this file, as JSON."
+    "--record", type=click.Path(dir_okay=False, path_type=Path), help="Append each answer to this file, as JSON."
 )
-@click.option("--once", is_flag=True, help="Print one look as text, and leave; needs no terminal and no Textual.")
+@click.option("--once", is_flag=True, help="Print the fleet once as text; needs no terminal and no Textual.")
 @place_options
 @timeout_option
 @click.pass_context
@@ -49,7 +51,7 @@ def top(
             if keep is not None:
                 keep(found)
             emit(text(found, shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 10_000))
-            ctx.exit(exit_codes.OK)
+            ctx.exit(found.code)
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise Failure("stem top needs a terminal", exit_codes.USAGE, hint=f"add --once; {_INSTEAD}")
         try:

@@ -23,6 +23,7 @@ _HERE = "stem_kombu_cli.commands"
         "resume": (f"{_HERE}.worker_resume:resume", "Let paused workers go on."),
         "log-level": (f"{_HERE}.worker_log_level:log_level", "From which level on workers log, for a while."),
         "scale": (f"{_HERE}.worker_scale:scale", "How many isolate children each worker has."),
+        "autoscale": (f"{_HERE}.worker_autoscale:autoscale", "Isolate children by the work that waits."),
         "rate-limit": (
             f"{_HERE}.worker_rate_limit:rate_limit",
             "How many tasks of a queue or a name may start in how much time.",

@@ -14,12 +14,12 @@ from stem_kombu.control.client.reports import Report
 from stem_kombu.control.protocol.codec import BUILT_IN
 from stem_kombu_cli.changing import NOT_AUDITED, change_of, changing_options, reason_of
 from stem_kombu_cli.commands.asking import ask
-from stem_kombu_cli.options import control_options, wants_json
+from stem_kombu_cli.options import TEXT, control_options, wants_json
 from stem_kombu_cli.render import note, table
 
 
 @click.command(epilog="""Example:  stem worker call reload-model --args '{"version": 3}'""")
-@click.argument("name")
+@click.argument("name", type=TEXT)
 @click.option("--args", "arguments", metavar="JSON", default="{}", help="The command's arguments, a JSON object.")
 @partial(changing_options, wait=None)
 @control_options

@@ -8,6 +8,7 @@ import resource
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,16 @@ _MOST_SKEW = 5.0
 #: Bytes that a folder for files should have left, and descriptors that a worker should be allowed.
 _LEAST_FREE, _LEAST_DESCRIPTORS = 100_000_000, 1024
 #: Variables that no setting is read from, but parts of Stem.
-_ELSEWHERE = frozenset({"STEM_REQUIRE_STORE", "STEM_CHILD_OF"})
+_ELSEWHERE = frozenset(
+    {
+        "STEM_REQUIRE_STORE",
+        "STEM_CHILD_OF",
+        "STEM_COMPLETION_TIMEOUT",
+        "STEM_METRIC_EXPORTERS",
+        "STEM_OTLP_ENDPOINT",
+        "STEM_OTLP_INTERVAL",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class Finding:
 @place_options
 @output_options
 @click.pass_context
-def diagnose(ctx: click.Context, /, **values: Any) -> None:
+def diagnose(ctx: click.Context, /, **values: object) -> None:
     """Check this host: variables, folders, limits, the workers that run here, clocks, and what broker and stores say.
 
     Exit code 0, or 1 when a check found an error; warnings are none. Whether everything can be reached, and how fast, tells
@@ -124,9 +134,11 @@ def _descriptors(_: Settings) -> Iterator[Finding]:
     limit, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != resource.RLIM_INFINITY and limit < _LEAST_DESCRIPTORS:
         hint = "raise it: ulimit -n, LimitNOFILE= of the service"
-        yield Finding("descriptors", "warn", f"a process may open {limit}; many children and queues need more", hint)
+        yield Finding(
+            "descriptors", "warn", f"a process may open {limit:,} files; many children and queues need more", hint
+        )
     else:
-        yield Finding("descriptors", "ok", f"a process may open {'any number' if limit < 0 else limit}")
+        yield Finding("descriptors", "ok", f"a process may open {'any number of' if limit < 0 else f'{limit:,}'} files")
 
 
 def _workers(settings: Settings) -> Iterator[Finding]:
@@ -161,13 +173,15 @@ def _said(check: str, what: str, ask: Callable[[], list[str]]) -> Iterator[Findi
 
 
 def _broker(settings: Settings) -> Iterator[Finding]:
+    from stem_kombu.transports.confirms import told_of_confirms
     from stem_kombu.transports.connections import broker_connection
     from stem_kombu.transports.registry import open_transport
 
     own = settings.worker_queues or (settings.default_queue,)
     transport = open_transport(broker_connection(settings), generic=settings.transport == "generic")
-    yield from _said("broker", f"{transport.url} takes messages", lambda: transport.check(lambda: own))
-    if transport.capabilities.longest_hold is not None:
+    told = f"{transport.url} takes messages{told_of_confirms(settings, transport)}"
+    yield from _said("broker", told, lambda: transport.check(lambda: own))
+    if transport.capabilities.consumer_timeout is not None:
         yield Finding(
             "consumer_timeout",
             "skipped",
@@ -189,7 +203,7 @@ def _backend(settings: Settings) -> Iterator[Finding]:
         yield Finding("backend", "error", str(error), error.hint)
         return
     try:
-        yield from _said("backend", f"{backend.url} takes writes", lambda: backend.check(settings.namespace))
+        yield from _said("backend", f"{backend.url} takes writes", partial(backend.check, settings.namespace))
     finally:
         backend.close()
 
@@ -204,7 +218,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
         yield Finding("revoke store", "error", str(error), error.hint)
         return
     try:
-        found = list(_said("revoke store", f"{store.url} takes writes", lambda: store.check(settings.namespace)))
+        found = list(_said("revoke store", f"{store.url} takes writes", partial(store.check, settings.namespace)))
         yield from found
         if found[0].level != "error":
             ahead = (store.now() - SYSTEM.utcnow()).total_seconds()
@@ -212,7 +226,12 @@ def _store(settings: Settings) -> Iterator[Finding]:
             hint = (
                 None if level == "ok" else "synchronise both (NTP): revocations and directives end by the store's clock"
             )
-            yield Finding("clock", level, f"the revoke store's is {ahead:+.1f} s from this host's", hint)
+            yield Finding(
+                "clock",
+                level,
+                f"the revoke store's is {abs(ahead):.1f} s {'behind' if ahead < 0 else 'ahead of'} this host's",
+                hint,
+            )
     except StemError as error:
         yield Finding("clock", "error", str(error), error.hint)
     finally:

@@ -6,15 +6,23 @@ from typing import Any
 
 import click
 
-from stem_kombu_cli.options import output_options, wants_json
+from stem_kombu_cli import completion
+from stem_kombu_cli.options import TEXT, output_options, wants_json
 from stem_kombu_cli.stem_health import Question, answer
 
 
 @click.command(epilog="Example:  stem worker healthcheck --name worker-a --live")
-@click.option("--name", metavar="ID", help="The worker; not needed where only one has a health file.")
-@click.option("--file", metavar="PATH", help="Its health file.  [env: STEM_HEALTH_FILE]")
+@click.option(
+    "--name",
+    type=TEXT,
+    metavar="ID",
+    help="The worker; not needed where only one has a health file.",
+    shell_complete=completion.workers,
+)
+@click.option("--file", type=TEXT, metavar="PATH", help="Its health file.  [env: STEM_HEALTH_FILE]")
 @click.option(
     "--namespace",
+    type=TEXT,
     metavar="NS",
     help="Of the worker (default: stem).  [env: STEM_CONTROL_NAMESPACE, STEM_WORKER_NAMESPACE]",
 )

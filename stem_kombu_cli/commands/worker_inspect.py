@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import click
 
@@ -30,9 +29,9 @@ _MORE = ("STARTED", "PID", "LOST WORKERS", "PROGRESS DATA")
 @filter_options
 @watch_option
 @celery_option
-@partial(control_options, wide=True)
+@control_options
 @click.pass_context
-def inspect(ctx: click.Context, /, revoked: bool, limit: int, watch: float | None, **values: Any) -> None:
+def inspect(ctx: click.Context, /, revoked: bool, limit: int, watch: float | None, **values: object) -> None:
     """List in-flight tasks, and on request the revoke cache, per worker.
 
     --name, --queue, --longer-than and --stopping choose among the tasks; all conditions have to hold.
@@ -129,7 +128,7 @@ def _tasks(report: Report, color: bool, wide: bool) -> str:
     return table(headers, rows, color=color, shrink=shrink) if rows else "nothing is in flight"
 
 
-def _more_of(task: Mapping[str, Any]) -> tuple[object, ...]:
+def _more_of(task: Mapping[str, object]) -> tuple[object, ...]:
     """What ``-o wide`` shows as well; a worker of an earlier version tells less."""
     data = task.get("progress_data")
     return task["started_at"], task.get("pid"), task.get("lost_workers"), None if data is None else json.dumps(data)

@@ -11,14 +11,13 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.directives import DirectiveClient, DirectiveReport
 from stem_kombu.directive import ALL_WORKERS, Directive, Kind
-from stem_kombu_cli import directing, exit_codes
+from stem_kombu_cli import directing
 from stem_kombu_cli.changing import change_of, changing_options, reason_of
-from stem_kombu_cli.directing import author_of, await_applied, until, warn_of_generated
+from stem_kombu_cli.directing import author_of, until, warn_of_generated
 from stem_kombu_cli.ending import ending_of, ending_options
-from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import control_options, places_of, targets_of, wants_json
 from stem_kombu_cli.progress import Progress
-from stem_kombu_cli.render import emit, print_json, table, use_color
+from stem_kombu_cli.render import table, use_color
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 #: Seconds after which it ends unless told otherwise: a level that was forgotten fills a disk.
@@ -51,20 +50,16 @@ def log_level(ctx: click.Context, /, level: str, logger: str | None, **values: A
     warn_of_generated(targets)
     wanted = dict.fromkeys(targets or [ALL_WORKERS], None if level == "default" else level.lower())
     if change.dry_run:
-        if as_json:
-            document = {"stores": [{"workers": on, "subject": logger, "value": value} for on, value in wanted.items()]}
-            print_json(directing.plan_document("log-level", settings.namespace, document))
-        else:
-            emit(f"would set {logger or 'all loggers'} to {level} on workers {', '.join(wanted)}")
-        ctx.exit(exit_codes.OK)
+        stores = [{"workers": on, "subject": logger, "value": value} for on, value in wanted.items()]
+        said = f"would set {logger or 'all loggers'} to {level} on workers {', '.join(wanted)}"
+        directing.show_plan(ctx, "log-level", settings.namespace, stores, said, as_json=as_json)
     with Progress() as progress, ControlClient(settings, on_wait=progress.answers) as client:
         report = DirectiveClient(client).set(
             Kind.LOG_LEVEL, wanted, subject=logger, ending=ending, author=author, timeout=places.timeout
         )
-        if not report.stored:
-            raise Failure("no directive about log levels holds there; nothing was stored", exit_codes.NOTHING_MATCHED)
-        if change.wait and report.broadcast:
-            await_applied(client, report, targets, places.timeout)
+        nothing = "no directive about log levels holds there"
+        hint = "`stem directives list --kind log-level` shows what holds"
+        directing.conclude(client, report, change, targets, places.timeout, nothing=nothing, hint=hint)
     color = use_color(ctx.obj.color)
     answers, lines = text(report, color), map(_line, report.stored)
     directing.show(report, author, as_json=as_json, color=color, answers=answers, lines=lines)
@@ -83,4 +78,4 @@ def _line(one: Directive) -> str:
     what = f"{one.subject or 'all loggers'} on workers {one.workers}"
     if one.cleared:
         return f"cleared: {what}, version {one.version}"
-    return f"{one.value}: {what}, version {one.version}, {until(one)}"
+    return f"set to {one.value}: {what}, version {one.version}, {until(one)}"

@@ -7,12 +7,18 @@ from typing import Any
 
 import click
 
-from stem_kombu_cli import pausing
+from stem_kombu_cli import completion, pausing
 
 
 @click.command(epilog="Example:  stem worker pause -w 'mail-*' --for 10m")
 @click.option(
-    "-q", "--queue", "queues", metavar="QUEUE", multiple=True, help="Only this queue; repeat it, or use a glob."
+    "-q",
+    "--queue",
+    "queues",
+    metavar="QUEUE",
+    multiple=True,
+    help="Only this queue; repeat it, or use a glob.",
+    shell_complete=completion.queues,
 )
 @pausing.pause_options
 @click.pass_context

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from stem_kombu.control.client.reports import Report
@@ -11,13 +9,14 @@ from stem_kombu_cli.commands.asking import ask
 from stem_kombu_cli.options import control_options
 from stem_kombu_cli.plain_celery import celery_option
 from stem_kombu_cli.render import span, table
+from stem_kombu_cli.slots import COLUMNS, slot_cells
 
 
 @click.command(epilog="Example:  stem worker ping --worker worker-a --worker 'render-*'")
 @celery_option
 @control_options
 @click.pass_context
-def ping(ctx: click.Context, /, **values: Any) -> None:
+def ping(ctx: click.Context, /, **values: object) -> None:
     """Broadcast a ping and aggregate the answers."""
     ask(ctx, values, lambda client, workers: client.ping(workers=workers), text, lists_celery=True)
 
@@ -33,9 +32,9 @@ def text(report: Report, color: bool) -> str:
                 facts.get("state"),
                 span(reply.rtt),
                 facts.get("in_flight"),
-                facts.get("concurrency"),
+                *slot_cells(facts.get("slots"), facts.get("concurrency")),
                 span(facts.get("uptime_s")),
                 ",".join(facts.get("queues", ())),
             )
         )
-    return table(("WORKER", "STATUS", "STATE", "RTT", "IN FLIGHT", "SLOTS", "UPTIME", "QUEUES"), rows, color=color)
+    return table(("WORKER", "STATUS", "STATE", "RTT", "IN FLIGHT", *COLUMNS, "UPTIME", "QUEUES"), rows, color=color)

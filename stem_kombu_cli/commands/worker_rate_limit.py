@@ -12,14 +12,13 @@ from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.directives import DirectiveClient, DirectiveReport
 from stem_kombu.directive import ALL_WORKERS, QUEUE, TASK, Directive, Kind, Value
 from stem_kombu.rate import RateLimit
-from stem_kombu_cli import directing, exit_codes
+from stem_kombu_cli import completion, directing
 from stem_kombu_cli.changing import change_of, changing_options, confirm, reason_of
-from stem_kombu_cli.directing import author_of, await_applied, rate_of, spoken, until, warn_of_generated
+from stem_kombu_cli.directing import author_of, rate_of, spoken, until, warn_of_generated
 from stem_kombu_cli.ending import ending_of, ending_options
-from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import control_options, places_of, targets_of, wants_json
 from stem_kombu_cli.progress import Progress
-from stem_kombu_cli.render import emit, note, print_json, table, use_color
+from stem_kombu_cli.render import note, table, use_color
 
 
 @click.command(
@@ -28,8 +27,20 @@ from stem_kombu_cli.render import emit, note, print_json, table, use_color
     "           stem worker rate-limit --name mail.send 5/s --each -w 'mail-*'",
 )
 @click.argument("rate", metavar="RATE|default")
-@click.option("-q", "--queue", metavar="QUEUE", help="The tasks of this queue; a glob: of each of these queues.")
-@click.option("--name", "task", metavar="TASK", help="The tasks of this name; a glob: of each of these names.")
+@click.option(
+    "-q",
+    "--queue",
+    metavar="QUEUE",
+    help="The tasks of this queue; a glob: of each of these queues.",
+    shell_complete=completion.queues,
+)
+@click.option(
+    "--name",
+    "task",
+    metavar="TASK",
+    help="The tasks of this name; a glob: of each of these names.",
+    shell_complete=completion.task_names,
+)
 @click.option("--each", is_flag=True, help="RATE is that of each worker (default: of all workers together).")
 @ending_options()
 @changing_options
@@ -56,33 +67,24 @@ def rate_limit(
     wanted = dict.fromkeys(targets or [ALL_WORKERS], value)
     said = f"{spoken(subject)}: {_words(value)} on workers {', '.join(wanted)}"
     if change.dry_run:
-        if as_json:
-            document = {"stores": [{"workers": on, "subject": subject, "value": value} for on in wanted]}
-            print_json(directing.plan_document("rate-limit", settings.namespace, document))
-        else:
-            emit(f"would limit {said}")
-        ctx.exit(exit_codes.OK)
+        stores = [{"workers": on, "subject": subject, "value": value} for on in wanted]
+        directing.show_plan(ctx, "rate-limit", settings.namespace, stores, f"would limit {said}", as_json=as_json)
     if targets is None:
         confirm(change, f"this limits the whole fleet of namespace {settings.namespace!r}: {said}")
     with Progress() as progress, ControlClient(settings, on_wait=progress.answers) as client:
         report = DirectiveClient(client).set(
             Kind.RATE_LIMIT, wanted, subject=subject, ending=ending, author=author, timeout=places.timeout
         )
-        if not report.stored:
-            raise Failure(
-                f"no directive about a rate limit of {spoken(subject)} holds there; nothing was stored",
-                exit_codes.NOTHING_MATCHED,
-                hint="`stem directives list --kind rate-limit` shows what holds",
-            )
-        if change.wait and report.broadcast:
-            await_applied(client, report, targets, places.timeout)
+        nothing = f"no directive about a rate limit of {spoken(subject)} holds there"
+        hint = "`stem directives list --kind rate-limit` shows what holds"
+        directing.conclude(client, report, change, targets, places.timeout, nothing=nothing, hint=hint)
     color = use_color(ctx.obj.color)
-    answers, lines = text(report, color), map(_line, report.stored)
+    answers = text(report, color) if any(map(_limits, report.replies)) else ""
+    lines = map(_line, report.stored)
     directing.show(report, author, as_json=as_json, color=color, answers=answers, lines=lines)
-    if value is not None and report.replies and not any(map(_limits, report.replies)):
-        note(
-            f"hint: no worker that answered consumes {spoken(subject)}; the directive holds for those that start later"
-        )
+    if value is not None and report.replies and not report.unknown and not any(map(_limits, report.replies)):
+        has = "knows" if subject.startswith(TASK) else "consumes"
+        note(f"hint: no worker that answered {has} {spoken(subject)}; the directive holds for those that start later")
     ctx.exit(directing.exit_code(report))
 
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
-from stem_kombu_cli import pausing
+from stem_kombu_cli import completion, pausing
 
 
 @click.command(epilog="Example:  stem worker resume -w mail-1")
 @click.option(
-    "-q", "--queue", "queues", metavar="QUEUE", multiple=True, help="Only this queue; repeat it, or use a glob."
+    "-q",
+    "--queue",
+    "queues",
+    metavar="QUEUE",
+    multiple=True,
+    help="Only this queue; repeat it, or use a glob.",
+    shell_complete=completion.queues,
 )
 @pausing.resume_options
 @click.pass_context
-def resume(ctx: click.Context, /, queues: Sequence[str], **values: Any) -> None:
+def resume(ctx: click.Context, /, queues: Sequence[str], **values: object) -> None:
     """Let paused workers go on: with all their queues, or with those named with --queue.
 
     It is `stem queue resume`, with all queues as the default. Exit code 4: nothing is paused there.

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import click
 
 from stem_kombu.backends.registry import open_backend
+from stem_kombu.bound import Bound
 from stem_kombu.clock import isoformat
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.reports import SCHEMA, RevokeReport
@@ -21,12 +22,13 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.settings import Settings
 from stem_kombu.volatile import HOW_DURABLE, NOT_DURABLE
 from stem_kombu_cli import exit_codes, plain_celery
+from stem_kombu_cli.bounds import attempt_option, bound_of, in_words
 from stem_kombu_cli.changing import NOT_AUDITED, change_of, changing_options, confirm, reason_of
 from stem_kombu_cli.commands.asking import show, tell, with_stem
 from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import DURATION, HOST, control_options, places_of, targets_of, wants_json
 from stem_kombu_cli.progress import Progress
-from stem_kombu_cli.render import emit, note, print_json, shown, span, table, use_color
+from stem_kombu_cli.render import counted, emit, note, print_json, shown, span, table, use_color
 from stem_kombu_cli.revoke_selected import chosen_of, revoke_selected, selector_options
 from stem_kombu_cli.revoked_tasks import (
     code_of_standings,
@@ -51,6 +53,7 @@ from stem_kombu_cli.storing import Storing
     multiple=True,
     help="Task id; repeat it, or - to read ids from stdin.",
 )
+@attempt_option
 @selector_options
 @click.option("--terminate", is_flag=True, help="Stop what runs at its next checkpoint as well.")
 @click.option(
@@ -90,6 +93,9 @@ def revoke(
     --running-longer-than): all conditions have to hold. The command shows what matches, asks, and revokes what was sent before
     now; what is sent later runs.
 
+    --attempt and --enqueued-before bind a revocation by id to one attempt, or to what was sent before: another task that bears
+    the same id later runs.
+
     With --wait each task gets one verdict: never-started, will-not-start, stopped, killed (0), finished-first, unstoppable (1),
     running (124), lost (3) or unknown (4); the exit code is the first of 124, 1, 3, 4 and 0 that occurs.
 
@@ -100,7 +106,8 @@ def revoke(
     runs and 4 when no sender recorded an id.
     """
     as_json, targets = wants_json(values), targets_of(values)
-    change, chosen = change_of(values, as_json=as_json), chosen_of(values, ctx)
+    change, bound = change_of(values, as_json=as_json), bound_of(values, ctx, by_id=bool(tasks))
+    chosen = chosen_of(values, ctx)
     if grace is not None and not change.wait:
         raise click.UsageError("--grace is for --wait", ctx)
     if bool(tasks) == (chosen is not None):
@@ -120,10 +127,10 @@ def revoke(
     ids = task_ids(tasks, sys.stdin.buffer)
     reason = reason_of(change, settings)
     if change.dry_run:
-        _show_plan(ids, terminate, ladder, settings, as_json=as_json)
+        _show_plan(ids, terminate, ladder, bound, settings, as_json=as_json)
         return
     if kill_after is not None:
-        tasks_named = f"{len(ids)} tasks" if len(ids) > 1 else f"task {shown(ids[0])}"
+        tasks_named = counted(len(ids), "task") if len(ids) > 1 else f"task {shown(ids[0])}"
         confirm(
             change, f"this kills {tasks_named} after {span(kill_after)}, where they run and do not stop", count=len(ids)
         )
@@ -147,6 +154,7 @@ def revoke(
                     requested_by=change.requester,
                     expires_in=expires_in,
                     ladder=ladder,
+                    bound=bound,
                     wait=change.wait,
                     grace=GRACE if grace is None else grace,
                     workers=targets,
@@ -178,23 +186,32 @@ def revoke(
     if report.audited is False:
         note(NOT_AUDITED)
     if plain:
+        workers = counted(len(plain), "Celery worker")
         note(
-            f"note: {len(plain)} Celery workers without Stem keep it in their memory only, and forget it when they end; nothing"
-            f" that runs there was stopped: {', '.join(plain)}"
+            f"note: in the memory of {workers} without Stem only, and forgotten when that ends; nothing that runs there was"
+            f" stopped: {', '.join(plain)}"
         )
     ctx.exit(code)
 
 
 def _show_plan(
-    ids: Sequence[str], terminate: bool, ladder: Ladder | None, settings: Settings, *, as_json: bool
+    ids: Sequence[str],
+    terminate: bool,
+    ladder: Ladder | None,
+    bound: Bound | None,
+    settings: Settings,
+    *,
+    as_json: bool,
 ) -> None:
     if as_json:
         plan = {"schema": SCHEMA, "command": "revoke", "namespace": settings.namespace, "dry_run": True}
-        steps = {} if ladder is None else ladder.to_record()
+        steps = {} if ladder is None else dict[str, object](ladder.to_record())
+        steps |= {} if bound is None else {"bounds": [bound.to_record()]}
         print_json({**plan, "terminate": terminate, **steps, "task_ids": list(ids)})
         return
     for task_id in ids:
-        emit(shown(f"would revoke{' and stop' if terminate else ''}: {task_id}"))
+        only = "" if bound is None else f", {in_words(bound)} only"
+        emit(shown(f"would revoke{' and stop' if terminate else ''}: {task_id}{only}"))
     note(f"dry run: {_counted(len(ids))} would be stored; nothing was")
 
 

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import click
 
+from stem_kombu.autoscale import MOST_CHILDREN
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.directives import DirectiveClient, DirectiveReport
-from stem_kombu.directive import ALL_WORKERS, Directive, Kind, Value
-from stem_kombu_cli import directing, exit_codes
+from stem_kombu.directive import ALL_WORKERS, Kind, Value
+from stem_kombu_cli import children, directing, exit_codes
 from stem_kombu_cli.changing import change_of, changing_options, confirm, reason_of
-from stem_kombu_cli.directing import author_of, await_applied, until, warn_of_generated
+from stem_kombu_cli.directing import author_of, warn_of_generated
 from stem_kombu_cli.ending import ending_of, ending_options
 from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import control_options, places_of, targets_of, wants_json
 from stem_kombu_cli.progress import Progress
-from stem_kombu_cli.render import emit, note, print_json, table, use_color
+from stem_kombu_cli.render import use_color
 
-#: Children that a worker may have.
-_MOST = 1024
 _COUNT = re.compile(r"([+-]?)(\d{1,4})", re.ASCII)
 
 
@@ -35,7 +33,7 @@ _COUNT = re.compile(r"([+-]?)(\d{1,4})", re.ASCII)
 @changing_options
 @control_options
 @click.pass_context
-def scale(ctx: click.Context, /, count: str, **values: Any) -> None:
+def scale(ctx: click.Context, /, count: str, **values: object) -> None:
     """Have each worker run N isolate children, until further notice; without --worker it asks first.
 
     New children appear at once; those that are too many go after their task. No task is stopped or delayed. +N and -N are
@@ -61,32 +59,21 @@ def scale(ctx: click.Context, /, count: str, **values: Any) -> None:
             wanted = dict.fromkeys(targets or [ALL_WORKERS], number or None)
         said = ", ".join(f"{'its default' if value is None else value} on workers {on}" for on, value in wanted.items())
         if change.dry_run:
-            if as_json:
-                document = {"stores": [{"workers": on, "value": value} for on, value in wanted.items()]}
-                print_json(directing.plan_document("scale", settings.namespace, document))
-            else:
-                emit(f"would set isolate children: {said}")
-            ctx.exit(exit_codes.OK)
+            stores = [{"workers": on, "value": value} for on, value in wanted.items()]
+            said = f"would set isolate children: {said}"
+            directing.show_plan(ctx, "scale", settings.namespace, stores, said, as_json=as_json)
         if targets is None:
             confirm(
                 change, f"this sets the isolate children of every worker of namespace {settings.namespace!r}: {said}"
             )
         report = directives.set(Kind.CONCURRENCY, wanted, ending=ending, author=author, timeout=places.timeout)
-        if not report.stored:
-            raise Failure(
-                "no directive about isolate children holds there; nothing was stored", exit_codes.NOTHING_MATCHED
-            )
-        if change.wait and report.broadcast:
-            await_applied(client, report, targets, places.timeout)
+        nothing = "no directive about isolate children holds there"
+        hint = "`stem directives list --kind concurrency` shows what holds"
+        directing.conclude(client, report, change, targets, places.timeout, nothing=nothing, hint=hint)
     color = use_color(ctx.obj.color)
-    answers, lines = text(report, color), map(_line, report.stored)
+    answers, lines = children.text(report, color), map(children.line, report.stored)
     directing.show(report, author, as_json=as_json, color=color, answers=answers, lines=lines)
-    for reply in report.replies:
-        setting = _setting(reply.payload)
-        if reply.error is None and setting is None:
-            note(f"note: worker {reply.worker} runs no isolate tasks: there is nothing to scale")
-        elif setting is not None and setting["clamped"]:
-            note(f"note: worker {reply.worker} was started with --max-concurrency {setting['value']}")
+    children.tell(report)
     ctx.exit(directing.exit_code(report))
 
 
@@ -95,9 +82,11 @@ def _parsed(count: str) -> tuple[str, int]:
     if count == "default":
         return "", 0
     match = _COUNT.fullmatch(count)
-    if match is None or not 1 <= int(match[2]) <= _MOST:
+    if match is None or not 1 <= int(match[2]) <= MOST_CHILDREN:
         context = click.get_current_context(True)
-        hint = "to stop the work itself: stem worker pause" if count in ("0", "+0", "-0") else f"from 1 to {_MOST}"
+        hint = (
+            "to stop the work itself: stem worker pause" if count in ("0", "+0", "-0") else f"from 1 to {MOST_CHILDREN}"
+        )
         raise click.UsageError(f"{count!r} is no number of children; give N, +N, -N or default ({hint})", context)
     return match[1], int(match[2])
 
@@ -106,28 +95,12 @@ def _counted(report: DirectiveReport, delta: int) -> Mapping[str, Value | None]:
     """What each worker has now, and ``delta`` more."""
     found: dict[str, Value | None] = {}
     for reply in report.replies:
-        if (setting := _setting(reply.payload)) is not None:
-            found[reply.worker] = min(_MOST, max(1, int(setting["value"]) + delta))
+        if (setting := children.setting_of(reply.payload)) is not None:
+            found[reply.worker] = min(MOST_CHILDREN, max(1, children.count_of(setting) + delta))
     if not found:
-        raise Failure("no worker with isolate children answered; nothing was stored", exit_codes.NOTHING_MATCHED)
+        raise Failure(
+            "no worker with isolate children answered; nothing was stored",
+            exit_codes.NOTHING_MATCHED,
+            hint="see who has some: stem worker stats; a number without + or - is stored for those that start later",
+        )
     return found
-
-
-def _setting(payload: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    found: Mapping[str, Any] | None = payload.get("settings", {}).get(Kind.CONCURRENCY.value, {}).get("")
-    return found
-
-
-def text(report: DirectiveReport, color: bool) -> str:
-    rows: list[Sequence[Any]] = []
-    for reply in report.replies:
-        setting = _setting(reply.payload) or {}
-        value, base, source = setting.get("value"), setting.get("base"), setting.get("source")
-        rows.append((reply.worker, value, base, source, reply.payload.get("retiring")))
-    return table(("WORKER", "CHILDREN", "OWN", "BY", "RETIRING"), rows, color=color)
-
-
-def _line(one: Directive) -> str:
-    if one.cleared:
-        return f"cleared: isolate children on workers {one.workers}, version {one.version}"
-    return f"scaled: {one.value} isolate children on workers {one.workers}, version {one.version}, {until(one)}"

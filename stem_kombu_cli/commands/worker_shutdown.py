@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.command_request import default_requester
@@ -19,7 +20,7 @@ from stem_kombu_cli.changing import change_of, changing_options, confirm, reason
 from stem_kombu_cli.commands.asking import show, tell
 from stem_kombu_cli.options import DURATION, control_options, places_of, targets_of, wants_json
 from stem_kombu_cli.progress import Progress
-from stem_kombu_cli.render import emit, note, print_json, table, use_color
+from stem_kombu_cli.render import counted, emit, note, print_json, table, use_color
 
 _NOT_AUDITED = "warning: the revoke store took no entry of the audit; the workers' logs tell of the shutdown"
 #: Seconds that a wait gets beyond the longest step that was asked for.
@@ -41,7 +42,7 @@ def _share(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int,
 
 @click.command(epilog="Example:  stem worker shutdown --worker worker-a --mode soft --grace 20s --wait")
 @click.option(
-    "--all", "everyone", is_flag=True, help="Every worker of the namespace; without --worker it must be said."
+    "--all", "everyone", is_flag=True, help="Every worker of the namespace. One of --worker and --all is required."
 )
 @click.option(
     "--mode",
@@ -88,6 +89,9 @@ def shutdown(ctx: click.Context, /, everyone: bool, **values: Any) -> None:
     as_json, targets = wants_json(values), targets_of(values)
     if everyone == bool(targets):
         raise click.UsageError("name the workers with --worker, or say --all", ctx)
+    for name in () if values["rolling"] else ("max_unavailable", "replacement_timeout"):
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name.replace('_', '-')} is for --rolling: add that, or leave it out", ctx)
     change, order = change_of(values, as_json=as_json), _order_of(values, ctx)
     rolling, share, replacement = (values.pop(name) for name in ("rolling", "max_unavailable", "replacement_timeout"))
     given = values.get("timeout")
@@ -150,8 +154,8 @@ def _danger(order: Shutdown, found: Sequence[WorkerStatus], settings: Settings) 
     names = ", ".join(one.heartbeat.worker for one in found[:5]) + (", …" if len(found) > 5 else "")
     tasks = sum(one.heartbeat.in_flight for one in found)
     kills = ", and kills what does not leave" if order.kills else ""
-    whom = f"{len(found)} workers of namespace {settings.namespace} ({names or 'none is known'})"
-    return f"this shuts down {whom}, which run {tasks} tasks{kills}"
+    whom = f"{counted(len(found), 'worker')} of namespace {settings.namespace} ({names or 'none is known'})"
+    return f"this shuts down {whom}, with {counted(tasks, 'running task')}{kills}"
 
 
 def _show_selection(found: Sequence[WorkerStatus], settings: Settings, as_json: bool) -> None:
@@ -162,7 +166,7 @@ def _show_selection(found: Sequence[WorkerStatus], settings: Settings, as_json: 
         print_json({**document, "expected": workers, "in_flight": in_flight})
     else:
         for one in found:
-            emit(f"would shut down: {one.heartbeat.worker}, which runs {one.heartbeat.in_flight} tasks")
+            emit(f"would shut down: {one.heartbeat.worker}, with {counted(one.heartbeat.in_flight, 'running task')}")
         if not found:
             note("no such worker lives")
 
@@ -205,6 +209,8 @@ def _show(report: Report, gone: Departure | None, as_json: bool, color: bool, *,
     if not audited:
         note(_NOT_AUDITED)
     tell(report)
+    if report.unknown:
+        note("hint: `stem worker status` shows who is there")
 
 
 def _text(report: Report, color: bool) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from stem_kombu.logs import FORMATS, LogSetup, name_worker, read_config
+from stem_kombu.metric_exporters import metric_exporters
 from stem_kombu.settings import environment
 from stem_kombu_cli.application import load_app
 from stem_kombu_cli.directing import lasted
@@ -172,7 +174,7 @@ def start(
 
     # First of all: a container's first process does not receive a signal that it has no handler for.
     with StopSignals() as signals:
-        application = signals.loading(lambda: load_app(target))
+        application = signals.loading(partial(load_app, target))
         refuse_green_threads()
         application.reconfigure(**{flag: value for flag, value in flags.items() if value is not None})
         announce_places(application.settings)
@@ -187,7 +189,11 @@ def start(
         gc.freeze()
         gc.set_threshold(*_COLLECTED)
         page = worker.agent.health.read
-        with health_server(worker, health_listen, public=health_public), ServiceManager(environment(), page) as manager:
+        with (
+            health_server(worker, health_listen, public=health_public),
+            metric_exporters(worker.view, environment()),
+            ServiceManager(environment(), page) as manager,
+        ):
 
             def on_ready(worker: Worker) -> None:
                 announce(worker)

@@ -12,7 +12,8 @@ from stem_kombu.control.client.reports import Report, WorkerReply
 from stem_kombu_cli.commands.asking import ask
 from stem_kombu_cli.directing import limit_in_words
 from stem_kombu_cli.options import control_options
-from stem_kombu_cli.render import size, span, table
+from stem_kombu_cli.render import counted, size, span, table
+from stem_kombu_cli.slots import used_slots
 from stem_kombu_cli.watching import watch_option
 
 
@@ -38,17 +39,9 @@ def _fleet(report: Report) -> str:
         for mode, states in payload.get("slots", {}).items():
             slots.setdefault(mode, Counter()).update(states)
     totals = sum((Counter(payload["totals"]) for payload in payloads), Counter())
-    parts = [f"{len(report.replies)} workers", *_used(slots)]
+    parts = [counted(len(report.replies), "worker"), *used_slots(slots)]
     parts += [f"{totals[name]} {name}" for name in ("received", "succeeded", "failed", "cancelled")]
     return f"{'fleet':<12} {', '.join(parts)}"
-
-
-def _used(slots: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """``INLINE 3/16``: how many slots are in use, of how many, by mode."""
-    return [
-        f"{mode.upper()} {sum(states.values()) - states.get('idle', 0)}/{sum(states.values())}"
-        for mode, states in sorted(slots.items())
-    ]
 
 
 def _worker(reply: WorkerReply, color: bool) -> str:
@@ -61,8 +54,8 @@ def _worker(reply: WorkerReply, color: bool) -> str:
         ("worker", reply.worker),
         ("state", f"{facts['state']}, up {span(facts['uptime_s'])}, version {facts['version']}"),
         ("process", f"{facts['hostname']}, {facts['pid']}, {size(facts['rss_bytes'])}{load}"),
-        ("tasks", f"{tasks}; {facts['concurrency']} isolates, prefetch {facts['prefetch']}"),
-        *((("slots", "  ".join(_used(slots))),) if (slots := facts.get("slots")) else ()),
+        ("tasks", f"{tasks}; {counted(facts['concurrency'], 'isolate')}, prefetch {facts['prefetch']}"),
+        *((("slots", "  ".join(used_slots(slots))),) if (slots := facts.get("slots")) else ()),
         ("totals", ", ".join(f"{count} {name}" for name, count in facts["totals"].items())),
         ("settling", _settling(facts.get("settling"))),
         *((f"trouble: {part}", said) for part, said in facts.get("troubles", {}).items()),

@@ -30,6 +30,7 @@ from stem_kombu_cli.options import (
 )
 from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import emit, note, print_json, shown, size, span, table, use_color
+from stem_kombu_cli.slots import COLUMNS, slot_cells, used_slots
 from stem_kombu_cli.watching import repeated, watch_option
 
 #: Seconds for one try to reach a broker that was lost while its heartbeats were followed.
@@ -59,7 +60,7 @@ def status(
     timeout: float | None,
     watch: float | None,
     celery: bool | None,
-    **values: Any,
+    **values: object,
 ) -> None:
     """Worker heartbeats: who is live, draining, stale or dead.
 
@@ -91,7 +92,7 @@ def status(
                 plain_celery.show(plain, color)
             plain_celery.tell(plain)
             _tell(report, targets)
-            show_pauses(settings)
+            show_pauses(settings, and_autoscale=True)
             unmatched = targets and not report.workers and not plain
             code = exit_codes.NOTHING_MATCHED if unmatched else exit_codes.OK
     ctx.exit(code)
@@ -120,13 +121,13 @@ def text(report: StatusReport, color: bool) -> str:
                 beat.hostname,
                 beat.pid,
                 beat.in_flight,
-                beat.concurrency,
+                *slot_cells(beat.slots, beat.concurrency),
                 size(beat.rss_bytes),
                 None if beat.load_avg is None else round(beat.load_avg, 2),
                 ",".join(beat.queues),
             )
         )
-    headers = ["WORKER", "STATE", "AGE", "HOST", "PID", "IN FLIGHT", "SLOTS", "RSS", "LOAD", "QUEUES"]
+    headers = ["WORKER", "STATE", "AGE", "HOST", "PID", "IN FLIGHT", *COLUMNS, "RSS", "LOAD", "QUEUES"]
     if any(worker.heartbeat.paused for worker in report.workers):
         headers.append("PAUSED")
         rows = [(*row, ",".join(each.heartbeat.paused)) for row, each in zip(rows, report.workers, strict=True)]
@@ -205,11 +206,15 @@ def _follow(client: ControlClient, targets: list[str] | None, timeout: float | N
                 totals = beat.totals
                 emit(
                     f"{status.to_dict()['timestamp']}  {shown(beat.worker)}  {status.liveness.value}  "
-                    f"{beat.in_flight}/{beat.concurrency} in flight  {totals.get('succeeded', 0)} succeeded  "
+                    f"{_slots(beat)}  {totals.get('succeeded', 0)} succeeded  "
                     f"{totals.get('failed', 0)} failed  {totals.get('cancelled', 0)} cancelled  {size(beat.rss_bytes)}"
                 )
     finally:
         stream.close()
+
+
+def _slots(beat: Heartbeat) -> str:
+    return "  ".join(used_slots(beat.slots)) or f"{beat.in_flight} in flight"
 
 
 def _next_of(stream: _Beats, targets: list[str] | None, timeout: float | None) -> Heartbeat | None:

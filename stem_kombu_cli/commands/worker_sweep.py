@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from stem_kombu.errors import StoreError
@@ -26,7 +24,7 @@ _ROSTER = 2.0
 @place_options
 @output_options
 @click.pass_context
-def sweep(ctx: click.Context, /, wait: float | None, **values: Any) -> None:
+def sweep(ctx: click.Context, /, wait: float | None, **values: object) -> None:
     """Give back to the queues what dead workers held.
 
     Workers do this by themselves. It is for a fleet that leaves Stem: on Redis Celery never sees what the last Stem
@@ -49,7 +47,7 @@ def sweep(ctx: click.Context, /, wait: float | None, **values: Any) -> None:
     ctx.exit(exit_codes.PARTIAL if found.leased else exit_codes.OK)
 
 
-def _document(found: GivenBack, live: list[str] | None, broker: str) -> dict[str, Any]:
+def _document(found: GivenBack, live: list[str] | None, broker: str) -> dict[str, object]:
     return {
         "schema": "stem.sweep/1",
         "broker": broker,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from stem_kombu import Stem, TaskContext
+from stem_kombu.clock import SYSTEM
 
 app = Stem("demo")
 
@@ -37,6 +38,14 @@ async def announce(ctx: TaskContext, to: str) -> str:
     """Inline, on the worker's event loop."""
     await asyncio.sleep(0)
     return f"told {to}"
+
+
+@app.task("demo.stubborn", isolate=True, max_retries=0)
+def stubborn(ctx: TaskContext, seconds: float) -> None:
+    """Works in a child process without one checkpoint: only a signal ends it before its time."""
+    until = SYSTEM.monotonic() + seconds
+    while SYSTEM.monotonic() < until:
+        SYSTEM.sleep(0.05)
 
 
 def _escape(x: int, y: int) -> int:

@@ -28,6 +28,10 @@ LATE = "render-of-last-week"
 _LEAVING = 10.0
 
 
+def _is_running(record: TaskRecord) -> bool:
+    return record.state is TaskState.RUNNING
+
+
 class StoryBroken(Exception):
     """A claim of the story does not hold on this machine."""
 
@@ -76,7 +80,7 @@ class Story:
         self._backend.close()
 
     def tell(self) -> None:
-        """Everything, in under half a minute; raises :class:`StoryBroken` when a claim doesn't hold."""
+        """Everything, in under 40 seconds; raises :class:`StoryBroken` when a claim doesn't hold."""
         began = SYSTEM.monotonic()
         self._chapter("Two workers on the embedded broker, one isolate each")
         for name in ("demo-a", "demo-b"):
@@ -87,7 +91,7 @@ class Story:
         # One on each worker, so that everything after them waits until one is stopped.
         long, other = [self._send("demo.render", first=0, last=HEIGHT, rounds=1000) for _ in range(2)]
         for task in (long, other):
-            self._until(task, "start", lambda record: record.state is TaskState.RUNNING)
+            self._until(task, "start", _is_running)
         step = HEIGHT // BANDS
         bands = [self._send("demo.render", quiet=i > 0, first=i * step, last=(i + 1) * step) for i in range(BANDS)]
         small = [self._send("demo.caption", title="mandelbrot"), self._send("demo.announce", to="everyone")]
@@ -118,6 +122,9 @@ class Story:
         late = self._ended(LATE)
         self._claim(late.state is TaskState.CANCELLED and late.started_at is None, "it is honoured still")
 
+        self._pause_and_undo()
+        self._ladder()
+
         self._chapter("And the work that was meant to be done is done")
         done = [self._ended(task) for task in (*bands, *small)]
         self._claim(all(r.state is TaskState.SUCCEEDED for r in done), "every other task succeeded")
@@ -126,6 +133,31 @@ class Story:
         for name in list(self._workers):
             self._stop(name)
         self._say(f"\ntold in {SYSTEM.monotonic() - began:.1f} s")
+
+    def _pause_and_undo(self) -> None:
+        self._chapter("Pause a queue: what runs goes on, nothing else starts there")
+        self._stem("queue pause default --for 10m --reason 'the printer is out of paper' --yes")
+        waiting = self._send("demo.caption", title="printed later")
+        self._stem("directives list")
+
+        self._chapter("Revoke what waits, and take that back")
+        self._stem(f"worker revoke --task {waiting} --reason 'a slip of the hand'")
+        self._stem(f"revokes undo {waiting} --reason 'it was the wrong one'")
+        held = self._backend.get(waiting)
+        self._claim(held is None or held.started_at is None, "the task waits, as its queue is paused")
+        self._stem("queue resume default --yes")
+        printed = self._ended(waiting)
+        self._claim(printed.state is TaskState.SUCCEEDED, "the queue goes on, and the task ran: its revoke is undone")
+
+    def _ladder(self) -> None:
+        self._chapter("A task without checkpoints: the ladder ends its process, and no other")
+        task = self._send("demo.stubborn", seconds=120)
+        self._until(task, "start", _is_running)
+        why = "--reason 'it does not listen'"
+        self._stem(f"worker revoke --task {task} --terminate --term-after 200ms --kill-after 400ms {why} --wait --yes")
+        ended = self._ended(task)
+        by = None if ended.ended_by is None else ended.ended_by.how.value
+        self._claim(ended.state is TaskState.CANCELLED and by == "kill", "SIGTERM, then SIGKILL; recorded as cancelled")
 
     # -- the real program -----------------------------------------------------------------------------------------------
 
@@ -156,7 +188,7 @@ class Story:
             self._processes.append(process)
         return process
 
-    def _send(self, name: str, *, quiet: bool = False, task_id: str | None = None, **kwargs: Any) -> str:
+    def _send(self, name: str, *, quiet: bool = False, task_id: str | None = None, **kwargs: object) -> str:
         chosen = f" --id {task_id}" if task_id else ""
         return self._stem(f"task send {name}{chosen} --kwargs {shlex.quote(json.dumps(kwargs))}", quiet=quiet).strip()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from stem_kombu_cli.changing import MOST_BY_ONE_KEY
+from stem_kombu_cli.render import counted
 from stem_kombu_cli.top.fleet import KILL_AFTER, TERM_AFTER, Fleet
 from stem_kombu_cli.top.model import Facts, Tab
 
@@ -80,9 +81,16 @@ def _pause_queues(rows: Sequence[Facts]) -> Plan:
     return Plan(says, lambda fleet, reason, _: fleet.pause_queues(names, reason))
 
 
+_UNKNOWN = "Messages that wait there: unknown."
+
+
 def _resume_queues(rows: Sequence[Facts]) -> Plan:
-    names, waiting = _queues(rows), sum(int(row.get("depth") or 0) for row in rows)
-    says = f"This resumes {_named(names, 'queue')}, with {waiting} tasks that wait."
+    names, depths = _queues(rows), [row.get("depth") for row in rows]
+    waiting = sum(int(depth) for depth in depths if depth is not None)
+    how_many = f"Messages that wait there: {waiting:,}."
+    if None in depths:
+        how_many = f"Messages that wait there: {waiting:,} or more." if waiting else _UNKNOWN
+    says = f"This resumes {_named(names, 'queue')}. {how_many}"
     return Plan(says, lambda fleet, reason, _: fleet.resume_queues(names, reason), waiting)
 
 
@@ -107,7 +115,8 @@ def _scale(rows: Sequence[Facts]) -> Plan:
 
 def _shut_down(rows: Sequence[Facts]) -> Plan:
     names, running = _workers(rows), _running(rows)
-    says = f"This stops {_named(names, 'worker')}, once the {running} tasks that run there have ended."
+    tasks = counted(running, "task")
+    says = f"This stops {_named(names, 'worker')}. What runs there ({tasks}) ends first, and no new task starts."
     return Plan(says, lambda fleet, reason, _: fleet.shut_down(names, reason), running)
 
 

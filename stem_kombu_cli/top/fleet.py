@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.clock import SYSTEM, isoformat
@@ -21,11 +22,11 @@ from stem_kombu.errors import ConfigurationError, StemError
 from stem_kombu.ladder import Ladder
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import Settings
+from stem_kombu_cli import exit_codes
 from stem_kombu_cli.commands.directives_list import value_in_words
 from stem_kombu_cli.directing import live_pauses, subject_of
+from stem_kombu_cli.render import counted
 from stem_kombu_cli.top.model import Facts, Snapshot, Tab
-
-T = TypeVar("T")
 
 #: The ladder of its key: seconds to SIGTERM and to SIGKILL.
 TERM_AFTER, KILL_AFTER = 10.0, 30.0
@@ -44,15 +45,34 @@ class Fleet:
     def look(self) -> Snapshot:
         """The fleet now. What can't be asked is missing, and a note says why."""
         notes: list[str] = []
+        failures: list[int] = []
         facts: dict[Tab, Sequence[Facts]] = {}
+        code = exit_codes.OK
+
+        def tried(ask: Callable[[], list[Any]]) -> list[Any]:
+            try:
+                return ask()
+            except StemError as error:
+                notes.append(str(error))
+                failures.append(exit_codes.of_error(error))
+                return []
+
+        def tasks() -> list[Facts]:
+            nonlocal code
+            report = self._client.inspect()
+            code = exit_codes.of_report(report)
+            return _tasks(report, notes)
+
         with self._lock:
             paused: dict[str, str] = {}
-            facts[Tab.DIRECTIVES] = _tried(notes, lambda: self._held(paused))
-            facts[Tab.WORKERS] = _tried(notes, self._workers)
-            facts[Tab.TASKS] = _tried(notes, lambda: self._tasks(notes))
-            facts[Tab.QUEUES] = _tried(notes, lambda: self._states(paused, notes))
-        broker = mask_url(self.settings.broker.value)
-        return Snapshot(self.settings.namespace, broker, isoformat(SYSTEM.utcnow()), facts, tuple(dict.fromkeys(notes)))
+            facts[Tab.DIRECTIVES] = tried(partial(self._held, paused))
+            facts[Tab.WORKERS] = tried(self._workers)
+            facts[Tab.TASKS] = tried(tasks)
+            facts[Tab.QUEUES] = tried(partial(self._states, paused, notes))
+        if failures:
+            code = failures[0] if len(failures) == len(facts) or code == exit_codes.OK else code
+        broker, now = mask_url(self.settings.broker.value), isoformat(SYSTEM.utcnow())
+        return Snapshot(self.settings.namespace, broker, now, facts, tuple(dict.fromkeys(notes)), code)
 
     def _held(self, paused: dict[str, str]) -> list[Facts]:
         held, now = self._directives.held()
@@ -72,13 +92,6 @@ class Fleet:
 
     def _workers(self) -> list[Facts]:
         return [one.to_dict() for one in self._client.status().workers if one.liveness is not Liveness.DEAD]
-
-    def _tasks(self, notes: list[str]) -> list[Facts]:
-        report = self._client.inspect()
-        notes += [f"no answer from {worker}" for worker in report.silent]
-        return [
-            {**task, "worker": reply.worker} for reply in report.replies for task in reply.payload.get("in_flight", ())
-        ]
 
     def _states(self, paused: dict[str, str], notes: list[str]) -> list[Facts]:
         report = self._queues.states()
@@ -100,7 +113,7 @@ class Fleet:
                 reason=reason,
                 ladder=Ladder(TERM_AFTER, KILL_AFTER) if ladder else None,
             )
-        return f"revoked {len(report.stored)} tasks{_silent(report)}"
+        return f"revoked {counted(len(report.stored), 'task')}{_silent(report)}"
 
     def pause_queues(self, queues: Sequence[str], reason: str | None) -> str:
         """Pause these queues on every worker. Raises :class:`ConfigurationError` where the broker would delete one then."""
@@ -122,32 +135,36 @@ class Fleet:
         """Pause all queues on these workers."""
         with self._lock:
             report = self._directives.pause(None, workers=workers, author=_author(reason))
-        return f"paused {len(workers)} workers{_silent(report)}"
+        return f"paused {counted(len(workers), 'worker')}{_silent(report)}"
 
     def resume_workers(self, workers: Sequence[str], reason: str | None) -> str:
         with self._lock:
             report = self._directives.resume(None, workers=workers, author=_author(reason))
-        return f"resumed {len(workers)} workers{_silent(report)}" if report.stored else "nothing was paused there"
+        return (
+            f"resumed {counted(len(workers), 'worker')}{_silent(report)}"
+            if report.stored
+            else "nothing was paused there"
+        )
 
     def scale(self, workers: Sequence[str], count: int, reason: str | None) -> str:
         """Have each of these workers run so many isolate children."""
         with self._lock:
             values = dict.fromkeys(workers, count)
             report = self._directives.set(Kind.CONCURRENCY, values, author=_author(reason))
-        return f"{len(workers)} workers have {count} isolate children each{_silent(report)}"
+        return f"isolate children of {counted(len(workers), 'worker')}: {count} each{_silent(report)}"
 
     def shut_down(self, workers: Sequence[str], reason: str | None) -> str:
         """Stop these workers once what runs there has ended."""
         with self._lock:
             order = Shutdown(reason=reason, requested_by=default_requester())
             report = ShutdownClient(self._client).order(order, workers)
-        return f"{len(report.replies)} workers stop once what runs has ended{_silent(report)}"
+        return f"{counted(len(report.replies), 'worker')} will stop once what runs has ended{_silent(report)}"
 
     def clear(self, versions: Sequence[int], reason: str | None) -> str:
         """End the directives of these versions."""
         with self._lock:
             report = self._directives.clear(lambda one: one.version in versions, author=_author(reason))
-        return f"ended {len(report.stored)} directives{_silent(report)}"
+        return f"ended {counted(len(report.stored), 'directive')}{_silent(report)}"
 
     def close(self) -> None:
         """Close what it has opened; waits for a look that is under way."""
@@ -167,9 +184,9 @@ def _silent(report: Report) -> str:
     return silent + (f"; {'; '.join(refused)}" if refused else "")
 
 
-def _tried(notes: list[str], ask: Callable[[], list[Any]]) -> list[Any]:
-    try:
-        return ask()
-    except StemError as error:
-        notes.append(str(error))
-        return []
+def _tasks(report: Report, notes: list[str]) -> list[Facts]:
+    """What runs, by what answered."""
+    notes += [f"no answer from {worker}" for worker in report.silent]
+    if not report.replies:
+        notes.append("no worker answered")
+    return [{**task, "worker": reply.worker} for reply in report.replies for task in reply.payload.get("in_flight", ())]

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
+from operator import itemgetter
 from typing import Any, TypeAlias
 
+from stem_kombu_cli import exit_codes
+from stem_kombu_cli.cells import padded
 from stem_kombu_cli.render import percent, shown, size, span
+from stem_kombu_cli.slots import Slots, used_of
 
 #: What is known of one worker, task, queue or directive.
 Facts: TypeAlias = Mapping[str, Any]
@@ -24,7 +29,7 @@ class Tab(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``name`` is a key of the facts; ``text`` is how a value is shown. ``width`` is in characters."""
+    """``name`` is a key of the facts; ``text`` is how a value is shown. ``width`` is in cells of the terminal."""
 
     title: str
     name: str
@@ -34,13 +39,15 @@ class Column:
 
     def cell(self, facts: Facts) -> str:
         """The value in exactly the column's width."""
-        text = self.text(facts.get(self.name))
-        text = text if len(text) <= self.width else text[: self.width - 1] + "…"
-        return text.rjust(self.width) if self.right else text.ljust(self.width)
+        return padded(self.text(facts.get(self.name)), self.width, right=self.right)
 
 
 def _names(values: Sequence[str] | None) -> str:
     return shown(",".join(values or ()))
+
+
+def _used(mode: str, slots: Slots | None) -> str:
+    return shown(used_of(mode, slots))
 
 
 def _percent(value: float | None) -> str:
@@ -52,9 +59,10 @@ COLUMNS: Mapping[Tab, Sequence[Column]] = {
     Tab.WORKERS: (
         Column("WORKER", "worker", 32),
         Column("STATE", "state", 8),
-        Column("IN FLIGHT", "in_flight", 9, right=True),
-        Column("SLOTS", "concurrency", 5, right=True),
+        Column("INLINE", "slots", 7, partial(_used, "inline"), right=True),
+        Column("ISOLATE", "slots", 7, partial(_used, "isolate"), right=True),
         Column("PAUSED", "paused", 12, _names),
+        Column("IN FLIGHT", "in_flight", 9, right=True),
         Column("AGE", "age_s", 7, span, right=True),
         Column("RSS", "rss_bytes", 8, size, right=True),
         Column("QUEUES", "queues", 20, _names),
@@ -76,7 +84,7 @@ COLUMNS: Mapping[Tab, Sequence[Column]] = {
         Column("ARGS", "args", 40),
     ),
     Tab.QUEUES: (
-        Column("QUEUE", "name", 32),
+        Column("QUEUE", "name", 30),
         Column("DEPTH", "depth", 8, right=True),
         Column("OLDEST", "oldest_s", 8, span, right=True),
         Column("CONSUMERS", "count", 9, right=True),
@@ -84,23 +92,36 @@ COLUMNS: Mapping[Tab, Sequence[Column]] = {
         Column("WORKERS", "consumers", 60, _names),
     ),
     Tab.DIRECTIVES: (
-        Column("VERSION", "version", 7, right=True),
         Column("KIND", "kind", 11),
         Column("SUBJECT", "subject", 20),
-        Column("WORKERS", "workers", 20),
+        Column("WORKERS", "workers", 16),
         Column("VALUE", "value", 10),
         Column("AGE", "age_s", 7, span, right=True),
         Column("ENDS IN", "ends_in_s", 8, span, right=True),
         Column("BY", "requested_by", 20),
         Column("REASON", "reason", 40),
+        Column("VERSION", "version", 16, right=True),
     ),
 }
+
+
+def _text_of(name: str) -> Callable[[Facts], str]:
+    def text(facts: Facts) -> str:
+        return str(facts[name])
+
+    return text
+
+
+def _of_task(facts: Facts) -> str:
+    return f"{facts['worker']}\n{facts['id']}"
+
+
 #: What a row is known by, from one look to the next.
 KEYS: Mapping[Tab, Callable[[Facts], str]] = {
-    Tab.WORKERS: lambda facts: str(facts["worker"]),
-    Tab.TASKS: lambda facts: f"{facts['worker']}\n{facts['id']}",
-    Tab.QUEUES: lambda facts: str(facts["name"]),
-    Tab.DIRECTIVES: lambda facts: str(facts["version"]),
+    Tab.WORKERS: _text_of("worker"),
+    Tab.TASKS: _of_task,
+    Tab.QUEUES: _text_of("name"),
+    Tab.DIRECTIVES: _text_of("version"),
 }
 
 
@@ -113,8 +134,10 @@ class Snapshot:
     taken_at: str = ""
     facts: Mapping[Tab, Sequence[Facts]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    #: As a command that asks the same would exit.
+    code: int = exit_codes.OK
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As ``--record`` writes it, a line each."""
         return {
             "schema": "stem.top/1",
@@ -144,7 +167,7 @@ def rows_of(snapshot: Snapshot, tab: Tab, order: Order) -> list[Facts]:
     name = columns[order.column].name
     known = [row for row in rows if row.get(name) is not None]
     try:
-        known.sort(key=lambda row: row[name], reverse=order.descending)
+        known.sort(key=itemgetter(name), reverse=order.descending)
     except TypeError:  # values of several kinds
         known.sort(key=lambda row: str(row[name]), reverse=order.descending)
     return known + [row for row in rows if row.get(name) is None]

@@ -12,11 +12,13 @@ from textual.app import App, ComposeResult
 from textual.events import Key
 from textual.widgets import Input, Static
 
+from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import StemError
 from stem_kombu_cli.render import plain
 from stem_kombu_cli.top.actions import ACTIONS, Action, Plan
 from stem_kombu_cli.top.dialogs import Answer, Confirm, Details
 from stem_kombu_cli.top.fleet import Fleet
+from stem_kombu_cli.top.lines import foot_line, head_line
 from stem_kombu_cli.top.model import COLUMNS, Facts, Order, Snapshot, Tab, rows_of
 from stem_kombu_cli.top.table import Rows, next_column
 
@@ -29,6 +31,10 @@ enter       all that is known      q            leave
 Capital keys change something. They are about the rows that were chosen, else the one under the cursor; each shows what
 will happen first, and Enter cancels.
 """
+
+
+#: Seconds for which it can be read what came of a key.
+ANSWER_STAYS = 10.0
 
 
 class Watched(Protocol):
@@ -78,6 +84,7 @@ class TopScreen(App[None]):
         self._tab = Tab.WORKERS
         self._orders = {tab: Order() for tab in Tab}
         self._is_looking = False
+        self._answer, self._answered_at = "", 0.0
         self.snapshot: Snapshot | None = None
         #: What stands in the lines around the rows, by their names: head, tabs, said, foot.
         self.texts: dict[str, str] = {}
@@ -115,12 +122,12 @@ class TopScreen(App[None]):
 
     def _failed(self, why: str) -> None:
         self._is_looking = False
-        self._say(why)
+        self._note([why])
 
     def take(self, snapshot: Snapshot) -> None:
         """Show what was found."""
         self._is_looking, self.snapshot = False, snapshot
-        self._say("; ".join(snapshot.notes))
+        self._note(snapshot.notes)
         self._show()
 
     def _show(self) -> None:
@@ -131,18 +138,27 @@ class TopScreen(App[None]):
         tabs = [f"[{tab.value} {counts[tab]}]" if tab is self._tab else f" {tab.value} {counts[tab]} " for tab in Tab]
         wanted = f"   filter: {order.wanted} ({len(rows)})" if order.wanted else ""
         self._put("tabs", "  ".join(tabs) + wanted)
-        where = "waiting for the fleet" if found is None else f"namespace {found.namespace}  broker {found.broker}"
-        when = "" if found is None else f"  {found.taken_at[11:19]} UTC"
-        self._put("head", f"stem top  {where}{when}{'  read-only' if self._acts is None else ''}")
-        keys = [] if self._acts is None else [f"{action.key} {action.word}" for action in ACTIONS[self._tab]]
-        self._put("foot", "  ".join(["? help", "/ filter", "s sort", "x choose", *keys, "q leave"]))
+        self._put("head", head_line(found, is_read_only=self._acts is None, room=self.size.width))
+        actions = () if self._acts is None else ACTIONS[self._tab]
+        self._put("foot", foot_line([f"{action.key} {action.word}" for action in actions], self.size.width))
 
     def _put(self, name: str, text: str) -> None:
         self.texts[name] = plain(text)
         self.query_one(f"#{name}", Static).update(self.texts[name])
 
     def _say(self, text: str) -> None:
+        """What came of a key. It stays for a while, whatever the next looks find."""
+        self._answer, self._answered_at = text, SYSTEM.monotonic()
         self._put("said", text)
+
+    def _note(self, notes: Sequence[str]) -> None:
+        """What a look could not find out, below what came of the last key."""
+        is_new = self._answer and SYSTEM.monotonic() - self._answered_at < ANSWER_STAYS
+        self._put("said", "\n".join(part for part in (self._answer if is_new else "", "; ".join(notes)) if part))
+
+    def on_resize(self) -> None:
+        if self.snapshot is not None:
+            self._show()
 
     # -- keys -------------------------------------------------------------------------------------------------------
 

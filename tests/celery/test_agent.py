@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import celery
+
 from tests.execution.programs import run_program
 
 #: A whole Celery worker, with a board in a file as for children that are spawned, and somebody who stops its Stem.
@@ -88,6 +90,10 @@ PROGRAM = """
 """
 
 
+#: Celery before 5.7 only forks, and children that inherit the stop table need no file.
+FILES = 1 if celery.VERSION >= (5, 7) else 0
+
+
 def _said(folder: Path, url: str) -> dict[str, Any]:
     boards = folder / "boards"
     boards.mkdir()
@@ -102,9 +108,9 @@ def test_stem_in_a_celery_worker_stops_and_starts_again_as_often_as_it_is_told_t
 ) -> None:
     assert _said(tmp_path, redis_url) == {
         "drained": "draining",
-        "after the stop": [[], 1],  # its tasks may still be looking at the board
+        "after the stop": [[], FILES],  # its tasks may still be looking at the board
         "again": "running",
-        "after many": ["running", 1],
+        "after many": ["running", FILES],
         "at the end": [[], 0],
     }
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import celery
 import pytest
 from celery.exceptions import TaskRevokedError
 
@@ -202,6 +203,19 @@ def test_celerys_terminate_stops_at_a_checkpoint_where_celery_has_nothing_to_kil
         assert "at their next checkpoint" in answer["alpha@shop"]["ok"]
     with pytest.raises(TaskRevokedError, match="revoked through Celery"):
         result.get(timeout=30)
+
+
+@pytest.mark.parametrize("broker", ["redis", "amqp"])
+def test_what_celery_records_at_a_revoke_says_who_and_why(shop_on: Callable[[str], Shop], broker: str) -> None:
+    """From 5.6 on Celery's worker records each id as revoked at once; before, when its message comes."""
+    shop = shop_on(broker)
+    shop.start("-c", "1")
+    (answer,) = shop.app.control.revoke("t1", reply=True, timeout=30, limit=1)
+    assert "ok" in answer["alpha@shop"], answer
+    if celery.VERSION < (5, 6):
+        shop.send("shop.add", 1, task_id="t1")
+    with pytest.raises(TaskRevokedError, match=r"revoked by Celery, through worker .*: revoked through Celery"):
+        shop.app.AsyncResult("t1").get(timeout=30)
 
 
 def test_stats_say_how_tasks_ended(shop: Shop, tmp_path: Path) -> None:

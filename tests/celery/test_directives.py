@@ -1,4 +1,4 @@
-"""Directives on Celery workers: pauses and log levels are obeyed, the others are refused."""
+"""Directives on Celery workers: pauses, log levels and rate limits of tasks are obeyed, the others are refused."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 
+from stem_kombu.autoscale import Autoscale
 from stem_kombu.control.client.directives import DirectiveClient, DirectiveReport, Ending
 from stem_kombu.directive import Kind
 from stem_kombu.testing.gates import Gate
@@ -196,11 +197,11 @@ def test_worker_and_children_log_from_another_level_on(shop_on: Callable[[str], 
 def test_what_a_celery_worker_cannot_obey_is_said_in_the_answer(shop_on: Callable[[str], Shop]) -> None:
     shop = shop_on("redis")
     shop.start("-c", "1")
-    report = directives(shop).set(Kind.CONCURRENCY, {"*": 3}, timeout=15.0)
+    report = directives(shop).set(Kind.CONCURRENCY, {"*": Autoscale(1, 4).value()}, timeout=15.0)
     assert report.not_obeying == (("alpha@shop", "unsupported"),)
     command = [sys.executable, "-m", "stem_kombu_cli", "worker", "rate-limit", "-q", "celery", "1/s", "--yes", "--json"]
     done = subprocess.run(
         command, env=shop.environment | {"STEM_BROKER_URL": shop.broker}, capture_output=True, timeout=60, check=False
     )
     assert json.loads(done.stdout)["not_obeying"] == [{"worker": "alpha@shop", "code": "unsupported"}]
-    assert b"pauses and log levels" in done.stderr
+    assert b"rate limits with --name and --each" in done.stderr

@@ -13,7 +13,9 @@ from celery.app.control import Control
 from celery.exceptions import TaskRevokedError
 from celery.utils.collections import LimitedSet
 
+from stem_kombu.bound import Bound
 from stem_kombu.celery import install
+from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.revocations import RevocationClient
 from stem_kombu.control.client.undoing import UndoAnswer
 from stem_kombu.testing.gates import Gate
@@ -60,6 +62,30 @@ def test_g4_no_worker_up_when_it_is_revoked(shop: Shop, tmp_path: Path) -> None:
     shop.client.revoke(ids)
     shop.start("-c", "1")
     none_runs(shop, ids, tmp_path)
+
+
+def test_g3_a_bound_revocation_refuses_its_attempt_and_what_was_sent_before(shop: Shop, tmp_path: Path) -> None:
+    """Under the same ids others run: another attempt, and what was sent later."""
+    client = install(shop.app, revoke_store=shop.backend)
+    first, other = Gate(tmp_path / "first"), Gate(tmp_path / "other")
+    shop.client.revoke(["first"], bound=Bound(attempt=1))
+    shop.client.revoke(["other"], bound=Bound(attempt=2))
+    shop.client.revoke(["later"], bound=Bound(before=SYSTEM.utcnow()))
+    sent = [client.send_task("shop.deaf", (first.path,), task_id="first")]
+    sent.append(client.send_task("shop.deaf", (Gate(tmp_path / "earlier").path,), task_id="earlier"))
+    shop.client.revoke(["earlier"], bound=Bound(before=SYSTEM.utcnow()))
+    shop.start("-c", "1")
+    for result in sent:
+        with pytest.raises(TaskRevokedError):
+            result.get(timeout=60)
+    later = Gate(tmp_path / "later")
+    for task_id, gate in (("other", other), ("later", later)):
+        result = client.send_task("shop.deaf", (gate.path,), task_id=task_id)
+        gate.wait_reached()
+        report = shop.client.revoke([task_id], terminate=True, bound=Bound(attempt=7))
+        assert [reply.payload["in_flight"] for reply in report.replies] == [[]]
+        gate.open()
+        result.get(timeout=60)
 
 
 def test_g4_no_worker_up_when_celery_s_own_client_revokes_it(

@@ -37,7 +37,7 @@ def test_where_no_worker_has_the_line_they_are_listed_and_revoke_in_memory(shop:
         assert document(stem(shop, "worker", command, "--timeout", "2s", "--json"))["plain_celery"] == ["alpha@shop"]
     done = stem(shop, "worker", "revoke", "-t", "early", "--timeout", "2s")
     assert done.returncode == 69
-    assert "1 Celery workers without Stem keep it in their memory only" in done.stderr
+    assert "in the memory of 1 Celery worker without Stem only" in done.stderr
     assert "alpha@shop" in done.stderr
     with pytest.raises(TaskRevokedError):
         shop.send("shop.add", 1, task_id="early").get(timeout=30)

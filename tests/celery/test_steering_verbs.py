@@ -11,7 +11,12 @@ from typing import Any
 
 import pytest
 
+from stem_kombu.autoscale import Autoscale
 from stem_kombu.celery_monitors.verbs import Changes, SteeringVerbs
+from stem_kombu.clock import SYSTEM
+from stem_kombu.control.directive_writer import Author, Plan
+from stem_kombu.control.server.worker_view import InForce, Setting
+from stem_kombu.directive import Directive, Kind
 from stem_kombu.testing.gates import Gate
 from tests.celery.conftest import Shop
 from tests.cli.program import Program
@@ -89,6 +94,9 @@ def test_celery_control_scales_limits_and_stops_a_stem_worker(fleet: Fleet, tmp_
     assert fleet.control("pool_shrink", "1") == {"ok": "pool will shrink"}
     assert fleet.settings()["concurrency"][""]["value"] == 2
     assert "may have 1 to" in fleet.control("pool_shrink", "2")["error"]
+    # A gate waits for a minute only, and each question of Celery's takes seconds on a busy machine.
+    for gate in gates:
+        gate.open()
 
     assert fleet.control("rate_limit", "shop.add", "10/m") == {"ok": "new rate limit set successfully"}
     value = fleet.settings()["rate-limit"]["task:shop.add"]["value"]
@@ -98,10 +106,9 @@ def test_celery_control_scales_limits_and_stops_a_stem_worker(fleet: Fleet, tmp_
     assert fleet.control("rate_limit", "shop.add", "0") == {"ok": "rate limit disabled successfully"}
     assert "rate-limit" not in fleet.settings()
 
-    for verb in (("time_limit", "shop.add", "10"), ("autoscale", "3", "1"), ("add_consumer", "elsewhere")):
+    assert fleet.control("autoscale", "3", "1") == {"ok": "autoscale now 3-1"}
+    for verb in (("time_limit", "shop.add", "10"), ("add_consumer", "elsewhere")):
         assert "unsupported" in fleet.control(*verb)["error"]
-    for gate in gates:
-        gate.open()
     assert fleet.control("shutdown") == {"ok": "warm shutdown"}
     assert fleet.worker.wait_code() == 0
     assert [fleet.program.ended(one)["state"] for one in running] == ["succeeded"] * 3
@@ -126,6 +133,7 @@ def test_a_fleet_with_keys_refuses_celerys_verbs(shop: Shop, tmp_path: Path) -> 
         ("pool_grow", {"n": 0}, "0 is no number of children"),
         ("pool_grow", {"n": True}, "True is no number of children"),
         ("pool_grow", {"n": "many"}, "'many' is no number of children"),
+        ("autoscale", {"max": 8}, "runs no isolate tasks"),
         ("cancel_consumer", {}, "not started for queue None"),
         ("add_consumer", {"queue": ["mail"]}, "not started for queue"),
         ("rate_limit", {"task_name": ["x"], "rate_limit": "1/s"}, "unknown task"),
@@ -141,3 +149,34 @@ def test_arguments_that_make_no_sense_are_answered_and_store_nothing(
 
     verbs = SteeringVerbs(FakeWorker(identity("alpha")), Changes(stores, stores), lambda: ["mail.send"])
     assert said in verbs.handlers()[verb](None, **arguments)["error"]
+
+
+@pytest.mark.parametrize(
+    ("held", "arguments", "said"),
+    [
+        (2, {"max": 8, "min": 1}, "autoscale now 8-1"),
+        (Autoscale(1, 8).value(), {"max": 4}, "autoscale now 4-1"),
+        (Autoscale(1, 8).value(), {"min": 3}, "autoscale now 8-3"),
+        (2, {"max": 8}, "min None is not a whole number"),
+        (2, {"max": 1, "min": 4}, "from 4 to 1 children is no range"),
+        (2, {"max": True, "min": 1}, "max True is not a whole number"),
+        (2, {"max": 8, "min": 0}, "from 0 to 8 children is no range"),
+    ],
+)
+def test_autoscale_takes_a_bound_that_is_not_given_from_what_holds(held: Any, arguments: Any, said: str) -> None:
+    class Scaled(FakeWorker):
+        def settings(self) -> InForce:
+            return {Kind.CONCURRENCY.value: {None: Setting(held, 1)}}
+
+    verbs = SteeringVerbs(Scaled(identity("alpha")), Changes(lambda _: None, NothingIsStored), list)
+    (answer,) = verbs.handlers()["autoscale"](None, **arguments).values()
+    assert said in answer
+
+
+class NothingIsStored:
+    """Takes what is to be stored, and stores nothing."""
+
+    def save(self, action: str, plan: Plan, author: Author) -> list[Directive]:
+        (draft,) = plan([], SYSTEM.utcnow())
+        assert (action, draft.kind, draft.workers) == ("autoscale", Kind.CONCURRENCY, "alpha")
+        return []

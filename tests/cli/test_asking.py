@@ -58,7 +58,17 @@ def test_g12_ping_as_json_has_every_field_of_the_contract(fleet: Program) -> Non
 
 def test_ping_as_text_is_a_table_on_stdout_and_a_summary_on_stderr(fleet: Program) -> None:
     done = fleet.ok("worker", "ping")
-    assert columns(done.out) == ["WORKER", "STATUS", "STATE", "RTT", "IN FLIGHT", "SLOTS", "UPTIME", "QUEUES"]
+    assert columns(done.out) == [
+        "WORKER",
+        "STATUS",
+        "STATE",
+        "RTT",
+        "IN FLIGHT",
+        "INLINE",
+        "ISOLATE",
+        "UPTIME",
+        "QUEUES",
+    ]
     assert [line.split()[:3] for line in done.out.splitlines()[1:]] == [[name, "ok", "running"] for name in WORKERS]
     assert re.search(r"^2 answered, 2 expected, in ", done.err, re.MULTILINE)
     assert fleet.ok("worker", "ping", "-o", "json").json["complete"]
@@ -239,7 +249,7 @@ def test_arguments_that_are_no_json_object_are_a_usage_error(stem: Program, argu
     assert done.out == ""
 
 
-@pytest.mark.parametrize("name", ["", "two\nlines", "\udcff"], ids=["empty", "two lines", "no UTF-8"])
+@pytest.mark.parametrize("name", ["two\nlines", "\udcff"], ids=["two lines", "no UTF-8"])
 def test_a_command_of_no_name_is_not_asked_of_any_worker(embedded: Program, name: str) -> None:
     done = embedded.run("worker", "call", name)
     assert done.code == 2, done

@@ -35,6 +35,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str, bool]] = {
     "worker pause": (("-q", "default"), "pause", True),
     "worker resume": (("-q", "default"), "resume", True),
     "worker scale": (("2", "-w", "alpha"), "scale", True),
+    "worker autoscale": (("1,2", "-w", "alpha"), "autoscale", True),
     "worker rate-limit": (("10/s", "-q", "default"), "rate-limit", True),
     "worker log-level": (("debug",), "log-level", True),
     "directives clear": (("--all",), "directives clear", True),

@@ -40,7 +40,10 @@ def _processes_with(marker: str) -> list[str]:
 def test_the_demo_tells_the_whole_story_and_leaves_a_picture(stem: Program, tmp_path: Path) -> None:
     picture = tmp_path / "picture.png"
     done = stem.ok("demo", "--output", str(picture))
-    for told in ("$ stem worker ping", "$ stem worker inspect", "$ stem worker stats", "--terminate", "cancelled"):
+    for told in (
+        "$ stem worker ping", "$ stem worker inspect", "$ stem worker stats", "--terminate", "cancelled",
+        "$ stem queue pause", "$ stem queue resume", "$ stem revokes undo", "--kill-after",
+    ):  # fmt: skip
         assert told in done.out, told
     data = picture.read_bytes()
     assert data.startswith(b"\x89PNG\r\n\x1a\n")

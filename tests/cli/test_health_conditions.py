@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg2
 import pytest
@@ -14,9 +15,11 @@ from stem_kombu.drivers.file_conditions import write_marker
 from stem_kombu.errors import StoreUnavailable
 from stem_kombu.stores.file import FileRevokeStore
 from tests.cli.program import Program
+from tests.servers.pgbouncer import PgBouncerServer
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import RedisServer
 from tests.waiting import eventually
+from tests.worker.test_set_aside import alarm
 
 OPTIONS = {"broker": "--broker", "backend": "--backend", "revoke_store": "--revoke-store"}
 PLACES = pytest.mark.parametrize("place", OPTIONS)
@@ -126,6 +129,20 @@ def test_a_postgres_that_does_not_sync_is_a_warning_and_keeps_no_marker(
             assert cursor.fetchone() == (0,)
 
 
+@pytest.mark.parametrize("place", ["backend", "revoke_store"])
+def test_a_pooler_before_postgres_is_said(
+    embedded: Program, postgres_url: str, pgbouncer_server: PgBouncerServer, place: str
+) -> None:
+    assert not any("pooler" in warning for warning in health(embedded, place, postgres_url, 0)["warnings"])
+    pgbouncer_server.start()
+    try:
+        found = health(embedded, place, pgbouncer_server.through(urlsplit(postgres_url).path.strip("/")), 0)
+    finally:
+        pgbouncer_server.stop()
+    assert found["status"] == "ok"
+    assert any("a pooler stands before the server" in warning for warning in found["warnings"])
+
+
 def test_a_rabbitmq_user_without_a_right_is_an_error(embedded: Program, rabbitmq_server: RabbitServer) -> None:
     url = rabbitmq_server.new_vhost()
     vhost = url.rpartition("/")[2]
@@ -138,6 +155,15 @@ def test_a_rabbitmq_user_without_a_right_is_an_error(embedded: Program, rabbitmq
         assert "no right" in found["message"]
     finally:
         rabbitmq_server.evaluate('rabbit_auth_backend_internal:delete_user(<<"reader">>, <<"tests">>)')
+
+
+def test_a_rabbitmq_under_an_alarm_is_an_error(embedded: Program, rabbitmq_server: RabbitServer) -> None:
+    url = rabbitmq_server.new_vhost()
+    with alarm(rabbitmq_server):
+        found = health(embedded, "broker", url, 74)
+    assert "resource alarm" in found["message"]
+    assert "rabbitmqctl status" in found["hint"]
+    assert health(embedded, "broker", url, 0)["status"] == "ok"
 
 
 def test_nothing_stays_at_a_broker_that_was_checked(embedded: Program, rabbitmq_server: RabbitServer) -> None:

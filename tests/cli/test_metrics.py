@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from stem_kombu.testing.ports import free_port
 from tests.cli.program import Program
+from tests.cli.test_metrics_examples import expressions, named
 from tests.waiting import eventually
 
 Samples = list[tuple[str, dict[str, str], float]]
@@ -84,6 +85,10 @@ def test_g35_counters_of_a_worker_and_of_the_fleet_equal_its_stats(
     assert summed(page, "stem_revoke_store_up") == summed(page, "stem_queue_consuming", queue="default") == 1
     assert summed(page, "stem_queue_depth", queue="default") == 0
     assert summed(page, "stem_worker_slots", mode="isolate") == 1
+    # What the dashboard and the alerts ask for is there; two series come with the first event of theirs.
+    asked = {name for _, expression in expressions() for name in named(expression)}
+    rare = {"stem_worker_children_lost_total", "stem_control_dropped_total"}
+    assert asked - {name for name, _, _ in page} <= rare
     fleet = parsed(program.ok("metrics").out)
     assert {labels["worker"] for _, labels, _ in fleet} == {"alpha", "bravo"}
     assert agrees(fleet, totals, worker="alpha"), (fleet, totals)

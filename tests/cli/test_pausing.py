@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+from stem_kombu.clock import SYSTEM, parse_isoformat
 from stem_kombu.outcome import TaskState
+from stem_kombu.settings import Settings
+from stem_kombu.stores.records import Change
 from stem_kombu.stores.registry import open_revoke_store
+from stem_kombu.testing.proxy import TcpProxy
 from stem_kombu.transports.connections import open_connection
 from tests.cli.program import STEM, Program
 from tests.cli.shop_fleet import Shop
@@ -81,7 +87,7 @@ def _state(shop: Shop, task_id: str) -> TaskState | None:
 
 
 @KINDS
-def test_g21_a_pause_holds_for_a_worker_that_starts_later_and_shows_everywhere(
+def test_g21_g24_a_pause_holds_for_a_worker_that_starts_later_and_shows_everywhere(
     kind: str, shop_on: Callable[[str], Shop]
 ) -> None:
     shop = shop_on(kind)
@@ -115,6 +121,28 @@ def test_g21_a_pause_holds_for_a_worker_that_starts_later_and_shows_everywhere(
     assert "paused" not in ping["payload"]
 
 
+@KINDS
+def test_g21_g24_a_pause_that_the_store_has_lost_is_put_back_so_that_it_can_be_ended(
+    kind: str, shop_on: Callable[[str], Shop]
+) -> None:
+    shop = shop_on(kind)
+    program = shop.program
+    program.ok("queue", "pause", "mail", "--yes", "--requester", "ada@ops")
+    shop.worker("alpha")  # which has read it before it is ready
+    (waiting,) = shop.send("shop.mark")
+    store = open_revoke_store(Settings.from_env(program.variables).revoke_store.value)
+    (held,) = store.records_since("stem", 0, ["directive"])
+    store.change("stem", Change(forgotten=[("directive", held.key)]))
+    # The next change of any kind shows the worker that the store is not what it was
+    program.ok("worker", "log-level", "info", "-w", "alpha")
+    again = eventually(lambda: store.record("stem", "directive", held.key), PATIENCE)
+    assert (again.body, again.expires_at) == (held.body, held.expires_at)
+    store.close()
+    assert shop.depth() == 1
+    program.ok("queue", "resume", "mail")
+    eventually(lambda: shop.ended([waiting]), PATIENCE)
+
+
 def test_g23_a_pause_ends_by_itself_with_the_store_and_the_broker_s_control_untouched(
     shop_on: Callable[[str], Shop],
 ) -> None:
@@ -131,6 +159,37 @@ def test_g23_a_pause_ends_by_itself_with_the_store_and_the_broker_s_control_unto
     store.close()
     assert record.started_at is not None and held.expires_at is not None
     assert timedelta(0) <= record.started_at - held.expires_at < timedelta(seconds=5)  # 1 s, and a busy machine
+
+
+@pytest.mark.parametrize("kind", ["redis", "amqp"])
+def test_g23_a_pause_ends_within_a_second_though_broker_and_store_are_down(
+    kind: str, shop_on: Callable[[str], Shop]
+) -> None:
+    program = shop_on(kind).program
+    with contextlib.ExitStack() as stack:
+        proxies, reached = [], {}
+        for name, url in program.variables.items():
+            if name.endswith("_URL") and not url.startswith("sqlite"):
+                place = urlsplit(url)
+                proxies.append(stack.enter_context(TcpProxy(place.hostname or "", place.port or 0)))
+                user = f"{place.netloc.rpartition('@')[0]}@" if "@" in place.netloc else ""
+                netloc = f"{user}{proxies[-1].host}:{proxies[-1].port}"
+                reached[name] = urlunsplit(place._replace(netloc=netloc))
+        worker = program.start_worker("--name", "alpha", "-Q", "mail", env=reached)
+        for lasting in (6, 30, 120):
+            (pause,) = program.ok("queue", "pause", "mail", "-y", "--for", f"{lasting}s", "--json").json["stored"]
+            for proxy in proxies:
+                proxy.stop()
+            end = parse_isoformat(pause["expires_at"])
+            if SYSTEM.utcnow() < end:
+                break
+            for proxy in proxies:  # a busy machine: it had ended before they were down
+                proxy.start()
+        said = "queue mail is not paused any more"
+        line = eventually(lambda: next((one for one in worker.err.splitlines()[::-1] if said in one), None), PATIENCE)
+        at = datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").astimezone()
+        end = end.replace(microsecond=end.microsecond // 1000 * 1000)  # a line of the log ends at the millisecond
+        assert timedelta(0) <= at - end < timedelta(seconds=5)  # 1 s, and a busy machine
 
 
 def test_only_that_worker_is_paused(shop_on: Callable[[str], Shop]) -> None:
@@ -218,8 +277,9 @@ def test_g36_a_pause_of_the_fleet_asks_and_enter_is_no(embedded: Program) -> Non
     assert done.code == 0, done
 
 
-def test_g36_a_resume_that_lets_more_than_a_hundred_tasks_loose_asks(shop_on: Callable[[str], Shop]) -> None:
-    shop = shop_on("embedded")
+@KINDS
+def test_g36_a_resume_that_lets_more_than_a_hundred_tasks_loose_asks(kind: str, shop_on: Callable[[str], Shop]) -> None:
+    shop = shop_on(kind)
     program = shop.program
     program.ok("queue", "pause", "mail", "-y")
     shop.send("shop.mark", 101)

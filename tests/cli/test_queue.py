@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 
 import pytest
+import redis
 
 from tests.cli.program import STEM, Program
 from tests.cli.terminal import at_terminal
@@ -44,7 +45,7 @@ def test_the_list_says_by_whom_a_queue_is_paused(fleet: Program, typo: str) -> N
     fleet.ok("queue", "pause", typo, "--yes", "--requester", "ada@ops")
     told = fleet.ok("queue", "list", typo, "--json").err
     fleet.ok("queue", "resume", typo, "--yes")
-    assert f"queue {typo} is paused" in told and "by ada@ops" in told
+    assert f"queue {typo} has been paused for" in told and "by ada@ops" in told
 
 
 def test_no_control_queue_is_among_them(fleet: Program) -> None:
@@ -81,8 +82,8 @@ def test_g36_a_purge_asks_and_removes_nothing_without_an_answer(fleet: Program, 
     for arguments in ((), ("--json",)):
         done = fleet.run("queue", "purge", typo, *arguments)
         assert done.code == 5, done
-        assert f"this removes 1 messages from queue '{typo}' for good" in done.err
-    assert fleet.ok("queue", "purge", typo, "--dry-run").out == f"would remove: 1 messages from queue {typo}\n"
+        assert f"this removes 1 message from queue '{typo}' for good" in done.err
+    assert fleet.ok("queue", "purge", typo, "--dry-run").out == f"would remove: 1 message from queue {typo}\n"
     entered = at_terminal([STEM, "queue", "purge", typo], "\n", env=fleet.environment, cwd=fleet.folder)
     assert entered.code == 5, entered
     done = fleet.ok("queue", "purge", typo, "--yes", "--json", "--reason", "INC-42")
@@ -107,7 +108,7 @@ def test_a_list_repeats_itself_until_ctrl_c(program_on: Callable[[str], Program]
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("queue", "peek", ""), "queue name '' is blank"),
+        (("queue", "peek", ""), "QUEUE is blank"),
         (("queue", "purge", "amq.x", "--yes"), "'amq.x' begins with 'amq.'"),
         (("queue", "list", " a"), "begins or ends with a space"),
         (("queue", "peek", "q", "--limit", "0"), "--limit"),
@@ -116,3 +117,26 @@ def test_a_list_repeats_itself_until_ctrl_c(program_on: Callable[[str], Program]
 def test_a_name_that_is_no_queue_is_refused(embedded: Program, arguments: tuple[str, ...], told: str) -> None:
     done = embedded.run(*arguments)
     assert done.code == 2 and told in done.err, done
+
+
+def test_g37_a_peek_shows_what_is_no_message_at_all(program_on: Callable[[str], Program], typo: str) -> None:
+    program = program_on("redis")
+    client = redis.Redis.from_url(program.variables["STEM_BROKER_URL"])
+    client.rpush(typo, "not a message")
+    done = program.ok("queue", "peek", typo, "--json")
+    (message,) = done.json["messages"]
+    assert message["id"] is None and "no message of Kombu's" in message["problem"]
+    assert "no message of Kombu's" in program.ok("queue", "peek", typo).out
+
+
+def test_a_key_that_is_no_list_is_named_with_the_next_step(program_on: Callable[[str], Program], typo: str) -> None:
+    program = program_on("redis")
+    client = redis.Redis.from_url(program.variables["STEM_BROKER_URL"])
+    client.set(typo, "of another program")
+    for command in (("queue", "peek", typo), ("queue", "purge", typo, "--yes")):
+        done = program.run(*command)
+        assert done.code == 74, done
+        assert f"queue '{typo}'" in done.err and "another type than a list" in done.err and "hint: " in done.err
+    listed = program.ok("queue", "list", typo)
+    assert "another type than a list" in listed.err
+    assert client.get(typo) == b"of another program"

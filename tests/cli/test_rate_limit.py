@@ -183,7 +183,7 @@ def test_a_queue_is_resumed_slowly_until_it_is_empty(kind: str, shop_on: Callabl
     assert found[-1] - found[0] >= 3.3
     # The worker ends it, for all and with its name.
     eventually(lambda: not limits(shop)["alpha"], PATIENCE)
-    assert program.ok("directives", "list", "--json").json["directives"] == []
+    eventually(lambda: program.ok("directives", "list", "--json").json["directives"] == [], PATIENCE)
     (cleared, *_) = program.ok("directives", "list", "--history", "--kind", "rate-limit", "--json").json["directives"]
     assert (cleared["state"], cleared["requested_by"], cleared["reason"]) == (
         "cleared", "worker alpha", "the queue is empty",

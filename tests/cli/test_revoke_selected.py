@@ -66,7 +66,7 @@ def test_g29_what_was_sent_before_is_revoked_and_what_is_sent_later_runs(program
     dry = program.ok(*selection, "--dry-run", "--json").json
     done = program.run(*selection, "--yes", "--json", "--reason", "INC-42")
     # No worker lives yet: what is stored holds.
-    assert done.code in (0, 69), done
+    assert (done.code, done.json["complete"]) == (69, False), done
     found = done.json["preview"]
     assert {key: found[key] for key in ("waiting", "scheduled", "total")} == {
         key: dry["preview"][key] for key in ("waiting", "scheduled", "total")
@@ -241,6 +241,26 @@ def test_g31_an_undo_of_a_request_lifts_its_ids_and_its_rule_at_live_workers(
     app.close()
 
 
+def test_g31_an_undo_of_a_task_warns_of_rules_that_cancel_it_all_the_same(
+    program_on: Callable[[str], Program],
+) -> None:
+    program = program_on("embedded")
+    app = Stem("sender", settings=Settings.from_env(program.variables))
+    first, second = send(app, "shop.add", 2)
+    program.run("worker", "revoke", "--name", "shop.add", "--yes")
+    (rule,) = program.ok("revokes", "rules", "--json").json["rules"]
+    done = program.run("revokes", "undo", first)
+    assert "1 rule is in force, and a task that one of them matches is cancelled all the same" in done.err, done
+    assert f"`stem revokes undo --rule {rule['rule']}` ends one" in done.err, done
+    program.run("revokes", "undo", "--rule", rule["rule"])
+    done = program.run("revokes", "undo", second)
+    assert "lifted" in done.out or "pending" in done.out, done
+    assert "in force" not in done.err, done
+    program.start_worker("--name", "alpha", "--concurrency", "1")
+    assert ended(app, [first, second]) == ["succeeded"]
+    app.close()
+
+
 def test_g36_a_selection_asks_and_stores_nothing_without_an_answer(program_on: Callable[[str], Program]) -> None:
     program = program_on("embedded")
     app = Stem("sender", settings=Settings.from_env(program.variables))
@@ -327,3 +347,23 @@ def test_a_selection_without_a_revoke_store_is_reported_as_not_durable(tmp_path:
         wish = client.wish(Selector.of(name="shop.*"))
         report = client.revoke_selected(Selection(wish, waiting=1, ids=("task",)), timeout=0.5).report
     assert report is not None and not report.durable
+
+
+def test_g27_a_worker_that_learns_of_a_rule_late_climbs_its_ladder(
+    program: Program, app: Stem, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """It is silent while the tasks are looked for and the rule is broadcast, and reads the rule from the store."""
+    gate = Gate(str(tmp_path_factory.mktemp("gate") / "deaf"))
+    late = program.start_worker("--name", "alpha", "--concurrency", "1", env={"STEM_SYNC_INTERVAL": "1s"})
+    task = app.send_task("shop.render", kwargs={"gate": gate.path, "deaf": True}).id
+    gate.wait_reached()
+    with late.paused():
+        done = program.run(
+            "worker", "revoke", "--name", "shop.render", "--terminate", "--term-after", "50ms", "--kill-after", "100ms",
+            "--timeout", "1s", "--yes", "--json",
+        )  # fmt: skip
+    assert done.code != 0 and done.json["rule"]["kill_after_s"] == 0.1, done
+    assert done.json["revoked"] == 0 and done.json["preview"]["silent"] == ["alpha"]
+    assert ended(app, [task]) == ["cancelled"]
+    ended_by = program.record(task)["ended_by"]
+    assert ended_by["how"] == "kill" and [step["step"] for step in ended_by["steps"]] == ["term", "kill"]

@@ -139,7 +139,7 @@ def test_pruning_asks_first_and_leaves_what_is_in_force(fleet: Program, task: st
     revoke(fleet, task)
     refused = fleet.run("revokes", "prune")
     assert refused.code == 5 and "not confirmed" in refused.err
-    assert fleet.ok("revokes", "prune", "--dry-run").out == "would prune\n"
+    assert fleet.ok("revokes", "prune", "--dry-run").out == "would prune: records that ended more than 7d ago\n"
     assert fleet.ok("revokes", "prune", "--older-than", "30d", "--yes", "--json").json["pruned"] == 0
     assert fleet.ok("revokes", "list", "--task", task).code == 0
 

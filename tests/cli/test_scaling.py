@@ -24,7 +24,7 @@ def children(program: Program) -> int:
 
 
 @pytest.mark.parametrize("kind", ["embedded", "redis", "amqp"])
-def test_g25_a_worker_grows_and_shrinks_while_its_tasks_run_to_their_end(
+def test_g24_g25_a_worker_grows_and_shrinks_while_its_tasks_run_to_their_end(
     kind: str, program_on: Callable[[str], Program], tmp_path: Path
 ) -> None:
     program = program_on(kind)

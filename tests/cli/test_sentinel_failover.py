@@ -15,7 +15,7 @@ from tests.cli.program import Program
 from tests.servers.fixtures import Sentinels
 from tests.waiting import eventually
 
-TASKS, REVOKED = 300, 20
+TASKS, REVOKED = 500, 20
 
 
 @pytest.fixture

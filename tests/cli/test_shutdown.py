@@ -76,7 +76,7 @@ def test_g36_a_shutdown_needs_a_target_and_asks_where_it_is_dangerous(program_on
         done = program.run(*SHUTDOWN, *arguments)
         assert done.code == 5, done
         said = done.err + done.out
-        assert "this shuts down 1 workers of namespace stem (alpha), which run 0 tasks" in said, done
+        assert "this shuts down 1 worker of namespace stem (alpha), with 0 running tasks" in said, done
     assert program.ok("worker", "ping", "--json").json["replies"][0]["payload"]["state"] == "running"
     done = program.run(*SHUTDOWN, "--all", "--yes", "--wait")
     assert done.code == 0, done

@@ -68,7 +68,7 @@ def test_following_prints_a_line_a_beat_until_ctrl_c(program_on: Callable[[str],
             assert {beat["state"] for beat in beats} == {"live"}
             assert sorted(beat["timestamp"] for beat in beats) == [beat["timestamp"] for beat in beats]
         else:
-            assert all("  alpha  live  0/1 in flight" in line for line in lines)
+            assert all("  alpha  live  INLINE 0/16  ISOLATE 0/1  " in line for line in lines), lines
 
 
 def test_following_goes_on_after_the_broker_was_restarted(

@@ -93,7 +93,20 @@ def test_without_the_extra_it_says_what_to_install(embedded: Program, tmp_path: 
     shown = shown_at(ours)
     assert process.wait(60) == 2
     assert "pip install 'stem-kombu[top]'" in shown
-    assert embedded.ok("top", "--once", env={"PYTHONPATH": str(hidden)}).out.startswith("namespace stem")
+    assert embedded.run("top", "--once", env={"PYTHONPATH": str(hidden)}).out.startswith("namespace stem")
+
+
+def test_once_exits_as_the_commands_that_ask_the_same(embedded: Program) -> None:
+    done = embedded.run("top", "--once", "--timeout", "1s")
+    assert (done.code, "note: no worker answered" in done.out) == (69, True), done
+    embedded.start_worker("--name", "alpha", "-c", "1")
+    bravo = embedded.start_worker("--name", "bravo", "-c", "1")
+    with bravo.paused():
+        done = embedded.run("top", "--once", "--timeout", "3s")
+        assert (done.code, "note: no answer from bravo" in done.out) == (3, True), done
+    assert embedded.ok("top", "--once", "--timeout", "60s").out.count("live") == 2
+    nowhere = {"STEM_BROKER_URL": "redis://127.0.0.1:1/0", "STEM_RESULT_BACKEND_URL": "redis://127.0.0.1:1/1"}
+    assert embedded.run("top", "--once", "--timeout", "1s", env=nowhere).code == 74
 
 
 def test_keys_revoke_pause_scale_and_shut_down_a_real_fleet(

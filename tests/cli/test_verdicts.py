@@ -71,7 +71,7 @@ def test_g26_a_running_task_that_leaves_at_a_checkpoint_is_stopped(crew: Program
 
     assert (found["id"], found["verdict"], found["state"]) == (task, "stopped", "cancelled")
     assert (found["worker"], found["attempt"]) == ("alpha", 1)
-    assert found["after_s"] > 0
+    assert 0 <= found["after_s"] < 30  # of a thread or a coroutine less than a millisecond
     # and that was recorded before it was said
     record = crew.record(task)
     assert (record["state"], record["ended_by"]["how"]) == ("cancelled", "checkpoint")
@@ -220,7 +220,7 @@ def test_g26_the_task_of_a_killed_worker_is_lost(pair: Program, tmp_path: Path) 
     eventually(lambda: pair.record(task)["state"] == "running", 60)
     worker.signal(signal.SIGKILL)
     worker.wait_code()
-    pair.start_worker("--name", "heir", "--concurrency", "1")
+    pair.start_worker("--name", "heir", "--concurrency", "1", "-Q", "another")  # or it would run the task again
 
     found = verdict(pair, "-t", task, "--terminate", code=3)
 
@@ -250,7 +250,7 @@ def test_g26_a_silent_worker_makes_a_0_a_3(pair: Program) -> None:
     task = pair.send("shop.add", "--queue", "nobody", a=1)
 
     with mute.paused():
-        document = revoke(pair, "-t", task, code=3, timeout="3s").json
+        document = revoke(pair, "-t", task, code=3, timeout="10s").json
 
     assert [one["verdict"] for one in document["verdicts"]] == ["will-not-start"]
     assert document["silent"] == ["mute"]

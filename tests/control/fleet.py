@@ -174,6 +174,16 @@ def answered_by(client: ControlClient, *workers: str) -> Report:
     return found
 
 
+class Place:
+    """A place on the roster that was never taken."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+
+    def held_since(self) -> None:
+        return None
+
+
 @dataclass
 class Station:
     """One listener and the worker behind it."""
@@ -220,7 +230,7 @@ class Fleet:
             open_transport(open_connection(url or self.url)).control(clock=clock or SYSTEM),
             fake,
             commands=commands or {},
-            roster_now=roster_now or self.roster_time,
+            place=Place(roster_now or self.roster_time),
             reconnected=reconnections.release,
             clock=clock or SYSTEM,
         )

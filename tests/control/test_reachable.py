@@ -12,16 +12,20 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
+from kombu import Connection
 
 from stem_kombu.clock import SYSTEM
+from stem_kombu.control.client.arguments import RequestTimes
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.command_request import CommandRequest
 from stem_kombu.control.protocol.codec import decode_command
-from stem_kombu.control.protocol.messages import Call, Inspect, Ping, Stats
+from stem_kombu.control.protocol.messages import Call, Inspect, Obey, Ping, Stats
 from stem_kombu.control.server.worker_view import RevocationFacts, WorkerView
+from stem_kombu.directive import Directive, Kind
 from stem_kombu.errors import BrokerUnavailable
 from stem_kombu.settings import Settings
 from stem_kombu.testing.proxy import TcpProxy
+from stem_kombu.transports.connections import connect
 from tests.control.fleet import FACTS, Fleet, answered_by, running_task
 from tests.control.wire import Wire, revoke_order
 
@@ -58,7 +62,7 @@ def test_g12_who_looked_at_the_roster_for_long_is_waited_for_no_longer() -> None
     now, sent = SYSTEM.monotonic(), []
     stamped = SYSTEM.utcnow()
     question = CommandRequest(
-        "stem", [Ping()], None, 3.0, now=stamped, asked_at=now - 2.0, deadline=now + 1.0, clock=SYSTEM
+        "stem", [Ping()], None, RequestTimes(3.0, now - 2.0, now + 1.0), now=stamped, clock=SYSTEM
     )  # fmt: skip
     question.begin(SimpleNamespace(reply_to="stem-stem-ctl-r-x", broadcast=lambda body, *_, **__: sent.append(body)))
     assert decode_command(sent[0], known=bool).expires_at <= stamped + timedelta(seconds=1)
@@ -77,6 +81,20 @@ def test_g16_a_revoke_that_waits_delays_no_other_revoke(fleet: Fleet, wire: Wire
     alpha.worker.ended.set()
     for command in waiting:
         assert wire.reply(command).payload["pending"] == ["t1"]
+
+
+def test_g16_revokes_that_wait_delay_no_directive(fleet: Fleet, wire: Wire) -> None:
+    (alpha,) = fleet.start("alpha")
+    alpha.worker.tasks = [running_task("t1")]
+    # given more revokes that wait than there are threads to wait in
+    waiting = [wire.tell("alpha", revoke_order("t1", terminate=True, settle=20.0)) for _ in range(40)]
+    assert alpha.worker.waiting.acquire(timeout=10)
+    # when a queue is paused, that is obeyed and answered
+    pause = Directive("stem", Kind.PAUSE, "queue:mail", "*", True, 7, SYSTEM.utcnow())
+    assert wire.reply(wire.tell("alpha", Obey((pause,), 2.0))).payload["applied"] == 7
+    assert alpha.worker.obeyed == [pause]
+    assert not any(wire.replies_to(command) for command in waiting)
+    alpha.worker.ended.set()
 
 
 def test_g16_slow_commands_of_the_application_delay_no_ping_and_no_revoke(fleet: Fleet, wire: Wire) -> None:
@@ -242,6 +260,22 @@ def test_g13_a_broker_that_falls_silent_while_a_client_connects_costs_one_deadli
         proxy.resume()
     with fleet.client(url=url) as client:
         assert client.ping().complete
+
+
+@pytest.mark.parametrize("broker_url", ["amqp"], indirect=True)
+def test_g13_a_broker_that_falls_silent_within_a_frame_costs_one_deadline(
+    fleet: Fleet, proxy_for: Callable[[str, int], TcpProxy]
+) -> None:
+    # Given how much the broker says until a client is logged in
+    parts = urlsplit(fleet.url)
+    proxy = proxy_for(parts.hostname or "127.0.0.1", parts.port or 0)
+    url = fleet.url.replace(f":{parts.port}", f":{proxy.port}")
+    with connect(Connection(url), 30.0):
+        said = proxy.bytes_to_client
+    # When it falls silent after the seven bytes that begin its next frame, in which py-amqp reads on
+    proxy.stall_after(said + 9)
+    with fleet.client(url=url) as client, pytest.raises(BrokerUnavailable):
+        client.ping(timeout=0.3)
 
 
 def test_g16_a_failing_part_of_the_worker_is_an_error_for_the_sender_and_no_end(fleet: Fleet, wire: Wire) -> None:

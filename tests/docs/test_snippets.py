@@ -145,7 +145,7 @@ def test_what_the_reader_runs_outside_names_targets_and_a_package_that_exist() -
             if OUTSIDE.match(snippet.text):
                 for target in re.findall(r"^make (\S+)", snippet.text, re.MULTILINE):
                     assert re.search(rf"^{re.escape(target)}\s*:", makefile, re.MULTILINE), target
-                for package in re.findall(r"^pip install '?([a-z-]+)", snippet.text, re.MULTILINE):
+                for package in re.findall(r"^pip install (?:--\S+ )*'?([a-z-]+)", snippet.text, re.MULTILINE):
                     assert f"name = {package}" in (ROOT / "setup.cfg").read_text()
 
 

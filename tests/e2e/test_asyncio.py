@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 from stem_kombu import AsyncResult, Stem
 from stem_kombu.aio import THREADS
+from stem_kombu.errors import ConfigurationError
 from stem_kombu.testing.proxy import TcpProxy
 from stem_kombu.worker.worker import Worker
 
@@ -53,10 +56,12 @@ def test_a_coroutine_sends_and_gets_its_result(app: Stem) -> None:
     async def caller() -> list[Any]:
         handle = app.task("async.double")(double)
         sent = [await handle.asend(n) for n in range(3)] + [await app.asend_task("async.double", (3,))]
+        sent.append(await handle.aapply_async((4,), task_id="mine", expires=60, retry=True))
+        assert sent[-1].id == "mine"
         return list(await asyncio.wait_for(asyncio.gather(*sent), 60))
 
     with Worker(app, concurrency=1):
-        assert asyncio.run(caller()) == [0, 2, 4, 6]
+        assert asyncio.run(caller()) == [0, 2, 4, 6, 8]
 
 
 def test_the_loop_goes_on_while_the_broker_is_silent(app: Stem, proxy: TcpProxy) -> None:
@@ -100,6 +105,59 @@ def test_nothing_that_speaks_to_a_server_runs_in_the_loop_s_thread(app: Stem, mo
     assert seen and threading.get_ident() not in seen
 
 
+#: What a coroutine may import in its loop's thread: how it gets at the threads, and the class of what it awaits.
+_LIGHT = {
+    "aio",
+    "concurrency",
+    "concurrency.threads",
+    "queue",
+    "_queue",
+    "concurrency.thread_pool",
+    "result",
+    "outcome",
+}
+_COLD = """
+import asyncio, sys, threading
+from stem_kombu import Stem
+
+app = Stem("cold", broker=sys.argv[1], backend=sys.argv[1])
+
+@app.task("cold.double")
+def double(n: int) -> int:
+    return 2 * n
+
+class Imports:
+    def find_spec(self, name, path=None, target=None):
+        (here if threading.current_thread() is threading.main_thread() else elsewhere).append(name)
+
+async def sends():
+    await double.asend(4)
+    await app.asend_task("cold.double", (4,))
+
+async def waits():
+    try:
+        await asyncio.wait_for(app.result("unknown"), 0.5)
+    except asyncio.TimeoutError:
+        pass
+
+here, elsewhere = [], []
+sys.meta_path.insert(0, Imports())
+asyncio.run({"sends": sends, "waits": waits}[sys.argv[2]]())
+print(" ".join(here))
+print(" ".join(elsewhere))
+"""
+
+
+@pytest.mark.parametrize("cold", ["sends", "waits"])
+def test_the_first_call_imports_no_driver_in_the_loop_s_thread(redis_url: str, cold: str) -> None:
+    """The loop is held up by no import, nor by opening a backend, which takes tenths of a second."""
+    done = subprocess.run([sys.executable, "-c", _COLD, redis_url, cold], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    here, elsewhere = (line.split() for line in done.stdout.split("\n")[:2])
+    assert {name.removeprefix("stem_kombu.") for name in here} <= _LIGHT
+    assert "redis" in elsewhere
+
+
 def noting(seen: set[int], function: Any) -> Any:
     def noted(*args: Any, **kwargs: Any) -> Any:
         seen.add(threading.get_ident())
@@ -112,6 +170,10 @@ def test_what_is_wrong_is_raised_to_the_coroutine(app: Stem) -> None:
     async def caller() -> None:
         with pytest.raises(TypeError, match="missing a required argument: 'n'"):
             await app.task("async.double")(double).asend()  # type: ignore[call-arg]
+        with pytest.raises(TypeError, match="missing a required argument: 'n'"):
+            await app.task("async.double")(double).aapply_async()
+        with pytest.raises(ConfigurationError, match="knows no option 'countdwn'"):
+            await app.task("async.double")(double).aapply_async((1,), countdwn=5)  # type: ignore[call-arg]
 
     asyncio.run(caller())
 

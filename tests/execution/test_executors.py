@@ -11,7 +11,7 @@ import pytest
 
 from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.execution.base import Executor, Stop
+from stem_kombu.execution.base import Executor, Job, Stop
 from stem_kombu.execution.inline import InlineExecutor
 from stem_kombu.execution.pool.pool import IsolatePool
 from stem_kombu.outcome import Ending
@@ -334,6 +334,33 @@ def test_starting_twice_and_stopping_twice_is_fine_and_it_can_start_again(
     again = job("echo", value="again")
     executor.submit(again)
     assert observer.outcome(again).result == "again"
+
+
+def test_g22_an_inline_job_is_about_to_begin_until_its_handler_is_called(tmp_path: Path) -> None:
+    """Between its slot and its handler lies a thread that has to run first: a pause that comes then waits for it."""
+    found: list[bool] = []
+
+    class Watching(Recording):
+        def started(self, job: Job, pid: int) -> None:
+            found.append(executor.is_about_to_begin(job.token))
+            super().started(job, pid)
+
+    observer = Watching()
+    executor = InlineExecutor(2, observer)
+    executor.start()
+    make = JobMaker(app.registry, "inline")
+    for number, name in enumerate(("without_checkpoint", "waits")):  # a thread, and a coroutine
+        gate = Gate(tmp_path / f"gate-{number}")
+        job = make(name, gate.path)
+        executor.submit(job)
+        gate.wait_reached()
+        assert found == [True] * (number + 1)
+        assert not executor.is_about_to_begin(job.token)
+        gate.open()
+        executor.stop_job(job.token, Stop.REVOKED, REVOCATION)  # the coroutine waits for nothing else
+        observer.outcome(job)
+        assert not executor.is_about_to_begin(job.token)
+    executor.stop(0.0)
 
 
 def test_stopping_before_the_start_is_fine(observer: Recording) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import billiard
+import billiard.connection
 import pytest
 
 from stem_kombu.clock import SYSTEM
@@ -290,7 +291,7 @@ class Ends:
     def __init__(self) -> None:
         self.given = ChildJobQueue(SYSTEM)
         self.workers, self._childs = billiard.Pipe(duplex=True)
-        self._taken = self.given.childs_end()
+        self._taken = billiard.connection.Connection(self.given.childs_end(), writable=False)
         self.child = ChildPipe(self._childs.fileno(), JobQueueReader(self._taken))
 
     def said(self) -> list[Any]:
@@ -318,6 +319,16 @@ def test_a_job_is_the_childs_or_is_taken_back_and_never_both(ends: Ends, job: Jo
     assert ends.given.take_back() == jobs[1:]
     assert list(ends.given.jobs) == [jobs[0].token]
     assert ends.given.take_back() == []
+
+
+def test_a_large_job_is_the_childs_or_is_taken_back_whole(ends: Ends, job: JobMaker) -> None:
+    jobs = [job("echo", value=letter * 100_000) for letter in "ab"]
+    assert all(ends.given.give(each) for each in jobs)
+    order = ends.child.next_order()
+    assert isinstance(order, Run)
+    assert order.message == jobs[0].message
+    assert ends.given.take_back() == jobs[1:]
+    assert not ends.given.give(job("echo", value="c" * job_queue.LARGEST))
 
 
 def test_what_has_ended_is_told_with_what_begins_next_and_before_any_wait(ends: Ends, job: JobMaker) -> None:
@@ -357,5 +368,5 @@ def test_a_full_queue_takes_no_more_and_loses_nothing(ends: Ends, job: JobMaker)
         jobs.append(one)
         assert len(jobs) < 10_000
     assert ends.given.take_back() == jobs
-    assert not ends.given.give(job("echo", value="x" * 40_000))
+    assert not ends.given.give(job("echo", value="x" * job_queue.LARGEST))
     assert ends.given.jobs == {}

@@ -13,11 +13,11 @@ import pytest
 
 from stem_kombu.clock import SYSTEM
 from stem_kombu.execution.base import Job, Stop
-from stem_kombu.execution.groups import processes, stat_of
 from stem_kombu.execution.pool.child_handle import ChildHandle
 from stem_kombu.execution.pool.job_queue import ChildJobQueue
 from stem_kombu.execution.pool.pool import IsolatePool
 from stem_kombu.ladder import Ladder
+from stem_kombu.machine import processes, stat_of
 from stem_kombu.outcome import EndedHow, Ending
 from stem_kombu.revocation import Revocation
 from stem_kombu.testing.executors import JobMaker, Recording

@@ -6,6 +6,7 @@ import os
 import signal
 
 from stem_kombu.app import Stem
+from stem_kombu.clock import SYSTEM
 from stem_kombu.context import TaskContext
 
 app = Stem("counting", broker="memory://counting")
@@ -19,6 +20,16 @@ def count(ctx: TaskContext, file: str) -> None:
         os.write(descriptor, f"{ctx.task_id}\n".encode())
     finally:
         os.close(descriptor)
+
+
+@app.task("linger", max_retries=0)
+def linger(ctx: TaskContext, file: str, seconds: float) -> None:
+    """The same, and take so long."""
+    count.task.handler(ctx, file)
+    end = SYSTEM.monotonic() + seconds
+    while SYSTEM.monotonic() < end:
+        SYSTEM.sleep(0.05)
+        ctx.check()
 
 
 @app.task("bomb")

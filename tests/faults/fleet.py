@@ -90,6 +90,15 @@ class Servers:
             return str(self.get(kind).new_database())
         if kind == "embedded":
             return f"sqlite://{folder / 'broker.db'}"
+        if kind == "sqla_sqlite":
+            return f"sqla+sqlite:///{folder / 'kombu.db'}"
+        if kind == "sqla_postgres":
+            return f"sqla+{self.new_url('postgres', folder).replace('postgresql', 'postgresql+psycopg2')}"
+        if kind == "filesystem":
+            for name in ("messages", "control"):
+                (folder / name).mkdir()
+            messages = folder / "messages"
+            return f"filesystem://?data_folder_in={messages}&data_folder_out={messages}&control_folder={folder / 'control'}"
         return f"sqlite://{folder / 'state.db'}" if kind == "sqlite" else f"file://{folder / 'revokes.jsonl'}"
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ An observer notes a fact no earlier than it became one, and says ``began`` where
 
 ===================  ==================================================================================================
 Work
-``enqueued``         a producer's publication of ``task`` was confirmed
+``enqueued``         a producer's publication of ``task`` was confirmed; ``value`` is its name, where rules are judged
 ``started``          the handler of ``task``, ``attempt`` was entered, as ``run``, at worker ``by``
 ``checkpoint``       a checkpoint of ``run`` returned
 ``stopped``          TaskRevoked was raised in ``run``; ``value`` says where (``checkpoint``, ``await``, else), ``target``
@@ -20,19 +20,28 @@ Work
 ``cleaned``          a ``finally`` block of ``run`` has run
 ``ended``            the handler of ``run`` is out: ``state`` is succeeded, failed, cancelled, or released
 ``child-killed``     the child that holds ``run`` was killed
+``signalled``        worker ``by`` sent ``value`` (``term``, ``kill``) to process ``target``, which holds ``run`` of ``task``
+``dead``             the child of worker ``by`` that held ``run`` of ``task``, ``attempt`` is no more, whatever ended it
 ``lost``             worker ``by`` reports that the child of ``run`` is lost
 ``pool``             worker ``by`` was seen with ``value`` = (children that work or wait, children that it should have)
 ``recorded``         the backend holds ``state`` for ``task``, ``attempt``; ``version`` of the revocation when cancelled
+``verdict``          a revoke that waited was told that ``value`` became of ``task``
 ``acknowledged``     the message of ``task``, ``attempt`` was acknowledged
 Revocations
 ``stored``           the store has said that it holds ``task`` at ``version`` (``terminate``, ``until`` on the same clock)
 ``store-failed``     the store refused ``request``
 ``broadcast``        ``request`` was published, with ``task`` and ``version``
-``applied``          worker ``by`` holds ``task`` at ``version`` (``terminate``)
-``undone``           the revocation of ``task`` was taken back
+``applied``          worker ``by`` holds ``task`` at ``version`` (``terminate``); ``value`` is its ladder, (seconds to SIGTERM,
+                     seconds to SIGKILL)
+``undone``           the revocation of ``task`` was taken back: ``value`` is its version, ``version`` that of the undo
+``lifted``           worker ``by`` knows that what revoked ``task`` before ``version`` counts no more
+``refused``          worker ``by`` has decided not to run ``task``, ``attempt``, as the revocation or rule ``version`` says
 ``pruned``           the store deleted ``task`` at ``version``
 ``read``             the store was read whole: ``value`` maps task to (version, terminate); or ``state`` is ``corrupt``
 ``cached``           worker ``by`` holds ``value`` revocations in memory
+``rule-stored``      the store holds a rule at ``version``: ``value`` has the glob of ``name``, and until ``before`` (on the
+                     producers' clock) what it strikes was sent; a ``stored`` of its change has this version as ``value``
+``rule-applied``     worker ``by`` obeys the rule of ``version``
 Pauses
 ``pause-stored``     the store holds a pause of all that is sent, at ``version``, for worker or glob ``value``, ``until`` then
 ``resume-stored``    the store holds at ``version`` that a pause has ended
@@ -86,11 +95,14 @@ KINDS = frozenset(
             "cleaned",
             "ended",
             "child-killed",
+            "signalled",
+            "dead",
             "lost",
             "pool",
         ),
-        *("recorded", "acknowledged"),
-        *("stored", "store-failed", "broadcast", "applied", "undone", "pruned", "read", "cached"),
+        *("recorded", "verdict", "acknowledged"),
+        *("stored", "store-failed", "broadcast", "applied", "undone", "lifted", "refused", "pruned", "read", "cached"),
+        *("rule-stored", "rule-applied"),
         *("asked", "obeyed", "heard", "answered", "left", "fed", "complained", "unpickled"),
         *("up", "ready", "busy", "idle", "stopping", "down", "fault", "healed", "quiet"),
     }

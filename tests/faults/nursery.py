@@ -18,7 +18,7 @@ import redis  # noqa: F401
 from kombu.transport import pyamqp  # noqa: F401
 from kombu.transport import redis as redis_transport  # noqa: F401
 
-from tests.faults import app, bursting, counting, routed  # noqa: F401
+from tests.faults import app, bursting, counting, routed, steered  # noqa: F401
 from tests.faults.process import main
 
 

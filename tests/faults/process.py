@@ -20,6 +20,8 @@ from stem_kombu.worker.worker import Worker
 #: Redis gives messages back that nobody renews for so long: soon enough for a test, and more than a busy machine takes
 #: from one renewal to the next. The embedded broker notices the dead by their locks, and keeps its own.
 LEASES = {"visibility_timeout": 10, "unacked_restore_interval": 0.5, "unacked_restore_throttle": 1}
+#: Of brokers whose messages Stem leases itself: the URL's first word.
+LEASED = ("sqla+", "filesystem:")
 
 
 def main(argument: str) -> None:
@@ -35,6 +37,8 @@ def main(argument: str) -> None:
     named = {**urls, "broker": options.pop("elsewhere", urls["broker"])}
     app.configure(Settings.from_env({"STEM_CELERY_EVENTS": "off"}, **named, **intervals))
     leases = LEASES if urls["broker"].startswith("redis") else {}
+    if urls["broker"].startswith(LEASED):
+        leases = {"visibility_timeout": LEASES["visibility_timeout"]}
     if beside := options.pop("beside", None):
         url, given = beside
         connection = Connection(url, **given)  # as a host application opens its own

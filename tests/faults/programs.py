@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stem_kombu.app import Stem
 from stem_kombu.context import TaskContext
 from stem_kombu.control.client.client import ControlClient
+from stem_kombu.ladder import Ladder
 from tests.faults.notes import now
 from tests.waiting import eventually
 
@@ -41,7 +42,8 @@ app.task("limited", isolate=True, max_retries=0, time_limit=1.0)(_programs)
 def left_running(lab: Lab, how: str, trials: int, patience: float) -> tuple[int, int]:
     """How many of ``trials`` tasks had a program that ran two seconds after the task's child or worker ended, and of how many.
 
-    ``how``: ``limit`` (a hard time limit), ``child`` (SIGKILL of the child) or ``worker`` (SIGKILL of the worker).
+    ``how``: ``limit`` (a hard time limit), ``kill`` (SIGKILL by a ladder), ``child`` (SIGKILL of the child) or ``worker``
+    (SIGKILL of the worker).
     """
     options: dict[str, Any] = {"app": "tests.faults.programs", "concurrency": _AT_ONCE}
     worker, done, bad = lab.start_worker("alpha", **options), 0, 0
@@ -53,17 +55,21 @@ def left_running(lab: Lab, how: str, trials: int, patience: float) -> tuple[int,
             eventually(lambda file=file: len(_pids(file)) == 2, patience)  # type: ignore[misc]
         if how == "worker":
             lab.end(worker, signal.SIGKILL)
+        if how == "kill":
+            with ControlClient(lab.app) as control:
+                ids = [result.id for result in results]
+                control.revoke(ids, terminate=True, ladder=Ladder(None, 0.05), timeout=patience)
         for file, result in zip(files, results, strict=True):
             if how == "child":
                 os.kill(int(file.with_suffix(".child").read_text()), signal.SIGKILL)
             if how != "worker":
                 result.wait(timeout=patience)
         ended = now()
-        while now() < ended + BOUND and any(_runs(pid) for file in files for pid in _pids(file)):
+        while now() < ended + BOUND and any(runs(pid) for file in files for pid in _pids(file)):
             time.sleep(0.02)
-        if late := sum(any(_runs(pid) for pid in _pids(file)) for file in files):
+        if late := sum(any(runs(pid) for pid in _pids(file)) for file in files):
             with suppress(AssertionError):  # how late, as the machine may have had no time for it
-                eventually(lambda files=files: not any(_runs(pid) for file in files for pid in _pids(file)), 60)  # type: ignore[misc]
+                eventually(lambda files=files: not any(runs(pid) for file in files for pid in _pids(file)), 60)  # type: ignore[misc]
             print(f"{how}: {late} of {len(files)} ran longer than {BOUND:g} s: {now() - ended:.1f} s", flush=True)
         bad += late
         done += len(files)
@@ -78,7 +84,7 @@ def _pids(file: Path) -> list[int]:
     return [int(line) for line in file.read_text().split()] if file.exists() else []
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:

@@ -23,13 +23,13 @@ from tests.faults.report import main as render
 from tests.faults.schedule import Result, run
 
 ABOUT = """\
-Two workers of two children each and a client, as processes of their own on one machine, each with links of its own (a TCP
-proxy) to broker and store, on seven stacks: Redis, RabbitMQ, the embedded broker, and Redis without persistence, with
-Redis, PostgreSQL, SQLite or a file as store. A seed decides the stack, the operations (tasks of all three kinds, revokes
-by the library, by the command line killed at a step, and by the store alone as if every broadcast were lost, pings,
-targeted commands, garbage) and the faults. In half of them a worker holds eight messages for each slot and most tasks are
-short, so that children have their next ones with them. Then all faults end, everything is asked for once more, and the
-checker judges the whole history."""
+Two workers of two children each and a client run as processes of their own on one machine. Each has links of its own (a TCP
+proxy) to broker and store. There are seven stacks: Redis, RabbitMQ, the embedded broker, and Redis without persistence,
+with Redis, PostgreSQL, SQLite or a file as store. A seed decides the stack, the operations and the faults. Operations are
+tasks of all three kinds, pings, targeted commands, malformed messages, and revokes: by the library, by a command that is
+killed at one of its steps, and by the store alone as if every broadcast were lost. In half of the schedules a worker holds
+eight messages for each slot, and most tasks are short, so that children have their next tasks with them. Then all faults
+end, the client asks for everything once more, and the checker judges the whole history."""
 
 
 @dataclass

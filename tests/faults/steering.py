@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from stem_kombu.autoscale import Autoscale
 from stem_kombu.control.client.directives import DirectiveClient, DirectiveReport, Ending
 from stem_kombu.control.client.shutdowns import ShutdownClient
 from stem_kombu.control.protocol.messages import Shutdown, ShutdownMode
@@ -39,8 +40,9 @@ def pause(fleet: Fleet, timeout: float) -> None:
 
 
 def scale(fleet: Fleet, timeout: float) -> None:
-    """Children come and go, on all workers or on one."""
-    wanted = {fleet.rng.choice((ALL_WORKERS, "alpha", "bravo")): fleet.rng.choice((1, 3, 5))}
+    """Children come and go, on all workers or on one, by an operator or by the work that waits."""
+    by_work = Autoscale(1, 4, up_after=0.5, down_after=1.0).value()
+    wanted = {fleet.rng.choice((ALL_WORKERS, "alpha", "bravo")): fleet.rng.choice((1, 3, 5, by_work))}
     ending = Ending(expires_in=fleet.rng.choice(_LASTING))
     DirectiveClient(fleet.control).set(Kind.CONCURRENCY, wanted, ending=ending, timeout=timeout)
 

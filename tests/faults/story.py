@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from tests.faults.history import Bounds, Event, History
 
@@ -113,8 +114,13 @@ class Story:
         if stored.until is not None:
             if self.history.between(at.at, at.clock, stored.until, stored.clock) <= 0:
                 return False
-        undone = self.tasks.get(stored.task or "", NOTHING).get("undone", NONE)
-        return all(self.before(at, event) for event in undone)
+        for undone in self.tasks.get(stored.task or "", NOTHING).get("undone", NONE):
+            concerns = (
+                not self.before(undone, stored) if undone.version is None else undone.version > (stored.version or 0)
+            )
+            if concerns and self.history.between(at.at, at.clock, undone.began, undone.clock) <= 0:
+                return False
+        return True
 
 
 _OF_WORKERS = frozenset({"up", "ready", "down", "stopping", "busy", "idle"})
@@ -145,15 +151,35 @@ def stored_of(story: Story, task: str | None) -> list[Event]:
     return story.tasks.get(task or "", NOTHING).get("stored", NONE)
 
 
+def undone_between(story: Story, task: str | None, first: Event, second: Event) -> Event | None:
+    """The first undo of the task that was stored between two events."""
+    for undone in story.tasks.get(task or "", NOTHING).get("undone", NONE):
+        if story.before(first, undone) and story.before(undone, second):
+            return undone
+    return None
+
+
 def seen_at(story: Story, task: str | None, version: int | None) -> bool:
     """Whether the store was seen to hold the task at that version or a later one."""
     return any(read.value and task in read.value and read.value[task][0] >= (version or 0) for read in story.of("read"))
 
 
 def revoked(story: Story, task: str | None) -> bool:
-    """Whether anybody has seen a revocation of the task."""
+    """Whether anybody has seen a revocation of the task, or a rule that strikes it."""
     facts = story.tasks.get(task or "", NOTHING)
-    return "stored" in facts or "applied" in facts or seen_at(story, task, 0)
+    if "stored" in facts or "applied" in facts or seen_at(story, task, 0):
+        return True
+    return any(strikes(rule, sent) for rule in story.of("rule-stored") for sent in facts.get("enqueued", NONE))
+
+
+def has_name(rule: Event, sent: Event) -> bool:
+    """Whether a rule's selector matches what was sent."""
+    return fnmatchcase(str(sent.value), rule.value["name"])
+
+
+def strikes(rule: Event, sent: Event) -> bool:
+    """Whether a rule revokes what was sent."""
+    return has_name(rule, sent) and bool(sent.at < rule.value["before"])
 
 
 def acknowledged_early(promise: str, story: Story, recorded: list[Event], acknowledged: Event) -> Iterator[Violation]:

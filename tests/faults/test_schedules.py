@@ -28,6 +28,7 @@ def servers(
     made.close()
 
 
+@pytest.mark.slow  # and what the simulation in `make test` looks for is looked for here with real processes
 @pytest.mark.timeout(400)  # a schedule waits for what is slow, and a machine may be busy; what is stuck it tells itself
 @pytest.mark.parametrize("stack", STACKS)
 def test_every_promise_holds_under_a_random_schedule_of_faults(stack: str, servers: Servers) -> None:

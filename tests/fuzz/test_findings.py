@@ -138,12 +138,24 @@ def test_g37_a_line_that_was_changed_is_named_and_not_believed(
 
 
 @pytest.mark.parametrize(
-    "page",
-    ["5", "[5]", "[[1]]", '[["t-1", 1, null]]', '[["t-1", 1, {"version": 1}]]', "[" * 100_000, '"ab"', "NaN"],
+    ("task_ids", "records"),
+    [
+        *((page, page) for page in ("5", "[5]", "[[1]]", "[" * 100_000, '"ab"', "NaN")),
+        *(
+            ('["t-1"]', page)
+            for page in ("[]", "[null]", "[5]", '["ab"]', '[{"version": 1}]', "[{},{}]", "[" * 100_000)
+        ),
+    ],
 )
-def test_a_page_of_redis_that_is_none_holds_no_record(page: str) -> None:
+def test_a_page_of_redis_that_is_none_holds_no_record(task_ids: str, records: str) -> None:
     with pytest.raises(redis_store.UNREADABLE):
-        [redis_store.record_of("stem", entry[0], entry[2]) for entry in redis_store.page_of(page.encode())]
+        _records_of(task_ids, records)
+
+
+def _records_of(task_ids: str, records: str) -> list[Revocation]:
+    parsed = redis_store.parsed_page(task_ids.encode(), records.encode())
+    assert not redis_store.columns_of(*parsed)
+    return [redis_store.record_of("stem", *one) for one in zip(*parsed, strict=True)]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ Of one test:     redis_url  amqp_url  postgres_url     an empty database or virt
                  broker_url                            each broker in turn: embedded, redis, amqp
                  proxy_for                             proxy_for(host, port) -> a started TcpProxy
                  start_redis                           start_redis(password="secret") -> one more server
-                 redis_62_server                       a Redis of version 6.2
+                 other_redis                           a Redis 6.2, a Redis 8 and a Valkey in turn
                  sentinels                             sentinels(password="secret") -> a master, a replica, two sentinels
 
 Where a server is not installed, a test that needs it is skipped with a message that says what is missing; with
@@ -28,7 +28,7 @@ from tests.servers.pgbouncer import PgBouncerServer
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import Reaper, ServerMissing, ServerProcess
 from tests.servers.rabbitmq import RabbitServer
-from tests.servers.redis import RedisServer, SentinelServer, program_62
+from tests.servers.redis import BROUGHT, RedisServer, SentinelServer, brought
 from tests.waiting import eventually
 
 ServerT = TypeVar("ServerT", bound=ServerProcess)
@@ -146,9 +146,15 @@ def start_redis(server_reaper: Reaper, redis_server: RedisServer) -> Iterator[Ca
         server.close()
 
 
-@pytest.fixture(scope="session")
-def redis_62_server(server_reaper: Reaper) -> Iterator[RedisServer]:
-    yield from _served(lambda: RedisServer(server_reaper, program=program_62()))
+@pytest.fixture(scope="session", params=BROUGHT)
+def other_redis(server_reaper: Reaper, request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """Of each version in turn that a package of this machine brings; the oldest one has to be there."""
+    if request.param != "Redis 6.2":
+        try:
+            brought(request.param)
+        except ServerMissing as missing:
+            pytest.skip(str(missing))
+    yield from _served(lambda: RedisServer(server_reaper, program=brought(request.param)))
 
 
 @dataclass

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg2
 
-from tests.servers.postgres import PostgresServer, unprivileged
+from tests.servers.postgres import PostgresServer, session, unprivileged
 from tests.servers.process import Reaper, ServerMissing, ServerProcess, find_program
 
 
@@ -70,19 +67,8 @@ class PgBouncerServer(ServerProcess):
 
     def answers(self) -> bool:
         try:
-            with self.session(self.url) as cursor:
+            with session(self.url) as cursor:
                 cursor.execute("SELECT 1")
         except psycopg2.OperationalError:
             return False
         return True
-
-    @contextmanager
-    def session(self, url: str) -> Iterator[Any]:
-        """A cursor of another application on the pool, in autocommit mode."""
-        connection = psycopg2.connect(url, connect_timeout=5)
-        connection.autocommit = True
-        try:
-            with connection.cursor() as cursor:
-                yield cursor
-        finally:
-            connection.close()

@@ -20,6 +20,18 @@ from tests.servers.process import Reaper, ServerMissing, ServerProcess, find_pro
 _USER, _PASSWORD = "stem", "stem-secret"
 
 
+@contextmanager
+def session(url: str) -> Iterator[Any]:
+    """A cursor of another application there, or at a pool, in autocommit mode."""
+    connection = psycopg2.connect(url, connect_timeout=5)
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            yield cursor
+    finally:
+        connection.close()
+
+
 class PostgresServer(ServerProcess):
     """Clients give a password (a wrong one is refused). ``fsync`` is off unless asked for.
 
@@ -46,14 +58,14 @@ class PostgresServer(ServerProcess):
     def new_database(self) -> str:
         """The URL of an empty database."""
         name = f"test_{next(self._database)}"
-        with self._session() as session:
-            session.execute(f"CREATE DATABASE {name}")
+        with session(self.url) as cursor:
+            cursor.execute(f"CREATE DATABASE {name}")
         return self._url(name)
 
     def drop_database(self, url: str) -> None:
         """Drop it and end the connections to it."""
-        with self._session() as session:
-            session.execute(f"DROP DATABASE IF EXISTS {url.rpartition('/')[2]} WITH (FORCE)")
+        with session(self.url) as cursor:
+            cursor.execute(f"DROP DATABASE IF EXISTS {url.rpartition('/')[2]} WITH (FORCE)")
 
     def prepare(self) -> None:
         if self._data.exists():
@@ -103,21 +115,11 @@ class PostgresServer(ServerProcess):
 
     def answers(self) -> bool:
         try:
-            with self._session() as session:
-                session.execute("SELECT 1")
+            with session(self.url) as cursor:
+                cursor.execute("SELECT 1")
         except psycopg2.OperationalError:
             return False
         return True
-
-    @contextmanager
-    def _session(self) -> Iterator[Any]:
-        connection = psycopg2.connect(self.url, connect_timeout=5)
-        connection.autocommit = True
-        try:
-            with connection.cursor() as cursor:
-                yield cursor
-        finally:
-            connection.close()
 
     def _url(self, database: str) -> str:
         return f"postgresql://{_USER}:{_PASSWORD}@{self.host}:{self.port}/{database}"

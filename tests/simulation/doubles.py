@@ -6,18 +6,24 @@ it but those that drivers and brokers make.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
-from types import SimpleNamespace
 from typing import Any
 
+import kombu.transport
+import kombu.transport.base
+
 from stem_kombu.clock import Clock
+from stem_kombu.control.protocol.messages import Revoke
 from stem_kombu.errors import BrokerError, BrokerUnavailable
 from stem_kombu.transports.amqp.port import LONGEST_HOLD
 from stem_kombu.transports.base import GATHER_STOCKED, Capabilities, ScheduledMessages
 from stem_kombu.transports.control_link import Addresses, ControlMessage, MessageKind, Received
+from stem_kombu.transports.publisher import OutgoingMessage, SendDeadline
+from stem_kombu.transports.registry import register_transport
 from tests.faults.history import Event
 from tests.simulation.kernel import KERNEL
-from tests.simulation.services import Broker, Message
+from tests.simulation.services import Broker, Message, own_url
 from tests.simulation.threads import FDS
 
 
@@ -25,16 +31,24 @@ class Lost(ConnectionError):
     """What the driver raises for a connection that is gone."""
 
 
-class Template:
-    """An unconnected Kombu connection of one process."""
+class KombuTransport(kombu.transport.base.Transport):  # type: ignore[misc] # Kombu has no annotations
+    """What Kombu is told of the simulated broker, which never connects by it."""
 
-    def __init__(self, broker: Broker) -> None:
-        self.broker = broker
-        driver = "redis" if broker.leases else "amqp"
-        self.transport = SimpleNamespace(driver_type=driver, implements=SimpleNamespace(asynchronous=False))
+    driver_type = driver_name = "simulated"
 
-    def release(self) -> None:
-        """It was never connected."""
+
+#: The broker of the schedule that runs.
+_BROKER: list[Broker] = []
+
+
+def enter(broker: Broker) -> None:
+    _BROKER[:] = [broker]
+
+
+def register() -> None:
+    """Make Kombu and production know the scheme ``simulated://``, as a plug-in does."""
+    kombu.transport.TRANSPORT_ALIASES["simulated"] = f"{__name__}:{KombuTransport.__name__}"
+    register_transport("simulated", Transport)
 
 
 # -- tasks ----------------------------------------------------------------------------------------------------------------
@@ -137,12 +151,13 @@ class TaskConnection:
 class Transport:
     """:class:`stem_kombu.transports.base.Transport` over the simulated broker."""
 
-    url = "simulated://"
     errors = (BrokerError, Lost)
 
-    def __init__(self, template: Template, **_: bool) -> None:
-        self._broker = template.broker
-        self.name = template.transport.driver_type
+    def __init__(self, template: object, **_: bool) -> None:
+        self._broker = _BROKER[0]
+        self._template = template
+        self.name = "simulated"
+        self.url = own_url("simulated")
         self.capabilities = Capabilities(longest_hold=None if self._broker.leases else LONGEST_HOLD)
 
     def consumer(
@@ -164,8 +179,14 @@ class Transport:
     def leases(self) -> Leases | None:
         return Leases(self._broker) if self._broker.leases else None
 
+    def publisher(self, timeout: float, *, clock: Clock) -> Publisher:
+        return Publisher(self._broker, self._template)
+
+    def browser(self) -> None:
+        return None
+
     def depths(self) -> Depths:
-        return Depths()
+        return Depths(self._broker)
 
     def refuse_unfit(self) -> None:
         """It loses nothing."""
@@ -177,11 +198,32 @@ class Transport:
         return NothingLeft()
 
 
+class Publisher:
+    """:class:`stem_kombu.transports.publisher.PublisherConnection` of the simulated broker."""
+
+    def __init__(self, broker: Broker, connection: object) -> None:
+        self._broker, self.connection = broker, connection
+
+    def publish(self, parcels: list[OutgoingMessage], patience: SendDeadline) -> None:
+        while parcels:
+            self._broker.net.reach("broker", BrokerUnavailable)
+            parcel = parcels[0]
+            self._broker.publish(parcel.queue, parcel.envelope)
+            self._broker.net.reach("broker", BrokerUnavailable)
+            del parcels[0]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 class Depths:
-    """Nobody asks here."""
+    """There is one queue of tasks. Counting is no fault's aim: it neither waits nor fails."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
 
     def of(self, queues: Sequence[str]) -> dict[str, int | None]:
-        return {}
+        return dict.fromkeys(queues, len(self._broker.ready))
 
     def close(self) -> None:
         """Nothing is open."""
@@ -446,15 +488,21 @@ class ControlConnection:
             self.healed()
 
     def _note(self, body: bytes) -> None:
-        process = self.process
-        for revocation in self._broker.revoking.get(body, ()):
+        if not body.startswith(b"{"):
+            return  # what a worker sends to itself
+        process, sent = self.process, json.loads(body)
+        if "command" in sent:
+            self._broker.operations[sent["id"]] = process.operation
+        if sent.get("command") != Revoke.name:
+            return
+        for record in sent["args"]["revocations"]:
             self._broker.history.add(
                 Event(
                     "broadcast",
                     KERNEL.now,
                     process.name,
-                    task=revocation.task_id,
-                    version=revocation.version,
+                    task=record["task_id"],
+                    version=record["version"],
                     request=process.operation,
                 )
             )

@@ -2,70 +2,49 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime
-from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
-import stem_kombu.concurrency.wakeup
-from stem_kombu.agent import agent as control_agent
-from stem_kombu.agent import claims, directive_loop, heartbeats, held_directives, hydration, leases, resources
-from stem_kombu.agent import view as agent_view
-from stem_kombu.backends.processes import Presence
-from stem_kombu.concurrency import service as background
-from stem_kombu.concurrency import thread_pool
+from stem_kombu.agent import resources
+from stem_kombu.agent.active_rules import ActiveRules
+from stem_kombu.clock import Clock
 from stem_kombu.context import TaskContext, TaskReleased, TaskRevoked
-from stem_kombu.control import auditor
-from stem_kombu.control.client import client as client_module
-from stem_kombu.control.client import command_request as question
-from stem_kombu.control.client import connections as client_connections
-from stem_kombu.control.client import directives as directives_module
-from stem_kombu.control.client import roster_reader as lookout
-from stem_kombu.control.client.client import ControlClient
+from stem_kombu.control.client import command_request
+from stem_kombu.control.client import revocations as revocations_module
 from stem_kombu.control.client.places import ClientPlaces
 from stem_kombu.control.client.reply_collector import ReplyCollector
-from stem_kombu.control.protocol.messages import Command, Obey, Reply, Revoke, Shutdown
-from stem_kombu.control.server import dispatch, listener, subscription
-from stem_kombu.control.server import reply_publisher as outbox
-from stem_kombu.control.server import worker_view as base
+from stem_kombu.control.client.selecting import SelectorClient
+from stem_kombu.control.protocol.messages import Command, Obey, Reply, Shutdown
+from stem_kombu.control.server import listener
 from stem_kombu.control.server.command_server import CommandServer
-from stem_kombu.control.server.handlers import ping, stats
-from stem_kombu.control.server.handlers.directives import obey
 from stem_kombu.errors import LeaseLost, StemError
-from stem_kombu.execution import handlers, inline
+from stem_kombu.execution import groups
 from stem_kombu.execution.base import Job
 from stem_kombu.execution.child import main as child
-from stem_kombu.execution.child import pipe as child_pipe
-from stem_kombu.execution.child import signals as child_signals
-from stem_kombu.execution.pool import child_handle, child_watch, job_queue, pool, spawning
+from stem_kombu.execution.child.life import ChildLife, ChildLoop
+from stem_kombu.execution.child.pipe import ChildPipe
+from stem_kombu.execution.child.setup import ChildSetup
+from stem_kombu.execution.pool import child_handle, spawning
+from stem_kombu.execution.pool.child_handle import ChildHandle
+from stem_kombu.execution.pool.job_queue import ChildJobQueue, JobQueueReader
 from stem_kombu.hooks import HookTable
-from stem_kombu.messages.resending import resent
+from stem_kombu.ladder import ladder_of
 from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
+from stem_kombu.rule import Rule
 from stem_kombu.settings import Settings
-from stem_kombu.task import Task, TaskMessage, TaskOptions, TaskRegistry
-from stem_kombu.transports import connections, outages
-from stem_kombu.worker import (
-    active_limits,
-    consumer,
-    delivery_facts,
-    lifecycle,
-    limit_service,
-    lost_workers,
-    record_writer,
-    recorder,
-    retry_publisher,
-    stop_orders,
-)
-from stem_kombu.worker import delayed as holds
-from stem_kombu.worker import deliveries as inflight
+from stem_kombu.task import Task, TaskOptions, TaskRegistry
+from stem_kombu.undone import is_undo
+from stem_kombu.worker import delivery_facts
 from stem_kombu.worker import worker as worker_module
-from stem_kombu.worker.outcome_places import OutcomePlaces
+from stem_kombu.worker.deliveries import Delivery
+from stem_kombu.worker.settlement import Settlement
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
 from stem_kombu.worker.worker import Worker
 from tests.faults.history import Event, History
@@ -75,12 +54,13 @@ from tests.simulation.services import Broker, Net, SimBackend, SimClock, SimStor
 
 NAMESPACE = "sim"
 SETTINGS = replace(
-    Settings.from_env({}, broker="memory://", backend="memory://", revoke_store="memory://", namespace=NAMESPACE),
+    Settings.from_env({}, broker="simulated://", backend="memory://", revoke_store="memory://", namespace=NAMESPACE),
     sync_interval=1.0,
     heartbeat_interval=2.0,
     celery_events=False,
     health_file="off",
     celery_results=None,
+    keep_failed=0.0,
     default_max_retries=2,
 )
 
@@ -94,10 +74,13 @@ class World:
         self.store = SimStore(self.net, self.history, skews[0])
         self.backend = SimBackend(self.net, self.history, skews[1])
         self.broker = Broker(self.net, self.history, leases=leases)
-        self.operations: dict[str, str | None] = {}
         self.runs = 0
         #: (worker, task, attempt) -> the latest run of it
         self.run_of: dict[tuple[str, str, int], str] = {}
+        #: What each child runs, as the facts of an event; what a dead one ran.
+        self.running: dict[Process, dict[str, Any]] = {}
+        #: How often a child fails to lead a process group of its own.
+        self.leaderless = 0.0
 
     def note(self, kind: str, by: str = "", **facts: Any) -> None:
         if not KERNEL.over:
@@ -111,6 +94,7 @@ WORLD: World = World(leases=False, skews=(0.0, 0.0))
 def enter(world: World) -> None:
     global WORLD
     WORLD = world
+    doubles.enter(world.broker)
 
 
 # -- handlers -------------------------------------------------------------------------------------------------------------
@@ -122,7 +106,12 @@ def _work(context: TaskContext, steps: int, pause: float, ending: str) -> None:
     world.runs += 1
     run, task, attempt = f"r{world.runs}", context.task_id, context.attempt
     world.run_of[by, task, attempt] = run
-    world.note("started", by, task=task, attempt=attempt, run=run, value="cleans")
+    process = KERNEL.thread.process
+    is_isolate = process.name != by
+    mode = "isolate" if is_isolate else None
+    world.note("started", by, task=task, attempt=attempt, run=run, value="cleans", target=mode)
+    if is_isolate:
+        world.running[process] = {"task": task, "attempt": attempt, "run": run}
     state = "failed"
     try:
         for _ in range(steps):
@@ -150,6 +139,8 @@ def _work(context: TaskContext, steps: int, pause: float, ending: str) -> None:
     finally:
         world.note("cleaned", by, task=task, attempt=attempt, run=run)
         world.note("ended", by, task=task, attempt=attempt, run=run, state=state)
+        if is_isolate and not KERNEL.over:
+            world.running.pop(process, None)
 
 
 def _registry(*modes: bool) -> TaskRegistry:
@@ -175,6 +166,7 @@ class App:
     include = ()
     hooks = HookTable()
     adapters: dict[str, Any] = {}
+    declared: dict[str, Any] = {}
 
     def load(self) -> None:
         """Its tasks are there."""
@@ -189,23 +181,6 @@ class App:
         return self._world.store
 
 
-class Resender:
-    """What publishes next attempts, as production encodes them."""
-
-    def __init__(self) -> None:
-        self._world = WORLD
-
-    def send(self, message: TaskMessage) -> None:
-        world = self._world
-        assert message.original is not None
-        world.net.reach("broker", doubles.BrokerUnavailable)
-        world.broker.publish(message, resent(message, message.original))
-        world.net.reach("broker", doubles.BrokerUnavailable)
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
 class NotedCache(RevocationCache):
     """Production's cache; what comes into force is noted."""
 
@@ -216,28 +191,54 @@ class NotedCache(RevocationCache):
             world, by = WORLD, KERNEL.thread.process.name
             for record in records:
                 if record.task_id in done.applied:
-                    world.note("applied", by, task=record.task_id, version=record.version, terminate=record.terminate)
+                    ladder = ladder_of(record, now)
+                    steps = None if ladder is None else (ladder.term_after, ladder.kill_after)
+                    world.note(
+                        "applied",
+                        by,
+                        task=record.task_id,
+                        version=record.version,
+                        terminate=record.terminate,
+                        value=steps,
+                    )
+        if done.expired:
+            world, by = WORLD, KERNEL.thread.process.name
+            for record in records:
+                if record.task_id in done.expired and is_undo(record):
+                    world.note("lifted", by, task=record.task_id, version=record.version)
         return done
 
 
+class NotedRules(ActiveRules):
+    """Production's rules; what comes into force is noted."""
+
+    def take(self, rules: Iterable[Rule]) -> bool:
+        rules = list(rules)
+        known = {rule.version for rule in self.live}
+        changes = super().take(rules)
+        for rule in self.live:
+            if rule.version not in known:
+                WORLD.note("rule-applied", KERNEL.thread.process.name, version=rule.version)
+        return changes
+
+
 class NotedReception(CommandServer):
-    """Production's reception; what is obeyed is noted."""
+    """Production's reception; what is obeyed is noted, and that a worker answers to a pause."""
 
     def _obey(self, command: Command, say: Any) -> None:
         world = WORLD
-        world.note("obeyed", KERNEL.thread.process.name, request=world.operations.get(command.request_id))
+        world.note("obeyed", KERNEL.thread.process.name, request=world.broker.operations.get(command.request_id))
         if isinstance(command.order, Shutdown):
             world.note("stopping", KERNEL.thread.process.name)
         super()._obey(command, say)
 
-
-def _noted_obey(order: Obey, view: Any, budget: Callable[[], float]) -> dict[str, Any]:
-    """Production's handler; that a worker answers to a pause is noted."""
-    payload = obey(order, view, budget)
-    for setting in payload["settings"].get("pause", {}).values():
-        if setting["value"] is True and not payload["starting"]:
-            WORLD.note("paused", KERNEL.thread.process.name, version=setting["version"])
-    return payload
+    def _answer(self, command: Command, body: bytes, say: Any) -> None:
+        if isinstance(command.order, Obey):
+            payload = json.loads(body).get("payload") or {}
+            for setting in payload.get("settings", {}).get("pause", {}).values():
+                if setting["value"] is True and not payload["starting"]:
+                    WORLD.note("paused", KERNEL.thread.process.name, version=setting["version"])
+        super()._answer(command, body, say)
 
 
 class NotedCensus(ReplyCollector):
@@ -250,7 +251,7 @@ class NotedCensus(ReplyCollector):
             world.note(
                 "heard",
                 KERNEL.thread.process.name,
-                request=world.operations.get(reply.request_id),
+                request=world.broker.operations.get(reply.request_id),
                 target=reply.worker,
                 value=reply.part,
             )
@@ -258,7 +259,7 @@ class NotedCensus(ReplyCollector):
 
 
 class NotedLifecycle(TaskLifecycle):
-    """Production's lifecycle; the loss of a child is noted."""
+    """Production's lifecycle; the loss of a child is noted, and what is refused."""
 
     def ended(self, job: Job, outcome: Outcome) -> None:
         if outcome.kind is Ending.LOST:
@@ -266,6 +267,13 @@ class NotedLifecycle(TaskLifecycle):
             key = (by, job.message.task_id, job.message.attempt)
             world.note("lost", by, task=key[1], attempt=key[2], run=world.run_of.get(key))
         super().ended(job, outcome)
+
+    def _settle(self, delivery: Delivery, settlement: Settlement, *, may_follow: bool) -> None:
+        record = settlement.record
+        if delivery.started_at is None and record is not None and record.revocation is not None:
+            version, by = record.revocation.version, KERNEL.thread.process.name
+            WORLD.note("refused", by, task=delivery.task_id, attempt=record.attempt, version=version)
+        super()._settle(delivery, settlement, may_follow=may_follow)
 
 
 class Places(ClientPlaces):
@@ -281,7 +289,7 @@ class Places(ClientPlaces):
         return WORLD.backend
 
 
-class Client(ControlClient):
+class Client(SelectorClient):
     """Production's client over the simulated services. Where it never saw the roster's clock and its own is off is noted."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -295,27 +303,20 @@ class Client(ControlClient):
             WORLD.note("fault", target=process.name, value="skewed, and has not seen the roster")
         return view
 
-    def _connection_template(self) -> Any:
-        return doubles.Template(WORLD.broker)
 
+class Undoer(revocations_module.RevocationClient):
+    """Production's client for undos, over the simulated services."""
 
-def _encode_command(command: Command, keyring: Any = None) -> bytes:
-    body = _real_encode(command, keyring)
-    world = WORLD
-    world.operations[command.request_id] = KERNEL.thread.process.operation
-    if isinstance(command.order, Revoke):
-        world.broker.revoking[body] = command.order.revocations
-    return body
-
-
-_real_encode = question.encode_command
+    def __init__(self, client: Client) -> None:
+        super().__init__(SETTINGS)
+        self._control, self._places = client, client._places
 
 
 # -- children -------------------------------------------------------------------------------------------------------------
 
 
 class PipeHandle:
-    """One end of :func:`billiard.Pipe`, until it is given away."""
+    """One end of a pipe, until it is given away."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -330,26 +331,22 @@ class PipeHandle:
 
 
 class ChildProcess:
-    """:class:`billiard.Process`."""
+    """A process that runs production's loop of a child over the ends that it is given."""
 
-    def __init__(self, target: Callable[..., Any], args: tuple[Any, ...], name: str) -> None:
-        self._target = target
-        self._args = args
-        self.daemon = False
-
-    def start(self) -> None:
+    def __init__(self, setup: ChildSetup, handles: tuple[PipeHandle, PipeHandle]) -> None:
         parent = KERNEL.thread.process
         process = self._process = KERNEL.process(f"{parent.name}/child")
-        process.worker = parent.name
+        process.worker, process.group = parent.name, parent.group
         self.pid = process.pid
         sentinel = threads.FDS.new(parent)
         self.sentinel = sentinel.fd
-        handles: tuple[PipeHandle, PipeHandle] = self._args[:2]
         for handle in handles:
             handle.given = True
             threads.FDS[handle.fileno()].owner = process
 
         def exited() -> None:
+            if (ran := WORLD.running.get(process)) is not None:
+                WORLD.note("dead", parent.name, **ran)
             threads.FDS.close_all_of(process)
             sentinel.hung_up = True
             sentinel.touched()
@@ -357,7 +354,8 @@ class ChildProcess:
         process.on_exit.append(exited)
 
         def main() -> None:
-            self._target(*self._args)
+            pipe, jobs = handles
+            child.serve(ChildPipe(pipe.fileno(), JobQueueReader(jobs)), setup, Life())
             KERNEL.kill(process, 0)
 
         KERNEL.spawn(process, main, name="child")
@@ -370,178 +368,75 @@ class ChildProcess:
         """Its end is immediate here."""
 
 
-def _pipe(duplex: bool) -> tuple[PipeHandle, PipeHandle]:
-    ours, theirs = threads.FDS.pair(KERNEL.thread.process)
-    return PipeHandle(ours.fd), PipeHandle(theirs.fd)
+class ChildLauncher:
+    """:class:`stem_kombu.execution.pool.launcher.ChildLauncher` of the simulated machine."""
 
+    descriptors: tuple[int, ...] = ()
 
-_context = SimpleNamespace(Process=ChildProcess, set_forkserver_preload=lambda modules: None)
-_connection = SimpleNamespace(Connection=lambda fd, writable: PipeHandle(fd))
-_billiard = SimpleNamespace(Pipe=_pipe, get_context=lambda method: _context, connection=_connection)
-
-
-class _Groups:
-    """Of processes, which are none here: a child is killed alone."""
-
-    open_pidfd = started_at = staticmethod(lambda pid: None)
-
-    @staticmethod
-    def kill(pid: int) -> None:
-        with suppress(ProcessLookupError):
-            threads.os.kill(pid, signal.SIGKILL)
-
-    kill_leaderless = staticmethod(lambda group, since: [])
-
-
-class _ForkServer:
-    """Nothing has to be forked here."""
-
-    def __init__(self, setup: Any) -> None:
-        pass
-
-    descriptor = -1
-    start = stop = lambda self: None
-    in_use = nullcontext
-
-
-class _NoLeftovers:
-    due = float("inf")
-
-    def __init__(self, clock: Any) -> None:
-        pass
+    def __init__(self, setup: ChildSetup, start_method: str, clock: Clock) -> None:
+        self._setup, self._clock = setup, clock
 
     def begin(self) -> None:
-        """No process has outlived its worker."""
+        """Nothing has to be forked here."""
 
-    def tend(self, now: float) -> None:
-        """The same."""
+    def end(self) -> None:
+        """Nothing was."""
+
+    def launch(self, slot: int, foreign: object) -> ChildHandle:
+        queue = ChildJobQueue(self._clock)
+        ours, theirs = threads.FDS.pair(KERNEL.thread.process)
+        process = ChildProcess(self._setup, (PipeHandle(theirs.fd), PipeHandle(queue.childs_end())))
+        return ChildHandle(slot, process, PipeHandle(ours.fd), queue, self._clock)
+
+
+class Life(ChildLife):
+    """A child of the simulated machine."""
+
+    def begin(self, setup: ChildSetup, end: ChildPipe) -> bool:
+        end.watch_over()
+        leads = not WORLD.leaderless or KERNEL.draw() >= WORLD.leaderless
+        return leads and groups.lead_a_group()
+
+    def load(self, setup: ChildSetup) -> tuple[TaskRegistry, HookTable]:
+        return REGISTRIES["mixed"], HookTable()
+
+    def finish(self, hooks: HookTable, loop: ChildLoop) -> None:
+        """There are no hooks."""
+
+    def leave(self) -> None:
+        groups.end_own_group(0)
+
+
+def _signalled(process: Process, number: int) -> None:
+    value, facts = signal.Signals(number).name.removeprefix("SIG").lower(), WORLD.running.get(process, {})
+    WORLD.note("signalled", KERNEL.thread.process.name, target=process.name, value=value, **facts)
 
 
 # -- wiring ---------------------------------------------------------------------------------------------------------------
 
-
-def _token(size: int = 16) -> str:
-    return f"{int(KERNEL.draw() * (1 << 52)):013x}"
-
-
-def _presence(process: Any, hostname: str, pid: int, here: Any, our_hostname: str) -> Presence:
-    lives = any(process.pid == pid and process.alive for process in KERNEL.processes)
-    return Presence.ALIVE if lives else Presence.GONE
-
-
-class OwnServers(dict[Any, Any]):
-    """What a process knows of servers, for each simulated process."""
-
-    def get(self, key: Any, default: Any = None) -> Any:
-        return super().get((KERNEL.thread.process, key), default)
-
-    def setdefault(self, key: Any, default: Any = None) -> Any:
-        return super().setdefault((KERNEL.thread.process, key), default)
-
-    def __getitem__(self, key: Any) -> Any:
-        return super().__getitem__((KERNEL.thread.process, key))
-
-
-def _current_clock() -> SimClock:
-    return SimClock(KERNEL.thread.process)
+#: Every name of production that the simulation has something else in the place of, beside the four modules of
+#: :mod:`tests.simulation.ports`. The first five are observers: what they add is a note.
+PATCHED: dict[Any, dict[str, Any]] = {
+    worker_module: {
+        "TaskLifecycle": NotedLifecycle,
+        # A file outlives its process.
+        "StartLog": lambda *_: SimpleNamespace(start=lambda: None, stop=lambda: None, note=lambda message: None),
+    },
+    listener: {"CommandServer": NotedReception},
+    command_request: {"ReplyCollector": NotedCensus},
+    resources: {"RevocationCache": NotedCache},
+    delivery_facts: {"ActiveRules": NotedRules},
+    spawning: {"ChildLauncher": ChildLauncher},
+    # Tasks take long here, as everything does: more of them count as short.
+    child_handle: {"MOST_WORK": 4.0},
+}
 
 
 def wire() -> None:
     """Put the simulated world under production code, for the rest of this process's life."""
-    chance = SimpleNamespace(random=lambda: KERNEL.draw(), uniform=lambda low, high: low + KERNEL.draw() * (high - low))
-    secret = SimpleNamespace(token_hex=_token)
-    clock = SimpleNamespace(
-        sleep=KERNEL.sleep,
-        utcnow=lambda: _current_clock().utcnow(),
-        now=lambda: _current_clock().now(),
-        monotonic=lambda: KERNEL.now,
-    )
-    for module in (
-        worker_module, lifecycle, inflight, hydration, heartbeats, holds, leases, recorder, record_writer,
-        retry_publisher, consumer, held_directives, directive_loop, active_limits, limit_service, stop_orders,
-        thread_pool, listener, lookout, outbox, pool, inline, child_pipe, background,
-        stem_kombu.concurrency.wakeup,
-    ):  # fmt: skip
-        module.threading = threads.threading  # type: ignore[attr-defined]
-    for module in (
-        stem_kombu.concurrency.wakeup, job_queue, spawning, child_handle, child, child_pipe, inline,
-        worker_module, lifecycle, claims, base,
-    ):  # fmt: skip
-        module.os = threads.os  # type: ignore[attr-defined]
-    for module in (job_queue, child_signals, inline, handlers):
-        module.monotonic = lambda: KERNEL.now  # type: ignore[attr-defined]
-    for module in (delivery_facts, connections, subscription, auditor):
-        module.random = chance  # type: ignore[attr-defined]
-    for module in (base, question, client_module, auditor, directives_module):
-        module.secrets = secret  # type: ignore[attr-defined]
-    for module in (heartbeats, agent_view):
-        module.rss_bytes = module.load_avg = lambda: None  # type: ignore[attr-defined]
-    for module in (question, client_module, directives_module):
-        module.default_requester = lambda: "operator"  # type: ignore[attr-defined]
-    for module in (ping, stats, child_pipe):
-        module.SYSTEM = clock  # type: ignore[attr-defined]
-
-    replaced: dict[Any, dict[str, Any]] = {
-        outages: {"_servers": OwnServers()},
-        record_writer: {"queue": threads.queue},
-        retry_publisher: {"queue": threads.queue},
-        pool: {"LeftoverReaper": _NoLeftovers},
-        child_watch: {"selectors": threads.selectors},
-        spawning: {
-            "billiard": _billiard,
-            "_main_module_hidden": nullcontext,
-            "_right_interpreter": nullcontext,
-            "held_back": nullcontext,
-            "ForkServer": _ForkServer,
-            "is_supported": lambda: True,
-        },
-        # Where an exception came from is nobody's evidence, and to write it down costs as much as the checker.
-        handlers: {"tracebacks": SimpleNamespace(format_exception=lambda *_: ["Traceback"])},
-        # Tasks take long here, as everything does: more of them count as short.
-        child_handle: {"rss_of": lambda pid: None, "MOST_WORK": 4.0, "groups": _Groups},
-        job_queue: {"socket": threads.socket, "billiard": _billiard},
-        child_pipe: {"select": threads.select, "end_own_group": lambda status: threads.os._exit(status)},
-        child: {
-            "leave_signals_to_the_worker": lambda: None,
-            "become_a_child": lambda setup, end: end.watch_over() or False,
-            "leave_with_the_group": lambda: threads.os._exit(0),
-            "finish": lambda hooks, loop: None,
-            "load": lambda setup: (REGISTRIES["mixed"], HookTable()),
-            "rss_bytes": lambda: None,
-        },
-        heartbeats: {"Process": SimpleNamespace(here=lambda: None)},
-        claims: {"presence": _presence, "socket": SimpleNamespace(gethostname=lambda: "host")},
-        lost_workers: {
-            "Process": SimpleNamespace(here=lambda: None),
-            "presence": _presence,
-            "socket": SimpleNamespace(gethostname=lambda: "host"),
-        },
-        base: {"socket": SimpleNamespace(gethostname=lambda: "host")},
-        listener: {"CommandServer": NotedReception},
-        dispatch: {"obey": _noted_obey},
-        auditor: {"socket": SimpleNamespace(gethostname=lambda: "host")},
-        question: {"ReplyCollector": NotedCensus, "encode_command": _encode_command},
-        client_connections: {
-            "broker_connection": lambda settings: doubles.Template(WORLD.broker),
-            "open_transport": doubles.Transport,
-        },
-        agent_view: {"mask_url": lru_cache(agent_view.mask_url)},
-        worker_module: {
-            "StartLog": lambda *_: SimpleNamespace(start=lambda: None, stop=lambda: None, note=lambda message: None),
-            "broker_connection": lambda settings: doubles.Template(WORLD.broker),
-            "open_resender": lambda *_: Resender(),
-            "open_outcome_places": lambda states, settings: OutcomePlaces(states),
-            "TaskLifecycle": NotedLifecycle,
-        },
-        resources: {
-            "open_transport": doubles.Transport,
-            "RevocationCache": NotedCache,
-        },
-        control_agent: {
-            "warn_of_routes": lambda settings: None,
-        },
-    }
-    for module, names in replaced.items():
+    doubles.register()
+    threads.Signals.observe = staticmethod(_signalled)
+    for module, names in PATCHED.items():
         for name, value in names.items():
             if not hasattr(module, name):
                 raise AttributeError(f"{module.__name__} has no {name} to stand in for")

@@ -15,6 +15,8 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 #: Mean number of lock operations between two interruptions.
 _FUEL = 12
+#: Seconds that a wait takes at least.
+_LEAST = 1e-9
 
 
 class Killed(GreenletExit):
@@ -36,6 +38,8 @@ class Process:
         self.status: int | None = None
         #: The incarnation of a worker that this process belongs to, and the command that a client is about.
         self.worker = name
+        #: Its process group: its own, until it is given another one.
+        self.group = pid
         self.operation: str | None = None
 
 
@@ -159,7 +163,10 @@ class Kernel:
         me.waiting, me.woken = True, False
         if timeout is not None:
             self.sequence = sequence = self.sequence + 1
-            heappush(self.timers, (self.now + timeout if timeout > 0.0 else self.now, sequence, me, number))
+            # Time goes on, however short the wait: a few clocks differ in their last digits.
+            heappush(
+                self.timers, (self.now + max(timeout, _LEAST) if timeout > 0.0 else self.now, sequence, me, number)
+            )
         self.dispatch(me)
         return me.woken
 
@@ -237,6 +244,7 @@ class Kernel:
             if self.over:
                 if me is not None and getcurrent() is not self.hub:
                     self.hub.switch()
+                    self.current = me  # it is still the one that it was, for what asks on the way out
                     raise Killed
                 if getcurrent() is not self.hub:
                     self.hub.switch()
@@ -288,6 +296,7 @@ class Kernel:
                     return
                 continue
             if self.over:
+                self.current = me
                 raise Killed
             return
 

@@ -8,30 +8,41 @@ them the promise is still kept.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
-from stem_kombu.agent import hydration, leases, record_sync
-from stem_kombu.control.client import client
+from stem_kombu import machine
+from stem_kombu import rule as rule_module
+from stem_kombu.agent import active_rules, hydration, leases, record_sync
+from stem_kombu.control import undo
+from stem_kombu.control.client import client, verdict_wait
 from stem_kombu.control.client import command_request as question
 from stem_kombu.control.client import reply_collector as collector
 from stem_kombu.control.client import roster_reader as lookout
+from stem_kombu.control.client.verdicts import Verdict
 from stem_kombu.control.protocol.messages import Command, Reply, Revoke
+from stem_kombu.control.server import dispatch, subscription
 from stem_kombu.control.server import replay_guard as guard
-from stem_kombu.control.server import subscription
 from stem_kombu.errors import StoreUnavailable
 from stem_kombu.execution import executors as router
+from stem_kombu.execution import groups
 from stem_kombu.execution.base import Stop
 from stem_kombu.execution.frames import StopJob
-from stem_kombu.execution.pool import pool, scheduler
-from stem_kombu.outcome import Ending, Outcome
+from stem_kombu.execution.pool import child_handle, climb, pool, scheduler
+from stem_kombu.ladder import Ladder
+from stem_kombu.outcome import Ending, Outcome, TaskState
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.revocation_cache import Applied, RevocationCache
-from stem_kombu.stores import batch
+from stem_kombu.selector import Selector
+from stem_kombu.stores import batch, records
+from stem_kombu.undone import Undone, is_undo
 from stem_kombu.worker import (
     admission,
+    delivery_facts,
     directive_service,
     limit_service,
     recorder,
@@ -42,6 +53,7 @@ from stem_kombu.worker import (
 from stem_kombu.worker import deliveries as inflight
 from stem_kombu.worker import task_history as history
 from stem_kombu.worker import task_lifecycle as lifecycle
+from stem_kombu.worker import worker as stem_worker
 from stem_kombu.worker.deliveries import Delivery
 from stem_kombu.worker.delivery_events import Action, Do, Event, Facts, Phase
 from stem_kombu.worker.settlement import MessageDisposition, Settlement
@@ -156,7 +168,9 @@ def older_wins(original: Any) -> Any:
     """The cache keeps what it has."""
 
     def apply(self: RevocationCache, records: Any, now: Any) -> Applied:
-        done: Applied = original(self, [record for record in records if record.task_id not in self._records], now)
+        done: Applied = original(
+            self, [record for record in records if record.task_id not in self.known([record.task_id])], now
+        )
         return done
 
     return apply
@@ -172,6 +186,58 @@ def retry_revoked(original: Any) -> Any:
         return settled
 
     return settle
+
+
+# -- undos ----------------------------------------------------------------------------------------------------------------
+
+
+def take_back_anything(original: Any) -> Any:
+    def compare(place: str, key: str, replaces: int, held: int) -> None:
+        original(place, key, held if place == records.REVOCATION else replaces, held)
+
+    return compare
+
+
+def ends_are_final(original: Any) -> Any:
+    return lambda self, record: record.task_id in self._ends
+
+
+def passes_over_ends(original: Any) -> Any:
+    """What has ended is not read from the store: it revokes nothing."""
+
+    def take(self: hydration.Hydration, found: Any, *, advance: bool = True) -> None:
+        found = list(found)
+        original(self, [one for one in found if not is_undo(one)], advance=advance)
+        if advance and found:
+            self._cache.advance(found[-1].version)
+
+    return take
+
+
+def only_what_is_revoked_is_over(original: Any) -> Any:
+    return lambda message, record: record.state is not TaskState.CANCELLED and original(message, record)
+
+
+# -- rules ---------------------------------------------------------------------------------------------------------------
+
+
+def without_cut_off(original: Any) -> Any:
+    return lambda self, task: self.selector.matches(task)
+
+
+def cut_off_when_learnt(original: Any) -> Any:
+    def take(self: active_rules.ActiveRules, rules: Any) -> bool:
+        return bool(original(self, [replace(rule, enqueued_before=self._now()) for rule in rules]))
+
+    return take
+
+
+def found_without_cut_off(original: Any) -> Any:
+    return lambda order, view: original(replace(order, before=order.before + timedelta(days=1)), view)
+
+
+def by_id_alone(original: Any) -> Any:
+    return lambda self, message: self.cache.get(message.task_id)
 
 
 # -- stopping -------------------------------------------------------------------------------------------------------------
@@ -190,6 +256,83 @@ def stop_whatever_runs(original: Any) -> Any:
         return True
 
     return stop_job
+
+
+def counted_from_the_revoke(original: Any) -> Any:
+    def arm(self: child_handle.ChildHandle, revocation: Revocation, ladder: Ladder) -> None:
+        original(self, revocation, ladder)
+        if (climb := self.climb) is not None:
+            late = (self._clock.utcnow() - revocation.issued_at).total_seconds()
+            climb.term_at, climb.kill_at = climb.term_at - late, climb.kill_at - late
+
+    return arm
+
+
+def kill_first(original: Any) -> Any:
+    def add(self: climb.Climb, revocation: Revocation, ladder: Ladder, now: float) -> None:
+        original(self, revocation, ladder, now)
+        self.kill_at = min(self.kill_at, self.term_at)
+
+    return add
+
+
+def climb_on(original: Any) -> Any:
+    """The ladder of a child, not of what it runs."""
+
+    def accept(self: child_handle.ChildHandle, frame: object) -> None:
+        climbs = self.climb
+        original(self, frame)
+        self.climb = climbs
+
+    return accept
+
+
+def hit_what_runs(original: Any) -> Any:
+    def take_step(self: child_handle.ChildHandle, now: float) -> None:
+        if self.climb is not None and self.job is not None:
+            self.climb.token = self.job.token
+        original(self, now)
+
+    return take_step
+
+
+def arm_the_first(original: Any) -> Any:
+    """Whatever it runs."""
+
+    def stop_job(
+        self: pool.IsolatePool, token: int, why: Stop, revocation: Revocation | None = None, ladder: Any = None
+    ) -> bool:
+        with self._lock:
+            busy = [child for child in self._children.values() if child.job is not None]
+            if busy and revocation is not None and ladder is not None:
+                busy[0].arm(revocation, ladder)
+        return bool(original(self, token, why, revocation))
+
+    return stop_job
+
+
+def whole_group(original: Any) -> Any:
+    """Whichever process leads it: the worker, where a child leads none."""
+    return lambda pid: machine.killpg(machine.getpgid(pid), signal.SIGTERM)
+
+
+def term_is_the_end(original: Any) -> Any:
+    def climb_now(self: pool.IsolatePool, now: float) -> None:
+        original(self, now)
+        for child in list(self._children.values()):
+            if child.job is not None and child.climb is not None and child.climb.steps and child.verdict is None:
+                self._observer.ended(child.job, child.climb.killed())
+
+    return climb_now
+
+
+def requested_is_stopped(original: Any) -> Any:
+    def decide(known: verdict_wait.Known) -> Any:
+        if any(one.fate.stop_requested_ago is not None for one in known.reachable):
+            return Verdict.STOPPED
+        return original(known)
+
+    return decide
 
 
 def released_is(kind: Ending | MessageDisposition) -> Callable[[Any], Any]:
@@ -414,7 +557,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "endings are not looked up": Mutant(("G3", "G19"), ((admission, "is_over", always(False)),), "repeats", seed=610),
     "endings are looked up once": Mutant(
-        ("G19",), ((history.TaskHistory, "is_stale", always(False)),), "repeats", seed=224
+        ("G19",), ((history.TaskHistory, "is_stale", always(False)),), "repeats", seed=812
     ),
     "command carried out twice": Mutant(("G14",), ((guard.ReplayGuard, "judge", obey_again),)),
     "stale command obeyed": Mutant(("G14",), ((guard.ReplayGuard, "time_left", always(60.0)),), "suspensions"),
@@ -511,7 +654,64 @@ MUTANTS: dict[str, Mutant] = {
             in_table((Event.ATTEMPTED, Phase.SETTLING), says(transitions.PROCEED)),
         ),
         "refusals",
-        seed=803,
+        seed=677,
+    ),
+    "what was undone is revoked again by an older message": Mutant(
+        ("G31",), ((Undone, "covers", always(False)),), "undos", seed=117
+    ),
+    "undos are not read from the store": Mutant(
+        ("G31",), ((hydration.Hydration, "_take", passes_over_ends), (undo, "lifted", always([]))), "undos", seed=244
+    ),
+    "an undo takes back what was revoked meanwhile": Mutant(
+        ("G31",), ((records, "_compare", take_back_anything),), "undos"
+    ),
+    "what was undone can't be revoked again": Mutant(
+        ("G2", "G3"), ((Undone, "covers", ends_are_final),), "undos", seed=227
+    ),
+    "an undo revives what is recorded": Mutant(
+        ("G31",),
+        (
+            (admission, "is_over", only_what_is_revoked_is_over),
+            (history, "is_over", only_what_is_revoked_is_over),
+        ),
+        "revivals",
+        seed=55,
+    ),
+    "a rule has no cut-off": Mutant(("G29",), ((rule_module.Rule, "strikes", without_cut_off),), "rules"),
+    "a rule's cut-off is when a worker learns of it": Mutant(
+        ("G29",), ((active_rules.ActiveRules, "take", cut_off_when_learnt),), "rules"
+    ),
+    "a rule strikes whatever its selector says": Mutant(("G29",), ((Selector, "matches", always(True)),), "rules"),
+    "what is found for a rule was sent at any time": Mutant(
+        ("G29",), ((dispatch, "select", found_without_cut_off),), "rules"
+    ),
+    "rules are not read from the store": Mutant(("G2",), ((stem_worker, "rule_subscribers", always({})),), "rules"),
+    "rules are not asked before a start": Mutant(
+        ("G2", "G3"), ((delivery_facts.DeliveryFacts, "revocation_of", by_id_alone),), "rules"
+    ),
+    "a ladder's time runs from the revoke": Mutant(
+        ("G27",), ((child_handle.ChildHandle, "arm", counted_from_the_revoke),), "ladders"
+    ),
+    "SIGKILL comes in place of SIGTERM": Mutant(("G27",), ((climb.Climb, "add", kill_first),), "ladders"),
+    "a child's next task climbs on": Mutant(
+        ("G27",),
+        (
+            (child_handle.ChildHandle, "accept", climb_on),
+            (child_handle.ChildHandle, "take_step", hit_what_runs),
+        ),
+        "ladders",
+    ),
+    "a ladder without attempt token": Mutant(("G27",), ((pool.IsolatePool, "stop_job", arm_the_first),), "ladders"),
+    "a signal goes to whatever group a child is in": Mutant(("G27",), ((groups, "terminate", whole_group),), "ladders"),
+    "a ladder is not climbed": Mutant(("G27",), ((delivery_facts.DeliveryFacts, "_ladder", always(None)),), "ladders"),
+    "what gets SIGTERM is recorded as cancelled": Mutant(
+        ("G26",), ((pool.IsolatePool, "_climb", term_is_the_end),), "ladders"
+    ),
+    "what is asked to stop is recorded as cancelled": Mutant(
+        ("G26",), (in_table((Event.REVOKED, Phase.RUNNING), lambda rule: transitions._revoked),), "ladders"
+    ),
+    "what is asked to stop counts as stopped": Mutant(
+        ("G26",), ((verdict_wait, "decide", requested_is_stopped),), "ladders"
     ),
     "an impossible pair": Mutant((TROUBLE,), (in_table((Event.ENDED, Phase.RUNNING), says(transitions.FAULT)),)),
 }

@@ -52,6 +52,9 @@ class Tally:
 
 def prepare() -> None:
     """Make a world of this process; nothing else can be done in it any more."""
+    from tests.simulation import ports
+
+    ports.install()
     from tests.simulation import fleet
 
     logging.disable(logging.CRITICAL)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
+from stem_kombu.autoscale import Autoscale
 from stem_kombu.control.client.client import ROSTER_SHARE
 from stem_kombu.control.client.directives import DirectiveClient, Ending
 from stem_kombu.control.client.shutdowns import ShutdownClient
@@ -14,8 +16,10 @@ from stem_kombu.control.protocol.messages import Shutdown, ShutdownMode
 from stem_kombu.control.server.replay_guard import TOLERANCE
 from stem_kombu.directive import QUEUE, TASK, Kind
 from stem_kombu.errors import StemError
+from stem_kombu.ladder import Ladder
 from stem_kombu.messages.encoding import encode_task
 from stem_kombu.rate import Rate, RateLimit
+from stem_kombu.selector import Selector
 from stem_kombu.task import TaskMessage
 from stem_kombu.transports import outages
 from tests.faults.history import WORLD as WORLD_CLOCK
@@ -23,7 +27,7 @@ from tests.faults.history import Bounds, Event, History
 from tests.faults.promises import check
 from tests.faults.story import Violation
 from tests.simulation import fleet, threads
-from tests.simulation.fleet import SETTINGS, Client, WorkerNode, World
+from tests.simulation.fleet import SETTINGS, Client, Undoer, WorkerNode, World
 from tests.simulation.kernel import KERNEL, Process
 from tests.simulation.services import SimClock
 
@@ -34,13 +38,17 @@ HEALED, HORIZON = 8.0, 90.0
 _PAUSES_EVERY, _PAUSES_AT = 10, 7
 #: One in a hundred of all is about rate limits instead, and one about shutdowns that are ordered.
 _RARE = {47: "limits", 87: "shutdowns"}
+#: And one in so many is about what else ends tasks, or lets them go on, by turns.
+_STOPS_EVERY, _STOPS_AT, _STOPS = 10, 2, ("undos", "ladders", "rules")
 THEMES = ("targets", "suspensions", "etas", "children", "races", "kills", "expiries", "ahead")
 #: Themes with more workers, with more messages that wait in one, over a broker that mostly works as AMQP does.
 _MANY_WORKERS = ("targets", "etas", "suspensions", "holds", "starts", "refusals", "resets")
-_MANY_TASKS = ("ahead", "resets")
+_MANY_TASKS = ("ahead", "resets", "ladders")
+#: With operators that take revocations back.
+_UNDOS = ("undos", "revivals")
 _CONNECTIONS = ("etas", "holds", "refusals", "repeats", "resets")
 #: What is far away, which is no fault and excuses nothing: for each way to it at least so many seconds, and at most so many more.
-_FAR_AWAY = {"starts": ("store", 0.1, 0.3), "repeats": ("backend", 0.05, 0.15)}
+_FAR_AWAY = {"starts": ("store", 0.1, 0.3), "repeats": ("backend", 0.05, 0.15), "revivals": ("backend", 0.3, 0.5)}
 #: What the simulation's own observers are sure of. ``start_slack``: between the last look and a handler's first statement
 #: the machine may be busy elsewhere a few times, a fifth of a second each.
 BOUNDS = Bounds(
@@ -85,6 +93,7 @@ class Schedule:
         drawn = "" if about < 0.5 else THEMES[int((about - 0.5) * 2 * len(THEMES))]
         # By the seed and not by a draw, so that every other seed's schedule stays what it was.
         drawn = _RARE.get(seed % 100, "pauses") if seed % _PAUSES_EVERY == _PAUSES_AT else drawn
+        drawn = _STOPS[seed // _STOPS_EVERY % len(_STOPS)] if seed % _STOPS_EVERY == _STOPS_AT else drawn
         self.theme = drawn if theme is None else theme
         self.random = KERNEL.random
         self.draw = KERNEL.draw
@@ -105,11 +114,13 @@ class Schedule:
 
     def run(self) -> Result:
         draw, world, theme = self.draw, self.world, self.theme
-        kind = draw() * (0.4 if theme == "children" else 1.0)
+        kind = draw() * (0.4 if theme in ("children", "ladders") else 1.0)
         if theme == "mixed":
             kind = 0.25 + kind * 0.15
         elif theme == "ahead":
             kind *= 0.25
+        elif theme == "rules" and kind < 0.5:
+            kind = 0.25 + kind * 0.3  # two names
         self.kinds = "isolate" if kind < 0.25 else "mixed" if kind < 0.4 else "inline"
         many = draw() + (0.5 if theme in _MANY_WORKERS else 0.0)
         count = 1 if many < 0.6 else 2 if many < 1.4 else 3
@@ -144,6 +155,18 @@ class Schedule:
             self._pauser(f"p{number}")
         if theme in ("limits", "shutdowns"):
             self._steer("s0", self._limit if theme == "limits" else self._shut_down)
+        if theme == "ladders":
+            world.leaderless = 0.3 if draw() < 0.3 else 0.0
+            for number in range(1 + int(draw() * 2)):
+                self._steer(f"l{number}", self._climb, 2)
+        if theme == "rules":
+            world.net.loss = max(world.net.loss, draw() * 0.9)
+            for number in range(1 + int(draw() * 2)):
+                self._steer(f"r{number}", self._rule)
+        if theme in _UNDOS:
+            world.net.lag = max(world.net.lag, draw() * 1.5)
+            for number in range(1 + int(draw() * 2)):
+                self._steer(f"u{number}", self._undo, 3)
         for _ in range(int(draw() * 3.5)):
             self._fault(*_FAULTS[int(draw() * len(_FAULTS))])
         for name, act in _OF_THEMES.get(theme, ()):
@@ -182,9 +205,12 @@ class Schedule:
         steps = int(draw() * most)
         pause = draw() ** power * 1.2
         ending = "succeeds" if (chance := draw()) < succeed else "fails" if chance < fail else "retries"
-        delay = draw() ** 2 * (6.0 if self.theme in ("targets", "expiries", "starts") else 2.5)
+        delay = draw() ** 2 * (6.0 if self.theme in ("targets", "expiries", "starts", "rules", *_UNDOS) else 2.5)
         if self.theme == "ahead":
             pause, delay = pause * 0.2, delay * 0.3
+        if self.theme == "ladders":
+            # About as long as a ladder; the others are short, so that some wait in their child.
+            steps, pause = 1 + steps % 2, 0.05 if draw() < 0.4 else 0.2 + draw() * 2.0
         held = draw() * 2.5 if draw() < (0.8 if self.theme in ("etas", "holds", "refusals") else 0.15) else None
         copies = 2 if draw() < 0.05 else 1
 
@@ -201,8 +227,8 @@ class Schedule:
                 max_retries=1,
             )
             for _ in range(copies):
-                world.broker.publish(message, encode_task(message))
-                world.note("enqueued", "producer", task=task_id)
+                world.broker.publish(message.queue, encode_task(message))
+                world.note("enqueued", "producer", task=task_id, value=kind)
             self.sent += 1
 
         self.expected += 1
@@ -295,8 +321,10 @@ class Schedule:
         for wait, on, lasting, then in plans:
             KERNEL.sleep(wait)
             if self.kinds != "inline":
+                children = 1 + int(self.draw() * 3)
+                value = children if children < 3 else Autoscale(1, 3, up_after=0.5, down_after=1.0).value()
                 with suppress(StemError):
-                    directives.set(Kind.CONCURRENCY, {"*": 1 + int(self.draw() * 3)}, ending=Ending(expires_in=lasting))
+                    directives.set(Kind.CONCURRENCY, {"*": value}, ending=Ending(expires_in=lasting))
             with suppress(StemError):
                 directives.pause([SETTINGS.default_queue], workers=on, ending=Ending(expires_in=lasting), timeout=3.0)
             if then is not None:
@@ -306,9 +334,9 @@ class Schedule:
         client.close()
         KERNEL.kill(process, 0)
 
-    def _steer(self, name: str, act: Callable[[Client, SimClock], None]) -> None:
+    def _steer(self, name: str, act: Callable[[Client, SimClock], None], least: int = 1) -> None:
         """An operator who does it a few times."""
-        waits = [self.draw() ** 2 * 3.0 for _ in range(1 + int(self.draw() * 3))]
+        waits = [self.draw() ** 2 * 3.0 for _ in range(least + int(self.draw() * 3))]
         process = KERNEL.process(name, self._skew())
         self.clients.append(process)
         self.busy_clients += 1
@@ -339,6 +367,41 @@ class Schedule:
         DirectiveClient(client, clock=clock).set(
             Kind.RATE_LIMIT, {"*": value}, subject=subject, ending=ending, timeout=3.0
         )
+
+    def _undo(self, client: Client, clock: SimClock) -> None:
+        if Undoer(client).undo([f"t{int(self.draw() * self.expected)}"], timeout=3.0).told is not None:
+            self._did("undo")
+
+    def _climb(self, client: Client, clock: SimClock) -> None:
+        draw = self.draw
+        ids = {f"t{int(draw() * self.expected)}" for _ in range(1 + int(draw() * 2))}
+        if draw() < 0.7:  # what runs, if anything does
+            ids = {facts["task"] for process, facts in self.world.running.items() if process.alive} or ids
+        term = draw() ** 2 * 1.0 if draw() < 0.6 else None
+        kill = (term or 0.0) + draw() ** 2 * 1.5 if term is None or draw() < 0.8 else None
+        wait = draw() < 0.3
+        KERNEL.thread.process.operation = None  # to wait for verdicts is to ask several times
+        report = client.revoke(
+            sorted(ids), terminate=True, ladder=Ladder(term, kill), wait=wait, timeout=5.0 if wait else 3.0
+        )
+        self._did("ladder")
+        for one in report.verdicts or ():
+            self.world.note("verdict", KERNEL.thread.process.name, task=one.task_id, value=one.verdict.value)
+
+    def _rule(self, client: Client, clock: SimClock) -> None:
+        draw = self.draw
+        names = ("inline", "isolate", "in*", "i*")
+        KERNEL.thread.process.operation = None  # to look and to revoke is to ask several times
+        wish = client.wish(Selector.of(name=names[int(draw() * len(names))]))
+        if draw() < 0.3:
+            wish = client.wish(wish.selector, enqueued_before=wish.before - timedelta(seconds=draw() * 2.0))
+        found = client.select(wish, timeout=1.0)
+        if client.revoke_selected(found, terminate=draw() < 0.6, timeout=3.0).rule is not None:
+            self._did("rule")
+
+    def _did(self, what: str) -> None:
+        """Count what an operator has brought about, beside the faults."""
+        self.faults[what] = self.faults.get(what, 0) + 1
 
     def _shut_down(self, client: Client, clock: SimClock) -> None:
         draw, node = self.draw, self._some_node()
@@ -521,7 +584,7 @@ class Schedule:
 
     def _what_is_left(self) -> str:
         broker = self.world.broker
-        held = [message.task.task_id for message in broker.held.values()]
+        held = [message.task_id for message in broker.held.values()]
         return (
             f"{len(broker.ready)} waiting, held {held}, {self.busy_clients} clients,"
             f" ready {[n.ready for n in self.nodes]}, receive no broadcasts {self._unsubscribed()}"
@@ -555,11 +618,15 @@ _OF_THEMES = {
         "pauses": ("kill worker", "stop worker"),
         "limits": ("kill worker", "stop worker", "backend down"),
         "shutdowns": ("kill worker", "deaf"),
+        "rules": ("kill worker",),
+        "ladders": ("suspend worker",),
+        "undos": ("reset", "kill worker"),
         "ahead": ("suspend worker", "kill child"),
         # Nothing draws these: they are for a hunt that asks for them.
         "holds": ("reset", "reset", "backend down", "backend down"),
         "refusals": ("cut", "cut", "reset", "backend down", "backend down"),
         "resets": ("reset", "reset", "reset"),
+        "revivals": ("kill worker", "kill worker", "kill worker"),
         "repeats": ("kill worker", "kill worker", "kill worker"),
         "rosters": ("slow", "slow", "backend down"),
         "starts": (),

@@ -18,11 +18,13 @@ from stem_kombu.backends.memory import MemoryBackend
 from stem_kombu.backends.memory import _Shelf as BackendShelf
 from stem_kombu.clock import from_epoch
 from stem_kombu.errors import BrokerUnavailable, StoreUnavailable
+from stem_kombu.fields import mapping, moment
+from stem_kombu.messages.encoding import Envelope
 from stem_kombu.outcome import TaskRecord, admits, carried_over
 from stem_kombu.revocation import Revocation, RevocationDraft
+from stem_kombu.rule import PLACE as RULE
 from stem_kombu.stores.base import Glance, RevokeStore
 from stem_kombu.stores.records import Change, Changed, ControlRecord, changed, checked
-from stem_kombu.task import TaskMessage
 from tests.faults.history import Event, History
 from tests.simulation.kernel import KERNEL, Process, Thread
 
@@ -83,10 +85,18 @@ class Net:
         return what in self.down or (what, process.name) in self.cut
 
 
+def own_url(scheme: str) -> str:
+    """The URL of a service as this process has it: each notes by itself which servers it can't reach."""
+    return f"{scheme}://p{KERNEL.thread.process.pid}"
+
+
 class SimStore(RevokeStore):
     """Production's merging and numbering in memory, behind a network."""
 
-    url = "memory://simulated"
+    @property
+    def url(self) -> str:  # type: ignore[override] # which a real one has for all processes
+        return own_url("memory")
+
     keeps_records = True
 
     def __init__(self, net: Net, history: History, skew: float) -> None:
@@ -115,20 +125,28 @@ class SimStore(RevokeStore):
         versions = {place: record.version for place, record in self.control.items()}
         now = self.now_here()
         done = changed(checked(change), self.records, versions, namespace=namespace, highest=self.highest, now=now)
+        rule = next((record.version for record in done.records if record.place == RULE), None)
         for revocation in done.revocations:
             self.records.pop(revocation.task_id, None)
             self.records[revocation.task_id] = revocation
-            self._note_stored(revocation, began)
+            self._note_stored(revocation, began, rule)
+        for removal, ended in zip(change.removals, done.ended, strict=True):
+            self.records.pop(ended.task_id, None)
+            self.records[ended.task_id] = ended
+            self.history.add(
+                Event("undone", KERNEL.now, by, task=ended.task_id, version=ended.version, value=removal.version)
+            )
         for record in done.records:
             self.control.pop((record.place, record.key), None)
             self.control[record.place, record.key] = record
             self._note_pause(record)
+            self._note_rule(record)
         self.highest = max(self.highest, done.version)
         # It is durable; whether the caller hears of it is another matter.
         self.net.reach("store", StoreUnavailable)
         return done
 
-    def _note_stored(self, record: Revocation, began: float) -> None:
+    def _note_stored(self, record: Revocation, began: float, rule: int | None) -> None:
         self.history.add(
             Event(
                 "stored",
@@ -140,8 +158,19 @@ class SimStore(RevokeStore):
                 terminate=record.terminate,
                 until=None if record.expires_at is None else world_time(record.expires_at, self.skew),
                 request=operation(),
+                value=rule,
             )
         )
+
+    def _note_rule(self, record: ControlRecord) -> None:
+        if record.place != RULE:
+            return
+        body, until = record.body, None if record.expires_at is None else world_time(record.expires_at, self.skew)
+        # Producers' clocks are right here, and the cut-off is a time of theirs, however wrong the store's clock is.
+        before = world_time(moment(body["enqueued_before"], "enqueued_before"), 0.0)
+        value = {"name": mapping(body["selector"], "selector")["name"], "before": before}
+        by = KERNEL.thread.process.name
+        self.history.add(Event("rule-stored", KERNEL.now, by, version=record.version, until=until, value=value))
 
     def _note_pause(self, record: ControlRecord) -> None:
         if record.place != "directive" or record.body["kind"] != "pause":
@@ -255,8 +284,11 @@ class _Roster(MemoryBackend):
 class SimBackend(Backend):
     """Task states by production's rule, and production's roster, behind a network."""
 
-    url = "memory://simulated"
     keeps_records = True
+
+    @property
+    def url(self) -> str:  # type: ignore[override] # as above
+        return own_url("memory")
 
     def __init__(self, net: Net, history: History, skew: float) -> None:
         #: Control records in order of version.
@@ -343,7 +375,7 @@ class Queue:
 class Message:
     """A task message as Kombu hands it over."""
 
-    def __init__(self, broker: Broker, envelope: Any, task: TaskMessage) -> None:
+    def __init__(self, broker: Broker, queue: str, envelope: Envelope) -> None:
         self.broker = broker
         self.body = envelope.body
         self.headers = envelope.headers
@@ -351,7 +383,9 @@ class Message:
         self.content_type, self.content_encoding = envelope.content_type, envelope.content_encoding
         self.errors = None
         self.acknowledged = False
-        self.task = task
+        self.queue = queue
+        #: The task and its attempt, for the history.
+        self.task_id, self.attempt = str(envelope.headers["id"]), int(envelope.headers["retries"]) + 1
         self.times = 0
         self.delivery_tag = 0
         self.delivery_info: dict[str, Any] = {}
@@ -360,11 +394,12 @@ class Message:
 
     def delivered(self, tag: int, holder: Any) -> Message:
         again = Message.__new__(Message)
-        for name in ("broker", "body", "headers", "properties", "content_type", "content_encoding", "errors", "task"):
+        for name in ("broker", "body", "headers", "properties", "content_type", "content_encoding", "errors",
+                     "queue", "task_id", "attempt"):  # fmt: skip
             setattr(again, name, getattr(self, name))
         again.times = self.times + 1
         again.delivery_tag = tag
-        again.delivery_info = {"routing_key": self.task.queue, "redelivered": self.times > 0}
+        again.delivery_info = {"routing_key": self.queue, "redelivered": self.times > 0}
         again.holder = holder
         again.held_until = float("inf")
         again.acknowledged = False
@@ -392,8 +427,8 @@ class Broker:
         self.tags = 0
         self.order = 0
         self.consumers: list[Any] = []
-        #: What is in the bodies of revokes, for the history.
-        self.revoking: dict[bytes, Sequence[Revocation]] = {}
+        #: The operation that each request is of, for the history.
+        self.operations: dict[str, str | None] = {}
 
     # -- control ----------------------------------------------------------------------------------------------------
 
@@ -420,8 +455,8 @@ class Broker:
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 
-    def publish(self, task: TaskMessage, envelope: Any) -> None:
-        self._put(Message(self, envelope, task))
+    def publish(self, queue: str, envelope: Envelope) -> None:
+        self._put(Message(self, queue, envelope))
 
     def _put(self, message: Message, *, first: bool = False) -> None:
         self.order += 1
@@ -450,8 +485,8 @@ class Broker:
                 "acknowledged",
                 KERNEL.now,
                 KERNEL.thread.process.name,
-                task=message.task.task_id,
-                attempt=message.task.attempt,
+                task=message.task_id,
+                attempt=message.attempt,
             )
         )
 

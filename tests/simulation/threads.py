@@ -1,10 +1,12 @@
-"""What the product imports as ``threading``, ``queue``, ``os``, ``select`` and ``selectors``, on simulated threads."""
+"""Threads, locks, pipes, signals and processes of the simulated machine: what stands in for
+:mod:`stem_kombu.concurrency.threads` and :mod:`stem_kombu.machine`."""
 
 from __future__ import annotations
 
 import queue as real_queue
 import select as real_select
 import selectors as real_selectors
+import signal as real_signal
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -45,6 +47,15 @@ class Lock:
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         if not blocking and self._locked:
             return False
+        deadline = KERNEL.now + timeout
+        while timeout >= 0 and self._locked:
+            if KERNEL.now >= deadline:
+                return False
+            if self._waiters is None:
+                self._waiters = deque()
+            self._waiters.append(KERNEL.thread)
+            if not KERNEL.block(deadline - KERNEL.now):
+                self._waiters.remove(KERNEL.thread)
         return self.__enter__()
 
     def release(self) -> None:
@@ -208,17 +219,6 @@ def current_thread() -> Thread:
     return KERNEL.current or _OUTSIDE
 
 
-threading = SimpleNamespace(
-    Thread=Thread,
-    Lock=Lock,
-    RLock=RLock,
-    Condition=Condition,
-    Event=Event,
-    Timer=Timer,
-    current_thread=current_thread,
-)
-
-
 class SimpleQueue:
     __slots__ = ("_items", "_waiters")
 
@@ -234,8 +234,8 @@ class SimpleQueue:
     def get(self, timeout: float | None = None) -> Any:
         KERNEL.checkpoint()
         deadline = None if timeout is None else KERNEL.now + timeout
+        left = timeout
         while not self._items:
-            left = None if deadline is None else deadline - KERNEL.now
             if left is not None and left <= 0:
                 raise real_queue.Empty
             me = KERNEL.thread
@@ -243,13 +243,23 @@ class SimpleQueue:
             KERNEL.block(left)
             if me in self._waiters:
                 self._waiters.remove(me)
+            left = None if deadline is None else deadline - KERNEL.now
         return self._items.popleft()
 
     def empty(self) -> bool:
         return not self._items
 
 
-queue = SimpleNamespace(SimpleQueue=SimpleQueue, Empty=real_queue.Empty)
+THREADS: dict[str, Any] = {
+    "Thread": Thread,
+    "Lock": Lock,
+    "RLock": RLock,
+    "Condition": Condition,
+    "Event": Event,
+    "Timer": Timer,
+    "SimpleQueue": SimpleQueue,
+    "current_thread": current_thread,
+}
 
 # -- descriptors --------------------------------------------------------------------------------------------------------
 
@@ -315,6 +325,9 @@ class MailSocket:
 
     def setblocking(self, blocking: bool) -> None:
         """It never blocks."""
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        """It holds what it is given."""
 
     def fileno(self) -> int:
         return self._end.fd
@@ -387,7 +400,14 @@ def _pipe() -> tuple[int, int]:
     return reader.fd, writer.fd
 
 
-def _socketpair(family: int, kind: int) -> tuple[MailSocket, MailSocket]:
+def _wake_descriptors() -> tuple[int, int]:
+    descriptors = _pipe()
+    for fd in descriptors:
+        FDS[fd].blocking = False
+    return descriptors
+
+
+def _datagram_pair() -> tuple[MailSocket, MailSocket]:
     reader = MailSocket(FDS.mail(KERNEL.thread.process))
     return reader, reader
 
@@ -414,6 +434,13 @@ def _read(fd: int, size: int) -> bytes:
     return data
 
 
+def _readv(fd: int, buffers: list[bytearray]) -> int:
+    (buffer,) = buffers
+    data = _read(fd, len(buffer))
+    buffer[: len(data)] = data
+    return len(data)
+
+
 def _write(fd: int, data: Any) -> int:
     end = FDS[fd]
     peer = end.peer
@@ -425,12 +452,42 @@ def _write(fd: int, data: Any) -> int:
     return len(data)
 
 
-def _kill(pid: int, signal: int) -> None:
+class Signals:
+    """What tells an observer of signals that are sent; one world's."""
+
+    observe: Callable[[Process, int], None] = staticmethod(lambda process, number: None)
+
+
+def _kill(pid: int, number: int) -> None:
+    _signal([process for process in KERNEL.processes if process.pid == pid and process.alive], number)
+
+
+def _killpg(group: int, number: int) -> None:
+    group = group or KERNEL.thread.process.group
+    members = [process for process in KERNEL.processes if process.group == group and process.alive]
+    _signal(sorted(members, key=lambda process: process is KERNEL.thread.process), number)
+
+
+def _signal(processes: list[Process], number: int) -> None:
+    """A process takes notice of SIGKILL only: that children take none of SIGTERM is their own code, which does not run here."""
+    if not processes:
+        raise ProcessLookupError
+    for process in processes if number else ():
+        if process is not KERNEL.thread.process:
+            Signals.observe(process, number)
+        if number == real_signal.SIGKILL:
+            KERNEL.kill(process)
+
+
+def _setpgid(pid: int, group: int) -> None:
+    process = KERNEL.thread.process
+    process.group = process.pid
+
+
+def _getpgid(pid: int) -> int:
     for process in KERNEL.processes:
         if process.pid == pid and process.alive:
-            if signal:
-                KERNEL.kill(process)
-            return
+            return process.group
     raise ProcessLookupError(pid)
 
 
@@ -442,23 +499,23 @@ def _set_blocking(fd: int, blocking: bool) -> None:
     FDS[fd].blocking = blocking
 
 
-os = SimpleNamespace(
-    pipe=_pipe,
-    dup=_dup,
-    read=_read,
-    write=_write,
-    close=FDS.close,
-    kill=_kill,
-    _exit=_exit,
-    set_blocking=_set_blocking,
-    getpid=lambda: current_thread().process.pid,
-    register_at_fork=lambda **_: None,
-    cpu_count=lambda: 2,
-    sysconf=lambda name: 4096,
-)
+def _runs(pid: int) -> bool:
+    return any(process.pid == pid and process.alive for process in KERNEL.processes)
 
 
-socket = SimpleNamespace(socketpair=_socketpair, AF_UNIX=0, SOCK_DGRAM=0)
+def _stat(process: Process) -> Any:
+    # Of :mod:`stem_kombu.machine`, which is not loaded before it has its twin.
+    from stem_kombu.machine import ProcessStat
+
+    return ProcessStat(process.pid, "R", 0, process.group, 1, process.pid)
+
+
+def _stat_of(pid: int) -> Any:
+    return next((_stat(process) for process in KERNEL.processes if process.pid == pid and process.alive), None)
+
+
+def _getpid() -> int:
+    return current_thread().process.pid
 
 
 class _Selector:
@@ -514,10 +571,40 @@ class _Selector:
                 return []
 
 
-select = SimpleNamespace(poll=_Selector, POLLIN=real_select.POLLIN)
-selectors = SimpleNamespace(
-    DefaultSelector=_Selector,
-    BaseSelector=_Selector,
-    EVENT_READ=real_selectors.EVENT_READ,
-    EVENT_WRITE=real_selectors.EVENT_WRITE,
-)
+MACHINE: dict[str, Any] = {
+    "EVENT_READ": real_selectors.EVENT_READ,
+    "EVENT_WRITE": real_selectors.EVENT_WRITE,
+    "POLLIN": real_select.POLLIN,
+    "Selector": _Selector,
+    "boot_id": lambda: "simulated",
+    "close": FDS.close,
+    "datagram_pair": _datagram_pair,
+    "dup": _dup,
+    "environment_of": lambda pid: None,
+    "gethostname": lambda: "host",
+    "getpgid": _getpgid,
+    "getpgrp": lambda: current_thread().process.group,
+    "getpid": _getpid,
+    "getsid": lambda pid: 1,
+    "is_readable": lambda fd: FDS[fd].readable,
+    "kill": _kill,
+    "killpg": _killpg,
+    "leave_at_once": _exit,
+    "load_avg": lambda: None,
+    "open_pidfd": lambda pid: None,
+    "pid_in_proc": _getpid,
+    "pid_namespace": lambda: 1,
+    "poll": _Selector,
+    "processes": lambda: [_stat(process) for process in KERNEL.processes if process.alive],
+    "read": _read,
+    "readv": _readv,
+    "rss_bytes": lambda pid=None: None,
+    "runs": _runs,
+    "set_blocking": _set_blocking,
+    "setpgid": _setpgid,
+    "started_at": lambda pid: pid if _runs(pid) else None,
+    "stat_of": _stat_of,
+    "user_name": lambda: "operator",
+    "wake_descriptors": _wake_descriptors,
+    "write": _write,
+}

@@ -10,6 +10,8 @@ import pytest
 from tests.servers.rabbitmq import RabbitServer
 from tests.soak import killed, resources
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def rabbitmq(broker_url: str, request: pytest.FixtureRequest) -> RabbitServer | None:

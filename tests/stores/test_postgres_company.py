@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import psycopg2
 import pytest
 
 from stem_kombu.backends.heartbeat import Heartbeat
@@ -18,21 +14,10 @@ from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.revocation import RevocationDraft as Draft
 from stem_kombu.stores.postgres import PostgresRevokeStore
 from tests.servers.pgbouncer import PgBouncerServer
-from tests.servers.postgres import PostgresServer
+from tests.servers.postgres import PostgresServer, session
 
 NS = "shop"
 BEAT = Heartbeat(NS, "w1", "boot", "inbox", 10.0, "host", 1, "0.1.0")
-
-
-@contextmanager
-def session(url: str) -> Iterator[Any]:
-    connection = psycopg2.connect(url)
-    connection.autocommit = True
-    try:
-        with connection.cursor() as cursor:
-            yield cursor
-    finally:
-        connection.close()
 
 
 def use_everything(url: str, *, name: str = "t") -> None:
@@ -61,7 +46,7 @@ def test_nothing_is_left_on_the_connections_of_a_pool(
         use_everything(url)
 
         for _ in range(4):
-            with pgbouncer_server.session(url) as other:
+            with session(url) as other:
                 other.execute("SELECT name, setting FROM pg_settings WHERE source = 'session'")
                 left = {name for name, _ in other.fetchall()}
                 other.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")

@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,7 +21,7 @@ from stem_kombu.stores import postgres as postgres_module
 from stem_kombu.stores.postgres import SCHEMA, PostgresRevokeStore
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.testing.ports import free_port
-from tests.servers.postgres import PostgresServer
+from tests.servers.postgres import PostgresServer, session
 from tests.waiting import eventually
 
 NS = "shop"
@@ -35,17 +34,6 @@ def store(postgres_url: str) -> Iterator[PostgresRevokeStore]:
     opened = PostgresRevokeStore(postgres_url)
     yield opened
     opened.close()
-
-
-@contextmanager
-def session(url: str) -> Iterator[Any]:
-    connection = psycopg2.connect(url)
-    connection.autocommit = True
-    try:
-        with connection.cursor() as cursor:
-            yield cursor
-    finally:
-        connection.close()
 
 
 def database(url: str, **options: Any) -> PostgresDatabase:
@@ -362,3 +350,20 @@ def test_a_table_of_an_earlier_version_gets_its_column_for_proofs(
     store.save(NS, [Draft("new", proofs=(PROOF,))])
 
     assert [(record.task_id, record.proofs) for record in store.load(NS)] == [("old", ()), ("new", (PROOF,))]
+
+
+ODD = ["NULL", '"', "\\", '\\"', "{a,b}", "a,b", "%s", "%", "'; --", " x ", "\\N", "é", "{", "}", '""', "null"]
+
+
+def test_ids_and_texts_that_mean_something_in_an_array_are_only_text(store: PostgresRevokeStore) -> None:
+    drafts = [Draft(one, reason=other, requested_by=one) for one, other in zip(ODD, ["", *ODD], strict=False)]
+
+    saved = store.save(NS, drafts)
+
+    assert [(one.task_id, one.reason, one.requested_by) for one in saved] == list(
+        zip(ODD, ["", *ODD], ODD, strict=False)
+    )
+    assert list(store.load(NS)) == saved
+    assert [store.get(NS, one) for one in ODD] == saved
+    again = store.save(NS, [Draft(one) for one in ODD])
+    assert [(one.task_id, one.reason) for one in again] == [(one.task_id, one.reason) for one in saved]

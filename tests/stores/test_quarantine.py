@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import random
 import sqlite3
+from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import psycopg2
 import pytest
 
 from stem_kombu.errors import StoreCorrupt, StoreError
+from stem_kombu.revocation import Revocation
 from stem_kombu.revocation import RevocationDraft as Draft
+from stem_kombu.stores import sqlite as sqlite_store
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.batch import CEILING
 from stem_kombu.stores.registry import open_revoke_store
@@ -114,7 +118,20 @@ def test_g37_a_counter_that_no_store_can_have_given_does_not_count(
     store.close()
 
 
-def test_g6_spoiled_pages_are_not_read_as_fewer_records(tmp_path: Path) -> None:
+@pytest.fixture(params=["small", "large"])
+def read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[RevokeStore], list[Revocation]]:
+    """Read all that a store holds, as a program does, or as a worker does of a large file, which is checked meanwhile."""
+    if request.param == "small":
+        return lambda store: list(store.load(NS))
+    monkeypatch.setattr(sqlite_store, "_LARGE", 0)
+    return lambda store: sorted(
+        {one.task_id: one for page in store.pages(NS) for one in page}.values(), key=attrgetter("version")
+    )
+
+
+def test_g6_spoiled_pages_are_not_read_as_fewer_records(
+    tmp_path: Path, read: Callable[[RevokeStore], list[Revocation]]
+) -> None:
     """SQLite reads what it can from a spoiled page, and says nothing of the rest."""
     path = tmp_path / "revokes.db"
     store = SqliteRevokeStore(path)
@@ -137,7 +154,7 @@ def test_g6_spoiled_pages_are_not_read_as_fewer_records(tmp_path: Path) -> None:
         path.write_bytes(spoiled)
         reader = SqliteRevokeStore(path)
         try:
-            found = len(list(reader.load(NS)))
+            found = len(read(reader))
             if found + len(reader.quarantine.of(NS)) < 300:
                 silent.append((trial, page, start, found))
         except StoreError:
@@ -149,7 +166,9 @@ def test_g6_spoiled_pages_are_not_read_as_fewer_records(tmp_path: Path) -> None:
     assert silent == []
 
 
-def test_g37_a_spoiled_index_of_sqlite_is_made_again(tmp_path: Path) -> None:
+def test_g37_a_spoiled_index_of_sqlite_is_made_again(
+    tmp_path: Path, read: Callable[[RevokeStore], list[Revocation]]
+) -> None:
     path = tmp_path / "revokes.db"
     store = SqliteRevokeStore(path)
     records = store.save(NS, [Draft(f"task-{number}") for number in range(30)])
@@ -163,10 +182,12 @@ def test_g37_a_spoiled_index_of_sqlite_is_made_again(tmp_path: Path) -> None:
     content[place : place + 4] = b"gone"
     path.write_bytes(content)
 
-    assert list(SqliteRevokeStore(path).load(NS)) == records
+    assert read(SqliteRevokeStore(path)) == records
 
 
-def test_records_of_a_table_that_is_spoiled_are_told(tmp_path: Path) -> None:
+def test_records_of_a_table_that_is_spoiled_are_told(
+    tmp_path: Path, read: Callable[[RevokeStore], list[Revocation]]
+) -> None:
     path = tmp_path / "revokes.db"
     store = SqliteRevokeStore(path)
     store.save(NS, [Draft(f"t{number}") for number in range(300)])
@@ -179,7 +200,7 @@ def test_records_of_a_table_that_is_spoiled_are_told(tmp_path: Path) -> None:
     path.write_bytes(content)
 
     with pytest.raises(StoreCorrupt, match=str(path)):
-        list(SqliteRevokeStore(path).load(NS))
+        read(SqliteRevokeStore(path))
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])

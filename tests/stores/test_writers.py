@@ -137,6 +137,7 @@ def test_g37_what_comes_through_celerys_remote_control_every_store_can_read(
 
 def _celery_revoke(task_ids: Any, terminate: Any, kills: bool, drafts: list[RevocationDraft]) -> None:
     """Celery's own verb in a worker that has Stem."""
+    from celery import Celery
     from celery.worker.control import Panel as Verbs
 
     def make_durable(ids: list[str], *, terminate: bool) -> None:
@@ -145,8 +146,10 @@ def _celery_revoke(task_ids: Any, terminate: Any, kills: bool, drafts: list[Revo
     before = dict(Verbs.data)
     try:
         Verbs.data |= {name: lambda state, *_, **__: {"ok": "told"} for name in ("revoke", "terminate")}
-        _make_revoke_durable(SimpleNamespace(kills=kills, make_durable=make_durable))  # type: ignore[arg-type]
-        Verbs.data["revoke"](None, task_ids, terminate=terminate)
+        agent = SimpleNamespace(kills=kills, make_durable=make_durable, why=str)
+        _make_revoke_durable(agent)  # type: ignore[arg-type]
+        worker = SimpleNamespace(app=Celery("writers", set_as_current=False))
+        Verbs.data["revoke"](worker, task_ids, terminate=terminate)
     finally:
         Verbs.data.clear()
         Verbs.data.update(before)

@@ -23,6 +23,7 @@ def snapshot(workers: int = 2, tasks: int = 5) -> Snapshot:
                     "version": "0.2.0",
                     "in_flight": each,
                     "concurrency": 32,
+                    "slots": {"isolate": {"running": 20, "idle": 12}, "inline": {"running": 0, "idle": 16}},
                     "queues": ["mail", "images"],
                     "rss_bytes": 81_000_000,
                 }

@@ -78,4 +78,14 @@ def test_one_look_is_text_without_a_terminal() -> None:
 
 def test_values_of_several_kinds_can_be_sorted() -> None:
     found = Snapshot("shop", "b", facts={Tab.DIRECTIVES: [{"version": 1, "value": "x"}, {"version": 2, "value": 3}]})
-    assert len(rows_of(found, Tab.DIRECTIVES, Order(column=4))) == 2
+    assert len(rows_of(found, Tab.DIRECTIVES, Order(column=3))) == 2
+
+
+def test_what_a_resume_lets_loose_is_not_nothing_where_a_depth_is_unknown() -> None:
+    (resume,) = [action for action in ACTIONS[Tab.QUEUES] if action.word == "resume"]
+    known, unknown = {"name": "mail", "depth": 4000}, {"name": "typo", "depth": None}
+    assert resume.plan([known]).says == "This resumes queue mail. Messages that wait there: 4,000."
+    assert resume.plan([unknown]).says == "This resumes queue typo. Messages that wait there: unknown."
+    both = resume.plan([known, unknown])
+    assert "Messages that wait there: 4,000 or more." in both.says
+    assert both.must_be_typed

@@ -154,7 +154,7 @@ def test_a_wait_ends_when_somebody_wakes_it(amqp_url: str, queue_name: str) -> N
         channel.consume(names.direct_queue(queue_name), INBOX)
         pipe.wake()
         assert not channel.wait(30, pipe.reader)
-        assert os.read(pipe.reader, 10) == b"x"
+        assert os.read(pipe.reader, 10)
         channel.publish(b"1", "", queue_name, **FORM)
         assert channel.wait(30, pipe.reader)
         assert channel.take() == [ControlMessage(INBOX, b"1")]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import redis
 from kombu import Connection, Producer
 
+from stem_kombu.errors import BrokerRefused
 from stem_kombu.messages.decoding import decode_delivery
 from stem_kombu.task import TaskMessage
+from stem_kombu.transports.browsing import NoMessage
 from stem_kombu.transports.connections import open_connection
 from stem_kombu.transports.names import is_control_name
 from stem_kombu.transports.producer import TaskProducer
@@ -53,9 +56,25 @@ def test_only_lists_of_messages_under_the_prefix_are_queues(redis_url: str, queu
     client.lpush(f"shop[1]:{queue_name}", "noise")
     browser = browser_of(redis_url, global_keyprefix="shop[1]:")
     assert browser.queues() == [queue_name]
-    assert ids(browser.first(queue_name, 10)) == ids(browser.search(queue_name)) == ["a"]
+    message, noise = browser.first(queue_name, 10)
+    assert ids([message]) == ids(browser.search(queue_name)) == ["a"]
+    assert isinstance(noise, NoMessage) and "JSONDecodeError" in noise.problem
     assert "elsewhere" in browser_of(redis_url).queues()
     browser.close()
+
+
+def test_g37_a_key_that_is_no_list_hides_no_other_queue_and_is_never_deleted(redis_url: str, queue_name: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    client.set(f"{queue_name}-other", "of another program")
+    client.rpush(queue_name, "noise")
+    transport = open_transport(open_connection(redis_url))
+    depths = transport.depths()
+    assert depths.of([queue_name, f"{queue_name}-other"]) == {queue_name: 1, f"{queue_name}-other": None}
+    depths.close()
+    with pytest.raises(BrokerRefused, match="another type than a list") as refused:
+        transport.purge(f"{queue_name}-other")
+    assert refused.value.hint is not None
+    assert client.get(f"{queue_name}-other") == b"of another program"
 
 
 def test_control_queues_are_told_from_task_queues() -> None:

@@ -31,7 +31,8 @@ def app(server_url: str) -> Iterator[Any]:
     made.conf.update(task_default_queue="celery", broker_connection_retry_on_startup=False)
 
     @made.task(name="tasks.add", bind=True, shared=False)  # type: ignore[untyped-decorator]
-    def add(self: Any, *args: int, **kwargs: int) -> list[Any]:
+    def add(self: Any, *args: int, text: str = "", **kwargs: int) -> list[Any]:
+        assert text in ("", 'é"' * 1000)
         return [sum(args) + sum(kwargs.values()), self.request.retries, self.request.headers]
 
     yield made
@@ -111,14 +112,15 @@ def test_a_group_of_celery_without_a_chord_is_plain_tasks(app: Any, server_url: 
     ]
 
 
-def test_a_task_that_we_sent_is_executed_by_celery(app: Any, server_url: str, queue_name: str) -> None:
+@pytest.mark.parametrize("text", ["", 'é"' * 1000], ids=["small", "large"])
+def test_a_task_that_we_sent_is_executed_by_celery(app: Any, server_url: str, queue_name: str, text: str) -> None:
     # given a task of ours in a queue that Celery declares and consumes in its own way
     from celery.worker.request import Request
 
     producer = TaskProducer(lambda: open_connection(server_url))
     expires = SYSTEM.utcnow() + timedelta(hours=1)
     sent = TaskMessage(
-        "stem-1", "tasks.add", (1, 2), {"k": 3}, queue=queue_name, attempt=3, expires_at=expires, time_limit=30.0,
+        "stem-1", "tasks.add", (1, 2), {"k": 3, "text": text}, queue=queue_name, attempt=3, expires_at=expires, time_limit=30.0,
         soft_time_limit=20.0, headers={"trace": "x"}, enqueued_at=SYSTEM.utcnow(), max_retries=4,
     )  # fmt: skip
     producer.send(sent)

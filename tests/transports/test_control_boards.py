@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,27 +24,17 @@ from stem_kombu.transports.store.postgres import PostgresControlBoard  # noqa: E
 from stem_kombu.transports.store.registry import can_carry_control, open_control_board  # noqa: E402
 from stem_kombu.transports.store.sqlite import SqliteControlBoard  # noqa: E402
 from tests.servers.pgbouncer import PgBouncerServer  # noqa: E402
-
-
-@contextmanager
-def cursor(url: str) -> Iterator[Any]:
-    connection = psycopg2.connect(url)
-    connection.autocommit = True
-    try:
-        with connection.cursor() as one:
-            yield one
-    finally:
-        connection.close()
+from tests.servers.postgres import session  # noqa: E402
 
 
 def rows_in(url: str) -> int:
-    with cursor(url) as one:
+    with session(url) as one:
         one.execute("SELECT count(*) FROM stem_control_messages")
         return int(one.fetchone()[0])
 
 
 def end_sessions(url: str) -> None:
-    with cursor(url) as one:
+    with session(url) as one:
         one.execute(
             """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
             WHERE datname = current_database() AND pid <> pg_backend_pid()"""
@@ -115,7 +105,7 @@ class TestBoardBehindPgBouncer(TestPostgresBoard):
         yield
         try:
             for _ in range(4):
-                with pgbouncer_server.session(url) as other:
+                with session(url) as other:
                     other.execute("SELECT count(*) FROM pg_listening_channels()")
                     assert other.fetchone() == (0,)
         finally:
@@ -200,7 +190,7 @@ def test_postgres_wakes_a_reader_that_does_not_look_by_itself(postgres_url: str)
 def test_a_role_without_the_right_to_create_tables_uses_those_that_are_there(postgres_url: str) -> None:
     PostgresControlBoard(postgres_url, "shop").publish([COMMANDS], b"", expires=1.0)
     parts = urlsplit(postgres_url)
-    with cursor(postgres_url) as one:
+    with session(postgres_url) as one:
         one.execute("DROP ROLE IF EXISTS board_user")
         one.execute("CREATE ROLE board_user LOGIN PASSWORD 'secret'")
         one.execute("REVOKE CREATE ON SCHEMA public FROM public")
@@ -215,7 +205,7 @@ def test_a_role_without_the_right_to_create_tables_uses_those_that_are_there(pos
     finally:
         reader.close()
         board.close()
-        with cursor(postgres_url) as one:
+        with session(postgres_url) as one:
             one.execute("DROP OWNED BY board_user")
             one.execute("DROP ROLE board_user")
 

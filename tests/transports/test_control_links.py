@@ -15,6 +15,7 @@ import redis
 from stem_kombu.testing.control_link_contract import ControlLinkContract
 from stem_kombu.testing.proxy import TcpProxy
 from stem_kombu.transports.generic.control import GenericControlLink
+from stem_kombu.transports.redis.by_kombu import ByKombuLink
 from stem_kombu.transports.store.choice import link_through
 from tests.servers.rabbitmq import RabbitServer
 from tests.transports.receiving import connected
@@ -121,7 +122,7 @@ class TestMemoryByKombu(ControlLinkContract):
 
 
 class TestRedisByKombu(OnRedis):
-    make_link = GenericControlLink
+    make_link = ByKombuLink
     confirms_subscription = expires_unread = changes_limit = False
 
     @pytest.fixture

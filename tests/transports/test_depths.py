@@ -6,6 +6,7 @@ import threading
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import redis
 from kombu import Producer
 
 from stem_kombu.task import TaskMessage
@@ -96,4 +97,30 @@ def test_depths_are_asked_for_from_several_threads(broker_url: str, queue_name: 
     for thread in threads:
         thread.join(20)
     assert found == [{queue_name: 3}] * 6
+    depths.close()
+
+
+def test_many_queues_are_counted_over_one_connection(redis_url: str, queue_name: str) -> None:
+    """With a connection for each, ``stem worker stats`` got no answer from a worker of 60 queues."""
+    send(redis_url, queue_name, 3)
+    depths = open_transport(open_connection(redis_url)).depths()
+    names_of_all = [f"{queue_name}-{number}" for number in range(60)]
+    with redis.Redis.from_url(redis_url) as server:
+        before = server.info("stats")["total_connections_received"]
+        found = depths.of([queue_name, *names_of_all])
+        made = server.info("stats")["total_connections_received"] - before
+    assert found == {queue_name: 3, **dict.fromkeys(names_of_all, 0)}
+    assert made <= 5
+    depths.close()
+
+
+def test_each_queue_that_does_not_exist_is_left_out_and_hides_none(amqp_url: str, queue_name: str) -> None:
+    send(amqp_url, queue_name, 2)
+    depths = open_transport(open_connection(amqp_url)).depths()
+    assert depths.of(["none-1", queue_name, "none-2", "none-3"]) == {
+        "none-1": None,
+        queue_name: 2,
+        "none-2": None,
+        "none-3": None,
+    }
     depths.close()

@@ -16,7 +16,7 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.transports.sqlite.location import filesystem_of, path_of
 from stem_kombu.transports.sqlite.registration import register
-from stem_kombu.transports.sqlite.topology import topic_matches
+from stem_kombu.transports.topics import topic_matches
 from tests.transports.embedded_actors import connect
 from tests.waiting import eventually
 

@@ -142,6 +142,18 @@ def test_arguments_that_refer_to_themselves_or_are_nested_too_deep_are_refused()
             encode_task(message(value))
 
 
+@pytest.mark.parametrize("beside", [0, 8192])
+@pytest.mark.parametrize("kinds", ["[", "{", "[{"])
+def test_arguments_one_level_too_deep_are_refused_beside_any_amount_of_text(kinds: str, beside: int) -> None:
+    # [args, kwargs] are two levels themselves
+    value: object = "x" * beside
+    for level in range(DEEPEST_NESTING - 2):
+        value = [value] if kinds[level % len(kinds)] == "[" else {"k": value}
+    assert travelled(message(value)).args == (value,)
+    with pytest.raises(ConfigurationError, match="nested deeper"):
+        encode_task(message([value]))
+
+
 def test_wide_arguments_are_not_mistaken_for_deep_ones() -> None:
     tiles = [{"x": [n]} for n in range(1000)]
     assert travelled(message(tiles)).args == (tiles,)

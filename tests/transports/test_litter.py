@@ -7,9 +7,13 @@ import redis
 from kombu import Producer
 
 from stem_kombu.app import Stem
+from stem_kombu.clock import SYSTEM
 from stem_kombu.settings import Settings
 from stem_kombu.transports import names
 from stem_kombu.transports.connections import open_connection, pump
+from stem_kombu.transports.control_link import Addresses
+from stem_kombu.transports.redis.by_kombu import ByKombuLink
+from stem_kombu.transports.redis.control import RedisControlLink
 from stem_kombu.transports.redis.janitor import Janitor, sweep
 from stem_kombu.worker.worker import Worker
 from tests.transports.receiving import Inbox, child, connected
@@ -82,23 +86,25 @@ def test_g15_the_queues_of_a_killed_process_vanish_by_themselves(
     eventually(lambda: not any(exists(url, queue) for queue in queues_of("stem", "w1")), 20.0, interval=1.6)
 
 
-def test_g15_commands_and_replies_to_the_dead_vanish_from_redis(redis_url: str) -> None:
+@pytest.mark.parametrize("link", [RedisControlLink, ByKombuLink])
+def test_g15_commands_and_replies_to_the_dead_vanish_from_redis(link: type[ByKombuLink], redis_url: str) -> None:
     database = redis.Redis.from_url(redis_url)
     with child(LISTENER, redis_url, "stem", "w1"):
         pass
     # when somebody who does not know yet writes to its inboxes, as the roster still names it
-    connection = connected(redis_url)
-    producer = Producer(connection.default_channel, auto_declare=False)
-    for queue in (names.inbox_queue("stem", "w1", expires=1.0), names.reply_queue("stem", "w1", expires=1.0)):
-        producer.publish({}, exchange="", routing_key=queue.name, declare=[queue])
-        assert 0 < database.pttl(queue.name) <= 1000
-    # then nothing of it is left after the expiry but Kombu's notes of what was bound, and those the janitor removes
+    sending = link(open_connection(redis_url), clock=SYSTEM).open(Addresses("stem"), timeout=5.0, limit=5.0)
+    inboxes = [names.inbox_name("stem", "w1"), names.reply_name("stem", "w1")]
+    for inbox in inboxes:
+        sending.send(inbox, b"{}", expires=60.0)
+        assert 0 < database.pttl(inbox) <= 60_000, "it is gone by itself"
+        database.delete(inbox)
+    sending.close()
+    # then nothing of it is left but Kombu's notes of what was bound, and those the janitor removes
     eventually(lambda: not any(key for key in database.scan_iter() if b"binding" not in key), 10.0, interval=0.1)
     assert database.smembers("_kombu.binding.stem-stem-ctl")
     assert database.smembers("_kombu.binding.stem-stem-beat")
     assert sweep(open_connection(redis_url), "stem", set()) == 2
     assert not [key for key in database.scan_iter() if key.startswith(b"_kombu.binding.")]
-    connection.release()
     database.close()
 
 

@@ -246,7 +246,7 @@ def test_a_child_that_is_forked_while_other_threads_send_is_not_held_up_by_their
     app = Stem("forks", broker=server_url, backend=backend)
     app.send_task("noop", task_id="t1", queue=queue_name)
     assert app.backend is not None
-    locks = [app._lock, app.producer._lock, app.backend._database._lock]  # type: ignore[attr-defined]
+    locks = [app._lock, app.producer._pool._lock, app.backend._database._lock]  # type: ignore[attr-defined]
     held, over = threading.Event(), threading.Event()
 
     def hold() -> None:

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import base64
 import json
-import select
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from kombu import Queue
 
 from stem_kombu import Stem
 from stem_kombu.errors import BrokerUnavailable, ConfigurationError
 from stem_kombu.messages.decoding import decode_delivery
 from stem_kombu.messages.encoding import Envelope, encode_task
+from stem_kombu.messages.resending import body_of
 from stem_kombu.outcome import TaskState
 from stem_kombu.redaction import ShortRepr
 from stem_kombu.task import TaskMessage
 from stem_kombu.transports import names
+from stem_kombu.transports.amqp.publishing_channel import PublishingChannel
 from stem_kombu.transports.connections import open_connection
+from stem_kombu.transports.payloads import message_of
 from stem_kombu.transports.producer import TaskProducer
-from stem_kombu.transports.publisher import CHUNK, OutgoingMessage, PublisherConnection, SendDeadline
-from stem_kombu.transports.redis.publisher import queue_text
+from stem_kombu.transports.publisher import CHUNK, OutgoingMessage, SendDeadline
+from stem_kombu.transports.redis.publisher import pushed, queue_text
 from tests.transports.receiving import Inbox, Relay, connected
 from tests.transports.test_producer import ids, task, through
 
@@ -142,23 +145,29 @@ def test_what_is_confirmed_while_more_is_published_counts_as_taken(
     amqp_url: str, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found by CI: with a broker that is quicker than we, the time for many messages was that for 500."""
-    put, taken, counts = PublisherConnection._put, SendDeadline.taken, []
+    write, taken, counts = PublishingChannel.write, SendDeadline.taken, []
 
-    def put_and_see_it_confirmed(line: PublisherConnection, parcel: OutgoingMessage, **more: Any) -> None:
-        put(line, parcel, **more)
-        connection: Any = line.connection.connection
-        assert select.select([connection.sock], [], [], 10)[0]
+    def write_and_see_it_confirmed(channel: PublishingChannel, frames: bytes, timeout: float) -> None:
+        write(channel, frames, timeout)
+        assert channel.has_news(10)
 
     def count(patience: SendDeadline, number: int) -> None:
         taken(patience, number)
         counts.append(number)
 
-    monkeypatch.setattr(PublisherConnection, "_put", put_and_see_it_confirmed)
+    monkeypatch.setattr(PublishingChannel, "write", write_and_see_it_confirmed)
+    monkeypatch.setattr("stem_kombu.transports.amqp.publisher._ONE_WRITE", 100)
     monkeypatch.setattr(SendDeadline, "taken", count)
     producer = TaskProducer(lambda: open_connection(amqp_url))
     producer.send_many(task(n, queue_name) for n in range(20))
     producer.close()
     assert sum(counts) == 20
+
+
+@pytest.mark.parametrize("text", ["", "x", "ä€𝄞", "a\r\nb", "y" * 100_000])
+def test_a_push_is_packed_as_redis_py_packs_it(text: str) -> None:
+    packed = redis.Connection().pack_command("LPUSH", f"queue-{text[:10]}", text)
+    assert pushed(f"queue-{text[:10]}", text) == b"".join(packed)
 
 
 @pytest.mark.parametrize("queue", ["default", 'q"uo\\te', "Straße", "a b"])
@@ -179,6 +188,32 @@ def test_what_is_written_to_redis_is_kombus_form_whatever_stands_in_it(queue: st
             "delivery_info": {"exchange": "", "routing_key": queue},
         },
     }
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "as_it_is"),
+    [
+        (b'[["' + b"x" * 5000 + '"\\u00e9é\u2028'.encode() + b"], {}]", {}, True),
+        (b"\xff" * 5000, {}, False),
+        (b"x" * 5000, {"compression": "application/x-gzip"}, False),
+        (b"[[1], {}]", {}, False),
+    ],
+    ids=["text", "no text", "compressed", "small"],
+)
+def test_a_large_text_lies_in_redis_as_it_is_and_kombu_reads_it(
+    redis_url: str, queue_name: str, body: bytes, headers: dict[str, str], as_it_is: bool
+) -> None:
+    written = json.loads(queue_text(OutgoingMessage(queue_name, Envelope(body, headers, {}))))
+    assert ("body_encoding" not in written["properties"]) == as_it_is
+    with open_connection(redis_url) as connection:
+        channel: Any = connection.default_channel
+        for read in (
+            channel.Message(written, channel=channel),
+            message_of(json.dumps(written), "1", queue_name, channel),
+        ):
+            assert body_of(read) == body
+            # given back, as Kombu's consumers do it, it is the same message
+            assert body_of(channel.Message(read.serializable(), channel=channel)) == body
 
 
 @pytest.mark.parametrize(

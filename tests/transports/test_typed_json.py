@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kombu.utils.json import dumps, loads
 
 from stem_kombu.messages.kombu_json import load_typed
+from stem_kombu.transports.payloads import end_of_body
 
 leaves = (
     st.none()
@@ -60,3 +61,13 @@ def test_a_typed_value_is_found_behind_escapes_too(value: object, letter: str) -
     escaped = text.replace("__type__", "__type__".replace(letter, f"\\u{ord(letter):04x}"))
     assert escaped != text and json.loads(escaped) == json.loads(text)
     assert load_typed(escaped) == load_typed(escaped.encode()) == [{"a": value}]
+
+
+@pytest.mark.parametrize("header", ["plain", uuid.UUID(int=7)])
+@pytest.mark.parametrize("body", ["x", '"__type__"', 'ends so: ", "content-encoding": "', "\\u005f\\", "é" * 9])
+def test_a_payload_with_a_large_body_is_read_as_kombu_reads_it(body: str, header: object) -> None:
+    written = {"body": body * 3000, "content-encoding": "utf-8", "headers": {"h": header}, "properties": {}}
+    for document in (written, dict(reversed(written.items()))):
+        for text in (dumps(document), dumps(document, ensure_ascii=False).encode()):
+            assert load_typed(text, plain=end_of_body(text)) == loads(text)
+            assert load_typed(text, plain=end_of_body(text))["headers"] == {"h": header}

@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu import AsyncResult, Stem, TaskContext
+from stem_kombu.keywords import RetryPolicy
 from stem_kombu.task_handle import TaskHandle
 
 if TYPE_CHECKING:
@@ -72,9 +73,18 @@ def senders() -> None:
     assert_type(with_any.delay(3), AsyncResult[int])
     assert_type(send.apply_async(("a", "b"), queue="mail", countdown=5, task_id="t1"), AsyncResult[int])
     assert_type(send.send_many([("a", "b")], expires=60), list[AsyncResult[int]])
+    policy: RetryPolicy = {"max_retries": None, "interval_start": 0, "interval_step": 0.5, "interval_max": 5}
+    assert_type(send.apply_async(("a", "b"), retry=True, retry_policy=policy), AsyncResult[int])
+    assert_type(send.send_many([("a", "b")], retry_policy={"max_retries": 8}), list[AsyncResult[int]])
+    app.send_task("mail.send", ("a", "b"), retry=False)
     assert_type(app.send_task("mail.send", ("a", "b")), AsyncResult[Any])
     handle: TaskHandle[[int], float] = bare
     handle.delay(3)
+
+
+async def coroutines() -> None:
+    assert_type(await send.asend("a", "b"), AsyncResult[int])
+    assert_type(await (await send.aapply_async(("a", "b"), task_id="t1", retry=True)), int)
 
 
 def callers(ctx: TaskContext) -> None:

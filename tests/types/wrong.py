@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stem_kombu import AsyncResult, Stem, TaskContext
+from stem_kombu import AsyncResult, Stem, TaskContext, Worker
 
 app = Stem("shop", brokr="memory://")  # error
 Stem("shop", timeout=[5])  # error
@@ -45,8 +45,32 @@ fetch.delay()  # error
 send.apply_async(("a", "b"), countdwn=5)  # error
 send.apply_async(("a", "b"), queue=5)  # error
 send.apply_async(5)  # error
+send.aapply_async(("a", "b"), countdwn=5)  # error
 send.send_many([("a", "b")], task_id="t1")  # error
 text: str = send.delay("a", "b").get()  # error
 result: AsyncResult[str] = send.delay("a", "b")  # error
 awaited: bytes = fetch("https://shop.example")  # error
 app.send_task(send)  # error
+app.send_task("mail.send", priority="high")  # error
+app.send_task("mail.send", serializer="pickle")  # error
+app.send_task("mail.send", compression="gzp")  # error
+app.send_task("mail.send", exchange=5)  # error
+app.send_many("mail.send", [], task_id="t1")  # error
+send.apply_async(("a", "b"), routing_key=5)  # error
+send.send_many([("a", "b")], priorty=5)  # error
+send.apply_async(("a", "b"), retry="yes")  # error
+send.apply_async(("a", "b"), retry_policy={"max_retry": 3})  # error
+send.send_many([("a", "b")], retry_policy={"interval_max": "1s"})  # error
+app.send_task("mail.send", retry_policy=3)  # error
+Worker(app, queues=[5])  # error
+Stem("shop", queues=[5])  # error
+
+
+@app.task("mail.queue", queue=5)  # error
+def to_a_number(to: str) -> int:
+    return len(to)
+
+
+@app.task("mail.compressed", compression="gzp")  # error
+def compressed(to: str) -> int:
+    return len(to)

@@ -8,6 +8,7 @@ from typing import Any
 from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.clock import SYSTEM
+from stem_kombu.control.client.arguments import RequestTimes
 from stem_kombu.control.client.command_request import ABSENT, CommandRequest
 from stem_kombu.control.protocol.messages import Ping
 
@@ -30,7 +31,7 @@ def view(*workers: str) -> RosterView:
 
 
 def test_g13_a_worker_that_came_later_is_waited_for_although_it_has_left_the_roster_again() -> None:
-    request = CommandRequest("ns", [Ping()], None, 5.0, now=NOON, asked_at=0.0, deadline=5.0, clock=SYSTEM)
+    request = CommandRequest("ns", [Ping()], None, RequestTimes(5.0, 0.0, 5.0), now=NOON, clock=SYSTEM)
     connection: Any = NoBroker()
     request.expect(view())
     request.begin(connection)

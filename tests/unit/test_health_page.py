@@ -83,7 +83,9 @@ def test_g34_not_ready_within_45_s_of_ceasing_to_consume() -> None:
     from stem_kombu.settings import DEFAULT_HEARTBEAT_INTERVAL
     from stem_kombu.transports.connections import HEARTBEAT, REPLY_TIMEOUT
 
-    assert 2 * HEARTBEAT + CONSUMES_WITHIN <= 45
+    # Heartbeats are looked at once a second; a busy machine and a probe's period take their part.
+    tick, reserve = 1.0, 5.0
+    assert 2 * HEARTBEAT + tick + CONSUMES_WITHIN <= 45 - reserve
     beats = DEFAULT_HEARTBEAT_INTERVAL
     looks_apart = -(-timeouts.STARVING_LOOKS // beats) * beats  # a look is taken with a heartbeat
     assert 2 * beats + looks_apart <= 45

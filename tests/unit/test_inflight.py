@@ -118,6 +118,17 @@ def test_g9_what_is_not_to_run_follows_the_run_of_its_attempt_until_that_is_sett
     assert not inflight.follow(receive(inflight))  # too late: its end is told
 
 
+def test_g26_what_is_not_to_run_follows_a_run_that_has_lost_its_lease_as_well(inflight: InFlight) -> None:
+    """Found by the simulation: a worker that was suspended got its own message again, and recorded it as cancelled while its
+    code ran."""
+    runs, again = receive(inflight), receive(inflight)
+    inflight.started(runs.token, 1)
+    runs.lease_lost = True
+    assert inflight.follow(again)
+    inflight.ended(runs.token)
+    assert inflight.settled(runs.token, "released") == [again]
+
+
 def test_who_waits_for_an_end_is_woken_when_it_is_recorded_and_told_how_it_ended(inflight: InFlight) -> None:
     delivery = receive(inflight)
     inflight.started(delivery.token, 1)

@@ -82,3 +82,46 @@ def test_a_store_without_records_is_asked_for_none(store: MemoryRevokeStore) -> 
     store.keeps_records = False
     store.records_since = None  # type: ignore[assignment, method-assign]
     RecordSync(store, "stem", {"directive": Seen().take}).look(7)
+
+
+def lose(store: MemoryRevokeStore, *records: tuple[str, str]) -> None:
+    store.change("stem", Change(forgotten=records))
+
+
+@pytest.mark.parametrize("written_since", [False, True], ids=["untouched", "written"])
+def test_g21_what_the_store_has_lost_of_directives_and_rules_is_put_back(
+    store: MemoryRevokeStore, written_since: bool
+) -> None:
+    seen, others = Seen(), Seen()
+    sync = RecordSync(store, "stem", {"directive": seen.take, "rule": seen.take})
+    other = RecordSync(store, "stem", {"directive": others.take, "rule": others.take})
+    put(store, "directive", "ended", expires_in=1e-6)
+    put(store, "directive", "a", "b")
+    put(store, "rule", "r")
+    sync.look(store.revision("stem"))
+    other.look(store.revision("stem"))
+    lose(store, ("directive", "b"), ("directive", "ended"), ("rule", "r"))
+    if written_since:  # it is noticed without a word of the store's
+        put(store, "directive", "c")
+    else:
+        sync.read_anew()
+    sync.look(store.revision("stem") + 1)
+    assert {(one.place, one.key) for one in store.records_since("stem", 0)} >= {("directive", "b"), ("rule", "r")}
+    assert store.record("stem", "directive", "ended") is None
+    # a worker that was slower puts nothing back again, and reads what the first one did
+    before = store.revision("stem")
+    other.look(before)
+    assert store.revision("stem") == before
+    assert others.keys[-2:] == ["b", "r"]
+
+
+def test_what_was_written_after_the_loss_is_left_as_it_is(store: MemoryRevokeStore) -> None:
+    sync = RecordSync(store, "stem", {"directive": Seen().take})
+    put(store, "directive", "a")
+    sync.look(store.revision("stem"))
+    lose(store, ("directive", "a"))
+    store.change("stem", Change(records=[RecordDraft("directive", "a", {"a": 2})]))
+    sync.read_anew()
+    sync.look(store.revision("stem"))
+    (held,) = store.records_since("stem", 0)
+    assert held.body == {"a": 2}

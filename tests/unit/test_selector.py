@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stem_kombu.agent.active_rules import ActiveRules
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import FieldError
+from stem_kombu.messages.celery_canvas import celery_origin
 from stem_kombu.rule import Rule
 from stem_kombu.selector import Selector, canonical, sent_at
 from stem_kombu.signing.keyring import Untrusted
 from stem_kombu.signing.rule_proofs import check_rule, signed_rule
 from stem_kombu.task import CeleryOrigin, TaskMessage
-from stem_kombu.worker.active_rules import ActiveRules
 from tests.signing.keys import ring, shared
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
@@ -188,3 +189,32 @@ def test_a_worker_obeys_the_latest_version_of_each_rule_until_its_end() -> None:
     assert rules.match(early) is None
     rules.take([])
     assert rules.live == ()
+
+
+def test_a_header_is_compared_with_each_value_of_a_stamp_of_celery_s() -> None:
+    stamped = replace(CELERYS, celery=CeleryOrigin(stamps={"deal": ("d-1", "2")}))
+    assert Selector.of(headers={"deal": "d-1"}).matches(stamped)
+    assert Selector.of(headers={"deal": "2", "deploy": "bad"}).matches(stamped)
+    assert not Selector.of(headers={"deal": "d-3"}).matches(stamped)
+    assert not Selector.of(headers={"deal": "d-1"}).matches(TASK)
+
+
+def test_g29_a_celery_task_has_a_time_of_sending_if_its_sender_wrote_it() -> None:
+    dated = replace(CELERYS, celery=CeleryOrigin(dated=True))
+    assert (sent_at(CELERYS), sent_at(dated)) == (None, NOW)
+    assert rule(Selector.of(name="mail.*"), enqueued_before=NOW + HOUR).strikes(dated)
+    assert not rule(Selector.of(name="mail.*"), enqueued_before=NOW).strikes(dated)
+
+
+@pytest.mark.parametrize(
+    ("stamps", "read"),
+    [
+        ({"deal": ["d-1", 2]}, {"deal": ("d-1", "2")}),
+        ({"deal": "d-1", "n": None}, {"deal": ("d-1",), "n": ("null",)}),
+        (["deal"], {}),
+        ("deal", {}),
+        (None, {}),
+    ],
+)
+def test_stamps_are_read_from_headers(stamps: object, read: dict[str, tuple[str, ...]]) -> None:
+    assert celery_origin({"stamps": stamps}, {}).stamps == read

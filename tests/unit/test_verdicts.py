@@ -13,6 +13,7 @@ import pytest
 from stem_kombu.control.client.verdicts import Known, Presence, Sighting, Verdict, decide, told
 from stem_kombu.control.protocol.fates import FatePhase, TaskFate
 from stem_kombu.outcome import EndedBy, EndedHow, LadderStep, TaskRecord, TaskState
+from stem_kombu_cli.revoked_tasks import verdict_lines
 
 NOW = datetime(2026, 1, 31, tzinfo=timezone.utc)
 CHECKPOINT, BEFORE_START = EndedBy(EndedHow.CHECKPOINT, 0.5), EndedBy(EndedHow.BEFORE_START)
@@ -185,3 +186,23 @@ def test_what_is_no_fate_is_refused(payload: object) -> None:
 
 def test_a_way_of_ending_that_a_later_version_added_is_none_that_is_known() -> None:
     assert EndedBy.from_record({"how": "by magic", "after_s": 1.0}) is None
+
+
+def test_how_long_it_took_is_of_that_attempt_and_not_of_the_slowest_beside_it() -> None:
+    """The answer that told of both came after 2.2 s, when the other had been killed."""
+    ended = TaskRecord("t", "n", TaskState.CANCELLED, worker="w1", started_at=NOW, ended_by=CHECKPOINT)
+    assert told("t", Verdict.STOPPED, Known(record=ended), 2.2).after == 0.5
+    assert (
+        told("t", Verdict.STOPPED, Known(record=replace(ended, ended_by=EndedBy(EndedHow.CHECKPOINT, 9.0))), 2.2).after
+        == 2.2
+    )
+    assert told("t", Verdict.NEVER_STARTED, Known(record=replace(ended, ended_by=BEFORE_START)), 2.2).after == 2.2
+    fate = TaskFate("t", FatePhase.ENDED, ending="cancelled", ended_by=CHECKPOINT)
+    assert told("t", Verdict.STOPPED, Known((Sighting("w1", Presence.HERE, fate),)), 2.2).after == 0.5
+
+
+def test_an_attempt_that_was_not_called_is_told_from_a_task_that_never_was() -> None:
+    first = told("t", Verdict.NEVER_STARTED, Known(record=TaskRecord("t", "n", TaskState.CANCELLED, worker="w1")), 0.1)
+    later = replace(first, attempt=4)
+    assert list(verdict_lines([first])) == ["never started: t on w1"]
+    assert list(verdict_lines([later])) == ["never started: t on w1, attempt 4"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import pytest
@@ -11,6 +12,7 @@ from stem_kombu.app import Stem
 from stem_kombu.directive import Directive, Kind
 from stem_kombu.task import TaskMessage
 from stem_kombu.worker.active_limits import ActiveLimits
+from stem_kombu.worker.deliveries import Delivery
 from stem_kombu.worker.delivery_events import Phase
 from stem_kombu.worker.worker import Worker
 
@@ -48,3 +50,36 @@ def test_without_a_rate_limit_nothing_is_asked_of_limits(app: Stem, monkeypatch:
         assert app.send_task("inline.add", args=(1, 2)).get(timeout=30) == 3
         assert app.send_task("inline.add", args=(1, 2), countdown=0.1).get(timeout=30) == 3
         assert not [thread.name for thread in threading.enumerate() if thread.name == "stem-limits"]
+
+
+@pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
+def test_g23_a_task_goes_on_whose_limit_ends_just_before_it_begins_to_wait(
+    app: Stem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the limit freed what waited for it, and this task did not wait yet: it lay there for a day."""
+    limit = Directive(
+        app.settings.namespace,
+        Kind.RATE_LIMIT,
+        "queue:default",
+        "*",
+        {"tasks": 1, "seconds": 3600, "each": True},
+        1,
+        NOW,
+    )
+    with Worker(app, name="alpha", concurrency=1, queues=["default"]) as worker:
+        let_pass, limits = ActiveLimits.take, worker.lifecycle.facts.limits
+        refused = []
+
+        def take(self: ActiveLimits, delivery: Delivery) -> bool:
+            if refused:
+                return let_pass(self, delivery)
+            refused.append(delivery.task_id)
+            worker.directives.obey([replace(limit, version=2, cleared=True)])
+            assert not limits.live
+            return False
+
+        monkeypatch.setattr(ActiveLimits, "take", take)
+        worker.directives.obey([limit])
+        assert limits.live
+        assert app.send_task("inline.add", args=(3, 4)).get(timeout=30) == 7
+        assert len(refused) == 1

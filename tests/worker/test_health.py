@@ -295,6 +295,7 @@ def test_a_file_that_another_worker_of_the_id_has_replaced_is_left_alone(tmp_pat
     first, second = a_file(tmp_path / "alpha"), a_file(tmp_path / "alpha")
     first.start()
     second.start()
+    second.claim()
     first.stop()
     assert Page.at(str(tmp_path / "alpha")).alive
     second.stop()

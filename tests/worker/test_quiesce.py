@@ -17,6 +17,7 @@ from stem_kombu.worker.ack_queue import AckQueue
 from stem_kombu.worker.active_directives import ActiveDirectives
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.deliveries import InFlight
+from stem_kombu.worker.intake import ConsumedQueues, Intake
 from stem_kombu.worker.ownership import Ownership
 from tests.waiting import consistently, eventually
 
@@ -31,17 +32,13 @@ class Stuck:
         transport = open_transport(self.template)
         self.consumer = Consumer(
             transport,
-            ["default"],
+            ConsumedQueues(("default",)),
             InFlight(SYSTEM),
             AckQueue(),
             Ownership(transport.leases(), SYSTEM),
             ActiveDirectives(WorkerIdentity.here("stem", "stuck", SYSTEM.utcnow()), ["default"], SYSTEM.utcnow),
-            allowance=lambda: 5,
-            receive=self._receive,
-            garbage=lambda error: None,
-            lost=lambda: None,
-            reconnected=lambda: None,
-            clock=SYSTEM,
+            Intake(lambda: 5, self._receive, malformed=print, reconnected=lambda: None, lost=lambda: None),
+            SYSTEM,
         )
 
     def _receive(self, message: Any, generation: int) -> None:

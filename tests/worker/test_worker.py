@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,10 @@ from stem_kombu.outcome import TaskState
 from stem_kombu.revocation import RevocationDraft
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.testing.gates import Gate
+from stem_kombu.worker import task_log
+from stem_kombu.worker.deliveries import Delivery
+from stem_kombu.worker.delivery_events import Facts
+from stem_kombu.worker.delivery_facts import DeliveryFacts
 from stem_kombu.worker.worker import Worker
 from tests.waiting import eventually
 from tests.worker.conftest import WorkerMaker
@@ -85,6 +90,25 @@ def test_g7_a_handler_without_checkpoints_finishes_and_the_reply_says_that_it_is
     assert result.get(timeout=30) == "finished"
 
 
+def test_g7_a_terminate_that_comes_while_a_start_is_decided_about_stops_it(
+    make_worker: WorkerMaker, app: Stem, control: ControlClient, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.configure(replace(app.settings, sync_interval=600.0))  # a sync would stop it as well, if later
+    make_worker()
+    look, reports = DeliveryFacts.of_started, list[Any]()
+
+    def slowly(facts: DeliveryFacts, delivery: Delivery) -> Facts:
+        found = look(facts, delivery)
+        if delivery.task_id == "late":
+            reports.append(control.revoke(["late"], terminate=True, timeout=2.0))
+        return found
+
+    monkeypatch.setattr(DeliveryFacts, "of_started", slowly)
+    result = app.send_task("inline.gated", [gate.path], task_id="late")
+    eventually(lambda: result.record is not None and result.record.state is TaskState.CANCELLED, 60)
+    assert len(reports) == 1
+
+
 def test_g3_a_revoked_task_never_starts_wherever_and_however_often_it_is_delivered(
     worker: Worker, app: Stem, control: ControlClient, gate: Gate, mode: str
 ) -> None:
@@ -97,6 +121,23 @@ def test_g3_a_revoked_task_never_starts_wherever_and_however_often_it_is_deliver
     record = app.result("doomed").record
     assert record is not None and record.state is TaskState.CANCELLED and record.started_at is None
     assert gate.reached() is None
+
+
+def test_a_worker_that_stops_logs_how_many_tasks_were_cancelled_without_a_line(
+    worker: Worker,
+    app: Stem,
+    control: ControlClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(task_log, "SPAN", 3600.0)  # nothing else is to log the count
+    caplog.set_level("INFO", task_log.__name__)
+    control.revoke([f"doomed-{n}" for n in range(task_log.MOST_LINES + 5)])
+    for n in range(task_log.MOST_LINES + 5):
+        app.send_task("inline.add", [1], task_id=f"doomed-{n}")
+    eventually(lambda: worker.totals.snapshot()["cancelled"] == task_log.MOST_LINES + 5)
+    worker.stop(30.0)
+    assert "5 more tasks cancelled" in caplog.text
 
 
 def test_g3_a_task_that_was_revoked_while_it_ran_is_not_retried(

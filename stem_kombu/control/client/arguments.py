@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from stem_kombu.control.protocol.codec import BUILT_IN
 from stem_kombu.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTimes:
+    """``timeout``: seconds that the workers have, between the monotonic times ``asked_at`` and ``deadline``."""
+
+    timeout: float
+    asked_at: float
+    deadline: float
 
 
 def checked_ids(task_ids: Sequence[str]) -> list[str]:

@@ -6,19 +6,20 @@ A client keeps its connections and may be used from several threads: each comman
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu import chance
 from stem_kombu.backends.base import RosterView
+from stem_kombu.bound import Bound
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control import standing
 from stem_kombu.control.audit import Note
 from stem_kombu.control.auditor import Auditor
-from stem_kombu.control.client.arguments import checked_command, checked_ids
+from stem_kombu.control.client.arguments import RequestTimes, checked_command, checked_ids
 from stem_kombu.control.client.command_request import CommandRequest, checked_targets, chunks, default_requester
 from stem_kombu.control.client.connection import ClientConnection
 from stem_kombu.control.client.connections import ClientConnections
@@ -67,7 +68,7 @@ class ControlClient:
 
     Each command takes ``workers=`` (ids and globs, default everyone) and ``timeout=`` in seconds (default: the settings'),
     one deadline for the whole command, and returns a report. Raises :class:`~stem_kombu.errors.BrokerUnavailable` when
-    the broker can't be reached, and :class:`ConfigurationError` for arguments that can't be meant and for incomplete
+    the broker can't be reached, and :class:`ConfigurationError` for invalid arguments and for incomplete
     signing settings. With keys, what the active one may not do raises :class:`~stem_kombu.signing.keyring.Untrusted`
     before anything is stored or said, and only answers that a worker of the fleet signed to this very command are counted.
 
@@ -132,7 +133,7 @@ class ControlClient:
         """A control command that the application registered, with an entry in the audit before."""
         order, targets = Call(checked_command(name), dict(args or {})), checked_targets(workers)
         self._trust.require(scope_of(order), f"give the command {name!r}")
-        who, request_id = requested_by or default_requester(), secrets.token_hex(16)
+        who, request_id = requested_by or default_requester(), chance.token_hex(16)
         audited = self.noted(Note("call", {"command": name, "workers": targets}, who, reason, request_id=request_id))
         report = self._ask_orders([order], targets, self._timeout(timeout), request_id=request_id)
         if audited:
@@ -148,6 +149,7 @@ class ControlClient:
         requested_by: str | None = None,
         expires_in: float | None = None,
         ladder: Ladder | None = None,
+        bound: Bound | None = None,
         wait: bool = False,
         grace: float = GRACE,
         workers: Sequence[str] | None = None,
@@ -158,16 +160,13 @@ class ControlClient:
         """Store the revocations, then tell the workers: durable before it is visible (G1). Where the workers' keys, heartbeats
         or records show that they would not obey this client, :class:`Untrusted` is raised and nothing was stored.
 
-        ``requested_by`` defaults to user and host. ``progress(sent, of)`` is called as messages go out, ``on_stored`` once
-        they are durable. Raises :class:`~stem_kombu.errors.StoreError` when nothing was stored, and then nothing was said;
-        a broker that can't be reached after that is reported, not raised: the revocations hold all the same.
-
-        ``ladder``, with ``terminate``: signals to the process group of an isolate that does not stop at a checkpoint. SIGKILL
-        takes a key with the scope ``destroy``.
-
-        ``wait``: return when each task has its final verdict, or at the deadline, which is by default ten seconds after the
-        longest step (``grace``, ladder); ``verdicts`` of the report has one for each id. ``grace``: seconds after which a
-        thread that has never passed a checkpoint is given up as unstoppable.
+        ``requested_by`` defaults to user and host. ``progress(sent, of)`` is called as messages go out, ``on_stored`` once they
+        are durable. Raises :class:`~stem_kombu.errors.StoreError` when nothing was stored or said; a broker that can't be reached
+        after that is reported, not raised. ``ladder``, with ``terminate``: signals to the process group of an isolate that does
+        not stop at a checkpoint; SIGKILL takes a key with the scope ``destroy``. ``bound``: only that attempt, or what was sent
+        before that time, is revoked. ``wait``: return when each task has its final verdict (``verdicts`` of the report), or at
+        the deadline, by default ten seconds after the longest step (``grace``, ladder). ``grace``: seconds after which a thread
+        that has never passed a checkpoint is given up as unstoppable.
         """
         checked_ladder(ladder, terminate=terminate)
         timeout = longest_wait(grace, ladder) if wait and timeout is None else self._timeout(timeout)
@@ -176,8 +175,10 @@ class ControlClient:
             checked_duration(expires_in, name="expires_in")
         who = requested_by or default_requester()
         drafts = [RevocationDraft(task_id, terminate, reason, who, expires_in) for task_id in checked_ids(task_ids)]
-        began, request_id = self._clock.monotonic(), secrets.token_hex(16)
-        stored = self.revoker(timeout).save(drafts, request_id, ladder=ladder)  # StoreError: nothing was said
+        began, request_id = self._clock.monotonic(), chance.token_hex(16)
+        stored = self.revoker(timeout).save(
+            drafts, request_id, ladder=ladder, bound=bound
+        )  # StoreError: nothing was said
         if on_stored is not None:
             on_stored(stored)
         report = self.announce(
@@ -328,7 +329,7 @@ class ControlClient:
             # Where it can't be read any more, what it once showed is nearer to it than a clock of this machine may be.
             now = self._roster_clock.now(longest=float("inf")) or self._clock.utcnow() if view is None else view.now
         question = CommandRequest(
-            self.settings.namespace, orders, targets, timeout, now=now, asked_at=asked, deadline=deadline,
+            self.settings.namespace, orders, targets, RequestTimes(timeout, asked, deadline), now=now,
             clock=self._clock, keyring=self._trust.keyring, request_id=request_id,
         )  # fmt: skip
         question.expect(view)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
-import secrets
-import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
+from stem_kombu import chance, machine
 from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.clock import Clock
+from stem_kombu.control.client.arguments import RequestTimes
 from stem_kombu.control.client.connection import ClientConnection
 from stem_kombu.control.client.reply_collector import ReplyCollector, living
 from stem_kombu.control.protocol.codec import encode_command, order_size
@@ -35,11 +34,9 @@ class CommandRequest:
         namespace: str,
         orders: Sequence[Order],
         targets: tuple[str, ...] | None,
-        timeout: float,
+        times: RequestTimes,
         *,
         now: datetime,
-        asked_at: float,
-        deadline: float,
         clock: Clock,
         keyring: Keyring | None = None,
         request_id: str | None = None,
@@ -49,14 +46,14 @@ class CommandRequest:
         self._namespace = namespace
         self._orders = orders
         self._targets = targets
-        self.timeout = timeout
-        self.deadline = deadline
+        self.timeout = times.timeout
+        self.deadline = times.deadline
         self.knows_roster = False
         self._now, self._stamped_at = now, clock.monotonic()
         # Nobody waits for an answer after that; to look at the roster first may have used up some of the time.
-        self._expires_at = now + timedelta(seconds=max(0.0, deadline - self._stamped_at))
+        self._expires_at = now + timedelta(seconds=max(0.0, times.deadline - self._stamped_at))
         self.collector = ReplyCollector(
-            request_id or secrets.token_hex(16), namespace, targets, len(orders), asked_at=asked_at
+            request_id or chance.token_hex(16), namespace, targets, len(orders), asked_at=times.asked_at
         )
         self._on_roster: set[str] = set()
         self._may_live: set[str] = set()
@@ -157,19 +154,19 @@ def checked_targets(workers: Sequence[str] | None) -> tuple[str, ...] | None:
     """The worker ids and globs without doubles, ``None`` for everyone; raises :class:`ConfigurationError`."""
     if workers is None:
         return None
-    if isinstance(workers, str) or not all(worker.strip() for worker in workers):
-        raise ConfigurationError(f"workers {workers!r} must be a list of worker ids or globs")
+    named: object = workers
+    every = [*named] if isinstance(named, Iterable) and not isinstance(named, str) else [None]
+    if not all(isinstance(one, str) and one.strip() for one in every):
+        raise ConfigurationError(
+            f"workers {workers!r} must be a list of worker ids or globs", hint="write workers=['a']"
+        )
     return tuple(dict.fromkeys(worker.strip() for worker in workers)) or None
 
 
 def default_requester() -> str:
     """``user@host`` of this process."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "unknown"  # a container without a passwd entry for its user
     # Either may hold bytes that are no text; a revocation must not fail for that.
-    return f"{user}@{socket.gethostname()}".encode(errors="replace").decode()[:TEXT_LIMIT]
+    return f"{machine.user_name()}@{machine.gethostname()}".encode(errors="replace").decode()[:TEXT_LIMIT]
 
 
 def chunks(stored: Sequence[Revocation]) -> list[list[Revocation]]:

@@ -6,9 +6,9 @@ where the link fans out, else each through its inbox.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterable
 
+from stem_kombu import chance
 from stem_kombu.clock import Clock
 from stem_kombu.control.protocol.codec import LARGEST_REPLY, decode_reply
 from stem_kombu.control.protocol.messages import Reply
@@ -49,7 +49,7 @@ class ClientConnection:
         self._complaints = DropCounter("replies to this client", clock)
         #: Whether all workers can be reached without knowing who they are.
         self.fans_out = link.fans_out(timeout)
-        owner = secrets.token_hex(16)
+        owner = chance.token_hex(16)
         #: The name of the inbox that replies are to be sent to.
         self.reply_to = names.reply_name(namespace, owner)
         self._connection = link.open(

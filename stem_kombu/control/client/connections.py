@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency import threads
 from stem_kombu.control.client.connection import ClientConnection
 from stem_kombu.drivers import forking
 from stem_kombu.errors import ConfigurationError
@@ -27,7 +27,7 @@ class ClientConnections:
         self._settings = settings
         self._clock = clock
         self._keyring = keyring
-        self._lock = threading.Lock()
+        self._lock = threads.Lock()
         self._idle: list[ClientConnection] = []
         self._template: Any = None
         self._link: ControlLink | None = None
@@ -80,10 +80,10 @@ class ClientConnections:
 
     def renew(self) -> None:
         """See :mod:`stem_kombu.drivers.forking`."""
-        self._lock = threading.Lock()
+        self._lock = threads.Lock()
         _inherited.append((self._idle, self._template))
         self._idle, self._template, self._link = [], None, None
 
 
 #: The parent's, which a forked child must neither use nor close.
-_inherited: list[tuple[list[ClientConnection], Any]] = []
+_inherited: list[tuple[list[ClientConnection], object]] = []

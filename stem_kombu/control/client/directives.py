@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Any
 
+from stem_kombu import chance
+from stem_kombu.autoscale import Autoscale
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.command_request import checked_targets, default_requester
@@ -27,7 +28,7 @@ from stem_kombu.transports.names import checked_queue_name
 #: Codes of replies by which a worker says that it knows no directives, and what each means.
 NOT_OBEYED = {
     "unknown-command": "it is too old to know directives",
-    "unsupported": "a Celery worker obeys pauses and log levels",
+    "unsupported": "a Celery worker obeys pauses, log levels, rate limits with --name and --each, and scale of some pools",
 }
 #: Share of the timeout, and seconds, for which a worker may wait for starts that were under way.
 _SETTLE_SHARE, _LONGEST_SETTLE = 0.4, 2.0
@@ -189,6 +190,26 @@ class DirectiveClient:
 
         return self.change(_ACTIONS[kind], plan, workers=on, author=author, timeout=timeout)
 
+    def autoscale(
+        self,
+        scaling: Autoscale | None,
+        *,
+        workers: Sequence[str] | None = None,
+        ending: Ending = NEVER,
+        author: Author | None = None,
+        timeout: float | None = None,
+    ) -> DirectiveReport:
+        """Have each worker choose its number of isolate children by the work that waits; replaces what :meth:`set` stored of the
+        kind ``concurrency`` there. ``None`` ends it; a number of children that was set stays."""
+        on = checked_targets(workers)
+        values = dict.fromkeys(on or (ALL_WORKERS,), None if scaling is None else scaling.value())
+
+        def plan(held: Sequence[Directive], now: datetime) -> Sequence[DirectiveDraft]:
+            drafts = planned_values(held, Kind.CONCURRENCY, None, values, now, ending.at(now))
+            return drafts if scaling is not None else [one for one in drafts if isinstance(one.value, Mapping)]
+
+        return self.change("autoscale", plan, workers=on, author=author, timeout=timeout)
+
     def clear(
         self,
         wanted: Callable[[Directive], bool],
@@ -234,7 +255,7 @@ class DirectiveClient:
     def _unsent(self, timeout: float, began: float) -> Report:
         elapsed = self._clock.monotonic() - began
         namespace = self._client.settings.namespace
-        return Report(Obey.name, namespace, secrets.token_hex(16), timeout, elapsed, (), (), ())
+        return Report(Obey.name, namespace, chance.token_hex(16), timeout, elapsed, (), (), ())
 
 
 def checked_subjects(queues: Sequence[str] | None) -> tuple[Subject, ...]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 
+from stem_kombu import chance
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
 from stem_kombu.clock import Clock
 from stem_kombu.control.protocol.codec import LARGEST_COMMAND
@@ -51,7 +51,7 @@ class HeartbeatStream:
                 f"broker {link.url}: it can't send heartbeats to all who listen",
                 hint="give the fleet a backend (STEM_RESULT_BACKEND_URL) and read the snapshot",
             )
-        addresses = Addresses(namespace, secrets.token_hex(16), heartbeats=True, largest=LARGEST_COMMAND)
+        addresses = Addresses(namespace, chance.token_hex(16), heartbeats=True, largest=LARGEST_COMMAND)
         self._connection = link.open(addresses, timeout=timeout, limit=_REPLY_TIMEOUT)
 
     def next(self, timeout: float | None) -> Heartbeat | None:
@@ -89,7 +89,7 @@ class HeartbeatStream:
             return False
         held = self._latest.get(beat.worker)
         if (held is not None and verified.issued_at <= held) or verified.liveness(now) is Liveness.DEAD:
-            self._trust.roster.drop("replayed", f"a heartbeat of worker {beat.worker!r} was heard before")
+            self._trust.roster.drop("replayed", f"a heartbeat of worker {beat.worker!r} was received before")
             return False
         self._latest[beat.worker] = verified.issued_at
         return True

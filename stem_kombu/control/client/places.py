@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Protocol
 
 from stem_kombu.backends.base import Backend, Roster
 from stem_kombu.backends.registry import open_backend, open_roster
+from stem_kombu.concurrency import threads
 from stem_kombu.control.audit import Note
 from stem_kombu.control.auditor import Auditor
 from stem_kombu.errors import ConfigurationError
@@ -46,7 +46,7 @@ class ClientPlaces:
 
     def renew(self) -> None:
         """See :mod:`stem_kombu.drivers.forking`: no thread of the parent is here, to let go of the lock."""
-        self._lock = threading.Lock()
+        self._lock = threads.Lock()
 
     def roster(self) -> Roster:
         """Who is alive. It gives up after half of a command's time, which leaves the other half for the workers (G13)."""

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import secrets
-import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu import chance
 from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.clock import SYSTEM, Clock, isoformat
+from stem_kombu.concurrency import threads
 from stem_kombu.control.audit import Note
 from stem_kombu.control.client.command_request import default_requester
 from stem_kombu.control.client.outcomes import counted_note
 from stem_kombu.control.client.places import ClientPlaces, settings_of
 from stem_kombu.control.client.tasks import TaskClient
 from stem_kombu.control.verification import Verifier
-from stem_kombu.errors import BadMessage, ConfigurationError, StoreError
+from stem_kombu.errors import BadMessage, BrokerRefused, ConfigurationError, StoreError
 from stem_kombu.messages.decoding import UnreadableTask, decode_delivery
 from stem_kombu.messages.resending import said_id
 from stem_kombu.outcome import TaskState
 from stem_kombu.settings import Settings
 from stem_kombu.signing.keyring import Scope
 from stem_kombu.task_filter import TaskFilter
+from stem_kombu.transports.browsing import NoMessage
 from stem_kombu.transports.connections import broker_connection
 from stem_kombu.transports.names import checked_queue_name
 from stem_kombu.transports.registry import open_transport
@@ -116,7 +118,7 @@ class QueueClient:
         self._clock = clock
         self._places = ClientPlaces(self.settings)
         self.is_audited = True
-        self._lock = threading.Lock()
+        self._lock = threads.Lock()
         self._transport: Transport | None = None
         self._depths: Depths | None = None
         self._browser: QueueBrowser | None = None
@@ -143,7 +145,7 @@ class QueueClient:
             self._depths = transport.depths()
         depths = self._depths.of(sorted(names))
         found = [
-            QueueState(name, depths.get(name), self._oldest(name), tuple(sorted(consumers.get(name, ()))))
+            QueueState(name, depths.get(name), self._oldest(name, notes), tuple(sorted(consumers.get(name, ()))))
             for name in sorted(names)
         ]
         return QueueReport(self.settings.namespace, tuple(found), tuple(notes))
@@ -163,7 +165,8 @@ class QueueClient:
                 hint="`stem queue list` shows how many messages wait; Redis and the embedded broker show the messages as well",
             )
         now = self._clock.utcnow()
-        return [_shown(raw, now) for raw in browser.first(checked_queue_name(queue), limit)]
+        with _naming(queue):
+            return [_shown(raw, now) for raw in browser.first(checked_queue_name(queue), limit)]
 
     def search(self, wanted: Callable[[str], bool]) -> Iterator[Any] | None:
         """Every message that waits in one of the queues whose names are ``wanted``, as Kombu's, streamed in no order; ``None``
@@ -185,10 +188,11 @@ class QueueClient:
         """Remove what waits in the queue; how many messages those were. What workers hold is not touched. :attr:`is_audited` is
         false afterwards where the audit has no entry of it."""
         self._trust.require(Scope.OPERATE, "empty a queue")
-        who, request_id, keyring = requested_by or default_requester(), secrets.token_hex(16), self._trust.keyring
+        who, request_id, keyring = requested_by or default_requester(), chance.token_hex(16), self._trust.keyring
         note = Note("purge", {"queues": [checked_queue_name(queue)]}, who, reason, request_id=request_id)
         self.is_audited = self._places.noted(note, keyring)
-        removed = self._opened()[0].purge(queue)
+        with _naming(queue):
+            removed = self._opened()[0].purge(queue)
         if self.is_audited:
             self._places.noted(counted_note("purge", who, reason, request_id, removed=removed), keyring)
         return removed
@@ -249,13 +253,29 @@ class QueueClient:
             notes.append(f"to which queues tasks were sent can't be told: {error}")
             return set()
 
-    def _oldest(self, queue: str) -> float | None:
+    def _oldest(self, queue: str, notes: list[str]) -> float | None:
         if self._browser is None:
             return None
-        return next((_shown(raw, self._clock.utcnow()).age for raw in self._browser.first(queue, 1)), None)
+        try:
+            with _naming(queue):
+                return next((_shown(raw, self._clock.utcnow()).age for raw in self._browser.first(queue, 1)), None)
+        except BrokerRefused as error:  # one queue must not hide the others
+            notes.append(f"{error}; {error.hint}" if error.hint else str(error))
+            return None
+
+
+@contextmanager
+def _naming(queue: str) -> Iterator[None]:
+    """Within the block, what the broker refuses is told with the queue's name."""
+    try:
+        yield
+    except BrokerRefused as error:
+        raise BrokerRefused(f"queue {queue!r}: {error}", hint=error.hint) from error
 
 
 def _shown(raw: Any, now: datetime) -> WaitingMessage:
+    if isinstance(raw, NoMessage):
+        return WaitingMessage(None, None, problem=raw.problem)
     problem = None
     try:
         task = decode_delivery(raw).message

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
+from stem_kombu.bound import bounds_shown
 from stem_kombu.clock import isoformat
 from stem_kombu.control.client.verdicts import TaskVerdict
 from stem_kombu.control.protocol.messages import ReplyError
@@ -136,9 +137,9 @@ class RevokeReport(Report):
         }
 
 
-def _stored(revocation: Revocation) -> dict[str, Any]:
+def _stored(revocation: Revocation) -> dict[str, object]:
     ladder = ladder_of(revocation, revocation.issued_at)
-    return revocation.to_record() | ({} if ladder is None else ladder.to_record())
+    return revocation.to_record() | ({} if ladder is None else ladder.to_record()) | bounds_shown(revocation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,7 @@ class WorkerStatus:
             "version": beat.version,
             "in_flight": beat.in_flight,
             "concurrency": beat.concurrency,
+            **({"slots": beat.slots} if beat.slots else {}),
             "queues": list(beat.queues),
             "rss_bytes": beat.rss_bytes,
             "load_avg": beat.load_avg,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -12,6 +10,7 @@ from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu import chance
 from stem_kombu.backends.base import Backend
 from stem_kombu.backends.failed import FailedMessage
 from stem_kombu.backends.registry import open_backend, open_failed_messages
@@ -147,7 +146,7 @@ class RetryClient:
             judged = [self._judged(task_id, target, eta) for task_id in wanted[start : start + _TOGETHER]]
             if not dry_run:
                 ready = [one.task_id for one, message in judged if message is not None]
-                who, request_id = requested_by or default_requester(), secrets.token_hex(16)
+                who, request_id = requested_by or default_requester(), chance.token_hex(16)
                 target_of = tasks_target(ready, queue=queue)
                 audited = bool(ready) and self._audit(Note("retry", target_of, who, reason, request_id=request_id))
                 self.is_audited = self.is_audited and (audited or not ready)
@@ -200,7 +199,7 @@ class RetryClient:
             kept.raw,
             kept.name,
             failed=task_id,
-            task_id=str(uuid.uuid4()),
+            task_id=str(chance.uuid4()),
             queue=queue or kept.queue,
             now=self._clock.utcnow(),
             eta=eta,

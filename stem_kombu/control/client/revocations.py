@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu import chance
+from stem_kombu.bound import bounds_shown
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control import undo
 from stem_kombu.control.audit import AUDIT, Entry, Note, tasks_target
@@ -53,7 +54,7 @@ class FoundRevocations:
         return {
             "schema": SCHEMA,
             "namespace": self.namespace,
-            "revocations": [record.to_record() for record in self.revocations],
+            "revocations": [record.to_record() | bounds_shown(record) for record in self.revocations],
             "matched": self.matched,
         }
 
@@ -70,10 +71,11 @@ class RevocationView:
     state: str | None
 
     def to_dict(self) -> dict[str, Any]:
+        record = self.revocation
         return {
             "schema": SCHEMA,
             "id": self.task_id,
-            "revocation": None if self.revocation is None else self.revocation.to_record(),
+            "revocation": None if record is None else record.to_record() | bounds_shown(record),
             "undone": self.undone,
             "audit": [entry.to_dict() for entry in self.entries],
             "state": self.state,
@@ -178,7 +180,7 @@ class RevocationClient:
         if dry_run or not held:
             planned = [UndoneTask(one.task_id, UndoAnswer.PENDING, one.version) for one in held]
             return UndoReport((*planned, *unknown), None, dry_run)
-        request_id, who = secrets.token_hex(16), requested_by or default_requester()
+        request_id, who = chance.token_hex(16), requested_by or default_requester()
         revoker = self._control.revoker(timeout)
         ended: list[Revocation] = []
         for first in range(0, len(held), _CHUNK):
@@ -202,7 +204,7 @@ class RevocationClient:
         the audit has no entry of it."""
         self._trust.require(Scope.DESTROY, "prune the revocations")
         store, auditor = self._places.revoke_store(), self._control.auditor()
-        who, request_id = requested_by or default_requester(), secrets.token_hex(16)
+        who, request_id = requested_by or default_requester(), chance.token_hex(16)
         note = Note("prune", {"older_than_s": older_than}, who, reason, request_id=request_id)
         self.is_audited = auditor.note(note) is not None
         pruned = store.prune_after(self._namespace, older_than)

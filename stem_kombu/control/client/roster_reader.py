@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 
 from stem_kombu.backends.base import RosterView
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.thread_pool import ThreadPool
 from stem_kombu.errors import StoreError
 
@@ -29,7 +29,7 @@ class RosterReader:
     def view(self, until: float, notes: list[str]) -> RosterView | None:
         """The roster, or ``None``, and a note that says why, when it can't be had by the monotonic time ``until``: the one
         deadline of a command holds for a roster that is slow as well (G13)."""
-        answered = threading.Event()
+        answered = threads.Event()
         future = self._lane.submit(self._look)
         if future is not None:
             future.add_done_callback(lambda _: answered.set())

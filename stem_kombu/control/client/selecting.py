@@ -6,14 +6,13 @@ was sent before the cut-off: what waits in a broker that can't be searched, and 
 
 from __future__ import annotations
 
-import secrets
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from stem_kombu import chance
 from stem_kombu.clock import isoformat
 from stem_kombu.control import audit
 from stem_kombu.control.client.client import SETTLE_SHARE, ControlClient
@@ -24,6 +23,7 @@ from stem_kombu.control.client.selection import Gathering, Selection, Wish
 from stem_kombu.control.client.verdict_wait import GRACE, longest_wait
 from stem_kombu.control.protocol.messages import Rules, Select
 from stem_kombu.control.rule_records import draft_of, rules_of
+from stem_kombu.control.stamped_rules import StampDraft, save_stamped
 from stem_kombu.durations import checked_duration
 from stem_kombu.errors import BrokerError, ConfigurationError
 from stem_kombu.ladder import Ladder, checked_ladder
@@ -48,6 +48,11 @@ class SelectedReport:
     #: Whether the audit has an entry of it.
     audited: bool = True
 
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether a worker answered about the rule, where there is one."""
+        return self.rule is None or bool(self.obeyed_by or self.not_obeyed_by)
+
     def to_dict(self) -> dict[str, Any]:
         report = self.report
         return {
@@ -65,7 +70,7 @@ class SelectedReport:
                 else {"verdicts": [v.to_dict() for v in report.verdicts]}
             ),
             "broadcast": report is None or report.broadcast,
-            "complete": (report is None or report.complete) and not self.not_obeyed_by,
+            "complete": (self.is_confirmed if report is None else report.complete) and not self.not_obeyed_by,
         }
 
 
@@ -90,8 +95,8 @@ class _Deed:
     def new_rule(self, namespace: str, now: datetime, ends: datetime) -> Rule:
         wish = self.selection.wish
         return Rule(
-            namespace, str(uuid.uuid4()), 0, now, ends, wish.selector, wish.before, self.terminate, wish.undated,
-            self.reason, self.requester, self.selection.counts(), self.request_id,
+            namespace, str(chance.uuid4()), 0, now, ends, wish.selector, wish.before, self.terminate, wish.undated,
+            self.reason, self.requester, self.selection.counts(), self.request_id, ladder=self.ladder,
         )  # fmt: skip
 
     def note(self, ids: Sequence[str]) -> audit.Note:
@@ -183,7 +188,7 @@ class SelectorClient(ControlClient):
         timeout = longest_wait(grace, ladder) if wait and timeout is None else self._timeout(timeout)
         targets, who = checked_targets(workers), requested_by or default_requester()
         began = self._clock.monotonic()
-        deed = _Deed(selection, terminate, reason, who, expires_in, ladder, secrets.token_hex(16))
+        deed = _Deed(selection, terminate, reason, who, expires_in, ladder, chance.token_hex(16))
         if selection.wish.longer_than is None:
             deed = replace(deed, rule=self._drafted(deed, rule_life))
         if deed.rule is None and not selection.ids:
@@ -264,6 +269,10 @@ class SelectorClient(ControlClient):
         answered = {reply.worker for reply in told.replies if reply.error is None}
         others = {reply.worker for reply in told.replies}.union(told.silent) - answered
         return UndoneRules(tuple(ended), tuple(sorted(others)))
+
+    def save_stamped(self, drafts: Sequence[StampDraft]) -> list[Rule]:
+        """Store rules about stamps of Celery's, and tell no worker. See :mod:`stem_kombu.control.stamped_rules`."""
+        return save_stamped(drafts, self.revoker(), self._places.revoke_store(), self.settings.namespace, self._trust)
 
     def live_rules(self) -> list[Rule]:
         """The rules that count now."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from stem_kombu import chance
 from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.audit import Note
@@ -60,7 +60,7 @@ class ShutdownClient:
         command of :class:`ControlClient` does."""
         target = {"workers": None if workers is None else list(workers)}
         after = {"mode": order.mode.value, "then": None if order.then is None else order.then.value}
-        request_id, client = secrets.token_hex(16), self._client
+        request_id, client = chance.token_hex(16), self._client
         client.auditor()  # raises where the key may not
         audited = client.noted(
             Note("shutdown", target, order.requested_by, order.reason, after=after, request_id=request_id)

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any
 
 from stem_kombu.backends.base import TaskStates
+from stem_kombu.bound import bounds_of, spares
 from stem_kombu.control.client.reports import RevokeReport
 from stem_kombu.outcome import TaskRecord, TaskState
 
@@ -64,8 +65,12 @@ def standings(
     task_ids = [revocation.task_id for revocation in report.stored]
     records = {} if states is None else states.find([task_id for task_id in task_ids if task_id not in said])
     found = []
+    bound = {one.task_id: one for one in report.stored if bounds_of(one)}
     for task_id in task_ids:
-        if task_id in said:
+        record = records.get(task_id)
+        if record is not None and task_id in bound and spares(bound[task_id], record.attempt, record.enqueued_at):
+            found.append(TaskStanding(task_id, Standing.WILL_NOT_START, seen=True))  # it is in another attempt
+        elif task_id in said:
             found.append(said[task_id])
         elif states is None or (task_id in records and records[task_id] is None):  # a record that can't be read
             found.append(TaskStanding(task_id, Standing.WILL_NOT_START))

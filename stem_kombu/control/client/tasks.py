@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from operator import itemgetter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,7 @@ class TaskClient:
             if not looked_at % _LOOKED_AT and self._clock.monotonic() >= until:
                 complete = False
                 break
-        ordered = tuple(record for _, _, record in sorted(newest, key=lambda entry: entry[:2], reverse=True))
+        ordered = tuple(record for _, _, record in sorted(newest, key=itemgetter(0, 1), reverse=True))
         return FoundTasks(ordered, matched, looked_at, complete)
 
     def scan(self, wanted: TaskFilter = _EVERY, *, timeout: float | None = None) -> Iterator[TaskRecord]:

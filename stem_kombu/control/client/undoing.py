@@ -91,7 +91,7 @@ def answered(
     return found
 
 
-def _lifted_by(payload: Mapping[str, Any]) -> frozenset[str]:
+def _lifted_by(payload: Mapping[str, object]) -> frozenset[str]:
     """The tasks that a worker no longer counts as revoked by what was undone: it applied the end, or held a newer record."""
     return _texts(payload.get("expired")) | _texts(payload.get("stale"))
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from stem_kombu.backends.base import RosterView, TaskStates
 from stem_kombu.backends.heartbeat import Liveness
+from stem_kombu.bound import spares
 from stem_kombu.clock import Clock
 from stem_kombu.control.client.command_request import checked_targets, chunks
 from stem_kombu.control.client.reports import Report, RevokeReport, WorkerReply
@@ -147,6 +148,8 @@ class VerdictWait:
         silent = fleet.live is None or any(worker in fleet.live for worker in fleet.silent)
         for task_id in list(open_ids):
             record = None if records is None else records.get(task_id)
+            if record is not None and spares(open_ids[task_id], record.attempt, record.enqueued_at):
+                record = None  # of another attempt than the one that is revoked
             known = Known(
                 sightings=sightings[task_id],
                 record=record,

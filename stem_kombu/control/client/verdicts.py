@@ -148,8 +148,9 @@ def _of_told(fate: TaskFate) -> Verdict | None:
 
 @dataclass(frozen=True, slots=True)
 class TaskVerdict:
-    """The verdict of one id. ``state`` is what the backend or the worker says; ``after`` are the seconds from the storing of
-    the revocation to this verdict; ``checkpoint_ago`` is the age of the last checkpoint of what still runs, ``seen`` whether
+    """The verdict of one id. ``state`` is what the backend or the worker says; ``after`` are the seconds from the
+    request to stop to the end of an attempt whose worker has timed it, else from the storing of the revocation to this verdict,
+    which may have waited for others; ``checkpoint_ago`` is the age of the last checkpoint of what still runs, ``seen`` whether
     the backend knows the id (``None``: that can't be told); ``steps`` are those of the ladder that were taken."""
 
     task_id: str
@@ -182,16 +183,21 @@ def told(task_id: str, verdict: Verdict, known: Known, after: float) -> TaskVerd
     sighting = _running(known) or next(iter(known.sightings), None)
     if record is not None and (sighting is None or verdict not in (Verdict.RUNNING, Verdict.UNSTOPPABLE)):
         return TaskVerdict(
-            task_id, verdict, record.state.value, record.worker, record.attempt, after,
+            task_id, verdict, record.state.value, record.worker, record.attempt, _timed(record.ended_by, after),
             seen=known.seen, steps=_steps(record.ended_by),
         )  # fmt: skip
     if sighting is None:
         return TaskVerdict(task_id, verdict, after=after, seen=known.seen)
     fate = sighting.fate
     return TaskVerdict(
-        task_id, verdict, fate.ending or fate.phase.value, sighting.worker, fate.attempt, after, fate.checkpoint_ago,
-        known.seen, _steps(fate.ended_by),
+        task_id, verdict, fate.ending or fate.phase.value, sighting.worker, fate.attempt, _timed(fate.ended_by, after),
+        fate.checkpoint_ago, known.seen, _steps(fate.ended_by),
     )  # fmt: skip
+
+
+def _timed(ended_by: EndedBy | None, after: float) -> float:
+    """Never longer than what was waited: a revocation that came again may have found a stop that was requested before."""
+    return after if ended_by is None or ended_by.after is None else min(after, ended_by.after)
 
 
 def _steps(ended_by: EndedBy | None) -> tuple[LadderStep, ...]:

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from stem_kombu.clock import isoformat
 from stem_kombu.control.protocol.messages import (
+    WITHOUT_ARGUMENTS,
     Call,
     Command,
     Inspect,
     Obey,
     Order,
-    Ping,
     Reply,
     ReplyError,
     Revoke,
@@ -308,7 +308,7 @@ def _obey(args: Mapping[str, object]) -> Obey:
 
 
 _ORDERS: dict[str, Callable[[Mapping[str, object]], Order]] = {
-    Ping.name: lambda _: Ping(),
+    **WITHOUT_ARGUMENTS,
     Inspect.name: _inspect,
     Stats.name: lambda args: Stats(flag(args.get("measures", False), "measures")),
     Revoke.name: _revoke,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from stem_kombu.fields import any_text, flag, mapping, number, optional, whole
 from stem_kombu.outcome import EndedBy
@@ -37,7 +36,7 @@ class TaskFate:
     ending: str | None = None
     ended_by: EndedBy | None = None
 
-    def to_payload(self) -> dict[str, Any]:
+    def to_payload(self) -> dict[str, object]:
         """The JSON form, as it stands in a reply."""
         return {
             "id": self.id,

@@ -5,7 +5,7 @@ Values only; :mod:`stem_kombu.control.protocol.codec` encodes and decodes them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -140,6 +140,17 @@ STALE = "stale"
 REFUSED = "refused"
 
 Order = Ping | Inspect | Stats | Revoke | Select | Rules | Shutdown | Obey | Call
+
+
+def _bare(order: Callable[[], Order]) -> Callable[[Mapping[str, object]], Order]:
+    def decode(_: Mapping[str, object]) -> Order:
+        return order()
+
+    return decode
+
+
+#: Orders that have no arguments, by their names: nothing more has to be said of how they are written and read.
+WITHOUT_ARGUMENTS = {Ping.name: _bare(Ping)}
 
 
 def scope_of(order: Order) -> Scope:

@@ -1,7 +1,8 @@
 """What a worker does with a control message: read it, judge it, carry it out in the right lane, answer.
 
-What is quick is answered where it is heard. What may take a moment goes to lanes, so that no command that waits is ever
-in front of a ping (G16), nor a revoke that must be taken behind one that waits for its tasks.
+What is quick is answered by the thread that receives it: pings, and directives, for which tasks start until they are obeyed.
+What may take a moment goes to other threads, so that no command that waits is ever in front of a ping (G16), nor a revoke behind
+one that waits for its tasks.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from stem_kombu.clock import Clock
@@ -31,6 +33,7 @@ from stem_kombu.control.server.handlers.revoke import Taken
 from stem_kombu.control.server.replay_guard import ReplayGuard, Verdict
 from stem_kombu.control.server.worker_view import WorkerView
 from stem_kombu.control.verification import NO_KEYS, Verifier
+from stem_kombu.directive import Kind
 from stem_kombu.errors import BadMessage
 from stem_kombu.signing.keyring import Untrusted
 from stem_kombu.signing.seal import digest_of, signature_of
@@ -117,7 +120,7 @@ class CommandServer:
             )
         elif verdict is Verdict.KNOWN:
             if command.signer is not None:
-                self.admission.drop("replayed", f"command {command.order.name!r} was heard before")
+                self.admission.drop("replayed", f"command {command.order.name!r} was received before")
             answer = self.admission.answer_to(command)
             if answer is not None:
                 say(command.reply_to, answer)
@@ -145,7 +148,7 @@ class CommandServer:
         assert command.signer is not None
         addressed = command.is_for(self._worker)
         if command.namespace != self._namespace or (private and not addressed):
-            self.admission.drop("misaddressed", f"command {command.order.name!r} was sent to somebody else")
+            self.admission.drop("misaddressed", f"command {command.order.name!r} is for another worker")
             return False
         if not addressed:
             return False
@@ -181,13 +184,13 @@ class CommandServer:
             self._answer(command, self._dispatch.reply(command), say)
         elif isinstance(order, Revoke):
             answer_by = self._answer_by(command, order.settle)
-            self._hand_over(self._taking, command, lambda: self._take(command, order, answer_by), say)
+            self._hand_over(self._taking, command, partial(self._take, command, order, answer_by), say)
         elif isinstance(order, Obey):
-            answer_by = self._answer_by(command, order.settle)
-            self._hand_over(self._settling, command, lambda: self._carry_out(command, answer_by), say)
+            # A thread that has to be woken first stands behind all the others of a busy host: tasks start meanwhile.
+            self._obey_directives(command, order, say)
         else:
             lane = self._calling if isinstance(order, Call) else self._asking
-            self._hand_over(lane, command, lambda: self._carry_out(command), say)
+            self._hand_over(lane, command, partial(self._carry_out, command), say)
 
     def _hand_over(self, lane: ThreadPool, command: Command, work: Callable[[], None], say: Say) -> None:
         future = lane.submit(work)
@@ -201,12 +204,33 @@ class CommandServer:
         """Until when (monotonic) the reply may be held back."""
         return self._clock.monotonic() + min(settle, LONGEST_SETTLE, self.admission.time_to_answer(command))
 
-    def _carry_out(self, command: Command, answer_by: float = 0.0) -> None:
+    def _obey_directives(self, command: Command, order: Obey, say: Say) -> None:
+        answer_by = self._answer_by(command, order.settle)
+        try:
+            obeyed = self._dispatch.obey(order)
+        except Exception as failure:  # noqa: BLE001 - it becomes a reply
+            # The boundary between the worker's parts and the sender, who must hear something.
+            self._answer(command, self._dispatch.failed(command, failure), say)
+            return
+
+        def left() -> float:
+            return max(0.0, answer_by - self._clock.monotonic())
+
+        def conclude(say: Say, budget: Callable[[], float]) -> None:
+            self._answer(command, self._dispatch.obeyed(command, obeyed, budget), say)
+
+        # The reply to a limit says what this worker's share of it is, for which its other threads read the roster now.
+        limits = any(one.kind is Kind.RATE_LIMIT for one in order.directives)
+        if (obeyed.starting or limits) and left():
+            self._hand_over(self._settling, command, lambda: conclude(self._later, left), say)
+        else:
+            conclude(say, lambda: 0.0)
+
+    def _carry_out(self, command: Command) -> None:
         if self.admission.time_left(command) < 0:
             self.admission.drop("stale", f"command {command.order.name!r} expired while it waited for its turn")
             return
-        reply = self._dispatch.reply(command, lambda: max(0.0, answer_by - self._clock.monotonic()))
-        self._answer(command, reply, self._later)
+        self._answer(command, self._dispatch.reply(command), self._later)
 
     def _take(self, command: Command, order: Revoke, answer_by: float) -> None:
         try:
@@ -216,7 +240,7 @@ class CommandServer:
             self._answer(command, self._dispatch.failed(command, failure), self._later)
             return
         if taken.awaited and answer_by > self._clock.monotonic():
-            self._hand_over(self._settling, command, lambda: self._settle(command, taken, answer_by), self._later)
+            self._hand_over(self._settling, command, partial(self._settle, command, taken, answer_by), self._later)
         else:
             self._settle(command, taken, answer_by)
 
@@ -225,6 +249,7 @@ class CommandServer:
         self._answer(command, self._dispatch.settled(command, taken, budget), self._later)
 
     def _answer(self, command: Command, body: bytes, say: Say) -> None:
+        logger.debug("command %s of %s is answered", command.order.name, command.sender or "an unnamed client")
         self.admission.answered(command, body)
         say(command.reply_to, body)
 

@@ -22,14 +22,14 @@ from stem_kombu.control.protocol.messages import (
     Shutdown,
     Stats,
 )
-from stem_kombu.control.server.handlers.directives import obey
+from stem_kombu.control.server.handlers.directives import obey, obeyed_payload
 from stem_kombu.control.server.handlers.inspect import inspect
 from stem_kombu.control.server.handlers.ping import ping
 from stem_kombu.control.server.handlers.revoke import Taken, settled, take
 from stem_kombu.control.server.handlers.selecting import rules, select
 from stem_kombu.control.server.handlers.shutdown import shutdown
 from stem_kombu.control.server.handlers.stats import stats
-from stem_kombu.control.server.worker_view import WorkerView
+from stem_kombu.control.server.worker_view import Obeyed, WorkerView
 from stem_kombu.control.verification import Verifier
 from stem_kombu.errors import BadMessage, ConfigurationError, StemError, UnknownCommand
 from stem_kombu.signing.keyring import Scope
@@ -61,10 +61,17 @@ class Dispatch:
         """The reply to a revoke, after waiting at most ``budget`` seconds for the tasks whose stop was requested."""
         return self._reply(command, lambda: settled(taken, self._view, budget))
 
-    def reply(self, command: Command, budget: Callable[[], float] = lambda: 0.0) -> bytes:
-        """Carry out a command that is no revoke; every failure becomes a reply with an error. ``budget()``: how many seconds
-        it may still wait for what it is about."""
-        return self._reply(command, lambda: self._payload(command, budget))
+    def obey(self, order: Obey) -> Obeyed:
+        """The quick half of a command to obey directives; :meth:`obeyed` is the half that may wait."""
+        return obey(order, self._view)
+
+    def obeyed(self, command: Command, obeyed: Obeyed, budget: Callable[[], float]) -> bytes:
+        """The reply to a command to obey, after waiting at most ``budget()`` seconds for starts that were under way."""
+        return self._reply(command, lambda: obeyed_payload(obeyed, self._view, budget))
+
+    def reply(self, command: Command) -> bytes:
+        """Carry out a command that has no second half; every failure becomes a reply with an error."""
+        return self._reply(command, lambda: self._payload(command))
 
     def failed(self, command: Command, failure: Exception) -> bytes:
         """The reply that tells of a failure."""
@@ -93,7 +100,7 @@ class Dispatch:
         """
         return encode_reply(self._answer(request_id, part, {}, error, answers, digest), self._trust.keyring)
 
-    def _reply(self, command: Command, payload: Callable[[], Mapping[str, Any]]) -> bytes:
+    def _reply(self, command: Command, payload: Callable[[], Mapping[str, object]]) -> bytes:
         try:
             answers, digest = command.signature, command.digest
             answer = self._answer(command.request_id, command.part, payload(), None, answers, digest)
@@ -118,7 +125,7 @@ class Dispatch:
             payload = {**payload, "durable": False}
         return Reply(request_id, who.namespace, who.worker, who.boot, payload, error, part, answers, digest)
 
-    def _payload(self, command: Command, budget: Callable[[], float]) -> Mapping[str, Any]:
+    def _payload(self, command: Command) -> Mapping[str, Any]:
         order: Order = command.order
         if isinstance(order, Ping):
             return ping(order, self._view)
@@ -129,8 +136,6 @@ class Dispatch:
             return stats(order, self._view)
         if isinstance(order, Shutdown):
             return shutdown(order, self._view)
-        if isinstance(order, Obey):
-            return obey(order, self._view, budget)
         if isinstance(order, Select):
             return select(order, self._view)
         if isinstance(order, Rules):
@@ -139,7 +144,7 @@ class Dispatch:
             return self._call(order)
         raise BadMessage(f"command {order.name!r} is carried out in two halves")
 
-    def _call(self, order: Call) -> Mapping[str, Any]:
+    def _call(self, order: Call) -> Mapping[str, object]:
         function = self._custom.get(order.name)
         if function is None:
             raise UnknownCommand(f"command {order.name!r} is not known to this worker")

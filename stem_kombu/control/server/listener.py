@@ -7,13 +7,14 @@ a message to itself has come back.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from stem_kombu import timeouts
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.service import Service
 from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.control.server.command_server import CommandServer
@@ -37,12 +38,30 @@ _CLOSE_TIMEOUT = 2.0
 HEARING_CHECK = 15.0
 
 
+class Place(Protocol):
+    """What the roster shows of this worker, in seconds since the epoch by the roster's clock."""
+
+    def now(self) -> float:
+        """The time."""
+
+    def held_since(self) -> float | None:
+        """When this worker took its id; ``None`` before."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerOptions:
+    """``hearing_check``: seconds without a broadcast after which the worker makes sure that it still receives them.
+    ``linger`` is that of its :class:`ReplyPublisher`."""
+
+    hearing_check: float = HEARING_CHECK
+    linger: float | None = None
+
+
 class ControlListener:
     """Answers commands for one worker.
 
-    ``commands`` are the application's own; ``roster_now()`` is the roster's clock in seconds since the epoch;
-    ``reconnected()`` is called whenever this worker is heard again after a while in which it may have missed something.
-    With keys in ``trust``, only what is signed is obeyed; ``born()`` is when this worker took its id, by the roster's clock.
+    ``commands`` are the application's own; ``reconnected()`` is called whenever this worker receives commands again after a while
+    in which it may have missed something. With keys in ``trust``, only what is signed is obeyed.
     """
 
     def __init__(
@@ -51,12 +70,11 @@ class ControlListener:
         view: WorkerView,
         *,
         commands: Mapping[str, Callable[..., Any]],
-        roster_now: Callable[[], float],
+        place: Place,
         reconnected: Callable[[], None],
         clock: Clock,
-        hearing_check: float = HEARING_CHECK,
         trust: Verifier | None = None,
-        born: Callable[[], float | None] = lambda: None,
+        options: ListenerOptions = ListenerOptions(),
     ) -> None:
         who = view.identity
         self._link = link
@@ -64,24 +82,24 @@ class ControlListener:
         self.inbox = names.inbox_name(who.namespace, who.worker)
         self._clock = clock
         self._reconnected = reconnected
-        self._hearing_check = hearing_check
+        self._hearing_check = options.hearing_check
         self._outage = Outage(f"control of worker {who.worker} is interrupted", link.url, clock)
-        self._outbox = ReplyPublisher(link, who.namespace, clock=clock)
+        self._outbox = ReplyPublisher(link, who.namespace, clock=clock, linger=options.linger)
         self._reception = CommandServer(
             view,
             commands,
             later=self._outbox.reply,
-            roster_now=roster_now,
+            roster_now=place.now,
             clock=clock,
             trust=trust,
-            born=born,
+            born=place.held_since,
         )
-        self._changed = threading.Condition()
+        self._changed = threads.Condition()
         self._background = Service(
             self._run, "stem-control", begin=self._begin, wake=self._end_soon, end=self._let_go, period=timeouts.MOVES
         )
         self._wanted = self._ready = False
-        self._failure: str | None = None
+        self._failure: Exception | None = None
         #: Before the worker was ever reached: what the broker will go on refusing.
         self._refusal: BrokerRefused | None = None
         self._pipe = WakePipe()
@@ -114,8 +132,10 @@ class ControlListener:
             raise refused
         raise BrokerUnavailable(
             f"broker {self._link.url}: a control message to this worker itself did not come back"
-            f" within {_START_TIMEOUT:g} s" + (f" ({failure})" if failure else ""),
-            hint="check that the broker lets this user declare queues and a fanout exchange",
+            f" within {_START_TIMEOUT:g} s"
+            + (f" ({str(failure) or type(failure).__name__})" if failure is not None else ""),
+            hint=getattr(failure, "hint", None)
+            or "check that the broker lets this user declare queues and a fanout exchange",
         )
 
     def publish_heartbeat(self, beat: Heartbeat) -> None:
@@ -195,7 +215,7 @@ class ControlListener:
 
     def _close(self, subscription: ControlSubscription) -> None:
         # In a thread of its own, as closing may wait for the broker and no command reaches this worker meanwhile.
-        closing = threading.Thread(target=subscription.close, name="stem-control-close", daemon=True)
+        closing = threads.Thread(target=subscription.close, name="stem-control-close", daemon=True)
         closing.start()
         if not self._wanted:
             closing.join(_CLOSE_TIMEOUT)
@@ -206,7 +226,7 @@ class ControlListener:
             self._changed.notify_all()
 
     def _note(self, error: Exception) -> float:
-        self._failure = str(error) or type(error).__name__
+        self._failure = error
         if not self._ready and isinstance(error, BrokerRefused):
             with self._changed:
                 self._refusal = error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from datetime import timedelta
 from enum import Enum
 
 from stem_kombu.clock import Clock, epoch_us, from_epoch
+from stem_kombu.concurrency import threads
 from stem_kombu.control.protocol.messages import Command, Shutdown
 from stem_kombu.drop_counter import DropCounter
 from stem_kombu.signing.keyring import Scope
@@ -74,7 +74,7 @@ class ReplayGuard:
         self._roster_now = roster_now
         self._born = born
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threads.Lock()
         # In order of arrival. Ages are counted here by the monotonic clock, so that a step of the wall clock neither
         # brings a command back nor keeps it for ever.
         self._seen: OrderedDict[_Number, _Seen] = OrderedDict()
@@ -94,7 +94,7 @@ class ReplayGuard:
             return Verdict.IGNORE  # not an error: on some transports everyone hears everything
         left = self.time_left(command)
         if left < 0 or command.issued_at - from_epoch(self._roster_now()) > LONGEST_LIFE:
-            self.drop("stale", f"command {command.order.name!r} of {command.sender or 'somebody'} has expired")
+            self.drop("stale", f"command {command.order.name!r} of {command.sender or 'an unnamed client'} has expired")
             return Verdict.STALE
         # A shutdown is for one life of a worker, with keys or without (G33): one that lay in an inbox is its predecessor's.
         is_for_this_life = command.signer is not None or isinstance(command.order, Shutdown)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections import deque
 
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.clock import Clock
+from stem_kombu.concurrency import threads
 from stem_kombu.errors import BrokerError
 from stem_kombu.transports.control_link import Addresses, ControlConnection, ControlLink
 from stem_kombu.transports.outages import Outage
@@ -32,16 +32,19 @@ _LAST_WORDS = 2.0
 
 
 class ReplyPublisher:
-    """Safe from any thread; never blocks and never raises for a broker that is away."""
+    """Safe from any thread; never blocks and never raises for a broker that is away. Its thread ends when it has had nothing to
+    send for ``linger`` seconds, and leaves its connection to the next one; ``None``: it stays."""
 
-    def __init__(self, link: ControlLink, namespace: str, *, clock: Clock) -> None:
+    def __init__(self, link: ControlLink, namespace: str, *, clock: Clock, linger: float | None = None) -> None:
         self._link, self._namespace = link, namespace
-        self._clock = clock
+        self._clock, self._linger = clock, linger
         self._outage = Outage("replies and heartbeats are not sent", link.url, clock)
-        self._changed = threading.Condition()
+        self._changed = threads.Condition()
         self._replies: deque[tuple[float, str, bytes]] = deque()
         self._beat: Heartbeat | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: threads.Thread | None = None
+        #: The connection that a thread has left.
+        self._kept: ControlConnection | None = None
 
     def reply(self, reply_to: str, body: bytes) -> None:
         """Send the reply as soon as the broker takes it; after a while it is dropped."""
@@ -64,25 +67,32 @@ class ReplyPublisher:
         """
         with self._changed:
             thread, self._thread = self._thread, None
+            kept, self._kept = self._kept, None
             self._changed.notify_all()
         if thread is not None:
             thread.join(_LAST_WORDS)
+        _close(kept)
 
     def _wake(self) -> None:
         if self._thread is None:
-            thread = threading.Thread(target=self._run, name="stem-control-outbox", daemon=True)
+            thread = threads.Thread(target=self._run, name="stem-control-outbox", daemon=True)
             thread.start()
             self._thread = thread  # before it looks, as it needs the lock for that
         self._changed.notify_all()
 
     def _run(self) -> None:
-        me = threading.current_thread()
-        connection: ControlConnection | None = None
+        me = threads.current_thread()
+        with self._changed:
+            connection, self._kept = self._kept, None
         while True:
             with self._changed:
                 if self._thread is me and not (self._replies or self._beat):
                     # No confirm is awaited here: that the broker has gone in silence shows by the connection's care alone.
-                    self._changed.wait(None if connection is None else connection.keepalive)
+                    waits = (self._linger, None if connection is None else connection.keepalive)
+                    self._changed.wait(min((one for one in waits if one is not None), default=None))
+                    if self._linger is not None and self._thread is me and not (self._replies or self._beat):
+                        self._thread, self._kept = None, connection
+                        return
                 if self._thread is not me and (self._outage.failures or not (self._replies or self._beat)):
                     break
                 reply = self._replies[0] if self._replies else None
@@ -122,7 +132,7 @@ class ReplyPublisher:
         self._outage.forget()
         _close(connection)
 
-    def _wait_after(self, seconds: float, me: threading.Thread) -> None:
+    def _wait_after(self, seconds: float, me: threads.Thread) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._thread is not me, seconds)
             now = self._clock.monotonic()

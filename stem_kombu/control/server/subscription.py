@@ -6,11 +6,10 @@ is what was received: a message to itself at first, and then some broadcast ever
 
 from __future__ import annotations
 
-import random
-import secrets
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from stem_kombu import chance
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.control.protocol.codec import LARGEST_COMMAND
@@ -150,12 +149,12 @@ class ControlSubscription:
             raise BrokerUnavailable(f"{_MOST_MALFORMED} messages in a row could not be read")
 
     def _doubt(self, now: float) -> None:
-        self._token = secrets.token_hex(16)
+        self._token = chance.token_hex(16)
         self._doubted_at = self._probe_at = now
 
     def _trust(self) -> None:
         self._token = None
-        self._doubt_at = self._clock.monotonic() + self._hearing_check * (1 + random.random())
+        self._doubt_at = self._clock.monotonic() + self._hearing_check * (1 + chance.random())
 
     def _send_probe(self, connection: ControlConnection, token: str) -> None:
         if self._fans_out:

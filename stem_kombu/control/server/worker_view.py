@@ -5,18 +5,17 @@ Control and execution never import each other: they meet here.
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from stem_kombu import chance, machine
 from stem_kombu.control.protocol.fates import TaskFate
 from stem_kombu.control.protocol.messages import Shutdown
 from stem_kombu.directive import Directive
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.fields import shown
 from stem_kombu.measures import CommandCounts
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
@@ -30,8 +29,10 @@ from stem_kombu.version import __version__
 WORKER_ID_LIMIT = 255
 
 
-def checked_worker_id(worker: str) -> str:
+def checked_worker_id(worker: object) -> str:
     """The id itself, or :class:`ConfigurationError` when it could not be typed, shown or targeted as one worker."""
+    if not isinstance(worker, str):
+        raise ConfigurationError(f"worker id {shown(worker)} ({type(worker).__name__}) is no text")
     if not worker or len(worker) > WORKER_ID_LIMIT:
         raise ConfigurationError(
             f"worker id {worker[:40]!r} has {len(worker)} characters", hint=f"1 to {WORKER_ID_LIMIT} are accepted"
@@ -63,7 +64,7 @@ class WorkerIdentity:
 
         Raises :class:`ConfigurationError` for a name that is no worker id.
         """
-        hostname, pid, boot = socket.gethostname(), os.getpid(), secrets.token_hex(4)
+        hostname, pid, boot = machine.gethostname(), machine.getpid(), chance.token_hex(4)
         worker = f"{namespace}@{hostname}-{pid}-{boot}" if name is None else checked_worker_id(name)
         return cls(namespace, worker, boot, hostname, pid, __version__, now, durable)
 
@@ -84,7 +85,7 @@ class InFlightTask:
     runtime: float
     pid: int
     progress: float | None = None
-    progress_data: Mapping[str, Any] | None = None
+    progress_data: Mapping[str, object] | None = None
     checkpoint_ago: float | None = None
     terminate_requested_ago: float | None = None
     lost_workers: int = 0
@@ -123,6 +124,9 @@ class WorkerSummary:
     paused: Mapping[str, int] = field(default_factory=dict, kw_only=True)
     directives: int | None = field(default=None, kw_only=True)
     ignores_directives: bool = field(default=False, kw_only=True)
+    #: By mode (``isolate``, ``inline``), then by state (``idle``, ``running``), how many places for handlers there are. Those of
+    #: :class:`WorkerFacts` have ``starting`` and ``stopping`` beside.
+    slots: Mapping[str, Mapping[str, int]] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +155,6 @@ class WorkerFacts(WorkerSummary):
     troubles: Mapping[str, str] = field(default_factory=dict)
     dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     restarts: Mapping[str, int] = field(default_factory=dict)
-    #: By mode (``isolate``, ``inline``), then by state (``idle``, ``running`` …), how many places for handlers there are.
-    slots: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 class Obeyed(NamedTuple):
@@ -284,6 +286,9 @@ class WorkerView(Protocol):
         """The ids of the tasks that run here, or ran here until this very revocation stopped them: a look into the store
         may be quicker than the broadcast, and whoever revoked them is to hear what came of it."""
 
+    def spared(self, revocations: Sequence[Revocation]) -> frozenset[str]:
+        """Of those that are bound to an attempt or a time, the ids of tasks that are here, but in no such attempt."""
+
     def fates(self, task_ids: Collection[str]) -> Sequence[TaskFate]:
         """What is known of those of the tasks that are here, or ended here a moment ago."""
 
@@ -300,7 +305,8 @@ class WorkerView(Protocol):
         """Obey these directives as well. Raises :class:`~stem_kombu.errors.ControlError` where this worker obeys none."""
 
     def wait_started(self, tokens: Collection[int], timeout: float) -> int:
-        """How many of these deliveries are still about to start, after waiting at most ``timeout`` seconds. Blocks."""
+        """How many of these deliveries are still about to start, after waiting at most ``timeout`` seconds for them, and for what
+        this worker has to read to know its part of a new rate limit. Blocks."""
 
     def settings(self) -> InForce:
         """What counts here, by directives or by this worker's own values."""

@@ -14,13 +14,16 @@ from typing import Any
 
 import billiard
 
+from stem_kombu import machine
+from stem_kombu.execution.child.loading import load
 from stem_kombu.execution.child.pipe import ChildPipe
 from stem_kombu.execution.child.setup import ChildSetup
-from stem_kombu.execution.groups import end_own_group, lead_a_group, open_pidfd
+from stem_kombu.execution.groups import end_own_group, lead_a_group
 from stem_kombu.execution.leftovers import mark_what_this_child_starts
 from stem_kombu.execution.pool.semaphore_tracker import forget_fork_server, forget_stand_in
 from stem_kombu.execution.signals import leave_signals_to_the_worker, restore_in_forks
 from stem_kombu.hooks import HookTable, call_all
+from stem_kombu.task import TaskRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -30,22 +33,48 @@ START_TIME = 30.0
 END_TIME = 4.0
 
 
-def become_a_child(setup: ChildSetup, end: ChildPipe) -> bool:
-    """First of all in a new process; whether it leads a process group now."""
-    leave_signals_to_the_worker()
-    leads = lead_a_group()
-    forget_stand_in()
-    forget_fork_server()
-    mark_what_this_child_starts(setup.worker_pid)
-    # A daemonic process may have no children. That flag is for the worker's exit: for what a task may do it means nothing.
-    with suppress(AttributeError, AssertionError):
-        billiard.current_process().daemon = False
-    if setup.is_fork:
-        atexit._clear()  # what the worker has registered is the worker's to do
-    end.watch_over(open_pidfd(setup.worker_pid))
-    restore_in_forks()
-    os.register_at_fork(after_in_child=end.leave_to_original)
-    return leads
+class ChildLife:
+    """What a child does as a process, and a simulated one does otherwise."""
+
+    def begin(self, setup: ChildSetup, end: ChildPipe) -> bool:
+        """First of all in a new process; whether it leads a process group now."""
+        leave_signals_to_the_worker()
+        leads = lead_a_group()
+        forget_stand_in()
+        forget_fork_server()
+        mark_what_this_child_starts(setup.worker_pid)
+        # A daemonic process may have no children. That flag is for the worker's exit: for what a task may do it means nothing.
+        with suppress(AttributeError, AssertionError):
+            billiard.current_process().daemon = False
+        if setup.is_fork:
+            atexit._clear()  # what the worker has registered is the worker's to do
+        end.watch_over(machine.open_pidfd(setup.worker_pid))
+        restore_in_forks()
+        os.register_at_fork(after_in_child=end.leave_to_original)
+        return leads
+
+    def load(self, setup: ChildSetup) -> tuple[TaskRegistry, HookTable]:
+        """The tasks and hooks of the application, with logging set up. Raises what an import raises."""
+        registry, hooks = load(setup)
+        if setup.log is not None:
+            setup.log.apply(hooks.setup_logging)
+        leave_signals_to_the_worker()  # again: an import may have put handlers of its own in the way
+        return registry, hooks
+
+    def finish(self, hooks: HookTable, loop: ChildLoop) -> None:
+        """The end of a child that ends in order: hooks, the event loop, threads, ``atexit`` functions; all in bounded time."""
+        with _Bound(END_TIME, "the end of the child (hooks, threads, atexit functions)"):
+            call_all(hooks.child_stop)
+            loop.close()
+            # As the interpreter does at its end, which a process made by billiard never comes to: wait for threads, then atexit.
+            getattr(threading, "_shutdown", lambda: None)()
+            atexit._run_exitfuncs()
+            flush()
+
+    def leave(self) -> None:
+        """End this process and its group, as the worker is dead. Does not return."""
+        flush()
+        end_own_group(0)
 
 
 def run_start_hooks(hooks: HookTable) -> None:
@@ -54,23 +83,6 @@ def run_start_hooks(hooks: HookTable) -> None:
         with _Bound(START_TIME, "the child's start hooks"):
             for hook in hooks.child_start:
                 hook()
-
-
-def finish(hooks: HookTable, loop: ChildLoop) -> None:
-    """The end of a child that ends in order: hooks, the event loop, threads, ``atexit`` functions; all in bounded time."""
-    with _Bound(END_TIME, "the end of the child (hooks, threads, atexit functions)"):
-        call_all(hooks.child_stop)
-        loop.close()
-        # As the interpreter does at its end, which a process made by billiard never comes to: wait for threads, then atexit.
-        getattr(threading, "_shutdown", lambda: None)()
-        atexit._run_exitfuncs()
-        flush()
-
-
-def leave_with_the_group() -> None:
-    """End this process and its group, as the worker is dead. Does not return."""
-    flush()
-    end_own_group(0)
 
 
 def flush() -> None:
@@ -129,6 +141,6 @@ class _Bound:
 
     @staticmethod
     def _give_up(seconds: float, what: str) -> None:
-        logger.error("%s took longer than %g s: child %d leaves without", what, seconds, os.getpid())
+        logger.error("%s took longer than %g s: child %d leaves without", what, seconds, machine.getpid())
         flush()
         end_own_group(1)

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from typing import Any
 
+from stem_kombu import machine
 from stem_kombu.context import TaskContext
 from stem_kombu.errors import TaskNotRegistered
-from stem_kombu.execution.child.life import (
-    ChildLoop,
-    become_a_child,
-    finish,
-    leave_with_the_group,
-    run_start_hooks,
-)
-from stem_kombu.execution.child.loading import load
+from stem_kombu.execution.child.life import ChildLife, ChildLoop, run_start_hooks
 from stem_kombu.execution.child.pipe import ChildPipe
 from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.execution.child.signals import ChildSignals
 from stem_kombu.execution.frames import Finished, LoadFailed, Ready, Retire, Run, Started
-from stem_kombu.execution.handlers import call, call_async, failure, refusal
+from stem_kombu.execution.handlers import call, call_async, context_of, failure, refusal
 from stem_kombu.execution.pool.job_queue import JobQueueReader
-from stem_kombu.execution.signals import leave_signals_to_the_worker
 from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.task import Task, TaskMessage, TaskRegistry
 
@@ -36,42 +28,43 @@ def main(pipe: Any, jobs: Any, setup: ChildSetup, foreign: Sequence[int] = ()) -
     """
     for descriptor in foreign:
         try:
-            os.close(descriptor)
+            machine.close(descriptor)
         except OSError:
             pass  # closed by another copy of it already
-    end = ChildPipe(pipe.fileno(), JobQueueReader(jobs))
+    serve(ChildPipe(pipe.fileno(), JobQueueReader(jobs)), setup, ChildLife())
+
+
+def serve(end: ChildPipe, setup: ChildSetup, life: ChildLife) -> None:
+    """Load the application, then run what the worker sends until it says that this is enough, or is gone."""
     try:
-        leads_group = become_a_child(setup, end)
+        leads_group = life.begin(setup, end)
     except (OSError, RuntimeError) as error:
         end.send(
             LoadFailed(f"the system is short of threads, processes or descriptors: {error}", again=True, is_short=True)
         )
         return
     try:
-        registry, hooks = load(setup)
-        if setup.log is not None:
-            setup.log.apply(hooks.setup_logging)
+        registry, hooks = life.load(setup)
     except BaseException as error:  # noqa: BLE001 - importing an application runs any code
         end.send(LoadFailed(_described(error)))
         return
-    leave_signals_to_the_worker()  # again: an import may have put handlers of its own in the way
     try:
         run_start_hooks(hooks)
     except BaseException as error:  # noqa: BLE001 - the application's own code
         end.send(LoadFailed(f"a start hook failed: {_described(error)}", again=True))
         return
-    end.send(Ready(os.getpid(), leads_group, rss_bytes()))
+    end.send(Ready(machine.getpid(), leads_group, machine.rss_bytes()))
     loop = ChildLoop()
     while (order := end.next_order()) is not None:
         if isinstance(order, Retire):
-            finish(hooks, loop)
+            life.finish(hooks, loop)
             return
         if isinstance(order, Run):
             try:
                 outcome = run(order, registry, end, loop)
             except BaseException as error:  # noqa: BLE001 - what a handler left behind, an event loop policy for one
                 outcome = failure(error)
-            rss = rss_bytes()
+            rss = machine.rss_bytes()
             if setup.max_rss is not None and rss is not None and rss >= setup.max_rss:
                 end.job_queue = None
             try:
@@ -79,7 +72,7 @@ def main(pipe: Any, jobs: Any, setup: ChildSetup, foreign: Sequence[int] = ()) -
             except Exception as error:  # noqa: BLE001 - pickle may raise anything
                 end.send_soon(Finished(order.token, failure(error, Ending.REJECTED), rss))
         # A StopJob here came too late for its job, which has just ended.
-    leave_with_the_group()
+    life.leave()
 
 
 def _described(error: BaseException) -> str:
@@ -101,15 +94,7 @@ def run(order: Run, registry: TaskRegistry, end: ChildPipe, loop: ChildLoop) -> 
     if refused is not None:
         return refused
     signals = ChildSignals(end, order.token, message.task_id)
-    context = TaskContext(
-        signals,
-        task_id=message.task_id,
-        name=message.name,
-        attempt=message.attempt,
-        queue=message.queue,
-        headers=message.headers,
-        is_isolate=True,
-    )
+    context = context_of(message, signals, is_isolate=True)
     end.send(Started(order.token))
     outcome: Outcome = (
         loop.run(_run_async(task, message, context, signals)) if task.is_async else call(task, message, context)
@@ -136,12 +121,3 @@ async def _run_async(task: Task, message: TaskMessage, context: TaskContext, sig
         return await job
     finally:
         loop.remove_reader(signals.descriptor)
-
-
-def rss_bytes() -> int | None:
-    """This process's resident memory in bytes, ``None`` where the platform doesn't tell cheaply."""
-    try:
-        with open("/proc/self/statm", "rb", buffering=0) as statm:  # noqa: PTH123 - once a job: pathlib takes four times as long
-            return int(statm.read(200).split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return None

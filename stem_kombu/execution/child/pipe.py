@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import select
-import threading
 from collections.abc import Callable
 
+from stem_kombu import machine
 from stem_kombu.clock import SYSTEM
+from stem_kombu.concurrency import threads
 from stem_kombu.execution.frames import Declined, FrameReader, Run, SetLogLevels, encode
 from stem_kombu.execution.groups import end_own_group
 from stem_kombu.execution.pool.job_queue import JobQueueReader, is_stale
@@ -27,14 +27,14 @@ class ChildPipe:
         self._reader = FrameReader()
         self._orders: list[object] = []
         self._levels = LogLevels()
-        self._sending = threading.Lock()
+        self._sending = threads.Lock()
         self._unsent = b""
-        self._poll = select.poll()
-        self._poll.register(descriptor, select.POLLIN)
-        self._anything = select.poll()
-        self._anything.register(descriptor, select.POLLIN)
+        self._poll = machine.poll()
+        self._poll.register(descriptor, machine.POLLIN)
+        self._anything = machine.poll()
+        self._anything.register(descriptor, machine.POLLIN)
         if job_queue is not None:
-            self._anything.register(job_queue.descriptor, select.POLLIN)
+            self._anything.register(job_queue.descriptor, machine.POLLIN)
         self.orphaned = False
 
     def send(self, frame: object) -> None:
@@ -78,7 +78,7 @@ class ChildPipe:
             data = memoryview(encoded)
             try:
                 while data:
-                    data = data[os.write(self.descriptor, data) :]
+                    data = data[machine.write(self.descriptor, data) :]
             except (BrokenPipeError, ConnectionResetError):
                 self.orphaned = True
 
@@ -99,13 +99,13 @@ class ChildPipe:
         What the child's group still runs ends with it. ``worker`` is a descriptor that is readable once the worker is dead
         (:func:`os.pidfd_open`): a process that the worker's host has forked may keep the worker's end of the pipe open.
         """
-        threading.Thread(target=self._lifeline, args=(worker,), name="stem-lifeline", daemon=True).start()
+        threads.Thread(target=self._lifeline, args=(worker,), name="stem-lifeline", daemon=True).start()
 
     def _lifeline(self, worker: int | None) -> None:
-        end = select.poll()
+        end = machine.poll()
         end.register(self.descriptor, 0)  # nothing but the hang-up, which needs no asking for
         if worker is not None:
-            end.register(worker, select.POLLIN)
+            end.register(worker, machine.POLLIN)
         end.poll()
         self.orphaned = True
         SYSTEM.sleep(ORPHAN_GRACE)
@@ -116,7 +116,7 @@ class ChildPipe:
         and to report, and a copy that kept the pipe open would hide the original's death from the worker."""
         descriptors = [self.descriptor] if self.job_queue is None else [self.descriptor, self.job_queue.descriptor]
         self._poll.unregister(self.descriptor)
-        self._sending, self._orders, self._unsent = threading.Lock(), [], b""
+        self._sending, self._orders, self._unsent = threads.Lock(), [], b""
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in descriptors:
             os.dup2(nothing, descriptor, inheritable=False)  # not closed: the handler's next file would get its number
@@ -124,7 +124,7 @@ class ChildPipe:
 
     def _read(self) -> bool:
         try:
-            data = os.read(self.descriptor, 262_144)
+            data = machine.read(self.descriptor, 262_144)
         except ConnectionResetError:
             data = b""
         if not data:

@@ -100,7 +100,7 @@ class ChildSignals:
         self._end.send(report)
 
 
-def checked_progress(data: Mapping[str, Any]) -> dict[str, Any]:
+def checked_progress(data: Mapping[str, object]) -> dict[str, object]:
     """The data as JSON holds it; raises ``ValueError`` when it can't, or for more than 16 kB."""
     if not data:
         return {}

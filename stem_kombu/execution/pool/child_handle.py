@@ -7,10 +7,10 @@ others.
 from __future__ import annotations
 
 import logging
-import os
 from math import inf
 from typing import Protocol
 
+from stem_kombu import machine
 from stem_kombu.clock import Clock
 from stem_kombu.execution import groups
 from stem_kombu.execution.base import Job, Stop
@@ -30,7 +30,7 @@ from stem_kombu.execution.frames import (
 from stem_kombu.execution.leftovers import tell_of_strays
 from stem_kombu.execution.pool.climb import Climb
 from stem_kombu.execution.pool.job_queue import MOST, MOST_WORK, ChildJobQueue
-from stem_kombu.execution.pool.process_facts import name_of_signal, rss_of
+from stem_kombu.execution.pool.process_facts import name_of_signal
 from stem_kombu.ladder import Ladder
 from stem_kombu.outcome import EndedHow, Ending, Outcome, TaskError
 from stem_kombu.revocation import Revocation
@@ -107,20 +107,20 @@ class ChildHandle:
         self.descriptor: int = pipe.fileno()
         self.sentinel: int = process.sentinel
         #: Readable once the process is dead, whatever a process that it has forked keeps open; ``None`` where there is none.
-        self.pidfd = groups.open_pidfd(process.pid)
+        self.pidfd = machine.open_pidfd(process.pid)
         #: What becomes readable once the process is dead.
         self.sentinels = (self.sentinel,) if self.pidfd is None else (self.sentinel, self.pidfd)
         #: Bytes of resident memory before its first task.
         self.fresh_rss_bytes: int | None = None
         self._leads_group = False
-        self._started_ticks = groups.started_at(process.pid)
+        self._started_ticks = machine.started_at(process.pid)
         self._pipe = pipe
         self._clock = clock
         self._has_status = has_status
         self._reader = FrameReader()
         #: Bytes that the pipe has not taken yet.
         self.unsent = bytearray()
-        os.set_blocking(self.descriptor, False)
+        machine.set_blocking(self.descriptor, False)
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -177,7 +177,7 @@ class ChildHandle:
         """Write what waits; a broken pipe is noticed by its end, not here."""
         try:
             while self.unsent:
-                written = os.write(self.descriptor, memoryview(self.unsent)[:1_048_576])
+                written = machine.write(self.descriptor, memoryview(self.unsent)[:1_048_576])
                 del self.unsent[:written]
         except BlockingIOError:
             pass
@@ -189,7 +189,7 @@ class ChildHandle:
         frames: list[object] = []
         while True:
             try:
-                data = os.read(self.descriptor, _READ)
+                data = machine.read(self.descriptor, _READ)
             except BlockingIOError:
                 return frames, False
             except ConnectionResetError:
@@ -317,7 +317,7 @@ class ChildHandle:
     @property
     def _is_dead(self) -> bool:
         """Known to have ended; ``False`` also where the system does not tell so at once."""
-        return self.pidfd is not None and groups.is_readable(self.pidfd)
+        return self.pidfd is not None and machine.is_readable(self.pidfd)
 
     def describe_end(self) -> str:
         """How the process ended, as far as its start method can tell."""
@@ -333,14 +333,14 @@ class ChildHandle:
 
     def close(self) -> None:
         if self.pidfd is not None:
-            os.close(self.pidfd)
+            machine.close(self.pidfd)
             self.pidfd = None
         self._pipe.close()
         self.queue.close()
 
     def view(self) -> SlotView:
         task_id = None if self.job is None else self.job.message.task_id
-        rss = rss_of(self.pid)
+        rss = machine.rss_bytes(self.pid)
         return SlotView(
             self.slot, self.pid, _SHOWN[self.state], task_id, self.tasks_done, self.rss_bytes if rss is None else rss
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import selectors
 from collections.abc import Iterable, Iterator
 
+from stem_kombu import machine
 from stem_kombu.concurrency.pulse import Pulse
 from stem_kombu.execution.pool.child_handle import ChildHandle
 
@@ -15,8 +15,8 @@ class ChildWatch:
 
     def __init__(self, wake: int, pulse: Pulse) -> None:
         self._pulse = pulse
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(wake, selectors.EVENT_READ)
+        self._selector = machine.Selector()
+        self._selector.register(wake, machine.EVENT_READ)
         self._watched: dict[int, tuple[ChildHandle, bool]] = {}
 
     def follow(self, children: Iterable[ChildHandle]) -> None:
@@ -32,7 +32,7 @@ class ChildWatch:
                 del self._watched[fd]
         for fd, entry in wanted.items():
             if fd not in self._watched:
-                self._selector.register(fd, selectors.EVENT_READ | (selectors.EVENT_WRITE if entry[1] else 0))
+                self._selector.register(fd, machine.EVENT_READ | (machine.EVENT_WRITE if entry[1] else 0))
                 self._watched[fd] = entry
 
     def wait(self, seconds: float) -> Iterator[ChildHandle | None]:

@@ -60,7 +60,7 @@ def main(given: Mapping[str, Any]) -> None:
         os._exit(0)  # what the application has registered for an exit is for its children to do
 
 
-def _preloaded(preload: str, setup: ChildSetup) -> dict[str, Any]:
+def _preloaded(preload: str, setup: ChildSetup) -> dict[str, object]:
     before, error = _sockets(), None
     try:
         if preload in ("auto", "always"):

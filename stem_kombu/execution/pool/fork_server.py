@@ -171,7 +171,7 @@ class ForkServer:
             Path(folder).rmdir()
 
 
-def _read_report(reader: int) -> dict[str, Any]:
+def _read_report(reader: int) -> dict[str, object]:
     body = b""
     while select.select([reader], (), (), _LOAD_TIME)[0]:
         data = os.read(reader, 65_536)

@@ -7,12 +7,10 @@ waits: it can be withdrawn, it goes to another child when this one takes long or
 
 from __future__ import annotations
 
-import os
 import socket
 from typing import Any
 
-import billiard.connection
-
+from stem_kombu import machine
 from stem_kombu.clock import Clock, monotonic
 from stem_kombu.execution.base import Job
 from stem_kombu.execution.frames import Run, decode_alone, encode_alone
@@ -24,8 +22,8 @@ GOOD_FOR = 0.1
 STUCK_AFTER = 0.02
 #: Jobs in a child's queue at most, and seconds of work by what its last tasks took.
 MOST, MOST_WORK = 16, 0.02
-#: Bytes of a job in a queue; a larger one is not short either. Below what any system's datagram holds.
-LARGEST = 32_768
+#: Bytes of a job in a queue, and what the system is asked to hold of them: it may grant less, and is then full sooner.
+LARGEST, _HELD = 131_072, 1_048_576
 
 
 class ChildJobQueue:
@@ -33,7 +31,8 @@ class ChildJobQueue:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._writer, self._reader = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._writer, self._reader = machine.datagram_pair()
+        self._writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _HELD)
         self._writer.setblocking(False)
         self._reader.setblocking(False)  # for the child as well: it's the same open socket
         #: By token, in the order given: jobs that the child has been given and has not reported to have begun.
@@ -46,9 +45,9 @@ class ChildJobQueue:
         """What a forked child of another slot must close."""
         return self._writer.fileno(), self._reader.fileno()
 
-    def childs_end(self) -> Any:
-        """What is handed to a new process as its :class:`JobQueueReader`; the worker's own end stays open."""
-        return billiard.connection.Connection(os.dup(self._reader.fileno()), writable=False)
+    def childs_end(self) -> int:
+        """A descriptor for a new process, which makes its :class:`JobQueueReader` of it; the worker's own end stays open."""
+        return machine.dup(self._reader.fileno())
 
     def give(self, job: Job) -> bool:
         """Let the child begin the job once it has ended what it was given before; ``False`` when it is too large or the
@@ -93,17 +92,20 @@ class JobQueueReader:
     def __init__(self, end: Any) -> None:
         self.descriptor: int = end.fileno()
         self._end = end  # which closes itself when it is forgotten
+        self._buffer: bytearray | None = None
 
     def claim(self) -> Run | None:
         """The next job, ``None`` when there is none. It is this child's from now on."""
+        if self._buffer is None:
+            self._buffer = bytearray(LARGEST)  # once: to make one for each job takes longer than to read a short one
         try:
-            body = os.read(self.descriptor, LARGEST)
+            length = machine.readv(self.descriptor, [self._buffer])
         except (BlockingIOError, ConnectionResetError):
             return None
-        return _run(body)
+        return _run(memoryview(self._buffer)[:length])
 
 
-def _run(body: bytes) -> Run:
+def _run(body: bytes | memoryview) -> Run:
     run = decode_alone(body)
     assert isinstance(run, Run)  # nothing else is written to a queue
     return run

@@ -9,7 +9,6 @@ notice (G18).
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,6 +17,7 @@ from math import inf
 
 from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.service import pulses_here
 from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.errors import ExecutionError
@@ -75,7 +75,7 @@ class IsolatePool:
         self._observer = observer
         self._max_tasks, self._max_rss = max_tasks_per_child, max_rss_per_child
         self._clock = clock
-        self._lock, self._lifecycle = threading.RLock(), threading.RLock()
+        self._lock, self._lifecycle = threads.RLock(), threads.RLock()
         self._children = Children()
         self._scheduler = JobScheduler(self._children, max_tasks_per_child)
         self._spawner = ChildSpawner(setup, start_method, clock)
@@ -83,8 +83,8 @@ class IsolatePool:
         self._stopping = False
         self._release_at: float | None = None
         self._pipe, self._pulse = WakePipe(), pulses_here().thread("pool", timeouts.MOVES)
-        self._thread: threading.Thread | None = None
-        self._settled = threading.Condition(self._lock)
+        self._thread: threads.Thread | None = None
+        self._settled = threads.Condition(self._lock)
         self.lost: dict[str, int] = {}
 
     # -- from any thread ------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ class IsolatePool:
             self._leftovers.begin()
             self._spawner.begin()
             self._pipe.open()
-            thread = threading.Thread(target=self._supervise, name="stem-pool", daemon=True)
+            thread = threads.Thread(target=self._supervise, name="stem-pool", daemon=True)
             try:
                 thread.start()
                 self._thread = thread
@@ -365,7 +365,7 @@ class IsolatePool:
     @property
     def descriptors(self) -> list[int]:
         """What no forked process may keep: it would hide this one's death from its children."""
-        return [self._pipe.reader, self._pipe.writer, *self._spawner.descriptors, *self._children.descriptors()]
+        return [*{self._pipe.reader, self._pipe.writer}, *self._spawner.descriptors, *self._children.descriptors()]
 
     def _next_wait(self) -> float:
         """Seconds until something is due; a second at most, so that a lost wake-up can't matter for longer."""

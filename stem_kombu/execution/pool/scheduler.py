@@ -9,6 +9,7 @@ import bisect
 import collections
 from collections.abc import Mapping
 from math import inf
+from operator import attrgetter
 
 from stem_kombu.execution.base import Job
 from stem_kombu.execution.pool.child_handle import ChildHandle
@@ -36,7 +37,7 @@ class JobScheduler:
 
     def wait_again(self, job: Job) -> None:
         """Put a job where it was among those that wait."""
-        bisect.insort(self._waiting, job, key=lambda one: one.token)
+        bisect.insort(self._waiting, job, key=attrgetter("token"))
 
     def retry_on_another_child(self, job: Job) -> bool:
         """Have a job wait again whose child died before calling its handler; ``False`` when that has happened too often."""

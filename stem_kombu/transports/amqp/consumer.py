@@ -55,13 +55,13 @@ class AmqpConsumer:
         self._prefetch = Prefetch() if prefetch is None else prefetch
         self._prefetch.opened(self._consumers, self)
         self._channel: Any = connection.default_channel
-        self._amqp: Any = connection.connection
+        self._amqp: object = connection.connection
         self._socket: Any = self._amqp.sock
         # Once, and not around each frame as py-amqp does when the socket has another.
         self._socket.settimeout(_STALLED)
         self._take_in = AmqpFrames(self._amqp, self._channel).take_in
         self._clock = clock
-        self._arrived: list[Any] = []
+        self._arrived: list[object] = []
         # In the order of delivery, in which a channel counts its tags.
         self._unsettled: dict[int, None] = {}
         self._more_to_read = True

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
-from functools import lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,16 @@ from stem_kombu.errors import BrokerRefused
 from stem_kombu.transports import names
 from stem_kombu.transports.alarms import is_blocked
 from stem_kombu.transports.amqp.frames import AmqpFrames
+from stem_kombu.transports.amqp.message_frames import (
+    AROUND,
+    BASIC,
+    BODY,
+    HEADER,
+    METHOD,
+    frame,
+    publish_method,
+    short_text,
+)
 from stem_kombu.transports.connections import pulse
 from stem_kombu.transports.control_link import Addresses, ControlConnection, ControlMessage, MessageKind
 from stem_kombu.transports.errors import broker_errors, shown_url
@@ -39,13 +48,8 @@ if TYPE_CHECKING:
 #: Messages that are acknowledged together, or when nothing comes any more. An acknowledgement each, or at every pause, would
 #: cost a fleet that is asked something as much as the question.
 _TOGETHER = 8
-_METHOD, _HEADER, _BODY = 1, 2, 3
-_FRAME, _CONTENT = Struct(">BHI"), Struct(">HHQ")
+_CONTENT = Struct(">HHQ")
 _ACK = Struct(">BHIHHQBB")
-_END = b"\xce"
-_BASIC, _PUBLISH = 60, 40
-#: What is around the payload of a frame.
-_AROUND = 8
 #: Which properties follow: content type and encoding, delivery mode, expiry.
 _PROPERTIES = Struct(">H").pack(1 << 15 | 1 << 14 | 1 << 12 | 1 << 8)
 _TRANSIENT = b"\x01"
@@ -198,18 +202,18 @@ class ControlChannel:
         """Acknowledge all that was taken; by itself this is done for some of them together."""
         if self._taken:
             self._taken = 0
-            self._write(_ACK.pack(_METHOD, self._number(), 13, _BASIC, 80, self._last, 1, 0xCE))
+            self._write(_ACK.pack(METHOD, self._number(), 13, BASIC, 80, self._last, 1, 0xCE))
 
     def publish(self, body: bytes, exchange: str, routing_key: str, *, expires: float) -> None:
         """Write a message that is gone once it is ``expires`` seconds old; nothing is read."""
         number, size = self._number(), len(body)
-        properties = _FORM + _short(str(int(expires * 1000)))
+        properties = _FORM + short_text(str(int(expires * 1000)))
         frames = [
-            _frame(_METHOD, number, _address(exchange, routing_key)),
-            _frame(_HEADER, number, _CONTENT.pack(_BASIC, 0, size) + properties),
+            frame(METHOD, number, publish_method(exchange, routing_key)),
+            frame(HEADER, number, _CONTENT.pack(BASIC, 0, size) + properties),
         ]
-        most = self._amqp.frame_max - _AROUND
-        frames += [_frame(_BODY, number, body[first : first + most]) for first in range(0, size, most)]
+        most = self._amqp.frame_max - AROUND
+        frames += [frame(BODY, number, body[first : first + most]) for first in range(0, size, most)]
         if self._confirms:
             self._published += 1
             self._unconfirmed.add(self._published)
@@ -267,19 +271,5 @@ class ControlChannel:
         self._on_ack(tag, multiple)
 
 
-def _frame(kind: int, number: int, payload: bytes) -> bytes:
-    return _FRAME.pack(kind, number, len(payload)) + payload + _END
-
-
-def _short(text: str) -> bytes:
-    encoded = text.encode()
-    return bytes((len(encoded),)) + encoded
-
-
-@lru_cache(maxsize=64)
-def _address(exchange: str, routing_key: str) -> bytes:
-    return Struct(">HHH").pack(_BASIC, _PUBLISH, 0) + _short(exchange) + _short(routing_key) + b"\x00"
-
-
 #: Of every message that is published here: which properties follow, and all but the expiry.
-_FORM = _PROPERTIES + _short(CONTENT_TYPE) + _short(ENCODING) + _TRANSIENT
+_FORM = _PROPERTIES + short_text(CONTENT_TYPE) + short_text(ENCODING) + _TRANSIENT

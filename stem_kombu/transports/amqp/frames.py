@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Callable
 from struct import Struct, error
 from typing import Any
 
@@ -22,7 +23,9 @@ _SHORT, _LONG = Struct(">I"), Struct(">Q")
 _SIGNED = {ord("I"): Struct(">i"), ord("l"): Struct(">q"), ord("L"): Struct(">q")}
 _METHOD, _HEADER, _BODY = 1, 2, 3
 _END = 0xCE
-_DELIVER = b"\x00\x3c\x00\x3c"  # class 60, method 60
+_DELIVER, _ACK = b"\x00\x3c\x00\x3c", b"\x00\x3c\x00\x50"  # class 60, methods 60 and 80
+_CONFIRM = Struct(">QB")
+_CONFIRM_SIZE = 4 + _CONFIRM.size
 _CLASS_BASIC = 60
 _TEXT, _VOID, _BOOL, _TABLE, _ARRAY = b"SVtFA"
 #: Content encodings whose body py-amqp leaves as it is, or decodes to what would be encoded to the same again.
@@ -75,6 +78,8 @@ class AmqpFrames:
         self._channel = channel
         self._transport = amqp.transport
         self._socket = amqp.sock
+        #: Called for each confirm of a published message: its number, and whether it is about all before it as well.
+        self.confirmed: Callable[[int, bool], object] | None = None
         self._poller: Poller | None = None
         if isinstance(self._socket, ssl.SSLSocket):
             self._poller = poller()
@@ -108,6 +113,11 @@ class AmqpFrames:
                     at = end
                     continue
             if data[after - 1] == _END:
+                if self.confirmed is not None and size == _CONFIRM_SIZE and data[at + 7 : at + 11] == _ACK:
+                    tag, multiple = _CONFIRM.unpack_from(data, at + 11)
+                    self.confirmed(tag, bool(multiple))
+                    at = after
+                    continue
                 transport._read_buffer = data[after:]
                 self._amqp.on_inbound_frame((kind, number, data[at + 7 : after - 1]))
             else:
@@ -186,7 +196,7 @@ class AmqpFrames:
         return end
 
 
-def _delivery(data: bytes, at: int) -> tuple[str, dict[str, Any]]:
+def _delivery(data: bytes, at: int) -> tuple[str, dict[str, object]]:
     tag, at = _short_text(data, at)
     number, redelivered = _LONG.unpack_from(data, at)[0], bool(data[at + 8] & 1)
     exchange, at = _short_text(data, at + 9)
@@ -200,7 +210,7 @@ def _delivery(data: bytes, at: int) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _properties(data: bytes, at: int, flags: int, end: int) -> dict[str, Any]:
+def _properties(data: bytes, at: int, flags: int, end: int) -> dict[str, object]:
     if flags & 0x0003:
         raise _Odd
     found: dict[str, Any] = {}
@@ -231,7 +241,7 @@ def _short_text(data: bytes, at: int) -> tuple[str, int]:
     return data[at + 1 : end].decode(), end
 
 
-def _table(data: bytes, at: int, end: int) -> dict[str, Any]:
+def _table(data: bytes, at: int, end: int) -> dict[str, object]:
     found: dict[str, Any] = {}
     while at < end:
         behind = at + 1 + data[at]
@@ -250,7 +260,7 @@ def _table(data: bytes, at: int, end: int) -> dict[str, Any]:
     return found
 
 
-def _value(data: bytes, at: int, kind: int) -> tuple[Any, int]:
+def _value(data: bytes, at: int, kind: int) -> tuple[object, int]:
     """A value of the protocol as py-amqp reads it, and where it ends."""
     if (number := _SIGNED.get(kind)) is not None:
         return number.unpack_from(data, at)[0], at + number.size

@@ -12,13 +12,17 @@ from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.transports.amqp.control import AmqpControlLink
 from stem_kombu.transports.amqp.prefetch import Prefetch
 from stem_kombu.transports.base import Capabilities, TaskConsumer
+from stem_kombu.transports.confirms import confirms
 from stem_kombu.transports.connections import connect, release
 from stem_kombu.transports.control_link import ControlLink
 from stem_kombu.transports.generic.port import GenericTransport
 from stem_kombu.transports.internals import AMQP_READS, AMQP_SENDS, missing
 from stem_kombu.transports.publisher import PublisherConnection
 
-#: RabbitMQ closes the channel of a consumer that keeps a message for half an hour; a far eta goes back well before.
+#: RabbitMQ closes the channel of a consumer that keeps a message for half an hour, unless it is configured otherwise, which it
+#: tells no client. Source: https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout
+CONSUMER_TIMEOUT = 1800.0
+#: A far eta goes back well before.
 LONGEST_HOLD = 900.0
 #: AMQP's codes for what a queue or a broker does not do.
 _REFUSED = frozenset({540, 541})
@@ -32,7 +36,14 @@ class AmqpTransport(GenericTransport):
         self._prefetch = Prefetch()
 
     def _capabilities(self) -> Capabilities:
-        return Capabilities(counts=True, longest_hold=LONGEST_HOLD, monitor_exchange="topic", carries_control=True)
+        return Capabilities(
+            counts=True,
+            longest_hold=LONGEST_HOLD,
+            monitor_exchange="topic",
+            carries_control=True,
+            consumer_timeout=CONSUMER_TIMEOUT,
+            confirms_if_asked=True,
+        )
 
     def _consumer_of(
         self, connection: Any, queues: Sequence[str], clock: Clock, unreadable: Callable[[Exception], None] | None
@@ -62,6 +73,10 @@ class AmqpTransport(GenericTransport):
         if self._steps_back(missing(AMQP_SENDS, _inside(connection)), "Kombu waits for each confirm"):
             release(connection)
             return PublisherConnection(connect(super()._publishing_template()), clock)
+        if not confirms(self.template):
+            from stem_kombu.transports.amqp.unconfirmed import UnconfirmedConnection
+
+            return UnconfirmedConnection(connection, clock)
         from stem_kombu.transports.amqp.publisher import ConfirmingConnection
 
         return ConfirmingConnection(connection, clock)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from stem_kombu import chance
 from stem_kombu.clock import Clock
 from stem_kombu.transports.giving_back import Swept
 from stem_kombu.transports.leased.place import Taken
@@ -121,7 +121,7 @@ class LeasedFiles:
             now = self._clock.now()
             if not text and now - os.fstat(file).st_mtime < _WRITTEN_WITHIN:
                 return None
-            tag = f"{name}~{secrets.token_hex(4)}"
+            tag = f"{name}~{chance.token_hex(4)}"
             # Before it is where others look for leases that are over.
             _let_end(file, now + self._lease)
             path.rename(self._held / tag)

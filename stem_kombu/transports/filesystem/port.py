@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.drivers.file_conditions import write_marker
+from stem_kombu.errors import BrokerUnavailable, StoreUnavailable
 from stem_kombu.transports.base import Capabilities, GivenBack, Leases, TaskConsumer
 from stem_kombu.transports.errors import described
 from stem_kombu.transports.generic.port import GenericTransport
@@ -40,6 +43,14 @@ class FilesystemTransport(GenericTransport):
             warn_once("filesystem", lacking, "Kombu reads task queues")
         return not lacking
 
+    def consumer(
+        self, queues: Sequence[str], *, clock: Clock = SYSTEM, unreadable: Callable[[Exception], None] | None = None
+    ) -> TaskConsumer:
+        try:
+            return super().consumer(queues, clock=clock, unreadable=unreadable)
+        except OSError as error:
+            raise described(error, self.template) from error
+
     def _consumer_of(
         self, connection: Any, queues: Sequence[str], clock: Clock, unreadable: Callable[[Exception], None] | None
     ) -> TaskConsumer:
@@ -60,6 +71,15 @@ class FilesystemTransport(GenericTransport):
             return swept(self.name, self._place(connection).take_back, lease_of(self.template), wait, clock)
         except OSError as error:
             raise described(error, connection, "giving back what dead workers held") from error
+
+    def _checked(self, connection: Any, queues: Callable[[], Sequence[str]]) -> list[str]:
+        channel = connection.default_channel
+        for folder in sorted({channel.data_folder_in, channel.data_folder_out}):
+            try:
+                write_marker(Path(folder), f"broker {self.url}")
+            except StoreUnavailable as error:
+                raise BrokerUnavailable(str(error), hint=error.hint) from error
+        return super()._checked(connection, queues)
 
     def _place(self, connection: Any, clock: Clock = SYSTEM) -> LeasedFiles:
         from stem_kombu.transports.filesystem.files import LeasedFiles  # which locks files as POSIX does

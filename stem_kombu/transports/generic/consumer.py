@@ -36,11 +36,11 @@ class GenericConsumer:
         self._clock = clock
         self._channel: Any = connection.default_channel
         declared = [declared_task_queue(connection, queue) for queue in queues]
-        self._arrived: list[Any] = []
+        self._arrived: list[object] = []
         self._consumers = KombuConsumers(self._channel, declared, self.arrived)
         self._limit = -1
 
-    def arrived(self, message: Any) -> None:
+    def arrived(self, message: object) -> None:
         """Called by Kombu's consumers."""
         self._arrived.append(message)
 
@@ -73,7 +73,7 @@ class GenericConsumer:
     def give_back(self, tag: Any) -> None:
         self._channel.basic_reject(tag, requeue=True)
 
-    def settled(self, tag: Any) -> None:
+    def settled(self, tag: object) -> None:
         """Nothing is counted here."""
 
     def rest(self) -> None:

@@ -256,7 +256,7 @@ def let_go(connection: Any, *, broken: bool = False) -> None:
         logger.debug("closing a control connection: %r", error)
 
 
-def _limits(driver: str, limit: float, confirms: bool) -> dict[str, Any]:
+def _limits(driver: str, limit: float, confirms: bool) -> dict[str, object]:
     """Kombu's transport options for the longest wait for an answer, on transports that have one."""
     if driver == "amqp":
         return {"confirm_publish": confirms, "read_timeout": limit, "write_timeout": limit}

@@ -21,6 +21,7 @@ from stem_kombu.transports.base import (
 from stem_kombu.transports.conditions import conditions, forgets_held
 from stem_kombu.transports.connections import CONNECT_TIMEOUT, connect, release
 from stem_kombu.transports.control_link import ControlLink
+from stem_kombu.transports.declaring import declare_all
 from stem_kombu.transports.errors import broker_errors, refusal, shown_url
 from stem_kombu.transports.generic.consumer import GenericConsumer
 from stem_kombu.transports.generic.control import GenericControlLink
@@ -84,6 +85,13 @@ class GenericTransport:
         except BaseException:
             forsake(connection, keep=True)
             raise
+
+    def declare(self, declarations: Sequence[Any]) -> None:
+        connection = connect(self.template.clone(), CONNECT_TIMEOUT)
+        try:
+            declare_all(connection, declarations)
+        finally:
+            release(connection)
 
     def _consumer_of(
         self, connection: Any, queues: Sequence[str], clock: Clock, unreadable: Callable[[Exception], None] | None
@@ -170,7 +178,7 @@ class GenericTransport:
         finally:
             release(connection)
 
-    def _given_back(self, connection: Any, wait: float, clock: Clock) -> GivenBack:
+    def _given_back(self, connection: object, wait: float, clock: Clock) -> GivenBack:
         return GivenBack(self.name, note=_BY_ITSELF.get(self.name, f"transport {self.name!r} {_NO_LIST}"))
 
     def has_dead_letters(self, queue: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import select
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 from stem_kombu.clock import SYSTEM, Clock
@@ -115,7 +116,7 @@ class LeasedConsumer:
         self._steady.answered()
 
     def close(self, *, keep: bool) -> None:
-        forsake(self._connection, keep=keep, first=lambda: self._let_go(keep))
+        forsake(self._connection, keep=keep, first=partial(self._let_go, keep))
 
     def _let_go(self, keep: bool) -> None:
         held, self._held = list(self._held), {}

@@ -10,7 +10,7 @@ LEASE = 60.0
 _OPTION = "visibility_timeout"
 
 
-class EngineOptions(dict[str, Any]):
+class EngineOptions(dict[str, object]):
     """What Kombu hands to SQLAlchemy's engine, which refuses what it does not know: the option stands beside it.
 
     Raises ``ValueError`` for one that is no number of seconds above 0."""
@@ -26,6 +26,14 @@ def lease_of(connection: Any) -> float:
     if isinstance(options, EngineOptions):
         return options.visibility_timeout
     return _seconds((options or {}).get(_OPTION, LEASE))
+
+
+def check_folders(options: Mapping[str, Any]) -> None:
+    """Raises ``ValueError`` for options of Kombu's filesystem transport that are no folders or no lease."""
+    for name in ("data_folder_in", "data_folder_out", "control_folder", "processed_folder"):
+        if name in options and not (isinstance(options[name], str) and options[name]):
+            raise ValueError(f"{name} {options[name]!r} is no path of a folder")
+    _seconds(options.get(_OPTION, LEASE))
 
 
 def _seconds(given: object) -> float:

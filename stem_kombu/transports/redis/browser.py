@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers.redis import literal
-from stem_kombu.transports.browsing import PAGE, BrowsingConnection
+from stem_kombu.transports.browsing import PAGE, BrowsingConnection, NoMessage
 from stem_kombu.transports.names import is_control_name
 from stem_kombu.transports.payloads import NO_MESSAGE, message_of
 from stem_kombu.transports.redis.control_queues import raw_client
@@ -47,7 +47,7 @@ class RedisBrowser:
         with self._open() as (channel, client):
             for key in _keys(channel, queue):
                 if (left := limit - len(found)) > 0:
-                    found += _messages(channel, queue, reversed(client.lrange(key, -left, -1)))
+                    found += _entries(channel, queue, reversed(client.lrange(key, -left, -1)))
         return found
 
     def search(self, queue: str) -> Iterator[Any]:
@@ -57,8 +57,14 @@ class RedisBrowser:
             for key in _keys(channel, queue):
                 start = 0
                 while texts := client.lrange(key, start, start + PAGE - 1):
-                    yield from _messages(channel, queue, texts)
+                    yield from (one for one in _entries(channel, queue, texts) if not isinstance(one, NoMessage))
                     start += len(texts)
+
+    def refuse_other_keys(self, queue: str) -> None:
+        """Raise :class:`~stem_kombu.errors.BrokerRefused` where a key of the queue holds no list."""
+        with self._open() as (channel, client):
+            for key in _keys(channel, queue):
+                client.llen(key)
 
     def close(self) -> None:
         self._browsing.close()
@@ -78,10 +84,13 @@ def _keys(channel: Any, queue: str) -> list[str]:
     return [channel.global_keyprefix + channel._q_for_pri(queue, step) for step in channel.priority_steps]
 
 
-def _messages(channel: Any, queue: str, texts: Iterable[bytes]) -> Iterator[Any]:
+def _entries(channel: object, queue: str, texts: Iterable[bytes]) -> Iterator[object]:
     for text in texts:
-        with suppress(*NO_MESSAGE):  # a worker puts it aside
-            yield message_of(text, "", queue, channel)
+        try:
+            entry = message_of(text, "", queue, channel)
+        except NO_MESSAGE as error:
+            entry = NoMessage.of(error)
+        yield entry
 
 
 def _queue_of(channel: Any, name: str) -> str:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
 import select
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kombu.utils.scheduling import cycle_by_name
 
+from stem_kombu import chance
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.transports.base import GATHER_STOCKED, ScheduledMessages
+from stem_kombu.transports.connections import REDIS_SWEEP
 from stem_kombu.transports.names import unreadable_queue_name
 from stem_kombu.transports.payloads import NO_MESSAGE, message_of
 from stem_kombu.transports.queues import declared_task_queue, forsake
@@ -98,8 +100,10 @@ class RedisConsumer:
         self._clock = clock
         prefix = channel.global_keyprefix
         self._hash, self._index = prefix + channel.unacked_key, prefix + channel.unacked_index_key
-        self.sweep_interval = max(0.1, float(channel.unacked_restore_interval))
-        self._tags = f"{secrets.token_hex(8)}."
+        self.sweep_interval = max(
+            0.1, float((connection.transport_options or {}).get("unacked_restore_interval", REDIS_SWEEP))
+        )
+        self._tags = f"{chance.token_hex(8)}."
         self._bursts = 0
         self._queues = list(queues)
         self._read(queues)
@@ -108,7 +112,7 @@ class RedisConsumer:
         self._take = client.register_script(redis_scripts.TAKE)
         self._sweeper = Sweeper(channel, client)
         self._turns = Turns()
-        self._siblings = SiblingWatch(lambda: unread_lists(channel, client, queues))
+        self._siblings = SiblingWatch(partial(unread_lists, channel, client, queues))
         #: Whether the next burst follows a change that the server told of, and when to look again (monotonic).
         self._told, self._paused_until = False, float("-inf")
 

@@ -20,9 +20,10 @@ from stem_kombu.transports.control_link import (
     Received,
 )
 from stem_kombu.transports.errors import broker_errors
-from stem_kombu.transports.generic.control import GenericControlConnection, GenericControlLink, closed, let_go
+from stem_kombu.transports.generic.control import closed, let_go
+from stem_kombu.transports.redis.by_kombu import ByKombuConnection, ByKombuLink
 from stem_kombu.transports.redis.control_queues import InboxReader, MessageWriter, TopicReader, body_in, limit_waits
-from stem_kombu.transports.redis.idle import drop_idle
+from stem_kombu.transports.redis.idle import drop_idle, poll_later
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 _KEEPALIVE = 1.0
 
 
-class RedisControlLink(GenericControlLink):
+class RedisControlLink(ByKombuLink):
     """See :class:`~stem_kombu.transports.control_link.ControlLink`: Redis from 6.2."""
 
     def _listening(
@@ -44,7 +45,7 @@ class RedisControlLink(GenericControlLink):
             return RedisControlConnection(connection, addresses, clock=self._clock)
         except channel.ResponseError as error:
             logger.info("control messages are read one by one, by Kombu: %s", error)
-        return GenericControlConnection(connection, addresses, clock=self._clock)
+        return super()._listening(connection, addresses, limit, confirms)
 
 
 class RedisControlConnection:
@@ -70,7 +71,7 @@ class RedisControlConnection:
         if addresses.heartbeats:
             self._topics[self._topic(self._heartbeats)] = MessageKind.HEARTBEAT
         self._writer = MessageWriter(connection)
-        self._by_kombu: GenericControlConnection | None = None
+        self._by_kombu: ByKombuConnection | None = None
         self._inbox = None if addresses.inbox is None else InboxReader(channel, addresses.inbox)
         try:
             self._subscription = TopicReader(channel, list(self._topics)) if self._topics else None
@@ -78,6 +79,7 @@ class RedisControlConnection:
             if self._inbox is not None:
                 self._inbox.close()
             raise
+        poll_later(connection)
         self.keepalive = _KEEPALIVE if self._inbox is not None or self._topics else None
         drop_idle(connection)
 
@@ -95,7 +97,7 @@ class RedisControlConnection:
             if self._writer.put(inbox, body, expires=expires):
                 return
         if self._by_kombu is None:
-            self._by_kombu = GenericControlConnection(
+            self._by_kombu = ByKombuConnection(
                 self._connection, Addresses(self._addresses.namespace), clock=self._clock
             )
         self._by_kombu.send(inbox, body, expires=expires)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu import chance
 from stem_kombu.transports.generic.control import CONTENT_TYPE, ENCODING
+from stem_kombu.transports.redis.pooled import pooled_connection
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -99,7 +100,7 @@ class InboxReader:
         self._key = channel.global_keyprefix + queue
         self._pool = channel.pool
         self._refusal = channel.ResponseError
-        self._connection = self._pool.get_connection()
+        self._connection = pooled_connection(self._pool)
         self._armed_at: float | None = None
         try:
             self._connection.send_command("RPOP", self._key, _BURST)
@@ -156,7 +157,7 @@ class TopicReader:
 
     def __init__(self, channel: Any, topics: Sequence[str]) -> None:
         self._pool = channel.pool
-        self._connection = self._pool.get_connection()
+        self._connection = pooled_connection(self._pool)
         self._first: list[tuple[str, bytes]] = []
         try:
             self._connection.send_command("SUBSCRIBE", *topics)
@@ -218,13 +219,13 @@ def _text(body: bytes, exchange: str, routing_key: str) -> str:
                 "delivery_info": {"exchange": exchange, "routing_key": routing_key},
                 "priority": 0,
                 "body_encoding": "base64",
-                "delivery_tag": str(uuid.uuid4()),
+                "delivery_tag": str(chance.uuid4()),
             },
         }
     )
 
 
-def _published(answer: Any) -> tuple[str, bytes] | None:
+def _published(answer: object) -> tuple[str, bytes] | None:
     if isinstance(answer, list) and len(answer) == 3 and answer[0] in (b"message", "message"):
         topic = answer[1]
         return (topic.decode() if isinstance(topic, bytes) else topic), answer[2]

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 #: The exchange of Celery's remote control, and what the name of a queue there ends with.
 _PIDBOX, _OF_PIDBOX = "celery.pidbox", ".celery.pidbox"
+#: Where Kombu from 5.7 keeps what is bound for ever. An older one does not know the name, but may run in the same fleet.
+_PERMANENT = "_kombu.binding_permanent.%s"
 
 
 class Janitor:
@@ -102,13 +104,11 @@ def _unbind_monitored(
     generated = re.compile(rf"{re.escape(namespace)}@.+-\d+-[0-9a-f]{{8}}")
     removed = 0
     with channel.conn_or_acquire() as client:
-        for kind in ("keyprefix_queue", "keyprefix_binding_permanent"):
-            if (prefix := getattr(channel, kind, None)) is None:
-                continue  # an older Kombu
+        for prefix in (channel.keyprefix_queue, getattr(channel, "keyprefix_binding_permanent", _PERMANENT)):
             for member in client.smembers(prefix % (_PIDBOX,)):
                 node = bytes(member).decode("utf-8", "replace").rpartition(channel.sep)[2].removesuffix(_OF_PIDBOX)
                 ours = generated.fullmatch(node) or any(_is_of(node, worker) for worker in dead)
-                was_ours = kind != "keyprefix_queue" and own is not None and _is_of(node, own)
+                was_ours = prefix != channel.keyprefix_queue and own is not None and _is_of(node, own)
                 if was_ours or (ours and not any(_is_of(node, worker) for worker in live)):
                     removed += int(client.srem(prefix % (_PIDBOX,), member))
     return removed

@@ -57,16 +57,16 @@ class RedisLeases:
         self._lifetime = float((connection.transport_options or {}).get("visibility_timeout") or default)
         self._lock = threading.Lock()
         self._connection: Connection | None = None
-        self._script: Any = None
+        self._script: object = None
         self._index_key = ""
         # By message, not by tag: a redelivery to ourselves has the same tag and is another message.
-        self._left_at: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+        self._left_at: weakref.WeakKeyDictionary[object, str] = weakref.WeakKeyDictionary()
 
     @property
     def lifetime(self) -> float:
         return self._lifetime
 
-    def renew(self, handles: Sequence[Any], seconds: float | None = None) -> list[bool]:
+    def renew(self, handles: Sequence[object], seconds: float | None = None) -> list[bool]:
         span = self._lifetime if seconds is None else max(seconds, self._lifetime)
         kept: list[bool] = []
         with self._lock:

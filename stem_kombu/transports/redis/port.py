@@ -21,13 +21,19 @@ from stem_kombu.transports.internals import REDIS_READS, REDIS_SENDS, missing
 from stem_kombu.transports.publisher import PublisherConnection
 from stem_kombu.transports.queue_depths import QueueDepths
 from stem_kombu.transports.queues import forsake
+from stem_kombu.transports.redis.by_kombu import ByKombuLink
 from stem_kombu.transports.redis.control import RedisControlLink
+from stem_kombu.transports.redis.idle import poll_later
 
 logger = logging.getLogger(__name__)
 
 
 class RedisTransport(GenericTransport):
     """See :class:`~stem_kombu.transports.base.Transport`."""
+
+    def __init__(self, template: Any, *, generic: bool = False, accept_loss: bool = False) -> None:
+        super().__init__(template, generic=generic, accept_loss=accept_loss)
+        poll_later(template)
 
     def _capabilities(self) -> Capabilities:
         return Capabilities(counts=True, low_priority_first=True, monitor_exchange="fanout", carries_control=True)
@@ -56,7 +62,7 @@ class RedisTransport(GenericTransport):
         return OneByOneConsumer(connection, queues, clock=clock)
 
     def control(self, *, clock: Clock = SYSTEM) -> ControlLink:
-        return super().control(clock=clock) if self._generic else RedisControlLink(self.template, clock=clock)
+        return (ByKombuLink if self._generic else RedisControlLink)(self.template, clock=clock)
 
     def _publisher_of(self, connection: Any, clock: Clock) -> PublisherConnection:
         if self._steps_back(missing(REDIS_SENDS, _inside(connection)), "Kombu sends message by message"):
@@ -102,6 +108,17 @@ class RedisTransport(GenericTransport):
                 return swept(self.name, sweep, float(channel.visibility_timeout), wait, clock)
             finally:
                 client.close()
+
+    def purge(self, queue: str) -> int:
+        from stem_kombu.transports.redis.browser import RedisBrowser
+
+        # Kombu deletes the keys in the same transaction in which it counts: another program's key as well.
+        browser = RedisBrowser(self.template)
+        try:
+            browser.refuse_other_keys(queue)
+        finally:
+            browser.close()
+        return super().purge(queue)
 
     def depths(self) -> Depths:
         return QueueDepths(self.template, declares=True)

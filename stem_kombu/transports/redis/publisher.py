@@ -1,22 +1,24 @@
 """Sending to Redis queues without Kombu's producer, which makes a new client for each message.
 
-The form is Kombu's (``kombu.transport.virtual``: a JSON object with the body in base64), read by its consumers like its
-own messages. TLS, Sentinel, credentials and the key prefix stay Kombu's matter: the channel's connection pool is used.
+The form is Kombu's (``kombu.transport.virtual``: a JSON object with the body in base64, or as it is), read by its consumers
+like its own messages. TLS, Sentinel, credentials and the key prefix stay Kombu's matter: the channel's connection pool is used.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import secrets
 from binascii import b2a_base64
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kombu.utils.json import dumps
 
+from stem_kombu import chance
 from stem_kombu.clock import Clock
+from stem_kombu.messages.encoding import CONTENT_ENCODING, Envelope
 from stem_kombu.transports.publisher import OutgoingMessage, PublisherConnection
+from stem_kombu.transports.redis.pooled import pooled_connection
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -34,17 +36,23 @@ class RedisLine(PublisherConnection):
         self._channel = channel
         self._keys: dict[tuple[str, object], str] = {}
         self._pool = channel.pool
-        self._connection = self._pool.get_connection()
+        self._connection = pooled_connection(self._pool)
 
     def _publish_together(self, parcels: Sequence[OutgoingMessage]) -> None:
+        if routed := [parcel for parcel in parcels if parcel.exchange]:
+            for parcel in routed:
+                self._put(parcel)
+            parcels = [parcel for parcel in parcels if not parcel.exchange]
         if len(parcels) == 1:
             (parcel,) = parcels
-            self._connection.send_command("LPUSH", self._key(parcel), queue_text(parcel))
+            self._connection.send_packed_command((pushed(self._key(parcel), queue_text(parcel)),))
             self._connection.read_response()
             return
         texts: dict[str, list[str]] = {}
         for parcel in parcels:
             texts.setdefault(self._key(parcel), []).append(queue_text(parcel))
+        if not texts:
+            return
         commands = [("LPUSH", key, *several) for key, several in texts.items()]
         if len(commands) > 1:
             commands = [("MULTI",), *commands, ("EXEC",)]
@@ -69,24 +77,48 @@ class RedisLine(PublisherConnection):
         super().close()
 
 
+def pushed(key: str, text: str) -> bytes:
+    """The command that puts the text into the list, in Redis's protocol. redis-py's own packing takes more of the sender's time
+    than all the rest of a send to Redis."""
+    name, value = key.encode(), text.encode()
+    return b"*3\r\n$5\r\nLPUSH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, len(value), value)
+
+
 def queue_text(parcel: OutgoingMessage) -> str:
     """The message as it lies in a list of Redis."""
     envelope = parcel.envelope
     # All other values are texts without a sign that JSON escapes.
+    encoded, body = _body(envelope)
     return (
-        f'{{"body": "{b2a_base64(envelope.body, newline=False).decode("ascii")}", '
+        f'{{"body": {body}, '
         f'{_content(envelope.content_encoding, envelope.content_type)}, "headers": {_json(envelope.headers)}, "properties": '
-        f'{_json({**_USUAL, **envelope.properties, **_SAME})[:-1]}, "delivery_info": {_delivery_info(parcel.queue)},'
-        f' "delivery_tag": "{secrets.token_hex(16)}"}}}}'
+        f'{_json({**_USUAL, **envelope.properties, **encoded})[:-1]}, "delivery_info": {_delivery_info(parcel.queue)},'
+        f' "delivery_tag": "{chance.token_hex(16)}"}}}}'
     )
 
 
+def _body(envelope: Envelope) -> tuple[dict[str, str], str]:
+    """The property that tells Kombu how the body is encoded, and the body as JSON.
+
+    A large text is left as it is: its reader, who takes several times as long for base64 as for JSON, needs no property
+    for that, and the broker keeps a quarter less. A small one goes as Kombu's own do."""
+    body = envelope.body
+    if len(body) >= _LARGE and envelope.content_encoding == CONTENT_ENCODING and "compression" not in envelope.headers:
+        try:
+            return {}, _encode(body.decode())
+        except UnicodeDecodeError:
+            pass  # another application's, sent again as it came
+    return _IN_BASE64, f'"{b2a_base64(body, newline=False).decode("ascii")}"'
+
+
 _USUAL = {"delivery_mode": 2, "priority": 0}
-_SAME = {"body_encoding": "base64"}
+_IN_BASE64 = {"body_encoding": "base64"}
+#: Bytes of a body that counts as large.
+_LARGE = 1024
 _encode = json.JSONEncoder().encode
 
 
-def _json(value: dict[str, Any]) -> str:
+def _json(value: dict[str, object]) -> str:
     try:
         return _encode(value)
     except TypeError:

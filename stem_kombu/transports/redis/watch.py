@@ -8,9 +8,10 @@ for a queue are told of each message; who finds nothing waits for its turn, see 
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Sequence
 from typing import Any
+
+from stem_kombu import chance
 
 logger = logging.getLogger(__name__)
 
@@ -111,4 +112,4 @@ class Turns:
     def missed(self) -> float:
         """No message was there: seconds to wait."""
         self._missed += 1
-        return random.uniform(0.0, min(2 * _PAUSE * self._missed, _LONGEST_PAUSE))
+        return chance.uniform(0.0, min(2 * _PAUSE * self._missed, _LONGEST_PAUSE))

@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
-from stem_kombu.clock import Clock
+from stem_kombu import chance
+from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.transports.base import Capabilities, GivenBack, Leases, TaskConsumer
 from stem_kombu.transports.connections import connect
 from stem_kombu.transports.errors import described
@@ -19,6 +20,7 @@ from stem_kombu.transports.leased.consumer import LeasedConsumer
 from stem_kombu.transports.leased.leases import PlaceLeases
 from stem_kombu.transports.leased.option import lease_of
 from stem_kombu.transports.queues import declared_task_queue, forsake
+from stem_kombu.transports.sql.channel import with_short_transactions
 from stem_kombu.transports.sql.rows import DATABASES, LeasedRows
 
 #: Tries to make the tables and the queues, which other processes may make at the same moment.
@@ -29,7 +31,7 @@ class SqlTransport(GenericTransport):
     """See :class:`~stem_kombu.transports.base.Transport`."""
 
     def __init__(self, connection: Any, *, generic: bool = False, accept_loss: bool = False) -> None:
-        super().__init__(connection, generic=generic, accept_loss=accept_loss)
+        super().__init__(with_short_transactions(connection), generic=generic, accept_loss=accept_loss)
         self.errors = (*self.errors, SQLAlchemyError)
 
     def _capabilities(self) -> Capabilities:
@@ -43,6 +45,14 @@ class SqlTransport(GenericTransport):
         if lacking := missing(SQL_READS, {"channel": self.template.transport.Channel}):
             warn_once("SQLAlchemy", lacking, "Kombu reads task queues")
         return not lacking
+
+    def consumer(
+        self, queues: Sequence[str], *, clock: Clock = SYSTEM, unreadable: Callable[[Exception], None] | None = None
+    ) -> TaskConsumer:
+        try:
+            return super().consumer(queues, clock=clock, unreadable=unreadable)
+        except SQLAlchemyError as error:
+            raise described(error, self.template) from error
 
     def _consumer_of(
         self, connection: Any, queues: Sequence[str], clock: Clock, unreadable: Callable[[Exception], None] | None
@@ -86,5 +96,25 @@ class SqlTransport(GenericTransport):
         except SQLAlchemyError as error:
             raise described(error, connection, "giving back what dead workers held") from error
 
+    def _checked(self, connection: Any, queues: Callable[[], Sequence[str]]) -> list[str]:
+        try:
+            _write_marker(connection.default_channel)
+        except SQLAlchemyError as error:
+            raise described(error, connection, "writing a marker") from error
+        return super()._checked(connection, queues)
+
     def _place(self, connection: Any) -> LeasedRows:
         return LeasedRows(connection.default_channel, lease_of(self.template))
+
+
+def _write_marker(channel: Any) -> None:
+    """A queue of a random name, made and deleted in one transaction. Kombu connects, and makes its tables, only here."""
+    session = channel.session
+    try:
+        marker = channel.queue_cls(f"stem-health-{chance.token_hex(8)}")
+        session.add(marker)
+        session.flush()
+        session.delete(marker)
+        session.commit()
+    finally:
+        session.rollback()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.messages.resending import mark_consumed
-from stem_kombu.transports.browsing import PAGE, BrowsingConnection
+from stem_kombu.transports.browsing import PAGE, BrowsingConnection, NoMessage
 from stem_kombu.transports.names import is_control_name
 from stem_kombu.transports.sqlite.messages import UNREADABLE, Delivery
 
@@ -41,14 +40,14 @@ class EmbeddedBrowser:
 
     def first(self, queue: str, limit: int) -> list[Any]:
         with self._browsing.channel() as channel:
-            return list(_messages(channel, queue, _read(channel, _FIRST, (queue, limit))))
+            return list(_entries(channel, queue, _read(channel, _FIRST, (queue, limit))))
 
     def search(self, queue: str) -> Iterator[Any]:
         # What is given back keeps its number: none that waits throughout is passed over.
         after = 0
         with self._browsing.channel() as channel:
             while rows := _read(channel, _NEXT, (queue, after, PAGE)):
-                yield from _messages(channel, queue, rows)
+                yield from (one for one in _entries(channel, queue, rows) if not isinstance(one, NoMessage))
                 after = rows[-1][1]
 
     def close(self) -> None:
@@ -60,7 +59,10 @@ def _read(channel: Any, statement: str, values: tuple[object, ...]) -> list[tupl
     return found
 
 
-def _messages(channel: Any, queue: str, rows: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+def _entries(channel: Any, queue: str, rows: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
     for row in rows:
-        with suppress(*UNREADABLE, RecursionError):  # its consumer puts it aside
-            yield mark_consumed(channel.Message(Delivery(*row).payload(None), channel=channel), queue)
+        try:
+            entry = mark_consumed(channel.Message(Delivery(*row).payload(None), channel=channel), queue)
+        except (*UNREADABLE, RecursionError) as error:
+            entry = NoMessage.of(error)
+        yield entry

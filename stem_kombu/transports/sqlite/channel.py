@@ -61,7 +61,7 @@ class Channel(VirtualChannel):
 
     # -- publishing
 
-    def basic_publish(self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any) -> None:
+    def basic_publish(self, message: dict[str, object], exchange: str, routing_key: str, **kwargs: object) -> None:
         """Commit the message to every queue it is routed to; none is no error, an unknown exchange is ``NotFound``.
 
         The header ``stem-eta`` (epoch seconds) delays the delivery until then.
@@ -72,7 +72,7 @@ class Channel(VirtualChannel):
         """For Kombu's ``Producer.batch()``: up to ``max_size`` messages in one transaction."""
         return PublishBatch(self, max_size)
 
-    def prepare_queue_arguments(self, arguments: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    def prepare_queue_arguments(self, arguments: dict[str, object], **kwargs: object) -> dict[str, object]:
         """RabbitMQ's names and milliseconds for ``expires``, ``message_ttl`` and the like."""
         return dict(to_rabbitmq_queue_arguments(arguments, **kwargs))
 
@@ -107,7 +107,7 @@ class Channel(VirtualChannel):
         exchange: str | None = None,
         routing_key: str = "",
         arguments: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         source = exchange or "amq.direct"
         session = self.open_session()
@@ -122,7 +122,7 @@ class Channel(VirtualChannel):
         exchange: str | None = None,
         routing_key: str = "",
         arguments: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         session = self.open_session()
         with session.write() as sql:
@@ -144,6 +144,10 @@ class Channel(VirtualChannel):
         """The bindings of one exchange in the shape of Kombu's virtual transports."""
         return [(key, None, queue) for queue, source, key in self.list_bindings() if source == exchange]
 
+    def queues_of(self, exchange: str, routing_key: str) -> int:
+        """How many queues a message would go to; an unknown exchange is ``NotFound``."""
+        return len(self.open_session().query(lambda sql: topology.routes(sql, exchange, routing_key)))
+
     # -- queues
 
     def queue_declare(
@@ -154,7 +158,7 @@ class Channel(VirtualChannel):
         exclusive: bool = False,
         auto_delete: bool = False,
         arguments: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> queue_declare_ok_t:
         """Make the queue, or with ``passive`` only find it; returns its name, ready messages and consumers.
 
@@ -173,7 +177,7 @@ class Channel(VirtualChannel):
                 state = topology.declare_queue(sql, spec, owner_id, SYSTEM.now())
         return queue_declare_ok_t(name, state.ready, state.consumers)
 
-    def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any) -> int:
+    def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: object) -> int:
         """Delete the queue; returns how many ready messages went with it. One that is not there is fine.
 
         Raises ``PreconditionFailed`` for a queue with consumers (``if_unused``) or ready messages (``if_empty``).
@@ -193,7 +197,7 @@ class Channel(VirtualChannel):
         self._deliveries.forget_queue(state.id)
         return state.ready
 
-    def queue_purge(self, queue: str, **kwargs: Any) -> int:
+    def queue_purge(self, queue: str, **kwargs: object) -> int:
         """Remove the messages that nobody holds; returns the number. ``NotFound`` for an unknown queue."""
         session = self.open_session()
         with session.write() as sql:
@@ -207,7 +211,7 @@ class Channel(VirtualChannel):
     def _size(self, queue: str) -> int:
         return int(self.queue_declare(queue, passive=True).message_count)
 
-    def _has_queue(self, queue: str, **kwargs: Any) -> bool:
+    def _has_queue(self, queue: str, **kwargs: object) -> bool:
         try:
             self._size(queue)
         except NotFound:
@@ -230,9 +234,9 @@ class Channel(VirtualChannel):
         self,
         queue: str,
         no_ack: bool = False,
-        callback: Callable[[Any], Any] | None = None,
+        callback: Callable[[object], object] | None = None,
         consumer_tag: str | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> str:
         """Call back with each message of the queue that ``drain_events`` delivers; returns the consumer's tag."""
         tag = consumer_tag or f"ctag-{uuid()}"
@@ -257,7 +261,7 @@ class Channel(VirtualChannel):
         self._open().cancel(consumer_tag)
         self.no_ack_consumers.discard(consumer_tag)
 
-    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> VirtualMessage | None:
+    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: object) -> VirtualMessage | None:
         """One message now, or ``None``. ``NotFound`` for an unknown queue."""
         payload = self._open().get(queue, no_ack)
         return None if payload is None else self.Message(payload, channel=self)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-import random
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from stem_kombu import chance
 from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers import forking
 from stem_kombu.errors import ConfigurationError
@@ -132,7 +132,7 @@ class Database:
             self._lock.release()
             raise
 
-    def read(self, statement: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+    def read(self, statement: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> list[tuple[Any, ...]]:
         """The rows of one query, from one snapshot."""
         return self.query(lambda sql: sql.execute(statement, parameters).fetchall())
 
@@ -158,7 +158,7 @@ class Database:
 
         Only where this class made the file: a file that a store made first uses its free pages again instead.
         """
-        (free,) = self.query(lambda sql: sql.execute("PRAGMA freelist_count").fetchone())
+        (free,) = self.read("PRAGMA freelist_count")[0]
         if free > 4096:
             # As a script, because Python steps a statement without columns only once, which would free one page only.
             self.query(lambda sql: sql.executescript("PRAGMA incremental_vacuum(2048)"))
@@ -226,7 +226,7 @@ class Database:
                     f"embedded broker {self.path}: locked by another process for more than {self._patience:g} s",
                     hint="find the process that keeps a transaction on it open, such as a backup or a SQLite shell",
                 )
-            SYSTEM.sleep(pause * random.uniform(0.5, 1.5))
+            SYSTEM.sleep(pause * chance.uniform(0.5, 1.5))
             pause = min(pause * 1.4, 0.004)
 
     def identity_now(self) -> Identity:

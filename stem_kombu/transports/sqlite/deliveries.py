@@ -28,7 +28,7 @@ class Subscription:
     queue: str
     queue_id: int
     no_ack: bool
-    callback: Callable[[dict[str, Any]], Any]
+    callback: Callable[[dict[str, object]], object]
 
 
 class Deliveries:
@@ -54,7 +54,7 @@ class Deliveries:
 
     # -- consumers
 
-    def subscribe(self, queue: str, tag: str, no_ack: bool, callback: Callable[[dict[str, Any]], Any]) -> None:
+    def subscribe(self, queue: str, tag: str, no_ack: bool, callback: Callable[[dict[str, object]], object]) -> None:
         """Consume from the queue from the next drain on. Raises ``NotFound``, ``ResourceLocked`` or ``NotAllowed``."""
         with self._session.lock:
             if tag in self._subscriptions:

@@ -18,6 +18,7 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import BrokerError
 from stem_kombu.transports.sqlite import owner_locks as owners
 from stem_kombu.transports.sqlite.database import Database, Identity
+from stem_kombu.transports.sqlite.doorbell import Doorbell, WakeUp
 from stem_kombu.transports.sqlite.errors import EmbeddedBrokerUnavailable
 from stem_kombu.transports.sqlite.options import Options
 from stem_kombu.transports.sqlite.sweeping import sweep
@@ -38,7 +39,7 @@ class Member(Protocol):
     """A connection as the keeper sees it."""
 
     options: Options
-    wake_up: threading.Event
+    wake_up: WakeUp
 
     def flush_late(self) -> None:
         """Write acknowledgements that have waited long enough."""
@@ -63,7 +64,8 @@ class LeaseKeeper:
         self._locks = owners.OwnerLocks(path)  # has no notion of threads: only used under the lock
         self._members: list[weakref.ref[Member]] = []
         self._owned: dict[int, weakref.ref[Member]] = {}
-        self._events: tuple[threading.Event, ...] = ()
+        self._events: tuple[WakeUp, ...] = ()
+        self._bell = Doorbell(path)
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
         self._swept_at = float("-inf")
@@ -73,6 +75,7 @@ class LeaseKeeper:
         """Wake this connection from now on, for as long as somebody refers to it."""
         with self._lock:
             self._members.append(weakref.ref(member))
+            self._bell.open()
             self._count()
 
     def register(self, member: Member, database: Database) -> int:
@@ -99,15 +102,17 @@ class LeaseKeeper:
                 self._locks.let_go(owner_id)
             if not self._members:
                 self._locks.close()
+                self._bell.close()
             leaving = self._thread if not self._owned else None
         self._wanted.set()
         if leaving is not None and leaving is not threading.current_thread():
             leaving.join(1.0)  # so that whoever closes the last connection may remove the file
 
     def announce(self) -> None:
-        """Tell this process's other connections that there may be something new."""
+        """Tell the other connections, of this process and of others, that there may be something new."""
         for event in self._events:
             event.set()
+        self._bell.ring()
 
     def acknowledgements_wait(self) -> None:
         """Have :meth:`Member.flush_late` called soon."""
@@ -135,6 +140,7 @@ class LeaseKeeper:
             if member is not None:
                 member.abandon()
         self._locks.close()
+        self._bell.abandon()
 
     def idle(self) -> bool:
         """Whether nobody uses it; its lock file is closed then."""
@@ -142,6 +148,7 @@ class LeaseKeeper:
             if any(ref() is not None for ref in self._members) or self._thread is not None:
                 return False
             self._locks.close()
+            self._bell.close()
             return True
 
     # -- for the thread

@@ -11,6 +11,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from stem_kombu.transports.sqlite import topology
@@ -140,7 +141,7 @@ def lease(sql: sqlite3.Connection, queue_id: int, owner_id: int, limit: int, now
         " RETURNING rank, id, tries, envelope, body",
         (owner_id, queue_id, now, limit),
     ).fetchall()
-    rows.sort(key=lambda row: (row[0], row[1]))  # RETURNING promises no order
+    rows.sort(key=itemgetter(0, 1))  # RETURNING promises no order
     return [Delivery._make(row) for row in rows]
 
 

@@ -16,6 +16,7 @@ from stem_kombu.transports.sqlite import lease_keeper as keeper
 from stem_kombu.transports.sqlite import messages
 from stem_kombu.transports.sqlite import owner_locks as owners
 from stem_kombu.transports.sqlite.database import Database
+from stem_kombu.transports.sqlite.doorbell import WakeUp
 from stem_kombu.transports.sqlite.errors import EmbeddedBrokerUnavailable
 from stem_kombu.transports.sqlite.options import Options
 
@@ -39,7 +40,7 @@ class Session:
     def __init__(self, path: Path, options: Options) -> None:
         self.path = path
         self.options = options
-        self.wake_up = threading.Event()
+        self.wake_up = WakeUp(path)
         self.lock = threading.RLock()
         self.owner_id: int | None = None
         #: The thread that drains: its acknowledgements may wait for company, as it comes back soon.
@@ -226,7 +227,8 @@ class Session:
         self.owner_id = None
         # A thread that does not exist here may have held them.
         self.lock = threading.RLock()
-        self.wake_up = threading.Event()
+        self.wake_up.abandon()
+        self.wake_up = WakeUp(self.path)
         self._database.abandon()
 
     def close(self) -> None:
@@ -249,4 +251,4 @@ class Session:
             owner_id, self.owner_id = self.owner_id, None
         self._keeper.dismiss(self, owner_id)
         self._keeper.announce()
-        self.wake_up.set()
+        self.wake_up.close()

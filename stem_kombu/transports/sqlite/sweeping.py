@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from stem_kombu.transports.sqlite import messages, topology
 from stem_kombu.transports.sqlite import owner_locks as owners
@@ -18,7 +19,7 @@ def sweep(database: Database, locks: OwnerLocks, now: float, *, lapsed: bool) ->
     Dead owners lose everything at once, expired queues and messages go; with ``lapsed`` also the leases of owners
     that live but did not renew in time. Looks first, and becomes a writer only when there is something to do.
     """
-    dead = database.query(lambda sql: owners.dead(sql, locks, now))
+    dead = database.query(partial(owners.dead, locks=locks, now=now))
     if not dead and not _any_litter(database, now, lapsed):
         return False
     with database.write() as sql:
@@ -41,4 +42,4 @@ def sweep(database: Database, locks: OwnerLocks, now: float, *, lapsed: bool) ->
 def _any_litter(database: Database, now: float, lapsed: bool) -> bool:
     parts = [topology.EXPIRED_QUEUES, messages.EXPIRED_MESSAGES, *([messages.LAPSED] if lapsed else [])]
     question = "SELECT " + " OR ".join(f"EXISTS ({part})" for part in parts)
-    return bool(database.query(lambda sql: sql.execute(question, {"now": now}).fetchone())[0])
+    return bool(database.read(question, {"now": now})[0][0])

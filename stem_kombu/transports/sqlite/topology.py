@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stem_kombu.transports.sqlite.kombu_types import ChannelError, NotFound, PreconditionFailed, ResourceLocked
+from stem_kombu.transports.topics import topic_matches
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +62,12 @@ class QueueState:
     consumers: int
 
 
-def canonical(arguments: Mapping[str, Any]) -> str:
+def canonical(arguments: Mapping[str, object]) -> str:
     """Arguments as text that is equal when they are."""
     return json.dumps(arguments, sort_keys=True, default=str)
 
 
-def _milliseconds(queue: str, arguments: Mapping[str, Any], name: str, *, least: int) -> float | None:
+def _milliseconds(queue: str, arguments: Mapping[str, object], name: str, *, least: int) -> float | None:
     value = arguments.get(name)
     if value is None:
         return None
@@ -83,7 +84,12 @@ def _milliseconds(queue: str, arguments: Mapping[str, Any], name: str, *, least:
 
 
 def declare_exchange(
-    sql: sqlite3.Connection, name: str, kind: str, durable: bool, auto_delete: bool, arguments: Mapping[str, Any] | None
+    sql: sqlite3.Connection,
+    name: str,
+    kind: str,
+    durable: bool,
+    auto_delete: bool,
+    arguments: Mapping[str, object] | None,
 ) -> None:
     """Make the exchange, or find it equivalent; :class:`PreconditionFailed` when it exists and differs."""
     if kind not in EXCHANGE_TYPES:
@@ -296,20 +302,6 @@ def routes(sql: sqlite3.Connection, exchange: str, routing_key: str) -> list[tup
     if kind == "topic":
         rows = [row for row in rows if topic_matches(row[2], routing_key)]
     return list({row[0]: (row[0], row[1]) for row in rows}.values())
-
-
-def topic_matches(pattern: str, key: str) -> bool:
-    """AMQP's rule: ``*`` is one word, ``#`` any number of words, none included (Kombu's own regex wants one)."""
-    words = key.split(".") if key else []
-    # reachable[i]: the pattern up to here can match the first i words.
-    reachable = [True] + [False] * len(words)
-    for part in pattern.split(".") if pattern else []:
-        if part == "#":
-            first = next((i for i, hit in enumerate(reachable) if hit), len(reachable))
-            reachable = [i >= first for i in range(len(reachable))]
-        else:
-            reachable = [False] + [hit and part in ("*", word) for hit, word in zip(reachable, words, strict=False)]
-    return reachable[-1]
 
 
 # -- consumers

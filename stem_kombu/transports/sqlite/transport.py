@@ -83,7 +83,7 @@ class Transport(VirtualTransport):
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
         return uri
 
-    def establish_connection(self) -> Any:
+    def establish_connection(self) -> object:
         """Open the file, and make it where it is missing.
 
         Raises :class:`EmbeddedBrokerUnavailable`, :class:`EmbeddedBrokerCorrupt` or :class:`ConfigurationError`.
@@ -91,17 +91,17 @@ class Transport(VirtualTransport):
         self.session.check()
         return super().establish_connection()
 
-    def verify_connection(self, connection: Any) -> bool:
+    def verify_connection(self, connection: object) -> bool:
         return self._session is not None and (self._session.inherited or self._session.usable)
 
-    def close_connection(self, connection: Any) -> None:
+    def close_connection(self, connection: object) -> None:
         """Give back what is held and close the file."""
         super().close_connection(connection)
         session, self._session = self._session, None
         if session is not None:
             session.close()
 
-    def drain_events(self, connection: Any, timeout: float | None = None) -> None:
+    def drain_events(self, connection: object, timeout: float | None = None) -> None:
         """Deliver one message to its consumer's callback.
 
         Returns without one when :meth:`wake` was called. Raises ``socket.timeout`` when there was none in time,
@@ -129,8 +129,10 @@ class Transport(VirtualTransport):
                 pause = min(pause, left)
             if session.next_due is not None:
                 pause = min(pause, max(0.001, session.next_due - SYSTEM.now()))
-            session.wake_up.wait(pause)
-            session.note_silence()
+            if session.wake_up.rung(pause):
+                session.note_activity()
+            else:
+                session.note_silence()
 
     def wake(self) -> None:
         """Make a thread blocked in :meth:`drain_events` return now, or else the next call at once. From any thread."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
-
+from stem_kombu import chance
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import BrokerUnavailable
 from stem_kombu.settings import Settings
@@ -11,7 +10,7 @@ from stem_kombu.transports import names
 from stem_kombu.transports.connections import broker_connection
 from stem_kombu.transports.control_link import Addresses
 from stem_kombu.transports.registry import open_transport
-from stem_kombu.transports.store.choice import STORE, place_of_control, store_link
+from stem_kombu.transports.store.choice import STORE, fleet_control_link, place_of_control, store_link
 
 #: Seconds for a message to come back, and its life should it not.
 _TIMEOUT, _EXPIRES = 5.0, 10.0
@@ -20,12 +19,15 @@ _TIMEOUT, _EXPIRES = 5.0, 10.0
 def checked_control(settings: Settings, *, clock: Clock = SYSTEM) -> str:
     """What carries control messages, ``broker`` or ``store``. Of a store: after one has come back from it.
 
-    Raises :class:`~stem_kombu.errors.BrokerUnavailable` and :class:`~stem_kombu.errors.ConfigurationError`.
+    Raises :class:`~stem_kombu.errors.BrokerUnavailable`, :class:`~stem_kombu.errors.ConfigurationError`, and
+    :class:`~stem_kombu.errors.BroadcastUnsupported` where neither the broker nor the store can carry them.
     """
     transport = open_transport(broker_connection(settings), generic=settings.transport == "generic")
     if (place := place_of_control(transport, settings)) != STORE:
+        if not transport.capabilities.carries_control:
+            fleet_control_link(transport, settings, clock=clock).fans_out(_TIMEOUT)  # refuses what a worker refuses
         return place
-    owner = secrets.token_hex(16)
+    owner = chance.token_hex(16)
     inbox = names.reply_name(settings.namespace, owner)
     link = store_link(settings, clock=clock)
     connection = link.open(Addresses(settings.namespace, owner, inbox=inbox), timeout=_TIMEOUT, limit=_TIMEOUT)

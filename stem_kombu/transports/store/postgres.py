@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from operator import methodcaller
 
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.drivers.postgres import PostgresDatabase
@@ -76,7 +77,7 @@ class PostgresControlBoard:
             part = names[start : start + together]
             channels = [channel(self._namespace, name) for name in part]
             values = (self._namespace, expires, body, part, channels)
-            self._database.read(lambda session, given=values: session.rows(_PUT, given), size=len(body) * len(part))  # type: ignore[misc]
+            self._database.read(methodcaller("rows", _PUT, values), size=len(body) * len(part))
 
     def open_reader(self, addresses: Sequence[Address]) -> PostgresBoardReader:
         channels = [channel(self._namespace, address.name) for address in addresses]
@@ -143,7 +144,7 @@ class PostgresBoardReader:
     def _look(self) -> list[tuple[Address, bytes]]:
         """The next messages, in the order in which their transactions began to write."""
         given = (self._namespace, list(self._addresses), self._position, list(self._seen), BURST)
-        rows = self._listener.run(lambda session: session.rows(_READ, given))
+        rows = self._listener.run(methodcaller("rows", _READ, given))
         xmin, self._expired, *_ = rows[0]
         found = [row[2:] for row in rows if row[2] is not None]
         if xmin < self._position:

@@ -182,16 +182,16 @@ class _Doorbell:
         if self._client is None:
             self._client = self._board.database.run(_with_one_connection)
         connection = self._client.connection
-        self._asked(lambda: connection.send_packed_command(connection.pack_command(*words)))
+        self._asked(partial(connection.send_packed_command, connection.pack_command(*words)))
         self._armed_at = now
 
     def wait(self, seconds: float, wakes: Sequence[int], now: float) -> tuple[bool, bool]:
         """Whether the server has answered, and whether one of ``wakes`` is readable; waits at most ``seconds`` for that."""
         connection = self._client.connection
-        if not self._asked(lambda: connection.can_read(timeout=0)):
+        if not self._asked(partial(connection.can_read, timeout=0)):
             woken = self._woken(connection, seconds, wakes)
             # Not only by its descriptor: TLS has messages of its own.
-            if not self._asked(lambda: connection.can_read(timeout=0)):
+            if not self._asked(partial(connection.can_read, timeout=0)):
                 if self._armed_at is not None and now - self._armed_at > _OVERDUE:
                     self.close()
                     raise StoreUnavailable(f"control link {self._board.database.url}: no answer in {_OVERDUE:g} s")
@@ -207,7 +207,7 @@ class _Doorbell:
             client.connection.disconnect()  # or its next user would get the answer that is owed to this one
             client.close()
 
-    def _woken(self, connection: Any, seconds: float, wakes: Sequence[int]) -> bool:
+    def _woken(self, connection: object, seconds: float, wakes: Sequence[int]) -> bool:
         # redis-py tells its socket by no public name. Without it the server is asked every now and then.
         if (sock := getattr(connection, "_sock", None)) is None:
             return not readable(wakes, min(seconds, _SLICE)).isdisjoint(wakes)

@@ -124,7 +124,7 @@ class SqliteBoardReader:
 
     def _look(self) -> list[tuple[Address, bytes]]:
         """The next messages, if another connection has committed since the last look, or none was made for a second."""
-        version = self._database.read(lambda connection: int(connection.execute("PRAGMA data_version").fetchone()[0]))
+        version = int(self._database.rows("PRAGMA data_version")[0][0])
         now = self._clock.monotonic()
         if version == self._version and self._database.identity == self._file and now < self._look_at:
             return []
@@ -149,7 +149,7 @@ class SqliteBoardReader:
 
     def _see_expired(self) -> None:
         given = (int(self._clock.now() * 1_000_000), PRUNED_AT_ONCE)
-        rows = self._database.read(lambda connection: connection.execute(_EXPIRED, given).fetchall())
+        rows = self._database.rows(_EXPIRED, given)
         self._expired = [number for (number,) in rows]
 
     def _clean_up(self) -> None:

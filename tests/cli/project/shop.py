@@ -20,11 +20,11 @@ def add(ctx: TaskContext, a: int, b: int = 0) -> int:
     return a + b
 
 
-def gated(ctx: TaskContext, gate: str, deaf: bool = False) -> str:
+def gated(ctx: TaskContext, gate: str, deaf: bool = False, patience: float = 60.0) -> str:
     """Works at a gate, with a checkpoint at each look unless ``deaf``, until the test opens it."""
     Gate(gate).reach(f"attempt-{ctx.attempt}")
     Gate(gate).reach()
-    Gate(gate).wait_open(checkpoint=None if deaf else lambda: ctx.progress(0.25, tile=3))
+    Gate(gate).wait_open(patience, checkpoint=None if deaf else lambda: ctx.progress(0.25, tile=3))
     return "rendered"
 
 

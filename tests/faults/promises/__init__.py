@@ -1,4 +1,4 @@
-"""The checker: does a history keep G1 to G20 (docs/guarantees.md)?  Pure, and as good as linear in the history's length.
+"""The checker: does a history keep its promises (docs/guarantees.md)?  Pure, and as good as linear in the history's length.
 
 Each promise accuses only on what the history shows beyond doubt: an event that nobody noted is no evidence, and a fault
 excuses what the promise lets it excuse and nothing else. For what an event means see :mod:`tests.faults.history`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from tests.faults.history import History
-from tests.faults.promises import control, pauses, revocations, stopping, work
+from tests.faults.promises import control, ladders, pauses, revocations, rules, stopping, undos, work
 from tests.faults.story import Story, Violation
 
 #: In the order of the guarantees. A name says which promises a function judges.
@@ -34,6 +34,11 @@ PROMISES: tuple[Callable[[Story], Iterator[Violation]], ...] = (
     work.g19_not_twice_without_need,
     work.g20_stopping_is_not_revoking,
     pauses.g22_paused_means_none,
+    ladders.g26_the_verdict_is_true,
+    ladders.g27_the_ladder_hits_its_attempt_only,
+    rules.g2_g3_what_a_rule_strikes_does_not_run,
+    rules.g29_the_past_only,
+    undos.g31_undo_is_exact,
     control.g33_shutdown_is_for_this_life,
 )
 
@@ -74,6 +79,10 @@ EVIDENCE: dict[str, tuple[str, ...]] = {
     "G19": ("started",),
     "G20": ("recorded",),
     "G22": ("paused",),
+    "G26": ("recorded", "verdict"),
+    "G27": ("signalled",),
+    "G29": ("rule-stored", "refused"),
+    "G31": ("refused", "undone"),
     "G33": ("stopping",),
 }
 

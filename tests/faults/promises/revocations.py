@@ -6,14 +6,29 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from tests.faults.history import Event
-from tests.faults.story import NONE, NOTHING, Story, Violation, could_not_be_told, seen_at, sides, stored_of, violation
+from tests.faults.story import (
+    NONE,
+    NOTHING,
+    Story,
+    Violation,
+    could_not_be_told,
+    seen_at,
+    sides,
+    stored_of,
+    undone_between,
+    violation,
+)
 
 
 def g1_durable_then_visible(story: Story) -> Iterator[Violation]:
     for said in story.of("broadcast"):
         for failed in story.requests.get(said.request or "", NOTHING).get("store-failed", NONE):
-            yield violation("G1", "broadcast although the store refused it", failed, said)
-        stored = [s for s in stored_of(story, said.task) if s.version == said.version]
+            if (
+                story.history.between(said.at, said.clock, failed.began, failed.clock) <= 0
+            ):  # not what is noted afterwards
+                yield violation("G1", "broadcast although the store refused it", failed, said)
+        undone = story.tasks.get(said.task or "", NOTHING).get("undone", NONE)
+        stored = [s for s in (*stored_of(story, said.task), *undone) if s.version == said.version]
         if not stored and not seen_at(story, said.task, said.version):
             yield violation("G1", "broadcast, and no store ever held it", said)
         for durable in stored:
@@ -41,7 +56,9 @@ def g2_g3_what_is_revoked_does_not_run(story: Story) -> Iterator[Violation]:
                     if could_not_be_told(story, facts, cancelled, started):
                         continue
                     if story.apart(cancelled, started) > story.paused(worker, started, bounds.start_slack):
-                        yield violation("G3", "it ran after it was recorded as cancelled", cancelled, started)
+                        undone = undone_between(story, started.task, cancelled, started)
+                        what = "it ran after it was recorded as cancelled"
+                        yield violation("G31" if undone else "G3", what, cancelled, undone, started)
             for stored in facts.get("stored", NONE):
                 if not story.live(stored, started):
                     continue
@@ -116,7 +133,7 @@ def _cancelled_by_what_had_expired(
 ) -> Iterator[Violation]:
     stored = facts.get("stored", NONE)
     sent = facts.get("enqueued", NONE)
-    if not stored or not sent:
+    if not stored or not sent or any(rule.version == cancelled.version for rule in story.of("rule-stored")):
         return
     for event in stored:
         if event.until is None:

@@ -106,7 +106,10 @@ def _after_its_ending(story: Story, facts: dict[str, list[Event]], starts: list[
 
 
 def g20_stopping_is_not_revoking(story: Story) -> Iterator[Violation]:
+    rules = {rule.version for rule in story.of("rule-stored")}
     for recorded in story.of("recorded"):
+        if recorded.version is not None and recorded.version in rules:
+            continue  # G29 tells what the rule strikes
         if recorded.state == "cancelled" and recorded.value != "expired" and not revoked(story, recorded.task):
             stopping = next(iter(story.workers.get(recorded.by, NOTHING).get("stopping", NONE)), None)
             yield violation("G20", "cancelled, and nobody had revoked it", stopping, recorded)

@@ -1,7 +1,7 @@
 """``directives``: obey what the store holds already, and say what counts here now.
 
-The store isn't written here: the client did that before it sent the command (G21). The reply to a pause is sent when nothing
-of its queue can start any more (G22).
+The store isn't written here: the client did that before it sent the command (G21). Obeying is quick; only the reply waits, to
+a pause until nothing of its queue can start any more (G22).
 """
 
 from __future__ import annotations
@@ -11,17 +11,21 @@ from typing import Any
 
 from stem_kombu.clock import isoformat
 from stem_kombu.control.protocol.messages import Obey
-from stem_kombu.control.server.worker_view import Setting, WorkerView
+from stem_kombu.control.server.worker_view import Obeyed, Setting, WorkerView
 
 
-def obey(order: Obey, view: WorkerView, budget: Callable[[], float]) -> dict[str, Any]:
+def obey(order: Obey, view: WorkerView) -> Obeyed:
+    """Have the worker obey the directives of its namespace."""
+    namespace = view.identity.namespace
+    return view.obey([one for one in order.directives if one.namespace == namespace])
+
+
+def obeyed_payload(obeyed: Obeyed, view: WorkerView, budget: Callable[[], float]) -> dict[str, Any]:
     """``applied`` is the highest version that is known here, ``settings`` what counts, ``given_back`` counts deliveries that
     go back to their queues, ``starting`` those of a paused queue whose start was under way and is so after ``budget()``
     seconds, ``retiring`` children that are too many and go after what they run. ``refused`` are versions of directives that no
     key of the fleet signed."""
-    namespace = view.identity.namespace
-    obeyed = view.obey([one for one in order.directives if one.namespace == namespace])
-    starting = view.wait_started(obeyed.starting, budget()) if obeyed.starting else 0
+    starting = view.wait_started(obeyed.starting, budget())
     return {
         "applied": obeyed.version,
         "settings": settings_payload(view),
@@ -40,7 +44,7 @@ def settings_payload(view: WorkerView) -> dict[str, dict[str, Any]]:
     }
 
 
-def _setting(one: Setting) -> dict[str, Any]:
+def _setting(one: Setting) -> dict[str, object]:
     directive = one.directive
     found: dict[str, Any] = {"value": one.value, "base": one.base, "source": one.source, "clamped": one.clamped}
     if directive is not None:

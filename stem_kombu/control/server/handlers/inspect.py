@@ -23,7 +23,7 @@ _MOST_NAMED = 20
 _PAGE, _PAGE_BYTES = 20_000, 4 * 1024 * 1024
 
 
-def inspect(order: Inspect, view: WorkerView, *, show_args: bool = True) -> dict[str, Any]:
+def inspect(order: Inspect, view: WorkerView, *, show_args: bool = True) -> dict[str, object]:
     """The payload of ``spec/cli.md``; ``store_error`` says why the cache isn't fresh while the store is down (G16),
     ``set_aside`` names records of the store that can't be read (G37), ``store_set_back`` what it had lost.
     ``waiting``: tasks that have ended and whose outcome can't be published or recorded yet, the oldest 100."""
@@ -48,7 +48,7 @@ def inspect(order: Inspect, view: WorkerView, *, show_args: bool = True) -> dict
     return payload
 
 
-def _page(records: Sequence[Revocation], truncated: bool) -> dict[str, Any]:
+def _page(records: Sequence[Revocation], truncated: bool) -> dict[str, object]:
     """Newest first, as many as fit into a message; ``revoked_next`` is where the next page begins, ``None`` at the end."""
     found: list[dict[str, Any]] = []
     size = 0
@@ -66,7 +66,7 @@ def _page(records: Sequence[Revocation], truncated: bool) -> dict[str, Any]:
     }
 
 
-def _task(task: InFlightTask, show_args: bool) -> dict[str, Any]:
+def _task(task: InFlightTask, show_args: bool) -> dict[str, object]:
     return {
         "id": task.id,
         "name": task.name,
@@ -85,7 +85,7 @@ def _task(task: InFlightTask, show_args: bool) -> dict[str, Any]:
     }
 
 
-def _waiting(outcome: WaitingOutcome) -> dict[str, Any]:
+def _waiting(outcome: WaitingOutcome) -> dict[str, object]:
     return {
         "id": outcome.id,
         "name": outcome.name,
@@ -98,11 +98,11 @@ def _waiting(outcome: WaitingOutcome) -> dict[str, Any]:
     }
 
 
-def _aside(found: SetAside) -> dict[str, Any]:
+def _aside(found: SetAside) -> dict[str, object]:
     return {"place": found.place, "task_id": found.task_id, "reason": found.reason}
 
 
-def _set_back(found: SetBack) -> dict[str, Any]:
+def _set_back(found: SetBack) -> dict[str, object]:
     return {"at": isoformat(found.at), "put_back": found.put_back, "task_ids": list(found.task_ids)}
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from stem_kombu.clock import SYSTEM, isoformat
 from stem_kombu.control.protocol.messages import Ping
 from stem_kombu.control.server.worker_view import WorkerView
 
 
-def ping(order: Ping, view: WorkerView) -> dict[str, Any]:
+def ping(order: Ping, view: WorkerView) -> dict[str, object]:
     """The payload of ``spec/cli.md``."""
     who, facts = view.identity, view.standing()
     return {
@@ -21,6 +19,7 @@ def ping(order: Ping, view: WorkerView) -> dict[str, Any]:
         "uptime_s": round(facts.uptime, 3),
         "concurrency": facts.concurrency,
         "in_flight": facts.in_flight,
+        "slots": facts.slots,
         "queues": sorted(facts.queues),
         "consuming": facts.consuming,
         **({"paused": sorted(facts.paused)} if facts.paused else {}),

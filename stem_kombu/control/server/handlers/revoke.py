@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from itertools import chain
 
+from stem_kombu.bound import is_bound
 from stem_kombu.control.protocol.fates import FatePhase
 from stem_kombu.control.protocol.messages import Revoke
 from stem_kombu.control.server.worker_view import WorkerView
@@ -45,13 +46,14 @@ def take(order: Revoke, view: WorkerView, trust: Verifier = NO_KEYS) -> Taken:
     """
     own = [revocation for revocation in order.revocations if revocation.namespace == view.identity.namespace]
     mine, refused = trust.proven(own, view.store_now())
-    running = view.running(mine)
+    spared = view.spared(mine) if any(map(is_bound, chain.from_iterable(one.proofs for one in mine))) else frozenset()
+    running = view.running(mine) - spared
     applied = view.apply(mine)
     told = running & {revocation.task_id for revocation in mine if revocation.terminate}
     unsupported = () if view.climbs else _with_ladder(mine, told, view.store_now())
     if not order.fates:
         return Taken(applied, running, told, refused, awaited=told, unsupported=unsupported)
-    asked = tuple(revocation.task_id for revocation in mine)
+    asked = tuple(revocation.task_id for revocation in mine if revocation.task_id not in spared)
     here = frozenset(fate.id for fate in view.fates(asked) if fate.phase is not FatePhase.ENDED)
     return Taken(applied, running, told, refused, asked, told | here, unsupported)
 
@@ -61,7 +63,7 @@ def _with_ladder(revocations: Sequence[Revocation], told: frozenset[str], now: d
     return tuple(sorted(one.task_id for one in asked if ladder_of(one, now) is not None))
 
 
-def settled(taken: Taken, view: WorkerView, budget: float) -> dict[str, Any]:
+def settled(taken: Taken, view: WorkerView, budget: float) -> dict[str, object]:
     """The payload of ``spec/cli.md``, and ``finished``: ids that ended otherwise than cancelled, with how; ``refused``: ids
     whose revocations no permitted key signed.
 
