@@ -22,6 +22,7 @@ ROWS = {
     "ping": "a ping of 1, 2, 8 and 64 workers, the bare Kombu floor, and Celery's",
     "fleet": "a ping of 100, 1,000 and 5,000 simulated workers, and kombu.pidbox's",
     "stopping": "revoke stored to TaskRevoked, and the slot's next task",
+    "pausing": "a pause of a queue, to the last start of one of its tasks on eight workers",
     "spread": "storing and spreading 1, 1,000 and 100,000 revocations",
     "many": "10,000 revocations in one call, and pings meanwhile",
     "million": "a worker with 1,000,000 live revocations",
@@ -31,7 +32,10 @@ ROWS = {
     "confirmed": "sending on RabbitMQ, where a task is sent once the broker has it on its disk",
     "payloads": "tasks a second with arguments of 1 kB and 100 kB",
     "latency": "from sending to the task's first line, when nothing else is going on",
+    "coroutine": "how long a coroutine that sends and waits holds up its event loop",
+    "seeing": "what a scrape of /metrics once a second and log lines of tasks cost a worker",
     "idle": "memory and processor time of idle workers with 0, 2 and 16 children, and how soon they are ready",
+    "probing": "a probe's processor time against an empty Python's, for each of its answers",
     "programs": "stem --help and stem worker ping as whole processes",
 }
 

@@ -45,7 +45,8 @@ FLOORS = """## Where the floors are
   for these four was 0.9 to 1.5 s, on both cores.
 - **Sending on RabbitMQ** returns once the broker has confirmed the message, which is once it is on disk. Sent one by one
   that is the disk's rate and not the library's: the row *confirmed* has Celery and bare py-amqp with the same promise
-  beside it. Whoever sends many does so by `send_many()`.
+  beside it. Send many tasks by `send_many()`. An application that may lose tasks sends
+  [without confirms](scaling-playbook.md#sending-without-confirms).
 - **Sending on Redis** one by one is a round trip, for which Stem's process took 1.15 to 1.3 times the processor time of
   Huey's in loops of 2,000 on 2026-11-26 (60 and 52 us, 42 and 33 at other times). What it has beyond Huey's is the message:
   Celery's protocol with its headers, arguments and properties as JSON, and Kombu's base64 around the body, which any Celery
@@ -57,6 +58,11 @@ FLOORS = """## Where the floors are
   worker's own process is the narrowest place: it uses 82 to 97 us of a processor a task (124 to 147 before children had
   their next short tasks with them), its two children 32 to 40 together. Celery's main process used 199 to 224 in a run of
   the same day, its children 72 to 90.
+- **A pause** is five trips to the store (roster, clock, what is held, the audit's last entry, the change), and then one fanout
+  that each of eight workers takes in and answers while it runs tasks: about 0.75 ms of a processor each. Eight of them, the
+  tasks, the client, the store and the broker share two cores. So the last start is bounded by processor time, not by waiting;
+  the round trip beside it is bare Kombu's, with eight processes that do nothing else. On RabbitMQ four runs of 2026-11-29
+  gave 2.88 to 3.08 round trips. They ran in real-time priority, as other work ran on the machine.
 - **A command's process** is mostly the loading of modules: redis-py and Kombu are the bare process, Stem's own are the
   difference.
 - **Memory**: the server from which children are forked is 9 MB that Celery's fork does without. It is why a child that is
@@ -90,7 +96,7 @@ def floors(found: list[Result]) -> str:
         and (limit := medians.get(f"{broker}: Celery ping(limit=8)"))
     ]
     commands = (
-        f"\n  Celery's `ping(limit=8)` itself takes but {' and '.join(measured)} what the floor takes: whoever is at the floor is"
+        f"\n  Celery's `ping(limit=8)` itself takes but {' and '.join(measured)} what the floor takes: a client at the floor is"
         "\n  so much faster than it, and three times as fast as it is only what is below the floor."
     )
     return FLOORS.replace("{commands}", commands if measured else "")

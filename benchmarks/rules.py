@@ -8,11 +8,11 @@ from __future__ import annotations
 import timeit
 from datetime import datetime, timedelta, timezone
 
+from stem_kombu.agent.active_rules import ActiveRules
 from stem_kombu.clock import SYSTEM
 from stem_kombu.rule import Rule
 from stem_kombu.selector import Selector
 from stem_kombu.task import TaskMessage
-from stem_kombu.worker.active_rules import ActiveRules
 
 _ROUNDS, _REPEATS = 20_000, 5
 _SELECTORS = {

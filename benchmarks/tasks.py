@@ -87,6 +87,15 @@ async def _only_note_async(ctx: TaskContext, path: str) -> None:
 
 
 inline_app.task("bench.inline")(inline_no_op)
+
+
+@inline_app.task("bench.step")
+def step(ctx: TaskContext, path: str, seconds: float = 0.02) -> None:
+    """Notes when it began, and leaves the processors to others for so long."""
+    note(path, "started")
+    time.sleep(seconds)
+
+
 inline_app.task("bench.inline-mark")(_only_note)
 async_app.task("bench.async")(async_no_op)
 async_app.task("bench.async-mark")(_only_note_async)

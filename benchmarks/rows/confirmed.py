@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import amqp
 from celery import Celery
 
 from benchmarks.bare import opened
+from benchmarks.contestants import dramatiq
 from benchmarks.figures import Figure, Findings, ratio
 from benchmarks.lab import Lab
 from stem_kombu import Stem
 
-TASKS = 300
+TASKS, THREADS = 300, 8
+UNCONFIRMED = "stem send_task(), not confirmed"
+THREADED = f"stem send_task() from {THREADS} threads, confirmed"
 
 
 def measure(lab: Lab, found: Findings) -> None:
     url = lab.url("rabbitmq")
+    threads = ThreadPoolExecutor(THREADS)
     stem = Stem("benchmarks", broker=url)
     loose = Celery("loose", broker=url, set_as_current=False)
     strict = Celery("strict", broker=url, set_as_current=False, broker_transport_options={"confirm_publish": True})
+    fast = Stem("benchmarks", broker=url, broker_options={"confirm_publish": False})
     client = opened(url)
+    peer = ExitStack()
+    dramatiq_send = peer.enter_context(dramatiq().sender(lab.url("rabbitmq")))  # whose queue has arguments of its own
     channel = client.channel()
     channel.confirm_select()
     channel.queue_declare("bench-confirmed", durable=True, auto_delete=False)
@@ -41,10 +50,28 @@ def measure(lab: Lab, found: Findings) -> None:
     def together() -> None:
         stem.send_many("bench.inline", [()] * TASKS, queue="default")
 
+    def one_by_one(_thread: int = 0) -> None:
+        for _ in range(TASKS):
+            stem.send_task("bench.inline", queue="default")
+
+    def unconfirmed() -> None:
+        for _ in range(TASKS):
+            fast.send_task("bench.inline", queue="default")
+
+    def by_dramatiq() -> None:
+        for _ in range(TASKS):
+            dramatiq_send("no_op", [])
+
+    def from_threads() -> None:
+        list(threads.map(one_by_one, range(THREADS)))
+
     ways: dict[str, Callable[[], object]] = {
-        "stem send_task(), confirmed": lambda: [stem.send_task("bench.inline", queue="default") for _ in range(TASKS)],
+        "stem send_task(), confirmed": one_by_one,
+        THREADED: from_threads,
         "stem send_many(), 300 at once, confirmed": together,
         "celery send_task(), confirmed": lambda: by_celery(strict),
+        UNCONFIRMED: unconfirmed,
+        "dramatiq send(), not confirmed": by_dramatiq,
         "celery send_task(), not confirmed": lambda: by_celery(loose),
         "bare py-amqp, confirmed": bare,
     }
@@ -54,15 +81,27 @@ def measure(lab: Lab, found: Findings) -> None:
             began = time.perf_counter()
             send()
             if number:
-                rates[name].append(TASKS / (time.perf_counter() - began))
+                sent = TASKS * THREADS if name == THREADED else TASKS
+                rates[name].append(sent / (time.perf_counter() - began))
     figures = {name: Figure(name, samples, "tasks/s") for name, samples in rates.items()}
     found.add(*figures.values())
     stem_one, celery_one = figures["stem send_task(), confirmed"], figures["celery send_task(), confirmed"]
     found.add(
-        ratio("sending against celery's, both confirmed", stem_one, celery_one),
+        ratio("sending against celery's, both confirmed", stem_one, celery_one, "1.5 at least"),
+        *(
+            ratio(f"sending against {peer}'s, neither confirmed", figures[UNCONFIRMED], figures[name], goal)
+            for peer, name, goal in (
+                ("celery", "celery send_task(), not confirmed", "2 at least"),
+                ("dramatiq", "dramatiq send(), not confirmed", "0.9 at least"),
+            )
+        ),
+        ratio(f"{THREADS} threads against one, confirmed", figures[THREADED], stem_one, "4 at least"),
         ratio("sending against bare py-amqp, both confirmed", stem_one, figures["bare py-amqp, confirmed"]),
     )
+    threads.shutdown()
     stem.close()
+    fast.close()
+    peer.close()
     for app in (loose, strict):
         app.close()
     client.close()

@@ -19,7 +19,7 @@ TASKS = 3000
 def measure(lab: Lab, found: Findings) -> None:
     for broker in BROKERS:
         stopping(lab, found, broker)
-    cost(lab, found)
+        cost(lab, found, broker)
 
 
 def stopping(lab: Lab, found: Findings, broker: str) -> None:
@@ -51,13 +51,13 @@ def stopping(lab: Lab, found: Findings, broker: str) -> None:
     )
 
 
-def cost(lab: Lab, found: Findings) -> None:
+def cost(lab: Lab, found: Findings, broker: str) -> None:
     """Memory of the idle parent and throughput of no-op tasks, without and with the guest in turns."""
     sizes: dict[str, list[float]] = {"0": [], "1": []}
     rates: dict[str, list[float]] = {"0": [], "1": []}
     for _ in range(lab.rounds):
         for guest in ("0", "1"):
-            url, backend = lab.url("redis"), lab.url("redis")
+            url, backend = lab.url(broker), lab.url("redis")
             client_app = Celery("client", broker=url, set_as_current=False)
             with lab.processes() as start, client_app.producer_pool.acquire(block=True) as producer:
                 worker = celery_worker(
@@ -80,14 +80,14 @@ def cost(lab: Lab, found: Findings) -> None:
                 rates[guest].append(TASKS / (float(at) - began))
             client_app.close()
     figures = {
-        guest: Figure(f"no-op tasks, {'with' if guest == '1' else 'without'} Stem", rates[guest], "a s")
+        guest: Figure(f"{broker}: no-op tasks, {'with' if guest == '1' else 'without'} Stem", rates[guest], "a s")
         for guest in rates
     }
     found.add(*figures.values())
     found.add(
-        ratio("throughput with Stem against without", figures["1"], figures["0"], "0.97 at least"),
+        ratio(f"{broker}: throughput with Stem against without", figures["1"], figures["0"], "0.97 at least"),
         Figure(
-            "resident memory that it adds to an idle parent",
+            f"{broker}: resident memory that it adds to an idle parent",
             [after - before for before, after in zip(sizes["0"], sizes["1"], strict=True)],
             "MB",
             "5 at most",

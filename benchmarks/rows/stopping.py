@@ -49,12 +49,13 @@ def measure(lab: Lab, found: Findings) -> None:
         )
 
 
-def round_trips(lab: Lab, broker: str) -> list[float]:
-    """Milliseconds of a fanout and one answer, each after a pause as between two stops."""
+def round_trips(lab: Lab, broker: str, answers: int = 1) -> list[float]:
+    """Milliseconds of a fanout and so many answers, each after a pause as between two stops."""
     url, took = lab.url(broker), []
     with lab.processes() as start:
-        start(sys.executable, "-m", "benchmarks.responder", url).wait_for("ready:")
-        floor = Floor(url, 1)
+        for _ in range(answers):
+            start(sys.executable, "-m", "benchmarks.responder", url).wait_for("ready:")
+        floor = Floor(url, answers)
         for number in range(20 * lab.rounds + WARM_UP):
             began = time.perf_counter()
             floor()
