@@ -282,15 +282,17 @@ DRIVERS = {
 #: The rooms that may ask for one: transports, stores and backends are chosen by their schemes.
 MAY_ASK = ("transports", "broker", "drivers", "stores", "backends")
 
-#: What the simulation puts in the place of names of product code.
+#: What the simulation puts in the place of names of product code, and how many modules it has in the place of whole ones.
 PATCHED = """
-import importlib, sys
+import sys
+from tests.simulation import ports
+ports.install()
 from tests.simulation import fleet
 def names():
     return {(m, n): v for m, module in sys.modules.items() if m.startswith("stem_kombu") for n, v in vars(module).items()}
 before = names()
-getattr(fleet, "wire", lambda: None)()
-print(sum(before.get(key) is not value for key, value in names().items()))
+fleet.wire()
+print(sum(before.get(key) is not value for key, value in names().items()), len(ports.PORTS))
 """
 
 
@@ -304,6 +306,7 @@ def code() -> dict[str, int]:
     }
     nodes = [(path, node) for path, text in sources.items() for node in ast.walk(ast.parse(text))]
     patched = subprocess.run([sys.executable, "-c", PATCHED], cwd=ROOT, capture_output=True, text=True, check=True)
+    names_patched, modules_replaced = map(int, patched.stdout.split())
     return {
         "product lines": sum(len(text.splitlines()) for text in sources.values()),
         "lambdas": sum(isinstance(node, ast.Lambda) for _, node in nodes),
@@ -318,7 +321,8 @@ def code() -> dict[str, int]:
             for path, node in nodes
             if path.relative_to(ROOT).parts[1] not in MAY_ASK
         ),
-        "names patched by the simulation": int(patched.stdout),
+        "names patched by the simulation": names_patched,
+        "modules that the simulation replaces": modules_replaced,
     }
 
 
