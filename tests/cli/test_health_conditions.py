@@ -88,7 +88,7 @@ def test_a_sound_redis_has_no_warning(embedded: Program, start_redis: Callable[.
 def test_a_node_of_a_redis_cluster_is_refused(
     embedded: Program, start_redis: Callable[..., RedisServer], place: str
 ) -> None:
-    server = start_redis(options=["--cluster-enabled", "yes", "--databases", "1"])
+    server = start_redis(cluster=True)
     found = health(embedded, place, server.url, 2)
     assert "Redis Cluster" in found["message"]
 

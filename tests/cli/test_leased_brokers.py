@@ -14,7 +14,6 @@ from stem_kombu import Stem
 from stem_kombu.clock import SYSTEM
 from stem_kombu.settings import Settings
 from stem_kombu.testing.gates import Gate
-from stem_kombu.testing.ports import free_port
 from tests.cli.program import Program
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
@@ -120,7 +119,7 @@ def test_a_database_without_its_driver_is_refused_at_once_with_the_name_of_the_p
 def test_a_worker_refuses_a_redis_cluster_before_it_waits_for_anything(
     tmp_path: Path, start_redis: Callable[..., RedisServer]
 ) -> None:
-    server = start_redis(options=["--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--databases", "1"])
+    server = start_redis(cluster=True)
     stem = Program(tmp_path, {"STEM_BROKER_URL": server.url, "STEM_REVOKE_STORE_URL": f"sqlite://{tmp_path / 's.db'}"})
     refused = stem.begin_worker("--name", "alpha", "-c", "1")
     assert refused.wait_code() == 2

@@ -7,13 +7,15 @@ import itertools
 import shutil
 from pathlib import Path
 
+from stem_kombu.testing.ports import free_port
 from tests.servers.process import Reaper, ServerMissing, ServerProcess, conversation, find_program
 
 
 class RedisServer(ServerProcess):
     """What was acknowledged survives :meth:`restart` and :meth:`kill`: each write is in the log file before its answer.
 
-    ``options`` are redis-server's own (``["--maxclients", "5"]``). With a ``password`` the URLs carry it.
+    ``options`` are redis-server's own (``["--maxclients", "5"]``). With a ``password`` the URLs carry it. With
+    ``cluster`` it is a node of a Redis Cluster.
     """
 
     name = "Redis"
@@ -26,13 +28,17 @@ class RedisServer(ServerProcess):
         options: list[str] | None = None,
         password: str | None = None,
         program: str | None = None,
+        cluster: bool = False,
     ) -> None:
         program = program or find_program("redis-server")
         if program is None:
             raise ServerMissing("redis-server is not in PATH (Debian and Ubuntu: apt-get install redis-server)")
-        super().__init__(reaper)
+        # A node of a cluster listens 10,000 above as well: --cluster-port came with Redis 7.
+        super().__init__(reaper, port=free_port(self.host, beside=10_000) if cluster else None)
         self._program = program
         self._options = [*(options or []), *(["--requirepass", password] if password else [])]
+        if cluster:
+            self._options += ["--cluster-enabled", "yes", "--databases", "1"]
         self.password = password
         self._database = itertools.count()
 
