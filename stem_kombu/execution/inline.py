@@ -104,6 +104,9 @@ class InlineExecutor:
         self._cond = threads.Condition(self._lock)
         self._waiting: collections.deque[Job] = collections.deque()
         self._runs: dict[int, _Run] = {}
+        #: The threads with a job that neither waits nor runs: it is about to begin, or its end is being told. One may be
+        #: named twice, as the end of one job has others submitted.
+        self._in_hand: list[threads.Thread] = []
         self._tasks_done = [0] * slots
         self._free: list[int] = []
         self._threads = ThreadPool("stem-inline")
@@ -181,12 +184,13 @@ class InlineExecutor:
             ]
 
     def runs_caller(self) -> bool:
-        """Whether the calling thread or coroutine is a handler that runs here: a :meth:`stop` would wait for it."""
+        """Whether the calling thread or coroutine is a handler that runs here, or tells what became of one: a :meth:`stop`
+        would wait for it."""
         context = running_context()
-        if context is None:
-            return False
         with self._lock:
-            return any(run.signals is context._signals for run in self._runs.values())
+            return threads.current_thread() in self._in_hand or (
+                context is not None and any(run.signals is context._signals for run in self._runs.values())
+            )
 
     def stop(self, timeout: float | None = None) -> None:
         with self._lifecycle:
@@ -200,21 +204,18 @@ class InlineExecutor:
             released, self._waiting = list(self._waiting), collections.deque()
         for job in released:
             self._observer.ended(job, Outcome(Ending.RELEASED))
-        self._wait_for_runs(timeout)
         with self._lock:
+            self._cond.wait_for(self._is_settled, timeout)
             stuck = list(self._runs.values())
         for run in stuck:
             self.stop_job(run.job.token, Stop.SHUTDOWN)
-        if stuck and not self._wait_empty(RELEASE_GRACE):
-            with self._lock:
-                stuck = list(self._runs.values())
-            for run in stuck:
-                logger.warning(
-                    "task %s has no checkpoint and is left behind; it will run elsewhere", run.job.message.task_id
-                )
-                self._end(run, Outcome(Ending.RELEASED))
         with self._lock:
-            self._cond.notify_all()
+            stuck = [] if self._cond.wait_for(self._is_empty, RELEASE_GRACE) else list(self._runs.values())
+        for run in stuck:
+            logger.warning(
+                "task %s has no checkpoint and is left behind; it will run elsewhere", run.job.message.task_id
+            )
+            self._end(run, Outcome(Ending.RELEASED))
         self._threads.stop()
         self._coroutines.stop(RELEASE_GRACE)
 
@@ -234,15 +235,14 @@ class InlineExecutor:
                     return
                 job = self._waiting.popleft()
                 slot = self._free.pop()
-            instead = self._observer.may_start(job) or refusal(job.task, job.message)
-            if instead is not None:
-                with self._lock:
-                    self._free.append(slot)
-                self._observer.ended(job, instead)
+                self._in_hand.append(threads.current_thread())
+            run = None
+            try:
+                run = self._begin(job, slot)
+            finally:
+                self._let_go()
+            if run is None:
                 continue
-            run = _Run(slot, job, self._observer)
-            with self._lock:
-                self._runs[job.token] = run
             try:
                 self._observer.started(job, machine.getpid())
                 self._set_timers(run)
@@ -256,6 +256,19 @@ class InlineExecutor:
                 logger.error("task %s can't be started here and goes back: %s", job.message.task_id, error)
                 self._hurry.wait(_PAUSE)
                 self._end(run, Outcome(Ending.RELEASED))
+
+    def _begin(self, job: Job, slot: int) -> _Run | None:
+        """The run of the job, unless it is refused, which is told then."""
+        instead = self._observer.may_start(job) or refusal(job.task, job.message)
+        if instead is not None:
+            with self._lock:
+                self._free.append(slot)
+            self._observer.ended(job, instead)
+            return None
+        run = _Run(slot, job, self._observer)
+        with self._lock:
+            self._runs[job.token] = run
+        return run
 
     def _work(self, run: _Run) -> None:
         run.begun = True
@@ -302,12 +315,18 @@ class InlineExecutor:
             del self._runs[run.job.token]
             self._tasks_done[run.slot] += 1
             self._free.append(run.slot)
-            if not self._running:
-                self._cond.notify_all()  # a stop waits for it
+            self._in_hand.append(threads.current_thread())
         try:
             self._observer.ended(run.job, outcome)
         finally:
+            self._let_go()
             self._assign()
+
+    def _let_go(self) -> None:
+        with self._lock:
+            self._in_hand.remove(threads.current_thread())
+            if not self._running:
+                self._cond.notify_all()  # a stop waits for it
 
     def _context(self, run: _Run) -> TaskContext:
         return context_of(run.job.message, run.signals, is_isolate=False)
@@ -320,16 +339,8 @@ class InlineExecutor:
                 run.timers.append(timer)
                 timer.start()
 
-    def _wait_for_runs(self, timeout: float | None) -> None:
-        with self._lock:
-            self._cond.wait_for(self._is_settled, timeout)
-
-    def _wait_empty(self, timeout: float) -> bool:
-        with self._lock:
-            return self._cond.wait_for(self._is_empty, timeout)
-
     def _is_empty(self) -> bool:
-        return not self._runs
+        return not self._runs and not self._in_hand
 
     def _is_settled(self) -> bool:
-        return not self._runs or self._hurry.is_set()
+        return self._is_empty() or self._hurry.is_set()

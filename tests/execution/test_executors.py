@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from stem_kombu.errors import ConfigurationError
 from stem_kombu.execution.base import Executor, Job, Stop
 from stem_kombu.execution.inline import InlineExecutor
 from stem_kombu.execution.pool.pool import IsolatePool
-from stem_kombu.outcome import Ending
+from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation
 from stem_kombu.testing.executors import JobMaker, Recording
 from stem_kombu.testing.gates import Gate
@@ -304,6 +305,38 @@ def test_g20_stopping_lets_what_runs_finish_and_gives_back_what_waits(
     executor.stop()
     assert [observer.outcome(blocker).kind for blocker in blockers] == [Ending.SUCCEEDED] * executor.slots
     assert observer.outcome(waiting).kind in (Ending.RELEASED, Ending.SUCCEEDED)
+
+
+def test_g20_a_stop_returns_only_when_the_end_of_what_ran_was_told(
+    tmp_path: Path, mode: str, gate: Gate, job: JobMaker
+) -> None:
+    """What is told after the stop comes too late to be recorded: the task would be shown as running, and run again."""
+    order: list[str] = []
+    has_stopped = threading.Event()
+
+    class Slow(Recording):
+        def ended(self, job: Job, outcome: Outcome) -> None:
+            has_stopped.wait(0.3)  # long enough for a stop that does not wait for this
+            order.append("told")
+            super().ended(job, outcome)
+
+    executor: Any = (
+        InlineExecutor(1, Slow()) if mode == "inline" else IsolatePool(1, "tests.execution.handlers:app", Slow())
+    )
+    executor.start()
+    executor.submit(job("without_checkpoint", gate.path))
+    gate.wait_reached()
+
+    def stop() -> None:
+        executor.stop()
+        order.append("stopped")
+        has_stopped.set()
+
+    stopping = threading.Thread(target=stop, daemon=True)
+    stopping.start()
+    gate.open()
+    stopping.join(60)
+    assert order == ["told", "stopped"]
 
 
 @pytest.mark.parametrize("name", ["at_checkpoint", "never_ends"])
