@@ -6,19 +6,24 @@ import sqlite3
 from collections.abc import Callable, Collection
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg2
 import pytest
 import redis
+from amqp import Channel
 
 from stem_kombu.testing.control_link_contract import ControlLinkContract
 from stem_kombu.testing.proxy import TcpProxy
+from stem_kombu.transports import names
+from stem_kombu.transports.control_link import ControlConnection
 from stem_kombu.transports.generic.control import GenericControlLink
 from stem_kombu.transports.redis.by_kombu import ByKombuLink
 from stem_kombu.transports.store.choice import link_through
 from tests.servers.rabbitmq import RabbitServer
 from tests.transports.receiving import connected
+from tests.waiting import eventually
 
 
 def through(url: str, proxy_for: Callable[[str, int], TcpProxy]) -> tuple[TcpProxy, str]:
@@ -65,6 +70,24 @@ class OnRabbitMQ(ControlLinkContract):
     @pytest.fixture
     def proxied(self, url: str, proxy_for: Callable[[str, int], TcpProxy]) -> tuple[TcpProxy, str]:
         return through(url, proxy_for)
+
+    def test_an_inbox_that_the_broker_drops_while_it_is_taken_over_is_made_anew(
+        self, namespace: str, opened: Callable[..., ControlConnection], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """RabbitMQ may notice only then that the connection before was lost, and deletes the queue that it left."""
+        consume, dropped = Channel.basic_consume, []
+
+        def drops_first(channel: Channel, queue: str, *given: Any, **more: Any) -> Any:
+            if not dropped:
+                dropped.append(channel.queue_delete(queue))
+            return consume(channel, queue, *given, **more)
+
+        monkeypatch.setattr(Channel, "basic_consume", drops_first)
+        inbox = names.inbox_name(namespace, "alpha")
+        alpha = opened("alpha", inbox=inbox, broadcasts=True)
+        assert len(dropped) == 1
+        alpha.send(inbox, b"1", expires=60.0)
+        eventually(lambda: [each.body for each in alpha.wait(0.1)] == [b"1"], 30)
 
 
 class TestRedis(OnRedis):

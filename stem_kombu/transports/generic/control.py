@@ -43,6 +43,8 @@ PREFETCH = 16
 _WITHOUT_ACK = frozenset({"redis", "memory", "sqlite"})
 #: Inboxes that were declared; those whose clients have gone are the oldest.
 _MOST_DECLARED = 512
+#: What AMQP answers about a queue that is not there.
+_NOT_FOUND = 404
 #: Seconds for each step of closing a connection that has just failed.
 _LAST_STEP = 0.05
 
@@ -61,6 +63,16 @@ class GenericControlLink:
         return found.fanout
 
     def open(self, addresses: Addresses, *, timeout: float, limit: float, confirms: bool = False) -> ControlConnection:
+        try:
+            return self._open(addresses, timeout, limit, confirms)
+        except BrokerUnavailable as error:
+            if getattr(error.__cause__, "reply_code", None) != _NOT_FOUND:
+                raise
+        # The queue was declared, and was gone before it could be consumed: the broker has just noticed that the connection
+        # was lost whose queue it had been, and drops it but once.
+        return self._open(addresses, timeout, limit, confirms)
+
+    def _open(self, addresses: Addresses, timeout: float, limit: float, confirms: bool) -> ControlConnection:
         connection = self._template.clone()
         connection.transport_options = {
             **(connection.transport_options or {}),
