@@ -14,8 +14,6 @@ proves the guarantee of that number (G18).
 
 from __future__ import annotations
 
-import os
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -23,6 +21,8 @@ from typing import Any
 import pytest
 
 from stem_kombu.clock import SYSTEM
+from stem_kombu.concurrency.threads import Timer
+from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.messages.decoding import decode_delivery
 from stem_kombu.task import TaskMessage
 from stem_kombu.transports.base import TaskConsumer, Transport
@@ -42,7 +42,8 @@ class Reader:
     def __init__(self, consumer: TaskConsumer, allowance: int = 100) -> None:
         self.consumer = consumer
         self.allowance = allowance
-        self._wake, self._waker = os.pipe()
+        self._wake = WakePipe()
+        self._wake.open()
         self._sweep_at = float("-inf")
         self._arrived: list[Any] = []
         consumer.allow(allowance, 0, consuming=False)
@@ -55,7 +56,7 @@ class Reader:
             self._sweep_at = now + self.consumer.sweep_interval
         messages, self._arrived = self._arrived + self.consumer.take(self.allowance), []
         if not messages:
-            self.consumer.wait(self._wake, timeout, more=True)
+            self.wait(timeout)
         return messages
 
     def acknowledge(self, message: Any) -> None:
@@ -79,8 +80,18 @@ class Reader:
             found += self.turn(0.05)
         return found
 
+    def wait(self, timeout: float) -> None:
+        """Until there may be a message, or :meth:`wake`."""
+        self.consumer.wait(self._wake.reader, timeout, more=True)
+
+    def wake(self) -> None:
+        """End a wait, from any thread."""
+        self.consumer.wake()
+        self._wake.wake()
+
     def close(self, *, keep: bool = False) -> None:
         self.consumer.close(keep=keep)
+        self._wake.close()
 
 
 def task_of(message: Any) -> str:
@@ -281,27 +292,19 @@ class TransportContract:
     def test_a_wait_ends_when_it_is_woken(self, reader: Callable[..., Reader]) -> None:
         one = reader()
         one.during(0.2)
-        wake, waker = os.pipe()
-
-        def interrupt() -> None:
-            one.consumer.wake()
-            os.write(waker, b"x")
-
-        timer = threading.Timer(0.2, interrupt)
+        timer = Timer(0.2, one.wake)
         timer.start()
         started = SYSTEM.monotonic()
-        one.consumer.wait(wake, PATIENCE, more=True)
+        one.wait(PATIENCE)
         assert SYSTEM.monotonic() - started < PATIENCE / 2
         timer.join()
-        os.close(wake)
-        os.close(waker)
 
     def test_a_message_comes_while_its_consumer_waits(
         self, reader: Callable[..., Reader], send: Callable[..., list[str]]
     ) -> None:
         one = reader()
         assert one.during(0.2) == []
-        timer = threading.Timer(0.1, send, ("late",))
+        timer = Timer(0.1, send, ("late",))
         timer.start()
         assert list(map(task_of, one.until(1))) == ["late"]
         timer.join()

@@ -7,9 +7,11 @@ it but those that drivers and brokers make.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
+import kombu
 import kombu.transport
 import kombu.transport.base
 
@@ -17,7 +19,7 @@ from stem_kombu.clock import Clock
 from stem_kombu.control.protocol.messages import Revoke
 from stem_kombu.errors import BrokerError, BrokerUnavailable
 from stem_kombu.transports.amqp.port import LONGEST_HOLD
-from stem_kombu.transports.base import GATHER_STOCKED, Capabilities, ScheduledMessages
+from stem_kombu.transports.base import GATHER_STOCKED, Capabilities, GivenBack, ScheduledMessages
 from stem_kombu.transports.control_link import Addresses, ControlMessage, MessageKind, Received
 from stem_kombu.transports.publisher import OutgoingMessage, SendDeadline
 from stem_kombu.transports.registry import register_transport
@@ -57,9 +59,11 @@ def register() -> None:
 class TaskConnection:
     """A connection that tasks come over."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, queues: Sequence[str]) -> None:
         self.broker = broker
-        self.connected = self.lost = self.consuming = self.paused = self.poked = False
+        #: All of its queues, and those that are not paused.
+        self.queues = self.flowing = tuple(queues)
+        self.connected = self.lost = self.consuming = self.poked = False
         self.prefetch = 0
         self.held = 0
         self.reader: Any = None
@@ -71,6 +75,8 @@ class TaskConnection:
     def open(self) -> None:
         self.broker.net.reach("broker", BrokerUnavailable)
         self.connected = True
+        for queue in self.queues:
+            self.broker.declare(queue)
         self.broker.consumers.append(self)
         self.process.on_exit.append(self.vanish)
 
@@ -113,7 +119,10 @@ class TaskConnection:
     # -- as AMQP does --
 
     def is_due(self) -> bool:
-        return self.consuming and not self.paused and self.held < self.prefetch and bool(self.broker.ready)
+        return self.consuming and self.held < self.prefetch and self.broker.has_any(self.flowing)
+
+    def take(self) -> Message | None:
+        return self.broker.take(self.flowing, self)
 
     def tag(self, message: Message) -> Message:
         """The message with a tag of this connection's own: they begin with 1 over each."""
@@ -158,14 +167,20 @@ class Transport:
         self._template = template
         self.name = "simulated"
         self.url = own_url("simulated")
-        self.capabilities = Capabilities(longest_hold=None if self._broker.leases else LONGEST_HOLD)
+        self.capabilities = Capabilities(counts=True, longest_hold=None if self._broker.leases else LONGEST_HOLD)
 
     def consumer(
         self, queues: Sequence[str], *, clock: Clock, unreadable: Callable[[Exception], None] | None = None
     ) -> Source:
-        connection = TaskConnection(self._broker)
+        connection = TaskConnection(self._broker, queues)
         connection.open()
         return (Source if self._broker.leases else PushedSource)(connection)
+
+    def declare(self, declarations: Sequence[Any]) -> None:
+        self._reach()
+        for queue in declarations:
+            if isinstance(queue, kombu.Queue):
+                self._broker.declare(queue.name)
 
     def adapts_to(self, error: BaseException) -> bool:
         return False
@@ -182,20 +197,47 @@ class Transport:
     def publisher(self, timeout: float, *, clock: Clock) -> Publisher:
         return Publisher(self._broker, self._template)
 
-    def browser(self) -> None:
-        return None
+    def browser(self) -> Browser:
+        return Browser(self._broker)
 
     def depths(self) -> Depths:
         return Depths(self._broker)
 
+    def purge(self, queue: str) -> int:
+        self._reach()
+        purged = self._broker.purge(queue)
+        self._reach()
+        return purged
+
     def refuse_unfit(self) -> None:
         """It loses nothing."""
+
+    def check(self, queues: Callable[[], Sequence[str]]) -> list[str]:
+        self._reach()
+        return []
+
+    def give_back_held(self, wait: float = 0.0) -> GivenBack:
+        self._reach()
+        broker = self._broker
+        if not broker.leases:
+            return GivenBack(self.name, note="what a lost connection held is back already")
+        returned, until = broker.sweep(), KERNEL.now + wait
+        while broker.held and (left := until - KERNEL.now) > 0:
+            KERNEL.sleep(min(left, Source.sweep_interval))
+            returned += broker.sweep()
+        return GivenBack(self.name, returned, leased=len(broker.held), lease=broker.LIFETIME)
 
     def has_dead_letters(self, queue: str) -> bool:
         return False
 
+    def unused_life(self, queue: str) -> None:
+        """A queue stays."""
+
     def housekeeping(self, namespace: str, worker: str) -> NothingLeft:
         return NothingLeft()
+
+    def _reach(self) -> None:
+        self._broker.net.reach("broker", BrokerUnavailable)
 
 
 class Publisher:
@@ -216,14 +258,47 @@ class Publisher:
         """Nothing is open."""
 
 
+class Browser:
+    """:class:`stem_kombu.transports.base.QueueBrowser` of the simulated broker, which tells some messages at a time."""
+
+    _PAGE = 500
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def queues(self) -> list[str]:
+        self._reach()
+        return sorted(self._broker.ready)
+
+    def first(self, queue: str, limit: int) -> list[Message]:
+        self._reach()
+        return [message for _, message in self._broker.waits_after(queue, -sys.maxsize, limit)]
+
+    def search(self, queue: str) -> Iterator[Message]:
+        number = -sys.maxsize
+        while True:
+            self._reach()
+            page = self._broker.waits_after(queue, number, self._PAGE)
+            if not page:
+                return
+            yield from (message for _, message in page)
+            number = page[-1][0]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _reach(self) -> None:
+        self._broker.net.reach("broker", BrokerUnavailable)
+
+
 class Depths:
-    """There is one queue of tasks. Counting is no fault's aim: it neither waits nor fails."""
+    """Counting is no fault's aim: it neither waits nor fails."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
 
     def of(self, queues: Sequence[str]) -> dict[str, int | None]:
-        return dict.fromkeys(queues, len(self._broker.ready))
+        return {queue: len(self._broker.ready.get(queue, ())) for queue in queues}
 
     def close(self) -> None:
         """Nothing is open."""
@@ -259,9 +334,8 @@ class Source:
         self._connection.consuming = True
 
     def pause(self, queues: Collection[str]) -> None:
-        # There is one queue here.
         self._connection._check()
-        self._connection.paused = bool(queues)
+        self._connection.flowing = tuple(queue for queue in self._connection.queues if queue not in queues)
         self._connection.poke()
 
     def allow(self, allowance: int, here: int, *, consuming: bool) -> None:
@@ -276,7 +350,7 @@ class Source:
         for tag in acknowledged:
             broker.acknowledge(tag, connection)
         found = []
-        while room > len(found) and not connection.paused and (message := broker.take(connection)) is not None:
+        while room > len(found) and (message := connection.take()) is not None:
             found.append(message)
         return found
 
@@ -298,7 +372,7 @@ class Source:
 
     def _comes_soon(self) -> bool:
         connection = self._connection
-        return connection.poked or (bool(self._broker.ready) and not connection.paused)
+        return connection.poked or self._broker.has_any(connection.flowing)
 
     def reject(self, tag: int) -> None:
         self._connection.basic_reject(tag, requeue=False)
@@ -335,7 +409,7 @@ class PushedSource(Source):
         for tag in acknowledged:
             connection.basic_ack(tag)
         messages = []
-        while connection.is_due() and (message := self._broker.take(connection)) is not None:
+        while connection.is_due() and (message := connection.take()) is not None:
             connection.held += 1
             messages.append(connection.tag(message))
         return messages

@@ -586,7 +586,7 @@ class Schedule:
         broker = self.world.broker
         held = [message.task_id for message in broker.held.values()]
         return (
-            f"{len(broker.ready)} waiting, held {held}, {self.busy_clients} clients,"
+            f"{sum(map(len, broker.ready.values()))} waiting, held {held}, {self.busy_clients} clients,"
             f" ready {[n.ready for n in self.nodes]}, receive no broadcasts {self._unsubscribed()}"
         )
 

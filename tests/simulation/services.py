@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime, timedelta
-from heapq import heappop, heappush
+from heapq import heappop, heappush, nsmallest
 from typing import Any
 
 from stem_kombu.backends.base import Backend, RosterView
@@ -411,7 +411,7 @@ class Message:
 
 
 class Broker:
-    """Fanout, inboxes and one task queue, with leases as Redis has them or connections as AMQP has them."""
+    """Fanout, inboxes and task queues, with leases as Redis has them or connections as AMQP has them."""
 
     #: Seconds for which a message stays with who does not renew it, where there are leases.
     LIFETIME = 4.0
@@ -422,7 +422,8 @@ class Broker:
         self.leases = leases
         self.subscribed: dict[Any, bool] = {}
         self.queues: dict[str, Queue] = {}
-        self.ready: list[tuple[int, Message]] = []
+        #: The messages that wait in each task queue, as a heap: what is given back has the smallest number.
+        self.ready: dict[str, list[tuple[int, Message]]] = {}
         self.held: dict[int, Message] = {}
         self.tags = 0
         self.order = 0
@@ -458,16 +459,27 @@ class Broker:
     def publish(self, queue: str, envelope: Envelope) -> None:
         self._put(Message(self, queue, envelope))
 
+    def declare(self, queue: str) -> None:
+        self.ready.setdefault(queue, [])
+
     def _put(self, message: Message, *, first: bool = False) -> None:
         self.order += 1
-        heappush(self.ready, (-self.order if first else self.order, message))
+        self.declare(message.queue)
+        heappush(self.ready[message.queue], (-self.order if first else self.order, message))
         for consumer in self.consumers:
-            consumer.poke()
+            if message.queue in consumer.queues:
+                consumer.poke()
 
-    def take(self, holder: Any) -> Message | None:
-        if not self.ready:
+    def has_any(self, queues: Sequence[str]) -> bool:
+        """Whether a message waits in one of these."""
+        return any(map(self.ready.get, queues))
+
+    def take(self, queues: Sequence[str], holder: Any) -> Message | None:
+        """What came first to these queues."""
+        waiting = [heap for queue in queues if (heap := self.ready.get(queue))]
+        if not waiting:
             return None
-        _, message = heappop(self.ready)
+        _, message = heappop(min(waiting))
         self.tags += 1
         given = message.delivered(self.tags, holder)
         if self.leases:
@@ -495,6 +507,17 @@ class Broker:
         if message is not None:
             self._put(message, first=True)
 
+    def purge(self, queue: str) -> int:
+        waiting = self.ready.get(queue, [])
+        count = len(waiting)
+        waiting.clear()
+        return count
+
+    def waits_after(self, queue: str, number: int, limit: int) -> list[tuple[int, Message]]:
+        """Copies of the messages that come next in the queue after that number, and their numbers."""
+        found = nsmallest(limit, (entry for entry in self.ready.get(queue, ()) if entry[0] > number))
+        return [(place, message.delivered(0, None)) for place, message in found]
+
     def renew(self, tag: int, seconds: float) -> bool:
         message = self.held.get(tag)
         if message is None:
@@ -502,10 +525,12 @@ class Broker:
         message.held_until = max(message.held_until, KERNEL.now + seconds)
         return True
 
-    def sweep(self) -> None:
-        """What nobody renews goes to somebody else."""
-        for tag in [tag for tag, message in self.held.items() if message.held_until <= KERNEL.now]:
+    def sweep(self) -> int:
+        """What nobody renews goes to somebody else; how many those were."""
+        over = [tag for tag, message in self.held.items() if message.held_until <= KERNEL.now]
+        for tag in over:
             self.give_back(tag)
+        return len(over)
 
     def connection_lost(self, holder: Any) -> None:
         """The broker has noticed; without leases what was held there is anybody's again."""
@@ -516,7 +541,7 @@ class Broker:
 
     @property
     def idle(self) -> bool:
-        return not self.ready and not self.held
+        return not self.held and not any(self.ready.values())
 
 
 def operation() -> str | None:
