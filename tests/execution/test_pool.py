@@ -7,14 +7,20 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import billiard.forkserver
 import pytest
 
 from stem_kombu.clock import SYSTEM
+from stem_kombu.concurrency import threads
 from stem_kombu.errors import ExecutionError
 from stem_kombu.execution.base import Job, Stop
+from stem_kombu.execution.pool import pool as pool_module
+from stem_kombu.execution.pool.child_handle import ChildHandle
+from stem_kombu.execution.pool.child_watch import ChildWatch
 from stem_kombu.execution.pool.pool import IsolatePool
 from stem_kombu.outcome import Ending
 from stem_kombu.revocation import Revocation
@@ -420,3 +426,28 @@ def test_a_billiard_with_other_internals_spawns_children_and_says_so(
     pool.submit(one)
     assert observer.outcome(one).result == 7
     assert "children are spawned from now on" in caplog.text
+
+
+def test_a_supervisor_that_waits_already_when_children_are_begun_is_told_of_them(
+    observer: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would look for itself after a second, by which every start with children would be later."""
+    waits = threading.Event()
+    original = ChildWatch.wait
+
+    def wait_long(watch: ChildWatch, seconds: float) -> Iterator[ChildHandle | None]:
+        waits.set()
+        return original(watch, 1000.0)
+
+    class Begun(threads.Thread):
+        def start(self) -> None:
+            super().start()
+            assert waits.wait(30)
+
+    monkeypatch.setattr(ChildWatch, "wait", wait_long)
+    monkeypatch.setattr(pool_module.threads, "Thread", Begun)
+    pool = IsolatePool(1, TARGET, observer)
+
+    pool.start()
+
+    pool.stop(0.0)

@@ -108,6 +108,7 @@ class IsolatePool:
                 with self._lock:
                     for slot in range(self.slots):
                         self._children[slot] = self._spawner.spawn(slot, self.descriptors)
+                self._pipe.wake()  # else it would see them a second later, where it waits already
             except BaseException:  # short of threads or processes
                 self.stop(0.0)
                 self._spawner.end()
