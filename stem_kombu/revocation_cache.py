@@ -18,7 +18,7 @@ from stem_kombu.packed_rows import PackedRows
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_page import RevocationPage
 from stem_kombu.revocation_texts import Texts
-from stem_kombu.row_block import NEVER, Columns, Row
+from stem_kombu.row_block import NEVER, Columns, Row, is_same
 from stem_kombu.undone import Undone
 
 #: The version of a record that is held from a history which the store does not have any more.
@@ -229,12 +229,12 @@ class RevocationCache:
                 or self._undone.knows(page.task_ids)
             ):
                 return False
-            flags = [
-                reason << 1 | terminate
-                for reason, terminate in zip(self._texts.add_all(page.reasons), page.terminate, strict=True)
-            ]
-            requesters = self._texts.add_all(page.requesters)
-            columns = Columns(page.task_ids, page.versions, page.issued_us, page.expires_us, flags, requesters)
+            reasons, requesters = self._texts.add_all(page.reasons), self._texts.add_all(page.requesters)
+            if is_same(reasons) and is_same(page.terminate):
+                flags = [reasons[0] << 1 | page.terminate[0]] * len(page)
+            else:
+                flags = [reason << 1 | ends for reason, ends in zip(reasons, page.terminate, strict=True)]
+            columns = Columns.of(page.task_ids, page.versions, page.issued_us, page.expires_us, flags, requesters)
             for earlier in self._rows.extend(columns):
                 self._drop_texts(*earlier)
             if self._proofs:
@@ -254,7 +254,7 @@ class RevocationCache:
                 self._texts.keep(row.requester)
                 fresh.append(row)
         fresh.sort(key=attrgetter("version"))
-        for flags, requester in self._rows.extend(Columns.of(fresh)):
+        for flags, requester in self._rows.extend(Columns.of_rows(fresh)):
             self._drop_texts(flags, requester)
         self._rows.tidy()
         self._highest = max(self._highest, fresh[-1].version)

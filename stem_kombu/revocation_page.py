@@ -16,7 +16,7 @@ from stem_kombu.clock import epoch_us, from_epoch_us
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import UNSTORABLE, is_text
 from stem_kombu.revocation import TASK_ID_LIMIT, TEXT_LIMIT, VERSION_LIMIT, Revocation, checked_task_id
-from stem_kombu.row_block import NEVER
+from stem_kombu.row_block import NEVER, is_same
 
 _FIRST_US = epoch_us(datetime.min.replace(tzinfo=timezone.utc))
 _LAST_US = epoch_us(datetime.max.replace(tzinfo=timezone.utc))
@@ -138,13 +138,13 @@ def ids_of(revocations: Iterable[Revocation]) -> Sequence[str]:
 
 def _ends_of(ends: Sequence[object]) -> Sequence[int] | None:
     """Times of expiry with :data:`NEVER` in the place of ``None``; ``None`` where one is no time."""
-    timed = [end for end in ends if end is not None]
-    if not timed:
-        return [NEVER] * len(ends)
+    if (never := ends.count(None)) == len(ends):
+        return [NEVER] * never
+    timed = [end for end in ends if end is not None] if never else ends
     if not _are_numbers(timed, _FIRST_US, _LAST_US):
         return None
     each = iter(timed)
-    return timed if len(timed) == len(ends) else [NEVER if end is None else next(each) for end in ends]
+    return timed if not never else [NEVER if end is None else next(each) for end in ends]
 
 
 def _are_ids(values: Sequence[object]) -> TypeGuard[Sequence[str]]:
@@ -165,11 +165,10 @@ def _are_text(values: Sequence[object]) -> TypeGuard[Sequence[str]]:
 
 
 def _are_numbers(values: Sequence[object], least: int, most: int) -> TypeGuard[Sequence[int]]:
-    return _are_whole(values) and min(values) >= least and max(values) <= most
-
-
-def _are_whole(values: Sequence[object]) -> TypeGuard[Sequence[int]]:
-    return set(map(type, values)) == {int}
+    if set(map(type, values)) != {int}:
+        return False
+    numbers: Sequence[int] = values[:1] if is_same(values) else values  # type: ignore[assignment]
+    return min(numbers) >= least and max(numbers) <= most
 
 
 def _are_flags(values: Sequence[object]) -> TypeGuard[Sequence[bool]]:
@@ -179,7 +178,7 @@ def _are_flags(values: Sequence[object]) -> TypeGuard[Sequence[bool]]:
 def _are_texts(values: Sequence[object]) -> TypeGuard[Sequence[str | None]]:
     """Whether each is a reason or a requester, or ``None``. Nearly all are the same."""
     try:
-        different = set(values)
+        different = set(values[:1] if is_same(values) else values)
     except TypeError:  # a list or an object
         return False
     return all(value is None or is_text(value, least=0, most=TEXT_LIMIT, without=UNSTORABLE) for value in different)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from stem_kombu.row_block import is_same
+
 #: A worker that is told more different texts keeps no more of them.
 _MOST_TEXTS = 1 << 24
 
@@ -22,7 +24,9 @@ class Texts:
         return self._texts[number]
 
     def add_all(self, texts: Sequence[str | None]) -> list[int]:
-        """As :meth:`add` for each of the texts, most of which are the same."""
+        """As :meth:`add` for each of at least one text, most of which are the same."""
+        if is_same(texts):
+            return [self.add(texts[0], len(texts))] * len(texts)
         numbers = {text: self.add(text, uses) for text, uses in Counter(texts).items()}
         return [numbers[text] for text in texts]
 

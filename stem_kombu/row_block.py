@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import or_
 from typing import NamedTuple
 
 #: The expiry of a row that never expires: later than any time.
@@ -28,19 +29,49 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Rows to add, by column, all of the same length."""
+    """At least one row to add, by column, all of the same length."""
 
     task_ids: Sequence[str]
-    versions: Sequence[int]
-    issued_us: Sequence[int]
-    expires_us: Sequence[int]
-    flags: Sequence[int]
-    requesters: Sequence[int]
+    versions: array[int]
+    issued_us: array[int]
+    expires_us: array[int]
+    flags: array[int]
+    requesters: array[int]
+    #: No row expires sooner.
+    due: int
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> Columns:
-        """The columns of at least one row."""
-        return cls(*zip(*rows, strict=True))
+    def of(
+        cls,
+        task_ids: Sequence[str],
+        versions: Sequence[int],
+        issued_us: Sequence[int],
+        expires_us: Sequence[int],
+        flags: Sequence[int],
+        requesters: Sequence[int],
+    ) -> Columns:
+        return cls(
+            task_ids,
+            array("q", versions),
+            _packed("q", issued_us),
+            _packed("q", expires_us),
+            _packed("I", flags),
+            _packed("I", requesters),
+            min(expires_us),
+        )
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Row]) -> Columns:
+        return cls.of(*zip(*rows, strict=True))
+
+
+def is_same(values: Sequence[object]) -> bool:
+    """Whether all of the values are equal: of a batch most columns are."""
+    return values.count(values[0]) == len(values)
+
+
+def _packed(kind: str, values: Sequence[int]) -> array[int]:
+    return array(kind, values[:1]) * len(values) if is_same(values) else array(kind, values)
 
 
 class Block:
@@ -59,14 +90,14 @@ class Block:
 
     def extend(self, columns: Columns, keys: bytes, named: Sequence[int], start: int, stop: int) -> None:
         self.keys += keys[start * KEY : stop * KEY]
-        self.versions.extend(columns.versions[start:stop])
-        self.issued_us.extend(columns.issued_us[start:stop])
-        self.expires_us.extend(columns.expires_us[start:stop])
+        self.versions += columns.versions[start:stop]
+        self.issued_us += columns.issued_us[start:stop]
+        self.expires_us += columns.expires_us[start:stop]
         flags = columns.flags[start:stop]
-        self.flags.extend([a | b for a, b in zip(flags, named[start:stop], strict=True)] if named else flags)
-        self.requesters.extend(columns.requesters[start:stop])
+        self.flags += array("I", map(or_, flags, named[start:stop])) if named else flags
+        self.requesters += columns.requesters[start:stop]
         self.live += stop - start
-        self.due = min(self.due, min(columns.expires_us[start:stop]))
+        self.due = min(self.due, columns.due)
 
     def copy(self, block: Block, place: int) -> None:
         """Add a row of another block."""

@@ -20,6 +20,7 @@ from stem_kombu.errors import StoreError
 from stem_kombu.revocation import Revocation, RevocationDraft, checked_task_id
 from stem_kombu.revocation_page import page_of
 from stem_kombu.stores import redis as redis_store
+from stem_kombu.stores import redis_pages
 from stem_kombu.stores import sqlite as sqlite_store
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.file import FileRevokeStore
@@ -127,28 +128,30 @@ class _At:
 
 
 def redis_row(data: bytes) -> None:
-    """A page of the script, task ids and records in a line each; each record is what another program put into the hash."""
-    ids, _, records = data.partition(b"\n")
-    parsed = asked((TypeError, ValueError, RecursionError), redis_store.parsed_page, ids, records)
-    page = page_of(NAMESPACE, redis_store.columns_of(*parsed))
-    found = [asked(redis_store.UNREADABLE, redis_store.record_of, NAMESPACE, *one) for one in zip(*parsed, strict=True)]
+    """A page of the script, its four lists in a line each; each record is what another program put into the hash."""
+    lines = [*data.split(b"\n"), b"", b"", b""][:4]
+    parsed = asked((TypeError, ValueError, RecursionError), redis_pages.parsed, *lines)
+    page = page_of(NAMESPACE, parsed.columns())
+    each = zip(parsed.task_ids, parsed.records(), strict=True)
+    found = [asked(redis_store.UNREADABLE, redis_store.record_of, NAMESPACE, *one) for one in each]
     for record in found:
         sound(record)
     holds(page is None or list(page) == found, "a page by columns is another than its records", page, found)
 
 
 def redis_row_seeds() -> Iterator[bytes]:
-    fields = {
-        "version": 1_769_860_800_000_001, "issued_us": epoch_us(NOW), "terminate": True, "reason": "why",
-        "requested_by": None, "expires_us": epoch_us(NOW + timedelta(days=7)),
+    version, rest = 1_769_860_800_000_001, {
+        "issued_us": epoch_us(NOW), "terminate": True, "reason": "why", "requested_by": None,
+        "expires_us": epoch_us(NOW + timedelta(days=7)),
     }  # fmt: skip
-    for *records, ids in (
-        (fields, ["t-1"]),
-        ({**fields, "proofs": ["proof-1", "proof-2"]}, ["t-1"]),
-        (fields, {**fields, "version": 2, "expires_us": None}, ["t-1", "t-2"]),
-        ([],),
+    for page in (
+        (["t-1"], [version], [rest], [1]),
+        (["t-1"], [version], [{**rest, "proofs": ["proof-1", "proof-2"]}], [1]),
+        (["t-1"], [None], [{**rest, "version": version}], [1]),
+        (["t-1", "t-2", "t-3"], [version, version + 1, version + 2], [rest, {**rest, "expires_us": None}], [2, 1]),
+        ([], [], [], []),
     ):
-        yield b"\n".join((json.dumps(ids).encode(), json.dumps(records).encode()))
+        yield b"\n".join(json.dumps(each).encode() for each in page)
 
 
 def sqlite_row(data: bytes) -> None:

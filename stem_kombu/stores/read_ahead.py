@@ -1,13 +1,19 @@
-"""Reading a page ahead: while a caller takes in what it has, the server finds what comes next."""
+"""Reading pages ahead: while a caller takes in what it has, the server finds what comes next."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from threading import Semaphore
 from typing import TypeVar
 
 Place = TypeVar("Place")
 Page = TypeVar("Page")
+
+#: Pages that are read and not yet asked for. With one, the reader would ask the server for the next only when the caller has
+#: taken that one, and the interpreter is then the caller's: the server would have nothing to do meanwhile.
+_AHEAD = 2
 
 
 def pages_from(
@@ -15,9 +21,8 @@ def pages_from(
 ) -> Iterator[Page]:
     """Every page: the one that ``read`` finds at a place, then the one at the place ``following`` it, until there is none.
 
-    From the third page on another thread reads the next one meanwhile, as only a stream that is long is worth a thread. At most
-    one page is read that is not asked for, and no thread is left when the stream ends or is closed. What ``read`` raises is
-    raised here.
+    From the third page on another thread reads, as only a stream that is long is worth a thread. At most two pages are read that
+    are not asked for, and no thread is left when the stream ends or is closed. What ``read`` raises is raised here.
     """
     page = read(place)
     after = following(page)
@@ -26,10 +31,32 @@ def pages_from(
         return
     page = read(after)
     after = following(page)
+    if after is None:
+        yield page
+        return
+    room, found = Semaphore(_AHEAD), SimpleQueue[Page | None]()
+    is_over = False
+
+    def read_on(place: Place | None) -> None:
+        try:
+            while place is not None:
+                room.acquire()
+                if is_over:
+                    return
+                page = read(place)
+                place = following(page)
+                found.put(page)
+        finally:
+            found.put(None)
+
     with ThreadPoolExecutor(1, "stem-read-ahead") as reader:
-        while after is not None:
-            coming = reader.submit(read, after)
+        reading = reader.submit(read_on, after)
+        try:
             yield page
-            page = coming.result()
-            after = following(page)
-    yield page
+            while (coming := found.get()) is not None:
+                room.release()
+                yield coming
+            reading.result()
+        finally:
+            is_over = True
+            room.release()

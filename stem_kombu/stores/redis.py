@@ -6,18 +6,16 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import chain
-from operator import itemgetter
 from typing import Any
 
 from stem_kombu.clock import from_epoch_us
 from stem_kombu.drivers import redis_conditions
 from stem_kombu.drivers.redis import RedisDatabase, RedisScript
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError
-from stem_kombu.fields import FieldError, items, mapping
+from stem_kombu.fields import items, mapping
 from stem_kombu.revocation import Revocation, as_flag
 from stem_kombu.revocation_page import live, page_of
 from stem_kombu.settings import TlsSettings
@@ -26,11 +24,10 @@ from stem_kombu.stores.base import Glance
 from stem_kombu.stores.keeping import RecordKeepingStore
 from stem_kombu.stores.read_ahead import pages_from
 from stem_kombu.stores.records import Change, Changed, checked
+from stem_kombu.stores.redis_pages import PAGE, Answer, following, parsed
 
 logger = logging.getLogger(__name__)
 
-#: Records per read or delete: the server is busy for a few milliseconds at a time.
-_PAGE = 1000
 #: Longest batch. A script can't be interrupted, and this one keeps the server busy for about a second.
 _LONGEST_BATCH = 50_000
 #: How often indexes are made anew for one operation: another program may go on deleting keys.
@@ -38,22 +35,6 @@ _REBUILDS = 3
 #: How stem-kombu 0.1.0 stored a flag that Flower sent as null: as Lua shows it, which is no JSON.
 _NULL_FLAG = re.compile(rb'"terminate":userdata: [^,]*')
 _LOST = "the record was lost, and made again from the index"
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What the server answers for a page that begins at ``start``: its now, records, the version of the last, and both lists."""
-
-    start: str
-    now_us: int
-    count: int
-    last: int
-    task_ids: bytes
-    records: bytes
-
-
-def _following(answer: _Answer) -> str | None:
-    return None if answer.count < _PAGE else f"({answer.last}"
 
 
 class RedisRevokeStore(RecordKeepingStore):
@@ -97,12 +78,8 @@ class RedisRevokeStore(RecordKeepingStore):
         if version is None or version <= 0:
             self.quarantine.forget([namespace])
             start = "-inf"
-        for answer in pages_from(start, partial(self._answer, namespace), _following):
-            now, task_ids, records = self._parsed(namespace, answer)
-            page: Sequence[Revocation] | None = page_of(namespace, columns_of(task_ids, records))
-            if page is None:
-                found = (self._readable(namespace, *one) for one in zip(task_ids, records, strict=True))
-                page = [record for record in found if record is not None]
+        for answer in pages_from(start, partial(self._answer, namespace), following):
+            now, page = self._page(namespace, answer)
             if page := page if version is not None else live(page, now):
                 yield page
 
@@ -131,7 +108,7 @@ class RedisRevokeStore(RecordKeepingStore):
         while True:
             looked: int
             count: int
-            looked, count = self._evaluate(redis_scripts.PRUNE, namespace, [_PAGE, int(grace * 1_000_000)])
+            looked, count = self._evaluate(redis_scripts.PRUNE, namespace, [PAGE, int(grace * 1_000_000)])
             pruned += count
             if not looked:
                 return pruned
@@ -191,13 +168,13 @@ class RedisRevokeStore(RecordKeepingStore):
         cursor: int | None = None
         while cursor != 0:
             after, ids = self._scan(scan, key, cursor or 0)
-            for start in range(0, len(ids), _PAGE) if cursor is not None else range(0, max(1, len(ids)), _PAGE):
-                yield ids[start : start + _PAGE]
+            for start in range(0, len(ids), PAGE) if cursor is not None else range(0, max(1, len(ids)), PAGE):
+                yield ids[start : start + PAGE]
             cursor = after
 
     def _scan(self, scan: str, key: str, cursor: int) -> tuple[int, list[bytes]]:
         try:
-            after, found = self._database.command(scan, self._database.key(key), cursor, None, _PAGE)
+            after, found = self._database.command(scan, self._database.key(key), cursor, None, PAGE)
         except StoreError as error:
             if "WRONGTYPE" in error.message and scan == "zscan":
                 return 0, []  # no index: it is made anew
@@ -219,18 +196,26 @@ class RedisRevokeStore(RecordKeepingStore):
     def close(self) -> None:
         self._database.close()
 
-    def _answer(self, namespace: str, start: str) -> _Answer:
-        now_us, count, last, task_ids, records = self._evaluate(redis_scripts.PAGE, namespace, [start, _PAGE, 0])
-        return _Answer(start, int(now_us), count, int(last), task_ids, records)
+    def _answer(self, namespace: str, start: str) -> Answer:
+        now_us, count, last, *lists = self._evaluate(redis_scripts.PAGE, namespace, [start, PAGE, 0])
+        return Answer(start, int(now_us), count, int(last), *lists)
 
-    def _parsed(self, namespace: str, answer: _Answer) -> tuple[datetime, Sequence[str], Sequence[object]]:
-        """The server's now, and of each record its task id and its fields, parsed or as text."""
+    def _page(self, namespace: str, answer: Answer) -> tuple[datetime, Sequence[Revocation]]:
+        """The server's now, and the records that can be read."""
+        now_us = answer.now_us
+        task_ids: Sequence[str]
+        records: Sequence[object]
         try:
-            return from_epoch_us(answer.now_us), *parsed_page(answer.task_ids, answer.records)
+            found = parsed(answer.task_ids, answer.versions, answer.rests, answer.counts)
         except (TypeError, ValueError, RecursionError):  # a record in it is no JSON: one by one
-            now_us, *flat = self._evaluate(redis_scripts.PAGE, namespace, [answer.start, _PAGE, 1])
-            task_ids = [task_id.decode(errors="replace") for task_id in flat[::3]]
-            return from_epoch_us(int(now_us)), task_ids, flat[2::3]
+            said, *flat = self._evaluate(redis_scripts.PAGE, namespace, [answer.start, PAGE, 1])
+            now_us, task_ids, records = int(said), [one.decode(errors="replace") for one in flat[::2]], flat[1::2]
+        else:
+            if (page := page_of(namespace, found.columns())) is not None:
+                return from_epoch_us(now_us), page
+            task_ids, records = found.task_ids, found.records()
+        readable = (self._readable(namespace, *one) for one in zip(task_ids, records, strict=True))
+        return from_epoch_us(now_us), [record for record in readable if record is not None]
 
     def _evaluate(
         self,
@@ -273,10 +258,6 @@ class RedisRevokeStore(RecordKeepingStore):
             return None
 
 
-#: The fields of a record without proofs, in the order in which :func:`page_of` takes them.
-_FIELDS = 6
-_FIELDS_OF = itemgetter("version", "issued_us", "terminate", "reason", "requested_by", "expires_us")
-
 #: What reading something that is no record can raise.
 UNREADABLE = (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError)
 
@@ -295,26 +276,6 @@ def record_of(namespace: str, task_id: str, parsed: object) -> Revocation:
         expires_at=None if expires_us is None else from_epoch_us(expires_us),
         proofs=items(fields.get("proofs", []), "proofs"),
     )
-
-
-def parsed_page(task_ids: bytes, records: bytes) -> tuple[list[str], list[object]]:
-    """Task ids and records of a page; raises ``TypeError`` or ``ValueError`` for another shape."""
-    ids, found = items(json.loads(task_ids), "task ids", most=_PAGE), items(json.loads(records), "records", most=_PAGE)
-    named = [task_id for task_id in ids if isinstance(task_id, str)]
-    if not len(named) == len(ids) == len(found):
-        raise FieldError(f"{len(named)} of {len(ids)} task ids for {len(found)} records")
-    return named, found
-
-
-def columns_of(task_ids: Sequence[str], records: Sequence[object]) -> Sequence[Sequence[object]]:
-    """The columns of records that are all without proofs; none where one is not, or is no record."""
-    found = [record for record in records if isinstance(record, dict) and len(record) == _FIELDS]
-    if len(found) < len(records):
-        return ()
-    try:
-        return [task_ids, *zip(*map(_FIELDS_OF, found), strict=True)] if found else ()
-    except KeyError:
-        return ()
 
 
 def keys_of(namespace: str) -> list[str]:

@@ -70,30 +70,37 @@ end
 """
 
 #: ARGV: where to begin as ZRANGEBYSCORE's minimum, limit, and 1 to answer one by one. Answers now, how many records, the version
-#: of the last one, and a page as two JSON lists: of task ids and of records. Two strings, because redis-py needs longer to read
-#: a thousand small ones than Redis needs to find them. One by one it is now, task id, version, record, task id …: for a page in
-#: which a record is no JSON.
+#: of the last one, and a page as four JSON lists: task ids, versions, what stands behind the version in a record, and how many
+#: that follow each other have the same there: a batch has. Few strings, because redis-py needs longer to read a thousand small
+#: ones than Redis needs to find them. A record that does not begin with its version has null for it, and comes whole. One by one
+#: it is now, task id, record, task id …: for a page in which a record is no JSON.
 PAGE = RedisScript(
     PRELUDE
     + """
 if not fits() then return redis.error_reply('REBUILD') end
-local found = redis.call('ZRANGEBYSCORE', KEYS[2], ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[2])
-if #found == 0 then return {whole(now), 0, '0', '[]', '[]'} end
-local ids = {}
-for place = 1, #found, 2 do ids[#ids + 1] = found[place] end
+local ids = redis.call('ZRANGEBYSCORE', KEYS[2], ARGV[1], '+inf', 'LIMIT', 0, ARGV[2])
+if #ids == 0 then return {whole(now), 0, '0', '[]', '[]', '[]', '[]'} end
 local values = redis.call('HMGET', KEYS[1], unpack(ids))
 if ARGV[3] == '1' then
   local answer = {whole(now)}
-  for place, id in ipairs(ids) do
-    answer[#answer + 1], answer[#answer + 2] = id, whole(tonumber(found[2 * place]))
-    answer[#answer + 1] = values[place] or 'null'
-  end
+  for place, id in ipairs(ids) do answer[2 * place], answer[2 * place + 1] = id, values[place] or 'null' end
   return answer
 end
-for place = 1, #ids do
-  if not values[place] then values[place] = 'null' end
+local find, sub = string.find, string.sub
+local versions, rests, counts, last, many = {}, {}, {}, nil, 0
+for place, text in ipairs(values) do
+  text = text or 'null'
+  local _, comma = find(text, '^{"version":%d+,')
+  versions[place] = comma and sub(text, 12, comma - 1) or 'null'
+  if not (comma and last and #text == comma + #last and find(text, last, comma + 1, true)) then
+    last, many = comma and sub(text, comma + 1), many + 1
+    rests[many], counts[many] = comma and '{' .. last or text, 0
+  end
+  counts[many] = counts[many] + 1
 end
-return {whole(now), #ids, whole(tonumber(found[#found])), cjson.encode(ids), '[' .. table.concat(values, ',') .. ']'}
+local version = whole(tonumber(redis.call('ZSCORE', KEYS[2], ids[#ids])))
+local function listed(values) return '[' .. table.concat(values, ',') .. ']' end
+return {whole(now), #ids, version, cjson.encode(ids), listed(versions), listed(rests), listed(counts)}
 """
 )
 

@@ -40,10 +40,12 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = Schema.of(
     (
+        # With row ids, so that rows lie in the order of their versions: they are read in it, and by their random ids each would
+        # be a page of the file for itself. Files of stem-kombu 0.1.0 have them so, and are read and written as they are.
         """CREATE TABLE IF NOT EXISTS stem_revocations (
             namespace TEXT NOT NULL, task_id TEXT NOT NULL, version INTEGER NOT NULL, issued_us INTEGER NOT NULL,
             terminate INTEGER NOT NULL, reason TEXT, requested_by TEXT, expires_us INTEGER,
-            PRIMARY KEY (namespace, task_id)) WITHOUT ROWID""",
+            PRIMARY KEY (namespace, task_id))""",
         "CREATE UNIQUE INDEX IF NOT EXISTS stem_revocations_version ON stem_revocations (namespace, version)",
         """CREATE INDEX IF NOT EXISTS stem_revocations_expiry ON stem_revocations (namespace, expires_us)
             WHERE expires_us IS NOT NULL""",

@@ -11,7 +11,7 @@ from stem_kombu.revocation_page import RevocationPage, page_of
 
 COLUMNS = "task_id, version, issued_us, terminate, reason, requested_by, expires_us, proofs"
 #: Rows of a page: the connection is free for other threads between two pages.
-PAGE = 2000
+PAGE = 4000
 _HERE = f"FROM stem_revocations WHERE namespace = ? AND version > ? ORDER BY version LIMIT {PAGE}"
 _ROWS = f"SELECT {COLUMNS} {_HERE}"
 _LISTED = ", ".join(f"json_group_array({name})" for name in COLUMNS.split(", "))

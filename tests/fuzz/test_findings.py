@@ -30,6 +30,7 @@ from stem_kombu.messages.decoding import decode_delivery
 from stem_kombu.messages.decompression import TooMuch, limit_decompression, unpacked
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.stores import redis as redis_store
+from stem_kombu.stores import redis_pages
 from stem_kombu.stores import sqlite as sqlite_store
 from stem_kombu.stores.batch import proofs_of
 from stem_kombu.stores.file import FileRevokeStore
@@ -153,9 +154,9 @@ def test_a_page_of_redis_that_is_none_holds_no_record(task_ids: str, records: st
 
 
 def _records_of(task_ids: str, records: str) -> list[Revocation]:
-    parsed = redis_store.parsed_page(task_ids.encode(), records.encode())
-    assert not redis_store.columns_of(*parsed)
-    return [redis_store.record_of("stem", *one) for one in zip(*parsed, strict=True)]
+    page = redis_pages.parsed(task_ids.encode(), b"[null]", records.encode(), b"[1]")
+    assert not page.columns()
+    return [redis_store.record_of("stem", *one) for one in zip(page.task_ids, page.records(), strict=True)]
 
 
 @pytest.mark.parametrize(

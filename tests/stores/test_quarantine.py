@@ -177,9 +177,11 @@ def test_g37_a_spoiled_index_of_sqlite_is_made_again(
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         (root,) = other.execute("SELECT rootpage FROM sqlite_master WHERE name = 'stem_revocations_version'").fetchone()
     content = bytearray(path.read_bytes())
-    place = content.index(b"task-17", (root - 1) * 4096)
+    place = (root - 1) * 4096
+    for _ in range(17):
+        place = content.index(NS.encode(), place + 1)
     assert place < root * 4096
-    content[place : place + 4] = b"gone"
+    content[place : place + len(NS)] = b"x" * len(NS)
     path.write_bytes(content)
 
     assert read(SqliteRevokeStore(path)) == records

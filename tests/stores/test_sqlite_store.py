@@ -47,6 +47,16 @@ def test_g1_a_commit_reaches_the_disk(store: SqliteRevokeStore) -> None:
     assert settings == ("wal", 2)  # 2 is FULL: in WAL mode, NORMAL may lose the last commits when the power fails
 
 
+def test_rows_lie_in_the_order_in_which_they_are_read(store: SqliteRevokeStore) -> None:
+    """By their random ids each would be on a page of its own, and a worker reads a million of them before it consumes."""
+    for first in range(0, 300, 100):
+        store.save(NS, [Draft(f"{7919 * number % 1009:04}") for number in range(first, first + 100)])
+
+    versions = store._database.rows("SELECT version FROM stem_revocations NOT INDEXED ORDER BY rowid")
+
+    assert versions == [(record.version,) for record in store.since(NS, 0)]
+
+
 def test_a_file_that_is_no_database_is_told_and_left_as_it_is(store: SqliteRevokeStore, path: Path) -> None:
     path.write_text("hello, world\n" * 100)
 

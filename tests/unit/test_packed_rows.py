@@ -34,7 +34,7 @@ def row(task_id: str, version: int, expires_us: int = NEVER) -> Row:
 
 
 def add(rows: PackedRows, *added: Row) -> list[tuple[int, int]]:
-    return rows.extend(Columns.of(added))
+    return rows.extend(Columns.of_rows(added))
 
 
 def test_each_spelling_of_an_id_is_another_id() -> None:
@@ -71,7 +71,7 @@ class Model:
             if (earlier := self.held.pop(one.task_id, None)) is not None:
                 replaced.append((earlier.flags, earlier.requester))
             self.held[one.task_id] = one
-        assert sorted(self.rows.extend(Columns.of(added))) == sorted(replaced)
+        assert sorted(self.rows.extend(Columns.of_rows(added))) == sorted(replaced)
 
     def remove(self, task_id: str) -> None:
         assert self.rows.remove(task_id) == self.held.pop(task_id, None)

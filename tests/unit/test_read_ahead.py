@@ -1,4 +1,4 @@
-"""Pages that are read one ahead."""
+"""Pages that are read ahead."""
 
 from __future__ import annotations
 
@@ -36,26 +36,33 @@ def test_every_page_comes_once_and_in_order() -> None:
         assert [number for number, _ in book.read] == list(range(count))
 
 
-def test_the_third_page_is_read_while_the_second_is_taken_in() -> None:
-    book = Book(4)
+def test_two_pages_are_read_while_the_second_is_taken_in_and_no_third() -> None:
+    """The reader asks for the second of them by itself: it needs nothing of the caller, who keeps the interpreter busy."""
+    book = Book(6)
     pages = pages_from(0, book.page, book.following)
 
     assert next(pages) == 0
     assert len(book.read) == 1
     assert next(pages) == 1
     assert book.opened[2].wait(30)
-    assert book.read[2][1].startswith("stem-read-ahead")
-    assert not book.opened[3].is_set()
+    assert book.opened[3].wait(30)
+    assert all(thread.startswith("stem-read-ahead") for _, thread in book.read[2:])
+    assert not book.opened[4].is_set()
+    assert next(pages) == 2
+    assert book.opened[4].wait(30)
+    assert not book.opened[5].is_set()
+    pages.close()  # type: ignore[attr-defined]
 
 
 def test_a_stream_that_is_closed_leaves_no_thread_and_reads_no_more() -> None:
     book = Book(9)
     pages = pages_from(0, book.page, book.following)
     next(pages), next(pages)
+    assert book.opened[3].wait(30)
 
     pages.close()  # type: ignore[attr-defined]
 
-    assert [number for number, _ in book.read] == [0, 1, 2]
+    assert [number for number, _ in book.read] == [0, 1, 2, 3]
     assert not [one for one in threading.enumerate() if one.name.startswith("stem-read-ahead")]
 
 
