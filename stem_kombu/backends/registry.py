@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stem_kombu.backends.base import Backend, Roster
-from stem_kombu.backends.failed import FailedMessages, MemoryFailedMessages
 from stem_kombu.backends.stored import RESULT_TTL
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import EMBEDDED, TlsSettings
 from stem_kombu.urls import POSTGRES_SCHEMES, REDIS_SCHEMES, file_path, scheme_of, sqlite_path
 from stem_kombu.volatile import NO_STORE
+
+if TYPE_CHECKING:
+    from stem_kombu.backends.failed import FailedMessages
 
 _ACCEPTED = "redis://, rediss://, redis+sentinel://, postgres://, postgresql://, sqlite:///path or memory://"
 
@@ -72,6 +75,8 @@ def open_failed_messages(url: str, *, name: str = "URL", tls: TlsSettings | None
 
         return SqliteFailedMessages(sqlite_path(url, name=name), create_folder=name == EMBEDDED)
     if scheme == "memory":
+        from stem_kombu.backends.failed import MemoryFailedMessages
+
         return MemoryFailedMessages(url.partition("://")[2].strip("/"))
     raise _refusal(url, name, "messages of failed tasks", "no result backend")
 

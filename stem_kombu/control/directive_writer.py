@@ -19,7 +19,6 @@ from stem_kombu.control.verification import Verifier
 from stem_kombu.directive import PLACE, Directive, DirectiveDraft, Key, latest, record_key
 from stem_kombu.errors import ConfigurationError, RecordConflict
 from stem_kombu.fields import FieldError
-from stem_kombu.signing.directive_proofs import proof_of
 from stem_kombu.signing.keyring import Scope
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.records import Change, ControlRecord, RecordDraft
@@ -128,6 +127,8 @@ class DirectiveWriter:
         body, keyring = directive.body(), self._verifier.keyring
         expires_at = now + CLEARED_FOR if draft.cleared else draft.expires_at
         if keyring is not None:
+            from stem_kombu.signing.directive_proofs import proof_of
+
             body["proof"] = proof_of(body, keyring, namespace=self._namespace, expires_at=expires_at, after=revision)
         return RecordDraft(PLACE, record_key(draft.key), body, expires_at=expires_at, replaces=draft.replaces)
 

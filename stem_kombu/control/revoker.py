@@ -21,7 +21,6 @@ from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.rule import Rule
 from stem_kombu.signing import ladders
 from stem_kombu.signing.keyring import Keyring, Scope
-from stem_kombu.signing.proofs import proof_of_end, signed_drafts
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.records import ENDED_BEFORE, Change, Removal
 
@@ -129,6 +128,8 @@ class Revoker:
         """The drafts, signed where there are keys, each with the ladder and bound."""
         namespace, keyring = self._namespace, self._verifier.keyring
         if keyring is not None:
+            from stem_kombu.signing.proofs import signed_drafts
+
             drafts = signed_drafts(drafts, keyring, namespace=namespace, now=self._store.now(), bound=bound)
         elif bound is not None:
             drafts = _bounded(drafts, bound, self._store.now())
@@ -138,6 +139,8 @@ class Revoker:
 
 
 def _signed(removals: Sequence[Removal], keyring: Keyring, namespace: str, now: datetime) -> list[Removal]:
+    from stem_kombu.signing.proofs import proof_of_end
+
     found = []
     for one in removals:
         texts = (one.reason, one.requested_by)

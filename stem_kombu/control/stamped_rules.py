@@ -18,7 +18,6 @@ from stem_kombu.control.verification import Verifier
 from stem_kombu.errors import ConfigurationError, RecordConflict
 from stem_kombu.rule import LIFE, MOST_LIVE, PLACE, Rule
 from stem_kombu.selector import Selector, header_text
-from stem_kombu.signing.rule_proofs import signed_rule
 from stem_kombu.stores.base import RevokeStore
 
 #: Of the keys of such rules: all that store the same stamp mean the same record.
@@ -80,7 +79,10 @@ def _saved(draft: StampDraft, revoker: Revoker, store: RevokeStore, namespace: s
             namespace, draft.key, 0, now, ends, draft.selector, ends, draft.terminate, True, draft.reason,
             draft.requested_by, {}, chance.uuid4().hex,
         )  # fmt: skip
-        rule = rule if verifier.keyring is None else signed_rule(rule, verifier.keyring)
+        if verifier.keyring is not None:
+            from stem_kombu.signing.rule_proofs import signed_rule
+
+            rule = signed_rule(rule, verifier.keyring)
         target = {"selector": rule.selector.to_record(), "terminate": rule.terminate, "rule": rule.key}
         note = audit.Note("revoke", target, rule.requested_by, rule.reason, request_id=rule.request_id)
         try:

@@ -22,7 +22,6 @@ from stem_kombu.errors import BrokerError, StoreCorrupt, StoreError
 from stem_kombu.ladder import is_ladder
 from stem_kombu.revocation import Revocation, proof_key
 from stem_kombu.signing.keyring import Keyring, Untrusted
-from stem_kombu.signing.proofs import holds
 from stem_kombu.stores.base import RevokeStore
 
 if TYPE_CHECKING:
@@ -145,6 +144,8 @@ def check_records(keyring: Keyring | None, records: Iterable[Revocation]) -> Non
                 continue
             if keyring is None:
                 raise _refusal(f"the revocation of task {record.task_id!r} is signed: this fleet has keys", _NO_KEY)
+            from stem_kombu.signing.proofs import holds
+
             own = (proof_key(proof) or ("", ""))[0] == keyring.active.id
             if holds(record, proof, keyring):
                 if own:

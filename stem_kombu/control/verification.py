@@ -1,6 +1,6 @@
 """Verifying commands, revocations and heartbeats by the keys of a process, and counting what it dropped.
 
-Without keys everything is accepted: that is a fleet without signing.
+Without keys everything is accepted: that is a fleet without signing, which does without the modules that prove anything.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Heartbeat
-from stem_kombu.backends.verified_roster import VerifiedRoster, signed_beat, verified_beat
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.protocol.messages import Command
 from stem_kombu.directive import Directive, Key
@@ -21,11 +21,11 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.rule import Rule
 from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.configuration import open_keyring
-from stem_kombu.signing.directive_proofs import proven_after
 from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
-from stem_kombu.signing.proofs import proven
-from stem_kombu.signing.rule_proofs import check_rule
 from stem_kombu.signing.seal import COMMAND, digest_of, signature_of, unsealed
+
+if TYPE_CHECKING:
+    from stem_kombu.backends.verified_roster import VerifiedRoster
 
 
 class Verifier:
@@ -40,7 +40,11 @@ class Verifier:
         self.revocations = DropCounter("revocations", clock, level=level)
         self.directives = DropCounter("directives", clock, level=level)
         self.roster = DropCounter("heartbeats", clock, level=level)
-        self._verified_roster = None if keyring is None else VerifiedRoster(keyring, self.roster.drop)
+        self._verified_roster: VerifiedRoster | None = None
+        if keyring is not None:
+            from stem_kombu.backends.verified_roster import VerifiedRoster
+
+            self._verified_roster = VerifiedRoster(keyring, self.roster.drop)
 
     @classmethod
     def of(
@@ -93,6 +97,8 @@ class Verifier:
         """
         if self.keyring is None:
             return records, ()
+        from stem_kombu.signing.proofs import proven
+
         found, refused = [], []
         for record in records:
             try:
@@ -108,13 +114,15 @@ class Verifier:
         """The directives that keys with the scope ``operate`` signed, and the others. ``held`` tells which version of a key is
         known: what was written before that one, and was put back since, is among the others. A version that is known is left
         out."""
+        if self.keyring is None:
+            return list(directives), []
+        from stem_kombu.signing.directive_proofs import proven_after
+
         found: list[Directive] = []
         refused: list[Directive] = []
         for one in directives:
             known = held(one.key)
-            if self.keyring is None:
-                found.append(one)
-            elif one.version > known:
+            if one.version > known:
                 try:
                     if proven_after(one, self.keyring) < known:
                         raise Untrusted("replayed", f"a directive of version {known} is replaced by an older one")
@@ -130,6 +138,8 @@ class Verifier:
         """Those that a key that may revoke has signed, and the others; without keys all of them."""
         if self.keyring is None:
             return list(rules), []
+        from stem_kombu.signing.rule_proofs import check_rule
+
         proven: list[Rule] = []
         refused: list[Rule] = []
         for rule in rules:
@@ -143,12 +153,18 @@ class Verifier:
 
     def sign(self, beat: Heartbeat, now: datetime) -> Heartbeat:
         """The heartbeat as this worker sends it; ``now`` is the roster's."""
-        return beat if self.keyring is None else signed_beat(beat, self.keyring, now)
+        if self.keyring is None:
+            return beat
+        from stem_kombu.backends.verified_roster import signed_beat
+
+        return signed_beat(beat, self.keyring, now)
 
     def verified(self, beat: Heartbeat, now: datetime) -> Heartbeat | None:
         """The heartbeat with the age that was signed, or ``None`` when it can't be verified. ``now`` is the roster's."""
         if self.keyring is None:
             return beat
+        from stem_kombu.backends.verified_roster import verified_beat
+
         try:
             return verified_beat(beat, self.keyring, beat.namespace, now)
         except Untrusted as error:

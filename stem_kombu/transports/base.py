@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerRefused
 from stem_kombu.transports.control_link import ControlLink
-from stem_kombu.transports.publisher import PublisherConnection
+
+if TYPE_CHECKING:
+    from stem_kombu.transports.publisher import PublisherConnection
 
 #: Seconds between two turns of a consumer that moves messages in bursts, while more are here than the slots take meanwhile.
 GATHER_STOCKED = 0.002

@@ -18,8 +18,8 @@ from stem_kombu.concurrency import threads
 from stem_kombu.directive import QUEUE, TASK, Directive
 from stem_kombu.fields import FieldError
 from stem_kombu.rate import RateLimit
-from stem_kombu.worker.delivery_events import Phase
 from stem_kombu.worker.pace import OWN, Pace, Share, is_elected, is_for_one
+from stem_kombu.worker.phase import Phase
 
 if TYPE_CHECKING:
     from stem_kombu.worker.deliveries import Delivery

@@ -21,8 +21,9 @@ from stem_kombu.outcome import TaskError
 from stem_kombu.signing.keyring import Untrusted
 from stem_kombu.task import Task, TaskMessage, TaskRegistry
 from stem_kombu.transports.names import unreadable_queue_name
-from stem_kombu.worker.delivery_events import Action, Do, Event, Facts, Phase
+from stem_kombu.worker.delivery_events import Action, Do, Event, Facts
 from stem_kombu.worker.lost_workers import lost_with
+from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.task_history import is_over
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
 from stem_kombu.worker.transitions import decide

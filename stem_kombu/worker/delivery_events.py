@@ -1,4 +1,5 @@
-"""The words of :mod:`~stem_kombu.worker.transitions`: phases and events of a delivery, facts, and actions as data."""
+"""The words of :mod:`~stem_kombu.worker.transitions`: events of a delivery, facts, and actions as data. Phases are those of
+:mod:`~stem_kombu.worker.phase`."""
 
 from __future__ import annotations
 
@@ -11,24 +12,8 @@ from stem_kombu.ladder import Ladder
 from stem_kombu.outcome import Outcome, TaskError, TaskRecord
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import TaskMessage, TaskOptions
+from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.settlement import MessageDisposition, Settlement
-
-
-class Phase(str, Enum):
-    """Where a delivery is."""
-
-    ARRIVED = "arrived"  # it has just come, and nothing is decided
-    HELD = "held"  # waits for its eta, or to be looked at again
-    DEFERRED = "deferred"  # waits for a slot of its kind while tasks of another kind are fetched
-    RESERVED = "reserved"  # waits for a slot in its executor
-    RUNNING = "running"
-    STOPPING = "stopping"  # runs, and a stop is requested
-    SETTLING = "settling"  # the handler is out, or never went in; the outcome is being recorded
-    DONE = "done"  # acknowledged, rejected, given back or left: not held any more
-
-    def __init__(self, _: str) -> None:
-        #: Its column; a list is quicker than a mapping, whose keys an enumeration hashes in Python.
-        self.place = len(type(self).__members__)
 
 
 class Event(str, Enum):

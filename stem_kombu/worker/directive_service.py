@@ -14,8 +14,9 @@ from stem_kombu.control.server.worker_view import InForce, Obeyed, Setting
 from stem_kombu.directive import Directive, Kind
 from stem_kombu.logs import LogLevels
 from stem_kombu.worker.active_directives import ActiveDirectives
-from stem_kombu.worker.delivery_events import Event, Phase
+from stem_kombu.worker.delivery_events import Event
 from stem_kombu.worker.limit_service import LimitService
+from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.scaling_service import OwnValues, ScalingService
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
 

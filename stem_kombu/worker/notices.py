@@ -13,7 +13,8 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
 from stem_kombu.task import TaskMessage
 from stem_kombu.worker.deliveries import Delivery
-from stem_kombu.worker.delivery_events import Event, ImpossibleTransition, Phase
+from stem_kombu.worker.delivery_events import Event, ImpossibleTransition
+from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.settlement import Settlement
 from stem_kombu.worker.task_log import TaskLog, released_by
 from stem_kombu.worker.totals import Totals

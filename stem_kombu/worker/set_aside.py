@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.worker.deliveries import Delivery, InFlight
-from stem_kombu.worker.delivery_events import Action, Do, Event, Facts, Phase
+from stem_kombu.worker.delivery_events import Action, Do, Event, Facts
 from stem_kombu.worker.notices import report_fault
 from stem_kombu.worker.ownership import Ownership
+from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.settlement import Settlement, Waiting
 from stem_kombu.worker.transitions import decide
 

@@ -22,10 +22,11 @@ from stem_kombu.rule import Rule
 from stem_kombu.task import Mode, TaskMessage
 from stem_kombu.worker.delayed import DelayedDeliveries, HoldRules
 from stem_kombu.worker.deliveries import Delivery, InFlight
-from stem_kombu.worker.delivery_events import NO_FACTS, Action, Do, Event, Facts, ImpossibleTransition, Phase
+from stem_kombu.worker.delivery_events import NO_FACTS, Action, Do, Event, Facts, ImpossibleTransition
 from stem_kombu.worker.delivery_facts import DeliveryFacts, of_connection_lost
 from stem_kombu.worker.lost_workers import running
 from stem_kombu.worker.notices import TaskNotices, complain, report_fault
+from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.prefetch_policy import Load, PrefetchPolicy
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.settlement import Settlement, refused

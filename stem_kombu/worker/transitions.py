@@ -15,7 +15,8 @@ from dataclasses import replace
 
 from stem_kombu.execution.base import Stop
 from stem_kombu.outcome import Ending, Outcome, TaskError
-from stem_kombu.worker.delivery_events import NO_FACTS, Action, Do, Event, Facts, Phase
+from stem_kombu.worker.delivery_events import NO_FACTS, Action, Do, Event, Facts
+from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.settlement import (
     MessageDisposition,
     Settlement,

@@ -25,9 +25,9 @@ from stem_kombu.slots import SlotView
 from stem_kombu.task import Mode
 from stem_kombu.worker.consumer import Consumer
 from stem_kombu.worker.deliveries import Delivery, InFlight
-from stem_kombu.worker.delivery_events import Phase
 from stem_kombu.worker.directive_service import DirectiveService
 from stem_kombu.worker.lifecycle import Lifecycle, State
+from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.stop_orders import StopOrders
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
 from stem_kombu.worker.totals import Totals

@@ -55,7 +55,8 @@ from stem_kombu.worker import task_history as history
 from stem_kombu.worker import task_lifecycle as lifecycle
 from stem_kombu.worker import worker as stem_worker
 from stem_kombu.worker.deliveries import Delivery
-from stem_kombu.worker.delivery_events import Action, Do, Event, Facts, Phase
+from stem_kombu.worker.delivery_events import Action, Do, Event, Facts
+from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.settlement import MessageDisposition, Settlement
 
 TROUBLE = "trouble"

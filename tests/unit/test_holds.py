@@ -10,7 +10,8 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.task import Mode, Original, Task, TaskMessage, TaskOptions
 from stem_kombu.worker.delayed import DelayedDeliveries, HoldRules
 from stem_kombu.worker.deliveries import Delivery, InFlight
-from stem_kombu.worker.delivery_events import Event, Phase
+from stem_kombu.worker.delivery_events import Event
+from stem_kombu.worker.phase import Phase
 from tests.waiting import eventually
 
 

@@ -10,7 +10,7 @@ from stem_kombu.clock import SYSTEM
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import Task, TaskMessage, TaskOptions
 from stem_kombu.worker.deliveries import Delivery, InFlight
-from stem_kombu.worker.delivery_events import Phase
+from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.prefetch_policy import Load
 
 TASK = Task("tasks.render", lambda ctx: None)

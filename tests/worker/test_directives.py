@@ -13,7 +13,7 @@ from stem_kombu.directive import Directive, Kind
 from stem_kombu.task import TaskMessage
 from stem_kombu.worker.active_limits import ActiveLimits
 from stem_kombu.worker.deliveries import Delivery
-from stem_kombu.worker.delivery_events import Phase
+from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.worker import Worker
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)

@@ -17,9 +17,9 @@ from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.task import Task, TaskMessage
 from stem_kombu.worker.ack_queue import AckQueue
 from stem_kombu.worker.deliveries import Delivery, InFlight
-from stem_kombu.worker.delivery_events import Phase
 from stem_kombu.worker.outcome_places import OutcomePlaces
 from stem_kombu.worker.ownership import Ownership
+from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.settlement import MessageDisposition, Settlement
 

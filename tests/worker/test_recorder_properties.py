@@ -22,9 +22,9 @@ from stem_kombu.transports import outages
 from stem_kombu.worker import record_writer, retry_publisher
 from stem_kombu.worker.ack_queue import AckQueue
 from stem_kombu.worker.deliveries import Delivery, InFlight
-from stem_kombu.worker.delivery_events import Phase
 from stem_kombu.worker.outcome_places import OutcomePlaces
 from stem_kombu.worker.ownership import Ownership
+from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.settlement import RESULT_NOT_STORABLE, MessageDisposition, Settlement
 from tests.waiting import eventually

@@ -15,7 +15,8 @@ from stem_kombu.ladder import Ladder
 from stem_kombu.outcome import EndedBy, EndedHow, Ending, LadderStep, Outcome, TaskError, TaskRecord, TaskState
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import CeleryOrigin, TaskMessage, TaskOptions
-from stem_kombu.worker.delivery_events import Action, Do, Event, Facts, Phase
+from stem_kombu.worker.delivery_events import Action, Do, Event, Facts
+from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.settlement import MessageDisposition, Settlement
 from stem_kombu.worker.transitions import TABLE, decide
 

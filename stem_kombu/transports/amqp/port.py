@@ -6,7 +6,7 @@ What only a worker or one command needs is imported where it is made: a ping is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.transports.amqp.control import AmqpControlLink
@@ -17,7 +17,9 @@ from stem_kombu.transports.connections import connect, release
 from stem_kombu.transports.control_link import ControlLink
 from stem_kombu.transports.generic.port import GenericTransport
 from stem_kombu.transports.internals import AMQP_READS, AMQP_SENDS, missing
-from stem_kombu.transports.publisher import PublisherConnection
+
+if TYPE_CHECKING:
+    from stem_kombu.transports.publisher import PublisherConnection
 
 #: RabbitMQ closes the channel of a consumer that keeps a message for half an hour, unless it is configured otherwise, which it
 #: tells no client. Source: https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout
@@ -72,7 +74,7 @@ class AmqpTransport(GenericTransport):
     def _publisher_of(self, connection: Any, clock: Clock) -> PublisherConnection:
         if self._steps_back(missing(AMQP_SENDS, _inside(connection)), "Kombu waits for each confirm"):
             release(connection)
-            return PublisherConnection(connect(super()._publishing_template()), clock)
+            return super()._publisher_of(connect(super()._publishing_template()), clock)
         if not confirms(self.template):
             from stem_kombu.transports.amqp.unconfirmed import UnconfirmedConnection
 

@@ -1,4 +1,7 @@
-"""The transport of any broker that Kombu has a driver for; the others override what they do better."""
+"""The transport of any broker that Kombu has a driver for; the others override what they do better.
+
+What only consumes or publishes tasks is imported where it is made: a Celery worker does both by Celery.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +24,14 @@ from stem_kombu.transports.base import (
 from stem_kombu.transports.conditions import conditions, forgets_held
 from stem_kombu.transports.connections import CONNECT_TIMEOUT, connect, release
 from stem_kombu.transports.control_link import ControlLink
-from stem_kombu.transports.declaring import declare_all
 from stem_kombu.transports.errors import broker_errors, refusal, shown_url
-from stem_kombu.transports.generic.consumer import GenericConsumer
 from stem_kombu.transports.generic.control import GenericControlLink
 from stem_kombu.transports.internals import warn_once
-from stem_kombu.transports.publisher import PublisherConnection
-from stem_kombu.transports.queue_depths import QueueDepths
-from stem_kombu.transports.queues import forsake
 
 if TYPE_CHECKING:
     from kombu import Connection
+
+    from stem_kombu.transports.publisher import PublisherConnection
 
 #: Drivers of Kombu that forget unacknowledged messages with the process that holds them.
 _FORGET_HELD = frozenset({"zookeeper", "etcd", "consul", "mongodb", "pyro"})
@@ -77,6 +77,8 @@ class GenericTransport:
     def consumer(
         self, queues: Sequence[str], *, clock: Clock = SYSTEM, unreadable: Callable[[Exception], None] | None = None
     ) -> TaskConsumer:
+        from stem_kombu.transports.queues import forsake
+
         connection = self.template.clone()
         try:
             connect(connection, CONNECT_TIMEOUT)
@@ -87,6 +89,8 @@ class GenericTransport:
             raise
 
     def declare(self, declarations: Sequence[Any]) -> None:
+        from stem_kombu.transports.declaring import declare_all
+
         connection = connect(self.template.clone(), CONNECT_TIMEOUT)
         try:
             declare_all(connection, declarations)
@@ -96,6 +100,8 @@ class GenericTransport:
     def _consumer_of(
         self, connection: Any, queues: Sequence[str], clock: Clock, unreadable: Callable[[Exception], None] | None
     ) -> TaskConsumer:
+        from stem_kombu.transports.generic.consumer import GenericConsumer
+
         return GenericConsumer(connection, queues, clock=clock)
 
     def _steps_back(self, lacking: Sequence[str], what: str) -> bool:
@@ -126,12 +132,16 @@ class GenericTransport:
         return connection
 
     def _publisher_of(self, connection: Any, clock: Clock) -> PublisherConnection:
+        from stem_kombu.transports.publisher import PublisherConnection
+
         return PublisherConnection(connection, clock)
 
     def leases(self) -> Leases | None:
         return None
 
     def depths(self) -> Depths:
+        from stem_kombu.transports.queue_depths import QueueDepths
+
         return QueueDepths(self.template, counts=self.capabilities.counts)
 
     def browser(self) -> QueueBrowser | None:

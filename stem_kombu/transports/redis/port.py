@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.drivers.redis_conditions import refuse_cluster
@@ -18,12 +18,12 @@ from stem_kombu.transports.control_link import ControlLink
 from stem_kombu.transports.errors import broker_errors
 from stem_kombu.transports.generic.port import GenericTransport
 from stem_kombu.transports.internals import REDIS_READS, REDIS_SENDS, missing
-from stem_kombu.transports.publisher import PublisherConnection
-from stem_kombu.transports.queue_depths import QueueDepths
-from stem_kombu.transports.queues import forsake
 from stem_kombu.transports.redis.by_kombu import ByKombuLink
 from stem_kombu.transports.redis.control import RedisControlLink
 from stem_kombu.transports.redis.idle import poll_later
+
+if TYPE_CHECKING:
+    from stem_kombu.transports.publisher import PublisherConnection
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class RedisTransport(GenericTransport):
 
     def _publisher_of(self, connection: Any, clock: Clock) -> PublisherConnection:
         if self._steps_back(missing(REDIS_SENDS, _inside(connection)), "Kombu sends message by message"):
-            return PublisherConnection(connection, clock)
+            return super()._publisher_of(connection, clock)
         from stem_kombu.transports.redis.publisher import RedisLine
 
         return RedisLine(connection, clock)
@@ -81,6 +81,8 @@ class RedisTransport(GenericTransport):
         except BrokerError as error:
             logger.debug("whether the broker is a Redis Cluster can't be told: %s", error)
         finally:
+            from stem_kombu.transports.queues import forsake
+
             forsake(connection, keep=True)
 
     def _checked(self, connection: Any, queues: Callable[[], Sequence[str]]) -> list[str]:
@@ -121,6 +123,8 @@ class RedisTransport(GenericTransport):
         return super().purge(queue)
 
     def depths(self) -> Depths:
+        from stem_kombu.transports.queue_depths import QueueDepths
+
         return QueueDepths(self.template, declares=True)
 
     def browser(self) -> QueueBrowser | None:

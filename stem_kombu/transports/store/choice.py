@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BroadcastUnsupported
 from stem_kombu.settings import Settings, TlsSettings
 from stem_kombu.transports.base import Transport
 from stem_kombu.transports.control_link import Addresses, ControlConnection, ControlLink
-from stem_kombu.transports.store.board import ControlBoard
-from stem_kombu.transports.store.control import StoreControlLink
 from stem_kombu.transports.store.registry import can_carry_control, open_control_board
+
+if TYPE_CHECKING:
+    from stem_kombu.transports.store.board import ControlBoard
 
 BROKER, STORE, AUTO = "broker", "store", "auto"
 #: Schemes of URLs that lead to other drivers: those need not be loaded to know it, which takes half a second.
@@ -76,6 +78,8 @@ def store_link(settings: Settings, *, clock: Clock) -> ControlLink:
 
 def link_through(url: str, *, name: str = "URL", tls: TlsSettings | None = None, clock: Clock) -> ControlLink:
     """The control link through the store of that URL, which came from the flag or variable ``name``."""
+    from stem_kombu.transports.store.control import StoreControlLink  # which a broker that carries them does without
+
     make = partial(open_control_board, url, name=name, tls=tls, clock=clock)
 
     def open_board(namespace: str, patience: float) -> ControlBoard:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import EMBEDDED, TlsSettings
-from stem_kombu.transports.store.board import ControlBoard
 from stem_kombu.urls import POSTGRES_SCHEMES, REDIS_SCHEMES, scheme_of, sqlite_path
+
+if TYPE_CHECKING:
+    from stem_kombu.transports.store.board import ControlBoard
 
 
 def can_carry_control(url: str) -> bool:
