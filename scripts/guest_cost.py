@@ -48,6 +48,8 @@ def told(state: Any, **_: Any) -> dict[str, Any]:
         "descriptors": descriptors(),
         "threads": sorted(thread.name for thread in threading.enumerate()),
         "kb": memory(),
+        "kb_in_all": memory_in_all(),
+        "modules": sorted(name for name in sys.modules if name.startswith("stem_kombu")),
     }
 
 
@@ -77,6 +79,13 @@ def memory() -> int:
     """Kilobytes that are this process's alone."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
+
+
+def memory_in_all() -> int:
+    """Kilobytes of this process and its children, with what they share counted once."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    rows = [row for one in ("self", *children) for row in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()]
+    return sum(int(row.split()[1]) for row in rows if row.startswith("Pss_Anon:"))
 
 
 @contextmanager
@@ -129,8 +138,9 @@ def main() -> None:
         "descriptors": len(with_it["descriptors"]) - len(without["descriptors"]),
         "threads": len(with_it["threads"]) - len(without["threads"]),
         "mb": round((with_it["kb"] - without["kb"]) / 1024, 1),
+        "mb_in_all": round((with_it["kb_in_all"] - without["kb_in_all"]) / 1024, 1),
     }
-    print(json.dumps(more) if given.json else f"more with the line: {more}")
+    print(json.dumps(more | {"modules": with_it["modules"]}) if given.json else f"more with the line: {more}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -67,6 +69,8 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
                 raise _told(error) from error
             raise
         guard_all(worker.app, self._agent.parts)
+        if not spawned and _forks(worker):
+            _keep_shared()
         return self
 
     def start(self, worker: Any) -> None:
@@ -114,6 +118,18 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
             self._agent.stop()
         if self._stop_table is not None:
             self._stop_table.close()
+
+
+def _forks(worker: Any) -> bool:
+    prefork = sys.modules.get("celery.concurrency.prefork")
+    return prefork is not None and isinstance(worker.pool, prefork.TaskPool)
+
+
+def _keep_shared() -> None:
+    """Let children go on sharing what they are about to inherit: the collector writes to each object that it looks at, and so
+    gives each child a copy of nearly all of it."""
+    gc.collect()  # what is garbage now is not looked for again
+    gc.freeze()
 
 
 def _told(error: StemError) -> SystemExit:
