@@ -234,7 +234,8 @@ def test_g26_a_worker_that_dies_while_it_is_waited_for_has_lost_its_task(pair: P
     worker = pair.start_worker("--name", "doomed", "--concurrency", "1")
     task = pair.send("shop.render", gate=gate.path, deaf=True)
     gate.wait_reached()
-    process = pair.popen("worker", "revoke", "-t", task, "--terminate", "--wait", "--timeout", ENOUGH, "--json")
+    # (For half of the timeout it is waited for, if it dies before it answers.)
+    process = pair.popen("worker", "revoke", "-t", task, "--terminate", "--wait", "--timeout", "30s", "--json")
     eventually(lambda: task in _revoked(pair), 60)
 
     worker.signal(signal.SIGKILL)
