@@ -64,9 +64,8 @@ class TaskLifecycle:
         self.starts = starts
         self.executor = executor(self)
         self.holds = DelayedDeliveries(self, rules, recorder.acks.wake, facts.clock)
-        self.leases: Leases[Delivery] = Leases(
-            facts.ownership.leasing, inflight, lost=self._lease_lost, clock=facts.clock
-        )
+        leasing, clock = facts.ownership.leasing, facts.clock
+        self.leases: Leases[Delivery] = Leases(leasing, inflight, lost=self._lease_lost, clock=clock)
 
     # -- what happens to a delivery -----------------------------------------------------------------------------------
 
