@@ -69,7 +69,7 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
                 raise _told(error) from error
             raise
         guard_all(worker.app, self._agent.parts)
-        if not spawned and _forks(worker):
+        if not spawned and _forks(worker.pool):
             _keep_shared()
         return self
 
@@ -120,9 +120,9 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
             self._stop_table.close()
 
 
-def _forks(worker: Any) -> bool:
+def _forks(pool: object) -> bool:
     prefork = sys.modules.get("celery.concurrency.prefork")
-    return prefork is not None and isinstance(worker.pool, prefork.TaskPool)
+    return prefork is not None and isinstance(pool, prefork.TaskPool)
 
 
 def _keep_shared() -> None:

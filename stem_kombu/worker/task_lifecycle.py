@@ -33,8 +33,7 @@ from stem_kombu.worker.settlement import Settlement, refused
 from stem_kombu.worker.start_log import StartLog
 from stem_kombu.worker.transitions import decide
 
-#: Phases in which a delivery lies with :class:`DelayedDeliveries`.
-_LIES = (Phase.HELD, Phase.DEFERRED)
+_LIES = (Phase.HELD, Phase.DEFERRED)  # with DelayedDeliveries
 #: Events before which :class:`DelayedDeliveries` has let go of the delivery, or after which it need not.
 _LET_GO = (Event.DUE, Event.HELD_LONGEST, Event.SLOT_FREE, Event.CONNECTION_LOST)
 
