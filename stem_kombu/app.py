@@ -219,14 +219,15 @@ class Stem(Configured, Definitions):
     def _record_queued(self, messages: Sequence[TaskMessage]) -> None:
         """After the broker has the messages, so that no state claims what was never sent; a late write is refused by the
         backend's rule when a worker was quicker. A backend that is down doesn't unsend a task: it is logged."""
-        if self.backend is None or not messages:
+        backend = self.backend
+        if backend is None or not messages:
             return
         records = [
             TaskRecord(m.task_id, m.name, TaskState.QUEUED, m.attempt, m.queue, enqueued_at=m.enqueued_at)
             for m in messages
         ]
         try:
-            self.backend.record(records)
+            backend.record(records)
         except StoreError as error:
             import logging
 

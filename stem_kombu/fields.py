@@ -11,7 +11,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from datetime import datetime, timezone
 from typing import Concatenate, NoReturn, ParamSpec, TypeGuard, TypeVar
 
@@ -93,14 +93,18 @@ def mapping(value: object, name: str, *, most: int = UNLIMITED) -> dict[str, obj
     """The JSON object, of at most ``most`` members."""
     if not isinstance(value, dict):
         raise FieldError(f"{name} is {type(value).__name__}, not an object")
-    return _bounded(value, name, most)
+    if len(value) > most:
+        raise _too_many(value, name, most)
+    return value
 
 
 def items(value: object, name: str, *, most: int = MOST_ITEMS) -> list[object]:
     """The JSON array, of at most ``most`` members."""
     if not isinstance(value, list):
         raise FieldError(f"{name} is {type(value).__name__}, not a list")
-    return _bounded(value, name, most)
+    if len(value) > most:
+        raise _too_many(value, name, most)
+    return value
 
 
 def moment(value: object, name: str, *, zone: timezone | None = None) -> datetime:
@@ -141,13 +145,8 @@ def shown(value: object) -> str:
     return spelled if len(spelled) <= 80 else f"{spelled[:79]}…"
 
 
-Sized = TypeVar("Sized", list[object], dict[str, object])
-
-
-def _bounded(value: Sized, name: str, most: int) -> Sized:
-    if len(value) > most:
-        raise FieldError(f"{name} has {len(value)} members, more than {most}")
-    return value
+def _too_many(members: Sized, name: str, most: int) -> FieldError:
+    return FieldError(f"{name} has {len(members)} members, more than {most}")
 
 
 def _finite(digits: str) -> float:

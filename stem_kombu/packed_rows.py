@@ -310,7 +310,7 @@ def _keys_of_uuids(task_ids: Sequence[str]) -> bytes | None:
     joined, count = "".join(task_ids), len(task_ids)
     if set(map(len, task_ids)) != {_UUID_LENGTH} or joined != joined.lower():
         return None
-    if any(joined[at::_UUID_LENGTH] != "-" * count for at in _HYPHENS):
+    if [joined[at::_UUID_LENGTH] for at in _HYPHENS] != ["-" * count] * len(_HYPHENS):
         return None
     try:
         keys = bytes.fromhex(joined.replace("-", ""))

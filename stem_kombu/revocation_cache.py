@@ -80,7 +80,9 @@ class RevocationCache:
         with self._lock:  # what it names besides numbers may be given to others by the next change
             row = self._rows.get(task_id)
             record = None if row is None else self._unpacked(row)
-        return None if record is None or record.is_expired(self.now()) else record
+        if record is None or record.expires_at is None:
+            return record
+        return None if record.is_expired(self.now()) else record
 
     def apply(self, records: Iterable[Revocation], now: datetime) -> Applied:
         """What the records changed; ``now`` is the store's.
@@ -247,7 +249,7 @@ class RevocationCache:
     def _insert(self, changed: Mapping[str, Revocation]) -> None:
         """Put the records where their versions belong: nearly always at the end, else what is newer is put there again."""
         fresh = list(map(self._packed, changed.values()))
-        lowest = min(row.version for row in fresh)
+        lowest = min([row.version for row in fresh])
         for row in takewhile(lambda row: row.version > lowest, self._rows.newest()):
             if row.task_id not in changed:
                 self._texts.keep(row.flags >> 1)

@@ -17,7 +17,6 @@ from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control import audit
 from stem_kombu.control.audit import ANCHOR, AUDIT, Entry, Note
 from stem_kombu.errors import RecordConflict, StoreError
-from stem_kombu.fields import FieldError
 from stem_kombu.signing.keyring import Keyring
 from stem_kombu.signing.records import signed_body
 from stem_kombu.stores.base import RevokeStore
@@ -36,10 +35,17 @@ _ATTEMPTS = 50
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """A change that was stored, and its entry; ``None`` where the store keeps no records."""
+    """A change that was stored, and the record of its entry; ``None`` where the store keeps no records."""
 
     changed: Changed
-    entry: Entry | None
+    record: ControlRecord | None
+    namespace: str
+    keyring: Keyring | None
+
+    @property
+    def entry(self) -> Entry | None:
+        """Read when it is asked for: who only changes something does not."""
+        return None if self.record is None else Entry.of(self.record, self.namespace, self.keyring)
 
 
 class Auditor:
@@ -65,7 +71,7 @@ class Auditor:
         """Store the change and its entry, both or neither. Raises as :meth:`RevokeStore.change` does; a conflict with another
         entry is none, the entry then takes the next number."""
         if not self._store.keeps_records and not (change.removals or change.records or change.forgotten):
-            return Audited(Changed(self._store.save(self._namespace, change.revocations)), None)
+            return self._audited(Changed(self._store.save(self._namespace, change.revocations)), None)
         nonce, tried = chance.token_hex(8), 0
         for attempt in range(_ATTEMPTS):
             seq, previous = self._tail()
@@ -82,10 +88,9 @@ class Auditor:
                 tried = seq + 1
                 self._clock.sleep(chance.uniform(0.0, 0.002) * attempt)
                 continue
-            entry = Entry.of(done.records[0], self._namespace, self._keyring)
-            if entry.seq % _PRUNE_EVERY == 0:
-                self._prune(entry.seq)
-            return Audited(replace(done, records=done.records[1:]), entry)
+            if (seq + 1) % _PRUNE_EVERY == 0:
+                self._prune(seq + 1)
+            return self._audited(replace(done, records=done.records[1:]), done.records[0])
         raise StoreError(
             f"revoke store {self._store.url}: {_ATTEMPTS} times another client wrote to the audit first; nothing was stored",
             hint="try again",
@@ -97,10 +102,14 @@ class Auditor:
         if not self._store.keeps_records:
             return None
         try:
-            return self.change(Change(), note).entry
+            audited = self.change(Change(), note)
         except StoreError as error:
             logger.warning("not audited: %s of %s: %s", note.action, note.requester, error)
             return None
+        return audited.entry
+
+    def _audited(self, changed: Changed, record: ControlRecord | None) -> Audited:
+        return Audited(changed, record, self._namespace, self._keyring)
 
     def _draft(self, note: Note, seq: int, previous: str, nonce: str) -> RecordDraft:
         body = audit.body_of(
@@ -111,10 +120,7 @@ class Auditor:
     def _tail(self) -> tuple[int, str]:
         """Number and hash of the last entry."""
         for record in self._store.newest_records(self._namespace, AUDIT, 1):
-            try:
-                return Entry.of(record, self._namespace).seq, audit.hash_of(record.body)
-            except FieldError:
-                return audit.number_of(record.key), audit.hash_of(record.body)
+            return audit.number_of(record.key), audit.hash_of(record.body)  # readable as an entry or not
         anchor = self._store.record(self._namespace, ANCHOR, "")
         return (0, audit.FIRST) if anchor is None else audit.anchored(anchor)
 
@@ -135,7 +141,7 @@ class Auditor:
             [one for one in records if one is not None],
             record.version + len(change.records),
         )
-        return Audited(changed, Entry.of(record, namespace, self._keyring))
+        return self._audited(changed, record)
 
     def _prune(self, newest: int) -> None:
         """Take the oldest entries away, and leave their last number and hash as the anchor."""

@@ -165,5 +165,5 @@ def _note(
 ) -> audit.Note:
     first, steps = drafts[0], {} if ladder is None else dict[str, object](ladder.to_record())
     steps |= {} if bound is None else bound.to_record()
-    target = audit.tasks_target((draft.task_id for draft in drafts), terminate=first.terminate, **steps)
+    target = audit.tasks_target([draft.task_id for draft in drafts], terminate=first.terminate, **steps)
     return audit.Note("revoke", target, first.requested_by, first.reason, request_id=request_id)

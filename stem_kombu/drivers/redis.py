@@ -136,7 +136,7 @@ class RedisDatabase:
         :class:`StoreUnavailable` when they have not in time, though the server itself has.
         """
 
-        size = sum(len(argument) for argument in arguments if not isinstance(argument, int))
+        size = sum([len(argument) for argument in arguments if not isinstance(argument, int)])
         names = [self.prefix + key for key in keys] if self.prefix else keys
 
         def ask(client: Any) -> Any:
@@ -145,15 +145,14 @@ class RedisDatabase:
             except self._redis.exceptions.NoScriptError:
                 return client.eval(script.source, len(names), *names, *arguments)
 
-        def call(client: Any) -> Any:
-            if not (replicated and self._replicas):
-                return ask(client)
+        def ask_and_wait(client: Any) -> Any:
             with client.client() as one:  # WAIT is for what this very connection has written
                 answer = ask(one)
                 self._require_replicas(one)
                 return answer
 
-        return self.run(call, repeat=repeat, size=size)
+        waits = replicated and self._replicas
+        return self.run(ask_and_wait if waits else ask, repeat=repeat, size=size)
 
     def _require_replicas(self, connection: Any) -> None:
         reached = connection.execute_command("WAIT", self._replicas, _REPLICATION_MS)

@@ -275,7 +275,7 @@ def arguments_of(namespace: str, change: Change) -> tuple[list[str], list[str | 
     forgotten = [[number[place], key] for place, key in change.forgotten]
     lists = [json.dumps(found, ensure_ascii=False) for found in (drafts, removals, records, forgotten)]
     ended_us = ENDED_BEFORE // timedelta(microseconds=1)
-    keys = [places_key(namespace), *(key for place in places for key in keys_of(namespace, place))]
+    keys = [places_key(namespace), *[key for place in places for key in keys_of(namespace, place)]]
     return keys, [lists[0], MOST_PROOFS, lists[1], ended_us, lists[2], lists[3], *places]
 
 

@@ -134,7 +134,7 @@ class RedisRecords:
     def newest(self, namespace: str, place: str, limit: int) -> list[ControlRecord]:
         """See :meth:`stem_kombu.stores.base.RevokeStore.newest_records`."""
         flat = self._evaluate(_NEWEST, keys_of(namespace, place)[:2], [limit], namespace, [place])
-        found = (self._readable(namespace, place, *pair) for pair in zip(flat[::2], flat[1::2], strict=True))
+        found = [self._readable(namespace, place, *pair) for pair in zip(flat[::2], flat[1::2], strict=True)]
         return [record for record in found if record is not None]
 
     def one(self, namespace: str, place: str, key: str) -> ControlRecord | None:

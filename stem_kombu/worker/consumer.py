@@ -203,10 +203,10 @@ class Consumer:
             if connected.scheduled is not None:
                 self._scheduled(connected.scheduled)
             # A stream of short tasks: let some of them end, so that one round trip serves many.
-            gather = connected.gather_stocked if self._inflight.is_stocked(self.prefetch) else connected.gather
-            if now - turned_at < gather:
-                self._ended.wait(gather - (now - turned_at))
-            room = self._room() if self.consuming else 0
+            if (since := now - turned_at) < connected.gather_stocked and since < (gather := self._gather(connected)):
+                self._ended.wait(gather - since)
+            consuming = self.consuming  # this thread alone changes it
+            room = self._room() if consuming else 0
             self._ownership.fetched_at = waited_at if connected.receives_in_wait else self._clock.monotonic()
             done = self._finished.take_acknowledgements(_TOGETHER)
             try:
@@ -222,12 +222,15 @@ class Consumer:
             for message in messages:
                 self._pulse.beat()
                 self._take_in(connected, message, generation)
-            if self.consuming:
+            if consuming:
                 self._consumed.beat()
             turned_at = self._clock.monotonic()
             if len(messages) < room or not (messages or done):
                 waited_at = turned_at
                 connected.wait(self._pipe.reader, min(1.0, sweep_at - now), more=len(messages) < room)
+
+    def _gather(self, connected: TaskConsumer) -> float:
+        return connected.gather_stocked if self._inflight.is_stocked(self.prefetch) else connected.gather
 
     def _worked(self, something: bool) -> None:
         """Not because it is connected: what is refused to a connection that stands is to be tried ever more rarely."""
@@ -263,22 +266,26 @@ class Consumer:
     def _keep_serving(self, connected: TaskConsumer) -> bool:
         """Do what other threads have left here; ``False`` when it is time to end."""
         self._pipe.drain()  # first: what is left here after this wakes the thread again
-        if self._quiet.is_set() and self.consuming:
+        consuming, given_back = self.consuming, False
+        if consuming and self._quiet.is_set():
             connected.rest()
             self._resting.set()
-        elif self.consuming and (
+            consuming = False
+        elif consuming and (
             self._directives.paused is not self._paused or self._directives.limits.closed is not self._closed
         ):
             self._pause(connected)
         # Before anything is given back, or the broker would send it right here again.
-        self._allow(connected, consuming=self.consuming)
+        self._allow(connected, consuming=consuming)
         while self._finished:
             delivery, then = self._finished.first()
             if then is MessageDisposition.ACKNOWLEDGE:
                 break  # it goes with the next burst, in one round trip
             self._carry_out(connected, delivery, then)
             self._finished.take()  # only now, so that a connection lost in the middle finds it here again
-        self._allow(connected, consuming=self.consuming)
+            given_back = True
+        if given_back:
+            self._allow(connected, consuming=consuming)
         return not (self._ended.is_set() and not self._finished)
 
     def _carry_out(self, connected: TaskConsumer, delivery: Delivery, then: MessageDisposition) -> None:

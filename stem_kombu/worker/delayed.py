@@ -67,6 +67,8 @@ class DelayedDeliveries:
         self._held: dict[int, _Hold] = {}
         #: Those of them that were deferred, by the kind of slot that they need and by rank, oldest first.
         self._deferred: dict[Mode, dict[int, dict[int, None]]] = {mode: {} for mode in Mode}
+        #: How many those are: counted, as each turn of the consumer asks.
+        self.deferred = 0
         self._cond = threads.Condition()
         self._stopped = False
         self._background = Service(self._run, "stem-holds", begin=self._begin, wake=self._end_soon)
@@ -80,11 +82,6 @@ class DelayedDeliveries:
     def count(self) -> int:
         """How many are held."""
         return len(self._held)
-
-    @property
-    def deferred(self) -> int:
-        """How many of them were deferred."""
-        return sum(len(tokens) for ranks in self._deferred.values() for tokens in list(ranks.values()))
 
     @property
     def entries(self) -> int:
@@ -148,6 +145,7 @@ class DelayedDeliveries:
             self._heap.clear()
             for ranks in self._deferred.values():
                 ranks.clear()
+            self.deferred = 0
         return held
 
     def stop(self) -> None:
@@ -169,6 +167,7 @@ class DelayedDeliveries:
             heapq.heappush(self._heap, (until, number, delivery.token))
             if rank is not None:
                 self._deferred[delivery.task.mode].setdefault(rank, {})[delivery.token] = None
+                self.deferred += 1
             self._cond.notify()
         self._background.needed()
         self._changed()
@@ -183,6 +182,7 @@ class DelayedDeliveries:
         if found is not None and found.rank is not None:
             ranks = self._deferred[found.delivery.task.mode]
             del ranks[found.rank][token]
+            self.deferred -= 1
             if not ranks[found.rank]:
                 del ranks[found.rank]
         return found

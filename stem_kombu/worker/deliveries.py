@@ -258,7 +258,7 @@ class InFlight:
 
     def running_ids(self, task_ids: Collection[str]) -> frozenset[str]:
         with self._lock:
-            return frozenset(filter(self._runs, task_ids))
+            return frozenset([task_id for task_id in task_ids if task_id in self._by_id and self._runs(task_id)])
 
     def _runs(self, task_id: str) -> bool:
         return any(delivery.phase in _RUNS for delivery in self._by_id.get(task_id, ()))
@@ -335,7 +335,7 @@ class InFlight:
         deadline = self.clock.monotonic() + timeout
         with self._lock:
             self._waiters += 1
-            while any(task_id in self._by_id and task_id not in self._endings for task_id in wanted):
+            while any(task_id not in self._endings for task_id in wanted if task_id in self._by_id):
                 left = deadline - self.clock.monotonic()
                 if left <= 0 or not self._changed.wait(left):
                     break

@@ -115,7 +115,9 @@ class DeliveryFacts:
         return message.queue in self.directives.paused or message.queue in self.limits.shut
 
     def _ladder(self, revocation: Revocation | None) -> Ladder | None:
-        return None if revocation is None else ladder_of(revocation, self.cache.now())
+        if revocation is None or not revocation.proofs:
+            return None
+        return ladder_of(revocation, self.cache.now())
 
     def of_slot_free(self, delivery: Delivery) -> Facts:
         """Right before a start: reads the store and asks for the record again where the last time is too long ago."""

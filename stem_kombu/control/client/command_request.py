@@ -11,7 +11,7 @@ from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.clock import Clock
 from stem_kombu.control.client.arguments import RequestTimes
 from stem_kombu.control.client.connection import ClientConnection
-from stem_kombu.control.client.reply_collector import ReplyCollector, living
+from stem_kombu.control.client.reply_collector import ReplyCollector
 from stem_kombu.control.protocol.codec import encode_command, order_size
 from stem_kombu.control.protocol.messages import Call, Command, Order, matches
 from stem_kombu.errors import ConfigurationError
@@ -23,6 +23,8 @@ from stem_kombu.signing.seal import digest_of, signature_of
 ABSENT = 1.0
 #: Revocations and bytes in one message.
 CHUNK, CHUNK_BYTES = 500, 400_000
+#: The workers of a roster that should answer.
+_ANSWER = (Liveness.LIVE, Liveness.DRAINING)
 
 
 class CommandRequest:
@@ -58,7 +60,7 @@ class CommandRequest:
         self._on_roster: set[str] = set()
         self._may_live: set[str] = set()
         # What an application's command takes is not known.
-        longest = max(getattr(order, "settle", 0.0) for order in orders)
+        longest = max([getattr(order, "settle", 0.0) for order in orders])
         self._absent_after = float("inf") if any(isinstance(order, Call) for order in orders) else ABSENT + longest
         self._bodies: list[bytes] = []
         self._reply_to = ""
@@ -70,9 +72,12 @@ class CommandRequest:
         if view is None:
             return []
         self.knows_roster = True
-        self._on_roster.update(beat.worker for beat in view.heartbeats)
-        self._may_live.update(b.worker for b in view.heartbeats if b.liveness(view.now) is not Liveness.DEAD)
-        alive = living(view, self._targets)
+        self._on_roster.update([beat.worker for beat in view.heartbeats])
+        not_dead = [
+            (beat, state) for beat in view.heartbeats if (state := beat.liveness(view.now)) is not Liveness.DEAD
+        ]
+        self._may_live.update([beat.worker for beat, _ in not_dead])
+        alive = [b.worker for b, state in not_dead if state in _ANSWER and matches(self._targets, b.worker)]
         self.collector.conflicts |= {b.worker: b.conflict for b in view.heartbeats if b.conflict and b.worker in alive}
         return self.collector.expect(alive)
 

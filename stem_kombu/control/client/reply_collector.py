@@ -7,19 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from stem_kombu.backends.base import RosterView
-from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.control.client.reports import WorkerReply
 from stem_kombu.control.protocol.messages import REFUSED, STALE, Reply, is_glob, matches
-
-
-def living(view: RosterView, targets: Sequence[str] | None) -> list[str]:
-    """The workers of a roster that should answer: alive by their own heartbeats, and meant by the targets."""
-    return [
-        beat.worker
-        for beat in view.heartbeats
-        if beat.liveness(view.now) in (Liveness.LIVE, Liveness.DRAINING) and matches(targets, beat.worker)
-    ]
 
 
 class ReplyCollector:
@@ -164,7 +153,7 @@ class ReplyCollector:
 
     def replies(self) -> tuple[WorkerReply, ...]:
         """One answer for each worker; those in several parts have their lists joined."""
-        return tuple(self._joined(worker, parts) for worker, parts in self.answers().items())
+        return tuple([self._joined(worker, parts) for worker, parts in self.answers().items()])
 
     def _joined(self, worker: str, parts: list[Reply]) -> WorkerReply:
         rtt = self._heard_at[worker] - self._asked_at

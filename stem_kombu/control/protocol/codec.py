@@ -126,7 +126,7 @@ def address_of(body: bytes) -> Address:
 
 def _address(fields: Mapping[str, object]) -> Address:
     try:
-        namespace, request_id, reply_to = (text(fields.get(name), name) for name in ("ns", "id", "reply_to"))
+        namespace, request_id, reply_to = [text(fields.get(name), name) for name in ("ns", "id", "reply_to")]
         part = whole(fields.get("part"), "part", below=_WHOLE)
         if not is_reply_name(namespace, reply_to):
             raise ValueError(f"reply_to {reply_to[:40]!r} is no reply inbox of namespace {namespace[:40]!r}")
@@ -237,8 +237,8 @@ def order_size(revocation: Revocation) -> int:
     """About how many bytes a revocation takes in a command."""
     texts = (revocation.task_id, revocation.reason or "", revocation.requested_by or "", revocation.namespace)
     # JSON escapes a quote in two characters, and what is beyond ASCII in up to twelve.
-    size = 300 + sum(len(text) * (2 if text.isascii() and text.isprintable() else 12) for text in texts)
-    return size + 2 * sum(len(proof) for proof in revocation.proofs)  # in which each quote is escaped once more
+    size = 300 + sum([len(text) * (2 if text.isascii() and text.isprintable() else 12) for text in texts])
+    return size + 2 * sum(map(len, revocation.proofs))  # in which each quote is escaped once more
 
 
 # -- orders -------------------------------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def _revoke(args: Mapping[str, object]) -> Revoke:
     records = items(args.get("revocations"), "revocations", most=UNLIMITED)
     settle = number(args.get("settle_s", 0), "settle_s", most=_LONGEST_SETTLE)
     fates = flag(args.get("fates", False), "fates")
-    return Revoke(tuple(Revocation.from_record(mapping(record, "a revocation")) for record in records), settle, fates)
+    return Revoke(tuple([Revocation.from_record(mapping(record, "a revocation")) for record in records]), settle, fates)
 
 
 def _shutdown(args: Mapping[str, object]) -> Shutdown:

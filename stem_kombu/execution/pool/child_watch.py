@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from stem_kombu import machine
 from stem_kombu.concurrency.pulse import Pulse
@@ -35,14 +35,11 @@ class ChildWatch:
                 self._selector.register(fd, machine.EVENT_READ | (machine.EVENT_WRITE if entry[1] else 0))
                 self._watched[fd] = entry
 
-    def wait(self, seconds: float) -> Iterator[ChildHandle | None]:
+    def wait(self, seconds: float) -> list[ChildHandle | None]:
         """Those that something has happened to, within so many seconds; ``None`` for the descriptor that wakes."""
         self._pulse.beat()
-        for key, _ in self._selector.select(seconds):
-            if key.fd in self._watched:
-                yield self._watched[key.fd][0]
-            else:
-                yield None
+        watched = self._watched
+        return [watched[key.fd][0] if key.fd in watched else None for key, _ in self._selector.select(seconds)]
 
     def close(self) -> None:
         self._pulse.rest()

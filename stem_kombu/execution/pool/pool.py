@@ -329,7 +329,7 @@ class IsolatePool:
     def _climb(self, now: float) -> None:
         """Take the steps of ladders that are due. What a child has sent is read first: its task may have ended."""
         with self._lock:
-            due = [child for child in self._children.values() if child.climbs_at <= now]
+            due = [child for child in self._children.values() if child.climb is not None and child.climbs_at <= now]
         for child in due:
             self._receive(child)
             with self._lock:

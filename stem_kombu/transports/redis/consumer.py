@@ -143,20 +143,21 @@ class RedisConsumer:
         if not room and not acknowledged:
             return []
         self._bursts += 1
-        # As Kombu takes them: by priority first, so that the order of the queues counts within one priority.
         order = self._cycle.consume(self._count)
-        sources = [(queue, keys[queue]) for keys in self._keys for queue in order]
-        keys = [self._hash, self._index, *(key for _, key in sources)]
-        ends = [f', "", {json.dumps(queue)}]' for queue, _ in sources]
+        if order != self._order:
+            self._aim(order)
         room = min(room, _BURST)
-        found = self._take(keys=keys, args=[room, f"{self._tags}{self._bursts}.", *ends, *acknowledged])
+        found = self._take(keys=self._asked, args=[room, f"{self._tags}{self._bursts}.", *self._ends, *acknowledged])
         if room:
             self._note(bool(found), now)
-        for queue in dict.fromkeys(sources[source - 1][0] for source in found[1::3]):
+        if not found:
+            return []
+        sources = [self._sources[number - 1] for number in found[1::3]]
+        for queue in dict.fromkeys(sources):
             self._cycle.rotate(queue)
         messages = []
-        for tag, source, text in zip(found[::3], found[1::3], found[2::3], strict=True):
-            message = self._message(tag.decode(), sources[source - 1][0], text)
+        for tag, queue, text in zip(found[::3], sources, found[2::3], strict=True):
+            message = self._message(tag.decode(), queue, text)
             if message is not None:
                 messages.append(message)
         return messages
@@ -179,7 +180,7 @@ class RedisConsumer:
         poller.register(wake, select.POLLIN)
         if watched is not None:
             poller.register(watched, select.POLLIN)
-        if any(descriptor == watched for descriptor, _ in poller.poll(max(0.0, timeout) * 1000)):
+        if watched in dict(poller.poll(max(0.0, timeout) * 1000)):
             self._told = True
 
     def rest(self) -> None:
@@ -216,10 +217,19 @@ class RedisConsumer:
         self._cycle: Any = cycle_by_name(channel.queue_order_strategy)()
         self._cycle.update(queues)
         self._count = len(queues)
+        self._order: list[str] | None = None
         self._keys = [
             {queue: prefix + key for queue in queues for key in [channel._q_for_pri(queue, step)]}
             for step in channel.priority_steps
         ]
+
+    def _aim(self, order: Sequence[str]) -> None:
+        """Ask for the messages of these queues in this order. As Kombu takes them: by priority first, so that the order of the
+        queues counts within one priority."""
+        self._order = list(order)
+        self._sources = [queue for _ in self._keys for queue in order]
+        self._asked = [self._hash, self._index, *[keys[queue] for keys in self._keys for queue in order]]
+        self._ends = [f', "", {json.dumps(queue)}]' for queue in self._sources]
 
     def _lists(self) -> list[str]:
         return [key for keys in self._keys for key in keys.values()]

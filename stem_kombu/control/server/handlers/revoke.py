@@ -45,12 +45,13 @@ def take(order: Revoke, view: WorkerView, trust: Verifier = NO_KEYS) -> Taken:
     signed as a whole.
     """
     own = [revocation for revocation in order.revocations if revocation.namespace == view.identity.namespace]
-    mine, refused = trust.proven(own, view.store_now())
-    spared = view.spared(mine) if any(map(is_bound, chain.from_iterable(one.proofs for one in mine))) else frozenset()
+    now = view.store_now()
+    mine, refused = trust.proven(own, now)
+    spared = view.spared(mine) if any(map(is_bound, chain.from_iterable([one.proofs for one in mine]))) else frozenset()
     running = view.running(mine) - spared
     applied = view.apply(mine)
     told = running & {revocation.task_id for revocation in mine if revocation.terminate}
-    unsupported = () if view.climbs else _with_ladder(mine, told, view.store_now())
+    unsupported = () if view.climbs else _with_ladder(mine, told, now)
     if not order.fates:
         return Taken(applied, running, told, refused, awaited=told, unsupported=unsupported)
     asked = tuple(revocation.task_id for revocation in mine if revocation.task_id not in spared)
@@ -79,7 +80,7 @@ def settled(taken: Taken, view: WorkerView, budget: float) -> dict[str, object]:
         "expired": list(taken.applied.expired),
         "refused": list(taken.refused),
         "in_flight": sorted(taken.running),
-        "terminated": sorted(task_id for task_id, ending in endings.items() if ending in ("cancelled", "settling")),
+        "terminated": sorted([task_id for task_id, ending in endings.items() if ending in ("cancelled", "settling")]),
         "pending": sorted(taken.told - endings.keys()),
         "finished": [
             {"id": task_id, "state": ending}
