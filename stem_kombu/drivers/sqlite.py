@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,14 +92,21 @@ class SqliteDatabase:
         """The file that is open: its device and its number there, which change when another file takes its place."""
         return self._file
 
-    def problems(self, table: str) -> list[str]:
-        """What is wrong with a table and its indexes, in SQLite's words; empty when nothing is. Reads all of them."""
+    def problems(self, table: str, *, quick: bool = False) -> list[str]:
+        """What is wrong with a table and its indexes, in SQLite's words; empty when nothing is. Reads all of them; ``quick``
+        takes a tenth of the time, and does not look for each row in the indexes."""
         asked = f"('{table}')" if sqlite3.sqlite_version_info >= (3, 33) else ""
         try:
-            found = self.rows(f"PRAGMA integrity_check{asked}")
+            found = self.rows(f"PRAGMA {'quick' if quick else 'integrity'}_check{asked}")
         except StoreCorrupt as error:
             return [error.message]
         return [str(line) for (line,) in found if line != "ok"]
+
+    def interrupt(self) -> None:
+        """From any thread: have the statement that runs fail, if one does."""
+        if (connection := self._connection) is not None:
+            with suppress(sqlite3.Error):  # it was closed meanwhile
+                connection.interrupt()
 
     def close(self) -> None:
         """Close the file. May be called twice; the next call opens it again."""

@@ -15,7 +15,6 @@ from stem_kombu import chance
 from stem_kombu.clock import SYSTEM, Clock, epoch_us, from_epoch_us
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.sqlite import SqliteDatabase
-from stem_kombu.errors import StoreCorrupt
 from stem_kombu.fields import any_text, optional
 from stem_kombu.revocation import Revocation, as_flag
 from stem_kombu.revocation_page import live
@@ -25,6 +24,7 @@ from stem_kombu.stores.batch import BEFORE_ALL, CEILING, proofs_of, proofs_text,
 from stem_kombu.stores.keeping import RecordKeepingStore
 from stem_kombu.stores.read_ahead import pages_from
 from stem_kombu.stores.records import Change, Changed, changed, checked, named, tasks_of
+from stem_kombu.stores.sqlite_check import TABLE, FileCheck
 from stem_kombu.stores.sqlite_pages import (
     COLUMNS,
     PAGE,
@@ -55,12 +55,9 @@ SCHEMA = Schema.of(
     ),
     columns=[("stem_revocations", "proofs", "TEXT")],
 )
-_TABLE = "stem_revocations"
 _CHANGES = ", ".join(f"{column} = excluded.{column}" for column in COLUMNS.split(", "))
 _UPSERT = f"""INSERT INTO stem_revocations (namespace, {COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)
     ON CONFLICT (namespace, task_id) DO UPDATE SET {_CHANGES}"""
-#: Bytes of a file whose check takes a tenth of a second.
-_LARGE = 16 * 1024 * 1024
 #: Ids per look-up; SQLite before 3.32 takes at most 999 parameters.
 _LOOKUP = 900
 
@@ -74,8 +71,8 @@ class SqliteRevokeStore(RecordKeepingStore):
 
     def __init__(self, path: Path, *, clock: Clock = SYSTEM, create_folder: bool = False) -> None:
         self._database = SqliteDatabase(path, schema=SCHEMA, purpose="revoke store", create_folder=create_folder)
+        self._check = FileCheck(self._database, path, SCHEMA)
         self._clock = clock
-        self._verified: tuple[int, int] | None = None
         self.url = self._database.url
         self._kept = sqlite_records.SqliteRecords(self._database, self.quarantine)
 
@@ -105,21 +102,23 @@ class SqliteRevokeStore(RecordKeepingStore):
         return chain.from_iterable(self._checked_pages(namespace, None))
 
     def pages(self, namespace: str, version: int | None = None) -> Iterator[Sequence[Revocation]]:
-        """See :meth:`RevokeStore.pages`. All of a large file is checked while it is read, and where the check had to mend it,
-        what was read comes once more."""
-        if (version is not None and version > 0) or not self._takes_long_to_verify():
+        """See :meth:`RevokeStore.pages`. What is read of a large file is checked meanwhile, and where its indexes had to be
+        mended, it comes once more."""
+        if (version is not None and version > 0) or not self._takes_long_to_check():
             yield from self._checked_pages(namespace, version)
             return
-        with ThreadPoolExecutor(1, "stem-store-check") as checker:
-            checking = checker.submit(self._verify_beside)
+        with ThreadPoolExecutor(1, "stem-store-compare") as comparer:
+            comparing = comparer.submit(self._check.agrees, namespace)
             yield from self._pages(namespace, version)
-            mended = checking.result()
-        if mended:
+            agrees = comparing.result()
+        if agrees:
+            self._check.go_on()
+        elif self._check.whole():
             yield from self._pages(namespace, version)
 
     def _checked_pages(self, namespace: str, version: int | None) -> Iterator[Sequence[Revocation]]:
         if version is None or version <= 0:
-            self._verify(self._database)
+            self._check.whole()
         yield from self._pages(namespace, version)
 
     def _pages(self, namespace: str, version: int | None) -> Iterator[Sequence[Revocation]]:
@@ -162,13 +161,13 @@ class SqliteRevokeStore(RecordKeepingStore):
         return pruned
 
     def problems(self, namespace: str) -> list[str]:
-        return self._database.problems(_TABLE)
+        return self._database.problems(TABLE)
 
     def repair(self, namespace: str) -> list[str]:
         """See :meth:`RevokeStore.repair`. What can't be read goes to the table ``stem_revocations_set_aside``."""
         done = []
         if self.problems(namespace):
-            self._verify(self._database)
+            self._check.whole()
             done.append("the indexes of stem_revocations were made anew")
         rows = [row for row in self._every_row(namespace) if not is_readable(namespace, row)]
 
@@ -208,6 +207,7 @@ class SqliteRevokeStore(RecordKeepingStore):
         self._database.read(partial(_revision, namespace=""))
 
     def close(self) -> None:
+        self._check.close()
         self._database.close()
 
     def _found(self, namespace: str, version: int) -> Found:
@@ -227,39 +227,9 @@ class SqliteRevokeStore(RecordKeepingStore):
         records = (self._readable(namespace, row) for row in rows)
         return [record for record in records if record is not None]
 
-    def _takes_long_to_verify(self) -> bool:
-        """Whether the file is to be checked, and is a large one."""
-        self.ping()
-        return self._verified != self._database.identity and self._database.path.stat().st_size > _LARGE
-
-    def _verify_beside(self) -> bool:
-        """:meth:`_verify` by a connection of its own, so that others read meanwhile."""
-        database = SqliteDatabase(self._database.path, schema=SCHEMA, purpose="revoke store")
-        try:
-            return self._verify(database)
-        finally:
-            database.close()
-
-    def _verify(self, database: SqliteDatabase) -> bool:
-        """Look for spoiled pages, once for each file that was opened: SQLite reads fewer rows from them, and says nothing.
-
-        Whether an index was made anew; raises :class:`StoreCorrupt` when the records themselves are spoiled.
-        """
-        if self._verified is not None and self._verified == database.identity:
-            return False
-        if problems := database.problems(_TABLE):
-            logger.warning("%s: %s; making its indexes anew", self.url, "; ".join(problems)[:300])
-            try:
-                database.write(_reindex)
-            except StoreCorrupt:
-                logger.info("%s: its indexes can't be made anew", self.url)
-            if still := database.problems(_TABLE):
-                raise StoreCorrupt(
-                    f"revoke store {self.url}: pages of table stem_revocations are spoiled: {still[0]}",
-                    hint="restore the file from a backup; stem store export saves what can still be read",
-                )
-        self._verified = database.identity
-        return bool(problems)
+    def _takes_long_to_check(self) -> bool:
+        self.ping()  # which opens the file
+        return self._check.takes_long()
 
     def _held(self, connection: sqlite3.Connection, namespace: str, task_ids: Sequence[str]) -> dict[str, Revocation]:
         held: dict[str, Revocation] = {}
@@ -279,10 +249,6 @@ class SqliteRevokeStore(RecordKeepingStore):
         except (TypeError, ValueError, OverflowError) as error:
             self.quarantine.add(namespace, f"table stem_revocations, task {row[0]!r}", f"{error}: {row}", str(row[0]))
             return None
-
-
-def _reindex(connection: sqlite3.Connection) -> None:
-    connection.execute(f"REINDEX {_TABLE}").fetchall()
 
 
 def is_readable(namespace: str, row: tuple[object, ...]) -> bool:

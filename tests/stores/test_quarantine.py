@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import sqlite3
+import threading
 from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
@@ -16,11 +17,12 @@ import pytest
 from stem_kombu.errors import StoreCorrupt, StoreError
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation import RevocationDraft as Draft
-from stem_kombu.stores import sqlite as sqlite_store
+from stem_kombu.stores import sqlite_check
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.batch import CEILING
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.stores.sqlite import SqliteRevokeStore
+from tests.waiting import eventually
 
 NS = "shop"
 
@@ -123,7 +125,7 @@ def read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cal
     """Read all that a store holds, as a program does, or as a worker does of a large file, which is checked meanwhile."""
     if request.param == "small":
         return lambda store: list(store.load(NS))
-    monkeypatch.setattr(sqlite_store, "_LARGE", 0)
+    monkeypatch.setattr(sqlite_check, "LARGE", 0)
     return lambda store: sorted(
         {one.task_id: one for page in store.pages(NS) for one in page}.values(), key=attrgetter("version")
     )
@@ -246,3 +248,29 @@ def execute(url: str, statement: str, *given: Any) -> None:
     with connection, connection.cursor() as cursor:
         cursor.execute(statement, given or None)
     connection.close()
+
+
+def test_what_hides_no_record_is_mended_while_the_worker_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index by which a task is looked up: a worker has read all that it is to know without it."""
+    monkeypatch.setattr(sqlite_check, "LARGE", 0)
+    path = tmp_path / "revokes.db"
+    store = SqliteRevokeStore(path)
+    records = store.save(NS, [Draft(f"task-{number}") for number in range(30)])
+    store.close()
+    with sqlite3.connect(path) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (root,) = other.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name LIKE 'sqlite_autoindex_stem_rev%'"
+        ).fetchone()
+    content = bytearray(path.read_bytes())
+    place = content.index(b"task-17", (root - 1) * 4096)
+    assert place < root * 4096
+    content[place : place + 7] = b"task-!!"
+    path.write_bytes(content)
+    store = SqliteRevokeStore(path)
+
+    assert [one for page in store.pages(NS) for one in page] == records
+    eventually(lambda: store.get(NS, "task-17") == records[17])
+    assert store.problems(NS) == []
+    store.close()
+    assert not [one for one in threading.enumerate() if one.name == "stem-store-check"]
