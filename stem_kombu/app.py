@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from stem_kombu.arguments import listed
@@ -123,8 +123,6 @@ class Stem(Configured, Definitions):
         :class:`~stem_kombu.errors.ConfigurationError` for arguments that JSON can't hold and for a bad option, and
         :class:`~stem_kombu.errors.BrokerUnavailable` when the broker can't be reached in bounded time.
         """
-        from stem_kombu.result import AsyncResult
-
         if options:
             refuse_unknown(f"send_task of task {name!r}", options, SEND_OPTIONS)
         message = self._message(name, args, kwargs, options)
@@ -132,7 +130,7 @@ class Stem(Configured, Definitions):
         if options.get("task_id") is not None:
             message = self._as_new_life(message)
         self._send([message], connection, retries)
-        return AsyncResult(message.task_id, self.backend, self)
+        return _result_type()(message.task_id, self.backend, self)
 
     async def asend_task(
         self,
@@ -341,3 +339,11 @@ def load(app: Stem) -> None:
             hint="give it the application itself; a Celery application is controlled by stem_kombu.celery.install(app)",
         )
     app.load()
+
+
+@lru_cache(maxsize=1)
+def _result_type() -> type[AsyncResult[object]]:
+    """Imported with the first task that is sent; to import it by each of them takes longer than to make one."""
+    from stem_kombu.result import AsyncResult
+
+    return AsyncResult

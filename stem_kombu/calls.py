@@ -55,7 +55,7 @@ def message_of(
     if expires is not None:
         expires = _expiry(expires, now, f"expires of task {name!r}")
     return TaskMessage(
-        task_id=str(chance.uuid4()) if task_id is None else checked_task_id(task_id),
+        task_id=chance.uuid_text() if task_id is None else checked_task_id(task_id),
         name=name,
         args=tuple(args),
         kwargs=dict(kwargs or {}),
@@ -63,9 +63,11 @@ def message_of(
         eta=eta,
         expires_at=expires,
         enqueued_at=now,
-        max_retries=checked_retries(max_retries, name=f"max_retries of task {name!r}"),
-        soft_time_limit=_limit(soft_time_limit, f"soft_time_limit of task {name!r}"),
-        time_limit=_limit(time_limit, f"time_limit of task {name!r}"),
+        max_retries=None if max_retries is None else checked_retries(max_retries, name=f"max_retries of task {name!r}"),
+        soft_time_limit=None
+        if soft_time_limit is None
+        else _limit(soft_time_limit, f"soft_time_limit of task {name!r}"),
+        time_limit=None if time_limit is None else _limit(time_limit, f"time_limit of task {name!r}"),
         headers=_headers(headers, name) if headers else {},
         publishing=publishing,
     )
@@ -82,6 +84,8 @@ def _headers(headers: object, name: str) -> dict[str, Any]:
 
 def _check_arguments(name: str, args: object, kwargs: object) -> None:
     """Text is a sequence of characters and a mapping one of keys, but neither is meant as arguments."""
+    if kwargs is None and type(args) in (list, tuple):
+        return  # most calls
     if isinstance(args, (str, bytes, Mapping)) or not isinstance(args, Iterable):
         raise ConfigurationError(
             f"args of task {name!r} is {shown(args)} ({type(args).__name__})",
@@ -111,9 +115,9 @@ def _expiry(value: object, now: datetime, name: str) -> datetime:
     return now + timedelta(seconds=checked_seconds(value, name=name, least=-LONGEST))
 
 
-def _limit(value: float | None, name: str) -> float | None:
+def _limit(value: float, name: str) -> float | None:
     """Seconds; 0 means that there is no limit, as in Celery's messages."""
-    return None if value is None else checked_seconds(value, name=name) or None
+    return checked_seconds(value, name=name) or None
 
 
 def each_call(

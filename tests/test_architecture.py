@@ -194,6 +194,7 @@ KNOWN_ONLY_TO = [
         (
             "stem_kombu.drivers",
             "stem_kombu.stores.sqlite",
+            "stem_kombu.stores.sqlite_check",
             "stem_kombu.stores.sqlite_pages",
             "stem_kombu.stores.sqlite_records",
             "stem_kombu.backends.sqlite",

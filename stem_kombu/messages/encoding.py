@@ -7,11 +7,10 @@ documentation, *Message Protocol, version 2*; ``timelimit`` is ``[hard, soft]`` 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from stem_kombu.clock import isoformat
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.messages.kombu_json import load_typed
+from stem_kombu.messages.quick_json import quick_encoder
 from stem_kombu.redaction import ShortRepr
 from stem_kombu.task import CeleryOrigin, TaskMessage
 
@@ -99,6 +99,7 @@ _LOOKS_TYPED = (
 _LONGEST_COPY = 16_384
 
 _NO_CANVAS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+_NO_ORIGIN = CeleryOrigin()
 _LONGEST_REPR = 256
 #: Digits of a number that is shown whole (``reprlib.Repr.maxlong``).
 _SHORT_NUMBER = 40
@@ -127,7 +128,7 @@ def encode_task(message: TaskMessage) -> Envelope:
             hint=f"at most {LONGEST_NAME} are accepted",
         )
     # The next attempt of what a Celery application sent stays one of its tasks.
-    origin = message.celery or CeleryOrigin()
+    origin = message.celery or _NO_ORIGIN
     headers: dict[str, Any] = {
         "lang": "py",
         "task": message.name,
@@ -313,16 +314,15 @@ def headers_text(message: TaskMessage) -> str:
 
 
 def _json(value: object) -> bytes:
-    # Compact, and NaN refused: it is no JSON, and other languages' consumers stop at it.
-    return _encoder().encode(value).encode()
+    return _encode()(value).encode()
 
 
 @lru_cache(maxsize=1)
-def _encoder() -> json.JSONEncoder:
+def _encode() -> Callable[[object], str]:
     from kombu.utils.json import JSONEncoder
 
-    encoder: type[json.JSONEncoder] = JSONEncoder
-    return encoder(allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+    # Compact, and NaN refused: it is no JSON, and other languages' consumers stop at it.
+    return quick_encoder(JSONEncoder(allow_nan=False, separators=(",", ":"), ensure_ascii=False))
 
 
 @lru_cache(maxsize=8)

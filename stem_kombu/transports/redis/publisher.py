@@ -17,6 +17,7 @@ from kombu.utils.json import dumps
 from stem_kombu import chance
 from stem_kombu.clock import Clock
 from stem_kombu.messages.encoding import CONTENT_ENCODING, Envelope
+from stem_kombu.messages.quick_json import quick_encoder
 from stem_kombu.transports.publisher import OutgoingMessage, PublisherConnection
 from stem_kombu.transports.redis.pooled import pooled_connection
 
@@ -92,7 +93,7 @@ def queue_text(parcel: OutgoingMessage) -> str:
     return (
         f'{{"body": {body}, '
         f'{_content(envelope.content_encoding, envelope.content_type)}, "headers": {_json(envelope.headers)}, "properties": '
-        f'{_json({**_USUAL, **envelope.properties, **encoded})[:-1]}, "delivery_info": {_delivery_info(parcel.queue)},'
+        f'{_properties(envelope.properties, encoded)}, "delivery_info": {_delivery_info(parcel.queue)},'
         f' "delivery_tag": "{chance.token_hex(16)}"}}}}'
     )
 
@@ -111,11 +112,25 @@ def _body(envelope: Envelope) -> tuple[dict[str, str], str]:
     return _IN_BASE64, f'"{b2a_base64(body, newline=False).decode("ascii")}"'
 
 
+def _properties(own: dict[str, object], encoded: dict[str, str]) -> str:
+    """The properties, as an object of JSON that is still open."""
+    if (
+        encoded
+        and len(own) == 2
+        and own.get("reply_to") == ""
+        and isinstance(task_id := own.get("correlation_id"), str)
+    ):
+        # Those of most messages, written as the encoder does.
+        return f'{{"delivery_mode": 2, "priority": 0, "correlation_id": {_encode(task_id)}, "reply_to": "", {_BASE64}'
+    return _json({**_USUAL, **own, **encoded})[:-1]
+
+
 _USUAL = {"delivery_mode": 2, "priority": 0}
+_BASE64 = '"body_encoding": "base64"'
 _IN_BASE64 = {"body_encoding": "base64"}
 #: Bytes of a body that counts as large.
 _LARGE = 1024
-_encode = json.JSONEncoder().encode
+_encode = quick_encoder(json.JSONEncoder())
 
 
 def _json(value: dict[str, object]) -> str:
