@@ -20,6 +20,7 @@ from stem_kombu import Stem
 TASKS, THREADS = 300, 8
 UNCONFIRMED = "stem send_task(), not confirmed"
 THREADED = f"stem send_task() from {THREADS} threads, confirmed"
+BARE, BARE_THREADED = "bare py-amqp, confirmed", f"bare py-amqp, {THREADS} connections in {THREADS} threads, confirmed"
 
 
 def measure(lab: Lab, found: Findings) -> None:
@@ -29,14 +30,15 @@ def measure(lab: Lab, found: Findings) -> None:
     loose = Celery("loose", broker=url, set_as_current=False)
     strict = Celery("strict", broker=url, set_as_current=False, broker_transport_options={"confirm_publish": True})
     fast = Stem("benchmarks", broker=url, broker_options={"confirm_publish": False})
-    client = opened(url)
+    clients = [opened(url) for _ in range(THREADS)]
     peer = ExitStack()
     dramatiq_send = peer.enter_context(dramatiq().sender(lab.url("rabbitmq")))  # whose queue has arguments of its own
-    channel = client.channel()
-    channel.confirm_select()
-    channel.queue_declare("bench-confirmed", durable=True, auto_delete=False)
+    channels = [client.channel() for client in clients]
+    for channel in channels:
+        channel.confirm_select()
+        channel.queue_declare("bench-confirmed", durable=True, auto_delete=False)
 
-    def bare() -> None:
+    def bare(channel: Any) -> None:
         for _ in range(TASKS):
             channel.basic_publish_confirm(
                 amqp.Message("[]", delivery_mode=2), exchange="", routing_key="bench-confirmed"
@@ -73,7 +75,8 @@ def measure(lab: Lab, found: Findings) -> None:
         UNCONFIRMED: unconfirmed,
         "dramatiq send(), not confirmed": by_dramatiq,
         "celery send_task(), not confirmed": lambda: by_celery(loose),
-        "bare py-amqp, confirmed": bare,
+        BARE: lambda: bare(channels[0]),
+        BARE_THREADED: lambda: list(threads.map(bare, channels)),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(lab.rounds + 1):
@@ -81,7 +84,7 @@ def measure(lab: Lab, found: Findings) -> None:
             began = time.perf_counter()
             send()
             if number:
-                sent = TASKS * THREADS if name == THREADED else TASKS
+                sent = TASKS * THREADS if name in (THREADED, BARE_THREADED) else TASKS
                 rates[name].append(sent / (time.perf_counter() - began))
     figures = {name: Figure(name, samples, "tasks/s") for name, samples in rates.items()}
     found.add(*figures.values())
@@ -96,7 +99,11 @@ def measure(lab: Lab, found: Findings) -> None:
             )
         ),
         ratio(f"{THREADS} threads against one, confirmed", figures[THREADED], stem_one, "4 at least"),
-        ratio("sending against bare py-amqp, both confirmed", stem_one, figures["bare py-amqp, confirmed"]),
+        ratio("sending against bare py-amqp, both confirmed", stem_one, figures[BARE]),
+        ratio(f"bare py-amqp, {THREADS} connections against one", figures[BARE_THREADED], figures[BARE]),
+        ratio(
+            f"{THREADS} threads against bare py-amqp's {THREADS} connections", figures[THREADED], figures[BARE_THREADED]
+        ),
     )
     threads.shutdown()
     stem.close()
@@ -104,4 +111,5 @@ def measure(lab: Lab, found: Findings) -> None:
     peer.close()
     for app in (loose, strict):
         app.close()
-    client.close()
+    for client in clients:
+        client.close()

@@ -47,8 +47,8 @@ def measure(lab: Lab, found: Findings) -> None:
         found.add(
             Figure(f"{kind}: storing {RECORDS:,} records", [stored], "s"),
             Figure(f"{kind}: start to consuming with none", [empty], "s"),
-            Figure(f"{kind}: start to consuming with {RECORDS:,}", times, "s", "15 at most"),
-            Figure(f"{kind}: resident memory they add to the worker", sizes, "MB", "250 at most"),
+            Figure(f"{kind}: start to consuming with {RECORDS:,}", times, "s", "3 at most"),
+            Figure(f"{kind}: resident memory they add to the worker", sizes, "MB", "120 at most"),
             Figure(f"{kind}: the same start with {DIRECTIVES:,} directives", directed, "s"),
             Figure(f"{kind}: the start with directives against that without", [ratio], "x", "1.05 at most"),
         )

@@ -49,7 +49,13 @@ def _uniform(low: float, high: float) -> float:
 #: What stands in for which names of which module.
 PORTS: dict[str, dict[str, Any]] = {
     "stem_kombu.clock": {"SYSTEM": SystemClock(), "monotonic": lambda: KERNEL.now},
-    "stem_kombu.chance": {"random": lambda: KERNEL.draw(), "uniform": _uniform, "token_hex": _token, "uuid4": _token},
+    "stem_kombu.chance": {
+        "random": lambda: KERNEL.draw(),
+        "uniform": _uniform,
+        "token_hex": _token,
+        "uuid4": _token,
+        "uuid_text": _token,
+    },
     "stem_kombu.concurrency.threads": threads.THREADS,
     "stem_kombu.machine": threads.MACHINE,
 }

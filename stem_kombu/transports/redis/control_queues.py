@@ -7,9 +7,11 @@ one message at a time. Both work on the same lists and topics as what is here, a
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu import chance
@@ -27,6 +29,7 @@ _PUT = (
     "redis.call('LPUSH', KEYS[1], ARGV[1]) "
     "if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end"
 )
+_PUT_SHA1 = hashlib.sha1(_PUT.encode(), usedforsecurity=False).hexdigest()
 #: Seconds for which the server lets a reader wait, and after which one that was not answered is on a dead connection.
 _WAIT, _OVERDUE = 5.0, 10.0
 #: Messages of one burst.
@@ -69,9 +72,9 @@ class MessageWriter:
         channel: Any = connection.default_channel
         self._prefix = channel.global_keyprefix
         # Over a connection of the pool, which Kombu's producer uses as well: an idle worker keeps none for it.
+        self._pool = channel.pool
         self._client = redis.Redis(connection_pool=channel.pool)
-        self._put = self._client.register_script(_PUT)
-        self._refusal = channel.ResponseError
+        self._refusal, self._unknown_script = channel.ResponseError, redis.exceptions.NoScriptError
         self._allowed = True
 
     def publish(self, topic: str, exchange: str, body: bytes) -> None:
@@ -83,11 +86,29 @@ class MessageWriter:
         allowed."""
         if self._allowed:
             try:
-                self._put(keys=[self._prefix + queue], args=[_text(body, "", queue), int(expires * 1000)])
+                self._evaluate(self._prefix + queue, _text(body, "", queue), str(int(expires * 1000)))
             except self._refusal as error:
                 logger.info("control messages are sent by Kombu: %s", error)
                 self._allowed = False
         return self._allowed
+
+    def _evaluate(self, *arguments: str) -> None:
+        # The connection by itself: the client around it takes longer than the command, of which each answer is one.
+        connection = pooled_connection(self._pool)
+        try:
+            try:
+                connection.send_packed_command((_evaluated(b"EVALSHA", _PUT_SHA1, *arguments),))
+                connection.read_response()
+            except self._unknown_script:
+                connection.send_packed_command((_evaluated(b"EVAL", _PUT, *arguments),))
+                connection.read_response()
+        except self._refusal:
+            raise
+        except BaseException:
+            connection.disconnect()  # it may be in the middle of something
+            raise
+        finally:
+            self._pool.release(connection)
 
 
 class InboxReader:
@@ -208,21 +229,23 @@ def body_in(text: bytes) -> bytes:
 
 def _text(body: bytes, exchange: str, routing_key: str) -> str:
     """A message as Kombu writes it."""
-    return json.dumps(
-        {
-            "body": base64.b64encode(body).decode(),
-            "content-encoding": ENCODING,
-            "content-type": CONTENT_TYPE,
-            "headers": {},
-            "properties": {
-                "delivery_mode": 1,
-                "delivery_info": {"exchange": exchange, "routing_key": routing_key},
-                "priority": 0,
-                "body_encoding": "base64",
-                "delivery_tag": str(chance.uuid4()),
-            },
-        }
+    # Nothing of the body, of the tag and of these names is escaped by JSON but what _where() has escaped.
+    return (
+        f'{{"body": "{base64.b64encode(body).decode()}", "content-encoding": "{ENCODING}", "content-type": "{CONTENT_TYPE}",'
+        f' "headers": {{}}, "properties": {{"delivery_mode": 1, "delivery_info": {_where(exchange, routing_key)},'
+        f' "priority": 0, "body_encoding": "base64", "delivery_tag": "{chance.uuid_text()}"}}}}'
     )
+
+
+@lru_cache(maxsize=64)
+def _where(exchange: str, routing_key: str) -> str:
+    return json.dumps({"exchange": exchange, "routing_key": routing_key})
+
+
+def _evaluated(command: bytes, script: str, key: str, *arguments: str) -> bytes:
+    """A script's call with one key, in Redis's protocol."""
+    parts = [command, script.encode(), b"1", key.encode(), *(argument.encode() for argument in arguments)]
+    return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
 
 
 def _published(answer: object) -> tuple[str, bytes] | None:
