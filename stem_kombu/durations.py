@@ -34,13 +34,15 @@ def parse_duration(text: str, *, name: str = "duration", allow_zero: bool = Fals
 
 def checked_duration(value: object, *, name: str, text: str | None = None, allow_zero: bool = False) -> float:
     """The same seconds; raises :class:`ConfigurationError` for no number, and for less than zero, zero, and over a century."""
-    given = shown(value) if text is None else repr(text)
     seconds = _number(value, name)
     if not math.isfinite(seconds) or seconds > LONGEST:
-        raise ConfigurationError(f"{name}: {given} is longer than a century", hint=f"accepted: {ACCEPTED}")
-    if seconds < 0 or (seconds == 0 and not allow_zero):
-        raise ConfigurationError(f"{name}: {given} must be more than zero", hint=f"accepted: {ACCEPTED}")
-    return seconds
+        wrong = "is longer than a century"
+    elif seconds < 0 or (seconds == 0 and not allow_zero):
+        wrong = "must be more than zero"
+    else:
+        return seconds
+    given = shown(value) if text is None else repr(text)
+    raise ConfigurationError(f"{name}: {given} {wrong}", hint=f"accepted: {ACCEPTED}")
 
 
 def checked_seconds(value: object, *, name: str, least: float = 0.0) -> float:

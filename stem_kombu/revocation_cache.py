@@ -250,7 +250,8 @@ class RevocationCache:
         """Put the records where their versions belong: nearly always at the end, else what is newer is put there again."""
         fresh = list(map(self._packed, changed.values()))
         lowest = min([row.version for row in fresh])
-        for row in takewhile(lambda row: row.version > lowest, self._rows.newest()):
+        newer = takewhile(lambda row: row.version > lowest, self._rows.newest()) if lowest < self._highest else ()
+        for row in newer:
             if row.task_id not in changed:
                 self._texts.keep(row.flags >> 1)
                 self._texts.keep(row.requester)
