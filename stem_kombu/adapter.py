@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +13,8 @@ class IncomingMessage:
     queue: str
     body: bytes
     content_type: str | None
-    headers: Mapping[str, Any]
-    properties: Mapping[str, Any]
+    headers: Mapping[str, object]
+    properties: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +25,8 @@ class TaskCall:
     """
 
     name: str
-    args: Sequence[Any] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    args: Sequence[object] = ()
+    kwargs: Mapping[str, object] = field(default_factory=dict)
     task_id: str | None = None
 
 

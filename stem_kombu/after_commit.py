@@ -57,7 +57,7 @@ def on_commit(session: SyncSession, call: Callable[[], object]) -> None:
     target.info[_WAITING].append((within, call))
 
 
-def _listen(session: Any) -> None:
+def _listen(session: object) -> None:
     from sqlalchemy import event
 
     event.listen(session, "after_commit", _committed)

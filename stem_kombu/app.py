@@ -70,7 +70,7 @@ class Stem(Configured, Definitions):
         self,
         name: str = "stem",
         *,
-        settings: Settings | Mapping[str, Any] | object | None = None,
+        settings: Settings | Mapping[str, object] | object | None = None,
         include: Sequence[str] = (),
         **given: Unpack[SettingsKeywords],
     ) -> None:
@@ -109,8 +109,8 @@ class Stem(Configured, Definitions):
     def send_task(
         self,
         name: str,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
         *,
         connection: Connection | ConnectionPool | str | None = None,
         **options: Unpack[CallOptions],
@@ -135,8 +135,8 @@ class Stem(Configured, Definitions):
     async def asend_task(
         self,
         name: str,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
         **options: Unpack[SendOptions],
     ) -> AsyncResult[Any]:
         """:meth:`send_task` for coroutines: a thread waits for the broker, and the event loop goes on. Raises what that
@@ -148,7 +148,7 @@ class Stem(Configured, Definitions):
     def send_many(
         self,
         name: str,
-        calls: Iterable[Mapping[str, Any] | Sequence[Any]],
+        calls: Iterable[Mapping[str, object] | Sequence[object]],
         *,
         task_ids: Sequence[str] | None = None,
         connection: Connection | ConnectionPool | str | None = None,
@@ -173,7 +173,7 @@ class Stem(Configured, Definitions):
         return [AsyncResult(message.task_id, self.backend, self) for message in messages]
 
     def _message(
-        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
+        self, name: str, args: Sequence[object], kwargs: Mapping[str, object] | None, options: Mapping[str, Any]
     ) -> TaskMessage:
         own = self.registry.get(name).options if name in self.registry else _NO_OPTIONS
         queue, publishing = destination(

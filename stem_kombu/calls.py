@@ -20,8 +20,8 @@ Arguments = tuple[Sequence[Any], Mapping[str, Any] | None, str | None]
 
 def message_of(
     name: str,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any] | None,
+    args: Sequence[object],
+    kwargs: Mapping[str, object] | None,
     queue: str,
     *,
     now: datetime,
@@ -29,7 +29,7 @@ def message_of(
     countdown: float | None = None,
     eta: datetime | None = None,
     expires: float | datetime | None = None,
-    headers: Mapping[str, Any] | None = None,
+    headers: Mapping[str, object] | None = None,
     max_retries: int | None = None,
     soft_time_limit: float | None = None,
     time_limit: float | None = None,
@@ -121,7 +121,7 @@ def _limit(value: float, name: str) -> float | None:
 
 
 def each_call(
-    name: str, calls: Iterable[Mapping[str, Any] | Sequence[Any]], task_ids: Sequence[str] | None
+    name: str, calls: Iterable[Mapping[str, object] | Sequence[object]], task_ids: Sequence[str] | None
 ) -> Iterator[Arguments]:
     """Positional arguments, keywords and id of each call of the task, which is a mapping of keywords or a list or tuple of
     positional arguments. Raises :class:`ConfigurationError` for what is neither, and for ids that are not one for each."""

@@ -31,7 +31,7 @@ _KINDS: dict[str, tuple[type, str]] = {
 class Configured:
     """What of :class:`~stem_kombu.app.Stem` holds its settings, and resolves them at first use."""
 
-    def __init__(self, name: str, settings: object, given: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, settings: object, given: Mapping[str, object]) -> None:
         if not isinstance(name, str):
             raise ConfigurationError(f"the name of an application is text, not {shown(name)} ({type(name).__name__})")
         if not name.strip():
@@ -68,7 +68,7 @@ class Configured:
         self._fixed = True
         self._settings = settings
 
-    def reconfigure(self, **given: Any) -> None:
+    def reconfigure(self, **given: object) -> None:
         """Let these settings win over the application's own keywords, as flags do. Open connections are let go.
 
         Raises :class:`~stem_kombu.errors.ConfigurationError` for an application that was made with ready
@@ -101,7 +101,7 @@ class Configured:
     def close(self) -> None:
         """Let go what was opened by these settings."""
 
-    def _named(self, given: dict[str, Any]) -> dict[str, Any]:
+    def _named(self, given: dict[str, object]) -> dict[str, Any]:
         """The settings with the names of queues in place of Kombu's declarations."""
         return given
 

@@ -43,7 +43,7 @@ class Definitions(Hooked):
     def __init__(self) -> None:
         super().__init__()
         self.registry = TaskRegistry()
-        self.control_commands: dict[str, Callable[..., Any]] = {}
+        self.control_commands: dict[str, Callable[..., object]] = {}
         self.adapters: dict[str, Adapter] = {}
         #: Queues that were given as Kombu's declarations, by name: senders and workers declare them so.
         self.declared: dict[str, DeclaredQueue] = {}
@@ -71,7 +71,7 @@ class Definitions(Hooked):
         self, name: str | None = ..., /, *, context: Literal[False], **options: Unpack[TaskKeywords]
     ) -> WithoutContext: ...
 
-    def task(self, name: Any = None, /, *, context: bool | None = None, **options: Any) -> Any:
+    def task(self, name: object = None, /, *, context: bool | None = None, **options: Any) -> Any:
         """Register a handler under ``name`` (default: its module and qualified name).
 
         ``options`` are those of :class:`~stem_kombu.task.TaskOptions`. A handler whose first parameter is annotated

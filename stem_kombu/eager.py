@@ -7,7 +7,6 @@ import json
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from stem_kombu import chance
 from stem_kombu.backends.memory import MemoryBackend
@@ -45,7 +44,7 @@ class EagerSignals:
         """A checkpoint."""
         self.check()
 
-    def progress(self, fraction: float | None, data: Mapping[str, Any]) -> None:
+    def progress(self, fraction: float | None, data: Mapping[str, object]) -> None:
         """Nothing reads it."""
 
     def extend_lease(self, seconds: float) -> None:

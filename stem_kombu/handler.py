@@ -23,7 +23,7 @@ _FIRST = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.
 _WRITTEN = re.compile(r"(?:^|[.\[|\s])TaskContext(?:$|[\]|\s])")
 
 
-def takes_context(name: str, handler: Callable[..., Any], wanted: bool | None) -> bool:
+def takes_context(name: str, handler: Callable[..., object], wanted: bool | None) -> bool:
     """Whether the handler of task ``name`` is called with the context first.
 
     ``wanted`` decides where it is given. Else a first parameter that is annotated ``TaskContext``, or is named ``ctx`` or
@@ -73,13 +73,13 @@ def _ambiguous(name: str, what: str, wanted: bool | None, hint: str | None = Non
     )
 
 
-def misfit(handler: Callable[..., Any], with_context: bool, positional: int, keywords: frozenset[str]) -> str | None:
+def misfit(handler: Callable[..., object], with_context: bool, positional: int, keywords: frozenset[str]) -> str | None:
     """Why the handler can't be called with so many positional arguments and these keywords, ``None`` where it can."""
     return _misfit(handler, positional + with_context, keywords)
 
 
 @lru_cache(maxsize=4096)
-def _misfit(handler: Callable[..., Any], positional: int, keywords: frozenset[str]) -> str | None:
+def _misfit(handler: Callable[..., object], positional: int, keywords: frozenset[str]) -> str | None:
     # To bind arguments takes longer than a short task, and depends on nothing else than their number and names.
     signature = signature_of(handler)
     if signature is None:
@@ -91,14 +91,14 @@ def _misfit(handler: Callable[..., Any], positional: int, keywords: frozenset[st
     return None
 
 
-def takes_first(function: Callable[..., Any]) -> bool:
+def takes_first(function: Callable[..., object]) -> bool:
     """Whether the function takes a positional argument; a builtin that does not tell may."""
     signature = signature_of(function)
     return signature is None or any(one.kind in _FIRST for one in signature.parameters.values())
 
 
 @lru_cache(maxsize=1024)
-def signature_of(handler: Callable[..., Any]) -> inspect.Signature | None:
+def signature_of(handler: Callable[..., object]) -> inspect.Signature | None:
     """The handler's signature, ``None`` for a builtin that does not tell."""
     try:
         return inspect.signature(handler)
@@ -106,7 +106,7 @@ def signature_of(handler: Callable[..., Any]) -> inspect.Signature | None:
         return None
 
 
-def _hints(handler: Callable[..., Any]) -> dict[str, Any]:
+def _hints(handler: Callable[..., object]) -> dict[str, Any]:
     """Annotations as objects; none where a name in them can't be resolved here (it is imported for type checkers only)."""
     try:
         return typing.get_type_hints(inspect.unwrap(handler))
@@ -114,7 +114,7 @@ def _hints(handler: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def _is_context(parameter: Parameter, hints: dict[str, Any]) -> bool:
+def _is_context(parameter: Parameter, hints: dict[str, object]) -> bool:
     annotation = hints.get(parameter.name, parameter.annotation)
     if isinstance(annotation, str):
         return _WRITTEN.search(annotation) is not None

@@ -87,7 +87,7 @@ class HookTable:
         call_all(self.worker_stop, worker)
 
 
-def call_all(hooks: Iterable[Called], *given: Any) -> None:
+def call_all(hooks: Iterable[Called], *given: object) -> None:
     """Call each hook though others fail; failures are logged."""
     for hook in hooks:
         try:
@@ -152,7 +152,7 @@ class Hooked:
 
 
 def _of_fewer(function: Called, count: int) -> Called:
-    def fewer(*given: Any) -> Any:
+    def fewer(*given: object) -> Any:
         return function(*given[:count])
 
     fewer.__qualname__ = _name(function)
@@ -192,7 +192,7 @@ def _is_async(function: Called) -> bool:
     return inspect.iscoroutinefunction(function)
 
 
-def _log(hook: Called, error: BaseException, **extra: Any) -> None:
+def _log(hook: Called, error: BaseException, **extra: object) -> None:
     logger.error("hook %s failed: %r", _name(hook), error, exc_info=error, extra=extra)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from stem_kombu.calls import message_of
 from stem_kombu.celery_words import OPTIONS
@@ -29,7 +29,7 @@ class SettingsKeywords(TypedDict, total=False):
     """Keywords of :class:`~stem_kombu.app.Stem`, which are those of :meth:`stem_kombu.settings.Settings.from_env`."""
 
     broker: str | None
-    broker_options: Mapping[str, Any] | None
+    broker_options: Mapping[str, object] | None
     backend: str | None
     revoke_store: str | None
     namespace: str | None
@@ -87,7 +87,7 @@ class CommonOptions(TypedDict, total=False):
     countdown: float | None
     eta: datetime | None
     expires: float | datetime | None
-    headers: Mapping[str, Any] | None
+    headers: Mapping[str, object] | None
     max_retries: int | None
     soft_time_limit: float | None
     time_limit: float | None

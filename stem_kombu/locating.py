@@ -15,7 +15,7 @@ COPY_OF_MAIN = "__mp_main__"
 #: What follows the name of a function that makes the application.
 CALL = "()"
 #: What such functions made in this process, by module and name: children that are forked after that have it as well.
-_made: dict[tuple[str, str], Any] = {}
+_made: dict[tuple[str, str], object] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Definition:
     load: object
 
     @classmethod
-    def of(cls, handler: Callable[..., Any]) -> Definition:
+    def of(cls, handler: Callable[..., object]) -> Definition:
         """Of a function, or of whatever else can be called."""
         module = getattr(handler, "__module__", "?")
         code = getattr(inspect.unwrap(handler), "__code__", None)
@@ -53,7 +53,7 @@ class Definition:
         return self.origin if self.line is None else f"{self.origin} (line {self.line})"
 
 
-def usual_name(handler: Callable[..., Any]) -> str:
+def usual_name(handler: Callable[..., object]) -> str:
     """The name of a task that was given none: module and qualified name, the same in a worker and in its children."""
     module = str(handler.__module__)
     return f"{'__main__' if module == COPY_OF_MAIN else module}.{handler.__qualname__}"
@@ -75,7 +75,7 @@ def located(module: ModuleType, name: str, attribute: str) -> Any:
         if (name, attribute) not in _made:
             _made[name, attribute] = located(module, name, attribute.removesuffix(CALL))()
         return _made[name, attribute]
-    found: Any = module
+    found: object = module
     for part in attribute.split("."):
         found = getattr(found, part)
     return found

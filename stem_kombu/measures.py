@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Mapping
-from typing import Any
 
 #: What is counted of tasks.
 NAMES = ("received", "started", "succeeded", "failed", "retried", "cancelled", "redelivered")
@@ -125,7 +124,7 @@ class CommandCounts:
                 key = (OTHER, result)
             self._counts[key] = self._counts.get(key, 0) + 1
 
-    def snapshot(self) -> list[Mapping[str, Any]]:
+    def snapshot(self) -> list[Mapping[str, object]]:
         with self._lock:
             return [
                 {"command": command, "result": result, "count": count}

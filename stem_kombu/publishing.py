@@ -89,7 +89,7 @@ def differing(one: DeclaredQueue, other: DeclaredQueue) -> tuple[str, str] | Non
     return None if one == other else (repr(one), repr(other))
 
 
-def checked(where: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+def checked(where: str, given: Mapping[str, object]) -> Mapping[str, Any]:
     """The options themselves; raises :class:`ConfigurationError` naming the first that is wrong. ``None`` is not given."""
     priority, compression = given.get("priority"), given.get("compression")
     if priority is not None and (isinstance(priority, bool) or not isinstance(priority, int)):
@@ -119,7 +119,7 @@ def destination(
     where: str,
     call: Mapping[str, Any],
     task_queue: str | None,
-    task: Mapping[str, Any],
+    task: Mapping[str, object],
     default: str,
     declared: Mapping[str, DeclaredQueue],
 ) -> tuple[str, Publishing | None]:

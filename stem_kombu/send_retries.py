@@ -42,7 +42,7 @@ class SendRetries:
 ONE_TRY = SendRetries(max_retries=0)
 
 
-def retries_of(where: str, options: Mapping[str, Any]) -> SendRetries | None:
+def retries_of(where: str, options: Mapping[str, object]) -> SendRetries | None:
     """What ``retry`` and ``retry_policy`` of a call ask for; ``None`` where neither is given.
 
     A policy without ``retry`` counts as ``retry=True``; with ``retry=False`` it is checked and not used. Raises

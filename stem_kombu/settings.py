@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.state_folder import state_folder
@@ -81,7 +80,7 @@ class Host:
     """
 
     broker: Source | None = None
-    broker_options: Mapping[str, Any] = field(default_factory=dict)
+    broker_options: Mapping[str, object] = field(default_factory=dict)
     backend: Source | None = None
     revoke_store: Source | None = None
     namespace: Source | None = None
@@ -130,7 +129,7 @@ class Settings:
     health_file: str | None = None  #: A worker's health file: a path, ``off``, or ``None`` for the usual place.
     celery_events: bool = True
     celery_results: Source | None = None
-    broker_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    broker_options: Mapping[str, object] = field(default_factory=dict, repr=False)
     host_options: Mapping[str, object] = field(default_factory=dict, repr=False)
     tls: TlsSettings = TlsSettings()
     signing: SigningSettings = SigningSettings()
@@ -151,7 +150,7 @@ class Settings:
         environ: Mapping[str, str] | None = None,
         *,
         broker: str | None = None,
-        broker_options: Mapping[str, Any] | None = None,
+        broker_options: Mapping[str, object] | None = None,
         broker_option: Sequence[str] = (),
         backend: str | None = None,
         revoke_store: str | None = None,
@@ -299,7 +298,7 @@ def _broker_options(
     env: Variables, flags: Sequence[str], broker: Source, application: Mapping[str, object] | None
 ) -> dict[str, object]:
     variable = env.get(name := "STEM_BROKER_TRANSPORT_OPTIONS")
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for options, where in (
         (application or {}, "broker_options"),
         (split_url(broker.value)[1], broker.name),

@@ -117,7 +117,7 @@ class Task:
         """Why the handler can't be called with so many positional arguments, the context aside, and these keywords."""
         return misfit(self.handler, bool(self.context), positional, frozenset(keywords))
 
-    def call(self, context: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def call(self, context: object, args: Sequence[object], kwargs: Mapping[str, object]) -> Any:
         """What the handler returns: a coroutine for ``async def``."""
         return self.handler(context, *args, **kwargs) if self.context else self.handler(*args, **kwargs)
 

@@ -62,7 +62,7 @@ class TaskHandle(Generic[P, R]):
         return await self.app.asend_task(self.name, args, kwargs)
 
     def apply_async(
-        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[SendOptions]
+        self, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None, **options: Unpack[SendOptions]
     ) -> AsyncResult[R]:
         """Enqueue with the options of :meth:`Stem.send_task` (``queue=``, ``countdown=``, ``task_id=`` …).
 
@@ -74,7 +74,7 @@ class TaskHandle(Generic[P, R]):
         return self.app.send_task(self.name, args, kwargs, **options)
 
     async def aapply_async(
-        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[SendOptions]
+        self, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None, **options: Unpack[SendOptions]
     ) -> AsyncResult[R]:
         """:meth:`apply_async` for coroutines: the event loop goes on while the broker is waited for. Raises what that raises."""
         self._check(args, kwargs or {})
@@ -83,7 +83,7 @@ class TaskHandle(Generic[P, R]):
         return await self.app.asend_task(self.name, args, kwargs, **options)
 
     def send_many(
-        self, calls: Iterable[Mapping[str, Any] | Sequence[Any]], **options: Unpack[ManyOptions]
+        self, calls: Iterable[Mapping[str, object] | Sequence[object]], **options: Unpack[ManyOptions]
     ) -> list[AsyncResult[R]]:
         """Enqueue one task for each of ``calls``, with the options of :meth:`Stem.send_many`; nothing is sent where one of
         them does not fit the handler's signature (``TypeError``)."""
@@ -100,7 +100,7 @@ class TaskHandle(Generic[P, R]):
             said = f"a task of Stem has no {name!r}" + (f": {instead}" if instead else "")
             raise AttributeError(said, name=name, obj=self)
 
-    def _check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def _check(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         if isinstance(args, (list, tuple)) and isinstance(kwargs, Mapping):  # else sending says what is wrong with them
             misfit = self.task.misfit(len(args), kwargs)
             if misfit is not None:

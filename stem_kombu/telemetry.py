@@ -161,7 +161,7 @@ def _quiet(kind: str) -> None:
     logging.getLogger(f"opentelemetry.exporter.otlp.proto.{kind}").setLevel(logging.CRITICAL)
 
 
-def data_of(payload: Mapping[str, Any], sent: Sequence[Sent], since: int, now: int) -> list[Metric]:
+def data_of(payload: Mapping[str, object], sent: Sequence[Sent], since: int, now: int) -> list[Metric]:
     """The metrics of a payload of ``stats`` with ``measures``, in the SDK's model; times in nanoseconds since the epoch."""
     points = _Points(since, now)
     families = StatsCollector(lambda: {None: payload}).collect()

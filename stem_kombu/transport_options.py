@@ -47,7 +47,7 @@ _KINDS = {
 
 def given_options(texts: Iterable[str], name: str) -> dict[str, object]:
     """The options of several ``KEY=JSON``; what is no JSON is a text. Raises :class:`ConfigurationError`."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for text in texts:
         key, separator, value = text.partition("=")
         if not separator or not _is_key(key.strip()):
@@ -72,7 +72,7 @@ def parsed_options(text: str, name: str) -> dict[str, object]:
 
 def split_url(url: str) -> tuple[str, dict[str, object]]:
     """The URL (or several, separated by ``;``) without the transport options in its query, and these."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     parts = []
     for part in url.split(";") if "://" in url.partition(";")[2] else [url]:
         rest, query = _split(part, found)
@@ -118,12 +118,12 @@ def checked_options(options: Mapping[str, object], name: str) -> None:
             )
 
 
-def own_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def own_options(options: Mapping[str, object]) -> dict[str, object]:
     """Those of the options whose meaning is Stem's, on whatever broker."""
     return {key: options[key] for key in (CONFIRM_PUBLISH,) if key in options}
 
 
-def _is_kind(kind: str, value: Any) -> bool:
+def _is_kind(kind: str, value: object) -> bool:
     if kind == _TEXT:
         return isinstance(value, str)
     if kind == _SWITCH:

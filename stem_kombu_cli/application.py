@@ -8,7 +8,6 @@ import sys
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from stem_kombu.app import Stem
 from stem_kombu.errors import ConfigurationError, StemError
@@ -82,7 +81,7 @@ def _imported(name: str, target: str) -> ModuleType:
 
 def _near(module: ModuleType, attribute: str) -> str | None:
     """What a mistaken name may have meant: an application of the module first."""
-    names: dict[str, Any] = vars(module)
+    names: dict[str, object] = vars(module)
     applications = [name for name, value in names.items() if isinstance(value, Stem)]
     near = applications or get_close_matches(attribute, names, n=1)
     return f"did you mean {module.__name__}:{near[0]}?" if near and near[0] != attribute else None

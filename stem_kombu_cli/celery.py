@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import click
 
@@ -17,7 +16,7 @@ import click
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
-def stem(ctx: click.Context, /, arguments: tuple[str, ...], **_: Any) -> None:
+def stem(ctx: click.Context, /, arguments: tuple[str, ...], **_: object) -> None:
     """Run ``stem`` with broker, backend and namespace of the Celery application, unless flags or variables name others."""
     from stem_kombu.celery.configuration import host_of
     from stem_kombu_cli import options

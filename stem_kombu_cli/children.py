@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def setting_of(payload: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """What counts for the children of a worker that answered, ``None`` where it runs no isolates."""
-    found: Mapping[str, Any] | None = payload.get("settings", {}).get("concurrency", {}).get("")
+    found: Mapping[str, object] | None = payload.get("settings", {}).get("concurrency", {}).get("")
     return found
 
 
@@ -34,7 +34,7 @@ def range_of(setting: Mapping[str, object]) -> str | None:
 
 def text(report: DirectiveReport, color: bool) -> str:
     """A row for each worker."""
-    rows: list[Sequence[Any]] = []
+    rows: list[Sequence[object]] = []
     for reply in report.replies:
         setting = setting_of(reply.payload)
         has = (None,) * 4 if setting is None else (

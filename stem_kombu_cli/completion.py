@@ -83,7 +83,7 @@ def _settings(ctx: click.Context) -> Settings:
     from stem_kombu_cli.options import places_of
 
     # Options that have not been typed yet are absent, and the environment counts.
-    values: dict[str, Any] = {name: value for name, value in ctx.params.items() if value is not None}
+    values: dict[str, object] = {name: value for name, value in ctx.params.items() if value is not None}
     return places_of(values).settings(announce=False)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 
 class Failure(Exception):
     """Ends the program with ``code``; ``facts`` are further fields of the JSON document (``stem.error/1``)."""
 
     def __init__(
-        self, message: str, code: int, *, hint: str | None = None, facts: Mapping[str, Any] | None = None
+        self, message: str, code: int, *, hint: str | None = None, facts: Mapping[str, object] | None = None
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -19,6 +18,6 @@ class Failure(Exception):
         self.facts = dict(facts or {})
 
 
-def document(message: str, hint: str | None, code: int, facts: Mapping[str, Any]) -> dict[str, Any]:
+def document(message: str, hint: str | None, code: int, facts: Mapping[str, object]) -> dict[str, object]:
     """The JSON form. ``stored``: the records that hold although the command failed."""
     return {"schema": "stem.error/1", "code": code, "error": message, "hint": hint, "stored": [], **facts}

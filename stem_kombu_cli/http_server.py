@@ -93,7 +93,7 @@ class _Server(ThreadingHTTPServer):
         self._free = threading.BoundedSemaphore(_AT_ONCE)
         super().__init__(address, _Handler)
 
-    def process_request(self, request: Any, client_address: Any) -> None:
+    def process_request(self, request: Any, client_address: object) -> None:
         if self._free.acquire(blocking=False):
             super().process_request(request, client_address)
         else:

@@ -197,7 +197,7 @@ class _Ending:
 
     as_json: bool
 
-    def told(self, message: str, hint: str | None, code: int, facts: Mapping[str, Any] | None = None) -> int:
+    def told(self, message: str, hint: str | None, code: int, facts: Mapping[str, object] | None = None) -> int:
         note(f"error: {message}")
         if hint:
             note(f"hint: {hint}")

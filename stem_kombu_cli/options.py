@@ -302,7 +302,7 @@ def signing_of(values: dict[str, Any]) -> SigningSettings | None:
     return SigningSettings(**given) if any(value is not None for value in given.values()) else None
 
 
-def wants_json(values: dict[str, Any]) -> bool:
+def wants_json(values: dict[str, object]) -> bool:
     """Take the output options out of a command's values."""
     as_json, output = values.pop("as_json", False), values.pop("output", "text")
     render.wide = output == "wide"

@@ -51,7 +51,7 @@ def named(ctx: click.Context, queues: Sequence[str], all_queues: bool) -> Sequen
     return None if all_queues else queues
 
 
-def pause(ctx: click.Context, queues: Sequence[str] | None, values: dict[str, Any]) -> None:
+def pause(ctx: click.Context, queues: Sequence[str] | None, values: dict[str, object]) -> None:
     """Pause these queues, ``None`` for all, and leave with the exit code."""
     asked = _Asked(ctx, queues, values)
     ending = ending_of(values, SYSTEM.utcnow())

@@ -60,7 +60,7 @@ def show(names: Sequence[str], color: bool) -> None:
         emit(table(("WORKER", "STATUS"), [(shown(name), PLAIN) for name in names], color=color), color=color)
 
 
-def fields(names: Sequence[str]) -> dict[str, Any]:
+def fields(names: Sequence[str]) -> dict[str, object]:
     """The same in a report's JSON, where there are any."""
     return {"plain_celery": list(names)} if names else {}
 

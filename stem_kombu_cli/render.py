@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 
@@ -77,7 +77,7 @@ def abandon(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def print_json(document: Mapping[str, Any]) -> None:
+def print_json(document: Mapping[str, object]) -> None:
     """One document, in one line, on stdout. ASCII alone, so that no terminal's encoding can refuse it."""
     import json
 
@@ -112,7 +112,7 @@ def use_color(choice: str) -> bool:
 
 
 def table(
-    headers: Sequence[str], rows: Sequence[Sequence[Any]], *, color: bool = False, shrink: int | None = None
+    headers: Sequence[str], rows: Sequence[Sequence[object]], *, color: bool = False, shrink: int | None = None
 ) -> str:
     """The rows as text. Numbers are right-aligned. On a terminal that is too narrow the columns that matter least are left out,
     unless all are wanted (:data:`wide`); where that is not enough, columns are shortened, ``shrink`` the first."""
@@ -176,7 +176,7 @@ def _total(widths: Sequence[int], kept: Sequence[int]) -> int:
     return sum(widths[i] for i in kept) + 2 * (len(kept) - 1)
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value as a table shows it; nothing is a dash."""
     if value is None or value == "":
         return "-"

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from stem_kombu import timeouts
 from stem_kombu.agent.health_file import HealthFile
@@ -51,7 +50,7 @@ class AgentOptions:
     allow_unsynced: bool = False
     insists_on_id: bool = True
     sweeps: bool = False
-    commands: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    commands: Mapping[str, Callable[..., object]] = field(default_factory=dict)
     dropping: Mapping[str, Dropping] = field(default_factory=dict)
     beside: Callable[[], object] | None = None
     linger: float | None = None

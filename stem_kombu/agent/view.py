@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from stem_kombu import machine
 from stem_kombu.agent.hydration import Hydration
@@ -99,7 +99,7 @@ class TaskHost(Protocol):
     def totals(self) -> Mapping[str, int]:
         """Counts of tasks since the start, by what became of them."""
 
-    def measured(self) -> tuple[Mapping[str, int], dict[str, Any]]:
+    def measured(self) -> tuple[Mapping[str, int], dict[str, object]]:
         """The totals and the measures of one moment, and ``children_lost`` by reason where it has children."""
 
     def in_flight(self) -> Sequence[InFlightTask]: ...
@@ -241,7 +241,7 @@ class AgentView:
     def _uptime(self) -> float:
         return (self._resources.clock.utcnow() - self.identity.started_at).total_seconds()
 
-    def measures(self) -> dict[str, Any]:
+    def measures(self) -> dict[str, object]:
         totals, measured = self._host.measured()
         held, now = self._hydration.facts(), self._resources.clock.monotonic()
         return {

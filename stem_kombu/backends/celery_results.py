@@ -9,7 +9,6 @@ from __future__ import annotations
 import builtins
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from stem_kombu.backends.stored import RESULT_TTL
 from stem_kombu.clock import epoch_us, isoformat
@@ -96,7 +95,7 @@ def _metas(message: TaskMessage, record: TaskRecord) -> Iterator[dict[str, objec
     if origin is None:
         return
     status = _STATES[record.state]
-    meta: dict[str, Any] = {
+    meta: dict[str, object] = {
         "status": status,
         "result": _result(record),
         "traceback": None if record.error is None else record.error.traceback,

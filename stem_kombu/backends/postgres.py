@@ -145,7 +145,7 @@ class PostgresBackend(Backend):
                     session.execute(sql.REMOVE, (record.task_id, others[record.task_id][-1]))  # and offer again
         return answer
 
-    def _row(self, record: TaskRecord, body: str) -> tuple[Any, ...]:
+    def _row(self, record: TaskRecord, body: str) -> tuple[object, ...]:
         return (
             record.task_id,
             record.state.value,

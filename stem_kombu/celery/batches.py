@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import Any
 
 
-def sift(task: Any) -> None:
+def sift(task: object) -> None:
     """Leave out of each batch of the task what is revoked, and record that; nothing is done to any other task."""
     module = sys.modules.get("celery_batches")
     if module is None or not isinstance(task, module.Batches) or hasattr(task.flush, "stem_original"):

@@ -21,7 +21,7 @@ _USABLE = frozenset({"redis", "rediss", "redis+socket", "postgres", "postgresql"
 _ENCRYPTED = {"amqp": "amqps", "pyamqp": "amqps", "redis": "rediss"}
 
 
-def settings_of(app: Any, **given: Any) -> Settings:
+def settings_of(app: object, **given: Any) -> Settings:
     """The settings of ``app``. Keywords are those of :meth:`Settings.from_env` and beat variables and configuration.
 
     What neither names is the Celery application's: see :func:`host_of`. Raises :class:`ConfigurationError`.
@@ -97,7 +97,7 @@ def _encrypted(url: str) -> str:
     return f"{_ENCRYPTED.get(scheme, scheme)}{separator}{rest}"
 
 
-def _tls(given: Any) -> TlsSettings:
+def _tls(given: object) -> TlsSettings:
     """Celery's ``broker_use_ssl`` or ``redis_backend_use_ssl``: ``True``, or a mapping whose keys Redis prefixes."""
     if not isinstance(given, Mapping):
         return TlsSettings()

@@ -18,7 +18,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery pub
     requires = frozenset({"celery.worker.consumer.tasks:Tasks"})
     name = "stem-health"
 
-    def __init__(self, consumer: Any, **_: Any) -> None:
+    def __init__(self, consumer: object, **_: object) -> None:
         self._timer: Any = None
 
     def start(self, consumer: Any) -> None:
@@ -42,7 +42,7 @@ def _watch_queues(consumer: Any, agent: Any) -> None:
         return
 
     @functools.wraps(add)
-    def added(*args: Any, **kwargs: Any) -> Any:
+    def added(*args: object, **kwargs: object) -> object:
         answer = add(*args, **kwargs)
         agent.directives.refresh()
         return answer

@@ -51,7 +51,9 @@ class DurableRevokes:
 
     app: Any
 
-    def revoke(self, task_id: Any, destination: Any = None, terminate: bool = False, *args: Any, **kwargs: Any) -> Any:
+    def revoke(
+        self, task_id: Any, destination: object = None, terminate: bool = False, *args: object, **kwargs: object
+    ) -> Any:
         """See :meth:`celery.app.control.Control.revoke`.
 
         Where the store does not answer within a second, the workers that are up receive the revoke all the same, a warning is

@@ -43,7 +43,7 @@ def end_followers(task: Any, request: Any, reason: str) -> None:
         logger.exception("task %s is revoked, and what follows it could not be told", request.id)
 
 
-def _end_element(backend: Any, element: Mapping[str, Any], error: Exception) -> None:
+def _end_element(backend: Any, element: Mapping[str, object], error: Exception) -> None:
     for task_id, context in {context.id: context for context in map(_context, members(element))}.items():
         if task_id is not None:
             backend.store_result(task_id, error, states.REVOKED, traceback=None, request=context)

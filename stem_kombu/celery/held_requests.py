@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 class HeldRequest:
     """See :class:`stem_kombu.agent.leases.HeldMessage`."""
 
-    token: Any
-    handle: Any
+    token: object
+    handle: object
     lease_lost: bool
     task_id: str
 
@@ -40,7 +40,7 @@ class HeldRequests:
             if not request.acknowledged and (message := request._message) is not None
         ]
 
-    def get(self, token: Any) -> HeldRequest | None:
+    def get(self, token: object) -> HeldRequest | None:
         return next((held for held in self.all() if held.token == token), None)
 
     def lost(self, held: HeldRequest) -> None:
@@ -54,15 +54,15 @@ class HeldRequests:
         known = {request.id: request for request in [*waiting_for_eta, *list(state.requests.values())]}
         return [*known.values(), *self._limited()]
 
-    def waiting(self) -> list[Any]:
+    def waiting(self) -> list[object]:
         """Those that wait for an eta or a rate limit."""
         return [*(request for _, request in self._on_timer()), *self._limited()]
 
-    def _limited(self) -> list[Any]:
+    def _limited(self) -> list[object]:
         buckets = list(getattr(self._worker.consumer, "task_buckets", {}).values())
         return [held[0] for bucket in buckets if bucket for held in list(bucket.contents)]
 
-    def withdraw(self, consumer: Any, request: Any) -> None:
+    def withdraw(self, consumer: Any, request: object) -> None:
         """Have a request wait no longer for its eta or a rate limit; called by Celery's loop."""
         for entry, waiting in self._on_timer():
             if waiting is request:
@@ -73,7 +73,7 @@ class HeldRequests:
                 if held[0] is request:
                     bucket.contents.remove(held)
 
-    def _on_timer(self) -> Iterator[tuple[Any, Any]]:
+    def _on_timer(self) -> Iterator[tuple[object, object]]:
         """What waits for an eta, with its entry: Celery before 5.7 knows it only as arguments of its timer's entries."""
         timer = getattr(self._worker.consumer, "timer", None)
         # Its sorted view can't be had of greenlets, which are all that a green pool's timer keeps.
@@ -83,7 +83,7 @@ class HeldRequests:
                 yield waiting.entry, arguments[0]
 
 
-def snapshot(requests: Iterable[Any]) -> list[Any]:
+def snapshot(requests: Iterable[object]) -> list[Any]:
     """What is in one of Celery's sets of requests now. Its pool and its loop change them while other threads look."""
     while True:
         try:
@@ -92,7 +92,7 @@ def snapshot(requests: Iterable[Any]) -> list[Any]:
             continue
 
 
-def consumed_from(info: Mapping[str, Any], queues: Sequence[Any]) -> str:
+def consumed_from(info: Mapping[str, object], queues: Sequence[Any]) -> str:
     """The name of the one of Kombu's ``queues`` that a message was in, by the exchange and routing key of its delivery: Celery
     keeps no more of it. The routing key, where no queue fits."""
     exchange, key = str(info.get("exchange") or ""), str(info.get("routing_key") or "")

@@ -14,7 +14,7 @@ _CONTROL, _CELERYS_CONTROL = "stem_kombu.celery.control:DurableControl", "celery
 _AMQP, _CELERYS_AMQP = "stem_kombu.celery.sending:StampedAMQP", "celery.app.amqp:AMQP"
 
 
-def install(app: Any, **given: Any) -> Any:
+def install(app: Any, **given: object) -> Any:
     """Give this Celery application Stem's control plane; returns the application. May be called twice.
 
     Its workers hydrate, listen and let their tasks be stopped; its ``app.control.revoke()`` stores before it broadcasts; what it

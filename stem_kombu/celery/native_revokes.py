@@ -105,7 +105,7 @@ class NativeRevokes:
         except (KombuError, ValueError, RecursionError) as error:
             logger.debug("a message of Celery's remote control can't be read: %r", error)
 
-    def _revoke(self, _: object, task_id: Any, terminate: Any = False, **__: Any) -> None:
+    def _revoke(self, _: object, task_id: Any, terminate: Any = False, **__: object) -> None:
         self._obey([task_id] if isinstance(task_id, str) else [str(one) for one in task_id or ()], bool(terminate))
 
     def _terminate(self, _: object, signal: object = None, task_id: object = (), **__: object) -> None:

@@ -63,7 +63,7 @@ class StemRequest:
         if (execute := cls.__dict__.get("execute_using_pool")) is not None:
             cls.execute_using_pool = _admitted(execute)  # type: ignore[attr-defined]
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         info = self.delivery_info or {}  # type: ignore[attr-defined]
         # Without an exchange the routing key is the queue; to ask Celery for its queues takes as long as all else here.
@@ -102,7 +102,7 @@ class StemRequest:
         ran = None if began is None else SYSTEM.now() - float(began)
         self.stem_totals.ended(name, *self._stem_place, ran=ran, how=how)
 
-    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+    def on_failure(self, exc_info: Any, *args: object, **kwargs: object) -> object:
         answer = super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]
         error = exc_info.exception
         if type(error).__name__ == "ExceptionWithTraceback":
@@ -150,7 +150,7 @@ def _class_of(base: type, parts: RequestParts) -> type:
 
 def _counted(on_success: Any) -> Any:
     @functools.wraps(on_success)
-    def counted(self: Any, failed__retval__runtime: Any, **kwargs: Any) -> Any:
+    def counted(self: Any, failed__retval__runtime: Any, **kwargs: object) -> object:
         if not failed__retval__runtime[0]:
             self.stem_ended("succeeded")
         return on_success(self, failed__retval__runtime, **kwargs)
@@ -158,9 +158,9 @@ def _counted(on_success: Any) -> Any:
     return counted
 
 
-def _admitted(execute: Any) -> Any:
+def _admitted(execute: Any) -> object:
     @functools.wraps(execute)
-    def admitted(self: Any, pool: Any, **kwargs: Any) -> Any:
+    def admitted(self: Any, pool: object, **kwargs: object) -> object:
         if not self.stem_pauses.admits(self):
             raise TaskRevokedError(self.id)  # which has Celery take its slot back, and nothing else
         result = execute(self, pool, **kwargs)

@@ -21,7 +21,7 @@ from stem_kombu.messages.encoding import HEADER_SENT_AT
 class StampedSending:
     """Goes before Celery's ``AMQP`` among the bases of a class."""
 
-    def as_task_v2(self, *given: Any, **options: Any) -> Any:
+    def as_task_v2(self, *given: object, **options: object) -> object:
         """See :meth:`celery.app.amqp.AMQP.as_task_v2`."""
         message = super().as_task_v2(*given, **options)  # type: ignore[misc]
         headers = message.headers

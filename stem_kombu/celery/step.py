@@ -44,7 +44,7 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
     requires = frozenset({"celery.worker.components:Pool"})
     name = "stem"
 
-    def __init__(self, worker: Any, **_: Any) -> None:
+    def __init__(self, worker: Any, **_: object) -> None:
         self._agent: CeleryAgent | None = None
         self._stop_table: SharedStopTable | None = None
         worker.stem = None
@@ -94,21 +94,21 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
             _refuse_unsigned(self._agent)
 
         # The very end, after the pool has finished what it ran: until then commands are answered.
-        def on_shutdown(**_: Any) -> None:
+        def on_shutdown(**_: object) -> None:
             self._end()
 
         signals.worker_shutdown.connect(on_shutdown, weak=False, dispatch_uid="stem-kombu")
 
         _show_soft_shutdown(worker, self._agent)
 
-    def close(self, worker: Any) -> None:
+    def close(self, worker: object) -> None:
         if self._agent is not None:
             self._agent.drain()
 
-    def stop(self, worker: Any) -> None:
+    def stop(self, worker: object) -> None:
         """Nothing yet: see :meth:`start`."""
 
-    def terminate(self, worker: Any) -> None:
+    def terminate(self, worker: object) -> None:
         """A cold shutdown does not come to its end in order: leave the roster now."""
         self._end()
 
@@ -176,7 +176,7 @@ def _refuse_unsigned(agent: CeleryAgent) -> None:
             continue
 
         @functools.wraps(getattr(function, "stem_original", function))
-        def refused(state: Any, *args: Any, _name: str = name, **kwargs: Any) -> Any:
+        def refused(state: object, *args: object, _name: str = name, **kwargs: object) -> Any:
             agent.refused.drop("unsigned", f"{_name!r}: it is not signed")
             if _name in _REVOKING:
                 agent.hydration.nudge()  # an application with a key has signed and stored it before it sent this
@@ -195,7 +195,7 @@ def _make_revoke_durable(agent: CeleryAgent) -> None:
     )
 
     @functools.wraps(original)
-    def revoke(state: Any, task_id: Any, terminate: Any = False, signal: Any = None, **kwargs: Any) -> Any:
+    def revoke(state: Any, task_id: Any, terminate: object = False, signal: object = None, **kwargs: object) -> Any:
         terminate = bool(terminate)  # Flower's API sends 0 and null
         ids = [task_id] if isinstance(task_id, str) else [str(one) for one in task_id or ()]
         cooperatively = bool(terminate) and not agent.kills
@@ -208,12 +208,12 @@ def _make_revoke_durable(agent: CeleryAgent) -> None:
         return _saying(answer, trouble)
 
     @functools.wraps(terminates)
-    def terminate(state: Any, signal: Any, task_id: Any, **kwargs: Any) -> Any:
+    def terminate(state: object, signal: object, task_id: object, **kwargs: object) -> Any:
         return revoke(state, task_id, terminate=True, signal=signal)  # as Celery's own does
 
     @functools.wraps(by_stamp)
     def revoke_by_stamped_headers(
-        state: Any, headers: Any, terminate: Any = False, signal: Any = None, **kwargs: Any
+        state: object, headers: object, terminate: object = False, signal: object = None, **kwargs: object
     ) -> object:
         stamps, terminate = stamps_of(headers), bool(terminate)
         cooperatively = terminate and not agent.kills

@@ -86,7 +86,7 @@ def extend_lease(seconds: float) -> None:
     checkpoint()
 
 
-def progress(fraction: float | None = None, /, **data: Any) -> None:
+def progress(fraction: float | None = None, /, **data: object) -> None:
     """Report how far the task is, as Celery's state ``PROGRESS`` with ``{"progress": fraction, **data}``, then checkpoint.
 
     Written to the result backend at most ten times a second. Raises ``ValueError`` for a fraction outside 0 to 1 and for
@@ -119,7 +119,7 @@ def guarded(task: Any) -> None:
         return
 
     @functools.wraps(run)
-    def guard(*args: Any, **kwargs: Any) -> Any:
+    def guard(*args: object, **kwargs: object) -> Any:
         request = task.request
         if _stop_table is None or request.id is None or request.is_eager:
             return run(*args, **kwargs)

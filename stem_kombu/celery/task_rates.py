@@ -33,7 +33,7 @@ class _Limited:
     directive: Directive
     rate: Rate
     given: str | float
-    own: Any
+    own: object
 
 
 class TaskRates:

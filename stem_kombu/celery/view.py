@@ -104,7 +104,7 @@ class CeleryTasks:
     def _slots(self, running: int, places: int) -> dict[str, dict[str, int]]:
         return {"isolate" if self._children() else "inline": {"running": running, "idle": max(0, places - running)}}
 
-    def measured(self) -> tuple[Mapping[str, int], dict[str, Any]]:
+    def measured(self) -> tuple[Mapping[str, int], dict[str, object]]:
         return self._totals.measured()
 
     def totals(self) -> Mapping[str, int]:

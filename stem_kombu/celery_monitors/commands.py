@@ -41,9 +41,9 @@ class Panel:
         self._steering = SteeringVerbs(view, changes, names)
         self._refuse = refuse
 
-    def handlers(self) -> dict[str, Callable[..., Any]]:
+    def handlers(self) -> dict[str, Callable[..., object]]:
         """Each verb with its answer."""
-        known: dict[str, Callable[..., Any]] = {
+        known: dict[str, Callable[..., object]] = {
             "ping": _always({"ok": "pong"}),
             "active": self._active,
             "reserved": _always([]),
@@ -72,10 +72,10 @@ class Panel:
         steering = self._steering.handlers()
         return known | (steering if self._refuse is None else {verb: self._refused(verb) for verb in steering})
 
-    def _unsupported(self, verb: str) -> Callable[..., Any]:
+    def _unsupported(self, verb: str) -> Callable[..., object]:
         return _always(unsupported(verb))
 
-    def _refused(self, verb: str) -> Callable[..., Any]:
+    def _refused(self, verb: str) -> Callable[..., object]:
         def answer(*_: object, **__: object) -> dict[str, str]:
             return self._unsigned(verb, "stem worker --help")
 
@@ -86,7 +86,7 @@ class Panel:
         self._refuse("unsigned", f"{verb!r}: it is not signed")
         return {"error": f"refused: {verb} is not signed, and this fleet obeys signed commands only ({instead})"}
 
-    def _active(self, *_: object, **__: object) -> list[dict[str, Any]]:
+    def _active(self, *_: object, **__: object) -> list[dict[str, object]]:
         return [self._request(task) for task in self._view.in_flight()]
 
     def _revoked_ids(self, *_: object, **__: object) -> list[str]:
@@ -98,7 +98,7 @@ class Panel:
     def _heartbeat(self, *_: object, **__: object) -> None:
         self._beat()
 
-    def _queues(self, *_: object, **__: object) -> list[dict[str, Any]]:
+    def _queues(self, *_: object, **__: object) -> list[dict[str, object]]:
         facts = self._view.facts()
         return [_queue(name) for name in facts.queues if name not in facts.paused]
 
@@ -115,7 +115,7 @@ class Panel:
         self._revoke([RevocationDraft(one, bool(terminate), "revoked through Celery", who) for one in good])
         return {"ok": f"tasks {', '.join(ids)} flagged as revoked"}
 
-    def _terminate(self, *_: object, task_id: Any = (), **__: object) -> dict[str, Any]:
+    def _terminate(self, *_: object, task_id: Any = (), **__: object) -> dict[str, object]:
         return self._revoke_some(task_id=task_id, terminate=True)
 
     def _request(self, task: InFlightTask) -> dict[str, object]:
@@ -137,7 +137,7 @@ class Panel:
             "worker_pid": task.pid,
         }
 
-    def _query(self, *_: object, ids: Any = (), **__: object) -> dict[str, Any]:
+    def _query(self, *_: object, ids: Any = (), **__: object) -> dict[str, object]:
         wanted = {ids} if isinstance(ids, str) else set(ids)
         return {task.id: ["active", self._request(task)] for task in self._view.in_flight() if task.id in wanted}
 
@@ -182,7 +182,7 @@ def _always(answer: object) -> Callable[..., object]:
     return answered
 
 
-def _queue(name: str) -> dict[str, Any]:
+def _queue(name: str) -> dict[str, object]:
     return {
         "name": name,
         "exchange": {"name": "", "type": "direct", "arguments": None, "durable": True, "passive": False,

@@ -88,14 +88,14 @@ class Events:
         fields = {"freq": FREQUENCY, "active": active, "processed": processed, "loadavg": loads, **SOFTWARE}
         return self._event(kind, fields)
 
-    def taken(self) -> list[dict[str, Any]]:
+    def taken(self) -> list[dict[str, object]]:
         """The events of tasks since the last call, oldest first."""
         taken = []
         while self._waiting:
             taken.append(self._waiting.popleft())
         return taken
 
-    def put_back(self, events: list[dict[str, Any]]) -> None:
+    def put_back(self, events: list[dict[str, object]]) -> None:
         """Keep events that could not be sent, as far as there is room."""
         for event in reversed(events[-(MOST_WAITING - len(self._waiting)) or None :]):
             self._waiting.appendleft(event)

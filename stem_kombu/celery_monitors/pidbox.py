@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
 
 from stem_kombu.celery_monitors.commands import refusal
 from stem_kombu.errors import BadMessage
@@ -28,7 +27,7 @@ Answer = Callable[[dict[str, object], str, str | None], None]
 class PidboxServer:
     """The commands of one node, by method: called with a state, which is ``None``, and the arguments as keywords."""
 
-    def __init__(self, node: str, handlers: Mapping[str, Callable[..., Any]], answer: Answer) -> None:
+    def __init__(self, node: str, handlers: Mapping[str, Callable[..., object]], answer: Answer) -> None:
         self._node = node
         self._handlers = handlers
         self._answer = answer

@@ -109,7 +109,7 @@ class CeleryMonitorService:
             self._stopped.wait(wait)
         self._outage.forget()
 
-    def _opened(self, connection: Any) -> Any:
+    def _opened(self, connection: Any) -> object:
         """What sends events, once monitors were told that this worker is there, and are heard."""
         channel = connection.default_channel
         exchange = Exchange("celeryev", type=self._exchange)
@@ -125,7 +125,7 @@ class CeleryMonitorService:
         self._send_of_worker(producer, "worker-online")
         return producer
 
-    def _serve(self, connection: Any, producer: Any) -> None:
+    def _serve(self, connection: Any, producer: object) -> None:
         self._next_beat = self._clock.monotonic() + FREQUENCY
         wait = _FIRST
         while not self._stopped.is_set():
@@ -184,7 +184,7 @@ class CeleryMonitorService:
             self.events.put_back(events)
             raise
 
-    def _publish(self, producer: Any, body: Any, routing_key: str) -> None:
+    def _publish(self, producer: Any, body: object, routing_key: str) -> None:
         producer.publish(
             body, routing_key=routing_key, headers={"hostname": self.node}, delivery_mode="transient", retry=False
         )

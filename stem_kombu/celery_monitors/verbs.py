@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
-from typing import Any
 
 from stem_kombu.autoscale import MOST_CHILDREN, Autoscale
 from stem_kombu.control.client.pause_plans import plan_pause, plan_resume
@@ -84,10 +83,10 @@ class SteeringVerbs:
         self._store("resume", lambda held, now: plan_resume(held, [name], [self._worker], now).drafts())
         return {"ok": f"add consumer {name}"}
 
-    def _grow(self, n: Any = 1, **_: object) -> Answer:
+    def _grow(self, n: object = 1, **_: object) -> Answer:
         return self._resize(n, 1)
 
-    def _shrink(self, n: Any = 1, **_: object) -> Answer:
+    def _shrink(self, n: object = 1, **_: object) -> Answer:
         return self._resize(n, -1)
 
     def _rate_limit(self, task_name: object = None, rate_limit: object = None, **_: object) -> Answer:
@@ -131,7 +130,7 @@ class SteeringVerbs:
         order = Shutdown(reason=_AUTHOR.reason, requested_by=_AUTHOR.requested_by)
         return {"ok": f"{self._view.shut_down(order).mode} shutdown"}
 
-    def _queue(self, queue: Any) -> str:
+    def _queue(self, queue: object) -> str:
         if not isinstance(queue, str) or queue not in self._view.standing().queues:
             raise _Unable(f"unsupported: this worker was not started for queue {queue!r}")
         return queue
@@ -156,7 +155,7 @@ class SteeringVerbs:
 
 
 def _answered(act: Callable[..., Answer]) -> Callable[..., Answer]:
-    def answer(state: object, **arguments: Any) -> Answer:
+    def answer(state: object, **arguments: object) -> Answer:
         try:
             return act(**arguments)
         except _Unable as error:

@@ -108,7 +108,7 @@ class PostgresDatabase:
 
     def rows(self, statement: str | bytes, parameters: object = None) -> list[tuple[Any, ...]]:
         """Every row of one statement, which is a transaction of its own."""
-        found: list[tuple[Any, ...]] = self.read(methodcaller("rows", statement, parameters))
+        found: list[tuple[object, ...]] = self.read(methodcaller("rows", statement, parameters))
         return found
 
     def execute(self, statement: str | bytes, parameters: object = None) -> int:
@@ -207,7 +207,7 @@ class PostgresDatabase:
         for connection in inherited:
             close_inherited(connection)
 
-    def connect(self) -> Any:
+    def connect(self) -> object:
         """A new connection in psycopg2's asynchronous mode, for the caller alone. Raises what the driver raises."""
         deadline = SYSTEM.monotonic() + self._connect_timeout
         connection = self._driver.connect(**self._dsn, async_=True)

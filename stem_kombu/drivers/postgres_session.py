@@ -59,26 +59,26 @@ class PostgresSession:
         self._executed(b"COMMIT", None).close()
         self._in_transaction = False
 
-    def rows(self, statement: str | bytes, parameters: Any = None) -> list[tuple[Any, ...]]:
+    def rows(self, statement: str | bytes, parameters: object = None) -> list[tuple[Any, ...]]:
         """Every row that the statement returns; an empty list for one that returns none."""
         cursor = self._executed(statement, parameters)
-        rows: list[tuple[Any, ...]] = cursor.fetchall() if cursor.description else []
+        rows: list[tuple[object, ...]] = cursor.fetchall() if cursor.description else []
         cursor.close()
         return rows
 
-    def execute(self, statement: str | bytes, parameters: Any = None) -> int:
+    def execute(self, statement: str | bytes, parameters: object = None) -> int:
         """How many rows the statement touched."""
         cursor = self._executed(statement, parameters)
         count: int = cursor.rowcount
         cursor.close()
         return count
 
-    def values(self, template: str, rows: Sequence[Sequence[Any]]) -> bytes:
+    def values(self, template: str, rows: Sequence[Sequence[object]]) -> bytes:
         """The rows as the text of a VALUES list, quoted by the driver; ``template`` is like ``(%s, %s::jsonb)``."""
         with self._connection.cursor() as cursor:
             return b",".join(cursor.mogrify(template, row) for row in rows)
 
-    def _executed(self, statement: str | bytes, parameters: Any) -> Any:
+    def _executed(self, statement: str | bytes, parameters: object) -> Any:
         cursor = self._connection.cursor()
         text = cursor.mogrify(statement, parameters)
         cursor.execute(text if self._in_transaction or text.startswith(b"BEGIN") else _READ + self._settings + text)

@@ -83,7 +83,7 @@ class RedisDatabase:
         self._redis = driver_package("redis", _PARTS, "redis", name=name, masked=self.url)
         self._purpose = purpose
         self._tls, self._endpoint = tls or TlsSettings(), endpoint_of(checked_server_url(url, name))
-        self._options: dict[str, Any] = {
+        self._options: dict[str, object] = {
             "socket_connect_timeout": connect_timeout if patience is None else min(connect_timeout, patience),
             "socket_timeout": timeout if patience is None else min(timeout, patience),
             # The driver's own retries sleep for seconds (redis-py 6 and later); repeating is decided here, once.
@@ -139,13 +139,13 @@ class RedisDatabase:
         size = sum([len(argument) for argument in arguments if not isinstance(argument, int)])
         names = [self.prefix + key for key in keys] if self.prefix else keys
 
-        def ask(client: Any) -> Any:
+        def ask(client: Any) -> object:
             try:
                 return client.evalsha(script.sha1, len(names), *names, *arguments)
             except self._redis.exceptions.NoScriptError:
                 return client.eval(script.source, len(names), *names, *arguments)
 
-        def ask_and_wait(client: Any) -> Any:
+        def ask_and_wait(client: Any) -> object:
             with client.client() as one:  # WAIT is for what this very connection has written
                 answer = ask(one)
                 self._require_replicas(one)
@@ -247,7 +247,7 @@ class RedisDatabase:
         if parts.scheme == "unix":
             del options["socket_connect_timeout"]  # redis-py 4 does not know it there, and a socket file never waits
 
-        def open_() -> Any:
+        def open_() -> object:
             client = self._redis.Redis.from_url(address, **options)
             pool = client.connection_pool
             try:
@@ -261,7 +261,7 @@ class RedisDatabase:
 
         return open_
 
-    def _sentinel_opener(self, url: str, name: str) -> Callable[[], Any]:
+    def _sentinel_opener(self, url: str, name: str) -> Callable[[], object]:
         address = sentinel_address(url, name=name)
         options = {**self._options, "username": address.username, "password": address.password}
         own = {key: self._options[key] for key in ("socket_connect_timeout", "socket_timeout", "retry")}
@@ -269,7 +269,7 @@ class RedisDatabase:
         own |= {key: value for key, value in self._options.items() if key.startswith("ssl")}
         own |= address.sentinel_kwargs
 
-        def connect() -> Any:
+        def connect() -> object:
             watch = self._redis.sentinel.Sentinel(list(address.hosts), sentinel_kwargs=own, db=address.db, **options)
             return watch.master_for(address.master)
 
@@ -304,7 +304,7 @@ def _count(text: str | None, name: str) -> int:
     )
 
 
-def _tls_options(url: str, tls: TlsSettings) -> dict[str, Any]:
+def _tls_options(url: str, tls: TlsSettings) -> dict[str, object]:
     sentinel = is_sentinel(url)
     if not uses_tls(url) and not (sentinel and tls and sentinel_address(url).encrypted_by_settings):
         return {}
@@ -313,7 +313,7 @@ def _tls_options(url: str, tls: TlsSettings) -> dict[str, Any]:
     if sentinel:
         tls = tls_for(url, tls)  # redis-py reads no such URL
     given = {"ssl_ca_certs": tls.ca_cert, "ssl_certfile": tls.client_cert, "ssl_keyfile": tls.client_key}
-    options: dict[str, Any] = {key: path for key, path in given.items() if path is not None}
+    options: dict[str, object] = {key: path for key, path in given.items() if path is not None}
     options |= {"ssl_cert_reqs": "none" if allow_insecure else "required", "ssl_check_hostname": not allow_insecure}
     if sentinel:
         options["ssl"] = True

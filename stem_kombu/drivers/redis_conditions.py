@@ -61,11 +61,11 @@ def refuse_cluster(client: object, where: str) -> None:
     _refuse_cluster(_info(client, "cluster"), where)
 
 
-def _info(client: Any, *sections: str) -> Mapping[str, Any] | None:
+def _info(client: Any, *sections: str) -> Mapping[str, object] | None:
     from redis.exceptions import ResponseError
 
     try:
-        found: Mapping[str, Any] = client.info(*sections)
+        found: Mapping[str, object] = client.info(*sections)
     except ResponseError:  # NOPERM, or a service that has renamed the command
         return None
     return found

@@ -68,7 +68,7 @@ class SqliteDatabase:
     def rows(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Every row of one statement, which is a transaction of its own."""
 
-        def operation(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+        def operation(connection: sqlite3.Connection) -> list[tuple[object, ...]]:
             return connection.execute(statement, parameters).fetchall()
 
         return self._patiently(operation)

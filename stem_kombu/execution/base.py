@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Protocol
 
 from stem_kombu.ladder import Ladder
 from stem_kombu.outcome import Outcome
@@ -54,7 +54,7 @@ class Observer(Protocol):
     def heartbeat(self, job: Job) -> None:
         """The handler passed a checkpoint that reports (at most a few times a second)."""
 
-    def progress(self, job: Job, fraction: float | None, data: Mapping[str, Any]) -> None:
+    def progress(self, job: Job, fraction: float | None, data: Mapping[str, object]) -> None:
         """The handler reported how far it is."""
 
     def extend_lease(self, job: Job, seconds: float) -> None:

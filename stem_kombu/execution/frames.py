@@ -98,7 +98,7 @@ class Report:
 
     token: int
     fraction: float | None = None
-    data: Mapping[str, Any] | None = None
+    data: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +233,7 @@ def decode_alone(body: bytes | memoryview) -> object:
 # writes by itself, both ends look its class up by name, which takes longer than all the rest of a short task's way.
 
 
-def _parts_of(kind: type) -> Callable[[Any], tuple[Any, ...]]:
+def _parts_of(kind: type) -> Callable[[object], tuple[Any, ...]]:
     """How to take a value apart into what makes it again, in order."""
     names = [field.name for field in fields(kind)]
     if len(names) > 1:
@@ -241,14 +241,14 @@ def _parts_of(kind: type) -> Callable[[Any], tuple[Any, ...]]:
     return _only(attrgetter(*names)) if names else _none
 
 
-def _only(part: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
-    def parts(value: Any) -> tuple[Any, ...]:
+def _only(part: Callable[[Any], object]) -> Callable[[object], tuple[object, ...]]:
+    def parts(value: object) -> tuple[object, ...]:
         return (part(value),)
 
     return parts
 
 
-def _none(_value: Any) -> tuple[Any, ...]:
+def _none(_value: object) -> tuple[object, ...]:
     return ()
 
 
@@ -258,7 +258,7 @@ _TIMES, _CELERY = [_NAMES.index(name) for name in ("eta", "expires_at", "enqueue
 _ORIGINAL = _NAMES.index("original")
 
 
-def _run_parts(run: Run) -> tuple[Any, ...]:
+def _run_parts(run: Run) -> tuple[object, ...]:
     message = list(_MESSAGE(run.message))
     message[_ORIGINAL] = None  # what a child has no use for, and is as large as the arguments
     for at in _TIMES:
@@ -278,7 +278,7 @@ def _run_of(token: int, message: list[Any], good_until: float | None = None) -> 
     return Run(token, TaskMessage(*message), good_until)
 
 
-def _finished_parts(finished: Finished) -> tuple[Any, ...]:
+def _finished_parts(finished: Finished) -> tuple[object, ...]:
     outcome = finished.outcome
     return finished.token, finished.rss_bytes, outcome.kind.value, *_OUTCOME(outcome)[1:]
 
@@ -288,12 +288,12 @@ def _finished_of(token: int, rss_bytes: int | None, kind: str, *rest: Any) -> Fi
 
 
 _CODES = {kind: code for code, kind in enumerate(_FIELDS)}
-_PARTED: dict[type, Callable[[Any], tuple[Any, ...]]] = {
+_PARTED: dict[type, Callable[[Any], tuple[object, ...]]] = {
     **{kind: _parts_of(kind) for kind in _CODES},
     Run: _run_parts,
     Finished: _finished_parts,
 }
-_MADE: dict[int, Callable[..., Any]] = {
+_MADE: dict[int, Callable[..., object]] = {
     **{code: kind for kind, code in _CODES.items()},
     _CODES[Run]: _run_of,
     _CODES[Finished]: _finished_of,

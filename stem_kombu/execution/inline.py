@@ -12,7 +12,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import Any
 
 from stem_kombu import machine
 from stem_kombu.clock import SYSTEM, Clock, monotonic
@@ -65,7 +64,7 @@ class InlineSignals:
             if self._is_here():
                 self._observer.heartbeat(self._job)
 
-    def progress(self, fraction: float | None, data: Mapping[str, Any]) -> None:
+    def progress(self, fraction: float | None, data: Mapping[str, object]) -> None:
         checked = checked_progress(data)
         if self._is_here():
             self._observer.progress(self._job, fraction, checked)

@@ -68,7 +68,7 @@ class DecodedTask:
 
     message: TaskMessage
     redelivered: bool
-    delivery_tag: Any
+    delivery_tag: object
     priority: int
 
 
@@ -95,7 +95,7 @@ def decode_delivery(raw: Any, *, queue: str | None = None, signed: bool = False)
         raise UnreadableTask(str(error), hint=hint, task=task) from error
 
 
-def _decoded(raw: Any, headers: Mapping[str, Any], queue: str, *, signed: bool) -> DecodedTask:
+def _decoded(raw: Any, headers: Mapping[str, object], queue: str, *, signed: bool) -> DecodedTask:
     if raw.errors:
         raise BadMessage(f"the message can't be unpacked: {raw.errors[0][1]}")
     info = raw.delivery_info if isinstance(raw.delivery_info, Mapping) else {}
@@ -141,7 +141,7 @@ def _as_known(headers: Mapping[str, object], queue: str) -> TaskMessage | None:
 
 
 def _arguments(
-    raw: Any, headers: Mapping[str, Any], properties: Mapping[str, Any], queue: str
+    raw: object, headers: Mapping[str, object], properties: Mapping[str, object], queue: str
 ) -> tuple[tuple[object, ...], dict[str, object], dict[str, object]]:
     """Arguments, keywords, and what else the body holds (Celery's ``embed``)."""
     body = _decoded_body(raw, headers, properties, queue)
@@ -171,7 +171,7 @@ def _foreign(message: str, hint: str, facts: Mapping[str, object], queue: str) -
     return BadMessage(message, hint=hint) if task is None else ForeignMessage(message, hint=hint, task=task)
 
 
-def _decoded_body(raw: Any, headers: Mapping[str, Any], properties: Mapping[str, Any], queue: str) -> Any:
+def _decoded_body(raw: Any, headers: Mapping[str, object], properties: Mapping[str, object], queue: str) -> object:
     content_type = raw.content_type or CONTENT_TYPE
     if content_type != CONTENT_TYPE:
         said = f"the message is {str(content_type)[:80]!r}, not {CONTENT_TYPE!r}"

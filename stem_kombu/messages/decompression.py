@@ -58,7 +58,7 @@ def _by(make: Callable[[], Any]) -> Callable[[bytes, int], bytes]:
     return unpack
 
 
-def _zstandard() -> Any:
+def _zstandard() -> object:
     # The module that Kombu registers it with.
     module = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
     return module.ZstdDecompressor()

@@ -110,8 +110,8 @@ class Envelope:
     """What is published: the body, its headers and its AMQP properties."""
 
     body: bytes
-    headers: dict[str, Any]
-    properties: dict[str, Any]
+    headers: dict[str, object]
+    properties: dict[str, object]
     content_type: str = CONTENT_TYPE
     content_encoding: str = CONTENT_ENCODING
 
@@ -129,7 +129,7 @@ def encode_task(message: TaskMessage) -> Envelope:
         )
     # The next attempt of what a Celery application sent stays one of its tasks.
     origin = message.celery or _NO_ORIGIN
-    headers: dict[str, Any] = {
+    headers: dict[str, object] = {
         "lang": "py",
         "task": message.name,
         "id": task_id,
@@ -165,7 +165,7 @@ def encode_task(message: TaskMessage) -> Envelope:
         if len(text) <= _LONGEST_COPY:
             headers = {**as_headers(message.headers), **headers}
     body = _body(message)
-    properties: dict[str, Any] = {"correlation_id": task_id, "reply_to": ""}
+    properties: dict[str, object] = {"correlation_id": task_id, "reply_to": ""}
     if (publishing := message.publishing) is not None:
         if publishing.priority is not None:
             properties["priority"] = publishing.priority
@@ -274,7 +274,7 @@ def _is_read_back(text: bytes) -> bool:
     return True
 
 
-def as_headers(own: Mapping[Any, Any]) -> dict[str, Any]:
+def as_headers(own: Mapping[Any, object]) -> dict[str, object]:
     """Those of a sender's own headers that every broker can carry as headers, and that mean nothing to the protocol."""
     return {
         name: value
@@ -335,7 +335,7 @@ _repr = ShortRepr(text=_TEXT, items=_ITEMS)
 _PLAIN = frozenset({int, float, bool, type(None)})
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """A short text for people who watch the queue (Flower shows it); never the whole of something large,
     nor what a name says is secret."""
     if not value:

@@ -11,7 +11,6 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from stem_kombu.clock import isoformat
 from stem_kombu.errors import BadMessage
@@ -31,9 +30,9 @@ class KeptRaw:
     body: bytes
     content_type: str
     content_encoding: str
-    headers: Mapping[str, Any]
-    properties: Mapping[str, Any]
-    delivery_info: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, object]
+    properties: Mapping[str, object]
+    delivery_info: Mapping[str, object] = field(default_factory=dict)
     delivery_tag: str = ""
     errors: tuple[object, ...] = ()
 

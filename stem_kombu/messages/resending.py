@@ -63,7 +63,7 @@ _OF_THE_CONNECTION = frozenset(
 )
 
 
-def mark_consumed(raw: Any, queue: str) -> Any:
+def mark_consumed(raw: object, queue: str) -> object:
     """The same Kombu message, of which :func:`consumed_queue` now knows the queue."""
     setattr(raw, _CONSUMED_QUEUE, queue)
     return raw

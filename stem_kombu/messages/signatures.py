@@ -13,7 +13,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from stem_kombu.messages.encoding import (
     HEADER_ENQUEUED_AT,
@@ -83,7 +82,7 @@ def task_verifier(settings: SigningSettings, keyring: Keyring | None) -> Callabl
     if keyring is None or way == OFF:
         return None
 
-    def verified(raw: Any) -> bool:
+    def verified(raw: object) -> bool:
         original = original_of(raw)
         headers, queue = original.headers, consumed_queue(raw)
         signature, old = headers.get(HEADER_SIGNATURE_V2), headers.get(HEADER_SIGNATURE_V1)

@@ -122,7 +122,7 @@ class PostgresRecords:
     def _rows(self, statement: str, given: tuple[object, ...]) -> list[tuple[Any, ...]]:
         return self._database.rows(statement, given)
 
-    def _readable(self, namespace: str, row: tuple[Any, ...]) -> ControlRecord | None:
+    def _readable(self, namespace: str, row: tuple[object, ...]) -> ControlRecord | None:
         try:
             return ControlRecord.of(row)
         except (TypeError, ValueError, OverflowError) as error:

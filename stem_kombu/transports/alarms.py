@@ -22,7 +22,7 @@ BLOCKED_HINT = "'rabbitmqctl status' names the alarm; free memory or disk there,
 
 
 class _Alarm:
-    def __init__(self, before: Callable[[str], Any] | None) -> None:
+    def __init__(self, before: Callable[[str], object] | None) -> None:
         self.is_on = False
         self._before = before
 

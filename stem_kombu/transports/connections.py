@@ -70,7 +70,7 @@ def open_connection(
     tls: TlsSettings | None = None,
     name: str = "URL",
     connect_timeout: float = CONNECT_TIMEOUT,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     defaults: Mapping[str, object] | None = None,
 ) -> Connection:
     """A Kombu connection for the URL, not yet connected; ``name`` is the flag or variable that the URL came from.

@@ -71,12 +71,12 @@ def unused_life(template: Connection, queue: str) -> float | None:
     return expires / 1000.0 if isinstance(expires, int) else None
 
 
-def _declared_as(connection: Connection, queue: str, until: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _declared_as(connection: Connection, queue: str, until: str) -> tuple[dict[str, object], dict[str, object]]:
     """How the queue was declared, and its arguments up to that one."""
     # Whether it is there at all: none may be made by the questions that follow.
     connection.channel().queue_declare(queue, passive=True)
-    declared: dict[str, Any] = {"durable": True, "exclusive": False, "auto_delete": False}
-    arguments: dict[str, Any] = {}
+    declared: dict[str, object] = {"durable": True, "exclusive": False, "auto_delete": False}
+    arguments: dict[str, object] = {}
     for _ in range(_MOST_ANSWERS):
         channel: Any = connection.channel()
         try:

@@ -6,8 +6,6 @@ keeps what it holds for an hour, under the keys that Celery's workers sweep.
 
 from __future__ import annotations
 
-from typing import Any
-
 from kombu import Connection
 from kombu.connection import ConnectionPool
 from kombu.pools import ProducerPool
@@ -55,7 +53,7 @@ def beside(given: object, settings: Settings) -> Connection:
             hint="pass kombu.Connection(url)",
         )
     driver = str(given.transport.driver_type)
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     if driver != "sql":  # whose options are SQLAlchemy's, and Stem has none of its own among them
         options["transport_options"] = overlaid(driver, dict(given.transport_options or {}))
     if driver == "amqp" and not given.heartbeat:

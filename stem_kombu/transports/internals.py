@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +50,12 @@ FILE_READS = {"channel": ("data_folder_in", "store_processed", "processed_folder
 _warned: set[str] = set()
 
 
-def has(owner: Any, name: str) -> bool:
+def has(owner: object, name: str) -> bool:
     """Whether the driver's object or class has it. Does not ask for a property's value where a class will do."""
     return hasattr(owner if isinstance(owner, type) else type(owner), name) or hasattr(owner, name)
 
 
-def missing(needs: Mapping[str, tuple[str, ...]], owners: Mapping[str, Any]) -> list[str]:
+def missing(needs: Mapping[str, tuple[str, ...]], owners: Mapping[str, object]) -> list[str]:
     """The names that their owners lack, each as ``owner.name``."""
     return [f"{kind}.{name}" for kind, names in needs.items() for name in names if not has(owners[kind], name)]
 

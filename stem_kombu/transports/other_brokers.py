@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 from stem_kombu.drivers import forking
 from stem_kombu.settings import Settings
@@ -22,7 +21,7 @@ class OtherBrokers:
         self._lock = threading.Lock()
         forking.renew_in_children(self)
         #: The one that was used last at the end.
-        self._held: list[tuple[Any, TaskProducer]] = []
+        self._held: list[tuple[object, TaskProducer]] = []
 
     def producer(self, connection: object, settings: Settings) -> TaskProducer:
         """The producer for the broker of that connection. Raises as

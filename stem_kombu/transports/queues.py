@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stem_kombu.messages.resending import mark_consumed
 from stem_kombu.transports.connections import release
@@ -29,7 +29,7 @@ class KombuConsumers:
     so each consumer marks what it receives (:func:`~stem_kombu.messages.resending.consumed_queue`).
     """
 
-    def __init__(self, channel: Any, queues: Iterable[Queue], arrived: Callable[[Any], None]) -> None:
+    def __init__(self, channel: object, queues: Iterable[Queue], arrived: Callable[[object], None]) -> None:
         self._consumers = {queue.name: _consumer_of(channel, queue, arrived) for queue in queues}
         self._paused: frozenset[str] = frozenset()
         self._consumes = False
@@ -62,7 +62,7 @@ class KombuConsumers:
 def _consumer_of(channel: object, queue: Queue, arrived: Callable[[object], None]) -> Consumer:
     from kombu import Consumer
 
-    def take(message: Any, _: Exception | None = None) -> None:
+    def take(message: object, _: Exception | None = None) -> None:
         arrived(mark_consumed(message, queue.name))
 
     # What Kombu could not unpack is told by the message itself; without on_decode_error it would end the connection.

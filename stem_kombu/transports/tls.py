@@ -68,7 +68,7 @@ def endpoint_of_connection(connection: Any) -> Endpoint | None:
 
 def redis_options(tls: TlsSettings) -> dict[str, object]:
     """What a connection of redis-py that speaks TLS is given."""
-    options: dict[str, Any] = {
+    options: dict[str, object] = {
         "ssl_cert_reqs": ssl.CERT_NONE if tls.allow_insecure else ssl.CERT_REQUIRED,
         "ssl_check_hostname": not tls.allow_insecure,
     }
@@ -77,7 +77,7 @@ def redis_options(tls: TlsSettings) -> dict[str, object]:
 
 
 def _amqp_options(tls: TlsSettings) -> dict[str, object]:
-    options: dict[str, Any] = {"cert_reqs": ssl.CERT_NONE if tls.allow_insecure else ssl.CERT_REQUIRED}
+    options: dict[str, object] = {"cert_reqs": ssl.CERT_NONE if tls.allow_insecure else ssl.CERT_REQUIRED}
     if not tls.allow_insecure:
         # Only a name that is given is verified; it is filled in with the host of each URL.
         options["server_hostname"] = None

@@ -46,7 +46,7 @@ class Admission:
         registry: TaskRegistry,
         lifecycle: TaskLifecycle,
         *,
-        signed: Callable[[Any], bool] | None = None,
+        signed: Callable[[object], bool] | None = None,
         has_dead_letters: Callable[[str], bool],
         adapters: Mapping[str, Adapter],
     ) -> None:
@@ -93,7 +93,7 @@ class Admission:
         else:
             self._decoded(arrived, raw, generation)
 
-    def _decoded(self, arrived: DecodedTask, raw: Any, generation: int) -> None:
+    def _decoded(self, arrived: DecodedTask, raw: object, generation: int) -> None:
         message, redelivered = arrived.message, arrived.redelivered
         self._lifecycle.received(message, redelivered=redelivered)
         if redelivered and self._is_adopted(message, raw, generation):

@@ -91,7 +91,7 @@ class InFlight:
         self._endings = RecentEndings()
 
     def add(
-        self, message: TaskMessage, task: Task, handle: Any, generation: int, redelivered: bool, phase: Phase
+        self, message: TaskMessage, task: Task, handle: object, generation: int, redelivered: bool, phase: Phase
     ) -> Delivery:
         """A new entry with a token of its own."""
         with self._lock:
@@ -121,7 +121,7 @@ class InFlight:
             ]
         return min(same, key=attrgetter("generation"), default=None)
 
-    def adopt(self, delivery: Delivery, handle: Any, generation: int) -> bool:
+    def adopt(self, delivery: Delivery, handle: object, generation: int) -> bool:
         """Let a redelivered message take the place of one whose connection was lost; ``False``: the entry has gone."""
         with self._lock:
             if delivery.token not in self._by_token:

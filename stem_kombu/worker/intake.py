@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from stem_kombu.publishing import DeclaredQueue
 from stem_kombu.transports.base import ScheduledMessages
@@ -35,7 +34,7 @@ class Intake:
     """
 
     allowance: Callable[[], int]
-    receive: Callable[[Any, int], None]
+    receive: Callable[[object, int], None]
     malformed: Callable[[Exception], None]
     reconnected: Callable[[], None]
     lost: Callable[[], None]

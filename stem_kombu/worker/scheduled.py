@@ -6,8 +6,6 @@ keeps it, and a revocation that ends before the task is due would have no effect
 
 from __future__ import annotations
 
-from typing import Any
-
 from stem_kombu.clock import Clock
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.transports.base import ScheduledMessages
@@ -22,7 +20,7 @@ class ScheduledRevoked:
     def __init__(self, cache: RevocationCache, clock: Clock) -> None:
         self._cache = cache
         self._clock = clock
-        self._seen: tuple[Any, ...] = ()
+        self._seen: tuple[object, ...] = ()
         self._mark: object = None
         self._messages: ScheduledMessages | None = None
         self._after = 0

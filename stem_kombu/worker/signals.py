@@ -82,7 +82,7 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         self.restore()
 
-    def loading(self, load: Callable[[], Any]) -> Any:
+    def loading(self, load: Callable[[], object]) -> Any:
         """What ``load()`` returns, while which a stop leaves by ``SystemExit(0)``: nothing has begun that had to end."""
         self._is_loading = True
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from stem_kombu.agent.leases import Leases
 from stem_kombu.execution.base import Job, Observer, Stop
@@ -231,7 +230,7 @@ class TaskLifecycle:
     def heartbeat(self, job: Job) -> None:
         self.inflight.checkpoint(job.token)
 
-    def progress(self, job: Job, fraction: float | None, data: Mapping[str, Any]) -> None:
+    def progress(self, job: Job, fraction: float | None, data: Mapping[str, object]) -> None:
         self.inflight.checkpoint(job.token, fraction, data)
 
     def extend_lease(self, job: Job, seconds: float) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from stem_kombu import machine
 from stem_kombu.clock import SYSTEM, Clock, isoformat
@@ -127,7 +126,7 @@ class TaskLog:
         level: int,
         message: TaskMessage,
         said: str,
-        fields: Mapping[str, Any],
+        fields: Mapping[str, object],
         traceback: str | None = None,
     ) -> None:
         held = {
@@ -184,7 +183,7 @@ class _Line(logging.LogRecord):
     """A record of this module, with what is the same for all of them taken from the first: :class:`logging.LogRecord` looks it up
     anew, which takes longer than to write the line."""
 
-    def __init__(self, level: int, text: str, fields: Mapping[str, Any]) -> None:
+    def __init__(self, level: int, text: str, fields: Mapping[str, object]) -> None:
         created, thread = SYSTEM.now(), threads.current_thread()
         self.__dict__ = {
             **_FIRST,
@@ -204,7 +203,7 @@ class _Line(logging.LogRecord):
 _FIRST = dict(vars(logging.LogRecord(logger.name, logging.INFO, __file__, 0, "", (), None)))
 
 
-def _record(level: int, text: str, fields: Mapping[str, Any]) -> logging.LogRecord:
+def _record(level: int, text: str, fields: Mapping[str, object]) -> logging.LogRecord:
     if logging.getLogRecordFactory() is logging.LogRecord:
         return _Line(level, text, fields)
     # The program has a factory of its own: it sees each record. The caller is not looked for; it is always this module.

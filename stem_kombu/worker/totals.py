@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from stem_kombu.concurrency import threads
 from stem_kombu.measures import NAMES, TaskMeasures
 
@@ -47,7 +45,7 @@ class Totals:
         with self._lock:
             return dict(self._counts)
 
-    def measured(self) -> tuple[dict[str, int], dict[str, Any]]:
+    def measured(self) -> tuple[dict[str, int], dict[str, object]]:
         """The totals and the measures of one moment."""
         with self._lock:
             return dict(self._counts), self._measured.to_dict()

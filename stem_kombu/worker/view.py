@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from stem_kombu.agent.view import HostFacts, HostSummary
 from stem_kombu.bound import bounds_of
@@ -112,7 +111,7 @@ class WorkerTasks:
     def totals(self) -> Mapping[str, int]:
         return self._parts.totals.snapshot()
 
-    def measured(self) -> tuple[Mapping[str, int], dict[str, Any]]:
+    def measured(self) -> tuple[Mapping[str, int], dict[str, object]]:
         totals, measures = self._parts.totals.measured()
         return totals, {**measures, "children_lost": dict(self._parts.executor.children_lost)}
 

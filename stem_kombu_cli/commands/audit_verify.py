@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from stem_kombu.control.client.audit_log import AuditClient
@@ -16,7 +14,7 @@ from stem_kombu_cli.render import counted, emit, note, print_json
 @place_options
 @output_options
 @click.pass_context
-def verify(ctx: click.Context, /, **values: Any) -> None:
+def verify(ctx: click.Context, /, **values: object) -> None:
     """Check that each entry of the audit follows from the one before and, with keys, that each is signed.
 
     Without keys this finds damage. With keys it finds edits as well: a chain can be computed anew by any user of the store, a

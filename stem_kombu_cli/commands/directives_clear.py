@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 import click
 
@@ -28,7 +27,9 @@ from stem_kombu_cli.render import emit, print_json
 @timeout_option
 @output_options
 @click.pass_context
-def clear(ctx: click.Context, /, versions: Collection[int], kind: str | None, everything: bool, **values: Any) -> None:
+def clear(
+    ctx: click.Context, /, versions: Collection[int], kind: str | None, everything: bool, **values: object
+) -> None:
     """End directives: those of these VERSIONs, of a kind, or all. Workers go on with their own values; asks first.
 
     Exit code 4: none of them holds.

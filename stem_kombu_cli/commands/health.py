@@ -44,9 +44,9 @@ class Check:
     hint: str | None = None
     is_configuration: bool = False
     warnings: tuple[str, ...] = ()
-    more: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, object] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {
             "component": self.component,
             "status": self.status,
@@ -65,7 +65,7 @@ class Check:
 @place_options
 @output_options
 @click.pass_context
-def health(ctx: click.Context, /, skip_backend: bool, allow_insecure: bool, print_ddl: bool, **values: Any) -> None:
+def health(ctx: click.Context, /, skip_backend: bool, allow_insecure: bool, print_ddl: bool, **values: object) -> None:
     """Write a marker to broker, backend and revoke store, and remove it; check TLS files and signing settings.
 
     Exit code 0 when all is well, 74 when a place can't be reached or takes no writes, 2 when the configuration itself is wrong.
@@ -308,7 +308,7 @@ def _tls(settings: Settings, *, without: str | None) -> Check:
     return Check("tls", "error" if failed else "ok", "; ".join(said), hint=hint, more=_seen(found, client))
 
 
-def _seen(found: list[dict[str, Any]], client: dict[str, Any] | None) -> dict[str, Any]:
+def _seen(found: list[dict[str, object]], client: dict[str, object] | None) -> dict[str, object]:
     return {"endpoints": found, "client_certificate": client}
 
 
@@ -330,7 +330,7 @@ def _shaken(route: Route, tls: TlsSettings) -> dict[str, Any]:
     return {"protocol": shaken.protocol, "cipher": shaken.cipher, **_dated(shaken.certificate)}
 
 
-def _dated(certificate: Certificate) -> dict[str, Any]:
+def _dated(certificate: Certificate) -> dict[str, object]:
     from stem_kombu.clock import isoformat
 
     return {
@@ -341,7 +341,7 @@ def _dated(certificate: Certificate) -> dict[str, Any]:
     }
 
 
-def _in_words(seen: dict[str, Any]) -> str:
+def _in_words(seen: dict[str, object]) -> str:
     if "error" in seen:
         return str(seen["error"])
     if seen["endpoint"] is None:

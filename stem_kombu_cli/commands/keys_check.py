@@ -20,7 +20,7 @@ from stem_kombu_cli.render import emit, note, print_json, table, use_color
 @signing_options
 @output_options
 @click.pass_context
-def check(ctx: click.Context, /, **values: Any) -> None:
+def check(ctx: click.Context, /, **values: object) -> None:
     """Read the signing variables, sign and verify with each key, and say what each may do. No secret is shown.
 
     Exit code 0 when they are complete, 2 when something is missing or invalid.

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 import click
 
@@ -120,7 +119,7 @@ def _draft(record: Revocation, now: datetime) -> RevocationDraft:
     return RevocationDraft(record.task_id, record.terminate, record.reason, record.requested_by, expires_in)
 
 
-def _row(record: Revocation) -> tuple[Any, ...]:
+def _row(record: Revocation) -> tuple[object, ...]:
     ends = "never" if record.expires_at is None else isoformat(record.expires_at)
     return (
         record.task_id + "".join(f" ({in_words(bound)})" for bound in bounds_of(record)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -68,5 +68,5 @@ def metrics(ctx: click.Context, /, listen: str | None, public: bool, **values: o
 
 def _payloads(report: Report) -> Payloads:
     """What each worker answered; nothing of those that were expected and did not."""
-    found: dict[str | None, Mapping[str, Any]] = {worker: {} for worker in report.silent}
+    found: dict[str | None, Mapping[str, object]] = {worker: {} for worker in report.silent}
     return found | {reply.worker: reply.payload for reply in report.replies}

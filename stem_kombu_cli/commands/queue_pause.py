@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
@@ -15,7 +14,7 @@ from stem_kombu_cli import completion, pausing
 @click.option("--all-queues", is_flag=True, help="Every queue.")
 @pausing.pause_options
 @click.pass_context
-def pause(ctx: click.Context, /, queues: Sequence[str], all_queues: bool, **values: Any) -> None:
+def pause(ctx: click.Context, /, queues: Sequence[str], all_queues: bool, **values: object) -> None:
     """Have workers start no task of QUEUE (names, or globs in quotes) any more; asks first.
 
     What runs goes on to its end. What workers hold and have not begun goes back to the queue, without counting as an

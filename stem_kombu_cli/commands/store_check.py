@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @place_options
 @output_options
 @click.pass_context
-def check(ctx: click.Context, /, **values: Any) -> None:
+def check(ctx: click.Context, /, **values: object) -> None:
     """Read every revocation of the namespace and name what can't be read.
 
     Exit code 0 when all can be read, 1 when something is wrong, 74 when the store can't be reached or read at all.
@@ -83,7 +83,7 @@ def examined(store: RevokeStore, namespace: str) -> dict[str, Any]:
     }
 
 
-def shown(found: SetAside) -> dict[str, Any]:
+def shown(found: SetAside) -> dict[str, object]:
     return {"place": found.place, "task_id": found.task_id, "reason": found.reason}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from stem_kombu_cli import exit_codes
@@ -16,7 +14,7 @@ from stem_kombu_cli.render import emit, note, print_json, use_color
 @place_options
 @output_options
 @click.pass_context
-def repair(ctx: click.Context, /, **values: Any) -> None:
+def repair(ctx: click.Context, /, **values: object) -> None:
     """Make the store's indexes anew and move records that can't be read to a place of their own; none is thrown away.
 
     Revoke the tasks of such records again: what was asked for can't be read. Exit code 0 when all is well afterwards, 1 when

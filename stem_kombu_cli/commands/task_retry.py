@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Any
 
 import click
 
@@ -64,7 +63,7 @@ def retry(
     since: float | None,
     queue: str | None,
     delay: float | None,
-    **values: Any,
+    **values: object,
 ) -> None:
     """Have failed tasks run again, each as a task with a new id.
 

@@ -39,7 +39,7 @@ def send(
     queue: str | None,
     task_id: str | None,
     countdown: float | None,
-    **values: Any,
+    **values: object,
 ) -> None:
     """Enqueue a task by name and print its id; the handler need not be installed here."""
     as_json = wants_json(values)

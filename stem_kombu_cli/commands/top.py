@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -35,7 +34,7 @@ _INSTEAD = "`stem worker status --watch` and `stem worker inspect --watch` need 
 @timeout_option
 @click.pass_context
 def top(
-    ctx: click.Context, /, interval: float, read_only: bool, record: Path | None, once: bool, **values: Any
+    ctx: click.Context, /, interval: float, read_only: bool, record: Path | None, once: bool, **values: object
 ) -> None:
     """Watch workers, running tasks, queues and directives, and act on them.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import click
 
@@ -24,7 +23,7 @@ from stem_kombu_cli.render import note, table
 @partial(changing_options, wait=None)
 @control_options
 @click.pass_context
-def call(ctx: click.Context, /, name: str, arguments: str, **values: Any) -> None:
+def call(ctx: click.Context, /, name: str, arguments: str, **values: object) -> None:
     """Call a control command that the application registered with @app.control_command.
 
     The audit has an entry of each call. While the revoke store is down the command is called all the same; then the exit code

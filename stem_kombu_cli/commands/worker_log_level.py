@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
@@ -31,7 +30,7 @@ _FOR = 3600.0
 @changing_options
 @control_options
 @click.pass_context
-def log_level(ctx: click.Context, /, level: str, logger: str | None, **values: Any) -> None:
+def log_level(ctx: click.Context, /, level: str, logger: str | None, **values: object) -> None:
     """Have workers and their children log from LEVEL on, for an hour unless --for or --until says otherwise.
 
     `default` goes back to what each worker was started with. Workers that start meanwhile obey too. A worker inside another
@@ -67,7 +66,7 @@ def log_level(ctx: click.Context, /, level: str, logger: str | None, **values: A
 
 
 def text(report: DirectiveReport, color: bool) -> str:
-    rows: list[Sequence[Any]] = []
+    rows: list[Sequence[object]] = []
     for reply in report.replies:
         for name, one in sorted(reply.payload.get("settings", {}).get(Kind.LOG_LEVEL.value, {}).items()):
             rows.append((reply.worker, name or "all", one["value"], one["base"], one["source"]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
@@ -22,7 +21,7 @@ from stem_kombu_cli import completion, pausing
 )
 @pausing.pause_options
 @click.pass_context
-def pause(ctx: click.Context, /, queues: Sequence[str], **values: Any) -> None:
+def pause(ctx: click.Context, /, queues: Sequence[str], **values: object) -> None:
     """Have workers start no task any more: of any of their queues, or of those named with --queue.
 
     It is `stem queue pause`, with all queues as the default. Without --worker it is about every worker, and asks first.

@@ -47,7 +47,7 @@ from stem_kombu_cli.render import note, table, use_color
 @control_options
 @click.pass_context
 def rate_limit(
-    ctx: click.Context, /, rate: str, queue: str | None, task: str | None, each: bool, **values: Any
+    ctx: click.Context, /, rate: str, queue: str | None, task: str | None, each: bool, **values: object
 ) -> None:
     """Start at most RATE tasks of a queue or of a task name: 10/s, 100/m, 5000/h; without --worker it asks first.
 
@@ -107,12 +107,12 @@ def _words(value: Value | None) -> str:
 
 
 def _limits(reply: Any) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = reply.payload.get("settings", {}).get(Kind.RATE_LIMIT.value, {})
+    found: Mapping[str, object] = reply.payload.get("settings", {}).get(Kind.RATE_LIMIT.value, {})
     return found
 
 
 def text(report: DirectiveReport, color: bool) -> str:
-    rows: list[Sequence[Any]] = []
+    rows: list[Sequence[object]] = []
     for reply in report.replies:
         for subject, one in sorted(_limits(reply).items()):
             value = one["value"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
 
@@ -82,7 +82,7 @@ def revoke(
     kill_after: float | None,
     expires_in: float | None,
     grace: float | None,
-    **values: Any,
+    **values: object,
 ) -> None:
     """Persist revocations, then broadcast them, and say what is known of each task.
 

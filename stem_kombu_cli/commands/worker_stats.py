@@ -21,7 +21,7 @@ from stem_kombu_cli.watching import watch_option
 @watch_option
 @control_options
 @click.pass_context
-def stats(ctx: click.Context, /, watch: float | None, **values: Any) -> None:
+def stats(ctx: click.Context, /, watch: float | None, **values: object) -> None:
     """Counters, queue depths, pool and metadata per worker."""
     ask(ctx, values, lambda client, workers: client.stats(workers=workers), text, watch=watch)
 
@@ -104,7 +104,7 @@ def _spoken(name: str) -> str:
     return name.removesuffix("_s").replace("_", " ")
 
 
-def _queues(queues: Mapping[str, Mapping[str, Any]], color: bool) -> str:
+def _queues(queues: Mapping[str, Mapping[str, object]], color: bool) -> str:
     rows = [(name, queue["depth"], queue["consuming"]) for name, queue in queues.items()]
     return table(("QUEUE", "DEPTH", "CONSUMING"), rows, color=color)
 

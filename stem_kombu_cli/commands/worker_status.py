@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
@@ -110,7 +110,7 @@ def _tell(report: StatusReport, targets: list[str] | None) -> None:
 
 
 def text(report: StatusReport, color: bool) -> str:
-    rows: list[tuple[Any, ...]] = []
+    rows: list[tuple[object, ...]] = []
     for worker in report.workers:
         beat = worker.heartbeat
         rows.append(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stem_kombu import chance
 from stem_kombu.backends.base import RosterView
@@ -123,7 +123,7 @@ class ControlClient:
     def call(
         self,
         name: str,
-        args: Mapping[str, Any] | None = None,
+        args: Mapping[str, object] | None = None,
         *,
         reason: str | None = None,
         requested_by: str | None = None,

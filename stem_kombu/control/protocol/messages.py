@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from fnmatch import fnmatchcase
-from typing import Any
 
 from stem_kombu.directive import Directive
 from stem_kombu.revocation import Revocation
@@ -131,7 +130,7 @@ class Call:
     """A control command that the application registered under ``name``; ``args`` is JSON."""
 
     name: str
-    args: Mapping[str, Any] = field(default_factory=dict)
+    args: Mapping[str, object] = field(default_factory=dict)
 
 
 #: The code of a refusal because of the command's times: it expired, or is older than its worker.
@@ -206,7 +205,7 @@ class Reply:
     namespace: str
     worker: str
     boot: str
-    payload: Mapping[str, Any]
+    payload: Mapping[str, object]
     error: ReplyError | None = None
     part: int = 0
     answers: str | None = None

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
 
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.thread_pool import ThreadPool
@@ -58,7 +57,7 @@ class CommandServer:
     def __init__(
         self,
         view: WorkerView,
-        commands: Mapping[str, Callable[..., Any]],
+        commands: Mapping[str, Callable[..., object]],
         *,
         later: Say,
         roster_now: Callable[[], float],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from stem_kombu.control.protocol.codec import BUILT_IN, encode_reply
 from stem_kombu.control.protocol.messages import (
@@ -40,7 +39,7 @@ logger = logging.getLogger(__name__)
 class Dispatch:
     """The commands that one worker knows. ``custom`` are the application's, called as ``function(view, **args)``."""
 
-    def __init__(self, view: WorkerView, custom: Mapping[str, Callable[..., Any]], trust: Verifier) -> None:
+    def __init__(self, view: WorkerView, custom: Mapping[str, Callable[..., object]], trust: Verifier) -> None:
         taken = BUILT_IN & custom.keys()
         if taken:
             raise ConfigurationError(f"control command {sorted(taken)[0]!r} is built in and can't be defined again")
@@ -115,7 +114,7 @@ class Dispatch:
         self,
         request_id: str,
         part: int,
-        payload: Mapping[str, Any],
+        payload: Mapping[str, object],
         error: ReplyError | None,
         answers: str | None,
         digest: str | None,
@@ -125,7 +124,7 @@ class Dispatch:
             payload = {**payload, "durable": False}
         return Reply(request_id, who.namespace, who.worker, who.boot, payload, error, part, answers, digest)
 
-    def _payload(self, command: Command) -> Mapping[str, Any]:
+    def _payload(self, command: Command) -> Mapping[str, object]:
         order: Order = command.order
         if isinstance(order, Ping):
             return ping(order, self._view)

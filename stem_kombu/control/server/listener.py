@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from stem_kombu import timeouts
 from stem_kombu.backends.heartbeat import Heartbeat
@@ -69,7 +69,7 @@ class ControlListener:
         link: ControlLink,
         view: WorkerView,
         *,
-        commands: Mapping[str, Callable[..., Any]],
+        commands: Mapping[str, Callable[..., object]],
         place: Place,
         reconnected: Callable[[], None],
         clock: Clock,

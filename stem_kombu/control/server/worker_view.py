@@ -147,7 +147,7 @@ class WorkerFacts(WorkerSummary):
     heartbeat_interval: float
     #: What carries control messages: ``broker`` or ``store``.
     control_link: str = "broker"
-    bounds: Mapping[str, Any] = field(default_factory=dict)
+    bounds: Mapping[str, object] = field(default_factory=dict)
     #: Tasks that have ended and are not acknowledged; outcomes that were replaced by a small record; and what fails just
     #: now, by part (``tasks``, ``publish``, ``record``, ``result``, ``roster``, ``revocations``).
     settling: int = 0

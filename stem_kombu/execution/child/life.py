@@ -98,7 +98,7 @@ class ChildLoop:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    def run(self, coroutine: Coroutine[Any, Any, object]) -> Any:
         """Run the coroutine to its end."""
         if self._loop is None or self._loop.is_closed():
             self._loop = asyncio.new_event_loop()

@@ -6,7 +6,6 @@ import runpy
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import Any
 
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.execution.child.setup import ChildSetup
@@ -29,7 +28,7 @@ def load(setup: ChildSetup) -> tuple[TaskRegistry, HookTable]:
         global _loads_here
         _loads_here = True
     module, _, attribute = setup.target.partition(":")
-    found: Any = located(_imported(module, setup), module, attribute)
+    found: object = located(_imported(module, setup), module, attribute)
     refuse_green_threads()
     registry = getattr(found, "registry", found)
     if not isinstance(registry, TaskRegistry):

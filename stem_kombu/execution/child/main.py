@@ -20,7 +20,7 @@ from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.task import Task, TaskMessage, TaskRegistry
 
 
-def main(pipe: Any, jobs: Any, setup: ChildSetup, foreign: Sequence[int] = ()) -> None:
+def main(pipe: Any, jobs: object, setup: ChildSetup, foreign: Sequence[int] = ()) -> None:
     """The child's whole life. ``pipe`` is its end of the duplex pipe, ``jobs`` that of the queue of jobs that it may begin.
 
     ``foreign`` are descriptors inherited from the worker by ``fork``: kept open, they would hide the worker's death from

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from stem_kombu.clock import monotonic
 from stem_kombu.execution.base import Stop
@@ -75,7 +74,7 @@ class ChildSignals:
         if now >= self._next_report:
             self._report(Report(self._token))
 
-    def progress(self, fraction: float | None, data: Mapping[str, Any]) -> None:
+    def progress(self, fraction: float | None, data: Mapping[str, object]) -> None:
         self._report(Report(self._token, fraction, checked_progress(data)))
 
     def extend_lease(self, seconds: float) -> None:
@@ -110,5 +109,5 @@ def checked_progress(data: Mapping[str, object]) -> dict[str, object]:
         raise ValueError(f"progress data is no JSON: {error}") from None
     if len(text) > PROGRESS_LIMIT:
         raise ValueError(f"progress data has {len(text)} bytes; at most {PROGRESS_LIMIT} are sent")
-    loaded: dict[str, Any] = json.loads(text)
+    loaded: dict[str, object] = json.loads(text)
     return loaded

@@ -94,7 +94,7 @@ def _described(descriptor: int) -> str:
 
 
 def _place(one: socket.socket) -> str:
-    place: Any = ""
+    place: object = ""
     with suppress(OSError):
         place = one.getsockname()
     with suppress(OSError):

@@ -59,7 +59,7 @@ class Content:
 
     __slots__ = ("body", "delivery_info", "delivery_tag", "properties")
 
-    def __init__(self, body: bytes, delivery_info: dict[str, Any], properties: dict[str, Any]) -> None:
+    def __init__(self, body: bytes, delivery_info: dict[str, object], properties: dict[str, object]) -> None:
         self.body = body
         self.delivery_info = delivery_info
         self.delivery_tag = delivery_info["delivery_tag"]
@@ -213,7 +213,7 @@ def _delivery(data: bytes, at: int) -> tuple[str, dict[str, object]]:
 def _properties(data: bytes, at: int, flags: int, end: int) -> dict[str, object]:
     if flags & 0x0003:
         raise _Odd
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for bit, name, number in _PROPERTIES:
         if not flags & bit:
             continue
@@ -242,7 +242,7 @@ def _short_text(data: bytes, at: int) -> tuple[str, int]:
 
 
 def _table(data: bytes, at: int, end: int) -> dict[str, object]:
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     while at < end:
         behind = at + 1 + data[at]
         name = data[at + 1 : behind].decode()

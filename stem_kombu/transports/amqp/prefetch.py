@@ -28,7 +28,7 @@ class Prefetch:
         self._counter: Any = None
         self._window: int | None = None
 
-    def opened(self, consumers: Any, counter: Any) -> None:
+    def opened(self, consumers: object, counter: object) -> None:
         """A new connection, whose ``consumers`` do not consume yet; ``counter`` counts what they were sent."""
         self._consumers, self._counter, self._window = consumers, counter, None
         self.count = -1

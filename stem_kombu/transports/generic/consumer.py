@@ -55,7 +55,7 @@ class GenericConsumer:
             self._consumers.qos(prefetch_count=allowance, apply_global=True)
             self._limit = allowance
 
-    def take(self, room: int, acknowledged: Sequence[Any] = ()) -> list[Any]:
+    def take(self, room: int, acknowledged: Sequence[Any] = ()) -> list[object]:
         for tag in acknowledged:
             self._channel.basic_ack(tag)
         messages, self._arrived = self._arrived, []
@@ -67,10 +67,10 @@ class GenericConsumer:
     def wake(self) -> None:
         """A slice is short."""
 
-    def reject(self, tag: Any) -> None:
+    def reject(self, tag: object) -> None:
         self._channel.basic_reject(tag, requeue=False)
 
-    def give_back(self, tag: Any) -> None:
+    def give_back(self, tag: object) -> None:
         self._channel.basic_reject(tag, requeue=True)
 
     def settled(self, tag: object) -> None:

@@ -88,7 +88,7 @@ class GenericTransport:
             forsake(connection, keep=True)
             raise
 
-    def declare(self, declarations: Sequence[Any]) -> None:
+    def declare(self, declarations: Sequence[object]) -> None:
         from stem_kombu.transports.declaring import declare_all
 
         connection = connect(self.template.clone(), CONNECT_TIMEOUT)

@@ -68,7 +68,7 @@ class LeasedConsumer:
     def allow(self, allowance: int, here: int, *, consuming: bool) -> None:
         """The same."""
 
-    def take(self, room: int, acknowledged: Sequence[str] = ()) -> list[Any]:
+    def take(self, room: int, acknowledged: Sequence[str] = ()) -> list[object]:
         room = min(room, _BURST) if self._queues else 0
         if not room and not acknowledged:
             return []
@@ -126,7 +126,7 @@ class LeasedConsumer:
         finally:
             self._place.close()
 
-    def _message(self, taken: Taken) -> Any:
+    def _message(self, taken: Taken) -> object:
         try:
             return message_of(taken.text, taken.tag, taken.queue, self._channel, redelivered=taken.redelivered)
         except NO_MESSAGE as error:

@@ -15,7 +15,7 @@ class EngineOptions(dict[str, object]):
 
     Raises ``ValueError`` for one that is no number of seconds above 0."""
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, object]) -> None:
         super().__init__(options)
         self.visibility_timeout = _seconds(self.pop(_OPTION, LEASE))
 

@@ -42,15 +42,15 @@ class RedisBrowser:
                 if not cursor or SYSTEM.monotonic() >= until:
                     return sorted(found)
 
-    def first(self, queue: str, limit: int) -> list[Any]:
-        found: list[Any] = []
+    def first(self, queue: str, limit: int) -> list[object]:
+        found: list[object] = []
         with self._open() as (channel, client):
             for key in _keys(channel, queue):
                 if (left := limit - len(found)) > 0:
                     found += _entries(channel, queue, reversed(client.lrange(key, -left, -1)))
         return found
 
-    def search(self, queue: str) -> Iterator[Any]:
+    def search(self, queue: str) -> Iterator[object]:
         # From the end to which senders push: what is taken meanwhile goes from the other end and shifts nothing, so that
         # no message that stays is passed over; what is pushed shifts the rest, so that some come twice.
         with self._open() as (channel, client):

@@ -132,7 +132,7 @@ class RedisConsumer:
     def allow(self, allowance: int, here: int, *, consuming: bool) -> None:
         """The same."""
 
-    def take(self, room: int, acknowledged: Sequence[str] = ()) -> list[Any]:
+    def take(self, room: int, acknowledged: Sequence[str] = ()) -> list[object]:
         """At most ``room`` messages, as Kombu messages that are noted as unacknowledged; the messages of the tags in
         ``acknowledged`` are forgotten in the same round trip, which is harmless when repeated.
 

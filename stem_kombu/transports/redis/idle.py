@@ -14,7 +14,7 @@ def drop_idle(connection: Connection, keep: object = None) -> None:
     channel ``keep`` stay. Does nothing on other transports, and where a release of Kombu keeps its pools elsewhere."""
     if connection.transport.driver_type != "redis":
         return
-    made: Any = connection.connection
+    made: object = connection.connection
     for channel in (*getattr(made, "channels", ()), *getattr(made, "_avail_channels", ())):
         for pool in (getattr(channel, "_pool", None), getattr(channel, "_async_pool", None)):
             if pool is not None and channel is not keep:

@@ -12,7 +12,7 @@ class OneByOneConsumer(GenericConsumer):
 
     keeps_tags = True
 
-    def give_back(self, tag: Any) -> None:
+    def give_back(self, tag: object) -> None:
         give_back(self._channel, tag)
 
 

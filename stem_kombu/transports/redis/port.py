@@ -143,7 +143,7 @@ class RedisTransport(GenericTransport):
         return Janitor(self.template, namespace, worker)
 
 
-def _inside(connection: Any) -> dict[str, Any]:
+def _inside(connection: Any) -> dict[str, object]:
     import redis
 
     plain: Any = redis.Connection

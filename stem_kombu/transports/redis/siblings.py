@@ -69,7 +69,7 @@ def unread_lists_of(connection: Connection, queues: Sequence[str], known: Collec
     """The same of a connected connection, each as a sentence; none on other transports. Raises what the driver raises."""
     if connection.transport.driver_type != "redis":
         return []
-    channel: Any = connection.default_channel
+    channel: object = connection.default_channel
     client = raw_client(channel)
     try:
         found = unread_lists(channel, client, queues, known)

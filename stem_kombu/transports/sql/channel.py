@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kombu import Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         session: Session
         queue_cls: type[Queue]
         message_cls: type[Message]
-        connection: Any
+        connection: object
         _session: Session | None
 
         def close(self) -> None: ...

@@ -38,11 +38,11 @@ class EmbeddedBrowser:
             rows = _read(channel, "SELECT auto_delete, expires FROM stem_broker_queue WHERE name = ?", (queue,))
         return next((0.0 if auto_delete else expires for auto_delete, expires in rows), None)
 
-    def first(self, queue: str, limit: int) -> list[Any]:
+    def first(self, queue: str, limit: int) -> list[object]:
         with self._browsing.channel() as channel:
             return list(_entries(channel, queue, _read(channel, _FIRST, (queue, limit))))
 
-    def search(self, queue: str) -> Iterator[Any]:
+    def search(self, queue: str) -> Iterator[object]:
         # What is given back keeps its number: none that waits throughout is passed over.
         after = 0
         with self._browsing.channel() as channel:
@@ -55,11 +55,13 @@ class EmbeddedBrowser:
 
 
 def _read(channel: Any, statement: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
-    found: list[tuple[Any, ...]] = channel.open_session().query(lambda sql: sql.execute(statement, values).fetchall())
+    found: list[tuple[object, ...]] = channel.open_session().query(
+        lambda sql: sql.execute(statement, values).fetchall()
+    )
     return found
 
 
-def _entries(channel: Any, queue: str, rows: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+def _entries(channel: Any, queue: str, rows: Iterable[tuple[Any, ...]]) -> Iterator[object]:
     for row in rows:
         try:
             entry = mark_consumed(channel.Message(Delivery(*row).payload(None), channel=channel), queue)

@@ -54,7 +54,7 @@ class Channel(VirtualChannel):
     body_encoding = None
     from_transport_options = ()
 
-    def __init__(self, connection: Any, **kwargs: Any) -> None:
+    def __init__(self, connection: Any, **kwargs: object) -> None:
         super().__init__(connection, **kwargs)
         self.no_ack_consumers: set[str] = set()
         self._deliveries = Deliveries(connection.session, self.channel_id)
@@ -84,7 +84,7 @@ class Channel(VirtualChannel):
         type: str = "direct",
         durable: bool = False,
         auto_delete: bool = False,
-        arguments: Mapping[str, Any] | None = None,
+        arguments: Mapping[str, object] | None = None,
         nowait: bool = False,
         passive: bool = False,
     ) -> None:
@@ -106,7 +106,7 @@ class Channel(VirtualChannel):
         queue: str,
         exchange: str | None = None,
         routing_key: str = "",
-        arguments: Mapping[str, Any] | None = None,
+        arguments: Mapping[str, object] | None = None,
         **kwargs: object,
     ) -> None:
         source = exchange or "amq.direct"
@@ -121,7 +121,7 @@ class Channel(VirtualChannel):
         queue: str,
         exchange: str | None = None,
         routing_key: str = "",
-        arguments: Mapping[str, Any] | None = None,
+        arguments: Mapping[str, object] | None = None,
         **kwargs: object,
     ) -> None:
         session = self.open_session()
@@ -157,7 +157,7 @@ class Channel(VirtualChannel):
         durable: bool = False,
         exclusive: bool = False,
         auto_delete: bool = False,
-        arguments: Mapping[str, Any] | None = None,
+        arguments: Mapping[str, object] | None = None,
         **kwargs: object,
     ) -> queue_declare_ok_t:
         """Make the queue, or with ``passive`` only find it; returns its name, ready messages and consumers.

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain, zip_longest
-from typing import Any
 
 from stem_kombu.clock import SYSTEM
 from stem_kombu.transports.names import unreadable_queue_name
@@ -107,7 +106,7 @@ class Deliveries:
 
     # -- receiving
 
-    def next(self) -> tuple[Subscription, dict[str, Any]] | None:
+    def next(self) -> tuple[Subscription, dict[str, object]] | None:
         """The next message and its consumer; ``None`` when there is none or no credit.
 
         Raises ``ConsumerCancelled`` when a queue that is consumed here has been deleted.
@@ -122,7 +121,7 @@ class Deliveries:
                     return consumers[0], payload
             return None
 
-    def get(self, queue: str, no_ack: bool) -> dict[str, Any] | None:
+    def get(self, queue: str, no_ack: bool) -> dict[str, object] | None:
         """One message of the queue at once, ``None`` when there is none. Counts as use of the queue."""
         session = self._session
         with session.lock:
@@ -168,7 +167,9 @@ class Deliveries:
         )
         return queue_id, worth
 
-    def _taken(self, delivery: Delivery, queue: str, no_ack: bool, consumer_tag: str | None) -> dict[str, Any] | None:
+    def _taken(
+        self, delivery: Delivery, queue: str, no_ack: bool, consumer_tag: str | None
+    ) -> dict[str, object] | None:
         try:
             payload = delivery.payload(consumer_tag)
         except messages.UNREADABLE as error:

@@ -55,7 +55,7 @@ class Envelope:
         )
 
 
-def _ttl(headers: Mapping[str, Any], properties: Mapping[str, Any]) -> float | None:
+def _ttl(headers: Mapping[str, Any], properties: Mapping[str, object]) -> float | None:
     """Seconds. A task that expires stays, for its worker to record that it did: Celery sets both."""
     if headers.get("task") is not None and headers.get("expires") is not None:
         return None
@@ -89,7 +89,7 @@ class Delivery(NamedTuple):
     def tag(self) -> str:
         return f"{self.id}.{self.tries}"
 
-    def payload(self, consumer_tag: str | None) -> dict[str, Any]:
+    def payload(self, consumer_tag: str | None) -> dict[str, object]:
         """The message as Kombu's virtual ``Message`` reads it; raises one of :data:`UNREADABLE` where the row holds none."""
         try:
             content_type, content_encoding, headers, properties = loads(self.envelope)

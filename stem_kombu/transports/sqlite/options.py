@@ -33,7 +33,7 @@ class Options:
     fetch_limit: int = 64
 
     @classmethod
-    def decode(cls, options: Mapping[str, Any]) -> Options:
+    def decode(cls, options: Mapping[str, object]) -> Options:
         """Options from Kombu's mapping; keys of other transports are none of our business.
 
         Raises :class:`ConfigurationError` naming the option and its value.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from stem_kombu.clock import SYSTEM
 from stem_kombu.transports.sqlite import messages
@@ -19,7 +19,7 @@ class SessionOpener(Protocol):
         """The channel's own session; opened again after a failure."""
 
 
-def parcel_of(message: dict[str, Any], exchange: str | None, routing_key: str | None) -> Parcel:
+def parcel_of(message: dict[str, object], exchange: str | None, routing_key: str | None) -> Parcel:
     """The message decoded, with where it goes. Raises ``TypeError`` for headers that JSON cannot hold."""
     source, key = exchange or "", routing_key or ""
     return source, key, Envelope.decode(message, source, key)
@@ -42,7 +42,7 @@ class PublishBatch:
         self._parcels: list[Parcel] = []
 
     def publish(
-        self, message: dict[str, Any], exchange: str | None = "", routing_key: str | None = "", **kwargs: Any
+        self, message: dict[str, object], exchange: str | None = "", routing_key: str | None = "", **kwargs: object
     ) -> None:
         """Keep the message for the next flush; every ``max_size`` messages are flushed on the way."""
         self._parcels.append(parcel_of(message, exchange, routing_key))

@@ -11,7 +11,6 @@ import logging
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from stem_kombu.transports.sqlite.kombu_types import ChannelError, NotFound, PreconditionFailed, ResourceLocked
 from stem_kombu.transports.topics import topic_matches
@@ -38,7 +37,7 @@ class QueueSpec:
 
     @classmethod
     def decode(
-        cls, name: str, durable: bool, auto_delete: bool, exclusive: bool, arguments: Mapping[str, Any] | None
+        cls, name: str, durable: bool, auto_delete: bool, exclusive: bool, arguments: Mapping[str, object] | None
     ) -> QueueSpec:
         """The queue that AMQP's arguments describe; raises :class:`PreconditionFailed` for a value without meaning."""
         given = dict(arguments or {})

@@ -47,7 +47,7 @@ class Transport(VirtualTransport):
         heartbeats=False,
     )
 
-    def __init__(self, client: Any, **kwargs: Any) -> None:
+    def __init__(self, client: Any, **kwargs: object) -> None:
         super().__init__(client, **kwargs)
         self._options = Options.decode(client.transport_options or {})
         self.polling_interval = self._options.polling_interval

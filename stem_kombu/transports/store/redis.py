@@ -221,7 +221,7 @@ class _Doorbell:
             raise
 
 
-def _with_one_connection(client: Any) -> Any:
+def _with_one_connection(client: Any) -> object:
     return client.client()
 
 

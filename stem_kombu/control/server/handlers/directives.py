@@ -7,7 +7,6 @@ a pause until nothing of its queue can start any more (G22).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from stem_kombu.clock import isoformat
 from stem_kombu.control.protocol.messages import Obey
@@ -20,7 +19,7 @@ def obey(order: Obey, view: WorkerView) -> Obeyed:
     return view.obey([one for one in order.directives if one.namespace == namespace])
 
 
-def obeyed_payload(obeyed: Obeyed, view: WorkerView, budget: Callable[[], float]) -> dict[str, Any]:
+def obeyed_payload(obeyed: Obeyed, view: WorkerView, budget: Callable[[], float]) -> dict[str, object]:
     """``applied`` is the highest version that is known here, ``settings`` what counts, ``given_back`` counts deliveries that
     go back to their queues, ``starting`` those of a paused queue whose start was under way and is so after ``budget()``
     seconds, ``retiring`` children that are too many and go after what they run. ``refused`` are versions of directives that no
@@ -36,7 +35,7 @@ def obeyed_payload(obeyed: Obeyed, view: WorkerView, budget: Callable[[], float]
     }
 
 
-def settings_payload(view: WorkerView) -> dict[str, dict[str, Any]]:
+def settings_payload(view: WorkerView) -> dict[str, dict[str, object]]:
     """What counts, by kind and subject; a kind without a subject has the empty one."""
     return {
         kind: {subject or "": _setting(one) for subject, one in subjects.items()}
@@ -46,7 +45,7 @@ def settings_payload(view: WorkerView) -> dict[str, dict[str, Any]]:
 
 def _setting(one: Setting) -> dict[str, object]:
     directive = one.directive
-    found: dict[str, Any] = {"value": one.value, "base": one.base, "source": one.source, "clamped": one.clamped}
+    found: dict[str, object] = {"value": one.value, "base": one.base, "source": one.source, "clamped": one.clamped}
     if directive is not None:
         found |= {
             "source": "directive",

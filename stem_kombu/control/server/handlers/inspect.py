@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from stem_kombu.clock import isoformat
 from stem_kombu.control.protocol.messages import Inspect
@@ -28,7 +27,7 @@ def inspect(order: Inspect, view: WorkerView, *, show_args: bool = True) -> dict
     ``set_aside`` names records of the store that can't be read (G37), ``store_set_back`` what it had lost.
     ``waiting``: tasks that have ended and whose outcome can't be published or recorded yet, the oldest 100."""
     facts, waiting = view.revocations(), view.waiting_outcomes()
-    payload: dict[str, Any] = {
+    payload: dict[str, object] = {
         "in_flight": [_task(task, show_args) for task in view.in_flight()],
         "waiting": [_waiting(outcome) for outcome in waiting[:_MOST_WAITING]],
         "waiting_count": len(waiting),
@@ -50,7 +49,7 @@ def inspect(order: Inspect, view: WorkerView, *, show_args: bool = True) -> dict
 
 def _page(records: Sequence[Revocation], truncated: bool) -> dict[str, object]:
     """Newest first, as many as fit into a message; ``revoked_next`` is where the next page begins, ``None`` at the end."""
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, object]] = []
     size = 0
     for record in records:
         fields = record.to_record()

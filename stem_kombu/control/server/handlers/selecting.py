@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from stem_kombu.control.protocol.messages import Rules, Select
 from stem_kombu.control.server.worker_view import WorkerView
 from stem_kombu.control.verification import Verifier
 
 
-def select(order: Select, view: WorkerView) -> dict[str, Any]:
+def select(order: Select, view: WorkerView) -> dict[str, object]:
     """Counts by phase (``running``, ``reserved``, ``held``), how many have no time of sending, and the tasks: id, attempt, phase,
     whether its sender wrote the time, and the seconds for which it has run."""
     found = [
@@ -29,7 +28,7 @@ def select(order: Select, view: WorkerView) -> dict[str, Any]:
     }
 
 
-def rules(order: Rules, view: WorkerView, trust: Verifier) -> dict[str, Any]:
+def rules(order: Rules, view: WorkerView, trust: Verifier) -> dict[str, object]:
     """The versions of those that count here now, and of those that no permitted key has signed."""
     own = [rule for rule in order.rules if rule.namespace == view.identity.namespace]
     mine, refused = trust.proven_rules(own)

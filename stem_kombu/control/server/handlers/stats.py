@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Sequence
-from typing import Any
 
 from stem_kombu.clock import SYSTEM, isoformat
 from stem_kombu.control.protocol.messages import Stats
@@ -12,7 +11,7 @@ from stem_kombu.control.server.handlers.directives import settings_payload
 from stem_kombu.control.server.worker_view import WaitingOutcome, WorkerFacts, WorkerView
 
 
-def stats(order: Stats, view: WorkerView) -> dict[str, Any]:
+def stats(order: Stats, view: WorkerView) -> dict[str, object]:
     """The payload of ``spec/cli.md``, ``bounds``: the spans that the guarantees depend on, ``dropped``: what was not
     obeyed or believed, by door and reason, ``settling``: outcomes that are not carried out yet, and ``troubles``: what fails
     just now, by part. Asks the broker for depths. With ``measures``, ``measures`` and ``totals`` are of one moment."""
@@ -74,7 +73,7 @@ def stats(order: Stats, view: WorkerView) -> dict[str, Any]:
     }
 
 
-def _settling(facts: WorkerFacts, waiting: Sequence[WaitingOutcome]) -> dict[str, Any]:
+def _settling(facts: WorkerFacts, waiting: Sequence[WaitingOutcome]) -> dict[str, object]:
     return {
         "count": facts.settling,
         "waiting": dict(collections.Counter(outcome.step for outcome in waiting)),
