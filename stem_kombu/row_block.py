@@ -71,7 +71,7 @@ def is_same(values: Sequence[object]) -> bool:
 
 
 def _packed(kind: str, values: Sequence[int]) -> array[int]:
-    return array(kind, values[:1]) * len(values) if is_same(values) else array(kind, values)
+    return array(kind, values[:1]) * len(values) if len(values) > 1 and is_same(values) else array(kind, values)
 
 
 class Block:

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import billiard
@@ -19,6 +20,7 @@ from stem_kombu.execution.frames import Declined, Finished, FrameReader, Run, St
 from stem_kombu.execution.pool import child_handle, job_queue
 from stem_kombu.execution.pool.job_queue import ChildJobQueue, JobQueueReader
 from stem_kombu.execution.pool.pool import IsolatePool
+from stem_kombu.execution.pool.scheduler import JobScheduler
 from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation
 from stem_kombu.testing.executors import JobMaker, Recording
@@ -370,3 +372,10 @@ def test_a_full_queue_takes_no_more_and_loses_nothing(ends: Ends, job: JobMaker)
     assert ends.given.take_back() == jobs
     assert not ends.given.give(job("echo", value="x" * job_queue.LARGEST))
     assert ends.given.jobs == {}
+
+
+def test_while_nothing_waits_no_child_is_asked_whether_it_is_free() -> None:
+    """Each turn of the pool asks for the next job, and in a pool of many most turns find none."""
+    # A double that has no more than what waits for it, so that another question would be an error.
+    busy: dict[int, Any] = {slot: SimpleNamespace(queue=SimpleNamespace(jobs={})) for slot in range(64)}
+    assert JobScheduler(busy, None).next_turn() is None

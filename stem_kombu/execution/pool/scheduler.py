@@ -63,24 +63,27 @@ class JobScheduler:
 
     def next_turn(self) -> tuple[Job, ChildHandle] | None:
         """Take out the next job, and the child that gets it: one that is free, else one whose queue has room."""
+        if not self._waiting and not self._take_over():
+            return None
         child = self._free_child()
         if child is None:
-            if not self._waiting or self._waiting[0].token == self._unwieldy:
+            if self._waiting[0].token == self._unwieldy:
                 return None
             child = max(self._children.values(), key=self._room_in_queue, default=None)
             if child is None or self._room_in_queue(child) <= 0:
                 return None
-        elif not self._waiting:
-            # A free child takes over what waits in another one's queue. One or two short tasks aren't worth the way.
-            fullest = child
-            for other in self._children.values():
-                if len(other.queue.jobs) > len(fullest.queue.jobs):
-                    fullest = other
-            if len(fullest.queue.jobs) >= _WORTH_MOVING:
-                self.recall(fullest)
-            if not self._waiting:
-                return None
         return self._waiting.popleft(), child
+
+    def _take_over(self) -> bool:
+        """Have what waits in the fullest queue wait for a child that is free; whether something does. One or two short tasks
+        aren't worth the way."""
+        fullest, most = None, _WORTH_MOVING - 1
+        for child in self._children.values():
+            if len(child.queue.jobs) > most:
+                fullest, most = child, len(child.queue.jobs)
+        if fullest is not None and self._free_child() is not None:
+            self.recall(fullest)
+        return bool(self._waiting)
 
     def give(self, job: Job, child: ChildHandle) -> bool:
         """Give the job to the child whose turn it is; ``False`` when it has to wait for one that is free.

@@ -244,7 +244,7 @@ def _where(exchange: str, routing_key: str) -> str:
 
 def _evaluated(command: bytes, script: str, key: str, *arguments: str) -> bytes:
     """A script's call with one key, in Redis's protocol."""
-    parts = [command, script.encode(), b"1", key.encode(), *(argument.encode() for argument in arguments)]
+    parts = [command, script.encode(), b"1", key.encode(), *[argument.encode() for argument in arguments]]
     return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
 
 
