@@ -37,6 +37,10 @@ FLOORS = """## Where the floors are
   The bare Kombu rows do just that and nothing else: no expiry, no roster, no signature, no check of what came. On both
   brokers Stem leaves Kombu's producer and consumer out, which is what pays for these. Where clients, workers and broker share
   two cores, a command takes as long as all of their processor time together.{commands}
+  The client library alone (redis-py, published and answered by publishing; py-amqp without acknowledgements) is the floor below
+  that. Eight workers against it at real-time priority on 2026-11-29: 1.6 times on RabbitMQ (3.9 and 2.4 ms), 2.4 on Redis (2.7
+  and 1.1 ms). On Redis a worker takes 0.41 ms of a processor, the bare one 0.16, the client 1.0 and 0.35: to check what came, and
+  an answer that waits in a list for a client that is not there, where a published one would be lost.
 - **1,000 workers on RabbitMQ** cost the broker most: of the 285 ms of two cores that a ping took in a run of 2026-11-25,
   it used 143 itself (a message in, one out to each worker, and each answer in and out), the workers 113 and the
   client 29. Half of `kombu.pidbox`'s 203 ms is 203 ms of two cores, which leaves 60 us for a worker's and the client's part of
@@ -47,17 +51,28 @@ FLOORS = """## Where the floors are
   that is the disk's rate and not the library's: the row *confirmed* has Celery and bare py-amqp with the same promise
   beside it. Send many tasks by `send_many()`. An application that may lose tasks sends
   [without confirms](scaling-playbook.md#sending-without-confirms).
-- **Sending on Redis** one by one is a round trip, for which Stem's process took 1.15 to 1.3 times the processor time of
-  Huey's in loops of 2,000 on 2026-11-26 (60 and 52 us, 42 and 33 at other times). What it has beyond Huey's is the message:
-  Celery's protocol with its headers, arguments and properties as JSON, and Kombu's base64 around the body, which any Celery
-  or Kombu consumer reads, where Huey pickles a tuple that Huey reads.
+- **Sending from threads**, confirmed, shares writes and confirms, and is limited as py-amqp is with a connection for each of
+  eight threads: 3,649 tasks a second against its 3,875, which are 2.5 and 2.3 times what one thread sends. Of each task's time
+  the broker used 150 us of a processor and the sender 146: four times what one thread sends would be 85 % of two cores, with no
+  wait for the disk.
+- **Sending on Redis** one by one is a round trip. In loops of 3,000 in turns with Huey (2026-11-29, real-time priority) a task
+  took 125 us against 134 to 136, and of the sender's processor 101 to 103 against 111 to 116. What it has beyond Huey's is the
+  message: Celery's protocol with its headers, arguments and properties as JSON, and Kombu's base64 around the body, which any
+  Celery or Kombu consumer reads, where Huey pickles a tuple that Huey reads.
+- **A million revocations** cost a worker that reads them 2.0 us of a processor each on Redis and 2.4 on PostgreSQL, half of it
+  to take them in; Redis itself 1.8 us, at the same time. On the embedded store the file is read by one core while the other
+  takes in what was read, and is looked through for spoiled pages. Of a start, 0.75 s are those of an empty one.
+- **Many revocations in one call** are three steps of which none can begin before the one before has ended: stored (durable
+  before it is visible), said, answered by each worker. Of the 0.46 s for 10,000 on either store the client uses 0.17 to 0.23,
+  Redis 0.1, and each worker 0.15 at the same time.
 - **A short task on RabbitMQ** costs the decoding of a message whose header is a table of eleven fields, and the
   broker's own processor time on the same cores. The bare rows send a message without headers.
 - **An isolate** costs two frames over a pipe and a datagram a task, so that a child can be stopped or lost without another
   task knowing of it. Where the broker shares two cores with worker and children, all of it is one budget. On RabbitMQ the
   worker's own process is the narrowest place: it uses 82 to 97 us of a processor a task (124 to 147 before children had
   their next short tasks with them), its two children 32 to 40 together. Celery's main process used 199 to 224 in a run of
-  the same day, its children 72 to 90.
+  the same day, its children 72 to 90. At real-time priority on 2026-11-29: 4,865 tasks a second against 2,507, 1.94 times.
+  Three times would leave 266 us of two cores for a task, broker included.
 - **A pause** is five trips to the store (roster, clock, what is held, the audit's last entry, the change), and then one fanout
   that each of eight workers takes in and answers while it runs tasks: about 0.75 ms of a processor each. Eight of them, the
   tasks, the client, the store and the broker share two cores. So the last start is bounded by processor time, not by waiting;

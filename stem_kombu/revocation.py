@@ -19,7 +19,7 @@ from operator import itemgetter
 from typing import Any, TypeGuard
 
 from stem_kombu.bound import current, joined, stamped
-from stem_kombu.clock import epoch_us, isoformat
+from stem_kombu.clock import epoch_us
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import (
     CONTROL_CHARACTER,
@@ -32,12 +32,12 @@ from stem_kombu.fields import (
     items,
     json_value,
     mapping,
-    moment,
     optional,
     shown,
     text,
     whole,
 )
+from stem_kombu.repeated_times import repeated_moment, spelled
 
 logger = logging.getLogger(__name__)
 
@@ -193,11 +193,11 @@ class Revocation:
             "namespace": self.namespace,
             "task_id": self.task_id,
             "version": self.version,
-            "issued_at": isoformat(self.issued_at),
+            "issued_at": spelled(self.issued_at),
             "terminate": self.terminate,
             "reason": self.reason,
             "requested_by": self.requested_by,
-            "expires_at": None if self.expires_at is None else isoformat(self.expires_at),
+            "expires_at": None if self.expires_at is None else spelled(self.expires_at),
         }
 
     def to_message(self) -> dict[str, object]:
@@ -213,10 +213,10 @@ class Revocation:
             namespace=record.get("namespace"),
             task_id=record.get("task_id"),
             version=record.get("version"),
-            issued_at=moment(record.get("issued_at"), "issued_at"),
+            issued_at=repeated_moment(record.get("issued_at"), "issued_at"),
             terminate=record.get("terminate", False),
             texts=(record.get("reason"), record.get("requested_by")),
-            expires_at=optional(moment, record.get("expires_at"), "expires_at"),
+            expires_at=optional(repeated_moment, record.get("expires_at"), "expires_at"),
             proofs=proofs[:MOST_PROOFS],
         )
 

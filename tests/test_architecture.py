@@ -50,6 +50,7 @@ ROOT_WORDS = [
         "revocation",
         "row_block",
         "packed_rows",
+        "repeated_times",
         "revocation_page",
         "revocation_cache",
         "ladder",

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stem_kombu.clock import epoch_us, from_epoch_us
+from stem_kombu import repeated_times
+from stem_kombu.clock import SYSTEM, epoch_us, from_epoch_us
 from stem_kombu.errors import ConfigurationError
+from stem_kombu.fields import FieldError
 from stem_kombu.revocation import Revocation, merge
 from stem_kombu.revocation import RevocationDraft as Draft
 from stem_kombu.stores.batch import LONGEST_LIFE, folded, life_us, merged, next_version
@@ -141,3 +143,21 @@ def test_a_batch_is_numbered_in_order() -> None:
 def test_a_json_form_with_a_field_of_another_kind_is_refused(record: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"."):
         Revocation.from_record({**HELD.to_record(), **record})
+
+
+def test_the_times_of_a_batch_are_written_and_read_once() -> None:
+    issued = SYSTEM.utcnow()
+    batch = [
+        Revocation("shop", f"task-{number}", number + 1, issued, False, None, "ann", issued + timedelta(hours=1))
+        for number in range(100)
+    ]
+    before = repeated_times.spelled.cache_info(), repeated_times._read.cache_info()
+
+    written = [record.to_record() for record in batch]
+
+    assert [Revocation.from_record(record) for record in written] == batch
+    after = repeated_times.spelled.cache_info(), repeated_times._read.cache_info()
+    assert [now.misses - earlier.misses for now, earlier in zip(after, before, strict=True)] == [2, 2]
+    for wrong in (None, 5, ["2026"], "no time"):
+        with pytest.raises(FieldError, match="issued_at"):
+            Revocation.from_record({**written[0], "issued_at": wrong})
