@@ -59,7 +59,11 @@ class PackedRows:
         slot = hashed >> shift
         while entry := table[slot]:
             if entry ^ hashed < _ROWS:
-                found = self._find(task_id, hashed)
+                place = entry % BLOCK
+                block = self._blocks.get((entry & _ROW) // BLOCK)
+                if block is not None and self._is(block, place, task_id):
+                    return block.expires_us[place]
+                found = self._find(task_id, hashed)  # another id, or it was moved meanwhile
                 return 0 if found is None else found[0].expires_us[found[1]]
             slot -= 1  # below 0 it goes on from the end
         return 0
@@ -176,7 +180,7 @@ class PackedRows:
                 if entry ^ hashed < _ROWS and entry != _REMOVED:
                     number, place = divmod(entry & _ROW, BLOCK)
                     block = self._blocks.get(number)
-                    if block is not None and self._id(block, place) == task_id:
+                    if block is not None and self._is(block, place, task_id):
                         return block, place
                     if table[slot] != entry or self._index is not index:
                         break  # moved meanwhile: look again
@@ -194,7 +198,7 @@ class PackedRows:
             elif entry ^ hashed < _ROWS:
                 number, place = divmod(entry & _ROW, BLOCK)
                 block = self._blocks[number]
-                if self._id(block, place) == task_id:
+                if self._is(block, place, task_id):
                     return slot, (block, place)
             slot -= 1
         return slot if free is None else free, None
@@ -205,6 +209,16 @@ class PackedRows:
             return self._names[int.from_bytes(key, "big")]
         text = key.hex()
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+    def _is(self, block: Block, place: int, task_id: object) -> bool:
+        """Whether the row has that id; spelled out, a UUID takes twice as long as this."""
+        if block.flags[place] & _NAMED or not isinstance(task_id, str):
+            return self._id(block, place) == task_id
+        return (
+            len(task_id) == _UUID_LENGTH
+            and task_id[8:24:5] == "----"
+            and task_id.replace("-", "") == block.keys[place * KEY : place * KEY + KEY].hex()
+        )
 
     def _row(self, block: Block, place: int, task_id: str | None = None) -> Row:
         return Row(

@@ -78,7 +78,7 @@ RECORDED: dict[str, dict[str, int]] = {
         "encode a command": 655,
         "decode a reply": 979,
         "encode a reply": 292,
-        "look up an id that is revoked": 584,
+        "look up an id that is revoked": 545,
         "look up an id that is not": 79,
         "encode a task": 1425,
         "a task as frames of AMQP": 1353,

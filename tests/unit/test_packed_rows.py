@@ -196,3 +196,22 @@ def test_a_reader_never_misses_a_row_that_is_replaced_moved_or_beside_one_that_g
         reader.join()
 
     assert missed == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "3F2504E0-4F89-41D3-9A0C-0305E82C3301", "3f2504e04f8941d39a0c0305e82c3301", "3f2504e0-4f89-41d3-9a0c0305e82c-3301",
+        "3f2504e0-4f89-41d3-9a0c-0305e82c330", 7, None, b"3f2504e0-4f89-41d3-9a0c-0305e82c3301",
+    ],
+)  # fmt: skip
+def test_what_is_spelled_otherwise_is_another_id(other: object) -> None:
+    task_id = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
+    rows = PackedRows()
+    add(rows, Row(task_id, 1, 5, NEVER, 1, 0))
+    block = rows._order[0]
+
+    assert rows._is(block, 0, task_id)
+    assert not rows._is(block, 0, other)
+    assert rows.expiry(task_id) == NEVER
+    assert rows.expiry(other) == 0
