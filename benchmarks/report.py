@@ -61,9 +61,11 @@ FLOORS = """## Where the floors are
   Celery or Kombu consumer reads, where Huey pickles a tuple that Huey reads.
 - **A million revocations** cost a worker that reads them 2.0 us of a processor each on Redis and 2.4 on PostgreSQL, half of it
   to take them in; Redis itself 1.8 us, at the same time. On the embedded store the file is read by one core while the other
-  takes in what was read, and is looked through for spoiled pages. Of a start, 0.75 s are those of an empty one.
+  takes in what was read, and is looked through for spoiled pages. Of a start, 0.75 s are those of an empty one. The rows
+  *million* (its starts and look-ups), *many* and *confirmed* ran in real-time priority, as other work ran on the machine. It was
+  slower then than on the days before: Huey sent a task to Redis in 44 us on 2026-11-26, and in 134 to 136 on 2026-11-29.
 - **Many revocations in one call** are three steps of which none can begin before the one before has ended: stored (durable
-  before it is visible), said, answered by each worker. Of the 0.46 s for 10,000 on either store the client uses 0.17 to 0.23,
+  before it is visible), said, answered by each worker. Of the 0.46 to 0.50 s for 10,000 on either store the client uses 0.17 to 0.23,
   Redis 0.1, and each worker 0.15 at the same time.
 - **A short task on RabbitMQ** costs the decoding of a message whose header is a table of eleven fields, and the
   broker's own processor time on the same cores. The bare rows send a message without headers.
