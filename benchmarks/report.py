@@ -65,8 +65,8 @@ FLOORS = """## Where the floors are
   *million* (its starts and look-ups), *many* and *confirmed* ran in real-time priority, as other work ran on the machine. It was
   slower then than on the days before: Huey sent a task to Redis in 44 us on 2026-11-26, and in 134 to 136 on 2026-11-29.
 - **Many revocations in one call** are three steps of which none can begin before the one before has ended: stored (durable
-  before it is visible), said, answered by each worker. Of the 0.46 to 0.50 s for 10,000 on either store the client uses 0.17 to 0.23,
-  Redis 0.1, and each worker 0.15 at the same time.
+  before it is visible), said, answered by each worker. Of the 0.46 to 0.50 s for 10,000 on either store the client uses 0.17
+  to 0.23, Redis 0.1, and each worker 0.15 at the same time.
 - **A short task on RabbitMQ** costs the decoding of a message whose header is a table of eleven fields, and the
   broker's own processor time on the same cores. The bare rows send a message without headers.
 - **An isolate** costs two frames over a pipe and a datagram a task, so that a child can be stopped or lost without another
