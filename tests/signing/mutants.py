@@ -134,7 +134,7 @@ MUTANTS = [
     Mutant(
         "an operator's command vouches for its records",
         "stem_kombu/control/server/handlers/revoke.py",
-        "    mine, refused = trust.proven(own, view.store_now())\n",
+        "    mine, refused = trust.proven(own, now)\n",
         "    mine, refused = own, ()\n",
         WORKERS,
     ),
