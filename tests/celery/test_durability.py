@@ -155,7 +155,12 @@ def test_g4_the_broker_restarts_at_that_moment(
     store = start_redis().new_database()
     shop = shop_on(kind)
     server = redis_server if kind == "redis" else rabbitmq_server
-    shop.start("-c", "1", STEM_REVOKE_STORE_URL=store)
+    worker = shop.start("-c", "1", STEM_REVOKE_STORE_URL=store)
+    # Celery's loop reads for a tenth of a second at first, and takes the end of its connection there for silence: it then reads
+    # nothing any more, with Stem or without. So it has to be past that.
+    with shop.app.connection_for_write() as connection:
+        shop.send("shop.add", 1, 2, connection=connection, ignore_result=True)
+    eventually(lambda: "succeeded" in worker.log, 60, lambda: worker.log)
     ids = [f"outage-{n}" for n in range(TRIALS)]
     from stem_kombu.control.client.client import ControlClient
     from stem_kombu.settings import Settings
