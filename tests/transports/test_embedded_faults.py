@@ -241,10 +241,8 @@ def test_space_is_used_again(path: Path, connection: Connection) -> None:
     channel = connection.default_channel
 
     def through() -> None:
-        with Producer(channel).batch() as batch:
-            for _ in range(200):
-                Producer(channel).publish("x" * 5000, routing_key="q", exchange="")
-            batch.flush()
+        for _ in range(200):
+            publish(channel, "x" * 5000, "q")
         assert len(bodies(channel, "q")) == 200
 
     for _ in range(2):

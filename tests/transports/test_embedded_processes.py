@@ -437,7 +437,8 @@ def test_g18_of_the_call_in_whose_middle_a_sender_is_killed_whole_transactions_a
         got = [args[0] for args, *_ in bodies(connection.default_channel, queue)]
         assert got[:sent] == list(range(sent))
         assert got == list(range(len(got)))
-        assert len(got) - sent in (0, CHUNK, 2 * CHUNK, count)
+        if hasattr(Producer, "batch"):  # Kombu before 5.7 sends each by itself
+            assert len(got) - sent in (0, CHUNK, 2 * CHUNK, count)
     assert integrity(connection) == "ok"
 
 

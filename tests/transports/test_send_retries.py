@@ -172,7 +172,8 @@ def test_the_waits_are_those_of_kombu_up_to_the_longest(
         assert ours.wait_after(len(theirs) + 1) is None
     for number, kombus in enumerate(theirs, 1):
         wait = ours.wait_after(number)
-        assert wait is not None and kombus - 1e-9 <= wait <= longest
+        # (Kombu before 5.5 takes the step once before it looks at the longest.)
+        assert wait is not None and min(kombus, longest) - 1e-9 <= wait <= longest
         if start + (number - 1) * step < longest:  # a step that goes beyond it: Kombu waits as before, for ever
             assert wait == pytest.approx(kombus, abs=1e-9)
 
