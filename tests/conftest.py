@@ -44,6 +44,9 @@ __all__ = [
     "start_redis",
 ]
 
+# Two folders of tests have it, and only what is registered before the first import has readable failures.
+pytest.register_assert_rewrite("stem_kombu.testing.transport_contract")
+
 _TERMINAL = {"NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES"}
 
 for _name in [

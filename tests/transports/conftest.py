@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("stem_kombu.testing.transport_contract")
-
 
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
