@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -20,6 +20,9 @@ from types import FrameType
 _TO_THE_GROUP = (signal.SIGINT, signal.SIGTERM)
 #: What would end a child though it is for its worker. One that is ignored from outside (``nohup``) stays ignored.
 _FOR_THE_WORKER = (*_TO_THE_GROUP, signal.SIGHUP, signal.SIGUSR2)
+
+
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 
 @contextmanager
@@ -65,6 +68,18 @@ def restore_in_forks() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask.held)
 
     os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)
+
+
+def unset_timers() -> list[int]:
+    """Those of this process's interval timers that are not set: what a task sets of them is the task's own."""
+    return [which for which in _TIMERS if not signal.getitimer(which)[0]]
+
+
+def stop_timers(timers: Iterable[int]) -> None:
+    """Have no alarm that a task has left go off in the next one, which it would fail or end."""
+    for which in timers:
+        if signal.getitimer(which)[0]:
+            signal.setitimer(which, 0.0)
 
 
 def write_stacks_on_request() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -214,3 +215,17 @@ def tracker_pipe() -> int | None:
 
     pipe = semaphore_tracker._semaphore_tracker._fd
     return None if pipe is None else os.fstat(pipe).st_ino
+
+
+@handler("sets_timers")
+def sets_timers(ctx: TaskContext) -> int:
+    """Set each interval timer to a minute from now, and leave it."""
+    for which in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        signal.setitimer(which, 60.0)
+    return os.getpid()
+
+
+@handler("timers")
+def timers(ctx: TaskContext) -> list[float]:
+    """Seconds that are left of each interval timer of the process."""
+    return [signal.getitimer(which)[0] for which in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)]

@@ -103,6 +103,19 @@ def test_g8_the_child_that_was_told_to_stop_takes_the_next_job_itself(
         assert observer.outcome(following).result["pid"] == pid
 
 
+def test_g18_an_alarm_that_a_task_has_left_does_not_go_off_in_the_next_one(
+    make_pool: PoolMaker, observer: Recording, job: JobMaker
+) -> None:
+    pool = make_pool(slots=1)
+    first, second = job("sets_timers"), job("timers")
+    pool.submit(first)
+    child = observer.outcome(first).result
+    assert pids(pool) == {child}
+    pool.submit(second)
+    assert observer.outcome(second).result == [0.0, 0.0, 0.0]
+    assert pids(pool) == {child}
+
+
 def test_the_hard_limit_kills_the_child_and_says_so(
     make_pool: PoolMaker, observer: Recording, job: JobMaker, gate: Gate
 ) -> None:

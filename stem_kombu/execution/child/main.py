@@ -16,6 +16,7 @@ from stem_kombu.execution.child.signals import ChildSignals
 from stem_kombu.execution.frames import Finished, LoadFailed, Ready, Retire, Run, Started
 from stem_kombu.execution.handlers import call, call_async, context_of, failure, refusal
 from stem_kombu.execution.pool.job_queue import JobQueueReader
+from stem_kombu.execution.signals import stop_timers, unset_timers
 from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.task import Task, TaskMessage, TaskRegistry
 
@@ -54,7 +55,7 @@ def serve(end: ChildPipe, setup: ChildSetup, life: ChildLife) -> None:
         end.send(LoadFailed(f"a start hook failed: {_described(error)}", again=True))
         return
     end.send(Ready(machine.getpid(), leads_group, machine.rss_bytes()))
-    loop = ChildLoop()
+    loop, timers = ChildLoop(), unset_timers()
     while (order := end.next_order()) is not None:
         if isinstance(order, Retire):
             life.finish(hooks, loop)
@@ -64,6 +65,7 @@ def serve(end: ChildPipe, setup: ChildSetup, life: ChildLife) -> None:
                 outcome = run(order, registry, end, loop)
             except BaseException as error:  # noqa: BLE001 - what a handler left behind, an event loop policy for one
                 outcome = failure(error)
+            stop_timers(timers)
             rss = machine.rss_bytes()
             if setup.max_rss is not None and rss is not None and rss >= setup.max_rss:
                 end.job_queue = None
