@@ -7,7 +7,7 @@ Both append an entry to the audit: with a change in the same transaction, so tha
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import islice
@@ -72,11 +72,21 @@ class Auditor:
         entry is none, the entry then takes the next number."""
         if not self._store.keeps_records and not (change.removals or change.records or change.forgotten):
             return self._audited(Changed(self._store.save(self._namespace, change.revocations)), None)
+        done = self.change_as_planned(lambda: (change, note))
+        assert done is not None
+        return done
+
+    def change_as_planned(self, plan: Callable[[], tuple[Change, Note] | None]) -> Audited | None:
+        """As :meth:`change`, with what the plan makes of what it reads in the store, or ``None`` for nothing to change. The plan
+        is called again where another client has stored a change since: none is stored that was made without knowing of it."""
         nonce, tried = chance.token_hex(8), 0
         for attempt in range(_ATTEMPTS):
             seq, previous = self._tail()
             if seq < tried:
                 seq = tried  # what stands there can't be read: the chain goes on behind it
+            if (planned := plan()) is None:
+                return None
+            change, note = planned
             draft = self._draft(note, seq + 1, previous, nonce)
             try:
                 done = self._store.change(self._namespace, replace(change, records=[draft, *change.records]))

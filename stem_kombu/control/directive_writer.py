@@ -84,24 +84,28 @@ class DirectiveWriter:
         store, namespace = self._store, self._namespace
         self._check_store()
         standing.check(self._verifier, namespace, self._fleet, standing.sampled(store, namespace, ()))
-        plans = 0
-        while True:
+
+        def planned() -> tuple[Change, Note] | None:
             # Read before the rest: what commits later has a higher version. Only proofs name it.
             revision = 0 if self._verifier.keyring is None else store.revision(namespace)
             now = store.now()
             held = self.held()
             drafts = plan(held, now)
             if not drafts:
-                return []
+                return None
             change = Change(records=[self._record(draft, author, now, revision) for draft in drafts])
+            return change, _note(action, author, drafts, latest(held))
+
+        plans = 0
+        while True:
             try:
-                done = self._auditor().change(change, _note(action, author, drafts, latest(held)))
+                done = self._auditor().change_as_planned(planned)
             except RecordConflict:
                 plans += 1
                 if plans >= _MOST_PLANS:
                     raise
             else:
-                return list(read_directives(done.changed.records, namespace))
+                return [] if done is None else list(read_directives(done.changed.records, namespace))
 
     def _check_store(self) -> None:
         if not self._store.keeps_records:

@@ -96,6 +96,27 @@ def test_a_change_is_planned_anew_where_another_operator_was_quicker(
     assert held == [stored]
 
 
+def test_g22_a_pause_of_everything_ends_an_exemption_that_another_operator_stored_in_that_moment(
+    memory_fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has another key, so that neither replaces the other: found by the simulation, seed 20055707."""
+    memory_fleet.start("alpha")
+    ours, theirs = (DirectiveClient(memory_fleet.client(timeout=30.0)) for _ in range(2))
+    ours.pause(None)
+    real, overtaken = MemoryRevokeStore.change, []
+
+    def change(store: MemoryRevokeStore, namespace: str, change: Change) -> Changed:
+        if any(draft.place == "directive" for draft in change.records) and not overtaken:
+            overtaken.append(True)
+            theirs.resume(None, workers=["al*"])
+        return real(store, namespace, change)
+
+    monkeypatch.setattr(MemoryRevokeStore, "change", change)
+    ours.pause(None)
+    held, now = ours.held()
+    assert [(one.workers, one.value) for one in held if one.is_live(now)] == [("*", True)]
+
+
 def test_a_change_gives_up_where_another_writer_is_always_quicker(
     memory_fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
