@@ -235,7 +235,6 @@ class InlineExecutor:
                 job = self._waiting.popleft()
                 slot = self._free.pop()
                 self._in_hand.append(threads.current_thread())
-            run = None
             try:
                 run = self._begin(job, slot)
             finally:
