@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu.autoscale import Autoscale
+from stem_kombu_cli import directing
 from stem_kombu_cli.directing import until
 from stem_kombu_cli.render import note, table
 
 if TYPE_CHECKING:
     from stem_kombu.control.client.directives import DirectiveReport
+    from stem_kombu.control.directive_writer import Author
     from stem_kombu.directive import Directive
 
 
@@ -32,7 +34,15 @@ def range_of(setting: Mapping[str, object]) -> str | None:
     return f"{value['min']} to {value['max']}" if isinstance(value, Mapping) else None
 
 
-def text(report: DirectiveReport, color: bool) -> str:
+def show(report: DirectiveReport, author: Author, *, as_json: bool, color: bool) -> None:
+    """What was stored and a row for each worker, or both as JSON; on stderr, who has nothing to scale."""
+    directing.show(
+        report, author, as_json=as_json, color=color, answers=_table(report, color), lines=map(line, report.stored)
+    )
+    _tell(report)
+
+
+def _table(report: DirectiveReport, color: bool) -> str:
     """A row for each worker."""
     rows: list[Sequence[object]] = []
     for reply in report.replies:
@@ -55,7 +65,7 @@ def line(one: Directive) -> str:
     return f"scaled: {one.value} isolate children on workers {one.workers}, version {one.version}, {until(one)}"
 
 
-def tell(report: DirectiveReport) -> None:
+def _tell(report: DirectiveReport) -> None:
     """On stderr: who has nothing to scale, and who was started with a limit."""
     for reply in report.replies:
         setting = setting_of(reply.payload)

@@ -70,10 +70,7 @@ def scale(ctx: click.Context, /, count: str, **values: object) -> None:
         nothing = "no directive about isolate children holds there"
         hint = "`stem directives list --kind concurrency` shows what holds"
         directing.conclude(client, report, change, targets, places.timeout, nothing=nothing, hint=hint)
-    color = use_color(ctx.obj.color)
-    answers, lines = children.text(report, color), map(children.line, report.stored)
-    directing.show(report, author, as_json=as_json, color=color, answers=answers, lines=lines)
-    children.tell(report)
+    children.show(report, author, as_json=as_json, color=use_color(ctx.obj.color))
     ctx.exit(directing.exit_code(report))
 
 

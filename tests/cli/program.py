@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stem_kombu.stores.registry import open_revoke_store
 from tests.cli import preloaded
 from tests.cli.preloaded import STEM
 from tests.suspension import suspend
@@ -121,6 +122,16 @@ class Program:
         done = self.run(*arguments, **options)
         assert done.code == 0, done
         return done
+
+    def refuses(self, code: int, said: str, *arguments: str) -> None:
+        """Run it, and expect that it ends with this code, says this on stderr, and has stored no record."""
+        done = self.run(*arguments)
+        assert done.code == code, done
+        assert said in done.err
+        if "--json" in arguments:
+            assert done.json["code"] == code
+        with contextlib.closing(open_revoke_store(self.variables["STEM_RESULT_BACKEND_URL"])) as store:
+            assert list(store.records_since("stem", 0)) == []
 
     def popen(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start it; the caller ends it."""
