@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 
+from stem_kombu import timeouts
 from stem_kombu.clock import Clock
 
 logger = logging.getLogger(__name__)
-
-#: Seconds between two log lines about what was dropped.
-LOG_EVERY = 60.0
 
 
 class DropCounter:
@@ -32,7 +30,7 @@ class DropCounter:
         if now >= self._next_log:
             logger.log(self._level, "%s: %d dropped, the last because: %s", self._what, self._unlogged, text[:500])
             self._unlogged = 0
-            self._next_log = now + LOG_EVERY
+            self._next_log = now + timeouts.DROP_LOG
 
     def count(self, reason: str) -> None:
         """Count one that has a log line of its own."""

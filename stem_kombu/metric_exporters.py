@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from stem_kombu import timeouts
 from stem_kombu.durations import parse_duration
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import mask_url
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from stem_kombu.control.server.worker_view import WorkerView
 
 _EXPORTERS, _ENDPOINT, _INTERVAL = "STEM_METRIC_EXPORTERS", "STEM_OTLP_ENDPOINT", "STEM_OTLP_INTERVAL"
-#: Seconds between two reports.
-INTERVAL = 60.0
 EXAMPLE = "otlp:http://localhost:4318"
 #: The exporters, and the extra that each needs.
 _EXTRAS = {"otlp": "otel", "otlp-grpc": "otel-grpc"}
@@ -42,7 +41,7 @@ def metric_exporters(view: WorkerView, variables: Mapping[str, str]) -> Abstract
     if endpoint is None:
         return nullcontext()
     given = _value(variables, _INTERVAL)
-    interval = parse_duration(given, name=_INTERVAL) if given else INTERVAL
+    interval = parse_duration(given, name=_INTERVAL) if given else timeouts.METRICS_INTERVAL
     try:
         from stem_kombu.telemetry import MetricReporter
 

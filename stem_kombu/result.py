@@ -6,6 +6,7 @@ from collections.abc import Generator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
+from stem_kombu import timeouts
 from stem_kombu.durations import LONGEST, checked_seconds
 from stem_kombu.errors import ConfigurationError, ResultTimeout, TaskCancelled, TaskFailed
 from stem_kombu.outcome import TaskRecord, TaskState
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from stem_kombu.ladder import Ladder
 
 R = TypeVar("R")
-
-#: Seconds between the looks of a coroutine that waits: the first, and the longest.
-_FIRST_LOOK, _LONGEST_LOOK = 0.005, 0.25
 
 
 class Revokes(Protocol):
@@ -95,12 +93,12 @@ class AsyncResult(Generic[R]):
 
         from stem_kombu.aio import READING
 
-        states, pause = self._states, _FIRST_LOOK
+        states, pause = self._states, timeouts.RESULT_FIRST_LOOK
         if states is None:  # it may have to be opened, for which its driver is imported
             states = await READING.call(self._backend)
         while (record := await READING.call(partial(states.get, self.id))) is None or not record.state.is_terminal:
             await asyncio.sleep(pause)
-            pause = min(pause * 1.5, _LONGEST_LOOK)
+            pause = min(pause * 1.5, timeouts.RESULT_LONGEST_LOOK)
         return self._value(record)
 
     def wait(self, timeout: float | None = None) -> TaskRecord | None:

@@ -18,8 +18,6 @@ from stem_kombu.task import TaskMessage
 PLACE = "rule"
 #: Rules that may be live in a namespace at once: each is asked of each task.
 MOST_LIVE = 100
-#: Seconds after which a rule expires unless the operator says otherwise.
-LIFE = 7 * 86_400.0
 #: Longest life of a rule that strikes tasks without a time of sending: it can't tell those of tomorrow from those of today.
 LONGEST_UNDATED = 3600.0
 

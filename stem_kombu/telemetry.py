@@ -31,6 +31,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.protocol.messages import Stats
 from stem_kombu.control.server.handlers.stats import stats
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for one export, its repetitions included.
-TIMEOUT = 10.0
 _CUMULATIVE = AggregationTemporality.CUMULATIVE
 #: What the semantic conventions call a broker; others go by the name of Kombu's transport.
 _SYSTEMS = {
@@ -95,10 +94,10 @@ class MetricReporter:
         self._thread.start()
 
     def stop(self) -> None:
-        """Return once the last report is sent, at most :data:`TIMEOUT` later."""
+        """Return once the last report is sent, at most ``timeouts.METRICS_EXPORT`` seconds later."""
         self._ended.set()
         if self._thread is not None:
-            self._thread.join(TIMEOUT)
+            self._thread.join(timeouts.METRICS_EXPORT)
         self._exporter.shutdown(timeout_millis=1000)
 
     def __enter__(self) -> MetricReporter:
@@ -124,7 +123,7 @@ class MetricReporter:
         payload = stats(Stats(measures=True), self._view)
         if self._ended.is_set():  # the worker is down by now, and what is asked of it here is asked for the last time
             payload["state"] = "draining"
-        found = self._exporter.export(self._data(payload), timeout_millis=TIMEOUT * 1000)
+        found = self._exporter.export(self._data(payload), timeout_millis=timeouts.METRICS_EXPORT * 1000)
         away = found is not MetricExportResult.SUCCESS
         if away and not self._is_away:
             logger.warning("metrics do not reach %s: they are tried again every %g s", self._endpoint, self._interval)
@@ -145,7 +144,7 @@ def _over_http(endpoint: str) -> tuple[str, MetricExporter]:
 
     url = endpoint if urlsplit(endpoint).path.strip("/") else endpoint.rstrip("/") + _PATH
     _quiet("http")
-    return url, OTLPMetricExporter(endpoint=url, timeout=TIMEOUT)
+    return url, OTLPMetricExporter(endpoint=url, timeout=timeouts.METRICS_EXPORT)
 
 
 def _over_grpc(endpoint: str) -> tuple[str, MetricExporter]:
@@ -153,7 +152,7 @@ def _over_grpc(endpoint: str) -> tuple[str, MetricExporter]:
 
     _quiet("grpc")
     plain = urlsplit(endpoint).scheme == "http"
-    return endpoint, OTLPMetricExporter(endpoint=endpoint, insecure=plain, timeout=int(TIMEOUT))
+    return endpoint, OTLPMetricExporter(endpoint=endpoint, insecure=plain, timeout=int(timeouts.METRICS_EXPORT))
 
 
 def _quiet(kind: str) -> None:

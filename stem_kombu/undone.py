@@ -7,17 +7,18 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
 
+from stem_kombu import timeouts
 from stem_kombu.revocation import Revocation
 
 #: Ends that are remembered; of more the oldest are forgotten.
 _MOST = 10_000
-#: A store writes the end of an undo a day before its time (stores/records.py); proofs of the end are a moment older.
-_LEAST_BEFORE = timedelta(hours=12)
 
 
 def is_undo(record: Revocation) -> bool:
     """Whether the record is what an undo leaves, and not one that has expired by itself."""
-    return record.expires_at is not None and record.issued_at - record.expires_at > _LEAST_BEFORE
+    return record.expires_at is not None and record.issued_at - record.expires_at > timedelta(
+        seconds=timeouts.UNDO_RECOGNISED
+    )
 
 
 class Undone:

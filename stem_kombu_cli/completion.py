@@ -1,7 +1,7 @@
 """What a shell offers for worker ids, queues and task names: what the fleet's roster and backend hold at this moment.
 
-A look takes at most :data:`LONGEST`, its imports included, and says nothing where it can't be had: a key press must neither
-wait for a broker nor write an error into the line that is being typed.
+A look takes at most ``timeouts.CLI_COMPLETION``, its imports included, and says nothing where it can't be had: a key press must
+neither wait for a broker nor write an error into the line that is being typed.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stem_kombu import timeouts
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from stem_kombu.settings import Settings
 
-#: Seconds for a look; ``STEM_COMPLETION_TIMEOUT`` says otherwise.
-LONGEST = 0.2
 #: Recorded tasks that are looked at for names, and how many values are offered.
 _RECORDS, _OFFERED = 2000, 200
 
@@ -74,9 +74,9 @@ def _longest() -> float:
 
     given = environment().get("STEM_COMPLETION_TIMEOUT", "").strip()
     try:
-        return parse_duration(given, name="STEM_COMPLETION_TIMEOUT") if given else LONGEST
+        return parse_duration(given, name="STEM_COMPLETION_TIMEOUT") if given else timeouts.CLI_COMPLETION
     except ConfigurationError:
-        return LONGEST
+        return timeouts.CLI_COMPLETION
 
 
 def _settings(ctx: click.Context) -> Settings:

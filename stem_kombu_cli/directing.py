@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from stem_kombu import timeouts
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.render import counted, emit, note, print_json, span
@@ -27,10 +28,6 @@ if TYPE_CHECKING:
 
 #: The id of a worker without a name: namespace, host, process, nonce.
 _GENERATED = re.compile(r".+@(?P<host>.+)-\d+-[0-9a-f]{8}")
-#: How old a pause without an end may be before commands warn of it: a forgotten pause is an outage.
-_FORGOTTEN = timedelta(hours=1)
-#: Seconds between two looks at whether all workers have applied a change, and how long they may take beyond a sync.
-_LOOK, _MARGIN = 0.25, 10.0
 
 
 def author_of(change: Change, reason: str | None) -> Author:
@@ -108,7 +105,7 @@ def forgotten_pauses(directives: Iterable[Directive], now: datetime) -> list[str
     return [
         f"{pause_in_words(one, now)}; `stem queue resume` ends it"
         for one in live_pauses(directives, now)
-        if one.expires_at is None and now - one.issued_at > _FORGOTTEN
+        if one.expires_at is None and now - one.issued_at > timedelta(seconds=timeouts.CLI_OLD_PAUSE)
     ]
 
 
@@ -137,7 +134,7 @@ def show_pauses(settings: Settings, *, and_autoscale: bool = False) -> None:
     finally:
         store.close()
     for one in live_pauses(held, now):
-        is_old = one.expires_at is None and now - one.issued_at > _FORGOTTEN
+        is_old = one.expires_at is None and now - one.issued_at > timedelta(seconds=timeouts.CLI_OLD_PAUSE)
         note(f"{'warning' if is_old else 'note'}: {pause_in_words(one, now)}")
     for one in held if and_autoscale else ():
         if one.kind.value == "concurrency" and isinstance(one.value, Mapping) and one.is_live(now):
@@ -163,7 +160,7 @@ def await_applied(
     from stem_kombu.control.client.directives import DirectiveClient
 
     version = max((one.version for one in report.stored), default=0)
-    patience = client.settings.sync_interval + _MARGIN if given is None else given
+    patience = client.settings.sync_interval + timeouts.CLI_APPLIED_MARGIN if given is None else given
     deadline = SYSTEM.monotonic() + patience
     while missing := _behind(report, version):
         left = deadline - SYSTEM.monotonic()
@@ -174,7 +171,7 @@ def await_applied(
                 hint="`stem directives list` shows which workers lag behind; they obey at their next sync",
                 facts={"stored": [one.to_record() for one in report.stored], "missing": missing},
             )
-        SYSTEM.sleep(min(_LOOK, left))
+        SYSTEM.sleep(min(timeouts.CLI_APPLIED_LOOK, left))
         again = DirectiveClient(client).ask(
             workers=targets, timeout=min(client.settings.control_timeout, max(left, 0.1))
         )

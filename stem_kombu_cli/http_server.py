@@ -10,12 +10,13 @@ from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, TypeAlias, cast
 
+from stem_kombu import timeouts
 from stem_kombu.drivers import forking
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.version import __version__
 
-#: Requests that are answered at once, and seconds that a client has to send one.
-_AT_ONCE, _PATIENCE = 16, 5.0
+#: Requests that are answered at once.
+_AT_ONCE = 16
 
 #: A status, a type of content, and a body.
 Answer: TypeAlias = tuple[int, str, bytes]
@@ -111,7 +112,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = f"stem/{__version__}", ""
-    timeout = _PATIENCE
+    timeout = timeouts.HTTP_REQUEST
 
     def do_GET(self) -> None:  # the base class calls it by this name
         route = cast("_Server", self.server).routes.get(self.path.partition("?")[0])

@@ -7,12 +7,9 @@ import sys
 from collections.abc import Callable
 from types import TracebackType
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
 
-#: Seconds before anything is shown: most commands are over by then.
-PATIENCE = 0.4
-#: Seconds between two versions of the line.
-_PAUSE = 0.1
 _BAR = 30
 
 
@@ -22,7 +19,7 @@ class Progress:
     def __init__(self, *, clock: Clock = SYSTEM, write: Callable[[str], None] | None = None) -> None:
         self._clock = clock
         self._write = write if write is not None else _terminal()
-        self._next = clock.monotonic() + PATIENCE
+        self._next = clock.monotonic() + timeouts.CLI_PROGRESS_AFTER
         self._width = 0
 
     def answers(self, answered: int, expected: int, left: float) -> None:
@@ -51,7 +48,7 @@ class Progress:
         now = self._clock.monotonic()
         if self._write is None or now < self._next:
             return
-        self._next = now + _PAUSE
+        self._next = now + timeouts.CLI_PROGRESS_LOOK
         self._write(f"\r{text.ljust(self._width)}")
         self._width = len(text)
 

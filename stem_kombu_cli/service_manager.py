@@ -13,13 +13,11 @@ import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
+from stem_kombu import timeouts
 from stem_kombu.clock import monotonic
 from stem_kombu.health_page import DRAINING, STATE, Page, health_of
 
 logger = logging.getLogger(__name__)
-
-#: Seconds between two looks at whether the worker drains, at most.
-_LOOK = 1.0
 
 
 class ServiceManager:
@@ -63,7 +61,9 @@ class ServiceManager:
             if self._period is not None and now - fed_at >= self._period / 2 and health_of(page, now).live:
                 self._tell("WATCHDOG=1")
                 fed_at = now
-            if self._ended.wait(_LOOK if self._period is None else min(_LOOK, self._period / 4)):
+            if self._ended.wait(
+                timeouts.CLI_NOTIFY_LOOK if self._period is None else min(timeouts.CLI_NOTIFY_LOOK, self._period / 4)
+            ):
                 return
 
     def _stopping(self, status: str) -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from stem_kombu import machine
+from stem_kombu import machine, timeouts
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.processes import Presence, Process, presence
-
-#: A heartbeat may come late by this share of its interval, and so many seconds at least and at most.
-_LATE, _LEAST_LATE, _MOST_LATE = 0.1, 0.25, 5.0
 
 #: The boots that hold an id in this process, and its process id: a forked child has none of them.
 _here: dict[str, int] = {}
@@ -61,7 +58,10 @@ class Claims:
             age = seen.age(now)
             # One that is overdue may have been kept from its roster for a while, and tries again after a whole interval.
             left = seen.interval - age if age < seen.interval else seen.interval
-            late = min(_MOST_LATE, max(_LEAST_LATE, _LATE * seen.interval))
+            late = min(
+                timeouts.HEARTBEAT_MOST_LATE,
+                max(timeouts.HEARTBEAT_LEAST_LATE, timeouts.HEARTBEAT_LATE_SHARE * seen.interval),
+            )
             self._watched = _Watched(entry.boot, entry.timestamp, at + left + late)
         return entry.timestamp == self._watched.stamped_at and at >= self._watched.until
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import timedelta
 
+from stem_kombu import timeouts
 from stem_kombu.agent.held_directives import HeldDirectives
 from stem_kombu.agent.record_sync import Subscriber
 from stem_kombu.concurrency import threads
@@ -18,9 +19,6 @@ from stem_kombu.directive import PLACE, Directive
 from stem_kombu.stores.records import ControlRecord
 
 logger = logging.getLogger(__name__)
-
-#: Seconds between two looks at the store's clock while a directive is to end, as that clock may be set meanwhile.
-_LOOK = 0.5
 
 
 class DirectiveLoop:
@@ -77,7 +75,7 @@ class DirectiveLoop:
         if (end := self._held.next_end()) is None:
             return None
         left = (end - self._held.now()) / timedelta(seconds=1)
-        return min(max(left, 0.001), _LOOK)
+        return min(max(left, 0.001), timeouts.DIRECTIVE_LOOK)
 
 
 def pause_settings(held: HeldDirectives) -> dict[str | None, Setting]:

@@ -16,7 +16,7 @@ from stem_kombu import machine, timeouts
 from stem_kombu.agent.claims import Claims, described
 from stem_kombu.agent.resources import Resources
 from stem_kombu.agent.roster_place import RosterPlace
-from stem_kombu.backends.heartbeat import STALE_AFTER, Heartbeat
+from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.processes import Process
 from stem_kombu.clock import from_epoch
 from stem_kombu.concurrency import threads
@@ -227,7 +227,7 @@ class Heartbeats:
 
     def _meet(self, other: Heartbeat) -> None:
         """Remember another live worker under this worker's id for as long as it may live."""
-        self._conflict_until = self._clock.monotonic() + STALE_AFTER * other.interval
+        self._conflict_until = self._clock.monotonic() + timeouts.STALE_INTERVALS * other.interval
         if self._place.conflict is None:
             logger.error(
                 "worker id %s is also used by %s: commands reach one of them at random; stop one, or give it another name",

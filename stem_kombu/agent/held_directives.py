@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from stem_kombu import timeouts
 from stem_kombu.concurrency import threads
 from stem_kombu.control.server.worker_view import WorkerIdentity
 from stem_kombu.directive import Directive, Key, Kind, next_end, winner
-
-#: How long what is over is remembered; a store keeps it as long.
-_REMEMBERED = timedelta(days=7)
 
 
 class HeldDirectives:
@@ -105,7 +103,7 @@ class HeldDirectives:
 
     def _forget_the_old(self) -> None:
         """What has ended or was cleared stays known for a while: an older record of its key may still come."""
-        since = self.now() - _REMEMBERED
+        since = self.now() - timedelta(seconds=timeouts.DIRECTIVE_REMEMBERED)
         over = [one for one in self._held.values() if one.was_over(since)]
         for one in over:
             del self._held[one.key]

@@ -29,14 +29,8 @@ from stem_kombu.transports.outages import Outage
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1000
-#: Seconds for which the store keeps an expired record: a clock that is ahead for a while must delete nothing for good.
-GRACE = 7 * 86_400.0
-#: A clock that is further off is worth a warning, and one that steps further makes expired records live again.
-_SKEW = timedelta(minutes=1)
 #: After a store was set back it is looked at this often within one interval: other workers are putting back.
 _LOOKS = 16
-#: The part of the interval after which a worker looks again, unless something makes it look before.
-_SOONER = 0.75
 #: Ids that a warning names.
 _NAMED = 10
 
@@ -295,8 +289,8 @@ class Hydration:
         if self._kept_house_mono is not None and now - self._kept_house_mono < timeouts.STORE_HOUSEKEEPING:
             return
         self._set_clock(first=self._kept_house_mono is None)
-        self._store.prune_after(self._namespace, GRACE)
-        self._store.prune_records(self._namespace, self._cache.now() - timedelta(seconds=GRACE))
+        self._store.prune_after(self._namespace, timeouts.REVOCATION_GRACE)
+        self._store.prune_records(self._namespace, self._cache.now() - timedelta(seconds=timeouts.REVOCATION_GRACE))
         self._cache.prune(self._cache.now())
         if self._store.quarantine.of(self._namespace) and not self._another:
             self._loaded = False  # what was mended meanwhile is read, and no longer counted
@@ -307,14 +301,16 @@ class Hydration:
         before, now = self._cache.now(), self._store.now()
         self._cache.set_store_time(now)
         ahead = now - self._clock.utcnow()
-        if abs(ahead) > _SKEW and (self._clock_ahead is None or abs(ahead - self._clock_ahead) > _SKEW):
+        if abs(ahead) > timedelta(seconds=timeouts.SYNC_CLOCK_SKEW) and (
+            self._clock_ahead is None or abs(ahead - self._clock_ahead) > timedelta(seconds=timeouts.SYNC_CLOCK_SKEW)
+        ):
             logger.warning(
                 "the clock of the revoke store %s is %.0f s ahead of this host's: revocations end by the store's",
                 self._store.url,
                 ahead.total_seconds(),
             )
         self._clock_ahead = ahead
-        if not first and abs(now - before) > _SKEW:
+        if not first and abs(now - before) > timedelta(seconds=timeouts.SYNC_CLOCK_SKEW):
             logger.warning("the clock of the revoke store stepped by %.0f s", (now - before).total_seconds())
             self._another = self._loaded  # what had expired by the old time may be live by the new one
 
@@ -327,7 +323,7 @@ class Hydration:
         failures = 0
         while not self._stopped.is_set():
             # Sooner than promised: what one worker puts back, others must have read within the interval as well.
-            wait = self._interval * _SOONER
+            wait = self._interval * timeouts.SYNC_SHARE
             wait = wait if not failures else min(wait, backoff(failures))
             if self._clock.monotonic() < self._hurry_until:
                 wait = min(wait, self._interval / _LOOKS)

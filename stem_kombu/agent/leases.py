@@ -104,7 +104,7 @@ class Leases(Generic[Held]):
             return
         if (now := self._clock.monotonic()) < self._due:
             return
-        was_due, self._due = self._due, now + self._leasing.lifetime * timeouts.LEASE_RENEWAL
+        was_due, self._due = self._due, now + self._leasing.lifetime * timeouts.LEASE_RENEWAL_SHARE
         if not was_due:
             self._stopped.clear()
         else:
@@ -138,7 +138,7 @@ class Leases(Generic[Held]):
 
     def _run(self) -> None:
         assert self._leasing is not None
-        period = self._leasing.lifetime * timeouts.LEASE_RENEWAL
+        period = self._leasing.lifetime * timeouts.LEASE_RENEWAL_SHARE
         due = self._clock.monotonic() + period
         while not self._stopped.is_set():
             self._wake.wait(max(0.0, due - self._clock.monotonic()))

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
+from stem_kombu import timeouts
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.stores.base import Glance, RevokeStore
@@ -22,10 +23,6 @@ logger = logging.getLogger(__name__)
 SAMPLE = 8
 #: How many when another server answers; a worker that holds no more than that reads the store anew.
 LARGE_SAMPLE = 1000
-#: Records that end sooner are not looked for: by the store's clock they may have ended, and be pruned.
-_LASTING = timedelta(minutes=1)
-#: Ends that are nearer to each other are the same: to put a record back takes its time.
-_SAME_END = timedelta(seconds=5)
 
 
 class History:
@@ -42,7 +39,7 @@ class History:
         what was broadcast is in the store already (G1)."""
         self._highest = self._cache.highest
         newest, _ = self._cache.newest(most)
-        soon = self._cache.now() + _LASTING
+        soon = self._cache.now() + timedelta(seconds=timeouts.SAMPLE_LEAST_LIFE)
         lasting = [record for record in newest if record.expires_at is None or record.expires_at > soon]
         return [*lasting, *self._cache.undos(most)]
 
@@ -122,4 +119,4 @@ def is_weaker(record: Revocation, mine: Revocation, now: datetime) -> bool:
         return True
     if record.expires_at is None:
         return False
-    return mine.expires_at is None or mine.expires_at - record.expires_at > _SAME_END
+    return mine.expires_at is None or mine.expires_at - record.expires_at > timedelta(seconds=timeouts.SAMPLE_SAME_END)

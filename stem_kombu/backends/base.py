@@ -11,13 +11,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from stem_kombu import timeouts
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import ConfigurationError, StoreCorrupt
 from stem_kombu.outcome import TaskRecord, TaskState
-
-#: Seconds between two looks of :meth:`TaskStates.wait`: the first, and the longest.
-_FIRST_LOOK, _LONGEST_LOOK = 0.005, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,7 @@ class TaskStates(ABC):
         Looks every 5 ms at first, every 100 ms later, and once more at the deadline; raises what :meth:`get` raises.
         """
         deadline = None if timeout is None else clock.monotonic() + timeout
-        pause = _FIRST_LOOK
+        pause = timeouts.RECORD_FIRST_LOOK
         while True:
             record = self.get(task_id)
             if record is not None and record.state.is_terminal:
@@ -95,7 +93,7 @@ class TaskStates(ABC):
             if left <= 0:
                 return record
             clock.sleep(min(pause, left))
-            pause = min(pause * 1.5, _LONGEST_LOOK)
+            pause = min(pause * 1.5, timeouts.RECORD_LONGEST_LOOK)
 
     @abstractmethod
     def ping(self) -> None:
@@ -115,7 +113,7 @@ class Roster(ABC):
     def beat(self, heartbeat: Heartbeat) -> datetime:
         """Keep the heartbeat as the worker's last, stamped by the roster's clock, and return that clock's now.
 
-        The entry vanishes by itself :data:`~stem_kombu.backends.heartbeat.DEAD_AFTER` intervals and a margin later.
+        The entry vanishes by itself :data:`~stem_kombu.timeouts.DEAD_INTERVALS` intervals and a margin later.
         A beat of another ``boot`` replaces the held one; :meth:`offer` asks first.
         """
 

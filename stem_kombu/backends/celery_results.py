@@ -10,7 +10,7 @@ import builtins
 import json
 from collections.abc import Iterator, Sequence
 
-from stem_kombu.backends.stored import RESULT_TTL
+from stem_kombu import timeouts
 from stem_kombu.clock import epoch_us, isoformat
 from stem_kombu.drivers.redis import RedisDatabase, RedisScript
 from stem_kombu.errors import ConfigurationError
@@ -63,7 +63,9 @@ def open_celery_results(source: Source | None, tls: TlsSettings) -> CeleryResult
 class CeleryResults:
     """Writes what became of the tasks that Celery applications sent. Thread-safe; connects on first use; reconnects."""
 
-    def __init__(self, source: Source, *, tls: TlsSettings | None = None, result_ttl: float = RESULT_TTL) -> None:
+    def __init__(
+        self, source: Source, *, tls: TlsSettings | None = None, result_ttl: float = timeouts.RESULT_TTL
+    ) -> None:
         if scheme_of(source.value) not in REDIS_SCHEMES:
             raise ConfigurationError(
                 f"{source.name}: {mask_url(source.value)!r} can't hold results for Celery's clients",

@@ -10,15 +10,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 
+from stem_kombu import timeouts
 from stem_kombu.backends.processes import Process
 from stem_kombu.clock import isoformat
 from stem_kombu.fields import MOST_ITEMS, FieldError, flag, items, mapping, moment, number, optional, text, whole
 
-#: Intervals without a beat after which a worker is called stale, then dead (spec/cli.md, status).
-STALE_AFTER = 3.0
-DEAD_AFTER = 6.0
-#: Seconds for which a roster keeps a dead worker's entry beyond that, so that an operator can still see it die.
-ENTRY_MARGIN = 60.0
 #: Seconds between two beats are at most so many.
 _LONGEST_INTERVAL = 1e9
 
@@ -76,7 +72,7 @@ class Heartbeat:
     @property
     def lifetime(self) -> float:
         """Seconds after which a roster forgets this beat."""
-        return self.interval * DEAD_AFTER + ENTRY_MARGIN
+        return self.interval * timeouts.DEAD_INTERVALS + timeouts.ROSTER_ENTRY_MARGIN
 
     def age(self, now: datetime) -> float:
         """Seconds since the beat at ``now`` (the roster's now), never negative."""
@@ -85,9 +81,9 @@ class Heartbeat:
     def liveness(self, now: datetime) -> Liveness:
         """Live (or draining) within three intervals, stale within six, dead after."""
         intervals = self.age(now) / self.interval
-        if intervals > DEAD_AFTER:
+        if intervals > timeouts.DEAD_INTERVALS:
             return Liveness.DEAD
-        if intervals > STALE_AFTER:
+        if intervals > timeouts.STALE_INTERVALS:
             return Liveness.STALE
         return Liveness.DRAINING if self.state == "draining" else Liveness.LIVE
 

@@ -10,9 +10,10 @@ from datetime import datetime
 from itertools import islice
 from operator import attrgetter
 
+from stem_kombu import timeouts
 from stem_kombu.backends.base import Backend, RosterView
 from stem_kombu.backends.heartbeat import Heartbeat
-from stem_kombu.backends.stored import RESULT_TTL, checked_ttl, lifetime, parsed_record, record_text
+from stem_kombu.backends.stored import checked_ttl, lifetime, parsed_record, record_text
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.outcome import TaskRecord, TaskState, admits, carried_over
 
@@ -52,7 +53,7 @@ class MemoryBackend(Backend):
     It keeps nothing on disk and is not seen by other processes; a forked child goes on with a copy.
     """
 
-    def __init__(self, name: str = "", *, result_ttl: float = RESULT_TTL, clock: Clock = SYSTEM) -> None:
+    def __init__(self, name: str = "", *, result_ttl: float = timeouts.RESULT_TTL, clock: Clock = SYSTEM) -> None:
         self.url = f"memory://{name}"
         self._name = name
         self._result_ttl = checked_ttl(result_ttl)

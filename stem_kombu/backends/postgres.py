@@ -8,14 +8,13 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.backends import postgres_statements as sql
 from stem_kombu.backends.base import Backend, RosterView
-from stem_kombu.backends.heartbeat import STALE_AFTER, Heartbeat
+from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.heartbeat_reader import BeatReader, beat_text
 from stem_kombu.backends.pruning import PruneSchedule
 from stem_kombu.backends.stored import (
-    RESULT_TTL,
     assembled,
     body_text,
     checked_ttl,
@@ -56,7 +55,7 @@ class PostgresBackend(Backend):
         *,
         name: str = "URL",
         tls: TlsSettings | None = None,
-        result_ttl: float = RESULT_TTL,
+        result_ttl: float = timeouts.RESULT_TTL,
         purpose: str = "result backend",
         patience: float | None = None,
     ) -> None:
@@ -240,7 +239,14 @@ def _distinct(offers: Sequence[_Offer]) -> Iterator[list[_Offer]]:
 
 
 def _entry(beat: Heartbeat) -> tuple[object, ...]:
-    return (beat.namespace, beat.worker, beat.boot, beat.interval * STALE_AFTER, beat.lifetime, beat_text(beat))
+    return (
+        beat.namespace,
+        beat.worker,
+        beat.boot,
+        beat.interval * timeouts.STALE_INTERVALS,
+        beat.lifetime,
+        beat_text(beat),
+    )
 
 
 def _utc(moment: datetime | None) -> datetime | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
 
-#: Look for expired rows after this many records, and at least this often in seconds while anything is recorded.
-_RECORDS, _INTERVAL = 256, 60.0
+#: Look for expired rows after this many records; after a while also after fewer.
+_RECORDS = 256
 
 
 class PruneSchedule:
@@ -27,5 +28,5 @@ class PruneSchedule:
         if self._written < _RECORDS and now < self._due_at:
             return 0
         limit = max(_RECORDS, 2 * self._written)
-        self._written, self._due_at = 0, now + _INTERVAL
+        self._written, self._due_at = 0, now + timeouts.RECORD_PRUNING
         return limit

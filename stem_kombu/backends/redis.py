@@ -9,12 +9,12 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
+from stem_kombu import timeouts
 from stem_kombu.backends import redis_scripts
 from stem_kombu.backends.base import Backend, RosterView
-from stem_kombu.backends.heartbeat import STALE_AFTER, Heartbeat
+from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.heartbeat_reader import UNREADABLE, BeatReader, beat_text, stamped
 from stem_kombu.backends.stored import (
-    RESULT_TTL,
     checked_ttl,
     corrupt,
     giving_way,
@@ -53,7 +53,7 @@ class RedisBackend(Backend):
         *,
         name: str = "URL",
         tls: TlsSettings | None = None,
-        result_ttl: float = RESULT_TTL,
+        result_ttl: float = timeouts.RESULT_TTL,
         purpose: str = "result backend",
         patience: float | None = None,
     ) -> None:
@@ -202,7 +202,7 @@ class RedisBackend(Backend):
         return found, tuple(aside)
 
     def _beat(self, beat: Heartbeat, *, claim: bool, dead: Heartbeat | None = None) -> tuple[datetime, bytes | None]:
-        held_us, kept_us = (int(span * 1_000_000) for span in (beat.interval * STALE_AFTER, beat.lifetime))
+        held_us, kept_us = (int(span * 1_000_000) for span in (beat.interval * timeouts.STALE_INTERVALS, beat.lifetime))
         # Repeated when the answer was lost: a claim that succeeded meets its own boot and succeeds again.
         now_us, entry = self._database.evaluate(
             redis_scripts.BEAT,

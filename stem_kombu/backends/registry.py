@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stem_kombu import timeouts
 from stem_kombu.backends.base import Backend, Roster
-from stem_kombu.backends.stored import RESULT_TTL
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import EMBEDDED, TlsSettings
@@ -20,7 +20,7 @@ _ACCEPTED = "redis://, rediss://, redis+sentinel://, postgres://, postgresql://,
 
 
 def open_backend(
-    url: str, *, name: str = "URL", tls: TlsSettings | None = None, result_ttl: float = RESULT_TTL
+    url: str, *, name: str = "URL", tls: TlsSettings | None = None, result_ttl: float = timeouts.RESULT_TTL
 ) -> Backend:
     """The result backend of a URL; nothing is connected or created yet.
 
@@ -49,8 +49,8 @@ def open_roster(
 
         return NoRoster()
     if scheme_of(source_url) in {"file", None}:
-        return _sqlite(Path(f"{file_path(source_url, name=name)}.roster"), name, RESULT_TTL, "roster")
-    roster = _opened(source_url, name, tls, RESULT_TTL, "roster", patience)
+        return _sqlite(Path(f"{file_path(source_url, name=name)}.roster"), name, timeouts.RESULT_TTL, "roster")
+    roster = _opened(source_url, name, tls, timeouts.RESULT_TTL, "roster", patience)
     if roster is None:
         raise _refusal(source_url, name, "the roster of live workers", "no place for it")
     return roster

@@ -9,13 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.backends.base import Backend, RosterView
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.heartbeat_reader import BeatReader, beat_text
 from stem_kombu.backends.pruning import PruneSchedule
 from stem_kombu.backends.stored import (
-    RESULT_TTL,
     checked_ttl,
     giving_way,
     lifetime,
@@ -72,7 +71,7 @@ class SqliteBackend(Backend):
         *,
         clock: Clock = SYSTEM,
         create_folder: bool = False,
-        result_ttl: float = RESULT_TTL,
+        result_ttl: float = timeouts.RESULT_TTL,
         purpose: str = "result backend",
     ) -> None:
         self._database = SqliteDatabase(path, schema=SCHEMA, purpose=purpose, create_folder=create_folder)

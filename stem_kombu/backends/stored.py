@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
+from stem_kombu import timeouts
 from stem_kombu.clock import epoch_us, from_epoch_us
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError
 from stem_kombu.fields import UNLIMITED, UNSTORABLE, any_text, items, json_value, mapping, optional, text, whole
@@ -30,10 +31,6 @@ from stem_kombu.revocation import Revocation, checked_task_id
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which the record of a task that ended is kept, unless the caller gives another span.
-RESULT_TTL = 7 * 86_400.0
-#: Seconds for which the record of a task that did not end is kept: as long as one may wait for its time, or a worker.
-UNFINISHED_TTL = 30 * 86_400.0
 _LONGEST_TTL = 100 * 365 * 86_400.0
 #: Attempts are numbers of at most 53 bits everywhere, which is what Lua's doubles hold exactly.
 _HIGHEST_ATTEMPT = 2**53
@@ -53,7 +50,7 @@ def checked_ttl(seconds: float, *, name: str = "result_ttl") -> float:
 
 def lifetime(state: TaskState, result_ttl: float) -> float:
     """Seconds after which a record of that state may be forgotten."""
-    return result_ttl if state.is_terminal else max(result_ttl, UNFINISHED_TTL)
+    return result_ttl if state.is_terminal else max(result_ttl, timeouts.UNFINISHED_TTL)
 
 
 def storable_id(task_id: str) -> bool:

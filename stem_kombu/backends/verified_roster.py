@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from stem_kombu import timeouts
 from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
@@ -19,8 +20,6 @@ from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
 HEARTBEAT = b"stem-heartbeat/1"
 #: What a reader of version 0.1.0 does not know is signed beside it, and bound to the signature that it does know.
 DETAILS = b"stem-heartbeat-details/1"
-#: How far ahead of the reader's the writer's idea of the roster's clock may be.
-TOLERANCE = timedelta(seconds=2)
 
 
 def signed_beat(beat: Heartbeat, keyring: Keyring, now: datetime) -> Heartbeat:
@@ -38,7 +37,7 @@ def verified_beat(beat: Heartbeat, keyring: Keyring, namespace: str, now: dateti
     key.require(Scope.WORK, "act as a worker")
     if beat.namespace != namespace:
         raise Untrusted("misaddressed", f"the heartbeat of worker {beat.worker!r} is of namespace {beat.namespace!r}")
-    if beat.issued_at - now > TOLERANCE:
+    if beat.issued_at - now > timedelta(seconds=timeouts.ROSTER_CLOCK_TOLERANCE):
         raise Untrusted("stale", f"the heartbeat of worker {beat.worker!r} is from the future")
     written = beat.issued_at if beat.timestamp is None else min(beat.timestamp, beat.issued_at)
     if beat.details() and not _signs_details(beat, keyring):

@@ -8,8 +8,7 @@ from typing import Any
 
 from celery import bootsteps
 
-#: Seconds between two stamps.
-_EVERY = 2.0
+from stem_kombu import timeouts
 
 
 class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publishes no types
@@ -27,7 +26,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery pub
             agent.connected(consumer)
             _watch_queues(consumer, agent)
             agent.consumes()
-            self._timer = consumer.timer.call_repeatedly(_EVERY, agent.consumes)
+            self._timer = consumer.timer.call_repeatedly(timeouts.GUEST_STAMP, agent.consumes)
 
     def stop(self, consumer: Any) -> None:
         timer, self._timer = self._timer, None

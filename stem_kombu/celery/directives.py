@@ -7,6 +7,7 @@ import logging
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from stem_kombu import timeouts
 from stem_kombu.agent.directive_loop import DirectiveLoop, level_settings, log_pauses, pause_settings
 from stem_kombu.agent.record_sync import Subscriber
 from stem_kombu.agent.resources import Resources
@@ -28,8 +29,6 @@ _UNSUPPORTED = (
     "a Celery worker obeys pauses, log levels, rate limits with --name and --each, and scale where its pool can grow (prefork,"
     " gevent, eventlet, without --autoscale), no other directives of kind"
 )
-#: Seconds between two looks at tasks whose start is under way.
-_LOOK = 0.005
 
 
 class GuestDirectives:
@@ -74,7 +73,7 @@ class GuestDirectives:
         """See :class:`~stem_kombu.control.server.worker_view.WorkerView`."""
         deadline = self._clock.monotonic() + timeout
         while (left := len(self.pauses.starting() & set(tokens))) and self._clock.monotonic() < deadline:
-            self._clock.sleep(_LOOK)
+            self._clock.sleep(timeouts.GUEST_STARTS_LOOK)
         return left
 
     def settings(self) -> InForce:

@@ -13,6 +13,7 @@ from typing import Any
 from kombu import Consumer
 from kombu.exceptions import KombuError
 
+from stem_kombu import timeouts
 from stem_kombu.celery_monitors.pidbox import PidboxServer
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.service import Service
@@ -23,9 +24,6 @@ from stem_kombu.transports.generic.control import drain
 from stem_kombu.transports.outages import Outage
 
 logger = logging.getLogger(__name__)
-
-_SLICE = 0.2
-_CONNECT_TIMEOUT = 4.0
 
 
 class NativeRevokes:
@@ -61,7 +59,7 @@ class NativeRevokes:
     def start(self) -> None:
         """Return when revokes are received, or the broker could not be reached: one sent to a ready worker is obeyed at once."""
         self._background.start()
-        self._tried.wait(_CONNECT_TIMEOUT)
+        self._tried.wait(timeouts.NATIVE_REVOKE_CONNECT)
 
     def stop(self) -> None:
         self._background.stop(5.0)
@@ -76,7 +74,7 @@ class NativeRevokes:
             if wait <= 0:
                 connection = self._app.connection_for_read()
                 try:
-                    connect(connection, _CONNECT_TIMEOUT)
+                    connect(connection, timeouts.NATIVE_REVOKE_CONNECT)
                     self._serve(connection)
                 except Exception as error:  # noqa: BLE001 - whatever a driver raises; Celery reads the command later
                     # The boundary of a thread that nothing depends on.
@@ -94,7 +92,12 @@ class NativeRevokes:
         with Consumer(channel, [queue], on_message=self._on_message, accept=mailbox.accept, no_ack=True):
             self._outage.worked()
             while not self._stopped.is_set():
-                drain(connection, _SLICE, clock=self._clock, malformed=lambda error: logger.debug("%r", error))
+                drain(
+                    connection,
+                    timeouts.NATIVE_REVOKE_DRAIN,
+                    clock=self._clock,
+                    malformed=lambda error: logger.debug("%r", error),
+                )
                 self._tried.set()  # on Redis Kombu subscribes with the first drain, not with the consumer
 
     def _on_message(self, message: Any) -> None:

@@ -10,6 +10,7 @@ import logging
 from contextlib import suppress
 from typing import Any
 
+from stem_kombu import timeouts
 from stem_kombu.control.server.worker_view import Setting
 from stem_kombu.directive import Directive, Kind
 from stem_kombu.worker.active_directives import ActiveDirectives
@@ -18,8 +19,6 @@ logger = logging.getLogger(__name__)
 
 #: A pool grows to no more than this, or than it was started with: the stop table has room for four times as many tasks.
 MOST = 64
-#: Seconds between two looks for a child that is idle and can end.
-_LOOK = 0.2
 
 
 class PoolSize:
@@ -86,7 +85,7 @@ class PoolSize:
         if self._now() == wanted:
             self._wanted = None
         else:
-            consumer.timer.call_after(_LOOK, self._resize, (consumer,))
+            consumer.timer.call_after(timeouts.POOL_SHRINK_LOOK, self._resize, (consumer,))
 
     def _shrink(self, pool: Any, count: int) -> None:
         """End a child that is idle, or ``count`` greenlets. A child that was sent a task and has not begun it is not idle."""

@@ -15,6 +15,7 @@ from concurrent.futures import TimeoutError as NotYet  # before Python 3.11 it i
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import StemError, StoreError
 from stem_kombu.transports.connections import backoff
@@ -23,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 #: Revocations that may wait; more are only in the memory of the workers that are up.
 MOST_WAITING = 10_000
-#: Revocations that are stored together, and longest wait between two attempts in seconds.
-_BATCH, _LONGEST_WAIT = 1000, 10.0
+#: Revocations that are stored together.
+_BATCH = 1000
 
 
 #: What is stored: a revocation by id, or by a stamp.
@@ -105,7 +106,7 @@ class Saver(Generic[Draft]):
                 continue
             failures += 1
             with self._changed:
-                self._changed.wait_for(lambda: self._closed, backoff(failures, longest=_LONGEST_WAIT))
+                self._changed.wait_for(lambda: self._closed, backoff(failures, longest=timeouts.GUEST_SAVE_LONGEST))
 
     def _next_batch(self) -> list[_Asked[Draft]]:
         batch, size = [self._waiting[0]], len(self._waiting[0].drafts)

@@ -14,6 +14,7 @@ from typing import Any
 from celery import signals
 from celery.exceptions import Ignore
 
+from stem_kombu import timeouts
 from stem_kombu.celery.endings import end_stopped
 from stem_kombu.celery.process_levels import here as levels_here
 from stem_kombu.celery.shared_stop_table import SharedStopTable
@@ -23,8 +24,6 @@ from stem_kombu.revocation import Revocation
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two reports of progress that go to the result backend.
-REPORT_EVERY = 0.1
 #: Bytes of progress data, as in Stem's own tasks.
 _PROGRESS_LIMIT = 16_384
 
@@ -107,7 +106,7 @@ def progress(fraction: float | None = None, /, **data: object) -> None:
         raise ValueError(f"progress data is no JSON: {error}") from None
     if length > _PROGRESS_LIMIT:
         raise ValueError(f"progress data has {length} bytes; at most {_PROGRESS_LIMIT} are kept")
-    _here.next_report = now + REPORT_EVERY
+    _here.next_report = now + timeouts.GUEST_PROGRESS
     if not _ignores_result(task):
         task.update_state(_here.task_id, state="PROGRESS", meta={"progress": fraction, **data})
 

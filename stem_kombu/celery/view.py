@@ -10,6 +10,7 @@ from typing import Any
 
 from celery.worker import state
 
+from stem_kombu import timeouts
 from stem_kombu.agent.view import HostFacts, HostSummary
 from stem_kombu.celery.directives import GuestDirectives
 from stem_kombu.celery.held_requests import consumed_from, snapshot
@@ -33,12 +34,6 @@ from stem_kombu.rule import Rule
 from stem_kombu.selector import Selector
 from stem_kombu.slots import SlotView
 
-#: Seconds between two looks at tasks that were asked to stop. Celery's parent learns of an end in its own event loop,
-#: and has no hook for it that works in every pool.
-_LOOK = 0.002
-#: Seconds for which a task that was asked to stop, and has ended, is still worth an answer: the broadcast of a revoke may
-#: come after the revocation was read from the store.
-_REMEMBERED = 10.0
 _ARGS_COLUMNS = 60
 
 
@@ -195,7 +190,7 @@ class CeleryTasks:
             }
             if len(endings) == len(task_ids) or self._clock.monotonic() >= deadline:
                 return endings
-            self._pause.wait(_LOOK)
+            self._pause.wait(timeouts.GUEST_STOPS_LOOK)
 
     def shut_down(self, order: Shutdown) -> StopStanding:
         """A warm stop is Celery's own; the others would lose what Celery has acknowledged early, so they are refused."""
@@ -210,7 +205,7 @@ class CeleryTasks:
         return frozenset(request.id for request in snapshot(state.active_requests))
 
     def _forget_stopped(self, active: frozenset[str]) -> None:
-        long_ago = self._clock.monotonic() - _REMEMBERED
+        long_ago = self._clock.monotonic() - timeouts.GUEST_STOPS_REMEMBERED
         for task_id, asked_at in list(self._asked_at.items()):
             if asked_at < long_ago and task_id not in active:
                 self._asked_at.pop(task_id, None)

@@ -13,13 +13,12 @@ import reprlib
 from datetime import datetime
 from typing import Any
 
+from stem_kombu import timeouts
 from stem_kombu.clock import Clock, isoformat
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.task import TaskMessage
 from stem_kombu.version import __version__
 
-#: Seconds between two events ``worker-heartbeat``; a monitor takes a worker for offline after two of them.
-FREQUENCY = 2.0
 #: Events of tasks that are kept for a broker that is away; older ones are dropped, as Celery's are.
 MOST_WAITING = 10_000
 #: Characters of a result or an error.
@@ -85,7 +84,13 @@ class Events:
     def of_worker(self, kind: str, *, active: int, processed: int, load: float | None) -> dict[str, object]:
         """``worker-online``, ``worker-heartbeat`` or ``worker-offline``."""
         loads = [0.0 if load is None else load] * 3
-        fields = {"freq": FREQUENCY, "active": active, "processed": processed, "loadavg": loads, **SOFTWARE}
+        fields = {
+            "freq": timeouts.CELERY_HEARTBEAT,
+            "active": active,
+            "processed": processed,
+            "loadavg": loads,
+            **SOFTWARE,
+        }
         return self._event(kind, fields)
 
     def taken(self) -> list[dict[str, object]]:

@@ -12,6 +12,7 @@ from typing import Any
 from kombu import Exchange
 from kombu.pidbox import Mailbox
 
+from stem_kombu import timeouts
 from stem_kombu.errors import StemError
 from stem_kombu.settings import Settings
 from stem_kombu.transports.connections import broker_connection, connect, release
@@ -19,11 +20,8 @@ from stem_kombu.transports.registry import open_transport
 
 logger = logging.getLogger(__name__)
 
-#: Celery's mailbox, and seconds for which answers are waited for after the last one: nobody knows how many there are.
-_NAMESPACE, _WINDOW = "celery", 0.5
-_CONNECT_TIMEOUT = 4.0
-#: Seconds after which the queue for answers is gone, should this process end before it removes it.
-_EXPIRES = 10.0
+#: Celery's mailbox.
+_NAMESPACE = "celery"
 #: Ids in one message.
 _CHUNK = 1000
 
@@ -56,23 +54,29 @@ class PlainWorkers:
         connection = broker_connection(self._settings)
         if open_transport(connection).capabilities.monitor_exchange is None:
             return []
-        connect(connection, _CONNECT_TIMEOUT)
+        connect(connection, timeouts.PLAIN_WORKERS_CONNECT)
         try:
             mailbox = Mailbox(
                 _NAMESPACE,
                 type="fanout",
                 accept=["json"],
                 serializer="json",
-                queue_expires=_EXPIRES,
-                reply_queue_expires=_EXPIRES,
+                queue_expires=timeouts.PLAIN_WORKERS_EXPIRES,
+                reply_queue_expires=timeouts.PLAIN_WORKERS_EXPIRES,
             )(connection)
             if not _is_there(connection, mailbox.exchange):
                 return []
             channel = connection.channel()
             try:
                 if workers is None:
-                    return list(mailbox.multi_call(method, arguments, timeout=_WINDOW, channel=channel) or ())
-                return list(mailbox.call(workers, method, arguments, timeout=_WINDOW, channel=channel) or ())
+                    return list(
+                        mailbox.multi_call(method, arguments, timeout=timeouts.PLAIN_WORKERS_WINDOW, channel=channel)
+                        or ()
+                    )
+                return list(
+                    mailbox.call(workers, method, arguments, timeout=timeouts.PLAIN_WORKERS_WINDOW, channel=channel)
+                    or ()
+                )
             finally:
                 # With its binding, so that no late answer makes the queue again.
                 mailbox.reply_queue(channel).delete()

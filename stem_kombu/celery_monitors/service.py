@@ -15,8 +15,9 @@ from kombu import Connection, Exchange, Producer
 from kombu.exceptions import KombuError
 from kombu.pidbox import Mailbox
 
+from stem_kombu import timeouts
 from stem_kombu.celery_monitors.commands import Panel
-from stem_kombu.celery_monitors.events import FREQUENCY, Events, node_name
+from stem_kombu.celery_monitors.events import Events, node_name
 from stem_kombu.celery_monitors.pidbox import REPLY_EXCHANGE, PidboxServer
 from stem_kombu.celery_monitors.verbs import Changes
 from stem_kombu.clock import Clock
@@ -33,13 +34,6 @@ from stem_kombu.transports.outages import Outage
 
 logger = logging.getLogger(__name__)
 
-#: Seconds of one wait for a question: the longest that an event of a task waits here.
-_SLICE = 0.2
-#: Seconds of the first one, which a start waits for: on Redis Kombu subscribes with it, not with the consumer.
-_FIRST = 0.01
-_CONNECT_TIMEOUT = 4.0
-#: Seconds after which Redis forgets a queue of this worker that is not consumed.
-_EXPIRES = 60.0
 #: Events in one message.
 _BATCH = 200
 
@@ -83,7 +77,7 @@ class CeleryMonitorService:
     def start(self) -> None:
         """Return when commands are received, or the broker could not be reached: one sent to a ready worker is obeyed."""
         self._background.start()
-        self._tried.wait(_CONNECT_TIMEOUT)
+        self._tried.wait(timeouts.MONITOR_CONNECT)
 
     def stop(self) -> None:
         """Return when monitors were told that this worker leaves, or could not be."""
@@ -96,7 +90,7 @@ class CeleryMonitorService:
                 continue
             connection = self._template.clone()
             try:
-                connect(connection, _CONNECT_TIMEOUT)
+                connect(connection, timeouts.MONITOR_CONNECT)
                 self._outage.reached()
                 producer = self._opened(connection)
                 self._serve(connection, producer)
@@ -115,7 +109,7 @@ class CeleryMonitorService:
         exchange = Exchange("celeryev", type=self._exchange)
         producer = Producer(channel, exchange=exchange, serializer="json", auto_declare=True)
         # On Redis a binding stays for ever unless its queue expires; RabbitMQ deletes the queue with its connection.
-        expires = _EXPIRES if self._exchange == "fanout" else None
+        expires = timeouts.MONITOR_EXPIRES if self._exchange == "fanout" else None
         mailbox = Mailbox("celery", type="fanout", accept=["json"], serializer="json", queue_expires=expires)(
             connection
         )
@@ -126,15 +120,15 @@ class CeleryMonitorService:
         return producer
 
     def _serve(self, connection: Any, producer: object) -> None:
-        self._next_beat = self._clock.monotonic() + FREQUENCY
-        wait = _FIRST
+        self._next_beat = self._clock.monotonic() + timeouts.CELERY_HEARTBEAT
+        wait = timeouts.MONITOR_FIRST_DRAIN
         while not self._stopped.is_set():
             drain(connection, wait, clock=self._clock, malformed=self._on_garbage)
             self._tried.set()
-            wait = _SLICE
+            wait = timeouts.MONITOR_DRAIN
             self._send_of_tasks(producer)
             if self._clock.monotonic() >= self._next_beat:
-                self._next_beat = self._clock.monotonic() + FREQUENCY
+                self._next_beat = self._clock.monotonic() + timeouts.CELERY_HEARTBEAT
                 self._send_of_worker(producer, "worker-heartbeat")
                 drop_idle(connection, keep=connection.default_channel)  # what Kombu opens to renew a binding
                 self._outage.worked()

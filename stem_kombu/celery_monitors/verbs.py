@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
 
+from stem_kombu import timeouts
 from stem_kombu.autoscale import MOST_CHILDREN, Autoscale
 from stem_kombu.control.client.pause_plans import plan_pause, plan_resume
 from stem_kombu.control.directive_writer import Author, DirectiveWriter, Plan
@@ -30,8 +31,6 @@ UNSUPPORTED = {
     "revoke_by_stamped_headers": "use stem worker revoke --header",
 }
 _AUTHOR = Author("celery control", "through Celery's remote control")
-#: Seconds for which an answer waits for tasks of a paused queue that are about to start: Celery's client waits for one.
-_SETTLE = 0.5
 #: A rate as Celery writes it, before the unit. An exponent would ask for a number of any length.
 _NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
 
@@ -151,7 +150,7 @@ class SteeringVerbs:
         if stored := self._changes.directives().save(action, plan, _AUTHOR):
             starting = self._view.obey(stored).starting
             if starting:
-                self._view.wait_started(starting, _SETTLE)
+                self._view.wait_started(starting, timeouts.MONITOR_SETTLE)
 
 
 def _answered(act: Callable[..., Answer]) -> Callable[..., Answer]:

@@ -16,18 +16,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from stem_kombu import timeouts
 from stem_kombu.clock import monotonic
 from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.pulse import Pulse, Pulses
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a thread gets to end after ``hurry()``.
-_HURRIED = 5.0
-#: Failures in a row after which a thread is given up, and seconds for which one must have run to count as working again.
-_MOST_FAILURES, _WORKS_AGAIN = 8, 60.0
-#: Seconds before it is started again: the first time, doubled each time, and at most.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+#: Failures in a row after which a thread is not started again.
+_MOST_FAILURES = 8
 
 
 class Watch:
@@ -164,7 +161,7 @@ class Service:
             thread.join(timeout)
             if hurry is not None:
                 hurry()
-                thread.join(_HURRIED)
+                thread.join(timeouts.SERVICE_HURRIED)
             if thread.is_alive():
                 self._leaving = thread
             self._end()
@@ -183,14 +180,14 @@ class Service:
             try:
                 self._run()
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary of every thread of a worker
-                failures = 1 if monotonic() - began >= _WORKS_AGAIN else failures + 1
+                failures = 1 if monotonic() - began >= timeouts.SERVICE_WORKS else failures + 1
                 last = failures > _MOST_FAILURES or self._ends.is_set()
                 self._log_failure(error, last)
                 if last:
                     return
             else:
                 return
-            self._ends.wait(min(_FIRST_PAUSE * 2.0 ** (failures - 1), _LONGEST_PAUSE))
+            self._ends.wait(min(timeouts.SERVICE_FIRST_PAUSE * 2.0 ** (failures - 1), timeouts.SERVICE_LONGEST_PAUSE))
 
     def _log_failure(self, error: BaseException, last: bool) -> None:
         then = "is not started any more" if last else "is started again"

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TypeVar
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.concurrency import threads
 
@@ -20,9 +21,6 @@ T = TypeVar("T")
 Work = Callable[[], object]
 
 logger = logging.getLogger(__name__)
-
-#: Seconds after which a thread that has nothing to do ends.
-IDLE = 30.0
 
 
 class ThreadPool:
@@ -34,7 +32,13 @@ class ThreadPool:
     """
 
     def __init__(
-        self, name: str, size: int | None = None, *, backlog: int = 10_000, idle: float = IDLE, clock: Clock = SYSTEM
+        self,
+        name: str,
+        size: int | None = None,
+        *,
+        backlog: int = 10_000,
+        idle: float = timeouts.THREAD_IDLE,
+        clock: Clock = SYSTEM,
     ) -> None:
         self._name = name
         self._size = size

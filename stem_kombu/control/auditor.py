@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import islice
 
-from stem_kombu import chance, machine
+from stem_kombu import chance, machine, timeouts
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control import audit
 from stem_kombu.control.audit import ANCHOR, AUDIT, Entry, Note
@@ -24,9 +24,8 @@ from stem_kombu.stores.records import Change, Changed, ControlRecord, RecordDraf
 
 logger = logging.getLogger(__name__)
 
-#: Entries that are kept, and for how long in seconds unless the settings say otherwise.
+#: Entries that are kept, unless the settings say otherwise.
 MOST_ENTRIES = 100_000
-KEEP = 90 * 86_400.0
 #: After so many entries the oldest are looked at, and at most so many go at once.
 _PRUNE_EVERY, _PAGE = 200, 900
 #: How often a change is repeated when other clients append entries at the same moment.
@@ -57,7 +56,7 @@ class Auditor:
         namespace: str,
         keyring: Keyring | None,
         *,
-        keep: float = KEEP,
+        keep: float = timeouts.AUDIT_KEPT,
         clock: Clock = SYSTEM,
     ) -> None:
         self._store = store

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import TypeAlias
 
+from stem_kombu import timeouts
 from stem_kombu.control import standing
 from stem_kombu.control.audit import Note
 from stem_kombu.control.auditor import Auditor
@@ -23,8 +24,6 @@ from stem_kombu.signing.keyring import Scope
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.records import Change, ControlRecord, RecordDraft
 
-#: How long a cleared directive is kept, so that every worker reads that it was cleared.
-CLEARED_FOR = timedelta(days=7)
 #: Directives that an entry of the audit names; all are counted.
 _MOST_NAMED = 50
 #: Plans that are made before a change gives up: another writer was quicker each time.
@@ -129,7 +128,7 @@ class DirectiveWriter:
             draft.cleared,
         )
         body, keyring = directive.body(), self._verifier.keyring
-        expires_at = now + CLEARED_FOR if draft.cleared else draft.expires_at
+        expires_at = now + timedelta(seconds=timeouts.DIRECTIVE_END_KEPT) if draft.cleared else draft.expires_at
         if keyring is not None:
             from stem_kombu.signing.directive_proofs import proof_of
 

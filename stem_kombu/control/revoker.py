@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from stem_kombu import timeouts
 from stem_kombu.bound import Bound, bound_text, check_held
 from stem_kombu.clock import epoch_us
 from stem_kombu.control import audit, standing, undo
-from stem_kombu.control.auditor import KEEP, Audited, Auditor
+from stem_kombu.control.auditor import Audited, Auditor
 from stem_kombu.control.rule_records import draft_of, rules_of
 from stem_kombu.control.verification import Verifier
 from stem_kombu.ladder import Ladder
@@ -22,7 +23,7 @@ from stem_kombu.rule import Rule
 from stem_kombu.signing import ladders
 from stem_kombu.signing.keyring import Keyring, Scope
 from stem_kombu.stores.base import RevokeStore
-from stem_kombu.stores.records import ENDED_BEFORE, Change, Removal
+from stem_kombu.stores.records import Change, Removal
 
 
 class Revoker:
@@ -39,7 +40,7 @@ class Revoker:
         verifier: Verifier,
         fleet: standing.Fleet | None = None,
         *,
-        keep: float = KEEP,
+        keep: float = timeouts.AUDIT_KEPT,
     ) -> None:
         self._store = store
         self._namespace = namespace
@@ -144,7 +145,7 @@ def _signed(removals: Sequence[Removal], keyring: Keyring, namespace: str, now: 
     found = []
     for one in removals:
         texts = (one.reason, one.requested_by)
-        ended = now - ENDED_BEFORE
+        ended = now - timedelta(seconds=timeouts.ENDED_BEFORE)
         proof = proof_of_end(keyring, namespace=namespace, task_id=one.task_id, texts=texts, now=now, ended=ended)
         found.append(replace(one, proofs=(proof,)))
     return found

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.control import audit
 from stem_kombu.control.revoker import Revoker
 from stem_kombu.control.rule_records import rules_of
 from stem_kombu.control.verification import Verifier
 from stem_kombu.errors import ConfigurationError, RecordConflict
-from stem_kombu.rule import LIFE, MOST_LIVE, PLACE, Rule
+from stem_kombu.rule import MOST_LIVE, PLACE, Rule
 from stem_kombu.selector import Selector, header_text
 from stem_kombu.stores.base import RevokeStore
 
@@ -74,7 +74,7 @@ def _saved(draft: StampDraft, revoker: Revoker, store: RevokeStore, namespace: s
                 f"{MOST_LIVE} rules are live in namespace {namespace!r}, and no more are kept",
                 hint="take some back: stem revokes rules, stem revokes undo --rule KEY",
             )
-        ends = now + timedelta(seconds=LIFE)
+        ends = now + timedelta(seconds=timeouts.RULE_LIFE)
         rule = Rule(
             namespace, draft.key, 0, now, ends, draft.selector, ends, draft.terminate, True, draft.reason,
             draft.requested_by, {}, chance.uuid4().hex,

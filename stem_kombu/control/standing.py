@@ -27,8 +27,6 @@ from stem_kombu.stores.base import RevokeStore
 if TYPE_CHECKING:
     from stem_kombu.control.client.reports import WorkerReply  # workers have this module, and no use for a client
 
-#: Seconds, and share of the timeout, for which workers are asked whether they accept the key; the first that does ends the wait.
-PROBE_LONGEST, PROBE_SHARE = 1.0, 0.2
 #: Records that are looked at, and of the tasks to revoke.
 _SAMPLE, _OWN = 200, 20
 

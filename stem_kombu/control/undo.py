@@ -7,17 +7,17 @@ record stays when that one is pruned, and says the same under a later version.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 
+from stem_kombu import timeouts
 from stem_kombu.clock import isoformat
 from stem_kombu.fields import FieldError, any_text, optional, whole
 from stem_kombu.revocation import Revocation
 from stem_kombu.signing.keyring import Keyring, Untrusted
 from stem_kombu.signing.records import signed_body, verify_body
-from stem_kombu.stores.records import ENDED_BEFORE, ControlRecord, RecordDraft, Removal
+from stem_kombu.stores.records import ControlRecord, RecordDraft, Removal
 
 UNDO = "undo"
-#: Seconds for which it is kept.
-KEEP = 30 * 86_400.0
 
 
 def draft_of(removal: Removal, request_id: str | None, namespace: str, keyring: Keyring | None) -> RecordDraft:
@@ -30,7 +30,7 @@ def draft_of(removal: Removal, request_id: str | None, namespace: str, keyring: 
     }
     if keyring is not None:
         body = signed_body(body, keyring, namespace=namespace, place=UNDO, key=removal.task_id)
-    return RecordDraft(UNDO, removal.task_id, body, KEEP)
+    return RecordDraft(UNDO, removal.task_id, body, timeouts.UNDO_KEPT)
 
 
 def lifted(records: Iterable[ControlRecord], namespace: str, keyring: Keyring | None) -> list[Revocation]:
@@ -47,7 +47,18 @@ def lifted(records: Iterable[ControlRecord], namespace: str, keyring: Keyring | 
         except (Untrusted, FieldError):
             continue
         at = record.stored_at
-        found.append(Revocation(namespace, record.key, record.version, at, False, reason, by, at - ENDED_BEFORE))
+        found.append(
+            Revocation(
+                namespace,
+                record.key,
+                record.version,
+                at,
+                False,
+                reason,
+                by,
+                at - timedelta(seconds=timeouts.ENDED_BEFORE),
+            )
+        )
     return found
 
 

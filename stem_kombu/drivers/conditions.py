@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-#: Seconds by which a server's clock may differ from this machine's before that is worth a warning.
-MOST_SKEW = 5.0
+from stem_kombu import timeouts
+
 #: Share of memory or connections in use from which on a server counts as nearly full.
 NEARLY_FULL = 0.9
 
 
 def skew(server: datetime, before: datetime, after: datetime) -> list[str]:
-    """A sentence if the server's clock is off by more than :data:`MOST_SKEW`; it was read between ``before`` and ``after``,
-    which are this machine's times. All three are aware."""
-    if before - timedelta(seconds=MOST_SKEW) <= server <= after + timedelta(seconds=MOST_SKEW):
+    """A sentence if the server's clock is off by more than ``timeouts.MOST_CLOCK_SKEW``; it was read between ``before`` and
+    ``after``, which are this machine's times. All three are aware."""
+    if (
+        before - timedelta(seconds=timeouts.MOST_CLOCK_SKEW)
+        <= server
+        <= after + timedelta(seconds=timeouts.MOST_CLOCK_SKEW)
+    ):
         return []
     seconds = (server - (before if server < before else after)).total_seconds()
     where = f"{abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} this machine's"

@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers.certificate import Certificate, parse_certificate
 from stem_kombu.drivers.diagnosis import Diagnosis
 from stem_kombu.drivers.tls import CA_CERT, CLIENT_CERT, CLIENT_KEY, client_certificate, client_context, uses_tls
 from stem_kombu.settings import TlsSettings
 
-#: Seconds for a handshake of our own, for one that looks into a failure, and to wait for an alert.
-HANDSHAKE_TIMEOUT, _SECOND_LOOK, _ALERT_TIMEOUT = 3.0, 1.0, 0.3
 _PORTS = {"redis": 6379, "rediss": 6379, "amqp": 5671, "amqps": 5671, "postgres": 5432, "postgresql": 5432}
 #: PostgreSQL's SSLRequest: a length of 8 and the number that asks for TLS; the answer is one letter.
 _SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
@@ -87,7 +86,7 @@ def shake_hands(
     verify: bool,
     check_name: bool = True,
     alert_wait: float = 0.0,
-    timeout: float = HANDSHAKE_TIMEOUT,
+    timeout: float = timeouts.HANDSHAKE,
 ) -> Handshake:
     """A connection of our own, closed again. ``alert_wait``: seconds to wait for an alert, by which a server of TLS 1.3 refuses a
     client's certificate after its end of the handshake. Raises ``OSError`` (``ssl.SSLError`` is one)."""
@@ -155,12 +154,12 @@ def _failed(text: str, endpoint: Endpoint, tls: TlsSettings) -> Diagnosis:
 
 def _not_verified(text: str, endpoint: Endpoint, tls: TlsSettings) -> Diagnosis:
     try:
-        shake_hands(endpoint, tls, verify=True, timeout=_SECOND_LOOK)
+        shake_hands(endpoint, tls, verify=True, timeout=timeouts.HANDSHAKE_AGAIN)
     except (OSError, ValueError) as error:
         # libpq leaves out the reason, and words it in another way for host names.
         text = str(error) if isinstance(error, ssl.SSLCertVerificationError) else text
     try:
-        shown = shake_hands(endpoint, tls, verify=False, timeout=_SECOND_LOOK).certificate
+        shown = shake_hands(endpoint, tls, verify=False, timeout=timeouts.HANDSHAKE_AGAIN).certificate
     except (OSError, ValueError):
         shown = None
     reason = re.sub(r".*certificate verify failed: |\.? \(_ssl\.c.*", "", text).strip()
@@ -188,7 +187,13 @@ def _broken_off(text: str, endpoint: Endpoint, tls: TlsSettings) -> Diagnosis | 
     """Why the server may have closed the connection: another handshake, which then waits for the alert. ``None`` when TLS is not
     the reason: the server is away, or this handshake succeeds."""
     try:
-        shake_hands(endpoint, tls, verify=not tls.allow_insecure, alert_wait=_ALERT_TIMEOUT, timeout=_SECOND_LOOK)
+        shake_hands(
+            endpoint,
+            tls,
+            verify=not tls.allow_insecure,
+            alert_wait=timeouts.HANDSHAKE_ALERT,
+            timeout=timeouts.HANDSHAKE_AGAIN,
+        )
     except ssl.SSLCertVerificationError as error:
         return _not_verified(str(error), endpoint, tls)
     except ssl.SSLError as error:

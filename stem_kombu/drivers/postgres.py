@@ -11,7 +11,7 @@ from collections.abc import Callable
 from operator import methodcaller
 from typing import Any, TypeVar
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers import forking
 from stem_kombu.drivers.bulk import time_limit
@@ -29,9 +29,6 @@ from stem_kombu.urls import checked_server_url, checked_url
 
 T = TypeVar("T")
 
-CONNECT_TIMEOUT = 3.0
-#: Longest time for one statement, in seconds.
-STATEMENT_TIMEOUT = 5.0
 #: Connections kept open per process; more are opened when more threads ask at once, and closed afterwards.
 KEPT = 4
 #: Key of the advisory lock under which missing tables are created; any number that others are unlikely to use.
@@ -69,8 +66,8 @@ class PostgresDatabase:
         name: str = "URL",
         tls: TlsSettings | None = None,
         purpose: str = "store",
-        connect_timeout: float = CONNECT_TIMEOUT,
-        timeout: float = STATEMENT_TIMEOUT,
+        connect_timeout: float = timeouts.POSTGRES_CONNECT,
+        timeout: float = timeouts.POSTGRES_STATEMENT,
         patience: float | None = None,
     ) -> None:
         self.url = mask_url(url)
@@ -129,7 +126,10 @@ class PostgresDatabase:
 
     def limit(self, seconds: float) -> None:
         """As ``patience``, from now on."""
-        self.timeout, self._connect_timeout = min(STATEMENT_TIMEOUT, seconds), min(CONNECT_TIMEOUT, seconds)
+        self.timeout, self._connect_timeout = (
+            min(timeouts.POSTGRES_STATEMENT, seconds),
+            min(timeouts.POSTGRES_CONNECT, seconds),
+        )
 
     def renew(self) -> None:
         """See :mod:`stem_kombu.drivers.forking`."""

@@ -12,11 +12,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.concurrency.poller import POLLIN, POLLOUT, poller
 
-#: The server's own statement_timeout comes first and leaves the connection usable; this is for one that is silent.
-_GRACE = 1.0
 #: What precedes a statement that is a transaction of its own.
 _READ = b"SET TRANSACTION ISOLATION LEVEL READ COMMITTED; "
 #: What an array's text has a backslash before.
@@ -82,7 +81,7 @@ class PostgresSession:
         cursor = self._connection.cursor()
         text = cursor.mogrify(statement, parameters)
         cursor.execute(text if self._in_transaction or text.startswith(b"BEGIN") else _READ + self._settings + text)
-        wait_for(self._connection, SYSTEM.monotonic() + self._timeout + min(_GRACE, self._timeout))
+        wait_for(self._connection, SYSTEM.monotonic() + self._timeout + min(timeouts.POSTGRES_GRACE, self._timeout))
         return cursor
 
 

@@ -16,6 +16,7 @@ from operator import methodcaller
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
+from stem_kombu import timeouts
 from stem_kombu.drivers import forking
 from stem_kombu.drivers.bulk import LARGE, time_limit
 from stem_kombu.drivers.diagnosis import Diagnosis, store_error
@@ -32,12 +33,8 @@ from stem_kombu.urls import checked_server_url
 
 T = TypeVar("T")
 
-CONNECT_TIMEOUT = 3.0
-#: Longest wait for one reply (and for a TLS handshake), in seconds; a script over 100,000 records takes about one.
-REPLY_TIMEOUT = 5.0
 #: Option of a URL: how many replicas must have what is stored before it counts as stored. And how long that may take.
 REPLICAS = "wait_replicas"
-_REPLICATION_MS = 1000
 #: Parts of redis-py that are used here.
 _PARTS = ("retry", "backoff", "sentinel", "exceptions", "connection")
 
@@ -71,8 +68,8 @@ class RedisDatabase:
         name: str = "URL",
         tls: TlsSettings | None = None,
         purpose: str = "store",
-        connect_timeout: float = CONNECT_TIMEOUT,
-        timeout: float = REPLY_TIMEOUT,
+        connect_timeout: float = timeouts.REDIS_CONNECT,
+        timeout: float = timeouts.REDIS_REPLY,
         patience: float | None = None,
     ) -> None:
         self.url = mask_url(url)
@@ -155,11 +152,11 @@ class RedisDatabase:
         return self.run(ask_and_wait if waits else ask, repeat=repeat, size=size)
 
     def _require_replicas(self, connection: Any) -> None:
-        reached = connection.execute_command("WAIT", self._replicas, _REPLICATION_MS)
+        reached = connection.execute_command("WAIT", self._replicas, round(1000 * timeouts.REDIS_REPLICATION))
         if reached < self._replicas:
             raise StoreUnavailable(
                 f"{self._purpose} {self.url}: stored, but {reached} of {self._replicas} replicas have it after "
-                f"{_REPLICATION_MS / 1000:g} s: it is lost should another server take over",
+                f"{timeouts.REDIS_REPLICATION:g} s: it is lost should another server take over",
                 hint="do it again once the replicas follow, or ask for fewer (wait_replicas)",
             )
 
@@ -195,7 +192,7 @@ class RedisDatabase:
         """By a connection of its own: the driver's time-out is a connection's, and counts while it sends as well."""
         client = self._open()
         options = client.connection_pool.connection_kwargs
-        options["socket_timeout"] = time_limit(options.get("socket_timeout") or REPLY_TIMEOUT, size)
+        options["socket_timeout"] = time_limit(options.get("socket_timeout") or timeouts.REDIS_REPLY, size)
         try:
             return operation(client)
         finally:

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers.conditions import nearly_full, skew
 from stem_kombu.errors import ConfigurationError
-
-#: Milliseconds after which a marker goes that a client could not remove any more.
-_MARKER_LIFE_MS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +35,7 @@ def look(client: Any, marker: str, where: str) -> RedisFacts:
     info = _info(client)
     _refuse_cluster(info, where)
     key = f"{marker}{chance.token_hex(8)}"
-    client.set(key, b"", px=_MARKER_LIFE_MS)
+    client.set(key, b"", px=round(1000 * timeouts.REDIS_MARKER_LIFE))
     client.delete(key)
     before = SYSTEM.utcnow()
     seconds, micros = client.time()

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers import forking
 from stem_kombu.drivers.diagnosis import Diagnosis, by_words, store_error
@@ -22,10 +22,6 @@ from stem_kombu.drivers.schema import Schema
 from stem_kombu.errors import StoreCorrupt, StoreError, StoreUnavailable
 
 T = TypeVar("T")
-
-#: Longest wait for another process's lock, in seconds.
-LOCK_TIMEOUT = 5.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02
 
 
 class SqliteDatabase:
@@ -45,7 +41,7 @@ class SqliteDatabase:
         *,
         schema: Schema,
         purpose: str = "store",
-        timeout: float = LOCK_TIMEOUT,
+        timeout: float = timeouts.SQLITE_LOCK,
         create_folder: bool = False,
         durable: bool = True,
     ) -> None:
@@ -126,7 +122,7 @@ class SqliteDatabase:
 
     def _patiently(self, step: Callable[[sqlite3.Connection], T]) -> T:
         deadline = SYSTEM.monotonic() + self._timeout
-        pause, rebuilt = _FIRST_PAUSE, False
+        pause, rebuilt = timeouts.SQLITE_FIRST_PAUSE, False
         while True:
             with self._lock:  # let go of between attempts: a thread that waits for another process blocks no other
                 try:
@@ -142,7 +138,7 @@ class SqliteDatabase:
                     self._roll_back()
                     raise
             SYSTEM.sleep(pause * chance.uniform(0.5, 1.5))
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            pause = min(pause * 2, timeouts.SQLITE_LONGEST_PAUSE)
 
     def _roll_back(self) -> None:
         if self._connection is not None and self._connection.in_transaction:

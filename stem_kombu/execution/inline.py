@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 
-from stem_kombu import machine
+from stem_kombu import machine, timeouts
 from stem_kombu.clock import SYSTEM, Clock, monotonic
 from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.thread_pool import ThreadPool
 from stem_kombu.context import TaskContext, running_context
 from stem_kombu.execution.base import Job, Observer, Stop
-from stem_kombu.execution.child.signals import GATE, checked_progress
+from stem_kombu.execution.child.signals import checked_progress
 from stem_kombu.execution.coroutines import CoroutineLoop
 from stem_kombu.execution.handlers import call, call_async, context_of, failure, refusal
 from stem_kombu.execution.stop_reasons import PendingStop
@@ -29,11 +29,6 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.slots import SlotView
 
 logger = logging.getLogger(__name__)
-
-#: Seconds that handlers get to reach a checkpoint after they were asked to go back to the queue.
-RELEASE_GRACE = 1.0
-#: Seconds before a job goes back that could not be started.
-_PAUSE = 0.2
 
 
 class InlineSignals:
@@ -60,7 +55,7 @@ class InlineSignals:
             raise error
         now = monotonic()
         if now >= self._next_report:
-            self._next_report = now + GATE
+            self._next_report = now + timeouts.CHECKPOINT_GATE
             if self._is_here():
                 self._observer.heartbeat(self._job)
 
@@ -209,14 +204,16 @@ class InlineExecutor:
         for run in stuck:
             self.stop_job(run.job.token, Stop.SHUTDOWN)
         with self._lock:
-            stuck = [] if self._cond.wait_for(self._is_empty, RELEASE_GRACE) else list(self._runs.values())
+            stuck = (
+                [] if self._cond.wait_for(self._is_empty, timeouts.INLINE_RELEASE_GRACE) else list(self._runs.values())
+            )
         for run in stuck:
             logger.warning(
                 "task %s has no checkpoint and is left behind; it will run elsewhere", run.job.message.task_id
             )
             self._end(run, Outcome(Ending.RELEASED))
         self._threads.stop()
-        self._coroutines.stop(RELEASE_GRACE)
+        self._coroutines.stop(timeouts.INLINE_RELEASE_GRACE)
 
     def hurry(self) -> None:
         """While :meth:`stop` waits: release what runs now."""
@@ -252,7 +249,7 @@ class InlineExecutor:
                 # Out of descriptors or threads: another worker may have some. The pause keeps the job from coming back
                 # at full speed.
                 logger.error("task %s can't be started here and goes back: %s", job.message.task_id, error)
-                self._hurry.wait(_PAUSE)
+                self._hurry.wait(timeouts.INLINE_PAUSE)
                 self._end(run, Outcome(Ending.RELEASED))
 
     def _begin(self, job: Job, slot: int) -> _Run | None:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
 
-from stem_kombu import machine
+from stem_kombu import machine, timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency import threads
 from stem_kombu.machine import ProcessStat
@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 #: The variable that carries the mark.
 VARIABLE = "STEM_CHILD_OF"
-#: Seconds after which children of a dead worker have ended by themselves, unless something keeps them from it.
-_OWN_TIME = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +130,7 @@ class LeftoverReaper:
     def begin(self) -> None:
         """At a worker's start."""
         self._tell(end_leftovers())
-        self.due = self._clock.monotonic() + _OWN_TIME
+        self.due = self._clock.monotonic() + timeouts.ORPHANS_END
 
     def tend(self, now: float) -> None:
         """When :attr:`due`: a second look."""

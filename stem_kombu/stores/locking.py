@@ -8,12 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import ConfigurationError, StoreUnavailable
-
-#: Longest wait for another process's lock, in seconds. A rewrite of a million lines holds it for a few.
-LOCK_TIMEOUT = 10.0
 
 
 class FileLocks:
@@ -37,7 +34,7 @@ class FileLocks:
             self._fcntl.flock(file, self._fcntl.LOCK_UN)
 
     def _acquire(self, file: int, mode: int, path: Path) -> None:
-        deadline = SYSTEM.monotonic() + LOCK_TIMEOUT
+        deadline = SYSTEM.monotonic() + timeouts.STORE_FILE_LOCK
         pause = 0.0005
         while True:
             try:
@@ -46,7 +43,7 @@ class FileLocks:
             except BlockingIOError:
                 if SYSTEM.monotonic() > deadline:
                     raise StoreUnavailable(
-                        f"revoke store {self.url}: locked by another process for more than {LOCK_TIMEOUT:g} s",
+                        f"revoke store {self.url}: locked by another process for more than {timeouts.STORE_FILE_LOCK:g} s",
                         hint=f"see who holds it: fuser {path}",
                     ) from None
             SYSTEM.sleep(pause * chance.uniform(0.5, 1.5))

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from stem_kombu import timeouts
 from stem_kombu.clock import epoch_us, from_epoch_us
 from stem_kombu.errors import ConfigurationError, RecordConflict
 from stem_kombu.fields import UNSTORABLE, FieldError, json_value, mapping, shown, text, whole
@@ -24,9 +25,6 @@ from stem_kombu.stores.batch import LONGEST_LIFE, folded, merged, next_version
 
 #: Where :class:`~stem_kombu.errors.RecordConflict` says that a revocation was replaced meanwhile.
 REVOCATION = "revocation"
-#: How long before its writing the record that takes the place of an undone revocation has ended. More than clocks differ, and
-#: less than workers keep what has expired: each of them must read it.
-ENDED_BEFORE = timedelta(days=1)
 #: Longest key in characters, longest body in bytes of JSON, most records of one change (a script of Redis can't be interrupted).
 KEY_LIMIT = 1024
 BODY_LIMIT = 64 * 1024
@@ -142,7 +140,7 @@ class Removal:
             False,
             self.reason,
             self.requested_by,
-            now - ENDED_BEFORE,
+            now - timedelta(seconds=timeouts.ENDED_BEFORE),
             self.proofs,
         )
 

@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
+from stem_kombu import timeouts
 from stem_kombu.clock import epoch_us, from_epoch_us
 from stem_kombu.drivers.redis import RedisScript
 from stem_kombu.errors import RecordConflict
 from stem_kombu.revocation import MOST_PROOFS, Revocation
 from stem_kombu.stores.batch import life_us
-from stem_kombu.stores.records import ENDED_BEFORE, Change, Changed, ControlRecord
+from stem_kombu.stores.records import Change, Changed, ControlRecord
 from stem_kombu.stores.redis_records import keys_of, places_key
 from stem_kombu.stores.redis_scripts import PRELUDE
 
@@ -274,7 +275,7 @@ def arguments_of(namespace: str, change: Change) -> tuple[list[str], list[str | 
         records.append([number[draft.place], draft.key, draft.replaces, life, expires_us, draft.text])
     forgotten = [[number[place], key] for place, key in change.forgotten]
     lists = [json.dumps(found, ensure_ascii=False) for found in (drafts, removals, records, forgotten)]
-    ended_us = ENDED_BEFORE // timedelta(microseconds=1)
+    ended_us = timedelta(seconds=timeouts.ENDED_BEFORE) // timedelta(microseconds=1)
     keys = [places_key(namespace), *[key for place in places for key in keys_of(namespace, place)]]
     return keys, [lists[0], MOST_PROOFS, lists[1], ended_us, lists[2], lists[3], *places]
 

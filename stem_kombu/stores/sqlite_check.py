@@ -12,6 +12,7 @@ import sqlite3
 import threading
 from pathlib import Path
 
+from stem_kombu import timeouts
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.sqlite import SqliteDatabase
 from stem_kombu.errors import StoreCorrupt, StoreError
@@ -26,8 +27,6 @@ _SUMS = "count(*), sum(rowid), sum(version % 1000003), sum(rowid % 1000003 * (ve
 #: The same by the table and by its index, at one moment.
 _BOTH = f"""SELECT * FROM (SELECT {_SUMS} FROM {TABLE} NOT INDEXED WHERE namespace = ?1),
     (SELECT {_SUMS} FROM {TABLE} INDEXED BY {TABLE}_version WHERE namespace = ?1)"""  # noqa: S608 - names of this module
-#: Seconds to wait for the end of a check that was interrupted.
-_END = 5.0
 
 
 class FileCheck:
@@ -68,7 +67,7 @@ class FileCheck:
         self._is_closed = True
         self._beside.interrupt()
         if self._thread is not None:
-            self._thread.join(_END)
+            self._thread.join(timeouts.SQLITE_CHECK_END)
         self._beside.close()
 
     def _go_on(self) -> None:

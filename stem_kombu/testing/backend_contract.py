@@ -26,9 +26,9 @@ from typing import Any
 
 import pytest
 
+from stem_kombu import timeouts
 from stem_kombu.backends.base import TaskStates
 from stem_kombu.backends.registry import open_backend
-from stem_kombu.backends.stored import RESULT_TTL
 from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import StoreError
 from stem_kombu.outcome import TaskError, TaskRecord, TaskState, admits, carried_over
@@ -60,7 +60,7 @@ class TaskStatesContract:
         """Opens one more backend at the URL (``result_ttl=`` may be given), closed at the end of the test."""
         opened: list[TaskStates] = []
 
-        def open_another(*, result_ttl: float = RESULT_TTL) -> TaskStates:
+        def open_another(*, result_ttl: float = timeouts.RESULT_TTL) -> TaskStates:
             opened.append(open_backend(url, result_ttl=result_ttl))
             return opened[-1]
 

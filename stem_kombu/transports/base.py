@@ -17,9 +17,6 @@ from stem_kombu.transports.control_link import ControlLink
 if TYPE_CHECKING:
     from stem_kombu.transports.publisher import PublisherConnection
 
-#: Seconds between two turns of a consumer that moves messages in bursts, while more are here than the slots take meanwhile.
-GATHER_STOCKED = 0.002
-
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.drivers import redis_conditions
 from stem_kombu.transports.alarms import takes_messages
 from stem_kombu.transports.connections import connect, release
@@ -12,11 +12,6 @@ from stem_kombu.transports.errors import broker_errors, described, shown_url
 
 if TYPE_CHECKING:
     from kombu import Connection
-
-#: Seconds in which RabbitMQ takes a message, or says that it takes none.
-_ALARM = 3.0
-#: Seconds after which a marker's queue goes that a client could not delete any more.
-_MARKER_EXPIRES = 10.0
 
 
 def conditions(connection: Connection) -> list[str]:
@@ -37,7 +32,7 @@ def conditions(connection: Connection) -> list[str]:
             )
     if driver == "amqp":
         with broker_errors(connection):
-            if not takes_messages(connection, _ALARM):
+            if not takes_messages(connection, timeouts.ALARM_CHECK):
                 raise described(TimeoutError(), connection)
     if driver in ("amqp", "sqlite"):
         with broker_errors(connection, "writing a marker"):
@@ -68,7 +63,7 @@ def _write_marker(connection: Connection) -> None:
     name = f"stem-health-{chance.token_hex(8)}"
     channel: Any = connection.channel()
     try:
-        queue = Queue(name, durable=True, auto_delete=True, expires=_MARKER_EXPIRES)(channel)
+        queue = Queue(name, durable=True, auto_delete=True, expires=timeouts.MARKER_EXPIRES)(channel)
         queue.declare()
         Producer(channel, auto_declare=False).publish(b"", exchange="", routing_key=name, retry=False)
         queue.get(no_ack=True)

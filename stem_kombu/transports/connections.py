@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import BrokerUnavailable, ConfigurationError
 from stem_kombu.redaction import mask_url
@@ -31,27 +31,8 @@ from stem_kombu.urls import checked_url
 if TYPE_CHECKING:
     from kombu import Connection
 
-CONNECT_TIMEOUT = 4.0
-#: Longest wait for one reply of the broker, in seconds. More than the second that a blocking read of Redis may take.
-REPLY_TIMEOUT = 10.0
-#: Seconds that a peer has to answer each step of a goodbye.
-CLOSE_TIMEOUT = 1.0
-#: AMQP: seconds; either side gives the other up when it was silent for two of these. So that, with what a probe allows after
-#: the last turn (health_page.CONSUMES_WITHIN), a worker is not ready after 40 s: five less than G34 promises.
-HEARTBEAT = 12.0
-#: Longest blocking read of an idle Redis connection, in seconds (fractions need Redis 6). Closing a connection waits
-#: for it, as a message may be on its way, and a command that took 3 ms should not take a second to end.
-IDLE_READ = 0.1
-#: Longest single drain: what a thread that must also look at its clock may sleep.
-SLICE = 0.05
 
-#: Redis: seconds for which a message that its worker no longer renews stays with it.
-REDIS_LEASE = 60
-#: Redis: seconds between two looks for such messages.
-REDIS_SWEEP = 10
-
-
-def broker_connection(settings: Settings, *, connect_timeout: float = CONNECT_TIMEOUT) -> Connection:
+def broker_connection(settings: Settings, *, connect_timeout: float = timeouts.BROKER_CONNECT) -> Connection:
     """A connection to the broker that the settings name, not yet connected. Raises :class:`ConfigurationError`."""
     source = settings.broker
     return open_connection(
@@ -69,7 +50,7 @@ def open_connection(
     *,
     tls: TlsSettings | None = None,
     name: str = "URL",
-    connect_timeout: float = CONNECT_TIMEOUT,
+    connect_timeout: float = timeouts.BROKER_CONNECT,
     options: Mapping[str, object] | None = None,
     defaults: Mapping[str, object] | None = None,
 ) -> Connection:
@@ -108,7 +89,7 @@ def open_connection(
             url,
             ssl=ssl_options or False,
             connect_timeout=connect_timeout,
-            heartbeat=HEARTBEAT if driver == "amqp" else 0,
+            heartbeat=timeouts.BROKER_HEARTBEAT if driver == "amqp" else 0,
             transport_options=EngineOptions(merged) if driver == "sql" else merged,
         )
         if ssl_options is not None:
@@ -129,7 +110,7 @@ def open_connection(
     return connection
 
 
-def connect(connection: Connection, timeout: float = CONNECT_TIMEOUT) -> Connection:
+def connect(connection: Connection, timeout: float = timeouts.BROKER_CONNECT) -> Connection:
     """The same connection, connected and logged in, within ``timeout`` seconds in all; every alternate is tried once.
 
     Raises :class:`BrokerUnavailable` naming the masked URL, what failed and what to try. After that, clone it.
@@ -140,7 +121,7 @@ def connect(connection: Connection, timeout: float = CONNECT_TIMEOUT) -> Connect
     attributes: Any = connection  # Kombu's annotations say that times are whole seconds
     attributes.connect_timeout = timeout
     if connection.transport.driver_type == "redis":
-        connection.transport.brpop_timeout = IDLE_READ
+        connection.transport.brpop_timeout = timeouts.IDLE_READ
     if connection.transport.driver_type not in _NETWORK_DRIVERS:
         # No network to wait for; and SQLite's connections belong to the thread that opened them.
         _Attempt(connection).run()
@@ -154,14 +135,14 @@ def connect(connection: Connection, timeout: float = CONNECT_TIMEOUT) -> Connect
     if connection.transport.driver_type == "amqp":
         # A limit that the kernel keeps (``read_timeout``) is no end for py-amqp within a frame: it would go on reading for ever.
         sock = connection.connection.sock
-        sock.settimeout((connection.transport_options or {}).get("read_timeout", REPLY_TIMEOUT))
+        sock.settimeout((connection.transport_options or {}).get("read_timeout", timeouts.BROKER_REPLY))
     alarms.watch(connection)
     drop_idle(connection)
     return connection
 
 
 def release(connection: Connection, patience: float | None = None) -> None:
-    """Close the connection in order, if its peer goes along with that within ``patience`` (:data:`CLOSE_TIMEOUT`) seconds a
+    """Close the connection in order, if its peer goes along with that within ``patience`` (``timeouts.BROKER_CLOSE``) seconds a
     step.
 
     AMQP says goodbye on each channel and waits for the answer, by itself for ever: a peer behind a link that was cut off
@@ -173,7 +154,7 @@ def release(connection: Connection, patience: float | None = None) -> None:
     link = getattr(connection.connection, "transport", None) if connection.connected else None
     sock = getattr(link, "sock", None)
     if sock is not None:
-        sock.settimeout(CLOSE_TIMEOUT if patience is None else patience)
+        sock.settimeout(timeouts.BROKER_CLOSE if patience is None else patience)
     connection.release()
 
 
@@ -199,7 +180,7 @@ def pump(connection: Connection, timeout: float, *, clock: Clock = SYSTEM) -> bo
         pulse(connection, clock=clock)
         left = deadline - clock.monotonic()
         try:
-            connection.drain_events(timeout=min(max(left, 0.001), SLICE))
+            connection.drain_events(timeout=min(max(left, 0.001), timeouts.DRAIN))
         except TimeoutError:
             if clock.monotonic() >= deadline:
                 return False
@@ -269,7 +250,7 @@ class _Attempt:
 
     def _told(self, error: BaseException) -> BrokerUnavailable | ConfigurationError:
         options = self._connection.transport_options or {}
-        ours = transport_options(str(self._connection.transport.driver_type), CONNECT_TIMEOUT)
+        ours = transport_options(str(self._connection.transport.driver_type), timeouts.BROKER_CONNECT)
         given = [key for key, value in options.items() if key not in ours or ours[key] != value]
         if given and isinstance(error, _NO_NETWORK) and not isinstance(error, OSError):
             return ConfigurationError(
@@ -302,11 +283,11 @@ def transport_options(driver: str, connect_timeout: float) -> dict[str, object]:
     if driver == "amqp":
         # Without confirms a publish that the broker never got looks the same as one that it did.
         # And without timeouts a declaration waits for ever for the answer of a peer that is cut off.
-        return {"confirm_publish": True, "read_timeout": REPLY_TIMEOUT, "write_timeout": REPLY_TIMEOUT}
+        return {"confirm_publish": True, "read_timeout": timeouts.BROKER_REPLY, "write_timeout": timeouts.BROKER_REPLY}
     if driver == "redis":
         return {
             "socket_connect_timeout": connect_timeout,
-            "socket_timeout": REPLY_TIMEOUT,
+            "socket_timeout": timeouts.BROKER_REPLY,
             "socket_keepalive": True,
             "health_check_interval": 10,
             # A command that timed out may have been carried out: repeating it is the caller's decision. Kombu's
@@ -315,11 +296,11 @@ def transport_options(driver: str, connect_timeout: float) -> dict[str, object]:
             # Leases are renewed as long as a worker lives, so they may be short: a killed worker's messages come back
             # after a minute, not after Kombu's hour. Kept apart from Celery's, whose messages nobody renews and which
             # our sweep would give to a second worker in the middle of a long task.
-            "visibility_timeout": REDIS_LEASE,
-            "unacked_restore_interval": REDIS_SWEEP,
+            "visibility_timeout": timeouts.REDIS_LEASE,
+            "unacked_restore_interval": timeouts.REDIS_SWEEP,
             # Otherwise only every tenth sweep really looks.
             "unacked_restore_throttle": 1,
-            "unacked_mutex_expire": REDIS_LEASE,
+            "unacked_mutex_expire": timeouts.REDIS_LEASE,
             "unacked_key": "stem-unacked",
             "unacked_index_key": "stem-unacked-index",
             "unacked_mutex_key": "stem-unacked-mutex",
@@ -327,5 +308,5 @@ def transport_options(driver: str, connect_timeout: float) -> dict[str, object]:
             "max_connections": 100,
         }
     if driver in {"memory", "filesystem"}:
-        return {"polling_interval": 0.01 if driver == "memory" else SLICE}
+        return {"polling_interval": 0.01 if driver == "memory" else timeouts.DRAIN}
     return {}

@@ -10,9 +10,10 @@ from kombu import Connection
 from kombu.connection import ConnectionPool
 from kombu.pools import ProducerPool
 
+from stem_kombu import timeouts
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.settings import Settings
-from stem_kombu.transports.connections import CONNECT_TIMEOUT, HEARTBEAT, open_connection, transport_options
+from stem_kombu.transports.connections import open_connection, transport_options
 
 #: Options by which a side of a connection is noticed to be dead; those that the host has set are its own decision.
 _LIVENESS = frozenset(
@@ -57,14 +58,14 @@ def beside(given: object, settings: Settings) -> Connection:
     if driver != "sql":  # whose options are SQLAlchemy's, and Stem has none of its own among them
         options["transport_options"] = overlaid(driver, dict(given.transport_options or {}))
     if driver == "amqp" and not given.heartbeat:
-        options["heartbeat"] = HEARTBEAT
+        options["heartbeat"] = timeouts.BROKER_HEARTBEAT
     connection: Connection = given.clone(**options)
     return connection
 
 
 def overlaid(driver: str, given: dict[str, object]) -> dict[str, object]:
     """The transport options of a host application with Stem's over them, as :func:`beside` says."""
-    ours = transport_options(driver, CONNECT_TIMEOUT)
+    ours = transport_options(driver, timeouts.BROKER_CONNECT)
     if driver == "redis":
         ours |= _FANOUT | {"ack_emulation": True}
         if given.get(_UNACKED_KEY) == ours[_UNACKED_KEY]:

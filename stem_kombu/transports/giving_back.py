@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from stem_kombu import timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.transports.base import GivenBack
-
-#: Seconds between two looks at leases that are still running.
-_BETWEEN = 0.5
 
 
 class Swept(NamedTuple):
@@ -28,4 +26,4 @@ def swept(name: str, sweep: Callable[[], Swept], lease: float, wait: float, cloc
         returned += found.returned
         if not found.leased or clock.monotonic() >= until:
             return GivenBack(name, returned, found.leased, lease)
-        clock.sleep(min(_BETWEEN, max(0.0, until - clock.monotonic())))
+        clock.sleep(min(timeouts.GIVE_BACK_LOOK, max(0.0, until - clock.monotonic())))

@@ -5,7 +5,7 @@ through the default exchange. One queue bound to both hears only the fanout on R
 bindings in one process's memory (SQLAlchemy, SQS) a named direct exchange loses what other processes send.
 
 Control queues are durable, auto-deleted and expiring: RabbitMQ then removes them at once when their consumer dies and
-after ``CONTROL_QUEUE_EXPIRES`` when they never had one, and newer versions that refuse transient queues accept them.
+after ``timeouts.CONTROL_QUEUE_EXPIRES`` when they never had one, and newer versions that refuse transient queues accept them.
 Names are ``[a-z0-9-]``, at most 63 characters, which every transport of Kombu accepts.
 """
 
@@ -17,12 +17,10 @@ from functools import lru_cache
 
 from kombu import Exchange, Queue
 
+from stem_kombu import timeouts
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import CONTROL_CHARACTER
 from stem_kombu.publishing import DeclaredQueue, queue_name
-
-#: Seconds after which the broker removes a control queue that nobody uses.
-CONTROL_QUEUE_EXPIRES = 60.0
 
 _PLAIN = re.compile(r"[a-z0-9]{1,20}", re.ASCII)
 _OTHER = re.compile(r"[^a-z0-9]+", re.ASCII)
@@ -64,7 +62,7 @@ def default_exchange() -> Exchange:
     return Exchange("", type="direct", delivery_mode="transient")
 
 
-def broadcast_queue(namespace: str, worker: str, *, expires: float = CONTROL_QUEUE_EXPIRES) -> Queue:
+def broadcast_queue(namespace: str, worker: str, *, expires: float = timeouts.CONTROL_QUEUE_EXPIRES) -> Queue:
     """The queue in which one worker hears what is broadcast in its namespace."""
     name = f"stem-{namespace_part(namespace)}-ctl-b-{slug(worker)}"
     return Queue(name, broadcast_exchange(namespace), durable=True, auto_delete=True, expires=expires)
@@ -75,7 +73,7 @@ def inbox_name(namespace: str, worker: str) -> str:
     return f"stem-{namespace_part(namespace)}-ctl-i-{slug(worker)}"
 
 
-def inbox_queue(namespace: str, worker: str, *, expires: float = CONTROL_QUEUE_EXPIRES) -> Queue:
+def inbox_queue(namespace: str, worker: str, *, expires: float = timeouts.CONTROL_QUEUE_EXPIRES) -> Queue:
     """The queue in which one worker gets what is meant for it alone."""
     return direct_queue(inbox_name(namespace, worker), expires=expires)
 
@@ -85,7 +83,7 @@ def reply_name(namespace: str, client: str) -> str:
     return f"stem-{namespace_part(namespace)}-ctl-r-{slug(client, readable=8)}"
 
 
-def reply_queue(namespace: str, client: str, *, expires: float = CONTROL_QUEUE_EXPIRES) -> Queue:
+def reply_queue(namespace: str, client: str, *, expires: float = timeouts.CONTROL_QUEUE_EXPIRES) -> Queue:
     """The queue in which one client collects the replies to all its commands."""
     return direct_queue(reply_name(namespace, client), expires=expires)
 
@@ -99,13 +97,13 @@ def is_reply_name(namespace: str, name: str) -> bool:
     return len(name) <= 63 and name.startswith(prefix) and re.fullmatch(r"[a-z0-9-]+", name, re.ASCII) is not None
 
 
-def heartbeat_queue(namespace: str, client: str, *, expires: float = CONTROL_QUEUE_EXPIRES) -> Queue:
+def heartbeat_queue(namespace: str, client: str, *, expires: float = timeouts.CONTROL_QUEUE_EXPIRES) -> Queue:
     """The queue in which one follower hears the heartbeats of a namespace."""
     name = f"stem-{namespace_part(namespace)}-beat-{slug(client, readable=8)}"
     return Queue(name, heartbeat_exchange(namespace), durable=True, auto_delete=True, expires=expires)
 
 
-def direct_queue(name: str, *, expires: float = CONTROL_QUEUE_EXPIRES) -> Queue:
+def direct_queue(name: str, *, expires: float = timeouts.CONTROL_QUEUE_EXPIRES) -> Queue:
     """A private control queue of that name, unbound: reached through the default exchange only.
 
     A worker that replies declares the same queue where

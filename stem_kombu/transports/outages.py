@@ -14,13 +14,11 @@ import threading
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from stem_kombu import timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.transports.connections import backoff
 
 logger = logging.getLogger(__name__)
-
-#: Seconds between two lines about one server that say the same, and between two of any kind.
-_REPEAT_EVERY, _CHANGED_EVERY = 60.0, 15.0
 
 
 @dataclass(slots=True)
@@ -38,10 +36,6 @@ class _Server:
     rounds: int = 0
     tried_at: float = float("-inf")
 
-
-#: Longest wait between two tries to reach a server, seconds that failures of several connections count as one, and by which
-#: they come one after the other.
-_LONGEST_CLOSED, _ROUND, _SPREAD = 2.0, 0.05, 0.02
 
 _servers: dict[str, _Server] = {}
 _numbers = itertools.count()
@@ -84,8 +78,8 @@ class Outage:
             if server is None or not server.rounds:
                 return 0.0
             if now < server.closed_until:
-                return server.closed_until - now + _SPREAD
-            server.closed_until = now + backoff(server.rounds, longest=_LONGEST_CLOSED)
+                return server.closed_until - now + timeouts.RECONNECT_SPREAD
+            server.closed_until = now + backoff(server.rounds, longest=timeouts.RECONNECT_LONGEST)
             return 0.0
 
     def failed(self, error: BaseException | str) -> float:
@@ -101,15 +95,17 @@ class Outage:
             server.failing.add(self._number)
             server.failures += 1
             server.unsaid += 1
-            if _is_unreachable(error) and (not server.rounds or now >= server.tried_at + _ROUND):
+            if _is_unreachable(error) and (not server.rounds or now >= server.tried_at + timeouts.OUTAGE_ROUND):
                 server.rounds, server.tried_at = server.rounds + 1, now
-                server.closed_until = now + backoff(server.rounds, longest=_LONGEST_CLOSED)
-            is_news = now - server.said_at >= _CHANGED_EVERY and (
-                now - server.said.get(text, float("-inf")) >= _REPEAT_EVERY
+                server.closed_until = now + backoff(server.rounds, longest=timeouts.RECONNECT_LONGEST)
+            is_news = now - server.said_at >= timeouts.CHANGED_OUTAGE_LOG and (
+                now - server.said.get(text, float("-inf")) >= timeouts.SAME_OUTAGE_LOG
             )
             unsaid = server.unsaid
             if is_news:
-                server.said = {one: at for one, at in server.said.items() if now - at < _REPEAT_EVERY} | {text: now}
+                server.said = {one: at for one, at in server.said.items() if now - at < timeouts.SAME_OUTAGE_LOG} | {
+                    text: now
+                }
                 server.said_at, server.unsaid = now, 0
         if is_news:
             count = f" ({unsaid} failures since the last line about {self._server})" if unsaid > 1 else ""

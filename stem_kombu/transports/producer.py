@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.drivers import forking
 from stem_kombu.errors import BrokerBlocked, BrokerError, BrokerRefused, BrokerUnavailable, ConfigurationError
@@ -20,7 +21,7 @@ from stem_kombu.send_retries import SendRetries
 from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage
 from stem_kombu.transports.confirms import without_confirms
-from stem_kombu.transports.connections import CONNECT_TIMEOUT, backoff, broker_connection
+from stem_kombu.transports.connections import backoff, broker_connection
 from stem_kombu.transports.existing import beside
 from stem_kombu.transports.names import checked_queue_name
 from stem_kombu.transports.publisher import OutgoingMessage, PublisherConnection, SendDeadline
@@ -30,9 +31,6 @@ from stem_kombu.transports.send_measures import SENT
 
 if TYPE_CHECKING:
     from kombu import Connection
-
-#: Seconds that one call may take, reconnecting included.
-SEND_TIMEOUT = 10.0
 
 
 def open_producer(settings: Settings, connection: object = None, *, confirms: bool = True) -> TaskProducer:
@@ -80,7 +78,7 @@ class TaskProducer:
         connection_factory: Callable[[], Connection],
         *,
         lines: int = 4,
-        timeout: float = SEND_TIMEOUT,
+        timeout: float = timeouts.SEND,
         clock: Clock = SYSTEM,
         sign: Callable[[str, Envelope], Envelope] | None = None,
         insists: bool = True,
@@ -195,7 +193,7 @@ class TaskProducer:
         template = self._factory()
         try:
             transport = open_transport(template, generic=self._generic)
-            line = transport.publisher(max(0.1, min(CONNECT_TIMEOUT, patience.left())), clock=self._clock)
+            line = transport.publisher(max(0.1, min(timeouts.BROKER_CONNECT, patience.left())), clock=self._clock)
         finally:
             template.release()  # which has its poller on Redis from the beginning
         self._ever_connected = True

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stem_kombu import timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.messages.encoding import Envelope
 from stem_kombu.publishing import Publishing
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 #: Messages that go together, or are on their way at a time: few enough to be sent again after a failure, many enough to
 #: hide round trips.
 CHUNK = 500
-#: Seconds for which a sender waits for the end of a resource alarm.
-ALARM_PATIENCE = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class OutgoingMessage:
 
 class SendDeadline:
     """``seconds`` for one message, or for each :data:`CHUNK` of many; reconnecting included. While a broker takes no
-    messages, only :data:`ALARM_PATIENCE` seconds."""
+    messages, only ``timeouts.ALARM_PATIENCE`` seconds."""
 
     def __init__(self, seconds: float, clock: Clock) -> None:
         self._seconds = seconds
@@ -63,7 +62,7 @@ class SendDeadline:
         now = self._clock.monotonic()
         if self._blocked_at is None:
             self._blocked_at = now
-        return now - self._blocked_at < ALARM_PATIENCE and self.left() > 0
+        return now - self._blocked_at < timeouts.ALARM_PATIENCE and self.left() > 0
 
     def taken(self, count: int) -> None:
         """The broker has so many more."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import BrokerUnavailable
 from stem_kombu.transports.connections import connect, release
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from kombu import Connection
 
 logger = logging.getLogger(__name__)
-
-_CONNECT_TIMEOUT = 1.5
-#: Seconds for which a broker that could not be reached isn't asked again: ``stats`` has better things to wait for.
-_QUIET_AFTER_FAILURE = 2.0
 
 
 class QueueDepths:
@@ -59,7 +56,7 @@ class QueueDepths:
                     self._drop()
                     if final or fresh:
                         logger.info("queue depths are unknown: %s", error)
-                        self._quiet_until = self._clock.monotonic() + _QUIET_AFTER_FAILURE
+                        self._quiet_until = self._clock.monotonic() + timeouts.DEPTHS_QUIET
                         break
         return unknown
 
@@ -74,7 +71,7 @@ class QueueDepths:
             connection = self._template.clone()
             # It is used now and then, with nobody to send heartbeats in between.
             connection.heartbeat = 0
-            self._connection = connect(connection, _CONNECT_TIMEOUT)
+            self._connection = connect(connection, timeouts.DEPTHS_CONNECT)
         connection, ahead = self._connection, list(queues)
         found: dict[str, int | None] = {}
         while ahead:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import BroadcastUnsupported
 from stem_kombu.transports.connections import connect, pump, release
@@ -18,11 +18,6 @@ from stem_kombu.transports.errors import broker_errors, shown_url
 
 if TYPE_CHECKING:
     from kombu import Connection
-
-#: Seconds in which a message to ourselves must have come back.
-PROBE_TIMEOUT = 2.0
-_RESEND_EVERY = 0.02
-_PROBE_EXPIRES = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +54,7 @@ KNOWN = {
 _known: dict[str, Reach] = {}
 
 
-def reach_of(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = PROBE_TIMEOUT) -> Reach:
+def reach_of(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = timeouts.BROKER_PROBE) -> Reach:
     """What the transport of this connection can do; the first call for a URL of an unknown one probes it.
 
     ``connection`` is a template: it is cloned, not used. Raises :class:`~stem_kombu.errors.BrokerUnavailable`.
@@ -73,7 +68,7 @@ def reach_of(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = 
     return _known.setdefault(key, probe(connection, clock=clock, timeout=timeout))
 
 
-def probe(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = PROBE_TIMEOUT) -> Reach:
+def probe(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = timeouts.BROKER_PROBE) -> Reach:
     """What the transport of this connection can do, by trying; takes some 20 ms."""
     driver = str(connection.transport.driver_type)
     hearer, speaker = connection.clone(), connection.clone()
@@ -98,7 +93,13 @@ def _arrives(hearer: Connection, speaker: Connection, kind: str, clock: Clock, t
     name = f"stem-probe-{token}"
     # An exchange of its own, gone with its only queue: nothing of the probe stays at the broker.
     exchange = Exchange(name if kind == "fanout" else "", type=kind, durable=True, auto_delete=True)
-    queue = Queue(name, exchange if kind == "fanout" else None, durable=True, auto_delete=True, expires=_PROBE_EXPIRES)
+    queue = Queue(
+        name,
+        exchange if kind == "fanout" else None,
+        durable=True,
+        auto_delete=True,
+        expires=timeouts.BROKER_PROBE_EXPIRES,
+    )
     heard: list[object] = []
 
     def hear(message: Any) -> None:
@@ -115,7 +116,7 @@ def _arrives(hearer: Connection, speaker: Connection, kind: str, clock: Clock, t
                 # Again and again: Kombu subscribes at the first drain, not before, and Redis keeps no broadcast.
                 if clock.monotonic() >= send_at:
                     producer.publish({"token": token}, routing_key="" if kind == "fanout" else name)
-                    send_at = clock.monotonic() + _RESEND_EVERY
+                    send_at = clock.monotonic() + timeouts.BROKER_PROBE_AGAIN
                 pump(hearer, min(0.02, timeout), clock=clock)
         queue(channel).delete()
     finally:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from stem_kombu import timeouts
 from stem_kombu.drivers.tls import uses_tls
 from stem_kombu.sentinel import sentinel_address
 from stem_kombu.settings import TlsSettings
 from stem_kombu.transport_options import checked_options
 from stem_kombu.transports.tls import redis_options
-
-#: Seconds for a sentinel to answer.
-_PATIENCE = 2.0
 
 
 def by_sentinels(url: str, name: str, tls: TlsSettings, options: Mapping[str, object]) -> tuple[str, dict[str, object]]:
@@ -28,8 +26,8 @@ def by_sentinels(url: str, name: str, tls: TlsSettings, options: Mapping[str, ob
     # A connection to a sentinel that is given anything gets no limits from the master's. There are other sentinels to ask,
     # and the caller tries again: the driver's own retries would only use up the caller's time.
     to_sentinels: dict[str, object] = {
-        "socket_timeout": _PATIENCE,
-        "socket_connect_timeout": _PATIENCE,
+        "socket_timeout": timeouts.SENTINEL_REPLY,
+        "socket_connect_timeout": timeouts.SENTINEL_REPLY,
         "retry": retry.Retry(backoff.NoBackoff(), 0),
     }
     if not uses_tls(urls) and address.encrypted_by_settings and tls:

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from math import ceil
 from typing import TYPE_CHECKING
 
+from stem_kombu import timeouts
 from stem_kombu.concurrency import threads
 from stem_kombu.directive import QUEUE, TASK, Directive
 from stem_kombu.fields import FieldError
@@ -24,8 +25,8 @@ from stem_kombu.worker.phase import Phase
 if TYPE_CHECKING:
     from stem_kombu.worker.deliveries import Delivery
 
-#: Seconds whose starts are held of a queue's limit, and deliveries that are held at most.
-_AHEAD, _MOST_HELD = 2.0, 1000
+#: Deliveries of a queue's limit that are held at most.
+_MOST_HELD = 1000
 
 
 class Limit:
@@ -60,7 +61,7 @@ class Limit:
         """Deliveries of which the queue is fetched less."""
         if self.queue is None or self.effective is None:
             return _MOST_HELD
-        return max(1, min(_MOST_HELD, ceil(_AHEAD / self.limit.rate.interval / self.effective.count)))
+        return max(1, min(_MOST_HELD, ceil(timeouts.LIMIT_AHEAD / self.limit.rate.interval / self.effective.count)))
 
 
 class ActiveLimits:

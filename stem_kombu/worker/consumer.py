@@ -29,9 +29,6 @@ from stem_kombu.worker.transitions import decide
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which the queues must have been consumed without a message before that counts as working.
-_SETTLED = 1.0
-_QUIESCE_TIMEOUT = 5.0  # the thread may be reading the revoke store
 #: Messages acknowledged in one round trip, and how many may wait to be recorded beside those in slots.
 _TOGETHER, _SETTLING = 500, 64
 #: What is known of a delivery that the connection has brought which stands: made once, as it is asked for with each.
@@ -113,7 +110,7 @@ class Consumer:
         """Fetch nothing more, and return when nothing is taken in any more (or the thread hangs); acknowledging goes on."""
         self._quiet.set()
         self._finished.wake()
-        self._resting.wait(_QUIESCE_TIMEOUT)
+        self._resting.wait(timeouts.QUIESCE)
 
     def stop(self) -> None:
         """Return when the thread has ended; everything left in the queue before has been carried out."""
@@ -234,7 +231,7 @@ class Consumer:
 
     def _worked(self, something: bool) -> None:
         """Not because it is connected: what is refused to a connection that stands is to be tried ever more rarely."""
-        if self._outage.trouble and (something or self._clock.monotonic() - self._served_at > _SETTLED):
+        if self._outage.trouble and (something or self._clock.monotonic() - self._served_at > timeouts.CONSUMER_WORKS):
             self._outage.worked()
 
     def _take_in(self, connected: TaskConsumer, message: Any, generation: int) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from stem_kombu import timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.service import Service
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 #: Entries of released deliveries that may stay in the order of times, beside as many as are held.
 _LEFTOVERS = 256
-_A_DAY = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class DelayedDeliveries:
     @property
     def longest_turn(self) -> float:
         """Seconds for which a delivery may wait for its turn: it may have waited for its eta before."""
-        return _A_DAY if self._longest is None else self._longest / 2
+        return timeouts.DELAYED_LONGEST_WAIT if self._longest is None else self._longest / 2
 
     @property
     def count(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Mapping
 
+from stem_kombu import timeouts
 from stem_kombu.agent.directive_loop import DirectiveLoop, level_settings, log_pauses, pause_settings
 from stem_kombu.agent.resources import Resources
 from stem_kombu.control.server.worker_view import InForce, Obeyed, Setting
@@ -22,8 +23,6 @@ from stem_kombu.worker.task_lifecycle import TaskLifecycle
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at deliveries whose start is under way.
-_LOOK_AT_STARTS = 0.005
 _WAITS = (Phase.HELD, Phase.DEFERRED, Phase.RESERVED)
 
 
@@ -73,9 +72,9 @@ class DirectiveService:
         """See :class:`~stem_kombu.control.server.worker_view.WorkerView`."""
         deadline = self._clock.monotonic() + timeout
         while (left := sum(map(self._is_starting, tokens))) and self._clock.monotonic() < deadline:
-            self._clock.sleep(_LOOK_AT_STARTS)
+            self._clock.sleep(timeouts.STARTS_LOOK)
         while not self._limits.knows_shares and self._clock.monotonic() < deadline:
-            self._clock.sleep(_LOOK_AT_STARTS)
+            self._clock.sleep(timeouts.STARTS_LOOK)
         return left
 
     def settings(self) -> InForce:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from stem_kombu import timeouts
 from stem_kombu.agent.resources import Resources
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
 from stem_kombu.concurrency import threads
@@ -23,9 +24,6 @@ from stem_kombu.worker.pace import Share
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
 
 logger = logging.getLogger(__name__)
-
-#: Seconds between two looks at the roster, and until the next one while it can't be read or a queue may be empty soon.
-_LOOK, _SOON = 5.0, 1.0
 
 
 class LimitService:
@@ -127,10 +125,10 @@ class LimitService:
             if not self._is_down:
                 logger.warning("who shares the rate limits can't be read: the shares stay as they are: %s", error)
             self._is_down = True
-            self._look_at = now + _SOON
-            return _SOON
+            self._look_at = now + timeouts.LIMIT_LOOK_SOON
+            return timeouts.LIMIT_LOOK_SOON
         self._is_down, self._is_due = False, True
-        self._look_at = now + _LOOK
+        self._look_at = now + timeouts.LIMIT_LOOK
         peers = [beat for beat in view.heartbeats if _obeys(beat) and beat.liveness(view.now) is Liveness.LIVE]
         back = self._limits.set_shares({one.subject: self._share(one, peers) for one in shared})
         self._lifecycle.recorder.acks.wake()
@@ -138,7 +136,7 @@ class LimitService:
         for delivery in reversed(back):
             self._lifecycle.happened(delivery, Event.PAUSED)
         if any(one.limit.until_empty for one in shared):
-            self._look_at = now + _SOON
+            self._look_at = now + timeouts.LIMIT_LOOK_SOON
         return self._look_at - now
 
     def _end_empty(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 
-from stem_kombu import machine
+from stem_kombu import machine, timeouts
 from stem_kombu.backends.base import Roster
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
 from stem_kombu.backends.processes import Presence, Process, presence
@@ -22,8 +22,6 @@ from stem_kombu.worker.deliveries import Delivery
 logger = logging.getLogger(__name__)
 
 WORKER_LOST = "WorkerLost"
-#: Seconds before the roster is asked again that could not tell yet.
-_ASK_AGAIN = 1.0
 #: A task without retries gets a second worker all the same: that the first one ended may have had another reason.
 _LEAST = 2
 
@@ -90,7 +88,7 @@ class LostWorkers:
             view = self._roster.view(self._namespace)
         except StoreError as error:
             logger.warning("whether task %s ended its workers can't be told: %s", delivery.task_id, error)
-            return _ASK_AGAIN
+            return timeouts.LOST_WORKER_ASK
         beats = {beat.worker: beat for beat in view.heartbeats}
         ended, unknown = [], []
         for suspect in list(delivery.lost):
@@ -109,7 +107,7 @@ class LostWorkers:
             names = ", ".join(suspect.rpartition(" ")[0] for suspect in ended)
             return TaskError(WORKER_LOST, f"{len(ended)} workers ended while they ran this task: {names}")
         if len(ended) + len(unknown) >= limit:
-            return _ASK_AGAIN
+            return timeouts.LOST_WORKER_ASK
         delivery.lost = dict.fromkeys((*ended, *unknown))  # the others live, and have nothing to do with it
         return None
 

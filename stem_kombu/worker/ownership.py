@@ -9,15 +9,13 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
+from stem_kombu import timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerError
 from stem_kombu.transports.base import Leases
 from stem_kombu.worker.deliveries import Delivery
 
 logger = logging.getLogger(__name__)
-
-#: Seconds since the consumer last fetched something, after which its connection may well have been lost meanwhile.
-FETCHED_LATELY = 0.01
 
 
 class Connected(Protocol):
@@ -48,7 +46,7 @@ class Ownership:
     @property
     def is_fetched_lately(self) -> bool:
         """Whether the connection was read so lately that its loss would have been noticed."""
-        return self.clock.monotonic() - self.fetched_at <= FETCHED_LATELY
+        return self.clock.monotonic() - self.fetched_at <= timeouts.FETCHED_LATELY
 
     def connected(self, connection: Connected) -> int:
         """There is a new connection; returns its number."""

@@ -10,14 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, floor
 
+from stem_kombu import timeouts
 from stem_kombu.rate import Rate
 
-#: Seconds for which a slot may be used after it began; one interval where that is longer.
-_LATE = 1.0
 #: Starts a minute below which a slot that was used late would count: then a whole interval lies between two starts.
 _FEW = 10.0
-#: Seconds since the directive within which its first slot is still to come.
-_NEW = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +45,17 @@ class Pace:
     def __init__(self, rate: Rate, began: float) -> None:
         self.rate = rate
         #: The number of the last slot that is used or past.
-        self._last = -1 if began < _NEW else floor(began / rate.interval)
+        self._last = -1 if began < timeouts.PACE_NEW else floor(began / rate.interval)
         self._last_at = float("-inf")
 
     def take(self, now: float, share: Share) -> float:
         """0 where a slot of this worker is free: it is used now. Else seconds until the next one."""
         interval = self.rate.interval
-        if self._last * interval > now + share.count * interval + _LATE:
+        if self._last * interval > now + share.count * interval + timeouts.PACE_LATE:
             self._last = floor(now / interval)  # the store's clock was set back
         if share.count == 1 and interval > 60.0 / _FEW:
             return self._take_alone(now, interval)
-        late = max(interval, _LATE)
+        late = max(interval, timeouts.PACE_LATE)
         slot = max(self._last + 1, ceil((now - late) / interval), 0)
         slot += (share.index - slot) % share.count
         if (wait := slot * interval - now) > 0:

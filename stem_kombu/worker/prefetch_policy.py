@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stem_kombu import timeouts
 from stem_kombu.task import Mode
 
 #: The largest prefetch count: AMQP has 16 bits for it.
 MOST = 65_535
-#: Seconds that a look lasts at first and at most, seconds between two of them, and messages that are deferred at a time.
-LOOK_FOR, LONGEST_LOOK, LOOK_EVERY, LOOK_DEPTH = 1.0, 4.0, 0.1, 64
+#: Messages that a look defers at a time.
+LOOK_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class PrefetchPolicy:
         #: Whether both kinds may come, so that the allowance has to move.
         self.is_mixed = self._places > 0 and self._inline > 0
         self._look_until = float("-inf")
-        self._look_for = LOOK_FOR
+        self._look_for = timeouts.PREFETCH_LOOK
         self._came_back = False
 
     def resize(self, isolates: int) -> None:
@@ -53,7 +54,7 @@ class PrefetchPolicy:
         if children and slots:
             room = min(children, slots)
         elif children or slots:
-            looks = not self._look_until <= now < self._look_until + LOOK_EVERY
+            looks = not self._look_until <= now < self._look_until + timeouts.PREFETCH_LOOK_EVERY
             room = max(0, min(children or slots, LOOK_DEPTH - deferred)) if looks else 0
         else:
             room = 0
@@ -67,7 +68,9 @@ class PrefetchPolicy:
         if load.isolates <= self._places if mode is Mode.ISOLATE else load.inline <= self._inline:
             return None
         if now >= self._look_until:
-            self._look_for = min(LONGEST_LOOK, 2 * self._look_for) if self._came_back else LOOK_FOR
+            self._look_for = (
+                min(timeouts.PREFETCH_LONGEST_LOOK, 2 * self._look_for) if self._came_back else timeouts.PREFETCH_LOOK
+            )
             self._look_until, self._came_back = now + self._look_for, False
         return self._look_until
 

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from stem_kombu import timeouts
 from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.service import Service
 from stem_kombu.errors import StoreUnavailable
@@ -32,8 +33,6 @@ LARGE = 512 * 1024
 _MOST_TRIES, _MOST_REFUSALS = 6, 2
 #: Tries of several that an answering place refuses, with nothing written between them.
 _MOST_PASSES = 4
-#: Longest wait between two tries of a record that was set aside.
-_LONGEST_WAIT = 15.0
 
 
 class RecordWriter:
@@ -255,7 +254,7 @@ class RecordWriter:
             entry.tries += 1
             most = _MOST_TRIES if isinstance(error, StoreUnavailable) else _MOST_REFUSALS
             if entry.tries % most or not self._is_told_in_short(entry, error):
-                self._aside.add(entry, _said(error), backoff(entry.tries, longest=_LONGEST_WAIT))
+                self._aside.add(entry, _said(error), backoff(entry.tries, longest=timeouts.RECORD_TRY_LONGEST))
 
     def _is_told_in_short(self, entry: Entry, error: Exception) -> bool:
         """Write a small record in the place of one that can't be written; whether that could be."""

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
+from stem_kombu import timeouts
 from stem_kombu.concurrency import threads
 from stem_kombu.errors import StoreError
 from stem_kombu.outcome import TaskRecord
@@ -30,9 +31,6 @@ from stem_kombu.worker.transitions import decide
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which a worker that was asked twice to stop still tries to record what ended, and for which one that was asked
-#: once tries to publish next attempts: the others go back.
-_PATIENCE = 5.0
 #: Made once: one for each task would cost as much as the decision.
 _RECORDED = {then: Facts(disposition=then) for then in MessageDisposition}
 
@@ -121,7 +119,7 @@ class Recorder:
         """Return when everything taken so far is carried out, or after ``timeout`` seconds: what is left then stays
         unacknowledged and is redelivered elsewhere. A retry that can't be published within a few seconds, and an outcome
         that its backend refuses while it takes others, are given back."""
-        self._retries.stop(_PATIENCE if timeout is None else min(timeout, _PATIENCE))
+        self._retries.stop(timeouts.RECORD_PATIENCE if timeout is None else min(timeout, timeouts.RECORD_PATIENCE))
         for writer in self._writers:
             writer.stop(timeout)
         self._places.close()
@@ -129,7 +127,7 @@ class Recorder:
     def hurry(self) -> None:
         """Give up what can't be recorded soon, however long :meth:`stop` may wait; what can be, still is."""
         for writer in self._writers:
-            giving_up = threads.Timer(_PATIENCE, writer.abandon)
+            giving_up = threads.Timer(timeouts.RECORD_PATIENCE, writer.abandon)
             giving_up.daemon = True
             giving_up.start()
 

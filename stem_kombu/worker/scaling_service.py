@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from stem_kombu import timeouts
 from stem_kombu.agent.resources import Resources
 from stem_kombu.autoscale import Autoscale, Autoscaler, Look
 from stem_kombu.backends.heartbeat import Liveness
@@ -26,9 +27,6 @@ from stem_kombu.worker.active_directives import ActiveDirectives
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
 
 logger = logging.getLogger(__name__)
-
-#: Seconds between two looks, and between two at the roster.
-_LOOK, _LOOK_AT_ROSTER = 2.0, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +114,7 @@ class ScalingService:
             if scaler is self._scaler:
                 look = Look(self.concurrency, self._busy(), backlog)
                 self._resize(self._ceiling(scaler.decide(look, self._clock.monotonic())))
-        return _LOOK
+        return timeouts.AUTOSCALE_LOOK
 
     def _busy(self) -> int:
         slots = self._lifecycle.executor.views().get(Mode.ISOLATE, ())
@@ -136,7 +134,7 @@ class ScalingService:
     def _sharing(self) -> Mapping[str, int]:
         """How many live workers consume each queue, this one included; as it was, while the roster can't be read."""
         now = self._clock.monotonic()
-        if now - self._read_at >= _LOOK_AT_ROSTER:
+        if now - self._read_at >= timeouts.AUTOSCALE_ROSTER:
             self._read_at = now
             try:
                 view = self._roster.view(self._active.namespace)

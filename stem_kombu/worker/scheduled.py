@@ -6,12 +6,10 @@ keeps it, and a revocation that ends before the task is due would have no effect
 
 from __future__ import annotations
 
+from stem_kombu import timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.transports.base import ScheduledMessages
-
-#: Seconds between two looks at what was scheduled meanwhile.
-_LOOK_EVERY = 0.5
 
 
 class ScheduledRevoked:
@@ -34,7 +32,7 @@ class ScheduledRevoked:
             self._messages, self._seen, self._after, self._mark = messages, revoked, 0, None
         elif not len(self._cache) or self._clock.monotonic() < self._look_at:
             return
-        self._look_at = self._clock.monotonic() + _LOOK_EVERY
+        self._look_at = self._clock.monotonic() + timeouts.SCHEDULE_LOOK
         if len(self._cache) and (mark := messages.mark()) != self._mark:
             self._mark = mark
             self._after = messages.call_in(self._is_revoked, self._after)

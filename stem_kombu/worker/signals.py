@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.pulse import Pulse
@@ -18,14 +19,6 @@ from stem_kombu.errors import ExecutionError, StemError
 from stem_kombu.execution.signals import write_stacks_on_request
 
 logger = logging.getLogger(__name__)
-
-#: Seconds within which signals to stop are one order: terminals, supervisors and wrappers send the same one twice.
-SAME_ORDER = 1.0
-#: Seconds between two moments in which the main thread is awake: Python runs signal handlers in that thread alone, and a
-#: signal that the system hands to another thread does not wake it.
-_LOOK = 0.5
-#: Seconds that tasks get to end when a thread of their worker can't go on.
-_LEAVE_TIMEOUT = 10.0
 
 
 class Runnable(Protocol):
@@ -105,7 +98,7 @@ class StopSignals:
 
     def _on_stop(self, number: int, _frame: FrameType | None) -> None:
         now = SYSTEM.monotonic()
-        if now - self._last < SAME_ORDER:
+        if now - self._last < timeouts.SAME_SIGNAL:
             return
         self._last = now
         self._stops += 1
@@ -154,7 +147,7 @@ class Departure:
                 hint="start it again; its log has the traceback",
             )
             logger.critical("%s", self._error)
-            threads.Thread(target=self._stop, args=(_LEAVE_TIMEOUT,), name="stem-leave", daemon=True).start()
+            threads.Thread(target=self._stop, args=(timeouts.STUCK_LEAVE,), name="stem-leave", daemon=True).start()
 
 
 def run_until_stopped(
@@ -202,7 +195,7 @@ def run_until_stopped(
         if not stopped().is_set():
             ready()
         pulse.beat()
-        while not stopped().wait(_LOOK):
+        while not stopped().wait(timeouts.MAIN_LOOK):
             pulse.beat()
     finally:
         pulse.rest()

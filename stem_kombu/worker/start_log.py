@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from stem_kombu import timeouts
 from stem_kombu.backends.base import TaskStates
 from stem_kombu.clock import Clock
 from stem_kombu.errors import StoreError
@@ -29,8 +30,6 @@ logger = logging.getLogger(__name__)
 #: Bytes of one start, and how many the file holds beside its head: only those of the last moments matter.
 _PLACE, _PLACES = 512, 255
 _SIZE = _PLACE * (_PLACES + 1)
-#: Seconds after which what a dead worker of another fleet left is deleted.
-_KEPT = 600.0
 
 
 class StartLog:
@@ -117,7 +116,7 @@ class StartLog:
     def _sweep(self, path: Path) -> None:
         """Delete what a worker of another fleet left long ago."""
         with suppress(FileNotFoundError, BlockingIOError):
-            if path.lstat().st_mtime < self._clock.now() - _KEPT:
+            if path.lstat().st_mtime < self._clock.now() - timeouts.START_FILE_KEPT:
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

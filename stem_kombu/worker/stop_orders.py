@@ -10,15 +10,13 @@ import logging
 from math import inf
 from typing import Protocol
 
+from stem_kombu import timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency import threads
 from stem_kombu.control.protocol.messages import Shutdown, ShutdownMode
 from stem_kombu.control.server.worker_view import StopStanding
 
 logger = logging.getLogger(__name__)
-
-#: Seconds between two times that handlers are asked to leave: one of them may have been about to start.
-_AGAIN = 1.0
 
 
 class Stoppable(Protocol):
@@ -101,7 +99,7 @@ class StopOrders:
                 self._tasks.release_running()
             with self._changed:
                 if min(self._soft_at, self._hard_at) > -inf:
-                    self._changed.wait(_AGAIN)
+                    self._changed.wait(timeouts.STOP_AGAIN)
 
 
 def due(order: Shutdown, now: float) -> tuple[float, float]:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+from stem_kombu import timeouts
 from stem_kombu.backends.base import TaskStates
 from stem_kombu.clock import Clock
 from stem_kombu.errors import StoreError
 from stem_kombu.outcome import TaskRecord, TaskState, sent_later
 from stem_kombu.task import TaskMessage
 from stem_kombu.transports.outages import Outage
-
-#: Seconds after which the record of a task that waits here is looked at once more before it starts: another message of the
-#: task may have run meanwhile, here or elsewhere.
-CHECKED_LATELY = 0.1
-#: Seconds after a failure during which no executor's thread asks again, for it has more to do than to wait for a backend.
-_SPARED = 5.0
 
 
 class TaskHistory:
@@ -30,7 +25,7 @@ class TaskHistory:
         if checked_at is None:
             return False
         now = self._clock.monotonic()
-        return now - checked_at > CHECKED_LATELY and now - self._failed_at > _SPARED
+        return now - checked_at > timeouts.HISTORY_CHECKED and now - self._failed_at > timeouts.HISTORY_QUIET
 
     def recorded_end(self, message: TaskMessage) -> TaskRecord | None:
         """The record by which this attempt needs no further run; ``None``: there is none, or the backend can't tell."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 
-from stem_kombu import machine
+from stem_kombu import machine, timeouts
 from stem_kombu.clock import SYSTEM, Clock, isoformat
 from stem_kombu.concurrency import threads
 from stem_kombu.outcome import EndedBy, EndedHow, Ending, Outcome, TaskError, TaskRecord, TaskState
@@ -18,8 +18,8 @@ from stem_kombu.task import NOT_REGISTERED_HINT, TaskMessage
 
 logger = logging.getLogger(__name__)
 
-#: How many cancelled tasks have lines of their own within so many seconds; of those beyond only the number is logged.
-MOST_LINES, SPAN = 10, 1.0
+#: Cancelled tasks that have lines of their own within ``timeouts.TASK_LOG_SPAN``; of the others only the number is logged.
+MOST_LINES = 10
 _HOW = {
     EndedHow.BEFORE_START: "before it started",
     EndedHow.CHECKPOINT: "at a checkpoint",
@@ -145,14 +145,14 @@ class TaskLog:
         """Whether one more cancelled task has a line; else it is counted, and the number is logged at the end of the span."""
         now = self._now()
         with self._lock:
-            if now - self._span_began >= SPAN and self._more == 0:
+            if now - self._span_began >= timeouts.TASK_LOG_SPAN and self._more == 0:
                 self._span_began, self._lines = now, 0
             if self._lines < MOST_LINES:
                 self._lines += 1
                 return True
             self._more += 1
             if self._more == 1:
-                timer = threads.Timer(SPAN, self.flush)
+                timer = threads.Timer(timeouts.TASK_LOG_SPAN, self.flush)
                 timer.name, timer.daemon = "stem-task-log", True
                 timer.start()
             return False

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import click
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, isoformat
 from stem_kombu.control.audit import Entry
 from stem_kombu.control.client.audit_log import MOST_FOUND, SCHEMA, AuditClient, AuditFilter
@@ -16,8 +17,6 @@ from stem_kombu_cli.directing import spoken
 from stem_kombu_cli.options import DURATION, TEXT, place_options, places_of
 from stem_kombu_cli.render import emit, note, print_json, table, use_color
 
-#: Seconds between two looks of ``--follow``.
-_INTERVAL = 1.0
 #: Characters of a target in a table.
 _TARGET = 60
 
@@ -73,7 +72,7 @@ def list_entries(
         render.streams = follow and output != "text"
         version = entries[-1].version if entries else 0
         while follow:
-            SYSTEM.sleep(_INTERVAL)
+            SYSTEM.sleep(timeouts.CLI_FOLLOW)
             for entry in client.since(version, wanted):
                 _show([entry], output, use_color(ctx.obj.color), head=False)
                 version = entry.version

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import ConfigurationError, StemError
 from stem_kombu.redaction import mask_url
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from stem_kombu.drivers.routes import Route
     from stem_kombu.settings import TlsSettings
 
-#: Seconds for a roster to answer.
-_ROSTER = 2.0
-#: Seconds to wait for the alert by which a server refuses the client's certificate.
-_ALERT = 0.2
 #: Records of the store that are read, and those set aside that are named.
 _PAGE, _NAMED, _SHOWN = 1000, 20, 3
 
@@ -184,8 +181,9 @@ def _queues(settings: Settings) -> list[str]:
     from stem_kombu.backends.registry import open_roster
 
     own = settings.worker_queues or (settings.default_queue,)
+    place = settings.roster
     try:
-        roster = open_roster(settings.roster.value, name=settings.roster.name, tls=settings.tls, patience=_ROSTER)
+        roster = open_roster(place.value, name=place.name, tls=settings.tls, patience=timeouts.CLI_HEALTH_ROSTER)
         try:
             view = roster.view(settings.namespace)
         finally:
@@ -322,7 +320,9 @@ def _shaken(route: Route, tls: TlsSettings) -> dict[str, Any]:
     if endpoint is None:
         return {}
     try:
-        shaken = shake_hands(endpoint, asked, verify=route.verified, check_name=route.name_checked, alert_wait=_ALERT)
+        shaken = shake_hands(
+            endpoint, asked, verify=route.verified, check_name=route.name_checked, alert_wait=timeouts.CLI_HEALTH_ALERT
+        )
     except (OSError, ValueError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
         found = explained(text, endpoint, asked) or Diagnosis(f"{endpoint}: {text}", "check host and port")

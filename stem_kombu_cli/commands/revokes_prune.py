@@ -6,7 +6,8 @@ from functools import partial
 
 import click
 
-from stem_kombu.control.client.revocations import LEAST_KEPT, SCHEMA, RevocationClient
+from stem_kombu import timeouts
+from stem_kombu.control.client.revocations import SCHEMA, RevocationClient
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.changing import NOT_AUDITED, change_of, changing_options, confirm, reason_of
 from stem_kombu_cli.options import DURATION, output_options, place_options, places_of, wants_json
@@ -14,7 +15,13 @@ from stem_kombu_cli.render import counted, emit, note, print_json, span
 
 
 @click.command(epilog="Example:  stem revokes prune --older-than 30d --yes")
-@click.option("--older-than", type=DURATION, default=LEAST_KEPT, show_default="7d", help="Only what ended so long ago.")
+@click.option(
+    "--older-than",
+    type=DURATION,
+    default=timeouts.REVOCATION_END_KEPT,
+    show_default="7d",
+    help="Only what ended so long ago.",
+)
 @partial(changing_options, wait=None)
 @place_options
 @output_options

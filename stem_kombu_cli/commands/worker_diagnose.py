@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, monotonic
 from stem_kombu.errors import StemError
 from stem_kombu.health_page import SUFFIX, Page, folders, health_of
@@ -24,8 +25,6 @@ from stem_kombu_cli import exit_codes
 from stem_kombu_cli.options import output_options, place_options, places_of, wants_json
 from stem_kombu_cli.render import emit, note, print_json, table, use_color
 
-#: Seconds by which the revoke store's clock may differ from this host's.
-_MOST_SKEW = 5.0
 #: Bytes that a folder for files should have left, and descriptors that a worker should be allowed.
 _LEAST_FREE, _LEAST_DESCRIPTORS = 100_000_000, 1024
 #: Variables that no setting is read from, but parts of Stem.
@@ -222,7 +221,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
         yield from found
         if found[0].level != "error":
             ahead = (store.now() - SYSTEM.utcnow()).total_seconds()
-            level = "ok" if abs(ahead) <= _MOST_SKEW else "warn"
+            level = "ok" if abs(ahead) <= timeouts.CLI_CLOCK_SKEW else "warn"
             hint = (
                 None if level == "ok" else "synchronise both (NTP): revocations and directives end by the store's clock"
             )

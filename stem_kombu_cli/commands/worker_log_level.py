@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import click
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.directives import DirectiveClient, DirectiveReport
@@ -19,8 +20,6 @@ from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import table, use_color
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
-#: Seconds after which it ends unless told otherwise: a level that was forgotten fills a disk.
-_FOR = 3600.0
 
 
 @click.command(epilog="Example:  stem worker log-level debug -w mail-1 --for 10m")
@@ -39,7 +38,7 @@ def log_level(ctx: click.Context, /, level: str, logger: str | None, **values: o
     Exit code 4: no directive about log levels holds there.
     """
     as_json, targets = wants_json(values), targets_of(values)
-    ending = ending_of(values, SYSTEM.utcnow(), default=_FOR)
+    ending = ending_of(values, SYSTEM.utcnow(), default=timeouts.CLI_LOG_LEVEL)
     if logger is not None and not logger.strip():
         raise click.UsageError("--logger is blank; leave it out to mean all loggers", ctx)
     change = change_of(values, as_json=as_json)

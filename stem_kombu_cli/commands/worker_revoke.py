@@ -9,13 +9,13 @@ from typing import BinaryIO
 
 import click
 
+from stem_kombu import timeouts
 from stem_kombu.backends.registry import open_backend
 from stem_kombu.bound import Bound
 from stem_kombu.clock import isoformat
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.reports import SCHEMA, RevokeReport
 from stem_kombu.control.client.task_standings import TaskStanding, standings
-from stem_kombu.control.client.verdict_wait import GRACE
 from stem_kombu.errors import ConfigurationError, StoreError
 from stem_kombu.ladder import Ladder
 from stem_kombu.revocation import Revocation
@@ -121,7 +121,7 @@ def revoke(
         reason = reason_of(change, settings)
         revoke_selected(
             ctx, chosen, change, settings,
-            terminate=terminate, ladder=ladder, grace=grace or GRACE, expires_in=expires_in, reason=reason,
+            terminate=terminate, ladder=ladder, grace=grace or timeouts.VERDICT_GRACE, expires_in=expires_in, reason=reason,
             targets=targets, timeout=timeout,
         )  # fmt: skip
     ids = task_ids(tasks, sys.stdin.buffer)
@@ -156,7 +156,7 @@ def revoke(
                     ladder=ladder,
                     bound=bound,
                     wait=change.wait,
-                    grace=GRACE if grace is None else grace,
+                    grace=timeouts.VERDICT_GRACE if grace is None else grace,
                     workers=targets,
                     timeout=timeout,
                     progress=progress.steps,

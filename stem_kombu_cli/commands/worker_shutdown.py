@@ -8,6 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from stem_kombu import timeouts
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.command_request import default_requester
 from stem_kombu.control.client.reports import SCHEMA, Report, WorkerStatus
@@ -23,8 +24,6 @@ from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import counted, emit, note, print_json, table, use_color
 
 _NOT_AUDITED = "warning: the revoke store took no entry of the audit; the workers' logs tell of the shutdown"
-#: Seconds that a wait gets beyond the longest step that was asked for.
-_MARGIN = 10.0
 #: So that ``Restart=on-failure`` of systemd starts the worker again.
 _EXIT_CODES = ("0", "75")
 
@@ -118,7 +117,9 @@ def shutdown(ctx: click.Context, /, everyone: bool, **values: Any) -> None:
         if change.wait:
             obeying = {reply.worker for reply in report.replies if reply.error is None}
             lives = [one for one in found if one.heartbeat.worker in obeying]
-            gone = fleet.wait_gone(lives, _longest(order) + _MARGIN if given is None else settings.control_timeout)
+            gone = fleet.wait_gone(
+                lives, _longest(order) + timeouts.CLI_SHUTDOWN_MARGIN if given is None else settings.control_timeout
+            )
     _show(report, gone, as_json, use_color(ctx.obj.color), audited=fleet.is_audited)
     code = _code(report, gone)
     ctx.exit(code if fleet.is_audited or code != exit_codes.OK else exit_codes.PARTIAL)

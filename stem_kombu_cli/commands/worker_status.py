@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import click
 
+from stem_kombu import timeouts
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.client import ControlClient
@@ -32,9 +33,6 @@ from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import emit, note, print_json, shown, size, span, table, use_color
 from stem_kombu_cli.slots import COLUMNS, slot_cells, used_slots
 from stem_kombu_cli.watching import repeated, watch_option
-
-#: Seconds for one try to reach a broker that was lost while its heartbeats were followed.
-_RECONNECT_TIMEOUT = 5.0
 
 
 @click.command(epilog="Example:  stem worker status --follow --json")
@@ -172,7 +170,7 @@ class _Beats:
         while (left := deadline - SYSTEM.monotonic()) > 0:
             try:
                 if self._stream is None:
-                    self._stream = self._client.heartbeats(timeout=min(left, _RECONNECT_TIMEOUT))
+                    self._stream = self._client.heartbeats(timeout=min(left, timeouts.CLI_RECONNECT))
                     note("note: the broker is back")
                 return self._stream.next(None if timeout is None else left)
             except BrokerUnavailable as error:

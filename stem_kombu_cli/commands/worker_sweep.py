@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from stem_kombu import timeouts
 from stem_kombu.errors import StoreError
 from stem_kombu.settings import Settings
 from stem_kombu.transports.base import GivenBack
@@ -12,9 +13,6 @@ from stem_kombu.transports.registry import open_transport
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.options import DURATION, output_options, place_options, places_of, wants_json
 from stem_kombu_cli.render import emit, note, print_json, span
-
-#: Seconds for a roster to answer.
-_ROSTER = 2.0
 
 
 @click.command(epilog="Example:  stem worker sweep --wait 2m")
@@ -87,7 +85,7 @@ def _live(settings: Settings) -> list[str] | None:
 
     place = settings.roster
     try:
-        roster = open_roster(place.value, name=place.name, tls=settings.tls, patience=_ROSTER)
+        roster = open_roster(place.value, name=place.name, tls=settings.tls, patience=timeouts.CLI_SWEEP_ROSTER)
         try:
             view = roster.view(settings.namespace)
         finally:

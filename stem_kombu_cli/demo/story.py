@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from stem_kombu import timeouts
 from stem_kombu.backends.registry import open_backend
 from stem_kombu.clock import SYSTEM
 from stem_kombu.outcome import TaskRecord, TaskState
@@ -24,8 +25,6 @@ from stem_kombu_cli.demo.picture import write_png
 BANDS = 4
 APP = "stem_kombu_cli.demo.app:app"
 LATE = "render-of-last-week"
-#: Seconds for everything to end that still runs when the story does.
-_LEAVING = 10.0
 
 
 def _is_running(record: TaskRecord) -> bool:
@@ -67,7 +66,7 @@ class Story:
 
     def close(self) -> None:
         """End what still runs, each in its own way as long as it does not take for ever."""
-        deadline, pause = SYSTEM.monotonic() + _LEAVING, 0.0
+        deadline, pause = SYSTEM.monotonic() + timeouts.CLI_DEMO_END, 0.0
         while living := [process for process in self._processes if process.poll() is None]:
             if SYSTEM.monotonic() >= deadline:
                 for process in living:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from stem_kombu import timeouts
 from stem_kombu_cli.changing import MOST_BY_ONE_KEY
 from stem_kombu_cli.render import counted
-from stem_kombu_cli.top.fleet import KILL_AFTER, TERM_AFTER, Fleet
+from stem_kombu_cli.top.fleet import Fleet
 from stem_kombu_cli.top.model import Facts, Tab
 
 #: Does it, for a reason (``None``: none was given) and a number where one was asked for; says what came of it.
@@ -69,8 +70,8 @@ def _revoke(rows: Sequence[Facts]) -> Plan:
 def _ladder(rows: Sequence[Facts]) -> Plan:
     ids = _ids(rows)
     says = (
-        f"This revokes {_named(ids, 'task')}. What does not stop at a checkpoint gets SIGTERM after {TERM_AFTER:g} s and "
-        f"SIGKILL after {KILL_AFTER:g} s, with the programs that it has started."
+        f"This revokes {_named(ids, 'task')}. What does not stop at a checkpoint gets SIGTERM after "
+        f"{timeouts.TOP_TERM_AFTER:g} s and SIGKILL after {timeouts.TOP_KILL_AFTER:g} s, with the programs that it has started."
     )
     return Plan(says, lambda fleet, reason, _: fleet.revoke(ids, reason, ladder=True), len(ids))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from stem_kombu import timeouts
 from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.clock import SYSTEM, isoformat
 from stem_kombu.control.client.client import ControlClient
@@ -27,9 +28,6 @@ from stem_kombu_cli.commands.directives_list import value_in_words
 from stem_kombu_cli.directing import live_pauses, subject_of
 from stem_kombu_cli.render import counted
 from stem_kombu_cli.top.model import Facts, Snapshot, Tab
-
-#: The ladder of its key: seconds to SIGTERM and to SIGKILL.
-TERM_AFTER, KILL_AFTER = 10.0, 30.0
 
 
 class Fleet:
@@ -111,7 +109,7 @@ class Fleet:
                 task_ids,
                 terminate=True,
                 reason=reason,
-                ladder=Ladder(TERM_AFTER, KILL_AFTER) if ladder else None,
+                ladder=Ladder(timeouts.TOP_TERM_AFTER, timeouts.TOP_KILL_AFTER) if ladder else None,
             )
         return f"revoked {counted(len(report.stored), 'task')}{_silent(report)}"
 

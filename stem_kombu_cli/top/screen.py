@@ -12,6 +12,7 @@ from textual.app import App, ComposeResult
 from textual.events import Key
 from textual.widgets import Input, Static
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import StemError
 from stem_kombu_cli.render import plain
@@ -31,10 +32,6 @@ enter       all that is known      q            leave
 Capital keys change something. They are about the rows that were chosen, else the one under the cursor; each shows what
 will happen first, and Enter cancels.
 """
-
-
-#: Seconds for which it can be read what came of a key.
-ANSWER_STAYS = 10.0
 
 
 class Watched(Protocol):
@@ -153,7 +150,7 @@ class TopScreen(App[None]):
 
     def _note(self, notes: Sequence[str]) -> None:
         """What a look could not find out, below what came of the last key."""
-        is_new = self._answer and SYSTEM.monotonic() - self._answered_at < ANSWER_STAYS
+        is_new = self._answer and SYSTEM.monotonic() - self._answered_at < timeouts.TOP_ANSWER
         self._put("said", "\n".join(part for part in (self._answer if is_new else "", "; ".join(notes)) if part))
 
     def on_resize(self) -> None:

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from stem_kombu import timeouts
 from stem_kombu.backends import memory
 from stem_kombu.backends.memory import MemoryBackend
-from stem_kombu.backends.stored import UNFINISHED_TTL
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.testing.roster_contract import heartbeat, workers
 
@@ -67,7 +67,7 @@ def test_records_are_kept_for_their_time_and_unfinished_ones_longer(name: str) -
     assert backend.get("ended") is not None
     clock.sleep(0.1)
     assert backend.get("ended") is None
-    clock.sleep(UNFINISHED_TTL - 61)
+    clock.sleep(timeouts.UNFINISHED_TTL - 61)
     assert backend.get("waits") is not None
     clock.sleep(1)
     assert backend.get("waits") is None

@@ -7,10 +7,11 @@ from datetime import timedelta
 
 import pytest
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.protocol.codec import encode_command
 from stem_kombu.control.protocol.messages import Call
-from stem_kombu.control.server.replay_guard import LONGEST_LIFE, TOLERANCE
+from stem_kombu.control.server.replay_guard import LONGEST_LIFE
 from stem_kombu.control.server.worker_view import WorkerView
 from tests.control.fleet import Fleet
 from tests.control.wire import Wire, revoke_order
@@ -126,7 +127,7 @@ def test_g14_a_command_of_a_clock_that_nobody_can_rely_on_is_not_obeyed(
 def test_g14_a_sender_whose_clock_is_a_little_off_is_still_heard(redis_fleet: Fleet) -> None:
     (alpha,) = redis_fleet.start("alpha")
     with Wire(redis_fleet.url) as wire:
-        just_expired = SYSTEM.utcnow() - timedelta(seconds=TOLERANCE / 4)
+        just_expired = SYSTEM.utcnow() - timedelta(seconds=timeouts.COMMAND_CLOCK_TOLERANCE / 4)
         wire.reply(wire.tell("alpha", revoke_order("t1"), expires_at=just_expired))
         wire.reply(wire.tell("alpha", revoke_order("t2"), now=SYSTEM.utcnow() + timedelta(minutes=10)))
     assert alpha.worker.revoked == {"t1", "t2"}

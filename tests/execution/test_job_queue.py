@@ -13,11 +13,12 @@ import billiard
 import billiard.connection
 import pytest
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.execution.base import Job, Stop
 from stem_kombu.execution.child.pipe import ChildPipe
 from stem_kombu.execution.frames import Declined, Finished, FrameReader, Run, StopJob, encode
-from stem_kombu.execution.pool import child_handle, job_queue
+from stem_kombu.execution.pool import job_queue
 from stem_kombu.execution.pool.job_queue import ChildJobQueue, JobQueueReader
 from stem_kombu.execution.pool.pool import IsolatePool
 from stem_kombu.execution.pool.scheduler import JobScheduler
@@ -35,9 +36,9 @@ FIRST = 2
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy this machine is, its tasks count as short, and what lies ahead is left there."""
-    monkeypatch.setattr(job_queue, "GOOD_FOR", 3600.0)
-    monkeypatch.setattr(job_queue, "STUCK_AFTER", 3600.0)
-    monkeypatch.setattr(child_handle, "MOST_WORK", 3600.0)
+    monkeypatch.setattr(timeouts, "JOB_GOOD_FOR", 3600.0)
+    monkeypatch.setattr(timeouts, "JOB_STUCK", 3600.0)
+    monkeypatch.setattr(timeouts, "JOB_QUEUE_WORK", 3600.0)
 
 
 class Fleet:
@@ -148,7 +149,7 @@ def test_what_lies_ahead_of_a_long_job_runs_in_the_child_that_is_free_first(
     fleet: FleetMaker, observer: Recording, job: JobMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = fleet(2)
-    monkeypatch.setattr(job_queue, "STUCK_AFTER", 1.0)
+    monkeypatch.setattr(timeouts, "JOB_STUCK", 1.0)
     long, other = Gate(tmp_path / "long"), Gate(tmp_path / "other")
     one.pool.submit(job("without_checkpoint", other.path))
     other_pid = other.wait_reached()
@@ -167,7 +168,7 @@ def test_the_supervisor_wakes_in_time_to_take_back_what_it_has_just_given(
     fleet: FleetMaker, job: JobMaker, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = fleet(1)
-    monkeypatch.setattr(job_queue, "STUCK_AFTER", 0.5)
+    monkeypatch.setattr(timeouts, "JOB_STUCK", 0.5)
     pid = one.behind(job("without_checkpoint", gate.path), gate, [job("echo")])
     with one.pool._lock:
         assert one.held(pid)
@@ -277,7 +278,7 @@ def test_g19_what_a_child_finds_too_late_is_looked_at_again_before_it_starts(
     one = fleet(1)
     jobs = [job("echo", value=n) for n in range(5)]
     pid = one.behind(job("without_checkpoint", gate.path), gate, [])
-    monkeypatch.setattr(job_queue, "GOOD_FOR", -1.0)
+    monkeypatch.setattr(timeouts, "JOB_GOOD_FOR", -1.0)
     one.lay_ahead(pid, jobs, at_least=5)
     observer.revoked[jobs[3].message.task_id] = REVOCATION
     gate.open()
@@ -349,10 +350,10 @@ def test_what_is_found_too_late_is_declined_and_the_next_is_taken(
     ends: Ends, job: JobMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late, good = [job("echo") for _ in range(2)], job("echo")
-    monkeypatch.setattr(job_queue, "GOOD_FOR", -1.0)
+    monkeypatch.setattr(timeouts, "JOB_GOOD_FOR", -1.0)
     for each in late:
         ends.given.give(each)
-    monkeypatch.setattr(job_queue, "GOOD_FOR", 3600.0)
+    monkeypatch.setattr(timeouts, "JOB_GOOD_FOR", 3600.0)
     ends.given.give(good)
     order = ends.child.next_order()
     assert isinstance(order, Run)

@@ -6,10 +6,10 @@ import json
 import os
 from typing import Any
 
+from stem_kombu import timeouts
 from stem_kombu.app import Stem
 from stem_kombu.context import TaskContext
 from stem_kombu.messages.resending import consumed_queue
-from stem_kombu.transports.amqp import port as amqp_port
 from stem_kombu.worker.admission import Admission
 
 app = Stem("routed", broker="memory://routed")
@@ -41,7 +41,7 @@ def _note(self: Admission, raw: Any, generation: int) -> None:
 def watch() -> None:
     """Have this process note what its workers take in."""
     Admission.receive = _note  # type: ignore[method-assign]
-    amqp_port.LONGEST_HOLD = LONGEST_HOLD
+    timeouts.AMQP_LONGEST_HOLD = LONGEST_HOLD
 
 
 @app.task("again", max_retries=5, retry_backoff=0.05, retry_jitter=0.0)

@@ -15,11 +15,11 @@ import kombu
 import kombu.transport
 import kombu.transport.base
 
+from stem_kombu import timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.control.protocol.messages import Revoke
 from stem_kombu.errors import BrokerError, BrokerUnavailable
-from stem_kombu.transports.amqp.port import LONGEST_HOLD
-from stem_kombu.transports.base import GATHER_STOCKED, Capabilities, GivenBack, ScheduledMessages
+from stem_kombu.transports.base import Capabilities, GivenBack, ScheduledMessages
 from stem_kombu.transports.control_link import Addresses, ControlMessage, MessageKind, Received
 from stem_kombu.transports.publisher import OutgoingMessage, SendDeadline
 from stem_kombu.transports.registry import register_transport
@@ -167,7 +167,9 @@ class Transport:
         self._template = template
         self.name = "simulated"
         self.url = own_url("simulated")
-        self.capabilities = Capabilities(counts=True, longest_hold=None if self._broker.leases else LONGEST_HOLD)
+        self.capabilities = Capabilities(
+            counts=True, longest_hold=None if self._broker.leases else timeouts.AMQP_LONGEST_HOLD
+        )
 
     def consumer(
         self, queues: Sequence[str], *, clock: Clock, unreadable: Callable[[Exception], None] | None = None
@@ -316,7 +318,7 @@ class Source:
 
     sweep_interval = 1.0
     gather = 0.0005
-    gather_stocked = GATHER_STOCKED
+    gather_stocked = timeouts.GATHER
     pushes = False
     keeps_tags = True
     receives_in_wait = False

@@ -10,6 +10,7 @@ from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
+from stem_kombu import timeouts
 from stem_kombu.agent import resources
 from stem_kombu.agent.active_rules import ActiveRules
 from stem_kombu.clock import Clock
@@ -29,7 +30,7 @@ from stem_kombu.execution.child import main as child
 from stem_kombu.execution.child.life import ChildLife, ChildLoop
 from stem_kombu.execution.child.pipe import ChildPipe
 from stem_kombu.execution.child.setup import ChildSetup
-from stem_kombu.execution.pool import child_handle, spawning
+from stem_kombu.execution.pool import spawning
 from stem_kombu.execution.pool.child_handle import ChildHandle
 from stem_kombu.execution.pool.job_queue import ChildJobQueue, JobQueueReader
 from stem_kombu.hooks import HookTable
@@ -428,7 +429,7 @@ PATCHED: dict[Any, dict[str, Any]] = {
     delivery_facts: {"ActiveRules": NotedRules},
     spawning: {"ChildLauncher": ChildLauncher},
     # Tasks take long here, as everything does: more of them count as short.
-    child_handle: {"MOST_WORK": 4.0},
+    timeouts: {"JOB_QUEUE_WORK": 4.0},
 }
 
 

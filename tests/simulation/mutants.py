@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from stem_kombu import machine
+from stem_kombu import machine, timeouts
 from stem_kombu import rule as rule_module
 from stem_kombu.agent import active_rules, hydration, leases, record_sync
 from stem_kombu.control import undo
@@ -394,7 +394,7 @@ def obey_again(original: Any) -> Any:
 
 def own_clock(original: Any) -> Any:
     def time_left(self: guard.ReplayGuard, command: Command) -> float:
-        return command.expires_at.timestamp() + guard.TOLERANCE - self._clock.now()
+        return command.expires_at.timestamp() + timeouts.COMMAND_CLOCK_TOLERANCE - self._clock.now()
 
     return time_left
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from stem_kombu import timeouts
 from stem_kombu.autoscale import Autoscale
-from stem_kombu.control.client.client import ROSTER_SHARE
 from stem_kombu.control.client.directives import DirectiveClient, Ending
 from stem_kombu.control.client.shutdowns import ShutdownClient
 from stem_kombu.control.protocol.messages import Shutdown, ShutdownMode
-from stem_kombu.control.server.replay_guard import TOLERANCE
 from stem_kombu.directive import QUEUE, TASK, Kind
 from stem_kombu.errors import StemError
 from stem_kombu.ladder import Ladder
@@ -273,7 +272,7 @@ class Schedule:
                 _: object = None, operation: str = operation, command: str = command, targets: Any = targets
             ) -> None:
                 # It is stamped once the roster was looked at, and a worker allows for two clocks that differ a little.
-                until = KERNEL.now + (1.0 + ROSTER_SHARE) * timeout + TOLERANCE + 0.2
+                until = KERNEL.now + (1.0 + timeouts.ROSTER_SHARE) * timeout + timeouts.COMMAND_CLOCK_TOLERANCE + 0.2
                 world.note(
                     "asked", process.name, request=operation, state=command, targets=targets, value=timeout - 1e-6,
                     until=until,

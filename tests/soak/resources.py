@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stem_kombu import timeouts
 from stem_kombu.control.client.client import ControlClient
-from stem_kombu.control.server.replay_guard import TOLERANCE
 from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage
 from tests.cli.program import STEM
@@ -79,7 +79,7 @@ class Soak:
         self.round(200, 10, ("soak.pause",))
         began = time.monotonic()
         self.round(tasks, commands)
-        while fill and time.monotonic() - began < self.settings.control_timeout + TOLERANCE:
+        while fill and time.monotonic() - began < self.settings.control_timeout + timeouts.COMMAND_CLOCK_TOLERANCE:
             self.round(tasks, commands)
 
     def round(self, tasks: int, commands: int, names: Sequence[str] = NAMES) -> None:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import StoreCorrupt, StoreUnavailable
 from stem_kombu.revocation import RevocationDraft as Draft
 from stem_kombu.stores import file_knowledge
-from stem_kombu.stores import locking as locking_module
 from stem_kombu.stores.file import FileRevokeStore
 from tests.waiting import eventually
 
@@ -472,7 +472,7 @@ def test_a_lock_that_is_never_let_go_is_told(
     store: FileRevokeStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.save(NS, [Draft("t")])
-    monkeypatch.setattr(locking_module, "LOCK_TIMEOUT", 0.05)
+    monkeypatch.setattr(timeouts, "STORE_FILE_LOCK", 0.05)
 
     with HeldLock(path), pytest.raises(StoreUnavailable, match="locked by another process") as locked:
         store.save(NS, [Draft("u")])

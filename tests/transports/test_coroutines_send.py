@@ -224,7 +224,7 @@ def test_under_an_alarm_each_call_is_an_error_and_is_not_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A task of before the alarm was known may be written, and arrives when it is over: once."""
-    monkeypatch.setattr("stem_kombu.transports.publisher.ALARM_PATIENCE", 0.1)
+    monkeypatch.setattr("stem_kombu.timeouts.ALARM_PATIENCE", 0.1)
     app.send_task("coroutines.noop", (0,), task_id="before")
     with alarm(rabbitmq_server), told(lambda _: None) as tries:
         if sender.endswith("confirms"):

@@ -8,9 +8,10 @@ import pytest
 from kombu import Connection, pools
 from kombu.pools import ProducerPool
 
+from stem_kombu import timeouts
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.settings import Settings
-from stem_kombu.transports.connections import HEARTBEAT, REDIS_LEASE, REPLY_TIMEOUT, open_connection
+from stem_kombu.transports.connections import open_connection
 from stem_kombu.transports.existing import beside
 
 SETTINGS = Settings.from_env({}, broker="memory://existing", revoke_store="memory://existing")
@@ -25,11 +26,11 @@ def made(given: object) -> Any:
 def test_a_plain_amqp_connection_gets_a_heartbeat_confirms_and_timeouts() -> None:
     connection = made(Connection(AMQP))
 
-    assert connection.heartbeat == HEARTBEAT
+    assert connection.heartbeat == timeouts.BROKER_HEARTBEAT
     assert connection.transport_options == {
         "confirm_publish": True,
-        "read_timeout": REPLY_TIMEOUT,
-        "write_timeout": REPLY_TIMEOUT,
+        "read_timeout": timeouts.BROKER_REPLY,
+        "write_timeout": timeouts.BROKER_REPLY,
     }
     assert connection.as_uri(include_password=True) == Connection(AMQP).as_uri(include_password=True)
 
@@ -41,7 +42,9 @@ def test_the_liveness_that_a_host_has_set_itself_is_kept() -> None:
 
     assert (amqp.heartbeat, by_url.heartbeat) == (5, 7)
     assert amqp.transport_options["read_timeout"] == 3
-    assert amqp.transport_options["write_timeout"] == REPLY_TIMEOUT  # None is Kombu's way to say that nothing is set
+    assert (
+        amqp.transport_options["write_timeout"] == timeouts.BROKER_REPLY
+    )  # None is Kombu's way to say that nothing is set
     assert redis.transport_options["socket_timeout"] == 2.5
     assert redis.transport_options["socket_keepalive"] is True
 
@@ -64,7 +67,7 @@ def test_g19_what_is_held_on_redis_has_stems_lease_and_keys_whatever_the_host_ha
     connection = made(given)
 
     options = connection.transport_options
-    assert options["visibility_timeout"] == REDIS_LEASE
+    assert options["visibility_timeout"] == timeouts.REDIS_LEASE
     assert (options["unacked_key"], options["unacked_index_key"]) == ("stem-unacked", "stem-unacked-index")
     assert (options["ack_emulation"], options["fanout_prefix"], options["retry_on_timeout"]) == (True, True, False)
     kept = ("global_keyprefix", "priority_steps", "sep", "queue_order_strategy", "client_name", "unacked_restore_limit")
@@ -86,7 +89,7 @@ def test_pools_and_the_text_of_a_url_are_as_good_as_a_connection() -> None:
 
     for given in (connections, producers, Connection(AMQP).Pool(2), AMQP):
         connection = made(given)
-        assert (connection.hostname, connection.heartbeat) == ("rabbit.example", HEARTBEAT)
+        assert (connection.hostname, connection.heartbeat) == ("rabbit.example", timeouts.BROKER_HEARTBEAT)
 
 
 def test_the_other_hosts_of_a_failover_list_are_tried_with_the_same_options() -> None:
@@ -95,7 +98,7 @@ def test_the_other_hosts_of_a_failover_list_are_tried_with_the_same_options() ->
 
     assert connection.alt == several.split(";")
     connection.switch("amqp://b.example:5672//")
-    assert (connection.hostname, connection.heartbeat) == ("b.example", HEARTBEAT)
+    assert (connection.hostname, connection.heartbeat) == ("b.example", timeouts.BROKER_HEARTBEAT)
 
 
 def test_a_transport_in_this_process_is_polled_as_often_as_the_settings_own() -> None:

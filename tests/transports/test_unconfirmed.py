@@ -176,7 +176,7 @@ def test_it_is_used_by_kombus_public_names_as_well(amqp_url: str, queue_name: st
 def test_close_waits_until_the_broker_has_all_of_it_in_order(
     app: Stem, amqp_url: str, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stem_kombu.transports.amqp.unconfirmed._CLOSE_PATIENCE", 60.0)
+    monkeypatch.setattr("stem_kombu.timeouts.UNCONFIRMED_CLOSE", 60.0)
     large = "x" * 300_000  # over several frames
     for number in range(400):
         app.send_task("shop.render", (number, large if number % 100 == 7 else ""), queue=queue_name)
@@ -308,7 +308,7 @@ def test_a_task_that_no_queue_takes_is_logged_and_its_queue_declared_again(
 def test_under_a_resource_alarm_sending_is_an_error_once_the_broker_has_said_so(
     app: Stem, amqp_url: str, queue_name: str, rabbitmq_server: RabbitServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stem_kombu.transports.publisher.ALARM_PATIENCE", 0.1)
+    monkeypatch.setattr("stem_kombu.timeouts.ALARM_PATIENCE", 0.1)
     app.send_task("shop.render", task_id="t1", queue=queue_name)
     line = line_of(app)
     with alarm(rabbitmq_server):
@@ -326,7 +326,7 @@ def test_g18_what_was_written_under_an_alarm_keeps_its_connection(
     app: Stem, amqp_url: str, queue_name: str, rabbitmq_server: RabbitServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It lies at the broker's socket. Were that closed, the broker's next heartbeat would end what it has not read."""
-    monkeypatch.setattr("stem_kombu.transports.publisher.ALARM_PATIENCE", 0.1)
+    monkeypatch.setattr("stem_kombu.timeouts.ALARM_PATIENCE", 0.1)
     app.send_task("shop.render", task_id="t1", queue=queue_name)
     line = line_of(app)
     with alarm(rabbitmq_server):
@@ -349,7 +349,7 @@ def test_an_application_that_is_closed_under_an_alarm_says_what_may_be_lost(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("stem_kombu.transports.publisher.ALARM_PATIENCE", 0.1)
+    monkeypatch.setattr("stem_kombu.timeouts.ALARM_PATIENCE", 0.1)
     app.send_task("shop.render", task_id="t1", queue=queue_name)
     line = line_of(app)
     with alarm(rabbitmq_server):
@@ -366,7 +366,7 @@ def test_an_application_that_is_closed_while_the_broker_is_silent_says_what_may_
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("stem_kombu.transports.amqp.unconfirmed._CLOSE_PATIENCE", 0.3)
+    monkeypatch.setattr("stem_kombu.timeouts.UNCONFIRMED_CLOSE", 0.3)
     parts = urlsplit(amqp_url)
     proxy = proxy_for(parts.hostname or "", parts.port or 0)
     url = urlunsplit(parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@{proxy.host}:{proxy.port}"))

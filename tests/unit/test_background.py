@@ -137,7 +137,7 @@ def test_g18_a_thread_that_an_unexpected_error_ends_is_started_again_and_told_of
 
 
 def test_a_thread_that_fails_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stem_kombu.concurrency.service._LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr("stem_kombu.timeouts.SERVICE_LONGEST_PAUSE", 0.001)
     gone: list[tuple[str, str]] = []
     with watched_by(Watch(lambda name, error: gone.append((name, str(error))))):
         background = Service(lambda: [].remove(1), "fails", wake=lambda: None)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
+from stem_kombu import timeouts
 from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.arguments import RequestTimes
-from stem_kombu.control.client.command_request import ABSENT, CommandRequest
+from stem_kombu.control.client.command_request import CommandRequest
 from stem_kombu.control.protocol.messages import Ping
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
@@ -38,4 +39,4 @@ def test_g13_a_worker_that_came_later_is_waited_for_although_it_has_left_the_ros
     assert request.greet_newcomers(connection, view("beta"))
     request.expect(view())
     assert request.collector.silent == ("beta",)
-    assert not request.waits_for_the_absent(ABSENT)
+    assert not request.waits_for_the_absent(timeouts.ABSENT_ANSWER)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from stem_kombu import timeouts
 from stem_kombu.task import Mode
-from stem_kombu.worker.prefetch_policy import LONGEST_LOOK, LOOK_DEPTH, LOOK_EVERY, LOOK_FOR, MOST, Load, PrefetchPolicy
+from stem_kombu.worker.prefetch_policy import LOOK_DEPTH, MOST, Load, PrefetchPolicy
 
 
 def test_a_worker_of_isolates_alone_holds_the_multiplier_for_each_child() -> None:
@@ -36,13 +37,16 @@ def test_what_comes_while_the_slots_of_its_kind_are_full_is_set_aside_and_the_ne
     credit = PrefetchPolicy(isolates=1, inline=2, multiplier=1)
     free = credit.allowance(full, now=10.0) - full.isolates - full.inline
     one_more = Load(full.isolates + (mode is Mode.ISOLATE), full.inline + (mode is Mode.INLINE))
-    assert credit.deferred_until(mode, one_more, now=10.0) == 10.0 + LOOK_FOR
+    assert credit.deferred_until(mode, one_more, now=10.0) == 10.0 + timeouts.PREFETCH_LOOK
     # this look goes on, past those that are set aside, to its bound
     rooms = [credit.allowance(full, 10.0, aside) - sum((full.isolates, full.inline)) for aside in range(LOOK_DEPTH + 1)]
     assert rooms == [min(free, LOOK_DEPTH - aside) for aside in range(LOOK_DEPTH + 1)]
     # and once they are given back none of them is fetched again at once
-    assert credit.allowance(full, now=10.0 + LOOK_FOR) == full.isolates + full.inline
-    assert credit.allowance(full, now=10.001 + LOOK_FOR + LOOK_EVERY) == full.isolates + full.inline + free
+    assert credit.allowance(full, now=10.0 + timeouts.PREFETCH_LOOK) == full.isolates + full.inline
+    assert (
+        credit.allowance(full, now=10.001 + timeouts.PREFETCH_LOOK + timeouts.PREFETCH_LOOK_EVERY)
+        == full.isolates + full.inline + free
+    )
 
 
 def test_a_look_is_no_deeper_than_its_bound() -> None:
@@ -78,4 +82,10 @@ def test_a_look_lasts_longer_while_what_is_given_back_comes_here_again_and_only_
         assert until is not None
         spans.append(until - now)
         now = until + 1.0
-    assert spans == [LOOK_FOR, 2 * LOOK_FOR, LONGEST_LOOK, LONGEST_LOOK, LOOK_FOR]
+    assert spans == [
+        timeouts.PREFETCH_LOOK,
+        2 * timeouts.PREFETCH_LOOK,
+        timeouts.PREFETCH_LONGEST_LOOK,
+        timeouts.PREFETCH_LONGEST_LOOK,
+        timeouts.PREFETCH_LOOK,
+    ]

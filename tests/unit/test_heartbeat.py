@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from stem_kombu.backends.heartbeat import DEAD_AFTER, ENTRY_MARGIN, Heartbeat, Liveness
+from stem_kombu import timeouts
+from stem_kombu.backends.heartbeat import Heartbeat, Liveness
 from stem_kombu.backends.processes import Process
 from stem_kombu.fields import FieldError
 
@@ -79,7 +80,7 @@ def test_the_age_is_never_negative_and_that_of_a_beat_without_a_time_is_nothing(
 
 
 def test_an_entry_outlives_its_worker_so_that_operators_can_see_it_die() -> None:
-    assert BEAT.lifetime == 10.0 * DEAD_AFTER + ENTRY_MARGIN
+    assert BEAT.lifetime == 10.0 * timeouts.DEAD_INTERVALS + timeouts.ROSTER_ENTRY_MARGIN
     assert BEAT.liveness(NOW + timedelta(seconds=BEAT.lifetime)) is Liveness.DEAD
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from stem_kombu import timeouts
 from stem_kombu.errors import StoreUnavailable
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.task import TaskMessage
-from stem_kombu.worker.task_history import CHECKED_LATELY, TaskHistory
+from stem_kombu.worker.task_history import TaskHistory
 
 AGAIN = TaskMessage("t1", "tasks.render", attempt=2)
 ENDED = TaskRecord("t1", "tasks.render", TaskState.SUCCEEDED, 2)
@@ -54,7 +55,7 @@ def test_g19_what_was_told_a_while_ago_is_asked_again_and_what_nobody_had_to_ask
     past, dial = past_of(States())
     checked_at = dial.now
     assert not past.is_stale(checked_at)
-    dial.now += 1.1 * CHECKED_LATELY
+    dial.now += 1.1 * timeouts.HISTORY_CHECKED
     assert past.is_stale(checked_at)
     assert not past.is_stale(None)
 

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from stem_kombu.control.client.roster_clock import LONGEST_RELIANCE, RosterClock
+from stem_kombu import timeouts
+from stem_kombu.control.client.roster_clock import RosterClock
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 
@@ -42,7 +43,10 @@ def test_it_goes_on_from_the_last_reading_whatever_the_wall_clock_shows() -> Non
     assert roster.now() == NOON + timedelta(seconds=3)
 
 
-@pytest.mark.parametrize(("wall", "steady"), [(LONGEST_RELIANCE + 0.1, LONGEST_RELIANCE + 0.1), (3600, 1), (-60, 1)])
+@pytest.mark.parametrize(
+    ("wall", "steady"),
+    [(timeouts.ROSTER_CLOCK_RELIANCE + 0.1, timeouts.ROSTER_CLOCK_RELIANCE + 0.1), (3600, 1), (-60, 1)],
+)
 def test_it_is_not_relied_on_after_a_while_a_suspension_or_a_step(wall: float, steady: float) -> None:
     clock = TwoClocks()
     roster = RosterClock(clock)

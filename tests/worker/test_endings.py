@@ -96,7 +96,7 @@ def test_g18_a_worker_one_of_whose_threads_cannot_go_on_leaves_and_says_so(
     def fails(_: Hydration) -> None:
         raise MemoryError("no more")
 
-    monkeypatch.setattr("stem_kombu.concurrency.service._LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("stem_kombu.timeouts.SERVICE_LONGEST_PAUSE", 0.01)
     monkeypatch.setattr(Hydration, "_run", fails)
     worker = Worker(app, name="alpha", concurrency=1)
     with pytest.raises(ExecutionError, match=r"thread stem-hydration can't go on \(MemoryError: no more\)"):

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+from stem_kombu import timeouts
 from stem_kombu.app import Stem
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.client import ControlClient
@@ -27,7 +28,6 @@ from stem_kombu.transports.connections import open_connection
 from stem_kombu.transports.registry import open_transport
 from stem_kombu.worker.deliveries import Delivery
 from stem_kombu.worker.settlement import MessageDisposition
-from stem_kombu.worker.task_history import CHECKED_LATELY
 from stem_kombu.worker.worker import Worker
 from tests.servers.redis import RedisServer
 from tests.suspension import suspend
@@ -398,7 +398,8 @@ def test_g19_an_attempt_that_waits_here_for_a_slot_does_not_start_once_the_task_
     (waiting,) = worker.inflight.of_tasks(["twice"])
     eventually(
         lambda: (
-            waiting.history_checked_at is not None and SYSTEM.monotonic() - waiting.history_checked_at > CHECKED_LATELY
+            waiting.history_checked_at is not None
+            and SYSTEM.monotonic() - waiting.history_checked_at > timeouts.HISTORY_CHECKED
         )
     )
     # when the task ends by another message of it, at another worker

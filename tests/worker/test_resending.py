@@ -9,11 +9,11 @@ from typing import Any
 import kombu
 import pytest
 
+from stem_kombu import timeouts
 from stem_kombu.app import Stem
 from stem_kombu.messages.resending import consumed_queue
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.settings import Settings
-from stem_kombu.transports.amqp import port as amqp_port
 from stem_kombu.transports.connections import connect, open_connection
 from stem_kombu.transports.queues import declared_task_queue
 from stem_kombu.worker.admission import Admission
@@ -131,7 +131,7 @@ def test_g18_a_next_attempt_comes_back_as_it_came_whatever_ended_the_one_before(
 def test_g18_a_far_eta_is_put_back_into_the_queue_that_was_consumed(
     app: Stem, feeds: Feeds, arrivals: dict[str, Any], make_worker: WorkerMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(amqp_port, "LONGEST_HOLD", 0.2)
+    monkeypatch.setattr(timeouts, "AMQP_LONGEST_HOLD", 0.2)
     worker = make_worker(queues=[QUEUE])
     ids = [feeds.publish(kind, f"far-{kind}", "inline.add", 1, 2, eta="2100-01-01T00:00:00Z") for kind in feeds.kinds]
     # Again and again, and always the same message of the same attempt.

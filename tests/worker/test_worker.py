@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from stem_kombu import timeouts
 from stem_kombu.app import Stem
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.client import ControlClient
@@ -130,7 +131,7 @@ def test_a_worker_that_stops_logs_how_many_tasks_were_cancelled_without_a_line(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(task_log, "SPAN", 3600.0)  # nothing else is to log the count
+    monkeypatch.setattr(timeouts, "TASK_LOG_SPAN", 3600.0)  # nothing else is to log the count
     caplog.set_level("INFO", task_log.__name__)
     control.revoke([f"doomed-{n}" for n in range(task_log.MOST_LINES + 5)])
     for n in range(task_log.MOST_LINES + 5):

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.backends.base import RosterView
 from stem_kombu.bound import Bound
 from stem_kombu.clock import SYSTEM, Clock
@@ -29,7 +29,7 @@ from stem_kombu.control.client.places import ClientPlaces, Configured, settings_
 from stem_kombu.control.client.reports import Report, RevokeReport, StatusReport, WorkerReply, WorkerStatus
 from stem_kombu.control.client.roster_clock import RosterClock
 from stem_kombu.control.client.roster_reader import RosterReader
-from stem_kombu.control.client.verdict_wait import GRACE, AskedWorkers, VerdictWait, longest_wait
+from stem_kombu.control.client.verdict_wait import AskedWorkers, VerdictWait, longest_wait
 from stem_kombu.control.directive_writer import DirectiveWriter
 from stem_kombu.control.protocol.messages import Call, Inspect, Order, Ping, Revoke, Stats, matches, scope_of
 from stem_kombu.control.revoker import Revoker
@@ -47,19 +47,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which a question listens when the roster says that nobody is alive: somebody may just be starting.
-NOBODY_WINDOW = 0.5
-#: The silent are asked again, through their inboxes, when nobody has answered for this share of the timeout and at most so
-#: many seconds, or at half of the time.
-RETRY_SHARE, RETRY_LATEST = 0.3, 0.3
-#: A worker waits at most this share of the timeout, and so many seconds, for tasks whose stop it requested.
-SETTLE_SHARE, SETTLE_LONGEST = 0.4, 2.0
-#: A roster is waited for during at most this share of the timeout, whatever its driver does (which is to give up after
-#: half of it, and can say why); then everyone is asked without knowing who that is.
-ROSTER_SHARE = 0.6
-#: Messages of one command that are under way to somebody who has not answered them yet, and seconds after which the next
-#: goes out all the same. So a worker finds other commands in between, and not behind ten thousand revocations (G16).
-WINDOW, WINDOW_WAIT = 4, 0.03
+#: Messages of one command that a client sends to a worker before the worker has answered the first of them. So the worker
+#: receives other commands in between, and not behind ten thousand revocations (G16).
+WINDOW = 4
 
 
 class ControlClient:
@@ -151,7 +141,7 @@ class ControlClient:
         ladder: Ladder | None = None,
         bound: Bound | None = None,
         wait: bool = False,
-        grace: float = GRACE,
+        grace: float = timeouts.VERDICT_GRACE,
         workers: Sequence[str] | None = None,
         timeout: float | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -207,7 +197,7 @@ class ControlClient:
         began, wait = self._clock.monotonic() if began is None else began, grace is not None
         # One that is silent must not use up the time in which the others can be asked again.
         first = min(self.settings.control_timeout, 0.5 * timeout) if wait else timeout
-        settle = min(SETTLE_LONGEST, SETTLE_SHARE * first) if terminate or wait else 0.0
+        settle = min(timeouts.SETTLE_LONGEST, timeouts.SETTLE_SHARE * first) if terminate or wait else 0.0
         orders = [Revoke(tuple(chunk), settle, wait) for chunk in chunks(stored)]
         try:
             answered = self._ask_orders(orders, targets, first, began=began, progress=progress, request_id=request_id)
@@ -321,7 +311,7 @@ class ControlClient:
         asked = self._clock.monotonic()
         deadline = asked + timeout
         # Who must answer can be looked up while the workers are at it, unless it decides what is sent, and how fast.
-        look_until = asked + ROSTER_SHARE * timeout
+        look_until = asked + timeouts.ROSTER_SHARE * timeout
         now = self._roster_clock.now() if self._fans_out and len(orders) == 1 else None
         look_later = now is not None
         view = None if look_later else self._roster_view(notes, look_until)
@@ -408,7 +398,7 @@ class ControlClient:
                     lambda reply: question.collector.hear(reply, clock.monotonic()), min(next_at, now + 0.05)
                 )
             question.send_next(connection)
-            next_at = clock.monotonic() + WINDOW_WAIT
+            next_at = clock.monotonic() + timeouts.WINDOW_WAIT
 
     def _collect(
         self,
@@ -422,7 +412,7 @@ class ControlClient:
         """Listen until everyone has answered, or one with what is ``enough``. ``looked_since``: the roster was read after the
         question was sent, so that it needs no second look for who came too late to hear it."""
         collector, clock = question.collector, self._clock
-        patience = min(RETRY_LATEST, RETRY_SHARE * question.timeout)
+        patience = min(timeouts.RETRY_LATEST, timeouts.RETRY_SHARE * question.timeout)
         retry_at, at_last = began + patience, began + question.timeout / 2
         while (now := clock.monotonic()) < question.deadline:
             if enough is not None and any(map(enough, collector.replies())):
@@ -434,7 +424,11 @@ class ControlClient:
                 if not question.greet_newcomers(connection, self._roster_view([], question.deadline)):
                     return
                 continue
-            if not collector.wants and question.knows_roster and now >= began + min(NOBODY_WINDOW, question.timeout):
+            if (
+                not collector.wants
+                and question.knows_roster
+                and now >= began + min(timeouts.NO_WORKER_WINDOW, question.timeout)
+            ):
                 return
             if question.waits_for_the_absent(now - began):
                 question.expect(self._roster_view([], question.deadline))  # one of them may have started meanwhile
@@ -445,7 +439,7 @@ class ControlClient:
             if now >= retry_at:
                 # Redis forgets what is broadcast while a socket is down; an inbox is a list and keeps it.
                 question.remind(connection)
-                at_last = retry_at = now + max(RETRY_LATEST, RETRY_SHARE * question.timeout)
+                at_last = retry_at = now + max(timeouts.RETRY_LATEST, timeouts.RETRY_SHARE * question.timeout)
             if self._on_wait is not None:
                 self._on_wait(collector.wants - collector.waits_for, collector.wants, question.deadline - now)
             connection.listen(
@@ -470,7 +464,7 @@ class ControlClient:
 
     def _fleet(self, timeout: float | None) -> standing.Fleet:
         """The workers that are to obey this client: it asks the roster and the workers, for a part of ``timeout`` each."""
-        probe = min(standing.PROBE_LONGEST, standing.PROBE_SHARE * self._timeout(timeout))
+        probe = min(timeouts.KEY_PROBE, timeouts.KEY_PROBE_SHARE * self._timeout(timeout))
         return standing.AskedFleet(
             lambda: self._lookout.view(self._clock.monotonic() + probe, []),
             lambda: self._ask_orders([Revoke(())], None, probe, enough=standing.accepts).replies,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from stem_kombu import chance, machine
+from stem_kombu import chance, machine, timeouts
 from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.clock import Clock
@@ -19,8 +19,6 @@ from stem_kombu.revocation import TEXT_LIMIT, Revocation
 from stem_kombu.signing.keyring import Keyring
 from stem_kombu.signing.seal import digest_of, signature_of
 
-#: Seconds after which a worker that was named, and is not on the roster, should have answered through its inbox.
-ABSENT = 1.0
 #: Revocations and bytes in one message.
 CHUNK, CHUNK_BYTES = 500, 400_000
 #: The workers of a roster that should answer.
@@ -61,7 +59,9 @@ class CommandRequest:
         self._may_live: set[str] = set()
         # What an application's command takes is not known.
         longest = max([getattr(order, "settle", 0.0) for order in orders])
-        self._absent_after = float("inf") if any(isinstance(order, Call) for order in orders) else ABSENT + longest
+        self._absent_after = (
+            float("inf") if any(isinstance(order, Call) for order in orders) else timeouts.ABSENT_ANSWER + longest
+        )
         self._bodies: list[bytes] = []
         self._reply_to = ""
         self.parts, self.sent = len(orders), 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.control.protocol.codec import LARGEST_REPLY, decode_reply
 from stem_kombu.control.protocol.messages import Reply
@@ -18,12 +18,6 @@ from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
 from stem_kombu.signing.seal import REPLY, unsealed
 from stem_kombu.transports import names
 from stem_kombu.transports.control_link import Addresses, ControlLink, MalformedMessage
-
-#: Longest wait for one answer of the broker, in seconds; for a command with a deadline what is left of it, at least a
-#: moment, and changed in such steps.
-_REPLY_TIMEOUT, _LEAST_WAIT, _STEP = 10.0, 0.05, 0.2
-#: Longest wait for replies in one piece, in seconds: the caller also looks at its clock.
-_SLICE = 0.05
 
 
 class ClientConnection:
@@ -54,7 +48,7 @@ class ClientConnection:
         self.reply_to = names.reply_name(namespace, owner)
         self._connection = link.open(
             Addresses(namespace, owner, inbox=self.reply_to, largest=LARGEST_REPLY),
-            timeout=max(_LEAST_WAIT, deadline - clock.monotonic()),
+            timeout=max(timeouts.CLIENT_LEAST_REPLY, deadline - clock.monotonic()),
             limit=self._limit,
             confirms=True,
         )
@@ -79,7 +73,7 @@ class ClientConnection:
     def listen(self, take: Callable[[Reply], object], until: float) -> None:
         """Hand the replies that arrive to ``take``; returns after some came, or by the monotonic time ``until``."""
         self._limit_waits()
-        for message in self._connection.wait(min(max(0.0, until - self._clock.monotonic()), _SLICE)):
+        for message in self._connection.wait(min(max(0.0, until - self._clock.monotonic()), timeouts.CLIENT_DRAIN)):
             if isinstance(message, MalformedMessage):
                 self._complaints.drop("envelope", message.error)
             elif (reply := self._decoded(message.body)) is not None:
@@ -90,11 +84,11 @@ class ClientConnection:
         self._connection.close(broken=broken)
 
     def _longest_wait(self) -> float:
-        return min(_REPLY_TIMEOUT, max(_LEAST_WAIT, self.until - self._clock.monotonic()))
+        return min(timeouts.CLIENT_REPLY, max(timeouts.CLIENT_LEAST_REPLY, self.until - self._clock.monotonic()))
 
     def _limit_waits(self) -> None:
         left = self._longest_wait()
-        if not left <= self._limit <= left + _STEP:
+        if not left <= self._limit <= left + timeouts.CLIENT_REPLY_STEP:
             self._limit = left
             self._connection.limit(left)
 

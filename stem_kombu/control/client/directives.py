@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Any
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.autoscale import Autoscale
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.client.client import ControlClient
@@ -30,8 +30,6 @@ NOT_OBEYED = {
     "unknown-command": "it is too old to know directives",
     "unsupported": "a Celery worker obeys pauses, log levels, rate limits with --name and --each, and scale of some pools",
 }
-#: Share of the timeout, and seconds, for which a worker may wait for starts that were under way.
-_SETTLE_SHARE, _LONGEST_SETTLE = 0.4, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +238,7 @@ class DirectiveClient:
         given = client.settings.control_timeout if timeout is None else timeout
         if not stored:
             return DirectiveReport.of(self._unsent(given, began), ())
-        order = Obey(tuple(stored), min(_LONGEST_SETTLE, _SETTLE_SHARE * given))
+        order = Obey(tuple(stored), min(timeouts.DIRECTIVE_SETTLE_LONGEST, timeouts.DIRECTIVE_SETTLE_SHARE * given))
         try:
             report = client.ask(order, workers, timeout)
         except BrokerError as error:

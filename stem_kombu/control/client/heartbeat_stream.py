@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.backends.heartbeat import Heartbeat, Liveness
 from stem_kombu.clock import Clock
 from stem_kombu.control.protocol.codec import LARGEST_COMMAND
@@ -15,10 +15,6 @@ from stem_kombu.control.verification import NO_KEYS, Verifier
 from stem_kombu.drop_counter import DropCounter
 from stem_kombu.errors import BroadcastUnsupported
 from stem_kombu.transports.control_link import Addresses, ControlLink, MalformedMessage
-
-_REPLY_TIMEOUT = 10.0
-#: Longest wait in one piece, in seconds: a program that waits without bound can still be interrupted.
-_SLICE = 0.05
 
 
 class HeartbeatStream:
@@ -52,16 +48,16 @@ class HeartbeatStream:
                 hint="give the fleet a backend (STEM_RESULT_BACKEND_URL) and read the snapshot",
             )
         addresses = Addresses(namespace, chance.token_hex(16), heartbeats=True, largest=LARGEST_COMMAND)
-        self._connection = link.open(addresses, timeout=timeout, limit=_REPLY_TIMEOUT)
+        self._connection = link.open(addresses, timeout=timeout, limit=timeouts.STREAM_REPLY)
 
     def next(self, timeout: float | None) -> Heartbeat | None:
         """The next beat, ``None`` when none came within ``timeout`` seconds (``None``: wait without bound)."""
         deadline = None if timeout is None else self._clock.monotonic() + timeout
         while not self._arrived:
-            left = _SLICE if deadline is None else deadline - self._clock.monotonic()
+            left = timeouts.STREAM_DRAIN if deadline is None else deadline - self._clock.monotonic()
             if left <= 0:
                 return None
-            for message in self._connection.wait(min(left, _SLICE)):
+            for message in self._connection.wait(min(left, timeouts.STREAM_DRAIN)):
                 if isinstance(message, MalformedMessage):
                     self._complaints.drop("envelope", message.error)
                 else:

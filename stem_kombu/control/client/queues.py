@@ -9,7 +9,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.backends.registry import open_roster
 from stem_kombu.clock import SYSTEM, Clock, isoformat
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 SCHEMA = "stem.queues/1"
 #: Messages that :meth:`QueueClient.peek` shows at most.
 MOST_PEEKED = 1000
-#: Seconds for which records are looked through for queues.
-_LONGEST_LOOK = 2.0
 _QUEUED = TaskFilter(frozenset({TaskState.QUEUED}))
 _ALIVE = (Liveness.LIVE, Liveness.DRAINING)
 
@@ -248,7 +246,9 @@ class QueueClient:
         """The queues in which tasks wait by their records, as far as these are looked through within a bounded time."""
         try:
             with TaskClient(self.settings, clock=self._clock) as tasks:
-                return {record.queue for record in tasks.scan(_QUEUED, timeout=_LONGEST_LOOK) if record.queue}
+                return {
+                    record.queue for record in tasks.scan(_QUEUED, timeout=timeouts.QUEUE_RECORDS_LOOK) if record.queue
+                }
         except StoreError as error:
             notes.append(f"to which queues tasks were sent can't be told: {error}")
             return set()

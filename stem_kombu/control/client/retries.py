@@ -10,7 +10,7 @@ from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.backends.base import Backend
 from stem_kombu.backends.failed import FailedMessage
 from stem_kombu.backends.registry import open_backend, open_failed_messages
@@ -43,8 +43,6 @@ logger = logging.getLogger(__name__)
 SCHEMA = "stem.retry/1"
 #: Tasks that are sent together.
 _TOGETHER = 500
-#: Seconds for which the note stays that a task was retried.
-_NOTE_LIFE = 7 * 86_400.0
 
 
 class RetryVerdict(str, Enum):
@@ -223,7 +221,7 @@ class RetryClient:
             FailedMessage(one.task_id, retried_text(message.name, message.queue, message.task_id))
             for one, message in sent
         ]
-        self._kept.keep(self.settings.namespace, notes, _NOTE_LIFE)
+        self._kept.keep(self.settings.namespace, notes, timeouts.RETRY_NOTE)
         self._states.record(
             [
                 TaskRecord(

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.bound import bounds_shown
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control import undo
@@ -38,8 +38,6 @@ SCHEMA = "stem.revocations/1"
 MOST_FOUND = 100_000
 #: Revocations of one change, entries of the audit that are looked through for a task, ids that are looked up in the backend.
 _CHUNK, _ENTRIES, _LOOKED_UP = 500, 2000, 5000
-#: How long what has ended stays, in seconds: workers read the end of a revocation from the store.
-LEAST_KEPT = 7 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +195,11 @@ class RevocationClient:
         return UndoReport((*tasks, *unknown), told, audited=noted is not None)
 
     def prune(
-        self, *, older_than: float = LEAST_KEPT, requested_by: str | None = None, reason: str | None = None
+        self,
+        *,
+        older_than: float = timeouts.REVOCATION_END_KEPT,
+        requested_by: str | None = None,
+        reason: str | None = None,
     ) -> int:
         """How many revocations and records were deleted that had ended ``older_than`` seconds ago. Needs a key with the scope
         ``destroy``: a worker that was away for longer reads no end of what it holds. :attr:`is_audited` is false afterwards where

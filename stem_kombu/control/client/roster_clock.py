@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from stem_kombu import timeouts
 from stem_kombu.clock import Clock
-
-#: Seconds for which a reading is relied on: as long as workers rely on theirs, which they take at each heartbeat.
-LONGEST_RELIANCE = 10.0
-#: Seconds by which the wall clock may have gone otherwise than the monotonic one since the reading: a step of the clock,
-#: or a machine that was suspended. After more of it the roster is asked.
-_STEP = 0.5
 
 
 class RosterClock:
@@ -26,12 +21,12 @@ class RosterClock:
     def read(self, now: datetime) -> None:
         self._reading = (now, self._clock.monotonic(), self._clock.now())
 
-    def now(self, *, longest: float = LONGEST_RELIANCE) -> datetime | None:
+    def now(self, *, longest: float = timeouts.ROSTER_CLOCK_RELIANCE) -> datetime | None:
         reading = self._reading
         if reading is None:
             return None
         shown, monotonic, wall = reading
         passed = self._clock.monotonic() - monotonic
-        if passed > longest or abs(self._clock.now() - wall - passed) > _STEP:
+        if passed > longest or abs(self._clock.now() - wall - passed) > timeouts.ROSTER_CLOCK_STEP:
             return None
         return shown + timedelta(seconds=passed)

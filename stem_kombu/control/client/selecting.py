@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.clock import isoformat
 from stem_kombu.control import audit
-from stem_kombu.control.client.client import SETTLE_SHARE, ControlClient
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.command_request import checked_targets, default_requester
 from stem_kombu.control.client.outcomes import outcome_note
 from stem_kombu.control.client.reports import Report, RevokeReport
 from stem_kombu.control.client.selection import Gathering, Selection, Wish
-from stem_kombu.control.client.verdict_wait import GRACE, longest_wait
+from stem_kombu.control.client.verdict_wait import longest_wait
 from stem_kombu.control.protocol.messages import Rules, Select
 from stem_kombu.control.rule_records import draft_of, rules_of
 from stem_kombu.control.stamped_rules import StampDraft, save_stamped
@@ -28,7 +28,7 @@ from stem_kombu.durations import checked_duration
 from stem_kombu.errors import BrokerError, ConfigurationError
 from stem_kombu.ladder import Ladder, checked_ladder
 from stem_kombu.revocation import RevocationDraft
-from stem_kombu.rule import LIFE, LONGEST_UNDATED, MOST_LIVE, PLACE, Rule
+from stem_kombu.rule import LONGEST_UNDATED, MOST_LIVE, PLACE, Rule
 from stem_kombu.selector import Selector
 from stem_kombu.signing.rule_proofs import signed_rule
 from stem_kombu.stores.records import Change
@@ -173,7 +173,7 @@ class SelectorClient(ControlClient):
         rule_life: float | None = None,
         ladder: Ladder | None = None,
         wait: bool = False,
-        grace: float = GRACE,
+        grace: float = timeouts.VERDICT_GRACE,
         workers: Sequence[str] | None = None,
         timeout: float | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -230,7 +230,9 @@ class SelectorClient(ControlClient):
         wish = replace(deed.selection.wish, is_past=True)  # without a time of sending it may be of after the cut-off
         found = Gathering(wish)
         with suppress(BrokerError):
-            found.of_workers(self._ask_orders([Select(wish.selector, wish.before)], targets, SETTLE_SHARE * timeout))
+            found.of_workers(
+                self._ask_orders([Select(wish.selector, wish.before)], targets, timeouts.SETTLE_SHARE * timeout)
+            )
         known = set(deed.selection.ids)
         return [task_id for task_id in found.selection().ids if task_id not in known]
 
@@ -303,7 +305,9 @@ class SelectorClient(ControlClient):
                 hint="take some back: stem revokes rules, stem revokes undo --rule KEY",
             )
         now = store.now()
-        ends = now + timedelta(seconds=LIFE if life is None else checked_duration(life, name="life of the rule"))
+        ends = now + timedelta(
+            seconds=timeouts.RULE_LIFE if life is None else checked_duration(life, name="life of the rule")
+        )
         rule = deed.new_rule(self.settings.namespace, now, ends)
         return rule if self._trust.keyring is None else signed_rule(rule, self._trust.keyring)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.audit import Note
@@ -14,8 +14,6 @@ from stem_kombu.control.client.outcomes import outcome_note
 from stem_kombu.control.client.reports import Report, WorkerStatus
 from stem_kombu.control.protocol.messages import Shutdown
 
-#: Seconds between two looks at the roster.
-_LOOK = 0.2
 _HERE = (Liveness.LIVE, Liveness.DRAINING)
 
 
@@ -93,7 +91,7 @@ class ShutdownClient:
                 self._on_wait(of - len(waited), of)
             if not waited or (until is not None and self._clock.monotonic() >= until):
                 break
-            self._clock.sleep(_LOOK)
+            self._clock.sleep(timeouts.SHUTDOWN_LOOK)
         return Departure(tuple(sorted(left)), tuple(sorted(vanished)), tuple(sorted(waited)))
 
     def roll(self, order: Shutdown, lives: Sequence[WorkerStatus], *, at_once: int, replacement_timeout: float) -> Roll:
@@ -134,4 +132,4 @@ class ShutdownClient:
                 return True
             if self._clock.monotonic() >= until:
                 return False
-            self._clock.sleep(_LOOK)
+            self._clock.sleep(timeouts.SHUTDOWN_LOOK)

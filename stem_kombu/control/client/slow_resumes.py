@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from stem_kombu import timeouts
 from stem_kombu.control.client.pause_plans import Subject
 from stem_kombu.directive import ALL_WORKERS, QUEUE, Directive, DirectiveDraft, Kind, Value, is_glob, latest
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.rate import Rate, RateLimit
-
-#: It ends then at the latest: a queue that is never empty must not stay slow because of a pause that was forgotten.
-LONGEST = timedelta(days=1)
 
 
 def slow_limits(
@@ -37,7 +35,11 @@ def slow_limits(
                 )
             replaces = 0 if before is None else before.version
             value = RateLimit(rate, until_empty=True).value()
-            drafts.append(DirectiveDraft(Kind.RATE_LIMIT, QUEUE + queue, each, value, replaces, now + LONGEST))
+            drafts.append(
+                DirectiveDraft(
+                    Kind.RATE_LIMIT, QUEUE + queue, each, value, replaces, now + timedelta(seconds=timeouts.SLOW_RESUME)
+                )
+            )
     return drafts
 
 

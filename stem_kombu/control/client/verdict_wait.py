@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from stem_kombu import timeouts
 from stem_kombu.backends.base import RosterView, TaskStates
 from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.bound import spares
@@ -24,21 +25,12 @@ from stem_kombu.revocation import Revocation
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a thread gets to show its first checkpoint, unless the caller gives another span.
-GRACE = 2.0
-#: Seconds beyond the longest step (grace, ladder) for which a revoke waits by default.
-_MARGIN = 10.0
-#: Seconds that a worker waits for the tasks of one question, and that its answer may take beyond.
-_ROUND, _ANSWER = 1.0, 1.0
-#: Seconds in which a worker that was silent shows whether it hears again.
-_PROBE = 0.3
-#: Seconds between two rounds, the first and the longest.
-_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
-
 
 def longest_wait(grace: float, ladder: Ladder | None) -> float:
     """Seconds for which verdicts are waited for by default. Raises :class:`~stem_kombu.errors.ConfigurationError`."""
-    return max(checked_duration(grace, name="grace"), 0.0 if ladder is None else ladder.longest) + _MARGIN
+    return (
+        max(checked_duration(grace, name="grace"), 0.0 if ladder is None else ladder.longest) + timeouts.VERDICT_MARGIN
+    )
 
 
 class Asking(Protocol):
@@ -97,7 +89,7 @@ class VerdictWait:
         states: TaskStates | None,
         clock: Clock,
         *,
-        grace: float = GRACE,
+        grace: float = timeouts.VERDICT_GRACE,
         senders_record: bool = True,
         on_verdict: Callable[[int, int, float], None] | None = None,
     ) -> None:
@@ -123,7 +115,7 @@ class VerdictWait:
             fleet.silent.update(fleet.live or ())  # they learn of it from the store, and are asked again
         fleet.boots.update({worker: boot for worker, boot in (fleet.live or {}).items() if worker in fleet.answered})
         self._note(report.replies, open_ids, fleet)
-        pause = _PAUSE
+        pause = timeouts.VERDICT_FIRST_PAUSE
         while True:
             now = self._clock.monotonic()
             self._decide(open_ids, fleet, now - began, is_over=now >= deadline)
@@ -133,7 +125,7 @@ class VerdictWait:
                 break
             if not self._ask_again(open_ids, fleet, deadline):
                 self._clock.sleep(max(0.0, min(pause, deadline - self._clock.monotonic())))
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                pause = min(2 * pause, timeouts.VERDICT_LONGEST_PAUSE)
             fleet.live = self._live(deadline)
         verdicts = tuple(self._verdicts[revocation.task_id] for revocation in report.stored)
         silent = tuple(sorted(worker for worker in fleet.silent if fleet.live is None or worker in fleet.live))
@@ -185,7 +177,7 @@ class VerdictWait:
 
     def _live(self, until: float) -> dict[str, str] | None:
         now = self._clock.monotonic()
-        view = self._asking.roster(min(now + _ANSWER, max(until, now + _PROBE)))
+        view = self._asking.roster(min(now + timeouts.VERDICT_ANSWER, max(until, now + timeouts.VERDICT_PROBE)))
         if view is None:
             return None
         return {
@@ -224,7 +216,7 @@ class VerdictWait:
         if not silent or left <= 0:
             return []
         try:
-            return [reply.worker for reply in self._asking.ask([Revoke(())], silent, min(_PROBE, left))]
+            return [reply.worker for reply in self._asking.ask([Revoke(())], silent, min(timeouts.VERDICT_PROBE, left))]
         except BrokerError as error:
             logger.debug("silent workers can't be asked: %s", error)
             return []
@@ -235,11 +227,11 @@ class VerdictWait:
         left = deadline - self._clock.monotonic()
         if left <= 0:
             return
-        settle = min(_ROUND, 0.5 * left) if wait else 0.0
+        settle = min(timeouts.VERDICT_ROUND, 0.5 * left) if wait else 0.0
         orders = [Revoke(tuple(chunk), settle, True) for chunk in chunks(list(wanted.values()))]
         began = self._clock.monotonic()
         try:
-            replies = self._asking.ask(orders, workers, min(left, settle + _ANSWER))
+            replies = self._asking.ask(orders, workers, min(left, settle + timeouts.VERDICT_ANSWER))
         except BrokerError as error:
             logger.debug("workers can't be asked for their tasks: %s", error)
             replies = ()
@@ -247,8 +239,10 @@ class VerdictWait:
         fleet.answered.difference_update(set(workers) - heard)
         fleet.silent.update(set(workers) - heard)
         self._note(replies, wanted, fleet)
-        if wait and self._clock.monotonic() - began < _PAUSE:
-            self._clock.sleep(min(_PAUSE, max(0.0, deadline - self._clock.monotonic())))  # a worker that does not wait
+        if wait and self._clock.monotonic() - began < timeouts.VERDICT_FIRST_PAUSE:
+            self._clock.sleep(
+                min(timeouts.VERDICT_FIRST_PAUSE, max(0.0, deadline - self._clock.monotonic()))
+            )  # a worker that does not wait
 
     def _note(self, replies: Iterable[WorkerReply], asked: Mapping[str, Revocation], fleet: _Fleet) -> None:
         for reply in replies:

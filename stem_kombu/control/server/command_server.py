@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
 
+from stem_kombu import timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.thread_pool import ThreadPool
 from stem_kombu.control.protocol.codec import Unreadable, address_of, decode_command
@@ -42,10 +43,6 @@ logger = logging.getLogger(__name__)
 
 #: Threads that wait for tasks to stop, that ask brokers and copy large caches, and that run an application's commands.
 _SETTLING, _ASKING, _CALLING = 32, 4, 8
-#: Longest time that a reply is held back for tasks to stop, in seconds, whatever the command says.
-LONGEST_SETTLE = 30.0
-#: Seconds that :meth:`CommandServer.close` gives to what is being carried out.
-_LAST_COMMANDS = 2.0
 
 #: Puts a reply into an inbox: ``say(reply_to, body)``.
 Say = Callable[[str, bytes], None]
@@ -87,7 +84,7 @@ class CommandServer:
 
     def close(self) -> None:
         """Return when nothing is carried out any more, or after a moment; a command that never ends is left behind."""
-        deadline = self._clock.monotonic() + _LAST_COMMANDS
+        deadline = self._clock.monotonic() + timeouts.LAST_COMMANDS
         for lane in self._lanes:
             lane.stop(max(0.0, deadline - self._clock.monotonic()))
         self._lanes = []
@@ -201,7 +198,7 @@ class CommandServer:
 
     def _answer_by(self, command: Command, settle: float) -> float:
         """Until when (monotonic) the reply may be held back."""
-        return self._clock.monotonic() + min(settle, LONGEST_SETTLE, self.admission.time_to_answer(command))
+        return self._clock.monotonic() + min(settle, timeouts.LONGEST_SETTLE, self.admission.time_to_answer(command))
 
     def _obey_directives(self, command: Command, order: Obey, say: Say) -> None:
         answer_by = self._answer_by(command, order.settle)

@@ -30,13 +30,6 @@ from stem_kombu.transports.outages import Outage
 
 logger = logging.getLogger(__name__)
 
-#: Seconds within which a worker must have been reached for the first time.
-_START_TIMEOUT = 15.0
-#: Seconds that :meth:`ControlListener.stop` gives to the connection to close.
-_CLOSE_TIMEOUT = 2.0
-#: Seconds without a broadcast after which a worker makes sure that it still hears them.
-HEARING_CHECK = 15.0
-
 
 class Place(Protocol):
     """What the roster shows of this worker, in seconds since the epoch by the roster's clock."""
@@ -53,7 +46,7 @@ class ListenerOptions:
     """``hearing_check``: seconds without a broadcast after which the worker makes sure that it still receives them.
     ``linger`` is that of its :class:`ReplyPublisher`."""
 
-    hearing_check: float = HEARING_CHECK
+    hearing_check: float = timeouts.RECEIVE_CHECK
     linger: float | None = None
 
 
@@ -121,7 +114,9 @@ class ControlListener:
         """
         self._background.start()
         with self._changed:
-            self._changed.wait_for(lambda: self._ready or self._refusal is not None or not self._wanted, _START_TIMEOUT)
+            self._changed.wait_for(
+                lambda: self._ready or self._refusal is not None or not self._wanted, timeouts.LISTENER_START
+            )
             if not self._wanted:
                 raise BrokerUnavailable(f"control of worker {self._worker} was stopped before it could be reached")
             if self._ready:
@@ -132,7 +127,7 @@ class ControlListener:
             raise refused
         raise BrokerUnavailable(
             f"broker {self._link.url}: a control message to this worker itself did not come back"
-            f" within {_START_TIMEOUT:g} s"
+            f" within {timeouts.LISTENER_START:g} s"
             + (f" ({str(failure) or type(failure).__name__})" if failure is not None else ""),
             hint=getattr(failure, "hint", None)
             or "check that the broker lets this user declare queues and a fanout exchange",
@@ -218,7 +213,7 @@ class ControlListener:
         closing = threads.Thread(target=subscription.close, name="stem-control-close", daemon=True)
         closing.start()
         if not self._wanted:
-            closing.join(_CLOSE_TIMEOUT)
+            closing.join(timeouts.LISTENER_CLOSE)
 
     def _set_ready(self) -> None:
         with self._changed:

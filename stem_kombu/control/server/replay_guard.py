@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 
+from stem_kombu import timeouts
 from stem_kombu.clock import Clock, epoch_us, from_epoch
 from stem_kombu.concurrency import threads
 from stem_kombu.control.protocol.messages import Command, Shutdown
 from stem_kombu.drop_counter import DropCounter
 from stem_kombu.signing.keyring import Scope
 
-#: Seconds by which the roster's clock, as two processes know it, may differ.
-TOLERANCE = 2.0
 #: Longest life of a command; a longer one, or one from further in the future, is of a clock that nobody can rely on.
 LONGEST_LIFE = timedelta(hours=24)
 #: Commands that are remembered until they would be stale anyway; while there are so many, no further one is obeyed.
@@ -126,7 +125,7 @@ class ReplayGuard:
     def time_left(self, command: Command) -> float:
         """Seconds for which the command may still be carried out, negative once it is stale."""
         # Not as datetimes: the year 9999 has no tomorrow.
-        return epoch_us(command.expires_at) / 1e6 + TOLERANCE - self._roster_now()
+        return epoch_us(command.expires_at) / 1e6 + timeouts.COMMAND_CLOCK_TOLERANCE - self._roster_now()
 
     def time_to_answer(self, command: Command) -> float:
         """Seconds for which an answer may be held back: it leaves before half of the command's time is over, so that the way
@@ -162,7 +161,7 @@ class ReplayGuard:
 
     def _is_of_another_time(self, command: Command) -> bool:
         issued, born = epoch_us(command.issued_at) / 1e6, self._born()
-        return issued > self._roster_now() + TOLERANCE or (born is not None and issued < born)
+        return issued > self._roster_now() + timeouts.COMMAND_CLOCK_TOLERANCE or (born is not None and issued < born)
 
     def _forget_stale(self, now: float) -> None:
         # Most commands live equally long, so the front is stale first; one that lives longer holds up a few others.

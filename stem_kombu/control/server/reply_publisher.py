@@ -10,6 +10,7 @@ import json
 import logging
 from collections import deque
 
+from stem_kombu import timeouts
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency import threads
@@ -19,16 +20,8 @@ from stem_kombu.transports.outages import Outage
 
 logger = logging.getLogger(__name__)
 
-_CONNECT_TIMEOUT = 2.0
-#: Longest wait for one answer of the broker.
-_REPLY_TIMEOUT = 5.0
-#: Seconds after which a reply that could not be sent is no use to its client, and for which the broker keeps one.
-_REPLY_LIFE = 15.0
-REPLY_EXPIRES = 60.0
 #: Replies that wait to be sent; with more of them the oldest are dropped.
 _MOST_REPLIES = 1000
-#: Seconds for which :meth:`ReplyPublisher.close` waits for what is still to be sent.
-_LAST_WORDS = 2.0
 
 
 class ReplyPublisher:
@@ -49,7 +42,7 @@ class ReplyPublisher:
     def reply(self, reply_to: str, body: bytes) -> None:
         """Send the reply as soon as the broker takes it; after a while it is dropped."""
         with self._changed:
-            self._replies.append((self._clock.monotonic() + _REPLY_LIFE, reply_to, body))
+            self._replies.append((self._clock.monotonic() + timeouts.REPLY_LIFE, reply_to, body))
             if len(self._replies) > _MOST_REPLIES:
                 self._replies.popleft()
             self._wake()
@@ -70,7 +63,7 @@ class ReplyPublisher:
             kept, self._kept = self._kept, None
             self._changed.notify_all()
         if thread is not None:
-            thread.join(_LAST_WORDS)
+            thread.join(timeouts.LAST_REPLIES)
         _close(kept)
 
     def _wake(self) -> None:
@@ -105,12 +98,12 @@ class ReplyPublisher:
             try:
                 if connection is None:
                     nothing = Addresses(self._namespace)
-                    connection = self._link.open(nothing, timeout=_CONNECT_TIMEOUT, limit=_REPLY_TIMEOUT)
+                    connection = self._link.open(nothing, timeout=timeouts.OUTBOX_CONNECT, limit=timeouts.OUTBOX_REPLY)
                 if connection.keepalive is not None:
                     # So it notices that the broker has ended the connection, of which a write would tell nothing.
                     connection.wait(0.0)
                 if reply is not None:
-                    connection.send(reply[1], reply[2], expires=REPLY_EXPIRES)
+                    connection.send(reply[1], reply[2], expires=timeouts.REPLY_EXPIRES)
                 elif beat is not None:
                     _publish(connection, beat)
                 else:

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.control.protocol.codec import LARGEST_COMMAND
 from stem_kombu.control.protocol.probe import probe_body, probe_token
-from stem_kombu.control.server.reply_publisher import REPLY_EXPIRES
 from stem_kombu.errors import BrokerUnavailable
 from stem_kombu.transports import names
 from stem_kombu.transports.control_link import (
@@ -26,12 +25,6 @@ from stem_kombu.transports.control_link import (
     Received,
 )
 
-_CONNECT_TIMEOUT, _REPLY_TIMEOUT = 4.0, 5.0
-#: Seconds after which a message to itself is sent again, at first and later, and seconds after which it is given up.
-_AGAIN_SOON, _AGAIN_LATER = 0.05, 1.0
-_GIVE_UP = 5.0
-#: Seconds for which it is sent again that soon: one worker that receives nothing must not flood all the others.
-_SOON = 1.0
 #: Malformed messages with nothing else between them, after which the connection itself is suspected.
 _MOST_MALFORMED = 100
 
@@ -88,7 +81,7 @@ class ControlSubscription:
             broadcasts=self._fans_out,
             largest=LARGEST_COMMAND,
         )
-        self._connection = self._link.open(addresses, timeout=_CONNECT_TIMEOUT, limit=_REPLY_TIMEOUT)
+        self._connection = self._link.open(addresses, timeout=timeouts.CONTROL_CONNECT, limit=timeouts.CONTROL_REPLY)
         self._doubt(self._clock.monotonic())
 
     def listen(self) -> bool:
@@ -108,12 +101,12 @@ class ControlSubscription:
             self._trust()
         if self._token is not None:
             doubted = now - self._doubted_at
-            if doubted > _GIVE_UP:
+            if doubted > timeouts.RECEIVE_GIVE_UP:
                 raise BrokerUnavailable(f"worker {self._worker} does not receive what it sends to itself")
             if now >= self._probe_at:
                 self._send_probe(connection, self._token)
-                soon = not self._proven and doubted < _SOON
-                self._probe_at = now + (_AGAIN_SOON if soon else _AGAIN_LATER)
+                soon = not self._proven and doubted < timeouts.RECEIVE_SOON
+                self._probe_at = now + (timeouts.RECEIVE_AGAIN_SOON if soon else timeouts.RECEIVE_AGAIN_LATER)
         self._take(connection.wait(self._patience(connection), self._pipe.reader))
         if self._token is None and not self._proven:
             self._proven = True
@@ -158,10 +151,10 @@ class ControlSubscription:
 
     def _send_probe(self, connection: ControlConnection, token: str) -> None:
         if self._fans_out:
-            connection.broadcast(probe_body(token), expires=_GIVE_UP)
+            connection.broadcast(probe_body(token), expires=timeouts.RECEIVE_GIVE_UP)
         else:
-            connection.send(self._inbox, probe_body(token), expires=_GIVE_UP)
+            connection.send(self._inbox, probe_body(token), expires=timeouts.RECEIVE_GIVE_UP)
 
     def _reply(self, reply_to: str, body: bytes) -> None:
         assert self._connection is not None
-        self._connection.send(reply_to, body, expires=REPLY_EXPIRES)
+        self._connection.send(reply_to, body, expires=timeouts.REPLY_EXPIRES)

@@ -14,7 +14,7 @@ from typing import Any
 
 import billiard
 
-from stem_kombu import machine
+from stem_kombu import machine, timeouts
 from stem_kombu.execution.child.loading import load
 from stem_kombu.execution.child.pipe import ChildPipe
 from stem_kombu.execution.child.setup import ChildSetup
@@ -26,11 +26,6 @@ from stem_kombu.hooks import HookTable, call_all
 from stem_kombu.task import TaskRegistry
 
 logger = logging.getLogger(__name__)
-
-#: Seconds for the hooks of a child's start, and for those of its end together with ``atexit`` functions. The worker
-#: kills a child that it has retired after 5 s.
-START_TIME = 30.0
-END_TIME = 4.0
 
 
 class ChildLife:
@@ -63,7 +58,7 @@ class ChildLife:
 
     def finish(self, hooks: HookTable, loop: ChildLoop) -> None:
         """The end of a child that ends in order: hooks, the event loop, threads, ``atexit`` functions; all in bounded time."""
-        with _Bound(END_TIME, "the end of the child (hooks, threads, atexit functions)"):
+        with _Bound(timeouts.CHILD_END_HOOKS, "the end of the child (hooks, threads, atexit functions)"):
             call_all(hooks.child_stop)
             loop.close()
             # As the interpreter does at its end, which a process made by billiard never comes to: wait for threads, then atexit.
@@ -80,7 +75,7 @@ class ChildLife:
 def run_start_hooks(hooks: HookTable) -> None:
     """Call the application's hooks for a child's start; raises what one raises."""
     if hooks.child_start:
-        with _Bound(START_TIME, "the child's start hooks"):
+        with _Bound(timeouts.CHILD_START_HOOKS, "the child's start hooks"):
             for hook in hooks.child_start:
                 hook()
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from stem_kombu import machine
+from stem_kombu import machine, timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.concurrency import threads
 from stem_kombu.execution.frames import Declined, FrameReader, Run, SetLogLevels, encode
 from stem_kombu.execution.groups import end_own_group
 from stem_kombu.execution.pool.job_queue import JobQueueReader, is_stale
 from stem_kombu.logs import LogLevels
-
-#: Seconds a handler may go on after its worker has died, to reach a checkpoint and clean up.
-ORPHAN_GRACE = 1.0
 
 
 class ChildPipe:
@@ -108,7 +105,7 @@ class ChildPipe:
             end.register(worker, machine.POLLIN)
         end.poll()
         self.orphaned = True
-        SYSTEM.sleep(ORPHAN_GRACE)
+        SYSTEM.sleep(timeouts.ORPHAN_GRACE)
         end_own_group(1)
 
     def leave_to_original(self) -> None:

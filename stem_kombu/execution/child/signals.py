@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from stem_kombu import timeouts
 from stem_kombu.clock import monotonic
 from stem_kombu.execution.base import Stop
 from stem_kombu.execution.child.pipe import ChildPipe
@@ -16,10 +17,6 @@ from stem_kombu.execution.frames import ExtendLease, Report, StopJob
 from stem_kombu.execution.stop_reasons import PendingStop
 from stem_kombu.revocation import Revocation
 
-#: Seconds between two looks at the pipe.
-GATE = 0.001
-#: Seconds between two reports of one handler; the first and the last are always sent.
-REPORT_GATE = 0.1
 #: Bytes of progress data as JSON.
 PROGRESS_LIMIT = 16_384
 
@@ -44,7 +41,7 @@ class ChildSignals:
         now = monotonic()
         if now < self._next_look:
             return
-        self._next_look = now + GATE
+        self._next_look = now + timeouts.CHECKPOINT_GATE
         if self._poll(0):
             self.look()
         if self.pending:
@@ -92,7 +89,7 @@ class ChildSignals:
             if report.data is not None:
                 self._unsent = report
             return
-        self._next_report = now + REPORT_GATE
+        self._next_report = now + timeouts.PROGRESS_GATE
         if report.data is None and self._unsent is not None:
             report = self._unsent
         self._unsent = None

@@ -10,7 +10,7 @@ import logging
 from math import inf
 from typing import Protocol
 
-from stem_kombu import machine
+from stem_kombu import machine, timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.execution import groups
 from stem_kombu.execution.base import Job, Stop
@@ -29,7 +29,7 @@ from stem_kombu.execution.frames import (
 )
 from stem_kombu.execution.leftovers import tell_of_strays
 from stem_kombu.execution.pool.climb import Climb
-from stem_kombu.execution.pool.job_queue import MOST, MOST_WORK, ChildJobQueue
+from stem_kombu.execution.pool.job_queue import MOST, ChildJobQueue
 from stem_kombu.execution.pool.process_facts import name_of_signal
 from stem_kombu.ladder import Ladder
 from stem_kombu.outcome import EndedHow, Ending, Outcome, TaskError
@@ -47,9 +47,6 @@ _SHOWN = {
     ChildState.RETIRING: "stopping",
 }
 
-#: Seconds between the order to release and SIGKILL, and for a retired child to be gone.
-RELEASE_GRACE = 1.0
-RETIRE_GRACE = 5.0
 #: Bytes that are read at once.
 _READ = 262_144
 
@@ -139,7 +136,11 @@ class ChildHandle:
             return 0
         if self.state not in (ChildState.IDLE, ChildState.RUNNING):
             return 0
-        most = MOST if self._recent_runtime * MOST <= MOST_WORK else int(MOST_WORK / self._recent_runtime)
+        most = (
+            MOST
+            if self._recent_runtime * MOST <= timeouts.JOB_QUEUE_WORK
+            else int(timeouts.JOB_QUEUE_WORK / self._recent_runtime)
+        )
         if most_tasks is not None:
             most = min(most, most_tasks - self.tasks_done - (self.job is not None))
         return most - len(self.queue.jobs)
@@ -260,7 +261,7 @@ class ChildHandle:
     def retire(self, now: float) -> None:
         """Have it exit, as it runs nothing; it is killed if it has not within a few seconds."""
         self.send(Retire())
-        self.gone_deadline = now + RETIRE_GRACE
+        self.gone_deadline = now + timeouts.RETIRE_GRACE
 
     def release(self, now: float) -> None:
         """Have what it runs go back to the queue at the next checkpoint, and kill it a second later."""
@@ -269,7 +270,7 @@ class ChildHandle:
         if self.job is not None or self.queue.jobs:
             self.verdict = Outcome(Ending.RELEASED)
             self.hard_deadline = self.soft_deadline = None
-            self.gone_deadline = now + RELEASE_GRACE
+            self.gone_deadline = now + timeouts.CHILD_RELEASE_GRACE
         if self.job is not None:
             self.send(StopJob(self.job.token, Stop.SHUTDOWN))
         for begun in self.queue.jobs:

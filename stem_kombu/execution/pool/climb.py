@@ -9,12 +9,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from math import inf
 
+from stem_kombu import timeouts
 from stem_kombu.ladder import Ladder
 from stem_kombu.outcome import EndedHow, Ending, LadderStep, Outcome
 from stem_kombu.revocation import Revocation
-
-#: Seconds until a step is tried again that could not be taken, as the child has begun its next job meanwhile and not said so.
-_AGAIN = 0.05
 
 
 @dataclass(slots=True)
@@ -54,9 +52,9 @@ class Climb:
     def put_off(self, now: float) -> None:
         """Look at what is due again in a moment."""
         if self.term_at <= now:
-            self.term_at = now + _AGAIN
+            self.term_at = now + timeouts.LADDER_AGAIN
         if self.kill_at <= now:
-            self.kill_at = now + _AGAIN
+            self.kill_at = now + timeouts.LADDER_AGAIN
 
     def told(self, outcome: Outcome) -> Outcome:
         """The outcome of the job, with the steps that were taken."""

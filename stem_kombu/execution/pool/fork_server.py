@@ -25,6 +25,7 @@ from typing import Any
 
 from billiard import forkserver, util
 
+from stem_kombu import timeouts
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.execution.interpreter import interpreter
@@ -38,8 +39,6 @@ logger = logging.getLogger(__name__)
 _LONGEST_PATH = 100
 #: Where a socket may lie when the folder for temporary files has too long a name.
 _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - a folder of our own is made there, for this user alone
-#: Seconds for loading the application.
-_LOAD_TIME = 60.0
 _adopting = threading.RLock()
 
 
@@ -173,7 +172,7 @@ class ForkServer:
 
 def _read_report(reader: int) -> dict[str, object]:
     body = b""
-    while select.select([reader], (), (), _LOAD_TIME)[0]:
+    while select.select([reader], (), (), timeouts.FORK_SERVER_LOAD)[0]:
         data = os.read(reader, 65_536)
         if not data:
             if body:
@@ -181,7 +180,7 @@ def _read_report(reader: int) -> dict[str, object]:
                 return found
             raise EOFError("it ended while it loaded the application")
         body += data
-    raise EOFError(f"it did not load the application within {_LOAD_TIME:g} s")
+    raise EOFError(f"it did not load the application within {timeouts.FORK_SERVER_LOAD:g} s")
 
 
 def _short_folder() -> str:

@@ -10,18 +10,13 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from stem_kombu import machine
+from stem_kombu import machine, timeouts
 from stem_kombu.clock import Clock, monotonic
 from stem_kombu.execution.base import Job
 from stem_kombu.execution.frames import Run, decode_alone, encode_alone
 
-#: Seconds for which the check of revocations and leases counts that was made when a job was put into a queue. A child
-#: declines a job that it finds later.
-GOOD_FOR = 0.1
-#: Seconds after which the worker takes back the jobs of a child's queue of which it begins none.
-STUCK_AFTER = 0.02
-#: Jobs in a child's queue at most, and seconds of work by what its last tasks took.
-MOST, MOST_WORK = 16, 0.02
+#: Jobs in a child's queue at most.
+MOST = 16
 #: Bytes of a job in a queue, and what the system is asked to hold of them: it may grant less, and is then full sooner.
 LARGEST, _HELD = 131_072, 1_048_576
 
@@ -53,7 +48,7 @@ class ChildJobQueue:
         """Let the child begin the job once it has ended what it was given before; ``False`` when it is too large or the
         queue is full."""
         # Not the pool's own clock, but the one that Python says is the same in every process of a machine.
-        body = encode_alone(Run(job.token, job.message, monotonic() + GOOD_FOR))
+        body = encode_alone(Run(job.token, job.message, monotonic() + timeouts.JOB_GOOD_FOR))
         if len(body) > LARGEST:
             return False
         try:
@@ -61,18 +56,18 @@ class ChildJobQueue:
         except OSError:
             return False  # full; or the child's end is gone, which is noticed elsewhere
         if not self.jobs:
-            self.due = self._clock.monotonic() + STUCK_AFTER
+            self.due = self._clock.monotonic() + timeouts.JOB_STUCK
         self.jobs[job.token] = job
         return True
 
     def begun(self, token: int, now: float) -> Job:
         """The child has reported that it has begun that one of :attr:`jobs`."""
-        self.due = now + STUCK_AFTER
+        self.due = now + timeouts.JOB_STUCK
         return self.jobs.pop(token)
 
     def take_back(self) -> list[Job]:
         """Every job that the child has not begun, in the order given. What stays in :attr:`jobs` it has begun."""
-        self.due = self._clock.monotonic() + STUCK_AFTER
+        self.due = self._clock.monotonic() + timeouts.JOB_STUCK
         returned: list[Job] = []
         while True:
             try:

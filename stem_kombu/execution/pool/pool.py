@@ -40,7 +40,7 @@ from stem_kombu.execution.pool.child_watch import ChildWatch
 from stem_kombu.execution.pool.children import Children
 from stem_kombu.execution.pool.losses import lost_as, lost_with
 from stem_kombu.execution.pool.scheduler import JobScheduler
-from stem_kombu.execution.pool.spawning import START_TIMEOUT, ChildSpawner
+from stem_kombu.execution.pool.spawning import ChildSpawner
 from stem_kombu.ladder import Ladder
 from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.revocation import Revocation
@@ -115,7 +115,7 @@ class IsolatePool:
                 self._pipe.close()
                 raise
             with self._settled:
-                ready = self._settled.wait_for(self._all_ready_or_failed, START_TIMEOUT)
+                ready = self._settled.wait_for(self._all_ready_or_failed, timeouts.CHILDREN_START)
                 problem = self._spawner.problem(ready=ready)
             if problem is not None:
                 self.stop(0.0)  # before another start can find it running

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Container, Sequence
 
+from stem_kombu import timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.execution.frames import LoadFailed
@@ -16,8 +17,6 @@ from stem_kombu.execution.pool.launcher import ChildLauncher
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for all children to load the application.
-START_TIMEOUT = 60.0
 #: Deaths in a row while loading the application that make a start fail.
 _DEATHS_AT_START = 3
 
@@ -132,7 +131,11 @@ class ChildSpawner:
             return self.load_failure
         if self._deaths >= _DEATHS_AT_START:
             return self.trouble or "they die while they do"
-        return None if ready else f"not ready within {START_TIMEOUT:g} s{f': {self.trouble}' if self.trouble else ''}"
+        return (
+            None
+            if ready
+            else f"not ready within {timeouts.CHILDREN_START:g} s{f': {self.trouble}' if self.trouble else ''}"
+        )
 
     def explain(self, problem: str) -> str:
         """A sentence about what :meth:`problem` says."""

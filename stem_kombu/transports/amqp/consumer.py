@@ -10,11 +10,12 @@ import select
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.concurrency.wakeup import wait_readable
 from stem_kombu.transports.amqp.frames import AmqpFrames
 from stem_kombu.transports.amqp.prefetch import Prefetch
-from stem_kombu.transports.base import GATHER_STOCKED, ScheduledMessages
+from stem_kombu.transports.base import ScheduledMessages
 from stem_kombu.transports.connections import pulse
 from stem_kombu.transports.queues import KombuConsumers, declared_task_queue, forsake
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 #: What a peer that has gone shows as, before the rest of what it sent is read; not every system tells of the first.
 _HANGUP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
-#: Seconds that the rest of a frame may take when its beginning has come, and an acknowledgement to be written.
-_STALLED = 5.0
 
 
 class AmqpConsumer:
@@ -36,7 +35,7 @@ class AmqpConsumer:
     sweep_interval = 1.0
     #: Seconds between two turns while messages keep coming. Short: the broker sends no more than the prefetch count before
     #: it hears what is done, and a slot that waits for that costs more than a turn, which is two system calls.
-    gather, gather_stocked = 0.0002, GATHER_STOCKED
+    gather, gather_stocked = 0.0002, timeouts.GATHER
     pushes = True
     #: AMQP counts tags anew in each connection.
     keeps_tags = False
@@ -58,7 +57,7 @@ class AmqpConsumer:
         self._amqp: object = connection.connection
         self._socket: Any = self._amqp.sock
         # Once, and not around each frame as py-amqp does when the socket has another.
-        self._socket.settimeout(_STALLED)
+        self._socket.settimeout(timeouts.FRAME_REST)
         self._take_in = AmqpFrames(self._amqp, self._channel).take_in
         self._clock = clock
         self._arrived: list[object] = []

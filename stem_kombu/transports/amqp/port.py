@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.transports.amqp.control import AmqpControlLink
 from stem_kombu.transports.amqp.prefetch import Prefetch
@@ -21,11 +22,6 @@ from stem_kombu.transports.internals import AMQP_READS, AMQP_SENDS, missing
 if TYPE_CHECKING:
     from stem_kombu.transports.publisher import PublisherConnection
 
-#: RabbitMQ closes the channel of a consumer that keeps a message for half an hour, unless it is configured otherwise, which it
-#: tells no client. Source: https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout
-CONSUMER_TIMEOUT = 1800.0
-#: A far eta goes back well before.
-LONGEST_HOLD = 900.0
 #: AMQP's codes for what a queue or a broker does not do.
 _REFUSED = frozenset({540, 541})
 
@@ -40,10 +36,10 @@ class AmqpTransport(GenericTransport):
     def _capabilities(self) -> Capabilities:
         return Capabilities(
             counts=True,
-            longest_hold=LONGEST_HOLD,
+            longest_hold=timeouts.AMQP_LONGEST_HOLD,
             monitor_exchange="topic",
             carries_control=True,
-            consumer_timeout=CONSUMER_TIMEOUT,
+            consumer_timeout=timeouts.AMQP_CONSUMER,
             confirms_if_asked=True,
         )
 

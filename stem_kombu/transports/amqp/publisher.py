@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerError, BrokerUnavailable, ConfigurationError
 from stem_kombu.messages.encoding import HEADER_HEADERS, Envelope
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
 #: Bytes in a frame of headers that are left for those of the protocol.
 _OTHER_HEADERS = 8192
-#: Seconds of one look for the end of a resource alarm.
-_ALARM_LOOK = 0.25
-#: Seconds for which a broker that has confirmed a message is taken to take another.
-_FRESH = 0.5
 #: Bytes from which on messages are written without waiting for more.
 _ONE_WRITE = 65_536
 _TO_NO_QUEUE = OutgoingMessage("", Envelope(b"", {}, {"delivery_mode": 1}, "application/octet-stream", "binary"))
@@ -66,7 +62,7 @@ class AmqpPublisher(PublisherConnection):
         while is_blocked(self.connection):
             if not patience.blocked():
                 raise described(TimeoutError(), self.connection, "sending")
-            if self._channel.has_news(_ALARM_LOOK):
+            if self._channel.has_news(timeouts.ALARM_LOOK):
                 self._channel.take_in()
 
     def _check_headers(self, parcel: OutgoingMessage) -> None:
@@ -134,7 +130,7 @@ class ConfirmingConnection(AmqpPublisher):
     def _try_out(self, patience: SendDeadline) -> None:
         """Find out whether the broker takes messages, by one to no queue, unless it took one just now: a task that is sent
         under an alarm is published when that ends, also if it was meanwhile reported as not sent, and sent again."""
-        if self._clock.monotonic() - self._confirmed_at < _FRESH:
+        if self._clock.monotonic() - self._confirmed_at < timeouts.CONFIRMED_LATELY:
             return
         method, channel = publish_method("", f"stem-probe-{chance.token_hex(8)}"), self._channel
         frames = message_frames(_TO_NO_QUEUE.envelope, method, channel.number, channel.longest_payload)

@@ -7,10 +7,10 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu import timeouts
 from stem_kombu.concurrency.poller import POLLIN, poller
 from stem_kombu.transports.amqp.frames import AmqpFrames
 from stem_kombu.transports.amqp.message_frames import AROUND
-from stem_kombu.transports.connections import REPLY_TIMEOUT
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -24,7 +24,7 @@ class PublishingChannel:
         self._channel = channel
         self._amqp: Any = connection.connection
         self._socket: Any = self._amqp.sock
-        self._socket.settimeout(REPLY_TIMEOUT)  # once, and not around each frame as py-amqp does
+        self._socket.settimeout(timeouts.BROKER_REPLY)  # once, and not around each frame as py-amqp does
         self._frames = AmqpFrames(self._amqp, channel)
         self._poller = poller()
         self._poller.register(self._socket, POLLIN)

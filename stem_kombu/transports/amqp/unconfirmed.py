@@ -12,6 +12,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING
 
+from stem_kombu import timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerBlocked, BrokerRefused
 from stem_kombu.transports.alarms import is_blocked
@@ -26,10 +27,6 @@ logger = logging.getLogger(__name__)
 
 #: Messages that are written between two looks at what the broker has sent.
 _TOGETHER = 50
-#: Seconds after which what was written has reached the broker, or the connection was known to be lost.
-_RECENT = 10.0
-#: Seconds that the broker has at the close of a connection to take what was written.
-_CLOSE_PATIENCE = 5.0
 
 
 class UnconfirmedConnection(AmqpPublisher):
@@ -74,7 +71,7 @@ class UnconfirmedConnection(AmqpPublisher):
         _open.discard(self)
         try:
             if not self._is_broken:
-                self._see_off(SendDeadline(_CLOSE_PATIENCE, self._clock))
+                self._see_off(SendDeadline(timeouts.UNCONFIRMED_CLOSE, self._clock))
         except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
             self._tell_of_loss(error)
             self.connection.collect()  # a goodbye would wait once more for a broker that does not answer
@@ -109,7 +106,7 @@ class UnconfirmedConnection(AmqpPublisher):
             self._is_held, self._written_at = False, self._clock.monotonic()
 
     def _has_just_written(self) -> bool:
-        return self._clock.monotonic() - self._written_at < _RECENT
+        return self._clock.monotonic() - self._written_at < timeouts.WRITTEN_LATELY
 
     def _tell_of_loss(self, error: BaseException) -> None:
         """Once, where something was written that the broker may not have read."""

@@ -15,14 +15,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.transports.giving_back import Swept
 from stem_kombu.transports.leased.place import Taken
 
 HELD = ".stem-held"
-#: Seconds after which an empty file is none that a sender is about to write.
-_WRITTEN_WITHIN = 60.0
 #: Kombu's name of a message: when it was sent (ms, by the sender's monotonic clock) and a UUID; ours counts its deliveries.
 _NAME = re.compile(r"(\d*)([^.~]*)(?:~(\d+))?\.(.+)\.msg")
 
@@ -119,7 +117,7 @@ class LeasedFiles:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which Kombu's senders hold while they write
             text = _read(file)
             now = self._clock.now()
-            if not text and now - os.fstat(file).st_mtime < _WRITTEN_WITHIN:
+            if not text and now - os.fstat(file).st_mtime < timeouts.EMPTY_FILE:
                 return None
             tag = f"{name}~{chance.token_hex(4)}"
             # Before it is where others look for leases that are over.

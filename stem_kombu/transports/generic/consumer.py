@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.transports.base import ScheduledMessages
 from stem_kombu.transports.connections import pulse
@@ -15,9 +16,6 @@ from stem_kombu.transports.queues import KombuConsumers, declared_task_queue, fo
 
 if TYPE_CHECKING:
     from kombu import Connection
-
-#: Seconds of one blocking read where nothing can interrupt it: the longest that an acknowledgement waits there.
-_SLICE = 0.02
 
 
 class GenericConsumer:
@@ -62,7 +60,7 @@ class GenericConsumer:
         return messages
 
     def wait(self, wake: int, timeout: float, *, more: bool) -> None:
-        self._drain(min(timeout, _SLICE))
+        self._drain(min(timeout, timeouts.GENERIC_READ))
 
     def wake(self) -> None:
         """A slice is short."""

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import Consumer, Exchange, Producer, Queue
 
+from stem_kombu import timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.errors import BrokerError, BrokerUnavailable
 from stem_kombu.messages.decompression import limit_decompression
 from stem_kombu.transports import names
 from stem_kombu.transports.alarms import is_blocked
-from stem_kombu.transports.connections import SLICE, connect, pulse, release
+from stem_kombu.transports.connections import connect, pulse, release
 from stem_kombu.transports.control_link import (
     Addresses,
     ControlConnection,
@@ -28,7 +29,7 @@ from stem_kombu.transports.control_link import (
     Received,
 )
 from stem_kombu.transports.errors import broker_errors, shown_url
-from stem_kombu.transports.reach import PROBE_TIMEOUT, reach_of
+from stem_kombu.transports.reach import reach_of
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -45,8 +46,6 @@ _WITHOUT_ACK = frozenset({"redis", "memory", "sqlite"})
 _MOST_DECLARED = 512
 #: What AMQP answers about a queue that is not there.
 _NOT_FOUND = 404
-#: Seconds for each step of closing a connection that has just failed.
-_LAST_STEP = 0.05
 
 
 class GenericControlLink:
@@ -57,8 +56,8 @@ class GenericControlLink:
         self._clock = clock
         self.url = shown_url(template)
 
-    def fans_out(self, timeout: float = PROBE_TIMEOUT) -> bool:
-        found = reach_of(self._template, clock=self._clock, timeout=min(timeout, PROBE_TIMEOUT))
+    def fans_out(self, timeout: float = timeouts.BROKER_PROBE) -> bool:
+        found = reach_of(self._template, clock=self._clock, timeout=min(timeout, timeouts.BROKER_PROBE))
         found.require_control(self.url)
         return found.fanout
 
@@ -144,7 +143,7 @@ class GenericControlConnection:
             raise closed(self._connection)
         if not self._arrived:
             with broker_errors(self._connection, "waiting for control messages"):
-                self._drain(min(max(seconds, 0.001), SLICE))
+                self._drain(min(max(seconds, 0.001), timeouts.DRAIN))
         arrived, self._arrived = self._arrived, []
         return arrived
 
@@ -262,7 +261,7 @@ def closed(connection: Any) -> BrokerUnavailable:
 def let_go(connection: Any, *, broken: bool = False) -> None:
     """Close the connection; whatever it raises meanwhile is only worth a line for who debugs it."""
     try:
-        release(connection, _LAST_STEP if broken else None)
+        release(connection, timeouts.GENERIC_LAST_STEP if broken else None)
     except Exception as error:  # noqa: BLE001 - see below
         # It may be broken or half closed, in any way that its driver knows.
         logger.debug("closing a control connection: %r", error)

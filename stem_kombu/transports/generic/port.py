@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import BrokerError, BrokerRefused, ConfigurationError
 from stem_kombu.messages.decompression import limit_decompression
@@ -22,7 +23,7 @@ from stem_kombu.transports.base import (
     TaskConsumer,
 )
 from stem_kombu.transports.conditions import conditions, forgets_held
-from stem_kombu.transports.connections import CONNECT_TIMEOUT, connect, release
+from stem_kombu.transports.connections import connect, release
 from stem_kombu.transports.control_link import ControlLink
 from stem_kombu.transports.errors import broker_errors, refusal, shown_url
 from stem_kombu.transports.generic.control import GenericControlLink
@@ -81,7 +82,7 @@ class GenericTransport:
 
         connection = self.template.clone()
         try:
-            connect(connection, CONNECT_TIMEOUT)
+            connect(connection, timeouts.BROKER_CONNECT)
             limit_decompression(connection.default_channel, LARGEST_BODY)
             return self._consumer_of(connection, queues, clock, unreadable)
         except BaseException:
@@ -91,7 +92,7 @@ class GenericTransport:
     def declare(self, declarations: Sequence[object]) -> None:
         from stem_kombu.transports.declaring import declare_all
 
-        connection = connect(self.template.clone(), CONNECT_TIMEOUT)
+        connection = connect(self.template.clone(), timeouts.BROKER_CONNECT)
         try:
             declare_all(connection, declarations)
         finally:

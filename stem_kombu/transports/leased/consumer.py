@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.transports.base import GATHER_STOCKED, ScheduledMessages
+from stem_kombu.transports.base import ScheduledMessages
 from stem_kombu.transports.leased.place import LeasedPlace, Taken
 from stem_kombu.transports.leased.steadiness import Steadiness
 from stem_kombu.transports.names import unreadable_queue_name
@@ -20,10 +21,6 @@ logger = logging.getLogger(__name__)
 
 #: Messages of one burst.
 _BURST = 128
-#: Seconds between two looks at queues in which nothing came: at first, and at last.
-_FIRST_LOOK, _LAST_LOOK = 0.01, 0.25
-#: Seconds between two looks for what dead workers held, at most; a sixth of a lease where that is shorter.
-_SWEEP = 5.0
 
 
 class LeasedConsumer:
@@ -35,7 +32,7 @@ class LeasedConsumer:
     pushes = False
     keeps_tags = True
     receives_in_wait = False
-    gather, gather_stocked = 0.0, GATHER_STOCKED
+    gather, gather_stocked = 0.0, timeouts.GATHER
     is_cut = False
     scheduled: ScheduledMessages | None = None
 
@@ -54,8 +51,8 @@ class LeasedConsumer:
         self._all, self._queues = list(queues), list(queues)
         self._unreadable = unreadable or _tell
         self._steady = Steadiness(lease, clock)
-        self.sweep_interval = max(0.1, min(_SWEEP, lease / 6.0))
-        self._look = _FIRST_LOOK
+        self.sweep_interval = max(0.1, min(timeouts.LEASED_SWEEP, lease / 6.0))
+        self._look = timeouts.LEASED_FIRST_LOOK
         #: What this object has leased and neither acknowledged nor given back.
         self._held: dict[str, None] = {}
 
@@ -77,10 +74,10 @@ class LeasedConsumer:
         for tag in acknowledged:
             self._held.pop(tag, None)
         if found:
-            self._look = _FIRST_LOOK
+            self._look = timeouts.LEASED_FIRST_LOOK
             self._held |= dict.fromkeys(taken.tag for taken in found)
         elif room:
-            self._look = min(_LAST_LOOK, self._look * 1.5)
+            self._look = min(timeouts.LEASED_LONGEST_LOOK, self._look * 1.5)
         return [message for taken in found if (message := self._message(taken)) is not None]
 
     def wait(self, wake: int, timeout: float, *, more: bool) -> None:
@@ -112,7 +109,7 @@ class LeasedConsumer:
             self._place.ping()
         elif returned := self._place.take_back().returned:
             logger.info("%d messages that dead workers held are in their queues again", returned)
-            self._look = _FIRST_LOOK
+            self._look = timeouts.LEASED_FIRST_LOOK
         self._steady.answered()
 
     def close(self, *, keep: bool) -> None:

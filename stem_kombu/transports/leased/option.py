@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-#: Seconds, unless the option says otherwise.
-LEASE = 60.0
+from stem_kombu import timeouts
+
 _OPTION = "visibility_timeout"
 
 
@@ -17,7 +17,7 @@ class EngineOptions(dict[str, object]):
 
     def __init__(self, options: Mapping[str, object]) -> None:
         super().__init__(options)
-        self.visibility_timeout = _seconds(self.pop(_OPTION, LEASE))
+        self.visibility_timeout = _seconds(self.pop(_OPTION, timeouts.BROKER_LEASE))
 
 
 def lease_of(connection: Any) -> float:
@@ -25,7 +25,7 @@ def lease_of(connection: Any) -> float:
     options = connection.transport_options
     if isinstance(options, EngineOptions):
         return options.visibility_timeout
-    return _seconds((options or {}).get(_OPTION, LEASE))
+    return _seconds((options or {}).get(_OPTION, timeouts.BROKER_LEASE))
 
 
 def check_folders(options: Mapping[str, Any]) -> None:
@@ -33,7 +33,7 @@ def check_folders(options: Mapping[str, Any]) -> None:
     for name in ("data_folder_in", "data_folder_out", "control_folder", "processed_folder"):
         if name in options and not (isinstance(options[name], str) and options[name]):
             raise ValueError(f"{name} {options[name]!r} is no path of a folder")
-    _seconds(options.get(_OPTION, LEASE))
+    _seconds(options.get(_OPTION, timeouts.BROKER_LEASE))
 
 
 def _seconds(given: object) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers.redis import literal
 from stem_kombu.transports.browsing import PAGE, BrowsingConnection, NoMessage
@@ -17,8 +18,8 @@ from stem_kombu.transports.redis.control_queues import raw_client
 if TYPE_CHECKING:
     from kombu import Connection
 
-#: Keys of one SCAN, and seconds after which the look for queues ends: a database may hold millions of records beside them.
-_SCANNED, _LONGEST_SCAN = 2000, 2.0
+#: Keys of one SCAN: a database may hold millions of records beside its queues.
+_SCANNED = 2000
 
 
 class RedisBrowser:
@@ -29,7 +30,7 @@ class RedisBrowser:
 
     def queues(self) -> list[str]:
         found: set[str] = set()
-        until, cursor = SYSTEM.monotonic() + _LONGEST_SCAN, 0
+        until, cursor = SYSTEM.monotonic() + timeouts.REDIS_QUEUE_SCAN, 0
         with self._open() as (channel, client):
             prefix = channel.global_keyprefix
             pattern = literal(prefix) + "*" if prefix else None

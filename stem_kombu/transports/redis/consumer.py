@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.utils.scheduling import cycle_by_name
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.transports.base import GATHER_STOCKED, ScheduledMessages
-from stem_kombu.transports.connections import REDIS_SWEEP
+from stem_kombu.transports.base import ScheduledMessages
 from stem_kombu.transports.names import unreadable_queue_name
 from stem_kombu.transports.payloads import NO_MESSAGE, message_of
 from stem_kombu.transports.queues import declared_task_queue, forsake
@@ -78,7 +77,7 @@ class RedisConsumer:
     """
 
     #: Seconds between two turns while messages keep coming: each is a script on the broker.
-    gather, gather_stocked = 0.0005, GATHER_STOCKED
+    gather, gather_stocked = 0.0005, timeouts.GATHER
     #: With no room there is nothing to ask for.
     pushes = False
     keeps_tags = True
@@ -101,7 +100,7 @@ class RedisConsumer:
         prefix = channel.global_keyprefix
         self._hash, self._index = prefix + channel.unacked_key, prefix + channel.unacked_index_key
         self.sweep_interval = max(
-            0.1, float((connection.transport_options or {}).get("unacked_restore_interval", REDIS_SWEEP))
+            0.1, float((connection.transport_options or {}).get("unacked_restore_interval", timeouts.REDIS_SWEEP))
         )
         self._tags = f"{chance.token_hex(8)}."
         self._bursts = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from stem_kombu import timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.poller import POLLIN, poller
 from stem_kombu.transports import names
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from kombu import Connection
 
 logger = logging.getLogger(__name__)
-
-#: Seconds within which a connection that reads is looked after: a server that answers no longer is noticed by that.
-_KEEPALIVE = 1.0
 
 
 class RedisControlLink(ByKombuLink):
@@ -80,7 +78,7 @@ class RedisControlConnection:
                 self._inbox.close()
             raise
         poll_later(connection)
-        self.keepalive = _KEEPALIVE if self._inbox is not None or self._topics else None
+        self.keepalive = timeouts.REDIS_KEEPALIVE if self._inbox is not None or self._topics else None
         drop_idle(connection)
 
     def broadcast(self, body: bytes, *, expires: float) -> None:

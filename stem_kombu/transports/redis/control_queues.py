@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.transports.generic.control import CONTENT_TYPE, ENCODING
 from stem_kombu.transports.redis.pooled import pooled_connection
 
@@ -30,8 +30,6 @@ _PUT = (
     "if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end"
 )
 _PUT_SHA1 = hashlib.sha1(_PUT.encode(), usedforsecurity=False).hexdigest()
-#: Seconds for which the server lets a reader wait, and after which one that was not answered is on a dead connection.
-_WAIT, _OVERDUE = 5.0, 10.0
 #: Messages of one burst.
 _BURST = 1000
 
@@ -135,14 +133,14 @@ class InboxReader:
         if self._armed_at is None:
             connection = self._connection
             # In one packet: the second is carried out as soon as the first has ended.
-            commands = [("BRPOP", self._key, f"{_WAIT:g}"), ("RPOP", self._key, _BURST)]
+            commands = [("BRPOP", self._key, f"{timeouts.REDIS_CONTROL_WAIT:g}"), ("RPOP", self._key, _BURST)]
             connection.send_packed_command(connection.pack_commands(commands))
             self._armed_at = now
         return bool(self._first)
 
     def is_overdue(self, now: float) -> bool:
         """Whether the server, of which nothing has come, should have answered by ``now``."""
-        return self._armed_at is not None and now - self._armed_at > _OVERDUE
+        return self._armed_at is not None and now - self._armed_at > timeouts.REDIS_CONTROL_OVERDUE
 
     def fileno(self) -> int:
         return _descriptor(self._connection)

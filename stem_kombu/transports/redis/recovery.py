@@ -13,6 +13,7 @@ import logging
 import re
 from typing import Any
 
+from stem_kombu import timeouts
 from stem_kombu.transports.giving_back import Swept
 from stem_kombu.transports.payloads import NO_MESSAGE
 from stem_kombu.transports.redis import scripts as redis_scripts
@@ -23,10 +24,6 @@ logger = logging.getLogger(__name__)
 BETWEEN = "\x06\x16\x06\x16"
 #: Messages of dead consumers that one sweep brings back, where no option says how many.
 _RESTORED_AT_ONCE = 1000
-#: Seconds after which a worker of 0.1.0 that waits has registered its landing again.
-_REGISTERED_EVERY = 5
-#: Seconds for which a registration is kept: far longer than a TCP connection can hold back a command.
-_REGISTRATION_KEPT = 7 * 86400
 #: Registrations looked at, and keys scanned for landings without one, in one sweep.
 _AT_ONCE = 1000
 
@@ -68,9 +65,9 @@ class Sweeper:
         return Swept(returned, int(self._client.zcard(self._keys[1])))
 
     def _sweep_registered(self) -> int:
-        lease = max(_REGISTERED_EVERY + 1, int(self._channel.visibility_timeout))
+        lease = max(timeouts.REDIS_REGISTERED + 1, int(self._channel.visibility_timeout))
         kept, returned = self._rescue(
-            keys=[self._registry], args=[lease, BETWEEN, _REGISTRATION_KEPT, self._passed, _AT_ONCE]
+            keys=[self._registry], args=[lease, BETWEEN, timeouts.REDIS_REGISTRATION_KEPT, self._passed, _AT_ONCE]
         )
         self._passed = self._passed + kept if kept == _AT_ONCE else 0
         return int(returned)

@@ -11,16 +11,9 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 
 logger = logging.getLogger(__name__)
-
-#: Seconds after which the server is asked again even if it told nothing: a dead connection is noticed in this time.
-_TRUSTED = 5.0
-#: Seconds between two looks where the server can't tell of changes: the first after something came, and the longest.
-_FIRST_LOOK, _LONGEST_LOOK = 0.02, 0.5
-#: Seconds that each message that another worker was quicker to take adds to the pause, and the longest pause.
-_PAUSE, _LONGEST_PAUSE = 0.001, 0.5
 
 
 class QueueWatch:
@@ -36,7 +29,7 @@ class QueueWatch:
         self.client: Any = redis.Redis(connection_pool=channel.pool)
         self.client.connection = self._connection
         self._asked_at = float("-inf")
-        self._pause = _FIRST_LOOK
+        self._pause = timeouts.REDIS_FIRST_LOOK
         self._quiet = False
 
     def follow(self, keys: Sequence[str]) -> None:
@@ -49,7 +42,7 @@ class QueueWatch:
         """Whether all lists were empty when last looked at, and the server told of no change since."""
         if self._quiet and self._tells and self._connection.can_read(timeout=0):
             self._quiet = False
-            self._pause = _FIRST_LOOK
+            self._pause = timeouts.REDIS_FIRST_LOOK
         return self._quiet
 
     def fileno(self) -> int | None:
@@ -58,7 +51,11 @@ class QueueWatch:
 
     def due_in(self, now: float) -> float:
         """Seconds until the next look is due, at the monotonic time ``now``."""
-        return max(0.0, self._asked_at + (_TRUSTED if self._tells else self._pause) - now) if self._quiet else 0.0
+        return (
+            max(0.0, self._asked_at + (timeouts.REDIS_WATCH_TRUSTED if self._tells else self._pause) - now)
+            if self._quiet
+            else 0.0
+        )
 
     def look(self, now: float) -> bool:
         """Whether there is a message in one of the lists; if not, the server tells of the next one."""
@@ -66,7 +63,9 @@ class QueueWatch:
             self._quiet, self._asked_at = True, now
             return False
         self._connection.send_command("EXISTS", *self._keys)
-        self._pause = _FIRST_LOOK if not self._quiet else min(self._pause * 2, _LONGEST_LOOK)
+        self._pause = (
+            timeouts.REDIS_FIRST_LOOK if not self._quiet else min(self._pause * 2, timeouts.REDIS_LONGEST_LOOK)
+        )
         self._quiet = not self._connection.read_response()
         self._asked_at = now
         return not self._quiet
@@ -112,4 +111,4 @@ class Turns:
     def missed(self) -> float:
         """No message was there: seconds to wait."""
         self._missed += 1
-        return chance.uniform(0.0, min(2 * _PAUSE * self._missed, _LONGEST_PAUSE))
+        return chance.uniform(0.0, min(2 * timeouts.REDIS_OUTRUN_PAUSE * self._missed, timeouts.REDIS_OUTRUN_LONGEST))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from kombu import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from stem_kombu import timeouts
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.transports.sql.time_limit import limit_answers
 
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
 else:
     from kombu.transport.sqlalchemy import Channel as SqlChannel
     from kombu.transport.sqlalchemy import Transport as SqlTransport
-
-#: Seconds between two looks of Kombu's own consumers at their queues.
-_POLLING = 0.05
 
 
 class ShortChannel(SqlChannel):
@@ -100,7 +98,7 @@ class ShortTransport(SqlTransport):
 
     Channel = ShortChannel
     connection_errors = (SQLAlchemyError,)
-    polling_interval = _POLLING
+    polling_interval = timeouts.SQL_POLL
 
 
 class ShortConnection(Connection):

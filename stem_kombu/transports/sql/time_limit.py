@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Protocol
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers import forking
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine, ExceptionContext
 
-#: Seconds for a connection to be made, and for one transaction; how often is looked whether one takes longer.
-CONNECT_LIMIT, ANSWER_LIMIT, _LOOK = 4, 10.0, 1.0
 #: Drivers of PostgreSQL that connect by libpq, which knows a limit, and whose connections tell their descriptor.
 _DRIVERS = frozenset({"psycopg2", "psycopg"})
 
@@ -35,7 +34,7 @@ class NoAnswer(OperationalError):
     """The database did not answer in time, and the connection was ended."""
 
     def __init__(self) -> None:
-        super().__init__(None, None, TimeoutError(f"no answer within {ANSWER_LIMIT:g} s"))
+        super().__init__(None, None, TimeoutError(f"no answer within {timeouts.SQL_TRANSACTION:g} s"))
 
 
 class _Watch:
@@ -57,7 +56,7 @@ class _Watch:
         """This thread uses it from now on."""
         thread = threading.get_ident()
         with self._lock:
-            self._used[id(connection)] = (SYSTEM.monotonic() + ANSWER_LIMIT, connection, thread)
+            self._used[id(connection)] = (SYSTEM.monotonic() + timeouts.SQL_TRANSACTION, connection, thread)
             self._ended.discard(thread)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="stem-sql-limit", daemon=True)
@@ -74,7 +73,7 @@ class _Watch:
 
     def _run(self) -> None:
         while True:
-            SYSTEM.sleep(_LOOK)
+            SYSTEM.sleep(timeouts.SQL_LOOK)
             with self._lock:
                 now = SYSTEM.monotonic()
                 for key, (until, connection, thread) in list(self._used.items()):
@@ -88,8 +87,8 @@ _watch = _Watch()
 
 
 def limit_answers(engine: Engine) -> None:
-    """From now on a transaction of that engine fails with :class:`NoAnswer` after :data:`ANSWER_LIMIT` seconds, on PostgreSQL;
-    elsewhere nothing changes. Call it before the engine has connected."""
+    """From now on a transaction of that engine fails with :class:`NoAnswer` after ``timeouts.SQL_TRANSACTION`` seconds, on
+    PostgreSQL; elsewhere nothing changes. Call it before the engine has connected."""
     if engine.dialect.driver not in _DRIVERS:
         return
     event.listen(engine, "do_connect", _limit_connecting)
@@ -102,7 +101,7 @@ def limit_answers(engine: Engine) -> None:
 
 
 def _limit_connecting(_dialect: object, _record: object, _given: object, named: MutableMapping[str, object]) -> None:
-    named.setdefault("connect_timeout", CONNECT_LIMIT)
+    named.setdefault("connect_timeout", timeouts.SQL_CONNECT)
 
 
 def _name_the_cause(context: ExceptionContext) -> NoAnswer | None:

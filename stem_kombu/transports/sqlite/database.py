@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.drivers import forking
 from stem_kombu.errors import ConfigurationError
@@ -25,7 +25,6 @@ T = TypeVar("T")
 Identity = tuple[int, int] | None
 
 _WAL_LIMIT_BYTES = 16 * 1024 * 1024
-_LOOK_AT_FILE_EVERY = 1.0
 
 
 class Database:
@@ -166,7 +165,7 @@ class Database:
     def _check_file(self, *, at_once: bool = False) -> None:
         # Publishing into a file that somebody removed would succeed and be lost; asking costs a microsecond, once a
         # second.
-        if not at_once and SYSTEM.monotonic() - self._looked_at < _LOOK_AT_FILE_EVERY:
+        if not at_once and SYSTEM.monotonic() - self._looked_at < timeouts.EMBEDDED_FILE_LOOK:
             return
         if self.identity_now() == self.identity:
             self._looked_at = SYSTEM.monotonic()

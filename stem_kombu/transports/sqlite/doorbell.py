@@ -16,16 +16,11 @@ import sys
 import threading
 from pathlib import Path
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.concurrency.wakeup import WakePipe
 
-#: Seconds after which a writer looks anew whether the pipe is there, and is the same.
-_TRUSTED = 1.0
 _FULL = 65_536
-#: A consumer that was woken looks every few milliseconds, for longer than this.
-_STILL_LOOKING = 0.002
-#: A consumer that looks again so soon is not woken for each message: it takes what has come meanwhile together.
-_BUSY = 0.004
 
 
 def bell_path(path: Path) -> Path:
@@ -46,14 +41,14 @@ class Doorbell:
     def ring(self) -> None:
         """Wake the consumers of all processes; raises nothing, and never waits. Those that it has just woken still look."""
         now = SYSTEM.monotonic()
-        if now - self._rung_at < _STILL_LOOKING:
+        if now - self._rung_at < timeouts.DOORBELL_LOOKING:
             return
         self._rung_at = now
         with self._lock:
             if self._closed:
                 return
             try:
-                if now - self._opened_at > _TRUSTED:
+                if now - self._opened_at > timeouts.DOORBELL_TRUSTED:
                     self.abandon()
                     self._descriptor, self._opened_at = _opened(self._path), now
                 if self._descriptor is not None:
@@ -96,7 +91,7 @@ class WakeUp(threading.Event):
 
     def rung(self, seconds: float) -> bool:
         """Whether the bell rang: as :meth:`wait`, which it ends as well. By one thread at a time."""
-        if seconds < _BUSY or (epoll := self._begun()) is None:
+        if seconds < timeouts.DOORBELL_BUSY or (epoll := self._begun()) is None:
             self.wait(seconds)
             return False
         try:

@@ -14,6 +14,7 @@ import weakref
 from pathlib import Path
 from typing import Protocol
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import BrokerError
 from stem_kombu.transports.sqlite import owner_locks as owners
@@ -24,15 +25,6 @@ from stem_kombu.transports.sqlite.options import Options
 from stem_kombu.transports.sqlite.sweeping import sweep
 
 logger = logging.getLogger(__name__)
-
-#: Longest pause between two rounds: bounds how late a dead owner is noticed.
-ROUND_EVERY = 0.4
-#: How long an acknowledgement may wait for company.
-ACK_GATHERING = 0.02
-#: A gap between rounds which says that this process, or the whole machine, was suspended.
-SUSPENDED = 2.0
-_GIVE_SPACE_BACK_EVERY = 30.0
-_COMPLAIN_EVERY = 60.0
 
 
 class Member(Protocol):
@@ -180,7 +172,7 @@ class LeaseKeeper:
 
     def complain(self, error: BrokerError) -> None:
         """Log it, once a minute at most."""
-        if SYSTEM.monotonic() - self._complained_at >= _COMPLAIN_EVERY:
+        if SYSTEM.monotonic() - self._complained_at >= timeouts.KEEPER_LOG:
             self._complained_at = SYSTEM.monotonic()
             logger.error("leases and acknowledgements have to wait: %s", error)
 
@@ -197,8 +189,8 @@ class _Rounds:
         self._database: Database | None = None
         self._renewed_at = SYSTEM.now()
         self._last_round_at = SYSTEM.now()
-        self._patient_until = SYSTEM.now() + min(SUSPENDED, options.visibility_timeout)
-        self._space_at = SYSTEM.monotonic() + _GIVE_SPACE_BACK_EVERY
+        self._patient_until = SYSTEM.now() + min(timeouts.KEEPER_SUSPENDED, options.visibility_timeout)
+        self._space_at = SYSTEM.monotonic() + timeouts.EMBEDDED_VACUUM
 
     def run(self) -> None:
         next_round = SYSTEM.monotonic()
@@ -207,13 +199,13 @@ class _Rounds:
             if self._keeper.leave():
                 break
             if wanted:
-                SYSTEM.sleep(ACK_GATHERING)
+                SYSTEM.sleep(timeouts.ACK_GATHERING)
             try:
                 next_round = self._once(next_round)
             except Exception:
                 # The boundary of the thread: were it to die, every lease of this process would run out.
                 logger.exception("embedded broker %s: the keeper of leases failed and goes on", self._keeper.path)
-                next_round = SYSTEM.monotonic() + ROUND_EVERY
+                next_round = SYSTEM.monotonic() + timeouts.KEEPER_ROUND
         self._close()
 
     def _once(self, next_round: float) -> float:
@@ -225,7 +217,7 @@ class _Rounds:
                 self._keeper.complain(error)
         owned = self._keeper.owned()
         lease = min((m.options.visibility_timeout for m in owned.values()), default=self._options.visibility_timeout)
-        pause = min(ROUND_EVERY, lease / 6)
+        pause = min(timeouts.KEEPER_ROUND, lease / 6)
         if SYSTEM.monotonic() < next_round:
             return min(next_round, SYSTEM.monotonic() + pause)
         self._round(owned, lease)
@@ -233,10 +225,10 @@ class _Rounds:
 
     def _round(self, owned: dict[int, Member], lease: float) -> None:
         now = SYSTEM.now()
-        if abs(now - self._last_round_at) > SUSPENDED:
+        if abs(now - self._last_round_at) > timeouts.KEEPER_SUSPENDED:
             # This process or the whole machine slept, or the clock was set: let everybody renew before taking
             # anything away.
-            self._patient_until = now + min(SUSPENDED, lease)
+            self._patient_until = now + min(timeouts.KEEPER_SUSPENDED, lease)
         self._last_round_at = now
         try:
             database = self._opened()
@@ -246,7 +238,7 @@ class _Rounds:
             self._tell_the_lost(database, owned)
             self._keeper.sweep(database, lapsed=now >= self._patient_until)
             if SYSTEM.monotonic() >= self._space_at:
-                self._space_at = SYSTEM.monotonic() + _GIVE_SPACE_BACK_EVERY
+                self._space_at = SYSTEM.monotonic() + timeouts.EMBEDDED_VACUUM
                 database.give_back_space()
         except BrokerError as error:
             self._keeper.complain(error)

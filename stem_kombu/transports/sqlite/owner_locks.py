@@ -13,11 +13,9 @@ import sqlite3
 import sys
 from pathlib import Path
 
+from stem_kombu import timeouts
 from stem_kombu.transports.sqlite import topology
 from stem_kombu.transports.sqlite.errors import EmbeddedBrokerUnavailable
-
-#: Where there are no record locks (Windows), an owner counts as dead when its lease ended this long ago.
-_UNLOCKED_GRACE = 60.0
 
 
 class OwnerLocks:
@@ -44,7 +42,7 @@ class OwnerLocks:
         if owner_id in self._held:
             return False
         if sys.platform == "win32":
-            return lease_until + _UNLOCKED_GRACE < now
+            return lease_until + timeouts.UNLOCKED_OWNER < now
         free = self._try(owner_id)
         if free:
             self._release(owner_id)

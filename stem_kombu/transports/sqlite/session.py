@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.errors import BrokerError
 from stem_kombu.transports.sqlite import lease_keeper as keeper
@@ -24,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 #: Acknowledgements written together at most.
 _ACK_GROUP = 64
-_SWEEP_EVERY = 0.3
-_QUICK_POLL = 0.001
 
 T = TypeVar("T")
 Chore = Callable[[sqlite3.Connection], None]
@@ -105,7 +104,7 @@ class Session:
             if news or chores:
                 self._writes += 1
         if news or chores:
-            self.pause = _QUICK_POLL
+            self.pause = timeouts.EMBEDDED_POLL
             self._keeper.announce()
 
     def query(self, ask: Callable[[sqlite3.Connection], T]) -> T:
@@ -136,7 +135,7 @@ class Session:
         """Sweep up after the dead, unless that was just done."""
         with self.lock:
             self.check()
-            self._keeper.sweep(self._database, at_most_every=_SWEEP_EVERY)
+            self._keeper.sweep(self._database, at_most_every=timeouts.EMBEDDED_SWEEP)
 
     # -- owning
 
@@ -197,7 +196,7 @@ class Session:
         if not self.settlements_wait or not self.lock.acquire(timeout=0.01):
             return
         try:
-            late = SYSTEM.monotonic() - self._settled_at >= keeper.ACK_GATHERING
+            late = SYSTEM.monotonic() - self._settled_at >= timeouts.ACK_GATHERING
             if self.usable and (self._chores or (self._settled and late)):
                 self.flush()
         finally:
@@ -205,7 +204,7 @@ class Session:
 
     def note_activity(self) -> None:
         """Something was delivered: more may follow, so look again soon."""
-        self.pause = _QUICK_POLL
+        self.pause = timeouts.EMBEDDED_POLL
 
     def note_silence(self) -> None:
         """Nothing was there: wait longer next time, up to the polling interval, and after a second up to twice it."""

@@ -16,8 +16,6 @@ from stem_kombu.concurrency.poller import POLLIN, poller
 
 #: Messages that one :meth:`BoardReader.wait` returns at most, of each address.
 BURST = 500
-#: Longest time without a look at the database, in seconds: a notification may be lost.
-LOOK_EVERY = 1.0
 #: Expired rows that are deleted at a time.
 PRUNED_AT_ONCE = 1000
 

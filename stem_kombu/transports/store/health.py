@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stem_kombu import chance
+from stem_kombu import chance, timeouts
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import BrokerUnavailable
 from stem_kombu.settings import Settings
@@ -11,9 +11,6 @@ from stem_kombu.transports.connections import broker_connection
 from stem_kombu.transports.control_link import Addresses
 from stem_kombu.transports.registry import open_transport
 from stem_kombu.transports.store.choice import STORE, fleet_control_link, place_of_control, store_link
-
-#: Seconds for a message to come back, and its life should it not.
-_TIMEOUT, _EXPIRES = 5.0, 10.0
 
 
 def checked_control(settings: Settings, *, clock: Clock = SYSTEM) -> str:
@@ -25,18 +22,26 @@ def checked_control(settings: Settings, *, clock: Clock = SYSTEM) -> str:
     transport = open_transport(broker_connection(settings), generic=settings.transport == "generic")
     if (place := place_of_control(transport, settings)) != STORE:
         if not transport.capabilities.carries_control:
-            fleet_control_link(transport, settings, clock=clock).fans_out(_TIMEOUT)  # refuses what a worker refuses
+            fleet_control_link(transport, settings, clock=clock).fans_out(
+                timeouts.STORE_LINK_PROBE
+            )  # refuses what a worker refuses
         return place
     owner = chance.token_hex(16)
     inbox = names.reply_name(settings.namespace, owner)
     link = store_link(settings, clock=clock)
-    connection = link.open(Addresses(settings.namespace, owner, inbox=inbox), timeout=_TIMEOUT, limit=_TIMEOUT)
+    connection = link.open(
+        Addresses(settings.namespace, owner, inbox=inbox),
+        timeout=timeouts.STORE_LINK_PROBE,
+        limit=timeouts.STORE_LINK_PROBE,
+    )
     try:
-        connection.send(inbox, b"", expires=_EXPIRES)
-        deadline = clock.monotonic() + _TIMEOUT
+        connection.send(inbox, b"", expires=timeouts.STORE_LINK_PROBE_EXPIRES)
+        deadline = clock.monotonic() + timeouts.STORE_LINK_PROBE
         while not connection.wait(deadline - clock.monotonic()):
             if clock.monotonic() >= deadline:
-                raise BrokerUnavailable(f"{link.url}: a control message did not come back within {_TIMEOUT:g} s")
+                raise BrokerUnavailable(
+                    f"{link.url}: a control message did not come back within {timeouts.STORE_LINK_PROBE:g} s"
+                )
     finally:
         connection.close()
     return place

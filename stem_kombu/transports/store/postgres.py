@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from operator import methodcaller
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.drivers.postgres import PostgresDatabase
 from stem_kombu.drivers.postgres_listener import PostgresListener
@@ -13,7 +14,7 @@ from stem_kombu.drivers.postgres_session import PostgresSession
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.errors import StoreError
 from stem_kombu.settings import TlsSettings
-from stem_kombu.transports.store.board import BURST, LOOK_EVERY, PRUNED_AT_ONCE, Address
+from stem_kombu.transports.store.board import BURST, PRUNED_AT_ONCE, Address
 
 SCHEMA = Schema.of(
     (
@@ -43,8 +44,6 @@ _PRUNE = """DELETE FROM stem_control_messages WHERE (namespace, address, xid) IN
     WHERE expires_at <= statement_timestamp() LIMIT %s FOR UPDATE SKIP LOCKED)"""
 #: Bytes of one message to many addresses that one statement carries.
 _LARGEST_STATEMENT = 4_000_000
-#: Seconds between two looks where the server can't notify: after a message, and when nothing comes.
-_QUICK, _SLOW = 0.01, 0.4
 
 
 class PostgresControlBoard:
@@ -61,7 +60,7 @@ class PostgresControlBoard:
         name: str = "URL",
         tls: TlsSettings | None = None,
         patience: float | None = None,
-        look_every: float = LOOK_EVERY,
+        look_every: float = timeouts.STORE_LINK_LOOK,
         clock: Clock = SYSTEM,
     ) -> None:
         self._database = PostgresDatabase(
@@ -110,7 +109,7 @@ class PostgresBoardReader:
         self._seen: set[int] = set()
         self._taken: list[int] = []
         self._expired = False
-        self._pause, self._look_at = _QUICK, 0.0
+        self._pause, self._look_at = timeouts.STORE_LINK_PG_QUICK, 0.0
         self._first: list[tuple[Address, bytes]] = []
         while found := self._look():
             self._first += [(address, body) for address, body in found if not address.shared]
@@ -124,7 +123,7 @@ class PostgresBoardReader:
         while True:
             now = self._clock.monotonic()
             if now >= self._look_at and (found := self._look()):
-                self._pause = _QUICK
+                self._pause = timeouts.STORE_LINK_PG_QUICK
                 return found
             self._clean_up()
             notified, woken = self._listener.wait(min(deadline, self._look_at) - now, wakes)
@@ -166,7 +165,7 @@ class PostgresBoardReader:
     def _next_pause(self) -> float:
         if self._listener.hears:
             return self._look_every
-        self._pause = min(self._pause * 1.5, _SLOW)
+        self._pause = min(self._pause * 1.5, timeouts.STORE_LINK_PG_SLOW)
         return self._pause
 
     def _clean_up(self, *, closing: bool = False) -> None:

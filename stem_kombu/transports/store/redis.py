@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.drivers.redis import RedisDatabase, RedisScript
 from stem_kombu.errors import StoreError, StoreUnavailable
@@ -67,9 +68,6 @@ end
 return answer
 """
 )
-#: Seconds for which the server lets a reader wait, and after which one that was not answered is on a dead connection.
-_WAIT, _OVERDUE = 5.0, 10.0
-_SLICE = 0.05
 
 T = TypeVar("T")
 
@@ -178,7 +176,16 @@ class _Doorbell:
     def arm(self, keys: Sequence[str], positions: Sequence[str], now: float) -> None:
         """Have the server answer. ``now`` is the monotonic time. Raises :class:`StoreError`."""
         names = [self._board.database.key(key) for key in keys]
-        words = ["XREAD", "COUNT", 1, "BLOCK", int(_WAIT * 1000), "STREAMS", *names, *positions]
+        words = [
+            "XREAD",
+            "COUNT",
+            1,
+            "BLOCK",
+            int(timeouts.STORE_LINK_REDIS_WAIT * 1000),
+            "STREAMS",
+            *names,
+            *positions,
+        ]
         if self._client is None:
             self._client = self._board.database.run(_with_one_connection)
         connection = self._client.connection
@@ -192,9 +199,11 @@ class _Doorbell:
             woken = self._woken(connection, seconds, wakes)
             # Not only by its descriptor: TLS has messages of its own.
             if not self._asked(partial(connection.can_read, timeout=0)):
-                if self._armed_at is not None and now - self._armed_at > _OVERDUE:
+                if self._armed_at is not None and now - self._armed_at > timeouts.STORE_LINK_REDIS_OVERDUE:
                     self.close()
-                    raise StoreUnavailable(f"control link {self._board.database.url}: no answer in {_OVERDUE:g} s")
+                    raise StoreUnavailable(
+                        f"control link {self._board.database.url}: no answer in {timeouts.STORE_LINK_REDIS_OVERDUE:g} s"
+                    )
                 return False, woken
         self._asked(connection.read_response)
         self._armed_at = None
@@ -210,7 +219,7 @@ class _Doorbell:
     def _woken(self, connection: object, seconds: float, wakes: Sequence[int]) -> bool:
         # redis-py tells its socket by no public name. Without it the server is asked every now and then.
         if (sock := getattr(connection, "_sock", None)) is None:
-            return not readable(wakes, min(seconds, _SLICE)).isdisjoint(wakes)
+            return not readable(wakes, min(seconds, timeouts.STORE_LINK_REDIS_SLICE)).isdisjoint(wakes)
         return not readable([sock, *wakes], seconds).isdisjoint(wakes)
 
     def _asked(self, operation: Callable[[], T]) -> T:

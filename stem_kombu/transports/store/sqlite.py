@@ -7,11 +7,12 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
+from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.drivers.schema import Schema
-from stem_kombu.drivers.sqlite import LOCK_TIMEOUT, SqliteDatabase
+from stem_kombu.drivers.sqlite import SqliteDatabase
 from stem_kombu.errors import StoreError
-from stem_kombu.transports.store.board import BURST, LOOK_EVERY, PRUNED_AT_ONCE, Address, readable
+from stem_kombu.transports.store.board import BURST, PRUNED_AT_ONCE, Address, readable
 
 SCHEMA = Schema.of(
     (
@@ -31,9 +32,6 @@ _NEXT = """SELECT id, address, body FROM stem_control_messages
     ORDER BY id LIMIT ?"""
 _HIGHEST = "SELECT seq FROM sqlite_sequence WHERE name = 'stem_control_messages'"
 _TAKE = "DELETE FROM stem_control_messages WHERE id = ?"
-#: Seconds between two looks at whether another process has committed: after a message, and when nothing comes. A look costs
-#: a few microseconds and reads no page.
-_QUICK, _SLOW = 0.002, 0.05
 
 
 class SqliteControlBoard:
@@ -50,7 +48,7 @@ class SqliteControlBoard:
     ) -> None:
         self._path, self._namespace = path, namespace
         self._create_folder, self._clock = create_folder, clock
-        self._timeout = LOCK_TIMEOUT if patience is None else min(patience, LOCK_TIMEOUT)
+        self._timeout = timeouts.SQLITE_LOCK if patience is None else min(patience, timeouts.SQLITE_LOCK)
         self._database = self._opened()
         self.url = self._database.url
 
@@ -93,7 +91,7 @@ class SqliteBoardReader:
         self._position = 0
         self._taken: list[int] = []
         self._expired: list[int] = []
-        self._pause, self._look_at = _QUICK, 0.0
+        self._pause, self._look_at = timeouts.STORE_LINK_SQLITE_QUICK, 0.0
         self._first: list[tuple[Address, bytes]] = []
         while found := self._look():
             self._first += [(address, body) for address, body in found if not address.shared]
@@ -109,8 +107,8 @@ class SqliteBoardReader:
             left = deadline - self._clock.monotonic()
             if left <= 0 or readable(wakes, min(left, self._pause)):
                 return []
-            self._pause = min(self._pause * 1.3, _SLOW)
-        self._pause = _QUICK
+            self._pause = min(self._pause * 1.3, timeouts.STORE_LINK_SQLITE_SLOW)
+        self._pause = timeouts.STORE_LINK_SQLITE_QUICK
         return found
 
     def close(self, *, broken: bool = False) -> None:
@@ -130,7 +128,7 @@ class SqliteBoardReader:
             return []
         rows = self._database.read(self._rows)
         if len(rows) < BURST:
-            self._version, self._look_at = version, now + LOOK_EVERY
+            self._version, self._look_at = version, now + timeouts.STORE_LINK_LOOK
             self._see_expired()
         if rows:
             self._position = rows[-1][0]
