@@ -62,7 +62,8 @@ class RevocationCache:
         self._undone = Undone()
         self._revision = 0
         self._highest = 0
-        self._offset_us: int | None = None
+        #: Microseconds from this process's monotonic clock to the store's clock as last read; ``None`` before.
+        self.offset_us: int | None = None
 
     def __len__(self) -> int:
         """How many records are held; those that expired since the last :meth:`prune` are still among them."""
@@ -163,7 +164,7 @@ class RevocationCache:
 
     def set_store_time(self, now: datetime) -> None:
         """Say what the store's clock shows at this moment."""
-        self._offset_us = epoch_us(now) - int(self._clock.monotonic() * 1_000_000)
+        self.offset_us = epoch_us(now) - int(self._clock.monotonic() * 1_000_000)
 
     def now(self) -> datetime:
         """The store's time, as far as it is known here."""
@@ -277,9 +278,9 @@ class RevocationCache:
                     yield record
 
     def _now_us(self) -> int:
-        if self._offset_us is None:
+        if self.offset_us is None:
             return int(self._clock.now() * 1_000_000)
-        return self._offset_us + int(self._clock.monotonic() * 1_000_000)
+        return self.offset_us + int(self._clock.monotonic() * 1_000_000)
 
     def _packed(self, record: Revocation) -> Row:
         reason, requester = self._texts.add(record.reason), self._texts.add(record.requested_by)

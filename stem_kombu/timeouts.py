@@ -198,6 +198,7 @@ LEASE_RETRY = 1.0  #: until a renewal that failed is tried again, at most
 SYNC_SHARE = 0.75  #: of the sync interval: the worker reads the store again, unless something makes it do so before
 REVOCATION_GRACE = 7 * 86400.0  #: an expired record stays, as a clock that is ahead must delete nothing for good
 SYNC_CLOCK_SKEW = 60.0  #: a store's clock that is further off, or steps further, is reported
+LEAST_SKEW = 2.0  #: a worker's clock may be off the store's, and still dates next attempts
 DIRECTIVE_LOOK = 0.5  #: between two looks at the store's clock while a directive is to end
 DIRECTIVE_REMEMBERED = 7 * 86400.0  #: a worker remembers ended directives, as long as a store keeps them
 SAMPLE_LEAST_LIFE = 60.0  #: records that end sooner are no sign that the store was set back

@@ -13,6 +13,7 @@ from itertools import islice
 
 from stem_kombu import timeouts
 from stem_kombu.agent.record_sync import RecordSync
+from stem_kombu.agent.store_clock import StoreClock
 from stem_kombu.agent.store_history import LARGE_SAMPLE, History
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency import threads
@@ -59,7 +60,7 @@ class Hydration:
         self._another = False
         self._hurry_until = float("-inf")
         self._set_back: SetBack | None = None
-        self._clock_ahead: timedelta | None = None
+        self._store_clock = StoreClock(store, cache, clock)
         self._store = store
         self._namespace = namespace
         self._cache = cache
@@ -101,7 +102,7 @@ class Hydration:
             store_error=self.trouble,
             set_aside=self._store.quarantine.of(self._namespace),
             set_back=self._set_back,
-            clock_ahead=None if self._clock_ahead is None else self._clock_ahead.total_seconds(),
+            clock_ahead=self._store_clock.ahead,
         )
 
     def start(self, *, timeout: float, allow_unsynced: bool = False) -> None:
@@ -287,8 +288,10 @@ class Hydration:
 
     def _keep_house(self, now: float) -> None:
         if self._kept_house_mono is not None and now - self._kept_house_mono < timeouts.STORE_HOUSEKEEPING:
+            if self._store_clock.is_moved:
+                self._read_clock()
             return
-        self._set_clock(first=self._kept_house_mono is None)
+        self._read_clock()
         self._store.prune_after(self._namespace, timeouts.REVOCATION_GRACE)
         self._store.prune_records(self._namespace, self._cache.now() - timedelta(seconds=timeouts.REVOCATION_GRACE))
         self._cache.prune(self._cache.now())
@@ -296,23 +299,10 @@ class Hydration:
             self._loaded = False  # what was mended meanwhile is read, and no longer counted
         self._kept_house_mono = now
 
-    def _set_clock(self, *, first: bool) -> None:
-        """Expiry is judged by the store's clock; say when that is not the time."""
-        before, now = self._cache.now(), self._store.now()
-        self._cache.set_store_time(now)
-        ahead = now - self._clock.utcnow()
-        if abs(ahead) > timedelta(seconds=timeouts.SYNC_CLOCK_SKEW) and (
-            self._clock_ahead is None or abs(ahead - self._clock_ahead) > timedelta(seconds=timeouts.SYNC_CLOCK_SKEW)
-        ):
-            logger.warning(
-                "the clock of the revoke store %s is %.0f s ahead of this host's: revocations end by the store's",
-                self._store.url,
-                ahead.total_seconds(),
-            )
-        self._clock_ahead = ahead
-        if not first and abs(now - before) > timedelta(seconds=timeouts.SYNC_CLOCK_SKEW):
-            logger.warning("the clock of the revoke store stepped by %.0f s", (now - before).total_seconds())
-            self._another = self._loaded  # what had expired by the old time may be live by the new one
+    def _read_clock(self) -> None:
+        """Expiry is judged by the store's clock; what had expired by the old time may be live by the new one."""
+        if self._store_clock.read():
+            self._another = self._loaded
 
     def _failed(self, error: StoreError) -> None:
         self.trouble = str(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from stem_kombu.agent.fleet_clock import FleetClock
 from stem_kombu.agent.hydration import Hydration
 from stem_kombu.agent.record_sync import RecordSync, Subscriber
 from stem_kombu.backends.base import Roster
@@ -66,6 +67,7 @@ class Resources:
             template, generic=settings.transport == "generic", accept_loss=settings.accept_loss
         )
         self.depths = self.transport.depths()
+        self.fleet_clock = FleetClock(clock, None if self.transport.capabilities.keeps_etas else self.cache)
         self._fleet = fleet = RosterOnly(self.roster, settings.namespace)
         self.revoker = Revoker(store, settings.namespace, self.verifier, fleet, keep=settings.audit_keep)
         #: Without its password.

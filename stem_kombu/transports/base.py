@@ -28,7 +28,8 @@ class Capabilities:
     Celery can be. ``carries_control``: a command reaches all processes at once, and what it makes at the broker is removed there.
     ``forgets_held``: what a killed process had not acknowledged is not delivered again. ``consumer_timeout``: seconds after
     which the broker, as it comes, takes a message from a worker that still holds it, and delivers it again.
-    ``confirms_if_asked``: sending waits for the broker's confirm, unless ``confirm_publish`` is false.
+    ``confirms_if_asked``: sending waits for the broker's confirm, unless ``confirm_publish`` is false. ``keeps_etas``: it keeps
+    a message until its eta, by the clock of the one host that it is on.
     """
 
     counts: bool = False
@@ -39,6 +40,7 @@ class Capabilities:
     forgets_held: bool = False
     consumer_timeout: float | None = None
     confirms_if_asked: bool = False
+    keeps_etas: bool = False
 
 
 class ScheduledMessages(Protocol):

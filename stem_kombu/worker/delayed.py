@@ -11,7 +11,7 @@ import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from stem_kombu import timeouts
 from stem_kombu.clock import Clock
@@ -97,10 +97,10 @@ class DelayedDeliveries:
         if self._held:
             self._background.needed()
 
-    def hold(self, delivery: Delivery) -> None:
-        """Keep the delivery until its eta."""
+    def hold(self, delivery: Delivery, now: datetime) -> None:
+        """Keep the delivery until its eta, by the clock that shows ``now``."""
         assert delivery.message.eta is not None
-        wait = (delivery.message.eta - self._clock.utcnow()) / timedelta(seconds=1)
+        wait = (delivery.message.eta - now) / timedelta(seconds=1)
         if self._longest is not None and wait > self._longest:
             self._keep(delivery, self._clock.monotonic() + self._longest, Event.HELD_LONGEST)
         else:

@@ -120,6 +120,8 @@ class Facts(NamedTuple):
     disposition: MessageDisposition | None = None
     is_current: bool = True  # the connection that brought it stands
     is_tag_valid: bool = True  # its delivery tag means this message to the connection that stands
+    # of one with an eta, or with another attempt to come
+    fleet_now: datetime | None = None  # by the clock with which that date is compared
 
 
 NO_FACTS = Facts()

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from stem_kombu import chance
 from stem_kombu.agent.active_rules import ActiveRules
+from stem_kombu.agent.fleet_clock import FleetClock
 from stem_kombu.bound import spares
 from stem_kombu.errors import TaskNotRegistered
 from stem_kombu.execution.base import Job
 from stem_kombu.ladder import Ladder, ladder_of
-from stem_kombu.outcome import Outcome, TaskError
+from stem_kombu.outcome import Ending, Outcome, TaskError
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import RevocationCache
 from stem_kombu.selector import sent_at
@@ -23,6 +24,7 @@ from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.task_history import TaskHistory
 
 _HAS_STARTED = Facts(has_started=True)
+_MAY_COME_AGAIN = (Ending.FAILED, Ending.LOST, Ending.RETRY)
 
 
 class DeliveryFacts:
@@ -39,6 +41,7 @@ class DeliveryFacts:
         ownership: Ownership,
         lost_workers: LostWorkers,
         directives: ActiveDirectives,
+        fleet_clock: FleetClock,
         *,
         default_max_retries: int,
     ) -> None:
@@ -50,6 +53,7 @@ class DeliveryFacts:
         self.lost_workers = lost_workers
         self.directives, self.limits = directives, directives.limits
         self.clock = ownership.clock
+        self.fleet_clock = fleet_clock
         self._ensure_fresh = ensure_fresh
         self._default_max_retries = default_max_retries
 
@@ -81,6 +85,7 @@ class DeliveryFacts:
             is_suspect=bool(delivery.lost) and self.lost_workers.is_suspect(delivery),
             is_paused=self._is_paused(message),
             is_limited=self.limits.live and self.limits.holds_back(delivery),
+            fleet_now=None if message.eta is None else self.fleet_clock.time_for(message),
         )
 
     def of_waiting(self, delivery: Delivery) -> Facts:
@@ -163,6 +168,7 @@ class DeliveryFacts:
             jitter=chance.random(),
             lost_workers=tuple(delivery.lost),
             stopped_after=None if stopped is None else self.clock.monotonic() - stopped,
+            fleet_now=self.fleet_clock.utcnow() if outcome.kind in _MAY_COME_AGAIN else None,
         )
 
     def of_message(self, message: TaskMessage) -> Facts:

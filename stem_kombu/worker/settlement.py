@@ -75,12 +75,13 @@ def settle(
     max_retries: int,
     now: datetime,
     jitter: float,
+    fleet_now: datetime | None = None,
     lost_workers: tuple[str, ...] = (),
     stopped_after: float | None = None,
 ) -> Settlement:
     """What follows from ``outcome``. ``revocation`` is the live one of this task, if there is one: a revoked task is never
     retried, whether or not its running attempt was told to stop (G3, G9). ``stopped_after``: seconds from the request to stop
-    to this end.
+    to this end. ``fleet_now`` is the time from which the next attempt is dated, ``now`` without it.
 
     Total: an outcome whose times are beyond the calendar ends the task as failed, saying so."""
     record = partial(
@@ -121,7 +122,7 @@ def settle(
         return Settlement(record(state=TaskState.FAILED, error=outcome.error), MessageDisposition.ACKNOWLEDGE, "failed")
     delay = retry_delay(options, message.attempt, jitter) if outcome.retry_in is None else outcome.retry_in
     try:
-        due = now + timedelta(seconds=delay)
+        due = (fleet_now or now) + timedelta(seconds=delay)
     except (ValueError, OverflowError, TypeError) as impossible:
         said = f"it can't be tried again after {delay!r} s: {impossible}"
         return Settlement(

@@ -162,7 +162,7 @@ class TaskLifecycle:
             if not self.facts.limits.wait(delivery) and self.holds.release(delivery.token) is not None:
                 self.happened(delivery, Event.DUE)  # the limit has just ended, and freed what waited before
         elif action.seconds is None:
-            self.holds.hold(delivery)
+            self.holds.hold(delivery, self.facts.fleet_clock.time_for(delivery.message))
         else:
             self.holds.hold_for(delivery, action.seconds)
         # A revocation that came between the look at the cache and the hold found nothing to take out.

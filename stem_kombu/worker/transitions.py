@@ -115,7 +115,7 @@ def _decoded(facts: Facts) -> Action:
         return _ended_by(_refused(facts._replace(error=unsupported), MessageDisposition.REJECT), facts)
     if facts.unregistered is not None:
         return _ended_by(_refused(facts._replace(error=facts.unregistered)), facts)
-    if message.eta is not None and message.eta > facts.now:
+    if message.eta is not None and message.eta > (facts.fleet_now or facts.now):
         return HOLD
     # To judge it reads the roster, for which the thread of the connection has no time.
     return Action(Do.HOLD, seconds=0.0) if facts.is_suspect else _ready(facts)
@@ -206,6 +206,7 @@ def _ended(facts: Facts) -> Action:
         revocation=facts.revocation,
         max_retries=facts.max_retries,
         now=now,
+        fleet_now=facts.fleet_now,
         jitter=facts.jitter,
         lost_workers=facts.lost_workers,
         stopped_after=facts.stopped_after,

@@ -177,9 +177,8 @@ class Worker:
     def _make_tasks(self) -> None:
         app, settings, clock, resources = self.app, self.settings, self.clock, self.resources
         broker, worker = resources.transport, self.identity.worker
-        self.totals = Totals()
-        self.inflight = InFlight(clock)
-        self.acks, self.ownership = AckQueue(), Ownership(broker.leases(), clock)
+        self.totals, self.inflight, self.acks = Totals(), InFlight(clock), AckQueue()
+        self.ownership = Ownership(broker.leases(), clock)
         self.recorder = Recorder(
             worker,
             open_outcome_places(app.backend, settings),
@@ -204,6 +203,7 @@ class Worker:
             self.ownership,
             LostWorkers(resources.roster, settings.namespace, boot, most=most, default_max_retries=retries),
             directives,
+            resources.fleet_clock,
             default_max_retries=retries,
         )
         modes = {task.mode for task in app.registry}

@@ -86,7 +86,6 @@ class Schedule:
         if not set(STACKS[self.stack]) & {"embedded", "file", "sqlite"} and self.rng.random() < 0.3:
             # Clocks of one machine can't differ, so only where the parties may be on several.
             skews = {self.rng.choice((*NAMES, "client")): self.rng.choice((-3600.0, 3600.0))}
-        self.skewed = bool(skews)
         #: Messages held for each slot. With several of short tasks, children have the next ones with them.
         self.prefetch = self.rng.choice((1, 8))
         self.fleet = Fleet(servers, self.stack, folder, self.rng, skews=skews, prefetch=self.prefetch)
@@ -185,8 +184,7 @@ class Schedule:
             kwargs = {
                 "steps": self.rng.choice(steps),
                 "pause": self.rng.choice(pauses),
-                # A retry is due by the date of the worker that failed, as in Celery.
-                "failures": 0 if self.skewed else self.rng.choice((0, 0, 0, 1)),
+                "failures": self.rng.choice((0, 0, 0, 1)),
                 "deaf": self.rng.random() < 0.2,
             }
             began = now()

@@ -62,7 +62,7 @@ def test_the_first_that_was_deferred_for_a_kind_of_slot_is_the_first_to_get_it(h
 def test_what_is_held_for_its_eta_gets_no_slot_before(holds: DelayedDeliveries) -> None:
     task = Task("tasks.any", lambda ctx: None, TaskOptions(isolate=True))
     message = TaskMessage("t1", task.name, eta=SYSTEM.utcnow() + timedelta(hours=1))
-    holds.hold(TABLE.add(message, task, object(), 1, False, Phase.HELD))
+    holds.hold(TABLE.add(message, task, object(), 1, False, Phase.HELD), SYSTEM.utcnow())
     assert (holds.count, holds.deferred) == (1, 0)
     assert holds.take_deferred(Mode.ISOLATE) is None
     assert holds.count == 1

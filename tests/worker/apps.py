@@ -161,3 +161,11 @@ def fails_once(ctx: TaskContext, fails: bool) -> int:
 @task("returns_text", max_retries=0)
 def returns_text(ctx: TaskContext, length: int) -> str:
     return "x" * length
+
+
+@app.task("inline.retried_in")
+def retried_in(ctx: TaskContext, seconds: float) -> int:
+    """Asks for a second attempt in that many seconds."""
+    if ctx.attempt == 1:
+        raise ctx.retry(countdown=seconds)
+    return ctx.attempt

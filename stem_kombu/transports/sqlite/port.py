@@ -17,7 +17,7 @@ class EmbeddedTransport(GenericTransport):
     """See :class:`~stem_kombu.transports.base.Transport`."""
 
     def _capabilities(self) -> Capabilities:
-        return Capabilities(counts=True, carries_control=True)
+        return Capabilities(counts=True, carries_control=True, keeps_etas=True)
 
     def _consumer_of(
         self, connection: Any, queues: Sequence[str], clock: Clock, unreadable: Callable[[Exception], None] | None
