@@ -26,6 +26,7 @@ from tests.servers.fixtures import (
     server_reaper,
     start_redis,
 )
+from tests.slow_variants import SLOW_VARIANTS
 
 __all__ = [
     "amqp_url",
@@ -85,8 +86,15 @@ LONG = (
 )  # fmt: skip
 
 
+@pytest.hookimpl(tryfirst=True)  # before ``-m`` reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long files first, each in its order."""
+    """The long files first, each in its order. Variants that are slow get their mark."""
+    here = Path(__file__).parent
+    for item in items:
+        name, _, variant = item.name.partition("[")
+        slow = SLOW_VARIANTS.get(f"{item.path.relative_to(here).as_posix()}::{name}", ())
+        if any(part in variant for part in slow):
+            item.add_marker(pytest.mark.slow)
     order = {str(Path(__file__).parent / name): at for at, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(str(item.path), len(order)))
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -310,7 +310,7 @@ class Module:
     is_package: bool
     tree: ast.Module
 
-    @property
+    @cached_property
     def imports(self) -> list[Import]:
         return list(_imports(self))
 
