@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.contestants import Contestant, celery, dramatiq, floor, huey, rq, stem, taskiq
 from benchmarks.figures import Figure, Findings, ratio
-from benchmarks.lab import Lab
+from benchmarks.lab import Lab, Process
 
 TASKS = {"redis": 5000, "rabbitmq": 5000, "embedded": 2500}
 #: Of them, as many are sent one by one, which is what the rate of sending is taken from; the rest at once where that can be.
@@ -95,9 +95,24 @@ def once(lab: Lab, one: Contestant, broker: str, tasks: int, payload: str = "") 
                 send("no_op", args)
         send("mark", [str(marks)])
         with lab.processes() as start:
-            one.workers(start, url)
-            first, last = marked(marks, 2, 120)
+            began_here: list[Process] = []
+
+            def noted(*arguments: str, **environment: str) -> Process:
+                began_here.append(start(*arguments, **environment))
+                return began_here[-1]
+
+            one.workers(noted, url)
+            try:
+                first, last = marked(marks, 2, 120)
+            except RuntimeError as error:
+                raise RuntimeError(f"{one.name} on {broker}: {error}\n{''.join(map(said, began_here))}") from None
     return sent, filled, (tasks + 1) / (last - first)
+
+
+def said(process: Process) -> str:
+    """The end of what the process has written, and how it ended."""
+    end = process.log.read_text(errors="replace")[-2000:]
+    return f"--- {process.popen.args}, exit code {process.popen.poll()}\n{end}\n"
 
 
 def marked(path: Path, count: int, timeout: float) -> list[float]:
