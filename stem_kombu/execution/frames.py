@@ -10,7 +10,6 @@ import pickle
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from datetime import datetime
 from enum import Enum
 from operator import attrgetter
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from stem_kombu.execution.base import Stop
 from stem_kombu.outcome import Ending, Outcome, TaskError
 from stem_kombu.revocation import Revocation
-from stem_kombu.task import CeleryOrigin, TaskMessage
+from stem_kombu.task import TaskMessage
 
 # -- down, to the child -----------------------------------------------------------------------------------------------
 
@@ -26,7 +25,9 @@ from stem_kombu.task import CeleryOrigin, TaskMessage
 @dataclass(slots=True)  # never changed: see TaskMessage
 class Run:
     """Call the handler of the message's task, if it is not later than ``good_until`` (monotonic seconds, the same for all
-    processes of a machine)."""
+    processes of a machine).
+
+    Of the message only that goes to the child with which a handler is called."""
 
     token: int
     message: TaskMessage
@@ -111,7 +112,7 @@ class ExtendLease:
 
 @dataclass(slots=True)  # never changed: see TaskMessage
 class Finished:
-    """The attempt is over; ``rss_bytes`` is the child's resident memory after it."""
+    """The attempt is over; ``rss_bytes`` is the child's resident memory after it, where that is bounded."""
 
     token: int
     outcome: Outcome
@@ -173,6 +174,11 @@ def transition(state: ChildState, frame: object) -> ChildState:
 # -- bytes --------------------------------------------------------------------------------------------------------------
 
 _LENGTH = struct.Struct("!Q")
+#: A frame of which the receiver needs no more than what it is and its token.
+_SHORT = struct.Struct("!BQ")
+_STARTED, _SUCCEEDED = 1, 2
+#: How an attempt ends that has nothing to say: without a result, as most do.
+_NO_MORE = Outcome(Ending.SUCCEEDED)
 #: Bytes of one frame; more is a fault, not a job. Brokers stop long before.
 LONGEST = 1 << 30
 
@@ -191,9 +197,9 @@ _FIELDS: dict[type, tuple[tuple[str, tuple[type, ...]], ...]] = {
     Declined: (("token", (int,)),),
     SetLogLevels: (("levels", (dict,)),),
 }
-#: What stands in frames, of which a pickle that was cut or scribbled on can make objects without their attributes.
+#: What a frame may hold that pickle writes as an object: cut or scribbled on, it makes one without its attributes.
 _PARTS: dict[type, tuple[str, ...]] = {
-    kind: tuple(one.name for one in fields(kind)) for kind in (TaskMessage, Outcome, Revocation, TaskError)
+    kind: tuple(one.name for one in fields(kind)) for kind in (Revocation, TaskError)
 }
 
 
@@ -203,10 +209,16 @@ def _check(frame: object) -> None:
         value = getattr(frame, name)
         if not isinstance(value, kinds):
             raise TypeError(f"{name} of a {type(frame).__name__} is a {type(value).__name__}")
-        for part in _PARTS.get(type(value), ()):
-            inner = getattr(value, part)
-            for deeper in _PARTS.get(type(inner), ()):
-                getattr(inner, deeper)
+    if isinstance(frame, StopJob):
+        _check_part(frame.revocation)
+    elif isinstance(frame, Finished):
+        _check_part(frame.outcome.error)
+        _check_part(frame.outcome.revocation)
+
+
+def _check_part(value: object) -> None:
+    for part in _PARTS.get(type(value), ()):
+        getattr(value, part)
 
 
 def encode(frame: object) -> bytes:
@@ -218,11 +230,22 @@ def encode(frame: object) -> bytes:
 def encode_alone(frame: object) -> bytes:
     """The frame for a channel that keeps messages apart."""
     kind = type(frame)
+    # What a child writes for each short task: its first byte is none with which a pickle begins.
+    if isinstance(frame, Started):
+        return _SHORT.pack(_STARTED, frame.token)
+    if isinstance(frame, Finished) and frame.rss_bytes is None and frame.outcome == _NO_MORE:
+        return _SHORT.pack(_SUCCEEDED, frame.token)
     return pickle.dumps((_CODES[kind], *_PARTED[kind](frame)), protocol=pickle.HIGHEST_PROTOCOL)
 
 
-def decode_alone(body: bytes | memoryview) -> object:
+def decode_alone(body: bytes | bytearray | memoryview) -> object:
     """The frame of these bytes; whatever can go wrong with bytes that are none is raised as it comes."""
+    if len(body) == _SHORT.size:
+        sign, token = _SHORT.unpack(body)
+        if sign == _STARTED:
+            return Started(token)
+        if sign == _SUCCEEDED:
+            return Finished(token, _NO_MORE, None)
     code, *parts = pickle.loads(body)  # noqa: S301 - our own child, on a pipe that no other process can reach
     frame: object = _MADE[code](*parts)
     _check(frame)
@@ -252,30 +275,27 @@ def _none(_value: object) -> tuple[object, ...]:
     return ()
 
 
-_ORIGIN, _MESSAGE, _OUTCOME = (_parts_of(kind) for kind in (CeleryOrigin, TaskMessage, Outcome))
-_NAMES = [field.name for field in fields(TaskMessage)]
-_TIMES, _CELERY = [_NAMES.index(name) for name in ("eta", "expires_at", "enqueued_at")], _NAMES.index("celery")
-_ORIGINAL = _NAMES.index("original")
+_OUTCOME = _parts_of(Outcome)
+#: What a handler is called with; what else a message holds is the worker's.
+_CALL = attrgetter("task_id", "name", "args", "kwargs", "queue", "attempt", "headers")
 
 
 def _run_parts(run: Run) -> tuple[object, ...]:
-    message = list(_MESSAGE(run.message))
-    message[_ORIGINAL] = None  # what a child has no use for, and is as large as the arguments
-    for at in _TIMES:
-        if message[at] is not None:
-            message[at] = message[at].isoformat()
-    if message[_CELERY] is not None:
-        message[_CELERY] = _ORIGIN(message[_CELERY])
-    return run.token, message, run.good_until
+    return run.token, run.good_until, *_CALL(run.message)
 
 
-def _run_of(token: int, message: list[Any], good_until: float | None = None) -> Run:
-    for at in _TIMES:
-        if message[at] is not None:
-            message[at] = datetime.fromisoformat(message[at])
-    if message[_CELERY] is not None:
-        message[_CELERY] = CeleryOrigin(*message[_CELERY])
-    return Run(token, TaskMessage(*message), good_until)
+def _run_of(
+    token: int,
+    good_until: float | None,
+    task_id: str,
+    name: str,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+    queue: str,
+    attempt: int,
+    headers: dict[str, object],
+) -> Run:
+    return Run(token, TaskMessage(task_id, name, args, kwargs, queue, attempt, headers=headers), good_until)
 
 
 def _finished_parts(finished: Finished) -> tuple[object, ...]:
@@ -309,19 +329,22 @@ class FrameReader:
     def feed(self, data: bytes) -> Iterator[object]:
         """The frames that are complete now, one by one, so that those before a malformed one count; for that one
         :class:`ProtocolFault` is raised."""
-        self._buffer += data
-        while len(self._buffer) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._buffer)
-            if length > LONGEST:
-                raise ProtocolFault(f"a frame of {length} bytes")
-            end = _LENGTH.size + length
-            if len(self._buffer) < end:
-                return
-            body = bytes(memoryview(self._buffer)[_LENGTH.size : end])
-            del self._buffer[:end]
-            try:
-                frame = decode_alone(body)
-            except Exception as error:
-                # Unpickling may raise anything; whatever it is, the peer speaks another protocol.
-                raise ProtocolFault(f"a frame that can't be read: {error!r}"[:500]) from error
-            yield frame
+        buffer, at = self._buffer, 0
+        buffer += data
+        try:
+            while len(buffer) - at >= _LENGTH.size:
+                (length,) = _LENGTH.unpack_from(buffer, at)
+                if length > LONGEST:
+                    raise ProtocolFault(f"a frame of {length} bytes")
+                begin = at + _LENGTH.size
+                if len(buffer) < begin + length:
+                    return
+                at = begin + length
+                try:
+                    frame = decode_alone(buffer[begin:at])
+                except Exception as error:
+                    # Unpickling may raise anything; whatever it is, the peer speaks another protocol.
+                    raise ProtocolFault(f"a frame that can't be read: {error!r}"[:500]) from error
+                yield frame
+        finally:
+            del buffer[:at]  # once for all of them

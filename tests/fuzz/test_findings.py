@@ -24,7 +24,7 @@ from stem_kombu.clock import parse_isoformat
 from stem_kombu.control.client.reports import Report, WorkerReply
 from stem_kombu.control.protocol.codec import decode_command, decode_reply
 from stem_kombu.errors import BadMessage, ConfigurationError, StoreCorrupt
-from stem_kombu.execution.frames import FrameReader, ProtocolFault, Ready, Started, encode
+from stem_kombu.execution.frames import ExtendLease, FrameReader, ProtocolFault, Ready, encode
 from stem_kombu.fields import FieldError
 from stem_kombu.messages.decoding import decode_delivery
 from stem_kombu.messages.decompression import TooMuch, limit_decompression, unpacked
@@ -317,7 +317,7 @@ def test_a_message_with_too_much_in_it_is_a_bad_message() -> None:
 
 
 def test_a_frame_that_lacks_a_part_breaks_the_protocol() -> None:
-    hollow = encode(Started(77))[8:].replace(b"K\x4d", b"N")  # its token becomes None
+    hollow = encode(ExtendLease(77, 1.0))[8:].replace(b"K\x4d", b"N")  # its token becomes None
     with pytest.raises(ProtocolFault):
         list(FrameReader().feed(struct.pack("!Q", len(hollow)) + hollow))
     for other in ({"no": "frame"}, (99,), (-1, 1, None, "succeeded"), (5,), [], (1, 5, "t")):

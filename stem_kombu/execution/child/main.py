@@ -66,8 +66,9 @@ def serve(end: ChildPipe, setup: ChildSetup, life: ChildLife) -> None:
             except BaseException as error:  # noqa: BLE001 - what a handler left behind, an event loop policy for one
                 outcome = failure(error)
             stop_timers(timers)
-            rss = machine.rss_bytes()
-            if setup.max_rss is not None and rss is not None and rss >= setup.max_rss:
+            # Only where something follows from it: to ask takes as long as a short task, and the worker can ask as well.
+            rss = None if setup.max_rss is None else machine.rss_bytes()
+            if rss is not None and rss >= (setup.max_rss or 0):
                 end.job_queue = None
             try:
                 end.send_soon(Finished(order.token, outcome, rss))
