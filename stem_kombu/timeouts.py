@@ -264,6 +264,8 @@ PROGRESS_GATE = 0.1  #: between two reports of progress; the first and the last 
 LADDER_AGAIN = 0.05  #: until a step of a ladder is tried again that met a child's next job
 JOB_GOOD_FOR = 0.1  #: the check of a queued job's revocation and lease counts; a child declines a later one
 JOB_STUCK = 0.02  #: the worker takes back queued jobs of which a child begins none
+REPORTS_GATHER = 0.0005  #: reports of children in a stream of short jobs come together, before the worker reads them
+REPORTS_STREAM = 0.004  #: a few jobs that end within this time are a stream
 JOB_QUEUE_WORK = 0.02  #: work in a child's queue, by what its last tasks took
 
 # Inside a Celery worker (celery/)

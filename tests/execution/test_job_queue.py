@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import billiard
 import billiard.connection
 import pytest
 
 from stem_kombu import timeouts
-from stem_kombu.clock import SYSTEM
+from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.concurrency.calls import call_each
+from stem_kombu.concurrency.pulse import Pulse
 from stem_kombu.execution.base import Job, Stop
 from stem_kombu.execution.child.pipe import ChildPipe
 from stem_kombu.execution.frames import Declined, Finished, FrameReader, Run, StopJob, encode
 from stem_kombu.execution.pool import job_queue
-from stem_kombu.execution.pool.job_queue import ChildJobQueue, JobQueueReader
+from stem_kombu.execution.pool.child_watch import ChildWatch
+from stem_kombu.execution.pool.job_queue import MOST, ChildJobQueue, JobQueueReader
 from stem_kombu.execution.pool.pool import IsolatePool
 from stem_kombu.execution.pool.scheduler import JobScheduler
 from stem_kombu.outcome import Ending, Outcome
@@ -285,6 +289,59 @@ def test_g19_what_a_child_finds_too_late_is_looked_at_again_before_it_starts(
     assert [observer.outcome(each).kind for each in jobs] == [
         Ending.CANCELLED if each is jobs[3] else Ending.SUCCEEDED for each in jobs
     ]
+
+
+# -- a stream of short jobs ---------------------------------------------------------------------------------------------
+
+
+def test_reports_of_a_stream_of_short_jobs_are_taken_together_while_no_child_lacks_one(job: JobMaker) -> None:
+    ahead = {n: job("echo", value=n) for n in range(MOST)}
+    child: Any = SimpleNamespace(queue=SimpleNamespace(jobs=ahead))
+    scheduler = JobScheduler({0: child}, None)
+    for n in range(7):
+        scheduler.finished(ahead[n], 10.0 + n / 10_000)
+        assert not scheduler.rest(10.001), "a few may be all there are"
+    scheduler.finished(ahead[7], 10.001)
+    assert 0 < scheduler.rest(10.001) <= 0.001
+    assert not scheduler.rest(10.1), "the stream has ended"
+    scheduler.append(job("echo"))
+    assert scheduler.rest(10.001)
+    child.queue.jobs = {n: ahead[n] for n in range(3)}
+    assert not scheduler.rest(10.001), "it could be given what waits"
+
+
+def test_while_reports_gather_nothing_is_looked_at_and_nothing_is_registered_twice() -> None:
+    wake, other = os.pipe(), os.pipe()
+    slept: list[float] = []
+    watch = ChildWatch(wake[0], Pulse("pool"), cast("Clock", SimpleNamespace(sleep=slept.append)))
+    child: Any = SimpleNamespace(descriptor=other[0], sentinels=(), unsent=b"")
+    watch.follow([child])
+    os.write(other[1], b"x")
+    assert watch.wait(60.0) == [child]
+    assert slept == []
+    assert watch.wait(60.0, 0.0005) == [child]
+    assert watch.wait(0.0001, 0.0005) == [child]
+    assert slept == [0.0005, 0.0001]
+    registered: list[int] = []
+    watch._selector.register = lambda *given: registered.append(1)  # type: ignore[method-assign, assignment]
+    watch.follow([child])
+    assert registered == []
+    watch.close()
+    for descriptor in (*wake, *other):
+        os.close(descriptor)
+
+
+def test_each_is_told_of_its_end_also_after_one_whose_observer_fails() -> None:
+    told: list[int] = []
+
+    def tell(number: int) -> None:
+        told.append(number)
+        if number in (1, 3):
+            raise LookupError(number)
+
+    with pytest.raises(LookupError, match="3"):
+        call_each(iter([partial(tell, number) for number in range(5)]))
+    assert told == [0, 1, 2, 3, 4]
 
 
 # -- both ends, in one process ------------------------------------------------------------------------------------------

@@ -448,7 +448,7 @@ def test_a_supervisor_that_waits_already_when_children_are_begun_is_told_of_them
     waits = threading.Event()
     original = ChildWatch.wait
 
-    def wait_long(watch: ChildWatch, seconds: float) -> Iterator[ChildHandle | None]:
+    def wait_long(watch: ChildWatch, seconds: float, rest: float) -> Iterator[ChildHandle | None]:
         waits.set()
         return original(watch, 1000.0)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -18,6 +17,7 @@ from math import inf
 from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.concurrency import threads
+from stem_kombu.concurrency.calls import call_each
 from stem_kombu.concurrency.service import pulses_here
 from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.errors import ExecutionError
@@ -72,14 +72,12 @@ class IsolatePool:
         self.slots = slots
         setup = ChildSetup(setup) if isinstance(setup, str) else setup
         setup = replace(setup, max_rss=max_rss_per_child, is_fork=start_method == "fork")
-        self._observer = observer
         self._max_tasks, self._max_rss = max_tasks_per_child, max_rss_per_child
-        self._clock = clock
+        self._observer, self._clock = observer, clock
         self._lock, self._lifecycle = threads.RLock(), threads.RLock()
         self._children = Children()
         self._scheduler = JobScheduler(self._children, max_tasks_per_child)
-        self._spawner = ChildSpawner(setup, start_method, clock)
-        self._leftovers = LeftoverReaper(clock)
+        self._spawner, self._leftovers = ChildSpawner(setup, start_method, clock), LeftoverReaper(clock)
         self._stopping = False
         self._release_at: float | None = None
         self._pipe, self._pulse = WakePipe(), pulses_here().thread("pool", timeouts.MOVES)
@@ -205,20 +203,25 @@ class IsolatePool:
     # -- the supervisor's thread ------------------------------------------------------------------------------------
 
     def _supervise(self) -> None:
-        watch = ChildWatch(self._pipe.reader, self._pulse)
+        watch, tend_at = ChildWatch(self._pipe.reader, self._pulse, self._clock), -inf
         while True:
             try:
-                self._tend()
+                if (now := self._clock.monotonic()) >= tend_at:
+                    self._tend()
+                tend_at = -inf  # after a turn that fails
                 with self._lock:
                     if self._stopping and not self._children:
                         break
                     watch.follow(self._children.values())
-                    wait = self._next_wait()
-                for child in watch.wait(wait):
+                    wait, rest = self._next_wait(), self._scheduler.rest(now)
+                    tend = self._stopping or len(self._children) > self.slots
+                for child in watch.wait(wait, rest):
                     if child is None:
                         self._pipe.drain()
+                        tend = True  # or whatever else it was woken for
                     else:
                         self._receive(child)
+                tend_at = -inf if tend else now + wait
             except Exception:
                 # The boundary of the thread that everything here depends on: it must outlive any single surprise.
                 logger.exception("the pool's supervisor goes on after an unexpected error")
@@ -244,10 +247,8 @@ class IsolatePool:
             # A child that has just spoken is alive as far as this turn is concerned; its end is another event.
             if ended or (not frames and child.has_exited()):
                 calls += self._reap(child)
-        with ExitStack() as stack:  # each of them, also after one that raises
-            for call in reversed(calls):
-                stack.callback(call)
-            self._assign()  # first of all: the child need not idle while its last job is settled
+        # To assign comes first: the child need not idle while its last job is settled.
+        call_each(iter([self._assign, *calls]))
 
     def _take(self, child: ChildHandle, frame: object) -> Call | None:
         """What to tell the worker of a frame. Under the lock."""
@@ -259,8 +260,7 @@ class IsolatePool:
             return None
         if token is not None and (child.job is None or child.job.token != token) and not child.begins_queued(token):
             raise ProtocolFault(f"{type(frame).__name__} for token {token}, which it doesn't have")
-        job = child.job
-        climb = child.climb
+        job, climb = child.job, child.climb
         child.accept(frame)
         observer = self._observer
         if isinstance(frame, LoadFailed):
@@ -278,7 +278,7 @@ class IsolatePool:
         elif isinstance(frame, ExtendLease):
             return partial(observer.extend_lease, job, frame.seconds)
         elif isinstance(frame, Finished):
-            self._scheduler.forget(job)
+            self._scheduler.finished(job, self._clock.monotonic())
             if not self._stopping and child.is_used_up(self._max_tasks, self._max_rss):
                 self._replace(child)
             return partial(observer.ended, job, frame.outcome if climb is None else climb.told(frame.outcome))

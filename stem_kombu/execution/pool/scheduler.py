@@ -11,11 +11,16 @@ from collections.abc import Mapping
 from math import inf
 from operator import attrgetter
 
+from stem_kombu import timeouts
 from stem_kombu.execution.base import Job
 from stem_kombu.execution.pool.child_handle import ChildHandle
+from stem_kombu.execution.pool.job_queue import MOST
 
 #: Times a job is given to another child because its child died before calling the handler.
 MOST_RETRIES = 3
+#: Jobs that make a stream of short ones, whose reports are read together: a turn of the worker for each would cost as much as
+#: the task.
+_STREAM = 8
 #: Jobs in one child's queue from which on they are taken back for a child that is free.
 _WORTH_MOVING = 4
 
@@ -30,6 +35,8 @@ class JobScheduler:
         self._retries: dict[int, int] = {}
         #: The token of a job that no child's queue could take: it and what is behind it wait for a child that is free.
         self._unwieldy: int | None = None
+        #: When (monotonic) the latest jobs ended.
+        self._ends: collections.deque[float] = collections.deque([-inf], maxlen=_STREAM)
 
     def append(self, job: Job) -> None:
         """Add the newest job."""
@@ -49,6 +56,22 @@ class JobScheduler:
     def forget(self, job: Job) -> None:
         """The job has ended."""
         self._retries.pop(job.token, None)
+
+    def finished(self, job: Job, now: float) -> None:
+        """A child has reported the end of the job, at ``now`` (monotonic)."""
+        self.forget(job)
+        self._ends.append(now)
+
+    def rest(self, now: float) -> float:
+        """Seconds for which the children need not be looked at: in a stream of short jobs, while nothing waits that a child
+        could be given."""
+        if len(self._ends) < _STREAM or self._ends[0] < now - timeouts.REPORTS_STREAM:
+            return 0.0
+        return 0.0 if self._waiting and any(map(self._lacks_jobs, self._children.values())) else timeouts.REPORTS_GATHER
+
+    @staticmethod
+    def _lacks_jobs(child: ChildHandle) -> bool:
+        return len(child.queue.jobs) < MOST // 2
 
     @property
     def is_wanted(self) -> bool:
