@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from struct import Struct
 from typing import Any
 
 from hypothesis import given
@@ -14,18 +15,29 @@ from stem_kombu.transports.amqp.consumer import AmqpConsumer
 from stem_kombu.transports.amqp.frames import AmqpFrames
 from tests.transports.receiving import connected
 
+ACK = Struct(">BHIHHQBB")
+
+
+def acks(frames: bytes) -> list[tuple[int, bool]]:
+    """Tag and ``multiple`` of each acknowledgement that was written."""
+    found = list(ACK.iter_unpack(frames))
+    assert {(*one[:5], one[7]) for one in found} <= {(1, 1, 13, 60, 80, 0xCE)}
+    return [(one[5], bool(one[6])) for one in found]
+
 
 @dataclass
-class Channel:
+class Broker:
     """What a broker makes of acknowledgements: ``held`` is what it would deliver again."""
 
     held: list[int]
-    frames: int = 0
+    channel_id = 1
+    writes: int = 0
 
-    def basic_ack(self, tag: int, multiple: bool = False) -> None:
-        assert tag in self.held, "acknowledged twice: the broker would close the channel"
-        self.held = [other for other in self.held if (other > tag if multiple else other != tag)]
-        self.frames += 1
+    def write(self, frames: bytes, timeout: float) -> None:
+        self.writes += 1
+        for tag, multiple in acks(frames):
+            assert tag in self.held, "acknowledged twice: the broker would close the channel"
+            self.held = [other for other in self.held if (other > tag if multiple else other != tag)]
 
 
 @dataclass
@@ -36,9 +48,9 @@ class Message:
 
 @given(data=st.data(), count=st.integers(1, 30))
 def test_g18_whatever_the_order_of_the_ends_only_what_is_done_is_acknowledged(data: st.DataObject, count: int) -> None:
-    channel = Channel(list(range(1, count + 1)))
+    channel: Any = Broker(list(range(1, count + 1)))
     source = AmqpConsumer.__new__(AmqpConsumer)
-    source._channel, source._unsettled, source._arrived = channel, {}, []
+    source._channel, source._writer, source._unsettled, source._arrived = channel, channel, {}, []
     for tag in channel.held:
         source.arrived(Message(tag))
     at_work = set(channel.held)
@@ -49,7 +61,9 @@ def test_g18_whatever_the_order_of_the_ends_only_what_is_done_is_acknowledged(da
             channel.held.remove(rejected)
             source.settled(rejected)
             at_work.discard(rejected)
+        written = channel.writes
         source._acknowledge(done)
+        assert channel.writes - written == bool(done), "one write, whatever the order"
         at_work -= set(done)
         assert channel.held == sorted(at_work)
         if not data.draw(st.integers(0, 20)):
@@ -87,15 +101,12 @@ def test_g18_what_is_not_acknowledged_comes_again_and_a_burst_is_acknowledged_in
     messages = received(source, 40)
     assert [message.payload[0] for message in messages] == list(range(40))
     assert [len(message.payload[1]) for message in messages if message.payload[0] % 20 == 7] == [300_000, 300_000]
-    frames: list[tuple[int, bool]] = []
-    acknowledge = first.default_channel.basic_ack
-    first.default_channel.basic_ack = lambda tag, multiple=False: (  # type: ignore[method-assign]
-        frames.append((tag, multiple)),
-        acknowledge(tag, multiple=multiple),
-    )
+    frames: list[bytes] = []
+    write = source._writer.write
+    source._writer.write = lambda data, timeout: (frames.append(data), write(data, timeout))  # type: ignore[method-assign, func-returns-value, assignment]
     source.take(0, [message.delivery_tag for message in messages[:20]])
     source.take(0, [messages[number].delivery_tag for number in (25, 30)])
-    assert frames == [(20, True), (26, False), (31, False)]
+    assert [acks(each) for each in frames] == [[(20, True)], [(26, False), (31, False)]]
     first.release()
     second, source = opened()
     again = [message.payload[0] for message in received(source, 18)]

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.concurrency.wakeup import wait_readable
+from stem_kombu.transports.amqp.frame_writer import FrameWriter, channel_number
 from stem_kombu.transports.amqp.frames import AmqpFrames
+from stem_kombu.transports.amqp.message_frames import ack_frame
 from stem_kombu.transports.amqp.prefetch import Prefetch
 from stem_kombu.transports.base import ScheduledMessages
 from stem_kombu.transports.connections import pulse
@@ -58,7 +60,7 @@ class AmqpConsumer:
         self._socket: Any = self._amqp.sock
         # Once, and not around each frame as py-amqp does when the socket has another.
         self._socket.settimeout(timeouts.FRAME_REST)
-        self._take_in = AmqpFrames(self._amqp, self._channel).take_in
+        self._take_in, self._writer = AmqpFrames(self._amqp, self._channel).take_in, FrameWriter(self._amqp)
         self._clock = clock
         self._arrived: list[object] = []
         # In the order of delivery, in which a channel counts its tags.
@@ -135,19 +137,22 @@ class AmqpConsumer:
         forsake(self._connection, keep=keep)
 
     def _acknowledge(self, tags: Sequence[int]) -> None:
-        """All up to a tag in one frame where nothing before it is still at work, the others one by one."""
+        """All up to a tag in one frame where nothing before it is still at work, the others one by one; in one write."""
+        if not tags:
+            return
         done = set(tags)
         together = 0
         for tag in self._unsettled:
             if tag not in done:
                 break
             together = tag
+        number = channel_number(self._channel)
+        frames = [ack_frame(number, tag, multiple=False) for tag in tags if tag > together]
+        if together:
+            frames.append(ack_frame(number, together, multiple=True))
         for tag in tags:
             self._settle(tag)
-            if tag > together:
-                self._channel.basic_ack(tag)
-        if together:
-            self._channel.basic_ack(together, multiple=True)
+        self._writer.write(b"".join(frames), timeouts.FRAME_REST)
 
     def _settle(self, tag: int) -> None:
         if tag in self._unsettled:

@@ -17,6 +17,7 @@ from stem_kombu.concurrency.poller import POLLIN, poller
 from stem_kombu.errors import BrokerRefused
 from stem_kombu.transports import names
 from stem_kombu.transports.alarms import is_blocked
+from stem_kombu.transports.amqp.frame_writer import FrameWriter, channel_number
 from stem_kombu.transports.amqp.frames import AmqpFrames
 from stem_kombu.transports.amqp.message_frames import (
     AROUND,
@@ -24,6 +25,7 @@ from stem_kombu.transports.amqp.message_frames import (
     BODY,
     HEADER,
     METHOD,
+    ack_frame,
     frame,
     publish_method,
     short_text,
@@ -49,7 +51,6 @@ if TYPE_CHECKING:
 #: cost a fleet that is asked something as much as the question.
 _TOGETHER = 8
 _CONTENT = Struct(">HHQ")
-_ACK = Struct(">BHIHHQBB")
 #: Which properties follow: content type and encoding, delivery mode, expiry.
 _PROPERTIES = Struct(">H").pack(1 << 15 | 1 << 14 | 1 << 12 | 1 << 8)
 _TRANSIENT = b"\x01"
@@ -143,7 +144,7 @@ class ControlChannel:
         self._socket: Any = self._amqp.sock
         # Once, and not around each frame as py-amqp does when the socket has another.
         self.limit(timeout)
-        self._frames = AmqpFrames(self._amqp, self._channel)
+        self._frames, self._writer = AmqpFrames(self._amqp, self._channel), FrameWriter(self._amqp)
         self._poller = poller()
         self._poller.register(self._socket, POLLIN)
         self._waker = -1
@@ -202,7 +203,7 @@ class ControlChannel:
         """Acknowledge all that was taken; by itself this is done for some of them together."""
         if self._taken:
             self._taken = 0
-            self._write(_ACK.pack(METHOD, self._number(), 13, BASIC, 80, self._last, 1, 0xCE))
+            self._write(ack_frame(self._number(), self._last, multiple=True))
 
     def publish(self, body: bytes, exchange: str, routing_key: str, *, expires: float) -> None:
         """Write a message that is gone once it is ``expires`` seconds old; nothing is read."""
@@ -249,16 +250,10 @@ class ControlChannel:
                 self._failure = failure
 
     def _number(self) -> int:
-        number: int | None = self._channel.channel_id
-        if number is None:
-            from amqp.exceptions import RecoverableConnectionError
-
-            raise RecoverableConnectionError("the channel is closed")
-        return number
+        return channel_number(self._channel)
 
     def _write(self, frames: bytes) -> None:
-        self._amqp.transport.write(frames)
-        self._amqp.bytes_sent += 1  # by which py-amqp knows when a heartbeat is due
+        self._writer.write(frames, self._timeout)
 
     def _on_ack(self, tag: int, multiple: bool) -> None:
         if multiple:

@@ -13,12 +13,13 @@ from typing import Any
 from stem_kombu.messages.encoding import Envelope
 
 METHOD, HEADER, BODY = 1, 2, 3
-BASIC, PUBLISH = 60, 40
+BASIC, PUBLISH, ACK = 60, 40, 80
 END = b"\xce"
 #: What is around the payload of a frame.
 AROUND = 8
 
 _FRAME, _CONTENT, _LONG, _SHORT = Struct(">BHI"), Struct(">HHQ"), Struct(">I"), Struct(">H")
+_ACK = Struct(">BHIHHQBB")
 _TEXT, _WHOLE, _LARGE, _REAL = Struct(">cI"), Struct(">ci"), Struct(">cq"), Struct(">cd")
 _PLAIN = {None: b"V", True: b"t\x01", False: b"t\x00"}
 _LONGEST_SHORT_TEXT = 255
@@ -39,6 +40,11 @@ class Unusual(Exception):
 def frame(kind: int, number: int, payload: bytes) -> bytes:
     """A whole frame of the channel with that number."""
     return _FRAME.pack(kind, number, len(payload)) + payload + END
+
+
+def ack_frame(number: int, tag: int, *, multiple: bool) -> bytes:
+    """Acknowledges the delivery of that tag on the channel with that number, or all up to it."""
+    return _ACK.pack(METHOD, number, 13, BASIC, ACK, tag, multiple, END[0])
 
 
 def short_text(text: str) -> bytes:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu import timeouts
 from stem_kombu.concurrency.poller import POLLIN, poller
+from stem_kombu.transports.amqp.frame_writer import FrameWriter, channel_number
 from stem_kombu.transports.amqp.frames import AmqpFrames
 from stem_kombu.transports.amqp.message_frames import AROUND
 
@@ -25,19 +25,14 @@ class PublishingChannel:
         self._amqp: Any = connection.connection
         self._socket: Any = self._amqp.sock
         self._socket.settimeout(timeouts.BROKER_REPLY)  # once, and not around each frame as py-amqp does
-        self._frames = AmqpFrames(self._amqp, channel)
+        self._frames, self._writer = AmqpFrames(self._amqp, channel), FrameWriter(self._amqp)
         self._poller = poller()
         self._poller.register(self._socket, POLLIN)
         self._is_tls = isinstance(self._socket, ssl.SSLSocket)
 
     @property
     def number(self) -> int:
-        number: int | None = self._channel.channel_id
-        if number is None:
-            from amqp.exceptions import RecoverableConnectionError
-
-            raise RecoverableConnectionError("the channel is closed")
-        return number
+        return channel_number(self._channel)
 
     @property
     def longest_payload(self) -> int:
@@ -53,22 +48,7 @@ class PublishingChannel:
 
     def write(self, frames: bytes, timeout: float) -> None:
         """Hand the frames to the system within ``timeout`` seconds; nothing is read."""
-        self._amqp.bytes_sent += 1  # by which py-amqp knows when a heartbeat is due
-        if not self._is_tls:
-            try:
-                # Not send(), which polls before it writes, because the socket has a timeout.
-                written = os.write(self._socket.fileno(), frames)
-            except BlockingIOError:
-                written = 0
-            except OSError:
-                self._amqp.transport.connected = False
-                raise
-            if written == len(frames):
-                return
-            frames = frames[written:]
-        transport = self._amqp.transport
-        with transport.having_timeout(timeout):
-            transport.write(frames)
+        self._writer.write(frames, timeout)
 
     def end(self, timeout: float) -> None:
         """Close the channel, which the broker answers once it has read all that was written before; raises ``TimeoutError``
