@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 
 from stem_kombu.messages.encoding import encode_task
 from stem_kombu.task import TaskMessage
+from stem_kombu.transports.amqp import frames as amqp_frames
 from stem_kombu.transports.amqp.frames import AmqpFrames
+from stem_kombu.transports.amqp.message_shapes import MessageShapes
 
 DELIVER, CANCEL_OK = (60, 60), (60, 31)
 #: Small, so that bodies of more than one frame are common.
@@ -130,6 +132,75 @@ def test_a_message_is_the_same_as_py_amqp_reads_it_wherever_the_stream_is_cut(
         far.close()
         with pytest.raises(ConnectionResetError):
             read()
+
+
+def alike(number: int, **differs: Any) -> bytes:
+    """A message of one sender."""
+    headers = {
+        "id": f"{number:036}", "task": "tasks.a", "retries": 0, "none": None, "limits": [None, 3], "stamps": {"a": "b"},
+        "sent": f"2026-01-31T12:00:{number:02}Z", **differs,
+    }  # fmt: skip
+    sent = {
+        "content_type": "application/json", "content_encoding": "utf-8", "application_headers": headers,
+        "delivery_mode": 2, "priority": 0, "correlation_id": f"{number:036}", "reply_to": "r",
+    }  # fmt: skip
+    return delivery(number, ("ours", 1, False, "q", b"[]" * (number % 3), sent))
+
+
+changes = st.fixed_dictionaries(
+    {},
+    optional={
+        "task": st.sampled_from(["tasks.b", "tasks.é"]), "retries": st.integers(1, 3), "none": st.just("a text"),
+        "limits": st.sampled_from([[2, 3], [None, [1]]]), "stamps": st.just({"a": "c"}), "sent": st.just("never"),
+        "id": st.just(3), "more": st.just({"deep": {"deeper": [1]}}),
+    },
+)  # fmt: skip
+
+
+@given(several=st.lists(changes, min_size=1, max_size=12), redelivered=st.booleans())
+def test_messages_that_look_alike_are_read_as_py_amqp_reads_each(several: list[Any], redelivered: bool) -> None:
+    stream = b"".join(alike(number, **differs) for number, differs in enumerate([{}, {}, {}, *several, {}], start=1))
+    if redelivered:
+        stream += alike(50).replace((50).to_bytes(8, "big") + b"\x00", (50).to_bytes(8, "big") + b"\x01", 1)
+    views = []
+    for read_by in (lambda amqp, channel: amqp.blocking_read, lambda amqp, channel: AmqpFrames(amqp, channel).take_in):
+        with reading(read_by) as (far, read, came):
+            far.sendall(stream)
+            while len(came) < len(several) + 4 + redelivered:
+                read()
+            views.append(came)
+    assert views[0] == views[1]
+    headers = [props["application_headers"] for _, props, _ in views[1]]
+    assert len({id(each["stamps"]) for each in headers}) == len(headers), "its receiver may change it"
+
+
+def test_of_messages_that_look_alike_only_the_first_are_read_field_by_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables: list[int] = []
+    table = amqp_frames._table
+    monkeypatch.setattr(amqp_frames, "_table", lambda *given: (tables.append(1), table(*given))[1])
+    with reading(lambda amqp, channel: AmqpFrames(amqp, channel).take_in) as (far, read, came):
+        far.sendall(b"".join(alike(number) for number in range(1, 40)))
+        while len(came) < 39:
+            read()
+    outer = 2  # of each message, and what is inside of it
+    assert len(tables) <= 4 * outer
+
+
+def test_lengths_of_which_no_two_messages_are_alike_are_left_alone() -> None:
+    shapes = MessageShapes()
+    for number in range(200):
+        message = alike(7, task=f"{number:05}"[::-1], **{f"n{number % 7:03}": "x"})
+        at = message.index(b"\x00\x3c\x00\x3c") + 4
+        header_at = at - 11 + 8 + int.from_bytes(message[3:7], "big")
+        body_at = header_at + 8 + int.from_bytes(message[header_at + 3 : header_at + 7], "big")
+        if shapes.read(message, at, header_at, body_at) is None:
+            shapes.learn(
+                message[at:body_at], header_at - at, amqp_frames._delivery(message, at),
+                amqp_frames._properties(
+                    message, header_at + 21, int.from_bytes(message[header_at + 19 : header_at + 21], "big"), body_at - 1
+                ),
+            )  # fmt: skip
+    assert list(shapes._shapes.values()) == [None]
 
 
 def test_what_was_begun_here_can_be_read_on_by_py_amqp_and_the_other_way_round() -> None:

@@ -14,6 +14,7 @@ from struct import Struct, error
 from typing import Any
 
 from stem_kombu.concurrency.poller import POLLIN, Poller, poller
+from stem_kombu.transports.amqp.message_shapes import MessageShapes, Table
 
 #: Bytes of one read.
 _CHUNK = 65536
@@ -80,6 +81,7 @@ class AmqpFrames:
         self._socket = amqp.sock
         #: Called for each confirm of a published message: its number, and whether it is about all before it as well.
         self.confirmed: Callable[[int, bool], object] | None = None
+        self._shapes = MessageShapes()
         self._poller: Poller | None = None
         if isinstance(self._socket, ssl.SSLSocket):
             self._poller = poller()
@@ -180,11 +182,14 @@ class AmqpFrames:
                 body = data[body_at + 7 : end - 1]
             if not data[header_at - 1] == data[body_at - 1] == data[end - 1] == _END:
                 return 0
-            properties = _properties(data, header_at + 21, flags, body_at - 1)
-            tag, info = _delivery(data, at)
+            found = self._shapes.read(data, at, header_at, body_at)
+            if found is None:
+                found = _delivery(data, at), _properties(data, header_at + 21, flags, body_at - 1)
+                self._shapes.learn(data[at:body_at], header_at - at, *found)
+            info, properties = found
         except (_Odd, error, IndexError, UnicodeDecodeError):
             return 0
-        take = self._channel.callbacks.get(tag)
+        take = self._channel.callbacks.get(info["consumer_tag"])
         if take is None or properties.get("content_encoding") not in _AS_IT_IS:
             return 0
         self._amqp.bytes_recv += 1  # by which py-amqp sees that the broker is alive
@@ -196,12 +201,12 @@ class AmqpFrames:
         return end
 
 
-def _delivery(data: bytes, at: int) -> tuple[str, dict[str, object]]:
+def _delivery(data: bytes, at: int) -> Table:
     tag, at = _short_text(data, at)
     number, redelivered = _LONG.unpack_from(data, at)[0], bool(data[at + 8] & 1)
     exchange, at = _short_text(data, at + 9)
     routing_key, _ = _short_text(data, at)
-    return tag, {
+    return {
         "consumer_tag": tag,
         "delivery_tag": number,
         "redelivered": redelivered,
@@ -210,7 +215,7 @@ def _delivery(data: bytes, at: int) -> tuple[str, dict[str, object]]:
     }
 
 
-def _properties(data: bytes, at: int, flags: int, end: int) -> dict[str, object]:
+def _properties(data: bytes, at: int, flags: int, end: int) -> Table:
     if flags & 0x0003:
         raise _Odd
     found: dict[str, object] = {}
