@@ -84,8 +84,8 @@ RECORDED: dict[str, dict[str, int]] = {
         "a task as frames of AMQP": 1353,
         "a call as a message": 774,
         "a push to Redis": 400,
-        "decode a task": 1760,
-        "a job's frames": 1135,
+        "decode a task": 1411,
+        "a job's frames": 609,
     },
     "3.12": {
         "a checkpoint in a hot loop": 40,
