@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import Any
@@ -11,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Connection, Producer
 
+from stem_kombu.messages.decompression import limit_decompression
+from stem_kombu.transports.amqp import kombu_messages
 from stem_kombu.transports.amqp.consumer import AmqpConsumer
-from stem_kombu.transports.amqp.frames import AmqpFrames
+from stem_kombu.transports.amqp.frames import AmqpFrames, Content
+from stem_kombu.transports.amqp.kombu_messages import make_messages_quickly
 from tests.transports.receiving import connected
 
 ACK = Struct(">BHIHHQBB")
@@ -112,3 +116,35 @@ def test_g18_what_is_not_acknowledged_comes_again_and_a_burst_is_acknowledged_in
     again = [message.payload[0] for message in received(source, 18)]
     assert sorted(again) == sorted({*range(20, 40)} - {25, 30})
     second.release()
+
+
+def test_a_message_is_made_as_kombu_makes_it_and_left_to_kombu_where_that_is_another(
+    amqp_url: str,
+) -> None:
+    with connected(amqp_url) as connection:
+        channel: Any = limit_decompression(connection.default_channel, 1000)
+        by_kombu = channel.message_to_python
+        made = make_messages_quickly(channel).message_to_python
+        assert made != by_kombu
+        headers = {"id": "t", "retries": 0}
+        for properties in (
+            {"content_type": "application/json", "content_encoding": "utf-8", "application_headers": headers},
+            {},
+            {"application_headers": {**headers, "compression": "zlib"}},
+            {"application_headers": {**headers, "compression": "never-heard-of"}},
+        ):
+            content = Content(zlib.compress(b"[]"), {"delivery_tag": 7, "consumer_tag": "c"}, properties)
+            one, other = made(content), by_kombu(content)
+            assert type(one) is type(other)
+            facts = [kombu_messages._facts(each) for each in (one, other)]
+            errors = [[error[0] for error in each.pop("errors")] for each in facts]
+            assert facts[0] == facts[1]
+            assert errors[0] == errors[1]
+
+        class Another(channel.Message):  # type: ignore[misc, name-defined]
+            def __init__(self, *given: object, **more: object) -> None:
+                super().__init__(*given, **more)
+                self.more = 1
+
+        channel.Message, channel.message_to_python = Another, by_kombu
+        assert make_messages_quickly(channel).message_to_python == by_kombu

@@ -15,6 +15,7 @@ from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.concurrency.wakeup import wait_readable
 from stem_kombu.transports.amqp.frame_writer import FrameWriter, channel_number
 from stem_kombu.transports.amqp.frames import AmqpFrames
+from stem_kombu.transports.amqp.kombu_messages import make_messages_quickly
 from stem_kombu.transports.amqp.message_frames import ack_frame
 from stem_kombu.transports.amqp.prefetch import Prefetch
 from stem_kombu.transports.base import ScheduledMessages
@@ -52,10 +53,10 @@ class AmqpConsumer:
     ) -> None:
         self._connection = connection
         declared = [declared_task_queue(connection, queue) for queue in queues]
-        self._consumers = KombuConsumers(connection.default_channel, declared, self.arrived)
+        self._channel = make_messages_quickly(connection.default_channel)
+        self._consumers = KombuConsumers(self._channel, declared, self.arrived)
         self._prefetch = Prefetch() if prefetch is None else prefetch
         self._prefetch.opened(self._consumers, self)
-        self._channel: Any = connection.default_channel
         self._amqp: object = connection.connection
         self._socket: Any = self._amqp.sock
         # Once, and not around each frame as py-amqp does when the socket has another.
