@@ -67,14 +67,16 @@ FLOORS = """## Where the floors are
 - **Many revocations in one call** are three steps of which none can begin before the one before has ended: stored (durable
   before it is visible), said, answered by each worker. Of the 0.46 to 0.50 s for 10,000 on either store the client uses 0.17
   to 0.23, Redis 0.1, and each worker 0.15 at the same time.
-- **A short task on RabbitMQ** costs the decoding of a message whose header is a table of eleven fields, and the
-  broker's own processor time on the same cores. The bare rows send a message without headers.
-- **An isolate** costs two frames over a pipe and a datagram a task, so that a child can be stopped or lost without another
+- **A short task on RabbitMQ** costs the decoding of a message whose header is a table of eleven fields, of which only what
+  differs from the messages before is read, and the broker's own processor time on the same cores. The bare rows send a message
+  without headers.
+- **An isolate** costs two reports over a pipe and a datagram a task, so that a child can be stopped or lost without another
   task knowing of it. Where the broker shares two cores with worker and children, all of it is one budget. On RabbitMQ the
-  worker's own process is the narrowest place: it uses 82 to 97 us of a processor a task (124 to 147 before children had
-  their next short tasks with them), its two children 32 to 40 together. Celery's main process used 199 to 224 in a run of
-  the same day, its children 72 to 90. At real-time priority on 2026-11-29: 4,865 tasks a second against 2,507, 1.94 times.
-  Three times would leave 266 us of two cores for a task, broker included.
+  worker's own process is the narrowest place, whose two threads share one interpreter. At real-time priority on 2026-11-30 it
+  used 125 us of a processor a task (195 on the same day before reports were taken together, acknowledgements written together
+  and alike messages read at once), its two children 31 together (74) and the broker 47; Celery's main process used 377, its
+  children 158 and the broker 139. These were 7,001 tasks a second against 2,546, 2.75 times. Three times would be 131 us by the
+  clock for each task; it was 143, in 18 of which both threads waited, for the broker to send more and for children to report.
 - **A pause** is five trips to the store (roster, clock, what is held, the audit's last entry, the change), and then one fanout
   that each of eight workers takes in and answers while it runs tasks: about 0.75 ms of a processor each. Eight of them, the
   tasks, the client, the store and the broker share two cores. So the last start is bounded by processor time, not by waiting;

@@ -163,11 +163,11 @@ class ProtocolFault(Exception):
     """A frame that may not come in this state, or bytes that are no frame: the child is replaced."""
 
 
-def transition(state: ChildState, frame: object) -> ChildState:
-    """The state after the frame; raises :class:`ProtocolFault` for an edge that isn't in the table."""
-    after = CHILD_TRANSITIONS.get((state, type(frame)))
+def transition(state: ChildState, kind: type) -> ChildState:
+    """The state after a frame of that kind; raises :class:`ProtocolFault` for an edge that isn't in the table."""
+    after = CHILD_TRANSITIONS.get((state, kind))
     if after is None:
-        raise ProtocolFault(f"{type(frame).__name__} while {state.value}")
+        raise ProtocolFault(f"{kind.__name__} while {state.value}")
     return after
 
 

@@ -213,8 +213,7 @@ class Consumer:
             except BaseException:
                 self._finished.put_back(done)
                 raise
-            for delivery in done:
-                self._inflight.remove(delivery.token)
+            self._inflight.remove(*[delivery.token for delivery in done])
             self._worked(bool(messages or done))
             for message in messages:
                 self._pulse.beat()

@@ -209,17 +209,18 @@ class InFlight:
                 self._changed.notify_all()
             return delivery.followers
 
-    def remove(self, token: int) -> None:
-        """The message is acknowledged, given back or lost: nothing is held any more."""
+    def remove(self, *tokens: int) -> None:
+        """The messages are acknowledged, given back or lost: nothing is held of them any more."""
         with self._lock:
-            if (delivery := self._by_token.pop(token, None)) is None:
-                return
-            self._count(delivery, -1)
-            delivery.phase = Phase.DONE
-            self._set_aside -= delivery.waiting is not None
-            (siblings := self._by_id[delivery.message.task_id]).remove(delivery)
-            if not siblings:
-                del self._by_id[delivery.message.task_id]
+            for token in tokens:
+                if (delivery := self._by_token.pop(token, None)) is None:
+                    continue
+                self._count(delivery, -1)
+                delivery.phase = Phase.DONE
+                self._set_aside -= delivery.waiting is not None
+                (siblings := self._by_id[delivery.message.task_id]).remove(delivery)
+                if not siblings:
+                    del self._by_id[delivery.message.task_id]
             if self._waiters:
                 self._changed.notify_all()
 

@@ -46,10 +46,10 @@ class TaskNotices:
 
     def started(self, delivery: Delivery) -> None:
         message, at = delivery.message, delivery.started_at
-        could = [
-            each for each in (message.enqueued_at, message.eta) if each is not None
-        ]  # it can't begin before its eta
-        waited = (at - max(could)).total_seconds() if at is not None and could else None
+        could = message.enqueued_at
+        if message.eta is not None and (could is None or message.eta > could):
+            could = message.eta  # it can't begin before
+        waited = (at - could).total_seconds() if at is not None and could is not None else None
         self._totals.started(message.queue, message.name, waited)
         self.log.started(message)
         if self._events is not None:

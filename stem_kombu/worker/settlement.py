@@ -84,6 +84,14 @@ def settle(
     to this end. ``fleet_now`` is the time from which the next attempt is dated, ``now`` without it.
 
     Total: an outcome whose times are beyond the calendar ends the task as failed, saying so."""
+    kind = outcome.kind
+    if kind is Ending.SUCCEEDED:
+        succeeded = TaskRecord(
+            message.task_id, message.name, TaskState.SUCCEEDED, message.attempt, message.queue, worker, outcome.result,
+            enqueued_at=message.enqueued_at, started_at=started_at, ended_at=now, lost_workers=lost_workers,
+            retried_from=message.retried_from,
+        )  # fmt: skip
+        return Settlement(succeeded, MessageDisposition.ACKNOWLEDGE, "succeeded")
     record = partial(
         TaskRecord,
         task_id=message.task_id,
@@ -97,11 +105,6 @@ def settle(
         lost_workers=lost_workers,
         retried_from=message.retried_from,
     )
-    kind = outcome.kind
-    if kind is Ending.SUCCEEDED:
-        return Settlement(
-            record(state=TaskState.SUCCEEDED, result=outcome.result), MessageDisposition.ACKNOWLEDGE, "succeeded"
-        )
     if kind is Ending.CANCELLED:
         cause = outcome.revocation or revocation
         how = EndedBy(EndedHow.BEFORE_START) if started_at is None else EndedBy(EndedHow.CHECKPOINT, stopped_after)

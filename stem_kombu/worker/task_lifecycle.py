@@ -225,7 +225,8 @@ class TaskLifecycle:
             self.starts.note(job.message)
         if action.do is Do.FAULT:
             report_fault(delivery.phase, Event.STARTED, delivery.task_id)
-        self.carry_out(delivery, action, facts)
+        if action.do is not Do.PROCEED:
+            self.carry_out(delivery, action, facts)
 
     def heartbeat(self, job: Job) -> None:
         self.inflight.checkpoint(job.token)

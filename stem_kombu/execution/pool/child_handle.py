@@ -160,7 +160,7 @@ class ChildHandle:
             return False
         self._started_at = self._clock.monotonic()
         self.job = self.queue.begun(token, self._started_at)
-        self.state = transition(self.state, Run(token, self.job.message))
+        self.state = transition(self.state, Run)
         return True
 
     def stop_queued(self, halt: StopJob) -> None:
@@ -170,7 +170,7 @@ class ChildHandle:
 
     def send(self, frame: object) -> None:
         """Write the frame to the pipe, as far as the pipe takes it now."""
-        self.state = transition(self.state, frame)
+        self.state = transition(self.state, type(frame))
         self.unsent += encode(frame)
         self.flush()
 
@@ -203,10 +203,8 @@ class ChildHandle:
 
     def accept(self, frame: object) -> None:
         """Move on to the state after the frame."""
-        self.state = transition(self.state, frame)
-        if isinstance(frame, Ready):
-            self._leads_group, self.fresh_rss_bytes = frame.leads_group, frame.rss_bytes
-        elif isinstance(frame, Started):
+        self.state = transition(self.state, type(frame))
+        if isinstance(frame, Started):
             now, job = self._clock.monotonic(), self.job
             assert job is not None  # the table of frames knows no child that starts without
             self._started_at = now
@@ -221,6 +219,8 @@ class ChildHandle:
             self.rss_bytes = frame.rss_bytes
             self.job = self.climb = None
             self.soft_deadline = self.hard_deadline = None
+        elif isinstance(frame, Ready):
+            self._leads_group, self.fresh_rss_bytes = frame.leads_group, frame.rss_bytes
 
     @property
     def due(self) -> float:

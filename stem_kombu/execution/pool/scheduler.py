@@ -92,8 +92,11 @@ class JobScheduler:
         if child is None:
             if self._waiting[0].token == self._unwieldy:
                 return None
-            child = max(self._children.values(), key=self._room_in_queue, default=None)
-            if child is None or self._room_in_queue(child) <= 0:
+            most = 0
+            for one in self._children.values():
+                if (room := self._room_in_queue(one)) > most:
+                    child, most = one, room
+            if child is None:
                 return None
         return self._waiting.popleft(), child
 
