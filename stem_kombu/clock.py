@@ -53,7 +53,8 @@ def from_epoch(seconds: float) -> datetime:
 def isoformat(moment: datetime) -> str:
     """``2026-01-31T12:00:00.000000Z``: UTC, microseconds, one spelling everywhere so that text sorts as time does."""
     # Not strftime: its %Y has no leading zeros on some platforms.
-    return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    utc = moment if moment.tzinfo is timezone.utc else moment.astimezone(timezone.utc)
+    return f"{utc.isoformat(timespec='microseconds')[:-6]}Z"  # without +00:00
 
 
 def parse_isoformat(text: str, *, zone: timezone | None = None) -> datetime:
@@ -67,6 +68,8 @@ def parse_isoformat(text: str, *, zone: timezone | None = None) -> datetime:
         if zone is None:
             raise ValueError(f"time {text!r} has no offset from UTC")
         moment = moment.replace(tzinfo=zone)
+    if moment.tzinfo is timezone.utc:
+        return moment
     try:
         return moment.astimezone(timezone.utc)
     except OverflowError as error:
