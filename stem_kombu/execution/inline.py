@@ -223,12 +223,13 @@ class InlineExecutor:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _assign(self) -> None:
-        """Give waiting jobs the free slots, in the calling thread."""
+    def _assign(self, *, takes_one: bool = False) -> _Run | None:
+        """Give waiting jobs the free slots, in the calling thread. Where it ``takes_one``, having freed a slot, the first that
+        needs a thread is returned, to be run by the caller: to hand it over to another thread takes as long as a short task."""
         while True:
             with self._lock:
                 if not self._waiting or not self._free or not self._running:
-                    return
+                    return None
                 job = self._waiting.popleft()
                 slot = self._free.pop()
                 self._in_hand.append(threads.current_thread())
@@ -243,6 +244,8 @@ class InlineExecutor:
                 self._set_timers(run)
                 if job.task.is_async:
                     self._coroutines.give(run)
+                elif takes_one:
+                    return run
                 else:
                     self._threads.run(partial(self._work, run))
             except (OSError, RuntimeError) as error:
@@ -265,13 +268,14 @@ class InlineExecutor:
             self._runs[job.token] = run
         return run
 
-    def _work(self, run: _Run) -> None:
-        run.begun = True
-        try:
-            outcome = call(run.job.task, run.job.message, self._context(run))
-        except BaseException as error:  # noqa: BLE001 - one that another thread has set off in this one
-            outcome = failure(error)
-        self._end(run, outcome)
+    def _work(self, run: _Run | None) -> None:
+        while run is not None:
+            run.begun = True
+            try:
+                outcome = call(run.job.task, run.job.message, self._context(run))
+            except BaseException as error:  # noqa: BLE001 - one that another thread has set off in this one
+                outcome = failure(error)
+            run = self._end(run, outcome, takes_one=True)
 
     def _cut_off(self, run: _Run, error: BaseException) -> None:
         self._end(run, failure(error))
@@ -300,10 +304,11 @@ class InlineExecutor:
             outcome = failure(error)
         self._end(run, outcome)
 
-    def _end(self, run: _Run, outcome: Outcome) -> None:
+    def _end(self, run: _Run, outcome: Outcome, *, takes_one: bool = False) -> _Run | None:
+        """Tell of the end of a run, and give its slot to the next; see :meth:`_assign`."""
         with self._lock:
             if run.done:
-                return
+                return None
             run.done = True
             for timer in run.timers:
                 timer.cancel()
@@ -313,9 +318,12 @@ class InlineExecutor:
             self._in_hand.append(threads.current_thread())
         try:
             self._observer.ended(run.job, outcome)
-        finally:
+        except BaseException:
             self._let_go()
             self._assign()
+            raise
+        self._let_go()
+        return self._assign(takes_one=takes_one)
 
     def _let_go(self) -> None:
         with self._lock:

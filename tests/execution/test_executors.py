@@ -396,6 +396,25 @@ def test_g22_an_inline_job_is_about_to_begin_until_its_handler_is_called(tmp_pat
     executor.stop(0.0)
 
 
+def test_a_thread_that_has_ended_a_job_runs_the_next_one_that_waits(
+    observer: Recording, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor, make = InlineExecutor(1, observer), JobMaker(app.registry, "inline")
+    handed: list[object] = []
+    run = executor._threads.run
+    monkeypatch.setattr(executor._threads, "run", lambda work: (handed.append(work), run(work)))
+    executor.start()
+    first, others = make("without_checkpoint", gate.path), [make("echo", value=n) for n in range(20)]
+    executor.submit(first)
+    gate.wait_reached()
+    for one in others:
+        executor.submit(one)
+    gate.open()
+    assert [observer.outcome(one).result for one in (first, *others)] == ["finished", *range(20)]
+    executor.stop()
+    assert len(handed) == 1
+
+
 def test_stopping_before_the_start_is_fine(observer: Recording) -> None:
     InlineExecutor(1, observer).stop()
     IsolatePool(1, "tests.execution.handlers:app", observer).stop()
