@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import MASK, is_misread, is_secret_name, mask_url
 from stem_kombu.sentinel import is_sentinel, sentinel_address
+from stem_kombu.urls import SQLITE_SCHEMES
 
 PREFIX = "global_keyprefix"
 #: Of RabbitMQ: whether sending a task waits until the broker confirms that it has it.
@@ -43,6 +44,9 @@ _KINDS = {
     "fanout_prefix": _FANOUT,
     "priority_steps": _STEPS,
 }
+#: What a query may give, by scheme; with any other scheme it may give anything. Kombu hands the whole query of a socket file to
+#: redis-py.
+_KNOWN_OF = {**dict.fromkeys(("redis+socket", "unix"), frozenset(_KINDS)), **dict.fromkeys(SQLITE_SCHEMES, _EMBEDDED)}
 
 
 def given_options(texts: Iterable[str], name: str) -> dict[str, object]:
@@ -168,10 +172,8 @@ def _can_be_taken_apart(url: str) -> bool:
 
 def _may_be_given(url: str, key: str) -> bool:
     """Whether a query may give that option: any one, where nothing else reads the query."""
-    scheme = url.partition("://")[0].lower()
-    if scheme in {"redis+socket", "unix"}:
-        return key in _KINDS  # Kombu hands the whole query of a socket file to redis-py
-    return key in _EMBEDDED if scheme == "sqlite" else True
+    known = _KNOWN_OF.get(url.partition("://")[0].lower())
+    return known is None or key in known
 
 
 def _value(key: str, text: str) -> object:

@@ -12,9 +12,10 @@ from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import CONTROL_CHARACTER
 from stem_kombu.redaction import is_misread, mask_url
 
-#: The schemes of URLs that lead to Redis and to PostgreSQL, for stores and result backends alike.
+#: The schemes of URLs that lead to Redis, to PostgreSQL and to a file of SQLite, for stores and result backends alike.
 REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel", "redis+sentinel")
 POSTGRES_SCHEMES = ("postgres", "postgresql")
+SQLITE_SCHEMES = ("sqlite",)
 
 
 def scheme_of(url: str) -> str | None:

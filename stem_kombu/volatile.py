@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 
-from stem_kombu.urls import POSTGRES_SCHEMES, REDIS_SCHEMES, scheme_of
+from stem_kombu.urls import POSTGRES_SCHEMES, REDIS_SCHEMES, SQLITE_SCHEMES, scheme_of
 from stem_kombu.variables import Source
 
 #: The name of the :class:`~stem_kombu.variables.Source` that stands for no place at all.
@@ -19,7 +19,7 @@ HOW_DURABLE = "set STEM_REVOKE_STORE_URL to a redis://, postgresql:// or sqlite:
 #: Plug-ins for revoke stores register here.
 ENTRY_POINT_GROUP = "stem_kombu.revoke_stores"
 #: The schemes of revoke stores that are built in.
-BUILT_IN = (*REDIS_SCHEMES, *POSTGRES_SCHEMES, "sqlite", "file", "memory")
+BUILT_IN = (*REDIS_SCHEMES, *POSTGRES_SCHEMES, *SQLITE_SCHEMES, "file", "memory")
 
 
 def can_hold_revocations(url: str) -> bool:

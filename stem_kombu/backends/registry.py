@@ -10,7 +10,7 @@ from stem_kombu.backends.base import Backend, Roster
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import EMBEDDED, TlsSettings
-from stem_kombu.urls import POSTGRES_SCHEMES, REDIS_SCHEMES, file_path, scheme_of, sqlite_path
+from stem_kombu.urls import POSTGRES_SCHEMES, REDIS_SCHEMES, SQLITE_SCHEMES, file_path, scheme_of, sqlite_path
 from stem_kombu.volatile import NO_STORE
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def open_failed_messages(url: str, *, name: str = "URL", tls: TlsSettings | None
         from stem_kombu.backends.failed_postgres import PostgresFailedMessages
 
         return PostgresFailedMessages(url, name=name, tls=tls)
-    if scheme == "sqlite":
+    if scheme in SQLITE_SCHEMES:
         from stem_kombu.backends.failed_sqlite import SqliteFailedMessages
 
         return SqliteFailedMessages(sqlite_path(url, name=name), create_folder=name == EMBEDDED)
@@ -94,7 +94,7 @@ def _opened(
         from stem_kombu.backends.postgres import PostgresBackend
 
         return PostgresBackend(url, name=name, tls=tls, result_ttl=result_ttl, purpose=purpose, patience=patience)
-    if scheme == "sqlite":
+    if scheme in SQLITE_SCHEMES:
         return _sqlite(sqlite_path(url, name=name), name, result_ttl, purpose)
     if scheme == "memory":
         from stem_kombu.backends.memory import MemoryBackend

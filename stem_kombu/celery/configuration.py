@@ -13,6 +13,7 @@ from stem_kombu.errors import ConfigurationError
 from stem_kombu.sentinel import is_sentinel, sentinel_address
 from stem_kombu.settings import Host, Settings, Source, TlsSettings
 from stem_kombu.transport_options import store_url
+from stem_kombu.urls import SQLITE_SCHEMES
 from stem_kombu.volatile import NOWHERE
 
 #: Schemes of result backends that Stem can keep a roster and revocations in.
@@ -79,7 +80,7 @@ def _backend(conf: Any) -> str | None:
     scheme, separator, rest = url.removeprefix("db+").partition("://")
     if not separator:
         return None
-    if scheme.partition("+")[0] == "sqlite":
+    if scheme.partition("+")[0] in SQLITE_SCHEMES:
         # As SQLAlchemy reads it: sqlite:////absolute, and sqlite:///relative to where the worker was started.
         path = rest.partition("?")[0].removeprefix("/")
         return f"sqlite:///{Path(path).absolute()}" if path and path != ":memory:" else None

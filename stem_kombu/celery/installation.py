@@ -47,7 +47,8 @@ def _stamp(app: Any) -> None:
         from stem_kombu.celery.sending import stamped
 
         app.amqp_cls = stamped(app.amqp_cls)
-    if (made := app.__dict__.get("amqp")) is not None:
+    made = app.__dict__.get("amqp")
+    if made is not None:
         from stem_kombu.celery.sending import stamp_by
 
         stamp_by(made)

@@ -8,7 +8,7 @@ from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import EMBEDDED, TlsSettings
 from stem_kombu.stores.base import RevokeStore
-from stem_kombu.urls import POSTGRES_SCHEMES, REDIS_SCHEMES, file_path, scheme_of, sqlite_path
+from stem_kombu.urls import POSTGRES_SCHEMES, REDIS_SCHEMES, SQLITE_SCHEMES, file_path, scheme_of, sqlite_path
 from stem_kombu.volatile import BUILT_IN, NO_STORE
 
 # The entry point's name is the URL scheme, its value a callable ``(url, tls) -> RevokeStore``.
@@ -57,7 +57,7 @@ def _opened(
         from stem_kombu.stores.postgres import PostgresRevokeStore
 
         return PostgresRevokeStore(url, name=name, tls=tls, patience=patience)
-    if scheme == "sqlite":
+    if scheme in SQLITE_SCHEMES:
         from stem_kombu.stores.sqlite import SqliteRevokeStore
 
         return SqliteRevokeStore(sqlite_path(url, name=name), create_folder=name == EMBEDDED)

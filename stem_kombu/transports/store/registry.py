@@ -8,7 +8,7 @@ from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import EMBEDDED, TlsSettings
-from stem_kombu.urls import POSTGRES_SCHEMES, REDIS_SCHEMES, scheme_of, sqlite_path
+from stem_kombu.urls import POSTGRES_SCHEMES, REDIS_SCHEMES, SQLITE_SCHEMES, scheme_of, sqlite_path
 
 if TYPE_CHECKING:
     from stem_kombu.transports.store.board import ControlBoard
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def can_carry_control(url: str) -> bool:
     """Whether control messages can go through the revoke store of that URL."""
-    return scheme_of(url) in (*REDIS_SCHEMES, *POSTGRES_SCHEMES, "sqlite")
+    return scheme_of(url) in (*REDIS_SCHEMES, *POSTGRES_SCHEMES, *SQLITE_SCHEMES)
 
 
 def open_control_board(
