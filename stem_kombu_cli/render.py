@@ -167,7 +167,7 @@ def _shorten(widths: list[int], kept: Sequence[int], columns: int, headers: Sequ
         if not long:
             return
         others = [i for i in long if headers[i] not in _WHOLE] or long
-        chosen = shrink if shrink is not None and shrink in long else max(others, key=lambda i: widths[i])
+        chosen = shrink if shrink is not None and shrink in long else max(others, key=widths.__getitem__)
         least = _LEAST if chosen == shrink else max(_LEAST, len(headers[chosen]))
         widths[chosen] = max(least, widths[chosen] - spare)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 
 from stem_kombu import timeouts
@@ -201,7 +202,7 @@ class Hydration:
 
     def _wait(self, seconds: float, stops: int) -> None:
         with self._told:
-            self._told.wait_for(lambda: self._is_told(stops), seconds)
+            self._told.wait_for(partial(self._is_told, stops), seconds)
 
     def _is_told(self, stops: int) -> bool:
         return self._gave_up or self._background.stops != stops

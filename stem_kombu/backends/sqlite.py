@@ -168,7 +168,7 @@ class SqliteBackend(Backend):
 
     def leave(self, namespace: str, worker: str, boot: str) -> None:
         statement = "DELETE FROM stem_roster WHERE namespace = ? AND worker = ? AND boot = ?"
-        self._database.write(lambda connection: connection.execute(statement, (namespace, worker, boot)).rowcount)
+        self._database.execute(statement, (namespace, worker, boot))
 
     def view(self, namespace: str) -> RosterView:
         def operation(connection: sqlite3.Connection) -> tuple[int, list[tuple[Any, ...]]]:

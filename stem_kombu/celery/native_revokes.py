@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from kombu import Consumer
@@ -96,7 +97,7 @@ class NativeRevokes:
                     connection,
                     timeouts.NATIVE_REVOKE_DRAIN,
                     clock=self._clock,
-                    malformed=lambda error: logger.debug("%r", error),
+                    malformed=partial(logger.debug, "%r"),
                 )
                 self._tried.set()  # on Redis Kombu subscribes with the first drain, not with the consumer
 

@@ -83,6 +83,14 @@ class SqliteDatabase:
 
         return self._patiently(transaction)
 
+    def execute(self, statement: str, parameters: Sequence[object]) -> int:
+        """How many rows the statement has changed, committed as :meth:`write` does."""
+
+        def operation(connection: sqlite3.Connection) -> int:
+            return connection.execute(statement, parameters).rowcount
+
+        return self.write(operation)
+
     @property
     def identity(self) -> tuple[int, int] | None:
         """The file that is open: its device and its number there, which change when another file takes its place."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice, takewhile
+from typing import TypeVar
 
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.records import Change, Changed, ControlRecord, changed, checked, named
+
+T = TypeVar("T", Revocation, ControlRecord)
 
 
 @dataclass(slots=True)
@@ -78,7 +81,7 @@ class MemoryRevokeStore(RevokeStore):
     ) -> Iterator[ControlRecord]:
         with _LOCK:
             newest_first = reversed(self._shelf(namespace).records.values())
-            found = list(takewhile(lambda record: record.version > version, newest_first))
+            found = _newer(newest_first, version)
         return (record for record in reversed(found) if places is None or record.place in places)
 
     def newest_records(self, namespace: str, place: str, limit: int) -> list[ControlRecord]:
@@ -106,7 +109,7 @@ class MemoryRevokeStore(RevokeStore):
     def since(self, namespace: str, version: int) -> Iterator[Revocation]:
         with _LOCK:
             newest_first = reversed(self._shelf(namespace).revocations.values())
-            found = list(takewhile(lambda record: record.version > version, newest_first))
+            found = _newer(newest_first, version)
         return reversed(found)
 
     def load(self, namespace: str) -> Iterator[Revocation]:
@@ -148,3 +151,7 @@ class MemoryRevokeStore(RevokeStore):
 
     def _shelf(self, namespace: str) -> _Shelf:
         return _SHARED.setdefault(self._name, {}).setdefault(namespace, _Shelf())
+
+
+def _newer(newest_first: Iterable[T], version: int) -> list[T]:
+    return list(takewhile(lambda record: record.version > version, newest_first))

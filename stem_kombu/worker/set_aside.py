@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from dataclasses import dataclass
+from operator import itemgetter
 
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.worker.deliveries import Delivery, InFlight
@@ -92,6 +93,6 @@ class SetAside:
 
     def take_all(self) -> list[Entry]:
         """Take every entry out, in the order of their next tries."""
-        entries = [entry for _, _, entry in sorted(self._heap, key=lambda each: each[:2])]
+        entries = [entry for _, _, entry in sorted(self._heap, key=itemgetter(0, 1))]
         self._heap.clear()
         return entries

@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any, Protocol
 
@@ -112,7 +113,7 @@ class StopSignals:
 
     @staticmethod
     def _on_usr2(_number: int, _frame: FrameType | None) -> None:
-        _in_thread(lambda: logger.warning("SIGUSR2 means nothing to a worker and is ignored"), "stem-signal")
+        _in_thread(partial(logger.warning, "SIGUSR2 means nothing to a worker and is ignored"), "stem-signal")
 
 
 def _is_shortage(error: Exception) -> bool:

@@ -24,7 +24,7 @@ def ask(
     ctx: click.Context,
     /,
     values: dict[str, Any],
-    question: Callable[[ControlClient, list[str] | None], Report],
+    question: Callable[..., Report],
     text: Callable[[Report, bool], str],
     *,
     lists_celery: bool = False,
@@ -52,7 +52,7 @@ def ask(
     with Progress() as progress:
         on_wait = progress.answers if watch is None else None  # which would write over what is shown
         with ControlClient(settings, on_wait=on_wait) as client:
-            for report in repeated(watch, partial(question, client, targets), as_json=as_json):
+            for report in repeated(watch, partial(question, client, workers=targets), as_json=as_json):
                 if watch is not None:
                     print_report(report)
     print_report(report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from stem_kombu.drivers.routes import Route
     from stem_kombu.settings import TlsSettings
 
+_LEFT_OUT = "left out on request"
 #: Records of the store that are read, and those set aside that are named.
 _PAGE, _NAMED, _SHOWN = 1000, 20, 3
 
@@ -75,12 +77,14 @@ def health(ctx: click.Context, /, skip_backend: bool, allow_insecure: bool, prin
     announce_places(settings)
     checks = _all_at_once(
         {
-            "broker": lambda: _broker(settings),
-            "backend": lambda: _left_out() if skip_backend else _backend(settings),
-            "revoke_store": lambda: _store(settings),
-            "control": lambda: _control(settings),
-            "signing": lambda: _signing(settings),
-            "tls": lambda: _tls(settings, without="backend" if skip_backend else None),
+            "broker": partial(_broker, settings),
+            "backend": partial(Check, "backend", "skipped", "left out on request")
+            if skip_backend
+            else partial(_backend, settings),
+            "revoke_store": partial(_store, settings),
+            "control": partial(_control, settings),
+            "signing": partial(_signing, settings),
+            "tls": partial(_tls, settings, without="backend" if skip_backend else None),
         }
     )
     failed = [check for check in checks if check.status == "error"]
@@ -140,10 +144,6 @@ def _print_ddl() -> None:
             emit(f"{statement};")
 
 
-def _left_out() -> Check:
-    return Check("backend", "skipped", "left out on request")
-
-
 def _tried(component: str, check: Callable[[], Check]) -> Check:
     began = SYSTEM.monotonic()
     try:
@@ -166,7 +166,7 @@ def _broker(settings: Settings) -> Check:
     from stem_kombu.transports.registry import open_transport
 
     transport = open_transport(broker_connection(settings), generic=settings.transport == "generic")
-    warnings = transport.check(lambda: _queues(settings))
+    warnings = transport.check(partial(_queues, settings))
     message, leases = f"{mask_url(settings.broker.value)} ({transport.name})", transport.leases()
     if leases is not None:
         if not transport.capabilities.carries_control:  # where Kombu has no leases, and Stem keeps them

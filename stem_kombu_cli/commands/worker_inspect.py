@@ -8,6 +8,7 @@ from functools import partial
 
 import click
 
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.reports import Report
 from stem_kombu_cli.commands.asking import ask
 from stem_kombu_cli.directing import limit_in_words
@@ -40,10 +41,14 @@ def inspect(ctx: click.Context, /, revoked: bool, limit: int, watch: float | Non
     -o wide no column is cut to the terminal, and STARTED, PID, LOST WORKERS and PROGRESS DATA are shown as well.
     """
     wanted, is_wide = filter_of(values), values["output"] == "wide"
+
+    def asked(client: ControlClient, workers: list[str] | None) -> Report:
+        return wanted.applied(client.inspect(revoked=revoked, limit=limit, workers=workers))
+
     ask(
         ctx,
         values,
-        lambda client, workers: wanted.applied(client.inspect(revoked=revoked, limit=limit, workers=workers)),
+        asked,
         partial(text, revoked=revoked, wide=is_wide),
         lists_celery=True,
         watch=watch,

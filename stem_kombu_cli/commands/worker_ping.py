@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.reports import Report
 from stem_kombu_cli.commands.asking import ask
 from stem_kombu_cli.options import control_options
@@ -18,7 +19,7 @@ from stem_kombu_cli.slots import COLUMNS, slot_cells
 @click.pass_context
 def ping(ctx: click.Context, /, **values: object) -> None:
     """Broadcast a ping and aggregate the answers."""
-    ask(ctx, values, lambda client, workers: client.ping(workers=workers), text, lists_celery=True)
+    ask(ctx, values, ControlClient.ping, text, lists_celery=True)
 
 
 def text(report: Report, color: bool) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.reports import Report, WorkerReply
 from stem_kombu_cli.commands.asking import ask
 from stem_kombu_cli.directing import limit_in_words
@@ -23,7 +24,7 @@ from stem_kombu_cli.watching import watch_option
 @click.pass_context
 def stats(ctx: click.Context, /, watch: float | None, **values: object) -> None:
     """Counters, queue depths, pool and metadata per worker."""
-    ask(ctx, values, lambda client, workers: client.stats(workers=workers), text, watch=watch)
+    ask(ctx, values, ControlClient.stats, text, watch=watch)
 
 
 def text(report: Report, color: bool) -> str:

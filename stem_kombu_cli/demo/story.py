@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,7 @@ class Story:
     # -- looking ----------------------------------------------------------------------------------------------------------
 
     def _ended(self, task_id: str) -> TaskRecord:
-        return self._until(task_id, "end", lambda record: record.state.is_terminal)
+        return self._until(task_id, "end", attrgetter("state.is_terminal"))
 
     def _until(self, task_id: str, what: str, holds: Callable[[TaskRecord], bool]) -> TaskRecord:
         deadline = SYSTEM.monotonic() + 60.0

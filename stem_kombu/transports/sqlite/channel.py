@@ -92,7 +92,7 @@ class Channel(VirtualChannel):
         name = exchange or f"amq.{kind}"
         session = self.open_session()
         if passive:
-            session.query(lambda sql: topology.require_exchange(sql, name, "Channel.exchange_declare"))
+            session.query(topology.require_exchange, name, "Channel.exchange_declare")
             return
         with session.write() as sql:
             topology.declare_exchange(sql, name, kind, durable, auto_delete, arguments)
@@ -146,7 +146,7 @@ class Channel(VirtualChannel):
 
     def queues_of(self, exchange: str, routing_key: str) -> int:
         """How many queues a message would go to; an unknown exchange is ``NotFound``."""
-        return len(self.open_session().query(lambda sql: topology.routes(sql, exchange, routing_key)))
+        return len(self.open_session().query(topology.routes, exchange, routing_key))
 
     # -- queues
 
@@ -169,7 +169,7 @@ class Channel(VirtualChannel):
         session = self.open_session()
         session.sweep()
         if passive:
-            state = session.query(lambda sql: self._state(sql, name, "Channel.queue_declare"))
+            state = session.query(self._state, name, "Channel.queue_declare")
         else:
             spec = QueueSpec.decode(name, durable, auto_delete, exclusive, arguments)
             owner_id = session.own() if exclusive else session.owner_id

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from stem_kombu import chance, timeouts
 from stem_kombu.clock import SYSTEM
@@ -20,6 +20,7 @@ from stem_kombu.transports.sqlite.errors import EmbeddedBrokerUnavailable, is_bu
 from stem_kombu.transports.sqlite.options import Options
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 #: Device and inode; ``None`` when there is no file.
 Identity = tuple[int, int] | None
@@ -83,18 +84,18 @@ class Database:
 
     def _configure(self, sql: sqlite3.Connection) -> None:
         # Reads the header, so it can meet the lock of whoever makes the file.
-        self._patiently(lambda: sql.execute(f"PRAGMA synchronous = {self._options.synchronous}"))
-        if self._patiently(lambda: sql.execute("PRAGMA page_count").fetchone()) == (0,):
+        self._patiently(sql.execute, f"PRAGMA synchronous = {self._options.synchronous}")
+        if self._patiently(_first_row, sql, "PRAGMA page_count") == (0,):
             # Only counts for a file without pages; on any other it would be a write, with an fsync under the lock.
-            self._patiently(lambda: sql.execute("PRAGMA auto_vacuum = INCREMENTAL"))
-        mode = self._patiently(lambda: sql.execute("PRAGMA journal_mode = WAL").fetchone())
+            self._patiently(sql.execute, "PRAGMA auto_vacuum = INCREMENTAL")
+        mode = self._patiently(_first_row, sql, "PRAGMA journal_mode = WAL")
         if mode is None or mode[0] != "wal":
             raise ConfigurationError(
                 f"embedded broker {self.path}: its file system can't do write-ahead logging",
                 hint="put the file on a local disk",
             )
-        self._patiently(lambda: sql.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}"))
-        if not self._patiently(lambda: schema.is_current(sql, self.path)):
+        self._patiently(sql.execute, f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
+        if not self._patiently(schema.is_current, sql, self.path):
             with self.write():
                 schema.create(sql)
 
@@ -133,12 +134,12 @@ class Database:
 
     def read(self, statement: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> list[tuple[Any, ...]]:
         """The rows of one query, from one snapshot."""
-        return self.query(lambda sql: sql.execute(statement, parameters).fetchall())
+        return self.query(_rows, statement, parameters)
 
-    def query(self, ask: Callable[[sqlite3.Connection], T]) -> T:
-        """What ``ask`` returns; it may be called again while the file is locked, and must not write."""
+    def query(self, ask: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **keywords: P.kwargs) -> T:
+        """What ``ask`` returns, called with a connection; it may be called again while the file is locked, and must not write."""
         try:
-            return self._patiently(lambda: ask(self._sql))
+            return self._patiently(lambda: ask(self._sql, *args, **keywords))
         except sqlite3.Error as error:
             raise translated(error, self.path) from error
 
@@ -160,7 +161,7 @@ class Database:
         (free,) = self.read("PRAGMA freelist_count")[0]
         if free > 4096:
             # As a script, because Python steps a statement without columns only once, which would free one page only.
-            self.query(lambda sql: sql.executescript("PRAGMA incremental_vacuum(2048)"))
+            self.query(sqlite3.Connection.executescript, "PRAGMA incremental_vacuum(2048)")
 
     def _check_file(self, *, at_once: bool = False) -> None:
         # Publishing into a file that somebody removed would succeed and be lost; asking costs a microsecond, once a
@@ -207,13 +208,13 @@ class Database:
         if connection is not None:
             connection.close()
 
-    def _patiently(self, attempt: Callable[[], T]) -> T:
+    def _patiently(self, attempt: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
         give_up_at: float | None = None
         pause = 0.0003
         while True:
             try:
                 with self._lock:
-                    return attempt()
+                    return attempt(*args, **keywords)
             except sqlite3.OperationalError as error:
                 if not is_busy(error):
                     raise
@@ -242,3 +243,14 @@ class Database:
         except sqlite3.Error:
             # The error that led here is the one worth reporting; a connection that can't roll back is of no more use.
             self.close()
+
+
+def _rows(
+    sql: sqlite3.Connection, statement: str, parameters: Sequence[object] | Mapping[str, object]
+) -> list[tuple[Any, ...]]:
+    return sql.execute(statement, parameters).fetchall()
+
+
+def _first_row(sql: sqlite3.Connection, statement: str) -> tuple[object, ...] | None:
+    found: tuple[object, ...] | None = sql.execute(statement).fetchone()
+    return found

@@ -7,6 +7,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, zip_longest
 
 from stem_kombu.clock import SYSTEM
@@ -127,7 +128,7 @@ class Deliveries:
         with session.lock:
             owner_id = session.own()
             while True:
-                queue_id, worth_writing = session.query(lambda sql: self._look_at(sql, queue, owner_id))
+                queue_id, worth_writing = session.query(self._look_at, queue, owner_id)
                 now = SYSTEM.now()
                 if not worth_writing:
                     return None
@@ -146,7 +147,7 @@ class Deliveries:
         """See :meth:`stem_kombu.transports.sqlite.channel.Channel.call_in`."""
         session = self._session
         with session.lock:
-            found, after = session.query(lambda sql: messages.scheduled(sql, self._queues, after, wanted))
+            found, after = session.query(messages.scheduled, self._queues, after, wanted)
             if found:
                 owner_id = session.own()
                 with session.write() as sql:
@@ -194,7 +195,7 @@ class Deliveries:
             return False
         if not session.settlements_wait:
             # Becoming a writer for nothing would slow down those who have something to write.
-            ready, session.next_due = session.query(lambda sql: self._look(sql, hungry, now))
+            ready, session.next_due = session.query(self._look, hungry, now)
             if not ready:
                 self._seen = mark
                 return False
@@ -328,7 +329,7 @@ class Deliveries:
     def _return(self, back: list[tuple[int, int]]) -> None:
         if back:
             self._seen = None
-            self._session.do(lambda sql: _give_back(sql, back))
+            self._session.do(partial(_give_back, back=back))
 
     def _taken_out(self, tag: str, multiple: bool, method: str) -> list[tuple[int, int]]:
         if multiple and not tag:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM
@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 _ACK_GROUP = 64
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Chore = Callable[[sqlite3.Connection], None]
 
 
@@ -107,11 +108,11 @@ class Session:
             self.pause = timeouts.EMBEDDED_POLL
             self._keeper.announce()
 
-    def query(self, ask: Callable[[sqlite3.Connection], T]) -> T:
+    def query(self, ask: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **keywords: P.kwargs) -> T:
         """What ``ask`` reads from one connection; it must not write."""
         with self.lock:
             self.check()
-            return self._database.query(ask)
+            return self._database.query(ask, *args, **keywords)
 
     def mark(self) -> tuple[int, int]:
         """A value that differs from the last one if anything was written since, by whomever."""
