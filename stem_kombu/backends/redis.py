@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from operator import attrgetter
 from typing import Any
 
@@ -243,6 +243,7 @@ def _task_key(task_id: str) -> str:
     return f"stem:task:{task_id}"
 
 
+@lru_cache(maxsize=64)
 def _roster_key(namespace: str) -> str:
     # The same beginning as the keys of the revocations, so that one access rule for them covers both.
     return f"{{{namespace}}}:control:roster"

@@ -98,7 +98,17 @@ class RedisDatabase:
         errors = self._redis.exceptions
         for final in (not repeat, True):
             try:
-                return self._carried_out(operation, size)
+                if size >= LARGE:
+                    return self._with_more_time(operation, size)
+                with self._lock:
+                    if self._client is None or self._pid != os.getpid():
+                        self._client, self._pid = self._shared(), os.getpid()
+                    client = self._client
+                try:
+                    return operation(client)
+                finally:
+                    if client is not self._client:  # let go meanwhile, when this connection was in use
+                        client.connection_pool.disconnect(inuse_connections=False)
             except errors.AuthenticationError as error:
                 raise self._translated(error) from error
             except (errors.ConnectionError, errors.TimeoutError, OSError) as error:
@@ -178,16 +188,6 @@ class RedisDatabase:
             # own. The thread that uses one closes it.
             client.connection_pool.disconnect(inuse_connections=False)
 
-    def _carried_out(self, operation: Callable[[Any], T], size: int) -> T:
-        if size >= LARGE:
-            return self._with_more_time(operation, size)
-        client = self._connected()
-        try:
-            return operation(client)
-        finally:
-            if client is not self._client:  # let go meanwhile, when this connection was in use
-                client.connection_pool.disconnect(inuse_connections=False)
-
     def _with_more_time(self, operation: Callable[[Any], T], size: int) -> T:
         """By a connection of its own: the driver's time-out is a connection's, and counts while it sends as well."""
         client = self._open()
@@ -197,12 +197,6 @@ class RedisDatabase:
             return operation(client)
         finally:
             client.connection_pool.disconnect()
-
-    def _connected(self) -> Any:
-        with self._lock:
-            if self._client is None or self._pid != os.getpid():
-                self._client, self._pid = self._shared(), os.getpid()
-            return self._client
 
     def _shared(self) -> object:
         """The client of the other databases of this process with the same address and limits, where there is one: a roster,

@@ -65,9 +65,9 @@ def merged(
     ]
 
 
-def life_us(draft: RevocationDraft) -> int | None:
+def life_us(seconds: float | None) -> int | None:
     """``expires_in`` in whole microseconds, rounded as :func:`~stem_kombu.revocation.merge` rounds it."""
-    return None if draft.expires_in is None else timedelta(seconds=draft.expires_in) // timedelta(microseconds=1)
+    return None if seconds is None else timedelta(seconds=seconds) // timedelta(microseconds=1)
 
 
 def proofs_text(record: Revocation) -> str | None:

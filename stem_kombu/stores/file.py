@@ -17,11 +17,10 @@ from pathlib import Path
 from stem_kombu.clock import SYSTEM, Clock, epoch_us
 from stem_kombu.drivers.file_conditions import write_marker
 from stem_kombu.revocation import Revocation
-from stem_kombu.stores.base import Glance
+from stem_kombu.stores.base import Glance, RecordKeepingStore
 from stem_kombu.stores.file_knowledge import Known, ReadTo, Shelf, dominates
 from stem_kombu.stores.file_records import FileRecords
 from stem_kombu.stores.journal import Extent, Journal, Replaced
-from stem_kombu.stores.keeping import RecordKeepingStore
 from stem_kombu.stores.lines import Gone, Line, Unreadable, batch_of, encoded, escaped, mark
 from stem_kombu.stores.records import Change, Changed, changed, checked, named, tasks_of
 

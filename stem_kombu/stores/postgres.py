@@ -19,9 +19,8 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_page import page_of
 from stem_kombu.settings import TlsSettings
 from stem_kombu.stores import postgres_records
-from stem_kombu.stores.base import Glance
+from stem_kombu.stores.base import Glance, RecordKeepingStore
 from stem_kombu.stores.batch import BEFORE_ALL, CEILING, proofs_of, proofs_text, sane_version
-from stem_kombu.stores.keeping import RecordKeepingStore
 from stem_kombu.stores.read_ahead import pages_from
 from stem_kombu.stores.records import Change, Changed, changed, checked, named, tasks_of
 

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from stem_kombu import timeouts
@@ -82,15 +82,17 @@ class RecordDraft:
     expires_in: float | None = None
     expires_at: datetime | None = None
     replaces: int | None = None
+    #: The body as a store keeps it.
+    text: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         try:
             _checked_place(self.place)
             text(self.key, "key", least=0, most=KEY_LIMIT, without=UNSTORABLE)
-            size = len(body_text(self.body))
+            object.__setattr__(self, "text", body_text(self.body))
         except (ValueError, TypeError, RecursionError) as error:
             raise ConfigurationError(f"record {shown(self.key)} of {shown(self.place)}: {error}") from None
-        life = self.expires_in
+        life, size = self.expires_in, len(self.text)
         if size > BODY_LIMIT:
             raise ConfigurationError(
                 f"record {shown(self.key)} of {self.place}: it has {size} bytes", hint=f"at most {BODY_LIMIT} are kept"
@@ -102,11 +104,6 @@ class RecordDraft:
             )
         if life is not None and self.expires_at is not None:
             raise ConfigurationError(f"record {shown(self.key)} of {self.place}: it has two times of expiry")
-
-    @property
-    def text(self) -> str:
-        """The body as a store keeps it."""
-        return body_text(self.body)
 
     def expires(self, now: datetime) -> datetime | None:
         """When it expires if it is stored at ``now``."""

@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
 
@@ -20,8 +20,7 @@ from stem_kombu.revocation import Revocation, as_flag
 from stem_kombu.revocation_page import live, page_of
 from stem_kombu.settings import TlsSettings
 from stem_kombu.stores import redis_change, redis_records, redis_repair, redis_scripts
-from stem_kombu.stores.base import Glance
-from stem_kombu.stores.keeping import RecordKeepingStore
+from stem_kombu.stores.base import Glance, RecordKeepingStore
 from stem_kombu.stores.read_ahead import pages_from
 from stem_kombu.stores.records import Change, Changed, checked
 from stem_kombu.stores.redis_pages import PAGE, Answer, following, parsed
@@ -274,11 +273,14 @@ def record_of(namespace: str, task_id: str, parsed: object) -> Revocation:
         terminate=as_flag(fields["terminate"]),
         texts=(fields["reason"], fields["requested_by"]),
         expires_at=None if expires_us is None else from_epoch_us(expires_us),
-        proofs=items(fields.get("proofs", []), "proofs"),
+        proofs=items(fields["proofs"], "proofs") if "proofs" in fields else (),
     )
 
 
-def keys_of(namespace: str) -> list[str]:
+@lru_cache(maxsize=64)
+def keys_of(namespace: str) -> tuple[str, ...]:
     """The keys of a namespace, in the order in which the scripts take them."""
     # The braces put all of them into one slot of a cluster, and keep clear of the key of other Stems, whose JSON differs.
-    return [f"{{{namespace}}}:control:{name}" for name in ("revokes", "versions", "expiry", "revision", "set-aside")]
+    return tuple(
+        [f"{{{namespace}}}:control:{name}" for name in ("revokes", "versions", "expiry", "revision", "set-aside")]
+    )

@@ -265,12 +265,13 @@ def arguments_of(namespace: str, change: Change) -> tuple[list[str], list[str | 
     """The keys and arguments of a checked change, beside the keys of the revocations."""
     places = sorted({draft.place for draft in change.records} | {place for place, _ in change.forgotten})
     number = {place: at for at, place in enumerate(places, 1)}
-    drafts = [[d.task_id, d.terminate, d.reason, d.requested_by, life_us(d), *d.proofs] for d in change.revocations]
+    drafts = [
+        [d.task_id, d.terminate, d.reason, d.requested_by, life_us(d.expires_in), *d.proofs] for d in change.revocations
+    ]
     removals = [[r.task_id, r.version, r.reason, r.requested_by, *r.proofs] for r in change.removals]
-    moment = from_epoch_us(0)
     records = []
     for draft in change.records:
-        life = None if draft.expires_in is None else epoch_us(draft.expires(moment) or moment)
+        life = life_us(draft.expires_in)
         expires_us = None if draft.expires_at is None else epoch_us(draft.expires_at)
         records.append([number[draft.place], draft.key, draft.replaces, life, expires_us, draft.text])
     forgotten = [[number[place], key] for place, key in change.forgotten]

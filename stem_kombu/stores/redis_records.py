@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from stem_kombu.clock import epoch_us
@@ -165,7 +166,12 @@ class RedisRecords:
         return sorted(place.decode() for place in self._database.command("smembers", name))
 
     def _evaluate(
-        self, script: RedisScript, keys: list[str], arguments: list[str | int], namespace: str, places: Sequence[str]
+        self,
+        script: RedisScript,
+        keys: Sequence[str],
+        arguments: list[str | int],
+        namespace: str,
+        places: Sequence[str],
     ) -> Any:
         try:
             return self._database.evaluate(script, keys, arguments)
@@ -181,7 +187,7 @@ class RedisRecords:
             self._rebuild(keys_of(namespace, place))
         return self._database.evaluate(script, keys, arguments)
 
-    def _rebuild(self, keys: list[str]) -> None:
+    def _rebuild(self, keys: Sequence[str]) -> None:
         """Make the indexes of a place anew from its records, a page at a time."""
         for script, scan, key in ((_INDEX, "hscan_iter", keys[0]), (_SWEEP, "zscan_iter", keys[1])):
             name = self._database.key(key)
@@ -205,9 +211,10 @@ class RedisRecords:
             return None
 
 
-def keys_of(namespace: str, place: str) -> list[str]:
+@lru_cache(maxsize=256)
+def keys_of(namespace: str, place: str) -> tuple[str, ...]:
     """The keys of a place."""
-    return [f"{{{namespace}}}:control:records:{place}{index}" for index in ("", ":versions", ":expiry")]
+    return tuple([f"{{{namespace}}}:control:records:{place}{index}" for index in ("", ":versions", ":expiry")])
 
 
 def places_key(namespace: str) -> str:

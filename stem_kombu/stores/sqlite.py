@@ -19,9 +19,8 @@ from stem_kombu.fields import any_text, optional
 from stem_kombu.revocation import Revocation, as_flag
 from stem_kombu.revocation_page import live
 from stem_kombu.stores import sqlite_records
-from stem_kombu.stores.base import Glance
+from stem_kombu.stores.base import Glance, RecordKeepingStore
 from stem_kombu.stores.batch import BEFORE_ALL, CEILING, proofs_of, proofs_text, sane_version
-from stem_kombu.stores.keeping import RecordKeepingStore
 from stem_kombu.stores.read_ahead import pages_from
 from stem_kombu.stores.records import Change, Changed, changed, checked, named, tasks_of
 from stem_kombu.stores.sqlite_check import TABLE, FileCheck
@@ -157,7 +156,7 @@ class SqliteRevokeStore(RecordKeepingStore):
         expired = (namespace, last_us)
         pruned = 0
         while self._database.rows(found, expired):
-            pruned += self._database.write(lambda connection: connection.execute(delete, expired * 2).rowcount)
+            pruned += self._database.execute(delete, expired * 2)
         return pruned
 
     def problems(self, namespace: str) -> list[str]:
