@@ -94,9 +94,12 @@ class PackedRows:
         replaced = []
         keys, named = self._keys_of(columns.task_ids)
         start, count = 0, len(columns.task_ids)
-        self._make_room(count)
+        if 3 * (self._used + count) > len(self._index[0]):
+            self._make_room(count)
         while start < count:
-            block = self._last()
+            if not self._order or len(self._order[-1].versions) >= BLOCK:
+                self._order.append(self._new_block())
+            block = self._order[-1]
             place = len(block.versions)
             stop = min(count, start + BLOCK - place)
             block.extend(columns, keys, named, start, stop)
@@ -266,12 +269,6 @@ class PackedRows:
             self._drop(block)
         return flags & ~_NAMED, block.requesters[place]
 
-    def _last(self) -> Block:
-        """The block that takes the next row."""
-        if not self._order or len(self._order[-1].versions) >= BLOCK:
-            self._order.append(self._new_block())
-        return self._order[-1]
-
     def _new_block(self) -> Block:
         block = self._blocks[self._next_number] = Block(self._next_number)
         self._next_number += 1
@@ -299,8 +296,6 @@ class PackedRows:
     def _make_room(self, count: int) -> None:
         """Make the table at least three times as large as what will be in it: most searches for what is not there end at once."""
         table, _ = self._index
-        if 3 * (self._used + count) <= len(table):
-            return
         size = _SMALLEST
         while size < 4 * (self._live + count):
             size *= 4

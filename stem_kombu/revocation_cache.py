@@ -85,15 +85,16 @@ class RevocationCache:
             return record
         return None if record.is_expired(self.now()) else record
 
-    def apply(self, records: Iterable[Revocation], now: datetime) -> Applied:
-        """What the records changed; ``now`` is the store's.
+    def apply(self, records: Iterable[Revocation], now: datetime | None = None) -> Applied:
+        """What the records changed; ``now`` is the store's, by default as far as it is known here.
 
         They may come in any order, from a broadcast or from the store, and more than once: the higher version wins.
         Records of another namespace count as stale. Takes the iterable in slices, so that a stream of a million neither
         stands in memory nor keeps the lock. A :class:`RevocationPage` of records that are all newer than what is held is
         taken by columns.
         """
-        if isinstance(records, RevocationPage) and self._take_page(records, epoch_us(now)):
+        now_us = self._now_us() if now is None else epoch_us(now)
+        if isinstance(records, RevocationPage) and self._take_page(records, now_us):
             return Applied(tuple(records.task_ids))
         applied: list[str] = []
         stale: list[str] = []
@@ -101,7 +102,7 @@ class RevocationCache:
         source = iter(records)
         while batch := list(islice(source, _SLICE)):
             with self._lock:
-                self._apply(batch, epoch_us(now), applied, stale, expired)
+                self._apply(batch, now_us, applied, stale, expired)
         return Applied(tuple(applied), tuple(stale), tuple(expired))
 
     def in_step(self, revocations: Sequence[Revocation], applied: Applied) -> Applied:
@@ -289,14 +290,15 @@ class RevocationCache:
         return Row(record.task_id, record.version, epoch_us(record.issued_at), expires_us, flags, requester)
 
     def _unpacked(self, row: Row) -> Revocation:
+        texts = self._texts.by_number
         return Revocation(
             self.namespace,
             row.task_id,
             row.version,
             from_epoch_us(row.issued_us),
             bool(row.flags & 1),
-            self._texts.text(row.flags >> 1),
-            self._texts.text(row.requester),
+            texts[row.flags >> 1],
+            texts[row.requester],
             None if row.expires_us == NEVER else from_epoch_us(row.expires_us),
             self._proofs.get(row.task_id, ()),
         )

@@ -15,13 +15,11 @@ class Texts:
     """Texts by number, each kept once and for as long as a record names it. Number 0 is no text."""
 
     def __init__(self) -> None:
-        self._texts: list[str | None] = [None]
+        #: Read by others, changed here.
+        self.by_number: list[str | None] = [None]
         self._uses: list[int] = [0]
         self._numbers: dict[str, int] = {}
         self._free: list[int] = []
-
-    def text(self, number: int) -> str | None:
-        return self._texts[number]
 
     def add_all(self, texts: Sequence[str | None]) -> list[int]:
         """As :meth:`add` for each of at least one text, most of which are the same."""
@@ -39,10 +37,10 @@ class Texts:
         if number is None:
             if self._free:
                 number = self._free.pop()
-                self._texts[number] = text
-            elif len(self._texts) < _MOST_TEXTS:
-                number = len(self._texts)
-                self._texts.append(text)
+                self.by_number[number] = text
+            elif len(self.by_number) < _MOST_TEXTS:
+                number = len(self.by_number)
+                self.by_number.append(text)
                 self._uses.append(0)
             else:
                 return 0
@@ -61,8 +59,8 @@ class Texts:
             return
         self._uses[number] -= 1
         if self._uses[number] == 0:
-            text = self._texts[number]
-            self._texts[number] = None
+            text = self.by_number[number]
+            self.by_number[number] = None
             self._free.append(number)
             if text is not None:
                 del self._numbers[text]

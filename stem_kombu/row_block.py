@@ -62,7 +62,9 @@ class Columns:
 
     @classmethod
     def of_rows(cls, rows: Sequence[Row]) -> Columns:
-        return cls.of(*zip(*rows, strict=True))
+        task_ids, *columns = zip(*rows, strict=True)
+        versions, issued_us, expires_us, flags, requesters = map(array, "qqqII", columns)
+        return cls(task_ids, versions, issued_us, expires_us, flags, requesters, min(expires_us))
 
 
 def is_same(values: Sequence[object]) -> bool:

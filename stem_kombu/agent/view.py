@@ -165,6 +165,7 @@ class AgentView:
         self._revoke_store = mask_url(settings.revoke_store.value)
         # The host's own answers, as they are.
         self.in_flight, self.waiting_outcomes = host.in_flight, host.waiting_outcomes
+        self.store_now = resources.cache.now
         self.apply, self.running, self.spared = host.apply, host.running, host.spared
         self.climbs = host.climbs
         self.fates, self.wait_ended = host.fates, host.wait_ended
@@ -262,6 +263,3 @@ class AgentView:
     def revoked_records(self, limit: int, before: int | None = None) -> tuple[list[Revocation], bool]:
         records, truncated = self._resources.cache.newest(limit, before)
         return list(records), truncated
-
-    def store_now(self) -> datetime:
-        return self._resources.cache.now()

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from stem_kombu import machine
+from stem_kombu.clock import epoch_us, from_epoch_us
 from stem_kombu.context import Retry, Signals, TaskContext, TaskReleased, TaskRevoked, _current
 from stem_kombu.durations import checked_seconds
 from stem_kombu.errors import LeaseLost, ResultNotSerializable, SoftTimeLimitExceeded, TimeLimitExceeded
@@ -177,9 +178,7 @@ def raised(error: Any) -> Outcome:
     kind = type(error)  # never isinstance, which asks the object for its class as well
     try:
         if issubclass(kind, TaskRevoked):
-            # A copy of plain values: what the handler raised may have been made by the handler.
-            revocation = Revocation.from_record(error.revocation.to_record())
-            return Outcome(Ending.CANCELLED, revocation=revocation)
+            return Outcome(Ending.CANCELLED, revocation=_copied(error.revocation))
         if issubclass(kind, TaskReleased):
             return Outcome(Ending.RELEASED)
         if issubclass(kind, Retry):
@@ -193,6 +192,21 @@ def raised(error: Any) -> Outcome:
     bare = issubclass(kind, (TimeLimitExceeded, LeaseLost))
     said = TaskError(type_name(error), message_text(error), None if bare else traceback_text(error))
     return Outcome(Ending.FAILED, error=said)
+
+
+def _copied(found: Revocation) -> Revocation:
+    """A copy of plain values, without proofs: what the handler raised may have been made by the handler."""
+    expires_at = found.expires_at
+    return Revocation.checked(
+        namespace=found.namespace,
+        task_id=found.task_id,
+        version=found.version,
+        issued_at=from_epoch_us(epoch_us(found.issued_at)),
+        terminate=found.terminate,
+        texts=(found.reason, found.requested_by),
+        expires_at=None if expires_at is None else from_epoch_us(epoch_us(expires_at)),
+        proofs=(),
+    )
 
 
 def type_name(error: BaseException) -> str:
@@ -215,9 +229,8 @@ def traceback_text(error: BaseException) -> str | None:
     """The end of the exception's traceback, ``None`` when none can be made; raises nothing."""
     made: list[Callable[[], list[str]]] = [
         partial(tracebacks.format_exception, type(error), error, error.__traceback__),
-        lambda: tracebacks.format_tb(
-            error.__traceback__
-        ),  # without causes, notes and groups, which are the handler's objects
+        # Without causes, notes and groups, which are the handler's objects.
+        partial(tracebacks.format_tb, error.__traceback__),
     ]
     for lines in made:
         try:

@@ -44,14 +44,14 @@ class InlineSignals:
         self.pending = PendingStop(job.message.task_id)
 
     def check(self) -> None:
-        if self.pending and (error := self.pending.take()) is not None:
+        if (error := self.pending.take()) is not None:
             raise error
 
     def revoked(self) -> Revocation | None:
         return self.pending.revocation
 
     def heartbeat(self) -> None:
-        if self.pending and (error := self.pending.take()) is not None:
+        if (error := self.pending.take()) is not None:
             raise error
         now = monotonic()
         if now >= self._next_report:

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 #: Messages acknowledged in one round trip, and how many may wait to be recorded beside those in slots.
 _TOGETHER, _SETTLING = 500, 64
+_ACK = MessageDisposition.ACKNOWLEDGE
 #: What is known of a delivery that the connection has brought which stands: made once, as it is asked for with each.
 _OVER_THIS_CONNECTION = {then: Facts(disposition=then) for then in MessageDisposition}
 
@@ -202,12 +203,16 @@ class Consumer:
             # A stream of short tasks: let some of them end, so that one round trip serves many.
             if (since := now - turned_at) < connected.gather_stocked and since < (gather := self._gather(connected)):
                 self._ended.wait(gather - since)
-            consuming = self.consuming  # this thread alone changes it
+            consuming = not self._resting.is_set()  # this thread alone changes it
             room = self._room() if consuming else 0
             self._ownership.fetched_at = waited_at if connected.receives_in_wait else self._clock.monotonic()
             done = self._finished.take_acknowledgements(_TOGETHER)
             try:
-                tags = [delivery.handle.delivery_tag for delivery in done if self._is_acknowledged(connected, delivery)]
+                tags = [
+                    each.handle.delivery_tag
+                    for each in done
+                    if self._decided(connected, each, _ACK).do is Do.ACKNOWLEDGE
+                ]
                 # A broker that pushes may have something to say although there is no room.
                 messages = connected.take(room, tags) if room or done or connected.pushes else []
             except BaseException:
@@ -262,7 +267,7 @@ class Consumer:
     def _keep_serving(self, connected: TaskConsumer) -> bool:
         """Do what other threads have left here; ``False`` when it is time to end."""
         self._pipe.drain()  # first: what is left here after this wakes the thread again
-        consuming, given_back = self.consuming, False
+        consuming, given_back = not self._resting.is_set(), False
         if consuming and self._quiet.is_set():
             connected.rest()
             self._resting.set()
@@ -275,7 +280,7 @@ class Consumer:
         self._allow(connected, consuming=consuming)
         while self._finished:
             delivery, then = self._finished.first()
-            if then is MessageDisposition.ACKNOWLEDGE:
+            if then is _ACK:
                 break  # it goes with the next burst, in one round trip
             self._carry_out(connected, delivery, then)
             self._finished.take()  # only now, so that a connection lost in the middle finds it here again
@@ -292,9 +297,6 @@ class Consumer:
         elif do is Do.REJECT:
             connected.reject(delivery.handle.delivery_tag)
         self._inflight.remove(delivery.token)
-
-    def _is_acknowledged(self, connected: TaskConsumer, delivery: Delivery) -> bool:
-        return self._decided(connected, delivery, MessageDisposition.ACKNOWLEDGE).do is Do.ACKNOWLEDGE
 
     def _decided(self, connected: TaskConsumer, delivery: Delivery, then: MessageDisposition) -> Action:
         if delivery.generation == self._ownership.generation:

@@ -257,21 +257,20 @@ class InFlight:
             running = (delivery for delivery in self._by_token.values() if delivery.phase in _RUNS)
             return sorted(running, key=attrgetter("started_mono"))
 
-    def running_ids(self, task_ids: Collection[str]) -> frozenset[str]:
+    def struck(self, revocations: Iterable[Revocation]) -> frozenset[str]:
+        """The ids of those tasks that run, and of those whose stop was requested by this very version, here or not any more."""
         with self._lock:
-            return frozenset([task_id for task_id in task_ids if task_id in self._by_id and self._runs(task_id)])
+            by_id, stopped_by = self._by_id, self._endings.stopped_by
+            return frozenset(
+                [
+                    one.task_id
+                    for one in revocations
+                    if (one.task_id in by_id and self._runs(one.task_id)) or stopped_by.get(one.task_id) == one.version
+                ]
+            )
 
     def _runs(self, task_id: str) -> bool:
         return any(delivery.phase in _RUNS for delivery in self._by_id.get(task_id, ()))
-
-    def stopped_by(self, revocations: Iterable[Revocation]) -> frozenset[str]:
-        """The ids of those tasks whose stop was requested by this very version, whether or not they are still here."""
-        with self._lock:
-            return frozenset(
-                revocation.task_id
-                for revocation in revocations
-                if self._endings.stopped_by(revocation.task_id) == revocation.version
-            )
 
     def endings(self, task_ids: Iterable[str]) -> dict[str, tuple[str, EndedBy | None]]:
         """How those of the tasks ended that ended here lately and are recorded: the ending, and what is known of it."""

@@ -149,7 +149,7 @@ class DeliveryFacts:
         return Facts(revocation=revocation, is_lease_lost=delivery.lease_lost, ladder=self._ladder(revocation))
 
     def of_ended(self, delivery: Delivery, job: Job, outcome: Outcome) -> Facts:
-        """Of an attempt that is over."""
+        """Of an attempt that is over. One that says what revoked it knows better than the cache, which may know it no more."""
         message, options = job.message, job.task.options
         max_retries = message.max_retries if message.max_retries is not None else options.max_retries
         stopped = delivery.terminate_mono
@@ -157,7 +157,7 @@ class DeliveryFacts:
             message,
             self.clock.utcnow(),
             self.worker,
-            self.revocation_of(message),
+            outcome.revocation or self.revocation_of(message),
             delivery.recorded_end,
             is_lease_lost=delivery.lease_lost,
             has_started=delivery.started_at is not None,

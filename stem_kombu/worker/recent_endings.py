@@ -16,7 +16,8 @@ class RecentEndings:
 
     def __init__(self) -> None:
         self._endings: dict[str, tuple[str, EndedBy | None]] = {}
-        self._stopped_by: dict[str, int] = {}
+        #: The version of the revocation that requested the stop of a task. Read by others, changed here.
+        self.stopped_by: dict[str, int] = {}
 
     def add(self, task_id: str, ending: str, ended_by: EndedBy | None = None) -> None:
         """The outcome of the task is recorded."""
@@ -30,9 +31,9 @@ class RecentEndings:
 
     def stopped(self, task_id: str, version: int) -> None:
         """That version of its revocation has requested its stop."""
-        self._stopped_by[task_id] = version
-        if len(self._stopped_by) > _MOST:
-            del self._stopped_by[next(iter(self._stopped_by))]
+        self.stopped_by[task_id] = version
+        if len(self.stopped_by) > _MOST:
+            del self.stopped_by[next(iter(self.stopped_by))]
 
     def __contains__(self, task_id: object) -> bool:
         return task_id in self._endings
@@ -40,7 +41,3 @@ class RecentEndings:
     def get(self, task_id: str) -> tuple[str, EndedBy | None] | None:
         """The ending, and what is known of it."""
         return self._endings.get(task_id)
-
-    def stopped_by(self, task_id: str) -> int | None:
-        """The version of the revocation that requested its stop."""
-        return self._stopped_by.get(task_id)

@@ -300,11 +300,12 @@ class TaskLifecycle:
     def apply(self, revocations: Sequence[Revocation]) -> Applied:
         """Take revocations into the cache, withdraw what waits, and request the stop of what runs where that is asked for."""
         cache = self.facts.cache
-        applied = cache.apply(revocations, cache.now())
+        applied = cache.apply(revocations)
         for delivery in self.inflight.of_tasks(ids_of(revocations)):
             # What counts is what the cache holds now: a stale message may still be the first to find the task here.
-            if delivery.task_id in cache:
-                self.happened(delivery, Event.REVOKED)
+            facts = self.facts.of_revoked(delivery)
+            if facts.revocation is not None:
+                self._follow_up(delivery, Event.REVOKED, facts)
         self.notices.revoked(revocations, applied)
         return cache.in_step(revocations, applied)
 

@@ -69,6 +69,7 @@ class WorkerTasks:
         self._clock = parts.clock
         self._inflight = parts.inflight
         self.shut_down = parts.stops.take
+        self.running, self.wait_ended = parts.inflight.struck, parts.inflight.wait_ended
 
     def summary(self) -> HostSummary:
         parts, active = self._parts, self._parts.directives.active
@@ -154,11 +155,6 @@ class WorkerTasks:
     def apply_rules(self, rules: Sequence[Rule]) -> Sequence[int]:
         return self._parts.tasks.apply_rules(rules)
 
-    def running(self, revocations: Sequence[Revocation]) -> frozenset[str]:
-        return self._inflight.running_ids(
-            [revocation.task_id for revocation in revocations]
-        ) | self._inflight.stopped_by(revocations)
-
     def spared(self, revocations: Sequence[Revocation]) -> frozenset[str]:
         bound = {one.task_id: one for one in revocations if one.proofs and bounds_of(one)}
         struck: dict[str, bool] = {}
@@ -178,9 +174,6 @@ class WorkerTasks:
         for task_id, (ending, ended_by) in self._inflight.endings(task_ids).items():
             found.setdefault(task_id, TaskFate(task_id, FatePhase.ENDED, ending=ending, ended_by=ended_by))
         return list(found.values())
-
-    def wait_ended(self, task_ids: Collection[str], timeout: float) -> Mapping[str, str]:
-        return self._inflight.wait_ended(task_ids, timeout)
 
     def obey(self, directives: Sequence[Directive]) -> Obeyed:
         return self._parts.directives.obey(directives)

@@ -22,7 +22,7 @@ from stem_kombu.execution.base import Job, Stop
 from stem_kombu.execution.child.pipe import ChildPipe
 from stem_kombu.execution.frames import Declined, Finished, FrameReader, Run, StopJob, encode
 from stem_kombu.execution.pool import job_queue
-from stem_kombu.execution.pool.child_watch import ChildWatch
+from stem_kombu.execution.pool.children import ChildWatch
 from stem_kombu.execution.pool.job_queue import MOST, ChildJobQueue, JobQueueReader
 from stem_kombu.execution.pool.pool import IsolatePool
 from stem_kombu.execution.pool.scheduler import JobScheduler

@@ -20,7 +20,7 @@ from stem_kombu.errors import ExecutionError
 from stem_kombu.execution.base import Job, Stop
 from stem_kombu.execution.pool import pool as pool_module
 from stem_kombu.execution.pool.child_handle import ChildHandle
-from stem_kombu.execution.pool.child_watch import ChildWatch
+from stem_kombu.execution.pool.children import ChildWatch
 from stem_kombu.execution.pool.pool import IsolatePool
 from stem_kombu.outcome import Ending
 from stem_kombu.revocation import Revocation

@@ -185,8 +185,8 @@ class App:
 class NotedCache(RevocationCache):
     """Production's cache; what comes into force is noted."""
 
-    def apply(self, records: Iterable[Revocation], now: datetime) -> Applied:
-        records = list(records)
+    def apply(self, records: Iterable[Revocation], now: datetime | None = None) -> Applied:
+        records, now = list(records), self.now() if now is None else now
         done = super().apply(records, now)
         if done.applied:
             world, by = WORLD, KERNEL.thread.process.name

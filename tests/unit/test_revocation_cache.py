@@ -195,7 +195,7 @@ def test_words_are_kept_once_and_forgotten_with_their_last_record(cache: Revocat
 
     assert held(cache) == [record("u", 202, reason="r", expires_at=NOW + HOUR)]
     assert cache._texts._numbers.keys() == {"r"}
-    assert len(cache._texts._texts) < 6
+    assert len(cache._texts.by_number) < 6
     cache.prune(NOW + HOUR)
     assert not cache._texts._numbers
 

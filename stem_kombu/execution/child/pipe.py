@@ -51,7 +51,7 @@ class ChildPipe:
             if (run := self._claimed()) is not None:
                 return run
             self._write(b"")
-            if self.job_queue is not None and all(fd != self.descriptor for fd, _ in self._anything.poll()):
+            if self.job_queue is not None and self.descriptor not in [fd for fd, _ in self._anything.poll()]:
                 continue
             if not self._read():
                 return None

@@ -44,12 +44,10 @@ class ChildSignals:
         self._next_look = now + timeouts.CHECKPOINT_GATE
         if self._poll(0):
             self.look()
-        if self.pending:
-            error = self.pending.take()
+        if (error := self.pending.take()) is not None:
             # Once an order is pending each checkpoint has to see it, not only one in a millisecond.
             self._next_look = 0.0
-            if error is not None:
-                raise error
+            raise error
 
     def look(self) -> None:
         """Take the orders that have arrived; those of another token are of a job that has ended (G8)."""

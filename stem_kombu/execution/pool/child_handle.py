@@ -225,8 +225,10 @@ class ChildHandle:
     @property
     def due(self) -> float:
         """When (monotonic) :meth:`enforce_limits` has something to do."""
-        dues = (self.soft_deadline, self.hard_deadline, self.gone_deadline, self.climbs_at)
-        return min([due for due in dues if due is not None], default=inf)
+        dues = [due for due in (self.soft_deadline, self.hard_deadline, self.gone_deadline) if due is not None]
+        if self.climb is not None:
+            dues.append(self.climbs_at)
+        return min(dues, default=inf)
 
     @property
     def climbs_at(self) -> float:

@@ -36,8 +36,7 @@ from stem_kombu.execution.frames import (
 )
 from stem_kombu.execution.leftovers import LeftoverReaper
 from stem_kombu.execution.pool.child_handle import ChildHandle
-from stem_kombu.execution.pool.child_watch import ChildWatch
-from stem_kombu.execution.pool.children import Children
+from stem_kombu.execution.pool.children import Children, ChildWatch
 from stem_kombu.execution.pool.losses import lost_as, lost_with
 from stem_kombu.execution.pool.scheduler import JobScheduler
 from stem_kombu.execution.pool.spawning import ChildSpawner
@@ -187,7 +186,8 @@ class IsolatePool:
                 released = self._scheduler.take_all()
                 if timeout is not None:
                     self._release_at = self._clock.monotonic() + timeout
-            self._end_released(released)
+            for job in released:
+                self._observer.ended(job, Outcome(Ending.RELEASED))
             self._pipe.wake()
             thread.join()
             self._thread = None
@@ -234,7 +234,8 @@ class IsolatePool:
         with self._lock:
             if not self._children.holds(child):
                 return
-            child.flush()
+            if child.unsent:
+                child.flush()
             try:
                 frames, ended = child.receive()
                 for frame in frames:
@@ -323,7 +324,8 @@ class IsolatePool:
                 released = self._scheduler.take_all()
                 # All that the children have in their queues and have not begun is taken back by now.
                 self._children.wind_down(now, self._release_at)
-        self._end_released(released)
+        for job in released:
+            self._observer.ended(job, Outcome(Ending.RELEASED))
         self._assign()
 
     def _climb(self, now: float) -> None:
@@ -335,10 +337,6 @@ class IsolatePool:
             with self._lock:
                 if self._children.holds(child):
                     child.take_step(now)
-
-    def _end_released(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            self._observer.ended(job, Outcome(Ending.RELEASED))
 
     def _assign(self) -> None:
         """Give the jobs that wait to children that are free, or that will soon be."""

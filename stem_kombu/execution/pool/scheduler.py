@@ -86,8 +86,16 @@ class JobScheduler:
 
     def next_turn(self) -> tuple[Job, ChildHandle] | None:
         """Take out the next job, and the child that gets it: one that is free, else one whose queue has room."""
-        if not self._waiting and not self._take_over():
-            return None
+        if not self._waiting:
+            # What waits in the fullest queue may wait for a child that is free. One or two short tasks aren't worth the way.
+            fullest, most = None, _WORTH_MOVING - 1
+            for each in self._children.values():
+                if len(each.queue.jobs) > most:
+                    fullest, most = each, len(each.queue.jobs)
+            if fullest is not None and self._free_child() is not None:
+                self.recall(fullest)
+            if not self._waiting:
+                return None
         child = self._free_child()
         if child is None:
             if self._waiting[0].token == self._unwieldy:
@@ -99,17 +107,6 @@ class JobScheduler:
             if child is None:
                 return None
         return self._waiting.popleft(), child
-
-    def _take_over(self) -> bool:
-        """Have what waits in the fullest queue wait for a child that is free; whether something does. One or two short tasks
-        aren't worth the way."""
-        fullest, most = None, _WORTH_MOVING - 1
-        for child in self._children.values():
-            if len(child.queue.jobs) > most:
-                fullest, most = child, len(child.queue.jobs)
-        if fullest is not None and self._free_child() is not None:
-            self.recall(fullest)
-        return bool(self._waiting)
 
     def give(self, job: Job, child: ChildHandle) -> bool:
         """Give the job to the child whose turn it is; ``False`` when it has to wait for one that is free.
