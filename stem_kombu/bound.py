@@ -143,10 +143,8 @@ def bounds_of(record: Bounded, now: datetime | None = None) -> tuple[Bound, ...]
     return tuple(dict.fromkeys(found))
 
 
-def check_held(stored: Iterable[Bounded], bound: Bound | None) -> None:
+def check_held(stored: Iterable[Bounded], bound: Bound) -> None:
     """Raise :class:`~stem_kombu.errors.ConfigurationError` where a record has no room left for another bound."""
-    if bound is None:
-        return
     for record in stored:
         if (held := bounds_of(record)) and bound not in held:
             raise ConfigurationError(

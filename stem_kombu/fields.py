@@ -109,9 +109,10 @@ def items(value: object, name: str, *, most: int = MOST_ITEMS) -> list[object]:
 
 def moment(value: object, name: str, *, zone: timezone | None = None) -> datetime:
     """The aware UTC time of ISO 8601 text; without an offset it is in ``zone``, and refused where there is none."""
-    spelled = text(value, name)
+    if not isinstance(value, str):
+        raise FieldError(f"{name} {shown(value)} is not text")
     try:
-        return parse_isoformat(spelled, zone=zone)
+        return parse_isoformat(value, zone=zone)
     except ValueError:
         offset = " with an offset from UTC" if zone is None else ""
         raise FieldError(f"{name} {shown(value)} is not an ISO 8601 time{offset}") from None

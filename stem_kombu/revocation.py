@@ -32,7 +32,6 @@ from stem_kombu.fields import (
     items,
     json_value,
     mapping,
-    optional,
     shown,
     text,
     whole,
@@ -95,11 +94,6 @@ def _fits_float(number: float) -> bool:
     return True
 
 
-def _exactly_text(given: str) -> str:
-    """The text without a class of its own, such as an enumeration's, which drivers write in different ways."""
-    return given if type(given) is str else str.__str__(given)
-
-
 @dataclass(frozen=True, slots=True)
 class RevocationDraft:
     """What a caller asks the store to hold: no version and no times, since those are the store's to give.
@@ -115,10 +109,12 @@ class RevocationDraft:
     proofs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        # What no store could hold, or no reader would accept, is refused here, before any writer.
-        object.__setattr__(self, "task_id", _exactly_text(checked_task_id(self.task_id)))
+        # What no store could hold, or no reader would accept, is refused here, before any writer. Texts lose a class of their
+        # own, such as an enumeration's, which drivers write in different ways.
+        object.__setattr__(self, "task_id", str.__str__(checked_task_id(self.task_id)))
         object.__setattr__(self, "terminate", self._checked_terminate())
-        object.__setattr__(self, "expires_in", self._checked_life())
+        if self.expires_in is not None:
+            object.__setattr__(self, "expires_in", self._checked_life(self.expires_in))
         object.__setattr__(self, "proofs", tuple(self.proofs))
         if not all(map(_is_proof_text, self.proofs)):
             raise ConfigurationError(f"a proof of the revocation of {self.task_id!r} is too long or not plain text")
@@ -134,7 +130,7 @@ class RevocationDraft:
                 raise ConfigurationError(
                     f"{name} has {len(given)} characters", hint=f"at most {TEXT_LIMIT} are accepted"
                 )
-            object.__setattr__(self, name, _exactly_text(given))
+            object.__setattr__(self, name, str.__str__(given))
 
     @classmethod
     def again(cls, record: Revocation, now: datetime) -> RevocationDraft:
@@ -152,10 +148,7 @@ class RevocationDraft:
             )
         return flag
 
-    def _checked_life(self) -> float | None:
-        life: object = self.expires_in
-        if life is None:
-            return None
+    def _checked_life(self, life: object) -> float:
         if isinstance(life, bool) or not isinstance(life, (int, float)) or not _fits_float(life):
             raise ConfigurationError(
                 f"revocation of {self.task_id!r}: expires_in {shown(life)} is not a number of seconds",
@@ -208,7 +201,8 @@ class Revocation:
     def from_record(cls, record: Mapping[str, object]) -> Revocation:
         """The revocation of a JSON form; raises :class:`~stem_kombu.fields.FieldError` naming the field that is missing, of
         another type, or no value that a store can have given."""
-        proofs = items(record.get("proofs", []), "proofs", most=UNLIMITED)
+        proofs = items(record["proofs"], "proofs", most=UNLIMITED) if "proofs" in record else []
+        expires_at = record.get("expires_at")
         return cls.checked(
             namespace=record.get("namespace"),
             task_id=record.get("task_id"),
@@ -216,7 +210,7 @@ class Revocation:
             issued_at=repeated_moment(record.get("issued_at"), "issued_at"),
             terminate=record.get("terminate", False),
             texts=(record.get("reason"), record.get("requested_by")),
-            expires_at=optional(repeated_moment, record.get("expires_at"), "expires_at"),
+            expires_at=None if expires_at is None else repeated_moment(expires_at, "expires_at"),
             proofs=proofs[:MOST_PROOFS],
         )
 

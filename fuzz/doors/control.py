@@ -28,8 +28,8 @@ from stem_kombu.control.protocol.messages import (
     Stats,
     matches,
 )
-from stem_kombu.control.protocol.probe import probe_body, probe_token
 from stem_kombu.control.server.replay_guard import ReplayGuard, Verdict
+from stem_kombu.control.server.subscription import probe_body, probe_token
 from stem_kombu.errors import BadMessage
 from stem_kombu.revocation import Revocation
 from stem_kombu.transports import names

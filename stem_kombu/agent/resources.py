@@ -16,7 +16,7 @@ from stem_kombu.control.auditor import Auditor
 from stem_kombu.control.directive_writer import DirectiveWriter
 from stem_kombu.control.revoker import Revoker
 from stem_kombu.control.server.worker_view import WorkerIdentity
-from stem_kombu.control.standing import RosterOnly
+from stem_kombu.control.standing import roster_only
 from stem_kombu.control.verification import Verifier
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied, RevocationCache
@@ -68,7 +68,7 @@ class Resources:
         )
         self.depths = self.transport.depths()
         self.fleet_clock = FleetClock(clock, None if self.transport.capabilities.keeps_etas else self.cache)
-        self._fleet = fleet = RosterOnly(self.roster, settings.namespace)
+        self._fleet = fleet = roster_only(self.roster, settings.namespace)
         self.revoker = Revoker(store, settings.namespace, self.verifier, fleet, keep=settings.audit_keep)
         #: Without its password.
         self.broker_url = self.transport.url

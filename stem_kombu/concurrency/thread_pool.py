@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 class ThreadPool:
     """Runs functions in order of submission, at most ``size`` at once (``None``: each at once) in threads of that name.
 
-    At most ``backlog`` functions wait for a thread; :meth:`submit` takes no further one. A thread that has just ended its work
-    is not idle yet: where nothing may wait, the next function gets a new thread. So there may be more threads than functions
-    at a time. A thread without work for ``idle`` seconds ends.
+    At most ``backlog`` functions wait for one of ``size`` threads; no further one is taken. A thread that has just ended its
+    work is not idle yet: where nothing may wait, the next function gets a new thread. So there may be more threads than
+    functions at a time. A thread without work for ``idle`` seconds ends.
     """
 
     def __init__(
@@ -61,21 +61,39 @@ class ThreadPool:
             self._stopped = False
 
     def submit(self, function: Callable[[], T]) -> Future[T] | None:
-        """The future of the function's result; ``None`` when the pool has stopped or too many functions wait already.
-
-        Raises :class:`RuntimeError` when there is no thread and the system can start none."""
+        """As :meth:`run`, with a future of the function's result; ``None`` where it is not taken."""
         future: Future[T] = Future()
-        with self._lock:
-            if self._stopped or len(self._waiting) >= self._backlog:
-                return None
-        self._add(partial(_carry_out, function, future), future.cancel)
-        return future
+        return future if self.run(partial(_carry_out, function, future), future.cancel) else None
 
-    def run(self, function: Work) -> None:
-        """Call the function, without a future; what it raises is logged. Does nothing after :meth:`stop`.
+    def run(self, function: Work, cancel: Callable[[], object] | None = None) -> bool:
+        """Call the function; what it raises is logged. ``False`` when the pool has stopped or too many functions wait already.
+        ``cancel()`` is called instead where the pool is stopped before.
 
         Raises :class:`RuntimeError` when there is no thread and the system can start none."""
-        self._add(function, None)
+        entry = (function, cancel)
+        with self._lock:
+            if self._stopped or (self._size is not None and len(self._waiting) >= self._backlog):
+                return False
+            self._waiting.append(entry)
+            if self._idle >= len(self._waiting):
+                if not self._one_comes:
+                    self._one_comes = True
+                    self._changed.notify()
+                return True
+            if self._size is not None and len(self._threads) >= self._size:
+                return True
+            thread = threads.Thread(target=self._run, name=self._name, daemon=True)
+            self._threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError:
+            with self._lock:
+                self._threads.discard(thread)
+                if self._threads or entry not in self._waiting:
+                    return True  # a thread that comes free takes it
+                self._waiting.remove(entry)
+            raise
+        return True
 
     def __len__(self) -> int:
         """How many threads there are."""
@@ -100,36 +118,6 @@ class ThreadPool:
                 if left <= 0 or not self._changed.wait(left):
                     break
             return not self._busy
-
-    def _add(self, function: Work, cancel: Callable[[], object] | None) -> None:
-        entry = (function, cancel)
-        with self._lock:
-            if self._stopped:
-                if cancel is not None:
-                    cancel()
-                return
-            self._waiting.append(entry)
-            if self._idle >= len(self._waiting):
-                self._wake_one()
-                return
-            if self._size is not None and len(self._threads) >= self._size:
-                return
-            thread = threads.Thread(target=self._run, name=self._name, daemon=True)
-            self._threads.add(thread)
-        try:
-            thread.start()
-        except RuntimeError:
-            with self._lock:
-                self._threads.discard(thread)
-                if self._threads or entry not in self._waiting:
-                    return  # a thread that comes free takes it
-                self._waiting.remove(entry)
-            raise
-
-    def _wake_one(self) -> None:
-        if not self._one_comes:
-            self._one_comes = True
-            self._changed.notify()
 
     def _run(self) -> None:
         while (function := self._next()) is not None:
@@ -158,8 +146,9 @@ class ThreadPool:
                 self._busy += 1
             finally:
                 self._idle -= 1
-            if self._waiting and self._idle:
-                self._wake_one()
+            if self._waiting and self._idle and not self._one_comes:
+                self._one_comes = True
+                self._changed.notify()
             return function
 
 

@@ -106,7 +106,7 @@ class Entry:
 
 
 def body_of(
-    note: Note, seq: int, previous: str, *, host: str, nonce: str, namespace: str, keyring: Keyring | None
+    note: Note, seq: int, previous: str, host: str, nonce: str, *, namespace: str, keyring: Keyring | None
 ) -> dict[str, object]:
     """What the record of an entry holds, signed where there are keys."""
     body: dict[str, object] = {

@@ -70,7 +70,8 @@ class Auditor:
         """Store the change and its entry, both or neither. Raises as :meth:`RevokeStore.change` does; a conflict with another
         entry is none, the entry then takes the next number."""
         if not self._store.keeps_records and not (change.removals or change.records or change.forgotten):
-            return self._audited(Changed(self._store.save(self._namespace, change.revocations)), None)
+            changed = Changed(self._store.save(self._namespace, change.revocations))
+            return Audited(changed, None, self._namespace, self._keyring)
         done = self.change_as_planned(lambda: (change, note))
         assert done is not None
         return done
@@ -78,7 +79,7 @@ class Auditor:
     def change_as_planned(self, plan: Callable[[], tuple[Change, Note] | None]) -> Audited | None:
         """As :meth:`change`, with what the plan makes of what it reads in the store, or ``None`` for nothing to change. The plan
         is called again where another client has stored a change since: none is stored that was made without knowing of it."""
-        nonce, tried = chance.token_hex(8), 0
+        namespace, nonce, tried = self._namespace, chance.token_hex(8), 0
         for attempt in range(_ATTEMPTS):
             seq, previous = self._tail()
             if seq < tried:
@@ -86,9 +87,10 @@ class Auditor:
             if (planned := plan()) is None:
                 return None
             change, note = planned
-            draft = self._draft(note, seq + 1, previous, nonce)
+            body = audit.body_of(note, seq + 1, previous, self._host, nonce, namespace=namespace, keyring=self._keyring)
+            draft = RecordDraft(AUDIT, audit.key_of(seq + 1), body, replaces=0)
             try:
-                done = self._store.change(self._namespace, replace(change, records=[draft, *change.records]))
+                done = self._store.change(namespace, replace(change, records=[draft, *change.records]))
             except RecordConflict as conflict:
                 if (done_before := self._own(draft.key, nonce, change)) is not None:
                     return done_before
@@ -99,7 +101,7 @@ class Auditor:
                 continue
             if (seq + 1) % _PRUNE_EVERY == 0:
                 self._prune(seq + 1)
-            return self._audited(replace(done, records=done.records[1:]), done.records[0])
+            return Audited(replace(done, records=done.records[1:]), done.records[0], namespace, self._keyring)
         raise StoreError(
             f"revoke store {self._store.url}: {_ATTEMPTS} times another client wrote to the audit first; nothing was stored",
             hint="try again",
@@ -116,15 +118,6 @@ class Auditor:
             logger.warning("not audited: %s of %s: %s", note.action, note.requester, error)
             return None
         return audited.entry
-
-    def _audited(self, changed: Changed, record: ControlRecord | None) -> Audited:
-        return Audited(changed, record, self._namespace, self._keyring)
-
-    def _draft(self, note: Note, seq: int, previous: str, nonce: str) -> RecordDraft:
-        body = audit.body_of(
-            note, seq, previous, host=self._host, nonce=nonce, namespace=self._namespace, keyring=self._keyring
-        )
-        return RecordDraft(AUDIT, audit.key_of(seq), body, replaces=0)
 
     def _tail(self) -> tuple[int, str]:
         """Number and hash of the last entry."""
@@ -150,7 +143,7 @@ class Auditor:
             [one for one in records if one is not None],
             record.version + len(change.records),
         )
-        return self._audited(changed, record)
+        return Audited(changed, record, namespace, self._keyring)
 
     def _prune(self, newest: int) -> None:
         """Take the oldest entries away, and leave their last number and hash as the anchor."""

@@ -82,7 +82,7 @@ class DirectiveWriter:
         self._verifier.require(Scope.OPERATE, "give directives")
         store, namespace = self._store, self._namespace
         self._check_store()
-        standing.check(self._verifier, namespace, self._fleet, standing.sampled(store, namespace, ()))
+        standing.check(self._verifier, namespace, self._fleet, store, ())
 
         def planned() -> tuple[Change, Note] | None:
             # Read before the rest: what commits later has a higher version. Only proofs name it.

@@ -69,19 +69,17 @@ class Revoker:
         :class:`~stem_kombu.signing.keyring.Untrusted` where the active key may not revoke or the fleet would not obey it; then
         nothing was stored. Raises ``Untrusted`` with the reason ``not-kept`` for a record that has no room for this key's proof.
         """
-        self._verifier.require(Scope.OPERATE, "revoke")
-        store, namespace, keyring = self._store, self._namespace, self._verifier.keyring
-        ladders.require(keyring, ladder)
-        if self._fleet is not None:
-            task_ids = [draft.task_id for draft in drafts]
-            standing.check(self._verifier, namespace, self._fleet, standing.sampled(store, namespace, task_ids))
+        self._permit("revoke", [draft.task_id for draft in drafts], ladder)
+        keyring = self._verifier.keyring
         drafts = self._proven(drafts, ladder, bound)
         if not drafts:
             return []
         note = _note(drafts, request_id, ladder, bound)
         stored = list(self._auditor.change(Change(drafts), note).changed.revocations)
-        standing.check_kept(keyring, stored)
-        check_held(stored, bound)
+        if keyring is not None:
+            standing.check_kept(keyring, stored)
+        if bound is not None:
+            check_held(stored, bound)
         return stored
 
     def save_selected(
@@ -95,16 +93,13 @@ class Revoker:
     ) -> tuple[list[Revocation], list[Rule]]:
         """Store revocations by id together with the rule of the same selection, or neither. ``replaces`` is the version that the
         store holds of the rule. Raises as :meth:`save`, and :class:`~stem_kombu.errors.RecordConflict` for another version."""
-        self._verifier.require(Scope.OPERATE, "revoke")
-        store, namespace, keyring = self._store, self._namespace, self._verifier.keyring
-        ladders.require(keyring, ladder)
-        if self._fleet is not None:
-            task_ids = [draft.task_id for draft in drafts]
-            standing.check(self._verifier, namespace, self._fleet, standing.sampled(store, namespace, task_ids))
+        self._permit("revoke", [draft.task_id for draft in drafts], ladder)
+        namespace, keyring = self._namespace, self._verifier.keyring
         drafts = self._proven(drafts, ladder)
         records = [] if rule is None else [draft_of(rule, replaces=replaces)]
         changed = self._auditor.change(Change(drafts, records=records), note).changed
-        standing.check_kept(keyring, changed.revocations)
+        if keyring is not None:
+            standing.check_kept(keyring, changed.revocations)
         return list(changed.revocations), rules_of(changed.records, namespace, self._verifier)
 
     def undo(self, removals: Sequence[Removal], note: audit.Note) -> Audited:
@@ -113,15 +108,21 @@ class Revoker:
         All are undone, or none. Raises as :meth:`save` does, and :class:`~stem_kombu.errors.RecordConflict` when the store holds
         another version of one of them.
         """
-        self._verifier.require(Scope.OPERATE, "undo a revocation")
-        store, namespace, keyring = self._store, self._namespace, self._verifier.keyring
-        if self._fleet is not None:
-            task_ids = [removal.task_id for removal in removals]
-            standing.check(self._verifier, namespace, self._fleet, standing.sampled(store, namespace, task_ids))
+        self._permit("undo a revocation", [removal.task_id for removal in removals])
+        namespace, keyring = self._namespace, self._verifier.keyring
         if keyring is not None:
-            removals = _signed(removals, keyring, namespace, store.now())
+            removals = _signed(removals, keyring, namespace, self._store.now())
         records = [undo.draft_of(removal, note.request_id, namespace, keyring) for removal in removals]
         return self._auditor.change(Change(removals=removals, records=records), note)
+
+    def _permit(self, what: str, task_ids: Sequence[str], ladder: Ladder | None = None) -> None:
+        """Raise :class:`~stem_kombu.signing.keyring.Untrusted` where the active key may not do that, or the fleet would not obey
+        it. Nothing is stored yet."""
+        self._verifier.require(Scope.OPERATE, what)
+        if ladder is not None:
+            ladders.require(self._verifier.keyring, ladder)
+        if self._fleet is not None:
+            standing.check(self._verifier, self._namespace, self._fleet, self._store, task_ids)
 
     def _proven(
         self, drafts: Sequence[RevocationDraft], ladder: Ladder | None, bound: Bound | None = None

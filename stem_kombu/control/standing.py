@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from stem_kombu.backends.base import Roster, RosterView
-from stem_kombu.backends.heartbeat import Heartbeat, Liveness
+from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.bound import is_bound
 from stem_kombu.control.protocol.messages import REFUSED, STALE
 from stem_kombu.control.verification import Verifier
@@ -30,54 +30,35 @@ if TYPE_CHECKING:
 #: Records that are looked at, and of the tasks to revoke.
 _SAMPLE, _OWN = 200, 20
 
+_ALIVE = (Liveness.LIVE, Liveness.DRAINING)
 _NO_KEY = "set the STEM_SIGNING_… variables of this fleet; `stem keys check` shows what is set"
 _OTHER_KEY = "use a key that the workers list; if they shall accept this one, list it there and restart them"
 
 
-class Fleet(Protocol):
-    """What a process can see of the workers that are to obey its revocations."""
-
-    def roster_view(self) -> RosterView | None:
-        """The roster as it is stored, ``None`` where it can't be read."""
-
-    def ask(self) -> Sequence[WorkerReply]:
-        """What workers answer to a revoke of nothing. Raises :class:`~stem_kombu.errors.BrokerError`."""
-
-
 @dataclass(frozen=True, slots=True)
-class AskedFleet:
-    """The fleet as a client sees it: ``look()`` reads the roster, ``asked()`` is what the workers answer."""
+class Fleet:
+    """What a process can see of the workers that are to obey its revocations: the roster as it is stored, ``None`` where it
+    can't be read, and what workers answer to a revoke of nothing, where :class:`~stem_kombu.errors.BrokerError` may be raised."""
 
-    look: Callable[[], RosterView | None]
-    asked: Callable[[], Sequence[WorkerReply]]
-
-    def roster_view(self) -> RosterView | None:
-        return self.look()
-
-    def ask(self) -> Sequence[WorkerReply]:
-        return self.asked()
+    roster_view: Callable[[], RosterView | None]
+    ask: Callable[[], Sequence[WorkerReply]] = tuple
 
 
-class RosterOnly:
+def roster_only(roster: Roster, namespace: str) -> Fleet:
     """The fleet as a worker sees it: it reads the roster and asks no other worker."""
 
-    def __init__(self, roster: Roster, namespace: str) -> None:
-        self._roster = roster
-        self._namespace = namespace
-
-    def roster_view(self) -> RosterView | None:
+    def view() -> RosterView | None:
         with suppress(StoreError):  # a revocation is stored also while the roster is down
-            return self._roster.view(self._namespace)
+            return roster.view(namespace)
         return None
 
-    def ask(self) -> Sequence[WorkerReply]:
-        return ()
+    return Fleet(view)
 
 
-def check(verifier: Verifier, namespace: str, fleet: Fleet, records: Iterable[Revocation]) -> None:
+def check(verifier: Verifier, namespace: str, fleet: Fleet, store: RevokeStore, task_ids: Sequence[str]) -> None:
     """Raise :class:`Untrusted` where workers would not obey what this process revokes, as far as that can be told.
 
-    ``records`` are some of the store's; they are read only where workers and roster do not tell.
+    Records of the store, those of these tasks first, are read only where workers and roster do not tell.
     """
     view = fleet.roster_view()
     if verifier.keyring is not None:
@@ -85,7 +66,7 @@ def check(verifier: Verifier, namespace: str, fleet: Fleet, records: Iterable[Re
             if check_answers(fleet.ask()):
                 return
     if not check_roster(verifier, view, namespace):
-        check_records(verifier.keyring, records)
+        check_records(verifier.keyring, _sampled(store, namespace, task_ids))
 
 
 def accepts(reply: WorkerReply) -> bool:
@@ -115,7 +96,7 @@ def check_roster(verifier: Verifier, view: RosterView | None, namespace: str) ->
     Raises :class:`Untrusted` when they show the contrary.
     """
     beats = [] if view is None else [beat for beat in view.heartbeats if beat.namespace == namespace]
-    live = [beat for beat in beats if view is not None and _lives(beat, view)]
+    live = [beat for beat in beats if view is not None and beat.liveness(view.now) in _ALIVE]
     signed = [beat for beat in live or beats if beat.signature is not None]
     if not signed:
         return bool(live)  # a fleet without keys
@@ -164,7 +145,7 @@ def check_records(keyring: Keyring | None, records: Iterable[Revocation]) -> Non
         )
 
 
-def sampled(store: RevokeStore, namespace: str, task_ids: Sequence[str]) -> Iterator[Revocation]:
+def _sampled(store: RevokeStore, namespace: str, task_ids: Sequence[str]) -> Iterator[Revocation]:
     """Some records of the store: of the tasks to revoke, then the oldest. A damaged record ends them: to revoke must be
     possible all the same. Raises :class:`~stem_kombu.errors.StoreUnavailable`."""
     with suppress(StoreCorrupt):
@@ -172,10 +153,8 @@ def sampled(store: RevokeStore, namespace: str, task_ids: Sequence[str]) -> Iter
         yield from chain((record for record in own if record is not None), islice(store.load(namespace), _SAMPLE))
 
 
-def check_kept(keyring: Keyring | None, stored: Sequence[Revocation]) -> None:
+def check_kept(keyring: Keyring, stored: Sequence[Revocation]) -> None:
     """Raise :class:`Untrusted` where a record has no room left for this client's proof."""
-    if keyring is None:
-        return
     own = (keyring.active.id, keyring.fingerprints[keyring.active.id])
     for record in stored:
         if own not in map(proof_key, record.proofs):
@@ -185,10 +164,6 @@ def check_kept(keyring: Keyring | None, stored: Sequence[Revocation]) -> None:
                 f" one by key {keyring.active.id!r}",
                 hint="revoke it with a key that has signed it before, or delete the record and revoke it again",
             )
-
-
-def _lives(beat: Heartbeat, view: RosterView) -> bool:
-    return beat.liveness(view.now) in (Liveness.LIVE, Liveness.DRAINING)
 
 
 def _refusal(found: str, hint: str) -> Untrusted:

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.clock import SYSTEM, Clock
-from stem_kombu.control.protocol.messages import Command
-from stem_kombu.directive import Directive, Key
+from stem_kombu.directive import Directive
+from stem_kombu.directive import Key as DirectiveKey
 from stem_kombu.drop_counter import DropCounter
 from stem_kombu.revocation import Revocation
 from stem_kombu.rule import Rule
 from stem_kombu.settings import SigningSettings
 from stem_kombu.signing.configuration import open_keyring
-from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
-from stem_kombu.signing.seal import COMMAND, digest_of, signature_of, unsealed
+from stem_kombu.signing.keyring import Key, Keyring, Scope, Untrusted
+from stem_kombu.signing.seal import COMMAND, unsealed
 
 if TYPE_CHECKING:
     from stem_kombu.backends.verified_roster import VerifiedRoster
@@ -80,13 +79,9 @@ class Verifier:
         if self.keyring is not None:
             self.keyring.active.require(scope, what)
 
-    def check(self, body: bytes) -> Callable[[Command], Command]:
-        """A function that adds the signer of these bytes to the command decoded from them. Raises :class:`Untrusted` for bytes
-        that no known key signed."""
-        if self.keyring is None:
-            return _as_it_is
-        key, signature, digest = unsealed(body, COMMAND, self.keyring), signature_of(body), digest_of(body)
-        return lambda command: replace(command, signer=key, signature=signature, digest=digest)
+    def signer_of(self, body: bytes) -> Key | None:
+        """The key that signed the bytes of a command, ``None`` without keys. Raises :class:`Untrusted` where no known key did."""
+        return None if self.keyring is None else unsealed(body, COMMAND, self.keyring)
 
     # -- revocations --------------------------------------------------------------------------------------------------
 
@@ -109,7 +104,7 @@ class Verifier:
         return found, tuple(refused)
 
     def proven_directives(
-        self, directives: Iterable[Directive], held: Callable[[Key], int]
+        self, directives: Iterable[Directive], held: Callable[[DirectiveKey], int]
     ) -> tuple[list[Directive], list[Directive]]:
         """The directives that keys with the scope ``operate`` signed, and the others. ``held`` tells which version of a key is
         known: what was written before that one, and was put back since, is among the others. A version that is known is left
@@ -174,10 +169,6 @@ class Verifier:
     def view(self, view: RosterView, namespace: str) -> RosterView:
         """The verified heartbeats of the roster."""
         return view if self._verified_roster is None else self._verified_roster.view(view, namespace)
-
-
-def _as_it_is(command: Command) -> Command:
-    return command
 
 
 #: The verifier of a fleet without signing.

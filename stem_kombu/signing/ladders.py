@@ -14,9 +14,9 @@ from stem_kombu.signing.keyring import Keyring, Scope, Untrusted
 LADDER = b"stem-ladder/1"
 
 
-def require(keyring: Keyring | None, ladder: Ladder | None) -> None:
+def require(keyring: Keyring | None, ladder: Ladder) -> None:
     """Raise :class:`Untrusted` where the active key may not ask for that ladder."""
-    if keyring is not None and ladder is not None and ladder.kill_after is not None:
+    if keyring is not None and ladder.kill_after is not None:
         keyring.active.require(Scope.DESTROY, "kill tasks")
 
 

@@ -33,18 +33,23 @@ def broker_errors(connection: Connection, doing: str = "") -> Iterator[None]:
 
     Don't wrap a drain in it: on Redis a drain that merely ran out of time is one of the driver's connection errors.
     """
-    from kombu import exceptions
-
     try:
         yield
-    except (
+    except driver_errors(connection) as error:
+        raise described(error, connection, doing) from error
+
+
+def driver_errors(connection: Connection) -> tuple[type[BaseException], ...]:
+    """What the driver raises for a broken connection or a refused operation."""
+    from kombu import exceptions
+
+    return (
         exceptions.OperationalError,
         getattr(exceptions, "BatchPublishError", exceptions.OperationalError),  # new in Kombu 5.7
         *connection.connection_errors,
         *connection.channel_errors,
         OSError,
-    ) as error:
-        raise described(error, connection, doing) from error
+    )
 
 
 def refusal(error: BaseException, connection: Connection) -> BrokerRefused | None:

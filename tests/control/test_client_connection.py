@@ -23,7 +23,7 @@ def test_g12_a_reply_that_comes_while_the_next_message_is_still_being_sent_is_re
         alpha.send(client.reply_to, encode_reply(reply), expires=60.0)
         alpha.settle()  # it is in the inbox, and not read yet
         client.broadcast(b"{}", [], expires=5.0)
-    eventually(lambda: client.listen(received.append, SYSTEM.monotonic() + 0.1) or len(received) >= len(replies))
+    eventually(lambda: received.extend(client.listen(SYSTEM.monotonic() + 0.1)) or len(received) >= len(replies))
     assert received == replies
     client.close()
     alpha.close()

@@ -15,9 +15,8 @@ import pytest
 from kombu import Connection
 
 from stem_kombu.clock import SYSTEM
-from stem_kombu.control.client.arguments import RequestTimes
 from stem_kombu.control.client.client import ControlClient
-from stem_kombu.control.client.command_request import CommandRequest
+from stem_kombu.control.client.command_request import CommandRequest, RequestTimes
 from stem_kombu.control.protocol.codec import decode_command
 from stem_kombu.control.protocol.messages import Call, Inspect, Obey, Ping, Stats
 from stem_kombu.control.server.worker_view import RevocationFacts, WorkerView
@@ -62,7 +61,7 @@ def test_g12_who_looked_at_the_roster_for_long_is_waited_for_no_longer() -> None
     now, sent = SYSTEM.monotonic(), []
     stamped = SYSTEM.utcnow()
     question = CommandRequest(
-        "stem", [Ping()], None, RequestTimes(3.0, now - 2.0, now + 1.0), now=stamped, clock=SYSTEM
+        "stem", [Ping()], None, RequestTimes(3.0, now - 2.0, now + 1.0, stamped), "me", clock=SYSTEM
     )  # fmt: skip
     question.begin(SimpleNamespace(reply_to="stem-stem-ctl-r-x", broadcast=lambda body, *_, **__: sent.append(body)))
     assert decode_command(sent[0], known=bool).expires_at <= stamped + timedelta(seconds=1)

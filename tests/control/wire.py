@@ -86,7 +86,7 @@ class Wire:
 
     def listen(self) -> None:
         """Hear what there is, a moment at most."""
-        self._connection.listen(self.replies.append, SYSTEM.monotonic() + 0.05)
+        self.replies += self._connection.listen(SYSTEM.monotonic() + 0.05)
 
     def until(self, heard: Callable[[], object], message: str | None = None) -> None:
         """Listen until that is so."""

@@ -85,8 +85,8 @@ MUTANTS = [
     Mutant(
         "unsigned commands are obeyed",
         "stem_kombu/control/verification.py",
-        "        key, signature, digest = unsealed(body, COMMAND, self.keyring), signature_of(body), digest_of(body)\n",
-        "        key, signature, digest = self.keyring.active, signature_of(body), digest_of(body)\n",
+        "        return None if self.keyring is None else unsealed(body, COMMAND, self.keyring)\n",
+        "        return None if self.keyring is None else self.keyring.active\n",
         WORKERS,
     ),
     Mutant(
@@ -99,7 +99,7 @@ MUTANTS = [
     Mutant(
         "scopes of commands are not asked",
         "stem_kombu/control/server/command_server.py",
-        '            command.signer.require(command.scope, f"give the command {command.order.name!r}")\n',
+        '            signer.require(command.scope, f"give the command {command.order.name!r}")\n',
         "            pass\n",
         WORKERS,
     ),

@@ -16,7 +16,7 @@ from stem_kombu.control import standing
 from stem_kombu.control.client.reports import Report, WorkerReply
 from stem_kombu.control.protocol.messages import ReplyError
 from stem_kombu.control.revoker import Revoker
-from stem_kombu.control.standing import RosterOnly
+from stem_kombu.control.standing import roster_only
 from stem_kombu.control.verification import NO_KEYS, Verifier
 from stem_kombu.revocation import Revocation, RevocationDraft, merge
 from stem_kombu.settings import SigningSettings
@@ -218,14 +218,13 @@ def test_a_proof_for_which_a_record_has_no_room_is_told() -> None:
     with pytest.raises(Untrusted, match="no room"):
         standing.check_kept(OPS, [_record(FALSE_OPS)])
     standing.check_kept(OPS, [_record(FALSE_OPS, OPS)])
-    standing.check_kept(None, [_record(None)])
 
 
 def test_a_worker_without_keys_stores_nothing_unsigned_in_a_fleet_with_keys(scene: Scene) -> None:
     """What Celery's clients revoke through its panel, which has no keys."""
 
     def revoker(namespace: str) -> Revoker:
-        return Revoker(scene.store, namespace, NO_KEYS, RosterOnly(scene.worker.resources.roster, namespace))
+        return Revoker(scene.store, namespace, NO_KEYS, roster_only(scene.worker.resources.roster, namespace))
 
     revision = scene.store.revision("stem")
 

@@ -22,7 +22,7 @@ from stem_kombu.control import undo
 from stem_kombu.control.client import client, verdict_wait
 from stem_kombu.control.client import command_request as question
 from stem_kombu.control.client import reply_collector as collector
-from stem_kombu.control.client import roster_reader as lookout
+from stem_kombu.control.client import roster as lookout
 from stem_kombu.control.client.verdicts import Verdict
 from stem_kombu.control.protocol.messages import Command, Reply, Revoke
 from stem_kombu.control.server import dispatch, subscription
@@ -417,7 +417,7 @@ def first_is_whole(original: Any) -> Any:
 
 
 def wait_on(original: Any) -> Any:
-    return lambda self, until, notes: original(self, until + 60.0, notes)
+    return lambda self, within, notes: original(self, within + 60.0, notes)
 
 
 # -- work -----------------------------------------------------------------------------------------------------------------

@@ -9,8 +9,7 @@ from stem_kombu import timeouts
 from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.clock import SYSTEM
-from stem_kombu.control.client.arguments import RequestTimes
-from stem_kombu.control.client.command_request import CommandRequest
+from stem_kombu.control.client.command_request import CommandRequest, RequestTimes
 from stem_kombu.control.protocol.messages import Ping
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
@@ -32,7 +31,7 @@ def view(*workers: str) -> RosterView:
 
 
 def test_g13_a_worker_that_came_later_is_waited_for_although_it_has_left_the_roster_again() -> None:
-    request = CommandRequest("ns", [Ping()], None, RequestTimes(5.0, 0.0, 5.0), now=NOON, clock=SYSTEM)
+    request = CommandRequest("ns", [Ping()], None, RequestTimes(5.0, 0.0, 5.0, NOON), "me", clock=SYSTEM)
     connection: Any = NoBroker()
     request.expect(view())
     request.begin(connection)

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from stem_kombu import timeouts
-from stem_kombu.control.client.roster_clock import RosterClock
+from stem_kombu.control.client.roster import RosterClock
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 

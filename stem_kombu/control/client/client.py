@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -19,16 +20,21 @@ from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control import standing
 from stem_kombu.control.audit import Note
 from stem_kombu.control.auditor import Auditor
-from stem_kombu.control.client.arguments import RequestTimes, checked_command, checked_ids
-from stem_kombu.control.client.command_request import CommandRequest, checked_targets, chunks, default_requester
-from stem_kombu.control.client.connection import ClientConnection
-from stem_kombu.control.client.connections import ClientConnections
+from stem_kombu.control.client.command_request import (
+    CommandRequest,
+    RequestTimes,
+    checked_command,
+    checked_ids,
+    checked_targets,
+    chunks,
+    default_requester,
+)
+from stem_kombu.control.client.connection import ClientConnection, ClientConnections
 from stem_kombu.control.client.outcomes import outcome_note
 from stem_kombu.control.client.pages import completed
 from stem_kombu.control.client.places import ClientPlaces, Configured, settings_of
 from stem_kombu.control.client.reports import Report, RevokeReport, StatusReport, WorkerReply, WorkerStatus
-from stem_kombu.control.client.roster_clock import RosterClock
-from stem_kombu.control.client.roster_reader import RosterReader
+from stem_kombu.control.client.roster import RosterClock, RosterReader
 from stem_kombu.control.client.verdict_wait import AskedWorkers, VerdictWait, longest_wait
 from stem_kombu.control.directive_writer import DirectiveWriter
 from stem_kombu.control.protocol.messages import Call, Inspect, Order, Ping, Revoke, Stats, matches, scope_of
@@ -78,6 +84,7 @@ class ControlClient:
         self._trust = Verifier.of(self.settings.signing, clock=clock, level=logging.DEBUG)  # reports tell it
         self._on_wait = on_wait
         self._senders_record = senders_record
+        self._requester = default_requester()
         self._clock = clock
         self._connections = ClientConnections(self.settings, clock=clock, keyring=self._trust.keyring)
         self._places = ClientPlaces(self.settings)
@@ -123,7 +130,7 @@ class ControlClient:
         """A control command that the application registered, with an entry in the audit before."""
         order, targets = Call(checked_command(name), dict(args or {})), checked_targets(workers)
         self._trust.require(scope_of(order), f"give the command {name!r}")
-        who, request_id = requested_by or default_requester(), chance.token_hex(16)
+        who, request_id = requested_by or self._requester, chance.token_hex(16)
         audited = self.noted(Note("call", {"command": name, "workers": targets}, who, reason, request_id=request_id))
         report = self._ask_orders([order], targets, self._timeout(timeout), request_id=request_id)
         if audited:
@@ -163,12 +170,11 @@ class ControlClient:
         targets = checked_targets(workers)
         if expires_in is not None:
             checked_duration(expires_in, name="expires_in")
-        who = requested_by or default_requester()
+        who = requested_by or self._requester
         drafts = [RevocationDraft(task_id, terminate, reason, who, expires_in) for task_id in checked_ids(task_ids)]
         began, request_id = self._clock.monotonic(), chance.token_hex(16)
-        stored = self.revoker(timeout).save(
-            drafts, request_id, ladder=ladder, bound=bound
-        )  # StoreError: nothing was said
+        # StoreError: nothing was said
+        stored = self.revoker(timeout).save(drafts, request_id, ladder=ladder, bound=bound)
         if on_stored is not None:
             on_stored(stored)
         report = self.announce(
@@ -319,10 +325,11 @@ class ControlClient:
             # Where it can't be read any more, what it once showed is nearer to it than a clock of this machine may be.
             now = self._roster_clock.now(longest=float("inf")) or self._clock.utcnow() if view is None else view.now
         question = CommandRequest(
-            self.settings.namespace, orders, targets, RequestTimes(timeout, asked, deadline), now=now,
+            self.settings.namespace, orders, targets, RequestTimes(timeout, asked, deadline, now), self._requester,
             clock=self._clock, keyring=self._trust.keyring, request_id=request_id,
         )  # fmt: skip
-        question.expect(view)
+        if not look_later:
+            question.expect(view)
         connection = self._put(question, deadline)
         try:
             if look_later:
@@ -394,9 +401,8 @@ class ControlClient:
             if question.sent == question.parts:
                 return
             while question.unanswered >= WINDOW and (now := clock.monotonic()) < min(next_at, in_a_hurry):
-                connection.listen(
-                    lambda reply: question.collector.hear(reply, clock.monotonic()), min(next_at, now + 0.05)
-                )
+                for reply in connection.listen(min(next_at, now + 0.05)):
+                    question.collector.hear(reply, clock.monotonic())
             question.send_next(connection)
             next_at = clock.monotonic() + timeouts.WINDOW_WAIT
 
@@ -442,12 +448,11 @@ class ControlClient:
                 at_last = retry_at = now + max(timeouts.RETRY_LATEST, timeouts.RETRY_SHARE * question.timeout)
             if self._on_wait is not None:
                 self._on_wait(collector.wants - collector.waits_for, collector.wants, question.deadline - now)
-            connection.listen(
-                lambda reply: collector.hear(reply, clock.monotonic()), min(question.deadline, now + 0.05)
-            )
+            for reply in connection.listen(min(question.deadline, now + 0.05)):
+                collector.hear(reply, clock.monotonic())
 
     def _roster_view(self, notes: list[str], until: float) -> RosterView | None:
-        whole = self._lookout.view(until, notes)
+        whole = self._lookout.view(until - self._clock.monotonic(), notes)
         if whole is None:
             return None
         view = self._trust.view(whole, self.settings.namespace)
@@ -465,8 +470,8 @@ class ControlClient:
     def _fleet(self, timeout: float | None) -> standing.Fleet:
         """The workers that are to obey this client: it asks the roster and the workers, for a part of ``timeout`` each."""
         probe = min(timeouts.KEY_PROBE, timeouts.KEY_PROBE_SHARE * self._timeout(timeout))
-        return standing.AskedFleet(
-            lambda: self._lookout.view(self._clock.monotonic() + probe, []),
+        return standing.Fleet(
+            partial(self._lookout.view, probe, []),
             lambda: self._ask_orders([Revoke(())], None, probe, enough=standing.accepts).replies,
         )
 

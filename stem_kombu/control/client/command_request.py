@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from stem_kombu import chance, machine, timeouts
 from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.clock import Clock
-from stem_kombu.control.client.arguments import RequestTimes
 from stem_kombu.control.client.connection import ClientConnection
 from stem_kombu.control.client.reply_collector import ReplyCollector
-from stem_kombu.control.protocol.codec import encode_command, order_size
+from stem_kombu.control.protocol.codec import BUILT_IN, encode_command, order_size
 from stem_kombu.control.protocol.messages import Call, Command, Order, matches
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import TEXT_LIMIT, Revocation
@@ -25,9 +25,19 @@ CHUNK, CHUNK_BYTES = 500, 400_000
 _ANSWER = (Liveness.LIVE, Liveness.DRAINING)
 
 
+@dataclass(frozen=True, slots=True)
+class RequestTimes:
+    """``timeout``: seconds that the workers have, between the monotonic times ``asked_at`` and ``deadline``. ``now``: what the
+    roster's clock shows, which workers know from their heartbeats; a skew between hosts then does no harm."""
+
+    timeout: float
+    asked_at: float
+    deadline: float
+    now: datetime
+
+
 class CommandRequest:
-    """One command on its way: its messages, and who is asked. ``now`` is the roster's clock, which workers know from their
-    heartbeats: a skew between hosts then does no harm."""
+    """One command on its way: its messages, and who is asked. ``sender`` is told to the workers."""
 
     def __init__(
         self,
@@ -35,8 +45,8 @@ class CommandRequest:
         orders: Sequence[Order],
         targets: tuple[str, ...] | None,
         times: RequestTimes,
+        sender: str,
         *,
-        now: datetime,
         clock: Clock,
         keyring: Keyring | None = None,
         request_id: str | None = None,
@@ -49,9 +59,10 @@ class CommandRequest:
         self.timeout = times.timeout
         self.deadline = times.deadline
         self.knows_roster = False
-        self._now, self._stamped_at = now, clock.monotonic()
+        self._now, self._stamped_at = times.now, clock.monotonic()
+        self._sender = sender
         # Nobody waits for an answer after that; to look at the roster first may have used up some of the time.
-        self._expires_at = now + timedelta(seconds=max(0.0, times.deadline - self._stamped_at))
+        self._expires_at = times.now + timedelta(seconds=max(0.0, times.deadline - self._stamped_at))
         self.collector = ReplyCollector(
             request_id or chance.token_hex(16), namespace, targets, len(orders), asked_at=times.asked_at
         )
@@ -59,9 +70,7 @@ class CommandRequest:
         self._may_live: set[str] = set()
         # What an application's command takes is not known.
         longest = max([getattr(order, "settle", 0.0) for order in orders])
-        self._absent_after = (
-            float("inf") if any(isinstance(order, Call) for order in orders) else timeouts.ABSENT_ANSWER + longest
-        )
+        self._absent_after = float("inf") if Call in map(type, orders) else timeouts.ABSENT_ANSWER + longest
         self._bodies: list[bytes] = []
         self._reply_to = ""
         self.parts, self.sent = len(orders), 0
@@ -90,11 +99,11 @@ class CommandRequest:
 
     def send_next(self, connection: ClientConnection) -> None:
         """Publish the next message."""
-        body, named = self._bodies[self.sent], self._targets
-        if named is not None and set(named) <= set(self.collector.expected):
+        body, named, expected = self._bodies[self.sent], self._targets, self.collector.expected
+        if named is not None and set(named) <= set(expected):
             connection.send_to(body, named, expires=self.timeout)
         else:
-            connection.broadcast(body, self.collector.expected, expires=self.timeout)
+            connection.broadcast(body, expected, expires=self.timeout)
         self.sent += 1
 
     @property
@@ -146,13 +155,31 @@ class CommandRequest:
                 targets=self._targets,
                 part=part,
                 parts=len(self._orders),
-                sender=default_requester(),
+                sender=self._sender,
             ),
             self._keyring,
         )
         if self._keyring is not None and (signature := signature_of(body)) is not None:
             self.collector.asked(part, signature, digest_of(body))
         return body
+
+
+def checked_ids(task_ids: Sequence[str]) -> list[str]:
+    """The ids without doubles; raises :class:`ConfigurationError` for none, and for one text."""
+    if isinstance(task_ids, str):
+        raise ConfigurationError(f"task ids {task_ids!r} is one text", hint="pass a list of ids")
+    if not task_ids:
+        raise ConfigurationError("there is no task id to revoke")
+    return list(dict.fromkeys(task_ids))
+
+
+def checked_command(name: str) -> str:
+    """The name of an application's command; raises :class:`ConfigurationError`."""
+    if not name or not name.isprintable():
+        raise ConfigurationError(f"{name!r} is no name of a command")
+    if name in BUILT_IN:
+        raise ConfigurationError(f"{name!r} is no command of an application", hint=f"call .{name}() instead")
+    return name
 
 
 def checked_targets(workers: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -16,7 +16,7 @@ from stem_kombu import chance, timeouts
 from stem_kombu.clock import isoformat
 from stem_kombu.control import audit
 from stem_kombu.control.client.client import ControlClient
-from stem_kombu.control.client.command_request import checked_targets, default_requester
+from stem_kombu.control.client.command_request import checked_targets
 from stem_kombu.control.client.outcomes import outcome_note
 from stem_kombu.control.client.reports import Report, RevokeReport
 from stem_kombu.control.client.selection import Gathering, Selection, Wish
@@ -186,7 +186,7 @@ class SelectorClient(ControlClient):
         """
         checked_ladder(ladder, terminate=terminate)
         timeout = longest_wait(grace, ladder) if wait and timeout is None else self._timeout(timeout)
-        targets, who = checked_targets(workers), requested_by or default_requester()
+        targets, who = checked_targets(workers), requested_by or self._requester
         began = self._clock.monotonic()
         deed = _Deed(selection, terminate, reason, who, expires_in, ladder, chance.token_hex(16))
         if selection.wish.longer_than is None:
@@ -256,7 +256,7 @@ class SelectorClient(ControlClient):
         ]
         if dry_run or not found:
             return UndoneRules(tuple(found))
-        who, keyring = requested_by or default_requester(), self._trust.keyring
+        who, keyring = requested_by or self._requester, self._trust.keyring
         ended: list[Rule] = []
         for rule in found:
             over = replace(rule, over=True, proof=None)

@@ -151,12 +151,14 @@ def decode_command(body: bytes, *, known: Callable[[str], bool]) -> Command:
         raise unreadable(f"message version {str(version)[:40]!r} is not supported, only {VERSION}", "unknown-version")
     try:
         name = text(fields.get("command"), "command")
-        if name not in _ORDERS and not known(name):
+        decode = _ORDERS.get(name)
+        if decode is None and not known(name):
             raise unreadable(f"command {name!r} is not known to this worker", "unknown-command")
+        args = mapping(fields.get("args"), "args")
         return Command(
             request_id=request_id,
             namespace=namespace,
-            order=_decode_order(name, mapping(fields.get("args"), "args")),
+            order=Call(name, args) if decode is None else decode(args),
             issued_at=moment(fields.get("issued_at"), "issued_at"),
             expires_at=moment(fields.get("expires_at"), "expires_at"),
             reply_to=reply_to,
@@ -181,7 +183,7 @@ def encode_reply(reply: Reply, keyring: Keyring | None = None) -> bytes:
             "worker": reply.worker,
             "boot": reply.boot,
             "part": reply.part,
-            "status": reply.status,
+            "status": "ok" if reply.error is None else "error",
             "payload": reply.payload,
             "error": None if reply.error is None else _error_fields(reply.error),
             **{name: value for name, value in bound.items() if value is not None},
@@ -270,11 +272,6 @@ def _encode_order(order: Order) -> dict[str, object]:
     return encode_selecting(order)
 
 
-def _decode_order(name: str, args: Mapping[str, object]) -> Order:
-    decode = _ORDERS.get(name)
-    return Call(name, dict(args)) if decode is None else decode(args)
-
-
 def _inspect(args: Mapping[str, object]) -> Inspect:
     return Inspect(
         flag(args.get("revoked", False), "revoked"),
@@ -292,10 +289,11 @@ def _revoke(args: Mapping[str, object]) -> Revoke:
 
 
 def _shutdown(args: Mapping[str, object]) -> Shutdown:
+    then = optional(text, args.get("then"), "then")
     return Shutdown(
         ShutdownMode(text(args.get("mode"), "mode")),
         number(args.get("grace_s", 0), "grace_s", most=_LONGEST_GRACE),
-        optional(lambda value, name: ShutdownMode(text(value, name)), args.get("then"), "then"),
+        None if then is None else ShutdownMode(then),
         whole(args.get("exit_code", 0), "exit_code", below=256),
         optional(text, args.get("reason"), "reason"),
         optional(text, args.get("requested_by"), "requested_by"),
@@ -346,5 +344,6 @@ def _object(body: bytes, largest: int) -> dict[str, object]:
 
 
 def _targets(value: object) -> tuple[str, ...] | None:
-    targets = optional(items, value, "targets", most=_MOST_TARGETS)
-    return None if targets is None else tuple(text(target, "a target") for target in targets)
+    if value is None:
+        return None
+    return tuple([text(target, "a target") for target in items(value, "targets", most=_MOST_TARGETS)])

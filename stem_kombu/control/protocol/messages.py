@@ -188,14 +188,10 @@ class Command:
         """What a key must be good for to give this order."""
         return scope_of(self.order)
 
-    def is_for(self, worker: str) -> bool:
-        """Whether that worker must obey."""
-        return matches(self.targets, worker)
-
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A worker's answer to one part of a command. ``error`` is set instead of a payload when ``status`` is ``error``.
+    """A worker's answer to one part of a command; ``error`` is set instead of a payload.
 
     Where there are keys, ``answers`` is the verified signature of the command that it answers (which workers and clients
     of 0.1.0 go by), and ``command_digest`` the SHA-256 of the bytes that the worker received, verified or not.
@@ -210,10 +206,6 @@ class Reply:
     part: int = 0
     answers: str | None = None
     command_digest: str | None = None
-
-    @property
-    def status(self) -> str:
-        return "ok" if self.error is None else "error"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 
 from stem_kombu import timeouts
@@ -29,13 +29,14 @@ from stem_kombu.control.protocol.messages import (
     matches,
 )
 from stem_kombu.control.server.dispatch import Dispatch
-from stem_kombu.control.server.handlers.revoke import Taken
+from stem_kombu.control.server.handlers.directives import obey
+from stem_kombu.control.server.handlers.revoke import Taken, take
 from stem_kombu.control.server.replay_guard import ReplayGuard, Verdict
 from stem_kombu.control.server.worker_view import WorkerView
 from stem_kombu.control.verification import NO_KEYS, Verifier
 from stem_kombu.directive import Kind
 from stem_kombu.errors import BadMessage
-from stem_kombu.signing.keyring import Untrusted
+from stem_kombu.signing.keyring import Key, Untrusted
 from stem_kombu.signing.seal import digest_of, signature_of
 from stem_kombu.transports.names import is_reply_name
 
@@ -60,10 +61,11 @@ class CommandServer:
         roster_now: Callable[[], float],
         clock: Clock,
         trust: Verifier | None = None,
-        born: Callable[[], float | None] = lambda: None,
+        born: Callable[[], float | None] | None = None,
     ) -> None:
         who = view.identity
         self._worker, self._namespace = who.worker, who.namespace
+        self._view = view
         self._trust = trust or NO_KEYS
         self._dispatch = Dispatch(view, commands, self._trust)
         self.admission = ReplayGuard(who.worker, who.namespace, roster_now, clock, born)
@@ -92,20 +94,22 @@ class CommandServer:
     def receive(self, body: bytes, say: Say, *, private: bool = False) -> None:
         """Handle one message; ``say`` sends a reply at once, in this thread. ``private``: it came to this worker alone."""
         try:
-            signed = self._trust.check(body)  # first of all: what nobody signed is not even parsed
+            signer = self._trust.signer_of(body)  # first of all: what nobody signed is not even parsed
         except Untrusted as error:
             self._distrust(body, error, say)
             return
         try:
-            command = signed(decode_command(body, known=self._dispatch.knows))
+            command = decode_command(body, known=self._dispatch.knows)
         except Unreadable as error:
             self._refuse(error, body, say)
             return
         except BadMessage as error:
             self.admission.drop(error.code, str(error))
             return
-        if command.signer is not None and not self._permits(command, say, private):
-            return
+        if signer is not None:
+            command = replace(command, signer=signer, signature=signature_of(body), digest=digest_of(body))
+            if not self._permits(command, signer, say, private):
+                return
         verdict = self.admission.judge(command)
         if verdict is Verdict.OBEY:
             self._obey(command, say)
@@ -139,17 +143,16 @@ class CommandServer:
             # refusals of what an operator asked for (docs/adr/0013-signing.md).
             say(to.reply_to, self._dispatch.refusal(to.request_id, to.part, told, digest=self._digest(body)))
 
-    def _permits(self, command: Command, say: Say, private: bool) -> bool:
+    def _permits(self, command: Command, signer: Key, say: Say, private: bool) -> bool:
         """Whether a signed command may be judged: it is this namespace's, not another worker's, and its key suffices."""
-        assert command.signer is not None
-        addressed = command.is_for(self._worker)
+        addressed = matches(command.targets, self._worker)
         if command.namespace != self._namespace or (private and not addressed):
             self.admission.drop("misaddressed", f"command {command.order.name!r} is for another worker")
             return False
         if not addressed:
             return False
         try:
-            command.signer.require(command.scope, f"give the command {command.order.name!r}")
+            signer.require(command.scope, f"give the command {command.order.name!r}")
         except Untrusted as error:
             self.admission.drop(error.reason, str(error))
             say(command.reply_to, self._refusal(command, str(error)))
@@ -189,12 +192,9 @@ class CommandServer:
             self._hand_over(lane, command, partial(self._carry_out, command), say)
 
     def _hand_over(self, lane: ThreadPool, command: Command, work: Callable[[], None], say: Say) -> None:
-        future = lane.submit(work)
-        if future is None:
+        if not lane.run(work):
             self.admission.drop("overload", f"too many commands wait; {command.order.name!r} is refused")
             self._answer(command, self._busy(command), say)
-        else:
-            future.add_done_callback(_complain)
 
     def _answer_by(self, command: Command, settle: float) -> float:
         """Until when (monotonic) the reply may be held back."""
@@ -203,7 +203,7 @@ class CommandServer:
     def _obey_directives(self, command: Command, order: Obey, say: Say) -> None:
         answer_by = self._answer_by(command, order.settle)
         try:
-            obeyed = self._dispatch.obey(order)
+            obeyed = obey(order, self._view)
         except Exception as failure:  # noqa: BLE001 - it becomes a reply
             # The boundary between the worker's parts and the sender, who must hear something.
             self._answer(command, self._dispatch.failed(command, failure), say)
@@ -218,7 +218,7 @@ class CommandServer:
         # The reply to a limit says what this worker's share of it is, for which its other threads read the roster now.
         limits = any(one.kind is Kind.RATE_LIMIT for one in order.directives)
         if (obeyed.starting or limits) and left():
-            self._hand_over(self._settling, command, lambda: conclude(self._later, left), say)
+            self._hand_over(self._settling, command, partial(conclude, self._later, left), say)
         else:
             conclude(say, lambda: 0.0)
 
@@ -230,7 +230,7 @@ class CommandServer:
 
     def _take(self, command: Command, order: Revoke, answer_by: float) -> None:
         try:
-            taken = self._dispatch.take(order)
+            taken = take(order, self._view, self._trust)
         except Exception as failure:  # noqa: BLE001 - it becomes a reply
             # The boundary between the worker's parts and the sender, who must hear something.
             self._answer(command, self._dispatch.failed(command, failure), self._later)
@@ -252,8 +252,3 @@ class CommandServer:
     def _busy(self, command: Command) -> bytes:
         error = ReplyError("busy", f"worker {self._worker} has too many commands to carry out")
         return self._dispatch.refused(command, error)
-
-
-def _complain(future: Future[None]) -> None:
-    if not future.cancelled() and (error := future.exception()) is not None:
-        logger.error("a control command ended in an unexpected way", exc_info=error)

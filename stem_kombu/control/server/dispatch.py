@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from stem_kombu.control.protocol.codec import BUILT_IN, encode_reply
 from stem_kombu.control.protocol.messages import (
     Call,
     Command,
     Inspect,
-    Obey,
     Order,
     Ping,
     Reply,
     ReplyError,
-    Revoke,
     Rules,
     Select,
     Shutdown,
     Stats,
 )
-from stem_kombu.control.server.handlers.directives import obey, obeyed_payload
+from stem_kombu.control.server.handlers.directives import obeyed_payload
 from stem_kombu.control.server.handlers.inspect import inspect
 from stem_kombu.control.server.handlers.ping import ping
-from stem_kombu.control.server.handlers.revoke import Taken, settled, take
+from stem_kombu.control.server.handlers.revoke import Taken, settled
 from stem_kombu.control.server.handlers.selecting import rules, select
 from stem_kombu.control.server.handlers.shutdown import shutdown
 from stem_kombu.control.server.handlers.stats import stats
@@ -52,25 +51,17 @@ class Dispatch:
         """Whether a command of that name would be carried out."""
         return name in BUILT_IN or name in self._custom
 
-    def take(self, order: Revoke) -> Taken:
-        """The quick half of a revoke; :meth:`settled` is the half that may wait."""
-        return take(order, self._view, self._trust)
-
     def settled(self, command: Command, taken: Taken, budget: float) -> bytes:
         """The reply to a revoke, after waiting at most ``budget`` seconds for the tasks whose stop was requested."""
-        return self._reply(command, lambda: settled(taken, self._view, budget))
-
-    def obey(self, order: Obey) -> Obeyed:
-        """The quick half of a command to obey directives; :meth:`obeyed` is the half that may wait."""
-        return obey(order, self._view)
+        return self._reply(command, partial(settled, taken, self._view, budget))
 
     def obeyed(self, command: Command, obeyed: Obeyed, budget: Callable[[], float]) -> bytes:
         """The reply to a command to obey, after waiting at most ``budget()`` seconds for starts that were under way."""
-        return self._reply(command, lambda: obeyed_payload(obeyed, self._view, budget))
+        return self._reply(command, partial(obeyed_payload, obeyed, self._view, budget))
 
     def reply(self, command: Command) -> bytes:
         """Carry out a command that has no second half; every failure becomes a reply with an error."""
-        return self._reply(command, lambda: self._payload(command))
+        return self._reply(command, partial(self._payload, command))
 
     def failed(self, command: Command, failure: Exception) -> bytes:
         """The reply that tells of a failure."""

@@ -9,9 +9,9 @@ from datetime import timedelta
 from enum import Enum
 
 from stem_kombu import timeouts
-from stem_kombu.clock import Clock, epoch_us, from_epoch
+from stem_kombu.clock import Clock, epoch_us
 from stem_kombu.concurrency import threads
-from stem_kombu.control.protocol.messages import Command, Shutdown
+from stem_kombu.control.protocol.messages import Command, Shutdown, matches
 from stem_kombu.drop_counter import DropCounter
 from stem_kombu.signing.keyring import Scope
 
@@ -66,7 +66,7 @@ class ReplayGuard:
         namespace: str,
         roster_now: Callable[[], float],
         clock: Clock,
-        born: Callable[[], float | None] = lambda: None,
+        born: Callable[[], float | None] | None = None,
     ) -> None:
         self._worker = worker
         self._namespace = namespace
@@ -89,10 +89,11 @@ class ReplayGuard:
 
     def judge(self, command: Command) -> Verdict:
         """Whether to carry the command out: the first time it comes, while it is fresh, if it is meant for this worker."""
-        if command.namespace != self._namespace or not command.is_for(self._worker):
+        if command.namespace != self._namespace or not matches(command.targets, self._worker):
             return Verdict.IGNORE  # not an error: on some transports everyone hears everything
-        left = self.time_left(command)
-        if left < 0 or command.issued_at - from_epoch(self._roster_now()) > LONGEST_LIFE:
+        left, life = self.time_left(command), command.expires_at - command.issued_at
+        # The latter: it is issued so long after now.
+        if left < 0 or left - timeouts.COMMAND_CLOCK_TOLERANCE > (life + LONGEST_LIFE).total_seconds():
             self.drop("stale", f"command {command.order.name!r} of {command.sender or 'an unnamed client'} has expired")
             return Verdict.STALE
         # A shutdown is for one life of a worker, with keys or without (G33): one that lay in an inbox is its predecessor's.
@@ -100,7 +101,7 @@ class ReplayGuard:
         if is_for_this_life and self._is_of_another_time(command):
             self.drop("stale", f"command {command.order.name!r} was issued before this worker started, or after now")
             return Verdict.STALE
-        if command.expires_at - command.issued_at > LONGEST_LIFE:
+        if life > LONGEST_LIFE:
             self.drop("bad-message", f"command {command.order.name!r} lives longer than {LONGEST_LIFE}")
             return Verdict.IGNORE
         key = _number(command)
@@ -160,7 +161,7 @@ class ReplayGuard:
         self._complaints.drop(reason, text)
 
     def _is_of_another_time(self, command: Command) -> bool:
-        issued, born = epoch_us(command.issued_at) / 1e6, self._born()
+        issued, born = epoch_us(command.issued_at) / 1e6, None if self._born is None else self._born()
         return issued > self._roster_now() + timeouts.COMMAND_CLOCK_TOLERANCE or (born is not None and issued < born)
 
     def _forget_stale(self, now: float) -> None:

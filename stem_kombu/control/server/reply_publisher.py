@@ -82,7 +82,7 @@ class ReplyPublisher:
                 if self._thread is me and not (self._replies or self._beat):
                     # No confirm is awaited here: that the broker has gone in silence shows by the connection's care alone.
                     waits = (self._linger, None if connection is None else connection.keepalive)
-                    self._changed.wait(min((one for one in waits if one is not None), default=None))
+                    self._changed.wait(min([one for one in waits if one is not None], default=None))
                     if self._linger is not None and self._thread is me and not (self._replies or self._beat):
                         self._thread, self._kept = None, connection
                         return

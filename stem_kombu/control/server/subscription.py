@@ -6,6 +6,7 @@ is what was received: a message to itself at first, and then some broadcast ever
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -13,7 +14,6 @@ from stem_kombu import chance, timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency.wakeup import WakePipe
 from stem_kombu.control.protocol.codec import LARGEST_COMMAND
-from stem_kombu.control.protocol.probe import probe_body, probe_token
 from stem_kombu.errors import BrokerUnavailable
 from stem_kombu.transports import names
 from stem_kombu.transports.control_link import (
@@ -107,7 +107,9 @@ class ControlSubscription:
                 self._send_probe(connection, self._token)
                 soon = not self._proven and doubted < timeouts.RECEIVE_SOON
                 self._probe_at = now + (timeouts.RECEIVE_AGAIN_SOON if soon else timeouts.RECEIVE_AGAIN_LATER)
-        self._take(connection.wait(self._patience(connection), self._pipe.reader))
+        due = max(0.0, (self._doubt_at if self._token is None else self._probe_at) - self._clock.monotonic())
+        patience = due if connection.keepalive is None else min(due, connection.keepalive)
+        self._take(connection.wait(patience, self._pipe.reader))
         if self._token is None and not self._proven:
             self._proven = True
             return True
@@ -117,11 +119,6 @@ class ControlSubscription:
         """Let the connection go, from any thread."""
         if self._connection is not None:
             self._connection.close()
-
-    def _patience(self, connection: ControlConnection) -> float:
-        """Seconds for which nothing has to be done."""
-        due = max(0.0, (self._doubt_at if self._token is None else self._probe_at) - self._clock.monotonic())
-        return due if connection.keepalive is None else min(due, connection.keepalive)
 
     def _take(self, received: Sequence[Received]) -> None:
         for message in received:
@@ -158,3 +155,15 @@ class ControlSubscription:
     def _reply(self, reply_to: str, body: bytes) -> None:
         assert self._connection is not None
         self._connection.send(reply_to, body, expires=timeouts.REPLY_EXPIRES)
+
+
+def probe_body(token: str) -> bytes:
+    """The message that a worker sends to everyone, itself included, to prove that it receives what is broadcast."""
+    return b'{"loop":' + json.dumps(token).encode() + b"}"
+
+
+def probe_token(body: bytes) -> str | None:
+    """The token of :func:`probe_body`, ``None`` for any other message."""
+    if not body.startswith(b'{"loop":') or len(body) > 200:
+        return None
+    return body[8:-1].decode("ascii", "replace").strip('" ')

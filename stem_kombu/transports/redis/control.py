@@ -20,7 +20,7 @@ from stem_kombu.transports.control_link import (
     MessageKind,
     Received,
 )
-from stem_kombu.transports.errors import broker_errors
+from stem_kombu.transports.errors import described, driver_errors
 from stem_kombu.transports.generic.control import closed, let_go
 from stem_kombu.transports.redis.by_kombu import ByKombuConnection, ByKombuLink
 from stem_kombu.transports.redis.control_queues import InboxReader, MessageWriter, TopicReader, body_in, limit_waits
@@ -62,12 +62,14 @@ class RedisControlConnection:
         self._channel = channel
         self._broadcasts = names.broadcast_exchange(addresses.namespace).name
         self._heartbeats = names.heartbeat_exchange(addresses.namespace).name
+        prefix = f"{channel.global_keyprefix}{channel.keyprefix_fanout}"
+        self._broadcast_topic, self._heartbeat_topic = f"{prefix}{self._broadcasts}", f"{prefix}{self._heartbeats}"
         #: What each topic carries.
         self._topics: dict[str, MessageKind] = {}
         if addresses.broadcasts:
-            self._topics[self._topic(self._broadcasts)] = MessageKind.BROADCAST
+            self._topics[self._broadcast_topic] = MessageKind.BROADCAST
         if addresses.heartbeats:
-            self._topics[self._topic(self._heartbeats)] = MessageKind.HEARTBEAT
+            self._topics[self._heartbeat_topic] = MessageKind.HEARTBEAT
         self._writer = MessageWriter(connection)
         self._by_kombu: ByKombuConnection | None = None
         self._inbox = None if addresses.inbox is None else InboxReader(channel, addresses.inbox)
@@ -82,18 +84,24 @@ class RedisControlConnection:
         drop_idle(connection)
 
     def broadcast(self, body: bytes, *, expires: float) -> None:
-        with broker_errors(self._connection, "broadcasting"):
-            self._writer.publish(self._topic(self._broadcasts), self._broadcasts, body)
+        try:
+            self._writer.publish(self._broadcast_topic, self._broadcasts, body)
+        except driver_errors(self._connection) as error:
+            raise described(error, self._connection, "broadcasting") from error
 
     def publish_heartbeat(self, body: bytes, *, expires: float) -> None:
-        with broker_errors(self._connection, "publishing a heartbeat"):
-            self._writer.publish(self._topic(self._heartbeats), self._heartbeats, body)
+        try:
+            self._writer.publish(self._heartbeat_topic, self._heartbeats, body)
             drop_idle(self._connection)  # until the next one
+        except driver_errors(self._connection) as error:
+            raise described(error, self._connection, "publishing a heartbeat") from error
 
     def send(self, inbox: str, body: bytes, *, expires: float) -> None:
-        with broker_errors(self._connection, "sending to an inbox"):
+        try:
             if self._writer.put(inbox, body, expires=expires):
                 return
+        except driver_errors(self._connection) as error:
+            raise described(error, self._connection, "sending to an inbox") from error
         if self._by_kombu is None:
             self._by_kombu = ByKombuConnection(
                 self._connection, Addresses(self._addresses.namespace), clock=self._clock
@@ -104,13 +112,14 @@ class RedisControlConnection:
         """Each command was answered."""
 
     def wait(self, seconds: float, wake: int = -1) -> list[Received]:
-        with broker_errors(self._connection, "waiting for control messages"):
-            try:
-                if not self._closed:
-                    return self._wait(seconds, wake)
-            except Exception:
-                if not self._closed:
-                    raise
+        try:
+            if not self._closed:
+                return self._wait(seconds, wake)
+        except Exception as error:
+            if not self._closed:
+                if isinstance(error, driver_errors(self._connection)):
+                    raise described(error, self._connection, "waiting for control messages") from error
+                raise
         # By another thread, under which redis-py fails in ways of its own.
         raise closed(self._connection)
 
@@ -123,9 +132,6 @@ class RedisControlConnection:
             if reader is not None:
                 reader.close()
         let_go(self._connection, broken=broken)
-
-    def _topic(self, exchange: str) -> str:
-        return f"{self._channel.global_keyprefix}{self._channel.keyprefix_fanout}{exchange}"
 
     def _wait(self, seconds: float, wake: int) -> list[Received]:
         now = self._clock.monotonic()

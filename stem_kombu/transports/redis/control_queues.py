@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -109,17 +109,36 @@ class MessageWriter:
             self._pool.release(connection)
 
 
-class InboxReader:
-    """Messages of one queue that this process alone reads, in bursts; they are off the queue when they are returned.
+class _Reader:
+    """A connection of the pool by which one thread at a time reads. Every method raises what the driver raises when the
+    connection is lost."""
 
-    Used by one thread at a time, but for ``close``. Every method raises what the driver raises when the connection is lost,
-    and the constructor :class:`ResponseError` of a server that gives no bursts (before Redis 6.2)."""
+    def __init__(self, channel: Any) -> None:
+        self._pool = channel.pool
+        self._connection = pooled_connection(self._pool)
+
+    def fileno(self) -> int:
+        sock = self._connection._sock
+        if sock is None or sock.fileno() < 0:
+            raise ConnectionError("the connection to Redis was closed")
+        return int(sock.fileno())
+
+    def close(self) -> None:
+        """Let the connection go. May be called from any thread."""
+        self._connection.disconnect()
+        self._pool.release(self._connection)
+
+
+class InboxReader(_Reader):
+    """Messages of one queue that this process alone reads, in bursts; they are off the queue when they are returned. What is
+    still in it expires once this is closed.
+
+    The constructor raises :class:`ResponseError` of a server that gives no bursts (before Redis 6.2)."""
 
     def __init__(self, channel: Any, queue: str) -> None:
+        super().__init__(channel)
         self._key = channel.global_keyprefix + queue
-        self._pool = channel.pool
         self._refusal = channel.ResponseError
-        self._connection = pooled_connection(self._pool)
         self._armed_at: float | None = None
         try:
             self._connection.send_command("RPOP", self._key, _BURST)
@@ -142,9 +161,6 @@ class InboxReader:
         """Whether the server, of which nothing has come, should have answered by ``now``."""
         return self._armed_at is not None and now - self._armed_at > timeouts.REDIS_CONTROL_OVERDUE
 
-    def fileno(self) -> int:
-        return _descriptor(self._connection)
-
     def taken(self, *, answered: bool) -> list[bytes]:
         """What has come, in order; where the server has ``answered``, waits for the rest of that."""
         found, self._first = self._first, []
@@ -157,11 +173,6 @@ class InboxReader:
             found = [*found, *((first[1],) if first else ()), *(more or ())]
         return found
 
-    def close(self) -> None:
-        """Let the connection go; what is still in the queue expires. May be called from any thread."""
-        self._connection.disconnect()
-        self._pool.release(self._connection)
-
     def _answer(self) -> Any:
         try:
             return self._connection.read_response()
@@ -169,14 +180,13 @@ class InboxReader:
             return error
 
 
-class TopicReader:
-    """What is published to some topics, from the moment that this exists; used as an :class:`InboxReader`.
+class TopicReader(_Reader):
+    """What is published to some topics, from the moment that this exists.
 
     Of a connection that is lost without a word nothing can be told; who needs to know speaks to itself."""
 
     def __init__(self, channel: Any, topics: Sequence[str]) -> None:
-        self._pool = channel.pool
-        self._connection = pooled_connection(self._pool)
+        super().__init__(channel)
         self._first: list[tuple[str, bytes]] = []
         try:
             self._connection.send_command("SUBSCRIBE", *topics)
@@ -196,22 +206,14 @@ class TopicReader:
         """Whether something came while the server confirmed the topics."""
         return bool(self._first)
 
-    def fileno(self) -> int:
-        return _descriptor(self._connection)
-
-    def taken(self, *, answered: bool) -> Iterator[tuple[str, bytes]]:
+    def taken(self, *, answered: bool) -> list[tuple[str, bytes]]:
         """What has come, each with its topic; where the descriptor is readable (``answered``), all that is there."""
-        first, self._first = self._first, []
-        yield from first
+        found, self._first = self._first, []
         while answered:
             if (message := _published(self._connection.read_response(push_request=True))) is not None:
-                yield message
+                found.append(message)
             answered = self._connection.can_read(timeout=0)
-
-    def close(self) -> None:
-        """Let the connection go, from any thread."""
-        self._connection.disconnect()
-        self._pool.release(self._connection)
+        return found
 
 
 def body_in(text: bytes) -> bytes:
@@ -251,10 +253,3 @@ def _published(answer: object) -> tuple[str, bytes] | None:
         topic = answer[1]
         return (topic.decode() if isinstance(topic, bytes) else topic), answer[2]
     return None
-
-
-def _descriptor(connection: Any) -> int:
-    sock = connection._sock
-    if sock is None or sock.fileno() < 0:
-        raise ConnectionError("the connection to Redis was closed")
-    return int(sock.fileno())
