@@ -50,7 +50,7 @@ def pipe_frames(data: bytes) -> None:
     state = ChildState.STARTING
     for frame in whole[0]:
         try:
-            state = transition(state, frame)
+            state = transition(state, type(frame))
         except ProtocolFault:
             break
 
