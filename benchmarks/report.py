@@ -38,9 +38,9 @@ FLOORS = """## Where the floors are
   brokers Stem leaves Kombu's producer and consumer out, which is what pays for these. Where clients, workers and broker share
   two cores, a command takes as long as all of their processor time together.{commands}
   The client library alone (redis-py, published and answered by publishing; py-amqp without acknowledgements) is the floor below
-  that. Eight workers against it at real-time priority on 2026-11-29: 1.6 times on RabbitMQ (3.9 and 2.4 ms), 2.4 on Redis (2.7
-  and 1.1 ms). On Redis a worker takes 0.41 ms of a processor, the bare one 0.16, the client 1.0 and 0.35: to check what came, and
-  an answer that waits in a list for a client that is not there, where a published one would be lost.
+  that. Eight workers against it at real-time priority on 2026-11-30: 1.3 times on RabbitMQ (2.2 and 1.8 ms), 2.0 on Redis (2.2
+  and 1.1 ms). On Redis a worker takes 0.32 ms of a processor, the bare one 0.17, the client 0.84 and 0.34: to check what came,
+  and an answer that waits in a list for a client that is not there, where a published one would be lost.
 - **1,000 workers on RabbitMQ** cost the broker most: of the 285 ms of two cores that a ping took in a run of 2026-11-25,
   it used 143 itself (a message in, one out to each worker, and each answer in and out), the workers 113 and the
   client 29. Half of `kombu.pidbox`'s 203 ms is 203 ms of two cores, which leaves 60 us for a worker's and the client's part of

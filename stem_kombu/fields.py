@@ -131,7 +131,11 @@ def json_value(encoded: str | bytes) -> object:
     Raises :class:`FieldError` for anything else: bytes that are no UTF-8, levels too deep, numbers too long.
     """
     try:
-        value: object = json.loads(encoded, parse_constant=_refuse, parse_float=_finite)
+        if not isinstance(encoded, str):
+            # An object in UTF-8, as nearly all are, is seen at its begin.
+            encoding = "utf-8" if encoded.startswith(b'{"') else json.detect_encoding(encoded)
+            encoded = encoded.decode(encoding, "surrogatepass")
+        value: object = _JSON.decode(encoded)
     except (ValueError, RecursionError) as error:
         raise error if isinstance(error, FieldError) else FieldError(f"it is no JSON: {error}") from None
     return value
@@ -157,3 +161,7 @@ def _finite(digits: str) -> float:
 
 def _refuse(constant: str) -> NoReturn:
     raise FieldError(f"{constant[:40]} is no number that JSON can hold")
+
+
+#: Made once: json.loads() would make one for each document.
+_JSON = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)

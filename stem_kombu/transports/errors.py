@@ -5,8 +5,8 @@ Every driver has exceptions of its own; below this module there is only :class:`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from stem_kombu.drivers.handshake import explained
@@ -26,17 +26,30 @@ def shown_url(connection: Connection) -> str:
     return mask_url(str(connection.as_uri(include_password=True)))
 
 
-@contextmanager
-def broker_errors(connection: Connection, doing: str = "") -> Iterator[None]:
+def broker_errors(connection: Connection, doing: str = "") -> AbstractContextManager[None]:
     """Within the block, whatever the driver raises for a broken connection or a refused operation becomes
     :class:`BrokerUnavailable`. ``doing`` is what was attempted (``"publishing task T"``).
 
     Don't wrap a drain in it: on Redis a drain that merely ran out of time is one of the driver's connection errors.
     """
-    try:
-        yield
-    except driver_errors(connection) as error:
-        raise described(error, connection, doing) from error
+    return _BrokerErrors(connection, doing)
+
+
+class _BrokerErrors:
+    # Not a generator, which takes several times as long: it is around each control message.
+    __slots__ = ("_connection", "_doing")
+
+    def __init__(self, connection: Connection, doing: str) -> None:
+        self._connection, self._doing = connection, doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None and isinstance(error, driver_errors(self._connection)):
+            raise described(error, self._connection, self._doing) from error
 
 
 def driver_errors(connection: Connection) -> tuple[type[BaseException], ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -48,22 +48,62 @@ def test_a_server_that_has_forgotten_the_script_is_told_it_again(connection: Con
         assert [body_in(text) for text in client.lrange("inbox", 0, -1)] == [b"2", b"1", b"0"]
 
 
-def test_an_answer_is_one_command_over_a_connection_that_is_given_back(
-    connection: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    writer, taken = MessageWriter(connection), []
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The connections that are taken from a pool."""
+    found: list[Any] = []
     original = control_queues.pooled_connection
-    writer.put("inbox", b"0", expires=60)
 
     def noted(pool: Any) -> Any:
-        taken.append(original(pool))
-        return taken[-1]
+        found.append(original(pool))
+        return found[-1]
 
     monkeypatch.setattr(control_queues, "pooled_connection", noted)
+    return found
+
+
+def test_messages_that_follow_each_other_go_over_one_connection_that_is_then_given_back(
+    connection: Connection, taken: list[Any]
+) -> None:
+    writer, channel = MessageWriter(connection), cast("Any", connection.default_channel)
     for number in range(3):
         writer.put("inbox", b"%d" % number, expires=60)
-
-    assert len(taken) == 3
-    assert len(set(map(id, taken))) == 1
-    channel: Any = connection.default_channel
+        writer.publish("topic", "exchange", b"%d" % number)
+    assert len(taken) == 1
+    assert taken[0] not in channel.pool._available_connections
+    writer.rest()
+    writer.rest()
     assert taken[0] in channel.pool._available_connections
+    writer.put("inbox", b"3", expires=60)
+    assert len(taken) == 2
+
+
+def test_a_kept_connection_that_was_closed_meanwhile_is_replaced(
+    connection: Connection, redis_url: str, taken: list[Any]
+) -> None:
+    writer = MessageWriter(connection)
+    with redis.Redis.from_url(redis_url) as client:
+        for number in range(3):
+            writer.put("inbox", b"%d" % number, expires=60)
+            client.client_kill_filter(_type="normal", skipme=True)
+        assert [body_in(text) for text in client.lrange("inbox", 0, -1)] == [b"2", b"1", b"0"]
+    assert len(taken) == 3
+
+
+@pytest.mark.parametrize(
+    ("written", "body"),
+    [
+        (b'{"body": "e30=", "properties": {"body_encoding": "base64"}}', b"{}"),
+        (b'{"properties": {"body_encoding": "base64"}, "body": "e30="}', b"{}"),
+        (b'{"body": "{}", "properties": {"body_encoding": null}}', b"{}"),
+        (b'{"body": "{\\"a\\": 1}", "properties": {"body_encoding": null}}', b'{"a": 1}'),
+    ],
+)
+def test_a_body_is_found_in_whatever_order_and_encoding_a_message_was_written(written: bytes, body: bytes) -> None:
+    assert body_in(written) == body
+
+
+def test_of_a_message_as_all_write_it_only_the_body_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = control_queues._text(b"{}", "", "inbox").encode()
+    monkeypatch.setattr(json, "loads", None)
+    assert body_in(text) == b"{}"

@@ -36,9 +36,9 @@ class FrameWriter:
             transport.write(frames)
 
 
-def channel_number(channel: Any) -> int:
+def channel_number(channel: object) -> int:
     """Of a channel of py-amqp. Raises what the driver raises for one that is closed."""
-    number: int | None = channel.channel_id
+    number: int | None = getattr(channel, "channel_id", None)
     if number is None:
         from amqp.exceptions import RecoverableConnectionError
 

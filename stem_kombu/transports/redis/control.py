@@ -92,6 +92,7 @@ class RedisControlConnection:
     def publish_heartbeat(self, body: bytes, *, expires: float) -> None:
         try:
             self._writer.publish(self._heartbeat_topic, self._heartbeats, body)
+            self._writer.rest()
             drop_idle(self._connection)  # until the next one
         except driver_errors(self._connection) as error:
             raise described(error, self._connection, "publishing a heartbeat") from error
@@ -128,6 +129,7 @@ class RedisControlConnection:
 
     def close(self, *, broken: bool = False) -> None:
         self._closed = True
+        self._writer.rest()
         for reader in (self._inbox, self._subscription):
             if reader is not None:
                 reader.close()
@@ -156,6 +158,8 @@ class RedisControlConnection:
             if at_inbox not in ready and inbox.is_overdue(now):
                 # Not before it was looked: this process may have been suspended, and the answer be there.
                 raise ConnectionError("Redis has not answered a wait in time")
+        if not received:
+            self._writer.rest()
         return received
 
 

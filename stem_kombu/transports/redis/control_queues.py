@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import logging
+import ssl
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ _PUT = (
     "if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end"
 )
 _PUT_SHA1 = hashlib.sha1(_PUT.encode(), usedforsecurity=False).hexdigest()
+#: How a message begins, and what tells how its body is to be read.
+_BEGIN, _BASE64 = b'{"body": "', b'"body_encoding": "base64"'
 #: Messages of one burst.
 _BURST = 1000
 
@@ -69,15 +72,17 @@ class MessageWriter:
 
         channel: Any = connection.default_channel
         self._prefix = channel.global_keyprefix
-        # Over a connection of the pool, which Kombu's producer uses as well: an idle worker keeps none for it.
+        # Over a connection of the pool, which Kombu's producer uses as well: an idle worker keeps none for it. While messages
+        # follow each other it is kept: to take one and to give it back takes redis-py as long as the message.
         self._pool = channel.pool
-        self._client = redis.Redis(connection_pool=channel.pool)
+        self._kept: Any = None
         self._refusal, self._unknown_script = channel.ResponseError, redis.exceptions.NoScriptError
+        self._lost = (redis.exceptions.ConnectionError, OSError)
         self._allowed = True
 
     def publish(self, topic: str, exchange: str, body: bytes) -> None:
         """Say it to all who have subscribed to the topic, which is the exchange's."""
-        self._client.publish(topic, _text(body, exchange, ""))
+        self._carry_out((b"PUBLISH", topic, _text(body, exchange, "")))
 
     def put(self, queue: str, body: bytes, *, expires: float) -> bool:
         """Whether the message is in the queue, which stays for that many seconds at least; not where scripts are not
@@ -90,23 +95,33 @@ class MessageWriter:
                 self._allowed = False
         return self._allowed
 
+    def rest(self) -> None:
+        """Give the connection back to the pool: nothing follows for a while."""
+        if self._kept is not None:
+            connection, self._kept = self._kept, None
+            self._pool.release(connection)
+
     def _evaluate(self, *arguments: str) -> None:
-        # The connection by itself: the client around it takes longer than the command, of which each answer is one.
-        connection = pooled_connection(self._pool)
         try:
-            try:
-                connection.send_packed_command((_evaluated(b"EVALSHA", _PUT_SHA1, *arguments),))
-                connection.read_response()
-            except self._unknown_script:
-                connection.send_packed_command((_evaluated(b"EVAL", _PUT, *arguments),))
-                connection.read_response()
+            self._carry_out((b"EVALSHA", _PUT_SHA1, "1", *arguments))
+        except self._unknown_script:
+            self._carry_out((b"EVAL", _PUT, "1", *arguments))
+
+    def _carry_out(self, command: Sequence[str | bytes]) -> None:
+        # The connection by itself: the client around it takes longer than the command, of which each answer is one.
+        was_kept = self._kept is not None
+        connection = self._kept = self._kept if was_kept else pooled_connection(self._pool)
+        try:
+            connection.send_packed_command((_packed(command),))
+            connection.read_response()
         except self._refusal:
             raise
-        except BaseException:
+        except BaseException as error:
             connection.disconnect()  # it may be in the middle of something
-            raise
-        finally:
-            self._pool.release(connection)
+            self.rest()
+            if not was_kept or not isinstance(error, self._lost):
+                raise
+            self._carry_out(command)  # it was closed since the last message; to say the same twice does no harm
 
 
 class _Reader:
@@ -207,17 +222,29 @@ class TopicReader(_Reader):
         return bool(self._first)
 
     def taken(self, *, answered: bool) -> list[tuple[str, bytes]]:
-        """What has come, each with its topic; where the descriptor is readable (``answered``), all that is there."""
+        """What has come, each with its topic; where the descriptor is readable (``answered``), all that one look at it brings."""
         found, self._first = self._first, []
         while answered:
             if (message := _published(self._connection.read_response(push_request=True))) is not None:
                 found.append(message)
-            answered = self._connection.can_read(timeout=0)
+            answered = self._has_more()
         return found
+
+    def _has_more(self) -> bool:
+        """Whether there is more to be read that waiting for the descriptor would not tell of."""
+        connection = self._connection
+        unread = getattr(getattr(connection._parser, "_buffer", None), "unread_bytes", None)
+        if unread is None or isinstance(connection._sock, ssl.SSLSocket):
+            return bool(connection.can_read(timeout=0))
+        return bool(
+            unread()
+        )  # without a look at the socket, which takes as long as all else that is done with a message
 
 
 def body_in(text: bytes) -> bytes:
     """The body of a message as it lies in a list. Raises :class:`ValueError` when it is no message of Kombu's."""
+    if text.startswith(_BEGIN) and (end := text.find(b'"', len(_BEGIN))) > 0 and text.find(_BASE64, end) > 0:
+        return base64.b64decode(text[len(_BEGIN) : end])  # as all write it; nothing else of it is of interest
     try:
         message = json.loads(text)
         if message["properties"]["body_encoding"] == "base64":
@@ -242,9 +269,9 @@ def _where(exchange: str, routing_key: str) -> str:
     return json.dumps({"exchange": exchange, "routing_key": routing_key})
 
 
-def _evaluated(command: bytes, script: str, key: str, *arguments: str) -> bytes:
-    """A script's call with one key, in Redis's protocol."""
-    parts = [command, script.encode(), b"1", key.encode(), *[argument.encode() for argument in arguments]]
+def _packed(command: Sequence[str | bytes]) -> bytes:
+    """The command in Redis's protocol."""
+    parts = [part.encode() if isinstance(part, str) else part for part in command]
     return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
 
 
