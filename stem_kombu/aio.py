@@ -38,7 +38,7 @@ class LoopThreads:
         future = self._pool.submit(partial(contextvars.copy_context().run, function))
         if future is None:
             raise BrokerUnavailable(
-                "10000 calls wait for an answer already", hint="send less, or wait for what was sent"
+                "10000 calls wait for an answer already", hint="send fewer, or wait for the calls that were sent"
             )
         return await asyncio.wrap_future(future)
 

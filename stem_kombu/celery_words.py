@@ -15,7 +15,7 @@ OPTIONS = {
     "default_retry_delay": "give retry_backoff=: seconds before the first retry, twice as long before each further one",
     "rate_limit": "limit it on the workers: stem worker rate-limit --name TASK 5/s",
     "acks_late": "leave it out: a message is acknowledged once its outcome is recorded",
-    "reject_on_worker_lost": "leave it out: what a killed worker held runs again",
+    "reject_on_worker_lost": "leave it out: the tasks of a killed worker run again",
     "ignore_result": _OWN_STATES,
     "track_started": _OWN_STATES,
     "link": _NO_CANVAS,

@@ -62,7 +62,9 @@ class Ladder:
 def checked_ladder(ladder: Ladder | None, *, terminate: bool) -> None:
     """Raise :class:`~stem_kombu.errors.ConfigurationError` for a ladder without ``terminate``."""
     if ladder is not None and not terminate:
-        raise ConfigurationError("a ladder is for what runs", hint="revoke with terminate as well")
+        raise ConfigurationError(
+            "a ladder needs terminate, as it ends running tasks", hint="revoke with terminate as well"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ def checked(where: str, given: Mapping[str, object]) -> Mapping[str, Any]:
     if compression is not None and compression not in COMPRESSIONS:
         near = get_close_matches(str(compression), COMPRESSIONS, n=1)
         raise ConfigurationError(
-            f"compression of {where}: {shown(compression)} is none that workers unpack",
+            f"compression of {where}: {shown(compression)} is unknown to workers",
             hint=f"did you mean {near[0]!r}?" if near else f"known are {', '.join(COMPRESSIONS)}",
         )
     _exchange(given.get("exchange"), where)

@@ -81,6 +81,6 @@ def _policy(where: str, policy: object) -> SendRetries:
 
 def _meant(key: object) -> str:
     if key == "retry_errors":
-        return "leave it out: what is retried is a broker that can't be reached, or a connection that is lost"
+        return "leave it out: sending is retried while the broker can't be reached, and after a lost connection"
     near = get_close_matches(str(key), _KEYS, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_KEYS)}"

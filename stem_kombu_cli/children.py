@@ -73,4 +73,4 @@ def _tell(report: DirectiveReport) -> None:
             note(f"note: worker {reply.worker} runs no isolate tasks: there is nothing to scale")
         elif setting is not None and setting["clamped"]:
             limit = "" if range_of(setting) else f" {count_of(setting)}"
-            note(f"note: worker {reply.worker} was started with --max-concurrency{limit}, which nothing passes")
+            note(f"note: worker {reply.worker} was started with --max-concurrency{limit}, which is a limit")

@@ -129,7 +129,7 @@ def show_pauses(settings: Settings, *, and_autoscale: bool = False) -> None:
     try:
         held, now = stored_directives(store, settings.namespace), store.now()
     except StoreError as error:
-        note(f"note: which queues are paused can't be told: {error}")
+        note(f"note: could not read which queues are paused: {error}")
         return
     finally:
         store.close()
@@ -230,7 +230,7 @@ def tell(report: DirectiveReport) -> None:
     live = [one.version for one in report.stored if not one.cleared]
     if live and report.unknown:
         note(
-            f"hint: it holds for workers {', '.join(report.unknown)} that start later; `stem worker status` shows who is there,"
+            f"hint: it applies to workers {', '.join(report.unknown)} that start later; `stem worker status` shows who is there,"
             f" `stem directives clear {max(live)}` takes it back"
         )
     starting = {reply.worker: reply.payload.get("starting") for reply in report.replies}

@@ -25,7 +25,7 @@ def ending_options(default: str = "never") -> Callable[[F], F]:
 
     def decorated(function: F) -> F:
         function = click.option("--until", metavar="TIME", help="End then: RFC 3339, or 14:00 local time.")(function)
-        return click.option("--for", "lasting", type=DURATION, help=f"End after so long (default: {default}).")(
+        return click.option("--for", "lasting", type=DURATION, help=f"End after this long (default: {default}).")(
             function
         )
 

@@ -33,8 +33,8 @@ def checked_address(text: str, *, public: bool, option: str = "--health") -> tup
         raise ConfigurationError(f"{option}-listen: {text!r} is not HOST:PORT", hint="write 127.0.0.1:8080")
     if not public and not _is_loopback(host):
         raise ConfigurationError(
-            f"{option}-listen: {host} can be reached from other machines, and the answers tell them of this fleet",
-            hint=f"listen on 127.0.0.1, or say that it is meant: {option}-public",
+            f"{option}-listen: {host} can be reached from other machines, and the answers describe this fleet",
+            hint=f"listen on 127.0.0.1, or allow it: {option}-public",
         )
     return host, int(port)
 

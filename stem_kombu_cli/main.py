@@ -110,7 +110,7 @@ _SYNONYMS = {
     lazy={
         "worker": (f"{_COMMANDS}.worker:worker", "Run, see, stop and steer workers."),
         "queue": (f"{_COMMANDS}.queue:queue", "See, pause, resume and empty task queues."),
-        "directives": (f"{_COMMANDS}.directives:directives", "Pauses and other directives that hold."),
+        "directives": (f"{_COMMANDS}.directives:directives", "Pauses and other directives in force."),
         "task": (f"{_COMMANDS}.task:task", "Enqueue a task; find recorded tasks."),
         "revokes": (f"{_COMMANDS}.revokes:revokes", "See revocations, and take them back."),
         "audit": (f"{_COMMANDS}.audit:audit", "See who changed what."),
@@ -119,7 +119,7 @@ _SYNONYMS = {
         "keys": (f"{_COMMANDS}.keys:keys", "Keys that sign commands and answers."),
         "top": (f"{_COMMANDS}.top:top", "The fleet live, and keys to act."),
         "metrics": (f"{_COMMANDS}.metrics:metrics", "Metrics of the fleet, for Prometheus."),
-        "demo": (f"{_COMMANDS}.demo:demo", "The whole story in one command, no server needed."),
+        "demo": (f"{_COMMANDS}.demo:demo", "A tour in one command, no server needed."),
     },
 )
 @click.version_option(package_name="stem-kombu", prog_name="stem")

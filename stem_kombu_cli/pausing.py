@@ -194,7 +194,9 @@ class _Asked:
             consumers=consumers,
         )
         if report.broadcast and not consumers and not report.unknown and not all(one.cleared for one in report.stored):
-            note(f"hint: no worker that answered consumes {self.named}; the directive holds for those that start later")
+            note(
+                f"hint: no worker that answered consumes {self.named}; the directive applies to workers that start later"
+            )
         self._ctx.exit(directing.exit_code(report))
 
 
@@ -272,5 +274,5 @@ def _nothing_paused(asked: _Asked) -> Failure:
     return Failure(
         f"nothing is paused: no live pause is about {asked.named}{where}; nothing was stored",
         exit_codes.NOTHING_MATCHED,
-        hint="`stem directives list` shows what holds",
+        hint="`stem directives list` shows the directives in force",
     )

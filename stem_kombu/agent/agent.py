@@ -163,4 +163,4 @@ class _BrokerSweep:
             view = self._roster.view(self._namespace)
             self._janitor.sweep({beat.worker for beat in view.heartbeats})
         except (StoreError, BrokerError) as error:
-            logger.info("what dead workers left at the broker is not swept this time: %s", error)
+            logger.info("could not sweep what dead workers left at the broker: %s", error)

@@ -184,7 +184,11 @@ class Heartbeats:
         try:
             self._roster.leave(last.namespace, last.worker, last.boot)
         except StoreError as error:
-            logger.warning("worker %s could not leave the roster and will look stale: %s", last.worker, error)
+            logger.warning(
+                "worker %s could not remove its entry from the roster, which will show it as stale: %s",
+                last.worker,
+                error,
+            )
 
     def _take(self) -> Heartbeat | None:
         """Beat, unless the id may be another live worker's: then its entry."""
@@ -194,7 +198,7 @@ class Heartbeats:
             try:
                 now, holder = self._roster.offer(beat, dead=dead)
             except StoreCorrupt as error:
-                logger.warning("%s; it is replaced", error)
+                logger.warning("%s; a heartbeat replaces it", error)
                 now, holder = self._roster.beat(beat), None
             self._place.set_time(before, now)
             if holder is None:
@@ -220,7 +224,7 @@ class Heartbeats:
             self._place.set_time(before, self._roster.beat(beat))
             self._claimed = beat
         elif self._place.conflict is not None and now >= self._conflict_until:
-            logger.warning("worker id %s is this worker's alone again", self._view.identity.worker)
+            logger.warning("no other worker uses worker id %s any more", self._view.identity.worker)
             self._place.conflict = None
         if self._claimed is not None:
             self._stream.publish_heartbeat(self._claimed)

@@ -241,7 +241,7 @@ class Hydration:
     def _read_anew(self, why: str) -> None:
         """Read everything, and find out what the store has lost of what is held here. Nothing ceases to be in force."""
         if why:
-            logger.warning("the revoke store %s was set back: %s; reading all of it anew", self._store.url, why)
+            logger.warning("the revoke store %s was set back: %s; reading all of it again", self._store.url, why)
         self._another = True  # until this has come to its end
         self._hurry_until = self._clock.monotonic() + self._interval
         self._cache.restart()

@@ -61,7 +61,7 @@ class BeatReader:
             self._told.clear()
         self._told.add((namespace, worker))
         logger.warning(
-            "%s: the entry of worker %r in namespace %r is no heartbeat and is left out: %r",
+            "%s: the entry of worker %r in namespace %r is not a heartbeat, and is ignored: %r",
             self._where,
             worker,
             namespace,

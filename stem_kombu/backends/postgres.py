@@ -193,7 +193,9 @@ class PostgresBackend(Backend):
                 raise corrupt(
                     f"roster {self.url}: table stem_roster, worker {worker!r}", text, ValueError("no heartbeat")
                 )
-        raise StoreError(f"roster {self.url}: worker id {heartbeat.worker!r} can be neither taken nor found taken")
+        raise StoreError(
+            f"roster {self.url}: worker id {heartbeat.worker!r} could not be taken, and no worker holds it"
+        )
 
     def leave(self, namespace: str, worker: str, boot: str) -> None:
         self._database.execute(sql.LEAVE, (namespace, worker, boot))

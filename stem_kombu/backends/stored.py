@@ -248,7 +248,7 @@ def corrupt(place: str, found: str | bytes, error: Exception) -> StoreCorrupt:
 
 def giving_way(error: StoreCorrupt) -> None:
     """Say in the log that a record which can't be read gives way to the one that is offered: a task must end in a record."""
-    logger.warning("%s; it gives way to a new one", error)
+    logger.warning("%s; a new record replaces it", error)
 
 
 def _moment(microseconds: object) -> datetime | None:

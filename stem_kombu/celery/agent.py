@@ -75,7 +75,7 @@ class CeleryAgent:
         checked_tls(settings.tls)
         if task_signing(settings.signing) == REQUIRE:
             raise ConfigurationError(
-                "STEM_SIGNING_TASKS: a Celery worker can't require that tasks are signed: Celery itself takes them in",
+                "STEM_SIGNING_TASKS: a Celery worker can't require signed tasks, as Celery itself receives them",
                 hint="set it to sign or off for Celery's workers, and require where Stem's workers consume",
             )
         self._clock = clock

@@ -40,7 +40,7 @@ def end_followers(task: Any, request: Any, reason: str) -> None:
             task.backend._call_task_errbacks(request, error, None)
     except Exception:
         # The boundary to a backend and to an application's errbacks: the revoked task itself must end in any case.
-        logger.exception("task %s is revoked, and what follows it could not be told", request.id)
+        logger.exception("task %s is revoked, but its chord, chain or errbacks could not be notified", request.id)
 
 
 def _end_element(backend: Any, element: Mapping[str, object], error: Exception) -> None:

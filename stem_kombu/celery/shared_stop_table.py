@@ -138,7 +138,7 @@ class SharedStopTable:
         place = next((number for number in range(self._entries) if number not in taken), None)
         if place is None:
             raise ConfigurationError(
-                f"{self._entries} running tasks are asked to stop already",
+                f"{self._entries} running tasks have stop requests already",
                 hint="wait until some have reached a checkpoint",
             )
         self._places[task_id] = place

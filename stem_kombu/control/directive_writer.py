@@ -109,7 +109,7 @@ class DirectiveWriter:
     def _check_store(self) -> None:
         if not self._store.keeps_records:
             raise ConfigurationError(
-                f"revoke store {self._store.url} holds no directives",
+                f"revoke store {self._store.url} can't store directives",
                 hint="use Redis, PostgreSQL, SQLite or a file as the revoke store",
             )
 

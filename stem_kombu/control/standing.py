@@ -137,7 +137,7 @@ def check_records(keyring: Keyring | None, records: Iterable[Revocation]) -> Non
     if keyring is not None and other_secret is not None:
         found = f"the revocation of task {other_secret.task_id!r} is signed with another secret under key {keyring.active.id!r}"
         raise _refusal(
-            found, f"{_OTHER_KEY}; after a change of the secret under one id, `stem keys endorse` signs anew"
+            found, f"{_OTHER_KEY}; after a change of the secret under one id, `stem keys endorse` signs again"
         )
     if strange is not None and not known:
         raise _refusal(

@@ -20,8 +20,8 @@ def warnings(session: PostgresSession, keeps: str) -> list[str]:
     found = skew(_aware(now), before, SYSTEM.utcnow())
     if session.is_pooled():
         found.append(
-            "a pooler stands before the server: all is kept as without it, but nothing wakes what waits for commands, which "
-            "looks for them instead; count its connections, not the server's"
+            "a connection pooler is in front of the server: the guarantees are the same, but the server can't notify workers of "
+            "commands, so they poll for them; monitor the pooler's connections, not the server's"
         )
     if standby:
         found.append("the server is a standby, which takes no writes: give the address of the primary")

@@ -166,7 +166,7 @@ class RedisDatabase:
         if reached < self._replicas:
             raise StoreUnavailable(
                 f"{self._purpose} {self.url}: stored, but {reached} of {self._replicas} replicas have it after "
-                f"{timeouts.REDIS_REPLICATION:g} s: it is lost should another server take over",
+                f"{timeouts.REDIS_REPLICATION:g} s: it is lost if another server takes over",
                 hint="do it again once the replicas follow, or ask for fewer (wait_replicas)",
             )
 

@@ -216,7 +216,7 @@ class SqliteDatabase:
 
 _CORRUPT = ("not a database", "malformed")
 _MEANING = (
-    ("locked", Diagnosis("", "try again; see which process holds it")),
+    ("locked", Diagnosis("", "try again; find the process that holds the lock")),
     ("readonly", Diagnosis("", "make the file and its folder writable for this user")),
     ("read-only", Diagnosis("", "make the file and its folder writable for this user")),
     ("unable to open", Diagnosis("", "check that the path is a file this user may read and write")),

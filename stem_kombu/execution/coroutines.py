@@ -87,7 +87,7 @@ class CoroutineLoop(Generic[T]):
             try:
                 loop.run_forever()
             except BaseException as error:  # noqa: BLE001 - sys.exit() in a task of a handler's own comes out here
-                logger.error("an exception ended the event loop of coroutine handlers, which goes on: %r", error)
+                logger.error("an exception stopped the event loop of coroutine handlers, which runs again: %r", error)
             with self._lock:
                 if self._loop is not loop:
                     break

@@ -166,9 +166,9 @@ def returned(task: Task, message: TaskMessage, result: object) -> Outcome:
         if issubclass(type(error), ResultNotSerializable):
             what = message_text(error)
         elif issubclass(type(error), RecursionError):
-            what = f"what is nested deeper than {RESULT_DEPTH} levels"
+            what = f"a value that is nested deeper than {RESULT_DEPTH} levels"
         else:
-            what = f"what JSON can't hold: {message_text(error) or type_name(error)}"
+            what = f"a value that JSON can't hold: {message_text(error) or type_name(error)}"
         said = f"task {task.name!r} ({message.task_id}) returned {what}"
         return Outcome(Ending.REJECTED, error=TaskError(ResultNotSerializable.__name__, said))
 

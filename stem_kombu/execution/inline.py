@@ -209,7 +209,8 @@ class InlineExecutor:
             )
         for run in stuck:
             logger.warning(
-                "task %s has no checkpoint and is left behind; it will run elsewhere", run.job.message.task_id
+                "task %s reached no checkpoint; its thread is abandoned, and the task runs on another worker",
+                run.job.message.task_id,
             )
             self._end(run, Outcome(Ending.RELEASED))
         self._threads.stop()
@@ -251,7 +252,7 @@ class InlineExecutor:
             except (OSError, RuntimeError) as error:
                 # Out of descriptors or threads: another worker may have some. The pause keeps the job from coming back
                 # at full speed.
-                logger.error("task %s can't be started here and goes back: %s", job.message.task_id, error)
+                logger.error("task %s can't be started here and returns to its queue: %s", job.message.task_id, error)
                 self._hurry.wait(timeouts.INLINE_PAUSE)
                 self._end(run, Outcome(Ending.RELEASED))
 

@@ -36,7 +36,9 @@ def adapted(raw: Any, adapters: Mapping[str, Adapter], now: datetime) -> Decoded
         message.enqueued_at = None
         envelope = encode_task(message)
     except ConfigurationError as error:
-        raise BadMessage(f"adapter {_name(adapter)} of queue {queue!r} returned what is no task: {error}") from error
+        raise BadMessage(
+            f"adapter {_name(adapter)} of queue {queue!r} returned a value that is not a task: {error}"
+        ) from error
     sent = original_of(raw)
     kept = {name: value for name, value in sent.properties.items() if name in ("priority", "delivery_mode")}
     message.original = Original(
@@ -67,7 +69,7 @@ def _asked(adapter: Adapter, raw: Any, queue: str, headers: Mapping[str, Any]) -
     except Exception as error:
         raise BadMessage(
             f"adapter {_name(adapter)} of queue {queue!r} failed: {type(error).__name__}",
-            hint="it returns None for what is no task",
+            hint="return None for a message that is not a task",
         ) from error
     if found is not None and not isinstance(found, TaskCall):
         raise BadMessage(

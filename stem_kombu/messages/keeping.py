@@ -95,7 +95,7 @@ def kept_message(text: str) -> KeptMessage:
             mapping(fields.get("properties"), "properties"),
         )
     except (ValueError, TypeError, ArithmeticError, AttributeError, KeyError, RecursionError) as error:
-        raise BadMessage(f"what is kept of the task is no message: {error}") from error
+        raise BadMessage(f"the kept message of the task can't be read: {error}") from error
     mark_consumed(raw, queue)
     return KeptMessage(name, queue, raw)
 

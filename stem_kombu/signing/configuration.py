@@ -47,7 +47,7 @@ def open_keyring(settings: SigningSettings) -> Keyring | None:
     wanted = KEYS if algorithm == HMAC_SHA256 else PRIVATE
     if not any(one.algorithm == algorithm and one.can_sign for one in material.values()):
         raise ConfigurationError(
-            f"{wanted}: signing with {algorithm} is asked for, but there is no key to sign with", hint=_GENERATE
+            f"{wanted}: signing with {algorithm} is required, but there is no key to sign with", hint=_GENERATE
         )
     active = settings.active_key
     if active is None:
@@ -57,7 +57,7 @@ def open_keyring(settings: SigningSettings) -> Keyring | None:
     chosen = material.get(active)
     if chosen is None:
         raise ConfigurationError(
-            f"{ACTIVE}: {active!r} is none of the keys here", hint=f"name one of {', '.join(material)}"
+            f"{ACTIVE}: {active!r} is not the id of a key here", hint=f"name one of {', '.join(material)}"
         )
     if chosen.algorithm != algorithm:
         raise ConfigurationError(
@@ -166,7 +166,7 @@ def _contents(text: str, variable: str) -> str:
     except OSError as error:
         raise ConfigurationError(f"{variable}: can't read {path}: {error.strerror}") from error
     except ValueError:
-        raise ConfigurationError(f"{variable}: {path} holds something else than keys") from None
+        raise ConfigurationError(f"{variable}: {path} has text that is not a key") from None
 
 
 def _scopes(text: str) -> dict[str, frozenset[Scope]]:

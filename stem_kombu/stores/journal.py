@@ -167,7 +167,7 @@ class Journal:
             if not extent.end:
                 _sync_folder(self.path.parent)
             if not named(self.path, file):
-                raise Replaced(f"revoke store {self.url}: the file was taken away while it was written")
+                raise Replaced(f"revoke store {self.url}: another process removed the file while it was written")
             end = extent.end + len(content)
             return Extent(header, end, _seen(file), content[-_TAIL:], extent.history)
 

@@ -59,7 +59,7 @@ class Line:
             if found is None or int(found[1], 16) != _checksum(match, text[: found.start()]):
                 raise Unreadable("its checksum does not fit: a part of it was changed")
         if self.version >= CEILING:
-            raise self.unreadable(f"version {self.version} is none that a store gives")
+            raise self.unreadable(f"version {self.version} is not a version of a store")
 
     @property
     def is_mark(self) -> bool:

@@ -44,7 +44,7 @@ class FileLocks:
                 if SYSTEM.monotonic() > deadline:
                     raise StoreUnavailable(
                         f"revoke store {self.url}: locked by another process for more than {timeouts.STORE_FILE_LOCK:g} s",
-                        hint=f"see who holds it: fuser {path}",
+                        hint=f"find the process that holds it: fuser {path}",
                     ) from None
             SYSTEM.sleep(pause * chance.uniform(0.5, 1.5))
             pause = min(pause * 2, 0.01)

@@ -220,7 +220,7 @@ class PostgresRevokeStore(RecordKeepingStore):
         counter, highest = self._database.rows(statement, (namespace, namespace))[0]
         if sane_version(counter, None) >= (highest or 0):
             return []
-        return [f"stem_revocation_versions says {counter}, and the highest version in stem_revocations is {highest}"]
+        return [f"stem_revocation_versions has {counter}, and the highest version in stem_revocations is {highest}"]
 
     def repair(self, namespace: str) -> list[str]:
         """See :meth:`RevokeStore.repair`. What can't be read goes to the table ``stem_revocations_set_aside``."""
@@ -235,7 +235,7 @@ class PostgresRevokeStore(RecordKeepingStore):
             if highest != counter:
                 change = "UPDATE stem_revocation_versions SET version = %s WHERE namespace = %s"
                 session.execute(change, (highest, namespace))
-                done.append(f"stem_revocation_versions said {counter}, and now {highest}")
+                done.append(f"stem_revocation_versions had {counter}, and now {highest}")
             if ids:
                 copy = "stem_revocations_set_aside"
                 session.execute(f"CREATE TABLE IF NOT EXISTS {copy} (LIKE stem_revocations)")

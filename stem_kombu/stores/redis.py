@@ -129,7 +129,7 @@ class RedisRevokeStore(RecordKeepingStore):
             done.append(f"{key} was a {kind}: it is now {aside}")
         if self.problems(namespace):
             self.rebuild(namespace)
-            done.append(f"the indexes of {key} were made anew")
+            done.append(f"the indexes of {key} were rebuilt")
         for _ in self.since(namespace, 0):
             pass
         if unreadable := [found.task_id for found in self.quarantine.of(namespace) if found.task_id is not None]:
@@ -232,13 +232,13 @@ class RedisRevokeStore(RecordKeepingStore):
                 if "WRONGTYPE" in error.message:
                     raise StoreCorrupt(
                         f"{error.message} ({self._database.key(keys[0])})",
-                        hint="another program wrote to this key: stem store repair sets it aside and begins anew",
+                        hint="another program wrote to this key: stem store repair sets it aside and starts an empty one",
                     ) from error
                 if "REBUILD" not in error.message or attempt == _REBUILDS:
                     raise
             logger.warning(
                 "revoke store %s: the indexes of %s do not fit its records (a key was deleted, evicted or changed, "
-                "use maxmemory-policy noeviction): making them anew",
+                "use maxmemory-policy noeviction): rebuilding them",
                 self.url,
                 self._database.key(keys[0]),
             )

@@ -179,7 +179,7 @@ class RedisRecords:
             if "WRONGTYPE" in error.message:
                 raise StoreCorrupt(
                     f"{error.message} ({self._database.key(keys[0])})",
-                    hint="another program wrote to this key: rename it, and the store begins anew",
+                    hint="another program wrote to this key: rename it, and the store starts an empty one",
                 ) from error
             if "REBUILD" not in error.message:
                 raise

@@ -167,7 +167,7 @@ class SqliteRevokeStore(RecordKeepingStore):
         done = []
         if self.problems(namespace):
             self._check.whole()
-            done.append("the indexes of stem_revocations were made anew")
+            done.append("the indexes of stem_revocations were rebuilt")
         rows = [row for row in self._every_row(namespace) if not is_readable(namespace, row)]
 
         def operation(connection: sqlite3.Connection) -> None:

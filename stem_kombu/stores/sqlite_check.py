@@ -83,11 +83,11 @@ class FileCheck:
         if self._checked is not None and self._checked == database.identity:
             return False
         if problems := database.problems(TABLE):
-            logger.warning("%s: %s; making its indexes anew", database.url, "; ".join(problems)[:300])
+            logger.warning("%s: %s; rebuilding its indexes", database.url, "; ".join(problems)[:300])
             try:
                 database.write(_reindex)
             except StoreCorrupt:
-                logger.info("%s: its indexes can't be made anew", database.url)
+                logger.info("%s: its indexes can't be rebuilt", database.url)
             if still := database.problems(TABLE):
                 raise StoreCorrupt(
                     f"revoke store {database.url}: pages of table stem_revocations are spoiled: {still[0]}",

@@ -73,7 +73,7 @@ def open_connection(
     if len(parts) > 1 and not all("://" in part for part in parts):
         # Nothing of it is shown: it may be the rest of a password with a ; in it.
         raise ConfigurationError(
-            f"{name}: what a ; separates are not URLs", hint=f"accepted: {ACCEPTED}; in a password write %3B for ;"
+            f"{name}: the parts between ; are not URLs", hint=f"accepted: {ACCEPTED}; in a password write %3B for ;"
         )
     for part in reversed(parts):
         driver = checked_driver(part, name)

@@ -47,7 +47,7 @@ def has_dead_letters(template: Connection, queue: str) -> bool:
         finally:
             release(connection)
     except BrokerError as error:
-        logger.info("whether queue %s has a dead-letter exchange can't be told: %s", queue, error)
+        logger.info("could not find out whether queue %s has a dead-letter exchange: %s", queue, error)
         return False
 
 
@@ -63,7 +63,7 @@ def unused_life(template: Connection, queue: str) -> float | None:
         finally:
             release(connection)
     except BrokerError as error:
-        logger.info("how long queue %s outlives its consumers can't be told: %s", queue, error)
+        logger.info("could not find out how long queue %s outlives its consumers: %s", queue, error)
         return None
     if declared["auto_delete"]:
         return 0.0

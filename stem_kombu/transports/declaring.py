@@ -32,7 +32,7 @@ def declare(connection: Connection, declaration: Any) -> None:
     exchange = getattr(declaration, "exchange", declaration)
     if connection.transport.driver_type == "redis" and getattr(exchange, "type", None) == "fanout":
         raise ConfigurationError(
-            f"{what} has a fanout exchange, of which Redis keeps nothing for a worker that is away",
+            f"{what} has a fanout exchange: Redis keeps none of its messages for a worker that is not connected",
             hint="use a topic or direct exchange, or send the task to each queue",
         )
     channel = connection.channel()  # of its own: on AMQP a refusal closes it
@@ -75,6 +75,6 @@ def _found(channel: Any, exchange: str, routing_key: str) -> int:
 def _differs(what: str, error: Exception) -> ConfigurationError:
     said = " ".join(str(error).split())
     return ConfigurationError(
-        f"{what} is at the broker with other arguments: {said}",
+        f"{what} exists at the broker with other arguments: {said}",
         hint="declare it as it is there, or delete it there first",
     )

@@ -60,7 +60,7 @@ _AMQP_MEANING = {
     404: Diagnosis(
         "a queue or exchange is missing, or the node that holds it is down", "start that node, or declare the queue"
     ),
-    405: Diagnosis("another connection holds the queue for itself", "close it, or use another queue"),
+    405: Diagnosis("another connection uses the queue exclusively", "close it, or use another queue"),
     406: Diagnosis("the broker refuses the operation", "compare the arguments with which the queue was declared"),
     506: Diagnosis("the broker lacks resources", "look at its memory, disk and log"),
 }
@@ -112,7 +112,8 @@ _SQS_CODES = {
         Diagnosis("", "check key and secret in the broker URL", True),
     ),
     **dict.fromkeys(
-        ("AccessDenied", "AccessDeniedException"), Diagnosis("", "allow this key what it names, for this queue", True)
+        ("AccessDenied", "AccessDeniedException"),
+        Diagnosis("", "allow this key the action that the error names, for this queue", True),
     ),
 }
 _FOLDERS = "correct data_folder_in, data_folder_out and control_folder in the broker's transport options"

@@ -87,7 +87,7 @@ class LostWorkers:
         try:
             view = self._roster.view(self._namespace)
         except StoreError as error:
-            logger.warning("whether task %s ended its workers can't be told: %s", delivery.task_id, error)
+            logger.warning("could not find out whether task %s ended its workers: %s", delivery.task_id, error)
             return timeouts.LOST_WORKER_ASK
         beats = {beat.worker: beat for beat in view.heartbeats}
         ended, unknown = [], []

@@ -73,7 +73,7 @@ class TaskNotices:
             try:
                 self._events.settled(settlement.record)
             except Exception:  # noqa: BLE001 - monitors are told on the side
-                complain("the end of task %s can't be told to Celery's monitors", settlement.record.task_id)
+                complain("could not send the end of task %s to Celery's monitors", settlement.record.task_id)
 
     def revoked(self, revocations: Sequence[Revocation], applied: Applied) -> None:
         """These are in force now; raises nothing."""
@@ -115,4 +115,4 @@ def report_fault(phase: Phase, event: Event, task_id: str) -> None:
     try:
         raise ImpossibleTransition(phase, event)
     except ImpossibleTransition:
-        complain("task %s: what can't happen was reported of it", task_id)
+        complain("task %s: an impossible event was reported", task_id)

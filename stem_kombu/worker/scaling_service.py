@@ -84,7 +84,7 @@ class ScalingService:
                 self._obeyed, self._scaler = directive, _scaler(directive)
             self._resize(self._wanted())
         if is_new and self._scaler is not None:
-            logger.warning("children by what there is to do: %s", self._scaler.scaling, extra=self._extra)
+            logger.warning("isolate children by the work that waits: %s", self._scaler.scaling, extra=self._extra)
             self._background.needed()
             self._background.wake()
 

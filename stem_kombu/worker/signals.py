@@ -175,7 +175,7 @@ def run_until_stopped(
     try:
         try:
             if taken is not None and taken.stopped:
-                logger.info("the worker ends before it has started: a signal asked it to")
+                logger.info("the worker ends before it has started: a signal requested it")
                 return
             if taken is not None:
                 taken.lead_to(worker)

@@ -107,7 +107,7 @@ class StartLog:
                 for record in self._left(states, noted):
                     states.record([record])
             except StoreError as error:
-                logger.warning("what a worker ran that ended can't be recorded: %s", error)
+                logger.warning("could not record which tasks a lost worker had started: %s", error)
                 return
             path.unlink(missing_ok=True)
         finally:

@@ -16,7 +16,9 @@ class TaskHistory:
 
     def __init__(self, states: TaskStates | None, clock: Clock) -> None:
         self._states = states
-        self._outage = Outage("whether tasks ended before can't be told", str(getattr(states, "url", "")), clock)
+        self._outage = Outage(
+            "could not find out whether tasks have ended before", str(getattr(states, "url", "")), clock
+        )
         self._clock = clock
         self._failed_at = float("-inf")
 

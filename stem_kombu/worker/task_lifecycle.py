@@ -205,7 +205,7 @@ class TaskLifecycle:
                 return Outcome(Ending.RELEASED)
             return action.outcome
         except Exception:  # noqa: BLE001 - the boundary before a start, on which each slot depends
-            complain("whether task %s may start can't be told, so it goes back to its queue", job.message.task_id)
+            complain("could not find out whether task %s may start; it goes back to its queue", job.message.task_id)
             return Outcome(Ending.RELEASED)
 
     def started(self, job: Job, pid: int) -> None:
@@ -256,7 +256,7 @@ class TaskLifecycle:
             settlement, may_follow = action.settlement, action.do is Do.REFUSE
             assert settlement is not None
         except Exception as error:  # noqa: BLE001 - the boundary behind which a task ends in a record, whatever it was
-            complain("what follows from the end of task %s can't be decided", job.message.task_id)
+            complain("could not decide what follows from the end of task %s", job.message.task_id)
             said = TaskError(type(error).__name__, f"the worker could not decide what follows from its end: {error}")
             now, may_follow = self.facts.clock.utcnow(), False
             settlement = refused(job.message, worker=self.facts.worker, now=now, error=said)

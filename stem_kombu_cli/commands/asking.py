@@ -69,7 +69,7 @@ def show(report: ReportT, text: Callable[[ReportT, bool], str], color: bool) -> 
     command of an application, must not hide what the others said."""
     readable, unreadable = readable_part(report, text)
     for worker in unreadable:
-        note(f"note: worker {worker} answered in a form that is not known here; --json shows it as it came")
+        note(f"note: worker {worker} answered in an unknown form; --json shows the answer")
     if readable.replies:
         emit(text(readable, color), color=color)
 
@@ -105,7 +105,7 @@ def tell(report: Report) -> None:
             note(f"silent: {worker} (no answer within {span(report.timeout)})")
     answered, expected = len(report.replies), len(report.expected)
     if not answered and not expected:
-        whom = f"whom {' or '.join(report.unknown)} matches " if report.unknown else ""
-        note(f"no worker {whom}is alive in namespace {report.namespace!r}")
+        matching = f" matches {' or '.join(report.unknown)}" if report.unknown else ""
+        note(f"no live worker{matching} in namespace {report.namespace!r}")
     else:
         note(f"{answered} answered, {expected} expected, in {span(report.elapsed)}")

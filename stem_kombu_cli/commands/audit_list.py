@@ -22,14 +22,18 @@ _TARGET = 60
 
 
 @click.command("list", epilog="Example:  stem audit list --action 'revoke' --since 24h -o jsonl")
-@click.option("--since", type=DURATION, help="Only what was written within this long.")
+@click.option("--since", type=DURATION, help="Only entries written within this long.")
 @click.option("--action", type=TEXT, metavar="GLOB", help="Actions: revoke, undo, pause, …")
 @click.option("--requester", type=TEXT, metavar="GLOB", help="By whom.")
-@click.option("--task", type=TEXT, metavar="ID", help="Only what names this task.")
+@click.option("--task", type=TEXT, metavar="ID", help="Only entries that name this task.")
 @click.option(
-    "--limit", type=click.IntRange(1, MOST_FOUND), default=1000, show_default=True, help="The newest so many."
+    "--limit",
+    type=click.IntRange(1, MOST_FOUND),
+    default=1000,
+    show_default=True,
+    help="At most this many, the newest first.",
 )
-@click.option("--follow", is_flag=True, help="Go on with what is written from now on, until Ctrl-C.")
+@click.option("--follow", is_flag=True, help="Then print new entries, until Ctrl-C.")
 @place_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; the same as -o json.")
 @click.option(

@@ -17,9 +17,9 @@ from stem_kombu_cli.render import counted, emit, note, print_json
 def verify(ctx: click.Context, /, **values: object) -> None:
     """Check that each entry of the audit follows from the one before and, with keys, that each is signed.
 
-    Without keys this finds damage. With keys it finds edits as well: a chain can be computed anew by any user of the store, a
-    signature can't. Entries that were cut off at the end leave no trace in the chain: keep the head, and compare. Exit code 1:
-    the chain is broken.
+    Without keys this finds damage. With keys it finds edits as well: any user of the store can compute a chain again, but not a
+    signature. Entries that were cut off at the end leave no trace in the chain: keep the head, and compare. Exit code 1: the
+    chain is broken.
     """
     as_json = wants_json(values)
     with AuditClient(places_of(values).settings()) as client:

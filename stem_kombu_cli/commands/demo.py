@@ -25,7 +25,7 @@ from stem_kombu_cli.render import emit, note
 def demo(ctx: click.Context, /, output: Path | None) -> None:
     """Start two workers, give them work, watch, revoke, restart: with the real commands, on the embedded broker.
 
-    Takes under half a minute. Leaves nothing behind but the picture.
+    Takes under half a minute, and keeps nothing but the picture.
     """
     if output is not None and not output.absolute().parent.is_dir():
         raise click.UsageError(f"--output: there is no folder {str(output.absolute().parent)!r}", ctx)

@@ -13,7 +13,10 @@ _HERE = "stem_kombu_cli.commands"
     cls=LazyGroup,
     epilog="Example:  stem directives list",
     lazy={
-        "list": (f"{_HERE}.directives_list:list_directives", "What holds, who wanted it, and who lags behind."),
+        "list": (
+            f"{_HERE}.directives_list:list_directives",
+            "Directives in force, their authors, and who has not applied them.",
+        ),
         "clear": (f"{_HERE}.directives_clear:clear", "End directives; asks first."),
     },
 )

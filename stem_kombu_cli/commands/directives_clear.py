@@ -30,9 +30,9 @@ from stem_kombu_cli.render import emit, print_json
 def clear(
     ctx: click.Context, /, versions: Collection[int], kind: str | None, everything: bool, **values: object
 ) -> None:
-    """End directives: those of these VERSIONs, of a kind, or all. Workers go on with their own values; asks first.
+    """End directives: those of these VERSIONs, of a kind, or all. Workers return to their own values; asks first.
 
-    Exit code 4: none of them holds.
+    Exit code 4: none of them is in force.
     """
     if sum((bool(versions), kind is not None, everything)) != 1:
         raise click.UsageError("give VERSIONs, --kind or --all", ctx)
@@ -49,8 +49,8 @@ def clear(
         found = [one for one in held if one.version in wanted]
         missing = sorted(set(versions) - live)
         if missing or not found:
-            named = f"no live directive has version {missing[0]}" if missing else "no directive holds there"
-            hint = "`stem directives list` shows what holds"
+            named = f"no live directive has version {missing[0]}" if missing else "no such directive is in force"
+            hint = "`stem directives list` shows the directives in force"
             raise Failure(f"{named}; nothing was stored", exit_codes.NOTHING_MATCHED, hint=hint)
         if change.dry_run:
             if as_json:

@@ -31,7 +31,7 @@ SCHEMA = "stem.directives/1"
 @output_options
 @click.pass_context
 def list_directives(ctx: click.Context, /, kind: str | None, history: bool, **values: object) -> None:
-    """List the directives that hold, the newest first.
+    """List the directives in force, the newest first.
 
     APPLIED counts the live workers that have applied it, of those that it is about; LAGGING names the others: too old to
     obey, silent, or before their next sync.
@@ -52,9 +52,9 @@ def list_directives(ctx: click.Context, /, kind: str | None, history: bool, **va
         color = use_color(ctx.obj.color)
         emit(text(wanted, now, report, color), color=color)
     else:
-        note(f"no directive holds in namespace {settings.namespace!r}")
+        note(f"no directive is in force in namespace {settings.namespace!r}")
     if trouble is not None:
-        note(f"error: which workers have applied them can't be told: {trouble}")
+        note(f"error: could not ask which workers have applied them: {trouble}")
     ctx.exit(exit_codes.OK if trouble is None else exit_codes.PARTIAL)
 
 

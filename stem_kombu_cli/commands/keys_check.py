@@ -92,6 +92,6 @@ def _warnings(ring: Keyring) -> list[str]:
             named = ", ".join(sorted(scope.value for scope in more))
             found.append(
                 f"key {key.id!r} is here with its secret half, and may do what the active key may not ({named}): "
-                "every process that reads these variables can sign with it; use ed25519, and give only public halves away"
+                "every process that reads these variables can sign with it; use ed25519, and distribute public keys only"
             )
     return found

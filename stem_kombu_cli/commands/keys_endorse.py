@@ -49,9 +49,9 @@ def endorse(
 ) -> None:
     """Show the live revocations that workers with these keys refuse, and with --yes and their --digest sign them.
 
-    For the day on which a fleet gets its first keys, and before a key is taken away that signed revocations which must last.
-    Read the list first: anyone who can write to the store may have put something into it. The digest binds --yes to the list
-    that was shown: when the list has changed since, nothing is signed.
+    Run it when a fleet gets its first keys, and before you remove a key that signed revocations which must last. Read the list
+    first: any program that can write to the store may have added to it. The digest binds --yes to the list that was shown: when
+    the list has changed since, nothing is signed.
     """
     as_json = wants_json(values)
     settings = places_of(values).settings()

@@ -25,8 +25,8 @@ from stem_kombu_cli.render import emit, note, print_json
 def generate(ctx: click.Context, /, algorithm: str, key_id: str | None, **values: object) -> None:
     """Make a key and print the variables to paste, secrets included; nothing is stored.
 
-    An HMAC secret goes to everyone who signs or verifies. An ed25519 private key stays with its owner; the public one goes to
-    everyone.
+    Every program that signs or verifies needs an HMAC secret. An ed25519 private key stays with its owner; all programs get the
+    public one.
     """
     as_json = wants_json(values)
     name = key_id or f"k{SYSTEM.utcnow():%Y%m%d}-{secrets.token_hex(2)}"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def metrics(ctx: click.Context, /, listen: str | None, public: bool, **values: object) -> None:
     """Print metrics of all live workers, Celery's with Stem included, in Prometheus' text format.
 
-    Each series names its worker. The workers are asked at each scrape, so that one that has left is gone with the next.
+    Each series names its worker. Each scrape asks the workers, so the next one no longer shows a worker that has ended.
     """
     try:
         from stem_kombu.metrics import StatsCollector, exposition

@@ -25,8 +25,8 @@ def list_queues(ctx: click.Context, /, queues: Sequence[str], watch: float | Non
     """List the queues that live workers consume, and those that the broker holds beside them.
 
     A queue without CONSUMERS and with a DEPTH is one that no worker of the namespace reads: a name with a typo, or workers
-    that are down. OLDEST is the age of the next message, where its sender wrote the time of sending. Which queues are paused,
-    and by whom, is told on stderr. With QUEUE only those.
+    that are down. OLDEST is the age of the next message, where its sender wrote the time of sending. Paused queues, and who
+    paused them, are listed on stderr. With QUEUE only those queues.
     """
     as_json = wants_json(values)
     settings = places_of(values).settings()

@@ -17,7 +17,7 @@ from stem_kombu_cli import completion, pausing
 def pause(ctx: click.Context, /, queues: Sequence[str], all_queues: bool, **values: object) -> None:
     """Have workers start no task of QUEUE (names, or globs in quotes) any more; asks first.
 
-    What runs goes on to its end. What workers hold and have not begun goes back to the queue, without counting as an
+    Running tasks finish. Workers return tasks that they hold and have not begun to the queue, without counting as an
     attempt. The pause is stored: workers that start later obey it too, until it ends or `stem queue resume`.
 
     Exit code 3 when a live worker is too old to obey.

@@ -16,7 +16,7 @@ from stem_kombu_cli.render import emit, note, print_json, span, table, use_color
 @click.command(epilog="Example:  stem queue peek mail --limit 5")
 @click.argument("queue", type=TEXT, metavar="QUEUE", shell_complete=completion.queues)
 @click.option(
-    "--limit", type=click.IntRange(1, MOST_PEEKED), default=20, show_default=True, help="At most so many messages."
+    "--limit", type=click.IntRange(1, MOST_PEEKED), default=20, show_default=True, help="At most this many messages."
 )
 @place_options
 @output_options

@@ -22,7 +22,7 @@ from stem_kombu_cli.render import counted, emit, note, print_json
 def purge(ctx: click.Context, /, queue: str, **values: object) -> None:
     """Remove what waits in QUEUE. It can't be undone.
 
-    What workers hold already is not touched. The tasks' records stay as they are: a task that was removed is shown as
+    Messages that workers hold stay with them. The tasks' records stay as they are: a task that was removed is shown as
     queued until its record expires. Exit code 4: nothing waits there.
     """
     as_json = wants_json(values)

@@ -18,9 +18,13 @@ from stem_kombu_cli.render import emit, note, print_json, table, use_color
 @click.command("list", epilog="Example:  stem revokes list --requester 'ann@*' --since 1h")
 @click.option("--task", type=TEXT, metavar="GLOB", help="Task ids.")
 @click.option("--requester", type=TEXT, metavar="GLOB", help="By whom.")
-@click.option("--since", type=DURATION, help="Only what was issued within this long.")
+@click.option("--since", type=DURATION, help="Only revocations issued within this long.")
 @click.option(
-    "--limit", type=click.IntRange(1, MOST_FOUND), default=1000, show_default=True, help="The newest so many."
+    "--limit",
+    type=click.IntRange(1, MOST_FOUND),
+    default=1000,
+    show_default=True,
+    help="At most this many, the newest first.",
 )
 @place_options
 @output_options

@@ -20,7 +20,7 @@ from stem_kombu_cli.render import counted, emit, note, print_json, span
     type=DURATION,
     default=timeouts.REVOCATION_END_KEPT,
     show_default="7d",
-    help="Only what ended so long ago.",
+    help="Only records that ended this long ago.",
 )
 @partial(changing_options, wait=None)
 @place_options
@@ -29,8 +29,8 @@ from stem_kombu_cli.render import counted, emit, note, print_json, span
 def prune(ctx: click.Context, /, older_than: float, **values: object) -> None:
     """Delete revocations and other control records that ended long ago. Workers do the same by themselves after 7 days.
 
-    A worker that could not read the store for longer than that goes on with what it knows; so don't go below 7 days while one may
-    be away. With keys it needs one with the scope destroy. What is in force stays.
+    A worker that could not read the store for longer than that still obeys what it has read: so don't go below 7 days while a
+    worker may be disconnected. In a fleet with keys it needs the scope destroy. Records in force stay.
     """
     as_json = wants_json(values)
     change = change_of(values, as_json=as_json)

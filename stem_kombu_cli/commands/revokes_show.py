@@ -21,7 +21,7 @@ from stem_kombu_cli.render import emit, note, print_json, shown
 @output_options
 @click.pass_context
 def show(ctx: click.Context, /, task_id: str, **values: object) -> None:
-    """Show what is known of the revocation of task ID: whether it is in force, who wanted it and why, whether it was undone,
+    """Show what is known of the revocation of task ID: whether it is in force, who requested it and why, whether it was undone,
     and its entries in the audit.
 
     Exit code 4: it is not revoked, and nothing is known of an earlier revocation.

@@ -37,8 +37,8 @@ _MOST_LINES = 20
 def undo(ctx: click.Context, /, names: Sequence[str], request: str | None, rule: str | None, **values: object) -> None:
     """Take revocations back: of tasks, by their versions, a rule, or all of one command.
 
-    The task may start again wherever it is delivered from now on. What is recorded as cancelled stays so. A task that is revoked
-    again afterwards is revoked.
+    The task may start again wherever it is delivered from now on. A task that is recorded as cancelled stays cancelled. A later
+    revoke of the task applies again.
 
     An answer for each: lifted (by every live worker), pending (a worker has not confirmed it), too-late (recorded as
     cancelled, or its handler was asked to stop), unknown (no such revocation is in force). Exit codes: 1 when one was too late,
@@ -78,7 +78,7 @@ def _tell_of_rules(settings: Settings) -> None:
         with SelectorClient(settings) as client:
             keys = [rule.key for rule in client.live_rules()]
     except StemError as error:
-        note(f"note: which rules are in force can't be told: {error}")
+        note(f"note: could not read the rules in force: {error}")
         return
     if keys:
         count = "1 rule is" if len(keys) == 1 else f"{len(keys)} rules are"
@@ -125,7 +125,7 @@ def _rest(task: UndoneTask, report: UndoReport) -> str:
     if report.dry_run and task.answer is UndoAnswer.PENDING:
         return f", version {task.undoes}"
     if task.answer is UndoAnswer.PENDING:
-        return f", not confirmed by {', '.join(task.waits_for)}" if task.waits_for else ", no worker was told"
+        return f", not confirmed by {', '.join(task.waits_for)}" if task.waits_for else ", not sent to any worker"
     if task.answer is UndoAnswer.TOO_LATE:
         return ", recorded as cancelled" if task.state == "cancelled" else ", its handler was asked to stop"
     if task.answer is UndoAnswer.UNKNOWN:
@@ -141,7 +141,7 @@ def _tell(report: UndoReport, request: str | None) -> None:
     if not report.audited:
         note("warning: the audit has no entry of the outcome: the revoke store was down by then")
     if not report.told.broadcast:
-        note(f"error: undone, but no worker was told: {report.told.broker_error}")
+        note(f"error: undone, but not sent to the workers: {report.told.broker_error}")
         note("hint: workers lift it with their next sync, at the latest when they reconnect")
         return
     tell(report.told)

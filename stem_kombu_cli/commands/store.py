@@ -14,7 +14,7 @@ _HERE = "stem_kombu_cli.commands"
     epilog="Example:  stem store check",
     lazy={
         "check": (f"{_HERE}.store_check:check", "Read all of the revoke store and say what is wrong with it."),
-        "repair": (f"{_HERE}.store_repair:repair", "Make indexes anew; move aside what can't be read."),
+        "repair": (f"{_HERE}.store_repair:repair", "Rebuild indexes; move aside what can't be read."),
         "export": (f"{_HERE}.store_export:export", "Print every revocation, with its proofs, as JSON."),
     },
 )

@@ -43,7 +43,7 @@ def check(ctx: click.Context, /, **values: object) -> None:
         note(f"problem: {problem}")
     if is_wrong := bool(found["problems"] or aside):
         note(
-            "hint: stem store repair makes indexes anew and moves aside what can't be read; workers obey the rest meanwhile"
+            "hint: stem store repair rebuilds indexes and moves aside what can't be read; workers obey the rest meanwhile"
         )
     ctx.exit(exit_codes.NO if is_wrong else exit_codes.OK)
 

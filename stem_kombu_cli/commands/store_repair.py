@@ -15,7 +15,7 @@ from stem_kombu_cli.render import emit, note, print_json, use_color
 @output_options
 @click.pass_context
 def repair(ctx: click.Context, /, **values: object) -> None:
-    """Make the store's indexes anew and move records that can't be read to a place of their own; none is thrown away.
+    """Rebuild the store's indexes, and move records that can't be read to a place of their own; none is thrown away.
 
     Revoke the tasks of such records again: what was asked for can't be read. Exit code 0 when all is well afterwards, 1 when
     something is still wrong, 74 when the store can't be reached or read at all.

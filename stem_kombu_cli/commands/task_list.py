@@ -24,8 +24,14 @@ from stem_kombu_cli.watching import repeated, watch_option
 @click.option("--name", type=TEXT, metavar="GLOB", help="Names of tasks.", shell_complete=completion.task_names)
 @click.option("-q", "--queue", type=TEXT, metavar="GLOB", help="Queues.", shell_complete=completion.queues)
 @click.option("-w", "--worker", type=TEXT, metavar="GLOB", help="The worker that had it last.")
-@click.option("--since", type=DURATION, help="Only what ended, started or was sent within this long.")
-@click.option("--limit", type=click.IntRange(1, MOST_FOUND), default=50, show_default=True, help="The newest so many.")
+@click.option("--since", type=DURATION, help="Only tasks that ended, started or were sent within this long.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, MOST_FOUND),
+    default=50,
+    show_default=True,
+    help="At most this many, the newest first.",
+)
 @watch_option
 @timeout_option
 @place_options

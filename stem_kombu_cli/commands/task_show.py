@@ -74,7 +74,7 @@ def _unknown(task_id: str, revocation: Revocation | None) -> Failure:
         "one of a Celery worker to Celery's AsyncResult"
     )
     if revocation is not None:
-        hint = "a task of that id does not start while the revocation holds"
+        hint = "a task of that id does not start while the revocation is in force"
     said = f"task {task_id!r} is unknown" + (", and revoked" if revocation is not None else "")
     return Failure(said, exit_codes.NOTHING_MATCHED, hint=hint, facts=facts)
 
@@ -143,7 +143,7 @@ def _revocation(settings: Settings, task_id: str) -> Revocation | None:
         finally:
             store.close()
     except StemError as error:
-        note(f"note: whether it is revoked can't be told: {error}")
+        note(f"note: could not find out whether it is revoked: {error}")
         return None
 
 
@@ -162,7 +162,7 @@ def _worker_state(settings: Settings, record: TaskRecord | None) -> str | None:
         finally:
             roster.close()
     except StemError as error:
-        note(f"note: whether its worker lives can't be told: {error}")
+        note(f"note: could not find out whether its worker is live: {error}")
         return None
     beats = [beat.liveness(view.now).value for beat in view.heartbeats if beat.worker == record.worker]
     return beats[0] if beats else "absent"

@@ -20,7 +20,7 @@ _HERE = "stem_kombu_cli.commands"
         "revoke": (f"{_HERE}.worker_revoke:revoke", "Persist revocations, then broadcast them."),
         "shutdown": (f"{_HERE}.worker_shutdown:shutdown", "Stop workers: warm, soft or hard; all at once or in turn."),
         "pause": (f"{_HERE}.worker_pause:pause", "Have workers start no task any more."),
-        "resume": (f"{_HERE}.worker_resume:resume", "Let paused workers go on."),
+        "resume": (f"{_HERE}.worker_resume:resume", "Let paused workers start tasks again."),
         "log-level": (f"{_HERE}.worker_log_level:log_level", "From which level on workers log, for a while."),
         "scale": (f"{_HERE}.worker_scale:scale", "How many isolate children each worker has."),
         "autoscale": (f"{_HERE}.worker_autoscale:autoscale", "Isolate children by the work that waits."),
@@ -34,13 +34,13 @@ _HERE = "stem_kombu_cli.commands"
             "Is a worker of this host alive, and does it consume?",
         ),
         "diagnose": (f"{_HERE}.worker_diagnose:diagnose", "Check this host and the workers that run here."),
-        "sweep": (f"{_HERE}.worker_sweep:sweep", "Give back what dead workers held, for who leaves Stem."),
+        "sweep": (f"{_HERE}.worker_sweep:sweep", "Give back what dead workers held, before a fleet leaves Stem."),
         "call": (f"{_HERE}.worker_call:call", "A control command that the application registered."),
     },
 )
 def worker() -> None:
     """Run, see, stop and steer workers.
 
-    Commands go to every worker of the namespace, or to those named with --worker. They end as soon as everyone who is
-    alive by its heartbeats has answered, and at --timeout at the latest.
+    Commands go to every worker of the namespace, or to those named with --worker. They end when all workers that are live by
+    their heartbeats have answered, and at --timeout at the latest.
     """

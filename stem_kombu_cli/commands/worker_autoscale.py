@@ -28,7 +28,7 @@ from stem_kombu_cli.render import span, use_color
     type=int,
     default=1,
     show_default=True,
-    help="More children when so many messages wait for each one.",
+    help="More children when this many messages wait for each one.",
 )
 @click.option(
     "--up-after", metavar="DURATION", type=DURATION, default="5s", show_default=True, help="And do so for this long."
@@ -57,11 +57,11 @@ def autoscale(
     """Have each worker run MIN to MAX isolate children, by the work that waits; without --worker it asks first.
 
     Each worker looks every 2 s. The messages that wait in a queue are shared equally by the live workers that consume it; where
-    the broker can't count them, a worker starts a child when all are busy. Children that are too many go after their task: no
-    task is stopped or delayed. It replaces `scale`, and `scale` replaces it. `off` goes back to what each worker was started
-    with. --max-concurrency of `worker start` is a limit that no MAX passes.
+    the broker can't count them, a worker starts a child when all are busy. Excess children end after their task: no task is
+    stopped or delayed. `autoscale` replaces `scale`, and the reverse. `off` restores the number that each worker
+    was started with. --max-concurrency of `worker start` limits MAX.
 
-    Exit code 4: `off`, and no autoscale holds there.
+    Exit code 4: `off`, and no autoscale is in force there.
     """
     as_json, targets = wants_json(values), targets_of(values)
     ending = ending_of(values, SYSTEM.utcnow())
@@ -83,8 +83,10 @@ def autoscale(
         report = DirectiveClient(client).autoscale(
             wanted, workers=targets, ending=ending, author=author, timeout=places.timeout
         )
-        hint = "`stem directives list --kind concurrency` shows what holds; `stem worker scale default` ends a scale"
-        nothing = "no autoscale holds there"
+        hint = (
+            "`stem directives list --kind concurrency` shows those in force; `stem worker scale default` ends a scale"
+        )
+        nothing = "no autoscale is in force there"
         directing.conclude(client, report, change, targets, places.timeout, nothing=nothing, hint=hint)
     children.show(report, author, as_json=as_json, color=use_color(ctx.obj.color))
     ctx.exit(directing.exit_code(report))

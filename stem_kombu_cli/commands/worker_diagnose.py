@@ -55,10 +55,10 @@ class Finding:
 @output_options
 @click.pass_context
 def diagnose(ctx: click.Context, /, **values: object) -> None:
-    """Check this host: variables, folders, limits, the workers that run here, clocks, and what broker and stores say.
+    """Check this host: variables, folders, limits, the workers that run here, clocks, and the state of broker and stores.
 
-    Exit code 0, or 1 when a check found an error; warnings are none. Whether everything can be reached, and how fast, tells
-    stem health.
+    Exit code 0, or 1 when a check found an error; warnings don't count. `stem health` checks whether each server can be reached,
+    and how fast.
     """
     as_json = wants_json(values)
     found = list(_variables())
@@ -108,7 +108,7 @@ def _variables() -> Iterator[Finding]:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else "remove it"
-            yield Finding("variables", "warn", f"{name} means nothing to Stem", hint)
+            yield Finding("variables", "warn", f"{name} is not a variable of Stem", hint)
     if all(name in known for name in given):
         yield Finding("variables", "ok", f"set: {', '.join(given) or 'none'}")
 
@@ -184,7 +184,7 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "consumer_timeout",
             "skipped",
-            "RabbitMQ tells no client its consumer_timeout: 30 minutes, unless it is set",
+            "no client can read RabbitMQ's consumer_timeout: it is 30 minutes, unless it is set",
             "a task that holds its message longer is redelivered: raise it above your longest task and eta",
         )
 

@@ -25,7 +25,7 @@ _MORE = ("STARTED", "PID", "LOST WORKERS", "PROGRESS DATA")
 @click.command(epilog="Example:  stem worker inspect --worker worker-a --revoked --limit 20")
 @click.option("--revoked", is_flag=True, help="The revocations that each worker holds as well, newest first.")
 @click.option(
-    "--limit", type=click.IntRange(1, 100_000_000), default=1000, show_default=True, help="At most so many of them."
+    "--limit", type=click.IntRange(1, 100_000_000), default=1000, show_default=True, help="At most this many of them."
 )
 @filter_options
 @watch_option

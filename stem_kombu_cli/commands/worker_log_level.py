@@ -33,9 +33,9 @@ def log_level(ctx: click.Context, /, level: str, logger: str | None, **values: o
     """Have workers and their children log from LEVEL on, for an hour unless --for or --until says otherwise.
 
     `default` goes back to what each worker was started with. Workers that start meanwhile obey too. A worker inside another
-    program leaves that program's logging alone: its children obey.
+    program does not change that program's logging: only its children obey.
 
-    Exit code 4: no directive about log levels holds there.
+    Exit code 4: no directive about log levels is in force there.
     """
     as_json, targets = wants_json(values), targets_of(values)
     ending = ending_of(values, SYSTEM.utcnow(), default=timeouts.CLI_LOG_LEVEL)
@@ -55,8 +55,8 @@ def log_level(ctx: click.Context, /, level: str, logger: str | None, **values: o
         report = DirectiveClient(client).set(
             Kind.LOG_LEVEL, wanted, subject=logger, ending=ending, author=author, timeout=places.timeout
         )
-        nothing = "no directive about log levels holds there"
-        hint = "`stem directives list --kind log-level` shows what holds"
+        nothing = "no directive about log levels is in force there"
+        hint = "`stem directives list --kind log-level` shows those in force"
         directing.conclude(client, report, change, targets, places.timeout, nothing=nothing, hint=hint)
     color = use_color(ctx.obj.color)
     answers, lines = text(report, color), map(_line, report.stored)

@@ -54,7 +54,7 @@ def rate_limit(
     The limit is the fleet's: the live workers that consume the queue have equal shares of it. With --worker those workers share
     it. What is too much stays in the queue, or is held like an eta; no running task is stopped. `default` ends the limit.
 
-    Exit code 4: no directive about that limit holds there.
+    Exit code 4: no directive about that limit is in force there.
     """
     as_json, targets = wants_json(values), targets_of(values)
     ending = ending_of(values, SYSTEM.utcnow())
@@ -75,8 +75,8 @@ def rate_limit(
         report = DirectiveClient(client).set(
             Kind.RATE_LIMIT, wanted, subject=subject, ending=ending, author=author, timeout=places.timeout
         )
-        nothing = f"no directive about a rate limit of {spoken(subject)} holds there"
-        hint = "`stem directives list --kind rate-limit` shows what holds"
+        nothing = f"no directive about a rate limit of {spoken(subject)} is in force there"
+        hint = "`stem directives list --kind rate-limit` shows those in force"
         directing.conclude(client, report, change, targets, places.timeout, nothing=nothing, hint=hint)
     color = use_color(ctx.obj.color)
     answers = text(report, color) if any(map(_limits, report.replies)) else ""
@@ -84,7 +84,9 @@ def rate_limit(
     directing.show(report, author, as_json=as_json, color=color, answers=answers, lines=lines)
     if value is not None and report.replies and not report.unknown and not any(map(_limits, report.replies)):
         has = "knows" if subject.startswith(TASK) else "consumes"
-        note(f"hint: no worker that answered {has} {spoken(subject)}; the directive holds for those that start later")
+        note(
+            f"hint: no worker that answered {has} {spoken(subject)}; the directive applies to workers that start later"
+        )
     ctx.exit(directing.exit_code(report))
 
 

@@ -87,7 +87,7 @@ def revoke(
     """Persist revocations, then broadcast them, and say what is known of each task.
 
     A revoked task never starts, wherever it is delivered, until the revocation expires. With --terminate a running task
-    raises TaskRevoked at its next checkpoint. The record holds for every worker: --worker narrows the broadcast only.
+    raises TaskRevoked at its next checkpoint. The record applies to every worker: --worker narrows the broadcast only.
 
     Without --task, tasks are selected by what they are (--name, -q, --header, --kwarg, --parent, --root, --group,
     --running-longer-than): all conditions have to hold. The command shows what matches, asks, and revokes what was sent before
@@ -302,7 +302,7 @@ def _tell(report: RevokeReport, ids: Sequence[str], targets: Sequence[str] | Non
     for strange in [task_id for task_id in ids if "," in task_id or any(map(str.isspace, task_id))][:3]:
         note(f"hint: {strange!r} is stored as one id; give each id a --task of its own, or a line of --task -")
     if targets is not None:
-        note(f"note: the revocation holds on every worker; it was broadcast to {', '.join(targets)} only")
+        note(f"note: the revocation applies to every worker; it was broadcast to {', '.join(targets)} only")
     if not report.durable and not report.replies:
         note(
             f"error: no worker holds {'it' if len(versions) == 1 else 'them'}: {report.broker_error or 'none answered'}"

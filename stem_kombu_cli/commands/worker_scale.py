@@ -38,7 +38,7 @@ def scale(ctx: click.Context, /, count: str, **values: object) -> None:
 
     New children appear at once; those that are too many go after their task. No task is stopped or delayed. +N and -N are
     counted from what each worker has now, and stored as what that makes. `default` goes back to what each worker was started
-    with. --max-concurrency of `worker start` is a limit that no N passes.
+    with. --max-concurrency of `worker start` limits N.
 
     Exit code 4: nothing is to be changed, or no worker has isolate children.
     """
@@ -67,8 +67,8 @@ def scale(ctx: click.Context, /, count: str, **values: object) -> None:
                 change, f"this sets the isolate children of every worker of namespace {settings.namespace!r}: {said}"
             )
         report = directives.set(Kind.CONCURRENCY, wanted, ending=ending, author=author, timeout=places.timeout)
-        nothing = "no directive about isolate children holds there"
-        hint = "`stem directives list --kind concurrency` shows what holds"
+        nothing = "no directive about isolate children is in force there"
+        hint = "`stem directives list --kind concurrency` shows those in force"
         directing.conclude(client, report, change, targets, places.timeout, nothing=nothing, hint=hint)
     children.show(report, author, as_json=as_json, color=use_color(ctx.obj.color))
     ctx.exit(directing.exit_code(report))

@@ -45,7 +45,7 @@ _COLLECTED = (700, 10, 10)
 @click.option(
     "--max-concurrency",
     type=click.IntRange(1, 1024),
-    help="Isolate children at most, whatever `stem worker scale` says.",
+    help="Isolate children at most, also with `stem worker scale`.",
 )
 @click.option(
     "--inline-slots",
@@ -61,7 +61,7 @@ _COLLECTED = (700, 10, 10)
 @click.option(
     "--max-lost-workers",
     type=click.IntRange(1, 1000),
-    help="Give a task up that so many workers ended with (default: 3).  [env: STEM_MAX_LOST_WORKERS]",
+    help="Give up a task after this many lost workers (default: 3).  [env: STEM_MAX_LOST_WORKERS]",
 )
 @click.option(
     "--heartbeat-interval", type=DURATION, help="Between heartbeats (default: 10s).  [env: STEM_HEARTBEAT_INTERVAL]"
@@ -89,16 +89,16 @@ _COLLECTED = (700, 10, 10)
     "--accept-loss",
     is_flag=True,
     default=None,
-    help="Consume also where a kill of the worker loses what it held.  [env: STEM_ACCEPT_LOSS]",
+    help="Consume also where a killed worker loses its messages.  [env: STEM_ACCEPT_LOSS]",
 )
 @click.option(
     "--health-file",
     metavar="PATH",
-    help="Where probes find how this worker stands; off: nowhere.  [env: STEM_HEALTH_FILE]",
+    help="File with this worker's health, for probes; off: none.  [env: STEM_HEALTH_FILE]",
 )
 @click.option("--health-listen", metavar="HOST:PORT", help="Answer /livez, /readyz and /metrics over HTTP there.")
 @click.option("--health-public", is_flag=True, help="--health-listen may be reached from other machines.")
-@click.option("--max-tasks-per-child", type=click.IntRange(1), help="Replace a child after so many tasks.")
+@click.option("--max-tasks-per-child", type=click.IntRange(1), help="Replace a child after this many tasks.")
 @click.option(
     "--max-rss-per-child",
     type=click.IntRange(1),
@@ -141,9 +141,9 @@ def start(
 ) -> None:
     """Run a worker until a stop is requested.
 
-    The first SIGTERM, SIGHUP or Ctrl-C stops fetching and lets what runs finish; a later one returns what runs to the queue.
-    Within a second they are one order. SIGUSR1 writes the stacks of all threads to stderr.
-    Nothing is consumed before the revoke store has been read; if that can't be done within 30 s, the exit code is 74.
+    At the first SIGTERM, SIGHUP or Ctrl-C the worker stops fetching, and running tasks finish; a later one returns running tasks
+    to the queue. Signals within one second count as one. SIGUSR1 writes the stacks of all threads to stderr.
+    The worker consumes nothing before it has read the revoke store; if it can't within 30 s, the exit code is 74.
     """
     kept = {name: values.pop(name) for name in _OF_THE_WORKER}
     if (largest := kept["max_rss_per_child"]) is not None:

@@ -41,7 +41,7 @@ from stem_kombu_cli.watching import repeated, watch_option
 @click.option(
     "--timeout",
     type=DURATION,
-    help="One deadline for the snapshot (default: 5s); with --follow: leave with 1 after so long without a heartbeat "
+    help="One deadline for the snapshot (default: 5s); with --follow: end with 1 after this long without a heartbeat "
     "(default: never).  [env, for a snapshot: STEM_CONTROL_TIMEOUT]",
 )
 @watch_option
@@ -62,7 +62,7 @@ def status(
 ) -> None:
     """Worker heartbeats: who is live, draining, stale or dead.
 
-    Without a backend the beats of one interval are listened for instead.
+    Without a backend the command listens for the heartbeats of one interval.
     """
     if once + follow + (watch is not None) > 1:
         raise click.UsageError("--once, --follow and --watch exclude each other", ctx)

@@ -17,7 +17,7 @@ from stem_kombu_cli.render import emit, note, print_json, span
 
 @click.command(epilog="Example:  stem worker sweep --wait 2m")
 @click.option(
-    "--wait", type=DURATION, default=None, help="Wait so long for leases that still run (default: don't wait)."
+    "--wait", type=DURATION, default=None, help="Wait this long for leases that still run (default: don't wait)."
 )
 @place_options
 @output_options
@@ -25,11 +25,11 @@ from stem_kombu_cli.render import emit, note, print_json, span
 def sweep(ctx: click.Context, /, wait: float | None, **values: object) -> None:
     """Give back to the queues what dead workers held.
 
-    Workers do this by themselves. It is for a fleet that leaves Stem: on Redis Celery never sees what the last Stem
-    workers held when they were killed. A worker that lives keeps what it holds.
+    Workers do this by themselves. Run it before a fleet leaves Stem: on Redis Celery never receives the messages that the last
+    Stem workers held when they were killed. A live worker keeps its messages.
 
-    Exit code 0 when nothing is held any more, 3 when a worker still holds messages: one that lives, or one that died less
-    than a lease ago (a minute; --wait waits for that).
+    Exit code 0 when no worker holds messages any more, 3 when one still does: a live worker, or one that died less than a
+    lease ago (a minute; --wait waits for that).
     """
     as_json = wants_json(values)
     settings = places_of(values).settings()

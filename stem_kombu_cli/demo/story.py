@@ -120,7 +120,7 @@ class Story:
         self._start("demo-a")
         self._send("demo.render", task_id=LATE, first=0, last=HEIGHT)
         late = self._ended(LATE)
-        self._claim(late.state is TaskState.CANCELLED and late.started_at is None, "it is honoured still")
+        self._claim(late.state is TaskState.CANCELLED and late.started_at is None, "it is still in force")
 
         self._pause_and_undo()
         self._ladder()
@@ -132,7 +132,7 @@ class Story:
         self._draw([record.result for record in done[:BANDS]], str(done[BANDS].result))
         for name in list(self._workers):
             self._stop(name)
-        self._say(f"\ntold in {SYSTEM.monotonic() - began:.1f} s")
+        self._say(f"\ndone in {SYSTEM.monotonic() - began:.1f} s")
 
     def _pause_and_undo(self) -> None:
         self._chapter("Pause a queue: what runs goes on, nothing else starts there")

@@ -100,7 +100,7 @@ def test_g13_a_worker_that_nobody_knows_is_silent_and_the_exit_code_is_4(
 def test_a_glob_that_matches_nobody_is_exit_code_4_and_says_so_while_others_are_alive(fleet: Program) -> None:
     done = fleet.run("worker", "ping", "-w", "render-*", "--timeout", "5s")
     assert done.code == 4, done
-    assert "no worker whom render-* matches is alive in namespace 'stem'" in done.err
+    assert "no live worker matches render-* in namespace 'stem'" in done.err
     assert done.out == ""
 
 

@@ -64,7 +64,7 @@ def test_g24_scale_and_autoscale_replace_each_other_and_off_ends_the_latter_only
     assert embedded.run("worker", "autoscale", "off", "-y").code == 4
     done = embedded.ok("worker", "autoscale", "1,8", "-y")
     assert "autoscaled: 1 to 8 isolate children on workers *, version" in done.out
-    assert "note: worker alpha was started with --max-concurrency, which nothing passes" in done.err
+    assert "note: worker alpha was started with --max-concurrency, which is a limit" in done.err
     assert (stats(embedded)["concurrency"], setting(stats(embedded))["clamped"]) == (3, True)
     assert (
         setting(embedded.ok("worker", "scale", "+1", "-w", "alpha", "--json").json["replies"][0]["payload"])["value"]
@@ -122,7 +122,7 @@ def test_a_dry_run_stores_nothing(embedded: Program) -> None:
         (("1,8", "--for", "-1s", "-y"), 2, "'-1s' is not a duration"),
         (("1,8", "--down-after", "2d", "-y"), 2, "down_after: 172800 s is not from 0 s to 1 d"),
         (("1,8",), 5, "not confirmed: this sets the isolate children of every worker of namespace 'stem': 1 to 8 by"),
-        (("off", "-y"), 4, "no autoscale holds there; nothing was stored"),
+        (("off", "-y"), 4, "no autoscale is in force there; nothing was stored"),
     ],
 )  # fmt: skip
 def test_g36_wrong_input_names_what_is_wrong_and_stores_nothing(

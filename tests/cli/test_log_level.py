@@ -87,7 +87,7 @@ def test_g23_a_level_ends_by_itself_and_a_child_that_starts_later_obeys(
         (("loud",), 2, "'loud' is not one of"),
         (("debug", "--for", "-1s"), 2, "'-1s' is not a duration"),
         (("debug", "--logger", " "), 2, "--logger is blank"),
-        (("default",), 4, "no directive about log levels holds there; nothing was stored"),
+        (("default",), 4, "no directive about log levels is in force there; nothing was stored"),
     ],
 )
 def test_wrong_input_names_what_is_wrong(

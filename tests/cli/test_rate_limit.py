@@ -148,7 +148,7 @@ def test_a_dry_run_stores_nothing(embedded: Program) -> None:
         (("-q", " ", "10/s", "-y"), 2, "--queue is blank"),
         (("-q", "mail", "10/s", "--for", "-1s", "-y"), 2, "'-1s' is not a duration"),
         (("-q", "mail", "10/s"), 5, "not confirmed: this limits the whole fleet of namespace 'stem': queue mail: 10/s"),
-        (("-q", "mail", "default", "-y"), 4, "no directive about a rate limit of queue mail holds there"),
+        (("-q", "mail", "default", "-y"), 4, "no directive about a rate limit of queue mail is in force there"),
     ],
 )  # fmt: skip
 def test_wrong_input_names_what_is_wrong_and_stores_nothing(

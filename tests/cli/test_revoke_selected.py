@@ -288,7 +288,7 @@ def test_g36_a_selection_asks_and_stores_nothing_without_an_answer(program_on: C
         (("--kwarg", "a=x"), "is no JSON"),
         (("--for", "1h"), "go with --name"),
         (("--name", "n", "--enqueued-before", "soon"), "--enqueued-before"),
-        (("--name", "n", "--enqueued-before", "2999-01-01T00:00:00Z"), "lies ahead"),
+        (("--name", "n", "--enqueued-before", "2999-01-01T00:00:00Z"), "is later than"),
         (("--running-longer-than", "1s", "--for", "1h"), "is resolved now"),
         (("--name", "n", "--kill-after", "5s"), "need --terminate"),
         (("--name", "n", "--terminate", "--term-after", "6s", "--kill-after", "5s"), "is longer than kill_after"),

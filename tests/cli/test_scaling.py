@@ -90,7 +90,7 @@ def test_a_worker_without_isolate_tasks_says_so(embedded: Program, tmp_path: Pat
         (("many", "-y"), 2, "'many' is no number of children"),
         (("4", "--for", "-1s", "-y"), 2, "'-1s' is not a duration"),
         (("4",), 5, "not confirmed: this sets the isolate children of every worker of namespace 'stem': 4 on workers *"),
-        (("default", "-y"), 4, "no directive about isolate children holds there"),
+        (("default", "-y"), 4, "no directive about isolate children is in force there"),
         (("+1", "-y"), 4, "no worker with isolate children answered"),
     ],
 )  # fmt: skip

@@ -123,7 +123,7 @@ def test_an_index_of_redis_that_does_not_fit_is_told_and_made_anew(embedded: Pro
 
         document = embedded.ok("store", "repair", "--json", env=env).json
 
-        assert document["done"] == ["the indexes of {stem}:control:revokes were made anew"]
+        assert document["done"] == ["the indexes of {stem}:control:revokes were rebuilt"]
         assert document["live"] == 2
         client.delete("{stem}:control:revokes")
         client.rpush("{stem}:control:revokes", "another program's")

@@ -86,7 +86,7 @@ FLEET = [
     ("queue resume nosuch --at 5/s --yes", 4, "no live pause is about queue nosuch", "stem directives list"),
     ("worker resume -w alpha", 4, "no live pause is about all queues on alpha", "stem directives list"),
     ("worker scale default --yes", 4, "no directive about isolate children", "stem directives list"),
-    ("worker autoscale off --yes", 4, "no autoscale holds there", "stem directives list"),
+    ("worker autoscale off --yes", 4, "no autoscale is in force there", "stem directives list"),
     ("worker rate-limit -q default default --yes", 4, "no directive about a rate limit of queue default", "stem directives"),
     ("worker log-level default", 4, "no directive about log levels", "stem directives list --kind log-level"),
     ("directives clear 12345 --yes", 4, "no live directive has version 12345", "stem directives list"),
@@ -149,7 +149,7 @@ def test_a_store_that_holds_no_directives_is_named_before_anything_is_sent(embed
         command, cwd=ROOT, env=embedded.environment, capture_output=True, text=True, timeout=90, check=False
     )
     done = Done(run.returncode, run.stdout, run.stderr)
-    _expect_error(done, 2, f"{embedded.folder.name}/state.db holds no directives", "use Redis")
+    _expect_error(done, 2, f"{embedded.folder.name}/state.db can't store directives", "use Redis")
 
 
 def test_a_store_without_tables_and_without_the_right_to_make_them_is_named_with_that_right(

@@ -67,7 +67,7 @@ def test_g16_workers_answer_while_the_roster_hangs(
         proxy.stall()
         # then it asks everyone all the same, and says what it could not know
         report = answered_by(client, "alpha")
-        assert [note[:26] for note in report.notes] == ["who is alive can't be told"]
+        assert [note[:24] for note in report.notes] == ["live workers are unknown"]
         proxy.resume()
 
 

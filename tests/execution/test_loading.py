@@ -63,7 +63,7 @@ def files(folder: Path, **sources: str) -> None:
         (THREAD, "auto", True, "threads (kept-busy)"),
         (SOCKET, "auto", True, "open sockets (a socket to 127.0.0.1:"),
         (f"{THREAD}\n    {SOCKET}", "auto", True, "threads (kept-busy) and open sockets"),
-        (THREAD, "always", False, "what --preload always imported leaves threads (kept-busy) behind"),
+        (THREAD, "always", False, "the import of --preload always opens threads (kept-busy)"),
         ("", "never", True, ""),
         ("", "json", True, ""),
         ("", "place", False, ""),

@@ -156,7 +156,7 @@ def test_g12_a_forged_answer_is_counted_and_nobodys(scene: Scene, forgery: Forge
 
 
 def test_an_answer_of_a_signed_fleet_is_the_first_that_is_honest(scene: Scene) -> None:
-    """Or the tests above would prove nothing: what stands in the forgeries' place is believed when the fleet signed it."""
+    """Or the tests above would prove nothing: what stands in the forgeries' place is accepted when the fleet signed it."""
     with Ghost(scene, lambda c: _answer(c, WORKERS)), scene.client(timeout=20.0) as client:
         (reply,) = client.ping(workers=["phantom"]).replies
 

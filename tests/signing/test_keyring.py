@@ -56,7 +56,7 @@ KEYS = hmac_keys("a", "b")
         (SigningSettings(keys="@/nowhere/keys", active_key="a"), "STEM_SIGNING_KEYS: can't read /nowhere/keys"),
         (
             SigningSettings(keys="@/dev/zero", active_key="a"),
-            "STEM_SIGNING_KEYS: /dev/zero holds something else than keys",
+            "STEM_SIGNING_KEYS: /dev/zero has text that is not a key",
         ),
         (SigningSettings(keys="@", active_key="a"), "STEM_SIGNING_KEYS: '@' names no file"),
         (SigningSettings(algorithm="ed25519", private_keys="a:AAAA", active_key="a"), "STEM_SIGNING_PRIVATE_KEYS: key"),

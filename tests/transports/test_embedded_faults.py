@@ -232,7 +232,7 @@ def test_a_removed_lock_file_costs_a_reconnect_and_no_message(
         # Then the message is delivered again
         actor.expect("holds")
         # And the consumer is told to reconnect instead of going on under a name that others have buried
-        with pytest.raises(EmbeddedBrokerUnavailable, match="took this connection for dead"):
+        with pytest.raises(EmbeddedBrokerUnavailable, match="deleted this connection's owner row"):
             connection.drain_events(timeout=10)
 
 

@@ -97,7 +97,7 @@ def test_such_a_task_is_revoked_by_its_id(sender: Sender, worker: Worker, tmp_pa
         ("no json", "adapter order of queue 'orders' failed: JSONDecodeError"),
         (
             '{"order": "odd"}',
-            "adapter order of queue 'orders' returned what is no task: args of task 'adapted.bill' is",
+            "adapter order of queue 'orders' returned a value that is not a task: args of task 'adapted.bill' is",
         ),
     ],
 )

@@ -234,7 +234,7 @@ class ControlClient:
 
     def auditor(self) -> Auditor:
         """Stores this client's changes with entries in the audit. Raises :class:`Untrusted`, :class:`ConfigurationError`."""
-        self._trust.require(Scope.OPERATE, "change what the fleet keeps")
+        self._trust.require(Scope.OPERATE, "change revocations, directives or rules")
         return self._places.auditor(self._trust.keyring)
 
     def noted(self, note: Note) -> bool:
@@ -354,7 +354,7 @@ class ControlClient:
         untrusted, connection.untrusted = connection.untrusted, {}
         if untrusted:
             counted = ", ".join(f"{count} {reason}" for reason, count in sorted(untrusted.items()))
-            notes.append(f"replies that can't be believed were dropped: {counted}")
+            notes.append(f"unverified replies dropped: {counted}")
         return Report(
             command=orders[0].name,
             namespace=self.settings.namespace,
@@ -458,7 +458,7 @@ class ControlClient:
         view = self._trust.view(whole, self.settings.namespace)
         self._roster_clock.read(view.now)
         if left_out := len(whole.heartbeats) - len(view.heartbeats):
-            notes.append(f"{left_out} heartbeats that can't be believed were left out")
+            notes.append(f"{left_out} unverified heartbeat{'' if left_out == 1 else 's'} ignored")
         return view
 
     def _roster_now(self) -> Callable[[], datetime]:

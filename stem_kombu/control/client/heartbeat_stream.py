@@ -44,7 +44,7 @@ class HeartbeatStream:
         self._complaints = DropCounter("heartbeats on the stream", clock)
         if not link.fans_out(timeout):
             raise BroadcastUnsupported(
-                f"broker {link.url}: it can't send heartbeats to all who listen",
+                f"broker {link.url}: it can't send heartbeats to several readers",
                 hint="give the fleet a backend (STEM_RESULT_BACKEND_URL) and read the snapshot",
             )
         addresses = Addresses(namespace, chance.token_hex(16), heartbeats=True, largest=LARGEST_COMMAND)

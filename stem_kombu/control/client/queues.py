@@ -233,7 +233,7 @@ class QueueClient:
             finally:
                 roster.close()
         except StoreError as error:
-            notes.append(f"which workers consume can't be told: {error}")
+            notes.append(f"could not ask which workers consume: {error}")
             return {}
         found: dict[str, set[str]] = {}
         for beat in view.heartbeats:
@@ -250,7 +250,7 @@ class QueueClient:
                     record.queue for record in tasks.scan(_QUEUED, timeout=timeouts.QUEUE_RECORDS_LOOK) if record.queue
                 }
         except StoreError as error:
-            notes.append(f"to which queues tasks were sent can't be told: {error}")
+            notes.append(f"could not read to which queues tasks were sent: {error}")
             return set()
 
     def _oldest(self, queue: str, notes: list[str]) -> float | None:

@@ -40,14 +40,14 @@ class RosterReader:
             answered.set()
 
         if not self._lane.run(look, answered.set) or not answered.wait(max(0.0, within)):
-            notes.append("who is alive can't be told, waiting for the whole timeout: the roster does not answer")
+            notes.append("live workers are unknown, waiting for the whole timeout: the roster does not answer")
             return None
         if not found:  # by close(), before its turn came
-            notes.append("who is alive can't be told, waiting for the whole timeout: the client was closed")
+            notes.append("live workers are unknown, waiting for the whole timeout: the client was closed")
             return None
         (view,) = found
         if isinstance(view, StoreError):
-            notes.append(f"who is alive can't be told, waiting for the whole timeout: {view}")
+            notes.append(f"live workers are unknown, waiting for the whole timeout: {view}")
             return None
         if isinstance(view, Exception):
             raise view

@@ -148,7 +148,7 @@ class SelectorClient(ControlClient):
         now = self._places.revoke_store().now()
         if enqueued_before is not None and enqueued_before > now:
             raise ConfigurationError(
-                f"enqueued_before {isoformat(enqueued_before)} lies ahead of the store's now, {isoformat(now)}",
+                f"enqueued_before {isoformat(enqueued_before)} is later than the store's time, {isoformat(now)}",
                 hint="a rule revokes what was sent in the past; leave it out for now",
             )
         return Wish(selector, enqueued_before or now, enqueued_before is not None, longer_than, undated)
@@ -290,14 +290,14 @@ class SelectorClient(ControlClient):
         if not store.keeps_records:
             if waiting is None:
                 raise ConfigurationError(
-                    f"revoke store {store.url} keeps no rules, and the broker can't be searched for what waits",
+                    f"revoke store {store.url} keeps no rules, and the broker can't be searched for waiting messages",
                     hint="use Redis, PostgreSQL, SQLite or a file as the revoke store",
                 )
             return None
         if wish.undated and (life is None or life > LONGEST_UNDATED):
             raise ConfigurationError(
                 "a rule that matches tasks without a time of sending needs a life of at most 1 hour",
-                hint="add --for 15m: such a rule can't tell the tasks of tomorrow from those of today",
+                hint="add --for 15m: such a rule can't distinguish tasks that are sent tomorrow",
             )
         if len(self.live_rules()) >= MOST_LIVE:
             raise ConfigurationError(

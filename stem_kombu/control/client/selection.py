@@ -125,7 +125,7 @@ class Gathering:
         with QueueClient(settings) as queues:
             searched = queues.search(wish.selector.may_wait_in)
             if searched is None:
-                self._notes.append("this broker can't be searched: what waits in it is revoked by the rule alone")
+                self._notes.append("this broker can't be searched: the rule alone revokes the messages that wait there")
                 return
             self._is_searched = True
             for looked_at, raw in enumerate(searched):

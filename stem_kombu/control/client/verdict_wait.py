@@ -274,7 +274,7 @@ def _fates(reply: WorkerReply) -> list[TaskFate]:
             try:
                 found.append(TaskFate.from_payload(entry))
             except ValueError:
-                logger.debug("worker %s tells of a task in a form that is not known here: %r", reply.worker, entry)
+                logger.debug("worker %s reports a task in an unknown form: %r", reply.worker, entry)
         return found
     running = [TaskFate(task_id, FatePhase.RUNNING) for task_id in _texts(payload.get("in_flight"))]
     stopped = [

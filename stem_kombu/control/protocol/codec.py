@@ -326,7 +326,7 @@ def _encode(fields: Mapping[str, object], largest: int, what: str, domain: bytes
     try:
         body = json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise BadMessage(f"{what} holds what JSON can't: {error}", code="not-json") from None
+        raise BadMessage(f"{what} has a value that JSON can't hold: {error}", code="not-json") from None
     if keyring is not None:
         body = sealed(body, domain, keyring)
     if len(body) > largest:

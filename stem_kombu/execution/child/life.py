@@ -136,6 +136,6 @@ class _Bound:
 
     @staticmethod
     def _give_up(seconds: float, what: str) -> None:
-        logger.error("%s took longer than %g s: child %d leaves without", what, seconds, machine.getpid())
+        logger.error("%s took longer than %g s: child %d ends without waiting for it", what, seconds, machine.getpid())
         flush()
         end_own_group(1)

@@ -140,7 +140,8 @@ class ForkServer:
             )
 
     def _tell(self, found: dict[str, Any]) -> None:
-        """Log what loading left behind; an error in the application is told by the children, which meet it as well."""
+        """Log the threads and sockets that loading opened. An error in the application makes the children fail too, and they
+        report it."""
         if found["error"] and self._setup.preload not in ("auto", "always"):
             raise ConfigurationError(
                 f"--preload {self._setup.preload}: {found['error']}",
@@ -150,13 +151,13 @@ class ForkServer:
         left += [f"open sockets ({', '.join(found['sockets'])})"] if found["sockets"] else []
         if left and self._setup.preload == "auto":
             logger.warning(
-                "importing the application leaves %s behind, which forked children can't share: each child imports it for"
+                "importing the application opens %s, which forked children can't share: each child imports it for"
                 " itself, which takes time and memory. Open them in @app.on_child_start, or at first use",
                 " and ".join(left),
             )
         elif left:
             logger.warning(
-                "what --preload %s imported leaves %s behind, and all children share or lack them",
+                "the import of --preload %s opens %s, which all children share or lack",
                 self._setup.preload,
                 " and ".join(left),
             )

@@ -130,7 +130,7 @@ class ChildSpawner:
         if self.load_failure is not None:
             return self.load_failure
         if self._deaths >= _DEATHS_AT_START:
-            return self.trouble or "they die while they do"
+            return self.trouble or "they end before the application is loaded"
         return (
             None
             if ready

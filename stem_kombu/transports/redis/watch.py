@@ -86,7 +86,7 @@ class QueueWatch:
             connection.send_command("CLIENT", "TRACKING", "ON")
             connection.read_response()
         except (TypeError, self._refusal) as error:  # an old redis-py; a server or a right that is missing
-            logger.info("the server does not tell of new messages, so it is asked twice a second: %s", error)
+            logger.info("the server does not notify of new messages, so the worker asks it twice a second: %s", error)
         else:
             return connection, True
         connection = pool.connection_class(**pool.connection_kwargs)

@@ -204,7 +204,7 @@ class _Rounds:
                 next_round = self._once(next_round)
             except Exception:
                 # The boundary of the thread: were it to die, every lease of this process would run out.
-                logger.exception("embedded broker %s: the keeper of leases failed and goes on", self._keeper.path)
+                logger.exception("embedded broker %s: the lease keeper failed and continues", self._keeper.path)
                 next_round = SYSTEM.monotonic() + timeouts.KEEPER_ROUND
         self._close()
 

@@ -121,7 +121,7 @@ def exists(sql: sqlite3.Connection, owner_id: int) -> bool:
 def lost(path: Path) -> EmbeddedBrokerUnavailable:
     """What a connection is told whose owner others have removed."""
     return EmbeddedBrokerUnavailable(
-        f"embedded broker {path}: other processes took this connection for dead",
+        f"embedded broker {path}: another process deleted this connection's owner row",
         hint=f"reconnect; nothing but Stem may touch {path}-owners",
     )
 

@@ -29,7 +29,7 @@ def sweep(database: Database, locks: OwnerLocks, now: float, *, lapsed: bool) ->
         messages.delete_expired(sql, now)
         returned = messages.give_back_lapsed(sql, now) if lapsed else 0
     if dead:
-        logger.info("embedded broker %s: gave back what %d dead connections held", database.path, len(dead))
+        logger.info("embedded broker %s: gave back the messages of %d dead connections", database.path, len(dead))
     if returned:
         logger.warning(
             "embedded broker %s: gave back %d messages whose owners live but did not renew in time",
