@@ -15,8 +15,8 @@ Result = dict[str, Any]
 HEAD = """# Performance
 
 This page is written by `make bench` from `benchmarks/results/*.json`; nothing in it is written by hand. Everything that is
-compared was measured in turns in one run, against private servers on loopback. **Compare ratios, not absolutes**: another
-machine, or this one with more to do, has other milliseconds.
+compared was measured in alternation in one run, against private servers on loopback. **Compare ratios, not absolute times**:
+another machine, or this one with another load, has other times.
 
 ```console
 $ make bench                                          # everything, five rounds: about half an hour
@@ -25,11 +25,11 @@ $ .venv/bin/tox -e bench -- --rounds 9 ping           # more rounds
 $ .venv/bin/tox -e bench -- --report                  # only this page, from the results that are there
 ```
 
-A peer is tuned as its own documentation recommends for many short tasks, never down, and so is Stem, whose workers hold 8
-messages for each inline slot and 32 for each child in the rows about throughput; results are off for everybody; everybody
-acknowledges each message, except where a library has no acknowledgements (Huey, RQ, taskiq on lists, Celery without `acks_late`),
-which makes those faster, not slower. Stem returns from sending on RabbitMQ once the broker has confirmed the message, which the
-others don't by default. The bare rows (Kombu, redis-py, py-amqp) do nothing but receive and acknowledge: they are the floor.
+Each peer has the settings that its own documentation recommends for many short tasks. So has Stem: in the rows about throughput
+its workers hold 8 messages for each inline slot and 32 for each child. No library stores results. Every library acknowledges each
+message, except those without acknowledgements (Huey, RQ, taskiq on lists, Celery without `acks_late`), which are faster for it.
+On RabbitMQ Stem returns from sending when the broker has confirmed the message; the others do not wait for that by default. The
+bare rows (Kombu, redis-py, py-amqp) only receive and acknowledge: they are the floor.
 """
 FLOORS = """## Where the floors are
 
@@ -44,29 +44,28 @@ FLOORS = """## Where the floors are
 - **1,000 workers on RabbitMQ** cost the broker most: of the 285 ms of two cores that a ping took in a run of 2026-11-25,
   it used 143 itself (a message in, one out to each worker, and each answer in and out), the workers 113 and the
   client 29. Half of `kombu.pidbox`'s 203 ms is 203 ms of two cores, which leaves 60 us for a worker's and the client's part of
-  an answer together. 5,000 workers, tried once on a busy machine: 48 s until all were connected, 40 of them the broker's
-  processor time, 3.2 s for the first ping and 0.8 to 1.5 s for the next four, with all answers in; the broker's processor time
-  for these four was 0.9 to 1.5 s, on both cores.
-- **Sending on RabbitMQ** returns once the broker has confirmed the message, which is once it is on disk. Sent one by one
-  that is the disk's rate and not the library's: the row *confirmed* has Celery and bare py-amqp with the same promise
-  beside it. Send many tasks by `send_many()`. An application that may lose tasks sends
+  an answer together. A single run with 5,000 workers, on a busy machine: 48 s until all were connected, 40 of them the broker's
+  processor time; 3.2 s for the first ping and 0.8 to 1.5 s for the next four, all with every answer. For each of these four the
+  broker used 0.9 to 1.5 s of processor time, on both cores.
+- **Sending on RabbitMQ** returns when the broker has confirmed the message, that is, when it is on disk. For tasks sent one by
+  one the disk limits the rate, not the library: the row *confirmed* has Celery and bare py-amqp with the same guarantee.
+  Send many tasks by `send_many()`. An application that may lose tasks sends
   [without confirms](scaling-playbook.md#sending-without-confirms).
-- **Sending from threads**, confirmed, shares writes and confirms, and is limited as py-amqp is with a connection for each of
-  eight threads: 3,649 tasks a second against its 3,875, which are 2.5 and 2.3 times what one thread sends. Of each task's time
-  the broker used 150 us of a processor and the sender 146: four times what one thread sends would be 85 % of two cores, with no
-  wait for the disk.
-- **Sending on Redis** one by one is a round trip. In loops of 3,000 in turns with Huey (2026-11-29, real-time priority) a task
-  took 125 us against 134 to 136, and of the sender's processor 101 to 103 against 111 to 116. What it has beyond Huey's is the
-  message: Celery's protocol with its headers, arguments and properties as JSON, and Kombu's base64 around the body, which any
-  Celery or Kombu consumer reads, where Huey pickles a tuple that Huey reads.
+- **Sending from threads**, confirmed: the threads share writes and confirms. Eight threads sent 3,649 tasks a second, and py-amqp
+  with a connection for each thread 3,875. That is 2.5 and 2.3 times the rate of one thread. For each task the broker used 150 us
+  of a processor and the sender 146. Four times the rate of one thread would use 85 % of two cores, without any wait for the disk.
+- **Sending on Redis** one by one is a round trip. In loops of 3,000 in alternation with Huey (2026-11-29, real-time priority) a
+  task took 125 us against 134 to 136, and of the sender's processor 101 to 103 against 111 to 116. Stem's message has more in it:
+  Celery's protocol with its headers, arguments and properties as JSON, and Kombu's base64 around the body, which any Celery or
+  Kombu consumer reads. Huey pickles a tuple that only Huey reads.
 - **A million revocations** cost a worker that reads them 2.0 us of a processor each on Redis and 2.4 on PostgreSQL, half of it
-  to take them in; Redis itself 1.8 us, at the same time. On the embedded store the file is read by one core while the other
-  takes in what was read, and is looked through for spoiled pages. Of a start, 0.75 s are those of an empty one. The rows
-  *million* (its starts and look-ups), *many* and *confirmed* ran in real-time priority, as other work ran on the machine. It was
-  slower then than on the days before: Huey sent a task to Redis in 44 us on 2026-11-26, and in 134 to 136 on 2026-11-29.
-- **Many revocations in one call** are three steps of which none can begin before the one before has ended: stored (durable
-  before it is visible), said, answered by each worker. Of the 0.46 to 0.50 s for 10,000 on either store the client uses 0.17
-  to 0.23, Redis 0.1, and each worker 0.15 at the same time.
+  to put them into its cache; Redis itself uses 1.8 us, at the same time. With the embedded store one core reads the file and
+  checks it for damaged pages, while the other fills the cache. An empty start takes 0.75 s of each. The rows *million* (starts
+  and look-ups), *many* and *confirmed* ran at real-time priority, as other work ran on the machine. The machine was slower then
+  than on the days before: Huey sent a task to Redis in 44 us on 2026-11-26, and in 134 to 136 on 2026-11-29.
+- **Many revocations in one call** are three steps, one after the other: the client stores them (durable before visible), it
+  broadcasts them, and each worker answers. Of the 0.46 to 0.50 s for 10,000 on either store the client uses 0.17 to 0.23, Redis
+  0.1, and each worker 0.15 at the same time.
 - **A short task on RabbitMQ** costs the decoding of a message whose header is a table of eleven fields, of which only what
   differs from the messages before is read, and the broker's own processor time on the same cores. The bare rows send a message
   without headers.
@@ -78,14 +77,13 @@ FLOORS = """## Where the floors are
   children 158 and the broker 139. These were 7,001 tasks a second against 2,546, 2.75 times. Three times would be 131 us by the
   clock for each task; it was 143, in 18 of which both threads waited, for the broker to send more and for children to report.
 - **A pause** is five trips to the store (roster, clock, what is held, the audit's last entry, the change), and then one fanout
-  that each of eight workers takes in and answers while it runs tasks: about 0.75 ms of a processor each. Eight of them, the
-  tasks, the client, the store and the broker share two cores. So the last start is bounded by processor time, not by waiting;
-  the round trip beside it is bare Kombu's, with eight processes that do nothing else. On RabbitMQ four runs of 2026-11-29
-  gave 2.88 to 3.08 round trips. They ran in real-time priority, as other work ran on the machine.
-- **A command's process** is mostly the loading of modules: redis-py and Kombu are the bare process, Stem's own are the
-  difference.
-- **Memory**: the server from which children are forked is 9 MB that Celery's fork does without. It is why a child that is
-  replaced holds no socket of its worker, and with 16 children the difference is the other way round.
+  that each of eight workers receives and answers while it runs tasks: about 0.75 ms of a processor each. Eight workers, the
+  tasks, the client, the store and the broker share two cores. So processor time limits the last start, not waiting. The round
+  trip in the same row is bare Kombu's, with eight processes that do nothing else. On RabbitMQ four runs of 2026-11-29 gave 2.88
+  to 3.08 round trips. They ran at real-time priority, as other work ran on the machine.
+- **A command's process** mostly loads modules: redis-py and Kombu in the bare process, and Stem's own beside them.
+- **Memory**: the fork server takes 9 MB that Celery's fork does not need. Because of it a replaced child holds no socket of its
+  worker. With 16 children Stem needs less memory than Celery.
 """
 BARS = {
     "throughput": ("No-op tasks a second", r"^(redis|rabbitmq|embedded): (?!enqueue)"),
