@@ -101,7 +101,7 @@ def stat_of(pid: int) -> ProcessStat | None:
 
 
 def started_at(pid: int) -> int | None:
-    """The ticks at which that process started, ``None`` where it can't be told."""
+    """The ticks at which that process started, ``None`` where it is unknown."""
     found = stat_of(pid)
     return None if found is None else found.started
 

@@ -116,7 +116,7 @@ class _Asked:
 
     def refuse_deletion(self, ending: Ending) -> None:
         """Raises :class:`Failure` where the broker would delete a queue that no worker consumes for so long, with what waits
-        in it. What can't be told is let pass."""
+        in it. An unknown one passes."""
         lasting = ending.expires_in
         if ending.expires_at is not None:
             lasting = (ending.expires_at - SYSTEM.utcnow()).total_seconds()
@@ -127,7 +127,7 @@ class _Asked:
                     if life is not None and (lasting is None or lasting >= life):
                         raise _would_be_deleted(name, life)
         except StemError as error:
-            note(f"note: whether a pause deletes {self.named} can't be told: {error}")
+            note(f"note: could not find out whether a pause deletes {self.named}: {error}")
 
     def _names(self, client: QueueClient) -> list[str]:
         """The queues that are meant, as far as they are known."""
@@ -144,7 +144,7 @@ class _Asked:
                 names = named if len(named) == len(self.subjects) else []
                 states = [one for one in client.states(names).queues if self._is_meant(one)]
         except StemError as error:
-            note(f"note: what waits in {self.named} can't be told: {error}")
+            note(f"note: could not count what waits in {self.named}: {error}")
             return self.confirm(f"this resumes {self.named}{how}, with an unknown number of tasks that wait")
         waiting = sum(state.depth or 0 for state in states)
         # What no live worker consumes is not let loose now.

@@ -211,9 +211,9 @@ def preview(found: Selection) -> list[str]:
     if not found.total:
         lines.append("found: nothing")
     if found.scheduled:
-        lines.append(f"scheduled: {found.scheduled} of them have an eta that lies ahead")
+        lines.append(f"scheduled: {found.scheduled} of them have an eta in the future")
     if found.undated:
-        lines.append(f"undated: {found.undated} have no time of sending and are left alone (see --undated)")
+        lines.append(f"undated: {found.undated} have no time of sending and are not revoked (see --undated)")
     if wish.longer_than is None:
         lines.append(f"cut-off: sent before {isoformat(wish.before)}; what is sent later runs")
     else:

@@ -30,7 +30,7 @@ def watch_option(function: F) -> F:
         type=DURATION,
         is_flag=False,
         flag_value=USUAL,
-        help=f"Again and again, until Ctrl-C: every {USUAL} unless an interval is given.",
+        help=f"Repeat until Ctrl-C: every {USUAL} unless an interval is given.",
     )(function)
 
 

@@ -143,7 +143,7 @@ class Depths(Protocol):
     """How many messages wait in queues. Safe from any thread."""
 
     def of(self, queues: Sequence[str]) -> Mapping[str, int | None]:
-        """Messages ready in each queue, delivered ones not counted; ``None`` where that can't be told."""
+        """Messages ready in each queue, delivered ones not counted; ``None`` where that is unknown."""
 
     def close(self) -> None:
         """Let the connection go. May be called twice; the next question connects again."""
@@ -255,11 +255,11 @@ class Transport(Protocol):
         :class:`~stem_kombu.errors.BrokerUnavailable`."""
 
     def has_dead_letters(self, queue: str) -> bool:
-        """Whether that queue, which is there, was declared with a dead-letter exchange; ``False`` where that can't be told."""
+        """Whether that queue, which is there, was declared with a dead-letter exchange; ``False`` where that is unknown."""
 
     def unused_life(self, queue: str) -> float | None:
         """Seconds for which that queue outlives its last consumer: 0 where it is deleted at once, ``None`` where it stays, or
-        where that can't be told."""
+        where that is unknown."""
 
     def housekeeping(self, namespace: str, worker: str) -> Housekeeping:
         """What removes the leftovers of dead workers, on behalf of that worker."""

@@ -31,7 +31,7 @@ _MOST_ANSWERS = 30
 
 
 def has_dead_letters(template: Connection, queue: str) -> bool:
-    """Whether that queue, which is there, was declared with a dead-letter exchange; ``False`` where that can't be told.
+    """Whether that queue, which is there, was declared with a dead-letter exchange; ``False`` where that is unknown.
 
     ``template`` is cloned, not used. Takes some milliseconds at RabbitMQ, and none on other transports, whose queues have
     nothing of the kind.

@@ -32,7 +32,7 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 def log_level(ctx: click.Context, /, level: str, logger: str | None, **values: object) -> None:
     """Have workers and their children log from LEVEL on, for an hour unless --for or --until says otherwise.
 
-    `default` goes back to what each worker was started with. Workers that start meanwhile obey too. A worker inside another
+    `default` goes back to what each worker was started with. Workers that start later obey too. A worker inside another
     program does not change that program's logging: only its children obey.
 
     Exit code 4: no directive about log levels is in force there.

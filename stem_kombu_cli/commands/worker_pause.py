@@ -24,6 +24,6 @@ from stem_kombu_cli import completion, pausing
 def pause(ctx: click.Context, /, queues: Sequence[str], **values: object) -> None:
     """Have workers start no task any more: of any of their queues, or of those named with --queue.
 
-    It is `stem queue pause`, with all queues as the default. Without --worker it is about every worker, and asks first.
+    It is `stem queue pause`, with all queues as the default. Without --worker it pauses every worker, and asks first.
     """
     pausing.pause(ctx, queues or None, values)

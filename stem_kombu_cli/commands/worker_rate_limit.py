@@ -52,7 +52,8 @@ def rate_limit(
     """Start at most RATE tasks of a queue or of a task name: 10/s, 100/m, 5000/h; without --worker it asks first.
 
     The limit is the fleet's: the live workers that consume the queue have equal shares of it. With --worker those workers share
-    it. What is too much stays in the queue, or is held like an eta; no running task is stopped. `default` ends the limit.
+    it. Other tasks stay in the queue, or workers hold them like tasks with an eta; no running task is stopped. `default`
+    ends the limit.
 
     Exit code 4: no directive about that limit is in force there.
     """

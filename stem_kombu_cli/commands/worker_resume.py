@@ -22,7 +22,7 @@ from stem_kombu_cli import completion, pausing
 @pausing.resume_options
 @click.pass_context
 def resume(ctx: click.Context, /, queues: Sequence[str], **values: object) -> None:
-    """Let paused workers go on: with all their queues, or with those named with --queue.
+    """Let paused workers start tasks again: of all their queues, or of those named with --queue.
 
     It is `stem queue resume`, with all queues as the default. Exit code 4: nothing is paused there.
     """

@@ -55,7 +55,7 @@ from stem_kombu_cli.storing import Storing
 )
 @attempt_option
 @selector_options
-@click.option("--terminate", is_flag=True, help="Stop what runs at its next checkpoint as well.")
+@click.option("--terminate", is_flag=True, help="Also stop tasks that run, at their next checkpoint.")
 @click.option(
     "--term-after",
     type=DURATION,
@@ -232,9 +232,7 @@ def _known(settings: Settings, report: RevokeReport) -> tuple[TaskStanding, ...]
 
 def _interrupted(stored: Sequence[Revocation], in_doubt: bool, settings: Settings) -> Failure:
     if stored:
-        said = (
-            f"{_counted(len(stored))} stored, {_until(stored)}; {_who_obeys(settings)} honour them at their next sync"
-        )
+        said = f"{_counted(len(stored))} stored, {_until(stored)}; {_who_obeys(settings)} obey them at their next sync"
     elif in_doubt:
         said = "the store was writing, and holds all of the revocations or none; `stem worker inspect --revoked` shows which"
     else:
@@ -310,13 +308,13 @@ def _tell(report: RevokeReport, ids: Sequence[str], targets: Sequence[str] | Non
         return
     if not report.broadcast:
         note(f"error: stored, but not broadcast: {report.broker_error}")
-        note(f"hint: {_who_obeys(settings)} honour it at their next sync, at the latest when they reconnect")
+        note(f"hint: {_who_obeys(settings)} obey it at their next sync, at the latest when they reconnect")
         return
     tell(report)
     for line in unsupported_lines(report):
         note(line)
     if not report.replies:
-        note(f"{_who_obeys(settings)} honour it when they start, or at their next sync")
+        note(f"{_who_obeys(settings)} obey it when they start, or at their next sync")
 
 
 def _counted(count: int) -> str:

@@ -36,7 +36,7 @@ _COUNT = re.compile(r"([+-]?)(\d{1,4})", re.ASCII)
 def scale(ctx: click.Context, /, count: str, **values: object) -> None:
     """Have each worker run N isolate children, until further notice; without --worker it asks first.
 
-    New children appear at once; those that are too many go after their task. No task is stopped or delayed. +N and -N are
+    New children start at once; excess children end after their task. No task is stopped or delayed. +N and -N are
     counted from what each worker has now, and stored as what that makes. `default` goes back to what each worker was started
     with. --max-concurrency of `worker start` limits N.
 
@@ -98,6 +98,6 @@ def _counted(report: DirectiveReport, delta: int) -> Mapping[str, Value | None]:
         raise Failure(
             "no worker with isolate children answered; nothing was stored",
             exit_codes.NOTHING_MATCHED,
-            hint="see who has some: stem worker stats; a number without + or - is stored for those that start later",
+            hint="stem worker stats shows workers with children; a number without + or - applies to workers that start later",
         )
     return found

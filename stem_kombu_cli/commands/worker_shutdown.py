@@ -23,7 +23,7 @@ from stem_kombu_cli.options import DURATION, control_options, places_of, targets
 from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import counted, emit, note, print_json, table, use_color
 
-_NOT_AUDITED = "warning: the revoke store took no entry of the audit; the workers' logs tell of the shutdown"
+_NOT_AUDITED = "warning: the revoke store took no entry of the audit; the workers' logs have the shutdown"
 #: So that ``Restart=on-failure`` of systemd starts the worker again.
 _EXIT_CODES = ("0", "75")
 
@@ -48,11 +48,11 @@ def _share(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int,
     type=click.Choice([mode.value for mode in ShutdownMode]),
     default="warm",
     show_default=True,
-    help="warm: finish what runs. soft: after --grace handlers leave at a checkpoint and their tasks are requeued."
-    " hard: requeue now, kill what does not leave within a second.",
+    help="warm: running tasks finish. soft: after --grace handlers end at a checkpoint, and their tasks are requeued."
+    " hard: requeue now, and kill children that do not end within a second.",
 )
-@click.option("--grace", type=DURATION, default="30s", show_default=True, help="How long what runs is left alone.")
-@click.option("--then", type=click.Choice(["soft", "hard"]), help="What a stop becomes when --grace is over.")
+@click.option("--grace", type=DURATION, default="30s", show_default=True, help="How long running tasks may finish.")
+@click.option("--then", type=click.Choice(["soft", "hard"]), help="The mode when --grace is over.")
 @click.option(
     "--exit-code",
     type=click.Choice(_EXIT_CODES),
@@ -60,7 +60,7 @@ def _share(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int,
     show_default=True,
     help="Of the worker's process; 75 makes Restart=on-failure start it again.",
 )
-@click.option("--rolling", is_flag=True, help="A few at a time; go on when others consume their queues.")
+@click.option("--rolling", is_flag=True, help="A few at a time; the next ones when others consume the queues.")
 @click.option(
     "--max-unavailable",
     metavar="N|P%",
@@ -82,12 +82,12 @@ def _share(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int,
 def shutdown(ctx: click.Context, /, everyone: bool, **values: Any) -> None:
     """Stop workers. A task is finished or requeued, and never recorded as cancelled.
 
-    A repeated order can only escalate: warm, soft, hard. It is for this life of a worker: one that starts later does not obey it.
-    With --wait the command ends when the workers have left, and with exit code 124 when they have not in time.
+    A repeated shutdown can only escalate: warm, soft, hard. It applies to running workers, not to those that start later.
+    With --wait the command returns when the workers have ended; exit code 124 when some have not in time.
     """
     as_json, targets = wants_json(values), targets_of(values)
     if everyone == bool(targets):
-        raise click.UsageError("name the workers with --worker, or say --all", ctx)
+        raise click.UsageError("name the workers with --worker, or give --all", ctx)
     for name in () if values["rolling"] else ("max_unavailable", "replacement_timeout"):
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{name.replace('_', '-')} is for --rolling: add that, or leave it out", ctx)

@@ -63,7 +63,7 @@ def _named(names: Sequence[str], what: str) -> str:
 
 def _revoke(rows: Sequence[Facts]) -> Plan:
     ids = _ids(rows)
-    says = f"This revokes {_named(ids, 'task')}, and stops what runs at its next checkpoint."
+    says = f"This revokes {_named(ids, 'task')}, and stops running tasks at their next checkpoint."
     return Plan(says, lambda fleet, reason, _: fleet.revoke(ids, reason), len(ids))
 
 
@@ -78,26 +78,26 @@ def _ladder(rows: Sequence[Facts]) -> Plan:
 
 def _pause_queues(rows: Sequence[Facts]) -> Plan:
     names = _queues(rows)
-    says = f"This pauses {_named(names, 'queue')} on every worker, without an end. What runs goes on."
+    says = f"This pauses {_named(names, 'queue')} on every worker, without an end. Running tasks finish."
     return Plan(says, lambda fleet, reason, _: fleet.pause_queues(names, reason))
 
 
-_UNKNOWN = "Messages that wait there: unknown."
+_UNKNOWN = "Waiting messages: unknown."
 
 
 def _resume_queues(rows: Sequence[Facts]) -> Plan:
     names, depths = _queues(rows), [row.get("depth") for row in rows]
     waiting = sum(int(depth) for depth in depths if depth is not None)
-    how_many = f"Messages that wait there: {waiting:,}."
+    how_many = f"Waiting messages: {waiting:,}."
     if None in depths:
-        how_many = f"Messages that wait there: {waiting:,} or more." if waiting else _UNKNOWN
+        how_many = f"Waiting messages: {waiting:,} or more." if waiting else _UNKNOWN
     says = f"This resumes {_named(names, 'queue')}. {how_many}"
     return Plan(says, lambda fleet, reason, _: fleet.resume_queues(names, reason), waiting)
 
 
 def _pause_workers(rows: Sequence[Facts]) -> Plan:
     names = _workers(rows)
-    says = f"This pauses all queues on {_named(names, 'worker')}, without an end. What runs goes on."
+    says = f"This pauses all queues on {_named(names, 'worker')}, without an end. Running tasks finish."
     return Plan(says, lambda fleet, reason, _: fleet.pause_workers(names, reason))
 
 
@@ -124,7 +124,7 @@ def _shut_down(rows: Sequence[Facts]) -> Plan:
 def _clear(rows: Sequence[Facts]) -> Plan:
     versions = [int(row["version"]) for row in rows]
     words = [f"{row['kind']} of {row['subject']} on workers {row['workers']}" for row in rows]
-    says = f"This ends {_named(words, 'directive')}: workers go on with their own values."
+    says = f"This ends {_named(words, 'directive')}: workers return to their own values."
     return Plan(says, lambda fleet, reason, _: fleet.clear(versions, reason))
 
 

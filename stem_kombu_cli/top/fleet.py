@@ -156,7 +156,9 @@ class Fleet:
         with self._lock:
             order = Shutdown(reason=reason, requested_by=default_requester())
             report = ShutdownClient(self._client).order(order, workers)
-        return f"{counted(len(report.replies), 'worker')} will stop once what runs has ended{_silent(report)}"
+        return (
+            f"{counted(len(report.replies), 'worker')} will stop when their running tasks have ended{_silent(report)}"
+        )
 
     def clear(self, versions: Sequence[int], reason: str | None) -> str:
         """End the directives of these versions."""

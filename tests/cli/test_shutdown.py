@@ -53,8 +53,8 @@ def test_g36_a_shutdown_needs_a_target_and_asks_where_it_is_dangerous(program_on
     program = program_on("embedded")
     worker = program.start_worker("--name", "alpha", "-c", "1")
     for arguments, words in (
-        ((), "say --all"),
-        (("--all", "-w", "alpha"), "say --all"),
+        ((), "give --all"),
+        (("--all", "-w", "alpha"), "give --all"),
         (("-w", ""), "--worker is blank"),
         (("-w", "alpha", "--mode", "cold"), "cold"),
         (("-w", "alpha", "--exit-code", "3"), "'3'"),

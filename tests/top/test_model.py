@@ -84,8 +84,8 @@ def test_values_of_several_kinds_can_be_sorted() -> None:
 def test_what_a_resume_lets_loose_is_not_nothing_where_a_depth_is_unknown() -> None:
     (resume,) = [action for action in ACTIONS[Tab.QUEUES] if action.word == "resume"]
     known, unknown = {"name": "mail", "depth": 4000}, {"name": "typo", "depth": None}
-    assert resume.plan([known]).says == "This resumes queue mail. Messages that wait there: 4,000."
-    assert resume.plan([unknown]).says == "This resumes queue typo. Messages that wait there: unknown."
+    assert resume.plan([known]).says == "This resumes queue mail. Waiting messages: 4,000."
+    assert resume.plan([unknown]).says == "This resumes queue typo. Waiting messages: unknown."
     both = resume.plan([known, unknown])
-    assert "Messages that wait there: 4,000 or more." in both.says
+    assert "Waiting messages: 4,000 or more." in both.says
     assert both.must_be_typed

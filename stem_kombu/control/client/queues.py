@@ -71,7 +71,7 @@ class WaitingMessage:
 @dataclass(frozen=True, slots=True)
 class QueueState:
     """A queue now. ``depth``: messages that wait, ``None`` where the broker can't count; ``oldest``: seconds since the next
-    message was sent, ``None`` where that can't be told; ``consumers``: live workers of the namespace that consume it."""
+    message was sent, ``None`` where that is unknown; ``consumers``: live workers of the namespace that consume it."""
 
     name: str
     depth: int | None
@@ -178,7 +178,7 @@ class QueueClient:
 
     def unused_life(self, queue: str) -> float | None:
         """Seconds for which the queue outlives its last consumer: 0 where the broker deletes it at once, ``None`` where it
-        stays, or where that can't be told."""
+        stays, or where that is unknown."""
         self._trust.require(Scope.READ, "see queues")
         return self._opened()[0].unused_life(checked_queue_name(queue))
 

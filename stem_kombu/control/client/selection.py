@@ -41,7 +41,7 @@ class Wish:
 @dataclass(frozen=True, slots=True)
 class Selection:
     """What matched at one moment. ``waiting`` is ``None`` where the broker can't be searched. ``scheduled`` of those that were
-    found have an eta that lies ahead. ``undated`` have no time of sending and are left alone. ``too_old`` are live workers that
+    found have an eta in the future. ``undated`` have no time of sending and are left alone. ``too_old`` are live workers that
     don't know selectors: they obey what is revoked by id, and no rule."""
 
     wish: Wish

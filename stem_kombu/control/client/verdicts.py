@@ -52,7 +52,7 @@ class Sighting:
 class Known:
     """All that is known of a revoked task at one moment.
 
-    ``seen``: whether the backend has a ``record`` of it, ``None`` where that can't be told; ``holder``: the worker of a record
+    ``seen``: whether the backend has a ``record`` of it, ``None`` where that is unknown; ``holder``: the worker of a record
     that it runs. ``senders_record``: an id that the backend does not know was never sent. ``has_silent``: a live worker has not
     answered, and may have the task. ``grace``: seconds that a thread gets to show its first checkpoint. ``is_over``: nothing
     more is waited for.
@@ -151,7 +151,7 @@ class TaskVerdict:
     """The verdict of one id. ``state`` is what the backend or the worker says; ``after`` are the seconds from the
     request to stop to the end of an attempt whose worker has timed it, else from the storing of the revocation to this verdict,
     which may have waited for others; ``checkpoint_ago`` is the age of the last checkpoint of what still runs, ``seen`` whether
-    the backend knows the id (``None``: that can't be told); ``steps`` are those of the ladder that were taken."""
+    the backend knows the id (``None``: unknown); ``steps`` are those of the ladder that were taken."""
 
     task_id: str
     verdict: Verdict

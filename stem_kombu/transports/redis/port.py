@@ -79,7 +79,7 @@ class RedisTransport(GenericTransport):
             with broker_errors(connection), channel.conn_or_acquire() as client:
                 refuse_cluster(client, f"broker {self.url}")
         except BrokerError as error:
-            logger.debug("whether the broker is a Redis Cluster can't be told: %s", error)
+            logger.debug("could not find out whether the broker is a Redis Cluster: %s", error)
         finally:
             from stem_kombu.transports.queues import forsake
 

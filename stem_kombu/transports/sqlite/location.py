@@ -26,7 +26,7 @@ def path_of(url: str) -> Path:
     """
     if query := urlsplit(url).query:
         raise ConfigurationError(
-            f"broker URL {mask_url(url)!r}: nothing is known of {mask_url(query)!r}",
+            f"broker URL {mask_url(url)!r}: unknown option {mask_url(query)!r}",
             hint="give options in transport_options, not in the URL",
         )
     return Path(os.path.realpath(sqlite_path(url, name="broker URL")))
