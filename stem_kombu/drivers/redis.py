@@ -33,7 +33,7 @@ from stem_kombu.urls import checked_server_url
 
 T = TypeVar("T")
 
-#: Option of a URL: how many replicas must have what is stored before it counts as stored. And how long that may take.
+#: Option of a URL: how many replicas must have what is stored before it counts as stored.
 REPLICAS = "wait_replicas"
 #: Parts of redis-py that are used here.
 _PARTS = ("retry", "backoff", "sentinel", "exceptions", "connection")
