@@ -175,7 +175,7 @@ def test_g32_from_python_each_change_says_that_a_store_of_revocations_only_has_n
         shutdown = ShutdownClient(client)
         shutdown.order(Shutdown(), ["nobody-*"], 0.5)
         assert not shutdown.is_audited
-        with pytest.raises(ConfigurationError, match="no directives"):
+        with pytest.raises(ConfigurationError, match="can't store directives"):
             DirectiveClient(client).pause(["default"])
     with SelectorClient(settings) as selecting:
         chosen = Selection(selecting.wish(Selector.of(name="shop.*")), waiting=1, ids=("nobody-s",))

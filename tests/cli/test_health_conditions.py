@@ -140,7 +140,7 @@ def test_a_pooler_before_postgres_is_said(
     finally:
         pgbouncer_server.stop()
     assert found["status"] == "ok"
-    assert any("a pooler stands before the server" in warning for warning in found["warnings"])
+    assert any("a connection pooler is in front of the server" in warning for warning in found["warnings"])
 
 
 def test_a_rabbitmq_user_without_a_right_is_an_error(embedded: Program, rabbitmq_server: RabbitServer) -> None:

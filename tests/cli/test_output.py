@@ -202,7 +202,7 @@ def test_nobody_there_is_exit_code_69_in_text_and_in_json(program_on: Callable[[
         text, document = program.run("worker", command), program.run("worker", command, "--json")
         assert (text.code, document.code) == (69, 69)
         assert (text.out, document.json["replies"], document.json["complete"]) == ("", [], False)
-        assert "no worker is alive in namespace 'stem'" in text.err
+        assert "no live worker in namespace 'stem'" in text.err
 
 
 def test_a_shell_can_complete_commands_and_options(stem: Program) -> None:

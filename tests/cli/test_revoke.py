@@ -144,7 +144,7 @@ def test_g1_with_no_worker_alive_it_is_stored_and_the_exit_code_is_69(
     done = program.run("worker", "revoke", "-t", "later", "--terminate", *form)
     assert done.code == 69, done
     assert "stored: 1 revocation" in done.err
-    assert "no worker is alive in namespace 'stem'" in done.err
+    assert "no live worker in namespace 'stem'" in done.err
     # and a worker that starts then honours it
     gate = Gate(tmp_path / "gate")
     program.send("shop.render", "--id", "later", gate=gate.path)
@@ -318,7 +318,7 @@ def test_a_task_that_had_finished_is_said_to_and_the_exit_code_is_1(fleet: Progr
 
 def test_a_revoke_for_one_worker_says_that_the_record_holds_for_all(fleet: Program) -> None:
     done = fleet.ok("worker", "revoke", "-t", "narrow", "-w", "alpha")
-    assert "holds on every worker" in done.err
+    assert "applies to every worker" in done.err
     assert "broadcast to alpha only" in done.err
 
 

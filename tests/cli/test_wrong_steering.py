@@ -133,7 +133,7 @@ def test_a_change_for_a_worker_that_is_not_known_says_so_and_how_to_take_it_back
         version = program.ok("directives", "list", "--json").json["directives"][0]["version"]
         assert done.code == 0, done
         assert "nobody (no worker of that name is known" in done.err
-        assert "it holds for workers nobody that start later; `stem worker status` shows who is there" in done.err
+        assert "it applies to workers nobody that start later; `stem worker status` shows who is there" in done.err
         assert f"`stem directives clear {version}` takes it back" in done.err
         program.ok("directives", "clear", str(version), "--yes")
 
