@@ -74,7 +74,9 @@ def _is_number(value: ast.expr) -> bool:
 
 
 def _is_span(value: ast.expr) -> bool:
-    return isinstance(value, ast.Call) and ast.unparse(value.func).rpartition(".")[2] == "timedelta"
+    """A ``timedelta`` of numbers; one of ``timeouts.NAME`` is only another form of that constant."""
+    is_one = isinstance(value, ast.Call) and ast.unparse(value.func).rpartition(".")[2] == "timedelta"
+    return is_one and "timeouts." not in ast.unparse(value)
 
 
 def reads_like_a_duration(name: str, value: ast.expr, said: str) -> bool:

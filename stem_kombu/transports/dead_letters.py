@@ -53,7 +53,7 @@ def has_dead_letters(template: Connection, queue: str) -> bool:
 
 def unused_life(template: Connection, queue: str) -> float | None:
     """Seconds for which that queue outlives its last consumer: 0 where it is deleted at once, ``None`` where it stays, or where
-    that can't be told. ``template`` is cloned, not used, and is RabbitMQ's."""
+    that is unknown. ``template`` is cloned, not used, and is RabbitMQ's."""
     connection = template.clone()
     try:
         connect(connection)
