@@ -71,11 +71,12 @@ FLOORS = """## Where the floors are
   without headers.
 - **An isolate** costs two reports over a pipe and a datagram a task, so that a child can be stopped or lost without another
   task knowing of it. Where the broker shares two cores with worker and children, all of it is one budget. On RabbitMQ the
-  worker's own process is the narrowest place, whose two threads share one interpreter. At real-time priority on 2026-11-30 it
-  used 125 us of a processor a task (195 on the same day before reports were taken together, acknowledgements written together
-  and alike messages read at once), its two children 31 together (74) and the broker 47; Celery's main process used 377, its
-  children 158 and the broker 139. These were 7,001 tasks a second against 2,546, 2.75 times. Three times would be 131 us by the
-  clock for each task; it was 143, in 18 of which both threads waited, for the broker to send more and for children to report.
+  worker's own process is the narrowest place, whose two threads share one interpreter. At real-time priority on 2026-11-30,
+  beside other work, it used 132 us of a processor a task, its two children 34 together and the broker 52; Celery's main process
+  390, its children 164 and the broker 134. These were 6,923 tasks a second against 2,393, 2.89 times (2.0 in the same way before
+  reports were taken together, acknowledgements written together and alike messages read at once, with 195 us for the process
+  and 74 for the children). Three times would be 139 us by the clock for each task; it was 144, in 12 of which both threads
+  waited, for the broker to send more and for children to report.
 - **A pause** is five trips to the store (roster, clock, what is held, the audit's last entry, the change), and then one fanout
   that each of eight workers receives and answers while it runs tasks: about 0.75 ms of a processor each. Eight workers, the
   tasks, the client, the store and the broker share two cores. So processor time limits the last start, not waiting. The round

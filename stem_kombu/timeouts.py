@@ -35,7 +35,7 @@ FRAME_REST = 5.0  #: the rest of a frame whose beginning has come, or the writin
 #: Source: https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout
 AMQP_CONSUMER = 1800.0
 AMQP_LONGEST_HOLD = 900.0  #: a delivery whose eta is further off goes back, well before that limit
-GATHER = 0.002  #: between two turns of a consumer that has more messages than its slots use meanwhile
+GATHER = 0.0015  #: between two turns of a consumer that has more messages than its slots use meanwhile
 GENERIC_READ = 0.02  #: one blocking read that nothing can interrupt: an acknowledgement waits for it
 GENERIC_LAST_STEP = 0.05  #: each step of closing a connection that has just failed
 CONTROL_QUEUE_EXPIRES = 60.0  #: the broker removes a control queue that is not used
@@ -264,7 +264,7 @@ PROGRESS_GATE = 0.1  #: between two reports of progress; the first and the last 
 LADDER_AGAIN = 0.05  #: until a step of a ladder is tried again that met a child's next job
 JOB_GOOD_FOR = 0.1  #: the check of a queued job's revocation and lease counts; a child declines a later one
 JOB_STUCK = 0.02  #: the worker takes back queued jobs of which a child begins none
-REPORTS_GATHER = 0.0005  #: reports of children in a stream of short jobs come together, before the worker reads them
+REPORTS_GATHER = 0.0003  #: reports of children in a stream of short jobs come together, before the worker reads them
 REPORTS_STREAM = 0.004  #: a few jobs that end within this time are a stream
 JOB_QUEUE_WORK = 0.02  #: work in a child's queue, by what its last tasks took
 
