@@ -473,7 +473,8 @@ def _signal(processes: list[Process], number: int) -> None:
     if not processes:
         raise ProcessLookupError
     for process in processes if number else ():
-        if process is not KERNEL.thread.process:
+        # What ends its own group is gone by that; a worker that signals itself has signalled more than a child.
+        if process is not KERNEL.thread.process or number != real_signal.SIGKILL:
             Signals.observe(process, number)
         if number == real_signal.SIGKILL:
             KERNEL.kill(process)
