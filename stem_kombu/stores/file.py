@@ -113,9 +113,12 @@ class FileRevokeStore(RecordKeepingStore):
             gone = self._gone(extent).get(escaped(namespace), Gone())
             expired, next_expiry_us = 0, None
             for record in self._records(extent, escaped(namespace)):
-                expires_us = record.expires_us
-                if expires_us is None or record in gone:
-                    continue
+                try:
+                    expires_us = record.expires_us
+                    if expires_us is None or record in gone:
+                        continue
+                except Unreadable:
+                    continue  # it is set aside when the records are read
                 if expires_us <= epoch_us(now):
                     expired += 1
                 elif next_expiry_us is None or expires_us < next_expiry_us:

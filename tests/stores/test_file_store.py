@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from stem_kombu import timeouts
-from stem_kombu.clock import SYSTEM
+from stem_kombu.clock import SystemClock
 from stem_kombu.errors import StoreCorrupt, StoreUnavailable
 from stem_kombu.revocation import RevocationDraft as Draft
 from stem_kombu.stores import file_knowledge
@@ -42,6 +42,15 @@ def store(path: Path) -> FileRevokeStore:
 @pytest.fixture
 def rewrite_early(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_knowledge, "_MOST_USELESS", 4)
+
+
+class Stopped(SystemClock):
+    """A wall clock that is set by hand."""
+
+    moment = datetime.fromisoformat("2026-01-31T12:00:00+00:00")
+
+    def utcnow(self) -> datetime:
+        return self.moment
 
 
 def ids(store: FileRevokeStore) -> list[str]:
@@ -148,6 +157,26 @@ def test_g6_g37_any_other_damage_is_set_aside_with_file_and_line(path: Path, dam
     FileRevokeStore(path).save(NS, [Draft("t3"), Draft("next")])
     assert ids(FileRevokeStore(path)) == ["t0", "t1", "t4", "t3", "next"]
     assert lines[3] in path.read_bytes()
+
+
+@pytest.mark.parametrize("expiry", [b'"x"', b'"2026-11-3;T08:00:00Z"', b"7", b'"9999-12-31T23:59:59-23:59"', b""])
+def test_g37_a_spoiled_expiry_in_a_line_without_checksum_stops_no_pruning(path: Path, expiry: bytes) -> None:
+    """0.1.0 wrote lines without one. A worker prunes when it starts, and could not."""
+    clock = Stopped()
+    FileRevokeStore(path, clock=clock).save(
+        NS, [Draft("ends", expires_in=60.0), Draft("spoiled", expires_in=60.0), Draft("t2")]
+    )
+    lines = path.read_bytes().splitlines(keepends=True)
+    plain = re.sub(rb',"crc":"[0-9a-f]+"', b"", lines[2])
+    lines[2] = re.sub(rb'"expires_at":"[^"]+"', b'"expires_at":' + expiry, plain)
+    path.write_bytes(b"".join(lines))
+    clock.moment += timedelta(seconds=120)
+    store = FileRevokeStore(path, clock=clock)
+
+    assert store.prune(NS) == 1
+    assert ids(store) == ["t2"]
+    assert [aside.place for aside in store.quarantine.of(NS)] == ["line 3"]
+    assert lines[2] in path.read_bytes()
 
 
 @pytest.mark.usefixtures("rewrite_early")
@@ -451,13 +480,7 @@ def test_a_deleted_file_is_an_empty_store_whose_versions_go_on(store: FileRevoke
 
 
 def test_a_clock_that_goes_back_does_not_take_versions_with_it(path: Path) -> None:
-    class Clock(type(SYSTEM)):  # type: ignore[misc]
-        moment = datetime.fromisoformat("2026-01-31T12:00:00+00:00")
-
-        def utcnow(self) -> datetime:
-            return self.moment
-
-    clock = Clock()
+    clock = Stopped()
     store = FileRevokeStore(path, clock=clock)
     (first,) = store.save(NS, [Draft("t1")])
     clock.moment -= timedelta(days=1)
