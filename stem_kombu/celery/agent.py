@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery.concurrency.base import BasePool
 from celery.concurrency.solo import TaskPool as SoloPool
@@ -48,6 +48,9 @@ from stem_kombu.volatile import HOW_DURABLE, NOT_DURABLE
 from stem_kombu.worker.totals import Totals
 
 if TYPE_CHECKING:
+    from celery.worker import WorkController
+    from celery.worker.consumer import Consumer
+
     from stem_kombu.celery.native_revokes import NativeRevokes
 
 logger = logging.getLogger(__name__)
@@ -70,7 +73,13 @@ class CeleryAgent:
     """
 
     def __init__(
-        self, worker: Any, settings: Settings, stop_table: SharedStopTable, totals: Totals, *, clock: Clock = SYSTEM
+        self,
+        worker: WorkController,
+        settings: Settings,
+        stop_table: SharedStopTable,
+        totals: Totals,
+        *,
+        clock: Clock = SYSTEM,
     ) -> None:
         checked_tls(settings.tls)
         if task_signing(settings.signing) == REQUIRE:
@@ -171,7 +180,7 @@ class CeleryAgent:
         self._agent.health.show(DRAINING)
         self._agent.heartbeats.nudge()
 
-    def connected(self, consumer: Any) -> None:
+    def connected(self, consumer: Consumer) -> None:
         """Celery is about to consume with a new connection: what is paused is left out, and tasks that were registered meanwhile
         have their limits. Called by its loop."""
         self.directives.refresh()

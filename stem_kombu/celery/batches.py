@@ -8,7 +8,10 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from celery.worker.request import Request
 
 
 def sift(task: object) -> None:
@@ -19,7 +22,7 @@ def sift(task: object) -> None:
     flush = task.flush
 
     @functools.wraps(flush)
-    def sifted(requests: Collection[Any]) -> Any:
+    def sifted(requests: Collection[Request]) -> object:
         left = [request for request in requests if not request.revoked()]
         return flush(left) if left else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stem_kombu.celery.django_database import django_store
 from stem_kombu.drivers.tls import uses_tls
@@ -15,6 +15,9 @@ from stem_kombu.settings import Host, Settings, Source, TlsSettings
 from stem_kombu.transport_options import store_url
 from stem_kombu.urls import SQLITE_SCHEMES
 from stem_kombu.volatile import NOWHERE
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 #: Schemes of result backends that Stem can keep a roster and revocations in.
 _USABLE = frozenset({"redis", "rediss", "redis+socket", "postgres", "postgresql"})
@@ -30,7 +33,7 @@ def settings_of(app: object, **given: Any) -> Settings:
     return Settings.from_env(host=host_of(app), **given)
 
 
-def host_of(app: Any) -> Host:
+def host_of(app: Celery) -> Host:
     """What the application's configuration says: ``broker_url`` with its transport options and TLS, ``result_backend``
     where Stem can use it (Redis, PostgreSQL, SQLite), and Stem's own ``stem_namespace`` and ``stem_revoke_store``.
 
@@ -56,7 +59,7 @@ def host_of(app: Any) -> Host:
     )
 
 
-def _brokers(app: Any) -> Iterator[str]:
+def _brokers(app: Celery) -> Iterator[str]:
     conf = app.conf
     given = conf.broker_read_url or conf.broker_url
     if not given:

@@ -4,11 +4,16 @@ probes that Celery's loop moves."""
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 
 from stem_kombu import timeouts
+
+if TYPE_CHECKING:
+    from celery.worker.consumer import Consumer
+
+    from stem_kombu.celery.agent import CeleryAgent
 
 
 class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publishes no types
@@ -20,7 +25,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery pub
     def __init__(self, consumer: object, **_: object) -> None:
         self._timer: Any = None
 
-    def start(self, consumer: Any) -> None:
+    def start(self, consumer: Consumer) -> None:
         agent = getattr(consumer.controller, "stem", None)
         if agent is not None:
             agent.connected(consumer)
@@ -28,13 +33,13 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery pub
             agent.consumes()
             self._timer = consumer.timer.call_repeatedly(timeouts.GUEST_STAMP, agent.consumes)
 
-    def stop(self, consumer: Any) -> None:
+    def stop(self, consumer: Consumer) -> None:
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
 
 
-def _watch_queues(consumer: Any, agent: Any) -> None:
+def _watch_queues(consumer: Consumer, agent: CeleryAgent) -> None:
     """Have a queue that Celery's own `add_consumer` adds obey the pauses that hold for it."""
     add = consumer.add_task_queue
     if hasattr(add, "stem_original"):

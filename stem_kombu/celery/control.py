@@ -22,6 +22,8 @@ from stem_kombu.settings import Settings
 from stem_kombu.volatile import NOT_DURABLE
 
 if TYPE_CHECKING:
+    from celery import Celery
+
     from stem_kombu.control.client.selecting import SelectorClient
 
 logger = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ class DurableRevokes:
     workers learn of it from the store alone: what Celery broadcasts is not signed.
     """
 
-    app: Any
+    app: Celery
 
     def revoke(
         self, task_id: Any, destination: object = None, terminate: bool = False, *args: object, **kwargs: object
@@ -75,7 +77,7 @@ class DurableRevokes:
                 )
             return trouble
 
-        def broadcast() -> Any:
+        def broadcast() -> object:
             return super(DurableRevokes, self).revoke(task_id, destination, terminate, *args, **kwargs)  # type: ignore[misc]
 
         return _first_stored(store, broadcast, f"{len(ids)} tasks")
@@ -92,8 +94,8 @@ class DurableRevokes:
             drafts = [StampDraft(*stamp, bool(terminate), THROUGH_CELERY, who) for stamp in stamps]
             return NOT_DURABLE if savers is None else savers.stamps.save(drafts)
 
-        def broadcast() -> Any:
-            control: Any = super(DurableRevokes, self)
+        def broadcast() -> object:
+            control: Control = super(DurableRevokes, self)
             return control.revoke_by_stamped_headers(headers, destination, terminate, *args, **kwargs)
 
         return _first_stored(store, broadcast, f"{len(stamps)} stamps")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stem_kombu import timeouts
 from stem_kombu.agent.directive_loop import DirectiveLoop, level_settings, log_pauses, pause_settings
@@ -22,6 +22,9 @@ from stem_kombu.directive import Directive, Kind
 from stem_kombu.errors import ControlError
 from stem_kombu.worker.active_directives import ActiveDirectives
 
+if TYPE_CHECKING:
+    from celery.worker import WorkController
+
 logger = logging.getLogger(__name__)
 
 _OBEYED = frozenset({Kind.PAUSE, Kind.LOG_LEVEL})
@@ -34,7 +37,9 @@ _UNSUPPORTED = (
 class GuestDirectives:
     """Of one Celery worker. Its processes read log levels from ``stop_table``."""
 
-    def __init__(self, worker: Any, resources: Resources, requests: HeldRequests, stop_table: SharedStopTable) -> None:
+    def __init__(
+        self, worker: WorkController, resources: Resources, requests: HeldRequests, stop_table: SharedStopTable
+    ) -> None:
         self._worker = worker
         self.held = ActiveDirectives(resources.identity, (), resources.cache.now, names=self._names)
         self._rates = TaskRates(worker, self.held)

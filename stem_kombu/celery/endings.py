@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import states
 from celery.app.task import Context
@@ -18,10 +18,15 @@ from celery.exceptions import TaskRevokedError
 
 from stem_kombu.celery.canvas_members import members
 
+if TYPE_CHECKING:
+    from celery import Task
+    from celery.backends.base import Backend
+    from celery.worker.request import Request
+
 logger = logging.getLogger(__name__)
 
 
-def end_stopped(task: Any, request: Any, reason: str, *, began: bool, store_result: bool) -> None:
+def end_stopped(task: Task, request: Request, reason: str, *, began: bool, store_result: bool) -> None:
     """Record the task that runs here, and what was to follow it, as revoked for that reason; call its class's handlers if it
     ``began``."""
     task.backend.mark_as_revoked(request.id, reason, request=request, store_result=store_result, state=states.REVOKED)
@@ -30,7 +35,7 @@ def end_stopped(task: Any, request: Any, reason: str, *, began: bool, store_resu
         _call_handlers(task, request, TaskRevokedError(reason))
 
 
-def end_followers(task: Any, request: Any, reason: str) -> None:
+def end_followers(task: Task, request: Request, reason: str) -> None:
     """Record what was to follow the task in its chain as revoked, and call its errbacks. Logs what fails: it raises nothing."""
     error = TaskRevokedError(reason)
     try:
@@ -43,7 +48,7 @@ def end_followers(task: Any, request: Any, reason: str) -> None:
         logger.exception("task %s is revoked, but its chord, chain or errbacks could not be notified", request.id)
 
 
-def _end_element(backend: Any, element: Mapping[str, object], error: Exception) -> None:
+def _end_element(backend: Backend, element: Mapping[str, object], error: Exception) -> None:
     for task_id, context in {context.id: context for context in map(_context, members(element))}.items():
         if task_id is not None:
             backend.store_result(task_id, error, states.REVOKED, traceback=None, request=context)
@@ -54,7 +59,7 @@ def _end_element(backend: Any, element: Mapping[str, object], error: Exception) 
         backend.on_chord_part_return(last, states.REVOKED, error)
 
 
-def _context(signature: Mapping[str, Any]) -> Any:
+def _context(signature: Mapping[str, Any]) -> Context:
     """As Celery's backends make one of a signature that was never sent."""
     options = dict(signature.get("options") or {})
     context = Context(signature)
@@ -63,12 +68,12 @@ def _context(signature: Mapping[str, Any]) -> Any:
     return context
 
 
-def _call_handlers(task: Any, request: Any, error: Exception) -> None:
+def _call_handlers(task: Task, request: Request, error: Exception) -> None:
     """``on_failure`` and ``after_return``, as Celery calls them after a failure."""
     try:
         raise error
     except TaskRevokedError:
-        einfo: Any = ExceptionInfo()
+        einfo = ExceptionInfo()
     ended = (error, request.id, request.args, request.kwargs, einfo)
     for handler, given in ((task.on_failure, ended), (task.after_return, (states.REVOKED, *ended))):
         try:

@@ -6,12 +6,17 @@ import logging
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.worker import state
 from celery.worker.request import Request
 
 from stem_kombu.transports.topics import topic_matches
+
+if TYPE_CHECKING:
+    from celery.worker import WorkController
+    from celery.worker.consumer import Consumer
+    from kombu import Queue
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +34,9 @@ class HeldRequest:
 class HeldRequests:
     """See :class:`stem_kombu.agent.leases.HeldMessages`. ``worker`` is Celery's ``WorkController``."""
 
-    def __init__(self, worker: Any) -> None:
+    def __init__(self, worker: WorkController) -> None:
         self._worker = worker
-        self._lost: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._lost: weakref.WeakSet[Request] = weakref.WeakSet()
 
     def all(self) -> list[HeldRequest]:
         return [
@@ -48,7 +53,7 @@ class HeldRequests:
         self._lost.add(held.handle)
         logger.warning("the lease of task %s is lost: another worker may run it as well", held.task_id)
 
-    def requests(self) -> list[Any]:
+    def requests(self) -> list[Request]:
         """Celery's requests: what came first is first, of those that wait for the same."""
         waiting_for_eta = [request for _, request in self._on_timer()]
         known = {request.id: request for request in [*waiting_for_eta, *list(state.requests.values())]}
@@ -62,7 +67,7 @@ class HeldRequests:
         buckets = list(getattr(self._worker.consumer, "task_buckets", {}).values())
         return [held[0] for bucket in buckets if bucket for held in list(bucket.contents)]
 
-    def withdraw(self, consumer: Any, request: object) -> None:
+    def withdraw(self, consumer: Consumer, request: object) -> None:
         """Have a request wait no longer for its eta or a rate limit; called by Celery's loop."""
         for entry, waiting in self._on_timer():
             if waiting is request:
@@ -83,7 +88,7 @@ class HeldRequests:
                 yield waiting.entry, arguments[0]
 
 
-def snapshot(requests: Iterable[object]) -> list[Any]:
+def snapshot(requests: Iterable[object]) -> list[Request]:
     """What is in one of Celery's sets of requests now. Its pool and its loop change them while other threads look."""
     while True:
         try:
@@ -101,6 +106,6 @@ def consumed_from(info: Mapping[str, object], queues: Sequence[Any]) -> str:
     return str((fitting or bound)[0].name) if bound else key
 
 
-def _fits(queue: Any, key: str) -> bool:
+def _fits(queue: Queue, key: str) -> bool:
     pattern = str(queue.routing_key or "")
     return topic_matches(pattern, key) if queue.exchange.type == "topic" else pattern == key

@@ -3,11 +3,14 @@ imports none of it."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
 from stem_kombu import transport_alias
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 _STEP, _CONSUMER_STEP = "stem_kombu.celery.step:StemStep", "stem_kombu.celery.consumer_step:ConsumerStep"
 _CONTROL, _CELERYS_CONTROL = "stem_kombu.celery.control:DurableControl", "celery.app.control:Control"
@@ -40,7 +43,7 @@ def install(app: Any, **given: object) -> Any:
     return app
 
 
-def _stamp(app: Any) -> None:
+def _stamp(app: Celery) -> None:
     if app.amqp_cls == _CELERYS_AMQP:
         app.amqp_cls = _AMQP
     elif app.amqp_cls != _AMQP:
@@ -54,7 +57,7 @@ def _stamp(app: Any) -> None:
         stamp_by(made)
 
 
-def _joined(sender: Any = None, **_: Any) -> None:
+def _joined(sender: Celery | None = None, **_: object) -> None:
     from stem_kombu.celery.step import join_spawned
 
     join_spawned(sender)

@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kombu import Consumer
 from kombu.exceptions import KombuError
@@ -24,6 +24,10 @@ from stem_kombu.transports.errors import shown_url
 from stem_kombu.transports.generic.control import drain
 from stem_kombu.transports.outages import Outage
 
+if TYPE_CHECKING:
+    from celery import Celery
+    from kombu import Connection, Message
+
 logger = logging.getLogger(__name__)
 
 
@@ -36,7 +40,7 @@ class NativeRevokes:
 
     def __init__(
         self,
-        app: Any,
+        app: Celery,
         node: str,
         obey: Callable[[Sequence[str], bool], object],
         obey_stamps: Callable[[object, bool], object],
@@ -47,7 +51,7 @@ class NativeRevokes:
         self._obey, self._obey_stamps = obey, obey_stamps
         self._clock = clock
         self._queue = f"stem-{node}"
-        verbs: dict[str, Callable[..., Any]] = {"revoke": self._revoke, "terminate": self._terminate}
+        verbs: dict[str, Callable[..., object]] = {"revoke": self._revoke, "terminate": self._terminate}
         verbs["revoke_by_stamped_headers"] = self._revoke_stamps
         self._server = PidboxServer(node, verbs, lambda *_: None)
         template = app.connection_for_read()
@@ -86,7 +90,7 @@ class NativeRevokes:
             self._stopped.wait(max(0.0, wait))
         self._outage.forget()
 
-    def _serve(self, connection: Any) -> None:
+    def _serve(self, connection: Connection) -> None:
         mailbox = self._app.control.mailbox
         channel = connection.default_channel
         queue = mailbox.get_queue(self._queue)(channel)
@@ -101,7 +105,7 @@ class NativeRevokes:
                 )
                 self._tried.set()  # on Redis Kombu subscribes with the first drain, not with the consumer
 
-    def _on_message(self, message: Any) -> None:
+    def _on_message(self, message: Message) -> None:
         try:
             self._server.heard(message.payload)
         except BadMessage:
@@ -119,7 +123,7 @@ class NativeRevokes:
         self._obey_stamps(headers, bool(terminate))
 
 
-def _let_go(connection: Any) -> None:
+def _let_go(connection: Connection) -> None:
     try:
         release(connection)
     except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed

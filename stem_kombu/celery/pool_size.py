@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stem_kombu import timeouts
 from stem_kombu.control.server.worker_view import Setting
 from stem_kombu.directive import Directive, Kind
 from stem_kombu.worker.active_directives import ActiveDirectives
+
+if TYPE_CHECKING:
+    from celery.concurrency.base import BasePool
+    from celery.worker import WorkController
+    from celery.worker.consumer import Consumer
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +30,7 @@ class PoolSize:
     """Of one worker: ``worker`` is Celery's ``WorkController``, ``held`` says which directive counts. Changed by one thread at a
     time."""
 
-    def __init__(self, worker: Any, held: ActiveDirectives) -> None:
+    def __init__(self, worker: WorkController, held: ActiveDirectives) -> None:
         self._worker, self._held = worker, held
         self._base = int(worker.concurrency or 1)
         #: The size that was asked for last, ``None`` before any was; and what it is while Celery's loop has not reached it.
@@ -68,7 +73,7 @@ class PoolSize:
 
     # -- the pool's own thread --------------------------------------------------------------------------------------------------
 
-    def _resize(self, consumer: Any) -> None:
+    def _resize(self, consumer: Consumer) -> None:
         pool, before = consumer.pool, self._now()
         if (wanted := self._wanted) is None:
             return
@@ -87,7 +92,7 @@ class PoolSize:
         else:
             consumer.timer.call_after(timeouts.POOL_SHRINK_LOOK, self._resize, (consumer,))
 
-    def _shrink(self, pool: Any, count: int) -> None:
+    def _shrink(self, pool: BasePool, count: int) -> None:
         """End a child that is idle, or ``count`` greenlets. A child that was sent a task and has not begun it is not idle."""
         processes: Any = getattr(pool, "_pool", None)
         if pool.is_green:

@@ -9,12 +9,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from celery.worker import state
 
 from stem_kombu.agent.held_directives import HeldDirectives
 from stem_kombu.celery.held_requests import HeldRequests, consumed_from, snapshot
+
+if TYPE_CHECKING:
+    from celery.worker import WorkController
+    from celery.worker.consumer import Consumer
+    from celery.worker.request import Request
+    from kombu import Queue
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +28,7 @@ logger = logging.getLogger(__name__)
 class QueuePauses:
     """Of one worker: ``worker`` is Celery's ``WorkController``, ``held`` says which queues are paused."""
 
-    def __init__(self, worker: Any, held: HeldDirectives, requests: HeldRequests) -> None:
+    def __init__(self, worker: WorkController, held: HeldDirectives, requests: HeldRequests) -> None:
         self._worker, self._held, self._requests = worker, held, requests
         self._lock = threading.Lock()
         #: The queues that were left because they are paused, at the connection that Celery has now.
@@ -30,7 +36,7 @@ class QueuePauses:
 
     # -- from any thread ------------------------------------------------------------------------------------------------
 
-    def queues(self) -> list[Any]:
+    def queues(self) -> list[Queue]:
         """Kombu's queues that this worker consumes, or would if they were not paused."""
         selected = {queue.name: queue for queue in self._worker.app.amqp.queues.consume_from.values()}
         consumer = getattr(self._worker.consumer, "task_consumer", None)
@@ -39,7 +45,7 @@ class QueuePauses:
         paused = [queue for name, queue in selected.items() if name in self._held.paused]
         return list({queue.name: queue for queue in [*consumer.queues, *paused]}.values())
 
-    def admits(self, request: Any) -> bool:
+    def admits(self, request: Request) -> bool:
         """Whether this request of Celery's may be handed to the pool; what may not goes back to its queue."""
         if request.stem_given_back:
             return False
@@ -87,7 +93,7 @@ class QueuePauses:
         self._left = set()
         self._consume(consumer)
 
-    def _consume(self, consumer: Any) -> None:
+    def _consume(self, consumer: Consumer) -> None:
         tasks = consumer.task_consumer
         if tasks is None:
             return
@@ -106,7 +112,7 @@ class QueuePauses:
         if again:
             tasks.consume()
 
-    def _return(self, consumer: Any, requests: Sequence[Any]) -> None:
+    def _return(self, consumer: Consumer, requests: Sequence[Request]) -> None:
         self._consume(consumer)  # first, or the broker would send it right here again
         # The last that came first: each goes to the head of its queue, and so they come again in their order.
         for request in reversed(requests):
@@ -124,7 +130,7 @@ class QueuePauses:
         if consumer is not None and getattr(consumer, "task_consumer", None) is not None:
             consumer.call_soon(self._return, consumer, requests)
 
-    def _waits(self, request: Any) -> bool:
+    def _waits(self, request: Request) -> bool:
         if request.acknowledged or getattr(request, "stem_given_back", True):
             return False
         if not request.stem_handed:
@@ -133,5 +139,5 @@ class QueuePauses:
         future = request.stem_future
         return future is not None and bool(future.cancel())
 
-    def _queue_of(self, request: Any) -> str:
+    def _queue_of(self, request: Request) -> str:
         return consumed_from(request.delivery_info or {}, self.queues())

@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from celery.backends.base import Backend
 
 #: What Celery gives as the reason.
 _PLAIN = "revoked"
 
 
 @contextmanager
-def with_reasons(backends: Iterable[Any], why: Callable[[str], str]) -> Iterator[None]:
+def with_reasons(backends: Iterable[Backend], why: Callable[[str], str]) -> Iterator[None]:
     """Within the block, these result backends record ``why(task_id)`` where Celery gives its own reason."""
     taught = list({id(backend): backend for backend in backends}.values())
     for backend in taught:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from celery.app.registry import TaskRegistry
 
 from stem_kombu.celery import batches, task_api
 from stem_kombu.celery.requests import RequestParts, with_request_class
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 
 class GuardedRegistry(TaskRegistry):  # type: ignore[misc]  # Celery publishes no types
@@ -20,7 +23,7 @@ class GuardedRegistry(TaskRegistry):  # type: ignore[misc]  # Celery publishes n
         _guard(task, self.stem_guards)
 
 
-def guard_all(app: Any, parts: RequestParts) -> None:
+def guard_all(app: Celery, parts: RequestParts) -> None:
     """Guard the application's tasks, now and when they are registered. May be called again, for another worker."""
     tasks = app.tasks
     if type(tasks) in (TaskRegistry, GuardedRegistry):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
 from celery.worker import state
@@ -25,6 +25,10 @@ from stem_kombu.celery.task_api import told
 from stem_kombu.clock import SYSTEM
 from stem_kombu.revocation import Revocation
 from stem_kombu.worker.totals import Totals
+
+if TYPE_CHECKING:
+    from celery import Task
+    from celery.app.trace import ExceptionInfo
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +106,7 @@ class StemRequest:
         ran = None if began is None else SYSTEM.now() - float(began)
         self.stem_totals.ended(name, *self._stem_place, ran=ran, how=how)
 
-    def on_failure(self, exc_info: Any, *args: object, **kwargs: object) -> object:
+    def on_failure(self, exc_info: ExceptionInfo, *args: object, **kwargs: object) -> object:
         answer = super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]
         error = exc_info.exception
         if type(error).__name__ == "ExceptionWithTraceback":
@@ -134,7 +138,7 @@ class StemRequest:
         return super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]
 
 
-def with_request_class(task: Any, parts: RequestParts) -> None:
+def with_request_class(task: Task, parts: RequestParts) -> None:
     """Have the worker make requests for this task that know these. May be called again, for another worker."""
     base = symbol_by_name(task.Request)
     plain = getattr(base, "stem_base", base)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.utils.collections import LimitedSet
 from celery.worker import state
@@ -18,6 +18,9 @@ from stem_kombu.fields import FieldError, moment, optional
 from stem_kombu.messages.encoding import HEADER_SENT_AT
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import RevocationCache
+
+if TYPE_CHECKING:
+    from celery.worker.request import Request
 
 
 class _Asked(threading.local):
@@ -54,7 +57,7 @@ class DurableRevoked(LimitedSet):  # type: ignore[misc]  # Celery publishes no t
         return LimitedSet, *rest
 
 
-def is_spared(record: Revocation, request: Any, now: datetime) -> bool:
+def is_spared(record: Revocation, request: Request, now: datetime) -> bool:
     """Whether a revocation of its id says nothing of this very request (:mod:`stem_kombu.bound`)."""
     if not record.proofs:
         return False

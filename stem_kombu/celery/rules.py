@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 from celery.worker import state
 
@@ -24,6 +24,10 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.rule import Rule
 from stem_kombu.selector import Selector, sent_at
 from stem_kombu.task import TaskMessage
+
+if TYPE_CHECKING:
+    from celery import Task
+    from celery.worker.request import Request
 
 
 class GuestRules:
@@ -57,7 +61,7 @@ class GuestRules:
         given = {rule.version for rule in rules}
         return [rule.version for rule in self._active.live if rule.version in given]
 
-    def come(self, request: Any) -> bool:
+    def come(self, request: Request) -> bool:
         """Whether a rule strikes the request now. It stays struck when the rule ends, unless the rule is taken back."""
         if not self._active.live or (found := self._active.striking(task_of(request))) is None:
             return False
@@ -90,13 +94,13 @@ class GuestRules:
             if draft.selector.matches(task_of(request))
         ]
 
-    def _tasks(self) -> Iterator[Any]:
+    def _tasks(self) -> Iterator[Task]:
         for request in self._requests.requests():
             if hasattr(request, "stem_struck"):
                 yield request
 
 
-def task_of(request: Any) -> TaskMessage:
+def task_of(request: Request) -> TaskMessage:
     """A request of Celery's as the task that a selector looks at."""
     held: TaskMessage | None = request.__dict__.get("stem_task")
     if held is None:
@@ -104,7 +108,7 @@ def task_of(request: Any) -> TaskMessage:
     return held
 
 
-def _decoded(request: Any) -> TaskMessage:
+def _decoded(request: Request) -> TaskMessage:
     headers = request.request_dict
     own, dated = {}, HEADER_ENQUEUED_AT if HEADER_ENQUEUED_AT in headers else HEADER_SENT_AT
     sent = None

@@ -59,7 +59,7 @@ def stamped(amqp: object) -> type:
     return base if issubclass(base, StampedSending) else type(base.__name__, (StampedSending, base), {})
 
 
-def stamp_by(amqp: Any) -> None:
+def stamp_by(amqp: AMQP) -> None:
     """Let an ``AMQP`` stamp that an application has made already: its queues may have been declared by hand."""
     if not isinstance(amqp, StampedSending):
         amqp.__class__ = stamped(type(amqp))

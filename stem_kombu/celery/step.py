@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps, current_app, signals
 from celery.app.trace import build_tracer
@@ -24,6 +24,9 @@ from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.control.stamped_rules import stamps_of
 from stem_kombu.errors import BroadcastUnsupported, ConfigurationError, StemError
 from stem_kombu.worker.totals import Totals
+
+if TYPE_CHECKING:
+    from celery.worker import WorkController
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +47,12 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
     requires = frozenset({"celery.worker.components:Pool"})
     name = "stem"
 
-    def __init__(self, worker: Any, **_: object) -> None:
+    def __init__(self, worker: WorkController, **_: object) -> None:
         self._agent: CeleryAgent | None = None
         self._stop_table: SharedStopTable | None = None
         worker.stem = None
 
-    def create(self, worker: Any) -> StemStep:
+    def create(self, worker: WorkController) -> StemStep:
         """Before the pool starts its children: install the stop table and make tasks look at it."""
         spawned = getattr(worker, "pool_start_method", "fork") != "fork" or worker.app.IS_macOS
         stop_table = self._stop_table = SharedStopTable(
@@ -73,7 +76,7 @@ class StemStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery publish
             _keep_shared()
         return self
 
-    def start(self, worker: Any) -> None:
+    def start(self, worker: WorkController) -> None:
         """Return once everything revoked is known and commands reach it; nothing has been consumed yet."""
         assert self._agent is not None
         try:
@@ -137,7 +140,7 @@ def _told(error: StemError) -> SystemExit:
     return SystemExit(2 if isinstance(error, ConfigurationError) else 74)
 
 
-def _show_soft_shutdown(worker: Any, agent: CeleryAgent) -> None:
+def _show_soft_shutdown(worker: WorkController, agent: CeleryAgent) -> None:
     """Have the worker drain, for those who ask, while Celery from 5.5 on waits before a cold shutdown."""
     wait = getattr(worker, "wait_for_soft_shutdown", None)
     if wait is None or hasattr(wait, "stem_original"):

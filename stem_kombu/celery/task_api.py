@@ -9,7 +9,7 @@ import functools
 import json
 import logging
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import signals
 from celery.exceptions import Ignore
@@ -21,6 +21,9 @@ from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.clock import isoformat, monotonic
 from stem_kombu.context import TaskRevoked
 from stem_kombu.revocation import Revocation
+
+if TYPE_CHECKING:
+    from celery import Task
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +114,7 @@ def progress(fraction: float | None = None, /, **data: object) -> None:
         task.update_state(_here.task_id, state="PROGRESS", meta={"progress": fraction, **data})
 
 
-def guarded(task: Any) -> None:
+def guarded(task: Task) -> None:
     """Make the task stop as revoked where :func:`checkpoint` raises, and never start where it is revoked by then."""
     run = task.run
     if getattr(run, "stem_guarded", False):
@@ -153,7 +156,7 @@ def _look() -> Revocation | None:
     return found
 
 
-def _end_as_revoked(task: Any, revocation: Revocation, *, terminated: bool) -> None:
+def _end_as_revoked(task: Task, revocation: Revocation, *, terminated: bool) -> None:
     """Record why, tell who listens, and raise what makes Celery acknowledge the message and leave the state alone.
 
     Monitors are told by the worker (see :class:`~stem_kombu.celery.requests.StemRequest`): a child that connected to the
@@ -175,6 +178,6 @@ def told(revocation: Revocation) -> str:
     return f"revoked{who} at {isoformat(revocation.issued_at)}{why}"
 
 
-def _ignores_result(task: Any) -> bool:
+def _ignores_result(task: Task) -> bool:
     asked = task.request.ignore_result
     return bool(task.ignore_result if asked is None else asked)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from celery.utils.time import rate as tokens_per_second
 
@@ -18,6 +18,9 @@ from stem_kombu.directive import TASK, Directive, Kind
 from stem_kombu.fields import FieldError
 from stem_kombu.rate import SECONDS, Rate, RateLimit
 from stem_kombu.worker.active_directives import ActiveDirectives
+
+if TYPE_CHECKING:
+    from celery.worker import WorkController
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ class TaskRates:
     """Of one worker: ``worker`` is Celery's ``WorkController``, ``held`` says which limits count. Changed by one thread
     at a time."""
 
-    def __init__(self, worker: Any, held: ActiveDirectives) -> None:
+    def __init__(self, worker: WorkController, held: ActiveDirectives) -> None:
         self._worker, self._held = worker, held
         self._limited: dict[str, _Limited] = {}
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING
 
 from celery.worker import state
 
@@ -34,6 +34,10 @@ from stem_kombu.rule import Rule
 from stem_kombu.selector import Selector
 from stem_kombu.slots import SlotView
 
+if TYPE_CHECKING:
+    from celery.worker import WorkController
+    from celery.worker.request import Request
+
 _ARGS_COLUMNS = 60
 
 
@@ -46,7 +50,7 @@ class CeleryTasks:
 
     def __init__(
         self,
-        worker: Any,
+        worker: WorkController,
         cache: RevocationCache,
         parts: RequestParts,
         directives: GuestDirectives,
@@ -167,7 +171,7 @@ class CeleryTasks:
         active = {request.id: request for request in snapshot(state.active_requests)}
         return [fate for task_id in task_ids if (fate := self._fate(task_id, active.get(task_id))) is not None]
 
-    def _fate(self, task_id: str, request: Any | None) -> TaskFate | None:
+    def _fate(self, task_id: str, request: Request | None) -> TaskFate | None:
         asked_at = self._asked_at.get(task_id)
         if request is not None:
             ago = None if asked_at is None else self._clock.monotonic() - asked_at
@@ -226,11 +230,11 @@ class CeleryTasks:
         return [pid for pid in pids if isinstance(pid, int)]
 
     @staticmethod
-    def _doing(pid: int, active: Sequence[Any]) -> tuple[str, str | None]:
+    def _doing(pid: int, active: Sequence[Request]) -> tuple[str, str | None]:
         task_id = next((request.id for request in active if request.worker_pid == pid), None)
         return ("idle", None) if task_id is None else ("running", task_id)
 
-    def _task(self, request: Any, now: float) -> InFlightTask:
+    def _task(self, request: Request, now: float) -> InFlightTask:
         info = request.delivery_info or {}
         # Celery notes the start as a wall time by the clock of this process.
         started = float(request.time_start or now)

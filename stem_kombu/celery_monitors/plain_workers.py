@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kombu import Exchange
 from kombu.pidbox import Mailbox
@@ -17,6 +17,9 @@ from stem_kombu.errors import StemError
 from stem_kombu.settings import Settings
 from stem_kombu.transports.connections import broker_connection, connect, release
 from stem_kombu.transports.registry import open_transport
+
+if TYPE_CHECKING:
+    from kombu import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +104,7 @@ def plain_workers(
         return [], f"{type(error).__name__}: {error}"
 
 
-def _is_there(connection: Any, exchange: Any) -> bool:
+def _is_there(connection: Connection, exchange: Exchange) -> bool:
     """Whether a worker of Celery's, or one that monitors see as such, has its mailbox at that broker."""
     channel = connection.channel()
     try:

@@ -9,7 +9,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kombu import Connection, Exchange, Producer
 from kombu.exceptions import KombuError
@@ -31,6 +31,10 @@ from stem_kombu.transports.connections import connect, drop_idle, release
 from stem_kombu.transports.errors import shown_url
 from stem_kombu.transports.generic.control import drain
 from stem_kombu.transports.outages import Outage
+
+if TYPE_CHECKING:
+    from kombu import Message
+    from kombu.pidbox import Node
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +107,7 @@ class CeleryMonitorService:
             self._stopped.wait(wait)
         self._outage.forget()
 
-    def _opened(self, connection: Any) -> object:
+    def _opened(self, connection: Connection) -> object:
         """What sends events, once monitors were told that this worker is there, and are heard."""
         channel = connection.default_channel
         exchange = Exchange("celeryev", type=self._exchange)
@@ -119,7 +123,7 @@ class CeleryMonitorService:
         self._send_of_worker(producer, "worker-online")
         return producer
 
-    def _serve(self, connection: Any, producer: object) -> None:
+    def _serve(self, connection: Connection, producer: object) -> None:
         self._next_beat = self._clock.monotonic() + timeouts.CELERY_HEARTBEAT
         wait = timeouts.MONITOR_FIRST_DRAIN
         while not self._stopped.is_set():
@@ -135,14 +139,14 @@ class CeleryMonitorService:
         self._send_of_tasks(producer)
         self._send_of_worker(producer, "worker-offline")
 
-    def _consume(self, node: Any) -> None:
+    def _consume(self, node: Node) -> None:
         board = PidboxServer(
             self.node,
             self._panel.handlers(),
             lambda answer, routing_key, ticket: node.reply(answer, REPLY_EXCHANGE, routing_key, ticket),
         )
 
-        def on_message(message: Any) -> None:
+        def on_message(message: Message) -> None:
             try:
                 board.heard(message.payload)
             except BadMessage as error:
@@ -184,7 +188,7 @@ class CeleryMonitorService:
         )
 
 
-def _released(connection: Any) -> None:
+def _released(connection: Connection) -> None:
     try:
         release(connection)
     except Exception as error:  # noqa: BLE001 - a broken connection may fail in any way while it is closed
