@@ -7,10 +7,13 @@ Django has this built in: ``transaction.on_commit(partial(send.delay, order.id))
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import shown
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 #: In ``session.info``: the calls that wait, each with the transaction or savepoint in which it was registered.
 _WAITING = "stem_kombu_after_commit"
@@ -64,7 +67,7 @@ def _listen(session: object) -> None:
     event.listen(session, "after_transaction_end", _ended)
 
 
-def _committed(session: Any) -> None:
+def _committed(session: Session) -> None:
     waiting = session.info[_WAITING]
     if (savepoint := session.get_nested_transaction()) is not None:
         # Released, and now as safe as what is around it.
@@ -75,7 +78,7 @@ def _committed(session: Any) -> None:
         call()
 
 
-def _ended(session: Any, transaction: Any) -> None:
+def _ended(session: Session, transaction: Any) -> None:
     """However it ended: what waits for it still was not committed."""
     if transaction.nested:
         session.info[_WAITING] = [entry for entry in session.info[_WAITING] if entry[0] is not transaction]

@@ -73,7 +73,7 @@ def message_of(
     )
 
 
-def _headers(headers: object, name: str) -> dict[str, Any]:
+def _headers(headers: object, name: str) -> dict[str, object]:
     if not (isinstance(headers, Mapping) and all(isinstance(key, str) for key in headers)):
         raise ConfigurationError(
             f"headers of task {name!r} is {shown(headers)} ({type(headers).__name__})",

@@ -10,7 +10,6 @@ import re
 import typing
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 from stem_kombu.errors import ConfigurationError
 
@@ -106,7 +105,7 @@ def signature_of(handler: Callable[..., object]) -> inspect.Signature | None:
         return None
 
 
-def _hints(handler: Callable[..., object]) -> dict[str, Any]:
+def _hints(handler: Callable[..., object]) -> dict[str, object]:
     """Annotations as objects; none where a name in them can't be resolved here (it is imported for type checkers only)."""
     try:
         return typing.get_type_hints(inspect.unwrap(handler))

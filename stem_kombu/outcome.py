@@ -55,7 +55,7 @@ class TaskError:
     message: str
     traceback: str | None = None
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, object]:
         return {"type": self.type, "message": self.message, "traceback": self.traceback}
 
 
@@ -78,7 +78,7 @@ class LadderStep:
     how: EndedHow
     at: datetime
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, object]:
         return {"step": self.how.value, "at": isoformat(self.at)}
 
     @classmethod
@@ -97,7 +97,7 @@ class EndedBy:
     after: float | None = None
     steps: tuple[LadderStep, ...] = ()
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, object]:
         after = None if self.after is None else round(self.after, 3)
         return {"how": self.how.value, "after_s": after, "steps": [step.to_record() for step in self.steps]}
 
@@ -141,7 +141,7 @@ class TaskRecord:
     retried_from: str | None = None
     ended_by: EndedBy | None = None
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, object]:
         """The JSON form, as ``stem task show --json`` prints it."""
         return {
             "task_id": self.task_id,

@@ -89,7 +89,7 @@ def differing(one: DeclaredQueue, other: DeclaredQueue) -> tuple[str, str] | Non
     return None if one == other else (repr(one), repr(other))
 
 
-def checked(where: str, given: Mapping[str, object]) -> Mapping[str, Any]:
+def checked(where: str, given: Mapping[str, object]) -> Mapping[str, object]:
     """The options themselves; raises :class:`ConfigurationError` naming the first that is wrong. ``None`` is not given."""
     priority, compression = given.get("priority"), given.get("compression")
     if priority is not None and (isinstance(priority, bool) or not isinstance(priority, int)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from stem_kombu.agent.fleet_clock import FleetClock
 from stem_kombu.agent.hydration import Hydration
@@ -26,6 +26,9 @@ from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.records import ControlRecord
 from stem_kombu.transports.registry import open_transport
 
+if TYPE_CHECKING:
+    from kombu import Connection
+
 
 class RevocationTarget(Protocol):
     """What revocations take effect on: the tasks of this worker."""
@@ -46,7 +49,7 @@ class Resources:
     def __init__(
         self,
         settings: Settings,
-        template: Any,
+        template: Connection,
         store: RevokeStore,
         roster: Roster | None,
         *,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ssl
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stem_kombu import machine
 from stem_kombu.concurrency import threads
+
+if TYPE_CHECKING:
+    from socket import socket
 
 #: What an eventfd takes: a number of 64 bits.
 _ONE = (1).to_bytes(8, sys.byteorder)
@@ -60,7 +63,7 @@ class WakePipe:
         self.close()
 
 
-def wait_readable(sock: Any, wake: int, seconds: float) -> bool:
+def wait_readable(sock: socket, wake: int, seconds: float) -> bool:
     """Whether the socket has something to read, after waiting at most ``seconds`` for it, or until ``wake`` is readable."""
     # A record of TLS may hold several frames, which the descriptor knows nothing of.
     if isinstance(sock, ssl.SSLSocket) and sock.pending():

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable
 from operator import methodcaller
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stem_kombu import chance, timeouts
 from stem_kombu.clock import SYSTEM
@@ -26,6 +26,9 @@ from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError
 from stem_kombu.redaction import mask_url
 from stem_kombu.settings import TlsSettings
 from stem_kombu.urls import checked_server_url, checked_url
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as PostgresConnection
 
 T = TypeVar("T")
 
@@ -94,7 +97,7 @@ class PostgresDatabase:
         self._dsn["client_encoding"] = "UTF8"
         self._lock = threading.Lock()
         forking.renew_in_children(self)
-        self._idle: list[Any] = []
+        self._idle: list[PostgresConnection] = []
         self._pid = os.getpid()
         self._prepared = False
 

@@ -10,11 +10,14 @@ import importlib
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM
 from stem_kombu.concurrency.poller import POLLIN, POLLOUT, poller
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as PostgresConnection
 
 #: What precedes a statement that is a transaction of its own.
 _READ = b"SET TRANSACTION ISOLATION LEVEL READ COMMITTED; "
@@ -101,7 +104,7 @@ def _escaped(value: str) -> str:
     return f'"{_ESCAPED.sub(_BEFORE, value)}"'
 
 
-def close_inherited(connection: Any) -> None:
+def close_inherited(connection: PostgresConnection) -> None:
     """Close the parent's connection in a forked child.
 
     Closing alone would tell the server to end the parent's session. The descriptor is pointed at nothing first, so that
@@ -113,7 +116,7 @@ def close_inherited(connection: Any) -> None:
     connection.close()
 
 
-def wait_for(connection: Any, deadline: float) -> None:
+def wait_for(connection: PostgresConnection, deadline: float) -> None:
     """Return when the connection has done what it was asked; raises :class:`TimedOut` at the deadline."""
     extensions = importlib.import_module("psycopg2.extensions")
     while (state := connection.poll()) != extensions.POLL_OK:

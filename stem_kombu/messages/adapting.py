@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stem_kombu.adapter import Adapter, IncomingMessage, TaskCall
 from stem_kombu.calls import message_of
@@ -14,8 +14,11 @@ from stem_kombu.messages.encoding import encode_task
 from stem_kombu.messages.resending import body_of, consumed_queue, original_of
 from stem_kombu.task import Original
 
+if TYPE_CHECKING:
+    from kombu import Message
 
-def adapted(raw: Any, adapters: Mapping[str, Adapter], now: datetime) -> DecodedTask | None:
+
+def adapted(raw: Message, adapters: Mapping[str, Adapter], now: datetime) -> DecodedTask | None:
     """The delivery as a task; ``None`` for what names a task itself, is of a queue without adapter, or is none by the adapter.
 
     From here on it is one of Stem's own: what is sent again for it, or kept of it, is in Stem's format. Raises
@@ -55,7 +58,7 @@ def adapted(raw: Any, adapters: Mapping[str, Adapter], now: datetime) -> Decoded
     )
 
 
-def _asked(adapter: Adapter, raw: Any, queue: str, headers: Mapping[str, Any]) -> TaskCall | None:
+def _asked(adapter: Adapter, raw: Message, queue: str, headers: Mapping[str, Any]) -> TaskCall | None:
     body = body_of(raw)
     message = IncomingMessage(
         queue,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stem_kombu.durations import LONGEST
 from stem_kombu.errors import BadMessage, ConfigurationError
@@ -35,6 +35,9 @@ from stem_kombu.messages.kombu_json import load_typed
 from stem_kombu.messages.resending import body_of, consumed_queue, original_of
 from stem_kombu.revocation import TASK_ID_LIMIT, checked_task_id
 from stem_kombu.task import MOST_RETRIES, TaskMessage
+
+if TYPE_CHECKING:
+    from kombu import Message
 
 #: All that most messages have.
 _USUAL_HEADERS = PROTOCOL_HEADERS | {HEADER_ENQUEUED_AT, HEADER_SENT_AT, HEADER_HEADERS, HEADER_MAX_RETRIES}
@@ -72,7 +75,7 @@ class DecodedTask:
     priority: int
 
 
-def decode_delivery(raw: Any, *, queue: str | None = None, signed: bool = False) -> DecodedTask:
+def decode_delivery(raw: Message, *, queue: str | None = None, signed: bool = False) -> DecodedTask:
     """The task that a Kombu message carries, and how it was delivered.
 
     ``queue`` is the queue it was consumed from; without it that is asked of the message. ``signed``: its signature was
@@ -95,7 +98,7 @@ def decode_delivery(raw: Any, *, queue: str | None = None, signed: bool = False)
         raise UnreadableTask(str(error), hint=hint, task=task) from error
 
 
-def _decoded(raw: Any, headers: Mapping[str, object], queue: str, *, signed: bool) -> DecodedTask:
+def _decoded(raw: Message, headers: Mapping[str, object], queue: str, *, signed: bool) -> DecodedTask:
     if raw.errors:
         raise BadMessage(f"the message can't be unpacked: {raw.errors[0][1]}")
     get, info, properties = headers.get, _table(raw.delivery_info), _table(raw.properties)
@@ -149,7 +152,7 @@ def _as_known(headers: Mapping[str, object], queue: str) -> TaskMessage | None:
 
 
 def _arguments(
-    raw: object, headers: Mapping[str, object], properties: Mapping[str, object], queue: str
+    raw: Message, headers: Mapping[str, object], properties: Mapping[str, object], queue: str
 ) -> tuple[tuple[object, ...], dict[str, object], dict[str, object]]:
     """Arguments, keywords, and what else the body holds (Celery's ``embed``)."""
     body = _decoded_body(raw, headers, properties, queue)
@@ -179,7 +182,7 @@ def _foreign(message: str, hint: str, facts: Mapping[str, object], queue: str) -
     return BadMessage(message, hint=hint) if task is None else ForeignMessage(message, hint=hint, task=task)
 
 
-def _decoded_body(raw: Any, headers: Mapping[str, object], properties: Mapping[str, object], queue: str) -> object:
+def _decoded_body(raw: Message, headers: Mapping[str, object], properties: Mapping[str, object], queue: str) -> object:
     content_type = raw.content_type or CONTENT_TYPE
     if content_type != CONTENT_TYPE:
         said = f"the message is {str(content_type)[:80]!r}, not {CONTENT_TYPE!r}"

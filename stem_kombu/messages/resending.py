@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stem_kombu.clock import isoformat
 from stem_kombu.fields import CONTROL_CHARACTER, is_text, shown
@@ -23,6 +23,11 @@ from stem_kombu.messages.encoding import (
 from stem_kombu.revocation import TASK_ID_LIMIT
 from stem_kombu.task import Original, TaskMessage
 from stem_kombu.transports.names import unreadable_queue_name
+
+if TYPE_CHECKING:
+    from kombu import Message
+
+T = TypeVar("T")
 
 #: The attribute of a Kombu message that names the queue it was consumed from.
 _CONSUMED_QUEUE = "stem_consumed_queue"
@@ -63,7 +68,7 @@ _OF_THE_CONNECTION = frozenset(
 )
 
 
-def mark_consumed(raw: object, queue: str) -> object:
+def mark_consumed(raw: T, queue: str) -> T:
     """The same Kombu message, of which :func:`consumed_queue` now knows the queue."""
     setattr(raw, _CONSUMED_QUEUE, queue)
     return raw
@@ -107,7 +112,7 @@ def original_of(raw: Any, *, signed: bool = False) -> Original:
     )
 
 
-def put_aside(raw: object, why: str) -> TaskMessage:
+def put_aside(raw: Message, why: str) -> TaskMessage:
     """What is to be sent so that a message that is no task is kept, as it came, beside the queue in which it lay."""
     queue, original = consumed_queue(raw), original_of(raw)
     properties = {name: value for name, value in original.properties.items() if name != "expiration"}
@@ -116,7 +121,7 @@ def put_aside(raw: object, why: str) -> TaskMessage:
     return TaskMessage(said_id(raw) or "unreadable", "unreadable", queue=unreadable_queue_name(queue), original=kept)
 
 
-def said_id(raw: Any) -> str | None:
+def said_id(raw: Message) -> str | None:
     """By what its sender may know a message that is no task: ``message_id``, ``correlation_id`` or a header ``id``."""
     properties = raw.properties if isinstance(raw.properties, Mapping) else {}
     headers = raw.headers if isinstance(raw.headers, Mapping) else {}

@@ -7,9 +7,12 @@ package ``cryptography``, which is loaded when the first such key is made.
 from __future__ import annotations
 
 import hmac
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stem_kombu.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 HMAC_SHA256 = "hmac-sha256"
 ED25519 = "ed25519"
@@ -86,7 +89,7 @@ class Ed25519Key:
             raise ValueError("neither half of the key is given")
         #: The raw public key.
         self.public = public
-        self._public: Any = library.Ed25519PublicKey.from_public_bytes(public)
+        self._public: Ed25519PublicKey = library.Ed25519PublicKey.from_public_bytes(public)
 
     @property
     def can_sign(self) -> bool:

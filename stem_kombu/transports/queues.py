@@ -15,7 +15,7 @@ from stem_kombu.transports.connections import release
 from stem_kombu.transports.names import task_queue
 
 if TYPE_CHECKING:
-    from kombu import Connection, Consumer, Queue
+    from kombu import Connection, Consumer, Message, Queue
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class KombuConsumers:
     so each consumer marks what it receives (:func:`~stem_kombu.messages.resending.consumed_queue`).
     """
 
-    def __init__(self, channel: object, queues: Iterable[Queue], arrived: Callable[[object], None]) -> None:
+    def __init__(self, channel: object, queues: Iterable[Queue], arrived: Callable[[Message], None]) -> None:
         self._consumers = {queue.name: _consumer_of(channel, queue, arrived) for queue in queues}
         self._paused: frozenset[str] = frozenset()
         self._consumes = False
@@ -59,10 +59,10 @@ class KombuConsumers:
         next(iter(self._consumers.values())).qos(prefetch_count=prefetch_count, apply_global=apply_global)
 
 
-def _consumer_of(channel: object, queue: Queue, arrived: Callable[[object], None]) -> Consumer:
+def _consumer_of(channel: object, queue: Queue, arrived: Callable[[Message], None]) -> Consumer:
     from kombu import Consumer
 
-    def take(message: object, _: Exception | None = None) -> None:
+    def take(message: Message, _: Exception | None = None) -> None:
         arrived(mark_consumed(message, queue.name))
 
     # What Kombu could not unpack is told by the message itself; without on_decode_error it would end the connection.

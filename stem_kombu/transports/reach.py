@@ -8,7 +8,7 @@ the life of the process, by URL.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stem_kombu import chance, timeouts
 from stem_kombu.clock import SYSTEM, Clock
@@ -17,7 +17,7 @@ from stem_kombu.transports.connections import connect, pump, release
 from stem_kombu.transports.errors import broker_errors, shown_url
 
 if TYPE_CHECKING:
-    from kombu import Connection
+    from kombu import Connection, Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def _arrives(hearer: Connection, speaker: Connection, kind: str, clock: Clock, t
     )
     heard: list[object] = []
 
-    def hear(message: Any) -> None:
+    def hear(message: Message) -> None:
         message.ack()
         heard.append(message)
 

@@ -7,7 +7,7 @@ certificate and name are verified unless ``STEM_TLS_ALLOW_INSECURE`` says otherw
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from stem_kombu.drivers.handshake import Endpoint
@@ -55,7 +55,7 @@ def tls_of(connection: Connection) -> TlsSettings:
     )
 
 
-def endpoint_of_connection(connection: Any) -> Endpoint | None:
+def endpoint_of_connection(connection: Connection) -> Endpoint | None:
     """Where a connection speaks TLS; ``None`` for a plain one, and where several servers stand behind it."""
     if not connection.ssl or str(connection.transport_cls).startswith("sentinel"):
         return None

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stem_kombu.adapter import Adapter
 from stem_kombu.drop_counter import DropCounter
@@ -27,6 +27,9 @@ from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.task_history import is_over
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
 from stem_kombu.worker.transitions import decide
+
+if TYPE_CHECKING:
+    from kombu import Message
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +71,7 @@ class Admission:
         self._drops.count("put-aside")
         logger.warning("%s", error)
 
-    def receive(self, raw: Any, generation: int) -> None:
+    def receive(self, raw: Message, generation: int) -> None:
         """Take one message of connection ``generation`` in."""
         signed = False
         try:
@@ -93,7 +96,7 @@ class Admission:
         else:
             self._decoded(arrived, raw, generation)
 
-    def _decoded(self, arrived: DecodedTask, raw: object, generation: int) -> None:
+    def _decoded(self, arrived: DecodedTask, raw: Message, generation: int) -> None:
         message, redelivered = arrived.message, arrived.redelivered
         self._lifecycle.received(message, redelivered=redelivered)
         if redelivered and self._is_adopted(message, raw, generation):
@@ -123,7 +126,7 @@ class Admission:
             self._lifecycle.accepted(delivery)
         self._lifecycle.carry_out(delivery, action)
 
-    def _is_adopted(self, message: TaskMessage, raw: object, generation: int) -> bool:
+    def _is_adopted(self, message: TaskMessage, raw: Message, generation: int) -> bool:
         """Whether a redelivery has taken the place of a delivery that is here already."""
         here = self._inflight.same_attempt(message, generation, leased=self._facts.ownership.leased)
         action = decide(Phase.ARRIVED, Event.REDELIVERED, Facts(is_here=here is not None))
@@ -136,7 +139,7 @@ class Admission:
         except TaskNotRegistered as missing:
             return _UNKNOWN, missing
 
-    def _not_run(self, event: Event, error: ControlError, raw: Any, generation: int, facts: Facts) -> None:
+    def _not_run(self, event: Event, error: ControlError, raw: Message, generation: int, facts: Facts) -> None:
         """Have it decided about what can't be run."""
         if not facts.is_task and (facts.is_signed or event is not Event.UNREADABLE):
             facts = self._looked_up(raw, error, facts)
@@ -148,7 +151,7 @@ class Admission:
         assert message is not None
         self._end(message, raw, generation, action)
 
-    def _looked_up(self, raw: object, error: Exception, facts: Facts) -> Facts:
+    def _looked_up(self, raw: Message, error: Exception, facts: Facts) -> Facts:
         """What is no task is another application's: it goes to the dead-letter exchange, or into a queue of its own."""
         queue, body = consumed_queue(raw), body_of(raw)
         rejected = self._has_dead_letters(queue)
@@ -163,7 +166,7 @@ class Admission:
         self._drops.count("dead-lettered" if rejected else "put-aside")
         return facts._replace(has_dead_letters=rejected, aside=put_aside(raw, str(error)))
 
-    def _end(self, message: TaskMessage, raw: object, generation: int, action: Action) -> None:
+    def _end(self, message: TaskMessage, raw: Message, generation: int, action: Action) -> None:
         """Carry out what was decided about a message that is not to run."""
         delivery = self._inflight.add(message, _UNKNOWN, raw, generation, True, Phase.ARRIVED)
         self._lifecycle.carry_out(delivery, action)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stem_kombu import timeouts
 from stem_kombu.clock import Clock
@@ -26,6 +26,9 @@ from stem_kombu.worker.intake import ConsumedQueues, Intake
 from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.settlement import MessageDisposition
 from stem_kombu.worker.transitions import decide
+
+if TYPE_CHECKING:
+    from kombu import Message
 
 logger = logging.getLogger(__name__)
 
@@ -238,7 +241,7 @@ class Consumer:
         if self._outage.trouble and (something or self._clock.monotonic() - self._served_at > timeouts.CONSUMER_WORKS):
             self._outage.worked()
 
-    def _take_in(self, connected: TaskConsumer, message: Any, generation: int) -> None:
+    def _take_in(self, connected: TaskConsumer, message: Message, generation: int) -> None:
         if self._quiet.is_set():
             # It was under way when a stop was requested, and what still runs here may take long.
             connected.give_back(message.delivery_tag)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stem_kombu.publishing import DeclaredQueue
 from stem_kombu.transports.base import ScheduledMessages
+
+if TYPE_CHECKING:
+    from kombu import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Intake:
     """
 
     allowance: Callable[[], int]
-    receive: Callable[[object, int], None]
+    receive: Callable[[Message, int], None]
     malformed: Callable[[Exception], None]
     reconnected: Callable[[], None]
     lost: Callable[[], None]

@@ -273,7 +273,7 @@ def _naming(queue: str) -> Iterator[None]:
         raise BrokerRefused(f"queue {queue!r}: {error}", hint=error.hint) from error
 
 
-def _shown(raw: object, now: datetime) -> WaitingMessage:
+def _shown(raw: Any, now: datetime) -> WaitingMessage:
     if isinstance(raw, NoMessage):
         return WaitingMessage(None, None, problem=raw.problem)
     problem = None

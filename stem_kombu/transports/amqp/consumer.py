@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
@@ -23,7 +23,9 @@ from stem_kombu.transports.connections import pulse
 from stem_kombu.transports.queues import KombuConsumers, declared_task_queue, forsake
 
 if TYPE_CHECKING:
-    from kombu import Connection
+    from socket import socket
+
+    from kombu import Connection, Message
 
 #: What a peer that has gone shows as, before the rest of what it sent is read; not every system tells of the first.
 _HANGUP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
@@ -58,17 +60,17 @@ class AmqpConsumer:
         self._prefetch = Prefetch() if prefetch is None else prefetch
         self._prefetch.opened(self._consumers, self)
         self._amqp: object = connection.connection
-        self._socket: Any = self._amqp.sock
+        self._socket: socket = self._amqp.sock
         # Once, and not around each frame as py-amqp does when the socket has another.
         self._socket.settimeout(timeouts.FRAME_REST)
         self._take_in, self._writer = AmqpFrames(self._amqp, self._channel).take_in, FrameWriter(self._amqp)
         self._clock = clock
-        self._arrived: list[object] = []
+        self._arrived: list[Message] = []
         # In the order of delivery, in which a channel counts its tags.
         self._unsettled: dict[int, None] = {}
         self._more_to_read = True
 
-    def arrived(self, message: Any) -> None:
+    def arrived(self, message: Message) -> None:
         """Called by Kombu's consumers."""
         self._unsettled[message.delivery_tag] = None
         self.outstanding += 1
@@ -88,7 +90,7 @@ class AmqpConsumer:
         self._counted_after = max(self._counted_after, next(reversed(self._unsettled), 0))
         self.outstanding = 0
 
-    def take(self, room: int, acknowledged: Sequence[int] = ()) -> list[Any]:
+    def take(self, room: int, acknowledged: Sequence[int] = ()) -> list[Message]:
         """What has arrived, as Kombu messages; those of the tags in ``acknowledged`` are acknowledged. How many come is
         bounded by the prefetch count, not by ``room``."""
         self._acknowledge(acknowledged)

@@ -45,6 +45,10 @@ from stem_kombu.transports.generic.control import (
 )
 
 if TYPE_CHECKING:
+    from socket import socket
+
+    from amqp import Connection as AmqpConnection
+    from amqp import Message
     from kombu import Connection, Exchange, Queue
 
 #: Messages that are acknowledged together, or when nothing comes any more. An acknowledgement each, or at every pause, would
@@ -140,8 +144,8 @@ class ControlChannel:
     def __init__(self, connection: Connection, timeout: float, *, confirms: bool = False) -> None:
         channel: Any = connection.default_channel  # py-amqp's, of which Kombu's annotations know nothing
         self._channel = channel
-        self._amqp: Any = connection.connection
-        self._socket: Any = self._amqp.sock
+        self._amqp: AmqpConnection = connection.connection
+        self._socket: socket = self._amqp.sock
         # Once, and not around each frame as py-amqp does when the socket has another.
         self.limit(timeout)
         self._frames, self._writer = AmqpFrames(self._amqp, self._channel), FrameWriter(self._amqp)
@@ -174,7 +178,7 @@ class ControlChannel:
         if prefetch:
             self._channel.basic_qos(0, prefetch, False)
 
-        def arrived(message: Any) -> None:
+        def arrived(message: Message) -> None:
             body = message.body  # which py-amqp, where it reads by itself, has decoded
             self._arrived.append(ControlMessage(kind, body.encode() if isinstance(body, str) else bytes(body or b"")))
             if prefetch:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import ssl
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from amqp import Connection as AmqpConnection
 
 
 class FrameWriter:
     """The writing end of a connection of py-amqp whose socket has a timeout, for the thread that owns it."""
 
-    def __init__(self, amqp: Any) -> None:
+    def __init__(self, amqp: AmqpConnection) -> None:
         self._amqp = amqp
         self._socket = amqp.sock
         self._is_tls = isinstance(self._socket, ssl.SSLSocket)

@@ -11,10 +11,13 @@ import os
 import ssl
 from collections.abc import Callable
 from struct import Struct, error
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stem_kombu.concurrency.poller import POLLIN, Poller, poller
 from stem_kombu.transports.amqp.message_shapes import MessageShapes, Table
+
+if TYPE_CHECKING:
+    from amqp import Connection as AmqpConnection
 
 #: Bytes of one read.
 _CHUNK = 65536
@@ -74,7 +77,7 @@ class AmqpFrames:
     What has come of an unfinished frame lies where py-amqp keeps the same, which so may read as well, between two calls.
     """
 
-    def __init__(self, amqp: Any, channel: Any) -> None:
+    def __init__(self, amqp: AmqpConnection, channel: Any) -> None:
         self._amqp = amqp
         self._channel = channel
         self._transport = amqp.transport
@@ -88,7 +91,7 @@ class AmqpFrames:
             self._poller.register(self._socket, POLLIN)
 
     @staticmethod
-    def can_read(amqp: Any) -> bool:
+    def can_read(amqp: AmqpConnection) -> bool:
         """Whether this release of py-amqp keeps unfinished frames where they are looked for here."""
         return isinstance(getattr(amqp.transport, "_read_buffer", None), bytes)
 

@@ -20,6 +20,8 @@ from stem_kombu.transports.generic.port import GenericTransport
 from stem_kombu.transports.internals import AMQP_READS, AMQP_SENDS, missing
 
 if TYPE_CHECKING:
+    from kombu import Connection
+
     from stem_kombu.transports.publisher import PublisherConnection
 
 #: AMQP's codes for what a queue or a broker does not do.
@@ -29,7 +31,7 @@ _REFUSED = frozenset({540, 541})
 class AmqpTransport(GenericTransport):
     """See :class:`~stem_kombu.transports.base.Transport`."""
 
-    def __init__(self, connection: Any, *, generic: bool = False, accept_loss: bool = False) -> None:
+    def __init__(self, connection: Connection, *, generic: bool = False, accept_loss: bool = False) -> None:
         super().__init__(connection, generic=generic, accept_loss=accept_loss)
         self._prefetch = Prefetch()
 
@@ -67,7 +69,7 @@ class AmqpTransport(GenericTransport):
     def control(self, *, clock: Clock = SYSTEM) -> ControlLink:
         return super().control(clock=clock) if self._generic else AmqpControlLink(self.template, clock=clock)
 
-    def _publisher_of(self, connection: Any, clock: Clock) -> PublisherConnection:
+    def _publisher_of(self, connection: Connection, clock: Clock) -> PublisherConnection:
         if self._steps_back(missing(AMQP_SENDS, _inside(connection)), "Kombu waits for each confirm"):
             release(connection)
             return super()._publisher_of(connect(super()._publishing_template()), clock)
@@ -90,6 +92,6 @@ class AmqpTransport(GenericTransport):
         return unused_life(self.template, queue)
 
 
-def _inside(connection: Any) -> dict[str, Any]:
+def _inside(connection: Connection) -> dict[str, Any]:
     amqp = connection.connection
     return {"connection": amqp, "channel": connection.default_channel, "transport": getattr(amqp, "transport", None)}

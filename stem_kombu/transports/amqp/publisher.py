@@ -17,6 +17,7 @@ from stem_kombu.transports.errors import described, shown_url
 from stem_kombu.transports.publisher import CHUNK, OutgoingMessage, PublisherConnection, SendDeadline, task_id_of
 
 if TYPE_CHECKING:
+    from amqp import Message
     from kombu import Connection
 
 #: Bytes in a frame of headers that are left for those of the protocol.
@@ -78,7 +79,7 @@ class AmqpPublisher(PublisherConnection):
                 hint=f"RabbitMQ takes at most {most} here; send large data as arguments",
             )
 
-    def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
+    def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Message) -> None:
         self._returned.add(task_id_of(message.properties.get("application_headers") or {}))
 
     def _forget_declared(self) -> None:

@@ -13,6 +13,7 @@ from stem_kombu.transports.amqp.frames import AmqpFrames
 from stem_kombu.transports.amqp.message_frames import AROUND
 
 if TYPE_CHECKING:
+    from amqp import Connection as AmqpConnection
     from kombu import Connection
 
 
@@ -22,7 +23,7 @@ class PublishingChannel:
     def __init__(self, connection: Connection) -> None:
         channel: Any = connection.default_channel  # py-amqp's, of which Kombu's annotations know nothing
         self._channel = channel
-        self._amqp: Any = connection.connection
+        self._amqp: AmqpConnection = connection.connection
         self._socket: Any = self._amqp.sock
         self._socket.settimeout(timeouts.BROKER_REPLY)  # once, and not around each frame as py-amqp does
         self._frames, self._writer = AmqpFrames(self._amqp, channel), FrameWriter(self._amqp)

@@ -21,13 +21,15 @@ from stem_kombu.transports.leased.option import lease_of
 from stem_kombu.transports.queues import declared_task_queue
 
 if TYPE_CHECKING:
+    from kombu import Connection
+
     from stem_kombu.transports.filesystem.files import LeasedFiles
 
 
 class FilesystemTransport(GenericTransport):
     """See :class:`~stem_kombu.transports.base.Transport`."""
 
-    def __init__(self, connection: Any, *, generic: bool = False, accept_loss: bool = False) -> None:
+    def __init__(self, connection: Connection, *, generic: bool = False, accept_loss: bool = False) -> None:
         super().__init__(connection, generic=generic, accept_loss=accept_loss)
         self.errors = (*self.errors, OSError)
 
@@ -81,7 +83,7 @@ class FilesystemTransport(GenericTransport):
                 raise BrokerUnavailable(str(error), hint=error.hint) from error
         return super()._checked(connection, queues)
 
-    def _place(self, connection: Any, clock: Clock = SYSTEM) -> LeasedFiles:
+    def _place(self, connection: Connection, clock: Clock = SYSTEM) -> LeasedFiles:
         from stem_kombu.transports.filesystem.files import LeasedFiles  # which locks files as POSIX does
 
         return LeasedFiles(connection.default_channel, lease_of(self.template), clock)

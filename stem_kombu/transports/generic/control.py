@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kombu import Consumer, Exchange, Producer, Queue
 
@@ -32,7 +32,7 @@ from stem_kombu.transports.errors import broker_errors, shown_url
 from stem_kombu.transports.reach import reach_of
 
 if TYPE_CHECKING:
-    from kombu import Connection
+    from kombu import Connection, Message
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class GenericControlConnection:
         let_go(self._connection, broken=broken)
 
     def _consume(self, kind: MessageKind, queue: Queue) -> None:
-        def arrived(message: Any) -> None:
+        def arrived(message: Message) -> None:
             if self._acks:
                 message.ack()
             try:
@@ -163,7 +163,7 @@ class GenericControlConnection:
             except ValueError as error:
                 self._malformed(error)
 
-        def malformed(message: Any, error: Exception) -> None:
+        def malformed(message: Message, error: Exception) -> None:
             if self._acks:
                 message.ack()
             self._malformed(error)
@@ -224,13 +224,13 @@ def queues_of(addresses: Addresses) -> Iterator[tuple[MessageKind, Queue]]:
         yield MessageKind.HEARTBEAT, names.heartbeat_queue(addresses.namespace, addresses.owner)
 
 
-def keepalive_of(connection: Any) -> float | None:
+def keepalive_of(connection: Connection) -> float | None:
     """Seconds within which the connection must be looked after, for AMQP's heartbeats; ``None`` where there are none."""
     heartbeat = connection.heartbeat if connection.transport.implements.heartbeats else 0
     return heartbeat / 4 if heartbeat else None
 
 
-def drain(connection: Any, seconds: float, *, clock: Clock, malformed: Callable[[Exception], object]) -> bool:
+def drain(connection: Connection, seconds: float, *, clock: Clock, malformed: Callable[[Exception], object]) -> bool:
     """Wait at most ``seconds`` (keep them short) for one event and let its consumer have it; whether one came.
 
     ``malformed`` is called with what the driver raised for a message whose envelope it could not read; the message is
@@ -253,12 +253,12 @@ def drain(connection: Any, seconds: float, *, clock: Clock, malformed: Callable[
     return True
 
 
-def closed(connection: Any) -> BrokerUnavailable:
+def closed(connection: Connection) -> BrokerUnavailable:
     """What to raise to a thread that waits on a connection which another one has closed."""
     return BrokerUnavailable(f"broker {shown_url(connection)}: this control connection was closed")
 
 
-def let_go(connection: Any, *, broken: bool = False) -> None:
+def let_go(connection: Connection, *, broken: bool = False) -> None:
     """Close the connection; whatever it raises meanwhile is only worth a line for who debugs it."""
     try:
         release(connection, timeouts.GENERIC_LAST_STEP if broken else None)
@@ -274,7 +274,7 @@ def _limits(driver: str, limit: float, confirms: bool) -> dict[str, object]:
     return {"socket_timeout": limit} if driver == "redis" else {}
 
 
-def _body_of(message: Any) -> bytes:
+def _body_of(message: Message) -> bytes:
     """The bytes of a Kombu message; virtual transports hand over text. Text that no bytes stand for raises ``ValueError``."""
     body = message.body
     return body.encode() if isinstance(body, str) else bytes(body or b"")

@@ -178,7 +178,7 @@ class GenericTransport:
         finally:
             release(connection)
 
-    def _checked(self, connection: Any, queues: Callable[[], Sequence[str]]) -> list[str]:
+    def _checked(self, connection: Connection, queues: Callable[[], Sequence[str]]) -> list[str]:
         return conditions(connection) + ([forgets_held(self.name)] if self.capabilities.forgets_held else [])
 
     def give_back_held(self, wait: float = 0.0, *, clock: Clock = SYSTEM) -> GivenBack:

@@ -6,7 +6,7 @@ import logging
 import select
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
@@ -16,6 +16,9 @@ from stem_kombu.transports.leased.steadiness import Steadiness
 from stem_kombu.transports.names import unreadable_queue_name
 from stem_kombu.transports.payloads import NO_MESSAGE, message_of
 from stem_kombu.transports.queues import forsake
+
+if TYPE_CHECKING:
+    from kombu import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +41,7 @@ class LeasedConsumer:
 
     def __init__(
         self,
-        connection: Any,
+        connection: Connection,
         queues: Sequence[str],
         place: LeasedPlace,
         lease: float,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stem_kombu.transports.connections import connect, release
 from stem_kombu.transports.errors import described, shown_url
 from stem_kombu.transports.leased.option import lease_of
 from stem_kombu.transports.leased.place import BATCH, LeasedPlace
+
+if TYPE_CHECKING:
+    from kombu import Connection
 
 
 class PlaceLeases:
@@ -18,7 +21,7 @@ class PlaceLeases:
     ``errors`` are what it raises when the broker is away."""
 
     def __init__(
-        self, template: Any, place_of: Callable[[Any], LeasedPlace], errors: tuple[type[BaseException], ...]
+        self, template: Connection, place_of: Callable[[Any], LeasedPlace], errors: tuple[type[BaseException], ...]
     ) -> None:
         self.url = shown_url(template)
         self._template, self._place_of, self._errors = template, place_of, errors

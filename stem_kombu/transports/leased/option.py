@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stem_kombu import timeouts
+
+if TYPE_CHECKING:
+    from kombu import Connection
 
 _OPTION = "visibility_timeout"
 
@@ -20,7 +23,7 @@ class EngineOptions(dict[str, object]):
         self.visibility_timeout = _seconds(self.pop(_OPTION, timeouts.BROKER_LEASE))
 
 
-def lease_of(connection: Any) -> float:
+def lease_of(connection: Connection) -> float:
     """Seconds of a lease at the broker of that connection, which may be a template. Raises ``ValueError``."""
     options = connection.transport_options
     if isinstance(options, EngineOptions):

@@ -23,6 +23,8 @@ from stem_kombu.transports.redis.control import RedisControlLink
 from stem_kombu.transports.redis.idle import poll_later
 
 if TYPE_CHECKING:
+    from kombu import Connection
+
     from stem_kombu.transports.publisher import PublisherConnection
 
 logger = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ logger = logging.getLogger(__name__)
 class RedisTransport(GenericTransport):
     """See :class:`~stem_kombu.transports.base.Transport`."""
 
-    def __init__(self, template: Any, *, generic: bool = False, accept_loss: bool = False) -> None:
+    def __init__(self, template: Connection, *, generic: bool = False, accept_loss: bool = False) -> None:
         super().__init__(template, generic=generic, accept_loss=accept_loss)
         poll_later(template)
 
@@ -64,7 +66,7 @@ class RedisTransport(GenericTransport):
     def control(self, *, clock: Clock = SYSTEM) -> ControlLink:
         return (ByKombuLink if self._generic else RedisControlLink)(self.template, clock=clock)
 
-    def _publisher_of(self, connection: Any, clock: Clock) -> PublisherConnection:
+    def _publisher_of(self, connection: Connection, clock: Clock) -> PublisherConnection:
         if self._steps_back(missing(REDIS_SENDS, _inside(connection)), "Kombu sends message by message"):
             return super()._publisher_of(connection, clock)
         from stem_kombu.transports.redis.publisher import RedisLine
@@ -85,7 +87,7 @@ class RedisTransport(GenericTransport):
 
             forsake(connection, keep=True)
 
-    def _checked(self, connection: Any, queues: Callable[[], Sequence[str]]) -> list[str]:
+    def _checked(self, connection: Connection, queues: Callable[[], Sequence[str]]) -> list[str]:
         from stem_kombu.transports.redis.siblings import unread_lists_of
 
         with broker_errors(connection, "looking for lists without a reader"):
@@ -143,7 +145,7 @@ class RedisTransport(GenericTransport):
         return Janitor(self.template, namespace, worker)
 
 
-def _inside(connection: Any) -> dict[str, object]:
+def _inside(connection: Connection) -> dict[str, object]:
     import redis
 
     plain: Any = redis.Connection

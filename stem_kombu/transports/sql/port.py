@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
@@ -23,6 +23,9 @@ from stem_kombu.transports.queues import declared_task_queue, forsake
 from stem_kombu.transports.sql.channel import with_short_transactions
 from stem_kombu.transports.sql.rows import DATABASES, LeasedRows
 
+if TYPE_CHECKING:
+    from kombu import Connection
+
 #: Tries to make the tables and the queues, which other processes may make at the same moment.
 _TRIES = 5
 
@@ -30,7 +33,7 @@ _TRIES = 5
 class SqlTransport(GenericTransport):
     """See :class:`~stem_kombu.transports.base.Transport`."""
 
-    def __init__(self, connection: Any, *, generic: bool = False, accept_loss: bool = False) -> None:
+    def __init__(self, connection: Connection, *, generic: bool = False, accept_loss: bool = False) -> None:
         super().__init__(with_short_transactions(connection), generic=generic, accept_loss=accept_loss)
         self.errors = (*self.errors, SQLAlchemyError)
 
@@ -96,14 +99,14 @@ class SqlTransport(GenericTransport):
         except SQLAlchemyError as error:
             raise described(error, connection, "giving back what dead workers held") from error
 
-    def _checked(self, connection: Any, queues: Callable[[], Sequence[str]]) -> list[str]:
+    def _checked(self, connection: Connection, queues: Callable[[], Sequence[str]]) -> list[str]:
         try:
             _write_marker(connection.default_channel)
         except SQLAlchemyError as error:
             raise described(error, connection, "writing a marker") from error
         return super()._checked(connection, queues)
 
-    def _place(self, connection: Any) -> LeasedRows:
+    def _place(self, connection: Connection) -> LeasedRows:
         return LeasedRows(connection.default_channel, lease_of(self.template))
 
 

@@ -11,12 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import DateTime, Integer, String, bindparam, delete, func, literal_column, select, text, update
 
 from stem_kombu.transports.giving_back import Swept
 from stem_kombu.transports.leased.place import BATCH, Taken
+
+if TYPE_CHECKING:
+    from sqlalchemy import Table
+    from sqlalchemy.orm import Session
 
 #: The database's time in UTC, by SQLAlchemy's name of the database.
 _NOW: dict[str, Any] = {
@@ -33,11 +37,11 @@ class LeasedRows:
 
     def __init__(self, channel: Any, lease: float) -> None:
         self._channel, self._lease = channel, lease
-        self._session: Any = channel.session
+        self._session: Session = channel.session
         self._session.rollback()  # what Kombu began when it looked for the queues
         self._database = str(self._session.get_bind().dialect.name)
-        self._queues: Any = channel.queue_cls.__table__
-        table: Any = channel.message_cls.__table__
+        self._queues: Table = channel.queue_cls.__table__
+        table: Table = channel.message_cls.__table__
         self._messages = table
         row, version = bindparam("row", type_=Integer()), bindparam("held", type_=Integer())
         self._held = (table.c.id == row) & (table.c.version == -version) & table.c.visible.is_(False)
@@ -133,7 +137,7 @@ class LeasedRows:
     def close(self) -> None:
         self._session.close()
 
-    def _return(self, session: Any, leased: list[dict[str, int]]) -> None:
+    def _return(self, session: Session, leased: list[dict[str, int]]) -> None:
         if leased:
             back = update(self._messages).where(self._held)
             session.execute(

@@ -12,13 +12,15 @@ from stem_kombu.transports.generic.consumer import GenericConsumer
 if TYPE_CHECKING:
     from kombu import Connection
 
+    from stem_kombu.transports.sqlite.transport import Transport
+
 
 class EmbeddedConsumer(GenericConsumer):
     """What is generic, and what the embedded broker can do beyond Kombu."""
 
     def __init__(self, connection: Connection, queues: Sequence[str], *, clock: Clock = SYSTEM) -> None:
         super().__init__(connection, queues, clock=clock)
-        self._transport: Any = connection.transport
+        self._transport: Transport = connection.transport
         self.scheduled: ScheduledMessages | None = _Scheduled(self._channel)
 
     def wait(self, wake: int, timeout: float, *, more: bool) -> None:

@@ -247,7 +247,7 @@ class Database:
 
 def _rows(
     sql: sqlite3.Connection, statement: str, parameters: Sequence[object] | Mapping[str, object]
-) -> list[tuple[Any, ...]]:
+) -> list[tuple[object, ...]]:
     return sql.execute(statement, parameters).fetchall()
 
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         connection: Any
         channel_id: int
         closed: bool
-        exchange_types: Any
+        exchange_types: object
         no_ack_consumers: object
         body_encoding: object
         from_transport_options: tuple[str, ...]

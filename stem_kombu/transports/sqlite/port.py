@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stem_kombu.clock import Clock
 from stem_kombu.transports.base import Capabilities, Leases, QueueBrowser, TaskConsumer
@@ -11,6 +11,9 @@ from stem_kombu.transports.generic.port import GenericTransport
 from stem_kombu.transports.sqlite.browser import EmbeddedBrowser
 from stem_kombu.transports.sqlite.consumer import EmbeddedConsumer
 from stem_kombu.transports.sqlite.leases import EmbeddedLeases
+
+if TYPE_CHECKING:
+    from kombu import Connection
 
 
 class EmbeddedTransport(GenericTransport):
@@ -20,7 +23,11 @@ class EmbeddedTransport(GenericTransport):
         return Capabilities(counts=True, carries_control=True, keeps_etas=True)
 
     def _consumer_of(
-        self, connection: Any, queues: Sequence[str], clock: Clock, unreadable: Callable[[Exception], None] | None
+        self,
+        connection: Connection,
+        queues: Sequence[str],
+        clock: Clock,
+        unreadable: Callable[[Exception], None] | None,
     ) -> TaskConsumer:
         if self._generic:
             return super()._consumer_of(connection, queues, clock, unreadable)
