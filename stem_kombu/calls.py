@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any
 
 from stem_kombu import chance
 from stem_kombu.arguments import checked_task_name, listed
@@ -15,7 +14,7 @@ from stem_kombu.publishing import Publishing, queue_name
 from stem_kombu.revocation import checked_task_id
 from stem_kombu.task import TaskMessage, checked_retries
 
-Arguments = tuple[Sequence[Any], Mapping[str, Any] | None, str | None]
+Arguments = tuple[Sequence[object], Mapping[str, object] | None, str | None]
 
 
 def message_of(

@@ -16,7 +16,7 @@ from stem_kombu_cli.failure import Failure
 if TYPE_CHECKING:
     from stem_kombu.settings import Settings
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 #: Of more than this many (tasks, messages) the count has to be typed; a single ``y`` is not enough.
 MOST_BY_ONE_KEY = 100

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stem_kombu.directive import Directive
 
 
-def setting_of(payload: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def setting_of(payload: Mapping[str, Any]) -> Mapping[str, object] | None:
     """What counts for the children of a worker that answered, ``None`` where it runs no isolates."""
     found: Mapping[str, object] | None = payload.get("settings", {}).get("concurrency", {}).get("")
     return found

@@ -276,6 +276,6 @@ def conclude(
         await_applied(client, report, targets, given)
 
 
-def plan_document(verb: str, namespace: str, plan: dict[str, Any]) -> dict[str, Any]:
+def plan_document(verb: str, namespace: str, plan: dict[str, Any]) -> dict[str, object]:
     """What ``--dry-run`` prints with ``--json``."""
     return {"schema": "stem.directives/1", "command": verb, "namespace": namespace, "dry_run": True, **plan}

@@ -14,7 +14,7 @@ from stem_kombu_cli.options import DURATION
 if TYPE_CHECKING:
     from stem_kombu.control.client.directives import Ending
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 _CLOCK_TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?", re.ASCII)
 ACCEPTED = "2026-01-31T14:00:00Z, or 14:00 for the next time that it is so late here"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 else:
     _Type = _Text = click.ParamType  # generic since Click 8.4 only
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 
 class Duration(_Type):

@@ -26,7 +26,7 @@ from stem_kombu_cli.options import control_options, places_of, targets_of, wants
 from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import counted, emit, note, print_json, span, table, use_color
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 
 def pause_options(function: F) -> F:
@@ -93,7 +93,7 @@ def resume(ctx: click.Context, queues: Sequence[str] | None, values: dict[str, A
 class _Asked:
     """What was asked for, by the options that both share."""
 
-    def __init__(self, ctx: click.Context, queues: Sequence[str] | None, values: dict[str, Any]) -> None:
+    def __init__(self, ctx: click.Context, queues: Sequence[str] | None, values: dict[str, object]) -> None:
         self._ctx = ctx
         self.subjects: tuple[Subject, ...] = checked_subjects(queues)
         self.as_json, self.targets = wants_json(values), targets_of(values)

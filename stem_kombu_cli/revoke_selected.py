@@ -27,7 +27,7 @@ from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import counted, emit, note, print_json, span
 from stem_kombu_cli.revoked_tasks import code_of_verdicts, unsupported_lines, unsupported_of, verdict_lines
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 _NAMES = (
     "name", "queue", "header", "kwarg", "parent", "root", "group", "running_longer_than", "enqueued_before", "undated",

@@ -13,7 +13,7 @@ from stem_kombu.control.client.reports import Report
 from stem_kombu_cli import completion
 from stem_kombu_cli.options import DURATION, TEXT
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 
 def filter_options(function: F) -> F:

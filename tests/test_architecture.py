@@ -261,7 +261,7 @@ LONGER = {
 }
 
 #: Lambdas, and how often ``Any`` is named.
-MOST_LAMBDAS, MOST_ANY = 60, 778
+MOST_LAMBDAS, MOST_ANY = 60, 546
 
 PROCESS_CALLS = (
     "getpid",

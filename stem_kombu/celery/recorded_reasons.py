@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from celery.backends.base import Backend
@@ -32,6 +32,6 @@ def with_reasons(backends: Iterable[Backend], why: Callable[[str], str]) -> Iter
 
 
 def _mark(
-    mark: Callable[..., object], why: Callable[[str], str], task_id: str, reason: str = "", **given: Any
+    mark: Callable[..., object], why: Callable[[str], str], task_id: str, reason: str = "", **given: object
 ) -> object:
     return mark(task_id, why(task_id) if reason == _PLAIN else reason, **given)

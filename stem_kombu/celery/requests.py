@@ -152,7 +152,7 @@ def _class_of(base: type, parts: RequestParts) -> type:
     return type(base.__name__, (StemRequest, base), names)
 
 
-def _counted(on_success: Any) -> Any:
+def _counted(on_success: Any) -> object:
     @functools.wraps(on_success)
     def counted(self: Any, failed__retval__runtime: Any, **kwargs: object) -> object:
         if not failed__retval__runtime[0]:

@@ -147,7 +147,7 @@ def _show_soft_shutdown(worker: WorkController, agent: CeleryAgent) -> None:
         return
 
     @functools.wraps(wait)
-    def draining() -> Any:
+    def draining() -> object:
         agent.drain()
         return wait()
 
@@ -179,7 +179,7 @@ def _refuse_unsigned(agent: CeleryAgent) -> None:
             continue
 
         @functools.wraps(getattr(function, "stem_original", function))
-        def refused(state: object, *args: object, _name: str = name, **kwargs: object) -> Any:
+        def refused(state: object, *args: object, _name: str = name, **kwargs: object) -> object:
             agent.refused.drop("unsigned", f"{_name!r}: it is not signed")
             if _name in _REVOKING:
                 agent.hydration.nudge()  # an application with a key has signed and stored it before it sent this
@@ -211,7 +211,7 @@ def _make_revoke_durable(agent: CeleryAgent) -> None:
         return _saying(answer, trouble)
 
     @functools.wraps(terminates)
-    def terminate(state: object, signal: object, task_id: object, **kwargs: object) -> Any:
+    def terminate(state: object, signal: object, task_id: object, **kwargs: object) -> object:
         return revoke(state, task_id, terminate=True, signal=signal)  # as Celery's own does
 
     @functools.wraps(by_stamp)

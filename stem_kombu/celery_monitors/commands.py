@@ -115,7 +115,7 @@ class Panel:
         self._revoke([RevocationDraft(one, bool(terminate), "revoked through Celery", who) for one in good])
         return {"ok": f"tasks {', '.join(ids)} flagged as revoked"}
 
-    def _terminate(self, *_: object, task_id: Any = (), **__: object) -> dict[str, object]:
+    def _terminate(self, *_: object, task_id: object = (), **__: object) -> dict[str, object]:
         return self._revoke_some(task_id=task_id, terminate=True)
 
     def _request(self, task: InFlightTask) -> dict[str, object]:

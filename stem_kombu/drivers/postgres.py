@@ -19,7 +19,7 @@ from stem_kombu.drivers.diagnosis import Diagnosis, store_error
 from stem_kombu.drivers.handshake import Endpoint, explained
 from stem_kombu.drivers.packages import driver_package
 from stem_kombu.drivers.postgres_meanings import meaning_of
-from stem_kombu.drivers.postgres_session import PostgresSession, TimedOut, close_inherited, wait_for
+from stem_kombu.drivers.postgres_session import Parameters, PostgresSession, TimedOut, close_inherited, wait_for
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.tls import postgres_options, tls_for
 from stem_kombu.errors import ConfigurationError, StoreCorrupt, StoreError
@@ -106,12 +106,12 @@ class PostgresDatabase:
         sends."""
         return self._attempts(operation, repeat=True, timeout=time_limit(self.timeout, size))
 
-    def rows(self, statement: str | bytes, parameters: object = None) -> list[tuple[Any, ...]]:
+    def rows(self, statement: str | bytes, parameters: Parameters = None) -> list[tuple[Any, ...]]:
         """Every row of one statement, which is a transaction of its own."""
         found: list[tuple[object, ...]] = self.read(methodcaller("rows", statement, parameters))
         return found
 
-    def execute(self, statement: str | bytes, parameters: object = None) -> int:
+    def execute(self, statement: str | bytes, parameters: Parameters = None) -> int:
         """How many rows one statement touched, which is a transaction of its own."""
         count: int = self.read(methodcaller("execute", statement, parameters))
         return count
@@ -185,21 +185,21 @@ class PostgresDatabase:
                 self._put_back(connection)
                 return outcome
 
-    def _taken(self) -> Any:
+    def _taken(self) -> PostgresConnection:
         self._leave_inherited()
         with self._lock:
             if self._idle:
                 return self._idle.pop()
         return self.connect()
 
-    def _put_back(self, connection: Any) -> None:
+    def _put_back(self, connection: PostgresConnection) -> None:
         with self._lock:
             if len(self._idle) < KEPT and self._pid == os.getpid():
                 self._idle.append(connection)
                 return
         connection.close()
 
-    def _dispose(self, connection: Any) -> None:
+    def _dispose(self, connection: PostgresConnection | None) -> None:
         if connection is not None:
             connection.close()
 
@@ -210,10 +210,10 @@ class PostgresDatabase:
         for connection in inherited:
             close_inherited(connection)
 
-    def connect(self) -> object:
+    def connect(self) -> PostgresConnection:
         """A new connection in psycopg2's asynchronous mode, for the caller alone. Raises what the driver raises."""
         deadline = SYSTEM.monotonic() + self._connect_timeout
-        connection = self._driver.connect(**self._dsn, async_=True)
+        connection: PostgresConnection = self._driver.connect(**self._dsn, async_=True)
         try:
             wait_for(connection, deadline)
             session = PostgresSession(connection, self.timeout)

@@ -70,7 +70,7 @@ class PostgresListener:
         else:
             close_inherited(connection)
 
-    def _connected(self) -> object:
+    def _connected(self) -> Any:
         if self._connection is not None and (self._connection.closed or self._pid != os.getpid()):
             self.close()
         if self._connection is None:

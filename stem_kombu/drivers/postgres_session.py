@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM
@@ -18,6 +18,10 @@ from stem_kombu.concurrency.poller import POLLIN, POLLOUT, poller
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as PostgresConnection
+    from psycopg2.extensions import cursor as Cursor
+
+#: What a statement's placeholders stand for, by their places or names.
+Parameters: TypeAlias = Sequence[object] | Mapping[str, object] | None
 
 #: What precedes a statement that is a transaction of its own.
 _READ = b"SET TRANSACTION ISOLATION LEVEL READ COMMITTED; "
@@ -39,7 +43,7 @@ class PostgresSession:
     opened, each statement is one of its own, together with its settings: they travel as one query.
     """
 
-    def __init__(self, connection: Any, timeout: float) -> None:
+    def __init__(self, connection: PostgresConnection, timeout: float) -> None:
         self._connection = connection
         self._timeout = timeout
         limit = int(timeout * 1000)
@@ -61,14 +65,14 @@ class PostgresSession:
         self._executed(b"COMMIT", None).close()
         self._in_transaction = False
 
-    def rows(self, statement: str | bytes, parameters: object = None) -> list[tuple[Any, ...]]:
+    def rows(self, statement: str | bytes, parameters: Parameters = None) -> list[tuple[Any, ...]]:
         """Every row that the statement returns; an empty list for one that returns none."""
         cursor = self._executed(statement, parameters)
         rows: list[tuple[object, ...]] = cursor.fetchall() if cursor.description else []
         cursor.close()
         return rows
 
-    def execute(self, statement: str | bytes, parameters: object = None) -> int:
+    def execute(self, statement: str | bytes, parameters: Parameters = None) -> int:
         """How many rows the statement touched."""
         cursor = self._executed(statement, parameters)
         count: int = cursor.rowcount
@@ -80,7 +84,7 @@ class PostgresSession:
         with self._connection.cursor() as cursor:
             return b",".join(cursor.mogrify(template, row) for row in rows)
 
-    def _executed(self, statement: str | bytes, parameters: object) -> Any:
+    def _executed(self, statement: str | bytes, parameters: Parameters) -> Cursor:
         cursor = self._connection.cursor()
         text = cursor.mogrify(statement, parameters)
         cursor.execute(text if self._in_transaction or text.startswith(b"BEGIN") else _READ + self._settings + text)

@@ -256,7 +256,7 @@ def decode_alone(body: bytes | bytearray | memoryview) -> object:
 # writes by itself, both ends look its class up by name, which takes longer than all the rest of a short task's way.
 
 
-def _parts_of(kind: type) -> Callable[[object], tuple[Any, ...]]:
+def _parts_of(kind: type) -> Callable[[object], tuple[object, ...]]:
     """How to take a value apart into what makes it again, in order."""
     names = [field.name for field in fields(kind)]
     if len(names) > 1:
@@ -264,7 +264,7 @@ def _parts_of(kind: type) -> Callable[[object], tuple[Any, ...]]:
     return _only(attrgetter(*names)) if names else _none
 
 
-def _only(part: Callable[[Any], object]) -> Callable[[object], tuple[object, ...]]:
+def _only(part: Callable[[object], object]) -> Callable[[object], tuple[object, ...]]:
     def parts(value: object) -> tuple[object, ...]:
         return (part(value),)
 

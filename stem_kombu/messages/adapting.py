@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stem_kombu.adapter import Adapter, IncomingMessage, TaskCall
 from stem_kombu.calls import message_of
@@ -58,7 +58,7 @@ def adapted(raw: Message, adapters: Mapping[str, Adapter], now: datetime) -> Dec
     )
 
 
-def _asked(adapter: Adapter, raw: Message, queue: str, headers: Mapping[str, Any]) -> TaskCall | None:
+def _asked(adapter: Adapter, raw: Message, queue: str, headers: Mapping[str, object]) -> TaskCall | None:
     body = body_of(raw)
     message = IncomingMessage(
         queue,

@@ -252,7 +252,7 @@ def _time_limits(value: object) -> tuple[float | None, float | None]:
     return hard or None, soft or None
 
 
-def own_headers(headers: Mapping[str, Any], *, signed: bool) -> dict[str, Any]:
+def own_headers(headers: Mapping[str, Any], *, signed: bool) -> dict[str, object]:
     """The sender's own among the headers of a task; none that a verified signature does not cover. Raises :class:`BadMessage`."""
     own = {}
     if not signed and not headers.keys() <= _USUAL_HEADERS:

@@ -100,7 +100,7 @@ def _declared_as(connection: Connection, queue: str, until: str) -> tuple[dict[s
     return declared, arguments
 
 
-def _decoded(value: str, kind: str) -> Any:
+def _decoded(value: str, kind: str) -> object:
     if kind == "bool":
         return value == "true"
     return value if kind == "longstr" or not value.lstrip("-").isdigit() else int(value)

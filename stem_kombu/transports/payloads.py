@@ -26,7 +26,7 @@ def end_of_body(text: bytes | str) -> int:
     return max(text.find(_END_BYTES), 0) if text.startswith(_BEGIN_BYTES) else 0
 
 
-def message_of(text: bytes | str, tag: str, queue: str, channel: Any, *, redelivered: bool = False) -> Any:
+def message_of(text: bytes | str, tag: str, queue: str, channel: Any, *, redelivered: bool = False) -> object:
     """The Kombu message of what lay in a queue; raises one of :data:`NO_MESSAGE` where there is none.
 
     ``redelivered``: the broker's own mark that a consumer had it before; what the message says of that stands anyway."""

@@ -177,7 +177,7 @@ def _read_report(reader: int) -> dict[str, object]:
         data = os.read(reader, 65_536)
         if not data:
             if body:
-                found: dict[str, Any] = json.loads(body)
+                found: dict[str, object] = json.loads(body)
                 return found
             raise EOFError("it ended while it loaded the application")
         body += data

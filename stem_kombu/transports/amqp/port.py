@@ -6,7 +6,7 @@ What only a worker or one command needs is imported where it is made: a ping is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, Clock
@@ -46,7 +46,11 @@ class AmqpTransport(GenericTransport):
         )
 
     def _consumer_of(
-        self, connection: Any, queues: Sequence[str], clock: Clock, unreadable: Callable[[Exception], None] | None
+        self,
+        connection: Connection,
+        queues: Sequence[str],
+        clock: Clock,
+        unreadable: Callable[[Exception], None] | None,
     ) -> TaskConsumer:
         if self._steps_back(missing(AMQP_READS, _inside(connection)), "Kombu reads task queues message by message"):
             return super()._consumer_of(connection, queues, clock, unreadable)
@@ -60,7 +64,7 @@ class AmqpTransport(GenericTransport):
         self._prefetch.is_global = False  # a quorum queue, or a broker where that is switched off
         return True
 
-    def _publishing_template(self) -> Any:
+    def _publishing_template(self) -> Connection:
         connection = super()._publishing_template()
         # Confirms are awaited by the publisher, for many messages at once, instead of after each.
         connection.transport_options = {**(connection.transport_options or {}), "confirm_publish": False}
@@ -92,6 +96,6 @@ class AmqpTransport(GenericTransport):
         return unused_life(self.template, queue)
 
 
-def _inside(connection: Connection) -> dict[str, Any]:
+def _inside(connection: Connection) -> dict[str, object]:
     amqp = connection.connection
     return {"connection": amqp, "channel": connection.default_channel, "transport": getattr(amqp, "transport", None)}

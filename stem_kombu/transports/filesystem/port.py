@@ -54,7 +54,11 @@ class FilesystemTransport(GenericTransport):
             raise described(error, self.template) from error
 
     def _consumer_of(
-        self, connection: Any, queues: Sequence[str], clock: Clock, unreadable: Callable[[Exception], None] | None
+        self,
+        connection: Connection,
+        queues: Sequence[str],
+        clock: Clock,
+        unreadable: Callable[[Exception], None] | None,
     ) -> TaskConsumer:
         if not self._has_leases:
             return super()._consumer_of(connection, queues, clock, unreadable)
@@ -66,7 +70,7 @@ class FilesystemTransport(GenericTransport):
     def leases(self) -> Leases | None:
         return PlaceLeases(self.template, self._place, (OSError,)) if self._has_leases else None
 
-    def _given_back(self, connection: Any, wait: float, clock: Clock) -> GivenBack:
+    def _given_back(self, connection: Connection, wait: float, clock: Clock) -> GivenBack:
         if not self._has_leases:
             return super()._given_back(connection, wait, clock)
         try:

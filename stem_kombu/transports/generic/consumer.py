@@ -53,7 +53,7 @@ class GenericConsumer:
             self._consumers.qos(prefetch_count=allowance, apply_global=True)
             self._limit = allowance
 
-    def take(self, room: int, acknowledged: Sequence[Any] = ()) -> list[object]:
+    def take(self, room: int, acknowledged: Sequence[object] = ()) -> list[object]:
         for tag in acknowledged:
             self._channel.basic_ack(tag)
         messages, self._arrived = self._arrived, []

@@ -99,7 +99,11 @@ class GenericTransport:
             release(connection)
 
     def _consumer_of(
-        self, connection: Any, queues: Sequence[str], clock: Clock, unreadable: Callable[[Exception], None] | None
+        self,
+        connection: Connection,
+        queues: Sequence[str],
+        clock: Clock,
+        unreadable: Callable[[Exception], None] | None,
     ) -> TaskConsumer:
         from stem_kombu.transports.generic.consumer import GenericConsumer
 
@@ -126,13 +130,13 @@ class GenericTransport:
         with broker_errors(connection):
             return self._publisher_of(connection, clock)
 
-    def _publishing_template(self) -> Any:
-        connection = self.template.clone()
+    def _publishing_template(self) -> Connection:
+        connection: Connection = self.template.clone()
         # Nothing ticks between two sends, and a broker that expects heartbeats would hang up on an idle producer.
         connection.heartbeat = 0
         return connection
 
-    def _publisher_of(self, connection: Any, clock: Clock) -> PublisherConnection:
+    def _publisher_of(self, connection: Connection, clock: Clock) -> PublisherConnection:
         from stem_kombu.transports.publisher import PublisherConnection
 
         return PublisherConnection(connection, clock)
@@ -189,7 +193,7 @@ class GenericTransport:
         finally:
             release(connection)
 
-    def _given_back(self, connection: object, wait: float, clock: Clock) -> GivenBack:
+    def _given_back(self, connection: Connection, wait: float, clock: Clock) -> GivenBack:
         return GivenBack(self.name, note=_BY_ITSELF.get(self.name, f"transport {self.name!r} {_NO_LIST}"))
 
     def has_dead_letters(self, queue: str) -> bool:

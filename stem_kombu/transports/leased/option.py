@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stem_kombu import timeouts
 
@@ -31,7 +31,7 @@ def lease_of(connection: Connection) -> float:
     return _seconds((options or {}).get(_OPTION, timeouts.BROKER_LEASE))
 
 
-def check_folders(options: Mapping[str, Any]) -> None:
+def check_folders(options: Mapping[str, object]) -> None:
     """Raises ``ValueError`` for options of Kombu's filesystem transport that are no folders or no lease."""
     for name in ("data_folder_in", "data_folder_out", "control_folder", "processed_folder"):
         if name in options and not (isinstance(options[name], str) and options[name]):

@@ -17,6 +17,7 @@ from stem_kombu.transports.redis.control_queues import raw_client
 
 if TYPE_CHECKING:
     from kombu import Connection
+    from kombu.transport.redis import Channel
 
 #: Keys of one SCAN: a database may hold millions of records beside its queues.
 _SCANNED = 2000
@@ -80,7 +81,7 @@ class RedisBrowser:
                 client.close()
 
 
-def _keys(channel: Any, queue: str) -> list[str]:
+def _keys(channel: Channel, queue: str) -> list[str]:
     """The lists of a queue, the most urgent first, as consumers take from them."""
     return [channel.global_keyprefix + channel._q_for_pri(queue, step) for step in channel.priority_steps]
 
@@ -94,7 +95,7 @@ def _entries(channel: object, queue: str, texts: Iterable[bytes]) -> Iterator[ob
         yield entry
 
 
-def _queue_of(channel: Any, name: str) -> str:
+def _queue_of(channel: Channel, name: str) -> str:
     """The queue of a list, which may be that of one priority."""
     for step in channel.priority_steps:
         if step and name.endswith(ending := f"{channel.sep}{step}"):

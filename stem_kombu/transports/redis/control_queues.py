@@ -21,6 +21,7 @@ from stem_kombu.transports.redis.pooled import pooled_connection
 
 if TYPE_CHECKING:
     from kombu import Connection
+    from kombu.transport.redis import Channel
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ _BEGIN, _BASE64 = b'{"body": "', b'"body_encoding": "base64"'
 _BURST = 1000
 
 
-def raw_client(channel: Any) -> Any:
+def raw_client(channel: Channel) -> Any:
     """A client that keeps one connection of the channel's pool, for one thread, and changes no keys: the prefix is put on
     by us, also where Kombu's own client does not."""
     import redis
@@ -45,7 +46,7 @@ def raw_client(channel: Any) -> Any:
     return redis.Redis(connection_pool=channel.pool, single_connection_client=True)
 
 
-def limit_waits(channel: Any, seconds: float) -> None:
+def limit_waits(channel: Channel, seconds: float) -> None:
     """Let no connection of the channel's pool wait longer than that for an answer, until the next call says otherwise.
 
     redis-py has no public way to do so. Its socket, its parser and what comes back after a reconnect each have the value;
@@ -128,7 +129,7 @@ class _Reader:
     """A connection of the pool by which one thread at a time reads. Every method raises what the driver raises when the
     connection is lost."""
 
-    def __init__(self, channel: Any) -> None:
+    def __init__(self, channel: Channel) -> None:
         self._pool = channel.pool
         self._connection = pooled_connection(self._pool)
 
@@ -150,7 +151,7 @@ class InboxReader(_Reader):
 
     The constructor raises :class:`ResponseError` of a server that gives no bursts (before Redis 6.2)."""
 
-    def __init__(self, channel: Any, queue: str) -> None:
+    def __init__(self, channel: Channel, queue: str) -> None:
         super().__init__(channel)
         self._key = channel.global_keyprefix + queue
         self._refusal = channel.ResponseError
@@ -200,7 +201,7 @@ class TopicReader(_Reader):
 
     Of a connection that is lost without a word nothing can be told; who needs to know speaks to itself."""
 
-    def __init__(self, channel: Any, topics: Sequence[str]) -> None:
+    def __init__(self, channel: Channel, topics: Sequence[str]) -> None:
         super().__init__(channel)
         self._first: list[tuple[str, bytes]] = []
         try:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stem_kombu.transports.generic.consumer import GenericConsumer
+
+if TYPE_CHECKING:
+    from kombu.transport.redis import Channel
 
 
 class OneByOneConsumer(GenericConsumer):
@@ -16,7 +19,7 @@ class OneByOneConsumer(GenericConsumer):
         give_back(self._channel, tag)
 
 
-def give_back(channel: Any, tag: Any) -> None:
+def give_back(channel: Channel, tag: object) -> None:
     """Put an unacknowledged message at the head of its queue. Raises what the driver raises."""
     from kombu.transport.virtual import QoS
 

@@ -41,7 +41,11 @@ class RedisTransport(GenericTransport):
         return Capabilities(counts=True, low_priority_first=True, monitor_exchange="fanout", carries_control=True)
 
     def _consumer_of(
-        self, connection: Any, queues: Sequence[str], clock: Clock, unreadable: Callable[[Exception], None] | None
+        self,
+        connection: Connection,
+        queues: Sequence[str],
+        clock: Clock,
+        unreadable: Callable[[Exception], None] | None,
     ) -> TaskConsumer:
         from stem_kombu.transports.redis.consumer import open_redis_consumer
 

@@ -14,6 +14,7 @@ from stem_kombu.transports.redis.control_queues import raw_client
 
 if TYPE_CHECKING:
     from kombu import Connection
+    from kombu.transport.redis import Channel
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ _SWEEPS = 30
 
 
 def unread_lists(
-    channel: Any, client: Any, queues: Sequence[str], known: Collection[str] = ()
+    channel: Channel, client: Any, queues: Sequence[str], known: Collection[str] = ()
 ) -> dict[str, tuple[str, int]]:
     """The keys (without the prefix) of lists that look like priorities of these queues and are not read by a channel with
     these options, each with its queue and how many messages are in it.
@@ -69,7 +70,7 @@ def unread_lists_of(connection: Connection, queues: Sequence[str], known: Collec
     """The same of a connected connection, each as a sentence; none on other transports. Raises what the driver raises."""
     if connection.transport.driver_type != "redis":
         return []
-    channel: object = connection.default_channel
+    channel: Any = connection.default_channel
     client = raw_client(channel)
     try:
         found = unread_lists(channel, client, queues, known)

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stem_kombu import chance, timeouts
+
+if TYPE_CHECKING:
+    from kombu.transport.redis import Channel
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +23,7 @@ class QueueWatch:
     """Watches keys for one thread. ``client`` is a ``redis.Redis`` for the same thread whose commands go over the same
     connection and have no prefix. Every method raises what the driver raises when the connection is lost."""
 
-    def __init__(self, channel: Any, keys: Sequence[str]) -> None:
+    def __init__(self, channel: Channel, keys: Sequence[str]) -> None:
         import redis
 
         self._keys = list(keys)

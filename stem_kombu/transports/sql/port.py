@@ -91,7 +91,7 @@ class SqlTransport(GenericTransport):
         finally:
             forsake(connection, keep=True)
 
-    def _given_back(self, connection: Any, wait: float, clock: Clock) -> GivenBack:
+    def _given_back(self, connection: Connection, wait: float, clock: Clock) -> GivenBack:
         if not self._has_leases:
             return super()._given_back(connection, wait, clock)
         try:

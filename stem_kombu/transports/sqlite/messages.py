@@ -55,7 +55,7 @@ class Envelope:
         )
 
 
-def _ttl(headers: Mapping[str, Any], properties: Mapping[str, object]) -> float | None:
+def _ttl(headers: Mapping[str, object], properties: Mapping[str, object]) -> float | None:
     """Seconds. A task that expires stays, for its worker to record that it did: Celery sets both."""
     if headers.get("task") is not None and headers.get("expires") is not None:
         return None
