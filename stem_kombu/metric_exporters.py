@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult
 
 from stem_kombu import timeouts
 from stem_kombu.durations import parse_duration
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import mask_url
+from stem_kombu.urls import parsed_url
 
 if TYPE_CHECKING:
     from stem_kombu.control.server.worker_view import WorkerView
@@ -66,13 +67,21 @@ def otlp_endpoint(variables: Mapping[str, str]) -> OtlpEndpoint | None:
     name, url = (_EXPORTERS, url.strip()) if url.strip() else (_ENDPOINT, _value(variables, _ENDPOINT))
     if not url:
         raise ConfigurationError(f"{_EXPORTERS} is {kind} and has no URL", hint=f"write {EXAMPLE}, or set {_ENDPOINT}")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    parts = parsed_url(url, name)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port(parts):
         raise ConfigurationError(
             f"{name}: {mask_url(url)!r} is no http:// or https:// URL of an OTLP receiver",
             hint=f"for example {EXAMPLE}",
         )
     return OtlpEndpoint(url, kind == "otlp-grpc")
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Whether its port is none, or a number that a port may have."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 def _value(variables: Mapping[str, str], name: str) -> str:

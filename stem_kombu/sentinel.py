@@ -7,8 +7,10 @@ same.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
@@ -19,6 +21,8 @@ from stem_kombu.urls import check_server_password
 HINT = "write sentinel://:password@host1:26379,host2:26379/0?master_name=mymaster"
 _SCHEMES = ("sentinel", "redis+sentinel")
 _PORT = 26379
+#: What ends a host in a URL, and can't be part of one.
+_NO_HOST = re.compile(r"[\s/?#@:;,\[\]{}\\]")
 
 
 def is_sentinel(url: str) -> bool:
@@ -120,10 +124,20 @@ def _place(text: str, url: str, name: str) -> tuple[str, int]:
     bracketed, bracket, after = text.rpartition("]")
     host, colon, port = after.partition(":")
     if bracket:
-        host, wrong = bracketed.removeprefix("["), bool(host)
+        wrong = bool(host) or not bracketed.startswith("[") or not _is_address(host := unquote(bracketed[1:]))
     else:
-        wrong = not host or ":" in port
-    if wrong or not host or (colon and not (port.isdigit() and 0 < int(port) < 65536)):
+        host = unquote(host)
+        wrong = not host or ":" in port or bool(_NO_HOST.search(host))
+    if wrong or (colon and not (port.isdigit() and 0 < int(port) < 65536)):
         # Which one is not shown: it may be the rest of a password.
         raise ConfigurationError(f"{name}: {mask_url(url)!r} has a sentinel in it that is no host:port", hint=HINT)
-    return unquote(host), int(port or _PORT)
+    return host, int(port or _PORT)
+
+
+def _is_address(host: str) -> bool:
+    """Whether that is an IPv6 address, with a zone or without."""
+    try:
+        IPv6Address(host)
+    except ValueError:
+        return False
+    return True

@@ -28,7 +28,7 @@ def checked_server_url(url: str, name: str) -> str:
     """The URL of a server, unless a sign in its user or password has to be percent-encoded: then parsers take the rest of the
     password for something else, and messages about that would show it. Raises :class:`ConfigurationError`."""
     check_server_password(url, name)
-    _split(url, name)
+    parsed_url(url, name)
     return url
 
 
@@ -46,7 +46,7 @@ def sqlite_path(url: str, *, name: str = "URL") -> Path:
 
     Raises :class:`ConfigurationError` for a host, or no path: nothing is ever created in the current directory unasked.
     """
-    parts = _split(url, name)
+    parts = parsed_url(url, name)
     path = unquote(parts.path).lstrip("/")
     if parts.netloc or not path or "\0" in path:
         raise ConfigurationError(f"{name}: {mask_url(url)!r} names no file", hint="write sqlite:////absolute/path.db")
@@ -73,7 +73,7 @@ def file_path(text: str, *, name: str = "URL") -> Path:
         if not path.name:
             raise ConfigurationError(f"{name}: {text!r} names no file", hint="write the path of a file")
         return path
-    parts = _split(text, name)
+    parts = parsed_url(text, name)
     path_text = unquote(parts.path)
     named = path_text.startswith("/") and Path(path_text).name and "\0" not in path_text
     if parts.netloc not in {"", "localhost"} or not named:
@@ -95,7 +95,8 @@ def checked_url(url: str, *, name: str) -> str:
     return url
 
 
-def _split(url: str, name: str) -> SplitResult:
+def parsed_url(url: str, name: str) -> SplitResult:
+    """The parts of the URL; raises :class:`ConfigurationError` for one that has none."""
     try:
         return urlsplit(checked_url(url, name=name))
     except ValueError:  # which may quote what was taken for a host, and is the end of a password

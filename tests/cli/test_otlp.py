@@ -96,6 +96,9 @@ def test_a_receiver_that_is_away_is_told_once_and_keeps_no_task_waiting(embedded
         ({"STEM_METRIC_EXPORTERS": "statsd:localhost"}, "there is no exporter 'statsd'"),
         ({"STEM_METRIC_EXPORTERS": "otlp:http://a:1,otlp:http://b:1"}, "names 2 exporters"),
         ({"STEM_METRIC_EXPORTERS": "otlp"}, "has no URL"),
+        ({"STEM_METRIC_EXPORTERS": "otlp:http://[::1"}, "STEM_METRIC_EXPORTERS: 'http://.*its host can't be read"),
+        ({"STEM_METRIC_EXPORTERS": "otlp:http://c:99999"}, "is no http:// or https:// URL"),
+        ({"STEM_METRIC_EXPORTERS": "otlp:http://c:x"}, "is no http:// or https:// URL"),
         (
             {"STEM_METRIC_EXPORTERS": "otlp", "STEM_OTLP_ENDPOINT": "localhost:4317"},
             "STEM_OTLP_ENDPOINT: 'localhost:4317'",

@@ -60,6 +60,13 @@ def test_every_spelling_is_understood_and_stems_own_means_the_same(
         ("sentinel://h1:70000/0?master_name=m", "no host:port"),
         ("sentinel://,h2/0?master_name=m", "no host:port"),
         ("sentinel://?master_name=m", "no host:port"),
+        ("sentinel://h1:25redis]:6379/0?master_name=m", "no host:port"),
+        ("sentinel://h1[::1]:26379/0?master_name=m", "no host:port"),
+        ("sentinel://[h1]:26379/0?master_name=m", "no host:port"),
+        ("sentinel://[::1/0?master_name=m", "no host:port"),
+        ("sentinel://h1%2Fx/0?master_name=m", "no host:port"),
+        ("sentinel://h1,h{2/0?master_name=m", "no host:port"),
+        ("redis+sentinel://h1:263[::0#x]:6379/0/0?sentinel_password=x", "no host:port"),
         ("sentinel://h1/m/first", "names a database"),
     ],
 )
