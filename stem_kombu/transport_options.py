@@ -79,7 +79,7 @@ def split_url(url: str) -> tuple[str, dict[str, object]]:
     found: dict[str, object] = {}
     parts = []
     for part in url.split(";") if "://" in url.partition(";")[2] else [url]:
-        rest, query = _split(part, found)
+        rest, query = _split(part, found) if "://" in part else (part, "")  # a path may have a ? in it
         parts.append(f"{rest}?{query}" if query else rest)
     return ";".join(parts), found
 

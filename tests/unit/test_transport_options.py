@@ -115,6 +115,8 @@ def test_options_that_are_not_known_pass() -> None:
         ("redis://:pa?ss@h/0", "redis://:pa?ss@h/0", {}),
         ("redis://:pa?s=s@h/0", "redis://:pa?s=s@h/0", {}),
         ("sentinel://h?sentinel_password=p", "sentinel://h", {"sentinel_kwargs": {"password": "p"}}),
+        ("?", "?", {}),
+        ("./odd?name=x.db", "./odd?name=x.db", {}),
     ],
 )
 def test_the_query_of_a_url_is_split_into_what_the_connection_reads_and_options(
