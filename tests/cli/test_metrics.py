@@ -122,7 +122,7 @@ def test_g35_what_left_is_gone_at_the_next_scrape_and_what_is_silent_is_said(
 def test_nobody_answers(program_on: Callable[[str], Program]) -> None:
     done = program_on("embedded").run("metrics", "--timeout", "300ms")
     assert (done.code, done.out) == (69, "")
-    assert "no worker is alive" in done.err
+    assert "no live worker" in done.err
 
 
 def test_without_the_extra_the_worker_runs_and_says_what_is_missing(

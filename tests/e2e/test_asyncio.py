@@ -113,6 +113,7 @@ _LIGHT = {
     "queue",
     "_queue",
     "concurrency.thread_pool",
+    "timeouts",
     "result",
     "outcome",
 }
