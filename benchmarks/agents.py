@@ -49,7 +49,7 @@ class Agent:
         self.subscription._proven = True
         self.subscription._trust()
         self.connection: Any = self.subscription._connection
-        self.subscription.listen()  # so that what waits at the server is asked for
+        self.listen()  # so that what waits at the server is asked for; the subscription itself would wait for something
 
     def listen(self) -> None:
         """Take in what has come, without waiting for more."""

@@ -38,9 +38,9 @@ FLOORS = """## Where the floors are
   brokers Stem leaves Kombu's producer and consumer out, which is what pays for these. Where clients, workers and broker share
   two cores, a command takes as long as all of their processor time together.{commands}
   The client library alone (redis-py, published and answered by publishing; py-amqp without acknowledgements) is the floor below
-  that. Eight workers against it at real-time priority on 2026-11-30: 1.3 times on RabbitMQ (2.2 and 1.8 ms), 2.0 on Redis (2.2
-  and 1.1 ms). On Redis a worker takes 0.32 ms of a processor, the bare one 0.17, the client 0.84 and 0.34: to check what came,
-  and an answer that waits in a list for a client that is not there, where a published one would be lost.
+  that: eight workers take 1.4 times as long on RabbitMQ and 1.9 times on Redis (row *ping*). On Redis a worker takes 0.32 ms of a
+  processor, the bare one 0.17, the client 0.84 and 0.34 (2026-11-30, beside other work): to check what came, and for an answer
+  that waits in a list for a client that is not there, where a published one would be lost.
 - **1,000 workers on RabbitMQ** cost the broker most: of the 285 ms of two cores that a ping took in a run of 2026-11-25,
   it used 143 itself (a message in, one out to each worker, and each answer in and out), the workers 113 and the
   client 29. Half of `kombu.pidbox`'s 203 ms is 203 ms of two cores, which leaves 60 us for a worker's and the client's part of
@@ -51,32 +51,31 @@ FLOORS = """## Where the floors are
   one the disk limits the rate, not the library: the row *confirmed* has Celery and bare py-amqp with the same guarantee.
   Send many tasks by `send_many()`. An application that may lose tasks sends
   [without confirms](scaling-playbook.md#sending-without-confirms).
-- **Sending from threads**, confirmed: the threads share writes and confirms. Eight threads sent 3,649 tasks a second, and py-amqp
-  with a connection for each thread 3,875. That is 2.5 and 2.3 times the rate of one thread. For each task the broker used 150 us
+- **Sending from threads**, confirmed: the threads share writes and confirms. Eight threads sent 4,120 tasks a second, and py-amqp
+  with a connection for each thread 4,825. That is 2.2 and 2.3 times the rate of one thread. For each task the broker used 150 us
   of a processor and the sender 146. Four times the rate of one thread would use 85 % of two cores, without any wait for the disk.
-- **Sending on Redis** one by one is a round trip. In loops of 3,000 in alternation with Huey (2026-11-29, real-time priority) a
-  task took 125 us against 134 to 136, and of the sender's processor 101 to 103 against 111 to 116. Stem's message has more in it:
+- **Sending on Redis** one by one is a round trip: 117 us a task, 127 with Huey (row *throughput*). Stem's message has more in it:
   Celery's protocol with its headers, arguments and properties as JSON, and Kombu's base64 around the body, which any Celery or
   Kombu consumer reads. Huey pickles a tuple that only Huey reads.
 - **A million revocations** cost a worker that reads them 2.0 us of a processor each on Redis and 2.4 on PostgreSQL, half of it
   to put them into its cache; Redis itself uses 1.8 us, at the same time. With the embedded store one core reads the file and
-  checks it for damaged pages, while the other fills the cache. An empty start takes 0.75 s of each. The rows *million* (starts
-  and look-ups), *many* and *confirmed* ran at real-time priority, as other work ran on the machine. The machine was slower then
-  than on the days before: Huey sent a task to Redis in 44 us on 2026-11-26, and in 134 to 136 on 2026-11-29.
+  checks it for damaged pages, while the other fills the cache. An empty start takes 0.7 s of each. The machine of these pages has
+  become slower: Huey sent a task to Redis in 44 us on 2026-11-26, and in 127 on 2026-11-30. The look-up of an id that is revoked
+  compares texts, checks their hyphens and takes numbers apart that one row holds together: about 0.4 us more than the goal.
 - **Many revocations in one call** are three steps, one after the other: the client stores them (durable before visible), it
-  broadcasts them, and each worker answers. Of the 0.46 to 0.50 s for 10,000 on either store the client uses 0.17 to 0.23, Redis
+  broadcasts them, and each worker answers. Of the 0.48 to 0.51 s for 10,000 on either store the client uses 0.17 to 0.23, Redis
   0.1, and each worker 0.15 at the same time.
 - **A short task on RabbitMQ** costs the decoding of a message whose header is a table of eleven fields, of which only what
   differs from the messages before is read, and the broker's own processor time on the same cores. The bare rows send a message
   without headers.
 - **An isolate** costs two reports over a pipe and a datagram a task, so that a child can be stopped or lost without another
   task knowing of it. Where the broker shares two cores with worker and children, all of it is one budget. On RabbitMQ the
-  worker's own process is the narrowest place, whose two threads share one interpreter. At real-time priority on 2026-11-30,
-  beside other work, it used 132 us of a processor a task, its two children 34 together and the broker 52; Celery's main process
-  390, its children 164 and the broker 134. These were 6,923 tasks a second against 2,393, 2.89 times (2.0 in the same way before
-  reports were taken together, acknowledgements written together and alike messages read at once, with 195 us for the process
-  and 74 for the children). Three times would be 139 us by the clock for each task; it was 144, in 12 of which both threads
-  waited, for the broker to send more and for children to report.
+  worker's own process is the narrowest place, whose two threads share one interpreter. On 2026-11-30, beside
+  other work, it used 132 us of a processor a task, its two children 34 together and the broker 52; Celery's main process 390,
+  its children 164 and the broker 134 (2.89 times as many tasks a second at real-time priority, 2.7 on a quiet machine). Before
+  reports were taken together, acknowledgements written together and alike messages read at once, these were 195 us for the
+  process and 74 for the children, and 1.94 times. Three times would be 139 us by the clock for each task; it was 144, in 12 of
+  which both threads waited, for the broker to send more and for children to report.
 - **A pause** is five trips to the store (roster, clock, what is held, the audit's last entry, the change), and then one fanout
   that each of eight workers receives and answers while it runs tasks: about 0.75 ms of a processor each. Eight workers, the
   tasks, the client, the store and the broker share two cores. So processor time limits the last start, not waiting. The round
