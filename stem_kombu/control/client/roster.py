@@ -58,12 +58,12 @@ class RosterReader:
         return view
 
     def close(self) -> None:
-        """Wait for nobody. What is under way is left behind, in daemon threads."""
+        """Return at once. Looks that are under way are left to daemon threads."""
         self._lane.stop(0.0)
 
 
 class RosterClock:
-    """``read(now)`` tells what the roster's clock shows; :meth:`now` is what it shows later, ``None`` when nobody can tell or
+    """``read(now)`` tells what the roster's clock shows; :meth:`now` is what it shows later, ``None`` when it was not read or
     the reading is older than ``longest`` seconds.
 
     Used under its owner's lock, or by one thread."""

@@ -94,7 +94,7 @@ class CommandServer:
     def receive(self, body: bytes, say: Say, *, private: bool = False) -> None:
         """Handle one message; ``say`` sends a reply at once, in this thread. ``private``: it came to this worker alone."""
         try:
-            signer = self._trust.signer_of(body)  # first of all: what nobody signed is not even parsed
+            signer = self._trust.signer_of(body)  # first of all: what no key of the fleet signed is not parsed
         except Untrusted as error:
             self._distrust(body, error, say)
             return
@@ -128,7 +128,7 @@ class CommandServer:
             say(command.reply_to, self._busy(command))
 
     def _distrust(self, body: bytes, error: Untrusted, say: Say) -> None:
-        """Count what nobody signed, and tell its sender, if there is one in this namespace and this worker was meant."""
+        """Count what no key signed, and tell its sender, if there is one in this namespace and this worker was meant."""
         try:
             to = address_of(body)
         except BadMessage:
