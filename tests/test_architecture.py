@@ -595,6 +595,22 @@ def test_no_module_outside_of_the_transports_asks_for_a_drivers_name() -> None:
     assert drivers_asked_for(modules()["stem_kombu.transports.generic.port"]) != []
 
 
+def test_names_that_kombu_brings_late_are_imported_from_their_own_modules() -> None:
+    """Kombu puts another module in its place while it loads. What asks the first one for such a name, in a second thread,
+    ends in an ImportError: ``stem health`` did, which asks all places at once."""
+    import kombu
+
+    found = [
+        f"{module.path.relative_to(ROOT)}:{node.lineno} {alias.name}"
+        for module in modules().values()
+        for node, when in _walk(module.tree, "load")
+        if isinstance(node, ast.ImportFrom) and node.module == "kombu" and when != "typing"
+        for alias in node.names
+        if alias.name in kombu.__all__
+    ]
+    assert found == []
+
+
 def test_transports_use_private_names_of_drivers_in_their_rooms_only() -> None:
     """So that a release that changes them breaks a room that looks for them first."""
     found = []

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kombu import Consumer
 from kombu.exceptions import KombuError
+from kombu.messaging import Consumer
 
 from stem_kombu import timeouts
 from stem_kombu.celery_monitors.pidbox import PidboxServer

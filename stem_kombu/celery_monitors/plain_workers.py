@@ -9,7 +9,7 @@ import logging
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from kombu import Exchange
+from kombu.entity import Exchange
 from kombu.pidbox import Mailbox
 
 from stem_kombu import timeouts

@@ -11,8 +11,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kombu import Connection, Exchange, Producer
+from kombu.connection import Connection
+from kombu.entity import Exchange
 from kombu.exceptions import KombuError
+from kombu.messaging import Producer
 from kombu.pidbox import Mailbox
 
 from stem_kombu import timeouts

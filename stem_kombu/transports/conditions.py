@@ -58,7 +58,8 @@ def conditions_at(template: Connection) -> list[str]:
 
 def _write_marker(connection: Connection) -> None:
     """On a channel of its own, since a refusal closes it."""
-    from kombu import Producer, Queue
+    from kombu.entity import Queue
+    from kombu.messaging import Producer
 
     name = f"stem-health-{chance.token_hex(8)}"
     channel: Any = connection.channel()

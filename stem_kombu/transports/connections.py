@@ -62,7 +62,7 @@ def open_connection(
     :class:`ConfigurationError` for a scheme, a URL or an option that Kombu can't use, a driver that isn't installed, or TLS
     files that can't be loaded; nothing connects here.
     """
-    from kombu import Connection
+    from kombu.connection import Connection
 
     url, from_url = split_url(checked_url(url, name=name))
     given = {**from_url, **(options or {})}

@@ -6,8 +6,7 @@ keeps what it holds for an hour, under the keys that Celery's workers sweep.
 
 from __future__ import annotations
 
-from kombu import Connection
-from kombu.connection import ConnectionPool
+from kombu.connection import Connection, ConnectionPool
 from kombu.pools import ProducerPool
 
 from stem_kombu import timeouts

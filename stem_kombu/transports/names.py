@@ -15,7 +15,7 @@ import hashlib
 import re
 from functools import lru_cache
 
-from kombu import Exchange, Queue
+from kombu.entity import Exchange, Queue
 
 from stem_kombu import timeouts
 from stem_kombu.errors import ConfigurationError

@@ -79,7 +79,7 @@ class PublisherConnection:
     outlives_alarms = False
 
     def __init__(self, connection: Connection, clock: Clock) -> None:
-        from kombu import Producer
+        from kombu.messaging import Producer
 
         self.connection = connection
         self._clock = clock

@@ -60,7 +60,7 @@ class KombuConsumers:
 
 
 def _consumer_of(channel: object, queue: Queue, arrived: Callable[[Message], None]) -> Consumer:
-    from kombu import Consumer
+    from kombu.messaging import Consumer
 
     def take(message: Message, _: Exception | None = None) -> None:
         arrived(mark_consumed(message, queue.name))

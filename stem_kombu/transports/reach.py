@@ -87,7 +87,8 @@ def probe(connection: Connection, *, clock: Clock = SYSTEM, timeout: float = tim
 
 def _arrives(hearer: Connection, speaker: Connection, kind: str, clock: Clock, timeout: float) -> bool:
     """Whether a message from one connection reaches a queue of the other, through a fanout or the default exchange."""
-    from kombu import Consumer, Exchange, Producer, Queue
+    from kombu.entity import Exchange, Queue
+    from kombu.messaging import Consumer, Producer
 
     token = chance.uuid4().hex[:16]
     name = f"stem-probe-{token}"

@@ -11,7 +11,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from kombu import Consumer, Exchange, Producer, Queue
+from kombu.entity import Exchange, Queue
+from kombu.messaging import Consumer, Producer
 
 from stem_kombu import timeouts
 from stem_kombu.clock import Clock

@@ -81,7 +81,7 @@ def sweep(
 
 
 def _unbind_all_but(connection: Connection, exchange: Exchange, live: Collection[str]) -> int:
-    from kombu import Queue
+    from kombu.entity import Queue
 
     channel = connection.default_channel
     dead = sorted({str(queue) for *_, queue in channel.get_table(exchange.name)} - set(live))

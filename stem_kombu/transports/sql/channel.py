@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from kombu import Connection
+from kombu.connection import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from stem_kombu import timeouts
