@@ -8,11 +8,15 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from stem_kombu import machine
+from stem_kombu.clock import SYSTEM
 from stem_kombu.execution.base import Job
+from stem_kombu.execution.leftovers import VARIABLE, LeftoverReaper, Mark
 from stem_kombu.execution.pool.pool import IsolatePool
 from stem_kombu.outcome import Ending
 from stem_kombu.task import TaskMessage
@@ -194,7 +198,7 @@ def test_coroutine_tasks_of_a_child_share_one_event_loop(make_pool: PoolMaker, o
 
 
 def test_g28_what_a_worker_killed_together_with_its_child_has_left_is_ended_by_the_next_one(
-    make_pool: PoolMaker, tmp_path: Path, gate: Gate, caplog: pytest.LogCaptureFixture
+    make_pool: PoolMaker, tmp_path: Path, gate: Gate
 ) -> None:
     script = tmp_path / "killed.py"
     script.write_text(textwrap.dedent(KILLED))
@@ -218,10 +222,9 @@ def test_g28_what_a_worker_killed_together_with_its_child_has_left_is_ended_by_t
             os.kill(pid, signal.SIGKILL)
         worker.wait()
         assert all(runs(pid) for pid in left)
-        make_pool()
+        make_pool()  # or another worker on this host: one of another test may be the next
         eventually(lambda: not any(runs(pid) for pid in left), 20)
         assert strangers.poll() is None
-        assert "that tasks of a killed worker on this host had left running" in caplog.text
     finally:
         strangers.kill()
         strangers.wait()
@@ -230,6 +233,31 @@ def test_g28_what_a_worker_killed_together_with_its_child_has_left_is_ended_by_t
         for pid in left:
             if runs(pid):
                 os.kill(pid, signal.SIGKILL)
+
+
+def test_g28_a_worker_tells_what_it_has_ended_of_a_killed_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(machine, "boot_id", lambda: "of-this-test")  # so that no other worker on this host ends it
+    here, dead = Mark.here(), subprocess.Popen(["true"])
+    dead.wait()
+    assert here is not None
+    marks = [f"{VARIABLE}={str(mark).removesuffix(':0')}:$$" for mark in (replace(here, worker=dead.pid), here)]
+    script = "".join(f"env {mark} sleep 600 & echo $!\n" for mark in marks) + "wait"
+    child = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert child.stdout is not None
+    try:
+        left, strangers = int(child.stdout.readline()), int(child.stdout.readline())
+        eventually(lambda: all(VARIABLE.encode() in (machine.environment_of(pid) or b"") for pid in (left, strangers)))
+        LeftoverReaper(SYSTEM).begin()
+        eventually(lambda: not runs(left))
+        assert runs(strangers)  # of a worker that is alive
+        told = "ended 1 processes that tasks of a killed worker on this host had left running"
+        assert [one.getMessage() for one in caplog.records] == [f"{told}: {left}"]
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
 
 
 @pytest.mark.parametrize("how", ["killed", "recycled"])
