@@ -203,6 +203,33 @@ def test_lengths_of_which_no_two_messages_are_alike_are_left_alone() -> None:
     assert list(shapes._shapes.values()) == [None]
 
 
+def test_large_messages_that_follow_each_other_take_few_reads_and_small_ones_a_small_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(globals(), "FRAME_MAX", 131_072)
+    large = b"".join(delivery(number, ("ours", 1, False, "q", b"x" * 100_000, {})) for number in range(1, 21))
+    small = delivery(21, ("ours", 1, False, "q", b"[]", {}))
+    sizes: list[int] = []
+
+    def piece(_: int, size: int) -> bytes:
+        nonlocal large
+        sizes.append(size)
+        found, large = large[:size], large[size:]
+        return found or small
+
+    monkeypatch.setattr(amqp_frames, "os", SimpleNamespace(read=piece))
+    with reading(lambda amqp, channel: AmqpFrames(amqp, channel).take_in) as (_, read, came):
+        turns = 0
+        while len(came) < 20:
+            read()
+            turns += 1
+        assert turns <= 4, "each is a turn of the consumer"
+        read()
+        read()
+        assert len(came) == 22
+        assert sizes[-1] < 100_000, "memory for a burst is taken only where there is one"
+
+
 def test_what_was_begun_here_can_be_read_on_by_py_amqp_and_the_other_way_round() -> None:
     envelope = encode_task(TaskMessage("t-1", "tasks.a", args=(1,), queue="q"))
     message = {"content_type": "application/json", "application_headers": envelope.headers}

@@ -19,8 +19,9 @@ from stem_kombu.transports.amqp.message_shapes import MessageShapes, Table
 if TYPE_CHECKING:
     from amqp import Connection as AmqpConnection
 
-#: Bytes of one read.
-_CHUNK = 65536
+#: Bytes of one read; and of one that follows a full one, since a turn of the consumer for each part of a large message
+#: costs more than all the rest of its way.
+_CHUNK, _LARGE_CHUNK = 65536, 1_048_576
 _FRAME = Struct(">BHI")
 _CONTENT = Struct(">HHQH")
 _SHORT, _LONG = Struct(">I"), Struct(">Q")
@@ -85,6 +86,8 @@ class AmqpFrames:
         #: Called for each confirm of a published message: its number, and whether it is about all before it as well.
         self.confirmed: Callable[[int, bool], object] | None = None
         self._shapes = MessageShapes()
+        #: Bytes of the next read.
+        self._chunk = _CHUNK
         self._poller: Poller | None = None
         if isinstance(self._socket, ssl.SSLSocket):
             self._poller = poller()
@@ -100,8 +103,13 @@ class AmqpFrames:
 
         Raises what py-amqp raises for a connection that is lost, or that the broker closes.
         """
-        transport = self._transport
+        transport, size_read = self._transport, self._chunk
         chunk = self._read()
+        is_full = len(chunk) == size_read
+        if is_full:
+            self._chunk = _LARGE_CHUNK
+        elif len(chunk) < _CHUNK:
+            self._chunk = _CHUNK
         data = transport._read_buffer
         data = transport._read_buffer = data + chunk if data else chunk
         at = 0
@@ -132,17 +140,17 @@ class AmqpFrames:
             data, at = transport._read_buffer, 0
         if at:
             transport._read_buffer = data[at:]
-        return len(chunk) == _CHUNK or (self._poller is not None and self._socket.pending() > 0)
+        return is_full or (self._poller is not None and self._socket.pending() > 0)
 
     def _read(self) -> bytes:
         """What has arrived; empty if nothing has."""
         try:
             if self._poller is None:
                 # Not recv(), which polls before it reads, because the socket has a timeout.
-                chunk = os.read(self._socket.fileno(), _CHUNK)
+                chunk = os.read(self._socket.fileno(), self._chunk)
             elif self._poller.poll(0) or self._socket.pending():
                 # What the descriptor has may be less than a record, for the rest of which the socket waits.
-                chunk = self._socket.recv(_CHUNK)
+                chunk = self._socket.recv(self._chunk)
             else:
                 return b""
         except BlockingIOError:
