@@ -195,7 +195,7 @@ def test_lengths_of_which_no_two_messages_are_alike_are_left_alone() -> None:
         body_at = header_at + 8 + int.from_bytes(message[header_at + 3 : header_at + 7], "big")
         if shapes.read(message, at, header_at, body_at) is None:
             shapes.learn(
-                message[at:body_at], header_at - at, amqp_frames._delivery(message, at),
+                message[at:body_at], header_at - at, amqp_frames._delivery(message[at:]),
                 amqp_frames._properties(
                     message, header_at + 21, int.from_bytes(message[header_at + 19 : header_at + 21], "big"), body_at - 1
                 ),
@@ -217,7 +217,13 @@ def test_large_messages_that_follow_each_other_take_few_reads_and_small_ones_a_s
         found, large = large[:size], large[size:]
         return found or small
 
-    monkeypatch.setattr(amqp_frames, "os", SimpleNamespace(read=piece))
+    def into(descriptor: int, rooms: list[memoryview]) -> int:
+        (room,) = rooms
+        found = piece(descriptor, len(room))
+        room[: len(found)] = found
+        return len(found)
+
+    monkeypatch.setattr(amqp_frames, "os", SimpleNamespace(read=piece, readv=into))
     with reading(lambda amqp, channel: AmqpFrames(amqp, channel).take_in) as (_, read, came):
         turns = 0
         while len(came) < 20:

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from amqp import Connection as AmqpConnection
 
 #: Bytes of one read; and of one that follows a full one, since a turn of the consumer for each part of a large message
-#: costs more than all the rest of its way.
-_CHUNK, _LARGE_CHUNK = 65536, 1_048_576
+#: costs more than all the rest of its way. What brings fewer than the last is followed by a small one again.
+_CHUNK, _LARGE_CHUNK, _SMALL = 65536, 1_048_576, 16_384
+#: Bytes of an unfinished frame, at most, that such a read is put behind: frames are 128 KiB or less unless a URL says otherwise.
+_UNFINISHED = 262_144
 _FRAME = Struct(">BHI")
 _CONTENT = Struct(">HHQH")
 _SHORT, _LONG = Struct(">I"), Struct(">Q")
@@ -86,8 +88,10 @@ class AmqpFrames:
         #: Called for each confirm of a published message: its number, and whether it is about all before it as well.
         self.confirmed: Callable[[int, bool], object] | None = None
         self._shapes = MessageShapes()
-        #: Bytes of the next read.
-        self._chunk = _CHUNK
+        #: Whether large messages follow each other; and the memory into which they are read, which is kept: the system takes
+        #: longer to give so much anew than to fill it.
+        self._is_burst = False
+        self._memory: memoryview | None = None
         self._poller: Poller | None = None
         if isinstance(self._socket, ssl.SSLSocket):
             self._poller = poller()
@@ -103,15 +107,8 @@ class AmqpFrames:
 
         Raises what py-amqp raises for a connection that is lost, or that the broker closes.
         """
-        transport, size_read = self._transport, self._chunk
-        chunk = self._read()
-        is_full = len(chunk) == size_read
-        if is_full:
-            self._chunk = _LARGE_CHUNK
-        elif len(chunk) < _CHUNK:
-            self._chunk = _CHUNK
-        data = transport._read_buffer
-        data = transport._read_buffer = data + chunk if data else chunk
+        transport = self._transport
+        data, is_full = self._received()
         at = 0
         while len(data) - at >= 8:
             kind, number, size = _FRAME.unpack_from(data, at)
@@ -131,26 +128,46 @@ class AmqpFrames:
                     self.confirmed(tag, bool(multiple))
                     at = after
                     continue
-                transport._read_buffer = data[after:]
-                self._amqp.on_inbound_frame((kind, number, data[at + 7 : after - 1]))
+                transport._read_buffer = bytes(data[after:])
+                self._amqp.on_inbound_frame((kind, number, bytes(data[at + 7 : after - 1])))
             else:
-                transport._read_buffer = data[at:]
+                transport._read_buffer = bytes(data[at:])
                 self._amqp.blocking_read()  # which says what is wrong
             # It may have read on, or have been told of anything.
             data, at = transport._read_buffer, 0
-        if at:
-            transport._read_buffer = data[at:]
+        if at or type(data) is not bytes:
+            transport._read_buffer = bytes(data[at:])
         return is_full or (self._poller is not None and self._socket.pending() > 0)
 
-    def _read(self) -> bytes:
-        """What has arrived; empty if nothing has."""
+    def _received(self) -> tuple[bytes | memoryview, bool]:
+        """All that was read and not handed over, with what has just arrived; and whether there may be more of that."""
+        transport = self._transport
+        before: bytes = transport._read_buffer
+        begin = len(before)
+        if not self._is_burst or begin > _UNFINISHED:
+            chunk = self._read()
+            self._is_burst = is_full = len(chunk) == _CHUNK
+            data = transport._read_buffer = before + chunk if before else bytes(chunk)
+            return data, is_full
+        if (memory := self._memory) is None:
+            memory = self._memory = memoryview(bytearray(_UNFINISHED + _LARGE_CHUNK))
+        memory[:begin] = before
+        count = len(self._read(memory[begin : begin + _LARGE_CHUNK]))
+        self._is_burst = count >= _SMALL
+        return memory[: begin + count], count == _LARGE_CHUNK
+
+    def _read(self, room: memoryview | None = None) -> bytes | memoryview:
+        """What has arrived, in ``room`` if that is given; empty if nothing has."""
+        chunk: bytes | memoryview
         try:
-            if self._poller is None:
+            if room is not None:
+                chunk = room[: os.readv(self._socket.fileno(), [room])]
+            elif self._poller is None:
                 # Not recv(), which polls before it reads, because the socket has a timeout.
-                chunk = os.read(self._socket.fileno(), self._chunk)
+                chunk = os.read(self._socket.fileno(), _CHUNK)
             elif self._poller.poll(0) or self._socket.pending():
                 # What the descriptor has may be less than a record, for the rest of which the socket waits.
-                chunk = self._socket.recv(self._chunk)
+                chunk = self._socket.recv(_CHUNK)
             else:
                 return b""
         except BlockingIOError:
@@ -167,7 +184,7 @@ class AmqpFrames:
 
     # -- messages -------------------------------------------------------------------------------------------------------
 
-    def _deliver(self, data: bytes, at: int, header_at: int) -> int | None:
+    def _deliver(self, data: bytes | memoryview, at: int, header_at: int) -> int | None:
         """Where the message ends whose delivery begins at ``at`` and its header frame at ``header_at``: it was handed over.
         ``None``: it is not all here yet; 0: it is for py-amqp."""
         if self._channel.is_closing:
@@ -190,13 +207,14 @@ class AmqpFrames:
                 end = body_at + 8 + length
                 if len(data) < end:
                     return None
-                body = data[body_at + 7 : end - 1]
+                body = bytes(data[body_at + 7 : end - 1])
             if not data[header_at - 1] == data[body_at - 1] == data[end - 1] == _END:
                 return 0
             found = self._shapes.read(data, at, header_at, body_at)
             if found is None:
-                found = _delivery(data, at), _properties(data, header_at + 21, flags, body_at - 1)
-                self._shapes.learn(data[at:body_at], header_at - at, *found)
+                head, header = bytes(data[at:body_at]), header_at - at
+                found = _delivery(head), _properties(head, header + 21, flags, len(head) - 1)
+                self._shapes.learn(head, header, *found)
             info, properties = found
         except (_Odd, error, IndexError, UnicodeDecodeError):
             return 0
@@ -207,13 +225,13 @@ class AmqpFrames:
         try:
             take(Content(body, info, properties))
         except BaseException:
-            self._transport._read_buffer = data[end:]  # it was handed over all the same
+            self._transport._read_buffer = bytes(data[end:])  # it was handed over all the same
             raise
         return end
 
 
-def _delivery(data: bytes, at: int) -> Table:
-    tag, at = _short_text(data, at)
+def _delivery(data: bytes) -> Table:
+    tag, at = _short_text(data, 0)
     number, redelivered = _LONG.unpack_from(data, at)[0], bool(data[at + 8] & 1)
     exchange, at = _short_text(data, at + 9)
     routing_key, _ = _short_text(data, at)

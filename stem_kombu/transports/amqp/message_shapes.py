@@ -83,7 +83,7 @@ class MessageShapes:
     def __init__(self) -> None:
         self._shapes: dict[tuple[int, int], _Shape | None] = {}
 
-    def read(self, data: bytes, at: int, header_at: int, body_at: int) -> tuple[Table, Table] | None:
+    def read(self, data: bytes | memoryview, at: int, header_at: int, body_at: int) -> tuple[Table, Table] | None:
         """What the delivery says and the properties, ``None`` for a message that is unlike those before. Raises
         ``UnicodeDecodeError`` for what is no text."""
         shape = self._shapes.get((header_at - at, body_at - at))
