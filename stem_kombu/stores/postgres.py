@@ -18,11 +18,12 @@ from stem_kombu.fields import any_text, optional
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_page import page_of
 from stem_kombu.settings import TlsSettings
-from stem_kombu.stores import postgres_records
+from stem_kombu.stores import postgres_records, postgres_rows
 from stem_kombu.stores.base import Glance, RecordKeepingStore
-from stem_kombu.stores.batch import BEFORE_ALL, CEILING, proofs_of, proofs_text, sane_version
+from stem_kombu.stores.batch import BEFORE_ALL, CEILING, proofs_of, sane_version
+from stem_kombu.stores.postgres_rows import PAGE, pages
 from stem_kombu.stores.read_ahead import pages_from
-from stem_kombu.stores.records import Change, Changed, changed, checked, named, tasks_of
+from stem_kombu.stores.records import Change, Changed, changed, checked, named
 
 SCHEMA = Schema.of(
     (
@@ -44,14 +45,6 @@ _READ = """task_id, version, (extract(epoch FROM least(greatest(issued_at, times
     timestamptz '9999-12-30 00:00+00')) * 1000000)::bigint, terminate, reason, requested_by,
     (extract(epoch FROM CASE WHEN expires_at < timestamptz '9999-12-30 00:00+00'
     THEN greatest(expires_at, timestamptz '0001-01-02 00:00+00') END) * 1000000)::bigint, proofs"""
-_COLUMNS = "task_id, version, issued_at, terminate, reason, requested_by, expires_at, proofs"
-_CHANGES = ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS.split(", "))
-_TYPES = ("text", "bigint", "timestamptz", "boolean", "text", "text", "timestamptz", "text")
-_UPSERT = f"""INSERT INTO stem_revocations (namespace, {_COLUMNS})
-    SELECT %s, * FROM unnest({", ".join(f"%s::{name}[]" for name in _TYPES)})
-    ON CONFLICT (namespace, task_id) DO UPDATE SET {_CHANGES}"""
-#: Rows per statement that reads, writes or deletes: none may come near the time limit of a statement.
-_PAGE = 5000
 
 # The row of the namespace stays locked until COMMIT, and PostgreSQL makes a transaction visible before it lets its
 # locks go: so versions become visible in the order in which they were given. A sequence would not do that.
@@ -91,7 +84,7 @@ _MARKERS = (
 
 def _following(namespace: str, rows: Sequence[tuple[object, int]]) -> tuple[str, int] | None:
     """Where the page begins that comes after these rows."""
-    return None if len(rows) < _PAGE else (namespace, rows[-1][1])
+    return None if len(rows) < PAGE else (namespace, rows[-1][1])
 
 
 class PostgresRevokeStore(RecordKeepingStore):
@@ -115,20 +108,21 @@ class PostgresRevokeStore(RecordKeepingStore):
         change = checked(change)
         if change.is_empty:
             return Changed()
-        tasks = tasks_of(change)
 
         def operation(session: PostgresSession) -> Changed:
             ((counter, now),) = session.rows(_LOCK_NAMESPACE, (namespace,))
             highest = sane_version(counter, session.rows(_HIGHEST, (namespace,))[0][0])
-            held: dict[str, Revocation] = {}
-            for start in range(0, len(tasks), _PAGE):
-                held |= self._held(session, namespace, tasks[start : start + _PAGE])
+            held = self._held(session, namespace, [removal.task_id for removal in change.removals])
             versions = postgres_records.versions(session, namespace, named(change))
             moment = now.astimezone(timezone.utc)
             done = changed(change, held, versions, namespace=namespace, highest=highest, now=moment)
-            revocations = [*done.revocations, *done.ended]
-            for start in range(0, len(revocations), _PAGE):
-                _write(session, revocations[start : start + _PAGE])
+            # Most tasks that are revoked were not before, and to look for each costs as much as to add it. So all are added where
+            # nothing is held, which nobody else changes meanwhile, and only the others are read and merged.
+            if there := postgres_rows.add(session, done.revocations):
+                held |= self._held(session, namespace, sorted(there))
+                done = changed(change, held, versions, namespace=namespace, highest=highest, now=moment)
+                postgres_rows.replace(session, [record for record in done.revocations if record.task_id in there])
+            postgres_rows.replace(session, done.ended)
             postgres_records.write(session, namespace, done.records, change.forgotten)
             if done.version:
                 session.execute(
@@ -158,7 +152,7 @@ class PostgresRevokeStore(RecordKeepingStore):
         # Both statements are one transaction, since they travel as one; the setting ends with it.
         statement = f"""SET LOCAL enable_sort = off;
             SELECT {_READ} FROM stem_revocations WHERE namespace = %s AND version > %s {condition}
-            ORDER BY version LIMIT {_PAGE}"""
+            ORDER BY version LIMIT {PAGE}"""
         for rows in pages_from(
             (namespace, after), partial(self._database.rows, statement), partial(_following, namespace)
         ):
@@ -204,7 +198,7 @@ class PostgresRevokeStore(RecordKeepingStore):
         found = f"SELECT 1 FROM stem_revocations WHERE {expired} LIMIT 1"
         # The condition stands in the DELETE itself as well: it is judged again on a row that changed meanwhile (G5).
         delete = f"""DELETE FROM stem_revocations WHERE {expired} AND task_id IN
-            (SELECT task_id FROM stem_revocations WHERE {expired} LIMIT {_PAGE})"""
+            (SELECT task_id FROM stem_revocations WHERE {expired} LIMIT {PAGE})"""
 
         def operation(session: PostgresSession) -> int:
             session.rows(_LOCK_NAMESPACE, (namespace,))  # in the same order as save does, or the two could deadlock
@@ -276,11 +270,13 @@ class PostgresRevokeStore(RecordKeepingStore):
         found = (self._readable(namespace, row) for row in rows)
         return [record for record in found if record is not None]
 
-    def _held(self, session: PostgresSession, namespace: str, task_ids: list[str]) -> dict[str, Revocation]:
+    def _held(self, session: PostgresSession, namespace: str, task_ids: Sequence[str]) -> dict[str, Revocation]:
         statement = f"SELECT {_READ} FROM stem_revocations WHERE namespace = %s AND task_id = ANY(%s::text[])"
-        rows = session.rows(statement, (namespace, array_text(task_ids)))
-        found = (self._readable(namespace, row) for row in rows)
-        return {record.task_id: record for record in found if record is not None}
+        held: dict[str, Revocation] = {}
+        for page in pages(task_ids):
+            found = (self._readable(namespace, row) for row in session.rows(statement, (namespace, array_text(page))))
+            held |= {record.task_id: record for record in found if record is not None}
+        return held
 
     def _readable(self, namespace: str, row: tuple[object, ...]) -> Revocation | None:
         """The record of a row; ``None`` when it can't be read and was set aside."""
@@ -289,23 +285,6 @@ class PostgresRevokeStore(RecordKeepingStore):
         except (TypeError, ValueError, OverflowError) as error:
             self.quarantine.add(namespace, f"table stem_revocations, task {row[0]!r}", f"{error}: {row}", str(row[0]))
             return None
-
-
-def _write(session: PostgresSession, records: Sequence[Revocation]) -> None:
-    """Put the records in the place of what is there. By columns, which the server takes apart in half the time of rows."""
-    different = {record.issued_at for record in records} | {record.expires_at for record in records}
-    times = {moment: None if moment is None else moment.isoformat() for moment in different}
-    columns = (
-        array_text([record.task_id for record in records]),
-        array_text([str(record.version) for record in records]),
-        array_text([times[record.issued_at] for record in records]),
-        array_text(["true" if record.terminate else "false" for record in records]),
-        array_text([record.reason for record in records]),
-        array_text([record.requested_by for record in records]),
-        array_text([times[record.expires_at] for record in records]),
-        array_text(list(map(proofs_text, records))),
-    )
-    session.execute(_UPSERT, (records[0].namespace, *columns))
 
 
 def record_of(namespace: str, row: tuple[object, ...]) -> Revocation:

@@ -17,7 +17,7 @@ from stem_kombu.drivers.postgres_session import PostgresSession
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.errors import StoreError, StoreUnavailable
 from stem_kombu.revocation import RevocationDraft as Draft
-from stem_kombu.stores import postgres as postgres_module
+from stem_kombu.stores import postgres_rows
 from stem_kombu.stores.postgres import SCHEMA, PostgresRevokeStore
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.testing.ports import free_port
@@ -46,15 +46,16 @@ def test_g4_a_later_version_is_not_visible_before_an_earlier_one(
     """The earlier writer is held between getting its version and COMMIT; the later one must wait for it."""
     store.save(NS, [Draft("before")])
     first_has_version, let_go = threading.Event(), threading.Event()
-    write = postgres_module._write
+    add = postgres_rows.add
 
-    def held(opened: PostgresSession, records: Any) -> None:
-        write(opened, records)
+    def held(opened: PostgresSession, records: Any) -> set[str]:
+        there = add(opened, records)
         if records[0].task_id == "first":
             first_has_version.set()
             assert let_go.wait(30)
+        return there
 
-    monkeypatch.setattr(postgres_module, "_write", held)
+    monkeypatch.setattr(postgres_rows, "add", held)
     versions: dict[str, int] = {}
 
     def save(task_id: str) -> None:
@@ -81,6 +82,46 @@ def test_g4_a_later_version_is_not_visible_before_an_earlier_one(
 
     assert versions["first"] < versions["second"]
     assert [record.task_id for record in store.since(NS, 0)] == ["before", "first", "second"]
+
+
+def test_new_revocations_are_neither_looked_for_nor_spelled_out_in_columns_of_one_value(
+    store: PostgresRevokeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save(NS, [Draft("before")])
+    seen: list[tuple[str, Any]] = []
+    executed = PostgresSession._executed
+
+    def noted(opened: PostgresSession, statement: str | bytes, parameters: Any) -> Any:
+        seen.append((str(statement), parameters))
+        return executed(opened, statement, parameters)
+
+    monkeypatch.setattr(PostgresSession, "_executed", noted)
+    drafts = [Draft(f"t{number}", requested_by="operator", expires_in=60) for number in range(postgres_rows.PAGE + 1)]
+    store.save(NS, drafts)
+
+    about = [(statement, given) for statement, given in seen if "stem_revocations " in statement]
+    assert [statement.split()[0] for statement, _ in about] == [
+        "SELECT",
+        "INSERT",
+        "INSERT",
+    ]  # the highest version, two pages
+    assert not any("ANY" in statement for statement, _ in about)
+    assert sum(len(value) for value in about[1][1] if isinstance(value, str)) < 12 * postgres_rows.PAGE
+
+
+@pytest.mark.parametrize("held", [[0], [1, 4, 7], list(range(9))])
+def test_a_batch_of_new_tasks_and_others_is_merged_as_one_by_one(
+    store: PostgresRevokeStore, monkeypatch: pytest.MonkeyPatch, held: list[int]
+) -> None:
+    monkeypatch.setattr(postgres_rows, "PAGE", 4)
+    store.save(NS, [Draft(f"t{number}", True, f"reason {number}", expires_in=600) for number in held])
+    saved = store.save(NS, [Draft(f"t{number}", requested_by="b", expires_in=60) for number in range(9)])
+
+    assert [record.task_id for record in saved] == [f"t{number}" for number in range(9)]
+    assert [record.version - saved[0].version for record in saved] == list(range(9))
+    assert [record.terminate for record in saved] == [number in held for number in range(9)]
+    assert [record.reason for record in saved] == [f"reason {n}" if n in held else None for n in range(9)]
+    assert list(store.since(NS, 0)) == saved
 
 
 def test_writers_of_different_namespaces_do_not_wait_for_each_other(
