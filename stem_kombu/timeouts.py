@@ -38,6 +38,7 @@ AMQP_LONGEST_HOLD = 900.0  #: a delivery whose eta is further off goes back, wel
 GATHER = 0.0015  #: between two turns of a consumer that has more messages than its slots use meanwhile
 GENERIC_READ = 0.02  #: one blocking read that nothing can interrupt: an acknowledgement waits for it
 GENERIC_LAST_STEP = 0.05  #: each step of closing a connection that has just failed
+CONTROL_WAIT_ENDS = 1.0  #: a thread that closes a control connection waits so long for another one to leave it
 CONTROL_QUEUE_EXPIRES = 60.0  #: the broker removes a control queue that is not used
 SAME_OUTAGE_LOG = 60.0  #: between two log lines that say the same about one server
 CHANGED_OUTAGE_LOG = 15.0  #: between two log lines about one server

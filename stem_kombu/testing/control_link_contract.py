@@ -293,6 +293,17 @@ class ControlLinkContract:
         assert [type(error) for error in failures if not isinstance(error, BrokerError)] == []
         alpha.close()
 
+    def test_a_closed_connection_waits_at_no_other_that_has_its_descriptors_now(
+        self, worker: Callable[..., ControlConnection]
+    ) -> None:
+        alpha = worker("alpha")
+        alpha.wait(0.0)
+        alpha.close()
+        for name in ("bravo", "charlie", "delta"):
+            worker(name)
+        with pytest.raises(BrokerError):
+            alpha.wait(0.2)  # at the other one it would return with nothing
+
     def test_g15_nothing_is_left_behind_by_what_was_closed(
         self,
         namespace: str,

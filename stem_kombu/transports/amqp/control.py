@@ -8,6 +8,7 @@ are the same each time.
 from __future__ import annotations
 
 import ssl
+import threading
 from collections.abc import Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ from stem_kombu.transports.amqp.message_frames import (
 )
 from stem_kombu.transports.connections import pulse
 from stem_kombu.transports.control_link import Addresses, ControlConnection, ControlMessage, MessageKind
+from stem_kombu.transports.ended_wait import ended_wait
 from stem_kombu.transports.errors import broker_errors, shown_url
 from stem_kombu.transports.generic.control import (
     CONTENT_TYPE,
@@ -39,6 +41,7 @@ from stem_kombu.transports.generic.control import (
     PREFETCH,
     GenericControlConnection,
     GenericControlLink,
+    closed,
     keepalive_of,
     let_go,
     queues_of,
@@ -81,6 +84,7 @@ class AmqpControlConnection:
 
     def __init__(self, connection: Connection, channel: ControlChannel, namespace: str, *, clock: Clock) -> None:
         self._connection, self._channel = connection, channel
+        self._closed, self._waits = False, threading.Lock()
         self._clock = clock
         self._broadcasts = names.broadcast_exchange(namespace)
         self._heartbeats = names.heartbeat_exchange(namespace)
@@ -112,8 +116,10 @@ class AmqpControlConnection:
 
     def wait(self, seconds: float, wake: int = -1) -> Sequence[ControlMessage]:
         channel = self._channel
-        with broker_errors(self._connection, "waiting for control messages"):
+        with self._waits, broker_errors(self._connection, "waiting for control messages"):
             arrived: Sequence[ControlMessage] = ()
+            if self._closed:
+                raise closed(self._connection)
             if channel.wait(seconds, wake):
                 arrived = channel.take()
             else:
@@ -125,7 +131,9 @@ class AmqpControlConnection:
         self._channel.limit(seconds)
 
     def close(self, *, broken: bool = False) -> None:
-        let_go(self._connection, broken=broken)
+        self._closed = True
+        with ended_wait(self._waits, [self._channel]):
+            let_go(self._connection, broken=broken)
 
     def _publish(self, exchange: Exchange, body: bytes, expires: float) -> None:
         with broker_errors(self._connection, "broadcasting"):
@@ -165,6 +173,10 @@ class ControlChannel:
             channel.confirm_select()
             channel.events["basic_ack"].add(self._on_ack)
             channel.events["basic_nack"].add(self._on_nack)
+
+    def fileno(self) -> int:
+        """Of the connection; -1 once it is closed."""
+        return self._socket.fileno()
 
     def limit(self, timeout: float) -> None:
         """Wait no longer than that for the broker from now on."""

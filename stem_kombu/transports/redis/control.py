@@ -6,6 +6,7 @@ The messages, lists and topics are Kombu's, so that either end may be one that w
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 from stem_kombu import timeouts
@@ -20,6 +21,7 @@ from stem_kombu.transports.control_link import (
     MessageKind,
     Received,
 )
+from stem_kombu.transports.ended_wait import ended_wait
 from stem_kombu.transports.errors import described, driver_errors
 from stem_kombu.transports.generic.control import closed, let_go
 from stem_kombu.transports.redis.by_kombu import ByKombuConnection, ByKombuLink
@@ -55,7 +57,7 @@ class RedisControlConnection:
 
     def __init__(self, connection: Connection, addresses: Addresses, *, clock: Clock) -> None:
         self._connection = connection
-        self._closed = False
+        self._closed, self._waits = False, threading.Lock()
         self._clock = clock
         self._addresses = addresses
         channel: Any = connection.default_channel
@@ -114,8 +116,9 @@ class RedisControlConnection:
 
     def wait(self, seconds: float, wake: int = -1) -> list[Received]:
         try:
-            if not self._closed:
-                return self._wait(seconds, wake)
+            with self._waits:
+                if not self._closed:
+                    return self._wait(seconds, wake)
         except Exception as error:
             if not self._closed:
                 if isinstance(error, driver_errors(self._connection)):
@@ -129,11 +132,12 @@ class RedisControlConnection:
 
     def close(self, *, broken: bool = False) -> None:
         self._closed = True
-        self._writer.rest()
-        for reader in (self._inbox, self._subscription):
-            if reader is not None:
+        readers = [reader for reader in (self._inbox, self._subscription) if reader is not None]
+        with ended_wait(self._waits, readers):
+            self._writer.rest()
+            for reader in readers:
                 reader.close()
-        let_go(self._connection, broken=broken)
+            let_go(self._connection, broken=broken)
 
     def _wait(self, seconds: float, wake: int) -> list[Received]:
         now = self._clock.monotonic()
