@@ -41,10 +41,15 @@ class Histogram:
         return {"counts": list(self.counts), "sum_s": round(self.sum, 6)}
 
 
-class TaskMeasures:
-    """What one worker measures of its tasks. Changed under its owner's lock."""
+class Totals:
+    """The counters that ``stats`` shows and heartbeats carry, and what is measured by queue and task, since the worker started.
+
+    Every method is safe from any thread. A total and the rows change together, so that they agree at any moment (G35).
+    """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts = dict.fromkeys(NAMES, 0)
         self._rows: dict[tuple[str, str], dict[str, int]] = {}
         #: How many of the rows are those of the other tasks of a queue.
         self._others = 0
@@ -54,8 +59,58 @@ class TaskMeasures:
         self._waits: dict[str, Histogram] = {}
         self._cancelled: dict[str, int] = {}
 
-    def count(self, name: str, queue: str, task: str) -> None:
-        """One more of :data:`NAMES`, of that queue and task."""
+    def add(self, name: str, queue: str, task: str) -> None:
+        """One more of :data:`NAMES`, of that queue and task; raises ``KeyError`` for another name."""
+        with self._lock:
+            self._count(name, queue, task)
+
+    def started(self, queue: str, task: str, waited: float | None) -> None:
+        """An attempt begins, ``waited`` seconds after it could have; ``None`` where its sender wrote no time."""
+        with self._lock:
+            self._count("started", queue, task)
+            if waited is None:
+                return
+            found = self._waits.get(queue)
+            if found is None:
+                key = queue if len(self._waits) < MOST_WAITS else OTHER
+                found = self._waits.setdefault(key, Histogram())
+            found.observe(waited)
+
+    def ended(self, name: str, queue: str, task: str, *, ran: float | None = None, how: str | None = None) -> None:
+        """An attempt has ended as ``name``, after ``ran`` seconds in its handler; ``how`` it was cancelled, if it was."""
+        with self._lock:
+            self._count(name, queue, task)
+            if how is not None:
+                self._cancelled[how] = self._cancelled.get(how, 0) + 1
+            if ran is None:
+                return
+            key = queue, task
+            found = self._durations.get(key)
+            if found is None:
+                key = key if len(self._durations) < MOST_DURATIONS else (OTHER, OTHER)
+                found = self._durations.setdefault(key, Histogram())
+            found.observe(ran)
+            if name in ("failed", "retried"):
+                self._failures.setdefault(key, Histogram()).observe(ran)
+
+    def snapshot(self) -> dict[str, int]:
+        with self._lock:
+            return dict(self._counts)
+
+    def measured(self) -> tuple[dict[str, int], dict[str, object]]:
+        """The totals and the measures of one moment, these as ``stats`` answers them: counters that never go back, and
+        histograms whose buckets do not add up."""
+        with self._lock:
+            return dict(self._counts), {
+                "bounds_s": list(BOUNDS),
+                "tasks": [{"queue": queue, "task": task, **row} for (queue, task), row in self._rows.items()],
+                "durations": [self._duration(*key) for key in self._durations],
+                "waits": [{"queue": queue, **found.to_dict()} for queue, found in self._waits.items()],
+                "cancelled": dict(self._cancelled),
+            }
+
+    def _count(self, name: str, queue: str, task: str) -> None:
+        self._counts[name] += 1
         row = self._rows.get((queue, task)) or self._row(queue, task)
         row[name] += 1
 
@@ -70,39 +125,6 @@ class TaskMeasures:
             row = self._rows[key] = dict.fromkeys(NAMES, 0)
             self._others += key[1] == OTHER
         return row
-
-    def ran(self, queue: str, task: str, seconds: float, *, failed: bool = False) -> None:
-        """An attempt was in its handler for so long."""
-        key = queue, task
-        found = self._durations.get(key)
-        if found is None:
-            key = key if len(self._durations) < MOST_DURATIONS else (OTHER, OTHER)
-            found = self._durations.setdefault(key, Histogram())
-        found.observe(seconds)
-        if failed:
-            self._failures.setdefault(key, Histogram()).observe(seconds)
-
-    def waited(self, queue: str, seconds: float) -> None:
-        """An attempt began so long after it could have."""
-        found = self._waits.get(queue)
-        if found is None:
-            key = queue if len(self._waits) < MOST_WAITS else OTHER
-            found = self._waits.setdefault(key, Histogram())
-        found.observe(seconds)
-
-    def cancelled(self, how: str) -> None:
-        """One more was cancelled in that way."""
-        self._cancelled[how] = self._cancelled.get(how, 0) + 1
-
-    def to_dict(self) -> dict[str, object]:
-        """As ``stats`` answers it: counters that never go back, and histograms whose buckets do not add up."""
-        return {
-            "bounds_s": list(BOUNDS),
-            "tasks": [{"queue": queue, "task": task, **row} for (queue, task), row in self._rows.items()],
-            "durations": [self._duration(*key) for key in self._durations],
-            "waits": [{"queue": queue, **found.to_dict()} for queue, found in self._waits.items()],
-            "cancelled": dict(self._cancelled),
-        }
 
     def _duration(self, queue: str, task: str) -> dict[str, object]:
         failures = self._failures.get((queue, task))

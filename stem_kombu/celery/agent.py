@@ -37,6 +37,7 @@ from stem_kombu.drivers.tls import checked_tls
 from stem_kombu.drop_counter import DropCounter
 from stem_kombu.errors import ConfigurationError, StemError
 from stem_kombu.health_page import DRAINING, RUNNING
+from stem_kombu.measures import Totals
 from stem_kombu.metric_exporters import metric_exporters
 from stem_kombu.revocation import Revocation, RevocationDraft, storable_ids
 from stem_kombu.settings import Settings, environment
@@ -45,7 +46,6 @@ from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.transports.connections import broker_connection
 from stem_kombu.transports.registry import open_transport
 from stem_kombu.volatile import HOW_DURABLE, NOT_DURABLE
-from stem_kombu.worker.totals import Totals
 
 if TYPE_CHECKING:
     from celery.worker import WorkController

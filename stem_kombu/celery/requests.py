@@ -23,8 +23,8 @@ from stem_kombu.celery.rules import GuestRules
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.celery.task_api import told
 from stem_kombu.clock import SYSTEM
+from stem_kombu.measures import Totals
 from stem_kombu.revocation import Revocation
-from stem_kombu.worker.totals import Totals
 
 if TYPE_CHECKING:
     from celery import Task

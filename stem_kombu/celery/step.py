@@ -23,7 +23,7 @@ from stem_kombu.celery.registry import guard_all
 from stem_kombu.celery.shared_stop_table import SharedStopTable
 from stem_kombu.control.stamped_rules import stamps_of
 from stem_kombu.errors import BroadcastUnsupported, ConfigurationError, StemError
-from stem_kombu.worker.totals import Totals
+from stem_kombu.measures import Totals
 
 if TYPE_CHECKING:
     from celery.worker import WorkController

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from stem_kombu.celery_monitors.events import Events
 from stem_kombu.clock import Clock
+from stem_kombu.measures import Totals
 from stem_kombu.outcome import Outcome, TaskRecord
 from stem_kombu.redaction import redacted_arguments
 from stem_kombu.revocation import Revocation
@@ -17,7 +18,6 @@ from stem_kombu.worker.delivery_events import Event, ImpossibleTransition
 from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.settlement import Settlement
 from stem_kombu.worker.task_log import TaskLog, released_by
-from stem_kombu.worker.totals import Totals
 
 logger = logging.getLogger(__name__)
 

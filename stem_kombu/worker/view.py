@@ -15,6 +15,7 @@ from stem_kombu.control.protocol.fates import FatePhase, TaskFate
 from stem_kombu.control.server.worker_view import InFlightTask, InForce, Obeyed, SelectedTask, WaitingOutcome
 from stem_kombu.directive import Directive
 from stem_kombu.execution.executors import Executors
+from stem_kombu.measures import Totals
 from stem_kombu.redaction import redacted_arguments
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
@@ -29,7 +30,6 @@ from stem_kombu.worker.lifecycle import Lifecycle, State
 from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.stop_orders import StopOrders
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
-from stem_kombu.worker.totals import Totals
 
 #: What an operator calls the phases of a delivery that has not ended.
 _PHASES = {

@@ -32,6 +32,7 @@ from stem_kombu.execution.child.setup import ChildOptions
 from stem_kombu.execution.executors import Executors
 from stem_kombu.health_page import DRAINING, RUNNING
 from stem_kombu.logs import LogSetup
+from stem_kombu.measures import Totals
 from stem_kombu.messages.signatures import task_verifier
 from stem_kombu.processors import usable_processors
 from stem_kombu.publishing import DeclaredQueue
@@ -64,7 +65,6 @@ from stem_kombu.worker.start_log import StartLog
 from stem_kombu.worker.stop_orders import StopOrders
 from stem_kombu.worker.task_history import TaskHistory
 from stem_kombu.worker.task_lifecycle import TaskLifecycle
-from stem_kombu.worker.totals import Totals
 from stem_kombu.worker.view import WorkerParts, WorkerTasks
 
 if TYPE_CHECKING:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stem_kombu.measures import BOUNDS, MOST_COMMANDS, MOST_WAITS, OTHER, CommandCounts
-from stem_kombu.worker.totals import Totals
+from stem_kombu.measures import BOUNDS, MOST_COMMANDS, MOST_WAITS, OTHER, CommandCounts, Totals
 
 
 def filled(names: int, queues: int) -> Totals:

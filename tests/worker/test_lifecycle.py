@@ -28,6 +28,7 @@ from stem_kombu.control.server.listener import ControlListener
 from stem_kombu.control.server.reply_publisher import ReplyPublisher
 from stem_kombu.errors import BrokerError, BrokerUnavailable, StemError, StoreUnavailable
 from stem_kombu.execution.inline import InlineExecutor
+from stem_kombu.measures import Totals
 from stem_kombu.settings import Settings
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.task import TaskMessage
@@ -37,7 +38,6 @@ from stem_kombu.transports.connections import broker_connection
 from stem_kombu.transports.control_link import ControlLink
 from stem_kombu.transports.producer import open_producer
 from stem_kombu.transports.registry import open_transport
-from stem_kombu.worker.totals import Totals
 from stem_kombu.worker.worker import Worker
 from tests.waiting import eventually
 from tests.worker import apps
