@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -55,6 +56,10 @@ def isoformat(moment: datetime) -> str:
     # Not strftime: its %Y has no leading zeros on some platforms.
     utc = moment if moment.tzinfo is timezone.utc else moment.astimezone(timezone.utc)
     return f"{utc.isoformat(timespec='microseconds')[:-6]}Z"  # without +00:00
+
+
+#: The same for times that repeat, as all revocations of a batch have the same two: each is written once.
+repeated_isoformat = lru_cache(maxsize=64)(isoformat)
 
 
 def parse_isoformat(text: str, *, zone: timezone | None = None) -> datetime:

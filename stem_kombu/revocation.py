@@ -19,7 +19,7 @@ from operator import itemgetter
 from typing import Any, TypeGuard
 
 from stem_kombu.bound import current, joined, stamped
-from stem_kombu.clock import epoch_us
+from stem_kombu.clock import epoch_us, repeated_isoformat
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import (
     CONTROL_CHARACTER,
@@ -32,11 +32,11 @@ from stem_kombu.fields import (
     items,
     json_value,
     mapping,
+    repeated_moment,
     shown,
     text,
     whole,
 )
-from stem_kombu.repeated_times import repeated_moment, spelled
 
 logger = logging.getLogger(__name__)
 
@@ -186,11 +186,11 @@ class Revocation:
             "namespace": self.namespace,
             "task_id": self.task_id,
             "version": self.version,
-            "issued_at": spelled(self.issued_at),
+            "issued_at": repeated_isoformat(self.issued_at),
             "terminate": self.terminate,
             "reason": self.reason,
             "requested_by": self.requested_by,
-            "expires_at": None if self.expires_at is None else spelled(self.expires_at),
+            "expires_at": None if self.expires_at is None else repeated_isoformat(self.expires_at),
         }
 
     def to_message(self) -> dict[str, object]:

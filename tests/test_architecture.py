@@ -50,7 +50,6 @@ ROOT_WORDS = [
         "revocation",
         "row_block",
         "packed_rows",
-        "repeated_times",
         "revocation_page",
         "revocation_cache",
         "ladder",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stem_kombu import repeated_times
+from stem_kombu import clock, fields
 from stem_kombu.clock import SYSTEM, epoch_us, from_epoch_us
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import FieldError
@@ -151,12 +151,12 @@ def test_the_times_of_a_batch_are_written_and_read_once() -> None:
         Revocation("shop", f"task-{number}", number + 1, issued, False, None, "ann", issued + timedelta(hours=1))
         for number in range(100)
     ]
-    before = repeated_times.spelled.cache_info(), repeated_times._read.cache_info()
+    before = clock.repeated_isoformat.cache_info(), fields._moment_again.cache_info()
 
     written = [record.to_record() for record in batch]
 
     assert [Revocation.from_record(record) for record in written] == batch
-    after = repeated_times.spelled.cache_info(), repeated_times._read.cache_info()
+    after = clock.repeated_isoformat.cache_info(), fields._moment_again.cache_info()
     assert [now.misses - earlier.misses for now, earlier in zip(after, before, strict=True)] == [2, 2]
     for wrong in (None, 5, ["2026"], "no time"):
         with pytest.raises(FieldError, match="issued_at"):
