@@ -34,9 +34,9 @@ class AckQueue:
             wake()
         self.pipe.wake()
 
-    def first(self) -> tuple[Delivery, MessageDisposition]:
+    def first(self) -> tuple[Delivery, MessageDisposition] | None:
         """The one that has waited longest; it stays until :meth:`take`, so that a lost connection finds it here again."""
-        return self._row[0]
+        return self._row[0] if self._row else None
 
     def take(self) -> Delivery:
         """Take the first one out."""

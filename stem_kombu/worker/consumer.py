@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Messages acknowledged in one round trip, and how many may wait to be recorded beside those in slots.
-_TOGETHER, _SETTLING = 500, 64
+#: Messages acknowledged in one round trip.
+_TOGETHER = 500
 _ACK = MessageDisposition.ACKNOWLEDGE
 #: What is known of a delivery that the connection has brought which stands: made once, as it is asked for with each.
 _OVER_THIS_CONNECTION = {then: Facts(disposition=then) for then in MessageDisposition}
@@ -207,7 +207,7 @@ class Consumer:
             if (since := now - turned_at) < connected.gather_stocked and since < (gather := self._gather(connected)):
                 self._ended.wait(gather - since)
             consuming = not self._resting.is_set()  # this thread alone changes it
-            room = self._room() if consuming else 0
+            room = self._inflight.room(self.prefetch) if consuming else 0
             self._ownership.fetched_at = waited_at if connected.receives_in_wait else self._clock.monotonic()
             done = self._finished.take_acknowledgements(_TOGETHER)
             try:
@@ -250,14 +250,6 @@ class Consumer:
         if message.acknowledged:
             connected.settled(message.delivery_tag)
 
-    def _room(self) -> int:
-        """How many messages may come. What is only being recorded takes no slot, so that recording overlaps with the
-        next tasks; but while a backend is away it must not pile up."""
-        taking_slots = self._inflight.occupying
-        if len(self._inflight) - taking_slots - self._inflight.set_aside_count > self.prefetch + _SETTLING:
-            return 0
-        return max(0, self.prefetch - taking_slots)
-
     def _allow(self, connected: TaskConsumer, *, consuming: bool) -> None:
         # To a broker that pushes, what is set aside are messages like others.
         self.prefetch = self._allowance() + (self._inflight.set_aside_count if connected.pushes else 0)
@@ -281,11 +273,9 @@ class Consumer:
             self._pause(connected)
         # Before anything is given back, or the broker would send it right here again.
         self._allow(connected, consuming=consuming)
-        while self._finished:
-            delivery, then = self._finished.first()
-            if then is _ACK:
-                break  # it goes with the next burst, in one round trip
-            self._carry_out(connected, delivery, then)
+        # What is to be acknowledged goes with the next burst, in one round trip.
+        while (left := self._finished.first()) is not None and left[1] is not _ACK:
+            self._carry_out(connected, *left)
             self._finished.take()  # only now, so that a connection lost in the middle finds it here again
             given_back = True
         if given_back:

@@ -24,10 +24,10 @@ from stem_kombu.worker.put_backs import PutBacks
 from stem_kombu.worker.recent_endings import RecentEndings
 from stem_kombu.worker.settlement import Waiting
 
-#: How many outcomes may wait while the work goes on.
-_MOST_SET_ASIDE = 5000
-#: Places of the phases that take a slot.
-_RESERVED, _RUNNING, _STOPPING = (phase.place for phase in (Phase.RESERVED, Phase.RUNNING, Phase.STOPPING))
+#: How many outcomes may wait while the work goes on, and how many may be on their way to their record.
+_MOST_SET_ASIDE, _MOST_SETTLING = 5000, 64
+#: Places of the phases.
+_, _HELD, _DEFERRED, _RESERVED, _RUNNING, _STOPPING, _SETTLING, _ = (phase.place for phase in Phase)
 _RUNS = (Phase.RUNNING, Phase.STOPPING)
 
 
@@ -150,17 +150,16 @@ class InFlight:
             self._enter(delivery, phase)
             return True
 
-    def started(self, token: int, pid: int) -> Delivery | None:
+    def started(self, token: int, pid: int) -> tuple[Delivery, Phase] | None:
+        """The delivery, which runs now, and its phase before; ``None`` when it is not here any more or has ended."""
         with self._lock:
-            delivery = self._by_token.get(token)
-            if delivery is None or delivery.phase is Phase.SETTLING:
+            if (delivery := self._by_token.get(token)) is None or delivery.phase is Phase.SETTLING:
                 return None
             self._endings.forget(delivery.message.task_id)
-            self._enter(delivery, Phase.RUNNING)
             delivery.pid = pid
             delivery.started_at = self.clock.utcnow()
             delivery.started_mono = self.clock.monotonic()
-            return delivery
+            return delivery, self._enter(delivery, Phase.RUNNING)
 
     def checkpoint(self, token: int, fraction: float | None = None, data: Mapping[str, object] | None = None) -> None:
         """The handler passed a checkpoint that reports; ``data`` is kept when it is given."""
@@ -182,13 +181,12 @@ class InFlight:
                 if delivery.terminate is None:
                     delivery.terminate, delivery.terminate_mono = revocation, self.clock.monotonic()
 
-    def ended(self, token: int) -> Delivery | None:
-        """The handler is out (or never went in); the entry stays until it is acknowledged."""
+    def ended(self, token: int) -> tuple[Delivery, Phase] | None:
+        """The delivery, whose handler is out (or never went in), and its phase before; ``None`` if that was reported before."""
         with self._lock:
             if (delivery := self._by_token.get(token)) is None or delivery.phase is Phase.SETTLING:
                 return None
-            self._enter(delivery, Phase.SETTLING)
-            return delivery
+            return delivery, self._enter(delivery, Phase.SETTLING)
 
     def set_aside(self, token: int, waiting: Waiting | None) -> None:
         """The outcome waits for the reason given, or does not wait any more (``None``)."""
@@ -224,14 +222,15 @@ class InFlight:
             if self._waiters:
                 self._changed.notify_all()
 
-    def _enter(self, delivery: Delivery, phase: Phase) -> None:
-        before, after = delivery.phase.place, phase.place
-        delivery.phase = phase
-        self._in_phase[before] -= 1
-        self._in_phase[after] += 1
+    def _enter(self, delivery: Delivery, phase: Phase) -> Phase:
+        """The phase that it was in."""
+        before, delivery.phase = delivery.phase, phase
+        self._in_phase[before.place] -= 1
+        self._in_phase[phase.place] += 1
         if delivery.task.options.isolate:
-            self._isolates_in[before] -= 1
-            self._isolates_in[after] += 1
+            self._isolates_in[before.place] -= 1
+            self._isolates_in[phase.place] += 1
+        return before
 
     def _count(self, delivery: Delivery, by: int) -> None:
         self._in_phase[delivery.phase.place] += by
@@ -295,11 +294,11 @@ class InFlight:
     def waiting_count(self) -> int:
         """Deliveries that have not started: reserved for a slot, or held."""
         with self._lock:
-            return sum(self._in_phase[phase.place] for phase in (Phase.HELD, Phase.DEFERRED, Phase.RESERVED))
+            return self._in_phase[_HELD] + self._in_phase[_DEFERRED] + self._in_phase[_RESERVED]
 
     @property
     def settling_count(self) -> int:
-        return self._in_phase[Phase.SETTLING.place]
+        return self._in_phase[_SETTLING]
 
     @property
     def set_aside_count(self) -> int:
@@ -312,16 +311,18 @@ class InFlight:
             found = [(each.waiting.since_mono, each) for each in self._by_token.values() if each.waiting is not None]
         return [delivery for _, delivery in sorted(found, key=itemgetter(0))]
 
-    @property
-    def occupying(self) -> int:
-        """Deliveries that the prefetch count is about: all but those that are out of their handler."""
+    def room(self, prefetch: int) -> int:
+        """How many messages may come. What is only being recorded takes no slot, so that recording overlaps with the next
+        tasks; but while a backend is away it must not pile up."""
         with self._lock:
-            return len(self._by_token) - self._in_phase[Phase.SETTLING.place]
+            settling = self._in_phase[_SETTLING]
+            piles_up = settling - min(self._set_aside, _MOST_SET_ASIDE) > prefetch + _MOST_SETTLING
+            return 0 if piles_up else max(0, prefetch - len(self._by_token) + settling)
 
     def is_stocked(self, prefetch: int) -> bool:
         """Whether no slot lacks work soon: half of what may be here waits, and that is more than twice what runs."""
-        waiting = self.occupying - (running := self.running_count)
-        return 2 * waiting >= prefetch and waiting > 2 * running
+        waiting = self.waiting_count
+        return 2 * waiting >= prefetch and waiting > 2 * self.running_count
 
     def __len__(self) -> int:
         return len(self._by_token)

@@ -209,12 +209,9 @@ class TaskLifecycle:
             return Outcome(Ending.RELEASED)
 
     def started(self, job: Job, pid: int) -> None:
-        delivery = self.inflight.get(job.token)
-        if delivery is None:
+        if (found := self.inflight.started(job.token, pid)) is None:
             return
-        phase = delivery.phase
-        if self.inflight.started(job.token, pid) is None:
-            return
+        delivery, phase = found
         # After the change of the phase: what was revoked before it found nothing that runs.
         facts = self.facts.of_started(delivery)
         action = decide(phase, Event.STARTED, facts)
@@ -240,12 +237,9 @@ class TaskLifecycle:
             self.leases.extend(delivery, seconds)
 
     def ended(self, job: Job, outcome: Outcome) -> None:
-        delivery = self.inflight.get(job.token)
-        if delivery is None:
+        if (found := self.inflight.ended(job.token)) is None:
             return
-        phase = delivery.phase
-        if self.inflight.ended(job.token) is None:
-            return  # its end was reported before
+        delivery, phase = found
         self._take_up_deferred(job.task.mode)
         if outcome.error is not None and not delivery.lease_lost:
             self.notices.ended(job.message, outcome)

@@ -12,6 +12,7 @@ from stem_kombu.task import Task, TaskMessage, TaskOptions
 from stem_kombu.worker.deliveries import Delivery, InFlight
 from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.prefetch_policy import Load
+from stem_kombu.worker.settlement import Waiting
 
 TASK = Task("tasks.render", lambda ctx: None)
 REVOCATION = Revocation("stem", "t1", 1, SYSTEM.utcnow(), terminate=True)
@@ -42,19 +43,32 @@ def test_what_is_held_is_counted_by_its_kind_until_it_is_out_of_its_handler(infl
     isolate = Task("tasks.render", lambda ctx: None, TaskOptions(isolate=True))
     inline = receive(inflight)
     held = [inflight.add(TaskMessage(f"i{n}", isolate.name), isolate, None, 1, False, Phase.HELD) for n in range(2)]
-    assert (inflight.load(), inflight.occupying, inflight.waiting_count) == (Load(isolates=0, inline=1), 3, 3)
+    assert (inflight.load(), inflight.room(3), inflight.waiting_count) == (Load(isolates=0, inline=1), 0, 3)
     inflight.waits(held[0].token, Phase.RESERVED)
     inflight.started(inline.token, 42)
     inflight.started(inline.token, 42)
-    assert (inflight.load(), inflight.occupying, inflight.waiting_count) == (Load(isolates=1, inline=1), 3, 2)
+    assert (inflight.load(), inflight.room(3), inflight.waiting_count) == (Load(isolates=1, inline=1), 0, 2)
     inflight.started(held[0].token, 43)
     inflight.ended(held[0].token)
     inflight.ended(inline.token)
-    assert (inflight.load(), inflight.occupying, inflight.running_count) == (Load(isolates=0, inline=0), 1, 0)
+    assert (inflight.load(), inflight.room(3), inflight.running_count) == (Load(isolates=0, inline=0), 2, 0)
     for delivery in (inline, *held):
         inflight.remove(delivery.token)
         inflight.remove(delivery.token)
-    assert (inflight.load(), inflight.occupying, inflight.waiting_count) == (Load(isolates=0, inline=0), 0, 0)
+    assert (inflight.load(), inflight.room(3), inflight.waiting_count) == (Load(isolates=0, inline=0), 3, 0)
+
+
+def test_no_message_may_come_while_too_many_outcomes_wait_to_be_recorded(inflight: InFlight) -> None:
+    ended = [receive(inflight, f"t{number}") for number in range(67)]
+    for delivery in ended:
+        inflight.ended(delivery.token)
+    assert inflight.room(3) == 3
+    more = receive(inflight, "more")
+    assert inflight.room(3) == 2
+    inflight.ended(more.token)
+    assert inflight.room(3) == 0
+    inflight.set_aside(more.token, Waiting("record", 0.0, 1, "down"))
+    assert inflight.room(3) == 3
 
 
 def test_g8_two_deliveries_of_one_task_are_told_apart_by_their_tokens(inflight: InFlight) -> None:
@@ -69,7 +83,7 @@ def test_g8_two_deliveries_of_one_task_are_told_apart_by_their_tokens(inflight: 
 def test_an_end_is_reported_once_however_often_it_is_told(inflight: InFlight) -> None:
     delivery = receive(inflight)
     inflight.started(delivery.token, 1)
-    assert inflight.ended(delivery.token) is delivery
+    assert inflight.ended(delivery.token) == (delivery, Phase.RUNNING)
     assert inflight.ended(delivery.token) is None
     assert inflight.started(delivery.token, 1) is None
     assert inflight.running_count == 0

@@ -159,7 +159,7 @@ def test_g34_a_worker_starves_that_asks_for_nothing_while_messages_wait(
     monkeypatch.setattr(timeouts, "STARVING_LOOKS", 0.4)
     worker = make_worker()
     eventually(lambda: probed(worker).state == "ok")
-    monkeypatch.setattr(worker.consumer, "_room", lambda: 0)
+    monkeypatch.setattr(worker.inflight, "room", lambda prefetch: 0)
     result = app.send_task("inline.add", (1,))
     health = eventually(lambda: (found := probed(worker)).state == "starving" and found, 30)
     assert health.live
