@@ -209,16 +209,14 @@ def _check(frame: object) -> None:
         value = getattr(frame, name)
         if not isinstance(value, kinds):
             raise TypeError(f"{name} of a {type(frame).__name__} is a {type(value).__name__}")
+    held: tuple[object, ...] = ()
     if isinstance(frame, StopJob):
-        _check_part(frame.revocation)
+        held = (frame.revocation,)
     elif isinstance(frame, Finished):
-        _check_part(frame.outcome.error)
-        _check_part(frame.outcome.revocation)
-
-
-def _check_part(value: object) -> None:
-    for part in _PARTS.get(type(value), ()):
-        getattr(value, part)
+        held = frame.outcome.error, frame.outcome.revocation
+    for value in held:
+        for part in _PARTS.get(type(value), ()):
+            getattr(value, part)
 
 
 def encode(frame: object) -> bytes:

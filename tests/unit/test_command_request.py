@@ -37,5 +37,5 @@ def test_g13_a_worker_that_came_later_is_waited_for_although_it_has_left_the_ros
     request.begin(connection)
     assert request.greet_newcomers(connection, view("beta"))
     request.expect(view())
-    assert request.collector.silent == ("beta",)
+    assert request.collector.silent == {"beta"}
     assert not request.waits_for_the_absent(timeouts.ABSENT_ANSWER)

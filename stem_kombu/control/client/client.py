@@ -361,8 +361,8 @@ class ControlClient:
             request_id=collector.request_id,
             timeout=timeout,
             elapsed=self._clock.monotonic() - began,
-            expected=collector.expected,
-            silent=collector.silent,
+            expected=tuple(sorted(collector.expected)),
+            silent=tuple(sorted(collector.silent)),
             replies=collector.replies(),
             notes=tuple(notes),
             unknown=question.unknown(),
@@ -431,7 +431,7 @@ class ControlClient:
                     return
                 continue
             if (
-                not collector.wants
+                not collector.expected
                 and question.knows_roster
                 and now >= began + min(timeouts.NO_WORKER_WINDOW, question.timeout)
             ):
@@ -447,7 +447,8 @@ class ControlClient:
                 question.remind(connection)
                 at_last = retry_at = now + max(timeouts.RETRY_LATEST, timeouts.RETRY_SHARE * question.timeout)
             if self._on_wait is not None:
-                self._on_wait(collector.wants - collector.waits_for, collector.wants, question.deadline - now)
+                expected = len(collector.expected)
+                self._on_wait(expected - len(collector.silent), expected, question.deadline - now)
             for reply in connection.listen(min(question.deadline, now + 0.05)):
                 collector.hear(reply, clock.monotonic())
 

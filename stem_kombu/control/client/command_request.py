@@ -100,10 +100,10 @@ class CommandRequest:
     def send_next(self, connection: ClientConnection) -> None:
         """Publish the next message."""
         body, named, expected = self._bodies[self.sent], self._targets, self.collector.expected
-        if named is not None and set(named) <= set(expected):
+        if named is not None and expected.issuperset(named):
             connection.send_to(body, named, expires=self.timeout)
         else:
-            connection.broadcast(body, expected, expires=self.timeout)
+            connection.broadcast(body, sorted(expected), expires=self.timeout)
         self.sent += 1
 
     @property
@@ -120,7 +120,7 @@ class CommandRequest:
 
     def remind(self, connection: ClientConnection) -> None:
         """Ask the silent again, each through its inbox; who has the question already ignores it, or answers again."""
-        for worker in self.collector.silent:
+        for worker in sorted(self.collector.silent):
             for part in self.collector.missing_parts(worker):
                 connection.send_to(self._again(part), [worker], expires=self.timeout)
 

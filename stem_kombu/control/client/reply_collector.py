@@ -22,11 +22,12 @@ class ReplyCollector:
         self._targets = targets
         self._parts = parts
         self._asked_at = asked_at
-        # Workers that were named are expected whether or not the roster knows them.
-        self._expected = {target for target in targets or () if not is_glob(target)}
-        self._silent = set(self._expected)
+        #: Who must answer: workers that were named, whether or not the roster knows them, and those of :meth:`expect`. Read by
+        #: others, changed here, as ``silent``: those of them whose answer is not whole.
+        self.expected = {target for target in targets or () if not is_glob(target)}
+        self.silent = set(self.expected)
         # How many of those expected have answered 0, 1 … parts: kept, because it is asked for after every reply.
-        self._tally = [len(self._expected), *[0] * parts]
+        self._tally = [len(self.expected), *[0] * parts]
         self._replies: dict[str, dict[int, Reply]] = {}
         self._boots: dict[str, str] = {}
         self._asked: dict[int, tuple[set[str], set[str]]] = {}
@@ -41,12 +42,12 @@ class ReplyCollector:
 
     def expect(self, workers: Iterable[str]) -> list[str]:
         """Expect these as well; returns those that are new."""
-        new = sorted(set(workers) - self._expected)
-        self._expected.update(new)
+        new = sorted(set(workers) - self.expected)
+        self.expected.update(new)
         for worker in new:
             self._tally[answered := len(self._replies.get(worker, ()))] += 1
             if answered < self._parts:
-                self._silent.add(worker)
+                self.silent.add(worker)
         return new
 
     def asked(self, part: int, signature: str, digest: str) -> None:
@@ -96,7 +97,7 @@ class ReplyCollector:
         """Nobody is asked again: what was too early for a worker is its answer after all."""
         for reply, at in self._too_early:
             known = reply.part in self._replies.get(reply.worker, ())
-            if not known and (reply.worker in self._expected or not self._replies):
+            if not known and (reply.worker in self.expected or not self._replies):
                 self._count(reply, at)
         self._too_early = []
 
@@ -107,30 +108,11 @@ class ReplyCollector:
         self._heard_at[reply.worker] = self.last_heard = at
         if isinstance(other := reply.payload.get("conflict"), str):
             self.conflicts[reply.worker] = other
-        if reply.worker in self._expected:
+        if reply.worker in self.expected:
             self._tally[len(heard) - 1] -= 1
             self._tally[len(heard)] += 1
             if len(heard) == self._parts:
-                self._silent.discard(reply.worker)
-
-    @property
-    def expected(self) -> tuple[str, ...]:
-        return tuple(sorted(self._expected))
-
-    @property
-    def silent(self) -> tuple[str, ...]:
-        """Those expected whose answer is not whole."""
-        return tuple(sorted(self._silent))
-
-    @property
-    def waits_for(self) -> int:
-        """How many are silent."""
-        return len(self._silent)
-
-    @property
-    def wants(self) -> int:
-        """How many are expected."""
-        return len(self._expected)
+                self.silent.discard(reply.worker)
 
     def missing_parts(self, worker: str) -> list[int]:
         """The parts of the question that the worker has not answered."""
@@ -145,7 +127,7 @@ class ReplyCollector:
     @property
     def is_whole(self) -> bool:
         """Everyone expected has answered, and somebody was expected."""
-        return bool(self._expected) and not self._silent
+        return bool(self.expected) and not self.silent
 
     def answers(self) -> dict[str, list[Reply]]:
         """The replies of each worker, in the order of parts."""
@@ -157,9 +139,9 @@ class ReplyCollector:
 
     def _joined(self, worker: str, parts: list[Reply]) -> WorkerReply:
         rtt = self._heard_at[worker] - self._asked_at
-        failed = next((reply.error for reply in parts if reply.error is not None), None)
         if len(parts) == 1:
-            return WorkerReply(worker, rtt, parts[0].payload, failed)
+            return WorkerReply(worker, rtt, parts[0].payload, parts[0].error)
+        failed = next((reply.error for reply in parts if reply.error is not None), None)
         payload: dict[str, object] = {}
         for reply in parts:
             for name, value in reply.payload.items():

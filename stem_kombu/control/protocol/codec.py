@@ -40,6 +40,7 @@ from stem_kombu.fields import (
     number,
     optional,
     text,
+    texts,
     whole,
 )
 from stem_kombu.revocation import Revocation
@@ -126,7 +127,7 @@ def address_of(body: bytes) -> Address:
 
 def _address(fields: Mapping[str, object]) -> Address:
     try:
-        namespace, request_id, reply_to = [text(fields.get(name), name) for name in ("ns", "id", "reply_to")]
+        namespace, request_id, reply_to = texts(fields, "ns", "id", "reply_to")
         part = whole(fields.get("part"), "part", below=_WHOLE)
         if not is_reply_name(namespace, reply_to):
             raise ValueError(f"reply_to {reply_to[:40]!r} is no reply inbox of namespace {namespace[:40]!r}")
@@ -210,13 +211,14 @@ def decode_reply(body: bytes) -> Reply:
     if fields.get("v") != VERSION:
         raise BadMessage(f"a reply has version {str(fields.get('v'))[:40]!r}, not {VERSION}")
     try:
+        request_id, namespace, worker, boot, status = texts(fields, "id", "ns", "worker", "boot", "status")
         return Reply(
-            request_id=text(fields.get("id"), "id"),
-            namespace=text(fields.get("ns"), "ns"),
-            worker=text(fields.get("worker"), "worker"),
-            boot=text(fields.get("boot"), "boot"),
+            request_id,
+            namespace,
+            worker,
+            boot,
             payload=mapping(fields.get("payload"), "payload"),
-            error=_reply_error(fields),
+            error=None if status == "ok" else _reply_error(status, fields.get("error")),
             part=whole(fields.get("part"), "part", below=_WHOLE),
             answers=optional(text, fields.get("answers"), "answers", most=LONGEST_SIGNATURE),
             command_digest=optional(text, fields.get("command_sha256"), "command_sha256"),
@@ -225,13 +227,10 @@ def decode_reply(body: bytes) -> Reply:
         raise BadMessage(f"a reply can't be read: {error}") from None
 
 
-def _reply_error(fields: Mapping[str, object]) -> ReplyError | None:
-    status = text(fields.get("status"), "status")
-    if status == "ok":
-        return None
+def _reply_error(status: str, told: object) -> ReplyError:
     if status != "error":
         raise FieldError(f"status {status[:40]!r} is neither ok nor error")
-    error = mapping(fields.get("error"), "error")
+    error = mapping(told, "error")
     return ReplyError(text(error.get("code"), "code"), text(error.get("message"), "message", most=_LONGEST_EXPLANATION))
 
 

@@ -29,8 +29,8 @@ from stem_kombu.control.protocol.messages import (
     matches,
 )
 from stem_kombu.control.server.dispatch import Dispatch
-from stem_kombu.control.server.handlers.directives import obey
-from stem_kombu.control.server.handlers.revoke import Taken, take
+from stem_kombu.control.server.handlers.directives import obey, obeyed_payload
+from stem_kombu.control.server.handlers.revoke import Taken, settled, take
 from stem_kombu.control.server.replay_guard import ReplayGuard, Verdict
 from stem_kombu.control.server.worker_view import WorkerView
 from stem_kombu.control.verification import NO_KEYS, Verifier
@@ -213,7 +213,8 @@ class CommandServer:
             return max(0.0, answer_by - self._clock.monotonic())
 
         def conclude(say: Say, budget: Callable[[], float]) -> None:
-            self._answer(command, self._dispatch.obeyed(command, obeyed, budget), say)
+            payload = partial(obeyed_payload, obeyed, self._view, budget)
+            self._answer(command, self._dispatch.reply(command, payload), say)
 
         # The reply to a limit says what this worker's share of it is, for which its other threads read the roster now.
         limits = any(one.kind is Kind.RATE_LIMIT for one in order.directives)
@@ -242,7 +243,8 @@ class CommandServer:
 
     def _settle(self, command: Command, taken: Taken, deadline: float) -> None:
         budget = max(0.0, deadline - self._clock.monotonic())
-        self._answer(command, self._dispatch.settled(command, taken, budget), self._later)
+        payload = partial(settled, taken, self._view, budget)
+        self._answer(command, self._dispatch.reply(command, payload), self._later)
 
     def _answer(self, command: Command, body: bytes, say: Say) -> None:
         logger.debug("command %s of %s is answered", command.order.name, command.sender or "an unnamed client")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial
 
 from stem_kombu.control.protocol.codec import BUILT_IN, encode_reply
 from stem_kombu.control.protocol.messages import (
@@ -20,14 +19,12 @@ from stem_kombu.control.protocol.messages import (
     Shutdown,
     Stats,
 )
-from stem_kombu.control.server.handlers.directives import obeyed_payload
 from stem_kombu.control.server.handlers.inspect import inspect
 from stem_kombu.control.server.handlers.ping import ping
-from stem_kombu.control.server.handlers.revoke import Taken, settled
 from stem_kombu.control.server.handlers.selecting import rules, select
 from stem_kombu.control.server.handlers.shutdown import shutdown
 from stem_kombu.control.server.handlers.stats import stats
-from stem_kombu.control.server.worker_view import Obeyed, WorkerView
+from stem_kombu.control.server.worker_view import WorkerView
 from stem_kombu.control.verification import Verifier
 from stem_kombu.errors import BadMessage, ConfigurationError, StemError, UnknownCommand
 from stem_kombu.signing.keyring import Scope
@@ -51,17 +48,19 @@ class Dispatch:
         """Whether a command of that name would be carried out."""
         return name in BUILT_IN or name in self._custom
 
-    def settled(self, command: Command, taken: Taken, budget: float) -> bytes:
-        """The reply to a revoke, after waiting at most ``budget`` seconds for the tasks whose stop was requested."""
-        return self._reply(command, partial(settled, taken, self._view, budget))
-
-    def obeyed(self, command: Command, obeyed: Obeyed, budget: Callable[[], float]) -> bytes:
-        """The reply to a command to obey, after waiting at most ``budget()`` seconds for starts that were under way."""
-        return self._reply(command, partial(obeyed_payload, obeyed, self._view, budget))
-
-    def reply(self, command: Command) -> bytes:
-        """Carry out a command that has no second half; every failure becomes a reply with an error."""
-        return self._reply(command, partial(self._payload, command))
+    def reply(self, command: Command, payload: Callable[[], Mapping[str, object]] | None = None) -> bytes:
+        """The reply that holds the ``payload``: by default of a command that has no second half, which is carried out for it.
+        Every failure becomes a reply with an error."""
+        try:
+            answers, digest = command.signature, command.digest
+            held = self._payload(command) if payload is None else payload()
+            answer = self._answer(command.request_id, command.part, held, None, answers, digest)
+            reply = encode_reply(answer, self._trust.keyring)
+            self._view.commands.add(command.order.name, "ok")
+            return reply
+        except Exception as failure:  # noqa: BLE001 - it becomes a reply
+            # The boundary between a handler, perhaps an application's, and the sender, who must hear something.
+            return self.failed(command, failure)
 
     def failed(self, command: Command, failure: Exception) -> bytes:
         """The reply that tells of a failure."""
@@ -89,17 +88,6 @@ class Dispatch:
         ``answers`` is its signature where that was verified; ``digest`` the SHA-256 of its bytes, which anyone may have sent.
         """
         return encode_reply(self._answer(request_id, part, {}, error, answers, digest), self._trust.keyring)
-
-    def _reply(self, command: Command, payload: Callable[[], Mapping[str, object]]) -> bytes:
-        try:
-            answers, digest = command.signature, command.digest
-            answer = self._answer(command.request_id, command.part, payload(), None, answers, digest)
-            reply = encode_reply(answer, self._trust.keyring)
-            self._view.commands.add(command.order.name, "ok")
-            return reply
-        except Exception as failure:  # noqa: BLE001 - it becomes a reply
-            # The boundary between a handler, perhaps an application's, and the sender, who must hear something.
-            return self.failed(command, failure)
 
     def _answer(
         self,

@@ -9,7 +9,7 @@ from datetime import timedelta
 from enum import Enum
 
 from stem_kombu import timeouts
-from stem_kombu.clock import Clock, epoch_us
+from stem_kombu.clock import Clock
 from stem_kombu.concurrency import threads
 from stem_kombu.control.protocol.messages import Command, Shutdown, matches
 from stem_kombu.drop_counter import DropCounter
@@ -126,13 +126,13 @@ class ReplayGuard:
     def time_left(self, command: Command) -> float:
         """Seconds for which the command may still be carried out, negative once it is stale."""
         # Not as datetimes: the year 9999 has no tomorrow.
-        return epoch_us(command.expires_at) / 1e6 + timeouts.COMMAND_CLOCK_TOLERANCE - self._roster_now()
+        return command.expires_at.timestamp() + timeouts.COMMAND_CLOCK_TOLERANCE - self._roster_now()
 
     def time_to_answer(self, command: Command) -> float:
         """Seconds for which an answer may be held back: it leaves before half of the command's time is over, so that the way
         back to the sender may take the other half. By the roster's clock; where that says that the command is from after
         now, as if it were from now."""
-        issued, expires = epoch_us(command.issued_at) / 1e6, epoch_us(command.expires_at) / 1e6
+        issued, expires = command.issued_at.timestamp(), command.expires_at.timestamp()
         return max(0.0, (expires - issued) / 2 - max(0.0, self._roster_now() - issued))
 
     def answered(self, command: Command, answer: bytes) -> None:
@@ -161,7 +161,7 @@ class ReplayGuard:
         self._complaints.drop(reason, text)
 
     def _is_of_another_time(self, command: Command) -> bool:
-        issued, born = epoch_us(command.issued_at) / 1e6, None if self._born is None else self._born()
+        issued, born = command.issued_at.timestamp(), None if self._born is None else self._born()
         return issued > self._roster_now() + timeouts.COMMAND_CLOCK_TOLERANCE or (born is not None and issued < born)
 
     def _forget_stale(self, now: float) -> None:
