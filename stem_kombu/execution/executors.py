@@ -70,10 +70,12 @@ class Executors:
     def stop_job(
         self, token: int, why: Stop, revocation: Revocation | None = None, ladder: Ladder | None = None
     ) -> bool:
-        return any(executor.stop_job(token, why, revocation, ladder) for executor in self._all)
+        pool = self._pool
+        in_child = pool is not None and pool.stop_job(token, why, revocation, ladder)
+        return in_child or self._inline.stop_job(token, why, revocation, ladder)
 
     def withdraw(self, token: int) -> bool:
-        return any(executor.withdraw(token) for executor in self._all)
+        return (self._pool is not None and self._pool.withdraw(token)) or self._inline.withdraw(token)
 
     @property
     def isolates(self) -> int | None:

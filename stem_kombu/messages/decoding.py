@@ -31,7 +31,7 @@ from stem_kombu.messages.encoding import (
     may_be_nested_too_deep,
     nesting,
 )
-from stem_kombu.messages.kombu_json import load_typed
+from stem_kombu.messages.quick_json import load_typed
 from stem_kombu.messages.resending import body_of, consumed_queue, original_of
 from stem_kombu.revocation import TASK_ID_LIMIT, checked_task_id
 from stem_kombu.task import MOST_RETRIES, TaskMessage

@@ -17,8 +17,7 @@ from typing import Any
 
 from stem_kombu.clock import isoformat
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.messages.kombu_json import load_typed
-from stem_kombu.messages.quick_json import quick_encoder
+from stem_kombu.messages.quick_json import load_typed, quick_encoder
 from stem_kombu.redaction import ShortRepr
 from stem_kombu.task import CeleryOrigin, TaskMessage
 

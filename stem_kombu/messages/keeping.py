@@ -16,7 +16,7 @@ from stem_kombu.clock import isoformat
 from stem_kombu.errors import BadMessage
 from stem_kombu.fields import FieldError, any_text, mapping, optional
 from stem_kombu.messages.encoding import HEADER_ENQUEUED_AT, HEADER_RETRIED_FROM
-from stem_kombu.messages.kombu_json import load_typed
+from stem_kombu.messages.quick_json import load_typed
 from stem_kombu.messages.resending import mark_consumed
 from stem_kombu.task import Original, TaskMessage
 

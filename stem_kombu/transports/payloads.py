@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from stem_kombu.messages.kombu_json import load_typed
+from stem_kombu.messages.quick_json import load_typed
 from stem_kombu.messages.resending import mark_consumed
 
 #: What reading something that is no message of Kombu's raises.

@@ -7,6 +7,7 @@ back), Redis's reply, the embedded broker's commit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -114,7 +115,8 @@ class TaskProducer:
         if not count:
             return 0
         try:
-            self._deliver(parcels, retries)
+            with SENT.measured([parcel.queue for parcel in parcels]) if SENT.is_on else nullcontext():
+                self._deliver(parcels, retries)
         except BrokerError as error:
             if count > 1:
                 said = f"{error} ({count - len(parcels)} of {count} messages were sent)"
@@ -154,13 +156,6 @@ class TaskProducer:
 
     def _deliver(self, parcels: list[OutgoingMessage], retries: SendRetries | None) -> None:
         """Send all of them; what the broker has is taken out of ``parcels``."""
-        if not SENT.is_on:
-            self._deliver_all(parcels, retries)
-            return
-        with SENT.measured(parcel.queue for parcel in parcels):
-            self._deliver_all(parcels, retries)
-
-    def _deliver_all(self, parcels: list[OutgoingMessage], retries: SendRetries | None) -> None:
         failures, patience = 0, SendDeadline(self._timeout, self._clock)
         while True:
             try:

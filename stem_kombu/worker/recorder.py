@@ -57,22 +57,24 @@ class Recorder:
         states, celery = self._states, self._celery = places.states, places.celery
         self._places, self._failed = places, places.failed
         self._inflight = inflight
-        away = Outage(f"worker {worker} can't publish next attempts", broker_url, inflight.clock)
-        self._retries = RetryPublisher(send, self._published, inflight, ownership, away)
         self._writers: list[RecordWriter] = []
-        self._results = self._records = None
+        self._results = None
+        #: What follows once a retry is published, and at once where there is none: where nothing has to last before the message
+        #: is acknowledged, there is nothing to wait for in a row.
+        self._published = self._recorded
         if states is not None:
             away = Outage(f"worker {worker} can't record task states", states.url, inflight.clock)
-            self._records = RecordWriter(
-                "record", self._write_states, states.ping, self._recorded, inflight, ownership, away
-            )
-            self._writers.append(self._records)
+            records = RecordWriter("record", self._write_states, states.ping, self._recorded, inflight, ownership, away)
+            self._published = records.put
+            self._writers.append(records)
         if celery is not None:
             away = Outage(f"worker {worker} can't write results for Celery", celery.url, inflight.clock)
             self._results = RecordWriter(
                 "result", self._write_results, celery.ping, self._carried_out, inflight, ownership, away
             )
             self._writers.append(self._results)
+        away = Outage(f"worker {worker} can't publish next attempts", broker_url, inflight.clock)
+        self._retries = RetryPublisher(send, self._published, inflight, ownership, away)
 
     @property
     def trouble(self) -> str | None:
@@ -132,13 +134,6 @@ class Recorder:
             giving_up.start()
 
     # -- from step to step ------------------------------------------------------------------------------------------
-
-    def _published(self, entry: Entry) -> None:
-        if self._records is not None:
-            self._records.put(entry)
-        else:
-            # Nothing has to last before the message is acknowledged, so there is nothing to wait for in a row.
-            self._recorded(entry)
 
     def _recorded(self, entry: Entry) -> None:
         if self._results is not None and self._tells(entry.delivery):

@@ -293,7 +293,7 @@ def _refused(facts: Facts, then: MessageDisposition = MessageDisposition.ACKNOWL
 def _ended_by(settlement: Settlement, facts: Facts) -> Action:
     """What is refused while another message of the same attempt runs here goes with that one: its record would say that the
     attempt never ran."""
-    return Action(Do.REFUSE if settlement.refuses and not facts.has_started else Do.SETTLE, settlement)
+    return Action(Do.REFUSE if not facts.has_started and settlement.refuses else Do.SETTLE, settlement)
 
 
 # fmt: off

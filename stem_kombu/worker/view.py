@@ -18,8 +18,6 @@ from stem_kombu.execution.executors import Executors
 from stem_kombu.measures import Totals
 from stem_kombu.redaction import redacted_arguments
 from stem_kombu.revocation import Revocation
-from stem_kombu.revocation_cache import Applied
-from stem_kombu.rule import Rule
 from stem_kombu.selector import Selector, sent_at
 from stem_kombu.slots import SlotView
 from stem_kombu.task import Mode
@@ -70,6 +68,7 @@ class WorkerTasks:
         self._inflight = parts.inflight
         self.shut_down = parts.stops.take
         self.running, self.wait_ended = parts.inflight.struck, parts.inflight.wait_ended
+        self.apply, self.apply_rules = parts.tasks.apply, parts.tasks.apply_rules
 
     def summary(self) -> HostSummary:
         parts, active = self._parts, self._parts.directives.active
@@ -137,9 +136,6 @@ class WorkerTasks:
             if (waiting := delivery.waiting) is not None
         ]
 
-    def apply(self, revocations: Sequence[Revocation]) -> Applied:
-        return self._parts.tasks.apply(revocations)
-
     def selected(self, selector: Selector, before: datetime) -> Sequence[SelectedTask]:
         now, found = self._clock.monotonic(), []
         for delivery in self._inflight.all():
@@ -151,9 +147,6 @@ class WorkerTasks:
                 runtime = now - delivery.started_mono if phase == "running" else None
                 found.append(SelectedTask(delivery.task_id, delivery.message.attempt, phase, sent is not None, runtime))
         return found
-
-    def apply_rules(self, rules: Sequence[Rule]) -> Sequence[int]:
-        return self._parts.tasks.apply_rules(rules)
 
     def spared(self, revocations: Sequence[Revocation]) -> frozenset[str]:
         bound = {one.task_id: one for one in revocations if one.proofs and bounds_of(one)}

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kombu.utils.json import dumps, loads
 
-from stem_kombu.messages.kombu_json import load_typed
+from stem_kombu.messages.quick_json import load_typed
 from stem_kombu.transports.payloads import end_of_body
 
 leaves = (

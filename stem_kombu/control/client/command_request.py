@@ -134,7 +134,7 @@ class CommandRequest:
     def unknown(self) -> tuple[str, ...]:
         if not self._targets:
             return ()
-        known = {*self.collector.answers(), *self._on_roster}
+        known = self._on_roster.union(self.collector.heard)
         return tuple(t for t in self._targets if not any(matches((t,), worker) for worker in known))
 
     def _again(self, part: int) -> bytes:

@@ -5,7 +5,7 @@ A reply counts once per worker and part. A stranger's reply, one to another ques
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from stem_kombu.control.client.reports import WorkerReply
 from stem_kombu.control.protocol.messages import REFUSED, STALE, Reply, is_glob, matches
@@ -129,15 +129,17 @@ class ReplyCollector:
         """Everyone expected has answered, and somebody was expected."""
         return bool(self.expected) and not self.silent
 
-    def answers(self) -> dict[str, list[Reply]]:
-        """The replies of each worker, in the order of parts."""
-        return {worker: [parts[part] for part in sorted(parts)] for worker, parts in sorted(self._replies.items())}
+    @property
+    def heard(self) -> Collection[str]:
+        """The workers of which a reply was counted."""
+        return self._replies.keys()
 
     def replies(self) -> tuple[WorkerReply, ...]:
         """One answer for each worker; those in several parts have their lists joined."""
-        return tuple([self._joined(worker, parts) for worker, parts in self.answers().items()])
+        return tuple([self._joined(worker, parts) for worker, parts in sorted(self._replies.items())])
 
-    def _joined(self, worker: str, parts: list[Reply]) -> WorkerReply:
+    def _joined(self, worker: str, replies: dict[int, Reply]) -> WorkerReply:
+        parts = [replies[part] for part in sorted(replies)]
         rtt = self._heard_at[worker] - self._asked_at
         if len(parts) == 1:
             return WorkerReply(worker, rtt, parts[0].payload, parts[0].error)
