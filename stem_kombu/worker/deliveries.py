@@ -332,11 +332,11 @@ class InFlight:
     def wait_ended(self, task_ids: Collection[str], timeout: float) -> dict[str, str]:
         """How each of the ids ended that was recorded, or is at least out of its handler (``settling``), within ``timeout``
         seconds. Blocks until all are recorded."""
-        wanted = set(task_ids)
+        wanted = missing = list(task_ids)
         deadline = self.clock.monotonic() + timeout
         with self._lock:
             self._waiters += 1
-            while any(task_id not in self._endings for task_id in wanted if task_id in self._by_id):
+            while missing := [each for each in missing if each in self._by_id and each not in self._endings]:
                 left = deadline - self.clock.monotonic()
                 if left <= 0 or not self._changed.wait(left):
                     break

@@ -102,7 +102,7 @@ class JobScheduler:
                 return None
             most = 0
             for one in self._children.values():
-                if (room := self._room_in_queue(one)) > most:
+                if (room := one.room_in_queue(self._most_tasks)) > most:
                     child, most = one, room
             if child is None:
                 return None
@@ -112,7 +112,7 @@ class JobScheduler:
         """Give the job to the child whose turn it is; ``False`` when it has to wait for one that is free.
 
         A free child that runs short tasks gets it through its queue, so that more can follow at once."""
-        if self._room_in_queue(child) > 0 and child.queue.give(job):
+        if child.room_in_queue(self._most_tasks) > 0 and child.queue.give(job):
             return True
         if child.is_free:
             child.assign(job)
@@ -169,6 +169,3 @@ class JobScheduler:
 
     def _holder(self, token: int) -> ChildHandle | None:
         return next((one for one in self._children.values() if token in one.queue.jobs), None)
-
-    def _room_in_queue(self, child: ChildHandle) -> int:
-        return child.room_in_queue(self._most_tasks)
