@@ -110,16 +110,20 @@ class RevocationDraft:
 
     def __post_init__(self) -> None:
         # What no store could hold, or no reader would accept, is refused here, before any writer. Texts lose a class of their
-        # own, such as an enumeration's, which drivers write in different ways.
-        object.__setattr__(self, "task_id", str.__str__(checked_task_id(self.task_id)))
-        object.__setattr__(self, "terminate", self._checked_terminate())
-        if self.expires_in is not None:
+        # own, such as an enumeration's, which drivers write in different ways. What is as it must be is left alone, since ten
+        # thousand of these are made for one call.
+        if type(checked_task_id(self.task_id)) is not str:
+            object.__setattr__(self, "task_id", str.__str__(self.task_id))
+        terminate: object = self.terminate
+        if type(terminate) is not bool:
+            object.__setattr__(self, "terminate", self._checked_terminate())
+        if self.expires_in is not None and type(self.expires_in) is not float:
             object.__setattr__(self, "expires_in", self._checked_life(self.expires_in))
-        object.__setattr__(self, "proofs", tuple(self.proofs))
-        if not all(map(_is_proof_text, self.proofs)):
-            raise ConfigurationError(f"a proof of the revocation of {self.task_id!r} is too long or not plain text")
-        for name in ("reason", "requested_by"):
-            given = getattr(self, name)
+        if self.proofs != ():
+            object.__setattr__(self, "proofs", tuple(self.proofs))
+            if not all(map(_is_proof_text, self.proofs)):
+                raise ConfigurationError(f"a proof of the revocation of {self.task_id!r} is too long or not plain text")
+        for name, given in (("reason", self.reason), ("requested_by", self.requested_by)):
             if given is None:
                 continue
             if not isinstance(given, str):
@@ -130,7 +134,8 @@ class RevocationDraft:
                 raise ConfigurationError(
                     f"{name} has {len(given)} characters", hint=f"at most {TEXT_LIMIT} are accepted"
                 )
-            object.__setattr__(self, name, str.__str__(given))
+            if type(given) is not str:
+                object.__setattr__(self, name, str.__str__(given))
 
     @classmethod
     def again(cls, record: Revocation, now: datetime) -> RevocationDraft:

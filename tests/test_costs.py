@@ -28,6 +28,7 @@ import pytest
 from stem_kombu import Stem
 from stem_kombu.clock import SYSTEM, epoch_us
 from stem_kombu.context import TaskContext
+from stem_kombu.control.client.command_request import chunks
 from stem_kombu.control.protocol.codec import decode_command, decode_reply, encode_command, encode_reply
 from stem_kombu.control.protocol.messages import Command, Ping, Reply, Revoke
 from stem_kombu.control.server.command_server import CommandServer
@@ -254,6 +255,19 @@ def test_nothing_on_a_busy_path_costs_a_quarter_more_than_it_did() -> None:
     assert found.keys() == recorded.keys()
     dearer = {name: (recorded[name], now) for name, now in found.items() if now > recorded[name] * worse + 2}
     assert dearer == {}, f"(recorded, now); all of them: {found}"
+
+
+@pytest.mark.skipif(platform.python_implementation() != "CPython", reason="counts CPython's instructions")
+def test_ten_thousand_ids_are_drafted_and_divided_into_messages_in_few_steps() -> None:
+    ids = [str(uuid.UUID(int=number << 64 | number)) for number in range(1, 101)]
+    records = [Revocation("stem", each, n, NOW, False, "why", "who", NOW) for n, each in enumerate(ids, 1)]
+
+    def draft() -> None:
+        for each in ids:
+            RevocationDraft(each, False, "why", "who", 3600.0)
+
+    assert steps(draft) / len(ids) < 360
+    assert steps(lambda: chunks(records)) / len(records) < 210
 
 
 def test_a_revocation_that_is_held_takes_ninety_bytes() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from stem_kombu import chance, machine, timeouts
 from stem_kombu.backends.base import RosterView
@@ -12,7 +13,7 @@ from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.clock import Clock
 from stem_kombu.control.client.connection import ClientConnection
 from stem_kombu.control.client.reply_collector import ReplyCollector
-from stem_kombu.control.protocol.codec import BUILT_IN, encode_command, order_size
+from stem_kombu.control.protocol.codec import BUILT_IN, encode_command
 from stem_kombu.control.protocol.messages import Call, Command, Order, matches
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.revocation import TEXT_LIMIT, Revocation
@@ -213,3 +214,22 @@ def chunks(stored: Sequence[Revocation]) -> list[list[Revocation]]:
         parts[-1].append(revocation)
         size += added
     return parts
+
+
+def order_size(revocation: Revocation) -> int:
+    """About how many bytes a revocation takes in a command."""
+    same = _text_size(revocation.reason) + _text_size(revocation.requested_by) + _text_size(revocation.namespace)
+    proofs = (
+        2 * sum(map(len, revocation.proofs)) if revocation.proofs else 0
+    )  # in which each quote is escaped once more
+    return 300 + _size(revocation.task_id) + same + proofs
+
+
+def _size(text: str) -> int:
+    # JSON escapes a quote in two characters, and what is beyond ASCII in up to twelve.
+    return len(text) * (2 if text.isascii() and text.isprintable() else 12)
+
+
+@lru_cache(maxsize=8)  # most revocations of a command share these
+def _text_size(text: str | None) -> int:
+    return 0 if text is None else _size(text)

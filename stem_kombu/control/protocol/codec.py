@@ -234,14 +234,6 @@ def _reply_error(status: str, told: object) -> ReplyError:
     return ReplyError(text(error.get("code"), "code"), text(error.get("message"), "message", most=_LONGEST_EXPLANATION))
 
 
-def order_size(revocation: Revocation) -> int:
-    """About how many bytes a revocation takes in a command."""
-    texts = (revocation.task_id, revocation.reason or "", revocation.requested_by or "", revocation.namespace)
-    # JSON escapes a quote in two characters, and what is beyond ASCII in up to twelve.
-    size = 300 + sum([len(text) * (2 if text.isascii() and text.isprintable() else 12) for text in texts])
-    return size + 2 * sum(map(len, revocation.proofs))  # in which each quote is escaped once more
-
-
 # -- orders -------------------------------------------------------------------------------------------------------------
 
 
