@@ -66,8 +66,9 @@ class SigningSettings:
     tasks_v1: str | None = None
 
     def __bool__(self) -> bool:
-        asked = (getattr(self, one.name) for one in fields(self) if not one.name.startswith("tasks"))
-        return any(asked) or (self.tasks or "off").lower() != "off"
+        # Spelled out: each worker and client asks several times while it starts.
+        key = self.algorithm or self.keys or self.active_key or self.public_keys or self.private_keys or self.key_scopes
+        return bool(key) or (self.tasks or "off").lower() != "off"
 
 
 @dataclass(frozen=True, slots=True)
