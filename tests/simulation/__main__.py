@@ -24,6 +24,9 @@ def main() -> int:
     parser.add_argument("--mutant", metavar="NAME", help="with that mistake in the product")
     parser.add_argument("--mutants", action="store_true", help="hunt every mutant with at most N schedules")
     parser.add_argument("--digest", action="store_true", help="print a digest of the histories and nothing else")
+    parser.add_argument(
+        "--steps", action="store_true", help="print calls of functions in a schedule, and collections in all"
+    )
     parser.add_argument("--report", type=Path, metavar="PATH", help="write figures for docs/reliability.md there")
     asked = parser.parse_args()
 
@@ -44,6 +47,11 @@ def main() -> int:
     if asked.digest:
         runner.prepare()
         print(runner.digest(range(first, first + asked.schedules)))
+        return 0
+    if asked.steps:
+        runner.prepare_for_many()
+        calls, collections = runner.steps(range(first, first + asked.schedules))
+        print(calls // asked.schedules, collections)
         return 0
     began = time.monotonic()
     tally = runner.run_many(first, asked.schedules, asked.processes)

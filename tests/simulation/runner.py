@@ -115,6 +115,21 @@ def run_chunk(seeds: range) -> Tally:
     return tally
 
 
+def steps(seeds: range) -> tuple[int, int]:
+    """Calls of functions, those in C included, in these schedules, and how often garbage was looked for meanwhile."""
+    calls = 0
+
+    def counted(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    before = sum(generation["collections"] for generation in gc.get_stats())
+    sys.setprofile(counted)
+    run_chunk(seeds)
+    sys.setprofile(None)
+    return calls, sum(generation["collections"] for generation in gc.get_stats()) - before
+
+
 def run_many(first: int, count: int, processes: int) -> Tally:
     """Run ``count`` schedules with the seeds from ``first``, until too many have failed; this process becomes a world."""
     prepare_for_many()

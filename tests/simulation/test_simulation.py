@@ -6,6 +6,7 @@ Each runs in a process of its own, which is made into a simulated world and is g
 from __future__ import annotations
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -34,6 +35,14 @@ def test_a_seed_gives_the_same_history_in_every_process() -> None:
     first, second = (simulation("--digest", "--schedules", "30", "--first", "7000").stdout for _ in range(2))
     assert len(first) == 65
     assert first == second
+
+
+@pytest.mark.skipif(platform.python_implementation() != "CPython", reason="counts CPython's calls")
+def test_a_schedule_makes_no_more_calls_than_it_did_and_collects_no_garbage() -> None:
+    calls, collections = map(int, simulation("--steps", "--schedules", "100", "--first", "0").stdout.split())
+    assert collections == 0
+    # A change for the worse of more than a tenth, in production code or in the simulation, is worth a look.
+    assert calls < 20_000
 
 
 def test_a_failing_seed_is_printed_with_its_events_and_shows_the_same_when_it_is_run_again() -> None:
