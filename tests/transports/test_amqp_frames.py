@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import collections
 import socket
+import ssl
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +27,7 @@ from stem_kombu.task import TaskMessage
 from stem_kombu.transports.amqp import frames as amqp_frames
 from stem_kombu.transports.amqp.frames import AmqpFrames
 from stem_kombu.transports.amqp.message_shapes import MessageShapes
+from tests.servers.papers import Authority
 
 DELIVER, CANCEL_OK = (60, 60), (60, 31)
 #: Small, so that bodies of more than one frame are common.
@@ -71,10 +76,11 @@ def delivery(number: int, one: tuple[str, int, bool, str, bytes, dict[str, Any]]
 @contextmanager
 def reading(
     read: Callable[[Any, Any], Callable[[], object]],
+    pair: Callable[[], tuple[socket.socket, socket.socket]] = socket.socketpair,
 ) -> Iterator[tuple[socket.socket, Callable[[], object], Any]]:
     """The far end of a connection, what reads its near end, and the list of what came: (consumer's view of a message)."""
     came: list[Any] = []
-    near, far = socket.socketpair()
+    near, far = pair()
     with closing(near), closing(far):
         near.settimeout(5)
         transport = TCPTransport("localhost")
@@ -104,9 +110,9 @@ def reading(
         yield far, read(amqp, channel), came
 
 
-@given(data=st.data(), several=st.lists(deliveries, max_size=6))
+@given(data=st.data(), several=st.lists(deliveries, max_size=6), read_at_once=st.sampled_from([64, 65_536]))
 def test_a_message_is_the_same_as_py_amqp_reads_it_wherever_the_stream_is_cut(
-    data: st.DataObject, several: list[Any]
+    data: st.DataObject, several: list[Any], read_at_once: int
 ) -> None:
     frames: list[bytes] = []
     for number, one in enumerate(several, start=1):
@@ -122,7 +128,12 @@ def test_a_message_is_the_same_as_py_amqp_reads_it_wherever_the_stream_is_cut(
         with pytest.raises(OSError, match="unexpectedly closed"):
             collections.deque(iter(read, None), maxlen=0)  # nothing it returns is None
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=5)))
-    with reading(lambda amqp, channel: AmqpFrames(amqp, channel).take_in) as (far, read, came):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        reading(lambda amqp, channel: AmqpFrames(amqp, channel).take_in) as (far, read, came),
+    ):
+        for name, size in (("_CHUNK", 1), ("_SMALL", 0.25), ("_LARGE_CHUNK", 16), ("_UNFINISHED", 4)):
+            patch.setattr(amqp_frames, name, int(size * read_at_once))
         for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
             far.sendall(stream[start:end])
             while read():
@@ -234,6 +245,39 @@ def test_large_messages_that_follow_each_other_take_few_reads_and_small_ones_a_s
         read()
         assert len(came) == 22
         assert sizes[-1] < 100_000, "memory for a burst is taken only where there is one"
+
+
+def over_tls(folder: Path) -> tuple[socket.socket, socket.socket]:
+    """Both ends of a connection whose far end has a certificate."""
+    papers = Authority(folder, "ca").pair("localhost")
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    server.load_cert_chain(papers.cert, papers.key)
+    client.load_verify_locations(folder / "ca.pem")
+    near, far = socket.socketpair()
+    with ThreadPoolExecutor(1) as pool:
+        accepted = pool.submit(server.wrap_socket, far, server_side=True)
+        return client.wrap_socket(near, server_hostname="localhost"), accepted.result(10)
+
+
+def test_a_large_message_over_tls_takes_few_reads_and_is_handed_over_before_the_end_of_the_connection(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(globals(), "FRAME_MAX", 131_072)
+    large = delivery(1, ("ours", 1, False, "q", b"x" * 100_000, {}))
+    with reading(lambda amqp, channel: AmqpFrames(amqp, channel).take_in, partial(over_tls, tmp_path)) as (
+        far,
+        read,
+        came,
+    ):
+        far.sendall(large)
+        far.close()
+        read()
+        read()
+        assert [len(body) for _, _, body in came] == [100_000], (
+            "of its seven records each would be a turn of the consumer"
+        )
+        with pytest.raises(OSError, match="closed"):
+            read()
 
 
 def test_what_was_begun_here_can_be_read_on_by_py_amqp_and_the_other_way_round() -> None:

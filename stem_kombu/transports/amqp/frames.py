@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from struct import Struct, error
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _CHUNK, _LARGE_CHUNK, _SMALL = 65536, 1_048_576, 16_384
 #: Bytes of an unfinished frame, at most, that such a read is put behind: frames are 128 KiB or less unless a URL says otherwise.
 _UNFINISHED = 262_144
+#: Bytes of a full record of TLS, and of records that are read before any is handed over: on a slow line each waits for the next.
+_RECORD, _MOST_RECORDS = 16_384, 262_144
 _FRAME = Struct(">BHI")
 _CONTENT = Struct(">HHQH")
 _SHORT, _LONG = Struct(">I"), Struct(">Q")
@@ -146,28 +149,28 @@ class AmqpFrames:
         begin = len(before)
         if not self._is_burst or begin > _UNFINISHED:
             chunk = self._read()
-            self._is_burst = is_full = len(chunk) == _CHUNK
+            self._is_burst = is_full = len(chunk) >= (_CHUNK if self._poller is None else _RECORD)
             data = transport._read_buffer = before + chunk if before else bytes(chunk)
             return data, is_full
         if (memory := self._memory) is None:
             memory = self._memory = memoryview(bytearray(_UNFINISHED + _LARGE_CHUNK))
         memory[:begin] = before
-        count = len(self._read(memory[begin : begin + _LARGE_CHUNK]))
+        most = _LARGE_CHUNK if self._poller is None else _MOST_RECORDS
+        count = len(self._read(memory[begin : begin + most]))
         self._is_burst = count >= _SMALL
-        return memory[: begin + count], count == _LARGE_CHUNK
+        return memory[: begin + count], count == most
 
     def _read(self, room: memoryview | None = None) -> bytes | memoryview:
         """What has arrived, in ``room`` if that is given; empty if nothing has."""
         chunk: bytes | memoryview
         try:
-            if room is not None:
-                chunk = room[: os.readv(self._socket.fileno(), [room])]
-            elif self._poller is None:
+            if self._poller is None:
                 # Not recv(), which polls before it reads, because the socket has a timeout.
-                chunk = os.read(self._socket.fileno(), _CHUNK)
+                fd = self._socket.fileno()
+                chunk = os.read(fd, _CHUNK) if room is None else room[: os.readv(fd, [room])]
             elif self._poller.poll(0) or self._socket.pending():
                 # What the descriptor has may be less than a record, for the rest of which the socket waits.
-                chunk = self._socket.recv(_CHUNK)
+                chunk = self._socket.recv(_CHUNK) if room is None else self._records(room, self._poller)
             else:
                 return b""
         except BlockingIOError:
@@ -181,6 +184,17 @@ class AmqpFrames:
             self._transport.connected = False
             raise ConnectionResetError("the broker closed the connection")
         return chunk
+
+    def _records(self, room: memoryview, ready: Poller) -> memoryview:
+        """What has arrived over TLS, where a read brings one record."""
+        count: int = self._socket.recv_into(room)
+        with suppress(OSError):  # what is wrong the next read finds as well, once these are handed over
+            while 0 < count < len(room) and (self._socket.pending() or ready.poll(0)):
+                more = self._socket.recv_into(room[count:])
+                if not more:
+                    break
+                count += more
+        return room[:count]
 
     # -- messages -------------------------------------------------------------------------------------------------------
 
