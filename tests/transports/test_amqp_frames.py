@@ -247,6 +247,28 @@ def test_large_messages_that_follow_each_other_take_few_reads_and_small_ones_a_s
         assert sizes[-1] < 100_000, "memory for a burst is taken only where there is one"
 
 
+def test_of_a_body_in_many_frames_what_follows_is_not_copied_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = delivery(1, ("ours", 1, False, "q", b"x" * 60_000, {}))
+    left: list[int] = []
+    with reading(lambda amqp, channel: left_behind(amqp, left, AmqpFrames(amqp, channel).take_in)) as (far, read, came):
+        far.sendall(stream)
+        read()
+        assert [len(body) for _, _, body in came] == [60_000]
+        assert len(set(left)) <= 5, "the rest of the stream was cut out anew for every frame"
+
+
+def left_behind(amqp: Any, left: list[int], read: Callable[[], object]) -> Callable[[], object]:
+    """The same; ``left`` has how much of the stream lay behind each frame that py-amqp was given."""
+    take = amqp.on_inbound_frame
+
+    def noted(frame: object) -> object:
+        left.append(len(amqp.transport._read_buffer))
+        return take(frame)
+
+    amqp.on_inbound_frame = noted
+    return read
+
+
 def over_tls(folder: Path) -> tuple[socket.socket, socket.socket]:
     """Both ends of a connection whose far end has a certificate."""
     papers = Authority(folder, "ca").pair("localhost")

@@ -131,8 +131,13 @@ class AmqpFrames:
                     self.confirmed(tag, bool(multiple))
                     at = after
                     continue
+                frame = kind, number, bytes(data[at + 7 : after - 1])
+                if kind == _BODY and number == self._channel.channel_id:
+                    # What follows from it is that a consumer is handed a message, which reads nothing.
+                    at = self._pass_on(frame, data, after)
+                    continue
                 transport._read_buffer = bytes(data[after:])
-                self._amqp.on_inbound_frame((kind, number, bytes(data[at + 7 : after - 1])))
+                self._amqp.on_inbound_frame(frame)
             else:
                 transport._read_buffer = bytes(data[at:])
                 self._amqp.blocking_read()  # which says what is wrong
@@ -141,6 +146,15 @@ class AmqpFrames:
         if at or type(data) is not bytes:
             transport._read_buffer = bytes(data[at:])
         return is_full or (self._poller is not None and self._socket.pending() > 0)
+
+    def _pass_on(self, frame: tuple[int, int, bytes], data: bytes | memoryview, after: int) -> int:
+        """Where the next frame begins, once py-amqp has this one: what follows it is not copied for each of a large body's."""
+        try:
+            self._amqp.on_inbound_frame(frame)
+        except BaseException:
+            self._transport._read_buffer = bytes(data[after:])
+            raise
+        return after
 
     def _received(self) -> tuple[bytes | memoryview, bool]:
         """All that was read and not handed over, with what has just arrived; and whether there may be more of that."""
