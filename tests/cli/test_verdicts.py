@@ -274,7 +274,7 @@ def test_g27_g28_a_task_that_does_not_stop_is_killed_and_recorded_so(crew: Progr
     task = crew.send("shop.render", gate=gate.path, deaf=True)
     child = gate.wait_reached()
 
-    found = verdict(crew, "-t", task, "--terminate", "--term-after", "100ms", "--kill-after", "400ms", "--yes")
+    found = verdict(crew, "-t", task, "--terminate", "--term-after", "100ms", "--kill-after", "1s", "--yes")
 
     assert (found["verdict"], found["state"], found["worker"]) == ("killed", "cancelled", "alpha")
     assert [step["step"] for step in found["steps"]] == ["term", "kill"]

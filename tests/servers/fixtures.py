@@ -186,9 +186,8 @@ def sentinels(server_reaper: Reaper, start_redis: Callable[..., RedisServer]) ->
 
     def started(password: str | None = None, sentinel_password: str | None = None) -> Sentinels:
         auth = ["--masterauth", password] if password else []
-        options = ["--repl-diskless-sync-delay", "0", *auth]
-        master = start_redis(password=password, options=options)
-        replica = start_redis(password=password, options=[*options, "--replicaof", master.host, str(master.port)])
+        master = start_redis(password=password, options=auth)
+        replica = start_redis(password=password, options=[*auth, "--replicaof", master.host, str(master.port)])
         for _ in range(2):
             watchers.append(SentinelServer(server_reaper, master, quorum=1, password=sentinel_password))
             watchers[-1].start()

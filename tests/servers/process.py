@@ -53,6 +53,8 @@ class ServerProcess(ABC):
     start_timeout = 60.0
     #: The signal that asks it to stop in order.
     stop_signal = signal.SIGTERM
+    #: Seconds after which it is asked again.
+    asked_again = 30.0
 
     def __init__(self, reaper: Reaper, *, port: int | None = None) -> None:
         self.port = free_port(self.host) if port is None else port
@@ -101,11 +103,12 @@ class ServerProcess(ABC):
         if not self.running:
             return
         self.resume()
-        os.kill(self.pid, self.stop_signal)
-        try:
-            self._ended(30)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        for _ in range(round(30 / self.asked_again)):
+            _signal(self.pid, self.stop_signal)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._ended(self.asked_again)
+                return
+        self.kill()
 
     def kill(self) -> None:
         """SIGKILL, to all of its processes: no last word to clients or files."""

@@ -20,6 +20,7 @@ class RedisServer(ServerProcess):
 
     name = "Redis"
     databases = 1024
+    asked_again = 2.0  # it refuses while it rewrites its log, as after it was a replica, and does not come back to that
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class RedisServer(ServerProcess):
             *("--port", str(self.port), "--bind", self.host, "--dir", str(self.directory)),
             *("--databases", str(self.databases), "--daemonize", "no"),
             *("--save", "", "--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "0"),
+            *("--repl-diskless-sync-delay", "0"),
             *self._options,
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from math import inf
 
@@ -45,8 +46,10 @@ class Scene:
 
 
 @pytest.fixture
-def scene() -> Scene:
-    return Scene()
+def scene() -> Iterator[Scene]:
+    scene = Scene()
+    yield scene
+    scene.down.set()
 
 
 @pytest.mark.parametrize(
@@ -77,9 +80,9 @@ def test_g33_asking_again_only_escalates(scene: Scene) -> None:
     assert take(Shutdown(HARD)) == ("hard", "soft", 75)
     eventually(lambda: "release" in scene.told)
     assert take(Shutdown(SOFT, 0)) == ("hard", "hard", 75)
-    assert scene.told.count("stop") == 1
     scene.down.set()
     assert scene.ended.wait(30)
+    assert scene.told.count("stop") == 1
 
 
 def test_g33_a_soft_shutdown_asks_again_whatever_was_about_to_start(scene: Scene) -> None:
