@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kombu.utils.json import JSONEncoder as KombuEncoder
 
 from stem_kombu import chance
+from stem_kombu.messages import quick_json
 from stem_kombu.messages.encoding import Envelope, encode_task
 from stem_kombu.messages.quick_json import quick_encoder
 from stem_kombu.task import TaskMessage
@@ -35,6 +36,39 @@ values = st.recursive(
 @given(value=values)
 def test_it_writes_what_the_slow_one_writes(slow: JSONEncoder, value: object) -> None:
     assert quick_encoder(slow)(value) == slow.encode(value)
+
+
+long_texts = st.builds(
+    lambda sign, at, text: text[:at] + sign + text[at:],
+    st.sampled_from(["", "\n", '"', "\\", "\x00", "\x1f", "\x7f", "é", "я", "\u2028", "😀", "\ud800"]),
+    st.integers(0, 1100),
+    st.sampled_from(["x" * 1100, "é" * 1100, "я" * 1100, "x" * 1000]),
+)
+
+
+@pytest.mark.parametrize("slow", SLOW)
+@given(
+    args=st.lists(long_texts | values, max_size=4),
+    kwargs=st.dictionaries(st.text() | st.integers() | st.none(), long_texts | values, max_size=4),
+)
+def test_a_call_with_long_texts_is_written_as_the_slow_one_writes_it(
+    slow: JSONEncoder, args: list[object], kwargs: dict[Any, object]
+) -> None:
+    value = [args, kwargs, {"chain": None}]
+    assert quick_encoder(slow)(value) == slow.encode(value)
+
+
+def test_a_long_text_is_not_looked_at_sign_by_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    by_json = quick_json.encoder.encode_basestring
+    monkeypatch.setattr(quick_json.encoder, "encode_basestring", lambda text: (written.append(text), by_json(text))[1])
+    (_, slow) = SLOW
+    encode = quick_encoder(slow)
+    written.clear()
+
+    encode([["x" * 100_000], {"text": "y" * 100_000}, {}])
+
+    assert written == ["text"]
 
 
 def test_values_of_kombus_json_are_written_in_its_way() -> None:
