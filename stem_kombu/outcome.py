@@ -6,12 +6,13 @@ script, so that terminal states never overwrite each other for one attempt (G10)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import Any
 
 from stem_kombu.clock import isoformat
+from stem_kombu.copies import replaced
 from stem_kombu.fields import any_text, items, mapping, moment, number, optional
 from stem_kombu.revocation import Revocation
 
@@ -198,7 +199,7 @@ def carried_over(held: TaskRecord | None, new: TaskRecord) -> TaskRecord:
     started_at = new.started_at
     if started_at is None and new.attempt == held.attempt:
         started_at = held.started_at
-    return replace(
+    return replaced(
         new,
         enqueued_at=new.enqueued_at or held.enqueued_at,
         started_at=started_at,

@@ -27,6 +27,7 @@ ROOT_WORDS = [
     for name in (
         "errors",
         "clock",
+        "copies",
         "chance",
         "machine",
         "fields",

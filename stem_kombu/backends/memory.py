@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from operator import attrgetter
@@ -15,6 +15,7 @@ from stem_kombu.backends.base import Backend, RosterView
 from stem_kombu.backends.heartbeat import Heartbeat
 from stem_kombu.backends.stored import checked_ttl, lifetime, parsed_record, record_text
 from stem_kombu.clock import SYSTEM, Clock
+from stem_kombu.copies import replaced
 from stem_kombu.outcome import TaskRecord, TaskState, admits, carried_over
 
 #: Entries looked at for expiry after each record.
@@ -111,7 +112,7 @@ class MemoryBackend(Backend):
     def beat(self, heartbeat: Heartbeat) -> datetime:
         with _LOCK:
             now = self._clock.utcnow()
-            self._shelf().beats[heartbeat.namespace, heartbeat.worker] = replace(heartbeat, timestamp=now)
+            self._shelf().beats[heartbeat.namespace, heartbeat.worker] = replaced(heartbeat, timestamp=now)
             return now
 
     def offer(self, heartbeat: Heartbeat, *, dead: Heartbeat | None = None) -> tuple[datetime, Heartbeat | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 
@@ -16,6 +16,7 @@ from stem_kombu import chance, machine, timeouts
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control import audit
 from stem_kombu.control.audit import ANCHOR, AUDIT, Entry, Note
+from stem_kombu.copies import replaced
 from stem_kombu.errors import RecordConflict, StoreError
 from stem_kombu.signing.keyring import Keyring
 from stem_kombu.signing.records import signed_body
@@ -90,7 +91,7 @@ class Auditor:
             body = audit.body_of(note, seq + 1, previous, self._host, nonce, namespace=namespace, keyring=self._keyring)
             draft = RecordDraft(AUDIT, audit.key_of(seq + 1), body, replaces=0)
             try:
-                done = self._store.change(namespace, replace(change, records=[draft, *change.records]))
+                done = self._store.change(namespace, replaced(change, records=[draft, *change.records]))
             except RecordConflict as conflict:
                 if (done_before := self._own(draft.key, nonce, change)) is not None:
                     return done_before
@@ -101,7 +102,7 @@ class Auditor:
                 continue
             if (seq + 1) % _PRUNE_EVERY == 0:
                 self._prune(seq + 1)
-            return Audited(replace(done, records=done.records[1:]), done.records[0], namespace, self._keyring)
+            return Audited(replaced(done, records=done.records[1:]), done.records[0], namespace, self._keyring)
         raise StoreError(
             f"revoke store {self._store.url}: {_ATTEMPTS} times another client wrote to the audit first; nothing was stored",
             hint="try again",
