@@ -245,6 +245,15 @@ def _children() -> set[str]:
     return {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def others_objects() -> Iterator[None]:
+    """What the process held before is not looked through by each collection here: thousands of tests may have run in it."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
 def life(request: pytest.FixtureRequest, app: Stem, fork_server: None) -> Iterator[Life]:
     gc.collect()
