@@ -77,6 +77,11 @@ SLOW_VARIANTS: dict[str, tuple[str, ...]] = {
     ),
     "compatibility/test_mixed_fleet.py::test_each_version_stops_what_runs_on_a_worker_of_the_other": ("amqp",),
     "control/test_reachable.py::test_g16_a_worker_with_two_hundred_questions_before_it_answers_each_once": ("Inspect", "Ping"),
+    "servers/test_servers.py::test_a_killed_server_refuses_and_comes_back_on_its_port": ("rabbitmq_server",),
+    "servers/test_servers.py::test_rabbitmq_keeps_a_durable_queue_over_a_kill": ALL,
+    "servers/test_servers.py::test_start_and_stop_may_be_called_twice": ("rabbitmq_server",),
+    "test_distribution.py::test_mypy_takes_types_from_the_wheel_because_it_says_that_it_has_some": ("False",),
+    "test_distribution.py::test_pyright_takes_types_from_the_wheel": ALL,
     "test_trace_paths.py::test_the_tracer_prints_figures_of_both_paths_on_the_embedded_broker": ALL,
     "worker/test_kombu_words.py::test_what_no_queue_takes_is_an_error_where_it_is_sent": ("embedded",),
 }  # fmt: skip

@@ -304,7 +304,7 @@ def test_a_full_queue_that_refuses_is_an_error_and_not_silence(amqp_url: str, qu
     connection = connected(amqp_url)
     full = Queue(queue_name, durable=True, queue_arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
     full(connection.default_channel).declare()
-    producer = TaskProducer(lambda: open_connection(amqp_url), timeout=30.0)
+    producer = TaskProducer(lambda: open_connection(amqp_url), timeout=5.0)
     producer.send(task(1, queue_name))
     with pytest.raises(BrokerUnavailable, match=r"refused 1 messages"):
         producer.send(task(2, queue_name))
