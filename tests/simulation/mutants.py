@@ -655,7 +655,7 @@ MUTANTS: dict[str, Mutant] = {
             in_table((Event.ATTEMPTED, Phase.SETTLING), says(transitions.PROCEED)),
         ),
         "refusals",
-        seed=4729,
+        seed=2884,
     ),
     "what was undone is revoked again by an older message": Mutant(
         ("G31",), ((Undone, "covers", always(False)),), "undos", seed=117
