@@ -18,10 +18,9 @@ from stem_kombu.concurrency import threads
 from stem_kombu.outcome import EndedBy, TaskRecord
 from stem_kombu.revocation import Revocation
 from stem_kombu.task import Task, TaskMessage
+from stem_kombu.worker.past_deliveries import PutBacks, RecentEndings
 from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.prefetch_policy import Load
-from stem_kombu.worker.put_backs import PutBacks
-from stem_kombu.worker.recent_endings import RecentEndings
 from stem_kombu.worker.settlement import Waiting
 
 #: How many outcomes may wait while the work goes on, and how many may be on their way to their record.
