@@ -238,7 +238,7 @@ MAIN_LOOK = 0.5  #: between two moments at which the main thread runs signal han
 STUCK_LEAVE = 10.0  #: tasks end when a thread of their worker can't go on
 START_FILE_KEPT = 600.0  #: the file of starts of a dead worker is kept
 STOP_AGAIN = 1.0  #: between two times that handlers are asked to leave, as one may just be starting
-HISTORY_CHECKED = 0.1  #: the record of a waiting task is read again before it starts
+HISTORY_CHECKED = 0.01  #: an older record of a task that came again is read once more before the task starts
 HISTORY_QUIET = 5.0  #: after a failure, in which no executor's thread asks the backend again
 TASK_LOG_SPAN = 1.0  #: in which a limited number of cancelled tasks have log lines of their own
 
