@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 
 from benchmarks.figures import Figure, Findings, ratio
 from benchmarks.lab import BROKERS, Lab, stem_worker
-from benchmarks.rows.ping import WORKERS, milliseconds
+from benchmarks.rows.ping import FLEET, milliseconds
 from stem_kombu import ControlClient
 from stem_kombu.control.protocol.codec import encode_command
 from stem_kombu.control.protocol.messages import Command, Ping
@@ -79,14 +79,14 @@ def _pings(lab: Lab, found: Findings, broker: str) -> None:
             def begin(*arguments: str, environment: dict[str, str] = environment, **more: str) -> object:
                 return start(*arguments, **environment, **more)
 
-            begun = [stem_worker(begin, settings, f"w{number}", "-c", "1") for number in range(WORKERS)]
+            begun = [stem_worker(begin, settings, f"w{number}", "-c", "1") for number in range(FLEET)]
             for process in begun:
                 process.wait_for("ready:")
         with ControlClient(plain) as without, ControlClient(signed) as with_keys:
 
             def ping(client: ControlClient) -> None:
                 report = client.ping()
-                assert report.complete and len(report.replies) == WORKERS, report
+                assert report.complete and len(report.replies) == FLEET, report
 
             for client in (without, with_keys) * 3:
                 ping(client)
@@ -95,7 +95,7 @@ def _pings(lab: Lab, found: Findings, broker: str) -> None:
                 samples["plain"].append(milliseconds(lambda: ping(without)))
                 samples["signed"].append(milliseconds(lambda: ping(with_keys)))
     figures = {
-        name: Figure(f"{broker}: {name} ping, {WORKERS} workers", taken, "ms") for name, taken in samples.items()
+        name: Figure(f"{broker}: {name} ping, {FLEET} workers", taken, "ms") for name, taken in samples.items()
     }
     found.add(*figures.values())
     found.add(ratio(f"{broker}: signed ping against plain", figures["signed"], figures["plain"], "1.3 at most"))
