@@ -94,9 +94,7 @@ def _pings(lab: Lab, found: Findings, broker: str) -> None:
             for _ in range(8 * lab.rounds):
                 samples["plain"].append(milliseconds(lambda: ping(without)))
                 samples["signed"].append(milliseconds(lambda: ping(with_keys)))
-    figures = {
-        name: Figure(f"{broker}: {name} ping, {FLEET} workers", taken, "ms") for name, taken in samples.items()
-    }
+    figures = {name: Figure(f"{broker}: {name} ping, {FLEET} workers", taken, "ms") for name, taken in samples.items()}
     found.add(*figures.values())
     found.add(ratio(f"{broker}: signed ping against plain", figures["signed"], figures["plain"], "1.3 at most"))
     found.add(Figure(f"{broker}: p95 of a signed ping", [statistics.quantiles(samples["signed"], n=20)[-1]], "ms"))
