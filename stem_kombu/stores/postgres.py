@@ -116,8 +116,8 @@ class PostgresRevokeStore(RecordKeepingStore):
             versions = postgres_records.versions(session, namespace, named(change))
             moment = now.astimezone(timezone.utc)
             done = changed(change, held, versions, namespace=namespace, highest=highest, now=moment)
-            # Most tasks that are revoked were not before, and to look for each costs as much as to add it. So all are added where
-            # nothing is held, which nobody else changes meanwhile, and only the others are read and merged.
+            # Most tasks that are revoked were not before, and to look for each costs as much as to add it. So the revocations of
+            # tasks that have none are added, and only the others are read and merged; the lock keeps other clients from both.
             if there := postgres_rows.add(session, done.revocations):
                 held |= self._held(session, namespace, sorted(there))
                 done = changed(change, held, versions, namespace=namespace, highest=highest, now=moment)

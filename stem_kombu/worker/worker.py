@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,6 @@ from stem_kombu.celery_monitors.verbs import Changes
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.service import watched_by
-from stem_kombu.copies import replaced
 from stem_kombu.drivers import forking
 from stem_kombu.drop_counter import DropCounter
 from stem_kombu.errors import ConfigurationError
@@ -275,7 +275,7 @@ class Worker:
                 stops=self.stops,
             )
         )
-        options = replaced(self._options, dropping={"tasks": self.admission, "celery": monitors})
+        options = replace(self._options, dropping={"tasks": self.admission, "celery": monitors})
         self.agent = ControlAgent(resources, self.hydration, tasks, options)
         self.view = self.agent.view
         self._celery_monitors: CeleryMonitorService | None = None

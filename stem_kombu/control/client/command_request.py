@@ -219,9 +219,7 @@ def chunks(stored: Sequence[Revocation]) -> list[list[Revocation]]:
 def order_size(revocation: Revocation) -> int:
     """About how many bytes a revocation takes in a command."""
     same = _text_size(revocation.reason) + _text_size(revocation.requested_by) + _text_size(revocation.namespace)
-    proofs = (
-        2 * sum(map(len, revocation.proofs)) if revocation.proofs else 0
-    )  # in which each quote is escaped once more
+    proofs = 2 * sum(map(len, revocation.proofs))  # in which each quote is escaped once more
     return 300 + _size(revocation.task_id) + same + proofs
 
 

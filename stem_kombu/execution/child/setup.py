@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from stem_kombu.copies import replaced
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.logs import LogSetup
 from stem_kombu.task import Mode
@@ -29,7 +28,7 @@ class ChildOptions:
 
     def of_worker(self, worker: str) -> ChildOptions:
         """The same for the children of that worker, which log as this process does unless something else is given."""
-        return replaced(self, log=replaced(self.log or LogSetup.of_this_process(), worker=worker))
+        return replace(self, log=replace(self.log or LogSetup.of_this_process(), worker=worker))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ class ChildSetup:
             target, tuple(modules), tuple(task.name for task in isolates), preload=options.preload, log=options.log
         )
         if options.start_method == "fork":
-            return replaced(setup, is_fork=True)
+            return replace(setup, is_fork=True)
         if "__main__" in (target.partition(":")[0], *modules):
             return setup._with_main(sys.modules["__main__"])
         return setup
@@ -79,7 +78,7 @@ class ChildSetup:
     def _with_main(self, main: ModuleType) -> ChildSetup:
         name = getattr(getattr(main, "__spec__", None), "name", None)
         if name is not None and name.rpartition(".")[2] != "__main__":
-            return replaced(self, main_name=name)
+            return replace(self, main_name=name)
         path = getattr(main, "__file__", None)
         if path is None or not Path(path).is_file():
             raise ConfigurationError(
@@ -87,4 +86,4 @@ class ChildSetup:
                 " processes can't import",
                 hint="put the application and its tasks into a module, or make the tasks inline ones",
             )
-        return replaced(self, main_path=str(Path(path).absolute()))
+        return replace(self, main_path=str(Path(path).absolute()))
