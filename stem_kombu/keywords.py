@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from stem_kombu.calls import message_of
@@ -15,6 +14,7 @@ from stem_kombu.errors import ConfigurationError
 from stem_kombu.publishing import PUBLISHING_OPTIONS, DeclaredExchange, DeclaredQueue
 from stem_kombu.send_retries import RETRY_OPTIONS
 from stem_kombu.settings import SigningSettings, TlsSettings
+from stem_kombu.spelling import nearest
 from stem_kombu.task import TaskOptions
 
 if TYPE_CHECKING:
@@ -156,5 +156,5 @@ def refuse_unknown(
 
 
 def _meant(one: str, known: Collection[str], written: str) -> str:
-    near = get_close_matches(one, known, n=1) or get_close_matches(one.lower().removeprefix("stem_"), known, n=1)
-    return f"did you mean {written.format(near[0])}?" if near else f"known are {', '.join(sorted(known))}"
+    near = nearest(one, known) or nearest(one.lower().removeprefix("stem_"), known)
+    return f"did you mean {written.format(near)}?" if near else f"known are {', '.join(sorted(known))}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import logging.config
 import sys
 import time
 import traceback
@@ -62,9 +61,11 @@ class LogSetup:
             for hook in hooks:
                 hook(self)
         elif self.config is not None:
+            from logging.config import dictConfig  # brings servers and handlers that most processes never use
+
             try:
                 # Loggers that modules have made by now are not meant by a configuration that does not name them.
-                logging.config.dictConfig({"disable_existing_loggers": False, **self.config})
+                dictConfig({"disable_existing_loggers": False, **self.config})
             except (ValueError, TypeError, AttributeError, ImportError) as error:
                 cause = f": {error.__cause__}" if error.__cause__ else ""
                 raise ConfigurationError(f"STEM_LOG_CONFIG: logging refuses it: {error}{cause}") from error

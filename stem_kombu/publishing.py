@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Protocol
 
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import CONTROL_CHARACTER, shown
+from stem_kombu.spelling import nearest
 
 #: What workers read. Nothing is unpickled (G17).
 SERIALIZERS = ("json", "application/json")
@@ -105,10 +105,10 @@ def checked(where: str, given: Mapping[str, object]) -> Mapping[str, object]:
             hint="leave it out, and send numbers, text, lists and mappings",
         )
     if compression is not None and compression not in COMPRESSIONS:
-        near = get_close_matches(str(compression), COMPRESSIONS, n=1)
+        near = nearest(str(compression), COMPRESSIONS)
         raise ConfigurationError(
             f"compression of {where}: {shown(compression)} is unknown to workers",
-            hint=f"did you mean {near[0]!r}?" if near else f"known are {', '.join(COMPRESSIONS)}",
+            hint=f"did you mean {near!r}?" if near else f"known are {', '.join(COMPRESSIONS)}",
         )
     _exchange(given.get("exchange"), where)
     _short(given.get("routing_key"), f"routing_key of {where}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from stem_kombu.durations import checked_seconds
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import shown
+from stem_kombu.spelling import nearest
 from stem_kombu.task import checked_retries
 
 #: Of the options of a call, those that this module reads.
@@ -82,5 +82,5 @@ def _policy(where: str, policy: object) -> SendRetries:
 def _meant(key: object) -> str:
     if key == "retry_errors":
         return "leave it out: sending is retried while the broker can't be reached, and after a lost connection"
-    near = get_close_matches(str(key), _KEYS, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_KEYS)}"
+    near = nearest(str(key), _KEYS)
+    return f"did you mean {near!r}?" if near else f"known are {', '.join(_KEYS)}"

@@ -10,7 +10,6 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from difflib import get_close_matches
 from enum import Enum
 from numbers import Integral
 from typing import Any
@@ -23,6 +22,7 @@ from stem_kombu.handler import misfit, takes_context
 from stem_kombu.hooks import NO_TASK_HOOKS, TaskHooks
 from stem_kombu.locating import Definition
 from stem_kombu.publishing import PUBLISHING_OPTIONS, DeclaredExchange, Publishing, checked
+from stem_kombu.spelling import nearest
 
 #: What to do about a task that the application does not have.
 NOT_REGISTERED_HINT = "import the module that defines it, or send it to another queue"
@@ -225,9 +225,7 @@ class TaskRegistry:
         if task is None:
             raise TaskNotRegistered(
                 f"task {name!r} is not registered in this worker's application",
-                hint=f"did you mean {near[0]!r}?"
-                if (near := get_close_matches(name, self._tasks, n=1))
-                else NOT_REGISTERED_HINT,
+                hint=f"did you mean {near!r}?" if (near := nearest(name, self._tasks)) else NOT_REGISTERED_HINT,
             )
         return task
 

@@ -5,8 +5,6 @@ Such a fleet goes on as Celery's own does: revocations are in the memory of the 
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-
 from stem_kombu.urls import POSTGRES_SCHEMES, REDIS_SCHEMES, SQLITE_SCHEMES, scheme_of
 from stem_kombu.variables import Source
 
@@ -27,4 +25,6 @@ def can_hold_revocations(url: str) -> bool:
     scheme = scheme_of(url)
     if scheme is None or scheme in BUILT_IN:
         return True
+    from importlib.metadata import entry_points  # most of what a child would load for this module
+
     return any(point.name.lower() == scheme for point in entry_points(group=ENTRY_POINT_GROUP))

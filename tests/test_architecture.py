@@ -64,6 +64,7 @@ ROOT_WORDS = [
         "selector",
         "rule",
         "slots",
+        "spelling",
         "measures",
         "publishing",
         "send_retries",

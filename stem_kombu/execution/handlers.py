@@ -5,7 +5,6 @@ The same for threads, coroutines and children, so that inline and isolate handle
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 import traceback as tracebacks
@@ -100,7 +99,9 @@ async def _attempt_async(
         if sys.getrecursionlimit() < depth:  # first of all: with less than it needs, nothing below works
             sys.setrecursionlimit(depth)
         leave_if_copy(here, error)
-        ordered = cancelled_by() if issubclass(type(error), asyncio.CancelledError) else None
+        from asyncio import CancelledError  # loaded by what runs this; children without coroutine tasks need no asyncio
+
+        ordered = cancelled_by() if issubclass(type(error), CancelledError) else None
         return raised(error if ordered is None else ordered)
     if sys.getrecursionlimit() < depth:
         sys.setrecursionlimit(depth)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.redaction import mask_url
+from stem_kombu.spelling import nearest
 from stem_kombu.urls import checked_server_url
 
 EMBEDDED_SCHEME = "sqlite"
@@ -41,8 +41,8 @@ def checked_driver(url: str, name: str) -> str:
 
         register()
     if alias not in TRANSPORT_ALIASES:
-        near = get_close_matches(alias, TRANSPORT_ALIASES, n=1, cutoff=0.7)
-        hint = f"did you mean {near[0]}://?" if near else f"accepted: {ACCEPTED}"
+        near = nearest(alias, TRANSPORT_ALIASES, cutoff=0.7)
+        hint = f"did you mean {near}://?" if near else f"accepted: {ACCEPTED}"
         raise ConfigurationError(f"{name}: {masked!r} has the unknown scheme {scheme!r}", hint=hint)
     try:
         parts = urlsplit(checked_server_url(url, name) if alias not in _LOCAL else url)

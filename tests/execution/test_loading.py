@@ -274,3 +274,26 @@ def test_without_an_interpreter_children_are_refused_with_a_sentence(tmp_path: P
         "ConfigurationError: isolate children are started with a Python interpreter, but sys.executable is"
         in done.stderr
     )
+
+
+@pytest.mark.parametrize(("kind", "loop"), [("def", False), ("async def", True)])
+def test_a_child_loads_asyncio_for_coroutine_tasks_alone_and_before_it_is_forked(
+    tmp_path: Path, kind: str, loop: bool
+) -> None:
+    source = f"""
+        import os, sys
+        from stem_kombu import Stem
+        app = Stem("slim")
+        SELDOM = ("asyncio", "difflib", "email", "importlib.metadata", "logging.config", "ssl", "zipfile")
+
+        @app.task("held", isolate=True)
+        def held(ctx):
+            return [name for name in SELDOM if name in sys.modules]
+
+        @app.task("other", isolate=True)
+        {kind} other(ctx):
+            return None
+    """
+    files(tmp_path, slim=source)
+    done = run_program("from collecting import collect\nfrom slim import app\ncollect(app, 'held')\n", tmp_path)
+    assert done.stdout == ('["asyncio", "ssl"]\n' if loop else "[]\n"), done.stderr

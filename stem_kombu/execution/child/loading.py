@@ -11,7 +11,7 @@ from stem_kombu.errors import ConfigurationError
 from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.hooks import HookTable
 from stem_kombu.locating import COPY_OF_MAIN, located
-from stem_kombu.task import TaskRegistry
+from stem_kombu.task import Mode, TaskRegistry
 
 #: Whether this process is no worker, but loads one's application.
 _loads_here = False
@@ -45,6 +45,8 @@ def load(setup: ChildSetup) -> tuple[TaskRegistry, HookTable]:
             f"isolate tasks that this worker has are not registered in a child: {', '.join(sorted(missing))}{where}."
             " Define them at the top level of a module, and name it with Stem(include=[...])"
         )
+    if any(task.is_async and task.mode is Mode.ISOLATE for task in registry):
+        import_module("asyncio")  # the process that forks children loads it for all of them
     hooks = getattr(found, "hooks", None)
     return registry, hooks if isinstance(hooks, HookTable) else HookTable()
 

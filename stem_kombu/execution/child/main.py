@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -108,6 +107,8 @@ def run(order: Run, registry: TaskRegistry, end: ChildPipe, loop: ChildLoop) -> 
 
 async def _run_async(task: Task, message: TaskMessage, context: TaskContext, signals: ChildSignals) -> Outcome:
     """Run a coroutine, and cancel it at its next await when the pipe brings an order for it."""
+    import asyncio  # see :class:`~stem_kombu.execution.child.life.ChildLoop`
+
     loop = asyncio.get_running_loop()
     raised: list[BaseException] = []
     job = asyncio.ensure_future(call_async(task, message, context, lambda: raised[-1] if raised else None))

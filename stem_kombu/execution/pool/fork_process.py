@@ -45,7 +45,8 @@ def main(given: Mapping[str, Any]) -> None:
         leave_signals_to_the_worker()
         if given["preload"] == "auto" and (found["threads"] or found["sockets"]):
             os.execv(given["command"][0], [*given["command"], json.dumps({**given, "found": found})])  # noqa: S606
-    import_module("stem_kombu.execution.child.main")
+    for name in ("stem_kombu.execution.child.main", "billiard.popen_forkserver"):
+        import_module(name)  # what each child would load for itself, the second one as it is unpickled
     gc.collect()
     gc.freeze()  # a collection in a child would write to, and so copy, all of it
     with suppress(OSError):
