@@ -49,7 +49,8 @@ class HeldMessages(Protocol[Held_co]):
 
 
 class Leases(Generic[Held]):
-    """Renews the leases of ``messages``; ``lost(message)`` is called once for each lease that is gone.
+    """Renews the leases of ``messages``; ``lost(message)`` is called once for each lease that is gone, and ``renewed(at)`` when
+    it was found out of all of them which are, as of that monotonic time.
 
     ``leasing`` is the transport's, ``None`` where it has no leases: then nothing is done. The thread begins with :meth:`wake`.
     """
@@ -60,11 +61,12 @@ class Leases(Generic[Held]):
         messages: HeldMessages[Held],
         *,
         lost: Callable[[Held], None],
+        renewed: Callable[[float], None] | None = None,
         clock: Clock,
     ) -> None:
         self._leasing = leasing
         self._messages = messages
-        self._lost = lost
+        self._lost, self._all_renewed = lost, renewed
         self._clock = clock
         self._outage = Outage("leases could not be renewed", str(getattr(leasing, "url", "")), clock)
         self._wishes: dict[object, float] = {}
@@ -94,6 +96,8 @@ class Leases(Generic[Held]):
 
     def wake(self) -> None:
         """Renew from now on, unless stopped. May be called twice."""
+        if self._all_renewed is not None:
+            self._all_renewed(self._clock.monotonic())  # as there was none
         self.asleep = False
         self._background.needed()
 
@@ -190,6 +194,8 @@ class Leases(Generic[Held]):
         plain = [message for message in held if self._until.get(message.token, 0.0) < now + leasing.lifetime]
         if plain:
             self._check(plain, leasing.renew([message.handle for message in plain]))
+        if self._all_renewed is not None:
+            self._all_renewed(now)
 
     def _check(self, messages: Sequence[Held], kept: Sequence[bool]) -> None:
         for message, still_ours in zip(messages, kept, strict=True):

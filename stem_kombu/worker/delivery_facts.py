@@ -21,6 +21,7 @@ from stem_kombu.worker.deliveries import Delivery
 from stem_kombu.worker.delivery_events import NO_FACTS, Facts
 from stem_kombu.worker.lost_workers import LostWorkers
 from stem_kombu.worker.ownership import Ownership
+from stem_kombu.worker.settlement import Settlement
 from stem_kombu.worker.task_history import TaskHistory
 
 _HAS_STARTED = Facts(has_started=True)
@@ -169,6 +170,21 @@ class DeliveryFacts:
             lost_workers=tuple(delivery.lost),
             stopped_after=None if stopped is None else self.clock.monotonic() - stopped,
             fleet_now=self.fleet_clock.utcnow() if outcome.kind in _MAY_COME_AGAIN else None,
+        )
+
+    def of_attempted(self, delivery: Delivery, settlement: Settlement) -> Facts:
+        """Of an outcome whose next step is about to be tried. To look at a connection is a call of the system, so that is done
+        only for what depends on it."""
+        has_started, is_lease_lost = delivery.started_at is not None, delivery.lease_lost
+        if has_started and not is_lease_lost and not settlement.cancels:
+            return _HAS_STARTED
+        is_ours = self.ownership.is_surely_ours if has_started else self.ownership.is_ours
+        return Facts(
+            revocation=self.revocation_of(delivery.message) if settlement.cancels else None,
+            is_ours=is_ours(delivery),
+            is_lease_lost=is_lease_lost,
+            has_started=has_started,
+            settlement=settlement,
         )
 
     def of_message(self, message: TaskMessage) -> Facts:

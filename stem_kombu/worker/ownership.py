@@ -37,6 +37,7 @@ class Ownership:
         self.generation = 0
         #: When what is being taken in was fetched, or earlier (monotonic).
         self.fetched_at = 0.0
+        self._renewed_at = 0.0
 
     @property
     def leased(self) -> bool:
@@ -58,10 +59,22 @@ class Ownership:
         """The connection is lost or closed."""
         self._connection = None
 
+    def renewed(self, at: float) -> None:
+        """The leases that were not lost at that monotonic time are renewed."""
+        self._renewed_at = at
+
     def is_ours(self, delivery: Delivery, *, time_passed: bool = True) -> bool:
         """As far as can be seen without asking the broker. From any thread. ``time_passed``: since the connection was last
         read; if not, it need not be looked at."""
         return not delivery.lease_lost and self._is_held_over(delivery.generation, time_passed)
+
+    def is_surely_ours(self, delivery: Delivery) -> bool:
+        """The same where an error would be recorded for good: a lease that could not be renewed for its lifetime, since this
+        worker was suspended or cut off from its broker, may be lost without any thread here knowing so yet."""
+        if self.leasing is None:
+            return self._is_held_over(delivery.generation, time_passed=True)
+        is_over = self.clock.monotonic() - self._renewed_at >= self.leasing.lifetime
+        return not delivery.lease_lost and not is_over
 
     def is_ours_on_arrival(self, handle: object, generation: int, *, time_passed: bool) -> bool:
         """The same of a message whose lease is not renewed yet: the broker is asked once a good part of it has passed since

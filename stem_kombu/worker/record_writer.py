@@ -20,7 +20,7 @@ from stem_kombu.transports.connections import backoff
 from stem_kombu.transports.outages import Outage
 from stem_kombu.worker.deliveries import InFlight
 from stem_kombu.worker.delivery_events import Event
-from stem_kombu.worker.ownership import Ownership
+from stem_kombu.worker.delivery_facts import DeliveryFacts
 from stem_kombu.worker.set_aside import Entry, SetAside
 
 logger = logging.getLogger(__name__)
@@ -50,12 +50,12 @@ class RecordWriter:
         answers: Callable[[], None],
         done: Callable[[Entry], None],
         inflight: InFlight,
-        ownership: Ownership,
+        facts: DeliveryFacts,
         outage: Outage,
     ) -> None:
         self._write, self._answers, self._done = write, answers, done
         self._inflight = inflight
-        self._ownership = ownership
+        self._facts = facts
         self._queue: threads.SimpleQueue[Entry | None] = threads.SimpleQueue()
         self._alone: threads.SimpleQueue[Entry | None] = threads.SimpleQueue()
         self._aside = SetAside(step, inflight)
@@ -158,7 +158,7 @@ class RecordWriter:
     def _try(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
             if entry.settlement is not None:
-                entry.attempt(self._ownership)
+                entry.attempt(self._facts)
         self._write(entries)
         self._outage.worked()
         for entry in entries:
@@ -262,7 +262,7 @@ class RecordWriter:
         if whole is None or whole.record is None:
             return False
         tries = entry.tries
-        entry.decide(Event.NOT_STORABLE, error)
+        entry.failed(Event.NOT_STORABLE, error)
         try:
             self._try([entry])
         except Exception as again:  # noqa: BLE001 - as above
@@ -293,7 +293,7 @@ class RecordWriter:
                 if isinstance(error, StoreUnavailable) and not self._is_there():
                     self._abandon.wait(self._outage.failed(error))
                     continue
-                entry.decide(Event.GIVEN_UP)
+                entry.failed(Event.GIVEN_UP)
                 self._finished(entry)
             left.pop(0)
         self._outage.forget()

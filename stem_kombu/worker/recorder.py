@@ -20,9 +20,9 @@ from stem_kombu.transports.outages import Outage
 from stem_kombu.worker.ack_queue import AckQueue
 from stem_kombu.worker.deliveries import Delivery, InFlight
 from stem_kombu.worker.delivery_events import Do, Event, Facts
+from stem_kombu.worker.delivery_facts import DeliveryFacts
 from stem_kombu.worker.notices import report_fault
 from stem_kombu.worker.outcome_places import OutcomePlaces
-from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.record_writer import RecordWriter
 from stem_kombu.worker.retry_publisher import RetryPublisher
 from stem_kombu.worker.set_aside import Entry
@@ -44,11 +44,10 @@ class Recorder:
 
     def __init__(
         self,
-        worker: str,
         places: OutcomePlaces,
         inflight: InFlight,
         acks: AckQueue,
-        ownership: Ownership,
+        facts: DeliveryFacts,
         *,
         send: Callable[[TaskMessage], None],
         broker_url: str = "",
@@ -63,18 +62,18 @@ class Recorder:
         #: is acknowledged, there is nothing to wait for in a row.
         self._published = self._recorded
         if states is not None:
-            away = Outage(f"worker {worker} can't record task states", states.url, inflight.clock)
-            records = RecordWriter("record", self._write_states, states.ping, self._recorded, inflight, ownership, away)
+            away = Outage(f"worker {facts.worker} can't record task states", states.url, inflight.clock)
+            records = RecordWriter("record", self._write_states, states.ping, self._recorded, inflight, facts, away)
             self._published = records.put
             self._writers.append(records)
         if celery is not None:
-            away = Outage(f"worker {worker} can't write results for Celery", celery.url, inflight.clock)
+            away = Outage(f"worker {facts.worker} can't write results for Celery", celery.url, inflight.clock)
             self._results = RecordWriter(
-                "result", self._write_results, celery.ping, self._carried_out, inflight, ownership, away
+                "result", self._write_results, celery.ping, self._carried_out, inflight, facts, away
             )
             self._writers.append(self._results)
-        away = Outage(f"worker {worker} can't publish next attempts", broker_url, inflight.clock)
-        self._retries = RetryPublisher(send, self._published, inflight, ownership, away)
+        away = Outage(f"worker {facts.worker} can't publish next attempts", broker_url, inflight.clock)
+        self._retries = RetryPublisher(send, self._published, inflight, facts, away)
 
     @property
     def trouble(self) -> str | None:

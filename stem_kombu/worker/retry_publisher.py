@@ -19,7 +19,7 @@ from stem_kombu.transports.connections import backoff
 from stem_kombu.transports.outages import Outage
 from stem_kombu.worker.deliveries import InFlight
 from stem_kombu.worker.delivery_events import Do, Event
-from stem_kombu.worker.ownership import Ownership
+from stem_kombu.worker.delivery_facts import DeliveryFacts
 from stem_kombu.worker.set_aside import Entry, SetAside
 
 logger = logging.getLogger(__name__)
@@ -37,14 +37,14 @@ class RetryPublisher:
         send: Callable[[TaskMessage], None],
         done: Callable[[Entry], None],
         inflight: InFlight,
-        ownership: Ownership,
+        facts: DeliveryFacts,
         outage: Outage,
     ) -> None:
         self._send = send
         self._done = done
         self._clock = inflight.clock
         self._inflight = inflight
-        self._ownership = ownership
+        self._facts = facts
         self._aside = SetAside("publish", inflight)
         self._queue: threads.SimpleQueue[Entry | None] = threads.SimpleQueue()
         #: When a queue that refused a message is asked again (monotonic), and how often it has refused in a row.
@@ -117,13 +117,13 @@ class RetryPublisher:
         settlement = entry.settlement
         assert settlement is not None and settlement.retry is not None
         name = settlement.retry.queue
-        if entry.attempt(self._ownership).do is not Do.PROCEED:
+        if entry.attempt(self._facts).do is not Do.PROCEED:
             self._done(entry)
             return True
         try:
             self._send(settlement.retry)
         except ConfigurationError as error:
-            entry.decide(Event.UNSENDABLE, error)
+            entry.failed(Event.UNSENDABLE, error)
         except BrokerError as error:
             return self._is_given_up(entry, name, error, is_explained=True)
         except Exception as error:
@@ -146,7 +146,7 @@ class RetryPublisher:
 
     def _is_given_up(self, entry: Entry, name: str, error: Exception, *, is_explained: bool) -> bool:
         entry.tries += 1
-        if entry.decide(Event.REFUSED, error, is_explained=is_explained).do is not Do.WAIT:
+        if entry.failed(Event.REFUSED, error, is_explained=is_explained).do is not Do.WAIT:
             self._is_out(entry, name)
             return True
         _, refusals = self._closed.get(name, (0.0, 0))
@@ -158,5 +158,5 @@ class RetryPublisher:
 
     def _give_back(self, entry: Entry) -> None:
         """The broker delivers this attempt again, and it is tried anew."""
-        entry.decide(Event.GIVEN_UP)
+        entry.failed(Event.GIVEN_UP)
         self._done(entry)

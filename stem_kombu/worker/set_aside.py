@@ -13,8 +13,8 @@ from operator import itemgetter
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.worker.deliveries import Delivery, InFlight
 from stem_kombu.worker.delivery_events import Action, Do, Event, Facts
+from stem_kombu.worker.delivery_facts import DeliveryFacts
 from stem_kombu.worker.notices import report_fault
-from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.settlement import Settlement, Waiting
 from stem_kombu.worker.transitions import decide
@@ -29,26 +29,19 @@ class Entry:
     running: TaskRecord | None = None
     tries: int = 0
 
-    def attempt(self, ownership: Ownership) -> Action:
+    def attempt(self, facts: DeliveryFacts) -> Action:
         """What becomes of it now that its next step is about to be tried."""
-        # What has run is recorded whatever became of its message; to look at a connection is a call of the system.
-        is_ours = self.delivery.started_at is not None or ownership.is_ours(self.delivery)
-        return self.decide(Event.ATTEMPTED, is_ours=is_ours)
+        assert self.settlement is not None
+        return self._decide(Event.ATTEMPTED, facts.of_attempted(self.delivery, self.settlement))
 
-    def decide(
-        self, event: Event, why: Exception | None = None, *, is_explained: bool = True, is_ours: bool = True
-    ) -> Action:
-        """What becomes of the delivery; a settlement that follows takes the place of the one here."""
+    def failed(self, event: Event, why: Exception | None = None, *, is_explained: bool = True) -> Action:
+        """What becomes of it now that the step has failed, for the time being or for good."""
+        facts = Facts(settlement=self.settlement, why=why, tries=self.tries, is_explained=is_explained)
+        return self._decide(event, facts)
+
+    def _decide(self, event: Event, facts: Facts) -> Action:
+        """A settlement that follows takes the place of the one here."""
         delivery = self.delivery
-        facts = Facts(
-            settlement=self.settlement,
-            is_ours=is_ours,
-            is_lease_lost=delivery.lease_lost,
-            has_started=delivery.started_at is not None,
-            why=why,
-            tries=self.tries,
-            is_explained=is_explained,
-        )
         action = decide(delivery.phase, event, facts)
         if action.do is Do.FAULT:
             report_fault(delivery.phase, event, delivery.task_id)

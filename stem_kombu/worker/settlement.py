@@ -41,6 +41,11 @@ class Settlement:
         return "released" if self.record is None else self.record.state.value
 
     @property
+    def cancels(self) -> bool:
+        """Whether it says that the task was revoked, or expired."""
+        return self.record is not None and self.record.state is TaskState.CANCELLED
+
+    @property
     def refuses(self) -> bool:
         """Of a delivery that has not started: whether it never will, and that is to be recorded."""
         return self.record is not None and self.record.state.is_terminal

@@ -62,8 +62,10 @@ class TaskLifecycle:
         self.starts = starts
         self.executor = executor(self)
         self.holds = DelayedDeliveries(self, rules, recorder.acks.wake, facts.clock)
-        leasing, clock = facts.ownership.leasing, facts.clock
-        self.leases: Leases[Delivery] = Leases(leasing, inflight, lost=self._lease_lost, clock=clock)
+        owned = facts.ownership
+        self.leases: Leases[Delivery] = Leases(
+            owned.leasing, inflight, lost=self._lease_lost, renewed=owned.renewed, clock=facts.clock
+        )
 
     # -- what happens to a delivery -----------------------------------------------------------------------------------
 

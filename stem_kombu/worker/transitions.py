@@ -219,15 +219,18 @@ def _ended(facts: Facts) -> Action:
 
 def _attempted(facts: Facts) -> Action:
     """What waits here may have been given to another worker meanwhile."""
-    assert facts.settlement is not None
-    if facts.is_lease_lost and (not facts.has_started or facts.settlement.retry is not None):
-        return LEAVE  # the other worker publishes and records its own
-    if not facts.has_started and not facts.is_ours:
-        # It was refused here, and is another worker's by now. That one decides anew and may let it run, for a revocation
-        # can expire. Given back, which says nothing of a connection that is gone. Not left: should the message come here
-        # again meanwhile and take this one's place, no other worker would have it.
-        return GIVE_BACK
-    return PROCEED
+    if facts.is_ours and not facts.is_lease_lost:
+        return PROCEED
+    settlement = facts.settlement
+    assert settlement is not None
+    # Whoever has the message decides anew what was refused here. It may also let run what was cancelled here after a run,
+    # once the revocation has expired or is undone, and no record may say cancelled then (G26).
+    is_decided_anew = not facts.has_started or (settlement.cancels and facts.revocation is None)
+    if facts.is_lease_lost:
+        return LEAVE if is_decided_anew or settlement.retry is not None else PROCEED
+    # Given back, which says nothing of a connection that is gone. Not left: should the message come here again meanwhile
+    # and take this one's place, no other worker would have it.
+    return GIVE_BACK if is_decided_anew else PROCEED
 
 
 def _not_sent(facts: Facts) -> Action:

@@ -179,15 +179,6 @@ class Worker:
         broker, worker = resources.transport, self.identity.worker
         self.totals, self.inflight, self.acks = Totals(), InFlight(clock), AckQueue()
         self.ownership = Ownership(broker.leases(), clock)
-        self.recorder = Recorder(
-            worker,
-            open_outcome_places(app.backend, settings),
-            self.inflight,
-            self.acks,
-            self.ownership,
-            send=self._resender.send,
-            broker_url=self.broker_url,
-        )
         directives = ActiveDirectives(
             self.identity,
             self.queues,
@@ -205,6 +196,14 @@ class Worker:
             directives,
             resources.fleet_clock,
             default_max_retries=retries,
+        )
+        self.recorder = Recorder(
+            open_outcome_places(app.backend, settings),
+            self.inflight,
+            self.acks,
+            facts,
+            send=self._resender.send,
+            broker_url=self.broker_url,
         )
         modes = {task.mode for task in app.registry}
         isolates = self.concurrency if Mode.ISOLATE in modes else 0

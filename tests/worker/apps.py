@@ -115,6 +115,18 @@ def fails_when_open(ctx: TaskContext, gate: str) -> None:
     raise ValueError("no")
 
 
+@task("fails_then_waits", max_retries=0)
+def fails_then_waits(ctx: TaskContext, first: str, again: str) -> str:
+    """Fails when the first gate opens; run once more, it waits for the other one and succeeds."""
+    fails = Gate(first).reached() is None
+    gate = Gate(first if fails else again)
+    gate.reach()
+    gate.wait_open(checkpoint=ctx.check)
+    if fails:
+        raise ValueError("the first run")
+    return "ran again"
+
+
 @task("burns")
 def burns(ctx: TaskContext, gate: str) -> int:
     """CPU-bound, with checkpoints, until the gate opens."""

@@ -363,6 +363,45 @@ def test_g9_what_was_refused_and_not_recorded_when_its_connection_was_lost_is_de
     assert result.get(timeout=60) == 1
 
 
+@over_tcp
+def test_g26_what_was_cancelled_after_a_run_is_not_recorded_once_it_may_run_elsewhere(
+    broker_url: str,
+    app: Stem,
+    make_worker: WorkerMaker,
+    proxy_for: Callable[[str, int], TcpProxy],
+    start_redis: Callable[..., RedisServer],
+    tmp_path: Path,
+    mode: str,
+) -> None:
+    """Found by the simulation: the revocation had expired, the message was run again, and meanwhile the first run's end was
+    recorded as cancelled."""
+    server = start_redis()
+    app.configure(
+        Settings.from_env({}, broker=broker_url, backend=server.url, sync_interval=0.3, heartbeat_interval=0.5)
+    )
+    proxy, relayed = relayed_by(proxy_for, broker_url)
+    first, again = Gate(tmp_path / "first"), Gate(tmp_path / "again")
+    # given a task that failed on a worker after it was revoked, which can't be recorded
+    cut_off = make_worker("first", connection=open_connection(relayed, options=SHORT_LEASES))
+    result = app.send_task(f"{mode}.fails_then_waits", [first.path, again.path], task_id="late")
+    first.wait_reached()
+    make_worker("second", connection=open_connection(broker_url, options=SHORT_LEASES))
+    with ControlClient(app) as control:
+        assert control.revoke(["late"], expires_in=2.0).replies
+    server.kill()
+    first.open()
+    eventually(lambda: cut_off.recorder.trouble is not None and cut_off.totals.snapshot()["cancelled"] == 1, 30)
+    eventually(lambda: cut_off.cache.get("late") is None, 30)
+    # when the worker loses its broker, and the message runs on another one
+    proxy.stop()
+    again.wait_reached()
+    server.start()
+    eventually(lambda: cut_off.inflight.endings(["late"]), 60)
+    # then it says nothing of the task
+    again.open()
+    assert result.get(timeout=60) == "ran again"
+
+
 def test_g10_a_message_that_comes_again_after_its_outcome_was_recorded_is_acknowledged_and_not_run_again(
     app: Stem, make_worker: WorkerMaker, broker_url: str, control: ControlClient, gate: Gate
 ) -> None:

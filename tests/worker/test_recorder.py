@@ -6,7 +6,6 @@ import itertools
 import queue
 from collections.abc import Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
@@ -18,10 +17,10 @@ from stem_kombu.task import Task, TaskMessage
 from stem_kombu.worker.ack_queue import AckQueue
 from stem_kombu.worker.deliveries import Delivery, InFlight
 from stem_kombu.worker.outcome_places import OutcomePlaces
-from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.settlement import MessageDisposition, Settlement
+from tests.worker.facts import connected_facts
 
 MESSAGE = TaskMessage("t1", "tasks.render")
 RETRY = replace(MESSAGE, attempt=2)
@@ -60,12 +59,9 @@ class Bench:
         self.backend = MemoryBackend(f"recorder-{next(_numbers)}")
         self.inflight = InFlight(SYSTEM)
         self.finished: queue.SimpleQueue[tuple[Delivery, MessageDisposition]] = queue.SimpleQueue()
-        self.ownership = Ownership(None, SYSTEM)
-        self.ownership.connected(SimpleNamespace(is_cut=False))
-        acks = Acks(self.finished)
-        self.recorder = Recorder(
-            "alpha", OutcomePlaces(self.backend), self.inflight, acks, self.ownership, send=broker.send
-        )
+        facts, acks = connected_facts(self.backend), Acks(self.finished)
+        self.ownership = facts.ownership
+        self.recorder = Recorder(OutcomePlaces(self.backend), self.inflight, acks, facts, send=broker.send)
         task = Task("tasks.render", lambda *_: None, context=True)
         self.delivery = self.inflight.add(MESSAGE, task, object(), 1, False, Phase.RESERVED)
         self.inflight.ended(self.delivery.token)

@@ -6,7 +6,6 @@ import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,11 +22,11 @@ from stem_kombu.worker import record_writer, retry_publisher
 from stem_kombu.worker.ack_queue import AckQueue
 from stem_kombu.worker.deliveries import Delivery, InFlight
 from stem_kombu.worker.outcome_places import OutcomePlaces
-from stem_kombu.worker.ownership import Ownership
 from stem_kombu.worker.phase import Phase
 from stem_kombu.worker.recorder import Recorder
 from stem_kombu.worker.settlement import RESULT_NOT_STORABLE, MessageDisposition, Settlement
 from tests.waiting import eventually
+from tests.worker.facts import connected_facts
 
 _numbers = itertools.count()
 TASK = Task("tasks.render", lambda *_: None, context=True)
@@ -127,9 +126,7 @@ def test_g9_g18_each_outcome_is_recorded_before_its_only_end_whatever_fails(data
     )
     inflight = InFlight(SYSTEM)
     states: Any = States(world)
-    ownership = Ownership(None, SYSTEM)
-    ownership.connected(SimpleNamespace(is_cut=False))
-    recorder = Recorder("alpha", OutcomePlaces(states), inflight, Acks(world), ownership, send=world.send)
+    recorder = Recorder(OutcomePlaces(states), inflight, Acks(world), connected_facts(world.backend), send=world.send)
     ends = {then.value for then in MessageDisposition}
     with pytest.MonkeyPatch.context() as patch:
         no_pauses(patch)

@@ -17,7 +17,7 @@ from stem_kombu.revocation import Revocation
 from stem_kombu.task import CeleryOrigin, TaskMessage, TaskOptions
 from stem_kombu.worker.delivery_events import Action, Do, Event, Facts
 from stem_kombu.worker.phase import Phase
-from stem_kombu.worker.settlement import MessageDisposition, Settlement
+from stem_kombu.worker.settlement import MessageDisposition, Settlement, refused
 from stem_kombu.worker.transitions import TABLE, decide
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
@@ -139,9 +139,9 @@ def test_g25_a_rate_limit_is_asked_last_and_only_by_what_may_start_otherwise() -
     assert decide(Phase.ARRIVED, Event.DECODED, facts._replace(message=later)).do is Do.HOLD
     assert decide(Phase.ARRIVED, Event.DECODED, facts._replace(is_suspect=True)).do is Do.HOLD
     assert decide(Phase.HELD, Event.DUE, facts._replace(verdict=0.5)).do is Do.HOLD
-    for refused in (facts._replace(revocation=REVOKED), facts._replace(is_paused=True)):
-        assert decide(Phase.ARRIVED, Event.DECODED, refused).settlement is not None
-        assert decide(Phase.HELD, Event.DUE, refused).settlement is not None
+    for waiting in (facts._replace(revocation=REVOKED), facts._replace(is_paused=True)):
+        assert decide(Phase.ARRIVED, Event.DECODED, waiting).settlement is not None
+        assert decide(Phase.HELD, Event.DUE, waiting).settlement is not None
     # Whoever has a slot has passed its limits.
     assert decide(Phase.RESERVED, Event.SLOT_FREE, facts).do is Do.PROCEED
 
@@ -204,6 +204,20 @@ def test_g19_what_another_worker_has_is_neither_started_nor_recorded_nor_acknowl
     assert decide(Phase.SETTLING, Event.ATTEMPTED, lost._replace(has_started=True)).do is Do.PROCEED
     gone = PLAIN._replace(is_ours=False)
     assert ending(decide(Phase.SETTLING, Event.ATTEMPTED, gone)) == ("released", MessageDisposition.REQUEUE)
+
+
+def test_g26_what_was_cancelled_after_a_run_and_is_not_ours_is_recorded_only_while_it_is_revoked() -> None:
+    cancelled = refused(MESSAGE, worker="alpha", now=NOW, revocation=REVOKED)
+    ran = PLAIN._replace(settlement=cancelled, has_started=True)
+    elsewhere = {
+        MessageDisposition.LEAVE: ran._replace(is_ours=False, is_lease_lost=True),
+        MessageDisposition.REQUEUE: ran._replace(is_ours=False),
+    }
+    for then, facts in elsewhere.items():
+        assert ending(decide(Phase.SETTLING, Event.ATTEMPTED, facts)) == ("released", then)
+        assert decide(Phase.SETTLING, Event.ATTEMPTED, facts._replace(revocation=REVOKED)).do is Do.PROCEED
+    # what is still this worker's can't run elsewhere
+    assert decide(Phase.SETTLING, Event.ATTEMPTED, ran).do is Do.PROCEED
 
 
 def test_a_message_waits_for_its_eta_and_a_suspect_for_the_roster() -> None:
