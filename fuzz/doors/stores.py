@@ -20,8 +20,7 @@ from stem_kombu.errors import StoreError
 from stem_kombu.revocation import Revocation, RevocationDraft, checked_task_id
 from stem_kombu.revocation_page import page_of
 from stem_kombu.stores import redis as redis_store
-from stem_kombu.stores import redis_pages
-from stem_kombu.stores import sqlite as sqlite_store
+from stem_kombu.stores import redis_pages, sql_rows
 from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.file import FileRevokeStore
 
@@ -159,7 +158,7 @@ def sqlite_row(data: bytes) -> None:
     row = asked((ValueError, RecursionError), json.loads, data)
     if not (isinstance(row, list) and len(row) == 8 and all(_storable(value) for value in row)):
         raise Refused
-    sound(asked((TypeError, ValueError, OverflowError), sqlite_store.record_of, NAMESPACE, tuple(row)))
+    sound(asked((TypeError, ValueError, OverflowError), sql_rows.record_of, NAMESPACE, tuple(row)))
 
 
 def _storable(value: object) -> bool:

@@ -8,22 +8,21 @@ from functools import partial
 from itertools import chain
 
 from stem_kombu import chance
-from stem_kombu.clock import from_epoch_us
 from stem_kombu.drivers.postgres import PostgresDatabase
 from stem_kombu.drivers.postgres_conditions import warnings
 from stem_kombu.drivers.postgres_session import PostgresSession, array_text
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.errors import StoreError, StoreUnavailable
-from stem_kombu.fields import any_text, optional
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_page import page_of
 from stem_kombu.settings import TlsSettings
 from stem_kombu.stores import postgres_records, postgres_rows
 from stem_kombu.stores.base import Glance, RecordKeepingStore
-from stem_kombu.stores.batch import BEFORE_ALL, CEILING, proofs_of, sane_version
+from stem_kombu.stores.batch import BEFORE_ALL, CEILING, sane_version
 from stem_kombu.stores.postgres_rows import PAGE, pages
 from stem_kombu.stores.read_ahead import pages_from
 from stem_kombu.stores.records import Change, Changed, changed, checked, named
+from stem_kombu.stores.sql_rows import readable
 
 SCHEMA = Schema.of(
     (
@@ -165,7 +164,7 @@ class PostgresRevokeStore(RecordKeepingStore):
                     AND (expires_at IS NULL OR expires_at > clock_timestamp())""",
             (namespace, task_id),
         )
-        return self._readable(namespace, rows[0]) if rows else None
+        return readable(namespace, rows[0], self.quarantine) if rows else None
 
     def glance(self, namespace: str, task_ids: Sequence[str]) -> Glance:
         identity = _IDENTITY if self._tells_identity else "''"
@@ -182,7 +181,7 @@ class PostgresRevokeStore(RecordKeepingStore):
                 raise
             self._tells_identity = False  # this user may not ask, or this server is a PostgreSQL only by its protocol
             return self.glance(namespace, task_ids)
-        held = [self._readable(namespace, row[3:]) for row in rows if row[3] is not None]
+        held = [readable(namespace, row[3:], self.quarantine) for row in rows if row[3] is not None]
         found = {record.task_id: record for record in held if record is not None}
         return Glance(rows[0][0], sane_version(*rows[0][1:3]), found)
 
@@ -267,36 +266,16 @@ class PostgresRevokeStore(RecordKeepingStore):
         *columns, proofs = zip(*rows, strict=True) if rows else [()]
         if set(proofs) == {None} and (page := page_of(namespace, columns)) is not None:
             return page
-        found = (self._readable(namespace, row) for row in rows)
+        found = (readable(namespace, row, self.quarantine) for row in rows)
         return [record for record in found if record is not None]
 
     def _held(self, session: PostgresSession, namespace: str, task_ids: Sequence[str]) -> dict[str, Revocation]:
         statement = f"SELECT {_READ} FROM stem_revocations WHERE namespace = %s AND task_id = ANY(%s::text[])"
         held: dict[str, Revocation] = {}
         for page in pages(task_ids):
-            found = (self._readable(namespace, row) for row in session.rows(statement, (namespace, array_text(page))))
+            found = (
+                readable(namespace, row, self.quarantine)
+                for row in session.rows(statement, (namespace, array_text(page)))
+            )
             held |= {record.task_id: record for record in found if record is not None}
         return held
-
-    def _readable(self, namespace: str, row: tuple[object, ...]) -> Revocation | None:
-        """The record of a row; ``None`` when it can't be read and was set aside."""
-        try:
-            return record_of(namespace, row)
-        except (TypeError, ValueError, OverflowError) as error:
-            self.quarantine.add(namespace, f"table stem_revocations, task {row[0]!r}", f"{error}: {row}", str(row[0]))
-            return None
-
-
-def record_of(namespace: str, row: tuple[object, ...]) -> Revocation:
-    """The record of a row; raises ``TypeError``, ``ValueError`` or ``OverflowError`` when it is none."""
-    task_id, version, issued_us, terminate, reason, requested_by, expires_us, proofs = row
-    return Revocation.checked(
-        namespace=namespace,
-        task_id=task_id,
-        version=version,
-        issued_at=from_epoch_us(issued_us),
-        terminate=terminate,
-        texts=(reason, requested_by),
-        expires_at=None if expires_us is None else from_epoch_us(expires_us),
-        proofs=proofs_of(optional(any_text, proofs, "proofs")),
-    )

@@ -12,17 +12,17 @@ from itertools import chain
 from pathlib import Path
 
 from stem_kombu import chance
-from stem_kombu.clock import SYSTEM, Clock, epoch_us, from_epoch_us
+from stem_kombu.clock import SYSTEM, Clock, epoch_us
 from stem_kombu.drivers.schema import Schema
 from stem_kombu.drivers.sqlite import SqliteDatabase
-from stem_kombu.fields import any_text, optional
-from stem_kombu.revocation import Revocation, as_flag
+from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_page import live
 from stem_kombu.stores import sqlite_records
 from stem_kombu.stores.base import Glance, RecordKeepingStore
-from stem_kombu.stores.batch import BEFORE_ALL, CEILING, proofs_of, proofs_text, sane_version
+from stem_kombu.stores.batch import BEFORE_ALL, CEILING, proofs_text, sane_version
 from stem_kombu.stores.read_ahead import pages_from
 from stem_kombu.stores.records import Change, Changed, changed, checked, named, tasks_of
+from stem_kombu.stores.sql_rows import is_readable, readable
 from stem_kombu.stores.sqlite_check import TABLE, FileCheck
 from stem_kombu.stores.sqlite_pages import (
     COLUMNS,
@@ -223,7 +223,7 @@ class SqliteRevokeStore(RecordKeepingStore):
                 rows = list(zip(*columns, strict=True))
             else:
                 rows = self._database.read(partial(rows_after, namespace=namespace, version=found.after)).rows
-        records = (self._readable(namespace, row) for row in rows)
+        records = (readable(namespace, row, self.quarantine) for row in rows)
         return [record for record in records if record is not None]
 
     def _takes_long_to_check(self) -> bool:
@@ -237,41 +237,9 @@ class SqliteRevokeStore(RecordKeepingStore):
             marks = ",".join("?" * len(part))
             statement = f"SELECT {COLUMNS} FROM stem_revocations WHERE namespace = ? AND task_id IN ({marks})"
             for row in connection.execute(statement, (namespace, *part)):
-                if (record := self._readable(namespace, row)) is not None:
+                if (record := readable(namespace, row, self.quarantine)) is not None:
                     held[row[0]] = record
         return held
-
-    def _readable(self, namespace: str, row: tuple[object, ...]) -> Revocation | None:
-        """The record of a row; ``None`` when it can't be read and was set aside."""
-        try:
-            return record_of(namespace, row)
-        except (TypeError, ValueError, OverflowError) as error:
-            self.quarantine.add(namespace, f"table stem_revocations, task {row[0]!r}", f"{error}: {row}", str(row[0]))
-            return None
-
-
-def is_readable(namespace: str, row: tuple[object, ...]) -> bool:
-    """Whether the row holds a record."""
-    try:
-        record_of(namespace, row)
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return True
-
-
-def record_of(namespace: str, row: tuple[object, ...]) -> Revocation:
-    """The record of a row; raises ``TypeError``, ``ValueError`` or ``OverflowError`` when it is none."""
-    task_id, version, issued_us, terminate, reason, requested_by, expires_us, proofs = row
-    return Revocation.checked(
-        namespace=namespace,
-        task_id=task_id,
-        version=version,
-        issued_at=from_epoch_us(issued_us),
-        terminate=as_flag(terminate),
-        texts=(reason, requested_by),
-        expires_at=None if expires_us is None else from_epoch_us(expires_us),
-        proofs=proofs_of(optional(any_text, proofs, "proofs")),
-    )
 
 
 def _revision(connection: sqlite3.Connection, namespace: str) -> int:

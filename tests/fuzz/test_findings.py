@@ -30,8 +30,7 @@ from stem_kombu.messages.decoding import decode_delivery
 from stem_kombu.messages.decompression import TooMuch, limit_decompression, unpacked
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.stores import redis as redis_store
-from stem_kombu.stores import redis_pages
-from stem_kombu.stores import sqlite as sqlite_store
+from stem_kombu.stores import redis_pages, sql_rows
 from stem_kombu.stores.batch import proofs_of
 from stem_kombu.stores.file import FileRevokeStore
 from stem_kombu.stores.registry import open_revoke_store
@@ -173,7 +172,7 @@ def _records_of(task_ids: str, records: str) -> list[Revocation]:
 )
 def test_a_row_of_sqlite_of_other_types_holds_no_record(row: tuple[Any, ...]) -> None:
     with pytest.raises((TypeError, ValueError)):
-        sqlite_store.record_of("stem", row)
+        sql_rows.record_of("stem", row)
 
 
 @pytest.mark.parametrize(
