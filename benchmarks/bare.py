@@ -1,12 +1,14 @@
 """The floors of sending and consuming: ``python -m benchmarks.bare KIND URL`` does nothing but receive and acknowledge.
 
 ``kombu``: its consumer with a prefetch count of 64, acknowledging each. ``py-amqp``: the same without Kombu. ``redis-py``: BRPOP,
-without acknowledgements.
+without acknowledgements. ``redis-py-acknowledged``: BLMOVE into a list of the process's own, and LREM from there once the message
+is done, in one round trip with the next BLMOVE.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,10 +95,20 @@ def main(kind: str, url: str) -> None:
             channel.basic_consume(QUEUE, callback=take_raw)
             while True:
                 client.drain_events()
-    else:
+    elif kind == "redis-py":
         with redis.Redis.from_url(url, single_connection_client=True) as client:
             while True:
                 done(client.brpop([QUEUE])[1])
+    else:
+        with redis.Redis.from_url(url, single_connection_client=True) as client:
+            here = f"{QUEUE}-{os.getpid()}"
+            text = client.blmove(QUEUE, here, 0, "RIGHT", "LEFT")
+            while True:
+                done(text)
+                both = client.pipeline(transaction=False)
+                both.lrem(here, 1, text)
+                both.blmove(QUEUE, here, 0, "RIGHT", "LEFT")
+                text = both.execute()[1]
 
 
 if __name__ == "__main__":
