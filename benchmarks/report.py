@@ -81,6 +81,11 @@ FLOORS = """## Where the floors are
   tasks, the client, the store and the broker share two cores. So processor time limits the last start, not waiting. The round
   trip in the same row is bare Kombu's, with eight processes that do nothing else. On RabbitMQ four runs of 2026-11-29 gave 2.88
   to 3.08 round trips. They ran at real-time priority, as other work ran on the machine.
+- **A coroutine** that sends shares its interpreter with Stem's threads, and with Python's collector of reference cycles. The first
+  call loads some 330 modules, and the collector's first look at all of them, in which no thread runs, takes 16 to 33 ms. Python
+  does that once, some time after the first call: until 2026-11-30 it fell into any of the figures of the row *coroutine*, and is
+  one of them now. A program that must not be held up later sends a first task, and calls `gc.collect()` and `gc.freeze()`, before
+  it begins to serve.
 - **A command's process** mostly loads modules: redis-py and Kombu in the bare process, and Stem's own beside them.
 - **Memory**: the fork server takes 9 MB that Celery's fork does not need. Because of it a replaced child holds no socket of its
   worker. With 16 children Stem needs less memory than Celery.
