@@ -16,7 +16,7 @@ from operator import attrgetter
 from stem_kombu.clock import SYSTEM, Clock, epoch_us, from_epoch_us
 from stem_kombu.packed_rows import PackedRows
 from stem_kombu.revocation import Revocation
-from stem_kombu.revocation_page import RevocationPage
+from stem_kombu.revocation_page import RevocationPage, ids_of, versions_of
 from stem_kombu.revocation_texts import Texts
 from stem_kombu.row_block import NEVER, Columns, Row, is_same
 from stem_kombu.undone import Undone
@@ -110,14 +110,11 @@ class RevocationCache:
         the broadcast came, and an operator would wonder what is stale about it."""
         if not applied.stale:
             return applied
-        versions = {revocation.task_id: revocation.version for revocation in revocations}
-        known = [
-            held.task_id
-            for task_id in applied.stale
-            if (held := self.get(task_id)) is not None and held.version == versions[task_id]
-        ]
-        stale = set(applied.stale).difference(known)
-        return Applied((*applied.applied, *known), tuple(t for t in applied.stale if t in stale), applied.expired)
+        versions = dict(zip(ids_of(revocations), versions_of(revocations), strict=True))
+        with self._lock:
+            known = {one for one in applied.stale if self._rows.version(one) == versions[one] and one in self}
+        in_force = (*applied.applied, *(one for one in applied.stale if one in known))
+        return Applied(in_force, tuple(one for one in applied.stale if one not in known), applied.expired)
 
     @property
     def revision(self) -> int:

@@ -1,26 +1,30 @@
 """Many revocations of one namespace, column by column: a million are read and taken into memory without an object for each.
 
-A store reads its rows in pages and checks a whole column at a time, which costs a tenth of checking each record. What is no
-such page is read record by record, as before: records with proofs, and pages with a record that can't be read.
+A store reads its rows in pages, and a worker the revocations of a command. A whole column is checked at a time, which costs a
+tenth of checking each record. What is no such page is read record by record: records with proofs, and pages with a record that
+can't be read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
-from itertools import compress, islice
-from operator import lt
+from itertools import chain, compress, islice
+from operator import itemgetter, lt
 from typing import TypeAlias, TypeGuard, overload
 
 from stem_kombu.clock import epoch_us, from_epoch_us
 from stem_kombu.errors import ConfigurationError
-from stem_kombu.fields import UNSTORABLE, is_text
+from stem_kombu.fields import UNLIMITED, UNSTORABLE, FieldError, is_text, mapping, moment
 from stem_kombu.revocation import TASK_ID_LIMIT, TEXT_LIMIT, VERSION_LIMIT, Revocation, checked_task_id
 from stem_kombu.row_block import NEVER, is_same
 
 _FIRST_US = epoch_us(datetime.min.replace(tzinfo=timezone.utc))
 _LAST_US = epoch_us(datetime.max.replace(tzinfo=timezone.utc))
 
+#: The fields of a record as JSON (:meth:`Revocation.to_record`): its namespace, and then the columns of a page.
+_FIELDS = "namespace", "task_id", "version", "issued_at", "terminate", "reason", "requested_by", "expires_at"
+_fields_of = itemgetter(*_FIELDS)
 
 #: Task ids, versions, times of issue, ``terminate``, reasons, requesters and times of expiry.
 Columns: TypeAlias = tuple[
@@ -122,6 +126,45 @@ def page_of(namespace: str, columns: Sequence[Sequence[object]]) -> RevocationPa
     return None
 
 
+def from_records(records: Sequence[object]) -> Sequence[Revocation]:
+    """The revocations of their JSON forms; raises as :meth:`Revocation.from_record` does."""
+    page = _page_of_records(records) if len(records) > 1 else None  # one takes fewer steps by itself
+    if page is not None:
+        return page
+    return tuple([Revocation.from_record(mapping(record, "a revocation")) for record in records])
+
+
+def _page_of_records(records: Sequence[object]) -> RevocationPage | None:
+    """The page of several records; ``None`` where they are none: with proofs, of several namespaces, or one can't be read."""
+    if not _are_objects(records) or set(map(len, records)) != {len(_FIELDS)}:
+        return None
+    try:
+        columns = zip(*map(_fields_of, records), strict=True)
+        namespaces, task_ids, versions, issued, terminate, reasons, requesters, ends = columns
+        # All records of a batch were issued at one time, and most end at one.
+        times = {said: None if said is None else epoch_us(moment(said, "a time")) for said in {*issued, *ends}}
+    except (KeyError, TypeError, FieldError):
+        return None
+    if not is_same(namespaces) or not is_text(namespaces[0], most=UNLIMITED, without=UNSTORABLE):
+        return None
+    issued_us, ends_us = [times[said] for said in issued], [times[said] for said in ends]
+    return page_of(namespaces[0], (task_ids, versions, issued_us, terminate, reasons, requesters, ends_us))
+
+
+def of_namespace(revocations: Sequence[Revocation], namespace: str) -> Sequence[Revocation]:
+    """Those of that namespace."""
+    if isinstance(revocations, RevocationPage):
+        return revocations if revocations.namespace == namespace else ()
+    return [revocation for revocation in revocations if revocation.namespace == namespace]
+
+
+def proofs_in(revocations: Iterable[Revocation]) -> Iterable[str]:
+    """The proofs of all the revocations."""
+    if isinstance(revocations, RevocationPage):
+        return ()
+    return chain.from_iterable([revocation.proofs for revocation in revocations])
+
+
 def live(page: Sequence[Revocation], now: datetime) -> Sequence[Revocation]:
     """Those records of a page that are not expired."""
     if isinstance(page, RevocationPage):
@@ -134,6 +177,13 @@ def ids_of(revocations: Iterable[Revocation]) -> Sequence[str]:
     if isinstance(revocations, RevocationPage):
         return revocations.task_ids
     return [revocation.task_id for revocation in revocations]
+
+
+def versions_of(revocations: Iterable[Revocation]) -> Sequence[int]:
+    """The versions of the revocations, in their order."""
+    if isinstance(revocations, RevocationPage):
+        return revocations.versions
+    return [revocation.version for revocation in revocations]
 
 
 def _ends_of(ends: Sequence[object]) -> Sequence[int] | None:
@@ -158,6 +208,10 @@ def _are_ids(values: Sequence[object]) -> TypeGuard[Sequence[str]]:
         return all(map(checked_task_id, values))
     except ConfigurationError:
         return False
+
+
+def _are_objects(values: Sequence[object]) -> TypeGuard[Sequence[dict[str, object]]]:
+    return set(map(type, values)) == {dict}
 
 
 def _are_text(values: Sequence[object]) -> TypeGuard[Sequence[str]]:

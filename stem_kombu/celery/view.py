@@ -157,8 +157,7 @@ class CeleryTasks:
 
     def running(self, revocations: Sequence[Revocation]) -> frozenset[str]:
         """Which of the tasks run here, or did a moment ago and were asked to stop."""
-        asked = frozenset(revocation.task_id for revocation in revocations)
-        return (self._active() | frozenset(list(self._asked_at))) & asked
+        return (self._active() | frozenset(list(self._asked_at))).intersection(ids_of(revocations))
 
     def spared(self, revocations: Sequence[Revocation]) -> frozenset[str]:
         return frozenset(one.task_id for one in revocations if self._is_spared(one))

@@ -7,7 +7,7 @@ late report must never hit its successor (G8).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from operator import attrgetter, itemgetter
@@ -17,6 +17,7 @@ from stem_kombu.clock import Clock
 from stem_kombu.concurrency import threads
 from stem_kombu.outcome import EndedBy, TaskRecord
 from stem_kombu.revocation import Revocation
+from stem_kombu.revocation_page import ids_of
 from stem_kombu.task import Task, TaskMessage
 from stem_kombu.worker.past_deliveries import PutBacks, RecentEndings
 from stem_kombu.worker.phase import Phase
@@ -255,16 +256,14 @@ class InFlight:
             running = (delivery for delivery in self._by_token.values() if delivery.phase in _RUNS)
             return sorted(running, key=attrgetter("started_mono"))
 
-    def struck(self, revocations: Iterable[Revocation]) -> frozenset[str]:
+    def struck(self, revocations: Sequence[Revocation]) -> frozenset[str]:
         """The ids of those tasks that run, and of those whose stop was requested by this very version, here or not any more."""
         with self._lock:
             by_id, stopped_by = self._by_id, self._endings.stopped_by
+            places = enumerate(ids_of(revocations))
+            known = [revocations[at] for at, task_id in places if task_id in by_id or task_id in stopped_by]
             return frozenset(
-                [
-                    one.task_id
-                    for one in revocations
-                    if (one.task_id in by_id and self._runs(one.task_id)) or stopped_by.get(one.task_id) == one.version
-                ]
+                [one.task_id for one in known if self._runs(one.task_id) or stopped_by.get(one.task_id) == one.version]
             )
 
     def _runs(self, task_id: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stem_kombu.clock import epoch_us
+from stem_kombu.fields import FieldError
 from stem_kombu.revocation import TASK_ID_LIMIT, TEXT_LIMIT, VERSION_LIMIT, Revocation
 from stem_kombu.revocation_cache import RevocationCache
-from stem_kombu.revocation_page import RevocationPage, ids_of, live, page_of
+from stem_kombu.revocation_page import RevocationPage, from_records, ids_of, live, of_namespace, page_of, proofs_in
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 HOUR = timedelta(hours=1)
@@ -127,3 +129,57 @@ def test_a_page_of_another_namespace_is_stale() -> None:
     assert made is not None
 
     assert RevocationCache("other").apply(made, NOW).stale == ("a",)
+
+
+def told(records: Sequence[Revocation]) -> list[dict[str, object]]:
+    return [one.to_message() for one in records]
+
+
+def test_what_a_command_tells_is_a_page_of_the_same_records() -> None:
+    read = from_records(told(RECORDS))
+
+    assert isinstance(read, RevocationPage)
+    assert list(read) == RECORDS
+    assert of_namespace(read, "shop") is read
+    assert list(of_namespace(read, "another")) == list(proofs_in(read)) == []
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [],
+        RECORDS[::-1],
+        [RECORDS[0], replace(RECORDS[1], namespace="another")],
+        [RECORDS[0], replace(RECORDS[1], proofs=("p",))],
+    ],
+    ids=["none", "versions that fall", "two namespaces", "a proof"],
+)
+def test_records_that_make_no_page_are_read_one_by_one(records: list[Revocation]) -> None:
+    read = from_records(told(records))
+
+    assert read == tuple(records)
+    assert list(of_namespace(read, "shop")) == [one for one in records if one.namespace == "shop"]
+    assert list(proofs_in(read)) == [proof for one in records for proof in one.proofs]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "complaint"),
+    [
+        ("namespace", "", "namespace is empty"),
+        ("task_id", "a\nb", "control character"),
+        ("version", True, "version True is not a whole number"),
+        ("issued_at", None, "issued_at null is not text|issued_at None is not text"),
+        ("expires_at", "soon", "expires_at 'soon' is not an ISO 8601 time"),
+        ("terminate", 1, "terminate 1 is not true or false"),
+        ("reason", ["why"], "reason"),
+        ("requested_by", "\0", "requested_by"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_refused_by_its_field(field: str, value: object, complaint: str) -> None:
+    records: list[dict[str, object]] = told(RECORDS)
+    records[2][field] = value
+
+    with pytest.raises(FieldError, match=complaint):
+        from_records(records)
+    with pytest.raises(FieldError, match="a revocation is str, not an object"):
+        from_records([*records[:2], "eight ch"])

@@ -43,7 +43,7 @@ from stem_kombu.fields import (
     texts,
     whole,
 )
-from stem_kombu.revocation import Revocation
+from stem_kombu.revocation_page import from_records
 from stem_kombu.signing.keyring import LONGEST_SIGNATURE, Keyring
 from stem_kombu.signing.seal import COMMAND, REPLY, sealed
 from stem_kombu.transports.names import is_reply_name
@@ -276,7 +276,7 @@ def _revoke(args: Mapping[str, object]) -> Revoke:
     records = items(args.get("revocations"), "revocations", most=UNLIMITED)
     settle = number(args.get("settle_s", 0), "settle_s", most=_LONGEST_SETTLE)
     fates = flag(args.get("fates", False), "fates")
-    return Revoke(tuple([Revocation.from_record(mapping(record, "a revocation")) for record in records]), settle, fates)
+    return Revoke(from_records(records), settle, fates)
 
 
 def _shutdown(args: Mapping[str, object]) -> Shutdown:

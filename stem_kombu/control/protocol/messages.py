@@ -57,7 +57,7 @@ class Revoke:
     ``fates``: wait for each of these tasks that is here, and tell in the reply where it is. Workers of 0.1.0 don't know it.
     """
 
-    revocations: tuple[Revocation, ...]
+    revocations: Sequence[Revocation]
     settle: float = 0.0
     fates: bool = False
 

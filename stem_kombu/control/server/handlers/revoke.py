@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
 
 from stem_kombu.bound import is_bound
 from stem_kombu.control.protocol.fates import FatePhase
@@ -19,6 +18,7 @@ from stem_kombu.control.verification import NO_KEYS, Verifier
 from stem_kombu.ladder import ladder_of
 from stem_kombu.revocation import Revocation
 from stem_kombu.revocation_cache import Applied
+from stem_kombu.revocation_page import ids_of, of_namespace, proofs_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +44,17 @@ def take(order: Revoke, view: WorkerView, trust: Verifier = NO_KEYS) -> Taken:
     Where there are keys, the records must prove themselves: what a store held before may stand in a command that is
     signed as a whole.
     """
-    own = [revocation for revocation in order.revocations if revocation.namespace == view.identity.namespace]
+    own = of_namespace(order.revocations, view.identity.namespace)
     now = view.store_now()
     mine, refused = trust.proven(own, now)
-    spared = view.spared(mine) if any(map(is_bound, chain.from_iterable([one.proofs for one in mine]))) else frozenset()
+    spared = view.spared(mine) if any(map(is_bound, proofs_in(mine))) else frozenset()
     running = view.running(mine) - spared
     applied = view.apply(mine)
-    told = running & {revocation.task_id for revocation in mine if revocation.terminate}
-    unsupported = () if view.climbs else _with_ladder(mine, told, now)
+    told = running and running.intersection([one.task_id for one in mine if one.terminate])
+    unsupported = () if view.climbs or not told else _with_ladder(mine, told, now)
     if not order.fates:
         return Taken(applied, running, told, refused, awaited=told, unsupported=unsupported)
-    asked = tuple(revocation.task_id for revocation in mine if revocation.task_id not in spared)
+    asked = tuple(task_id for task_id in ids_of(mine) if task_id not in spared)
     here = frozenset(fate.id for fate in view.fates(asked) if fate.phase is not FatePhase.ENDED)
     return Taken(applied, running, told, refused, asked, told | here, unsupported)
 
