@@ -255,7 +255,6 @@ MOST_PATCHED = 8
 
 #: Modules longer than LONGEST_MODULE, with the length that they may shrink from and never pass.
 LONGER = {
-    "stem_kombu.control.client.client": 480,
     "stem_kombu.worker.worker": 425,
     # Children that come and go while it runs are the pool's own matter.
     "stem_kombu.execution.pool.pool": 380,

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from stem_kombu.control.client.client import WINDOW
 from stem_kombu.control.client.command_request import CHUNK
+from stem_kombu.control.client.command_sender import WINDOW
 from stem_kombu.revocation_cache import Applied
 from tests.control.fleet import Fleet
 from tests.control.wire import Wire

@@ -295,12 +295,13 @@ class Client(SelectorClient):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._places = Places(self.settings)
+        self._places = self._sender.places = Places(self.settings)
+        self._seen, self._sender.roster_view = self._sender.roster_view, self._roster_view  # type: ignore[method-assign]
 
     def _roster_view(self, notes: list[str], until: float) -> Any:
-        view = super()._roster_view(notes, until)
+        view = self._seen(notes, until)
         process = KERNEL.thread.process
-        if view is None and process.skew and self._roster_clock.now(longest=float("inf")) is None:
+        if view is None and process.skew and self._sender.roster_clock.now(longest=float("inf")) is None:
             WORLD.note("fault", target=process.name, value="skewed, and has not seen the roster")
         return view
 

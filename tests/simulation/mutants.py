@@ -105,7 +105,7 @@ def broadcast_first(original: Any) -> Any:
             Revocation(self.settings.namespace, draft.task_id, store.highest + 1 + place, now, draft.terminate)
             for place, draft in enumerate(drafts)
         ]
-        self._ask_orders([Revoke(tuple(guessed), 0.0)], None, 1.0)
+        self._sender.ask([Revoke(tuple(guessed), 0.0)], None, 1.0)
         return original(self, task_ids, **options)
 
     return revoke

@@ -8,33 +8,29 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from stem_kombu import chance, timeouts
-from stem_kombu.backends.base import RosterView
 from stem_kombu.bound import Bound
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control import standing
 from stem_kombu.control.audit import Note
 from stem_kombu.control.auditor import Auditor
 from stem_kombu.control.client.command_request import (
-    CommandRequest,
-    RequestTimes,
     checked_command,
     checked_ids,
     checked_targets,
     chunks,
     default_requester,
 )
-from stem_kombu.control.client.connection import ClientConnection, ClientConnections
+from stem_kombu.control.client.command_sender import CommandSender
+from stem_kombu.control.client.connection import ClientConnections
 from stem_kombu.control.client.outcomes import outcome_note
 from stem_kombu.control.client.pages import completed
 from stem_kombu.control.client.places import ClientPlaces, Configured, settings_of
-from stem_kombu.control.client.reports import Report, RevokeReport, StatusReport, WorkerReply, WorkerStatus
-from stem_kombu.control.client.roster import RosterClock, RosterReader
+from stem_kombu.control.client.reports import Report, RevokeReport, StatusReport, WorkerStatus
 from stem_kombu.control.client.verdict_wait import AskedWorkers, VerdictWait, longest_wait
 from stem_kombu.control.directive_writer import DirectiveWriter
 from stem_kombu.control.protocol.messages import Call, Inspect, Order, Ping, Revoke, Stats, matches, scope_of
@@ -42,7 +38,7 @@ from stem_kombu.control.revoker import Revoker
 from stem_kombu.control.verification import Verifier
 from stem_kombu.drivers import forking
 from stem_kombu.durations import checked_duration
-from stem_kombu.errors import BrokerError, BrokerUnavailable, ConfigurationError
+from stem_kombu.errors import BrokerError, ConfigurationError
 from stem_kombu.ladder import Ladder, checked_ladder
 from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.settings import Settings
@@ -52,10 +48,6 @@ if TYPE_CHECKING:
     from stem_kombu.control.client.heartbeat_stream import HeartbeatStream
 
 logger = logging.getLogger(__name__)
-
-#: Messages of one command that a client sends to a worker before the worker has answered the first of them. So the worker
-#: receives other commands in between, and not behind ten thousand revocations (G16).
-WINDOW = 4
 
 
 class ControlClient:
@@ -88,8 +80,9 @@ class ControlClient:
         self._clock = clock
         self._connections = ClientConnections(self.settings, clock=clock, keyring=self._trust.keyring)
         self._places = ClientPlaces(self.settings)
-        self._roster_clock, self._fans_out = RosterClock(clock), False
-        self.renew()
+        self._sender = CommandSender(
+            self.settings, self._connections, self._places, self._trust, self._requester, on_wait, clock
+        )
         forking.renew_in_children(self)
 
     # -- commands -----------------------------------------------------------------------------------------------------
@@ -132,7 +125,7 @@ class ControlClient:
         self._trust.require(scope_of(order), f"give the command {name!r}")
         who, request_id = requested_by or self._requester, chance.token_hex(16)
         audited = self.noted(Note("call", {"command": name, "workers": targets}, who, reason, request_id=request_id))
-        report = self._ask_orders([order], targets, self._timeout(timeout), request_id=request_id)
+        report = self._sender.ask([order], targets, self._timeout(timeout), request_id=request_id)
         if audited:
             self.noted(outcome_note("call", report, who, reason, request_id))
         return replace(report, audited=audited)
@@ -206,7 +199,7 @@ class ControlClient:
         settle = min(timeouts.SETTLE_LONGEST, timeouts.SETTLE_SHARE * first) if terminate or wait else 0.0
         orders = [Revoke(tuple(chunk), settle, wait) for chunk in chunks(stored)]
         try:
-            answered = self._ask_orders(orders, targets, first, began=began, progress=progress, request_id=request_id)
+            answered = self._sender.ask(orders, targets, first, began=began, progress=progress, request_id=request_id)
             report = RevokeReport.of(answered, stored)
         except BrokerError as error:
             report = RevokeReport.unsent(stored, error, self.settings.namespace, request_id, timeout)
@@ -215,7 +208,7 @@ class ControlClient:
         if grace is None:
             return report
         waiting = VerdictWait(
-            AskedWorkers(self._ask_orders, self._roster_view), self._places.backend(), self._clock, grace=grace,
+            AskedWorkers(self._sender.ask, self._sender.roster_view), self._places.backend(), self._clock, grace=grace,
             senders_record=self._senders_record and not found, on_verdict=self._on_wait,
         )  # fmt: skip
         return waiting.until_final(replace(report, timeout=timeout), began, began + timeout)
@@ -267,21 +260,20 @@ class ControlClient:
             timeout=self._timeout(timeout),
             clock=self._clock,
             trust=self._trust,
-            roster_now=self._roster_now(),
+            roster_now=self._sender.roster_now(),
         )
 
     # -- life -----------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Let every connection go. May be called twice; the client can't be used afterwards."""
-        self._connections.close()
-        self._lookout.close()
+        self._sender.close()
         self._places.close()
 
     def renew(self) -> None:
         """See :mod:`stem_kombu.drivers.forking`: no thread of the parent is here, to let go of a lock or to read the roster."""
         self._places.renew()
-        self._lookout = RosterReader(lambda: self._places.roster().view(self.settings.namespace), self._clock)
+        self._sender.renew()
 
     def __enter__(self) -> ControlClient:
         return self
@@ -296,184 +288,14 @@ class ControlClient:
     def ask(self, order: Order, workers: Sequence[str] | None = None, timeout: float | None = None) -> Report:
         """Give any order; the methods above say what."""
         self._trust.require(scope_of(order), f"give the command {order.name!r}")
-        return self._ask_orders([order], checked_targets(workers), self._timeout(timeout))
-
-    def _ask_orders(
-        self,
-        orders: Sequence[Order],
-        targets: tuple[str, ...] | None,
-        timeout: float,
-        *,
-        began: float | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        enough: Callable[[WorkerReply], bool] | None = None,
-        request_id: str | None = None,
-    ) -> Report:
-        began = self._clock.monotonic() if began is None else began
-        notes: list[str] = []
-        self._connections.link()  # first, so that a wrong broker URL is not blamed on the roster beside it
-        self._places.roster()  # which connects to nothing yet, but may have a driver to load
-        # What loading and storing took doesn't count against the workers: they get the whole timeout from here.
-        asked = self._clock.monotonic()
-        deadline = asked + timeout
-        # Who must answer can be looked up while the workers are at it, unless it decides what is sent, and how fast.
-        look_until = asked + timeouts.ROSTER_SHARE * timeout
-        now = self._roster_clock.now() if self._fans_out and len(orders) == 1 else None
-        look_later = now is not None
-        view = None if look_later else self._roster_view(notes, look_until)
-        if now is None:
-            # Where it can't be read any more, what it once showed is nearer to it than a clock of this machine may be.
-            now = self._roster_clock.now(longest=float("inf")) or self._clock.utcnow() if view is None else view.now
-        question = CommandRequest(
-            self.settings.namespace, orders, targets, RequestTimes(timeout, asked, deadline, now), self._requester,
-            clock=self._clock, keyring=self._trust.keyring, request_id=request_id,
-        )  # fmt: skip
-        if not look_later:
-            question.expect(view)
-        connection = self._put(question, deadline)
-        try:
-            if look_later:
-                question.expect(self._roster_view(notes, look_until))
-            self._send_the_rest(question, connection, progress)
-        except BrokerError:
-            connection.close(broken=True)
-            raise
-        except BaseException:
-            connection.close()
-            raise
-        try:
-            self._collect(question, connection, began=self._clock.monotonic(), looked_since=look_later, enough=enough)
-        except BrokerUnavailable as error:
-            if self._clock.monotonic() < deadline:  # else only the time is up, for the driver as well
-                notes.append(f"the connection was lost while waiting for replies: {error}")
-            connection.close(broken=True)
-        else:
-            self._connections.put_back(connection)
-        collector = question.collector
-        collector.give_up()
-        untrusted, connection.untrusted = connection.untrusted, {}
-        if untrusted:
-            counted = ", ".join(f"{count} {reason}" for reason, count in sorted(untrusted.items()))
-            notes.append(f"unverified replies dropped: {counted}")
-        return Report(
-            command=orders[0].name,
-            namespace=self.settings.namespace,
-            request_id=collector.request_id,
-            timeout=timeout,
-            elapsed=self._clock.monotonic() - began,
-            expected=tuple(sorted(collector.expected)),
-            silent=tuple(sorted(collector.silent)),
-            replies=collector.replies(),
-            notes=tuple(notes),
-            unknown=question.unknown(),
-            untrusted=untrusted,
-            conflicts=collector.conflicts,
-        )
-
-    def _put(self, question: CommandRequest, deadline: float) -> ClientConnection:
-        """Begin to publish the question; one that has broken meanwhile is replaced once."""
-        while True:
-            connection, fresh = self._connections.take(deadline)
-            connection.until = deadline
-            try:
-                question.begin(connection)
-            except BrokerError:
-                connection.close(broken=True)
-                if fresh or self._clock.monotonic() >= deadline:
-                    raise
-            except BaseException:
-                connection.close()
-                raise
-            else:
-                self._fans_out = connection.fans_out
-                return connection
-
-    def _send_the_rest(
-        self, question: CommandRequest, connection: ClientConnection, progress: Callable[[int, int], None] | None
-    ) -> None:
-        """Publish what :meth:`_put` has left, as answers come in; all of it by half of the time."""
-        clock = self._clock
-        in_a_hurry = question.deadline - question.timeout / 2
-        next_at = 0.0
-        while True:
-            if progress is not None:
-                progress(question.sent, question.parts)
-            if question.sent == question.parts:
-                return
-            while question.unanswered >= WINDOW and (now := clock.monotonic()) < min(next_at, in_a_hurry):
-                for reply in connection.listen(min(next_at, now + 0.05)):
-                    question.collector.hear(reply, clock.monotonic())
-            question.send_next(connection)
-            next_at = clock.monotonic() + timeouts.WINDOW_WAIT
-
-    def _collect(
-        self,
-        question: CommandRequest,
-        connection: ClientConnection,
-        *,
-        began: float,
-        looked_since: bool,
-        enough: Callable[[WorkerReply], bool] | None,
-    ) -> None:
-        """Listen until everyone has answered, or one with what is ``enough``. ``looked_since``: the roster was read after the
-        question was sent, so that it needs no second look for who came too late to hear it."""
-        collector, clock = question.collector, self._clock
-        patience = min(timeouts.RETRY_LATEST, timeouts.RETRY_SHARE * question.timeout)
-        retry_at, at_last = began + patience, began + question.timeout / 2
-        while (now := clock.monotonic()) < question.deadline:
-            if enough is not None and any(map(enough, collector.replies())):
-                return
-            if collector.is_whole:
-                if looked_since:
-                    return
-                looked_since = True
-                if not question.greet_newcomers(connection, self._roster_view([], question.deadline)):
-                    return
-                continue
-            if (
-                not collector.expected
-                and question.knows_roster
-                and now >= began + min(timeouts.NO_WORKER_WINDOW, question.timeout)
-            ):
-                return
-            if question.waits_for_the_absent(now - began):
-                question.expect(self._roster_view([], question.deadline))  # one of them may have started meanwhile
-                if question.waits_for_the_absent(now - began):
-                    return
-            if now >= retry_at and now < min(collector.last_heard + patience, at_last):
-                retry_at = min(collector.last_heard + patience, at_last)  # they are still coming in
-            if now >= retry_at:
-                # Redis forgets what is broadcast while a socket is down; an inbox is a list and keeps it.
-                question.remind(connection)
-                at_last = retry_at = now + max(timeouts.RETRY_LATEST, timeouts.RETRY_SHARE * question.timeout)
-            if self._on_wait is not None:
-                expected = len(collector.expected)
-                self._on_wait(expected - len(collector.silent), expected, question.deadline - now)
-            for reply in connection.listen(min(question.deadline, now + 0.05)):
-                collector.hear(reply, clock.monotonic())
-
-    def _roster_view(self, notes: list[str], until: float) -> RosterView | None:
-        whole = self._lookout.view(until - self._clock.monotonic(), notes)
-        if whole is None:
-            return None
-        view = self._trust.view(whole, self.settings.namespace)
-        self._roster_clock.read(view.now)
-        if left_out := len(whole.heartbeats) - len(view.heartbeats):
-            notes.append(f"{left_out} unverified heartbeat{'' if left_out == 1 else 's'} ignored")
-        return view
-
-    def _roster_now(self) -> Callable[[], datetime]:
-        """The roster's clock from one look at it, or ours where it can't be read."""
-        view = self._roster_view([], self._clock.monotonic() + self.settings.control_timeout)
-        offset = timedelta() if view is None else view.now - self._clock.utcnow()
-        return lambda: self._clock.utcnow() + offset
+        return self._sender.ask([order], checked_targets(workers), self._timeout(timeout))
 
     def _fleet(self, timeout: float | None) -> standing.Fleet:
         """The workers that are to obey this client: it asks the roster and the workers, for a part of ``timeout`` each."""
         probe = min(timeouts.KEY_PROBE, timeouts.KEY_PROBE_SHARE * self._timeout(timeout))
         return standing.Fleet(
-            partial(self._lookout.view, probe, []),
-            lambda: self._ask_orders([Revoke(())], None, probe, enough=standing.accepts).replies,
+            partial(self._sender.lookout.view, probe, []),
+            lambda: self._sender.ask([Revoke(())], None, probe, enough=standing.accepts).replies,
         )
 
     def _timeout(self, timeout: float | None) -> float:

@@ -204,7 +204,7 @@ class SelectorClient(ControlClient):
         if rule is not None:
             # One that is silent must not use up the time in which the others are told of their tasks.
             try:
-                answered = self._ask_orders([Rules((rule,))], targets, 0.5 * timeout if stored else timeout)
+                answered = self._sender.ask([Rules((rule,))], targets, 0.5 * timeout if stored else timeout)
             except BrokerError as error:
                 unsent = RevokeReport.unsent(stored, error, self.settings.namespace, deed.request_id, timeout)
                 return SelectedReport(selection, unsent, rule, request_id=deed.request_id, audited=revoker.is_audited)
@@ -231,7 +231,7 @@ class SelectorClient(ControlClient):
         found = Gathering(wish)
         with suppress(BrokerError):
             found.of_workers(
-                self._ask_orders([Select(wish.selector, wish.before)], targets, timeouts.SETTLE_SHARE * timeout)
+                self._sender.ask([Select(wish.selector, wish.before)], targets, timeouts.SETTLE_SHARE * timeout)
             )
         known = set(deed.selection.ids)
         return [task_id for task_id in found.selection().ids if task_id not in known]
@@ -265,7 +265,7 @@ class SelectorClient(ControlClient):
             change = Change(records=[draft_of(over, replaces=rule.version)])
             ended += rules_of(self.auditor().change(change, note).changed.records, rule.namespace, self._trust)
         try:
-            told = self._ask_orders([Rules(tuple(ended))], None, self._timeout(timeout))
+            told = self._sender.ask([Rules(tuple(ended))], None, self._timeout(timeout))
         except BrokerError:
             return UndoneRules(tuple(ended), (), is_told=False)
         answered = {reply.worker for reply in told.replies if reply.error is None}
