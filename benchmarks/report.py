@@ -81,7 +81,8 @@ FLOORS = """## Where the floors are
   that each of eight workers receives and answers while it runs tasks: about 0.75 ms of a processor each. Eight workers, the
   tasks, the client, the store and the broker share two cores. So processor time limits the last start, not waiting. The round
   trip in the same row is bare Kombu's, with eight processes that do nothing else. On RabbitMQ four runs of 2026-11-29 gave 2.88
-  to 3.08 round trips. They ran at real-time priority, as other work ran on the machine.
+  to 3.08 round trips, and one of 2026-11-30 2.70 (210 pauses). They ran at real-time priority, as other work ran on the machine.
+  A run of 90 pauses gave 3.65: of so few the 99th percentile is the longest. The row has 210 at least now.
 - **A coroutine** that sends shares its interpreter with Stem's threads and with Python's collector of reference cycles. The first
   call loads some 330 modules, and the collector's first look at all of them, in which no thread runs, takes 16 to 33 ms. Python
   does that once, some time after the first call: until 2026-11-30 it fell into any of the figures of the row *coroutine*, and is

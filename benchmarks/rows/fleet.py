@@ -17,21 +17,18 @@ from stem_kombu import ControlClient
 SIZES = (10, 100, 1000, 5000)
 #: Nodes of the peer: the size that the goal is about, and those below.
 PEERS = (100, 1000)
+#: Pings of each at least.
+TURNS = 10
 PROCESSES = 2
 TIMEOUT = 30.0
 
 
 def measure(lab: Lab, found: Findings) -> None:
     for broker in BROKERS:
-        totals = []
-        for size in SIZES:
-            ours = stem(lab, found, broker, size)
-            totals.append(ours.median)
-            if size in PEERS:
-                theirs = pidbox(lab, found, broker, size)
-                goal = "2 at least" if size == 1000 else ""
-                found.add(ratio(f"{broker}: pidbox with limit against ping, {size:,} workers", theirs, ours, goal))
+        totals = [stem(lab, found, broker, size) for size in SIZES]
         found.add(slope(f"{broker}: ping, growth with the simulated workers", SIZES, totals, "0.9 to 1.1"))
+        for size in PEERS:
+            in_turns(lab, found, broker, size)
 
 
 def begin(lab: Lab, start: Any, kind: str, size: int, *urls: str) -> list[Process]:
@@ -45,7 +42,7 @@ def begin(lab: Lab, start: Any, kind: str, size: int, *urls: str) -> list[Proces
     return begun
 
 
-def stem(lab: Lab, found: Findings, broker: str, size: int) -> Figure:
+def stem(lab: Lab, found: Findings, broker: str, size: int) -> float:
     settings = lab.settings(lab.url(broker), lab.url("redis"))
     server, times, cpu, agents_cpu, own_cpu = lab.server(broker).pid, [], [], [], []
     with lab.processes() as start, ControlClient(settings) as client:
@@ -58,7 +55,7 @@ def stem(lab: Lab, found: Findings, broker: str, size: int) -> Figure:
             began = time.perf_counter()
             report = client.ping(timeout=TIMEOUT)
             times.append((time.perf_counter() - began) * 1000)
-            assert report.complete and len(report.replies) == size, "some were lost"
+            assert report.complete and len(report.replies) == size, f"{len(report.replies)} of {size}; {report.notes}"
         after = Usage.of(server)
         cpu.append((after.cpu - before.cpu) * 1000 / calls)
         agents_cpu.append(
@@ -75,20 +72,29 @@ def stem(lab: Lab, found: Findings, broker: str, size: int) -> Figure:
         # One published, one delivered to each, an answer of each, and its delivery; on Redis an answer is one command.
         Figure(f"{broker}: messages sent for it, {size:,} workers", [1 + size], "messages"),
     )
-    return all_in
+    return all_in.median
 
 
-def pidbox(lab: Lab, found: Findings, broker: str, size: int) -> Figure:
-    url, times = lab.url(broker), []
-    with lab.processes() as start, Connection(url) as connection:
+def in_turns(lab: Lab, found: Findings, broker: str, size: int) -> None:
+    """A ping of so many workers and one of as many nodes of ``kombu.pidbox``, in turns, everybody up."""
+    settings, url = lab.settings(lab.url(broker), lab.url("redis")), lab.url(broker)
+    ours: list[float] = []
+    theirs: list[float] = []
+    with lab.processes() as start, ControlClient(settings) as client, Connection(url) as connection:
+        begin(lab, start, "stem", size, settings.broker.value, str(settings.backend.value))
         begin(lab, start, "pidbox", size, url, "-")
         mailbox = Mailbox(PIDBOX, type="fanout", accept=["json"], serializer="json")(connection)
-        for number in range(lab.rounds + 1):
+        for number in range(max(lab.rounds, TURNS) + 1):
             began = time.perf_counter()
+            report = client.ping(timeout=TIMEOUT)
+            between = time.perf_counter()
             replies = mailbox.multi_call("ping", timeout=TIMEOUT, limit=size)
+            ended = time.perf_counter()
+            assert len(report.replies) == len(replies) == size, f"{len(report.replies)}, {len(replies)} of {size}"
             if number:
-                times.append((time.perf_counter() - began) * 1000)
-            assert len(replies) == size, f"{len(replies)} of {size}"
-    figure = Figure(f"{broker}: kombu.pidbox with limit, {size:,} nodes", times, "ms")
-    found.add(figure)
-    return figure
+                ours.append((between - began) * 1000)
+                theirs.append((ended - between) * 1000)
+    ping = Figure(f"{broker}: ping beside kombu.pidbox, {size:,} workers", ours, "ms")
+    peer = Figure(f"{broker}: kombu.pidbox with limit, {size:,} nodes", theirs, "ms")
+    goal = "2 at least" if size == 1000 else ""
+    found.add(ping, peer, ratio(f"{broker}: pidbox with limit against ping, {size:,} workers", peer, ping, goal))

@@ -20,6 +20,8 @@ from stem_kombu import ControlClient, Stem
 from stem_kombu.control.client.directives import DirectiveClient
 
 WORKERS, TASKS, BEFORE, WARM_UP = 8, 120, 24, 3
+#: Pauses at least: of fewer than a hundred the 99th percentile is the longest, of so many the third longest.
+LEAST = 210
 #: Seconds after the answers in which a start would still be seen.
 AFTER = 0.1
 #: Seconds that a task takes, and that lie between a round trip and the pause after it.
@@ -46,7 +48,7 @@ def measure(lab: Lab, found: Findings) -> None:
             directives.resume(["default"])
             with closing(Floor(url, WORKERS)) as floor:
                 floor()
-                for trial in range(30 * lab.rounds + WARM_UP):
+                for trial in range(max(30 * lab.rounds, LEAST) + WARM_UP):
                     trip, took = one_pause(floor, directives, app, lab.path("steps"))
                     if trial >= WARM_UP:
                         trips.append(trip)

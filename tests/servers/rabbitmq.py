@@ -14,7 +14,7 @@ from tests.waiting import eventually
 
 _CONFIGURATION = """
 disk_free_limit.absolute = 1MB
-vm_memory_high_watermark.absolute = 2GB
+vm_memory_high_watermark.absolute = {memory}
 log.file.level = warning
 log.console = false
 """
@@ -43,13 +43,14 @@ end, Answer().
 class RabbitServer(ServerProcess):
     """Durable queues and persistent messages survive :meth:`restart` and :meth:`kill`, as RabbitMQ promises.
 
-    Everything is private: node name, ports, cookie, port mapper daemon, configuration. No plugins.
+    Everything is private: node name, ports, cookie, port mapper daemon, configuration. No plugins. With more ``memory`` in use it
+    takes no messages.
     """
 
     name = "RabbitMQ"
     start_timeout = 120.0
 
-    def __init__(self, reaper: Reaper) -> None:
+    def __init__(self, reaper: Reaper, *, memory: str = "2GB") -> None:
         # Debian's command in PATH changes the user and the working directory; the program behind it does not.
         program = find_program(
             "rabbitmq-server", "/usr/lib/rabbitmq/bin/rabbitmq-server", "/usr/lib/rabbitmq/lib/*/sbin/rabbitmq-server"
@@ -61,7 +62,7 @@ class RabbitServer(ServerProcess):
             )
             raise ServerMissing(f"{absent}: not installed (Debian and Ubuntu: apt-get install rabbitmq-server)")
         super().__init__(reaper)
-        self._program, self._erl = program, erl
+        self._program, self._erl, self._memory = program, erl, memory
         self._node = f"stem-test-{self.port}@localhost"
         self._epmd = _PortMapper(epmd, reaper)
         self._controller: subprocess.Popen[str] | None = None
@@ -123,7 +124,7 @@ class RabbitServer(ServerProcess):
         self._epmd.start()
         for part in ("home", "mnesia", "log"):
             (self.directory / part).mkdir(exist_ok=True)
-        (self.directory / "rabbitmq.conf").write_text(_CONFIGURATION)
+        (self.directory / "rabbitmq.conf").write_text(_CONFIGURATION.format(memory=self._memory))
         (self.directory / "enabled_plugins").write_text("[].\n")
 
     def command(self) -> list[str]:
