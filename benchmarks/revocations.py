@@ -29,6 +29,8 @@ from stem_kombu.stores.base import RevokeStore
 from stem_kombu.stores.registry import open_revoke_store
 
 LOOK_UPS = 200_000
+#: Times that they are made, of which the shortest counts: of three none is free of what runs beside them.
+LOOK_UP_LOOPS = 15
 IDLE_LOOKS = 300
 WORDS = {"reason": "bad deploy of the image service", "requested_by": "operator@control.example.org"}
 
@@ -102,7 +104,8 @@ def look_ups(cache: RevocationCache, task_id: str) -> float:
         for _ in numbers:
             task_id  # noqa: B018
 
-    return (min(seconds(loop) for _ in range(3)) - min(seconds(empty) for _ in range(3))) / LOOK_UPS * 1e9
+    looking, counting = (min(seconds(each) for _ in range(LOOK_UP_LOOPS)) for each in (loop, empty))
+    return (looking - counting) / LOOK_UPS * 1e9
 
 
 def resident() -> int:
