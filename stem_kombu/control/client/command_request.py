@@ -94,17 +94,17 @@ class CommandRequest:
     def begin(self, connection: ClientConnection) -> None:
         """Publish the first message, with the connection as the address of the answers."""
         self._reply_to = connection.reply_to
-        self._bodies = [self._encoded(part, self._now) for part in range(self.parts)]
-        self.sent = 0
+        self._bodies, self.sent = [], 0
         self.send_next(connection)
 
     def send_next(self, connection: ClientConnection) -> None:
-        """Publish the next message."""
-        body, named, expected = self._bodies[self.sent], self._targets, self.collector.expected
+        """Publish the next message, which is encoded only now: workers are at the earlier ones meanwhile."""
+        body, named, expected = self._encoded(self.sent, self._now), self._targets, self.collector.expected
         if named is not None and expected.issuperset(named):
             connection.send_to(body, named, expires=self.timeout)
         else:
             connection.broadcast(body, sorted(expected), expires=self.timeout)
+        self._bodies.append(body)
         self.sent += 1
 
     @property
