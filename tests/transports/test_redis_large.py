@@ -77,6 +77,13 @@ def test_the_server_writes_none_of_a_large_message_again_when_it_is_taken(
     assert "cmdstat_hset" not in server.info("commandstats")
 
 
+def test_a_burst_of_large_messages_is_smaller(redis_url: str, queue_name: str, reader: Readers) -> None:
+    ids = [str(number) for number in range(50)]
+    one, held = held_large(reader, redis_url, queue_name, *ids)
+    assert len(held) == 32
+    assert one.take(100) == ids[32:]
+
+
 def test_small_messages_are_copied_again_after_large_ones(
     redis_url: str, queue_name: str, reader: Readers, server: Any
 ) -> None:

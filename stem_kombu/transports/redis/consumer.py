@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 #: Messages of one burst: short enough for a script that nobody else's commands can interrupt.
 _BURST = 128
+#: The same of large ones: both ends use the memory of a smaller answer again, and the system takes as long to give new memory
+#: as the rest of an answer's way.
+_LARGE_BURST = 32
 #: Bytes of a message that counts as large: below, a list of its own costs the server more than its copy.
 _LARGE = 16_384
 
@@ -154,7 +157,7 @@ class RedisConsumer:
         order = self._cycle.consume(self._count)
         if order != self._order:
             self._aim(order)
-        room, number = min(room, _BURST), f"{self._tags}{self._bursts}."
+        room, number = min(room, _LARGE_BURST if self._are_large else _BURST), f"{self._tags}{self._bursts}."
         ends, moves = (self._tag_ends, "1") if self._are_large else (self._ends, "")
         found = self._take(keys=self._asked, args=[room, number, self._place, moves, *ends, *acknowledged])
         if room:
