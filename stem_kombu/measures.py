@@ -33,7 +33,8 @@ class Histogram:
 
     def observe(self, seconds: float) -> None:
         """One more; a span below zero (two hosts' clocks) counts as zero."""
-        seconds = max(0.0, seconds)
+        if seconds < 0.0:
+            seconds = 0.0
         self.counts[bisect_left(BOUNDS, seconds)] += 1
         self.sum += seconds
 
@@ -49,7 +50,6 @@ class Totals:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts = dict.fromkeys(NAMES, 0)
         self._rows: dict[tuple[str, str], dict[str, int]] = {}
         #: How many of the rows are those of the other tasks of a queue.
         self._others = 0
@@ -62,12 +62,12 @@ class Totals:
     def add(self, name: str, queue: str, task: str) -> None:
         """One more of :data:`NAMES`, of that queue and task; raises ``KeyError`` for another name."""
         with self._lock:
-            self._count(name, queue, task)
+            (self._rows.get((queue, task)) or self._row(queue, task))[name] += 1
 
     def started(self, queue: str, task: str, waited: float | None) -> None:
         """An attempt begins, ``waited`` seconds after it could have; ``None`` where its sender wrote no time."""
         with self._lock:
-            self._count("started", queue, task)
+            (self._rows.get((queue, task)) or self._row(queue, task))["started"] += 1
             if waited is None:
                 return
             found = self._waits.get(queue)
@@ -79,12 +79,12 @@ class Totals:
     def ended(self, name: str, queue: str, task: str, *, ran: float | None = None, how: str | None = None) -> None:
         """An attempt has ended as ``name``, after ``ran`` seconds in its handler; ``how`` it was cancelled, if it was."""
         with self._lock:
-            self._count(name, queue, task)
+            key = queue, task
+            (self._rows.get(key) or self._row(queue, task))[name] += 1
             if how is not None:
                 self._cancelled[how] = self._cancelled.get(how, 0) + 1
             if ran is None:
                 return
-            key = queue, task
             found = self._durations.get(key)
             if found is None:
                 key = key if len(self._durations) < MOST_DURATIONS else (OTHER, OTHER)
@@ -95,13 +95,13 @@ class Totals:
 
     def snapshot(self) -> dict[str, int]:
         with self._lock:
-            return dict(self._counts)
+            return self._sums()
 
     def measured(self) -> tuple[dict[str, int], dict[str, object]]:
         """The totals and the measures of one moment, these as ``stats`` answers them: counters that never go back, and
         histograms whose buckets do not add up."""
         with self._lock:
-            return dict(self._counts), {
+            return self._sums(), {
                 "bounds_s": list(BOUNDS),
                 "tasks": [{"queue": queue, "task": task, **row} for (queue, task), row in self._rows.items()],
                 "durations": [self._duration(*key) for key in self._durations],
@@ -109,10 +109,8 @@ class Totals:
                 "cancelled": dict(self._cancelled),
             }
 
-    def _count(self, name: str, queue: str, task: str) -> None:
-        self._counts[name] += 1
-        row = self._rows.get((queue, task)) or self._row(queue, task)
-        row[name] += 1
+    def _sums(self) -> dict[str, int]:
+        return {name: sum(row[name] for row in self._rows.values()) for name in NAMES}
 
     def _row(self, queue: str, task: str) -> dict[str, int]:
         """A new row, or beyond the bound one for the other tasks of the queue, and one for all queues beyond theirs."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,12 +72,16 @@ class StemRequest:
         super().__init__(*args, **kwargs)
         info = self.delivery_info or {}  # type: ignore[attr-defined]
         # Without an exchange the routing key is the queue; to ask Celery for its queues takes as long as all else here.
-        queues = list(self.app.amqp.queues.consume_from.values()) if info.get("exchange") else ()  # type: ignore[attr-defined]
-        self._stem_place = consumed_from(info, queues), str(self.name)  # type: ignore[attr-defined]
+        queue = self._queue_bound(info) if info.get("exchange") else str(info.get("routing_key") or "")
+        self._stem_place = queue, str(self.name)  # type: ignore[attr-defined]
         self.stem_totals.add("received", *self._stem_place)
         if info.get("redelivered"):
             self.stem_totals.add("redelivered", *self._stem_place)
-        self.stem_rules.come(self)
+        if self.stem_rules.active.live:
+            self.stem_rules.come(self)
+
+    def _queue_bound(self, info: Mapping[str, object]) -> str:
+        return consumed_from(info, list(self.app.amqp.queues.consume_from.values()))  # type: ignore[attr-defined]
 
     @property
     def stem_queue(self) -> str:
@@ -90,7 +95,9 @@ class StemRequest:
                 return True
         finally:
             asked.request = None
-        if not self.stem_rules.come(self) and self.stem_struck is None:
+        if self.stem_rules.active.live:
+            self.stem_rules.come(self)
+        if self.stem_struck is None:
             return False
         logger.info("task %s[%s] is revoked by a rule", self.name, self.id)  # type: ignore[attr-defined]
         self._announce_revoked("revoked", False, None, False)

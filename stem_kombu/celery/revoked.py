@@ -39,11 +39,11 @@ class DurableRevoked(LimitedSet):  # type: ignore[misc]  # Celery publishes no t
     stem_alone: bool
 
     def __contains__(self, task_id: object) -> bool:
-        return self._is_held(task_id) or (not self.stem_alone and super().__contains__(task_id))
+        if task_id in self.stem_cache and self._holds_for_request(task_id):
+            return True
+        return not self.stem_alone and super().__contains__(task_id)
 
-    def _is_held(self, task_id: Any) -> bool:
-        if task_id not in self.stem_cache:
-            return False
+    def _holds_for_request(self, task_id: Any) -> bool:
         # Celery looks first by the id alone, and lets the request decide then (:meth:`StemRequest.revoked`).
         request = asked.request
         if request is None or request.id != task_id:

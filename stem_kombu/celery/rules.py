@@ -35,13 +35,13 @@ class GuestRules:
 
     def __init__(self, requests: HeldRequests, now: Callable[[], datetime]) -> None:
         self._requests = requests
-        self._active = ActiveRules(now)
+        self.active = ActiveRules(now)
 
     def take(self, rules: Iterable[Rule]) -> tuple[list[Revocation], list[str]]:
         """Obey these as well; what the rules say of tasks that are here, and the ids of those that no rule strikes any more."""
         given = list(rules)
         over = [rule for rule in given if rule.over]
-        if not self._active.take(given) and not over:
+        if not self.active.take(given) and not over:
             return [], []
         _forget_stamps(over)
         keys = {rule.key for rule in over}
@@ -59,11 +59,11 @@ class GuestRules:
     def versions(self, rules: Iterable[Rule]) -> list[int]:
         """The versions of those that count now."""
         given = {rule.version for rule in rules}
-        return [rule.version for rule in self._active.live if rule.version in given]
+        return [rule.version for rule in self.active.live if rule.version in given]
 
     def come(self, request: Request) -> bool:
         """Whether a rule strikes the request now. It stays struck when the rule ends, unless the rule is taken back."""
-        if not self._active.live or (found := self._active.striking(task_of(request))) is None:
+        if not self.active.live or (found := self.active.striking(task_of(request))) is None:
             return False
         request.stem_struck, request.stem_struck_by = found.revocation(request.id), found.key
         return True

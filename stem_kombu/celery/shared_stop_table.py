@@ -148,6 +148,8 @@ class SharedStopTable:
 
     def find(self, task_id: str) -> Revocation | None:
         """The revocation of the task, ``None`` when there is none."""
+        if not self.words[1]:
+            return None  # no task was ever asked to stop; each one that begins looks here
         while (at := self._at(task_id)) is not None:
             count = self.words[0]
             digest, _, length = _HEAD.unpack_from(self._memory, at)
@@ -173,7 +175,6 @@ class SharedStopTable:
 
     def _at(self, task_id: str) -> int | None:
         wanted = _digest(task_id)
-        # Each task that begins looks once: it must cost nothing while no task was ever asked to stop.
         for place in range(self.words[1]):
             at = _COUNT + place * ENTRY
             if self._memory[at : at + 16] == wanted:
