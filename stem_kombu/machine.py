@@ -7,7 +7,6 @@ what they mean there.
 
 from __future__ import annotations
 
-import getpass
 import os
 import select
 import selectors
@@ -71,7 +70,9 @@ def is_readable(descriptor: int) -> bool:
 def user_name() -> str:
     """Of the user that this process runs as, ``unknown`` where the system does not tell."""
     try:
-        return getpass.getuser()
+        from getpass import getuser  # with what sets up terminals; no worker asks
+
+        return getuser()
     except (KeyError, OSError):
         return "unknown"  # a container without a passwd entry for its user
 
