@@ -19,7 +19,7 @@ import amqp
 import redis
 from kombu import Connection, Consumer, Producer, Queue
 
-from benchmarks.tasks import note
+from benchmarks.notes import note
 
 QUEUE = "bench-bare"
 PREFETCH = 64

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from celery import Celery
 
-from benchmarks.tasks import note
+from benchmarks.notes import note
 
 app = Celery(
     "benchmarks",

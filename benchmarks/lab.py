@@ -111,9 +111,11 @@ class Lab:
     def processes(self) -> Iterator[Callable[..., Process]]:
         """``start(*arguments, **environment)``: a process that ends with the block."""
         running: list[Process] = []
+        # Modules are compiled once, as those of an installed package are: who compiles them keeps a megabyte and more of it.
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
         def start(*arguments: str, **environment: str) -> Process:
-            running.append(Process(list(arguments), self.path("process.log"), {**os.environ, **environment}))
+            running.append(Process(list(arguments), self.path("process.log"), {**inherited, **environment}))
             return running[-1]
 
         try:

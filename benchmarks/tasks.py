@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
+from benchmarks.notes import note
 from stem_kombu import Stem, TaskContext
 
 app = Stem("benchmarks")
-
-
-def note(path: str, what: str) -> None:
-    """Write one line that no other process can tear."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(descriptor, f"{what} {os.getpid()} {time.monotonic()}\n".encode())
-    os.close(descriptor)
 
 
 @app.task("bench.busy", isolate=True, max_retries=0)

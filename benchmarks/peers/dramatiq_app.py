@@ -6,7 +6,7 @@ import os
 
 import dramatiq
 
-from benchmarks.tasks import note
+from benchmarks.notes import note
 
 _url = os.environ["BENCH_BROKER"]
 if _url.startswith("redis"):

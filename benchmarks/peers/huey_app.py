@@ -6,7 +6,7 @@ import os
 
 from huey import RedisHuey, SqliteHuey
 
-from benchmarks.tasks import note
+from benchmarks.notes import note
 
 _url = os.environ["BENCH_BROKER"]
 if _url.startswith("sqlite"):

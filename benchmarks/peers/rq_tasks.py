@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.tasks import note
+from benchmarks.notes import note
 
 
 def no_op(payload: str = "") -> None:

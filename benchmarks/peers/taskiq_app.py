@@ -6,7 +6,7 @@ import os
 
 from taskiq import AsyncBroker
 
-from benchmarks.tasks import note
+from benchmarks.notes import note
 
 _url = os.environ["BENCH_BROKER"]
 broker: AsyncBroker

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from celery import Celery
 
 from benchmarks.figures import Figure, Findings, ratio
-from benchmarks.lab import BROKERS, Lab, Process, celery_worker
+from benchmarks.lab import BROKERS, Lab, Process, Usage, celery_worker
 from benchmarks.rows.stopping import WARM_UP, one_stop, waiting
 from stem_kombu import ControlClient
 from stem_kombu.settings import Settings
 
-TASKS = 3000
+#: No-op tasks of a turn, turns of each worker in a round, and tasks before the first turn.
+TASKS, TURNS, WARM_UP_TASKS = 1000, 5, 3000
 
 
 def measure(lab: Lab, found: Findings) -> None:
@@ -52,33 +54,25 @@ def stopping(lab: Lab, found: Findings, broker: str) -> None:
 
 
 def cost(lab: Lab, found: Findings, broker: str) -> None:
-    """Memory of the idle parent and throughput of no-op tasks, without and with the guest in turns."""
+    """Memory of idle workers, and no-op tasks a second, without and with the guest. Both run at the same time and work in turns,
+    so that what else the machine does falls on both."""
     sizes: dict[str, list[float]] = {"0": [], "1": []}
+    totals: dict[str, list[float]] = {"0": [], "1": []}
     rates: dict[str, list[float]] = {"0": [], "1": []}
     for _ in range(lab.rounds):
-        for guest in ("0", "1"):
-            url, backend = lab.url(broker), lab.url("redis")
-            client_app = Celery("client", broker=url, set_as_current=False)
-            with lab.processes() as start, client_app.producer_pool.acquire(block=True) as producer:
-                worker = celery_worker(
-                    start, url, backend, "alpha", "-c", "2", BENCH_CELERY_STEM=guest, BENCH_CELERY_TUNED="1"
-                )
-                worker.wait_for("ready.")
-                time.sleep(1)
-                sizes[guest].append(memory(worker))
-                marks = lab.path("marks")
-                for _ in range(TASKS):
-                    client_app.send_task("bench.no_op", producer=producer)
-                client_app.send_task("bench.mark", [str(marks)], producer=producer)
-                waiting(marks, "marked")  # the worker is warm now; its start does not count
-                began = time.monotonic()
-                marks = lab.path("marks")
-                for _ in range(TASKS):
-                    client_app.send_task("bench.no_op", producer=producer)
-                client_app.send_task("bench.mark", [str(marks)], producer=producer)
-                (_, _, at) = waiting(marks, "marked", 60)[0]
-                rates[guest].append(TASKS / (float(at) - began))
-            client_app.close()
+        with lab.processes() as start:
+            workers = {guest: Contestant(lab, start, broker, guest) for guest in ("0", "1")}
+            time.sleep(1)
+            for guest, worker in workers.items():
+                sizes[guest].append(memory(worker.process))
+                totals[guest].append(Usage.of(worker.process.popen.pid).pss_mb)
+            for worker in workers.values():
+                worker.rate(lab, WARM_UP_TASKS)  # its start does not count
+            for turn in range(TURNS):
+                for guest, worker in sorted(workers.items(), reverse=bool(turn % 2)):
+                    rates[guest].append(worker.rate(lab, TASKS))
+        for worker in workers.values():
+            worker.client.close()
     figures = {
         guest: Figure(f"{broker}: no-op tasks, {'with' if guest == '1' else 'without'} Stem", rates[guest], "a s")
         for guest in rates
@@ -92,7 +86,35 @@ def cost(lab: Lab, found: Findings, broker: str) -> None:
             "MB",
             "5 at most",
         ),
+        Figure(
+            f"{broker}: memory that it adds to the worker and its two children (PSS)",
+            [after - before for before, after in zip(totals["0"], totals["1"], strict=True)],
+            "MB",
+        ),
     )
+
+
+class Contestant:
+    """A worker with a broker of its own, and a client that sends to it."""
+
+    def __init__(self, lab: Lab, start: Callable[..., Process], broker: str, guest: str) -> None:
+        url, backend = lab.url(broker), lab.url("redis")
+        self.client = Celery("client", broker=url, set_as_current=False)
+        self.process = celery_worker(
+            start, url, backend, "alpha", "-c", "2", BENCH_CELERY_STEM=guest, BENCH_CELERY_TUNED="1"
+        )
+        self.process.wait_for("ready.")
+
+    def rate(self, lab: Lab, tasks: int) -> float:
+        """No-op tasks a second, from the first one sent to the last one run."""
+        marks = lab.path("marks")
+        with self.client.producer_pool.acquire(block=True) as producer:
+            began = time.monotonic()
+            for _ in range(tasks):
+                self.client.send_task("bench.no_op", producer=producer)
+            self.client.send_task("bench.mark", [str(marks)], producer=producer)
+        (_, _, at) = waiting(marks, "marked", 60)[0]
+        return tasks / (float(at) - began)
 
 
 def memory(worker: Process) -> float:
