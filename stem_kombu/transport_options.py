@@ -79,7 +79,8 @@ def split_url(url: str) -> tuple[str, dict[str, object]]:
     found: dict[str, object] = {}
     parts = []
     for part in url.split(";") if "://" in url.partition(";")[2] else [url]:
-        rest, query = _split(part, found) if "://" in part else (part, "")  # a path may have a ? in it
+        is_url = "://" in part.partition("?")[0]  # a path may have a ? in it
+        rest, query = _split(part, found) if is_url else (part, "")
         parts.append(f"{rest}?{query}" if query else rest)
     return ";".join(parts), found
 

@@ -116,6 +116,7 @@ def test_options_that_are_not_known_pass() -> None:
         ("redis://:pa?s=s@h/0", "redis://:pa?s=s@h/0", {}),
         ("sentinel://h?sentinel_password=p", "sentinel://h", {"sentinel_kwargs": {"password": "p"}}),
         ("?", "?", {}),
+        ("?://h", "?://h", {}),
         ("./odd?name=x.db", "./odd?name=x.db", {}),
     ],
 )
