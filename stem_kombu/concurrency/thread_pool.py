@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import TypeVar
 
@@ -64,6 +64,26 @@ class ThreadPool:
         """As :meth:`run`, with a future of the function's result; ``None`` where it is not taken."""
         future: Future[T] = Future()
         return future if self.run(partial(_carry_out, function, future), future.cancel) else None
+
+    def call(self, function: Callable[[], T], within: float) -> T:
+        """What the function returns, or raises, within so many seconds. After that it is left to its thread, what it returns is
+        dropped, and this raises :class:`TimeoutError`; :class:`CancelledError` where the pool was stopped before its turn."""
+        ended, results, errors = threads.Event(), list[T](), list[BaseException]()
+
+        def carry_out() -> None:
+            try:
+                results.append(function())
+            except BaseException as error:  # noqa: BLE001 - raised to the caller, which waits
+                errors.append(error)
+            ended.set()
+
+        if not self.run(carry_out, ended.set) or not ended.wait(max(0.0, within)):
+            raise TimeoutError(f"not done within {within:g} s")
+        if errors:
+            raise errors[0]
+        if not results:
+            raise CancelledError(f"{self._name} was stopped")
+        return results[0]
 
     def run(self, function: Work, cancel: Callable[[], object] | None = None) -> bool:
         """Call the function; what it raises is logged. ``False`` when the pool has stopped or too many functions wait already.

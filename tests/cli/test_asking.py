@@ -88,7 +88,7 @@ def test_ping_asks_who_is_named_by_id_or_by_glob(fleet: Program) -> None:
 def test_g13_a_worker_that_nobody_knows_is_silent_and_the_exit_code_is_4(
     fleet: Program, command: str, form: tuple[str, ...]
 ) -> None:
-    done = fleet.run("worker", command, "-w", "ghost", "--timeout", "300ms", *form)
+    done = fleet.run("worker", command, "-w", "ghost", "--timeout", "5s", *form)  # of which it waits for a second
     assert done.code == 4, done
     assert "silent: ghost (no worker of that name is known in namespace 'stem')" in done.err
     if form:

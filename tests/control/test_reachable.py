@@ -204,6 +204,46 @@ def test_g13_a_roster_that_accepts_and_never_answers_leaves_time_for_the_workers
     assert "live workers are unknown" in report.notes[0]
 
 
+@pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
+@pytest.mark.parametrize("slow", ["before", "meanwhile"])
+def test_g13_g32_a_slow_store_costs_an_order_its_entry_in_the_audit_and_not_its_time(
+    fleet: Fleet, redis_url: str, proxy_for: Callable[[str, int], TcpProxy], slow: str
+) -> None:
+    """Found by the soak: a store that took three seconds for each answer held up a call of eight seconds for twenty."""
+    parts = urlsplit(redis_url)
+    proxy = proxy_for(parts.hostname or "127.0.0.1", parts.port or 0)
+    fleet.add("alpha", commands={"mark": lambda view: proxy.delay(2.0)})
+    store = f"redis://{proxy.host}:{proxy.port}/0"
+    settings = Settings.from_env({}, broker=fleet.url, backend=fleet.place, revoke_store=store)
+    with ControlClient(settings) as client:
+        if slow == "before":
+            proxy.delay(2.0)
+        began = SYSTEM.monotonic()
+        report = client.call("mark", timeout=10.0)
+        # An entry takes eight seconds, and is waited for for three before the order and for one after it.
+        assert SYSTEM.monotonic() - began < 7.0
+        assert report.complete and report.replies[0].error is None
+        assert report.audited is (slow == "meanwhile")
+
+
+@pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
+def test_g13_a_slow_backend_costs_a_wait_for_verdicts_one_deadline(
+    fleet: Fleet, redis_url: str, proxy_for: Callable[[str, int], TcpProxy]
+) -> None:
+    parts = urlsplit(redis_url)
+    proxy = proxy_for(parts.hostname or "127.0.0.1", parts.port or 0)
+    fleet.add("alpha").worker.tasks = [running_task("t1")]
+    backend = f"redis://{proxy.host}:{proxy.port}/0"
+    settings = Settings.from_env({}, broker=fleet.url, backend=backend, revoke_store=fleet.place)
+    with ControlClient(settings) as client:
+        proxy.delay(2.0)
+        began = SYSTEM.monotonic()
+        report = client.revoke(["t1"], terminate=True, wait=True, timeout=3.0)
+        # To connect to the backend and to ask it takes twelve seconds.
+        assert SYSTEM.monotonic() - began < 8.0
+    assert [verdict.task_id for verdict in report.verdicts or ()] == ["t1"]
+
+
 @pytest.mark.parametrize("broker_url", ["redis", "amqp"], indirect=True)
 @pytest.mark.parametrize("revokes", [False, True])
 def test_g13_a_broker_that_falls_silent_under_an_idle_client_costs_one_deadline(

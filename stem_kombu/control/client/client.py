@@ -124,11 +124,8 @@ class ControlClient:
         order, targets = Call(checked_command(name), dict(args or {})), checked_targets(workers)
         self._trust.require(scope_of(order), f"give the command {name!r}")
         who, request_id = requested_by or self._requester, chance.token_hex(16)
-        audited = self.noted(Note("call", {"command": name, "workers": targets}, who, reason, request_id=request_id))
-        report = self._sender.ask([order], targets, self._timeout(timeout), request_id=request_id)
-        if audited:
-            self.noted(outcome_note("call", report, who, reason, request_id))
-        return replace(report, audited=audited)
+        note = Note("call", {"command": name, "workers": targets}, who, reason, request_id=request_id)
+        return self.ask_audited(order, note, targets, timeout)
 
     def revoke(
         self,
@@ -208,7 +205,7 @@ class ControlClient:
         if grace is None:
             return report
         waiting = VerdictWait(
-            AskedWorkers(self._sender.ask, self._sender.roster_view), self._places.backend(), self._clock, grace=grace,
+            AskedWorkers(self._sender.ask, self._sender.roster_view, self._places.task_records), self._clock, grace=grace,
             senders_record=self._senders_record and not found, on_verdict=self._on_wait,
         )  # fmt: skip
         return waiting.until_final(replace(report, timeout=timeout), began, began + timeout)
@@ -230,9 +227,10 @@ class ControlClient:
         self._trust.require(Scope.OPERATE, "change revocations, directives or rules")
         return self._places.auditor(self._trust.keyring)
 
-    def noted(self, note: Note) -> bool:
-        """Whether the audit has this entry now: not where the store is down, keeps no records, or where none is configured."""
-        return self._places.noted(note, self._trust.keyring)
+    def noted(self, note: Note, within: float = timeouts.NOTE_LATEST) -> bool:
+        """Whether the audit has this entry within so many seconds: not where the store is down or slow, keeps no records, or
+        where none is configured."""
+        return self._places.noted(note, self._trust.keyring, within=within)
 
     def directive_writer(self, timeout: float | None = None) -> DirectiveWriter:
         """What stores directives for this client; no worker is told. An invalid broker URL is refused."""
@@ -289,6 +287,21 @@ class ControlClient:
         """Give any order; the methods above say what."""
         self._trust.require(scope_of(order), f"give the command {order.name!r}")
         return self._sender.ask([order], checked_targets(workers), self._timeout(timeout))
+
+    def ask_audited(
+        self, order: Order, note: Note, workers: Sequence[str] | None = None, timeout: float | None = None
+    ) -> Report:
+        """The same of an order that stores nothing, with its note in the audit before and one of the outcome after: all of it
+        under the one deadline, so that a slow store leaves time for the workers (G13). ``audited`` of the report: whether."""
+        self._trust.require(scope_of(order), f"give the command {order.name!r}")
+        targets, timeout = checked_targets(workers), self._timeout(timeout)
+        began = self._clock.monotonic()
+        audited = self.noted(note, timeouts.NOTE_SHARE * timeout)
+        left = max(timeout - (self._clock.monotonic() - began), timeouts.CLIENT_LEAST_REPLY)
+        report = self._sender.ask([order], targets, left, began=began, request_id=note.request_id)
+        if audited:
+            self.noted(outcome_note(note.action, report, note.requester, note.reason, report.request_id))
+        return replace(report, timeout=timeout, audited=audited)
 
     def _fleet(self, timeout: float | None) -> standing.Fleet:
         """The workers that are to obey this client: it asks the roster and the workers, for a part of ``timeout`` each."""

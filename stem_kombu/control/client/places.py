@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError
+from functools import partial
 from typing import Protocol
 
 from stem_kombu.backends.base import Backend, Roster
 from stem_kombu.backends.registry import open_backend, open_roster
 from stem_kombu.concurrency import threads
+from stem_kombu.concurrency.thread_pool import ThreadPool
 from stem_kombu.control.audit import Note
 from stem_kombu.control.auditor import Auditor
-from stem_kombu.errors import ConfigurationError
+from stem_kombu.errors import ConfigurationError, StoreError
 from stem_kombu.fields import shown
+from stem_kombu.outcome import TaskRecord
 from stem_kombu.settings import Settings
 from stem_kombu.signing.keyring import Keyring
 from stem_kombu.stores.base import RevokeStore
+
+logger = logging.getLogger(__name__)
+
+#: Calls that may be under way at once, in threads that a store or a backend which does not answer holds up.
+_CALLS = 8
 
 
 class Configured(Protocol):
@@ -47,6 +58,7 @@ class ClientPlaces:
     def renew(self) -> None:
         """See :mod:`stem_kombu.drivers.forking`: no thread of the parent is here, to let go of the lock."""
         self._lock = threads.Lock()
+        self._calls = ThreadPool("stem-places", _CALLS)
 
     def roster(self) -> Roster:
         """Who is alive. It gives up after half of a command's time, which leaves the other half for the workers (G13)."""
@@ -75,12 +87,32 @@ class ClientPlaces:
         settings = self._settings
         return Auditor(self.revoke_store(), settings.namespace, keyring, keep=settings.audit_keep)
 
-    def noted(self, note: Note, keyring: Keyring | None) -> bool:
-        """Whether the audit has an entry of an order that is about to be sent: not where no revoke store is configured."""
+    def noted(self, note: Note, keyring: Keyring | None, *, within: float) -> bool:
+        """Whether the audit has this entry after so many seconds: not where no revoke store is configured, or where it is away or
+        slow, for the one deadline of a command holds then as well (G13). What comes later than that still gets there."""
         try:
-            return self.auditor(keyring).note(note) is not None
+            auditor = self.auditor(keyring)
         except ConfigurationError:
             return False
+        try:
+            return self._calls.call(partial(auditor.note, note), within) is not None
+        except TimeoutError:
+            logger.warning(
+                "not audited: %s of %s: the revoke store did not answer in time", note.action, note.requester
+            )
+            return False
+
+    def task_records(self, task_ids: Sequence[str], within: float) -> Mapping[str, TaskRecord | None] | None:
+        """What the result backend has of these tasks; ``None`` where there is no backend, or none that answers in so many
+        seconds (G13)."""
+        backend = self.backend()
+        if backend is None or not task_ids:
+            return None if backend is None else {}
+        try:
+            return self._calls.call(partial(backend.find, task_ids), within)
+        except (StoreError, TimeoutError, CancelledError) as error:
+            logger.debug("task states can't be read: %s", error)
+            return None
 
     def backend(self) -> Backend | None:
         """The task states, ``None`` where there is no result backend."""
@@ -92,6 +124,7 @@ class ClientPlaces:
 
     def close(self) -> None:
         """Let all connections go."""
+        self._calls.stop()
         with self._lock:
             held, self._roster, self._store, self._backend = (
                 (self._roster, self._store, self._backend), None, None, None,

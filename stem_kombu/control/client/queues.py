@@ -188,11 +188,12 @@ class QueueClient:
         self._trust.require(Scope.OPERATE, "empty a queue")
         who, request_id, keyring = requested_by or default_requester(), chance.token_hex(16), self._trust.keyring
         note = Note("purge", {"queues": [checked_queue_name(queue)]}, who, reason, request_id=request_id)
-        self.is_audited = self._places.noted(note, keyring)
+        self.is_audited = self._places.noted(note, keyring, within=self.settings.control_timeout)
         with _naming(queue):
             removed = self._opened()[0].purge(queue)
         if self.is_audited:
-            self._places.noted(counted_note("purge", who, reason, request_id, removed=removed), keyring)
+            outcome = counted_note("purge", who, reason, request_id, removed=removed)
+            self._places.noted(outcome, keyring, within=timeouts.NOTE_LATEST)
         return removed
 
     def close(self) -> None:

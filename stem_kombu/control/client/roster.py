@@ -4,12 +4,12 @@ between two looks, so that a command need not wait for a look to be stamped."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from datetime import datetime, timedelta
 
 from stem_kombu import timeouts
 from stem_kombu.backends.base import RosterView
 from stem_kombu.clock import Clock
-from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.thread_pool import ThreadPool
 from stem_kombu.errors import StoreError
 
@@ -30,27 +30,18 @@ class RosterReader:
     def view(self, within: float, notes: list[str]) -> RosterView | None:
         """The roster, or ``None``, and a note that says why, when it can't be had within so many seconds: the one deadline of a
         command holds for a roster that is slow as well (G13)."""
-        answered, found = threads.Event(), list[RosterView | Exception]()
-
-        def look() -> None:
-            try:
-                found.append(self._look())
-            except Exception as error:  # noqa: BLE001 - raised to the caller, which waits
-                found.append(error)
-            answered.set()
-
-        if not self._lane.run(look, answered.set) or not answered.wait(max(0.0, within)):
-            notes.append("live workers are unknown, waiting for the whole timeout: the roster does not answer")
+        unknown = "live workers are unknown, waiting for the whole timeout"
+        try:
+            view = self._lane.call(self._look, within)
+        except TimeoutError:
+            notes.append(f"{unknown}: the roster does not answer")
             return None
-        if not found:  # by close(), before its turn came
-            notes.append("live workers are unknown, waiting for the whole timeout: the client was closed")
+        except CancelledError:  # by close(), before its turn came
+            notes.append(f"{unknown}: the client was closed")
             return None
-        (view,) = found
-        if isinstance(view, StoreError):
-            notes.append(f"live workers are unknown, waiting for the whole timeout: {view}")
+        except StoreError as error:
+            notes.append(f"{unknown}: {error}")
             return None
-        if isinstance(view, Exception):
-            raise view
         if view.set_aside:
             more = ", …" if len(view.set_aside) > _NAMED else ""
             named = ", ".join(view.set_aside[:_NAMED]) + more

@@ -10,7 +10,6 @@ from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.control.audit import Note
 from stem_kombu.control.client.client import ControlClient
-from stem_kombu.control.client.outcomes import outcome_note
 from stem_kombu.control.client.reports import Report, WorkerStatus
 from stem_kombu.control.protocol.messages import Shutdown
 
@@ -60,13 +59,9 @@ class ShutdownClient:
         after = {"mode": order.mode.value, "then": None if order.then is None else order.then.value}
         request_id, client = chance.token_hex(16), self._client
         client.auditor()  # raises where the key may not
-        audited = client.noted(
-            Note("shutdown", target, order.requested_by, order.reason, after=after, request_id=request_id)
-        )
-        self.is_audited = audited and self.is_audited
-        report = client.ask(order, workers, timeout)
-        if audited:
-            client.noted(outcome_note("shutdown", report, order.requested_by, order.reason, request_id))
+        note = Note("shutdown", target, order.requested_by, order.reason, after=after, request_id=request_id)
+        report = client.ask_audited(order, note, workers, timeout)
+        self.is_audited = bool(report.audited) and self.is_audited
         return report
 
     def wait_gone(self, lives: Iterable[WorkerStatus], timeout: float | None) -> Departure:

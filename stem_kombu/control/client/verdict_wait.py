@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from stem_kombu import timeouts
-from stem_kombu.backends.base import RosterView, TaskStates
+from stem_kombu.backends.base import RosterView
 from stem_kombu.backends.heartbeat import Liveness
 from stem_kombu.bound import spares
 from stem_kombu.clock import Clock
@@ -18,7 +18,7 @@ from stem_kombu.control.client.verdicts import Known, Presence, Sighting, TaskVe
 from stem_kombu.control.protocol.fates import FatePhase, TaskFate
 from stem_kombu.control.protocol.messages import Revoke
 from stem_kombu.durations import checked_duration
-from stem_kombu.errors import BrokerError, StoreError
+from stem_kombu.errors import BrokerError
 from stem_kombu.ladder import Ladder
 from stem_kombu.outcome import TaskRecord, TaskState
 from stem_kombu.revocation import Revocation
@@ -34,7 +34,7 @@ def longest_wait(grace: float, ladder: Ladder | None) -> float:
 
 
 class Asking(Protocol):
-    """What a client offers to one that waits: it asks workers, and reads the roster; both with a bound in time."""
+    """What a client offers to one that waits: it asks workers, and reads roster and task states; all with a bound in time."""
 
     def ask(self, orders: Sequence[Revoke], workers: Sequence[str] | None, timeout: float) -> Sequence[WorkerReply]:
         """The answers. Raises :class:`~stem_kombu.errors.BrokerError`."""
@@ -42,16 +42,20 @@ class Asking(Protocol):
     def roster(self, until: float) -> RosterView | None:
         """The roster, ``None`` where it can't be read by the monotonic time ``until``."""
 
+    def records(self, task_ids: Sequence[str], within: float) -> Mapping[str, TaskRecord | None] | None:
+        """What the result backend has of the tasks, ``None`` where that can't be read in so many seconds."""
+
 
 class AskedWorkers:
-    """The two things that a client offers, over its own methods."""
+    """The three things that a client offers, over its own methods."""
 
     def __init__(
         self,
         ask: Callable[[Sequence[Revoke], tuple[str, ...] | None, float], Report],
         roster: Callable[[list[str], float], RosterView | None],
+        records: Callable[[Sequence[str], float], Mapping[str, TaskRecord | None] | None],
     ) -> None:
-        self._ask, self._roster = ask, roster
+        self._ask, self._roster, self.records = ask, roster, records
 
     def ask(self, orders: Sequence[Revoke], workers: Sequence[str] | None, timeout: float) -> Sequence[WorkerReply]:
         return self._ask(orders, checked_targets(workers), timeout).replies
@@ -80,13 +84,12 @@ class _Fleet:
 
 
 class VerdictWait:
-    """One wait. ``grace``: seconds that a thread gets to show its first checkpoint; ``senders_record``: an id that ``states``
-    does not know was never sent."""
+    """One wait. ``grace``: seconds that a thread gets to show its first checkpoint; ``senders_record``: an id that the
+    backend does not know was never sent."""
 
     def __init__(
         self,
         asking: Asking,
-        states: TaskStates | None,
         clock: Clock,
         *,
         grace: float = timeouts.VERDICT_GRACE,
@@ -94,7 +97,6 @@ class VerdictWait:
         on_verdict: Callable[[int, int, float], None] | None = None,
     ) -> None:
         self._asking = asking
-        self._states = states
         self._clock = clock
         self._grace = grace
         self._senders_record = senders_record
@@ -118,7 +120,7 @@ class VerdictWait:
         pause = timeouts.VERDICT_FIRST_PAUSE
         while True:
             now = self._clock.monotonic()
-            self._decide(open_ids, fleet, now - began, is_over=now >= deadline)
+            self._decide(open_ids, fleet, now - began, deadline - now)
             if self._on_verdict is not None:
                 self._on_verdict(len(report.stored) - len(open_ids), len(report.stored), deadline - now)
             if not open_ids:
@@ -134,9 +136,11 @@ class VerdictWait:
 
     # -- what is known ------------------------------------------------------------------------------------------------
 
-    def _decide(self, open_ids: dict[str, Revocation], fleet: _Fleet, after: float, *, is_over: bool) -> None:
+    def _decide(self, open_ids: dict[str, Revocation], fleet: _Fleet, after: float, left: float) -> None:
+        is_over = left <= 0
         sightings = {task_id: self._sightings(task_id, fleet) for task_id in open_ids}
-        records = self._records([task_id for task_id, seen in sightings.items() if is_over or not _is_busy(seen)])
+        wanted = [task_id for task_id, seen in sightings.items() if is_over or not _is_busy(seen)]
+        records = self._asking.records(wanted, max(left, timeouts.VERDICT_ANSWER))
         silent = fleet.live is None or any(worker in fleet.live for worker in fleet.silent)
         for task_id in list(open_ids):
             record = None if records is None else records.get(task_id)
@@ -159,15 +163,6 @@ class VerdictWait:
     def _sightings(self, task_id: str, fleet: _Fleet) -> tuple[Sighting, ...]:
         seen = self._seen.get(task_id, {})
         return tuple(Sighting(worker, fleet.presence(worker, boot), fate) for worker, (fate, boot) in seen.items())
-
-    def _records(self, task_ids: Sequence[str]) -> Mapping[str, TaskRecord | None] | None:
-        if self._states is None:
-            return None
-        try:
-            return self._states.find(task_ids)
-        except StoreError as error:
-            logger.debug("task states can't be read: %s", error)
-            return None
 
     @staticmethod
     def _holder(record: TaskRecord | None, fleet: _Fleet) -> Presence:
