@@ -72,10 +72,10 @@ FLOORS = """## Where the floors are
 - **A short task on RabbitMQ** costs the decoding of a message whose header is a table of eleven fields, of which only what
   differs from the messages before is read, and the broker's own processor time on the same cores. The bare rows send a message
   without headers.
-- **Large arguments on Redis**: of 100 kB Redis itself used 570 us of a processor a task, and 173 to 260 since a worker has
-  large messages moved by its script, not copied (2026-11-30, beside other work; a bare BRPOP takes 50 to 67). What is left
-  above BRPOP is the text of the script. The worker uses about 420 us, 120 of them for JSON within JSON. Huey uses 300: it
-  pickles, and acknowledges nothing.
+- **Large arguments on Redis**: of 100 kB Redis itself uses 570 us of a processor a task (2026-11-30, beside other work; a bare
+  BRPOP takes 50 to 67), for two copies in a script and the append-only file. To move such messages into lists of their own, not
+  copy them, took 173 to 260, and was dropped: a fleet that goes back to 0.1.0 would not find what a killed worker held. The
+  worker uses about 420 us, 120 of them for JSON within JSON. Huey uses 300: it pickles, and acknowledges nothing.
 - **Inline slots** are threads that share one interpreter. With 16 of them, as here, 20,000 no-op tasks on RabbitMQ took 104 us
   of a processor each, with one 78, and the rate was 9,349 and 12,000 a second (2026-11-30, beside other work, three rounds).
   The difference is the system's changes of threads: 0.9 and 0.2 a task.

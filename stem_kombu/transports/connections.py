@@ -31,9 +31,6 @@ from stem_kombu.urls import checked_url
 if TYPE_CHECKING:
     from kombu import Connection
 
-#: The hash of Kombu's Redis transport, kept apart from Celery's.
-STEMS_UNACKED = "stem-unacked"
-
 
 def broker_connection(settings: Settings, *, connect_timeout: float = timeouts.BROKER_CONNECT) -> Connection:
     """A connection to the broker that the settings name, not yet connected. Raises :class:`ConfigurationError`."""
@@ -304,7 +301,7 @@ def transport_options(driver: str, connect_timeout: float) -> dict[str, object]:
             # Otherwise only every tenth sweep really looks.
             "unacked_restore_throttle": 1,
             "unacked_mutex_expire": timeouts.REDIS_LEASE,
-            "unacked_key": STEMS_UNACKED,
+            "unacked_key": "stem-unacked",
             "unacked_index_key": "stem-unacked-index",
             "unacked_mutex_key": "stem-unacked-mutex",
             # A consumer waits on one connection for each queue and priority; this is only a bound.

@@ -14,7 +14,6 @@ from stem_kombu.transports.browsing import PAGE, BrowsingConnection, NoMessage
 from stem_kombu.transports.names import is_control_name
 from stem_kombu.transports.payloads import NO_MESSAGE, message_of
 from stem_kombu.transports.redis.control_queues import raw_client
-from stem_kombu.transports.redis.recovery import MOVED
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -40,8 +39,7 @@ class RedisBrowser:
                 cursor, keys = client.scan(cursor, match=pattern, count=_SCANNED, _type="list")
                 for key in keys:
                     name = key.decode("utf-8", "replace").removeprefix(prefix)
-                    held = name.startswith(channel.unacked_key + MOVED)  # of a worker, no queue
-                    if not is_control_name(name) and not held and _holds_messages(client, key):
+                    if not is_control_name(name) and _holds_messages(client, key):
                         found.add(_queue_of(channel, name))
                 if not cursor or SYSTEM.monotonic() >= until:
                     return sorted(found)

@@ -19,14 +19,13 @@ from kombu.utils.scheduling import cycle_by_name
 from stem_kombu import chance, timeouts
 from stem_kombu.clock import SYSTEM, Clock
 from stem_kombu.transports.base import ScheduledMessages
-from stem_kombu.transports.connections import STEMS_UNACKED
 from stem_kombu.transports.names import unreadable_queue_name
 from stem_kombu.transports.payloads import NO_MESSAGE, message_of
 from stem_kombu.transports.queues import declared_task_queue, forsake
 from stem_kombu.transports.redis import scripts as redis_scripts
 from stem_kombu.transports.redis.leases import DATED_BY_SERVER
 from stem_kombu.transports.redis.one_by_one import give_back
-from stem_kombu.transports.redis.recovery import MOVED, OF_QUEUE, Sweeper
+from stem_kombu.transports.redis.recovery import Sweeper
 from stem_kombu.transports.redis.siblings import SiblingWatch, unread_lists
 from stem_kombu.transports.redis.watch import QueueWatch, Turns
 
@@ -37,11 +36,6 @@ logger = logging.getLogger(__name__)
 
 #: Messages of one burst: short enough for a script that nobody else's commands can interrupt.
 _BURST = 128
-#: The same of large ones: both ends use the memory of a smaller answer again, and the system takes as long to give new memory
-#: as the rest of an answer's way.
-_LARGE_BURST = 32
-#: Bytes of a message that counts as large: below, a list of its own costs the server more than its copy.
-_LARGE = 16_384
 
 
 def open_redis_consumer(
@@ -105,11 +99,6 @@ class RedisConsumer:
         self._clock = clock
         prefix = channel.global_keyprefix
         self._hash, self._index = prefix + channel.unacked_key, prefix + channel.unacked_index_key
-        self._place = self._hash + MOVED
-        # Whoever shares other keys with us restores from the hash alone.
-        self._may_move = channel.unacked_key == STEMS_UNACKED
-        #: Whether large messages follow each other: the next ones are moved, not copied.
-        self._are_large = False
         self.sweep_interval = max(
             0.1, float((connection.transport_options or {}).get("unacked_restore_interval", timeouts.REDIS_SWEEP))
         )
@@ -130,7 +119,6 @@ class RedisConsumer:
         """Raises what the driver raises where the server lacks what is needed, or does not allow it."""
         absent = f"{self._channel.global_keyprefix}stem-absent"
         self._client.execute_command("RPOP", absent, 1)  # several at a time: Redis 6.2
-        self._client.lmove(absent, absent, "RIGHT", "LEFT")
         self._client.eval("return 1", 0)
 
     def consume(self) -> None:
@@ -157,14 +145,12 @@ class RedisConsumer:
         order = self._cycle.consume(self._count)
         if order != self._order:
             self._aim(order)
-        room, number = min(room, _LARGE_BURST if self._are_large else _BURST), f"{self._tags}{self._bursts}."
-        ends, moves = (self._tag_ends, "1") if self._are_large else (self._ends, "")
-        found = self._take(keys=self._asked, args=[room, number, self._place, moves, *ends, *acknowledged])
+        room = min(room, _BURST)
+        found = self._take(keys=self._asked, args=[room, f"{self._tags}{self._bursts}.", *self._ends, *acknowledged])
         if room:
             self._note(bool(found), now)
         if not found:
             return []
-        self._are_large = self._may_move and len(found[-1]) >= _LARGE
         sources = [self._sources[number - 1] for number in found[1::3]]
         for queue in dict.fromkeys(sources):
             self._cycle.rotate(queue)
@@ -203,18 +189,13 @@ class RedisConsumer:
         """It looks at the descriptor."""
 
     def reject(self, tag: str) -> None:
-        self.settled(tag)
         self._channel.basic_reject(tag, requeue=False)
 
     def give_back(self, tag: str) -> None:
-        if OF_QUEUE in tag:
-            self._sweeper.give_back(tag)
-        else:
-            give_back(self._channel, tag)
+        give_back(self._channel, tag)
 
     def settled(self, tag: str) -> None:
-        if OF_QUEUE in tag:
-            self._client.delete(self._place + tag)
+        """Nothing is counted here."""
 
     def sweep(self) -> None:
         """Bring back what dead consumers held, ours and Kombu's, and name lists that nobody reads."""
@@ -248,7 +229,6 @@ class RedisConsumer:
         self._sources = [queue for _ in self._keys for queue in order]
         self._asked = [self._hash, self._index, *[keys[queue] for keys in self._keys for queue in order]]
         self._ends = [f', "", {json.dumps(queue)}]' for queue in self._sources]
-        self._tag_ends = [OF_QUEUE + queue for queue in self._sources]
 
     def _lists(self) -> list[str]:
         return [key for keys in self._keys for key in keys.values()]
@@ -274,7 +254,6 @@ class RedisConsumer:
                 pipe.lpush(self._channel.global_keyprefix + name, text)
                 pipe.hdel(self._hash, tag)
                 pipe.zrem(self._index, tag)
-                pipe.delete(self._place + tag)
                 pipe.execute()
             said = f"queue {queue}: {len(text)} bytes that are no message ({type(error).__name__}) go to list {name}"
             self._unreadable(ValueError(said))

@@ -22,11 +22,6 @@ logger = logging.getLogger(__name__)
 
 #: Between the two keys in the name of a landing; Kombu has it in the names of keys as well, but never doubled.
 BETWEEN = "\x06\x16\x06\x16"
-#: What stands behind the hash's name and before a tag in the key of a list that holds one large message; and in such a tag
-#: between the message's number and its queue.
-MOVED, OF_QUEUE = "-moved:", "~"
-#: Longer ago than any lease began.
-_ALWAYS = -1e12
 #: Messages of dead consumers that one sweep brings back, where no option says how many.
 _RESTORED_AT_ONCE = 1000
 #: Registrations looked at, and keys scanned for landings without one, in one sweep.
@@ -42,7 +37,6 @@ class Sweeper:
         self._prefix = channel.global_keyprefix
         self._keys = [self._prefix + channel.unacked_key, self._prefix + channel.unacked_index_key]
         self._registry = f"{self._keys[0]}-landings"
-        self._place = self._keys[0] + MOVED
         self._passed, self._cursor = 0, 0
         self._rescue = client.register_script(redis_scripts.RESCUE)
         self._rescue_one = client.register_script(redis_scripts.RESCUE_ONE)
@@ -80,12 +74,11 @@ class Sweeper:
 
     def _sweep_unregistered(self) -> int:
         """A wait that the server carries out after its landing was forgotten fills one that no registration names."""
-        pattern = re.sub(r"([\[\]*?\\])", r"\\\1", f"{self._keys[0]}-") + "*"
-        self._cursor, lists = self._client.scan(self._cursor, match=pattern, count=_AT_ONCE, _type="list")
-        returned = self._sweep_forgotten([each for each in lists if each.startswith(self._place.encode())])
-        found = {each for each in lists if each.startswith(f"{self._registry}:".encode())}
+        pattern = re.sub(r"([\[\]*?\\])", r"\\\1", f"{self._registry}:") + "*"
+        self._cursor, found = self._client.scan(self._cursor, match=pattern, count=_AT_ONCE, _type="list")
+        returned = 0
         names = self._client.zrange(self._registry, 0, -1) if found else ()
-        for landing in found - {name.partition(BETWEEN.encode())[0] for name in names}:
+        for landing in set(found) - {name.partition(BETWEEN.encode())[0] for name in names}:
             left = 1
             while left and (text := self._client.lindex(landing, 0)) is not None:
                 try:
@@ -100,37 +93,24 @@ class Sweeper:
                 returned += 1
         return returned
 
-    def _sweep_forgotten(self, lists: list[bytes]) -> int:
-        """A consumer that found a large message overdue and knows nothing of its list has forgotten its tag."""
-        tags = [each.removeprefix(self._place.encode()) for each in lists]
-        held = self._client.zmscore(self._keys[1], tags) if tags else ()
-        return sum(self._bring_back(tag) for tag, score in zip(tags, held, strict=True) if score is None)
-
-    def give_back(self, tag: str) -> None:
-        """Put a large message back at the head of its queue, whatever is left of its lease. Raises what the driver raises."""
-        self._bring_back(tag.encode(), lease=_ALWAYS)
-
     def _sweep_unacknowledged(self) -> tuple[int, int]:
         """How many messages were overdue, and how many of them went back: the others were renewed, or are none."""
         wanted = [self._channel.visibility_timeout, self._channel.unacked_restore_limit or _RESTORED_AT_ONCE]
         tags = self._overdue(keys=self._keys[1:], args=wanted)
         return len(tags), sum(self._bring_back(tag) for tag in tags)
 
-    def _bring_back(self, tag: bytes, *, lease: float | None = None) -> bool:
+    def _bring_back(self, tag: bytes) -> bool:
         pushes: list[tuple[str, str]] = []
-        place = self._place.encode() + tag
-        try:
-            if (entry := self._client.hget(self._keys[0], tag)) is not None:
+        if (entry := self._client.hget(self._keys[0], tag)) is not None:
+            try:
                 message, exchange, routing_key = json.loads(entry)
                 pushes = self._pushes(message, exchange, routing_key)
-            elif (text := self._client.lindex(place, 0)) is not None:
-                pushes = self._pushes(json.loads(text), "", tag.decode().partition(OF_QUEUE)[2])
-        except NO_MESSAGE as error:
-            shown = tag.decode("utf-8", "replace")
-            logger.error("what %r holds is no message and is dropped: %r", shown, error)
-        keys = [*self._keys, place, *(queue for queue, _ in pushes)]
-        wanted = self._channel.visibility_timeout if lease is None else lease
-        return bool(self._restore(keys=keys, args=[wanted, tag, *(text for _, text in pushes)]))
+            except NO_MESSAGE as error:
+                shown = tag.decode("utf-8", "replace")
+                logger.error("what %r holds is no message and is dropped: %r", shown, error)
+        keys = [*self._keys, *(queue for queue, _ in pushes)]
+        args = [self._channel.visibility_timeout, tag, *(text for _, text in pushes)]
+        return bool(self._restore(keys=keys, args=args))
 
     def _pushes(self, message: Any, exchange: str, routing_key: str) -> list[tuple[str, str]]:
         """The key of each queue to which the message goes back, with the text for it. Raises one of :data:`NO_MESSAGE`."""

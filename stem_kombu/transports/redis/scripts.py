@@ -6,11 +6,6 @@ that its own consumers can restore what ours leave behind where both are given t
 message is in its queue or noted as unacknowledged, and nowhere else: no command that the server carries out late, or
 twice, can move it to a third place.
 
-A large message is not copied into that hash, which costs the server six times what the rest of its way does (a text of a
-script for it and one for its entry, and all of it once more in the append-only file): it is moved into a list of its own, whose
-key names its tag, and the index holds the tag as always. A consumer that knows nothing of these lists (Kombu's, one of
-version 0.1.0) forgets the tag once its time is over, and then the list is found by its key.
-
 Workers of version 0.1.0 waited with ``BLMOVE``, which moved the next message into a list of the worker's own, its
 *landing*. :data:`RESCUE` and :data:`RESCUE_ONE` bring back what such workers leave there.
 """
@@ -23,37 +18,24 @@ local time = redis.call('TIME')
 local now = time[1] .. '.' .. string.format('%06d', time[2])
 """
 
-# KEYS: hash, index, then the queue of each source. ARGV: how many messages may come, the tag prefix, what stands before the tag
-# in the key of a list of one message, whether messages are moved into such lists ('1' or ''), then for each source the end of
-# a hash entry, or of a tag where they are moved; then the tags that are acknowledged. Returns for each message: its tag, the
-# number of its source, its text.
+# KEYS: hash, index, then the queue of each source. ARGV: how many messages may come, the tag prefix, then for each source
+# the end of a hash entry, then the tags that are acknowledged. Returns for each message: its tag, the number of its source,
+# its text.
 TAKE = (
     NOW
     + """
-local room, prefix, place, moves = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4] == '1'
+local room, prefix = tonumber(ARGV[1]), ARGV[2]
 local taken, number = {}, 0
-for i = 3 + #KEYS, #ARGV do
+for i = 1 + #KEYS, #ARGV do
   redis.call('HDEL', KEYS[1], ARGV[i])
   redis.call('ZREM', KEYS[2], ARGV[i])
-  if string.find(ARGV[i], '~', 1, true) then redis.call('DEL', place .. ARGV[i]) end
 end
 for source = 1, #KEYS - 2 do
-  local ending = ARGV[4 + source]
-  while moves and number < room do
-    local tag = prefix .. (number + 1) .. ending
-    local text = redis.call('LMOVE', KEYS[2 + source], place .. tag, 'RIGHT', 'LEFT')
-    if not text then break end
-    number = number + 1
-    redis.call('ZADD', KEYS[2], now, tag)
-    taken[#taken + 1] = tag
-    taken[#taken + 1] = source
-    taken[#taken + 1] = text
-  end
   if number >= room then break end
-  for _, text in ipairs(not moves and redis.call('RPOP', KEYS[2 + source], room - number) or {}) do
+  for _, text in ipairs(redis.call('RPOP', KEYS[2 + source], room - number) or {}) do
     number = number + 1
     local tag = prefix .. number
-    redis.call('HSET', KEYS[1], tag, '[' .. text .. ending)
+    redis.call('HSET', KEYS[1], tag, '[' .. text .. ARGV[2 + source])
     redis.call('ZADD', KEYS[2], now, tag)
     taken[#taken + 1] = tag
     taken[#taken + 1] = source
@@ -104,19 +86,13 @@ local before = redis.call('TIME')[1] - ARGV[1]
 return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', before, 'LIMIT', 0, ARGV[2])
 """
 
-# KEYS: hash, index, the list of the message, then the queue of each text. ARGV: seconds as for OVERDUE, the tag, then the texts.
-# Brings the message back unless it was renewed or acknowledged since it was found overdue. A list whose tag is in the index no
-# more was overdue for whoever took the tag out. Returns how many texts were pushed.
+# KEYS: hash, index, then the queue of each text. ARGV: seconds as for OVERDUE, the tag, then the texts. Brings the message
+# back unless it was renewed or acknowledged since it was found overdue. Returns how many texts were pushed.
 RESTORE = """
 local score = redis.call('ZSCORE', KEYS[2], ARGV[2])
-if score then
-  if tonumber(score) > redis.call('TIME')[1] - ARGV[1] then return 0 end
-elseif redis.call('EXISTS', KEYS[3]) == 0 then
-  return 0
-end
-for i = 4, #KEYS do redis.call('RPUSH', KEYS[i], ARGV[i - 1]) end
+if not score or tonumber(score) > redis.call('TIME')[1] - ARGV[1] then return 0 end
+for i = 3, #KEYS do redis.call('RPUSH', KEYS[i], ARGV[i]) end
 redis.call('HDEL', KEYS[1], ARGV[2])
 redis.call('ZREM', KEYS[2], ARGV[2])
-redis.call('DEL', KEYS[3])
-return #KEYS - 3
+return #KEYS - 2
 """
