@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.command_request import CommandRequest
+from stem_kombu.control.client.command_sender import CommandSender
 from stem_kombu.control.client.places import ClientPlaces
 from stem_kombu_cli.main import main
 from tests.faults.notes import note, now
@@ -66,7 +66,7 @@ def arm(step: str) -> None:
     if step == "after-broadcast":
         around(CommandRequest, "begin", after=lambda *_: die())
     if step == "before-replies":
-        around(ControlClient, "_collect", before=die)
+        around(CommandSender, "_collect", before=die)
 
 
 if __name__ == "__main__":
