@@ -96,8 +96,8 @@ class Leases(Generic[Held]):
 
     def wake(self) -> None:
         """Renew from now on, unless stopped. May be called twice."""
-        if self._all_renewed is not None:
-            self._all_renewed(self._clock.monotonic())  # as there was none
+        if self.asleep and self._all_renewed is not None:
+            self._all_renewed(self._clock.monotonic())  # no message is held yet, so none was lost
         self.asleep = False
         self._background.needed()
 

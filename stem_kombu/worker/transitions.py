@@ -223,8 +223,8 @@ def _attempted(facts: Facts) -> Action:
         return PROCEED
     settlement = facts.settlement
     assert settlement is not None
-    # Whoever has the message decides anew what was refused here. It may also let run what was cancelled here after a run,
-    # once the revocation has expired or is undone, and no record may say cancelled then (G26).
+    # The worker that has the message decides anew what was refused here. It may also let run what was cancelled here after a
+    # run, once the revocation has expired or is undone, and no record may say cancelled then (G26).
     is_decided_anew = not facts.has_started or (settlement.cancels and facts.revocation is None)
     if facts.is_lease_lost:
         return LEAVE if is_decided_anew or settlement.retry is not None else PROCEED
