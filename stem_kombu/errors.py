@@ -42,6 +42,10 @@ class StoreUnavailable(StoreError):
     """The store can't be reached or refused the connection; the same call may succeed later."""
 
 
+class StoreLate(StoreUnavailable):
+    """The store did not do it within the time that the caller had. What was being stored may be stored yet."""
+
+
 class StoreRefused(StoreUnavailable):
     """The store refuses it until a person changes something: a password, a right, a database. To repeat the call at once
     makes no sense."""

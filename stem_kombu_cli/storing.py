@@ -7,14 +7,15 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from stem_kombu.errors import StoreLate
 from stem_kombu_cli.render import note
 
 
 class Storing:
     """Within the block, the first Ctrl-C before :meth:`done` is kept until then; the second is obeyed at once.
 
-    A store's write is all or nothing and ends within the store's own time limit; a client that leaves in the middle of it
-    can't tell which it was. ``in_doubt``: a second Ctrl-C made it leave all the same.
+    A store's write is all or nothing and is waited for until the command's deadline; a client that leaves in the middle of it
+    can't tell which it was. ``in_doubt``: the deadline, or a second Ctrl-C, made it leave all the same.
     """
 
     def __init__(self) -> None:
@@ -40,7 +41,8 @@ class Storing:
     ) -> None:
         self._restore()
         if self._asked and kind is not None and not issubclass(kind, KeyboardInterrupt):
-            raise KeyboardInterrupt from value  # the write failed: nothing is stored
+            self.in_doubt = issubclass(kind, StoreLate)
+            raise KeyboardInterrupt from value  # the write failed: nothing is stored, unless it was only late
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self._asked:

@@ -166,11 +166,11 @@ def revoke(
             raise StoreError(f"{error}; nothing was broadcast", hint=error.hint) from error
         except KeyboardInterrupt:
             raise _interrupted(stored, storing.in_doubt, settings) from None
+        known = () if report.verdicts is not None else _known(client, report)
     if report.verdicts is not None:
         told, lines = report.to_dict(), verdict_lines(report.verdicts)
         code = code_of_verdicts(report, report.verdicts)
     else:
-        known = _known(settings, report)
         told = {**report.to_dict(), "tasks": [one.to_dict() for one in known]}
         lines = standing_lines(known, confirmed=_is_confirmed(report))
         code = code_of_standings(report, known, terminate=terminate)
@@ -215,14 +215,16 @@ def _show_plan(
     note(f"dry run: {_counted(len(ids))} would be stored; nothing was")
 
 
-def _known(settings: Settings, report: RevokeReport) -> tuple[TaskStanding, ...]:
-    """What workers and the backend say; a backend that can't be read is passed over with a note."""
-    source = settings.backend
+def _known(client: ControlClient, report: RevokeReport) -> tuple[TaskStanding, ...]:
+    """What workers and the backend say; a backend that can't be read in time is passed over with a note."""
+    source = client.settings.backend
     if source is None:
         return standings(report, None)
-    states = open_backend(source.value, name=source.name, tls=settings.tls)
+    states = open_backend(source.value, name=source.name, tls=client.settings.tls)
+    left = max(report.timeout - report.elapsed, timeouts.NOTE_LATEST)
+    look = partial(standings, report, states, senders_record=not HOST)
     try:
-        return standings(report, states, senders_record=not HOST)
+        return client.in_time(look, left, f"result backend {states.url}")
     except StoreError as error:
         note(f"note: task states can't be read: {error}")
         return standings(report, None)

@@ -17,11 +17,17 @@ from kombu import Connection
 from stem_kombu.clock import SYSTEM
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.command_request import CommandRequest, RequestTimes
+from stem_kombu.control.client.directives import DirectiveClient
+from stem_kombu.control.client.revocations import RevocationClient
+from stem_kombu.control.client.selecting import SelectorClient
+from stem_kombu.control.client.selection import Gathering, Wish
 from stem_kombu.control.protocol.codec import decode_command
 from stem_kombu.control.protocol.messages import Call, Inspect, Obey, Ping, Stats
 from stem_kombu.control.server.worker_view import RevocationFacts, WorkerView
 from stem_kombu.directive import Directive, Kind
-from stem_kombu.errors import BrokerUnavailable
+from stem_kombu.errors import BrokerUnavailable, StoreLate
+from stem_kombu.revocation import RevocationDraft
+from stem_kombu.selector import Selector
 from stem_kombu.settings import Settings
 from stem_kombu.testing.proxy import TcpProxy
 from stem_kombu.transports.connections import connect
@@ -224,6 +230,59 @@ def test_g13_g32_a_slow_store_costs_an_order_its_entry_in_the_audit_and_not_its_
         assert SYSTEM.monotonic() - began < 7.0
         assert report.complete and report.replies[0].error is None
         assert report.audited is (slow == "meanwhile")
+
+
+CHANGES: dict[str, Callable[[SelectorClient], object]] = {
+    "revoke": lambda client: client.revoke(["t2"], timeout=3.0),
+    "revoke by selector": lambda client: client.revoke_selected(
+        Gathering(Wish(Selector("mail*"), SYSTEM.utcnow())).selection(), timeout=3.0
+    ),
+    "undo": lambda client: RevocationClient(client.settings).undo(["t1"], timeout=3.0),
+    "pause": lambda client: DirectiveClient(client).pause(["mail"], timeout=3.0),
+}
+
+
+@pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
+@pytest.mark.parametrize("change", CHANGES)
+def test_g13_a_slow_store_costs_a_change_one_deadline_and_no_worker_is_told(
+    fleet: Fleet, redis_url: str, proxy_for: Callable[[str, int], TcpProxy], change: str
+) -> None:
+    """A store that took two seconds for each answer held up a revoke of six seconds for 24: each answer was in time."""
+    parts = urlsplit(redis_url)
+    proxy = proxy_for(parts.hostname or "127.0.0.1", parts.port or 0)
+    (alpha,) = fleet.start("alpha")
+    place = f"redis://{proxy.host}:{proxy.port}/0"
+    settings = Settings.from_env({}, broker=fleet.url, backend=place, revoke_store=place)
+    with SelectorClient(settings) as client:
+        client.revoke(["t1"])
+        told = list(alpha.worker.applied)
+        proxy.delay(2.0)
+        began = SYSTEM.monotonic()
+        with pytest.raises(StoreLate, match="did not answer within 3 s; what was being stored may be stored yet"):
+            CHANGES[change](client)
+        assert SYSTEM.monotonic() - began < 8.0  # it takes twelve and more
+    assert (alpha.worker.applied, alpha.worker.obeyed) == (told, [])
+
+
+@pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
+def test_g13_what_storing_takes_is_taken_off_the_time_of_the_workers(
+    fleet: Fleet, redis_url: str, proxy_for: Callable[[str, int], TcpProxy]
+) -> None:
+    parts = urlsplit(redis_url)
+    proxy = proxy_for(parts.hostname or "127.0.0.1", parts.port or 0)
+    (alpha,) = fleet.start("alpha")
+    fleet.add("mute", start=False)  # on the roster, and never answers
+    store = f"redis://{proxy.host}:{proxy.port}/0"
+    settings = Settings.from_env({}, broker=fleet.url, backend=fleet.place, revoke_store=store)
+    with ControlClient(settings) as client:
+        client.save([RevocationDraft("t1")])
+        proxy.delay(0.75)
+        began = SYSTEM.monotonic()
+        # To store takes three seconds and more: with all of its time for the workers it would take eleven.
+        report = client.revoke(["t2"], timeout=8.0)
+        assert SYSTEM.monotonic() - began < 10.5
+    assert (report.silent, report.timeout) == (("mute",), 8.0)
+    assert "t2" in alpha.worker.revoked
 
 
 @pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)

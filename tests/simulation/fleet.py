@@ -311,7 +311,7 @@ class Undoer(revocations_module.RevocationClient):
 
     def __init__(self, client: Client) -> None:
         super().__init__(SETTINGS)
-        self._control, self._places = client, client._places
+        self._control, self._places, self._clock = client, client._places, client._clock
 
 
 # -- children -------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from stem_kombu import machine, timeouts
 from stem_kombu import rule as rule_module
 from stem_kombu.agent import active_rules, hydration, leases, record_sync
 from stem_kombu.control import undo
-from stem_kombu.control.client import client, verdict_wait
+from stem_kombu.control.client import client, places, verdict_wait
 from stem_kombu.control.client import command_request as question
 from stem_kombu.control.client import reply_collector as collector
 from stem_kombu.control.client import roster as lookout
@@ -420,6 +420,10 @@ def wait_on(original: Any) -> Any:
     return lambda self, within, notes: original(self, within + 60.0, notes)
 
 
+def store_at_leisure(original: Any) -> Any:
+    return lambda self, function, within, *place: original(self, function, within + 60.0, *place)
+
+
 # -- work -----------------------------------------------------------------------------------------------------------------
 
 
@@ -579,6 +583,7 @@ MUTANTS: dict[str, Mutant] = {
         (TROUBLE,), ((subscription.ControlSubscription, "_trust", never_doubts),)
     ),
     "nobody is reminded": Mutant(("G12", "G16"), ((question.CommandRequest, "remind", always(None)),)),
+    "the store is waited for": Mutant(("G13",), ((places.ClientPlaces, "in_time", store_at_leisure),), seed=1927),
     "the roster is waited for": Mutant(("G13",), ((lookout.RosterReader, "view", wait_on),), "rosters", seed=0),
     "leases are not renewed": Mutant(("G19",), ((leases.Leases, "_renew_all", always(None)),), seed=668),
     "a child's death is not told": Mutant(("G18", TROUBLE), ((pool.IsolatePool, "_reap", reap_quietly),), "children"),

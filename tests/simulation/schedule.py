@@ -268,13 +268,18 @@ class Schedule:
             KERNEL.sleep(wait)
             process.operation = operation
 
+            began, left = KERNEL.now, timeout
+
             def asked(
-                _: object = None, operation: str = operation, command: str = command, targets: Any = targets
-            ) -> None:
+                _: object = None, operation: str = operation, command: str = command, targets: Any = targets,
+                began: float = began,
+            ) -> None:  # fmt: skip
+                nonlocal left
+                left = timeout - (KERNEL.now - began)  # what storing took is taken off the one deadline
                 # It is stamped once the roster was looked at, and a worker allows for two clocks that differ a little.
                 until = KERNEL.now + (1.0 + timeouts.ROSTER_SHARE) * timeout + timeouts.COMMAND_CLOCK_TOLERANCE + 0.2
                 world.note(
-                    "asked", process.name, request=operation, state=command, targets=targets, value=timeout - 1e-6,
+                    "asked", process.name, request=operation, state=command, targets=targets, value=left - 1e-6,
                     until=until,
                 )  # fmt: skip
 
@@ -290,7 +295,9 @@ class Schedule:
             except StemError:
                 continue
             if getattr(report, "broadcast", True):
-                world.note("answered", process.name, request=operation, targets=list(report.silent))
+                # Within less than a second a worker may not hear of it: it learns of the revocation at its next sync.
+                silent = list(report.silent) if left >= 1.0 else []
+                world.note("answered", process.name, request=operation, targets=silent)
             world.note("healed", target=process.name)
         client.close()
         KERNEL.kill(process, 0)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from stem_kombu import chance, timeouts
 from stem_kombu.bound import Bound
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from stem_kombu.control.client.heartbeat_stream import HeartbeatStream
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class ControlClient:
@@ -148,12 +150,13 @@ class ControlClient:
         or records show that they would not obey this client, :class:`Untrusted` is raised and nothing was stored.
 
         ``requested_by`` defaults to user and host. ``progress(sent, of)`` is called as messages go out, ``on_stored`` once they
-        are durable. Raises :class:`~stem_kombu.errors.StoreError` when nothing was stored or said; a broker that can't be reached
-        after that is reported, not raised. ``ladder``, with ``terminate``: signals to the process group of an isolate that does
-        not stop at a checkpoint; SIGKILL takes a key with the scope ``destroy``. ``bound``: only that attempt, or what was sent
-        before that time, is revoked. ``wait``: return when each task has its final verdict (``verdicts`` of the report), or at
-        the deadline, by default ten seconds after the longest step (``grace``, ladder). ``grace``: seconds after which a thread
-        that has never passed a checkpoint is given up as unstoppable.
+        are durable. Raises :class:`~stem_kombu.errors.StoreError` when nothing was stored or said: with :class:`StoreLate` the
+        time was over, and they may be stored yet. A broker that can't be reached after storing is reported. ``ladder``, with
+        ``terminate``: signals to the process group of an isolate that does not stop at a checkpoint; SIGKILL takes a key with
+        the scope ``destroy``. ``bound``: only that attempt, or what was sent before that time, is revoked. ``wait``: return when
+        each task has its final verdict (``verdicts`` of the report), or at the deadline, by default ten seconds after the
+        longest step (``grace``, ladder). ``grace``: seconds after which a thread that has never passed a checkpoint is given up
+        as unstoppable.
         """
         checked_ladder(ladder, terminate=terminate)
         timeout = longest_wait(grace, ladder) if wait and timeout is None else self._timeout(timeout)
@@ -164,7 +167,8 @@ class ControlClient:
         drafts = [RevocationDraft(task_id, terminate, reason, who, expires_in) for task_id in checked_ids(task_ids)]
         began, request_id = self._clock.monotonic(), chance.token_hex(16)
         # StoreError: nothing was said
-        stored = self.revoker(timeout).save(drafts, request_id, ladder=ladder, bound=bound)
+        save = partial(self.revoker(timeout).save, drafts, request_id, ladder=ladder, bound=bound)
+        stored = self._places.in_time(save, timeout + timeouts.STORE_EACH * len(drafts))
         if on_stored is not None:
             on_stored(stored)
         report = self.announce(
@@ -188,11 +192,14 @@ class ControlClient:
         found: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> RevokeReport:
-        """Tell the workers what the store holds now. A broker that can't be reached is reported, not raised. ``grace``: return
-        when each task has its verdict, at the latest ``timeout`` seconds after ``began``. ``found``: they were seen."""
+        """Tell the workers what the store holds now, by ``timeout`` seconds after ``began`` and a millisecond for each of them. A
+        broker that can't be reached is reported, not raised. ``grace``: return when each task has its verdict. ``found``: they
+        were seen."""
         began, wait = self._clock.monotonic() if began is None else began, grace is not None
+        span = timeout + timeouts.STORE_EACH * len(stored)
+        left = min(timeout, self.left(began, span))
         # One that is silent must not use up the time in which the others can be asked again.
-        first = min(self.settings.control_timeout, 0.5 * timeout) if wait else timeout
+        first = min(self.settings.control_timeout, 0.5 * timeout, left) if wait else left
         settle = min(timeouts.SETTLE_LONGEST, timeouts.SETTLE_SHARE * first) if terminate or wait else 0.0
         orders = [Revoke(tuple(chunk), settle, wait) for chunk in chunks(stored)]
         try:
@@ -201,14 +208,15 @@ class ControlClient:
         except BrokerError as error:
             report = RevokeReport.unsent(stored, error, self.settings.namespace, request_id, timeout)
             report = replace(report, elapsed=self._clock.monotonic() - began)
-        report = replace(report, durable=self.settings.durable, audited=self._places.revoke_store().keeps_records)
+        audited = self._places.revoke_store().keeps_records
+        report = replace(report, timeout=timeout, durable=self.settings.durable, audited=audited)
         if grace is None:
             return report
         waiting = VerdictWait(
             AskedWorkers(self._sender.ask, self._sender.roster_view, self._places.task_records), self._clock, grace=grace,
             senders_record=self._senders_record and not found, on_verdict=self._on_wait,
         )  # fmt: skip
-        return waiting.until_final(replace(report, timeout=timeout), began, began + timeout)
+        return waiting.until_final(report, began, began + span)
 
     def save(
         self, drafts: Sequence[RevocationDraft], *, timeout: float | None = None, ladder: Ladder | None = None
@@ -242,10 +250,11 @@ class ControlClient:
         """The workers by their last heartbeats, dead ones included while the roster remembers them.
         Raises :class:`~stem_kombu.errors.StoreUnavailable` when the roster can't be read."""
         self._trust.require(Scope.READ, "see who is alive")
-        targets = checked_targets(workers)
-        view = self._trust.view(self._places.roster().view(self.settings.namespace), self.settings.namespace)
+        targets, namespace, roster = checked_targets(workers), self.settings.namespace, self._places.roster()
+        whole = self._places.in_time(partial(roster.view, namespace), self._timeout(timeout), f"roster {roster.url}")
+        view = self._trust.view(whole, namespace)
         found = [WorkerStatus.at(beat, view.now) for beat in view.heartbeats if matches(targets, beat.worker)]
-        return StatusReport(self.settings.namespace, tuple(found), untrusted=dict(self._trust.roster.dropped))
+        return StatusReport(namespace, tuple(found), untrusted=dict(self._trust.roster.dropped))
 
     def heartbeats(self, *, timeout: float | None = None) -> HeartbeatStream:
         """A stream of heartbeats as they are sent, connected when it is returned; close it."""
@@ -297,11 +306,19 @@ class ControlClient:
         targets, timeout = checked_targets(workers), self._timeout(timeout)
         began = self._clock.monotonic()
         audited = self.noted(note, timeouts.NOTE_SHARE * timeout)
-        left = max(timeout - (self._clock.monotonic() - began), timeouts.CLIENT_LEAST_REPLY)
+        left = self.left(began, timeout)
         report = self._sender.ask([order], targets, left, began=began, request_id=note.request_id)
         if audited:
             self.noted(outcome_note(note.action, report, note.requester, note.reason, report.request_id))
         return replace(report, timeout=timeout, audited=audited)
+
+    def left(self, began: float, timeout: float) -> float:
+        """How many seconds a command has left that began then, by the client's clock; at least enough to send an order."""
+        return max(timeout - (self._clock.monotonic() - began), timeouts.CLIENT_LEAST_REPLY)
+
+    def in_time(self, function: Callable[[], T], within: float, place: str | None = None) -> T:
+        """See :meth:`ClientPlaces.in_time`."""
+        return self._places.in_time(function, within, place)
 
     def _fleet(self, timeout: float | None) -> standing.Fleet:
         """The workers that are to obey this client: it asks the roster and the workers, for a part of ``timeout`` each."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 from stem_kombu import chance, timeouts
@@ -234,17 +235,18 @@ class DirectiveClient:
         """Store what the plan asks for, then send it to the workers. ``action`` is the command's word, for the audit."""
         client, began = self._client, self._clock.monotonic()
         author = author or Author(default_requester())
-        stored = client.directive_writer(timeout).save(action, plan, author)
         given = client.settings.control_timeout if timeout is None else timeout
+        stored = client.in_time(partial(client.directive_writer(timeout).save, action, plan, author), given)
         if not stored:
             return DirectiveReport.of(self._unsent(given, began), ())
-        order = Obey(tuple(stored), min(timeouts.DIRECTIVE_SETTLE_LONGEST, timeouts.DIRECTIVE_SETTLE_SHARE * given))
+        left = client.left(began, given)
+        order = Obey(tuple(stored), min(timeouts.DIRECTIVE_SETTLE_LONGEST, timeouts.DIRECTIVE_SETTLE_SHARE * left))
         try:
-            report = client.ask(order, workers, timeout)
+            report = client.ask(order, workers, left)
         except BrokerError as error:
             return DirectiveReport.of(self._unsent(given, began), stored, error=error)
         client.noted(outcome_note(action, report, author.requested_by, author.reason, report.request_id))
-        return DirectiveReport.of(replace(report, audited=True), stored)
+        return DirectiveReport.of(replace(report, timeout=given, audited=True), stored)
 
     def ask(self, *, workers: Sequence[str] | None = None, timeout: float | None = None) -> DirectiveReport:
         """Which directives each worker knows, and what counts there."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from stem_kombu.backends.base import Backend, Roster
 from stem_kombu.backends.registry import open_backend, open_roster
@@ -14,7 +14,7 @@ from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.thread_pool import ThreadPool
 from stem_kombu.control.audit import Note
 from stem_kombu.control.auditor import Auditor
-from stem_kombu.errors import ConfigurationError, StoreError
+from stem_kombu.errors import ConfigurationError, StoreError, StoreLate
 from stem_kombu.fields import shown
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.settings import Settings
@@ -22,6 +22,8 @@ from stem_kombu.signing.keyring import Keyring
 from stem_kombu.stores.base import RevokeStore
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Calls that may be under way at once, in threads that a store or a backend which does not answer holds up.
 _CALLS = 8
@@ -102,6 +104,20 @@ class ClientPlaces:
             )
             return False
 
+    def in_time(self, function: Callable[[], T], within: float, place: str | None = None) -> T:
+        """What the function returns, which reads and writes the revoke store, or that place, within so many seconds: one
+        deadline, however many answers it takes (G13). Raises as it does, and :class:`StoreLate` after that time."""
+        try:
+            return self._calls.call(function, within)
+        except (TimeoutError, CancelledError) as error:
+            silent = f"{place or f'revoke store {self.revoke_store().url}'} did not answer within {within:.3g} s"
+            if place is not None:
+                raise StoreLate(silent, hint="repeat the command with a longer timeout") from error
+            raise StoreLate(
+                f"{silent}; what was being stored may be stored yet",
+                hint="repeat the command with a longer timeout: what is stored already counts once",
+            ) from error
+
     def task_records(self, task_ids: Sequence[str], within: float) -> Mapping[str, TaskRecord | None] | None:
         """What the result backend has of these tasks; ``None`` where there is no backend, or none that answers in so many
         seconds (G13)."""
@@ -123,12 +139,19 @@ class ClientPlaces:
             return self._backend
 
     def close(self) -> None:
-        """Let all connections go."""
-        self._calls.stop()
+        """Let all connections go; those of a call that is still under way once it has ended."""
+        has_ended = self._calls.stop()
         with self._lock:
             held, self._roster, self._store, self._backend = (
                 (self._roster, self._store, self._backend), None, None, None,
             )  # fmt: skip
-        for one in held:
-            if one is not None:
-                one.close()
+        opened = [one for one in held if one is not None]
+        if has_ended:
+            _close(opened)
+        else:  # an embedded place is closed behind its lock, which that call may hold
+            threads.Thread(target=_close, args=(opened,), name="stem-places-close", daemon=True).start()
+
+
+def _close(places: Sequence[Roster | RevokeStore | Backend]) -> None:
+    for one in places:
+        one.close()

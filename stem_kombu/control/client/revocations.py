@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ from stem_kombu.control.client.outcomes import counted_note
 from stem_kombu.control.client.places import ClientPlaces
 from stem_kombu.control.client.undoing import UndoAnswer, UndoneTask, UndoReport, answered
 from stem_kombu.control.verification import Verifier
-from stem_kombu.errors import ConfigurationError, StoreError
+from stem_kombu.durations import checked_duration
+from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import FieldError
 from stem_kombu.outcome import TaskState
 from stem_kombu.revocation import Revocation
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
 SCHEMA = "stem.revocations/1"
 #: Revocations that :meth:`RevocationClient.find` returns at most.
 MOST_FOUND = 100_000
-#: Revocations of one change, entries of the audit that are looked through for a task, ids that are looked up in the backend.
-_CHUNK, _ENTRIES, _LOOKED_UP = 500, 2000, 5000
+#: Revocations of one change, and entries of the audit that are looked through for a task.
+_CHUNK, _ENTRIES = 500, 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class RevocationClient:
         clock: Clock = SYSTEM,
     ) -> None:
         self._control = ControlClient(target, on_wait=on_wait, clock=clock)
+        self._clock = clock
         self.settings: Settings = self._control.settings
         self._places = ClientPlaces(self.settings)
         self._namespace = self.settings.namespace
@@ -134,7 +137,7 @@ class RevocationClient:
                 continue
             if entry.concerns(task_id):
                 entries.append(entry)
-        state = self._states()(task_id)
+        state = self._states([task_id], self.settings.control_timeout).get(task_id)
         return RevocationView(
             task_id,
             store.get(self._namespace, task_id),
@@ -163,16 +166,15 @@ class RevocationClient:
             raise ConfigurationError(f"task ids {names!r} is one text", hint="pass a list of ids")
         if bool(names) == (request is not None):
             raise ConfigurationError("give task ids or versions, or the id of a request", hint="one of them, not both")
-        store = self._places.revoke_store()
+        began, store = self._clock.monotonic(), self._places.revoke_store()
+        timeout = self.settings.control_timeout if timeout is None else checked_duration(timeout, name="timeout")
         if not store.keeps_records:
             raise ConfigurationError(
                 f"revoke store {store.url} keeps revocations only: none can be undone in it",
                 hint="use Redis, PostgreSQL, SQLite or a file as the revoke store",
             )
-        if request is None:
-            found = {name: self._held(store, name) for name in dict.fromkeys(names)}
-        else:
-            found = {one.task_id: one for one in self._of_request(store, request)}
+        look = partial(self._meant, store, names, request)
+        found = self._places.in_time(look, timeout + timeouts.STORE_EACH * len(names))
         unknown = [UndoneTask(name, UndoAnswer.UNKNOWN) for name, one in found.items() if one is None]
         held = list({one.task_id: one for one in found.values() if one is not None}.values())
         if dry_run or not held:
@@ -180,19 +182,25 @@ class RevocationClient:
             return UndoReport((*planned, *unknown), None, dry_run)
         request_id, who = chance.token_hex(16), requested_by or default_requester()
         revoker = self._control.revoker(timeout)
-        ended: list[Revocation] = []
-        for first in range(0, len(held), _CHUNK):
-            chunk = held[first : first + _CHUNK]
-            removals = [Removal(one.task_id, one.version, reason, who) for one in chunk]
-            target = tasks_target((one.task_id for one in chunk), versions=[one.version for one in chunk][:1000])
-            ended += revoker.undo(removals, Note("undo", target, who, reason, request_id=request_id)).changed.ended
-        told = self._control.announce(ended, request_id, None, timeout or self.settings.control_timeout)
-        tasks = answered(list(zip(held, ended, strict=True)), told, self._states())
+
+        def end() -> list[Revocation]:
+            ended: list[Revocation] = []
+            for first in range(0, len(held), _CHUNK):
+                chunk = held[first : first + _CHUNK]
+                removals = [Removal(one.task_id, one.version, reason, who) for one in chunk]
+                target = tasks_target((one.task_id for one in chunk), versions=[one.version for one in chunk][:1000])
+                ended += revoker.undo(removals, Note("undo", target, who, reason, request_id=request_id)).changed.ended
+            return ended
+
+        span = timeout + timeouts.STORE_EACH * len(held)
+        ended = self._places.in_time(end, self._control.left(began, span))
+        told = self._control.announce(ended, request_id, None, timeout, began=began)
+        left = max(self._control.left(began, span), timeouts.NOTE_LATEST)
+        states = self._states([one.task_id for one in held], left)
+        tasks = answered(list(zip(held, ended, strict=True)), told, states)
         outcome = {answer.value: sum(task.answer is answer for task in tasks) for answer in UndoAnswer}
-        noted = self._control.auditor().note(
-            Note("undo", {"count": len(held)}, who, reason, None, {"outcome": outcome}, request_id)
-        )
-        return UndoReport((*tasks, *unknown), told, audited=noted is not None)
+        note = Note("undo", {"count": len(held)}, who, reason, None, {"outcome": outcome}, request_id)
+        return UndoReport((*tasks, *unknown), told, audited=self._control.noted(note))
 
     def prune(
         self,
@@ -228,6 +236,12 @@ class RevocationClient:
     ) -> None:
         self.close()
 
+    def _meant(self, store: RevokeStore, names: Sequence[str], request: str | None) -> dict[str, Revocation | None]:
+        """What is in force of each name, or of each task id of that request."""
+        if request is not None:
+            return {one.task_id: one for one in self._of_request(store, request)}
+        return {name: self._held(store, name) for name in dict.fromkeys(names)}
+
     def _held(self, store: RevokeStore, name: str) -> Revocation | None:
         """The revocation in force of a task id, else that of a version."""
         if (record := store.get(self._namespace, name)) is not None:
@@ -257,23 +271,10 @@ class RevocationClient:
                 if not one.is_expired(now):
                     yield one
 
-    def _states(self) -> Callable[[str], TaskState | None]:
-        """What looks task ids up in the backend; knows none where there is no backend, or where it can't be read."""
-        backend, left = self._places.backend(), _LOOKED_UP
-
-        def state_of(task_id: str) -> TaskState | None:
-            nonlocal left
-            if backend is None or left <= 0:
-                return None
-            left -= 1
-            try:
-                record = backend.get(task_id)
-            except StoreError:
-                left = 0
-                return None
-            return None if record is None else record.state
-
-        return state_of
+    def _states(self, task_ids: Sequence[str], within: float) -> dict[str, TaskState]:
+        """What the backend says of these tasks, within so many seconds; nothing where it can't be read."""
+        found = self._places.task_records(task_ids, within) or {}
+        return {task_id: record.state for task_id, record in found.items() if record is not None}
 
 
 def _matches(record: Revocation, task: str | None, requester: str | None, earliest: datetime | None) -> bool:

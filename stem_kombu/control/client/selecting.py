@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from stem_kombu import chance, timeouts
@@ -22,12 +23,13 @@ from stem_kombu.control.client.reports import Report, RevokeReport
 from stem_kombu.control.client.selection import Gathering, Selection, Wish
 from stem_kombu.control.client.verdict_wait import longest_wait
 from stem_kombu.control.protocol.messages import Rules, Select
+from stem_kombu.control.revoker import Revoker
 from stem_kombu.control.rule_records import draft_of, rules_of
 from stem_kombu.control.stamped_rules import StampDraft, save_stamped
 from stem_kombu.durations import checked_duration
 from stem_kombu.errors import BrokerError, ConfigurationError
 from stem_kombu.ladder import Ladder, checked_ladder
-from stem_kombu.revocation import RevocationDraft
+from stem_kombu.revocation import Revocation, RevocationDraft
 from stem_kombu.rule import LONGEST_UNDATED, MOST_LIVE, PLACE, Rule
 from stem_kombu.selector import Selector
 from stem_kombu.signing.rule_proofs import signed_rule
@@ -189,31 +191,29 @@ class SelectorClient(ControlClient):
         targets, who = checked_targets(workers), requested_by or self._requester
         began = self._clock.monotonic()
         deed = _Deed(selection, terminate, reason, who, expires_in, ladder, chance.token_hex(16))
-        if selection.wish.longer_than is None:
-            deed = replace(deed, rule=self._drafted(deed, rule_life))
-        if deed.rule is None and not selection.ids:
-            return SelectedReport(selection)
         revoker = self.revoker(timeout)
-        stored, rules = revoker.save_selected(
-            deed.drafts(selection.ids), deed.rule, deed.note(selection.ids), ladder=ladder
-        )
+        span = timeout + timeouts.STORE_EACH * len(selection.ids)
+        stored, rules = self._places.in_time(partial(self._saved, deed, rule_life, revoker), span)
+        if not stored and not rules:
+            return SelectedReport(selection)
         rule = rules[0] if rules else None
+        deed = replace(deed, rule=rule)
         obeyed: tuple[str, ...] = ()
         not_obeyed: tuple[str, ...] = ()
         answered: Report | None = None
         if rule is not None:
             # One that is silent must not use up the time in which the others are told of their tasks.
+            left = min(timeout, self.left(began, span))
             try:
-                answered = self._sender.ask([Rules((rule,))], targets, 0.5 * timeout if stored else timeout)
+                answered = self._sender.ask([Rules((rule,))], targets, 0.5 * left if stored else left)
             except BrokerError as error:
                 unsent = RevokeReport.unsent(stored, error, self.settings.namespace, deed.request_id, timeout)
                 return SelectedReport(selection, unsent, rule, request_id=deed.request_id, audited=revoker.is_audited)
             obeyed, not_obeyed = _obedience(answered, rule)
             if terminate and (ladder is not None or wait):
-                late = self._late(deed, targets, timeout)
-                stored += (
-                    revoker.save_selected(deed.drafts(late), None, deed.note(late), ladder=ladder)[0] if late else []
-                )
+                if late := self._late(deed, targets, min(timeout, self.left(began, span))):
+                    save = partial(revoker.save_selected, deed.drafts(late), None, deed.note(late), ladder=ladder)
+                    stored += self._places.in_time(save, self.left(began, span))[0]
         told = None
         if stored:
             told = self.announce(
@@ -223,6 +223,14 @@ class SelectorClient(ControlClient):
         if (answers := told or answered) is not None and revoker.is_audited:
             self.noted(outcome_note("revoke", answers, who, reason, deed.request_id))
         return SelectedReport(selection, told, rule, obeyed, not_obeyed, deed.request_id, revoker.is_audited)
+
+    def _saved(self, deed: _Deed, rule_life: float | None, revoker: Revoker) -> tuple[list[Revocation], list[Rule]]:
+        """What the store holds of the selection's ids and of a rule for the rest; nothing where there is neither."""
+        ids, wish = deed.selection.ids, deed.selection.wish
+        deed = replace(deed, rule=None if wish.longer_than is not None else self._drafted(deed, rule_life))
+        if deed.rule is None and not ids:
+            return [], []
+        return revoker.save_selected(deed.drafts(ids), deed.rule, deed.note(ids), ladder=deed.ladder)
 
     def _late(self, deed: _Deed, targets: tuple[str, ...] | None, timeout: float) -> list[str]:
         """What matches and began to run after the selection was made. The rule alone would stop it at its checkpoint only, and
@@ -249,28 +257,33 @@ class SelectorClient(ControlClient):
         """Take back the live rule of that key, or those that the command with that request id has stored: they strike nothing
         from then on. What is recorded stays so. Raises :class:`~stem_kombu.errors.RecordConflict` when another client was
         quicker, and then nothing of that rule was changed."""
+        began, timeout = self._clock.monotonic(), self._timeout(timeout)
         found = [
             rule
-            for rule in self.live_rules()
+            for rule in self._places.in_time(self.live_rules, timeout)
             if key == rule.key or (request is not None and request == rule.request_id)
         ]
         if dry_run or not found:
             return UndoneRules(tuple(found))
-        who, keyring = requested_by or self._requester, self._trust.keyring
-        ended: list[Rule] = []
-        for rule in found:
-            over = replace(rule, over=True, proof=None)
-            over = over if keyring is None else signed_rule(over, keyring)
-            note = audit.Note("undo", {"rule": rule.key, "version": rule.version}, who, reason)
-            change = Change(records=[draft_of(over, replaces=rule.version)])
-            ended += rules_of(self.auditor().change(change, note).changed.records, rule.namespace, self._trust)
+        end = partial(self._ended, found, requested_by or self._requester, reason)
+        ended = self._places.in_time(end, self.left(began, timeout))
         try:
-            told = self._sender.ask([Rules(tuple(ended))], None, self._timeout(timeout))
+            told = self._sender.ask([Rules(tuple(ended))], None, self.left(began, timeout))
         except BrokerError:
             return UndoneRules(tuple(ended), (), is_told=False)
         answered = {reply.worker for reply in told.replies if reply.error is None}
         others = {reply.worker for reply in told.replies}.union(told.silent) - answered
         return UndoneRules(tuple(ended), tuple(sorted(others)))
+
+    def _ended(self, found: Sequence[Rule], requester: str, reason: str | None) -> list[Rule]:
+        ended, keyring = list[Rule](), self._trust.keyring
+        for rule in found:
+            over = replace(rule, over=True, proof=None)
+            over = over if keyring is None else signed_rule(over, keyring)
+            note = audit.Note("undo", {"rule": rule.key, "version": rule.version}, requester, reason)
+            change = Change(records=[draft_of(over, replaces=rule.version)])
+            ended += rules_of(self.auditor().change(change, note).changed.records, rule.namespace, self._trust)
+        return ended
 
     def save_stamped(self, drafts: Sequence[StampDraft]) -> list[Rule]:
         """Store rules about stamps of Celery's, and tell no worker. See :mod:`stem_kombu.control.stamped_rules`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -70,7 +70,7 @@ class UndoReport:
 def answered(
     undone: Sequence[tuple[Revocation, Revocation]],
     told: RevokeReport,
-    states: Callable[[str], TaskState | None],
+    states: Mapping[str, TaskState],
 ) -> list[UndoneTask]:
     """The answers for revocations that were taken back, each with the record that took its place."""
     by_worker = [(reply.worker, _lifted_by(reply.payload)) for reply in told.replies if reply.error is None]
@@ -78,7 +78,7 @@ def answered(
     stopping = {one for reply in told.replies for one in _texts(reply.payload.get("in_flight"))}
     found = []
     for revoked, ended in undone:
-        task_id, state = revoked.task_id, states(revoked.task_id)
+        task_id, state = revoked.task_id, states.get(revoked.task_id)
         waits_for = sorted({*told.silent, *failed, *(worker for worker, lifted in by_worker if task_id not in lifted)})
         if state is TaskState.CANCELLED or (revoked.terminate and task_id in stopping):
             answer = UndoAnswer.TOO_LATE
