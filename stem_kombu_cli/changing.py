@@ -83,15 +83,15 @@ def reason_of(change: Change, settings: Settings) -> str | None:
     return given
 
 
-def confirm(change: Change, danger: str, *, count: int = 0) -> None:
+def confirm(change: Change, danger: str, *, count: int = 0) -> bool:
     """Ask before ``danger``, a sentence without its full stop: "this pauses queue mail on every worker". Default: no.
 
     ``count``: tasks or messages that it strikes; above :data:`MOST_BY_ONE_KEY` that number has to be typed. With ``--yes``
     or ``--dry-run`` nothing is asked. Raises :class:`Failure` with exit code 5 when the answer is no, and where no person
-    can answer: without a terminal, or with JSON. Nothing may be stored or sent before.
+    can answer: without a terminal, or with JSON. Nothing may be stored or sent before. Returns whether a person was asked.
     """
     if change.yes or change.dry_run:
-        return
+        return False
     if not change.can_ask:
         where = "JSON output" if change.as_json else "no terminal"
         raise Failure(
@@ -101,6 +101,7 @@ def confirm(change: Change, danger: str, *, count: int = 0) -> None:
         )
     if not _agreed(danger, count):
         raise Failure("not confirmed; nothing was stored", exit_codes.REFUSED)
+    return True
 
 
 def _agreed(danger: str, count: int) -> bool:

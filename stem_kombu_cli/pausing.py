@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import control_options, places_of, targets_of, wants_json
 from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import counted, emit, note, print_json, span, table, use_color
+from stem_kombu_cli.time_left import TimeLeft
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -57,7 +59,7 @@ def pause(ctx: click.Context, queues: Sequence[str] | None, values: dict[str, ob
     ending = ending_of(values, SYSTEM.utcnow())
     with Progress() as progress, ControlClient(asked.settings, on_wait=progress.answers) as client:
         directives = DirectiveClient(client)
-        plan = directives.planned_pause(queues, workers=asked.targets, ending=ending)
+        plan = directives.planned_pause(queues, workers=asked.targets, ending=ending, timeout=asked.left())
         if asked.change.dry_run:
             asked.show_plan("pause", plan)
         if asked.targets is None:
@@ -66,7 +68,7 @@ def pause(ctx: click.Context, queues: Sequence[str] | None, values: dict[str, ob
                 f"this pauses {asked.named} on every worker of namespace {asked.namespace!r} {_lasting(ending)}"
             )
         report = directives.pause(
-            queues, workers=asked.targets, ending=ending, author=asked.author, timeout=asked.timeout
+            queues, workers=asked.targets, ending=ending, author=asked.author, timeout=asked.left()
         )
         asked.finish(client, report, "paused")
 
@@ -77,14 +79,14 @@ def resume(ctx: click.Context, queues: Sequence[str] | None, values: dict[str, A
     asked = _Asked(ctx, queues, values)
     with Progress() as progress, ControlClient(asked.settings, on_wait=progress.answers) as client:
         directives = DirectiveClient(client)
-        plan = directives.planned_resume(queues, workers=asked.targets, at=at)
+        plan = directives.planned_resume(queues, workers=asked.targets, at=at, timeout=asked.left())
         if not plan.drafts():
             raise _nothing_paused(asked)
         if asked.change.dry_run:
             asked.show_plan("resume", plan)
         if asked.targets is None:
             asked.confirm_backlog("" if at is None else f" at {at}")
-        report = directives.resume(queues, workers=asked.targets, at=at, author=asked.author, timeout=asked.timeout)
+        report = directives.resume(queues, workers=asked.targets, at=at, author=asked.author, timeout=asked.left())
         if not report.stored:  # another operator was quicker
             raise _nothing_paused(asked)
         asked.finish(client, report, "resumed")
@@ -101,6 +103,7 @@ class _Asked:
         places = places_of(values)
         self.timeout = places.timeout
         self.settings: Settings = places.settings()
+        self.left = TimeLeft(self.settings.control_timeout)
         self.namespace = self.settings.namespace
         self.author = author_of(self.change, reason_of(self.change, self.settings))
         warn_of_generated(self.targets)
@@ -112,7 +115,8 @@ class _Asked:
         return f"queue{'' if len(self.subjects) == 1 else 's'} {', '.join(str(one) for one in self.subjects)}"
 
     def confirm(self, danger: str, *, count: int = 0) -> None:
-        confirm(self.change, danger, count=count)
+        if confirm(self.change, danger, count=count):
+            self.left.renew()
 
     def refuse_deletion(self, ending: Ending) -> None:
         """Raises :class:`Failure` where the broker would delete a queue that no worker consumes for so long, with what waits
@@ -176,6 +180,7 @@ class _Asked:
 
     def finish(self, client: ControlClient, report: DirectiveReport, done: str) -> None:
         """Wait where that was asked for, show what came of it, and leave."""
+        report = replace(report, timeout=self.left.seconds)
         if self.change.wait and report.broadcast:
             await_applied(client, report, self.targets, self.timeout)
         consumers = report.consumers(self.subjects)

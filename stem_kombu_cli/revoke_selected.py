@@ -26,6 +26,7 @@ from stem_kombu_cli.options import DURATION
 from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import counted, emit, note, print_json, span
 from stem_kombu_cli.revoked_tasks import code_of_verdicts, unsupported_lines, unsupported_of, verdict_lines
+from stem_kombu_cli.time_left import TimeLeft
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -124,13 +125,15 @@ def revoke_selected(
 ) -> None:
     """Preview, ask, and revoke; leaves with the exit code."""
     with Progress() as progress, SelectorClient(settings, on_wait=progress.answers) as client:
+        left = TimeLeft(settings.control_timeout)
         wish = client.wish(
             chosen.selector,
             enqueued_before=chosen.enqueued_before,
             longer_than=chosen.longer_than,
             undated=chosen.undated,
+            timeout=left(),
         )
-        found = client.select(wish, workers=targets)
+        found = client.select(wish, workers=targets, timeout=left())
         if not change.as_json:
             for line in preview(found):
                 (emit if change.dry_run else note)(line)
@@ -144,9 +147,9 @@ def revoke_selected(
                 plan = {"dry_run": True, "terminate": terminate, **steps, "preview": found.to_dict()}
                 print_json(_document(settings, plan))
             ctx.exit(exit_codes.OK)
-        confirm(change, _danger(found, terminate=terminate, ladder=ladder), count=found.total)
-        if not change.yes:
-            again = client.select(wish, workers=targets)
+        if confirm(change, _danger(found, terminate=terminate, ladder=ladder), count=found.total):
+            left.renew()
+            again = client.select(wish, workers=targets, timeout=left())
             if again.has_grown(found):
                 raise Failure(
                     f"{counted(again.total, 'task')} would be revoked now, {found.total:,} were confirmed; nothing was stored",
@@ -165,7 +168,7 @@ def revoke_selected(
             wait=change.wait,
             grace=grace,
             workers=targets,
-            timeout=timeout,
+            timeout=timeout if change.wait else left(),
             progress=progress.steps,
         )
     if change.as_json:

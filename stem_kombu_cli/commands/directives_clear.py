@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import click
 
@@ -16,6 +17,7 @@ from stem_kombu_cli.failure import Failure
 from stem_kombu_cli.options import output_options, place_options, places_of, timeout_option, wants_json
 from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import emit, print_json
+from stem_kombu_cli.time_left import TimeLeft
 
 
 @click.command(epilog="Example:  stem directives clear --kind pause")
@@ -43,7 +45,8 @@ def clear(
     author = author_of(change, reason_of(change, settings))
     with Progress() as progress, ControlClient(settings, on_wait=progress.answers) as client:
         directives = DirectiveClient(client)
-        held, now = directives.held()
+        left = TimeLeft(settings.control_timeout)
+        held, now = directives.held(left())
         live = {one.version for one in held if one.is_live(now)}
         wanted = {one.version for one in held if everything or one.kind.value == kind or one.version in versions} & live
         found = [one for one in held if one.version in wanted]
@@ -59,8 +62,10 @@ def clear(
             for one in () if as_json else found:
                 emit(f"would clear: {_words(one)}")
             ctx.exit(exit_codes.OK)
-        confirm(change, f"this ends {', '.join(map(_words, found))}")
-        report = directives.clear(lambda one: one.version in wanted, author=author, timeout=places.timeout)
+        if confirm(change, f"this ends {', '.join(map(_words, found))}"):
+            left.renew()
+        report = directives.clear(lambda one: one.version in wanted, author=author, timeout=left())
+        report = replace(report, timeout=left.seconds)
         if change.wait and report.broadcast:
             await_applied(client, report, None, places.timeout)
     lines = (f"cleared: {_words(one)}" for one in report.stored)

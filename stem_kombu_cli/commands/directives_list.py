@@ -19,6 +19,7 @@ from stem_kombu_cli.directing import lasted, subject_of
 from stem_kombu_cli.options import output_options, place_options, places_of, timeout_option, wants_json
 from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import emit, note, print_json, span, table, use_color
+from stem_kombu_cli.time_left import TimeLeft
 
 SCHEMA = "stem.directives/1"
 
@@ -42,8 +43,9 @@ def list_directives(ctx: click.Context, /, kind: str | None, history: bool, **va
     settings = places_of(values).settings()
     with Progress() as progress, ControlClient(settings, on_wait=progress.answers) as client:
         directives = DirectiveClient(client)
-        held, now = directives.held()
-        report, trouble = _asked(directives)
+        left = TimeLeft(settings.control_timeout)
+        held, now = directives.held(left())
+        report, trouble = _asked(directives, left())
     wanted = [one for one in reversed(held) if (history or one.is_live(now)) and kind in (None, one.kind.value)]
     if as_json:
         found = [_document(one, now, report) for one in wanted]
@@ -58,9 +60,9 @@ def list_directives(ctx: click.Context, /, kind: str | None, history: bool, **va
     ctx.exit(exit_codes.OK if trouble is None else exit_codes.PARTIAL)
 
 
-def _asked(directives: DirectiveClient) -> tuple[DirectiveReport | None, str | None]:
+def _asked(directives: DirectiveClient, timeout: float) -> tuple[DirectiveReport | None, str | None]:
     try:
-        return directives.ask(), None
+        return directives.ask(timeout=timeout), None
     except BrokerError as error:
         return None, str(error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -22,6 +23,7 @@ from stem_kombu_cli.commands.asking import show, tell
 from stem_kombu_cli.options import DURATION, control_options, places_of, targets_of, wants_json
 from stem_kombu_cli.progress import Progress
 from stem_kombu_cli.render import counted, emit, note, print_json, table, use_color
+from stem_kombu_cli.time_left import TimeLeft
 
 _NOT_AUDITED = "warning: the revoke store took no entry of the audit; the workers' logs have the shutdown"
 #: So that ``Restart=on-failure`` of systemd starts the worker again.
@@ -101,9 +103,12 @@ def shutdown(ctx: click.Context, /, everyone: bool, **values: Any) -> None:
     )
     with Progress() as progress, ControlClient(settings, on_wait=progress.answers) as client:
         fleet = ShutdownClient(client, on_wait=progress.steps)
-        found = _found(fleet, targets, needed=change.dry_run or change.wait or rolling)
+        left = TimeLeft(settings.control_timeout)
+        found = _found(fleet, targets, timeouts.ROSTER_SHARE * left(), needed=change.dry_run or change.wait or rolling)
         if everyone or rolling or order.kills or any(map(is_glob, targets or ())):
-            confirm(change, _danger(order, found, settings), count=sum(one.heartbeat.in_flight for one in found))
+            in_flight = sum(one.heartbeat.in_flight for one in found)
+            if confirm(change, _danger(order, found, settings), count=in_flight):
+                left.renew()
         if change.dry_run:
             _show_selection(found, settings, as_json)
             ctx.exit(exit_codes.OK if found else exit_codes.NOTHING_MATCHED)
@@ -112,7 +117,7 @@ def shutdown(ctx: click.Context, /, everyone: bool, **values: Any) -> None:
             roll = fleet.roll(order, found, at_once=at_once, replacement_timeout=replacement)
             _show_roll(roll, settings, as_json, audited=fleet.is_audited)
             ctx.exit(_code_of_roll(roll, found, audited=fleet.is_audited))
-        report = fleet.order(order, targets)
+        report = replace(fleet.order(order, targets, left()), timeout=left.seconds)
         gone = None
         if change.wait:
             obeying = {reply.worker for reply in report.replies if reply.error is None}
@@ -125,10 +130,10 @@ def shutdown(ctx: click.Context, /, everyone: bool, **values: Any) -> None:
     ctx.exit(code if fleet.is_audited or code != exit_codes.OK else exit_codes.PARTIAL)
 
 
-def _found(fleet: ShutdownClient, targets: Sequence[str] | None, *, needed: bool) -> list[WorkerStatus]:
+def _found(fleet: ShutdownClient, targets: Sequence[str] | None, timeout: float, *, needed: bool) -> list[WorkerStatus]:
     """Whom it strikes; unless that is needed, nobody known where the roster is down: workers are stopped all the same."""
     try:
-        return fleet.found(targets)
+        return fleet.found(targets, timeout=timeout)
     except StoreUnavailable as error:
         if needed:
             raise

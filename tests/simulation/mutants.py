@@ -421,7 +421,7 @@ def wait_on(original: Any) -> Any:
 
 
 def store_at_leisure(original: Any) -> Any:
-    return lambda self, function, within, *place: original(self, function, within + 60.0, *place)
+    return lambda self, function, within, *where, **how: original(self, function, within + 60.0, *where, **how)
 
 
 # -- work -----------------------------------------------------------------------------------------------------------------

@@ -251,7 +251,9 @@ class ControlClient:
         Raises :class:`~stem_kombu.errors.StoreUnavailable` when the roster can't be read."""
         self._trust.require(Scope.READ, "see who is alive")
         targets, namespace, roster = checked_targets(workers), self.settings.namespace, self._places.roster()
-        whole = self._places.in_time(partial(roster.view, namespace), self._timeout(timeout), f"roster {roster.url}")
+        whole = self._places.in_time(
+            partial(roster.view, namespace), self._timeout(timeout), f"roster {roster.url}", stores=False
+        )
         view = self._trust.view(whole, namespace)
         found = [WorkerStatus.at(beat, view.now) for beat in view.heartbeats if matches(targets, beat.worker)]
         return StatusReport(namespace, tuple(found), untrusted=dict(self._trust.roster.dropped))
@@ -316,9 +318,9 @@ class ControlClient:
         """How many seconds a command has left that began then, by the client's clock; at least enough to send an order."""
         return max(timeout - (self._clock.monotonic() - began), timeouts.CLIENT_LEAST_REPLY)
 
-    def in_time(self, function: Callable[[], T], within: float, place: str | None = None) -> T:
+    def in_time(self, function: Callable[[], T], within: float, place: str | None = None, *, stores: bool = True) -> T:
         """See :meth:`ClientPlaces.in_time`."""
-        return self._places.in_time(function, within, place)
+        return self._places.in_time(function, within, place, stores=stores)
 
     def _fleet(self, timeout: float | None) -> standing.Fleet:
         """The workers that are to obey this client: it asks the roster and the workers, for a part of ``timeout`` each."""

@@ -113,10 +113,15 @@ class DirectiveClient:
         self._client = client
         self._clock = clock
 
-    def held(self) -> tuple[list[Directive], datetime]:
+    def held(self, timeout: float | None = None) -> tuple[list[Directive], datetime]:
         """What the store holds, cleared and expired ones included while they are kept; and the store's time."""
-        writer = self._client.directive_writer()
-        return writer.held(), writer.now()
+        client, writer = self._client, self._client.directive_writer(timeout)
+        within = client.settings.control_timeout if timeout is None else timeout
+
+        def look() -> tuple[list[Directive], datetime]:
+            return writer.held(), writer.now()
+
+        return client.in_time(look, within, stores=False)
 
     def pause(
         self,
@@ -156,18 +161,28 @@ class DirectiveClient:
         return self.change("resume", plan, workers=on, author=author, timeout=timeout)
 
     def planned_pause(
-        self, queues: Sequence[str] | None, *, workers: Sequence[str] | None = None, ending: Ending = NEVER
+        self,
+        queues: Sequence[str] | None,
+        *,
+        workers: Sequence[str] | None = None,
+        ending: Ending = NEVER,
+        timeout: float | None = None,
     ) -> PausePlan:
         """What :meth:`pause` would store now."""
-        held, now = self.held()
+        held, now = self.held(timeout)
         on = checked_targets(workers) or (ALL_WORKERS,)
         return plan_pause(held, checked_subjects(queues), on, now, ending.at(now))
 
     def planned_resume(
-        self, queues: Sequence[str] | None, *, workers: Sequence[str] | None = None, at: Rate | None = None
+        self,
+        queues: Sequence[str] | None,
+        *,
+        workers: Sequence[str] | None = None,
+        at: Rate | None = None,
+        timeout: float | None = None,
     ) -> PausePlan:
         """What :meth:`resume` would store now."""
-        held, now = self.held()
+        held, now = self.held(timeout)
         return _resumed(held, checked_subjects(queues), checked_targets(workers), now, at)
 
     def set(

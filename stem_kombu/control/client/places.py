@@ -104,19 +104,17 @@ class ClientPlaces:
             )
             return False
 
-    def in_time(self, function: Callable[[], T], within: float, place: str | None = None) -> T:
-        """What the function returns, which reads and writes the revoke store, or that place, within so many seconds: one
-        deadline, however many answers it takes (G13). Raises as it does, and :class:`StoreLate` after that time."""
+    def in_time(self, function: Callable[[], T], within: float, place: str | None = None, *, stores: bool = True) -> T:
+        """What the function returns, which asks the revoke store, or that place, within so many seconds: one deadline, however
+        many answers it takes (G13). Raises as it does, and :class:`StoreLate` after that time. ``stores``: it may store."""
         try:
             return self._calls.call(function, within)
         except (TimeoutError, CancelledError) as error:
             silent = f"{place or f'revoke store {self.revoke_store().url}'} did not answer within {within:.3g} s"
-            if place is not None:
-                raise StoreLate(silent, hint="repeat the command with a longer timeout") from error
-            raise StoreLate(
-                f"{silent}; what was being stored may be stored yet",
-                hint="repeat the command with a longer timeout: what is stored already counts once",
-            ) from error
+            if stores:
+                silent += "; what was being stored may be stored yet"
+            counts = ": what is stored already counts once" if stores else ""
+            raise StoreLate(silent, hint=f"repeat the command with a longer timeout{counts}") from error
 
     def task_records(self, task_ids: Sequence[str], within: float) -> Mapping[str, TaskRecord | None] | None:
         """What the result backend has of these tasks; ``None`` where there is no backend, or none that answers in so many

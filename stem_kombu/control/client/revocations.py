@@ -174,7 +174,7 @@ class RevocationClient:
                 hint="use Redis, PostgreSQL, SQLite or a file as the revoke store",
             )
         look = partial(self._meant, store, names, request)
-        found = self._places.in_time(look, timeout + timeouts.STORE_EACH * len(names))
+        found = self._places.in_time(look, timeout + timeouts.STORE_EACH * len(names), stores=False)
         unknown = [UndoneTask(name, UndoAnswer.UNKNOWN) for name, one in found.items() if one is None]
         held = list({one.task_id: one for one in found.values() if one is not None}.values())
         if dry_run or not held:

@@ -140,6 +140,7 @@ class SelectorClient(ControlClient):
         enqueued_before: datetime | None = None,
         longer_than: float | None = None,
         undated: bool = False,
+        timeout: float | None = None,
     ) -> Wish:
         """The wish with its cut-off: the store's now unless an earlier time is given. Raises
         :class:`~stem_kombu.errors.ConfigurationError` for a selector without a condition and for a time ahead."""
@@ -147,7 +148,7 @@ class SelectorClient(ControlClient):
             raise ConfigurationError("there is no condition to select tasks by")
         if longer_than is not None:
             checked_duration(longer_than, name="longer_than")
-        now = self._places.revoke_store().now()
+        now = self._places.in_time(self._places.revoke_store().now, self._timeout(timeout), stores=False)
         if enqueued_before is not None and enqueued_before > now:
             raise ConfigurationError(
                 f"enqueued_before {isoformat(enqueued_before)} is later than the store's time, {isoformat(now)}",
@@ -260,7 +261,7 @@ class SelectorClient(ControlClient):
         began, timeout = self._clock.monotonic(), self._timeout(timeout)
         found = [
             rule
-            for rule in self._places.in_time(self.live_rules, timeout)
+            for rule in self._places.in_time(self.live_rules, timeout, stores=False)
             if key == rule.key or (request is not None and request == rule.request_id)
         ]
         if dry_run or not found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from stem_kombu import chance, timeouts
 from stem_kombu.backends.heartbeat import Liveness
@@ -44,20 +44,14 @@ class ShutdownClient:
     ) -> None:
         self._client, self._clock = client, clock
         self._on_wait = on_wait
-        self._looked = 0.0
         #: Whether each order has an entry in the audit: not where the store is down, or keeps none.
         self.is_audited = True
 
-    def found(self, workers: Sequence[str] | None = None) -> list[WorkerStatus]:
-        """The workers that would be struck: those that live, by the roster. What it takes is taken off the time of the next
-        order, which is a part of the same command (G13). Raises :class:`~stem_kombu.errors.StoreUnavailable`."""
-        began, within = self._clock.monotonic(), timeouts.ROSTER_SHARE * self._client.settings.control_timeout
-        try:
-            return [
-                one for one in self._client.status(workers=workers, timeout=within).workers if one.liveness in _HERE
-            ]
-        finally:
-            self._looked = self._clock.monotonic() - began
+    def found(self, workers: Sequence[str] | None = None, *, timeout: float | None = None) -> list[WorkerStatus]:
+        """The workers that would be struck: those that live, by the roster. Raises
+        :class:`~stem_kombu.errors.StoreUnavailable`."""
+        found = self._client.status(workers=workers, timeout=timeout).workers
+        return [one for one in found if one.liveness in _HERE]
 
     def order(self, order: Shutdown, workers: Sequence[str] | None, timeout: float | None = None) -> Report:
         """Give the order, with an entry in the audit before. ``workers`` are ids and globs, ``None`` for everyone. Raises as each
@@ -67,13 +61,7 @@ class ShutdownClient:
         request_id, client = chance.token_hex(16), self._client
         client.auditor()  # raises where the key may not
         note = Note("shutdown", target, order.requested_by, order.reason, after=after, request_id=request_id)
-        timeout, looked, self._looked = (
-            client.settings.control_timeout if timeout is None else timeout,
-            self._looked,
-            0.0,
-        )
-        left = max(timeout - looked, timeouts.CLIENT_LEAST_REPLY)
-        report = replace(client.ask_audited(order, note, workers, left), timeout=timeout)
+        report = client.ask_audited(order, note, workers, timeout)
         self.is_audited = bool(report.audited) and self.is_audited
         return report
 
