@@ -224,7 +224,7 @@ def _known(client: ControlClient, report: RevokeReport) -> tuple[TaskStanding, .
     left = max(report.timeout - report.elapsed, timeouts.NOTE_LATEST)
     look = partial(standings, report, states, senders_record=not HOST)
     try:
-        return client.in_time(look, left, f"result backend {states.url}", stores=False)
+        return client.places.in_time(look, left, f"result backend {states.url}", stores=False)
     except StoreError as error:
         note(f"note: task states can't be read: {error}")
         return standings(report, None)

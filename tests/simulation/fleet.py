@@ -295,7 +295,7 @@ class Client(SelectorClient):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._places = self._sender.places = Places(self.settings)
+        self.places = self._sender.places = Places(self.settings)
         self._seen, self._sender.roster_view = self._sender.roster_view, self._roster_view  # type: ignore[method-assign]
 
     def _roster_view(self, notes: list[str], until: float) -> Any:
@@ -311,7 +311,7 @@ class Undoer(revocations_module.RevocationClient):
 
     def __init__(self, client: Client) -> None:
         super().__init__(SETTINGS)
-        self._control, self._places, self._clock = client, client._places, client._clock
+        self._control, self._places, self._clock = client, client.places, client._clock
 
 
 # -- children -------------------------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def always(value: Any) -> Callable[[Any], Any]:
 
 def broadcast_first(original: Any) -> Any:
     def revoke(self: Any, task_ids: Sequence[str], **options: Any) -> Any:
-        store, now = self._places.revoke_store(), self._clock.utcnow()
+        store, now = self.places.revoke_store(), self._clock.utcnow()
         drafts = [RevocationDraft(task_id, options.get("terminate", False)) for task_id in task_ids]
         guessed = [
             Revocation(self.settings.namespace, draft.task_id, store.highest + 1 + place, now, draft.terminate)

@@ -81,9 +81,10 @@ class ControlClient:
         self._requester = default_requester()
         self._clock = clock
         self._connections = ClientConnections(self.settings, clock=clock, keyring=self._trust.keyring)
-        self._places = ClientPlaces(self.settings)
+        #: Where the client reads and writes beside the broker.
+        self.places = ClientPlaces(self.settings)
         self._sender = CommandSender(
-            self.settings, self._connections, self._places, self._trust, self._requester, on_wait, clock
+            self.settings, self._connections, self.places, self._trust, self._requester, on_wait, clock
         )
         forking.renew_in_children(self)
 
@@ -168,7 +169,7 @@ class ControlClient:
         began, request_id = self._clock.monotonic(), chance.token_hex(16)
         # StoreError: nothing was said
         save = partial(self.revoker(timeout).save, drafts, request_id, ladder=ladder, bound=bound)
-        stored = self._places.in_time(save, timeout + timeouts.STORE_EACH * len(drafts))
+        stored = self.places.in_time(save, timeout + timeouts.STORE_EACH * len(drafts))
         if on_stored is not None:
             on_stored(stored)
         report = self.announce(
@@ -208,12 +209,12 @@ class ControlClient:
         except BrokerError as error:
             report = RevokeReport.unsent(stored, error, self.settings.namespace, request_id, timeout)
             report = replace(report, elapsed=self._clock.monotonic() - began)
-        audited = self._places.revoke_store().keeps_records
+        audited = self.places.revoke_store().keeps_records
         report = replace(report, timeout=timeout, durable=self.settings.durable, audited=audited)
         if grace is None:
             return report
         waiting = VerdictWait(
-            AskedWorkers(self._sender.ask, self._sender.roster_view, self._places.task_records), self._clock, grace=grace,
+            AskedWorkers(self._sender.ask, self._sender.roster_view, self.places.task_records), self._clock, grace=grace,
             senders_record=self._senders_record and not found, on_verdict=self._on_wait,
         )  # fmt: skip
         return waiting.until_final(report, began, began + span)
@@ -227,31 +228,31 @@ class ControlClient:
     def revoker(self, timeout: float | None = None) -> Revoker:
         """What stores revocations for this client, and takes them back, where the workers would obey it."""
         self._connections.link()  # an invalid broker URL is refused before anything is stored
-        store, keep = self._places.revoke_store(), self.settings.audit_keep
+        store, keep = self.places.revoke_store(), self.settings.audit_keep
         return Revoker(store, self.settings.namespace, self._trust, self._fleet(timeout), keep=keep)
 
     def auditor(self) -> Auditor:
         """Stores this client's changes with entries in the audit. Raises :class:`Untrusted`, :class:`ConfigurationError`."""
         self._trust.require(Scope.OPERATE, "change revocations, directives or rules")
-        return self._places.auditor(self._trust.keyring)
+        return self.places.auditor(self._trust.keyring)
 
     def noted(self, note: Note, within: float = timeouts.NOTE_LATEST) -> bool:
         """Whether the audit has this entry within so many seconds: not where the store is down or slow, keeps no records, or
         where none is configured."""
-        return self._places.noted(note, self._trust.keyring, within=within)
+        return self.places.noted(note, self._trust.keyring, within=within)
 
     def directive_writer(self, timeout: float | None = None) -> DirectiveWriter:
         """What stores directives for this client; no worker is told. An invalid broker URL is refused."""
         self._connections.link()
-        store, namespace = self._places.revoke_store(), self.settings.namespace
+        store, namespace = self.places.revoke_store(), self.settings.namespace
         return DirectiveWriter(store, namespace, self._trust, self._fleet(timeout), self.auditor)
 
     def status(self, *, workers: Sequence[str] | None = None, timeout: float | None = None) -> StatusReport:
         """The workers by their last heartbeats, dead ones included while the roster remembers them.
         Raises :class:`~stem_kombu.errors.StoreUnavailable` when the roster can't be read."""
         self._trust.require(Scope.READ, "see who is alive")
-        targets, namespace, roster = checked_targets(workers), self.settings.namespace, self._places.roster()
-        whole = self._places.in_time(
+        targets, namespace, roster = checked_targets(workers), self.settings.namespace, self.places.roster()
+        whole = self.places.in_time(
             partial(roster.view, namespace), self._timeout(timeout), f"roster {roster.url}", stores=False
         )
         view = self._trust.view(whole, namespace)
@@ -277,11 +278,11 @@ class ControlClient:
     def close(self) -> None:
         """Let every connection go. May be called twice; the client can't be used afterwards."""
         self._sender.close()
-        self._places.close()
+        self.places.close()
 
     def renew(self) -> None:
         """See :mod:`stem_kombu.drivers.forking`: no thread of the parent is here, to let go of a lock or to read the roster."""
-        self._places.renew()
+        self.places.renew()
         self._sender.renew()
 
     def __enter__(self) -> ControlClient:
@@ -317,10 +318,6 @@ class ControlClient:
     def left(self, began: float, timeout: float) -> float:
         """How many seconds a command has left that began then, by the client's clock; at least enough to send an order."""
         return max(timeout - (self._clock.monotonic() - began), timeouts.CLIENT_LEAST_REPLY)
-
-    def in_time(self, function: Callable[[], T], within: float, place: str | None = None, *, stores: bool = True) -> T:
-        """See :meth:`ClientPlaces.in_time`."""
-        return self._places.in_time(function, within, place, stores=stores)
 
     def _fleet(self, timeout: float | None) -> standing.Fleet:
         """The workers that are to obey this client: it asks the roster and the workers, for a part of ``timeout`` each."""

@@ -121,7 +121,7 @@ class DirectiveClient:
         def look() -> tuple[list[Directive], datetime]:
             return writer.held(), writer.now()
 
-        return client.in_time(look, within, stores=False)
+        return client.places.in_time(look, within, stores=False)
 
     def pause(
         self,
@@ -251,7 +251,7 @@ class DirectiveClient:
         client, began = self._client, self._clock.monotonic()
         author = author or Author(default_requester())
         given = client.settings.control_timeout if timeout is None else timeout
-        stored = client.in_time(partial(client.directive_writer(timeout).save, action, plan, author), given)
+        stored = client.places.in_time(partial(client.directive_writer(timeout).save, action, plan, author), given)
         if not stored:
             return DirectiveReport.of(self._unsent(given, began), ())
         left = client.left(began, given)

@@ -19,7 +19,6 @@ from stem_kombu.control.audit import AUDIT, Entry, Note, tasks_target
 from stem_kombu.control.client.client import ControlClient
 from stem_kombu.control.client.command_request import default_requester
 from stem_kombu.control.client.outcomes import counted_note
-from stem_kombu.control.client.places import ClientPlaces
 from stem_kombu.control.client.undoing import UndoAnswer, UndoneTask, UndoReport, answered
 from stem_kombu.control.verification import Verifier
 from stem_kombu.durations import checked_duration
@@ -100,7 +99,7 @@ class RevocationClient:
         self._control = ControlClient(target, on_wait=on_wait, clock=clock)
         self._clock = clock
         self.settings: Settings = self._control.settings
-        self._places = ClientPlaces(self.settings)
+        self._places = self._control.places
         self._namespace = self.settings.namespace
         self._trust = Verifier.of(self.settings.signing, clock=clock)
         self.is_audited = True
@@ -226,7 +225,6 @@ class RevocationClient:
     def close(self) -> None:
         """Let every connection go. May be called twice."""
         self._control.close()
-        self._places.close()
 
     def __enter__(self) -> RevocationClient:
         return self

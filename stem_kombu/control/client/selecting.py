@@ -148,7 +148,7 @@ class SelectorClient(ControlClient):
             raise ConfigurationError("there is no condition to select tasks by")
         if longer_than is not None:
             checked_duration(longer_than, name="longer_than")
-        now = self._places.in_time(self._places.revoke_store().now, self._timeout(timeout), stores=False)
+        now = self.places.in_time(self.places.revoke_store().now, self._timeout(timeout), stores=False)
         if enqueued_before is not None and enqueued_before > now:
             raise ConfigurationError(
                 f"enqueued_before {isoformat(enqueued_before)} is later than the store's time, {isoformat(now)}",
@@ -194,7 +194,7 @@ class SelectorClient(ControlClient):
         deed = _Deed(selection, terminate, reason, who, expires_in, ladder, chance.token_hex(16))
         revoker = self.revoker(timeout)
         span = timeout + timeouts.STORE_EACH * len(selection.ids)
-        stored, rules = self._places.in_time(partial(self._saved, deed, rule_life, revoker), span)
+        stored, rules = self.places.in_time(partial(self._saved, deed, rule_life, revoker), span)
         if not stored and not rules:
             return SelectedReport(selection)
         rule = rules[0] if rules else None
@@ -214,7 +214,7 @@ class SelectorClient(ControlClient):
             if terminate and (ladder is not None or wait):
                 if late := self._late(deed, targets, min(timeout, self.left(began, span))):
                     save = partial(revoker.save_selected, deed.drafts(late), None, deed.note(late), ladder=ladder)
-                    stored += self._places.in_time(save, self.left(began, span))[0]
+                    stored += self.places.in_time(save, self.left(began, span))[0]
         told = None
         if stored:
             told = self.announce(
@@ -261,13 +261,13 @@ class SelectorClient(ControlClient):
         began, timeout = self._clock.monotonic(), self._timeout(timeout)
         found = [
             rule
-            for rule in self._places.in_time(self.live_rules, timeout, stores=False)
+            for rule in self.places.in_time(self.live_rules, timeout, stores=False)
             if key == rule.key or (request is not None and request == rule.request_id)
         ]
         if dry_run or not found:
             return UndoneRules(tuple(found))
         end = partial(self._ended, found, requested_by or self._requester, reason)
-        ended = self._places.in_time(end, self.left(began, timeout))
+        ended = self.places.in_time(end, self.left(began, timeout))
         try:
             told = self._sender.ask([Rules(tuple(ended))], None, self.left(began, timeout))
         except BrokerError:
@@ -288,11 +288,11 @@ class SelectorClient(ControlClient):
 
     def save_stamped(self, drafts: Sequence[StampDraft]) -> list[Rule]:
         """Store rules about stamps of Celery's, and tell no worker. See :mod:`stem_kombu.control.stamped_rules`."""
-        return save_stamped(drafts, self.revoker(), self._places.revoke_store(), self.settings.namespace, self._trust)
+        return save_stamped(drafts, self.revoker(), self.places.revoke_store(), self.settings.namespace, self._trust)
 
     def live_rules(self) -> list[Rule]:
         """The rules that count now."""
-        store, namespace = self._places.revoke_store(), self.settings.namespace
+        store, namespace = self.places.revoke_store(), self.settings.namespace
         if not store.keeps_records:
             return []
         now = store.now()
@@ -300,7 +300,7 @@ class SelectorClient(ControlClient):
         return [rule for rule in rules_of(records, namespace, self._trust) if rule.is_live(now)]
 
     def _drafted(self, deed: _Deed, life: float | None) -> Rule | None:
-        store, wish, waiting = self._places.revoke_store(), deed.selection.wish, deed.selection.waiting
+        store, wish, waiting = self.places.revoke_store(), deed.selection.wish, deed.selection.waiting
         if not store.keeps_records:
             if waiting is None:
                 raise ConfigurationError(
