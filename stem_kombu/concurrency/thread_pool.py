@@ -77,7 +77,8 @@ class ThreadPool:
                 errors.append(error)
             ended.set()
 
-        if not self.run(carry_out, ended.set) or not ended.wait(max(0.0, within)):
+        taken = self.run(carry_out, ended.set)
+        if not (ended.wait(max(0.0, within)) if taken else self._stopped):
             raise TimeoutError(f"not done within {within:g} s")
         if errors:
             raise errors[0]

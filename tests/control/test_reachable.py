@@ -25,7 +25,7 @@ from stem_kombu.control.protocol.codec import decode_command
 from stem_kombu.control.protocol.messages import Call, Inspect, Obey, Ping, Stats
 from stem_kombu.control.server.worker_view import RevocationFacts, WorkerView
 from stem_kombu.directive import Directive, Kind
-from stem_kombu.errors import BrokerUnavailable, StoreLate
+from stem_kombu.errors import BrokerUnavailable, StoreLate, StoreUnavailable
 from stem_kombu.revocation import RevocationDraft
 from stem_kombu.selector import Selector
 from stem_kombu.settings import Settings
@@ -263,6 +263,14 @@ def test_g13_a_slow_store_costs_a_change_one_deadline_and_no_worker_is_told(
             CHANGES[change](client)
         assert SYSTEM.monotonic() - began < 8.0  # it takes twelve and more
     assert (alpha.worker.applied, alpha.worker.obeyed) == (told, [])
+
+
+@pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
+def test_a_client_that_was_closed_says_so_and_blames_no_store(fleet: Fleet) -> None:
+    client = fleet.client()
+    client.close()
+    with pytest.raises(StoreUnavailable, match="was not asked: the client is closed"):
+        client.revoke(["t1"])
 
 
 @pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)

@@ -14,7 +14,7 @@ from stem_kombu.concurrency import threads
 from stem_kombu.concurrency.thread_pool import ThreadPool
 from stem_kombu.control.audit import Note
 from stem_kombu.control.auditor import Auditor
-from stem_kombu.errors import ConfigurationError, StoreError, StoreLate
+from stem_kombu.errors import ConfigurationError, StoreError, StoreLate, StoreUnavailable
 from stem_kombu.fields import shown
 from stem_kombu.outcome import TaskRecord
 from stem_kombu.settings import Settings
@@ -98,7 +98,7 @@ class ClientPlaces:
             return False
         try:
             return self._calls.call(partial(auditor.note, note), within) is not None
-        except TimeoutError:
+        except (TimeoutError, CancelledError):
             logger.warning(
                 "not audited: %s of %s: the revoke store did not answer in time", note.action, note.requester
             )
@@ -109,7 +109,9 @@ class ClientPlaces:
         many answers it takes (G13). Raises as it does, and :class:`StoreLate` after that time. ``stores``: it may store."""
         try:
             return self._calls.call(function, within)
-        except (TimeoutError, CancelledError) as error:
+        except CancelledError as error:
+            raise StoreUnavailable(f"{place or self.revoke_store().url} was not asked: the client is closed") from error
+        except TimeoutError as error:
             silent = f"{place or f'revoke store {self.revoke_store().url}'} did not answer within {within:.3g} s"
             if stores:
                 silent += "; what was being stored may be stored yet"
