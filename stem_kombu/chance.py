@@ -4,14 +4,18 @@ of it, as :mod:`stem_kombu.clock` lets another clock decide about time. Most nam
 
 from __future__ import annotations
 
+from os import urandom
 from random import random, uniform
-from secrets import token_hex
-from uuid import uuid4
 
-__all__ = ["random", "token_hex", "uniform", "uuid4", "uuid_text"]
+__all__ = ["random", "token_hex", "uniform", "uuid_text"]
 
 #: The sign of a random UUID that tells its variant.
 _VARIANTS = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
+
+
+def token_hex(length: int) -> str:
+    """So many random bytes as text. As :func:`secrets.token_hex`, which loads OpenSSL: a megabyte in each child."""
+    return urandom(length).hex()
 
 
 def uuid_text() -> str:

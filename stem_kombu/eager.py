@@ -58,7 +58,7 @@ class EagerBroker:
     def __init__(self, registry: TaskRegistry, default_max_retries: int) -> None:
         self._registry = registry
         self._default_max_retries = default_max_retries
-        self.backend = MemoryBackend(f"eager-{chance.uuid4().hex}")
+        self.backend = MemoryBackend(f"eager-{chance.token_hex(16)}")
 
     def send_many(self, messages: Iterable[TaskMessage], retries: SendRetries | None = None) -> int:
         """How many were run; there is nothing to try again. Raises :class:`~stem_kombu.errors.ConfigurationError` for what

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
 from stem_kombu.app import Stem
 from stem_kombu.errors import ConfigurationError, StemError
 from stem_kombu.locating import CALL, located
+from stem_kombu.spelling import nearest
 
 
 def load_app(target: str) -> Stem:
@@ -83,5 +83,5 @@ def _near(module: ModuleType, attribute: str) -> str | None:
     """What a mistaken name may have meant: an application of the module first."""
     names: dict[str, object] = vars(module)
     applications = [name for name, value in names.items() if isinstance(value, Stem)]
-    near = applications or get_close_matches(attribute, names, n=1)
-    return f"did you mean {module.__name__}:{near[0]}?" if near and near[0] != attribute else None
+    near = applications[0] if applications else nearest(attribute, names)
+    return f"did you mean {module.__name__}:{near}?" if near and near != attribute else None

@@ -77,7 +77,7 @@ def _saved(draft: StampDraft, revoker: Revoker, store: RevokeStore, namespace: s
         ends = now + timedelta(seconds=timeouts.RULE_LIFE)
         rule = Rule(
             namespace, draft.key, 0, now, ends, draft.selector, ends, draft.terminate, True, draft.reason,
-            draft.requested_by, {}, chance.uuid4().hex,
+            draft.requested_by, {}, chance.token_hex(16),
         )  # fmt: skip
         if verifier.keyring is not None:
             from stem_kombu.signing.rule_proofs import signed_rule

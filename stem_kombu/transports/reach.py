@@ -90,7 +90,7 @@ def _arrives(hearer: Connection, speaker: Connection, kind: str, clock: Clock, t
     from kombu.entity import Exchange, Queue
     from kombu.messaging import Consumer, Producer
 
-    token = chance.uuid4().hex[:16]
+    token = chance.token_hex(8)
     name = f"stem-probe-{token}"
     # An exchange of its own, gone with its only queue: nothing of the probe stays at the broker.
     exchange = Exchange(name if kind == "fanout" else "", type=kind, durable=True, auto_delete=True)

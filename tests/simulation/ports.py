@@ -53,7 +53,6 @@ PORTS: dict[str, dict[str, Any]] = {
         "random": lambda: KERNEL.draw(),
         "uniform": _uniform,
         "token_hex": _token,
-        "uuid4": _token,
         "uuid_text": _token,
     },
     "stem_kombu.concurrency.threads": threads.THREADS,

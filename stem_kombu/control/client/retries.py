@@ -197,7 +197,7 @@ class RetryClient:
             kept.raw,
             kept.name,
             failed=task_id,
-            task_id=str(chance.uuid4()),
+            task_id=chance.uuid_text(),
             queue=queue or kept.queue,
             now=self._clock.utcnow(),
             eta=eta,

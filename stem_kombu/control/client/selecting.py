@@ -97,7 +97,7 @@ class _Deed:
     def new_rule(self, namespace: str, now: datetime, ends: datetime) -> Rule:
         wish = self.selection.wish
         return Rule(
-            namespace, str(chance.uuid4()), 0, now, ends, wish.selector, wish.before, self.terminate, wish.undated,
+            namespace, chance.uuid_text(), 0, now, ends, wish.selector, wish.before, self.terminate, wish.undated,
             self.reason, self.requester, self.selection.counts(), self.request_id, ladder=self.ladder,
         )  # fmt: skip
 
