@@ -223,8 +223,11 @@ KNOWN_ONLY_TO = [
     (("textual",), ("stem_kombu_cli.top",)),
     (("stem_kombu.testing",), ("stem_kombu.testing",)),
     (("stem_kombu.celery",), ("stem_kombu.celery", "stem_kombu_cli.celery")),
-    # Nothing is unpickled from a broker or a store (G17); frames go over the pipe between a worker and its own child.
-    (("pickle", "marshal", "shelve", "dill", "cloudpickle"), ("stem_kombu.execution.frames",)),
+    # Nothing is unpickled from a broker or a store (G17); frames, and orders to fork, go between a worker and its own processes.
+    (
+        ("pickle", "marshal", "shelve", "dill", "cloudpickle"),
+        ("stem_kombu.execution.frames", "stem_kombu.execution.pool.fork_order"),
+    ),
 ]
 
 #: Readers of the environment beside stem_kombu.settings, and why.
@@ -241,11 +244,11 @@ KNOWS_THREADS: dict[str, str] = {
     "stem_kombu.execution.child.life": "the end of a real process: its threads are waited for as Python does",
     "stem_kombu.execution.signals": "a signal's mask is of a real thread",
     "stem_kombu.execution.pool.fork_process": "it is a process of its own, which looks at its real threads",
-    "stem_kombu.execution.pool.fork_server": "billiard's state is of the real process",
     "stem_kombu.execution.pool.semaphore_tracker": "billiard's state is of the real process",
 }
 KNOWS_PROCESSES: dict[str, str] = {
     "stem_kombu.concurrency.poller": "for connections to brokers, with a way around eventlet",
+    "stem_kombu.execution.pool.fork_order": "what it passes on are descriptors of real processes",
     "stem_kombu.execution.pool.fork_process": "it is the process that forks children",
     "stem_kombu.execution.pool.fork_server": "it starts the process that forks children",
 }
@@ -261,7 +264,7 @@ LONGER = {
 }
 
 #: Lambdas, and how often ``Any`` is named.
-MOST_LAMBDAS, MOST_ANY = 59, 544
+MOST_LAMBDAS, MOST_ANY = 59, 541
 
 PROCESS_CALLS = (
     "getpid",

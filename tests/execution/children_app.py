@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -110,6 +112,13 @@ async def loop(ctx: TaskContext) -> tuple[int, int]:
     _LOOPS.append(id(asyncio.get_running_loop()))
     await asyncio.sleep(0)
     return os.getpid(), len(set(_LOOPS))
+
+
+@app.task("itself", isolate=True)
+def itself(ctx: TaskContext) -> list[object]:
+    """What the process is to a program: its arguments, its folder, its name in log lines, and where it reads from."""
+    name = logging.LogRecord("tests", logging.INFO, "", 0, "", (), None).processName
+    return [sys.argv, str(Path.cwd()), name, os.fstat(0).st_rdev == os.stat(os.devnull).st_rdev, sys.stdin.read()]
 
 
 @app.task("blocks_signals", isolate=True)

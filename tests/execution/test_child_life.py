@@ -90,6 +90,15 @@ def test_a_program_of_a_task_ends_by_the_signals_it_is_sent_and_inherits_no_odd_
     assert run(pool, observer, "stacks") == "went on"
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_child_has_its_workers_arguments_and_folder_a_name_of_its_own_and_nothing_to_read(
+    make_pool: PoolMaker, observer: Recording, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["program", "--option"])
+    pool = make_pool(start_method=method)
+    assert run(pool, observer, "itself") == [["program", "--option"], str(Path.cwd()), "stem-child-0", True, ""]
+
+
 @pytest.mark.parametrize("library", ["multiprocessing", "billiard"])
 def test_a_task_may_have_processes_and_end_them(make_pool: PoolMaker, observer: Recording, library: str) -> None:
     pool = make_pool()

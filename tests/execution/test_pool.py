@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import billiard.forkserver
 import pytest
 
 from stem_kombu.clock import SYSTEM
@@ -419,26 +418,9 @@ WITHOUT_FORKSERVER = """
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="who forks the children is read from /proc")
 def test_g18_lost_children_are_replaced_although_the_process_that_forks_them_was_lost_too(tmp_path: Path) -> None:
-    """A fork that fails ends billiard's forkserver, and it never starts another one."""
+    """A fork that fails ends the fork server, and no other one is started."""
     done = run_program(WITHOUT_FORKSERVER, tmp_path)
     assert done.stdout == "ran\n", done.stderr
-
-
-@pytest.mark.parametrize("gone", ["_forkserver_address", "_forkserver_alive_fd"])
-def test_a_billiard_with_other_internals_spawns_children_and_says_so(
-    make_pool: PoolMaker,
-    observer: Recording,
-    job: JobMaker,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    gone: str,
-) -> None:
-    monkeypatch.delattr(billiard.forkserver._forkserver, gone)
-    pool = make_pool(1, start_method="forkserver")
-    one = job("echo", value=7)
-    pool.submit(one)
-    assert observer.outcome(one).result == 7
-    assert "children are spawned from now on" in caplog.text
 
 
 def test_a_supervisor_that_waits_already_when_children_are_begun_is_told_of_them(

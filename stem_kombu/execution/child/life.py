@@ -11,15 +11,12 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import billiard
-
 from stem_kombu import machine, timeouts
 from stem_kombu.execution.child.loading import load
 from stem_kombu.execution.child.pipe import ChildPipe
 from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.execution.groups import end_own_group, lead_a_group
 from stem_kombu.execution.leftovers import mark_what_this_child_starts
-from stem_kombu.execution.pool.semaphore_tracker import forget_fork_server, forget_stand_in
 from stem_kombu.execution.signals import leave_signals_to_the_worker, restore_in_forks
 from stem_kombu.hooks import HookTable, call_all
 from stem_kombu.task import TaskRegistry
@@ -37,12 +34,7 @@ class ChildLife:
         """First of all in a new process; whether it leads a process group now."""
         leave_signals_to_the_worker()
         leads = lead_a_group()
-        forget_stand_in()
-        forget_fork_server()
         mark_what_this_child_starts(setup.worker_pid)
-        # A daemonic process may have no children. That flag is for the worker's exit: for what a task may do it means nothing.
-        with suppress(AttributeError, AssertionError):
-            billiard.current_process().daemon = False
         if setup.is_fork:
             atexit._clear()  # what the worker has registered is the worker's to do
         end.watch_over(machine.open_pidfd(setup.worker_pid))

@@ -14,14 +14,15 @@ from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.execution.child.signals import ChildSignals
 from stem_kombu.execution.frames import Finished, LoadFailed, Ready, Retire, Run, Started
 from stem_kombu.execution.handlers import call, call_async, context_of, failure, refusal
-from stem_kombu.execution.pool.job_queue import JobQueueReader
+from stem_kombu.execution.pool.job_queue import Descriptor, JobQueueReader
+from stem_kombu.execution.pool.semaphore_tracker import leave_billiards_care
 from stem_kombu.execution.signals import stop_timers, unset_timers
 from stem_kombu.outcome import Ending, Outcome
 from stem_kombu.task import Task, TaskMessage, TaskRegistry
 
 
-def main(pipe: Any, jobs: object, setup: ChildSetup, foreign: Sequence[int] = ()) -> None:
-    """The child's whole life. ``pipe`` is its end of the duplex pipe, ``jobs`` that of the queue of jobs that it may begin.
+def main(pipe: Any, jobs: Any, setup: ChildSetup, foreign: Sequence[int] = ()) -> None:
+    """What billiard runs in a child that it spawns or forks.
 
     ``foreign`` are descriptors inherited from the worker by ``fork``: kept open, they would hide the worker's death from
     its other children, and its end of their pipes.
@@ -31,6 +32,12 @@ def main(pipe: Any, jobs: object, setup: ChildSetup, foreign: Sequence[int] = ()
             machine.close(descriptor)
         except OSError:
             pass  # closed by another copy of it already
+    leave_billiards_care()
+    live(pipe, jobs, setup)
+
+
+def live(pipe: Descriptor, jobs: Descriptor, setup: ChildSetup) -> None:
+    """The child's whole life. ``pipe`` is its end of the duplex pipe, ``jobs`` that of the queue of jobs that it may begin."""
     serve(ChildPipe(pipe.fileno(), JobQueueReader(jobs)), setup, ChildLife())
 
 

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import os
+import select
+import signal
 import socket
 import stat
+import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from billiard import forkserver
-
+from stem_kombu.execution.child.life import flush
 from stem_kombu.execution.child.loading import load
+from stem_kombu.execution.child.main import live
 from stem_kombu.execution.child.setup import ChildSetup
+from stem_kombu.execution.pool.fork_order import receive_order, tell
+from stem_kombu.execution.pool.semaphore_tracker import share_tracker
 from stem_kombu.execution.signals import leave_signals_to_the_worker
 
 #: What ``python -c`` is given to run, before the arguments of :func:`main` as JSON.
@@ -35,8 +41,10 @@ _TOLD = 5
 
 def main(given: Mapping[str, Any]) -> None:
     """``given``: descriptors ``listener``, ``alive`` and ``report``, ``socket`` (a path), ``preload``, ``setup`` (fields of
-    :class:`ChildSetup`), ``command`` (how this process was started) and, after it has started over, ``found``."""
+    :class:`ChildSetup`), ``command`` (how this process was started), ``argv`` of the worker and, after it has started over,
+    ``found``."""
     leave_signals_to_the_worker()
+    sys.argv[:] = given["argv"]
     found = given.get("found")
     if found is None:
         found = _preloaded(
@@ -45,20 +53,53 @@ def main(given: Mapping[str, Any]) -> None:
         leave_signals_to_the_worker()
         if given["preload"] == "auto" and (found["threads"] or found["sockets"]):
             os.execv(given["command"][0], [*given["command"], json.dumps({**given, "found": found})])  # noqa: S606
-    for name in ("stem_kombu.execution.child.main", "billiard.popen_forkserver"):
-        import_module(name)  # what each child would load for itself, the second one as it is unpickled
     gc.collect()
     gc.freeze()  # a collection in a child would write to, and so copy, all of it
     with suppress(OSError):
         os.write(given["report"], json.dumps(found).encode())
     os.close(given["report"])
     try:
-        forkserver.main(given["listener"], given["alive"], [])
+        _fork_children(given["listener"], given["alive"])
     finally:
         with suppress(OSError):
             Path(given["socket"]).unlink()
             Path(given["socket"]).parent.rmdir()
         os._exit(0)  # what the application has registered for an exit is for its children to do
+
+
+def _fork_children(listening: int, alive: int) -> None:
+    """Fork one for each order, until no process holds the other end of ``alive`` any more, or a fork fails."""
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps them
+    with socket.socket(fileno=listening) as listener:
+        while alive not in select.select((listening, alive), (), ())[0]:
+            with suppress(ConnectionAbortedError), listener.accept()[0] as connection:
+                if os.fork() == 0:
+                    listener.close()
+                    os.close(alive)
+                    signal.signal(signal.SIGCHLD, handler)
+                    _be_a_child(connection)
+
+
+def _be_a_child(connection: socket.socket) -> NoReturn:
+    """The whole life of a child, in the order of any Python program. Its exit handlers it has run by itself."""
+    status, pipe = 1, -1
+    try:
+        order, pipe, (frames, jobs, *trackers) = receive_order(connection)
+        for tracker in trackers:
+            share_tracker(tracker)
+        multiprocessing.current_process().name = order.name
+        os.chdir(order.folder)
+        live(socket.socket(fileno=frames), socket.socket(fileno=jobs), order.setup)
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:  # noqa: BLE001 - nothing above would say what it was
+        sys.excepthook(*sys.exc_info())
+    finally:
+        flush()
+        with suppress(OSError):
+            tell(pipe, status)
+        os._exit(status)
 
 
 def _preloaded(preload: str, setup: ChildSetup) -> dict[str, object]:

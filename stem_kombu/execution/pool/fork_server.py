@@ -1,9 +1,7 @@
 """The worker's side of the process that forks its children (:mod:`stem_kombu.execution.pool.fork_process`), one for each pool.
 
-billiard's own is one for the whole program, knows no short folder for its socket, and tells nothing about what it has
-loaded. This one speaks billiard's protocol, so that billiard starts processes by it: while :meth:`ForkServer.in_use`, its
-address and descriptor stand in attributes that billiard does not document. :func:`is_supported` looks for them before a
-start; without them children are spawned.
+billiard's own is one for the whole program, knows no short folder for its socket, tells nothing about what it has loaded,
+and has each child load and undo what billiard needs for its own processes.
 """
 
 from __future__ import annotations
@@ -16,20 +14,20 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from billiard import forkserver, util
+from billiard import util
 
 from stem_kombu import timeouts
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.execution.interpreter import interpreter
 from stem_kombu.execution.leftovers import environment_with_mark
+from stem_kombu.execution.pool.fork_order import ForkedProcess, ForkOrder, send_order
 from stem_kombu.execution.pool.fork_process import CODE
 from stem_kombu.execution.signals import held_back
 
@@ -39,14 +37,6 @@ logger = logging.getLogger(__name__)
 _LONGEST_PATH = 100
 #: Where a socket may lie when the folder for temporary files has too long a name.
 _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - a folder of our own is made there, for this user alone
-_adopting = threading.RLock()
-
-
-def is_supported() -> bool:
-    """Whether this billiard has what :class:`ForkServer` needs of its internals."""
-    theirs = getattr(forkserver, "_forkserver", None)
-    has_attributes = all(hasattr(theirs, name) for name in ("_forkserver_address", "_forkserver_alive_fd"))
-    return has_attributes and callable(getattr(util, "_args_from_interpreter_flags", None))
 
 
 class ForkServer:
@@ -95,17 +85,9 @@ class ForkServer:
         """It ends once every copy of this is closed."""
         return self._alive
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Processes that billiard starts by ``forkserver`` in here are forked by this one."""
-        theirs: Any = forkserver._forkserver
-        with _adopting:
-            held = theirs._forkserver_address, theirs._forkserver_alive_fd
-            theirs._forkserver_address, theirs._forkserver_alive_fd = self._address, self._alive
-            try:
-                yield
-            finally:
-                theirs._forkserver_address, theirs._forkserver_alive_fd = held
+    def fork(self, setup: ChildSetup, name: str, descriptors: Sequence[int]) -> ForkedProcess:
+        """A new child with copies of those descriptors. Raises ``OSError`` and ``EOFError`` once this has ended."""
+        return send_order(self._address, ForkOrder(setup, name, os.getcwd()), descriptors)  # noqa: PTH109
 
     def stop(self) -> None:
         """Let it end: it does once this is closed."""
@@ -130,6 +112,7 @@ class ForkServer:
             "preload": setup.preload,
             "setup": fields,
             "command": command,
+            "argv": sys.argv,
         }
         with held_back():
             return subprocess.Popen(

@@ -8,7 +8,7 @@ waits: it can be withdrawn, it goes to another child when this one takes long or
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import Protocol
 
 from stem_kombu import machine, timeouts
 from stem_kombu.clock import Clock, monotonic
@@ -19,6 +19,12 @@ from stem_kombu.execution.frames import Run, decode_alone, encode_alone
 MOST = 16
 #: Bytes of a job in a queue, and what the system is asked to hold of them: it may grant less, and is then full sooner.
 LARGEST, _HELD = 131_072, 1_048_576
+
+
+class Descriptor(Protocol):
+    """What holds a descriptor, and closes it when it is forgotten."""
+
+    def fileno(self) -> int: ...
 
 
 class ChildJobQueue:
@@ -84,9 +90,9 @@ class ChildJobQueue:
 class JobQueueReader:
     """The child's side, of which it takes one job after the other."""
 
-    def __init__(self, end: Any) -> None:
-        self.descriptor: int = end.fileno()
-        self._end = end  # which closes itself when it is forgotten
+    def __init__(self, end: Descriptor) -> None:
+        self.descriptor = end.fileno()
+        self._end = end
         self._buffer: bytearray | None = None
 
     def claim(self) -> Run | None:

@@ -1,4 +1,4 @@
-"""Making child processes by one of billiard's start methods: the pipe, the queue of jobs, and the process itself.
+"""Making child processes, by the fork server or by billiard: the pipe, the queue of jobs, and the process itself.
 
 Used under the pool's lock only.
 """
@@ -9,14 +9,13 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import billiard
 import billiard.connection
-import billiard.forkserver
 import billiard.spawn
 
 from stem_kombu import machine
@@ -26,9 +25,9 @@ from stem_kombu.execution.child import main as child
 from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.execution.interpreter import interpreter
 from stem_kombu.execution.pool.child_handle import ChildHandle
-from stem_kombu.execution.pool.fork_server import ForkServer, is_supported
+from stem_kombu.execution.pool.fork_server import ForkServer
 from stem_kombu.execution.pool.job_queue import ChildJobQueue
-from stem_kombu.execution.pool.semaphore_tracker import no_tracker_begun
+from stem_kombu.execution.pool.semaphore_tracker import no_tracker_begun, running_tracker
 from stem_kombu.execution.signals import held_back
 
 logger = logging.getLogger(__name__)
@@ -51,10 +50,8 @@ class ChildLauncher:
 
     def begin(self) -> None:
         """Prepare for a new set of children."""
-        self._method, self._context = self._start_method, billiard.get_context(self._start_method)
-        if self._start_method == "forkserver" and not is_supported():
-            self._give_up_forking("this version of billiard has another fork server")
-        elif self._start_method == "forkserver":
+        self._method = self._start_method
+        if self._start_method == "forkserver":
             server = ForkServer(self._setup)
             try:
                 server.start()
@@ -78,9 +75,9 @@ class ChildLauncher:
             self._fork_server.stop()
             self._fork_server = None
 
-    def _give_up_forking(self, error: Exception | str) -> None:
+    def _give_up_forking(self, error: Exception) -> None:
         logger.warning("children are spawned from now on, which takes longer: no process can fork them: %s", error)
-        self._method, self._context = "spawn", billiard.get_context("spawn")
+        self._method = "spawn"
 
     def launch(self, slot: int, foreign: Sequence[int]) -> ChildHandle:
         """A new child in the slot. ``foreign`` are descriptors that a forked child must close."""
@@ -90,14 +87,9 @@ class ChildLauncher:
         except (ConnectionError, EOFError, FileNotFoundError) as error:
             if method != "forkserver":
                 raise
-            # billiard's forkserver ends when a fork fails: without it there is still spawn.
+            # The fork server ends when a fork fails: without it there is still spawn.
             self._give_up_forking(error)
             return self._spawned(slot, foreign)
-
-    def _starter(self) -> AbstractContextManager[None]:
-        if self._method == "forkserver" and self._fork_server is not None:
-            return self._fork_server.in_use()
-        return _right_interpreter() if self._method == "spawn" else nullcontext()
 
     def _spawned(self, slot: int, foreign: Sequence[int]) -> ChildHandle:
         queue = ChildJobQueue(self._clock)
@@ -109,13 +101,14 @@ class ChildLauncher:
         except BaseException:
             queue.close()
             raise
-        inherited = (*foreign, ours.fileno(), *queue.descriptors) if self._method == "fork" else ()
-        args = (theirs, taken, replace(self._setup, worker_pid=machine.getpid()), inherited)
-        process = self._context.Process(target=child.main, args=args, name=f"stem-child-{slot}")
-        process.daemon = True
+        setup = replace(self._setup, worker_pid=machine.getpid())
         try:
-            with _main_module_hidden(), no_tracker_begun(), self._starter(), held_back():
-                process.start()
+            if self._method == "forkserver" and self._fork_server is not None:
+                given = (theirs.fileno(), taken.fileno(), *running_tracker())
+                process: Any = self._fork_server.fork(setup, f"stem-child-{slot}", given)
+            else:
+                inherited = (*foreign, ours.fileno(), *queue.descriptors) if self._method == "fork" else ()
+                process = self._started_by_billiard(f"stem-child-{slot}", theirs, taken, setup, inherited)
         except BaseException:
             ours.close()
             queue.close()
@@ -125,6 +118,13 @@ class ChildLauncher:
             theirs.close()
             taken.close()
         return ChildHandle(slot, process, ours, queue, self._clock, has_status=self._method != "forkserver")
+
+    def _started_by_billiard(self, name: str, *args: object) -> billiard.Process:
+        process = billiard.get_context(self._method).Process(target=child.main, args=args, name=name, daemon=True)
+        right = _right_interpreter() if self._method == "spawn" else nullcontext()
+        with _main_module_hidden(), no_tracker_begun(), right, held_back():
+            process.start()
+        return process
 
 
 class _Hidden(ModuleType):
@@ -176,6 +176,3 @@ def leave_to_parent(descriptors: Sequence[int]) -> None:
         if descriptor >= 0:
             os.dup2(nothing, descriptor)
     os.close(nothing)
-    server: Any = getattr(billiard.forkserver, "_forkserver", None)
-    if getattr(server, "_forkserver_alive_fd", None) in descriptors:  # another thread was starting a child
-        server._forkserver_alive_fd = server._forkserver_address = None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,7 +25,7 @@ _beginning = threading.Lock()
 
 @contextmanager
 def no_tracker_begun() -> Iterator[None]:
-    """Start processes in here: a tracker that runs is handed to them, but none is started.
+    """Have billiard start processes in here: a tracker that runs is handed to them, but none is started.
 
     A semaphore that another thread makes meanwhile through billiard is not tracked: nobody unlinks it after SIGKILL.
     """
@@ -42,8 +43,28 @@ def no_tracker_begun() -> Iterator[None]:
             os.close(stand_in)
 
 
-def forget_stand_in() -> None:
-    """In a new child: the tracker it was given is none, so that the first semaphore starts one."""
+def running_tracker() -> list[int]:
+    """The descriptor of the tracker that runs for this process, if one does."""
+    tracker = _tracker() if "billiard.semaphore_tracker" in sys.modules else None
+    return [tracker._fd] if tracker is not None and isinstance(tracker._fd, int) else []
+
+
+def share_tracker(descriptor: int) -> None:
+    """In a new child: its semaphores are tracked by the worker's tracker."""
+    if (tracker := _tracker()) is not None:
+        tracker._fd = descriptor
+
+
+def leave_billiards_care() -> None:
+    """In a new child that billiard has started: let it do what any program may.
+
+    The tracker that it was given may be the stand-in, so that the first semaphore is to start one. A daemonic process may
+    have no children; that flag is for the worker's exit, and for what a task may do it means nothing.
+    """
+    import billiard
+
+    with suppress(AttributeError, AssertionError):
+        billiard.current_process().daemon = False
     tracker = _tracker()
     if tracker is None or not isinstance(tracker._fd, int):
         return
@@ -51,19 +72,6 @@ def forget_stand_in() -> None:
     if stat.S_ISCHR(given.st_mode) and given.st_rdev == os.stat(os.devnull).st_rdev:
         os.close(tracker._fd)
         tracker._fd = None
-
-
-def forget_fork_server() -> None:
-    """In a new child: a process that a task starts by ``forkserver`` is forked by one of the child's own, in its group, and
-    not by the one that forked the child."""
-    from billiard import forkserver
-
-    server: Any = getattr(forkserver, "_forkserver", None)
-    if server is None or not isinstance(getattr(server, "_forkserver_alive_fd", None), int):
-        return
-    with suppress(OSError):
-        os.close(server._forkserver_alive_fd)
-    server._forkserver_alive_fd = server._forkserver_address = None
 
 
 def _tracker() -> Any:
