@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import signal
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 
 from stem_kombu import machine, timeouts
@@ -64,13 +64,16 @@ def environment_with_mark() -> dict[str, str]:
     return environment() if mark is None else {**environment(), VARIABLE: str(mark)}
 
 
-def mark_what_this_child_starts(worker: int) -> None:
-    """In a child of that worker, once it leads its group: programs that it starts carry its mark."""
-    mine, its = Mark.here(), machine.stat_of(worker)
-    if mine is not None and its is not None:
-        put_into_environment(
-            VARIABLE, str(replace(mine, worker=worker, started=its.started, group=its.group, child=machine.getpid()))
-        )
+def mark_for_children() -> str | None:
+    """This process's mark as a worker, to which each of its children adds its own id."""
+    mark = Mark.here()
+    return None if mark is None else str(mark).rpartition(":")[0]
+
+
+def mark_what_this_child_starts(mark: str | None) -> None:
+    """In a child, once it leads its group: programs that it starts carry that mark of its worker, and its id."""
+    if mark is not None:
+        put_into_environment(VARIABLE, f"{mark}:{machine.getpid()}")
 
 
 def end_leftovers(*, also_children: bool = False) -> list[int]:

@@ -34,7 +34,7 @@ class ChildLife:
         """First of all in a new process; whether it leads a process group now."""
         leave_signals_to_the_worker()
         leads = lead_a_group()
-        mark_what_this_child_starts(setup.worker_pid)
+        mark_what_this_child_starts(setup.mark)
         if setup.is_fork:
             atexit._clear()  # what the worker has registered is the worker's to do
         end.watch_over(machine.open_pidfd(setup.worker_pid))

@@ -51,6 +51,8 @@ class ChildSetup:
     log: LogSetup | None = None
     #: The process whose end is the child's.
     worker_pid: int = 0
+    #: Of that process, for the environment of what tasks start (:mod:`stem_kombu.execution.leftovers`).
+    mark: str | None = None
     #: Whether the child is a plain fork of the worker, which has everything loaded.
     is_fork: bool = False
 

@@ -24,6 +24,7 @@ from stem_kombu.errors import ConfigurationError
 from stem_kombu.execution.child import main as child
 from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.execution.interpreter import interpreter
+from stem_kombu.execution.leftovers import mark_for_children
 from stem_kombu.execution.pool.child_handle import ChildHandle
 from stem_kombu.execution.pool.fork_server import ForkServer
 from stem_kombu.execution.pool.job_queue import ChildJobQueue
@@ -101,7 +102,7 @@ class ChildLauncher:
         except BaseException:
             queue.close()
             raise
-        setup = replace(self._setup, worker_pid=machine.getpid())
+        setup = replace(self._setup, worker_pid=machine.getpid(), mark=mark_for_children())
         try:
             if self._method == "forkserver" and self._fork_server is not None:
                 given = (theirs.fileno(), taken.fileno(), *running_tracker())
