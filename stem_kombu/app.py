@@ -27,7 +27,6 @@ from stem_kombu.keywords import MANY_OPTIONS, SEND_OPTIONS, CallOptions, CommonO
 from stem_kombu.outcome import TaskRecord, TaskState, sent_later
 from stem_kombu.publishing import DESTINATION_OPTIONS, destination
 from stem_kombu.send_retries import RETRY_OPTIONS, SendRetries, retries_of
-from stem_kombu.settings import Settings
 from stem_kombu.task import TaskMessage, TaskOptions, TaskRegistry
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from stem_kombu.eager import EagerBroker
     from stem_kombu.keywords import SettingsKeywords
     from stem_kombu.result import AsyncResult
+    from stem_kombu.settings import Settings
     from stem_kombu.stores.base import RevokeStore
     from stem_kombu.transports.other_brokers import OtherBrokers
     from stem_kombu.transports.producer import TaskProducer

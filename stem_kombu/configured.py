@@ -9,27 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.fields import shown
-from stem_kombu.keywords import SettingsKeywords, refuse_unknown
-from stem_kombu.settings import KEYWORDS, Settings, SigningSettings, TlsSettings
+from stem_kombu.keywords import SETTINGS, SettingsKeywords, refuse_unknown
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from stem_kombu.settings import Settings
 
 #: How an object's attributes that are settings begin: ``STEM_BROKER``, as in a settings module of Django.
 PREFIX = "STEM_"
 #: Attributes of an object that has no setting by its whole name, and so would be asked for nothing in silence.
 _PLACES = ("BROKER", "broker", "BACKEND", "backend", "REVOKE_STORE", "revoke_store")
 
-#: Keywords that are neither text nor numbers.
-_KINDS: dict[str, tuple[type, str]] = {
-    "broker_options": (Mapping, "give a mapping such as {'visibility_timeout': 60}"),
-    "tls": (TlsSettings, "give stem_kombu.settings.TlsSettings(ca_cert=…), or set STEM_TLS_CA_CERT"),
-    "signing": (SigningSettings, "give stem_kombu.settings.SigningSettings(keys=…), or set STEM_SIGNING_KEYS"),
-}
-
 
 class Configured:
-    """What of :class:`~stem_kombu.app.Stem` holds its settings, and resolves them at first use."""
+    """What of :class:`~stem_kombu.app.Stem` holds its settings, and resolves them at first use.
+
+    Until then :mod:`stem_kombu.settings` is not loaded: children of a worker have no use for it, nor for 0.6 MB of memory.
+    """
 
     def __init__(self, name: str, settings: object, given: Mapping[str, object]) -> None:
         if not isinstance(name, str):
@@ -42,8 +39,8 @@ class Configured:
                 hint="write Stem('shop', broker=URL): the first argument is a label",
             )
         self.name = name
-        refuse_unknown(f"Stem({name!r})", given, KEYWORDS, "setting")
-        resolved = settings if isinstance(settings, Settings) else None
+        refuse_unknown(f"Stem({name!r})", given, SETTINGS, "setting")
+        resolved = _resolved(settings)
         if resolved is not None and given:
             raise ConfigurationError(f"Stem({name!r}) was given settings and also {', '.join(sorted(given))}")
         self._given = dict(given) if resolved is not None else {**_as_keywords(name, settings), **given}
@@ -56,7 +53,18 @@ class Configured:
     def settings(self) -> Settings:
         """The resolved settings; raises :class:`~stem_kombu.errors.ConfigurationError` naming what is malformed."""
         if self._settings is None:
-            for keyword, (kind, hint) in _KINDS.items():
+            from stem_kombu.settings import Settings, SigningSettings, TlsSettings
+
+            # Keywords that are neither text nor numbers.
+            for keyword, kind, hint in (
+                ("broker_options", Mapping, "give a mapping such as {'visibility_timeout': 60}"),
+                ("tls", TlsSettings, "give stem_kombu.settings.TlsSettings(ca_cert=…), or set STEM_TLS_CA_CERT"),
+                (
+                    "signing",
+                    SigningSettings,
+                    "give stem_kombu.settings.SigningSettings(keys=…), or set STEM_SIGNING_KEYS",
+                ),
+            ):
                 if (value := self._given.get(keyword)) is not None and not isinstance(value, kind):
                     raise ConfigurationError(f"{keyword}= is {shown(value)} ({type(value).__name__})", hint=hint)
             self._settings = Settings.from_env(**self._named(self._given), flags=self._flags)
@@ -106,12 +114,21 @@ class Configured:
         return given
 
 
+def _resolved(settings: object) -> Settings | None:
+    """The argument, if it is settings that are resolved already."""
+    if settings is None or isinstance(settings, Mapping):
+        return None
+    from stem_kombu.settings import Settings
+
+    return settings if isinstance(settings, Settings) else None
+
+
 def _as_keywords(name: str, settings: object) -> dict[str, object]:
     """A mapping by the names of keywords, an object by its attributes ``STEM_BROKER``, ``STEM_NAMESPACE`` and so on."""
     if settings is None:
         return {}
     if isinstance(settings, Mapping):
-        refuse_unknown(f"Stem({name!r}, settings=…)", settings, KEYWORDS, "setting", written="{!r}")
+        refuse_unknown(f"Stem({name!r}, settings=…)", settings, SETTINGS, "setting", written="{!r}")
         return dict(settings)
     if isinstance(settings, (str, bytes, int, float, list, tuple, set, FunctionType)):
         raise ConfigurationError(
@@ -119,7 +136,7 @@ def _as_keywords(name: str, settings: object) -> dict[str, object]:
             hint="give a mapping such as {'broker': URL}, or a module or object with attributes such as STEM_BROKER",
         )
     named = {one: one.removeprefix(PREFIX).lower() for one in dir(settings) if one.startswith(PREFIX)}
-    attributes = [f"{PREFIX}{one.upper()}" for one in KEYWORDS]
+    attributes = [f"{PREFIX}{one.upper()}" for one in SETTINGS]
     if not named and (bare := [one for one in _PLACES if hasattr(settings, one)]):
         raise ConfigurationError(
             f"Stem({name!r}, settings=…) has an attribute {bare[0]}, and none that begins with {PREFIX}",

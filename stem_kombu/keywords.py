@@ -13,13 +13,14 @@ from stem_kombu.celery_words import OPTIONS
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.publishing import PUBLISHING_OPTIONS, DeclaredExchange, DeclaredQueue
 from stem_kombu.send_retries import RETRY_OPTIONS
-from stem_kombu.settings import SigningSettings, TlsSettings
 from stem_kombu.spelling import nearest
 from stem_kombu.task import TaskOptions
 
 if TYPE_CHECKING:
     from kombu import Connection
     from kombu.connection import ConnectionPool
+
+    from stem_kombu.settings import SigningSettings, TlsSettings
 
 Serializer = Literal["json", "application/json"]
 Compression = Literal["gzip", "zlib", "bzip2", "bzip", "lzma", "xz", "zstd", "zstandard"]
@@ -128,6 +129,8 @@ class ManyOptions(CommonOptions, total=False):
     connection: Connection | ConnectionPool | str | None
 
 
+#: Of :class:`~stem_kombu.app.Stem`.
+SETTINGS = tuple(SettingsKeywords.__annotations__)
 #: Of ``@app.task``, beside ``context``.
 TASK_OPTIONS = tuple(one.name for one in fields(TaskOptions) if one.init)
 #: Of ``send_task`` and ``apply_async``, beside the task's name and arguments.

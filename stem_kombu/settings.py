@@ -7,7 +7,6 @@ wherever people can see them.
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -266,25 +265,6 @@ class Settings:
                 }
             ),
         )
-
-
-#: What an application may give as keywords.
-KEYWORDS = tuple(inspect.signature(Settings.from_env).parameters.keys() - {"environ", "broker_option", "host", "flags"})
-
-
-def environment() -> dict[str, str]:
-    """A copy of this process's whole environment, for a process that it starts."""
-    return dict(os.environ)
-
-
-def put_into_environment(name: str, value: str) -> None:
-    """Have each program that this process starts from now on find that variable."""
-    os.environ[name] = value
-
-
-def plain_environment() -> dict[str, str]:
-    """The environment for a child program without any of our variables: nothing of the user's settings leaks into it."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("STEM_")}
 
 
 def terminal_color(environ: Mapping[str, str] | None = None) -> bool | None:

@@ -69,8 +69,8 @@ def _in_time(ctx: click.Context, look: Look) -> Collection[str]:
 
 def _longest() -> float:
     from stem_kombu.durations import parse_duration
+    from stem_kombu.environment import environment
     from stem_kombu.errors import ConfigurationError
-    from stem_kombu.settings import environment
 
     given = environment().get("STEM_COMPLETION_TIMEOUT", "").strip()
     try:

@@ -231,7 +231,10 @@ KNOWN_ONLY_TO = [
 ]
 
 #: Readers of the environment beside stem_kombu.settings, and why.
-READS_ENVIRONMENT: dict[str, str] = {"stem_kombu_cli.stem_health": "a probe can't afford to load the settings"}
+READS_ENVIRONMENT: dict[str, str] = {
+    "stem_kombu.environment": "all of it, of which it knows no variable",
+    "stem_kombu_cli.stem_health": "a probe can't afford to load the settings",
+}
 #: Readers of time beside stem_kombu.clock, and why.
 READS_TIME: dict[str, str] = {"stem_kombu_cli.stem_health": "nor the clock, with what that loads"}
 #: Rooms that decide about tasks: the simulation owns their time, chance, threads and processes.

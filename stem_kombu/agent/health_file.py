@@ -18,6 +18,7 @@ from stem_kombu import health_page, machine
 from stem_kombu.concurrency.pulse import Pulses
 from stem_kombu.control.server.worker_view import WorkerIdentity
 from stem_kombu.drivers import forking
+from stem_kombu.environment import environment
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.health_page import (
     MOST_QUEUES,
@@ -30,7 +31,7 @@ from stem_kombu.health_page import (
     THREADS_AT,
     Page,
 )
-from stem_kombu.settings import Settings, environment
+from stem_kombu.settings import Settings
 
 logger = logging.getLogger(__name__)
 

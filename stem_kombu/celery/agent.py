@@ -35,12 +35,13 @@ from stem_kombu.concurrency.service import Watch, watched_by
 from stem_kombu.control.stamped_rules import StampDraft, save_stamped, stamps_of
 from stem_kombu.drivers.tls import checked_tls
 from stem_kombu.drop_counter import DropCounter
+from stem_kombu.environment import environment
 from stem_kombu.errors import ConfigurationError, StemError
 from stem_kombu.health_page import DRAINING, RUNNING
 from stem_kombu.measures import Totals
 from stem_kombu.metric_exporters import metric_exporters
 from stem_kombu.revocation import Revocation, RevocationDraft, storable_ids
-from stem_kombu.settings import Settings, environment
+from stem_kombu.settings import Settings
 from stem_kombu.signing.configuration import REQUIRE, task_signing
 from stem_kombu.stores.registry import open_revoke_store
 from stem_kombu.transports.connections import broker_connection

@@ -16,8 +16,8 @@ from math import inf
 from stem_kombu import machine, timeouts
 from stem_kombu.clock import Clock
 from stem_kombu.concurrency import threads
+from stem_kombu.environment import environment, put_into_environment
 from stem_kombu.machine import ProcessStat
-from stem_kombu.settings import environment, put_into_environment
 
 logger = logging.getLogger(__name__)
 

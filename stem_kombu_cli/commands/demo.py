@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from stem_kombu.settings import plain_environment
+from stem_kombu.environment import plain_environment
 from stem_kombu_cli import exit_codes
 from stem_kombu_cli.demo.interruption import Interruption
 from stem_kombu_cli.demo.story import Story, StoryBroken

@@ -16,9 +16,10 @@ import click
 
 from stem_kombu import timeouts
 from stem_kombu.clock import SYSTEM, monotonic
+from stem_kombu.environment import environment
 from stem_kombu.errors import StemError
 from stem_kombu.health_page import SUFFIX, Page, folders, health_of
-from stem_kombu.settings import Settings, environment
+from stem_kombu.settings import Settings
 from stem_kombu.state_folder import state_folder
 from stem_kombu.variables import Variables
 from stem_kombu_cli import exit_codes

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stem_kombu.environment import environment
 from stem_kombu.logs import FORMATS, LogSetup, name_worker, read_config
 from stem_kombu.metric_exporters import metric_exporters
-from stem_kombu.settings import environment
 from stem_kombu_cli.application import load_app
 from stem_kombu_cli.directing import lasted
 from stem_kombu_cli.options import DURATION, announce_places, check_tls, place_options, places_of

@@ -286,7 +286,7 @@ def test_a_child_loads_asyncio_for_coroutine_tasks_alone_and_before_it_is_forked
         app = Stem("slim")
         SELDOM = (
             "asyncio", "billiard", "difflib", "email", "hashlib", "hmac", "importlib.metadata", "kombu", "logging.config",
-            "secrets", "shutil", "ssl", "uuid", "zipfile",
+            "secrets", "shutil", "ssl", "stem_kombu.settings", "uuid", "zipfile",
         )
 
         @app.task("held", isolate=True)
