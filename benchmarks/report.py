@@ -99,7 +99,7 @@ FLOORS = """## Where the floors are
   one of them now. A program that must not be held up later sends a first task, and calls `gc.collect()` and `gc.freeze()`, before
   it begins to serve.
 - **A command's process** mostly loads modules: redis-py and Kombu in the bare process, and Stem's own beside them.
-- **Memory**: the fork server takes 7 MB that Celery's fork does not need. Because of it a replaced child holds no socket of its
+- **Memory**: the fork server takes 6 MB that Celery's fork does not need. Because of it a replaced child holds no socket of its
   worker. With 16 children Stem needs less memory than Celery.
 """
 BARS = {
