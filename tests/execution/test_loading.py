@@ -19,10 +19,10 @@ COLLECT = """
     from stem_kombu.task import TaskMessage
     from stem_kombu.testing.executors import Recording
 
-    def collect(app, *names, method="forkserver", preload="auto", slots=1):
+    def collect(app, *names, method="forkserver", preload="auto", slots=1, log=None):
         logging.basicConfig(format="%(levelname)s %(message)s")
         observer = Recording()
-        options = ChildOptions(start_method=method, preload=preload)
+        options = ChildOptions(start_method=method, preload=preload, log=log)
         pool = IsolatePool(slots, ChildSetup.of(app, options), observer, start_method=method)
         pool.start()
         try:
@@ -300,3 +300,50 @@ def test_a_child_loads_asyncio_for_coroutine_tasks_alone_and_before_it_is_forked
     files(tmp_path, slim=source)
     done = run_program("from collecting import collect\nfrom slim import app\ncollect(app, 'held')\n", tmp_path)
     assert done.stdout == ('["asyncio", "ssl"]\n' if loop else "[]\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("hook", "log", "preload", "own"),
+    [
+        ("", "LogSetup()", "auto", False),
+        ("", "LogSetup()", "never", True),
+        ("", "LogSetup(config=CONFIG)", "auto", True),
+        ("@app.on_setup_logging", "LogSetup()", "auto", True),
+    ],
+)
+def test_a_plain_set_up_of_logging_is_made_once_before_children_are_forked(
+    tmp_path: Path, hook: str, log: str, preload: str, own: bool
+) -> None:
+    source = f"""
+        import logging, os
+        from stem_kombu import Stem
+        app = Stem("logged")
+
+        class Noting(logging.StreamHandler):
+            def __init__(self, stream=None):
+                super().__init__(stream)
+                self.made_in = os.getpid()
+
+        logging.StreamHandler = Noting
+
+        {hook}
+        def own(setup):
+            logging.getLogger().addHandler(Noting())
+
+        @app.task("made_here", isolate=True)
+        def made_here(ctx):
+            return [handler.made_in == os.getpid() for handler in logging.getLogger().handlers]
+    """
+    files(tmp_path, logged=source)
+    program = f"""
+        from stem_kombu.logs import LogSetup
+        from collecting import collect
+        from logged import app
+
+        CONFIG = {{
+            "version": 1, "handlers": {{"one": {{"()": "logged.Noting"}}}}, "root": {{"handlers": ["one"]}},
+        }}
+        collect(app, "made_here", log={log}, preload="{preload}")
+    """
+    done = run_program(textwrap.dedent(program), tmp_path)
+    assert done.stdout == f"[{str(own).lower()}]\n", done.stderr

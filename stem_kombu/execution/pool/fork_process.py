@@ -29,6 +29,7 @@ from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.execution.pool.fork_order import receive_order, tell
 from stem_kombu.execution.pool.semaphore_tracker import share_tracker
 from stem_kombu.execution.signals import leave_signals_to_the_worker
+from stem_kombu.logs import LogSetup
 
 #: What ``python -c`` is given to run, before the arguments of :func:`main` as JSON.
 CODE = (
@@ -41,14 +42,16 @@ _TOLD = 5
 
 def main(given: Mapping[str, Any]) -> None:
     """``given``: descriptors ``listener``, ``alive`` and ``report``, ``socket`` (a path), ``preload``, ``setup`` (fields of
-    :class:`ChildSetup`), ``command`` (how this process was started), ``argv`` of the worker and, after it has started over,
-    ``found``."""
+    :class:`ChildSetup`), ``log`` (fields of :class:`LogSetup`, or ``None``), ``command`` (how this process was started),
+    ``argv`` of the worker and, after it has started over, ``found``."""
     leave_signals_to_the_worker()
     sys.argv[:] = given["argv"]
     found = given.get("found")
     if found is None:
         found = _preloaded(
-            given["preload"], ChildSetup(**{**given["setup"], "modules": tuple(given["setup"]["modules"])})
+            given["preload"],
+            ChildSetup(**{**given["setup"], "modules": tuple(given["setup"]["modules"])}),
+            None if given["log"] is None else LogSetup(**given["log"]),
         )
         leave_signals_to_the_worker()
         if given["preload"] == "auto" and (found["threads"] or found["sockets"]):
@@ -102,11 +105,13 @@ def _be_a_child(connection: socket.socket) -> NoReturn:
         os._exit(status)
 
 
-def _preloaded(preload: str, setup: ChildSetup) -> dict[str, object]:
+def _preloaded(preload: str, setup: ChildSetup, log: LogSetup | None) -> dict[str, object]:
     before, error = _sockets(), None
     try:
         if preload in ("auto", "always"):
-            load(setup)
+            _, hooks = load(setup)
+            if log is not None and not hooks.setup_logging:
+                log.apply()  # a child finds the handler, and makes and copies nothing for it
         elif preload != "never":
             import_module(preload)
     except BaseException as raised:  # noqa: BLE001 - importing an application runs any code; its children tell what is wrong

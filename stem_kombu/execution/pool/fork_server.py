@@ -16,7 +16,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +99,10 @@ class ForkServer:
             self._process = None
 
     def _started(self, listener: int, alive: int, report: int) -> subprocess.Popen[bytes]:
-        setup = replace(self._setup, log=None, tasks=())
+        setup, log = self._setup, self._setup.log
         fields = {name: getattr(setup, name) for name in ("target", "modules", "main_name", "main_path")}
+        # A configuration may hold anything, and is for each child to apply.
+        is_plain = log is not None and log.config is None
         command = [interpreter(), *util._args_from_interpreter_flags(), "-c", CODE]
         given = {
             "path": [entry or os.getcwd() for entry in sys.path],  # noqa: PTH109 - text is what it takes
@@ -111,6 +112,7 @@ class ForkServer:
             "socket": self._address,
             "preload": setup.preload,
             "setup": fields,
+            "log": {name: getattr(log, name) for name in ("level", "format", "worker")} if is_plain else None,
             "command": command,
             "argv": sys.argv,
         }
