@@ -667,11 +667,6 @@ MUTANTS: dict[str, Mutant] = {
         "refusals",
         seed=2884,
     ),
-    "what was cancelled after a run is recorded though the message runs again": Mutant(
-        ("G26",),
-        (in_table((Event.ATTEMPTED, Phase.SETTLING), blind(is_ours=True, is_lease_lost=False)),),
-        seed=1796100053622,
-    ),
     "what was undone is revoked again by an older message": Mutant(
         ("G31",), ((Undone, "covers", always(False)),), "undos", seed=117
     ),
