@@ -46,7 +46,8 @@ def no_tracker_begun() -> Iterator[None]:
 def running_tracker() -> list[int]:
     """The descriptor of the tracker that runs for this process, if one does."""
     tracker = _tracker() if "billiard.semaphore_tracker" in sys.modules else None
-    return [tracker._fd] if tracker is not None and isinstance(tracker._fd, int) else []
+    with _beginning:  # else it may be the stand-in of a child that another pool begins
+        return [tracker._fd] if tracker is not None and isinstance(tracker._fd, int) else []
 
 
 def share_tracker(descriptor: int) -> None:
