@@ -35,6 +35,13 @@ from tests.control.fleet import FACTS, Fleet, answered_by, running_task
 from tests.control.wire import Wire, revoke_order
 
 
+@pytest.fixture
+def proxy(redis_url: str, proxy_for: Callable[[str, int], TcpProxy]) -> TcpProxy:
+    """A link to a Redis."""
+    parts = urlsplit(redis_url)
+    return proxy_for(parts.hostname or "127.0.0.1", parts.port or 0)
+
+
 def test_g16_a_revoke_that_waits_for_its_tasks_delays_no_ping(fleet: Fleet, wire: Wire) -> None:
     # given a worker with a task that was told to stop and does not
     (alpha,) = fleet.start("alpha")
@@ -213,11 +220,9 @@ def test_g13_a_roster_that_accepts_and_never_answers_leaves_time_for_the_workers
 @pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
 @pytest.mark.parametrize("slow", ["before", "meanwhile"])
 def test_g13_g32_a_slow_store_costs_an_order_its_entry_in_the_audit_and_not_its_time(
-    fleet: Fleet, redis_url: str, proxy_for: Callable[[str, int], TcpProxy], slow: str
+    fleet: Fleet, proxy: TcpProxy, slow: str
 ) -> None:
     """Found by the soak: a store that took three seconds for each answer held up a call of eight seconds for twenty."""
-    parts = urlsplit(redis_url)
-    proxy = proxy_for(parts.hostname or "127.0.0.1", parts.port or 0)
     fleet.add("alpha", commands={"mark": lambda view: proxy.delay(2.0)})
     store = f"redis://{proxy.host}:{proxy.port}/0"
     settings = Settings.from_env({}, broker=fleet.url, backend=fleet.place, revoke_store=store)
@@ -246,11 +251,9 @@ CHANGES: dict[str, Callable[[SelectorClient], object]] = {
 @pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
 @pytest.mark.parametrize("change", CHANGES)
 def test_g13_a_slow_store_costs_a_change_one_deadline_and_no_worker_is_told(
-    fleet: Fleet, redis_url: str, proxy_for: Callable[[str, int], TcpProxy], change: str
+    fleet: Fleet, proxy: TcpProxy, change: str
 ) -> None:
     """A store that took two seconds for each answer held up a revoke of six seconds for 24: each answer was in time."""
-    parts = urlsplit(redis_url)
-    proxy = proxy_for(parts.hostname or "127.0.0.1", parts.port or 0)
     (alpha,) = fleet.start("alpha")
     place = f"redis://{proxy.host}:{proxy.port}/0"
     settings = Settings.from_env({}, broker=fleet.url, backend=place, revoke_store=place)
@@ -269,16 +272,12 @@ def test_g13_a_slow_store_costs_a_change_one_deadline_and_no_worker_is_told(
 def test_a_client_that_was_closed_says_so_and_blames_no_store(fleet: Fleet) -> None:
     client = fleet.client()
     client.close()
-    with pytest.raises(StoreUnavailable, match="was not asked: the client is closed"):
+    with pytest.raises(StoreUnavailable, match=r"revoke store .* was not asked: the client is closed"):
         client.revoke(["t1"])
 
 
 @pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
-def test_g13_what_storing_takes_is_taken_off_the_time_of_the_workers(
-    fleet: Fleet, redis_url: str, proxy_for: Callable[[str, int], TcpProxy]
-) -> None:
-    parts = urlsplit(redis_url)
-    proxy = proxy_for(parts.hostname or "127.0.0.1", parts.port or 0)
+def test_g13_what_storing_takes_is_taken_off_the_time_of_the_workers(fleet: Fleet, proxy: TcpProxy) -> None:
     (alpha,) = fleet.start("alpha")
     fleet.add("mute", start=False)  # on the roster, and never answers
     store = f"redis://{proxy.host}:{proxy.port}/0"
@@ -295,11 +294,7 @@ def test_g13_what_storing_takes_is_taken_off_the_time_of_the_workers(
 
 
 @pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
-def test_g13_a_slow_backend_costs_a_wait_for_verdicts_one_deadline(
-    fleet: Fleet, redis_url: str, proxy_for: Callable[[str, int], TcpProxy]
-) -> None:
-    parts = urlsplit(redis_url)
-    proxy = proxy_for(parts.hostname or "127.0.0.1", parts.port or 0)
+def test_g13_a_slow_backend_costs_a_wait_for_verdicts_one_deadline(fleet: Fleet, proxy: TcpProxy) -> None:
     fleet.add("alpha").worker.tasks = [running_task("t1")]
     backend = f"redis://{proxy.host}:{proxy.port}/0"
     settings = Settings.from_env({}, broker=fleet.url, backend=backend, revoke_store=fleet.place)

@@ -110,13 +110,17 @@ class ClientPlaces:
         try:
             return self._calls.call(function, within)
         except CancelledError as error:
-            raise StoreUnavailable(f"{place or self.revoke_store().url} was not asked: the client is closed") from error
+            raise StoreUnavailable(f"{place or self._store_named()} was not asked: the client is closed") from error
         except TimeoutError as error:
-            silent = f"{place or f'revoke store {self.revoke_store().url}'} did not answer within {within:.3g} s"
-            if stores:
-                silent += "; what was being stored may be stored yet"
+            yet = "; what was being stored may be stored yet" if stores else ""
             counts = ": what is stored already counts once" if stores else ""
-            raise StoreLate(silent, hint=f"repeat the command with a longer timeout{counts}") from error
+            raise StoreLate(
+                f"{place or self._store_named()} did not answer within {within:.3g} s{yet}",
+                hint=f"repeat the command with a longer timeout{counts}",
+            ) from error
+
+    def _store_named(self) -> str:
+        return f"revoke store {self.revoke_store().url}"
 
     def task_records(self, task_ids: Sequence[str], within: float) -> Mapping[str, TaskRecord | None] | None:
         """What the result backend has of these tasks; ``None`` where there is no backend, or none that answers in so many
