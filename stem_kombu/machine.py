@@ -62,9 +62,12 @@ def open_pidfd(pid: int) -> int | None:
         return None  # an old system; or the process is dead already, which other ways tell
 
 
-def is_readable(descriptor: int) -> bool:
-    """Whether there is something to read, or the end of something, without waiting."""
-    return bool(select.select([descriptor], (), (), 0)[0])
+def is_readable(descriptor: int, timeout: float | None = 0.0) -> bool:
+    """Whether there is something to read, or the end of something, within so many seconds. By ``poll``: ``select.select`` takes
+    no descriptor above 1023."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(None if timeout is None else timeout * 1000))
 
 
 def user_name() -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import pickle
-import select
 import socket
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from stem_kombu import machine
 from stem_kombu.execution.child.setup import ChildSetup
 
 #: Bytes of a number on the pipe.
@@ -49,7 +49,7 @@ class ForkedProcess:
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for its end; :attr:`exitcode` tells whether it has come."""
-        if self.exitcode is None and select.select([self.sentinel], (), (), timeout)[0]:
+        if self.exitcode is None and machine.is_readable(self.sentinel, timeout):
             status = _number(self.sentinel)
             self.exitcode = UNKNOWN_STATUS if status is None else status
 

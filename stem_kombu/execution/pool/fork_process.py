@@ -74,7 +74,12 @@ def _fork_children(listening: int, alive: int) -> None:
     """Fork one for each order, until no process holds the other end of ``alive`` any more, or a fork fails."""
     handler = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps them
     with socket.socket(fileno=listening) as listener:
-        while alive not in select.select((listening, alive), (), ())[0]:
+        poll = (
+            select.poll()
+        )  # descriptors have the numbers that they have in the worker, which may be above select's 1023
+        for descriptor in (listening, alive):
+            poll.register(descriptor, select.POLLIN)
+        while alive not in (found for found, _ in poll.poll()):
             with suppress(ConnectionAbortedError), listener.accept()[0] as connection:
                 if os.fork() == 0:
                     listener.close()

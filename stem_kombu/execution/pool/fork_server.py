@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 
 from billiard import util
 
-from stem_kombu import timeouts
+from stem_kombu import machine, timeouts
 from stem_kombu.errors import ConfigurationError
 from stem_kombu.execution.child.setup import ChildSetup
 from stem_kombu.execution.interpreter import interpreter
@@ -158,7 +157,7 @@ class ForkServer:
 
 def _read_report(reader: int) -> dict[str, object]:
     body = b""
-    while select.select([reader], (), (), timeouts.FORK_SERVER_LOAD)[0]:
+    while machine.is_readable(reader, timeouts.FORK_SERVER_LOAD):
         data = os.read(reader, 65_536)
         if not data:
             if body:
